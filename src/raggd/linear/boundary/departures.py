@@ -60,14 +60,14 @@ def named(rows: Sequence[Row]) -> list[Row]:
 
 def _draw(rows: Sequence[Row]) -> Figure:
     from raggd.linear.boundary.base import interval
-    from raggd.linear.boundary.draw import STYLES, canvas, label, legend_below
+    from raggd.linear.boundary.draw import STYLES, canvas, label, legend_below, possible
 
     title = "Departures from the lemma's setting: trained attention against the gradient step"
     figure, axes = canvas(1, 3, title, height=4.2)
     final = named(rows)
     variants = values_of(final, "variant")
     panels = (
-        ("gap", "trained better than the step by (share of its loss)"),
+        ("gap", "advantage of training (share of the step's loss)"),
         ("cosine", "cosine of sensitivities"),
         ("share", "trained loss / variance of the label"),
     )
@@ -77,6 +77,7 @@ def _draw(rows: Sequence[Row]) -> Figure:
                 interval(r[key] for r in select(final, interface=interface, variant=v))
                 for v in variants
             ]
+            spread = [possible(key, *s) if key == "cosine" else s for s in spread]
             mean = [s[0] for s in spread]
             error = [[s[0] - s[1] for s in spread], [s[2] - s[0] for s in spread]]
             places = [i + 0.25 * offset - 0.125 for i in range(len(variants))]

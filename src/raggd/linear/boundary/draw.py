@@ -75,13 +75,13 @@ def band(axis: Axes, rows: Sequence[Row], x: str, y: str, label: str, style: int
     chosen = STYLES[style % len(STYLES)]
     points = values_of(rows, x)
     spread = [interval(row[y] for row in select(rows, **{x: p})) for p in points]
-    mean, low, high = zip(*(_possible(y, *s) for s in spread), strict=True)
+    mean, low, high = zip(*(possible(y, *s) for s in spread), strict=True)
     axis.plot(points, mean, label=label, linewidth=1.6, markersize=4.5, **chosen)
     axis.fill_between(points, low, high, color=chosen["color"], alpha=0.18, linewidth=0)
 
 
-def _possible(key: str, mean: float, low: float, high: float) -> tuple[float, float, float]:
-    """Return an interval cut to values that can occur: cosines in [-1, 1], the rest above zero."""
+def possible(key: str, mean: float, low: float, high: float) -> tuple[float, float, float]:
+    """Return an interval cut to what can occur: cosines in [-1, 1], the rest above zero."""
     if key == "cosine":
         return mean, max(low, -1.0), min(high, 1.0)
     return mean, max(low, 0.02 * mean), high
@@ -126,7 +126,7 @@ def dots(
     width = 0.7 / max(1, len(lines) - 1)
     for index, (name, style) in enumerate(zip(lines, cycle(STYLES), strict=False)):
         places = [g - 0.35 + width * index for g in range(len(groups))]
-        spread = [_possible(key, *interval(values(group, name))) for group in groups]
+        spread = [possible(key, *interval(values(group, name))) for group in groups]
         mean = [s[0] for s in spread]
         error = [[s[0] - s[1] for s in spread], [s[2] - s[0] for s in spread]]
         axis.errorbar(

@@ -29,6 +29,7 @@ LAYERS: Mapping[str, int] = {
     "cluster": 12,
     "console": 12,
     "cli_linear": 13,
+    "cli_serve": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

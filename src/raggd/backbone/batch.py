@@ -64,7 +64,7 @@ def last_positions(tokens: Tensor, keep: int) -> Tensor:
     """Positions whose logits are wanted, for the model's ``logits_to_keep``.
 
     A number would do the same slowly: the slice it makes is a view, for which the product with
-    the vocabulary copies that matrix once per row (two thirds of a training step with 262,144 words).
+    the vocabulary copies that matrix once per row (two thirds of a training step at 262,144 words).
 
     Args:
         tokens: (rows, length).

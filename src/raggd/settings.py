@@ -115,6 +115,21 @@ class PredictorSettings(_Section):
     seed: int = 0
 
 
+class GateSettings(_Section):
+    """Measuring what predicted updates gain, and the gate fitted to it."""
+
+    per_benchmark: int = Field(default=36, ge=1)
+    """Support sets per training task (`target.benchmarks`)."""
+    probes: int = Field(default=8, ge=1)
+    """Other questions of the task that each set's update is tried on."""
+    scales: list[float] = Field(default=[0.5, 1.0, 2.0, 3.0, 4.0], min_length=1)
+    noise: list[float] = Field(default=[0.0, 0.5, 1.0], min_length=1)
+    """Shares of random passages; the sets take turns."""
+    caution: float = Field(default=1.0, ge=0)
+    """Standard deviations taken off a predicted gain."""
+    seed: int = 11
+
+
 class EvaluationSettings(_Section):
     """What is scored."""
 
@@ -143,6 +158,7 @@ class Settings(_Section):
     base_training: BaseTrainingSettings = BaseTrainingSettings()
     target: TargetSettings = TargetSettings()
     predictor: PredictorSettings = PredictorSettings()
+    gate: GateSettings = GateSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
 

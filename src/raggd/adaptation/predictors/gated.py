@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
@@ -90,5 +90,8 @@ def load_gate(path: Path, predictor: str) -> Gate:
             f"{path} was fitted to predictor {metadata['predictor']}, the predictor in use is "
             f"{predictor}: fit it again with `raggd train gate`."
         )
-    gate = Gate(**{name: tensors[name].double() for name in _TENSORS})
-    return replace(gate, caution=float(metadata["caution"]))
+    center, axes, extremes, scales, weights, covariance, noise = (
+        tensors[name].double() for name in _TENSORS
+    )
+    caution = float(metadata["caution"])
+    return Gate(center, axes, extremes, scales, weights, covariance, noise, caution)

@@ -276,7 +276,7 @@ def test_predictor_training_that_was_stopped_continues_bitwise(
     settings = FIT.model_copy(update={"steps": 12})
     targets = learnable(small_base)
     whole, history = train_predictor(small_base, targets, settings, checkpoint=tmp_path / "w")
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(optimizer, "CHECKPOINT_SECONDS", -1.0)
 
     def progress(step: int, *_: float) -> None:
         if step == stop:

@@ -209,8 +209,8 @@ def test_a_store_of_other_targets_is_not_continued(trained: Trained, parts: Asse
 def test_interrupted_training_continues_to_the_same_weights(
     which: str, trained: Trained, parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base_adapter, "CHECKPOINT_SECONDS", -1.0)  # after every step
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(optimizer, "CHECKPOINT_SECONDS", -1.0)  # after every step
+    monkeypatch.setattr(optimizer, "CHECKPOINT_SECONDS", -1.0)
     steps: list[int] = []
 
     def run(progress: Callable[..., None]) -> dict[str, Any]:

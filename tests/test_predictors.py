@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from raggd.adaptation import training
+from raggd.adaptation import optimizer
 from raggd.adaptation.encoder import encode_supports
 from raggd.adaptation.predictors.base import check_predictor, predict_updates
 from raggd.adaptation.predictors.mean import MeanPredictor

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from raggd.adaptation import base_adapter
+from raggd.adaptation import optimizer
 from raggd.adaptation.base_adapter import fresh_base, load_base, save_base, train_base
 from raggd.adaptation.examples import answered_prompt
 from raggd.backbone.batch import answer_losses, make_batch

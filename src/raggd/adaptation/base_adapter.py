@@ -130,9 +130,7 @@ def train_base(
         prompts,
         loss_of,
         settings,
-        identity=content_id(
-            backbone.fingerprint, str(spec), examples, settings.model_dump_json()
-        ),
+        identity=content_id(backbone.fingerprint, str(spec), examples, settings.model_dump_json()),
         checkpoint=checkpoint,
         progress=progress,
         check=check,

@@ -76,7 +76,7 @@ def make_batch(
 
 
 def model_inputs(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-    """Return what the model reads: token ids, or embeddings where a prefix stands before the prompts.
+    """Return what the model reads: token ids, or embeddings where there is a prefix.
 
     Args:
         backbone: gives the embeddings of the tokens.

@@ -77,6 +77,21 @@ class BaseTrainingSettings(_Section):
     seed: int = 0
 
 
+class PromptTuningSettings(_Section):
+    """Training of a soft prefix on the base adapter's examples (`[base_training]` names them)."""
+
+    tokens: int = Field(default=20, ge=1)
+    """Length of the prefix; it starts from embeddings of the vocabulary."""
+    steps: int = Field(default=3000, ge=1)
+    batch: int = Field(default=8, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-2, gt=0)
+    warmup: int = Field(default=20, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    seed: int = 0
+
+
 class TargetSettings(_Section):
     """The K-step SGD update that a predictor learns to emit (paper equation 8)."""
 
@@ -117,6 +132,19 @@ class PredictorSettings(_Section):
     seed: int = 0
 
 
+class HyperTuningSettings(_Section):
+    """Training of the predictor through the answer loss; sizes and split are `[predictor]`'s."""
+
+    steps: int = Field(default=3000, ge=1)
+    batch: int = Field(default=8, ge=1)
+    """Support sets per step, each with one other question of its task."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    warmup: int = Field(default=20, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    seed: int = 0
+
+
 class EvaluationSettings(_Section):
     """What is scored."""
 
@@ -145,6 +173,8 @@ class Settings(_Section):
     base_training: BaseTrainingSettings = BaseTrainingSettings()
     target: TargetSettings = TargetSettings()
     predictor: PredictorSettings = PredictorSettings()
+    prompt_tuning: PromptTuningSettings = PromptTuningSettings()
+    hyper_tuning: HyperTuningSettings = HyperTuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
 

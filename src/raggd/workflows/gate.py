@@ -18,12 +18,11 @@ from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.evaluation.tasks import support_sets
 from raggd.files import file_hash, write_json
+from raggd.methods.weights import GATE_FILE
 from raggd.provenance import command_line, utc_now, versions
 from raggd.records import RaggdError, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import make_demonstrations
-
-GATE_FILE = "gate.safetensors"
 
 
 def _trials_of(

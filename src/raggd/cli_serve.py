@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from raggd.cli_options import Assignments, Config, load_parts
+from raggd.records import RaggdError
 
 
 def serve(
@@ -19,43 +24,32 @@ def serve(
         str | None,
         typer.Option(envvar="RAGGD_API_KEY", help="Ask for this key.", show_envvar=True),
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="SECTION.NAME=VALUE, applied last.")
-    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="The address as one JSON object on standard output.")
     ] = False,
 ) -> None:
     """Serve an OpenAI-compatible API and a page; every row of a batch may carry its own update."""
-    from raggd.assembly import Assembly
     from raggd.console import complain, emit_json, progress_bar, say
-    from raggd.records import RaggdError
-    from raggd.settings import load_settings
 
-    try:
-        from raggd.serving.run import is_local
-        from raggd.serving.run import serve as run
-    except ModuleNotFoundError as error:
-        raise RaggdError(
-            f"the server needs {error.name}: install raggd with its extra, `pip install "
-            '"raggd[serve]"`.'
-        ) from error
+    _require_extra()
+    from raggd.serving.run import is_local
+    from raggd.serving.run import serve as run
 
     changes = list(assignments or [])
     for name, value in (("data.corpus", corpus), ("serving.host", host), ("serving.port", port)):
         if value is not None:
             plain = value if isinstance(value, int) else str(value)
             changes.append(f"{name}={json.dumps(plain, ensure_ascii=False)}")
-    settings = load_settings(config, changes)
-    if not api_key and not is_local(settings.serving.host):
-        complain(
-            f"raggd: serving on {settings.serving.host} without a key: everyone who can reach this "
-            "machine can use it. Set RAGGD_API_KEY."
-        )
     with progress_bar() as bar:
+        parts = load_parts(config, changes, bar)
+        where = parts.settings.serving.host
+        if not api_key and not is_local(where):
+            complain(
+                f"raggd: serving on {where} without a key: everyone who can reach this machine "
+                "can use it. Set RAGGD_API_KEY."
+            )
 
         def ready(address: str) -> None:
             bar.hide()
@@ -63,8 +57,18 @@ def serve(
                 emit_json({"url": address})
             else:
                 say(f"raggd serves on {address} (the page is there; the API is {address}/v1)")
+            sys.stdout.flush()
 
-        run(Assembly(settings, bar), key=api_key or None, ready=ready)
+        run(parts, key=api_key or None, ready=ready)
+
+
+def _require_extra() -> None:
+    missing = [n for n in ("fastapi", "uvicorn", "prometheus_client") if find_spec(n) is None]
+    if missing:
+        raise RaggdError(
+            f"the server needs {' and '.join(missing)}: install raggd with its extra, `pip install "
+            '"raggd[serve]"`.'
+        )
 
 
 def register(app: typer.Typer) -> None:

@@ -34,7 +34,7 @@ from raggd.serving.schemas import (
     SupportView,
 )
 from raggd.serving.service import Service
-from raggd.serving.supports import other_base
+from raggd.serving.supports import OtherBaseError
 from raggd.serving.views import support_view
 
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
@@ -74,13 +74,9 @@ class EventStream(Response):
             send: of ASGI.
         """
         try:
-            await send(
-                {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-            )
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             async for line in self._lines():
-                await send(
-                    {"type": "http.response.body", "body": line.encode(), "more_body": True}
-                )
+                await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         except OSError:
             pass  # the client is gone
@@ -134,9 +130,9 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
         response_model=ChatCompletion,
         responses={**ERRORS, **STREAM},
         tags=["OpenAI"],
+        summary="Answer the last question of a chat from retrieved passages",
     )
     async def chat(body: ChatRequest, request: Request) -> Response:
-        """Answer the last question of a chat from retrieved passages."""
         return await _answer(
             service,
             request,
@@ -151,9 +147,9 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
         response_model=Completion,
         responses={**ERRORS, **STREAM},
         tags=["OpenAI"],
+        summary="Answer one or several questions from retrieved passages",
     )
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        """Answer one or several questions from retrieved passages."""
         return await _answer(
             service,
             request,
@@ -176,14 +172,19 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
 
     started = int(time.time())
 
-    @app.get("/v1/models", responses=ERRORS, tags=["OpenAI"])
+    @app.get(
+        "/v1/models",
+        responses=ERRORS,
+        tags=["OpenAI"],
+        summary="List what a request may name as its model",
+    )
     async def list_models() -> ModelList:
-        """List what a request may name as its model."""
         return ModelList(data=models())
 
-    @app.get("/v1/models/{model:path}", responses=ERRORS, tags=["OpenAI"])
+    @app.get(
+        "/v1/models/{model:path}", responses=ERRORS, tags=["OpenAI"], summary="Look a model up"
+    )
     async def get_model(model: str) -> ModelView:
-        """Look a model up."""
         for known in models():
             if known.id == model:
                 return known
@@ -196,37 +197,53 @@ def _support_routes(app: FastAPI, service: Service) -> None:
         status_code=201,
         responses={**ERRORS, 200: {"model": SupportView, "description": "It was there already."}},
         tags=["support sets"],
+        summary="Store demonstrations and predict the update that they ask for",
     )
     async def add_support(body: SupportRequest, response: Response) -> SupportView:
-        """Store demonstrations and predict the update that they ask for."""
         in_use = service.base.fingerprint
         if body.base not in {None, in_use}:
-            raise other_base(str(body.base), in_use)
+            raise OtherBaseError(str(body.base), in_use)
         stored, new = await service.store(body.task, body.demonstrations)
         response.status_code = 201 if new else 200
         return support_view(stored)
 
-    @app.get("/v1/supports", responses=ERRORS, tags=["support sets"])
+    @app.get(
+        "/v1/supports",
+        responses=ERRORS,
+        tags=["support sets"],
+        summary="List the support sets of the base adapter in use, newest first",
+    )
     async def list_supports() -> SupportList:
-        """List the support sets of the base adapter in use, newest first."""
         return SupportList(data=[support_view(stored) for stored in service.supports.list()])
 
-    @app.get("/v1/supports/{support}", responses=ERRORS, tags=["support sets"])
+    @app.get(
+        "/v1/supports/{support}",
+        responses=ERRORS,
+        tags=["support sets"],
+        summary="Show a support set",
+    )
     async def get_support(support: str) -> SupportView:
-        """Show a support set."""
         return support_view(service.supports.get(support))
 
-    @app.delete("/v1/supports/{support}", responses=ERRORS, tags=["support sets"])
+    @app.delete(
+        "/v1/supports/{support}",
+        responses=ERRORS,
+        tags=["support sets"],
+        summary="Delete a support set and its update",
+    )
     async def delete_support(support: str) -> Deleted:
-        """Delete a support set and its update."""
         await service.forget(support)
         return Deleted(id=support)
 
 
 def _own_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/health", responses={**ERRORS, 503: {"model": Health}}, tags=["operation"])
+    @app.get(
+        "/health",
+        responses={**ERRORS, 503: {"model": Health}},
+        tags=["operation"],
+        summary="Say whether the server takes requests; 503 while it stops",
+    )
     async def health(response: Response) -> Health:
-        """Say whether the server takes requests; 503 while it stops."""
         fit = service.engine.alive and not service.stopping
         response.status_code = 200 if fit else 503
         return Health(
@@ -239,9 +256,14 @@ def _own_routes(app: FastAPI, service: Service) -> None:
             supports=len(service.supports.list()),
         )
 
-    @app.get("/metrics", response_class=PlainTextResponse, responses=ERRORS, tags=["operation"])
+    @app.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses=ERRORS,
+        tags=["operation"],
+        summary="Show counters and timings for Prometheus",
+    )
     async def metrics() -> Response:
-        """Show counters and timings for Prometheus."""
         return PlainTextResponse(service.metrics.text())
 
     @app.get("/", include_in_schema=False)

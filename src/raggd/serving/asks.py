@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raggd.records import Passage, unknown_name
-from raggd.serving.errors import ApiError, bad_request
+from raggd.serving.errors import ApiError, BadRequestError
 from raggd.serving.fields import DemonstrationFields, Extension, PassageFields, Writing
 from raggd.serving.sampling import Sampling
 from raggd.serving.schemas import ChatRequest, CompletionRequest, Message
@@ -72,7 +72,8 @@ def choose_method(model: str, wanted: Extension) -> tuple[str, str | None]:
         The method, and the id of the support set, if any.
 
     Raises:
-        ApiError: 404 for an unknown model, 400 for fields that contradict each other.
+        ApiError: the model is unknown.
+        BadRequestError: fields contradict each other.
     """
     name, slash, tail = model.partition("/")
     if name not in MODELS or (slash and (name != "rag-gd" or not tail)):
@@ -82,33 +83,33 @@ def choose_method(model: str, wanted: Extension) -> tuple[str, str | None]:
         )
     support = tail or wanted.support
     if tail and wanted.support not in {None, tail}:
-        raise bad_request(
+        raise BadRequestError(
             f"model '{model}' and raggd.support '{wanted.support}' name different support sets: "
             "leave one out.",
             "raggd.support",
         )
     if support and wanted.demonstrations:
-        raise bad_request(
+        raise BadRequestError(
             f"support set '{support}' and demonstrations were both given: leave one out.",
             "raggd.demonstrations",
         )
     adapts = bool(support or wanted.demonstrations)
     method = (wanted.method or ("rag-gd" if adapts else "base")) if name == AUTO else name
     if wanted.method not in {None, method}:
-        raise bad_request(
+        raise BadRequestError(
             f"model '{model}' answers by {method}, but raggd.method is '{wanted.method}': leave "
             f"it out, or use model '{AUTO}'.",
             "raggd.method",
         )
     if method == "rag-gd" and not adapts:
-        raise bad_request(
+        raise BadRequestError(
             "rag-gd adapts to answered questions: name a stored set (model "
             "'rag-gd/<support id>' or raggd.support) or give raggd.demonstrations.",
             "raggd",
             "support_missing",
         )
     if method != "rag-gd" and adapts:
-        raise bad_request(
+        raise BadRequestError(
             f"{method} does not adapt, but a support set was given: leave it out, or use model "
             f"'{AUTO}'.",
             "raggd",
@@ -134,13 +135,13 @@ def _ask(
     most = settings.serving.max_tokens
     tokens = max_tokens or min(settings.evaluation.max_answer_tokens, most)
     if tokens > most:
-        raise bad_request(
+        raise BadRequestError(
             f"max_tokens is {tokens}: this server writes at most {most} (serving.max_tokens).",
             "max_tokens",
         )
     for question in questions:
         if not question.strip():
-            raise bad_request("the question is empty: expected at least one word.", param)
+            raise BadRequestError("the question is empty: expected at least one word.", param)
     return Ask(
         model=body.model,
         questions=tuple(questions),
@@ -178,17 +179,17 @@ def read_chat(body: ChatRequest, settings: Settings) -> Ask:
         What it asks for.
 
     Raises:
-        ApiError: there is no question, or its fields contradict each other.
+        BadRequestError: there is no question, or its fields contradict each other.
     """
     asked = [_text_of(message) for message in body.messages if message.role == "user"]
     if not asked:
-        raise bad_request("no message has the role 'user': expected a question.", "messages")
+        raise BadRequestError("no message has the role 'user': expected a question.", "messages")
     if body.top_logprobs is not None and not body.logprobs:
-        raise bad_request("top_logprobs needs logprobs to be true.", "top_logprobs")
+        raise BadRequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
     if None not in {body.max_tokens, body.max_completion_tokens} and (
         body.max_tokens != body.max_completion_tokens
     ):
-        raise bad_request("max_tokens and max_completion_tokens differ: leave one out.")
+        raise BadRequestError("max_tokens and max_completion_tokens differ: leave one out.")
     return _ask(
         body,
         asked[-1:],

@@ -179,7 +179,9 @@ class RunningBatch:
         mask = self._mask[index]
         start = int(mask.any(0).int().argmax())  # columns before it are padding in every row
         self._mask = mask[:, start:]
-        self._cache = _cache([(k[index, :, start:], v[index, :, start:]) for k, v in _layers(self._cache)])
+        self._cache = _cache(
+            [(k[index, :, start:], v[index, :, start:]) for k, v in _layers(self._cache)]
+        )
         self._update = self._stacked(self._rows)
 
     def release(self) -> None:

@@ -62,18 +62,18 @@ class ApiError(Exception):
         }
 
 
-def bad_request(message: str, param: str | None = None, code: str = "invalid_value") -> ApiError:
-    """Build the error for a field with a wrong value.
+class BadRequestError(ApiError):
+    """A field with a wrong value: status 400."""
 
-    Args:
-        message: what is wrong, what was expected.
-        param: the field.
-        code: one word for programs.
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
+        """Make the error.
 
-    Returns:
-        The error, status 400.
-    """
-    return ApiError(400, code, message, param=param)
+        Args:
+            message: what is wrong, what was expected.
+            param: the field.
+            code: one word for programs.
+        """
+        super().__init__(400, code, message, param=param)
 
 
 def stopping() -> ApiError:
@@ -96,9 +96,7 @@ def internal_error(error: BaseException) -> ApiError:
     frames = traceback.extract_tb(error.__traceback__)
     where = " <- ".join(f"{f.filename}:{f.lineno} {f.name}" for f in reversed(frames[-6:]))
     LOG.error("internal error: %s at %s", type(error).__name__, where or "unknown")
-    return ApiError(
-        500, "internal_error", "the server failed on this request; its log says where."
-    )
+    return ApiError(500, "internal_error", "the server failed on this request; its log says where.")
 
 
 def as_api_error(error: BaseException) -> ApiError:
@@ -113,7 +111,7 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RaggdError):
-        return bad_request(str(error), code="invalid_request")
+        return BadRequestError(str(error), code="invalid_request")
     return internal_error(error)
 
 
@@ -136,20 +134,20 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     kind = str(first.get("type", ""))
     if kind == "json_invalid":
         reason = dict(first.get("ctx") or {}).get("error", "malformed")
-        return bad_request(f"the body is not valid JSON: {reason}.", code="invalid_json")
+        return BadRequestError(f"the body is not valid JSON: {reason}.", code="invalid_json")
     if kind == "extra_forbidden":
-        return bad_request(
+        return BadRequestError(
             f"'{field}' is not a parameter of this server. Leave it out.",
             field,
             "unsupported_parameter",
         )
     if kind == "missing" and field is None:
-        return bad_request(
+        return BadRequestError(
             "expected a JSON object with the header 'Content-Type: application/json'.",
             code="invalid_json",
         )
     text = str(first.get("msg", "invalid")).removeprefix("Value error, ")
-    return bad_request(f"'{field or 'body'}': {text}", field)
+    return BadRequestError(f"'{field or 'body'}': {text}", field)
 
 
 def install_handlers(app: FastAPI) -> None:

@@ -1,4 +1,4 @@
-"""What the server does, without HTTP: prepare answers, find or predict updates, keep support sets."""
+"""What the server does, without HTTP: prepare answers, find updates, keep support sets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
@@ -22,7 +23,7 @@ from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import evidence_for
 from raggd.serving.asks import Ask, given_passages
 from raggd.serving.engine import Engine
-from raggd.serving.errors import ApiError, bad_request, stopping
+from raggd.serving.errors import ApiError, BadRequestError, stopping
 from raggd.serving.exchange import Exchange, Opened, Receive, Since, Source
 from raggd.serving.fields import DemonstrationFields
 from raggd.serving.metrics import Metrics
@@ -33,6 +34,7 @@ from raggd.serving.supports import StoredSupport, SupportStore, norms_of
 from raggd.serving.text import AnswerText
 from raggd.serving.updates import UpdateCache
 
+T = TypeVar("T")
 OWN = "own"
 """Task of demonstrations that come with a request."""
 
@@ -136,7 +138,7 @@ class Service:
             )
         )
 
-    async def _aside[T](self, work: Callable[[], T]) -> T:
+    async def _aside(self, work: Callable[[], T]) -> T:
         # retrieval and tokenisation: neither on the event loop nor in the model's thread
         return await asyncio.get_running_loop().run_in_executor(self._preparer, work)
 
@@ -211,7 +213,9 @@ class Service:
 
     async def _fetch(self, support: SupportSet) -> Update:
         stored = self.supports.find(support.id)
-        update = await self._aside(lambda: self.supports.load_update(support.id)) if stored else None
+        update = (
+            await self._aside(lambda: self.supports.load_update(support.id)) if stored else None
+        )
         if update is None:
             update = await asyncio.wrap_future(self.engine.adapt(support))
             if stored:
@@ -228,7 +232,7 @@ class Service:
     def _support(self, task: str, fields: Sequence[DemonstrationFields]) -> SupportSet:
         most = self.settings.serving.demonstrations
         if len(fields) > most:
-            raise bad_request(
+            raise BadRequestError(
                 f"{len(fields)} demonstrations: this server takes at most {most} "
                 "(serving.demonstrations); three do.",
                 "demonstrations",
@@ -242,7 +246,7 @@ class Service:
         else:
             passages = self._evidence(question)
             if self.settings.retrieval.top_k and not share_a_script(question, passages):
-                raise bad_request(
+                raise BadRequestError(
                     f"no passage fits demonstration {number} (is it in another language than the "
                     "corpus?): ask in the language of the corpus, or give passages with it.",
                     f"demonstrations.{number - 1}",
@@ -251,7 +255,7 @@ class Service:
         limit = self.settings.target.max_tokens
         used = len(self.backbone.tokenizer.encode(f"{question}\n{answer}"))
         if used > limit // 2:
-            raise bad_request(
+            raise BadRequestError(
                 f"demonstration {number} has {used} tokens without its passages: this server takes "
                 f"at most {limit // 2} (half of target.max_tokens).",
                 f"demonstrations.{number - 1}",
@@ -310,6 +314,6 @@ def too_long(reason: str) -> ApiError:
     Returns:
         The error, status 400.
     """
-    return bad_request(
+    return BadRequestError(
         f"the question does not fit the context: {reason}", "messages", "context_length_exceeded"
     )

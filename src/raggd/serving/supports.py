@@ -74,10 +74,11 @@ def support_from_json(value: Any) -> StoredSupport:
         ]
         support = SupportSet(raw["support"]["task"], tuple(shown))
         stored = StoredSupport(**{**raw, "support": support})
-        if value["format"] != FORMAT or value["id"] != support.id:
-            raise ValueError("its content is not what its id says")
+        whole = value["format"] == FORMAT and value["id"] == support.id
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise RaggdError(f"this is no stored support set: {error}.") from error
+    if not whole:
+        raise RaggdError("its content is not what its id says: it was changed or is damaged.")
     return stored
 
 
@@ -93,6 +94,27 @@ def norms_of(base: BaseAdapter, update: Update) -> dict[str, list[float]]:
     """
     change = effective_change(base, update.map(lambda tensor: tensor.float().cpu()))
     return {p: [round(v, 8) for v in norm(f).tolist()] for p, f in change.items()}
+
+
+class OtherBaseError(ApiError):
+    """A support set of another base adapter: status 409."""
+
+    def __init__(self, made_for: str, in_use: str, name: str = "") -> None:
+        """Make the error.
+
+        Args:
+            made_for: fingerprint of the set's base adapter.
+            in_use: fingerprint of the server's.
+            name: id of the set, where it has one.
+        """
+        which = f"support set '{name}'" if name else "this support set"
+        super().__init__(
+            409,
+            "support_of_another_base",
+            f"{which} was made for base adapter '{made_for}', this server runs '{in_use}': POST "
+            "its demonstrations to /v1/supports again, without 'base'.",
+            param="support",
+        )
 
 
 class SupportStore:
@@ -148,7 +170,8 @@ class SupportStore:
             The set.
 
         Raises:
-            ApiError: 404 if there is none, 409 if it was made for another base adapter.
+            ApiError: there is none.
+            OtherBaseError: it was made for another base adapter.
         """
         stored = self._stored.get(name)
         if stored is None:
@@ -160,7 +183,7 @@ class SupportStore:
                 param="support",
             )
         if stored.base != self._base:
-            raise other_base(stored.base, self._base, name)
+            raise OtherBaseError(stored.base, self._base, name)
         return stored
 
     def add(self, stored: StoredSupport, update: Update) -> None:
@@ -238,24 +261,3 @@ class SupportStore:
         if not _ID.fullmatch(name):
             raise ValueError("not the id of a support set")  # ids come from hashes, never from text
         return self._folder / f"{name}.{kind}"
-
-
-def other_base(made_for: str, in_use: str, name: str = "") -> ApiError:
-    """Build the error for a support set of another base adapter.
-
-    Args:
-        made_for: fingerprint of the set's base adapter.
-        in_use: fingerprint of the server's.
-        name: id of the set, where it has one.
-
-    Returns:
-        The error, status 409.
-    """
-    which = f"support set '{name}'" if name else "this support set"
-    return ApiError(
-        409,
-        "support_of_another_base",
-        f"{which} was made for base adapter '{made_for}', this server runs '{in_use}': POST its "
-        "demonstrations to /v1/supports again, without 'base'.",
-        param="support",
-    )

@@ -13,9 +13,9 @@ _UNFINISHED = "\ufffd"
 
 
 def first_line(text: str) -> str:
-    """Return the first line that is not blank, without surrounding white space; else nothing.
+    r"""Return the first line that is not blank, without surrounding white space; else nothing.
 
-    >>> first_line("  Paris \\n Rome")
+    >>> first_line("  Paris \n Rome")
     'Paris'
     """
     lines = text.strip().splitlines()

@@ -14,13 +14,14 @@ from raggd.adaptation.predictors.store import load_predictor, mean_predictor, sa
 from raggd.adaptation.supports import draw_supports
 from raggd.adaptation.target_store import build_targets, denoised, load_targets, split_held_out
 from raggd.adaptation.training import check_targets, train_predictor
-from raggd.assembly import BASE_FILE, MEAN_FILE, PREDICTOR_FILE, Assembly
+from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
 from raggd.files import file_hash, write_json
+from raggd.methods.weights import BASE_FILE
 from raggd.provenance import command_line, utc_now, versions
 from raggd.records import SupportSet
 from raggd.retrieval.evidence import evidence_for, is_answerable, make_demonstrations
@@ -29,7 +30,17 @@ from raggd.settings import Settings
 StepProgress = Callable[[int, int, float], None]
 
 
-def _training_record(settings: Settings, seconds: float, **facts: Any) -> dict[str, Any]:
+def training_record(settings: Settings, seconds: float, **facts: Any) -> dict[str, Any]:
+    """Make the record of a training.
+
+    Args:
+        settings: all of them.
+        seconds: what it took.
+        **facts: what else is worth keeping.
+
+    Returns:
+        The record, ready for JSON.
+    """
     return {
         "settings": settings.model_dump(),
         "seconds": round(seconds, 1),
@@ -88,7 +99,7 @@ def run_train_base(parts: Assembly, out: Path, progress: StepProgress) -> dict[s
             progress=progress,
         )
     save_base(out / BASE_FILE, base)
-    record = _training_record(
+    record = training_record(
         settings,
         seconds_spent(checkpoint),
         examples=len(prompts),
@@ -139,7 +150,7 @@ def run_targets(
         identity = build_targets(
             parts.backbone, parts.base, supports, parts.settings.target, folder, progress
         )
-    record = _training_record(
+    record = training_record(
         parts.settings,
         time.monotonic() - started,
         sets=len(supports),
@@ -159,26 +170,30 @@ def run_train_predictor(
     Args:
         parts: settings and base adapter.
         store: folder of targets.
-        out: folder for ``predictor.safetensors``, ``mean.safetensors`` and their record.
+        out: folder for ``predictor.safetensors``, ``mean.safetensors`` and their record; with
+            ``predictor.target_steps`` set, ``predictor-k<K>.safetensors`` and so on.
         progress: told step, steps, loss.
 
     Returns:
         The record, with the alignment of both on held-out support sets.
     """
     settings, base = parts.settings.predictor, parts.base
-    targets = load_targets(store)
+    targets = load_targets(store, settings.target_steps)
     check_targets(base, targets)
     kept, held = split_held_out(targets, settings.held_out_share)
     mean = mean_predictor(base.spec, base.fingerprint, kept.vectors)
-    checkpoint = out / "predictor.checkpoint.safetensors"
+    suffix = f"-k{settings.target_steps}" if settings.target_steps else ""
+    predictor_file = f"predictor{suffix}.safetensors"
+    mean_file = f"mean{suffix}.safetensors"
+    checkpoint = out / f"predictor{suffix}.checkpoint.safetensors"
     predictor, history = train_predictor(
         base, kept, settings, checkpoint=checkpoint, progress=progress
     )
-    save_predictor(out / PREDICTOR_FILE, predictor)
-    save_predictor(out / MEAN_FILE, mean)
-    stored = {"rag-gd": PREDICTOR_FILE, "mean-update": MEAN_FILE}
+    save_predictor(out / predictor_file, predictor)
+    save_predictor(out / mean_file, mean)
+    stored = {"rag-gd": predictor_file, "mean-update": mean_file}
     known = {name: load_predictor(out / file) for name, file in stored.items()}
-    record = _training_record(
+    record = training_record(
         parts.settings,
         seconds_spent(checkpoint),
         base=base.fingerprint,
@@ -187,7 +202,7 @@ def run_train_predictor(
         held_out=alignment_summary(base, held, known) if len(held) else {},
         held_out_denoised=alignment_summary(base, denoised(held), known) if len(held) else {},
         loss=[round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        hashes={f: file_hash(out / f)[:16] for f in (PREDICTOR_FILE, MEAN_FILE)},
+        hashes={f: file_hash(out / f)[:16] for f in stored.values()},
     )
-    write_json(out / "predictor.json", record)
+    write_json(out / f"predictor{suffix}.json", record)
     return record

@@ -91,7 +91,9 @@ def running(parts: Assembly, key: str | None = None) -> Iterator[Running]:
     service = Service(parts)
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(create_app(service, key=key), log_config=None, lifespan="on")
+    config = uvicorn.Config(
+        create_app(service, key=key), log_config=None, access_log=False, lifespan="on"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[taken])))
     thread.start()

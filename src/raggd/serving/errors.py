@@ -16,6 +16,13 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("raggd.serving")
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's name for a kind of error, by status; other 4xx are ``invalid_request_error``."""
+_LONGEST = 600
+
+
+def _sendable(text: str) -> str:
+    # what a client sent may hold half a surrogate pair, or be endless
+    whole = text.encode("utf-8", "replace").decode()
+    return whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]} ..."
 
 
 class ApiError(Exception):
@@ -42,8 +49,8 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
-        self.message = message
-        self.param = param
+        self.message = _sendable(message)
+        self.param = _sendable(param) if param else None
         self.headers = dict(headers or {})
 
     @property
@@ -169,9 +176,12 @@ def install_handlers(app: FastAPI) -> None:
 
     async def of_http(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
-        codes = {404: "not_found", 405: "method_not_allowed"}
-        code = codes.get(error.status_code, "invalid_request")
-        message = f"{str(error.detail).rstrip('.')}."
+        known = {
+            404: ("not_found", "there is nothing at this path: see /openapi.json."),
+            405: ("method_not_allowed", "this path does not take that method."),
+        }
+        other = ("invalid_request", f"{str(error.detail).rstrip('.')}.")
+        code, message = known.get(error.status_code, other)
         headers = dict(error.headers or {})
         return answer(ApiError(error.status_code, code, message, headers=headers))
 

@@ -18,7 +18,7 @@ class Body(BaseModel):
 
 
 def clean_text(text: str) -> str:
-    """Refuse control characters other than tab and line breaks.
+    """Refuse control characters other than tab and line breaks, and half surrogate pairs.
 
     Args:
         text: of a request.
@@ -30,7 +30,7 @@ def clean_text(text: str) -> str:
         ValueError: it holds one; its place is named.
     """
     for at, character in enumerate(text):
-        if unicodedata.category(character) == "Cc" and character not in "\t\n\r":
+        if unicodedata.category(character) in {"Cc", "Cs"} and character not in "\t\n\r":
             raise ValueError(
                 f"holds the control character U+{ord(character):04X} at position {at}: remove it"
             )

@@ -37,7 +37,7 @@ def held_back(text: str, stops: Sequence[str]) -> int:
     """
     longest = max((len(stop) for stop in stops), default=1) - 1
     for length in range(min(longest, len(text)), 0, -1):
-        if any(stop.startswith(text[-length:]) for stop in stops):
+        if any(len(stop) > length and stop.startswith(text[-length:]) for stop in stops):
             return length
     return 0
 
@@ -79,8 +79,8 @@ class AnswerText:
         line = self._line()
         if self.ended:
             return self._show(line)
-        certain = line[: len(line) - held_back(line, self._stops)].rstrip()
-        return self._show(certain.rstrip(_UNFINISHED).rstrip())
+        certain = line.rstrip(_UNFINISHED).rstrip()
+        return self._show(certain[: len(certain) - held_back(certain, self._stops)].rstrip())
 
     def finish(self) -> str:
         """Say that no more tokens come.

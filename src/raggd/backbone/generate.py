@@ -53,6 +53,7 @@ def greedy_answers(backbone: Backbone, prompts: Sequence[Prompt], max_tokens: in
         temperature=None,
         top_p=None,
         top_k=None,
+        repetition_penalty=1.0,  # some models bring one along; greedy means greedy
         eos_token_id=stop_tokens(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )

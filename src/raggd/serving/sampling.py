@@ -86,6 +86,7 @@ class Sampler:
 
     def _drawn(self, logits: Tensor) -> int:
         below = logits.float().cpu()
-        below = (below - below.max()) / self._sampling.temperature  # 0 for the likeliest, ever
+        # 0 for the likeliest, whatever the temperature; float32 knows no 1e-300
+        below = (below - below.max()) / max(self._sampling.temperature, 1e-6)
         probabilities = nucleus(below.softmax(-1), self._sampling.top_p)
         return int(torch.multinomial(probabilities, 1, generator=self._generator))

@@ -48,7 +48,7 @@ def alone(backbone: Backbone, adapted: Adapted, prompt: Prompt, tokens: int = TO
 def play(
     backbone: Backbone, rows: Sequence[Adapted], starts: Sequence[int], lengths: Sequence[int]
 ) -> list[list[int]]:
-    """Decode with row i joining before step ``starts[i]`` and leaving after ``lengths[i]`` tokens."""
+    """Decode: row i joins before step ``starts[i]`` and leaves after ``lengths[i]`` tokens."""
     prompts = prompts_of(backbone)
     batch = RunningBatch(backbone)
     written: list[list[int]] = [[] for _ in rows]

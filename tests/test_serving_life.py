@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -234,7 +235,7 @@ def test_the_command_serves_and_ends_well_on_a_signal(
         line = process.stdout.readline()
         assert line, process.communicate()[1]
         url = json.loads(line)["url"]
-        until(lambda: _answers(url))
+        until(partial(_answers, url))
         found = httpx.post(url + CHAT, json=chat(f"zanzibar ? {questions(1)[0]}"), timeout=60)
         assert found.status_code == 200
         assert len(found.json()["raggd"]["passages"]) == parts.settings.retrieval.top_k

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
-from raggd.backbone.batch import answer_losses, last_states, make_batch
+from raggd.backbone.batch import STEP, answer_losses, last_states, make_batch
 from raggd.backbone.generate import greedy_answers, stop_tokens
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -44,9 +44,11 @@ def asked(backbone: Backbone, supports: Sequence[SupportSet]) -> list[Prompt]:
 def test_a_batch_is_padded_on_the_left() -> None:
     prompts = [Prompt((5, 6, 7, 8), 2, 0), Prompt((9, 2), 1, 0)]
     batch = make_batch(prompts, 3, CPU)
-    assert batch.tokens.tolist() == [[5, 6, 7, 8], [3, 3, 9, 2]]
-    assert batch.mask.tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
-    assert batch.positions.tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
+    before = [0] * (STEP - 4)
+    padding = [3] * (STEP - 4)
+    assert batch.tokens.tolist() == [[*padding, 5, 6, 7, 8], [*padding, 3, 3, 9, 2]]
+    assert batch.mask.tolist() == [[*before, 1, 1, 1, 1], [*before, 0, 0, 1, 1]]
+    assert batch.positions.tolist() == [[*before, 0, 1, 2, 3], [*before, 0, 0, 0, 1]]
     assert batch.keep == 3
     assert batch.answer_mask.tolist() == [[True, True], [False, True]]
 
@@ -57,6 +59,8 @@ def test_the_answer_mask_marks_the_answers_and_nothing_else(sizes: list[tuple[in
     prompts = [Prompt((1,) * (before + answer), answer, 0) for before, answer in sizes]
     batch = make_batch(prompts, 3, CPU)
     targets = batch.keep - 1
+    assert batch.tokens.shape[1] % STEP == 0
+    assert batch.tokens.shape[1] - max(sum(size) for size in sizes) < STEP
     assert batch.answer_mask.shape == (len(sizes), targets)
     for row, (before, answer) in enumerate(sizes):
         assert batch.answer_mask[row].tolist() == [False] * (targets - answer) + [True] * answer
@@ -219,7 +223,7 @@ def test_answers_are_first_lines_without_special_tokens() -> None:
     assert greedy_answers(backbone, prompts, 4) == ["Lima", "the king", "", "red bird", ""]
     assert model.options["max_new_tokens"] == 4
     assert model.options["do_sample"] is False
-    assert model.options["attention_mask"].tolist() == [[1, 1, 1]] * len(texts)
+    assert model.options["attention_mask"].tolist() == [[0] * (STEP - 3) + [1] * 3] * len(texts)
 
 
 def test_a_line_break_ends_a_plain_answer_only() -> None:

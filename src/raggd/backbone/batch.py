@@ -12,6 +12,10 @@ from torch.nn import functional
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 
+STEP = 16
+"""Lengths are padded to a multiple of this: at others the processor's attention in bfloat16 takes
+up to twice as long (477 tokens: 14 ms a layer, 480: 7 ms), and fewer lengths are compiled for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -55,6 +59,7 @@ def make_batch(
     """
     before = 0 if prefix is None else len(prefix)
     length = max(len(p.tokens) for p in prompts) + before
+    length += -length % STEP
     tokens = torch.full((len(prompts), length), padding, dtype=torch.long)
     mask = torch.zeros_like(tokens)
     for row, prompt in enumerate(prompts):

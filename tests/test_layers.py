@@ -22,6 +22,7 @@ LAYERS: Mapping[str, int] = {
     "adaptation": 7,
     "methods": 8,
     "assembly": 9,
+    "api": 10,
     "evaluation": 10,
     "report": 11,
     "workflows": 12,
@@ -29,6 +30,7 @@ LAYERS: Mapping[str, int] = {
     "cluster": 12,
     "console": 12,
     "cli_linear": 13,
+    "cli_export": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

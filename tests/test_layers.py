@@ -29,8 +29,11 @@ LAYERS: Mapping[str, int] = {
     "serving": 12,
     "cluster": 12,
     "console": 12,
+    "cli_options": 13,
     "cli_linear": 13,
     "cli_export": 13,
+    "cli_rivals": 13,
+    "cli_gate": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.data.sources import HUB, find_corpus
 from raggd.files import cache_folder, file_hash
+from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import Index, build_index
@@ -26,11 +27,6 @@ if TYPE_CHECKING:  # torch and transformers load only when a model is needed
 
 POCKET = "pocket"
 METHODS = ("query-only", "vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd")
-BASE_FILE, PREDICTOR_FILE, MEAN_FILE = (
-    "base.safetensors",
-    "predictor.safetensors",
-    "mean.safetensors",
-)
 
 
 class Progress(Protocol):
@@ -153,9 +149,19 @@ class Assembly:
     @cached_property
     def retriever(self) -> Retriever:
         """The retriever behind the cache that all methods share; disturbed if the settings say."""
+        return self.retriever_with(self.settings.retrieval.noise)
+
+    def retriever_with(self, noise: float) -> Retriever:
+        """Return the cached retriever with some share of random passages.
+
+        Args:
+            noise: the share, 0 to 1.
+
+        Returns:
+            The retriever.
+        """
         found = self.index.retriever
         cached = CachedRetriever(found, cache_folder() / "retrieval")
-        noise = self.settings.retrieval.noise
         return NoisyRetriever(cached, noise, found.passage_at, len(found)) if noise else cached
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -13,7 +12,20 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli_export import register as register_export
+from raggd.cli_gate import register as register_gate
 from raggd.cli_linear import register as register_linear
+from raggd.cli_options import (
+    Assignments,
+    Config,
+    Corpus,
+    Demonstrations,
+    Json,
+    Out,
+    Store,
+    with_corpus,
+)
+from raggd.cli_options import load_parts as _parts
+from raggd.cli_rivals import register as register_rivals
 from raggd.records import RaggdError
 
 
@@ -39,28 +51,14 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-train_app = typer.Typer(help="Train a base adapter or a predictor.", no_args_is_help=True)
+train_app = typer.Typer(help="Train a base adapter, a predictor, or a rival.", no_args_is_help=True)
 data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
+register_rivals(train_app)
+register_gate(train_app)
 register_export(app)
-
-Config = Annotated[
-    Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")
-]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="SECTION.NAME=VALUE, applied last. Repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for results; interrupted runs continue.")]
-
-
-def _parts(config: Path | None, assignments: list[str] | None, bar: Any) -> Any:
-    from raggd.assembly import Assembly
-    from raggd.settings import load_settings
-
-    return Assembly(load_settings(config, assignments), bar)
 
 
 def _show_scores(result: dict[str, Any], rows: Any, comparisons: Any, as_json: bool) -> None:
@@ -122,13 +120,8 @@ def index(
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
-    corpus: Annotated[
-        Path | None, typer.Option(help="Your documents; without it, the embedded Wikipedia leads.")
-    ] = None,
-    demonstrations: Annotated[
-        Path | None,
-        typer.Option(help='Lines of {"question": ..., "answer": ...} to adapt from; three do.'),
-    ] = None,
+    corpus: Corpus = None,
+    demonstrations: Demonstrations = None,
     method: Annotated[
         str | None, typer.Option(help="Default: rag-gd with demonstrations, base without.")
     ] = None,
@@ -141,11 +134,9 @@ def ask(
     from raggd.console import emit_json, progress_bar, say
     from raggd.workflows.ask import run_ask
 
-    changes = list(assignments or [])
-    if corpus is not None:
-        changes.append(f"data.corpus={json.dumps(str(corpus), ensure_ascii=False)}")
     with progress_bar() as bar:
-        result = run_ask(_parts(config, changes, bar), question, demonstrations, method)
+        parts = _parts(config, with_corpus(corpus, assignments), bar)
+        result = run_ask(parts, question, demonstrations, method)
     if as_json:
         emit_json(result)
         return
@@ -202,9 +193,7 @@ def targets(
 
 @train_app.command("predictor")
 def train_predictor(
-    store: Annotated[Path, typer.Option(help="Folder that `raggd targets` wrote.")] = Path(
-        "runs/targets"
-    ),
+    store: Store = Path("runs/targets"),
     out: Out = Path("runs/weights"),
     config: Config = None,
     assignments: Assignments = None,

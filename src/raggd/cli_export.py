@@ -2,56 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from raggd.cli_options import (
+    Assignments,
+    Config,
+    Corpus,
+    Demonstrations,
+    Json,
+    load_parts,
+    with_corpus,
+)
 
 supports_app = typer.Typer(help="Keep answered questions under an id.", no_args_is_help=True)
 export_app = typer.Typer(
     help="Write base adapter and update in the form of another engine.", no_args_is_help=True
 )
 
-Corpus = Annotated[
-    Path | None, typer.Option(help="Your documents; without it, the embedded Wikipedia leads.")
-]
-Demonstrations = Annotated[
-    Path | None,
-    typer.Option(help='Lines of {"question": ..., "answer": ...} to adapt from; three do.'),
-]
 Support = Annotated[str | None, typer.Option(help="Id of a stored support set instead.")]
 Update = Annotated[Path | None, typer.Option(help="File of a saved update instead.")]
-Config = Annotated[
-    Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")
-]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="SECTION.NAME=VALUE, applied last. Repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-
-
-def parts_for(
-    corpus: Path | None, config: Path | None, assignments: list[str] | None, bar: Any
-) -> Any:
-    """Make the parts of a command that may name its own corpus.
-
-    Args:
-        corpus: file or folder of documents; None: what the settings say.
-        config: TOML file of settings.
-        assignments: ``section.name=value``, applied last.
-        bar: shows progress.
-
-    Returns:
-        The assembly.
-    """
-    from raggd.assembly import Assembly
-    from raggd.settings import load_settings
-
-    changes = list(assignments or [])
-    if corpus is not None:
-        changes.append(f"data.corpus={json.dumps(str(corpus), ensure_ascii=False)}")
-    return Assembly(load_settings(config, changes), bar)
 
 
 @export_app.command("peft")
@@ -71,7 +43,9 @@ def export_peft(
 
     chosen = Chosen(demonstrations, support, update)
     with progress_bar() as bar:
-        result = run_export_peft(parts_for(corpus, config, assignments, bar), folder, chosen)
+        result = run_export_peft(
+            load_parts(config, with_corpus(corpus, assignments), bar), folder, chosen
+        )
     if as_json:
         emit_json(result)
     else:
@@ -98,7 +72,9 @@ def export_gguf(
 
     chosen = Chosen(demonstrations, support, update)
     with progress_bar() as bar:
-        result = run_export_gguf(parts_for(corpus, config, assignments, bar), file, chosen)
+        result = run_export_gguf(
+            load_parts(config, with_corpus(corpus, assignments), bar), file, chosen
+        )
     emit_json(result) if as_json else say(f"{_what(result)} in {result['file']}")
 
 
@@ -119,7 +95,7 @@ def supports_add(
     from raggd.workflows.supports import run_supports_add
 
     with progress_bar() as bar:
-        result = run_supports_add(parts_for(corpus, config, assignments, bar), file)
+        result = run_supports_add(load_parts(config, with_corpus(corpus, assignments), bar), file)
     if as_json:
         emit_json(result)
     else:

@@ -1,0 +1,12 @@
+"""The weight files that methods use, and the command that makes each."""
+
+from __future__ import annotations
+
+BASE_FILE = "base.safetensors"
+PREDICTOR_FILE = "predictor.safetensors"
+MEAN_FILE = "mean.safetensors"
+TASK_MEAN_FILE = "task-mean.safetensors"
+HYPER_FILE = "hyper.safetensors"
+TUNED_FILE = "tuned.safetensors"
+GATE_FILE = "gate.safetensors"
+PROMPT_FILE = "prompt.safetensors"

@@ -31,6 +31,7 @@ LAYERS: Mapping[str, int] = {
     "cli_options": 13,
     "cli_linear": 13,
     "cli_rivals": 13,
+    "cli_gate": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

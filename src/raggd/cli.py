@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from raggd import __version__
+from raggd.cli_gate import register as register_gate
 from raggd.cli_linear import register as register_linear
 from raggd.cli_options import Assignments, Config, Json, Out, Store
 from raggd.cli_options import load_parts as _parts
@@ -47,6 +48,7 @@ app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
 register_rivals(train_app)
+register_gate(train_app)
 
 
 def _show_scores(result: dict[str, Any], rows: Any, comparisons: Any, as_json: bool) -> None:

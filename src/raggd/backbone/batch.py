@@ -40,6 +40,11 @@ class Batch:
     prefix: Tensor | None = None
 
 
+def padded_length(tokens: int) -> int:
+    """Return the length that a batch whose longest row has `tokens` is padded to."""
+    return tokens + -tokens % STEP
+
+
 def make_batch(
     prompts: Sequence[Prompt],
     padding: int,
@@ -58,8 +63,7 @@ def make_batch(
         The batch.
     """
     before = 0 if prefix is None else len(prefix)
-    length = max(len(p.tokens) for p in prompts) + before
-    length += -length % STEP
+    length = padded_length(max(len(p.tokens) for p in prompts) + before)
     tokens = torch.full((len(prompts), length), padding, dtype=torch.long)
     mask = torch.zeros_like(tokens)
     for row, prompt in enumerate(prompts):

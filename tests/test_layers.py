@@ -24,11 +24,13 @@ LAYERS: Mapping[str, int] = {
     "assembly": 9,
     "evaluation": 10,
     "report": 11,
+    "study": 11,
     "workflows": 12,
     "serving": 12,
     "cluster": 12,
     "console": 12,
     "cli_linear": 13,
+    "cli_study": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

@@ -29,6 +29,15 @@ BASE_FILE, PREDICTOR_FILE, MEAN_FILE = (
     "predictor.safetensors",
     "mean.safetensors",
 )
+WEIGHT_FILES = {
+    "query-only": (),
+    "vanilla-rag": (),
+    "base": (BASE_FILE,),
+    "mean-update": (BASE_FILE, MEAN_FILE),
+    "tt-sgd": (BASE_FILE,),
+    "rag-gd": (BASE_FILE, PREDICTOR_FILE),
+}
+"""Files of the weights folder that a method reads."""
 
 
 class Progress(Protocol):
@@ -79,15 +88,24 @@ def shipped_weights(backbone: str) -> Path:
 class Assembly:
     """Everything that a run needs, made from its settings and loaded on first use."""
 
-    def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Progress | None = None,
+        *,
+        backbone: Backbone | None = None,
+    ) -> None:
         """Load nothing yet.
 
         Args:
             settings: of the run.
             progress: told about downloads, conversions and indexing; None is silent.
+            backbone: the one that the settings name, if it is loaded already.
         """
         self.settings = settings
         self.progress = progress
+        if backbone is not None:
+            self.__dict__["backbone"] = backbone  # where a cached property keeps its value
 
     def say(self, text: str) -> None:
         """Tell the user what is going on.

@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli_linear import register as register_linear
+from raggd.cli_study import register as register_study
 from raggd.records import RaggdError
 
 
@@ -43,6 +44,7 @@ data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
+register_study(app)
 
 Config = Annotated[
     Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")

@@ -48,6 +48,7 @@ def mean_update(
     tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
 ) -> PredictedUpdate:
     vectors, _ = targets_of(tiny_backbone, base, supports, SGD)
+    vectors = vectors[SGD.steps]
     mean = mean_predictor(base.spec, base.fingerprint, vectors.vector())
     return PredictedUpdate("mean-update", tiny_backbone, base, mean, 200, "hash")
 
@@ -107,6 +108,7 @@ def test_test_time_sgd_makes_the_targets_of_the_store(
 ) -> None:
     adapted = TestTimeSGD(tiny_backbone, base, SGD).adapt(supports)
     wanted, _ = targets_of(tiny_backbone, base, supports, SGD)
+    wanted = wanted[SGD.steps]
     for row, own in enumerate(adapted):
         assert own.update is not None
         assert torch.equal(own.update.vector(), wanted.row(row).vector())

@@ -127,6 +127,7 @@ def test_the_store_holds_targets_states_and_ids(
     assert stored.support_ids == tuple(s.id for s in sets)
     assert stored.demonstration_ids == tuple(tuple(d.id for d in s.demonstrations) for s in sets)
     update, states = targets_of(tiny_backbone, base, sets[SHARD : 2 * SHARD], ONE)
+    update = update[ONE.steps]
     assert torch.equal(stored.vectors[SHARD : 2 * SHARD], update.vector().bfloat16())
     assert torch.equal(stored.states[SHARD : 2 * SHARD], states)
     part = stored.take([4, 0])
@@ -250,3 +251,18 @@ def test_a_store_header_says_what_is_in_it(
     described = json.loads(load_tensors(next(tmp_path.glob("shard-*")))[1]["sets"])
     assert [d["task"] for d in described] == [s.task for s in supports]
     assert described[0]["demonstrations"] == ["d1", "d2"]
+
+
+def test_a_store_of_several_k_gives_each_and_names_what_is_missing(
+    tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet], tmp_path: Path
+) -> None:
+    both = ONE.model_copy(update={"keep": [3]})
+    identity = build_targets(tiny_backbone, base, supports, both, tmp_path)
+    one, three = load_targets(tmp_path), load_targets(tmp_path, 3)
+    assert one.identity == load_targets(tmp_path, 1).identity == identity
+    assert three.identity != identity
+    assert not torch.equal(one.vectors, three.vectors)
+    updates, _ = targets_of(tiny_backbone, base, supports, both)
+    assert torch.equal(three.vectors, updates[3].vector().bfloat16())
+    with pytest.raises(RaggdError, match=r"holds no vectors-k5 .*vectors-k1, vectors-k3"):
+        load_targets(tmp_path, 5)

@@ -36,6 +36,7 @@ def test_one_step_is_minus_the_rate_times_the_gradient(
     tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
 ) -> None:
     update, _ = targets_of(tiny_backbone, base, supports[:1], ONE)
+    update = update[ONE.steps]
     moving, leaves = tracked(base)
     with attach(tiny_backbone, moving):
         loss = answer_losses(tiny_backbone, support_batch(tiny_backbone, supports[:1], 200)).mean()
@@ -53,6 +54,7 @@ def test_the_gradient_is_that_of_the_merged_weights(
 ) -> None:
     """By the chain rule, dA = s B^T dW and dB = s dW A^T, with dW from an ordinary dense model."""
     update, _ = targets_of(tiny_backbone, base, supports[:1], ONE)
+    update = update[ONE.steps]
     model = tiny.merged(tiny_backbone, base)
     weights = {
         p: [getattr(block.self_attn, f"{p}_proj").weight for block in model.model.layers]
@@ -77,6 +79,7 @@ def test_k_steps_are_those_of_the_optimizer(
     tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
 ) -> None:
     update, _ = targets_of(tiny_backbone, base, supports[1:2], FIVE)
+    update = update[FIVE.steps]
     moving, leaves = tracked(base)
     optimizer = torch.optim.SGD(list(leaves.values()), lr=FIVE.learning_rate)
     batch = support_batch(tiny_backbone, supports[1:2], 200)
@@ -100,11 +103,13 @@ def test_sets_of_a_batch_are_each_alone(
     tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
 ) -> None:
     together, states = targets_of(tiny_backbone, base, supports, FIVE)
+    together = together[FIVE.steps]
     assert (together.rows, states.shape) == (3, (3, 2, 32))
     assert together.base == base.fingerprint
     assert not together.vector().requires_grad
     for i, support in enumerate(supports):
         alone, own = targets_of(tiny_backbone, base, [support], FIVE)
+        alone = alone[FIVE.steps]
         size = float(alone.vector().abs().max())
         other = together.row((i + 1) % 3).vector()
         assert largest(other, alone.vector()[0]) > 0.1 * size
@@ -168,3 +173,17 @@ def test_demonstrations_are_cut_to_the_limit(
     whole = support_batch(tiny_backbone, supports, 200)
     limit = whole.tokens.shape[1] - 3
     assert support_batch(tiny_backbone, supports, limit).tokens.shape[1] <= limit
+
+
+def test_one_run_keeps_the_targets_of_several_k(
+    tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
+) -> None:
+    kept, _ = targets_of(tiny_backbone, base, supports, FIVE.model_copy(update={"keep": [1, 7]}))
+    assert sorted(kept) == [1, 5, 7]
+    for steps, update in kept.items():
+        alone, _ = targets_of(
+            tiny_backbone, base, supports, ONE.model_copy(update={"steps": steps})
+        )
+        assert torch.equal(update.vector(), alone[steps].vector())
+    assert largest(kept[1].vector(), kept[5].vector()) > 1e-5
+    assert largest(kept[5].vector(), kept[7].vector()) > 1e-5

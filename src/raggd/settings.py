@@ -80,6 +80,8 @@ class TargetSettings(_Section):
     """Training tasks (paper: also hotpotqa, 2wikimultihopqa, musique)."""
     demonstrations: int = Field(default=3, ge=1)
     steps: int = Field(default=5, ge=1)
+    keep: list[int] = []
+    """Other K whose updates are kept from the same run of SGD."""
     learning_rate: float = Field(default=1e-2, gt=0)
     per_benchmark: int = Field(default=60, ge=1)
     """Support sets per benchmark."""
@@ -97,6 +99,8 @@ class PredictorSettings(_Section):
     """Where update and target are compared (equation 9)."""
     norm_weight: float = Field(default=0.1, ge=0)
     """Lambda of equation 9."""
+    target_steps: int = Field(default=0, ge=0)
+    """K of the targets to learn, one of `target.keep`; 0: `target.steps`."""
     denoise: bool = False
     """Train on the average target of the task's other support sets instead of the set's own."""
     steps: int = Field(default=3000, ge=1)

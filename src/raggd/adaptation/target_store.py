@@ -98,24 +98,29 @@ def _describe(supports: Sequence[SupportSet]) -> str:
     )
 
 
-def _identity_of(header: Path) -> str:
+def _read_header(header: Path) -> tuple[str, int]:
     found = read_json(header, what="target store")
-    if not isinstance(found, dict) or "identity" not in found:
+    if not isinstance(found, dict) or not {"identity", "steps"} <= set(found):
         raise RaggdError(f"{header} is not the header of a target store: choose another folder.")
-    return str(found["identity"])
+    return str(found["identity"]), int(found["steps"])
 
 
-def _open_folder(folder: Path, identity: str, count: int) -> None:
+def _open_folder(folder: Path, identity: str, count: int, settings: TargetSettings) -> None:
     header = folder / "store.json"
     if header.exists():
-        found = _identity_of(header)
+        found, _ = _read_header(header)
         if found != identity:
             raise RaggdError(
                 f"{folder} holds targets of another run (identity {found}, this run is "
                 f"{identity}): base, settings or support sets changed. Choose another folder."
             )
         return
-    write_json(header, {"identity": identity, "sets": count, "shard": SHARD})
+    facts = {"identity": identity, "sets": count, "shard": SHARD, "steps": settings.steps}
+    write_json(header, facts)
+
+
+def _key(steps: int) -> str:
+    return f"vectors-k{steps}"
 
 
 def build_targets(
@@ -142,38 +147,48 @@ def build_targets(
         The store's identity.
     """
     identity = store_identity(backbone, base, supports, settings)
-    _open_folder(folder, identity, len(supports))
+    _open_folder(folder, identity, len(supports), settings)
     for start in range(0, len(supports), SHARD):
         path = folder / f"shard-{start // SHARD:05d}.safetensors"
         part = supports[start : start + SHARD]
         if not path.exists():
-            update, states = targets_of(backbone, base, part, settings)
-            tensors = {"vectors": update.vector().to(torch.bfloat16), "states": states}
+            updates, states = targets_of(backbone, base, part, settings)
+            vectors = {_key(k): u.vector().to(torch.bfloat16) for k, u in updates.items()}
+            tensors = vectors | {"states": states}
             metadata = {"sets": _describe(part), "base": base.fingerprint, "identity": identity}
             save_tensors(path, tensors, metadata)
         progress(min(start + SHARD, len(supports)), len(supports))
     return identity
 
 
-def load_targets(folder: Path) -> Targets:
+def load_targets(folder: Path, steps: int = 0) -> Targets:
     """Read a store, as far as it is built.
 
     Args:
         folder: what `build_targets` wrote.
+        steps: K of the targets wanted; 0 for the K that the store was made for.
 
     Returns:
         All targets in it.
 
     Raises:
-        RaggdError: there is no store or no shard, or a shard is damaged or of another run.
+        RaggdError: there is no store or no shard, a shard is damaged or of another run, or the
+            store holds no targets of that K.
     """
-    identity = _identity_of(folder / "store.json")
+    identity, own_steps = _read_header(folder / "store.json")
+    key = _key(steps or own_steps)
     vectors, states, sets, base = [], [], [], ""
     for path in sorted(folder.glob("shard-*.safetensors")):
         tensors, metadata = load_tensors(path)
         if metadata.get("identity") != identity:
             raise RaggdError(f"{path} belongs to another run than {folder}/store.json: remove it.")
-        vectors.append(tensors["vectors"])
+        if key not in tensors:
+            known = ", ".join(sorted(name for name in tensors if name != "states"))
+            raise RaggdError(
+                f"{folder} holds no {key} (only {known}): name that K in target.keep and make the "
+                "targets again."
+            )
+        vectors.append(tensors[key])
         states.append(tensors["states"])
         sets += json.loads(metadata["sets"])
         base = metadata["base"]
@@ -186,7 +201,7 @@ def load_targets(folder: Path) -> Targets:
         tuple(s["id"] for s in sets),
         tuple(tuple(s["demonstrations"]) for s in sets),
         base,
-        identity,
+        identity if steps in {0, own_steps} else content_id(identity, key),
     )
 
 

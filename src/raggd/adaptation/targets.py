@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -22,10 +22,6 @@ def sgd_updates(
 ) -> tuple[Update, Tensor]:
     """Run the inner loop of several support sets at once, each with its own update.
 
-    The loss of a set is the mean over its demonstrations of the mean answer-token cross-entropy.
-    The sum over sets is differentiated with respect to the per-set updates, so no set sees
-    another's gradient.
-
     Args:
         backbone: the frozen model.
         base: W0, the point that all start from.
@@ -36,6 +32,36 @@ def sgd_updates(
     Returns:
         The updates ``W^(K) - W0`` with a leading axis of `sets`, detached, and the loss of the
         sets' sum before each step, shape (K,).
+    """
+    updates, losses = sgd_trajectory(backbone, base, batch, sets, settings, {settings.steps})
+    return updates[settings.steps], losses
+
+
+def sgd_trajectory(
+    backbone: Backbone,
+    base: BaseAdapter,
+    batch: Batch,
+    sets: int,
+    settings: TargetSettings,
+    at: Collection[int],
+) -> tuple[dict[int, Update], Tensor]:
+    """Run the inner loop once and keep the updates after several numbers of steps.
+
+    The loss of a set is the mean over its demonstrations of the mean answer-token cross-entropy.
+    The sum over sets is differentiated with respect to the per-set updates, so no set sees
+    another's gradient.
+
+    Args:
+        backbone: the frozen model.
+        base: W0, the point that all start from.
+        batch: demonstrations of all sets, set after set, equally many each.
+        sets: number of sets.
+        settings: eta.
+        at: the numbers of steps K; the largest is run.
+
+    Returns:
+        By K, the updates ``W^(K) - W0`` with a leading axis of `sets`, detached; and the loss of
+        the sets' sum before each step, shape (largest K,).
     """
     per_set = batch.tokens.shape[0] // sets
     rows = torch.arange(sets, device=backbone.device).repeat_interleave(per_set)
@@ -50,11 +76,19 @@ def sgd_updates(
     zeros = [
         torch.zeros(sets, *shape, device=backbone.device) for shape in base.spec.shapes.values()
     ]
-    final, history = inner_sgd(loss, zeros, settings.learning_rate, settings.steps)
-    if settings.steps:
-        check_gradients(final)
-    update = Update(base.spec, factors_of(dict(zip(names, final, strict=True))), fingerprint)
-    return update, torch.tensor(history)
+    reached = {0: zeros}
+
+    def watch(taken: int, current: list[Tensor]) -> None:
+        if taken in at:
+            check_gradients(current)
+            reached[taken] = [p.detach() for p in current]
+
+    _, history = inner_sgd(loss, zeros, settings.learning_rate, max(at), watch)
+    updates = {
+        k: Update(base.spec, factors_of(dict(zip(names, reached[k], strict=True))), fingerprint)
+        for k in at
+    }
+    return updates, torch.tensor(history)
 
 
 def targets_of(
@@ -62,20 +96,21 @@ def targets_of(
     base: BaseAdapter,
     supports: Sequence[SupportSet],
     settings: TargetSettings,
-) -> tuple[Update, Tensor]:
+) -> tuple[dict[int, Update], Tensor]:
     """Compute the targets and encoder states of some support sets in one batch.
 
     Args:
         backbone: the frozen model.
         base: W0.
         supports: sets of equal size.
-        settings: K, eta, token limit.
+        settings: K (and others to keep), eta, token limit.
 
     Returns:
-        The updates (sets leading) and the states (sets, N, hidden size).
+        By K, the updates (sets leading); and the states (sets, N, hidden size).
     """
     size = equal_size(supports)
     batch = support_batch(backbone, supports, settings.max_tokens)
-    update, _ = sgd_updates(backbone, base, batch, len(supports), settings)
+    wanted = {settings.steps, *settings.keep}
+    updates, _ = sgd_trajectory(backbone, base, batch, len(supports), settings, wanted)
     states = encode_batch(backbone, base, batch)
-    return update, states.reshape(len(supports), size, -1).cpu()
+    return updates, states.reshape(len(supports), size, -1).cpu()

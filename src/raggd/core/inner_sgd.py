@@ -8,10 +8,15 @@ import torch
 from torch import Tensor
 
 Loss = Callable[[list[Tensor]], Tensor]
+Watch = Callable[[int, list[Tensor]], None]
 
 
 def inner_sgd(
-    loss: Loss, start: Sequence[Tensor], learning_rate: float, steps: int
+    loss: Loss,
+    start: Sequence[Tensor],
+    learning_rate: float,
+    steps: int,
+    watch: Watch = lambda *_: None,
 ) -> tuple[list[Tensor], list[float]]:
     """Take `steps` first-order gradient steps, ``w <- w - lr * grad loss(w)``.
 
@@ -24,17 +29,20 @@ def inner_sgd(
         start: the parameters to start from.
         learning_rate: eta.
         steps: K; 0 returns copies of the start.
+        watch: told the number of steps taken and the parameters after each; one run of ten steps
+            gives the results of one and of five on the way.
 
     Returns:
         The parameters after K steps and the loss before each step.
     """
     current = [p.detach().clone() for p in start]
     history = []
-    for _ in range(steps):
+    for taken in range(1, steps + 1):
         leaves = [p.requires_grad_(True) for p in current]
         with torch.enable_grad():
             value = loss(leaves)
             gradients = torch.autograd.grad(value, leaves)
         history.append(float(value.detach()))
         current = [(p - learning_rate * g).detach() for p, g in zip(leaves, gradients, strict=True)]
+        watch(taken, current)
     return current, history

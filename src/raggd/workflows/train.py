@@ -14,7 +14,7 @@ from raggd.adaptation.predictors.store import load_predictor, mean_predictor, sa
 from raggd.adaptation.supports import draw_supports
 from raggd.adaptation.target_store import build_targets, denoised, load_targets, split_held_out
 from raggd.adaptation.training import check_targets, train_predictor
-from raggd.assembly import BASE_FILE, MEAN_FILE, PREDICTOR_FILE, Assembly
+from raggd.assembly import BASE_FILE, Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.data.prompts import Prompt
@@ -159,24 +159,28 @@ def run_train_predictor(
     Args:
         parts: settings and base adapter.
         store: folder of targets.
-        out: folder for ``predictor.safetensors``, ``mean.safetensors`` and their record.
+        out: folder for ``predictor.safetensors``, ``mean.safetensors`` and their record; with
+            ``predictor.target_steps`` set, ``predictor-k<K>.safetensors`` and so on.
         progress: told step, steps, loss.
 
     Returns:
         The record, with the alignment of both on held-out support sets.
     """
     settings, base = parts.settings.predictor, parts.base
-    targets = load_targets(store)
+    targets = load_targets(store, settings.target_steps)
     check_targets(base, targets)
     kept, held = split_held_out(targets, settings.held_out_share)
     mean = mean_predictor(base.spec, base.fingerprint, kept.vectors)
-    checkpoint = out / "predictor.checkpoint.safetensors"
+    suffix = f"-k{settings.target_steps}" if settings.target_steps else ""
+    predictor_file = f"predictor{suffix}.safetensors"
+    mean_file = f"mean{suffix}.safetensors"
+    checkpoint = out / f"predictor{suffix}.checkpoint.safetensors"
     predictor, history = train_predictor(
         base, kept, settings, checkpoint=checkpoint, progress=progress
     )
-    save_predictor(out / PREDICTOR_FILE, predictor)
-    save_predictor(out / MEAN_FILE, mean)
-    stored = {"rag-gd": PREDICTOR_FILE, "mean-update": MEAN_FILE}
+    save_predictor(out / predictor_file, predictor)
+    save_predictor(out / mean_file, mean)
+    stored = {"rag-gd": predictor_file, "mean-update": mean_file}
     known = {name: load_predictor(out / file) for name, file in stored.items()}
     record = _training_record(
         parts.settings,
@@ -187,7 +191,7 @@ def run_train_predictor(
         held_out=alignment_summary(base, held, known) if len(held) else {},
         held_out_denoised=alignment_summary(base, denoised(held), known) if len(held) else {},
         loss=[round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        hashes={f: file_hash(out / f)[:16] for f in (PREDICTOR_FILE, MEAN_FILE)},
+        hashes={f: file_hash(out / f)[:16] for f in stored.values()},
     )
-    write_json(out / "predictor.json", record)
+    write_json(out / f"predictor{suffix}.json", record)
     return record

@@ -12,8 +12,10 @@ from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.data.sources import HUB, find_corpus
 from raggd.files import cache_folder, file_hash
 from raggd.records import Passage, RaggdError, require_known
+from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import Index, build_index
 from raggd.retrieval.cache import CachedRetriever
+from raggd.retrieval.noisy import NoisyRetriever
 from raggd.settings import Settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
@@ -167,9 +169,12 @@ class Assembly:
         return self.index_of(self.corpus)
 
     @cached_property
-    def retriever(self) -> CachedRetriever:
-        """The retriever behind the cache that all methods share."""
-        return CachedRetriever(self.index.retriever, cache_folder() / "retrieval")
+    def retriever(self) -> Retriever:
+        """The retriever behind the cache that all methods share; disturbed if the settings say."""
+        found = self.index.retriever
+        cached = CachedRetriever(found, cache_folder() / "retrieval")
+        noise = self.settings.retrieval.noise
+        return NoisyRetriever(cached, noise, found.passage_at, len(found)) if noise else cached
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -44,6 +44,8 @@ class RetrievalSettings(_Section):
     """For `dense`: an embedded name, a hub name, or a local folder."""
     top_k: int = Field(default=3, ge=0)
     """Passages given to the model (paper: 5)."""
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Share of the passages that are replaced by random ones, for tests of robustness."""
 
 
 class AdapterSettings(_Section):

@@ -44,6 +44,10 @@ class StoredRetriever(ABC):
         """
         return self._store.passages(ids)
 
+    def passage_at(self, row: int) -> Passage:
+        """Return the passage of a row, 0 to ``len(self) - 1``."""
+        return self._store.passage(row)
+
     def search(
         self,
         queries: Sequence[str],

@@ -273,7 +273,6 @@ def run_study(study: StudySettings, out: Path, part: Part, progress: Any) -> dic
     cells = all_cells(study, part)
     with locked(out):
         check_folder(study, out)
-        write_plan(study, out)
         runner = StudyRunner(study, out, progress)
         finished = finished_cells(out, cells, runner.identities)
         waiting = [cell for cell in cells if cell not in finished]
@@ -281,6 +280,7 @@ def run_study(study: StudySettings, out: Path, part: Part, progress: Any) -> dic
         sources -= finished_cells(out, sources, runner.identities)
         computed = [cell for cell in all_cells(study) if cell in sources]
         check_weights(study, {(cell.backbone, cell.method) for cell in computed})
+        write_plan(study, out)
         if computed:
             expected = _expected(runner, computed)
             watch = Watch(progress, sum(expected.values()), expected)

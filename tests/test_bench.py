@@ -12,11 +12,12 @@ import pytest
 from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.store import save_predictor
-from raggd.assembly import BASE_FILE, PREDICTOR_FILE, Assembly
+from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.evaluation import bench
 from raggd.evaluation.bench import paired
 from raggd.files import read_json
+from raggd.methods.weights import BASE_FILE, PREDICTOR_FILE
 from raggd.records import RaggdError
 from raggd.settings import load_settings
 from raggd.workflows.bench import run_bench

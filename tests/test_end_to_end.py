@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from raggd.assembly import BASE_FILE, Assembly, shipped_weights
+from raggd.assembly import Assembly, shipped_weights
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.cli import app
@@ -18,6 +18,7 @@ from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import Task
 from raggd.methods.answering import loss_batch, render
+from raggd.methods.weights import BASE_FILE
 from raggd.workflows.demo import demo_settings
 from raggd.workflows.evaluate import build_tasks
 

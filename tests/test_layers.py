@@ -29,8 +29,10 @@ LAYERS: Mapping[str, int] = {
     "serving": 12,
     "cluster": 12,
     "console": 12,
+    "cli_options": 13,
     "cli_linear": 13,
     "cli_study": 13,
+    "cli_rivals": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from raggd.adaptation import training
+from raggd.adaptation import optimizer
 from raggd.adaptation.encoder import encode_supports
 from raggd.adaptation.predictors.base import check_predictor, predict_updates
 from raggd.adaptation.predictors.mean import MeanPredictor
@@ -276,7 +276,7 @@ def test_predictor_training_that_was_stopped_continues_bitwise(
     settings = FIT.model_copy(update={"steps": 12})
     targets = learnable(small_base)
     whole, history = train_predictor(small_base, targets, settings, checkpoint=tmp_path / "w")
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(optimizer, "CHECKPOINT_SECONDS", -1.0)
 
     def progress(step: int, *_: float) -> None:
         if step == stop:

@@ -62,7 +62,7 @@ def _models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(name="encoder", scope="module")
 def _encoder(models: Path) -> Encoder:
-    return load_encoder(str(models / "tiny"), device="cpu")
+    return load_encoder(str(models / "tiny"), device="cpu", precision="float32")
 
 
 @pytest.fixture(name="built")
@@ -103,12 +103,43 @@ def test_passages_keep_their_order_and_queries_stand_alone(encoder: Encoder) -> 
     assert not np.allclose(batch[0], batch[2])
 
 
+def test_bfloat16_is_for_passages_only_and_part_of_the_fingerprint(
+    models: Path, encoder: Encoder, tmp_path: Path
+) -> None:
+    rough = load_encoder(str(models / "tiny"), device="cpu", precision="bfloat16")
+    exact, rounded = encoder.encode_passages(CORPUS), rough.encode_passages(CORPUS)
+    assert not np.array_equal(exact, rounded)
+    assert (exact * rounded).sum(axis=1).min() > 0.999
+    queries = ["word1", "word2 word3"]
+    assert np.array_equal(rough.encode_queries(queries), encoder.encode_queries(queries))
+    built = build_dense(CORPUS, tmp_path / "rough", rough)
+    other = build_dense(CORPUS, tmp_path / "exact", encoder)
+    assert built.fingerprint != other.fingerprint
+    # An index moves: it opens where the encoder would now choose another precision.
+    opened = open_dense(tmp_path / "rough", encoder)
+    assert opened.search(queries, 5) == built.search(queries, 5)
+    assert opened.fingerprint == built.fingerprint
+
+
+def test_long_and_short_passages_share_no_batch(encoder: Encoder) -> None:
+    mixed = [Passage(f"m{n}", "word1 " * (1 if n % 2 else 60)) for n in range(40)]
+    seen: list[int] = []
+    vectors = encoder.encode_passages(mixed, seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == len(mixed)
+    assert len(seen) > 2  # 20 rows of 62 tokens are more than a batch
+    assert np.allclose(vectors[0], vectors[38], atol=1e-6)
+    assert not np.allclose(vectors[0], vectors[1], atol=1e-3)
+
+
 def test_prefixes_follow_the_name(models: Path, encoder: Encoder) -> None:
     assert rules_for("intfloat/multilingual-e5-small").passage_prefix == "passage: "
     assert rules_for("sentence-transformers/all-MiniLM-L6-v2").query_prefix == ""
     with pytest.raises(RaggdError, match="instructions"):
         rules_for("intfloat/e5-mistral-7b-instruct")
-    prefixed = load_encoder(str(models / "e5-tiny"), device="cpu")  # the same weights
+    prefixed = load_encoder(
+        str(models / "e5-tiny"), device="cpu", precision="float32"
+    )  # the same weights
     assert not np.allclose(prefixed.encode_queries(["word1"]), encoder.encode_queries(["word1"]))
     text = Passage("1", "query: word1")
     assert np.allclose(prefixed.encode_queries(["word1"]), encoder.encode_passages([text]))
@@ -290,7 +321,10 @@ def test_another_encoder_or_prefix_is_refused(
 ) -> None:
     for name, message in (("other", "fingerprint"), ("e5-tiny", "query_prefix '', .*'query: '")):
         with pytest.raises(RaggdError, match=message):
-            open_dense(tmp_path / "index", load_encoder(str(models / name), device="cpu"))
+            open_dense(
+                tmp_path / "index",
+                load_encoder(str(models / name), device="cpu", precision="float32"),
+            )
 
 
 def test_version_kind_and_damage_are_refused(
@@ -315,7 +349,7 @@ def test_empty_corpus_missing_encoder_and_broken_weights(
         build_dense([], tmp_path / "index", encoder)
     with pytest.raises(RaggdError, match="no-such-encoder"):
         load_encoder(str(tmp_path / "no-such-encoder"))
-    broken = load_encoder(str(models / "tiny"), device="cpu")
+    broken = load_encoder(str(models / "tiny"), device="cpu", precision="float32")
     with torch.no_grad():
         next(broken._model.parameters()).fill_(float("nan"))
     with pytest.raises(RaggdError, match="not numbers"):

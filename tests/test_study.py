@@ -17,6 +17,7 @@ import pytest
 
 from raggd import assembly
 from raggd.backbone.load import Backbone
+from raggd.methods import weights as weights_files
 from raggd.records import RaggdError
 from raggd.study.lock import LOCK_FILE, locked
 from raggd.study.plan import Cell, Part, all_cells
@@ -261,8 +262,8 @@ def test_weights_that_do_not_fit_are_refused_before_anything_runs(
 ) -> None:
     weights = write_weights(frozen_backbone, tmp_path / "weights")
     other = write_weights(frozen_backbone, tmp_path / "other", seed=5)
-    shutil.copy(other / assembly.PREDICTOR_FILE, weights)
-    (weights / assembly.MEAN_FILE).unlink()
+    shutil.copy(other / weights_files.PREDICTOR_FILE, weights)
+    (weights / weights_files.MEAN_FILE).unlink()
     out = tmp_path / "out"
     said = run_cli("study", world.study(name="unfit", weights=weights), "--out", out).refusal()
     assert "mean-update needs mean.safetensors" in said

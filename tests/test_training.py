@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from raggd.adaptation import base_adapter
+from raggd.adaptation import optimizer
 from raggd.adaptation.base_adapter import fresh_base, load_base, save_base, train_base
 from raggd.adaptation.examples import answered_prompt
 from raggd.backbone.batch import answer_losses, make_batch
@@ -90,7 +90,7 @@ def test_training_that_was_stopped_continues_bitwise(
     stop: int,
 ) -> None:
     whole, history = _train(tiny_backbone, examples, tmp_path / "whole")
-    monkeypatch.setattr(base_adapter, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(optimizer, "CHECKPOINT_SECONDS", -1.0)
     with pytest.raises(KeyboardInterrupt):
         _train(tiny_backbone, examples, tmp_path / "c", stop=stop)
     assert (tmp_path / "c").exists() == (stop > 1)  # written after the step before

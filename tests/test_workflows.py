@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 import torch
 
-from raggd.adaptation import base_adapter, target_store, training
+from raggd.adaptation import optimizer, target_store
 from raggd.adaptation.base_adapter import load_base
 from raggd.adaptation.predictors.store import load_predictor
 from raggd.adaptation.target_store import load_targets, split_held_out
-from raggd.assembly import BASE_FILE, MEAN_FILE, METHODS, PREDICTOR_FILE, Assembly
+from raggd.assembly import METHODS, Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import training_questions
 from raggd.evaluation.runner import Item, Task
 from raggd.files import load_tensors, read_json
+from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import (
     Demonstration,
     Passage,
@@ -209,8 +210,7 @@ def test_a_store_of_other_targets_is_not_continued(trained: Trained, parts: Asse
 def test_interrupted_training_continues_to_the_same_weights(
     which: str, trained: Trained, parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(base_adapter, "CHECKPOINT_SECONDS", -1.0)  # after every step
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(optimizer, "CHECKPOINT_SECONDS", -1.0)  # after every step
     steps: list[int] = []
 
     def run(progress: Callable[..., None]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.data.sources import HUB, find_corpus
 from raggd.files import cache_folder, file_hash
+from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import Index, build_index
@@ -26,20 +27,6 @@ if TYPE_CHECKING:  # torch and transformers load only when a model is needed
 
 POCKET = "pocket"
 METHODS = ("query-only", "vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd")
-BASE_FILE, PREDICTOR_FILE, MEAN_FILE = (
-    "base.safetensors",
-    "predictor.safetensors",
-    "mean.safetensors",
-)
-WEIGHT_FILES = {
-    "query-only": (),
-    "vanilla-rag": (),
-    "base": (BASE_FILE,),
-    "mean-update": (BASE_FILE, MEAN_FILE),
-    "tt-sgd": (BASE_FILE,),
-    "rag-gd": (BASE_FILE, PREDICTOR_FILE),
-}
-"""Files of the weights folder that a method reads."""
 
 
 class Progress(Protocol):

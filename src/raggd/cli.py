@@ -13,6 +13,9 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli_linear import register as register_linear
+from raggd.cli_options import Assignments, Config, Json, Out, Store
+from raggd.cli_options import load_parts as _parts
+from raggd.cli_rivals import register as register_rivals
 from raggd.cli_study import register as register_study
 from raggd.records import RaggdError
 
@@ -39,28 +42,13 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-train_app = typer.Typer(help="Train a base adapter or a predictor.", no_args_is_help=True)
+train_app = typer.Typer(help="Train a base adapter, a predictor, or a rival.", no_args_is_help=True)
 data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
 register_study(app)
-
-Config = Annotated[
-    Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")
-]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="SECTION.NAME=VALUE, applied last. Repeatable.")
-]
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for results; interrupted runs continue.")]
-
-
-def _parts(config: Path | None, assignments: list[str] | None, bar: Any) -> Any:
-    from raggd.assembly import Assembly
-    from raggd.settings import load_settings
-
-    return Assembly(load_settings(config, assignments), bar)
+register_rivals(train_app)
 
 
 def _show_scores(result: dict[str, Any], rows: Any, comparisons: Any, as_json: bool) -> None:
@@ -202,9 +190,7 @@ def targets(
 
 @train_app.command("predictor")
 def train_predictor(
-    store: Annotated[Path, typer.Option(help="Folder that `raggd targets` wrote.")] = Path(
-        "runs/targets"
-    ),
+    store: Store = Path("runs/targets"),
     out: Out = Path("runs/weights"),
     config: Config = None,
     assignments: Assignments = None,

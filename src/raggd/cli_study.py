@@ -8,10 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="SECTION.NAME=VALUE, applied last. Repeatable.")
-]
+from raggd.cli_options import Assignments, Json
+
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
 

@@ -42,6 +42,8 @@ class RetrievalSettings(_Section):
     retriever: Literal["bm25", "dense"] = "bm25"
     encoder: str = "all-minilm-l6-v2"
     """For `dense`: an embedded name, a hub name, or a local folder."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
     top_k: int = Field(default=3, ge=0)
     """Passages given to the model (paper: 5)."""
     noise: float = Field(default=0.0, ge=0, le=1)
@@ -72,6 +74,21 @@ class BaseTrainingSettings(_Section):
     """Tokens per training example; passages are cut to fit, from the last."""
     answerable_only: bool = False
     """Leave out questions whose passages hold none of their answers."""
+    seed: int = 0
+
+
+class PromptTuningSettings(_Section):
+    """Training of a soft prefix on the base adapter's examples (`[base_training]` names them)."""
+
+    tokens: int = Field(default=20, ge=1)
+    """Length of the prefix; it starts from embeddings of the vocabulary."""
+    steps: int = Field(default=3000, ge=1)
+    batch: int = Field(default=8, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-2, gt=0)
+    warmup: int = Field(default=20, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
     seed: int = 0
 
 
@@ -115,6 +132,19 @@ class PredictorSettings(_Section):
     seed: int = 0
 
 
+class HyperTuningSettings(_Section):
+    """Training of the predictor through the answer loss; sizes and split are `[predictor]`'s."""
+
+    steps: int = Field(default=3000, ge=1)
+    batch: int = Field(default=8, ge=1)
+    """Support sets per step, each with one other question of its task."""
+    learning_rate: float = Field(default=5e-4, gt=0)
+    warmup: int = Field(default=20, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    seed: int = 0
+
+
 class EvaluationSettings(_Section):
     """What is scored."""
 
@@ -145,6 +175,8 @@ class Settings(_Section):
     base_training: BaseTrainingSettings = BaseTrainingSettings()
     target: TargetSettings = TargetSettings()
     predictor: PredictorSettings = PredictorSettings()
+    prompt_tuning: PromptTuningSettings = PromptTuningSettings()
+    hyper_tuning: HyperTuningSettings = HyperTuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
 

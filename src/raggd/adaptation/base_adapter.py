@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from raggd.adaptation.batching import batch_of_step
-from raggd.adaptation.optimizer import Trainer
+from raggd.adaptation.answer_training import examples_id, train_on_answers
+from raggd.adaptation.optimizer import Progress
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach, check_gradients
 from raggd.backbone.load import Backbone
@@ -25,10 +25,6 @@ from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, content_id
 from raggd.settings import BaseTrainingSettings
-
-CHECKPOINT_SECONDS = 120.0
-Progress = Callable[[int, int, float], None]
-"""Told step, number of steps, and loss."""
 
 
 def fresh_base(spec: AdapterSpec, backbone: str, seed: int) -> BaseAdapter:
@@ -89,26 +85,6 @@ def load_base(path: Path) -> BaseAdapter:
     return base
 
 
-def _identity(
-    backbone: Backbone, spec: AdapterSpec, prompts: Sequence[Prompt], settings: str
-) -> str:
-    tokens = content_id(*(",".join(map(str, p.tokens)) for p in prompts))
-    return content_id(backbone.fingerprint, str(spec), tokens, settings)
-
-
-def _accumulate(
-    backbone: Backbone, base: BaseAdapter, batches: Sequence[Sequence[Prompt]]
-) -> float:
-    total = 0.0
-    for prompts in batches:
-        batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
-        with attach(backbone, base):
-            loss = answer_losses(backbone, batch).mean() / len(batches)
-            loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total
-
-
 def train_base(
     backbone: Backbone,
     spec: AdapterSpec,
@@ -121,7 +97,8 @@ def train_base(
     """Train W0 by AdamW on the cross-entropy of the answer tokens.
 
     Stopped at any moment and called again with the same arguments, it continues from
-    `checkpoint` to the same result.
+    `checkpoint` to the same result. There must be examples, the loss must not diverge, and a
+    gradient must reach every layer: else a `RaggdError` says so.
 
     Args:
         backbone: the frozen model.
@@ -134,34 +111,29 @@ def train_base(
     Returns:
         The base adapter (float32, rounded to what bfloat16 files hold is left to the caller) and
         the loss of every step.
-
-    Raises:
-        RaggdError: there are no examples, the loss diverges, or no gradient reaches some layer.
     """
-    if not prompts:
-        raise RaggdError("no training examples: the benchmarks gave no question with an answer.")
+    examples = examples_id(prompts)
     start = fresh_base(spec, backbone.fingerprint, settings.seed)
     parameters = {n: t.requires_grad_(True) for n, t in tensors_of(start.factors).items()}
     base = BaseAdapter(spec, factors_of(parameters), backbone.fingerprint)
-    identity = _identity(backbone, spec, prompts, settings.model_dump_json())
-    trainer = Trainer(parameters, settings, identity=identity, warmup=settings.warmup)
-    trainer.resume(checkpoint)
-    lengths = [len(p.tokens) for p in prompts]
-    saved = time.monotonic()
-    while trainer.step < settings.steps:
-        first = trainer.step * settings.accumulate
-        numbers = [
-            batch_of_step(lengths, settings.batch, settings.seed, first + i)
-            for i in range(settings.accumulate)
-        ]
-        loss = _accumulate(backbone, base, [[prompts[i] for i in b] for b in numbers])
-        if trainer.step == 0:
-            check_gradients([p.grad for n, p in parameters.items() if n.endswith("b")])  # type: ignore[misc]
-        trainer.apply(loss)
-        progress(trainer.step, settings.steps, loss)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            trainer.save(checkpoint)
-            saved = time.monotonic()
-    trainer.save(checkpoint)
+
+    def loss_of(shown: Sequence[Prompt]) -> Tensor:
+        batch = make_batch(shown, backbone.tokenizer.pad_token_id, backbone.device)
+        with attach(backbone, base):
+            return answer_losses(backbone, batch).mean()
+
+    def check() -> None:
+        check_gradients([p.grad for n, p in parameters.items() if n.endswith("b")])  # type: ignore[misc]
+
+    history = train_on_answers(
+        parameters,
+        prompts,
+        loss_of,
+        settings,
+        identity=content_id(backbone.fingerprint, str(spec), examples, settings.model_dump_json()),
+        checkpoint=checkpoint,
+        progress=progress,
+        check=check,
+    )
     final = {n: t.detach() for n, t in parameters.items()}
-    return BaseAdapter(spec, factors_of(final), backbone.fingerprint), trainer.history
+    return BaseAdapter(spec, factors_of(final), backbone.fingerprint), history

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -38,3 +39,30 @@ def batch_of_step(lengths: Sequence[int], batch: int, seed: int, step: int) -> l
     """Return the examples of one step, counted from 0, epochs following one another."""
     per_epoch = len(epoch_batches(lengths, batch, seed, 0))
     return epoch_batches(lengths, batch, seed, step // per_epoch)[step % per_epoch]
+
+
+class BatchSettings(Protocol):
+    """What says which examples make up one optimizer step."""
+
+    @property
+    def batch(self) -> int:
+        """Examples per batch."""
+
+    @property
+    def accumulate(self) -> int:
+        """Batches per optimizer step."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of the order."""
+
+
+def accumulated_batches(
+    lengths: Sequence[int], settings: BatchSettings, step: int
+) -> list[list[int]]:
+    """Return the batches of example numbers that one optimizer step adds up, step from 0."""
+    first = step * settings.accumulate
+    return [
+        batch_of_step(lengths, settings.batch, settings.seed, first + i)
+        for i in range(settings.accumulate)
+    ]

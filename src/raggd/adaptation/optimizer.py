@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +14,10 @@ from torch import Tensor
 
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
+
+CHECKPOINT_SECONDS = 120.0
+Progress = Callable[[int, int, float], None]
+"""Told step, number of steps, and loss."""
 
 
 class OptimizerSettings(Protocol):
@@ -105,6 +109,27 @@ class Trainer:
         self._adam.zero_grad(set_to_none=True)
         self.history.append(loss)
         self.step += 1
+
+    def run(
+        self, differentiate: Callable[[int], float], checkpoint: Path, progress: Progress
+    ) -> None:
+        """Take all steps that are left; a run that was stopped continues to the same result.
+
+        Args:
+            differentiate: given the number of a step, leaves its gradients on the parameters and
+                returns its loss; a pure function of parameters and step.
+            checkpoint: file to continue from, written every two minutes and at the end.
+            progress: told every step.
+        """
+        self.resume(checkpoint)
+        saved = time.monotonic()
+        while self.step < self.settings.steps:
+            self.apply(differentiate(self.step))
+            progress(self.step, self.settings.steps, self.history[-1])
+            if time.monotonic() - saved > CHECKPOINT_SECONDS:
+                self.save(checkpoint)
+                saved = time.monotonic()
+        self.save(checkpoint)
 
     def _state(self) -> dict[str, Tensor]:
         tensors = {f"parameter.{n}": p for n, p in self.parameters.items()}

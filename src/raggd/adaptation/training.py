@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from raggd.adaptation.batching import batch_of_step
 from raggd.adaptation.matching import matching_loss
-from raggd.adaptation.optimizer import Trainer
+from raggd.adaptation.optimizer import Progress, Trainer
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.target_store import Targets, denoised
 from raggd.core.alignment import Space
 from raggd.core.low_rank import BaseAdapter, update_from_vector
 from raggd.records import RaggdError, content_id
 from raggd.settings import PredictorSettings
-
-CHECKPOINT_SECONDS = 120.0
 
 
 def check_targets(base: BaseAdapter, targets: Targets) -> None:
@@ -44,7 +40,7 @@ def train_predictor(
     settings: PredictorSettings,
     *,
     checkpoint: Path,
-    progress: Callable[[int, int, float], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor on the matching loss (paper equation 9).
 
@@ -70,28 +66,23 @@ def train_predictor(
     identity = content_id(targets.identity, *targets.support_ids, settings.model_dump_json())
     parameters = dict(predictor.named_parameters())
     trainer = Trainer(parameters, settings, identity=identity, warmup=settings.steps // 20)
-    trainer.resume(checkpoint)
     places = 3 * base.spec.layers
-    saved = time.monotonic()
     lengths = [0] * len(targets)
     size = min(settings.batch, len(targets))
-    while trainer.step < settings.steps:
-        numbers = batch_of_step(lengths, size, settings.seed, trainer.step)
+
+    def differentiate(step: int) -> float:
+        numbers = batch_of_step(lengths, size, settings.seed, step)
         wanted = update_from_vector(base.spec, goal.vectors[numbers].float(), base.fingerprint)
-        predicted = predictor(targets.states[numbers])
         losses = matching_loss(
             base,
-            predicted,
+            predictor(targets.states[numbers]),
             wanted,
             space=Space(settings.space),
             norm_weight=settings.norm_weight,
         )
         loss = losses.mean() / places
         loss.backward()  # type: ignore[no-untyped-call]
-        trainer.apply(float(loss.detach()))
-        progress(trainer.step, settings.steps, trainer.history[-1])
-        if time.monotonic() - saved > CHECKPOINT_SECONDS:
-            trainer.save(checkpoint)
-            saved = time.monotonic()
-    trainer.save(checkpoint)
+        return float(loss.detach())
+
+    trainer.run(differentiate, checkpoint, progress)
     return predictor.eval().requires_grad_(False), trainer.history

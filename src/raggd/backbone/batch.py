@@ -24,6 +24,8 @@ class Batch:
         answer_mask: (rows, keep - 1), True where the *target* is an answer token; the last
             ``keep`` positions hold all answers and the position before each first answer token.
         keep: number of last positions whose logits are needed.
+        prefix: (vectors, hidden size), embeddings that stand before every prompt in the place of
+            its first tokens (prompt tuning); None for none.
     """
 
     tokens: Tensor
@@ -31,33 +33,65 @@ class Batch:
     positions: Tensor
     answer_mask: Tensor
     keep: int
+    prefix: Tensor | None = None
 
 
-def make_batch(prompts: Sequence[Prompt], padding: int, device: torch.device) -> Batch:
+def make_batch(
+    prompts: Sequence[Prompt],
+    padding: int,
+    device: torch.device,
+    prefix: Tensor | None = None,
+) -> Batch:
     """Pad prompts on the left.
 
     Args:
         prompts: at least one.
         padding: the padding token's id.
         device: where the tensors go.
+        prefix: (vectors, hidden size) embeddings to put before every prompt.
 
     Returns:
         The batch.
     """
-    length = max(len(p.tokens) for p in prompts)
+    before = 0 if prefix is None else len(prefix)
+    length = max(len(p.tokens) for p in prompts) + before
     tokens = torch.full((len(prompts), length), padding, dtype=torch.long)
     mask = torch.zeros_like(tokens)
     for row, prompt in enumerate(prompts):
         tokens[row, length - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
-        mask[row, length - len(prompt.tokens) :] = 1
+        mask[row, length - len(prompt.tokens) - before :] = 1
     keep = max(p.answer_tokens for p in prompts) + 1
     distance = torch.arange(keep - 1, 0, -1)  # of each target from the end: keep-1 ... 1
     lengths = torch.tensor([p.answer_tokens for p in prompts])
     answer_mask = distance[None, :] <= lengths[:, None]
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     return Batch(
-        tokens.to(device), mask.to(device), positions.to(device), answer_mask.to(device), keep
+        tokens.to(device),
+        mask.to(device),
+        positions.to(device),
+        answer_mask.to(device),
+        keep,
+        prefix,
     )
+
+
+def model_inputs(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
+    """Return what the model reads: token ids, or embeddings where there is a prefix.
+
+    Args:
+        backbone: gives the embeddings of the tokens.
+        batch: the prompts; gradients flow to its prefix.
+
+    Returns:
+        ``input_ids`` or ``inputs_embeds``, by name.
+    """
+    if batch.prefix is None:
+        return {"input_ids": batch.tokens}
+    embedded = backbone.model.get_input_embeddings()(batch.tokens)
+    rows = torch.arange(len(embedded), device=embedded.device)[:, None]
+    columns = batch.mask.argmax(1)[:, None] + torch.arange(len(batch.prefix), device=rows.device)
+    vectors = batch.prefix.to(embedded).expand(len(embedded), -1, -1)
+    return {"inputs_embeds": embedded.index_put((rows, columns), vectors)}
 
 
 def last_positions(tokens: Tensor, keep: int) -> Tensor:
@@ -90,7 +124,7 @@ def answer_losses(backbone: Backbone, batch: Batch) -> Tensor:
         (rows,) losses in nats per answer token, float32.
     """
     logits = backbone.model(
-        input_ids=batch.tokens,
+        **model_inputs(backbone, batch),
         attention_mask=batch.mask,
         position_ids=batch.positions,
         use_cache=False,
@@ -114,7 +148,7 @@ def last_states(backbone: Backbone, batch: Batch) -> Tensor:
         (rows, hidden size), float32.
     """
     states = backbone.model.base_model(
-        input_ids=batch.tokens,
+        **model_inputs(backbone, batch),
         attention_mask=batch.mask,
         position_ids=batch.positions,
         use_cache=False,

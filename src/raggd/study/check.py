@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from raggd.assembly import BASE_FILE, WEIGHT_FILES, Assembly
+from raggd.assembly import Assembly
 from raggd.files import tensor_header
+from raggd.methods.weights import BASE_FILE, FILES_OF
 from raggd.records import RaggdError
 from raggd.study.settings import StudySettings
 
@@ -23,7 +24,7 @@ def weight_problems(folder: Path, method: str) -> Iterator[str]:
     """
     from raggd.adaptation.base_adapter import load_base
 
-    files = WEIGHT_FILES[method]
+    files = FILES_OF[method]
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         yield f"{method} needs {', '.join(missing)} in {folder}"
@@ -68,7 +69,7 @@ def check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) -> 
     problems = []
     for backbone in study.backbones:
         methods = [m for m in backbone.methods if (backbone.name, m) in wanted]
-        needing = [m for m in methods if WEIGHT_FILES[m]]
+        needing = [m for m in methods if FILES_OF[m]]
         if needing:
             folder = weights_folder(study, backbone.name)
             problems += [p for m in needing for p in weight_problems(folder, m)]

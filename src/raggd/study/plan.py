@@ -7,11 +7,12 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raggd.assembly import POCKET, WEIGHT_FILES, Assembly
+from raggd.assembly import POCKET, Assembly
 from raggd.data.benchmarks import SPLITS, find_file
 from raggd.data.sources import HUB
 from raggd.evaluation.identity import deciding_values
 from raggd.files import file_hash
+from raggd.methods.weights import FILES_OF
 from raggd.records import RaggdError, content_id, require_known
 from raggd.study.settings import StudySettings
 
@@ -157,13 +158,13 @@ class Identities:
         """
         settings = self.study.run_settings(cell.backbone, cell.source, cell.seed)
         parts = Assembly(settings)
-        files = WEIGHT_FILES[cell.method]
+        files = FILES_OF[cell.method]
         weights = [self._hash(parts.weights / name) for name in files] if files else []
         sampled = settings.evaluation
         values = (
             cell.method,
             settings.backbone.name,
-            settings.retrieval.model_dump_json(),
+            settings.retrieval.model_dump_json(exclude_defaults=True),
             deciding_values(settings),
             str(0 if cell.benchmark in sampled.whole else sampled.questions),
             str((sampled.draws, sampled.support, sampled.seed)),

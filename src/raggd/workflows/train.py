@@ -14,13 +14,14 @@ from raggd.adaptation.predictors.store import load_predictor, mean_predictor, sa
 from raggd.adaptation.supports import draw_supports
 from raggd.adaptation.target_store import build_targets, denoised, load_targets, split_held_out
 from raggd.adaptation.training import check_targets, train_predictor
-from raggd.assembly import BASE_FILE, Assembly
+from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
 from raggd.files import file_hash, write_json
+from raggd.methods.weights import BASE_FILE
 from raggd.provenance import command_line, utc_now, versions
 from raggd.records import SupportSet
 from raggd.retrieval.evidence import evidence_for, is_answerable, make_demonstrations
@@ -29,7 +30,17 @@ from raggd.settings import Settings
 StepProgress = Callable[[int, int, float], None]
 
 
-def _training_record(settings: Settings, seconds: float, **facts: Any) -> dict[str, Any]:
+def training_record(settings: Settings, seconds: float, **facts: Any) -> dict[str, Any]:
+    """Make the record of a training.
+
+    Args:
+        settings: all of them.
+        seconds: what it took.
+        **facts: what else is worth keeping.
+
+    Returns:
+        The record, ready for JSON.
+    """
     return {
         "settings": settings.model_dump(),
         "seconds": round(seconds, 1),
@@ -88,7 +99,7 @@ def run_train_base(parts: Assembly, out: Path, progress: StepProgress) -> dict[s
             progress=progress,
         )
     save_base(out / BASE_FILE, base)
-    record = _training_record(
+    record = training_record(
         settings,
         seconds_spent(checkpoint),
         examples=len(prompts),
@@ -139,7 +150,7 @@ def run_targets(
         identity = build_targets(
             parts.backbone, parts.base, supports, parts.settings.target, folder, progress
         )
-    record = _training_record(
+    record = training_record(
         parts.settings,
         time.monotonic() - started,
         sets=len(supports),
@@ -182,7 +193,7 @@ def run_train_predictor(
     save_predictor(out / mean_file, mean)
     stored = {"rag-gd": predictor_file, "mean-update": mean_file}
     known = {name: load_predictor(out / file) for name, file in stored.items()}
-    record = _training_record(
+    record = training_record(
         parts.settings,
         seconds_spent(checkpoint),
         base=base.fingerprint,

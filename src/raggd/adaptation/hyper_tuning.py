@@ -1,0 +1,158 @@
+"""HyperTuning: the predictor trained through the answer loss of other questions, without targets.
+
+The supports and their encoder states come from the store of targets, so that it learns from the
+same support sets as RAG-GD's predictor, and only the other question is run forward and backward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from raggd.adaptation.answer_training import examples_id
+from raggd.adaptation.batching import batch_of_step
+from raggd.adaptation.optimizer import Progress, Trainer
+from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.target_store import Targets
+from raggd.adaptation.training import check_targets
+from raggd.backbone.batch import answer_losses, make_batch
+from raggd.backbone.interface import attach
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import BaseAdapter
+from raggd.data.prompts import Prompt
+from raggd.records import Question, RaggdError, content_id
+from raggd.settings import HyperTuningSettings, PredictorSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What the predictor learns from at once.
+
+    Attributes:
+        support: number of the support set in the store.
+        question: another question of the same task.
+    """
+
+    support: int
+    question: Question
+
+
+def plan_lessons(
+    targets: Targets, pools: Mapping[str, Sequence[Question]], settings: HyperTuningSettings
+) -> list[Lesson]:
+    """Choose all that a training will see: a pure function of its arguments.
+
+    Args:
+        targets: the support sets; all have a turn before one has another.
+        pools: training questions of each task.
+        settings: steps, batch and seed.
+
+    Returns:
+        ``steps * batch`` lessons.
+
+    Raises:
+        RaggdError: a task has no question besides those of a support set.
+    """
+    lessons = []
+    order: list[int] = []
+    for number in range(settings.steps * settings.batch):
+        lap, at = divmod(number, len(targets))
+        if at == 0:
+            shuffle = np.random.default_rng([settings.seed, lap])
+            order = [int(i) for i in shuffle.permutation(len(targets))]
+        support = order[at]
+        own = set(targets.demonstration_ids[support])
+        pool = [q for q in pools.get(targets.tasks[support], ()) if q.id not in own]
+        if not pool:
+            raise RaggdError(
+                f"task '{targets.tasks[support]}' of the target store has no further training "
+                "question to learn from: give the data that the targets were made from."
+            )
+        choice = np.random.default_rng([settings.seed, 1, number])
+        lessons.append(Lesson(support, pool[int(choice.integers(len(pool)))]))
+    return lessons
+
+
+def fresh_predictor(
+    base: BaseAdapter, targets: Targets, sizes: PredictorSettings, seed: int
+) -> MLPPredictor:
+    """Make a predictor in the units of the targets that emits no update yet.
+
+    Args:
+        base: W0.
+        targets: give the units of states and updates, nothing else.
+        sizes: hidden and latent width.
+        seed: of the MLP.
+
+    Returns:
+        The predictor, on the CPU.
+    """
+    width = targets.states.shape[-1]
+    predictor = MLPPredictor(base.spec, base.fingerprint, width, sizes.hidden, sizes.latent)
+    predictor.fit_units(targets.states, targets.vectors, seed)
+    torch.nn.init.zeros_(predictor.bias)  # the mean target would be RAG-GD's supervision
+    return predictor
+
+
+def train_hyper(
+    backbone: Backbone,
+    base: BaseAdapter,
+    targets: Targets,
+    lessons: Sequence[tuple[int, Prompt]],
+    sizes: PredictorSettings,
+    settings: HyperTuningSettings,
+    *,
+    checkpoint: Path,
+    progress: Progress = lambda *_: None,
+) -> tuple[MLPPredictor, list[float]]:
+    """Train the MLP predictor through the answer loss, every row with its own predicted update.
+
+    Stopped at any moment and called again with the same arguments, it continues from
+    `checkpoint` to the same result.
+
+    Args:
+        backbone: the frozen model.
+        base: W0, frozen.
+        targets: support sets with their encoder states.
+        lessons: number of a support set and an answered prompt of its task, ``steps * batch``.
+        sizes: of the predictor.
+        settings: steps, batch, rates.
+        checkpoint: file to continue from and to write.
+        progress: told every step.
+
+    Returns:
+        The predictor and the loss of every step.
+    """
+    check_targets(base, targets)
+    prompts = [prompt for _, prompt in lessons]
+    lengths = [len(prompt.tokens) for prompt in prompts]
+    predictor = fresh_predictor(base, targets, sizes, settings.seed)
+    identity = content_id(
+        "hyper",
+        base.fingerprint,
+        targets.identity,
+        *targets.support_ids,
+        examples_id(prompts),
+        str([support for support, _ in lessons]),
+        str((sizes.hidden, sizes.latent)),
+        settings.model_dump_json(),
+    )
+
+    def differentiate(step: int) -> float:
+        numbers = batch_of_step(lengths, settings.batch, settings.seed, step)
+        update = predictor(targets.states[[lessons[i][0] for i in numbers]])
+        shown = [prompts[i] for i in numbers]
+        batch = make_batch(shown, backbone.tokenizer.pad_token_id, backbone.device)
+        with attach(backbone, base, update):
+            loss = answer_losses(backbone, batch).mean()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return float(loss.detach())
+
+    parameters = dict(predictor.named_parameters())
+    trainer = Trainer(parameters, settings, identity=identity, warmup=settings.warmup)
+    trainer.run(differentiate, checkpoint, progress)
+    return predictor.eval().requires_grad_(False), trainer.history

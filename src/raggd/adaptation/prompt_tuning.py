@@ -1,0 +1,150 @@
+"""Prompt tuning: a soft prefix, trained once on the base adapter's examples (a rival of W0)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from raggd.adaptation.answer_training import examples_id, train_on_answers
+from raggd.adaptation.optimizer import Progress
+from raggd.backbone.batch import answer_losses, make_batch
+from raggd.backbone.load import Backbone
+from raggd.data.prompts import Prompt
+from raggd.files import load_tensors, save_tensors
+from raggd.records import RaggdError, content_id
+from raggd.settings import PromptTuningSettings
+
+KIND = "raggd soft prefix"
+
+
+@dataclass(frozen=True)
+class SoftPrefix:
+    """Embeddings that stand before every prompt.
+
+    Attributes:
+        vectors: (tokens, hidden size), float32.
+        backbone: fingerprint of the backbone that they were trained with.
+    """
+
+    vectors: Tensor
+    backbone: str
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the backbone and every value, taken once."""
+        values = self.vectors.detach().float().cpu().contiguous().numpy()
+        return sha256(f"{self.backbone}{values.shape}".encode() + values.tobytes()).hexdigest()[:16]
+
+
+def fresh_prefix(backbone: Backbone, prompts: Sequence[Prompt], tokens: int, seed: int) -> Tensor:
+    """Start a prefix from the embeddings of words of the vocabulary.
+
+    Args:
+        backbone: gives the embeddings.
+        prompts: the words are chosen among theirs.
+        tokens: length of the prefix.
+        seed: of the choice.
+
+    Returns:
+        (tokens, hidden size), float32.
+    """
+    special = set(backbone.tokenizer.all_special_ids)
+    known = sorted({token for prompt in prompts for token in prompt.tokens} - special)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(known), (tokens,), generator=generator).tolist()
+    numbers = torch.tensor([known[i] for i in chosen], device=backbone.device)
+    with torch.no_grad():
+        return backbone.model.get_input_embeddings()(numbers).float()  # type: ignore[no-any-return]
+
+
+def train_prefix(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    settings: PromptTuningSettings,
+    *,
+    checkpoint: Path,
+    progress: Progress = lambda *_: None,
+) -> tuple[SoftPrefix, list[float]]:
+    """Train a soft prefix by AdamW on the cross-entropy of the answer tokens.
+
+    Args:
+        backbone: the frozen model, without an adapter.
+        prompts: training examples with answers.
+        settings: length of the prefix, steps, batch, rates.
+        checkpoint: file to continue from and to write every two minutes and at the end.
+        progress: told every step.
+
+    Returns:
+        The prefix and the loss of every step.
+    """
+    examples = examples_id(prompts)
+    vectors = fresh_prefix(backbone, prompts, settings.tokens, settings.seed).requires_grad_(True)
+
+    def loss_of(shown: Sequence[Prompt]) -> Tensor:
+        padding = backbone.tokenizer.pad_token_id
+        batch = make_batch(shown, padding, backbone.device, vectors)
+        return answer_losses(backbone, batch).mean()
+
+    history = train_on_answers(
+        {"vectors": vectors},
+        prompts,
+        loss_of,
+        settings,
+        identity=content_id(backbone.fingerprint, examples, settings.model_dump_json()),
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return SoftPrefix(vectors.detach().cpu(), backbone.fingerprint), history
+
+
+def save_prefix(path: Path, prefix: SoftPrefix) -> None:
+    """Write a prefix as a safetensors file; its backbone stands in the header."""
+    metadata = {"kind": KIND, "backbone": prefix.backbone, "fingerprint": prefix.fingerprint}
+    save_tensors(path, {"vectors": prefix.vectors.float()}, metadata)
+
+
+def load_prefix(path: Path) -> SoftPrefix:
+    """Read a prefix.
+
+    Args:
+        path: what `save_prefix` wrote.
+
+    Returns:
+        The prefix, on the CPU.
+
+    Raises:
+        RaggdError: the file is not a soft prefix, is damaged, or was changed.
+    """
+    tensors, metadata = load_tensors(path)
+    if metadata.get("kind") != KIND or "vectors" not in tensors:
+        raise RaggdError(f"{path} is not a raggd soft prefix: make one with `raggd train prompt`.")
+    prefix = SoftPrefix(tensors["vectors"].float(), metadata["backbone"])
+    if prefix.fingerprint != metadata["fingerprint"]:
+        raise RaggdError(
+            f"{path}: the vectors have fingerprint {prefix.fingerprint}, the header says "
+            f"{metadata['fingerprint']}: the file was changed or damaged. Copy or make it again."
+        )
+    return prefix
+
+
+def check_prefix(backbone: Backbone, prefix: SoftPrefix) -> None:
+    """Refuse a prefix that was trained with another backbone.
+
+    Args:
+        backbone: the model in use.
+        prefix: the prefix.
+
+    Raises:
+        RaggdError: the fingerprints differ; both are named.
+    """
+    if prefix.backbone != backbone.fingerprint:
+        raise RaggdError(
+            f"the soft prefix was trained with backbone {prefix.backbone}, but '{backbone.name}' "
+            f"is {backbone.fingerprint}: train one for it with `raggd train prompt`."
+        )

@@ -1,0 +1,38 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from raggd.assembly import Assembly, Progress
+
+Config = Annotated[
+    Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")
+]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="SECTION.NAME=VALUE, applied last. Repeatable.")
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for results; interrupted runs continue.")]
+Store = Annotated[Path, typer.Option(help="Folder that `raggd targets` wrote.")]
+
+
+def load_parts(config: Path | None, assignments: list[str] | None, bar: Progress) -> Assembly:
+    """Read the settings of a command.
+
+    Args:
+        config: the TOML file; None starts from the defaults.
+        assignments: single changes.
+        bar: told about downloads, conversions and indexing.
+
+    Returns:
+        Everything that the command needs, loaded on first use.
+    """
+    from raggd.assembly import Assembly
+    from raggd.settings import load_settings
+
+    return Assembly(load_settings(config, assignments), bar)

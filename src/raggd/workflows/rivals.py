@@ -1,0 +1,121 @@
+"""`raggd train prompt`, `raggd train hyper`: the weights of the methods RAG-GD is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from raggd.adaptation.examples import answered_prompt
+from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
+from raggd.adaptation.optimizer import Progress, seconds_spent
+from raggd.adaptation.predictors.store import save_predictor
+from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
+from raggd.adaptation.target_store import Targets, load_targets, split_held_out
+from raggd.adaptation.training import check_targets
+from raggd.assembly import Assembly
+from raggd.backbone.load import compile_layers
+from raggd.data.benchmarks import known_benchmarks, training_questions
+from raggd.data.prompts import Prompt
+from raggd.files import file_hash, write_json
+from raggd.methods.weights import HYPER_FILE, PROMPT_FILE
+from raggd.retrieval.evidence import make_demonstrations
+from raggd.workflows.train import base_examples, training_record
+
+
+def run_train_prompt(parts: Assembly, out: Path, progress: Progress) -> dict[str, Any]:
+    """Train the soft prefix of prompt tuning on the base adapter's examples.
+
+    Args:
+        parts: settings, data, backbone.
+        out: folder for ``prompt.safetensors``, ``prompt.json`` and the checkpoint.
+        progress: told step, steps, loss.
+
+    Returns:
+        The record that stands in ``prompt.json``.
+    """
+    checkpoint = out / "prompt.checkpoint.safetensors"
+    prompts = base_examples(parts)
+    with compile_layers(parts.backbone):
+        prefix, history = train_prefix(
+            parts.backbone,
+            prompts,
+            parts.settings.prompt_tuning,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+    save_prefix(out / PROMPT_FILE, prefix)
+    record = training_record(
+        parts.settings,
+        seconds_spent(checkpoint),
+        examples=len(prompts),
+        fingerprint=prefix.fingerprint,
+        backbone=prefix.backbone,
+        parameters=prefix.vectors.numel(),
+        loss=[round(x, 4) for x in history],
+    )
+    write_json(out / "prompt.json", record)
+    return record
+
+
+def hyper_lessons(parts: Assembly, targets: Targets) -> list[tuple[int, Prompt]]:
+    """Make the questions that HyperTuning learns from.
+
+    Args:
+        parts: gives questions, retriever and tokenizer.
+        targets: the support sets.
+
+    Returns:
+        Number of the support set and an answered prompt of its task, in the order of the plan.
+    """
+    settings = parts.settings
+    tasks = known_benchmarks(sorted(set(targets.tasks)))
+    pools = {name: training_questions(parts.source, name) for name in tasks}
+    lessons = plan_lessons(targets, pools, settings.hyper_tuning)
+    asked = {lesson.question.id: lesson.question for lesson in lessons}
+    shown = make_demonstrations(list(asked.values()), parts.retriever, settings.retrieval.top_k)
+    tokenizer, limit = parts.backbone.tokenizer, settings.target.max_tokens
+    prompts = {d.id: answered_prompt(tokenizer, d, limit) for d in shown}
+    return [(lesson.support, prompts[lesson.question.id]) for lesson in lessons]
+
+
+def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress) -> dict[str, Any]:
+    """Train HyperTuning's predictor through the answer loss.
+
+    Args:
+        parts: settings, data, backbone, base adapter.
+        store: folder of targets, whose support sets and states are used.
+        out: folder for ``hyper.safetensors``, ``hyper.json`` and the checkpoint.
+        progress: told step, steps, loss.
+
+    Returns:
+        The record that stands in ``hyper.json``.
+    """
+    settings, base = parts.settings, parts.base
+    targets = load_targets(store)
+    check_targets(base, targets)
+    kept, _ = split_held_out(targets, settings.predictor.held_out_share)
+    checkpoint = out / "hyper.checkpoint.safetensors"
+    lessons = hyper_lessons(parts, kept)
+    with compile_layers(parts.backbone):
+        predictor, history = train_hyper(
+            parts.backbone,
+            base,
+            kept,
+            lessons,
+            settings.predictor,
+            settings.hyper_tuning,
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+    save_predictor(out / HYPER_FILE, predictor)
+    record = training_record(
+        settings,
+        seconds_spent(checkpoint),
+        base=base.fingerprint,
+        targets=targets.identity,
+        sets=len(kept),
+        loss=[round(x, 4) for x in history],
+        hashes={HYPER_FILE: file_hash(out / HYPER_FILE)[:16]},
+    )
+    write_json(out / "hyper.json", record)
+    return record

@@ -22,6 +22,7 @@ LAYERS: Mapping[str, int] = {
     "adaptation": 7,
     "methods": 8,
     "assembly": 9,
+    "api": 10,
     "evaluation": 10,
     "report": 11,
     "study": 11,
@@ -32,7 +33,9 @@ LAYERS: Mapping[str, int] = {
     "cli_options": 13,
     "cli_linear": 13,
     "cli_study": 13,
+    "cli_export": 13,
     "cli_rivals": 13,
+    "cli_gate": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

@@ -158,9 +158,19 @@ class Assembly:
     @cached_property
     def retriever(self) -> Retriever:
         """The retriever behind the cache that all methods share; disturbed if the settings say."""
+        return self.retriever_with(self.settings.retrieval.noise)
+
+    def retriever_with(self, noise: float) -> Retriever:
+        """Return the cached retriever with some share of random passages.
+
+        Args:
+            noise: the share, 0 to 1.
+
+        Returns:
+            The retriever.
+        """
         found = self.index.retriever
         cached = CachedRetriever(found, cache_folder() / "retrieval")
-        noise = self.settings.retrieval.noise
         return NoisyRetriever(cached, noise, found.passage_at, len(found)) if noise else cached
 
     @cached_property

@@ -132,12 +132,30 @@ class PredictorSettings(_Section):
     seed: int = 0
 
 
+class GateSettings(_Section):
+    """Measuring what predicted updates gain, and the gate fitted to it."""
+
+    per_benchmark: int = Field(default=36, ge=1)
+    """Support sets per training task (`target.benchmarks`)."""
+    probes: int = Field(default=8, ge=1)
+    """Other questions of the task that each set's update is tried on."""
+    scales: list[float] = Field(default=[0.5, 1.0, 2.0, 3.0, 4.0], min_length=1)
+    noise: list[float] = Field(default=[0.0, 0.5, 1.0], min_length=1)
+    """Shares of random passages; the sets take turns."""
+    caution: float = Field(default=1.0, ge=0)
+    """Standard deviations taken off a predicted gain."""
+    seed: int = 11
+
+
 class HyperTuningSettings(_Section):
     """Training of the predictor through the answer loss; sizes and split are `[predictor]`'s."""
 
     steps: int = Field(default=3000, ge=1)
     batch: int = Field(default=8, ge=1)
     """Support sets per step, each with one other question of its task."""
+    start: Literal["zero", "predictor"] = "zero"
+    """From no update, or from the trained predictor of the weights folder (then the result is
+    ``tuned.safetensors``)."""
     learning_rate: float = Field(default=5e-4, gt=0)
     warmup: int = Field(default=20, ge=0)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -175,6 +193,7 @@ class Settings(_Section):
     base_training: BaseTrainingSettings = BaseTrainingSettings()
     target: TargetSettings = TargetSettings()
     predictor: PredictorSettings = PredictorSettings()
+    gate: GateSettings = GateSettings()
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     hyper_tuning: HyperTuningSettings = HyperTuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()

@@ -98,18 +98,17 @@ def _layer(factors: Factors, layer: int) -> Factors:
     return Factors(factors.a[..., layer, :, :], factors.b[..., layer, :, :])
 
 
-def _check(backbone: Backbone, base: BaseAdapter | None, update: Update | None) -> None:
-    if backbone.model in _IN_USE:
-        raise RaggdError(
-            f"backbone '{backbone.name}' already runs inside an attach block: leave that block "
-            "first. Several updates go into one block, as rows of a batch."
-        )
-    if base is None:
-        if update is not None:
-            raise RaggdError(
-                "an update needs the base adapter that it starts from: none was given."
-            )
-        return
+def check_fits(backbone: Backbone, base: BaseAdapter, update: Update | None = None) -> None:
+    """Refuse a base adapter of another backbone, and an update of another base.
+
+    Args:
+        backbone: the frozen model.
+        base: the shared interface.
+        update: a step from it.
+
+    Raises:
+        RaggdError: they do not belong together; the fingerprints are named.
+    """
     if base.backbone != backbone.fingerprint:
         raise RaggdError(
             f"the base adapter was made for backbone {base.backbone}, but '{backbone.name}' is "
@@ -118,6 +117,18 @@ def _check(backbone: Backbone, base: BaseAdapter | None, update: Update | None) 
     if update is not None:
         check_base(base, update)
         check_shapes(base.spec, tensors_of(update.factors), "update")
+
+
+def _check(backbone: Backbone, base: BaseAdapter | None, update: Update | None) -> None:
+    if backbone.model in _IN_USE:
+        raise RaggdError(
+            f"backbone '{backbone.name}' already runs inside an attach block: leave that block "
+            "first. Several updates go into one block, as rows of a batch."
+        )
+    if base is not None:
+        check_fits(backbone, base, update)
+    elif update is not None:
+        raise RaggdError("an update needs the base adapter that it starts from: none was given.")
 
 
 @contextmanager

@@ -7,6 +7,8 @@ PREDICTOR_FILE = "predictor.safetensors"
 MEAN_FILE = "mean.safetensors"
 TASK_MEAN_FILE = "task-mean.safetensors"
 HYPER_FILE = "hyper.safetensors"
+TUNED_FILE = "tuned.safetensors"
+GATE_FILE = "gate.safetensors"
 PROMPT_FILE = "prompt.safetensors"
 
 FILES_OF: dict[str, tuple[str, ...]] = {

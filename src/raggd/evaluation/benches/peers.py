@@ -32,15 +32,20 @@ def _peft() -> Any:
 
 
 def peft_model(
-    backbone: Backbone, adapters: Mapping[str, Mapping[str, Factors]], *, train: bool
+    backbone: Backbone,
+    adapters: Mapping[str, Mapping[str, Factors]],
+    *,
+    train: bool,
+    scale: float = 1.0,
 ) -> Any:
     """Wrap a copy of the backbone in PEFT with adapters of the same effective weights.
 
     Args:
         backbone: the frozen model; a copy of it is wrapped.
-        adapters: factors by projection, scale included, by adapter name; at least one.
+        adapters: factors by projection, by adapter name; at least one.
         train: keep the adapters in float32 with gradients, as PEFT does by default; without, in
             the backbone's dtype, which is faster.
+        scale: alpha / r of the adapters; 1 where it is multiplied into the factors.
 
     Returns:
         The PEFT model, its first adapter active.
@@ -52,7 +57,7 @@ def peft_model(
         rank = factors["q"].a.shape[-2]
         config = peft.LoraConfig(
             r=rank,
-            lora_alpha=rank,
+            lora_alpha=scale * rank,
             target_modules=[f"{p}_proj" for p in PROJECTIONS],
             task_type="CAUSAL_LM",
             inference_mode=not train,

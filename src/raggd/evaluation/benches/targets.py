@@ -13,7 +13,7 @@ from raggd.adaptation.target_store import SHARD
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.batch import Batch
 from raggd.backbone.load import compile_layers
-from raggd.core.low_rank import PROJECTIONS, Factors, effective_weight, factors_of
+from raggd.core.low_rank import PROJECTIONS, Factors, factors_of
 from raggd.evaluation.bench import Found, in_turn, ratio_of
 from raggd.evaluation.benches.peers import peft_model, plain_loss, set_adapter_weights
 from raggd.evaluation.benches.setting import BenchSetting
@@ -34,14 +34,13 @@ class PlainLoop:
         self._setting = setting
         self._batches = batches
         self._start = setting.base.factors
-        self._scale = setting.base.spec.scaling
         self._model = peft_model(
-            setting.backbone, {"default": effective_weight(setting.base)}, train=True
+            setting.backbone,
+            {"default": self._start},
+            train=True,
+            scale=setting.base.spec.scaling,
         )
-        self._model.eval()  # no dropout to switch off; the same mode as ours
-        for module in self._model.modules():  # W0 with its own scale, not multiplied into B
-            if hasattr(module, "scaling") and "default" in getattr(module, "scaling", {}):
-                module.scaling["default"] = self._scale
+        self._model.eval()  # the same mode as ours; there is no dropout
 
     def run(self, steps: int) -> list[dict[str, Factors]]:
         """Take K steps on each support set.

@@ -45,14 +45,12 @@ class TrainerLoop:
         """
         spec = setting.backbone.adapter_spec(setting.parts.settings.adapter)
         start = fresh_base(spec, setting.backbone.fingerprint, wanted.seed)
-        model = peft_model(setting.backbone, {"default": start.factors}, train=True)
-        for module in model.modules():
-            if "default" in (getattr(module, "scaling", None) or {}):
-                module.scaling["default"] = spec.scaling
+        model = peft_model(
+            setting.backbone, {"default": start.factors}, train=True, scale=spec.scaling
+        )
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self._model = model
-        self._start = {
-            n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad
-        }
+        self._start = {name: p.detach().clone() for name, p in trained.items()}
         self._batches = batches
         self._wanted = wanted
         self.losses: list[float] = []

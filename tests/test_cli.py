@@ -22,8 +22,8 @@ from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.store import save_predictor
 from raggd.adaptation.target_store import load_targets
-from raggd.assembly import METHODS
 from raggd.backbone.load import Backbone
+from raggd.methods.registry import METHODS
 from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.workflows import data as data_workflow
 from raggd.workflows import train

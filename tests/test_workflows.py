@@ -17,11 +17,12 @@ from raggd.adaptation import optimizer, target_store
 from raggd.adaptation.base_adapter import load_base
 from raggd.adaptation.predictors.store import load_predictor
 from raggd.adaptation.target_store import load_targets, split_held_out
-from raggd.assembly import METHODS, Assembly
+from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import training_questions
 from raggd.evaluation.runner import Item, Task
 from raggd.files import load_tensors, read_json
+from raggd.methods.registry import METHODS
 from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import (
     Demonstration,

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from raggd.records import RaggdError
+
 BASE_FILE = "base.safetensors"
 PREDICTOR_FILE = "predictor.safetensors"
 MEAN_FILE = "mean.safetensors"
@@ -10,3 +14,47 @@ HYPER_FILE = "hyper.safetensors"
 TUNED_FILE = "tuned.safetensors"
 GATE_FILE = "gate.safetensors"
 PROMPT_FILE = "prompt.safetensors"
+
+_MADE_BY = {
+    BASE_FILE: "raggd train base",
+    TASK_MEAN_FILE: "raggd train task-mean",
+    HYPER_FILE: "raggd train hyper",
+    TUNED_FILE: "raggd train hyper --set hyper_tuning.start=predictor",
+    GATE_FILE: "raggd train gate",
+    PROMPT_FILE: "raggd train prompt",
+}
+
+
+def predictor_file(steps: int) -> str:
+    """Return the file of the predictor of K-step updates, where K is not `target.steps`."""
+    return f"predictor-k{steps}.safetensors"
+
+
+def made_by(file: str) -> str:
+    """Return the command that makes a weight file."""
+    steps = file.removeprefix("predictor-k").removesuffix(".safetensors")
+    if steps.isdecimal():
+        return f"raggd train predictor --set predictor.target_steps={steps}"
+    return _MADE_BY.get(file, "raggd train predictor")
+
+
+def weight_file(folder: Path, file: str) -> Path:
+    """Find a weight file.
+
+    Args:
+        folder: of the weights.
+        file: its name.
+
+    Returns:
+        Its path.
+
+    Raises:
+        RaggdError: it is not there; the command that makes it is named.
+    """
+    path = folder / file
+    if not path.is_file():
+        raise RaggdError(
+            f"no weight file at {path}: make it with `{made_by(file)}` and name its folder by "
+            "adapter.weights."
+        )
+    return path

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raggd.assembly import METHODS, Assembly
+from raggd.assembly import Assembly
 from raggd.data.demonstrations import OWN_TASK, read_demonstrations
 from raggd.evaluation.cost import Stopwatch
 from raggd.methods.answering import answer_batch, render
+from raggd.methods.base import Rearranges
+from raggd.methods.registry import METHODS
 from raggd.records import (
     Demonstration,
     Passage,
@@ -73,6 +75,11 @@ def run_ask(
     with watch.timed("load"):
         ready = parts.method(name)
         backbone = parts.backbone
+    if isinstance(ready, Rearranges):
+        raise RaggdError(
+            f"method '{name}' is a control of `raggd evaluate`: it needs other questions. Choose "
+            "--method rag-gd."
+        )
     if ready.adapts and not shown:
         raise RaggdError(
             f"method '{name}' adapts from demonstrations: give some by --demonstrations "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -134,12 +134,30 @@ class PredictorSettings(_Section):
     seed: int = 0
 
 
+class GateSettings(_Section):
+    """Measuring what predicted updates gain, and the gate fitted to it."""
+
+    per_benchmark: int = Field(default=36, ge=1)
+    """Support sets per training task (`target.benchmarks`)."""
+    probes: int = Field(default=8, ge=1)
+    """Other questions of the task that each set's update is tried on."""
+    scales: list[float] = Field(default=[0.5, 1.0, 2.0, 3.0, 4.0], min_length=1)
+    noise: list[float] = Field(default=[0.0, 0.5, 1.0], min_length=1)
+    """Shares of random passages; the sets take turns."""
+    caution: float = Field(default=1.0, ge=0)
+    """Standard deviations taken off a predicted gain."""
+    seed: int = 11
+
+
 class HyperTuningSettings(_Section):
     """Training of the predictor through the answer loss; sizes and split are `[predictor]`'s."""
 
     steps: int = Field(default=3000, ge=1)
     batch: int = Field(default=8, ge=1)
     """Support sets per step, each with one other question of its task."""
+    start: Literal["zero", "predictor"] = "zero"
+    """From no update, or from the trained predictor of the weights folder (then the result is
+    ``tuned.safetensors``)."""
     learning_rate: float = Field(default=5e-4, gt=0)
     warmup: int = Field(default=20, ge=0)
     weight_decay: float = Field(default=0.01, ge=0)
@@ -154,6 +172,8 @@ class EvaluationSettings(_Section):
     """Those of the embedded data; the paper's seven in other sources."""
     questions: int = Field(default=0, ge=0)
     """Questions per benchmark, chosen by hash; 0: all."""
+    whole: list[str] = []
+    """Benchmarks of which all questions are scored, whatever `questions` says."""
     draws: int = Field(default=1, ge=1)
     """Support sets per benchmark; each answers its share of the questions."""
     support: Literal["query", "task"] = "task"
@@ -175,24 +195,35 @@ class Settings(_Section):
     base_training: BaseTrainingSettings = BaseTrainingSettings()
     target: TargetSettings = TargetSettings()
     predictor: PredictorSettings = PredictorSettings()
+    gate: GateSettings = GateSettings()
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     hyper_tuning: HyperTuningSettings = HyperTuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
-def _unknown_key(location: list[str], source: str) -> str:
-    model: type[BaseModel] = Settings
+_Settings = TypeVar("_Settings", bound=Settings)
+
+
+def _section_of(model: type[BaseModel], part: str) -> type[BaseModel]:
+    kind = model.model_fields[part].annotation
+    inner = get_args(kind)  # a list of sections
+    return inner[0] if inner else kind  # type: ignore[return-value]
+
+
+def _unknown_key(root: type[BaseModel], location: list[str], source: str) -> str:
+    model = root
     for part in location[:-1]:
-        model = type(getattr(model(), part))
+        model = model if part.isdigit() else _section_of(model, part)
     section = f"setting in [{'.'.join(location[:-1])}]" if location[1:] else "section"
     return str(unknown_name(f"{section} of {source}", location[-1], list(model.model_fields)))
 
 
-def _explained(error: ValidationError, source: str) -> str:
-    first = error.errors()[0]
+def _explained(root: type[BaseModel], error: ValidationError, source: str) -> str:
+    # a mistyped key that is required is also missing: the wrong name tells the user more
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        return _unknown_key(location, source)
+        return _unknown_key(root, location, source)
     return f"setting '{'.'.join(location)}' in {source}: {first['msg']}, got {first['input']!r}."
 
 
@@ -213,10 +244,13 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
     section[parts[1]] = value
 
 
-def load_settings(path: Path | None = None, assignments: list[str] | None = None) -> Settings:
-    """Read settings from a TOML file and apply single changes.
+def read_settings(
+    model: type[_Settings], path: Path | None, assignments: list[str] | None = None
+) -> _Settings:
+    """Read settings of one kind from a TOML file and apply single changes.
 
     Args:
+        model: the kind.
         path: the file; None starts from the defaults.
         assignments: ``section.name=value`` strings (the ``--set`` option), applied last.
 
@@ -226,9 +260,6 @@ def load_settings(path: Path | None = None, assignments: list[str] | None = None
     Raises:
         RaggdError: the file is missing or not TOML, a key is unknown (the nearest is offered),
             or a value does not fit.
-
-    >>> load_settings(assignments=["retrieval.top_k=5"]).retrieval.top_k
-    5
     """
     raw: dict[str, Any] = {}
     source = str(path) if path else "--set"
@@ -242,6 +273,22 @@ def load_settings(path: Path | None = None, assignments: list[str] | None = None
     for assignment in assignments or []:
         _assign(raw, assignment)
     try:
-        return Settings.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise RaggdError(_explained(error, source)) from error
+        raise RaggdError(_explained(model, error, source)) from error
+
+
+def load_settings(path: Path | None = None, assignments: list[str] | None = None) -> Settings:
+    """Read the settings of a run from a TOML file and apply single changes.
+
+    Args:
+        path: the file; None starts from the defaults.
+        assignments: ``section.name=value`` strings (the ``--set`` option), applied last.
+
+    Returns:
+        The validated settings.
+
+    >>> load_settings(assignments=["retrieval.top_k=5"]).retrieval.top_k
+    5
+    """
+    return read_settings(Settings, path, assignments)

@@ -6,6 +6,7 @@ same support sets as RAG-GD's predictor, and only the other question is run forw
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,6 +99,13 @@ def fresh_predictor(
     return predictor
 
 
+def _content(predictor: MLPPredictor) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(predictor.state_dict().items()):
+        digest.update(name.encode() + tensor.float().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def train_hyper(
     backbone: Backbone,
     base: BaseAdapter,
@@ -108,6 +116,7 @@ def train_hyper(
     *,
     checkpoint: Path,
     progress: Progress = lambda *_: None,
+    start: MLPPredictor | None = None,
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor through the answer loss, every row with its own predicted update.
 
@@ -123,6 +132,8 @@ def train_hyper(
         settings: steps, batch, rates.
         checkpoint: file to continue from and to write.
         progress: told every step.
+        start: a trained predictor to go on from, changed in place; None for one that emits no
+            update yet.
 
     Returns:
         The predictor and the loss of every step.
@@ -130,9 +141,11 @@ def train_hyper(
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]
     lengths = [len(prompt.tokens) for prompt in prompts]
-    predictor = fresh_predictor(base, targets, sizes, settings.seed)
+    predictor = start or fresh_predictor(base, targets, sizes, settings.seed)
+    predictor.train().requires_grad_(True)
     identity = content_id(
         "hyper",
+        _content(predictor),
         base.fingerprint,
         targets.identity,
         *targets.support_ids,

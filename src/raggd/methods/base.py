@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.records import Demonstration, SupportSet
 
@@ -23,12 +24,14 @@ class Adapted:
         update: a single step from that base; None for none.
         reads_evidence: whether the passages go into the prompt.
         shown: demonstrations placed before the question (few shot).
+        prefix: embeddings placed before the prompt (prompt tuning).
     """
 
     base: BaseAdapter | None = None
     update: Update | None = None
     reads_evidence: bool = True
     shown: tuple[Demonstration, ...] = ()
+    prefix: SoftPrefix | None = None
 
 
 class Method(Protocol):
@@ -41,7 +44,7 @@ class Method(Protocol):
 
     @property
     def adapts(self) -> bool:
-        """Whether `adapt` works at all; without, its cost is zero."""
+        """Whether it reads the support set; if not, adapting costs nothing."""
         ...
 
     @property

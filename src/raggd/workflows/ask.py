@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from raggd.assembly import METHODS, Assembly
-from raggd.data.benchmarks import parse_question
+from raggd.data.demonstrations import OWN_TASK, read_demonstrations
 from raggd.evaluation.cost import Stopwatch
-from raggd.files import read_json_lines
 from raggd.methods.answering import answer_batch, render
 from raggd.records import (
     Demonstration,
@@ -22,40 +21,8 @@ from raggd.records import (
 )
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
 
-TASK = "own"
-NOBODY = SupportSet(TASK, (Demonstration("none", "none", (), "none"),))
+NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
 """Stands in where a method that does not adapt is asked to."""
-
-
-def read_demonstrations(path: Path) -> list[Question]:
-    """Read answered questions from JSON Lines.
-
-    Args:
-        path: lines of ``{"question": ..., "answer": ...}`` or FlashRAG's ``golden_answers``.
-
-    Returns:
-        The questions with their answers.
-
-    Raises:
-        RaggdError: there is none, or one lacks its question or answer.
-    """
-    questions = []
-    for number, value in read_json_lines(path):
-        where = f"{path}, line {number}"
-        answers = value.get("golden_answers", value.get("answer"))
-        if answers is None:
-            raise RaggdError(
-                f"{where}: the demonstration has no answer. Expected "
-                '{"question": "...", "answer": "..."}.'
-            )
-        value = {"id": f"line-{number}", **value, "golden_answers": answers}
-        questions.append(parse_question(value, task=TASK, where=where))
-    if not questions:
-        raise RaggdError(
-            f"{path} holds no demonstrations: expected lines such as "
-            '{"question": "...", "answer": "..."}.'
-        )
-    return questions
 
 
 def own_support(parts: Assembly, questions: Sequence[Question]) -> SupportSet:
@@ -69,7 +36,7 @@ def own_support(parts: Assembly, questions: Sequence[Question]) -> SupportSet:
         The support set.
     """
     k = parts.settings.retrieval.top_k
-    return SupportSet(TASK, tuple(make_demonstrations(questions, parts.retriever, k)))
+    return SupportSet(OWN_TASK, tuple(make_demonstrations(questions, parts.retriever, k)))
 
 
 def _passage_view(passages: Sequence[Passage]) -> list[dict[str, str]]:
@@ -111,7 +78,7 @@ def run_ask(
             f"method '{name}' adapts from demonstrations: give some by --demonstrations "
             "FILE.jsonl, or choose --method base."
         )
-    asked = Question("asked", question, (), TASK)
+    asked = Question("asked", question, (), OWN_TASK)
     with watch.timed("retrieve"):
         passages = evidence_for([asked], parts.retriever, parts.settings.retrieval.top_k)[0]
         support = own_support(parts, shown) if shown else None

@@ -8,6 +8,7 @@ from typing import Any
 from raggd.adaptation.examples import answered_prompt
 from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
 from raggd.adaptation.optimizer import Progress, seconds_spent
+from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.store import save_predictor
 from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
 from raggd.adaptation.target_store import Targets, load_targets, split_held_out
@@ -17,7 +18,8 @@ from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.data.prompts import Prompt
 from raggd.files import file_hash, write_json
-from raggd.methods.weights import HYPER_FILE, PROMPT_FILE
+from raggd.methods.weights import HYPER_FILE, PREDICTOR_FILE, PROMPT_FILE, TUNED_FILE
+from raggd.records import RaggdError
 from raggd.retrieval.evidence import make_demonstrations
 from raggd.workflows.train import base_examples, training_record
 
@@ -84,17 +86,27 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
     Args:
         parts: settings, data, backbone, base adapter.
         store: folder of targets, whose support sets and states are used.
-        out: folder for ``hyper.safetensors``, ``hyper.json`` and the checkpoint.
+        out: folder for ``hyper.safetensors`` (``tuned.safetensors``), its record and the
+            checkpoint.
         progress: told step, steps, loss.
 
     Returns:
-        The record that stands in ``hyper.json``.
+        The record that stands beside it.
+
+    Raises:
+        RaggdError: the predictor to start from is not the paper's network.
     """
     settings, base = parts.settings, parts.base
     targets = load_targets(store)
     check_targets(base, targets)
     kept, _ = split_held_out(targets, settings.predictor.held_out_share)
-    checkpoint = out / "hyper.checkpoint.safetensors"
+    tuned = settings.hyper_tuning.start == "predictor"
+    file = TUNED_FILE if tuned else HYPER_FILE
+    start = parts.predictor(PREDICTOR_FILE) if tuned else None
+    if start is not None and not isinstance(start, MLPPredictor):
+        raise RaggdError(f"{parts.weights / PREDICTOR_FILE} has no network that could be tuned.")
+    name = file.removesuffix(".safetensors")
+    checkpoint = out / f"{name}.checkpoint.safetensors"
     lessons = hyper_lessons(parts, kept)
     with compile_layers(parts.backbone):
         predictor, history = train_hyper(
@@ -106,8 +118,9 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
             settings.hyper_tuning,
             checkpoint=checkpoint,
             progress=progress,
+            start=start,
         )
-    save_predictor(out / HYPER_FILE, predictor)
+    save_predictor(out / file, predictor)
     record = training_record(
         settings,
         seconds_spent(checkpoint),
@@ -115,7 +128,7 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
         targets=targets.identity,
         sets=len(kept),
         loss=[round(x, 4) for x in history],
-        hashes={HYPER_FILE: file_hash(out / HYPER_FILE)[:16]},
+        hashes={file: file_hash(out / file)[:16]},
     )
-    write_json(out / "hyper.json", record)
+    write_json(out / f"{name}.json", record)
     return record

@@ -17,7 +17,14 @@ from raggd.backbone.load import Backbone
 from raggd.evaluation import runner
 from raggd.files import read_json
 from raggd.methods.registry import METHODS
-from raggd.methods.weights import BASE_FILE, HYPER_FILE, PROMPT_FILE, TASK_MEAN_FILE, made_by
+from raggd.methods.weights import (
+    BASE_FILE,
+    FILES_OF,
+    HYPER_FILE,
+    PROMPT_FILE,
+    TASK_MEAN_FILE,
+    made_by,
+)
 from raggd.records import RaggdError, RunRecord
 from raggd.settings import Settings, load_settings
 from raggd.workflows import rivals, train
@@ -100,6 +107,11 @@ def scores(
         name: RunRecord.from_json((out / f"nq-{name}.json").read_text(encoding="utf-8"))
         for name in METHODS
     }
+
+
+def test_every_file_that_a_method_reads_is_made_by_a_command() -> None:
+    for file in {name for files in FILES_OF.values() for name in files}:
+        assert made_by(file).startswith(("raggd train", "raggd targets"))
 
 
 def test_trainings_leave_records(trained: Trained) -> None:

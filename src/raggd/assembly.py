@@ -77,15 +77,24 @@ def shipped_weights(backbone: str) -> Path:
 class Assembly:
     """Everything that a run needs, made from its settings and loaded on first use."""
 
-    def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Progress | None = None,
+        *,
+        backbone: Backbone | None = None,
+    ) -> None:
         """Load nothing yet.
 
         Args:
             settings: of the run.
             progress: told about downloads, conversions and indexing; None is silent.
+            backbone: the one that the settings name, if it is loaded already.
         """
         self.settings = settings
         self.progress = progress
+        if backbone is not None:
+            self.__dict__["backbone"] = backbone  # where a cached property keeps its value
 
     def say(self, text: str) -> None:
         """Tell the user what is going on.

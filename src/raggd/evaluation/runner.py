@@ -19,6 +19,7 @@ from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import questions_hash
 from raggd.data.prompts import Prompt, prompt_fingerprint
 from raggd.evaluation.cost import Stopwatch
+from raggd.evaluation.identity import deciding_values
 from raggd.evaluation.metrics import exact_match, token_f1
 from raggd.files import read_json, write_json, write_text
 from raggd.methods.answering import answer_rows, render, shared_opening
@@ -86,9 +87,7 @@ def _identity(
         str(sorted(method.hashes.items())),
         backbone.fingerprint,
         prompt_fingerprint(backbone.tokenizer),
-        settings.backbone.model_dump_json(),
-        settings.target.model_dump_json(),
-        settings.evaluation.model_dump_json(),
+        deciding_values(settings),
         *asked,
     )
 
@@ -195,13 +194,25 @@ class _DrawRunner:
         }
 
 
-def _record(
+def make_record(
     parts: Sequence[dict[str, Any]],
     task: Task,
     method: Method,
     backbone: Backbone,
     settings: Settings,
 ) -> RunRecord:
+    """Join the parts of a method on a task into its record.
+
+    Args:
+        parts: from `run_part`, one per draw.
+        task: what was answered.
+        method: by whom.
+        backbone: the frozen model.
+        settings: of the run, stored in the record.
+
+    Returns:
+        The record.
+    """
     predictions = [
         Prediction(**{**p, "passage_ids": tuple(p["passage_ids"])})
         for part in parts
@@ -232,15 +243,29 @@ def _record(
     )
 
 
-def _run_part(
+def run_part(
     task: Task,
     draw: int,
     method: Method,
     backbone: Backbone,
     settings: Settings,
     folder: Path,
-    done: Callable[[int], None],
+    done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
+    """Answer the questions of one draw with one method, unless a part file has the answers.
+
+    Args:
+        task: what is asked.
+        draw: number of the draw.
+        method: answers it.
+        backbone: the frozen model.
+        settings: of the run.
+        folder: its ``parts`` hold the part files.
+        done: told how many questions were answered, batch by batch.
+
+    Returns:
+        What the part file holds: predictions, costs, seconds spent, identity.
+    """
     path = folder / "parts" / f"{task.benchmark}-{draw:03d}-{method.name}.json"
     given = _given(method, task.draws[draw])
     identity = _identity(task, given, method, backbone, settings)
@@ -249,8 +274,10 @@ def _run_part(
         if known.get("identity") == identity:
             done(len(task.draws[draw]))
             return known
+    started = time.perf_counter()
     part = _DrawRunner(backbone, method, settings).run(given, task.draws[draw], done)
-    write_json(path, part | {"identity": identity})
+    part |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}
+    write_json(path, part)
     return part
 
 
@@ -285,9 +312,9 @@ def run_task(
                 finished += count
                 progress(label, finished, task.size * len(methods))
 
-            part = _run_part(task, draw, method, backbone, settings, folder, done)
+            part = run_part(task, draw, method, backbone, settings, folder, done)
             parts[method.name].append(part)
-    records = [_record(parts[m.name], task, m, backbone, settings) for m in methods]
+    records = [make_record(parts[m.name], task, m, backbone, settings) for m in methods]
     for record in records:
         path = folder / f"{task.benchmark}-{record.method}.json"
         write_text(path, record.to_json() + "\n")

@@ -8,15 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from raggd.files import file_hash
-from raggd.methods.weights import (
-    HYPER_FILE,
-    MEAN_FILE,
-    PREDICTOR_FILE,
-    PROMPT_FILE,
-    TASK_MEAN_FILE,
-    predictor_file,
-    weight_file,
-)
+from raggd.methods.weights import FILES_OF, PROMPT_FILE, TASK_MEAN_FILE, weight_file
 from raggd.records import SupportSet, require_known
 
 if TYPE_CHECKING:  # torch and transformers load only when a method is made
@@ -94,9 +86,10 @@ def _prompt_tuning(parts: Parts, name: str) -> Method:
     return prompt_tuning(prefix)
 
 
-def _predicted(parts: Parts, name: str, file: str, scale: float = 1.0) -> Method:
+def _predicted(parts: Parts, name: str, scale: float = 1.0) -> Method:
     from raggd.methods.predicted import PredictedUpdate
 
+    file = FILES_OF[name][-1]
     return PredictedUpdate(
         name=name,
         backbone=parts.backbone,
@@ -134,39 +127,34 @@ def _shuffled(parts: Parts, name: str) -> Method:
         k, seed = settings.retrieval.top_k, settings.evaluation.seed
         return other_support(support, parts.source, parts.retriever, k, seed)
 
-    return ShuffledSupport(_predicted(parts, "rag-gd", PREDICTOR_FILE), choose)
+    return ShuffledSupport(_predicted(parts, "rag-gd"), choose)
 
 
 def _irrelevant(parts: Parts, name: str) -> Method:
     from raggd.methods.irrelevant import IrrelevantPassages
 
-    return IrrelevantPassages(_predicted(parts, "rag-gd", PREDICTOR_FILE))
+    return IrrelevantPassages(_predicted(parts, "rag-gd"))
 
 
-_rag_gd = partial(_predicted, file=PREDICTOR_FILE)
-BUILDERS: dict[str, Builder] = {
+_SPECIAL: dict[str, Builder] = {
     "query-only": _query_only,
     "vanilla-rag": _vanilla,
     "vanilla-few-shot": partial(_few_shot, with_base=False),
     "base": _base,
     "base-few-shot": partial(_few_shot, with_base=True),
     "prompt-tuning": _prompt_tuning,
-    "hyper-tuning": partial(_predicted, file=HYPER_FILE),
-    "mean-update": partial(_predicted, file=MEAN_FILE),
     "task-mean": _task_mean,
     "tt-sgd-k1": partial(_tt_sgd, steps=1),
     "tt-sgd": _tt_sgd,
     "tt-sgd-k10": partial(_tt_sgd, steps=10),
-    "rag-gd-k1": partial(_predicted, file=predictor_file(1)),
-    "rag-gd": _rag_gd,
-    "rag-gd-k10": partial(_predicted, file=predictor_file(10)),
     "shuffled-support": _shuffled,
     "irrelevant-passages": _irrelevant,
-    "rag-gd-x0.5": partial(_rag_gd, scale=0.5),
-    "rag-gd-x2": partial(_rag_gd, scale=2.0),
+    "rag-gd-x0.5": partial(_predicted, scale=0.5),
+    "rag-gd-x2": partial(_predicted, scale=2.0),
 }
-"""Every method in the order of the tables."""
-METHODS = tuple(BUILDERS)
+"""How methods are made whose update does not simply come from the predictor in their file."""
+METHODS = tuple(FILES_OF)
+"""Every method, in the order of the tables."""
 
 
 def build_method(parts: Parts, name: str) -> Method:
@@ -180,4 +168,4 @@ def build_method(parts: Parts, name: str) -> Method:
         The method.
     """
     require_known("method", name, METHODS)
-    return BUILDERS[name](parts, name)
+    return _SPECIAL.get(name, _predicted)(parts, name)

@@ -23,11 +23,29 @@ _MADE_BY = {
     GATE_FILE: "raggd train gate",
     PROMPT_FILE: "raggd train prompt",
 }
-
-
-def predictor_file(steps: int) -> str:
-    """Return the file of the predictor of K-step updates, where K is not `target.steps`."""
-    return f"predictor-k{steps}.safetensors"
+_RAG_GD = (BASE_FILE, PREDICTOR_FILE)
+FILES_OF: dict[str, tuple[str, ...]] = {
+    "query-only": (),
+    "vanilla-rag": (),
+    "vanilla-few-shot": (),
+    "base": (BASE_FILE,),
+    "base-few-shot": (BASE_FILE,),
+    "prompt-tuning": (PROMPT_FILE,),
+    "hyper-tuning": (BASE_FILE, HYPER_FILE),
+    "mean-update": (BASE_FILE, MEAN_FILE),
+    "task-mean": (BASE_FILE, TASK_MEAN_FILE),
+    "tt-sgd-k1": (BASE_FILE,),
+    "tt-sgd": (BASE_FILE,),
+    "tt-sgd-k10": (BASE_FILE,),
+    "rag-gd-k1": (BASE_FILE, "predictor-k1.safetensors"),
+    "rag-gd": _RAG_GD,
+    "rag-gd-k10": (BASE_FILE, "predictor-k10.safetensors"),
+    "shuffled-support": _RAG_GD,
+    "irrelevant-passages": _RAG_GD,
+    "rag-gd-x0.5": _RAG_GD,
+    "rag-gd-x2": _RAG_GD,
+}
+"""Files of the weights folder that each method reads, methods in the order of the tables."""
 
 
 def made_by(file: str) -> str:

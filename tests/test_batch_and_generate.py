@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
-from raggd.backbone.batch import answer_losses, last_states, make_batch
+from raggd.backbone.batch import STEP, answer_losses, last_states, make_batch, padded_length
 from raggd.backbone.generate import (
     common_opening,
     decode,
@@ -51,9 +51,11 @@ def asked(backbone: Backbone, supports: Sequence[SupportSet]) -> list[Prompt]:
 def test_a_batch_is_padded_on_the_left() -> None:
     prompts = [Prompt((5, 6, 7, 8), 2, 0), Prompt((9, 2), 1, 0)]
     batch = make_batch(prompts, 3, CPU)
-    assert batch.tokens.tolist() == [[5, 6, 7, 8], [3, 3, 9, 2]]
-    assert batch.mask.tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
-    assert batch.positions.tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
+    before = [0] * (STEP - 4)
+    padding = [3] * (STEP - 4)
+    assert batch.tokens.tolist() == [[*padding, 5, 6, 7, 8], [*padding, 3, 3, 9, 2]]
+    assert batch.mask.tolist() == [[*before, 1, 1, 1, 1], [*before, 0, 0, 1, 1]]
+    assert batch.positions.tolist() == [[*before, 0, 1, 2, 3], [*before, 0, 0, 0, 1]]
     assert batch.keep == 3
     assert batch.answer_mask.tolist() == [[True, True], [False, True]]
 
@@ -64,6 +66,8 @@ def test_the_answer_mask_marks_the_answers_and_nothing_else(sizes: list[tuple[in
     prompts = [Prompt((1,) * (before + answer), answer, 0) for before, answer in sizes]
     batch = make_batch(prompts, 3, CPU)
     targets = batch.keep - 1
+    assert batch.tokens.shape[1] % STEP == 0
+    assert batch.tokens.shape[1] - max(sum(size) for size in sizes) < STEP
     assert batch.answer_mask.shape == (len(sizes), targets)
     for row, (before, answer) in enumerate(sizes):
         assert batch.answer_mask[row].tolist() == [False] * (targets - answer) + [True] * answer
@@ -236,7 +240,7 @@ def test_answers_are_first_lines_without_special_tokens() -> None:
     answers = greedy_answers(backbone, prompts, 20)
     assert answers == ["Lima", "the king", "", "red bird", ""]
     longest = max(len(ids(text)) for text in texts)
-    assert model.masks == list(range(3, 3 + longest)), "it stops when all have ended"
+    assert model.masks == list(range(STEP, STEP + longest)), "it stops when all have ended"
     assert model.positions[1] == [3, 2, 2, 2, 2], "counted from each row's first token"
     short = _Scripted([ids(text) for text in texts], len(tokenizer))
     greedy_answers(Backbone("scripted", short, tokenizer, {}, ""), prompts, 2)
@@ -353,7 +357,7 @@ def test_the_opening_is_not_read_again(tiny_backbone: Backbone, supports: list[S
         read_prompts(tiny_backbone, prompts[::-1])
     finally:
         handle.remove()
-    longest = max(len(p.tokens) for p in prompts)
+    longest = padded_length(max(len(p.tokens) for p in prompts))
     assert seen == [longest - len(opening.tokens), longest]
 
 

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.backbone.batch import Batch, last_positions, make_batch, model_inputs
+from raggd.backbone.batch import (
+    Batch,
+    last_positions,
+    make_batch,
+    model_inputs,
+    padded_length,
+)
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 
@@ -116,8 +122,9 @@ def _fits(opening: Opening, prompts: Sequence[Prompt]) -> bool:
     # padding takes the place of the opening's first columns, so it may not be longer
     lengths = [len(p.tokens) for p in prompts]
     size = len(opening.tokens)
+    longest = padded_length(max(lengths))
     begin = all(p.tokens[:size] == opening.tokens for p in prompts)
-    return begin and min(lengths) > size and max(lengths) - min(lengths) <= size
+    return begin and min(lengths) > size and longest - min(lengths) <= size
 
 
 def _opened(opening: Opening, batch: Batch) -> Any:

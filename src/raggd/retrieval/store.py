@@ -103,7 +103,7 @@ def _written(
 ) -> Iterator[Passage]:
     # Pass the corpus on as it is written, so that one reading also hashes it.
     for given in passages:
-        passage = _storable(given)
+        passage = storable(given)
         if not passage.id or not (passage.text.strip() or passage.title.strip()):
             raise RaggdError(
                 f"passage number {len(keys) + 1} (id '{passage.id}') has no id or no text: "
@@ -113,13 +113,13 @@ def _written(
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         stream.write(line)
         ids.add(passage.id)
-        keys.append(_key(passage.id))
+        keys.append(id_key(passage.id))
         offsets.append(offsets[-1] + len(line))
         yield passage
 
 
-def _storable(passage: Passage) -> Passage:
-    # Half of a surrogate pair, which damaged corpora hold, has no UTF-8 form.
+def storable(passage: Passage) -> Passage:
+    """Return a passage that has a UTF-8 form: damaged corpora hold halves of surrogate pairs."""
     parts = (passage.id, passage.text, passage.title)
     try:
         "".join(parts).encode()
@@ -128,7 +128,8 @@ def _storable(passage: Passage) -> Passage:
     return passage
 
 
-def _key(name: str) -> int:
+def id_key(name: str) -> int:
+    """Return a 64-bit hash of a passage id."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
 
 
@@ -206,7 +207,7 @@ class PassageStore:
 
     def _row(self, name: str) -> int | None:
         try:
-            key = np.uint64(_key(name))
+            key = np.uint64(id_key(name))
         except UnicodeEncodeError:
             return None
         place = int(np.searchsorted(self._keys, key))

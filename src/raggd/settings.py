@@ -44,6 +44,8 @@ class RetrievalSettings(_Section):
     """For `dense`: an embedded name, a hub name, or a local folder."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
+    memory: str = "3GB"
+    """Most memory that the process may hold while it builds an index."""
     top_k: int = Field(default=3, ge=0)
     """Passages given to the model (paper: 5)."""
     noise: float = Field(default=0.0, ge=0, le=1)

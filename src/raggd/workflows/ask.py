@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raggd.assembly import METHODS, Assembly
+from raggd.assembly import Assembly
 from raggd.data.demonstrations import OWN_TASK, read_demonstrations
 from raggd.data.prompts import prompt_fingerprint
 from raggd.evaluation.cost import Stopwatch
 from raggd.files import cache_folder
 from raggd.methods.answering import answer_batch, render
-from raggd.methods.base import Method
+from raggd.methods.base import Method, Rearranges
+from raggd.methods.registry import METHODS
 from raggd.methods.remembered import Remembered
 from raggd.records import (
     Demonstration,
@@ -59,7 +60,8 @@ def _remembered(parts: Assembly, method: Method) -> Method:
         prompt_fingerprint(backbone.tokenizer),
         target.model_dump_json(),
     )
-    return Remembered(method, identity, cache_folder() / "updates", parts.base)
+    base = parts.base if "base" in method.hashes else None
+    return Remembered(method, identity, cache_folder() / "updates", base)
 
 
 def run_ask(
@@ -92,6 +94,11 @@ def run_ask(
     with watch.timed("load"):
         ready = parts.method(name)
         backbone = parts.backbone
+    if isinstance(ready, Rearranges):
+        raise RaggdError(
+            f"method '{name}' is a control of `raggd evaluate`: it needs other questions. Choose "
+            "--method rag-gd."
+        )
     if ready.adapts and not shown:
         raise RaggdError(
             f"method '{name}' adapts from demonstrations: give some by --demonstrations "

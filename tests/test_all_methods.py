@@ -20,9 +20,11 @@ from raggd.methods.registry import METHODS
 from raggd.methods.weights import (
     BASE_FILE,
     FILES_OF,
+    GATE_FILE,
     HYPER_FILE,
     PROMPT_FILE,
     TASK_MEAN_FILE,
+    TUNED_FILE,
     made_by,
 )
 from raggd.records import RaggdError, RunRecord
@@ -30,6 +32,7 @@ from raggd.settings import Settings, load_settings
 from raggd.workflows import rivals, train
 from raggd.workflows.ask import run_ask
 from raggd.workflows.evaluate import run_evaluate
+from raggd.workflows.gate import run_train_gate
 from raggd.workflows.rivals import run_train_hyper, run_train_prompt, run_train_task_mean
 from raggd.workflows.train import run_targets, run_train_base, run_train_predictor
 from workflow_fixtures import (
@@ -76,6 +79,10 @@ def trained(
         steps = 4
         batch = 2
         learning_rate = 0.1
+        [gate]
+        per_benchmark = 3
+        probes = 2
+        scales = [0.5, 2.0]
     """
     path.write_text(text.replace("steps = 2\n", "steps = 2\nkeep = [1, 10]\n"), encoding="utf-8")
     settings = changed(load_settings(path), "evaluation", answer_loss=True)
@@ -92,6 +99,11 @@ def trained(
             run_train_predictor(parts_with(with_k, frozen_backbone), store, weights, quiet)
         records["prompt"] = run_train_prompt(parts, weights, quiet)
         records["hyper"] = run_train_hyper(parts, store, weights, quiet)
+        tuned = changed(settings, "hyper_tuning", start="predictor")
+        records["tuned"] = run_train_hyper(
+            parts_with(tuned, frozen_backbone), store, weights, quiet
+        )
+        records["gate"] = run_train_gate(parts, "predictor.safetensors", weights, quiet)
         records["task-mean"] = run_train_task_mean(parts, [store], weights)
         yield Trained(settings, weights, store, records)
 
@@ -121,11 +133,16 @@ def test_trainings_leave_records(trained: Trained) -> None:
     assert trained.records["prompt"]["fingerprint"] == prefix.fingerprint
     assert len(prefix.vectors) == 3
     assert trained.records["task-mean"]["sets"] == {"nq": 4, "triviaqa": 4}
-    assert len(trained.records["hyper"]["loss"]) == 4
+    assert len(trained.records["hyper"]["loss"]) == len(trained.records["tuned"]["loss"]) == 4
+    gate = trained.records["gate"]
+    assert gate["trials"] == sum(gate["chosen"].values()) == 6
+    assert set(gate["gain_by_task"]) == {"nq", "triviaqa"}
+    assert set(gate["gain_by_noise"]) == {"0.0", "0.5", "1.0"}
+    assert len(list((trained.weights / "trials").iterdir())) == 6
 
 
 def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -> None:
-    assert len(METHODS) == 19
+    assert len(METHODS) == 21
     asked = {tuple(p.question_id for p in r.predictions) for r in scores.values()}
     drawn = {tuple(p.support_id for p in r.predictions) for r in scores.values()}
     assert len(asked) == len(drawn) == 1
@@ -138,7 +155,8 @@ def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -
 
 def test_no_two_methods_are_the_same(scores: dict[str, RunRecord]) -> None:
     losses = {n: tuple(p.answer_loss for p in r.predictions) for n, r in scores.items()}
-    same = [(a, b) for a in METHODS for b in METHODS if a < b and losses[a] == losses[b]]
+    del losses["rag-gd-gated"]  # may be the base, or another scale of rag-gd
+    same = [(a, b) for a in losses for b in losses if a < b and losses[a] == losses[b]]
     assert not same
 
 
@@ -151,10 +169,14 @@ def test_what_each_method_costs_and_is_made_of(scores: dict[str, RunRecord]) -> 
     assert own["vanilla-few-shot"] == own["vanilla-rag"] == {}
     assert own["base-few-shot"] == own["base"] == own["tt-sgd-k10"] == {"base": own["base"]["base"]}
     assert set(own["prompt-tuning"]) == {"prefix"}
-    predictors = {own[n]["predictor"] for n in ("rag-gd", "rag-gd-k1", "rag-gd-k10", "hyper-tuning",
-                                                "mean-update", "task-mean")}  # fmt: skip
-    assert len(predictors) == 6
+    trained_apart = (
+        "rag-gd", "rag-gd-k1", "rag-gd-k10", "rag-gd-tuned", "hyper-tuning", "mean-update",
+        "task-mean",
+    )  # fmt: skip
+    predictors = {own[n]["predictor"] for n in trained_apart}
+    assert len(predictors) == 7
     assert own["shuffled-support"] == own["irrelevant-passages"] == own["rag-gd"]
+    assert own["rag-gd-gated"]["predictor"].startswith(own["rag-gd"]["predictor"] + "-")
     assert own["rag-gd-x0.5"] == own["rag-gd"] | {"scale": "0.5"}
 
 
@@ -187,6 +209,8 @@ NEEDS = {
     "rag-gd-k1": "predictor-k1.safetensors",
     "rag-gd-k10": "predictor-k10.safetensors",
     "shuffled-support": "predictor.safetensors",
+    "rag-gd-tuned": TUNED_FILE,
+    "rag-gd-gated": GATE_FILE,
     "mean-update": "mean.safetensors",
 }
 

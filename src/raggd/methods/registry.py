@@ -101,6 +101,23 @@ def _predicted(parts: Parts, name: str, scale: float = 1.0) -> Method:
     )
 
 
+def _gated(parts: Parts, name: str) -> Method:
+    from raggd.adaptation.predictors.gated import GatedPredictor, load_gate
+    from raggd.methods.predicted import PredictedUpdate
+
+    _, file, gate = FILES_OF[name]
+    plain = file_hash(weight_file(parts.weights, file))[:16]
+    path = weight_file(parts.weights, gate)
+    return PredictedUpdate(
+        name=name,
+        backbone=parts.backbone,
+        base=parts.base,
+        predictor=GatedPredictor(parts.predictor(file), load_gate(path, plain)),
+        limit=parts.settings.target.max_tokens,
+        weights=f"{plain}-{file_hash(path)[:16]}",
+    )
+
+
 def _tt_sgd(parts: Parts, name: str, steps: int = 0) -> Method:
     from raggd.methods.tt_sgd import TestTimeSGD
 
@@ -149,6 +166,7 @@ _SPECIAL: dict[str, Builder] = {
     "tt-sgd-k10": partial(_tt_sgd, steps=10),
     "shuffled-support": _shuffled,
     "irrelevant-passages": _irrelevant,
+    "rag-gd-gated": _gated,
     "rag-gd-x0.5": partial(_predicted, scale=0.5),
     "rag-gd-x2": partial(_predicted, scale=2.0),
 }

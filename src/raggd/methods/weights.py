@@ -40,6 +40,8 @@ FILES_OF: dict[str, tuple[str, ...]] = {
     "rag-gd-k1": (BASE_FILE, "predictor-k1.safetensors"),
     "rag-gd": _RAG_GD,
     "rag-gd-k10": (BASE_FILE, "predictor-k10.safetensors"),
+    "rag-gd-tuned": (BASE_FILE, TUNED_FILE),
+    "rag-gd-gated": (*_RAG_GD, GATE_FILE),
     "shuffled-support": _RAG_GD,
     "irrelevant-passages": _RAG_GD,
     "rag-gd-x0.5": _RAG_GD,

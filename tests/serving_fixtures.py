@@ -19,7 +19,7 @@ import uvicorn
 from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.store import save_predictor
-from raggd.assembly import BASE_FILE, PREDICTOR_FILE, Assembly
+from raggd.assembly import BASE_FILE, Assembly
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.answering import answer_batch, render
@@ -49,7 +49,7 @@ def tiny_parts(root: Path, backbone: Backbone, **serving: Any) -> Assembly:
     weights = root / "weights"
     base = random_base(backbone)
     save_base(weights / BASE_FILE, base)
-    save_sensitive_predictor(weights / PREDICTOR_FILE, base, 32, 0.1)
+    save_sensitive_predictor(weights / "predictor.safetensors", base, 32, 0.1)
     data = root / "data"
     if not data.exists():
         write_data(data)

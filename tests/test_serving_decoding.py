@@ -9,16 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd.backbone.generate import greedy_answers, stop_tokens
+from raggd.backbone.batch import padded_length
+from raggd.backbone.generate import stop_tokens
 from raggd.backbone.load import Backbone, wrap_model
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, build_prompt
-from raggd.methods.answering import adapted_rows
+from raggd.methods.answering import adapted_rows, answer_batch
 from raggd.methods.base import Adapted
 from raggd.serving.decoding import RunningBatch, alike
 from raggd.serving.sampling import Sampler, Sampling, nucleus
 from raggd.serving.updates import UpdateCache, size_of
-from tiny import hooks_of, make_backbone, random_base, random_update, tiny_tokenizer
+from tiny import hooks_of, random_base, random_update, tiny_tokenizer
 
 TOKENS = 10
 QUESTIONS = (
@@ -102,19 +103,10 @@ def test_it_writes_what_offline_generation_writes(
     for tokens in found:
         end = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))
         texts.append(tiny_backbone.tokenizer.decode(tokens[:end], skip_special_tokens=True))
-    with adapted_rows(tiny_backbone, rows):
-        offline = greedy_answers(tiny_backbone, prompts_of(tiny_backbone), TOKENS)
+    offline = answer_batch(tiny_backbone, rows, prompts_of(tiny_backbone), TOKENS)
     firsts = [(text.strip().splitlines() or [""])[0].strip() for text in texts]
     assert firsts == offline
     assert len(set(offline)) > 2
-
-
-def test_generation_ignores_penalties_that_a_model_brings_along() -> None:
-    plain = make_backbone()
-    prompts = prompts_of(plain)
-    before = greedy_answers(plain, prompts, TOKENS)
-    plain.model.generation_config.repetition_penalty = 3.0
-    assert greedy_answers(plain, prompts, TOKENS) == before
 
 
 def test_a_sliding_window_is_kept_when_rows_join() -> None:
@@ -149,7 +141,7 @@ def test_padding_that_no_row_needs_is_dropped(tiny_backbone: Backbone, base: Bas
     batch = RunningBatch(tiny_backbone)
     batch.join(prompts[:2], [Adapted(base)] * 2)
     lengths = [len(p.tokens) for p in prompts[:2]]
-    assert batch._mask.shape[1] == max(lengths)
+    assert batch._mask.shape[1] == padded_length(max(lengths))
     batch.keep([0])
     assert batch._mask.shape[1] == lengths[0] < lengths[1]
 

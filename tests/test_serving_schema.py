@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 from raggd.backbone.load import Backbone
-from serving_fixtures import Running, running, tiny_parts
+from serving_fixtures import Running, questions, running, tiny_parts
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ OPERATIONS = (
 )
 
 
-def fuzz(described: Any, path: str, method: str, mode: str, model: str | None = None) -> list[int]:
+def fuzz(described: Any, path: str, method: str, mode: str, **fixed: Any) -> list[int]:
     """Send made-up requests, check every answer against the schema, return the statuses."""
     generation = schemathesis.GenerationMode(mode)
     cases = described[path][method].as_strategy(generation_mode=generation)
     seen = []
 
     @settings(
-        max_examples=40,
+        max_examples=25,
         deadline=None,
         derandomize=True,
         database=None,
@@ -60,8 +60,8 @@ def fuzz(described: Any, path: str, method: str, mode: str, model: str | None = 
     )
     @given(cases)
     def send(case: Any) -> None:
-        if model and isinstance(case.body, dict):
-            case.body["model"] = model
+        if fixed and isinstance(case.body, dict):
+            case.body.update(fixed)
         # what a schema cannot say (which models there are, that a question is not blank) is
         # refused with 4xx, so that check is left out
         excluded = [schemathesis.checks.positive_data_acceptance]
@@ -76,9 +76,20 @@ def test_answers_are_as_the_schema_says(described: Any, path: str, method: str) 
     assert fuzz(described, path, method, "positive")
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_requests_that_reach_the_model(described: Any, path: str) -> None:
-    assert 200 in fuzz(described, path, "POST", "positive", "base")
+ASKED = questions(1)[0]
+FITTING = {"model": "base", "raggd": None, "max_tokens": 3}
+
+
+def test_chats_that_reach_the_model(described: Any) -> None:
+    turns = {"messages": [{"role": "user", "content": ASKED}]}
+    more = {"max_completion_tokens": None, "logprobs": True}
+    assert 200 in fuzz(
+        described, "/v1/chat/completions", "POST", "positive", **FITTING, **turns, **more
+    )
+
+
+def test_completions_that_reach_the_model(described: Any) -> None:
+    assert 200 in fuzz(described, "/v1/completions", "POST", "positive", **FITTING, prompt=ASKED)
 
 
 @pytest.mark.parametrize("path", [path for path, method in OPERATIONS if method == "POST"])

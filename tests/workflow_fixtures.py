@@ -140,6 +140,31 @@ def save_backbone(backbone: Any, folder: Path) -> Path:
     return folder
 
 
+def write_weights(folder: Path, backbone: Any) -> Path:
+    """Write a base adapter, a predictor whose update depends on what it reads, and a mean."""
+    import torch
+
+    from raggd.adaptation.base_adapter import save_base
+    from raggd.adaptation.predictors.mean import MeanPredictor
+    from raggd.adaptation.predictors.mlp import MLPPredictor
+    from raggd.adaptation.predictors.store import save_predictor
+    from raggd.assembly import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
+    from tiny import random_base, random_update
+
+    base = random_base(backbone)
+    width = backbone.model.config.hidden_size
+    predictor = MLPPredictor(base.spec, base.fingerprint, width, 8, 4)
+    updates = torch.stack([random_update(base, seed).vector() for seed in range(4)])
+    predictor.fit_units(torch.randn(4, 2, width, generator=torch.Generator()), updates, 0)
+    with torch.no_grad():
+        predictor.head.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
+    save_base(folder / BASE_FILE, base)
+    save_predictor(folder / PREDICTOR_FILE, predictor)
+    mean = MeanPredictor(base.spec, base.fingerprint, updates.mean(0))
+    save_predictor(folder / MEAN_FILE, mean)
+    return folder
+
+
 class StubRetriever:
     """Finds passages by counting from the length of the query: no index, no cache."""
 

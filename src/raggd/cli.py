@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -12,12 +11,24 @@ import typer
 from typer.core import TyperGroup
 
 from raggd import __version__
+from raggd.cli_bench import register as register_bench
+from raggd.cli_export import register as register_export
 from raggd.cli_gate import register as register_gate
 from raggd.cli_linear import register as register_linear
-from raggd.cli_options import Assignments, Config, Json, Out, Store
+from raggd.cli_options import (
+    Assignments,
+    Config,
+    Corpus,
+    Demonstrations,
+    Json,
+    Out,
+    Store,
+    with_corpus,
+)
 from raggd.cli_options import load_parts as _parts
 from raggd.cli_rivals import register as register_rivals
 from raggd.cli_serve import register as register_serve
+from raggd.cli_study import register as register_study
 from raggd.records import RaggdError
 
 
@@ -49,8 +60,11 @@ app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
 register_serve(app)
+register_bench(app)
+register_study(app)
 register_rivals(train_app)
 register_gate(train_app)
+register_export(app)
 
 
 def _show_scores(result: dict[str, Any], rows: Any, comparisons: Any, as_json: bool) -> None:
@@ -112,13 +126,8 @@ def index(
 @app.command()
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
-    corpus: Annotated[
-        Path | None, typer.Option(help="Your documents; without it, the embedded Wikipedia leads.")
-    ] = None,
-    demonstrations: Annotated[
-        Path | None,
-        typer.Option(help='Lines of {"question": ..., "answer": ...} to adapt from; three do.'),
-    ] = None,
+    corpus: Corpus = None,
+    demonstrations: Demonstrations = None,
     method: Annotated[
         str | None, typer.Option(help="Default: rag-gd with demonstrations, base without.")
     ] = None,
@@ -131,11 +140,9 @@ def ask(
     from raggd.console import emit_json, progress_bar, say
     from raggd.workflows.ask import run_ask
 
-    changes = list(assignments or [])
-    if corpus is not None:
-        changes.append(f"data.corpus={json.dumps(str(corpus), ensure_ascii=False)}")
     with progress_bar() as bar:
-        result = run_ask(_parts(config, changes, bar), question, demonstrations, method)
+        parts = _parts(config, with_corpus(corpus, assignments), bar)
+        result = run_ask(parts, question, demonstrations, method)
     if as_json:
         emit_json(result)
         return
@@ -234,33 +241,6 @@ def evaluate(
     with progress_bar() as bar:
         result, rows, comparisons = run_evaluate(_parts(config, assignments, bar), names, out, bar)
     _show_scores(result, rows, comparisons, as_json)
-
-
-@app.command()
-def bench(
-    only: Annotated[
-        str | None, typer.Option(help="Run one group: adaptation or mixed-batch.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Pairs per comparison.")] = 7,
-    out: Out = Path("runs/bench"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the promised prices as ratios: A and B in turn, in one run."""
-    from raggd.console import emit_json, progress_bar, say
-    from raggd.workflows.bench import run_bench
-
-    with progress_bar() as bar:
-        result = run_bench(_parts(config, assignments, bar), out, rounds, only)
-    if as_json:
-        emit_json(result)
-        return
-    for name, found in result["details"].items():
-        say(
-            f"{name:<16} {found['ratio']:.3f}  ({found['low']:.3f} to {found['high']:.3f})  "
-            f"{found['a_ms']:.0f} ms against {found['b_ms']:.0f} ms"
-        )
 
 
 @data_app.command("list")

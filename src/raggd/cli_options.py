@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,6 +20,27 @@ Assignments = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for results; interrupted runs continue.")]
 Store = Annotated[Path, typer.Option(help="Folder that `raggd targets` wrote.")]
+Corpus = Annotated[
+    Path | None, typer.Option(help="Your documents; without it, the embedded Wikipedia leads.")
+]
+Demonstrations = Annotated[
+    Path | None,
+    typer.Option(help='Lines of {"question": ..., "answer": ...} to adapt from; three do.'),
+]
+
+
+def with_corpus(corpus: Path | None, assignments: list[str] | None) -> list[str]:
+    """Say `--corpus` as a setting.
+
+    Args:
+        corpus: file or folder of documents; None: what the settings say.
+        assignments: the single changes given by `--set`.
+
+    Returns:
+        All single changes.
+    """
+    named = [] if corpus is None else [f"data.corpus={json.dumps(str(corpus), ensure_ascii=False)}"]
+    return [*(assignments or []), *named]
 
 
 def load_parts(config: Path | None, assignments: list[str] | None, bar: Progress) -> Assembly:

@@ -18,6 +18,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -250,6 +251,12 @@ class Update:
     def detach(self) -> Update:
         """Return the update cut from the graph that made it."""
         return self.map(lambda tensor: tensor.detach())
+
+    def save(self, path: Path | str) -> None:
+        """Write the update to a file that `raggd.load_update` reads."""
+        from raggd.core.storage import save_update
+
+        save_update(Path(path), self)
 
 
 def update_from_vector(spec: AdapterSpec, vector: Tensor, base: str) -> Update:

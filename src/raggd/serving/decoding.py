@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.backbone.batch import make_batch
+from raggd.backbone.generate import Reading, new_cache, read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import Update
@@ -46,15 +46,6 @@ def alike(lengths: Sequence[int], waste: float = WASTE) -> list[list[int]]:
         else:
             groups.append([at])
     return groups
-
-
-def _cache(layers: Sequence[tuple[Tensor, Tensor]]) -> Any:
-    from transformers import DynamicCache
-
-    cache: Any = DynamicCache()
-    for number, (keys, values) in enumerate(layers):
-        cache.update(keys, values, number)
-    return cache
 
 
 def _layers(cache: Any) -> list[tuple[Tensor, Tensor]]:
@@ -100,34 +91,26 @@ class RunningBatch:
         """
         self.release()
         backbone = self._backbone
-        batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
         with attach(backbone, rows[0].base, self._stacked(rows)):
-            found = backbone.model(
-                input_ids=batch.tokens,
-                attention_mask=batch.mask,
-                position_ids=batch.positions,
-                past_key_values=_cache([]),
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        self._merge(found.past_key_values, batch.mask)
+            reading = read_prompts(backbone, prompts)
+        self._merge(reading)
         self._rows += rows
         self._update = self._stacked(self._rows)
-        logits: Tensor = found.logits[:, -1]
-        return logits
+        return reading.logits
 
     def _stacked(self, rows: Sequence[Adapted]) -> Update | None:
         update = shared_update(rows)
         target = (self._backbone.device, self._backbone.dtype)
         return update.map(lambda tensor: tensor.to(*target)) if update else None
 
-    def _merge(self, cache: Any, mask: Tensor) -> None:
+    def _merge(self, reading: Reading) -> None:
+        cache, mask = reading.cache, reading.mask
         if not self._rows:
             self._cache, self._mask = cache, mask
             return
         length = max(self._mask.shape[1], mask.shape[1])
         self._mask = torch.cat([_padded(self._mask, length), _padded(mask, length)])
-        self._cache = _cache(
+        self._cache = new_cache(
             [
                 (
                     torch.cat([_padded(old[0], length), _padded(new[0], length)]),
@@ -179,7 +162,7 @@ class RunningBatch:
         mask = self._mask[index]
         start = int(mask.any(0).int().argmax())  # columns before it are padding in every row
         self._mask = mask[:, start:]
-        self._cache = _cache(
+        self._cache = new_cache(
             [(k[index, :, start:], v[index, :, start:]) for k, v in _layers(self._cache)]
         )
         self._update = self._stacked(self._rows)

@@ -7,55 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raggd.assembly import METHODS, Assembly
-from raggd.data.benchmarks import parse_question
+from raggd.assembly import Assembly
+from raggd.data.demonstrations import OWN_TASK, read_demonstrations
+from raggd.data.prompts import prompt_fingerprint
 from raggd.evaluation.cost import Stopwatch
-from raggd.files import read_json_lines
+from raggd.files import cache_folder
 from raggd.methods.answering import answer_batch, render
+from raggd.methods.base import Method, Rearranges
+from raggd.methods.registry import METHODS
+from raggd.methods.remembered import Remembered
 from raggd.records import (
     Demonstration,
     Passage,
     Question,
     RaggdError,
     SupportSet,
+    content_id,
     require_known,
 )
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
 
-TASK = "own"
-NOBODY = SupportSet(TASK, (Demonstration("none", "none", (), "none"),))
+NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
 """Stands in where a method that does not adapt is asked to."""
-
-
-def read_demonstrations(path: Path) -> list[Question]:
-    """Read answered questions from JSON Lines.
-
-    Args:
-        path: lines of ``{"question": ..., "answer": ...}`` or FlashRAG's ``golden_answers``.
-
-    Returns:
-        The questions with their answers.
-
-    Raises:
-        RaggdError: there is none, or one lacks its question or answer.
-    """
-    questions = []
-    for number, value in read_json_lines(path):
-        where = f"{path}, line {number}"
-        answers = value.get("golden_answers", value.get("answer"))
-        if answers is None:
-            raise RaggdError(
-                f"{where}: the demonstration has no answer. Expected "
-                '{"question": "...", "answer": "..."}.'
-            )
-        value = {"id": f"line-{number}", **value, "golden_answers": answers}
-        questions.append(parse_question(value, task=TASK, where=where))
-    if not questions:
-        raise RaggdError(
-            f"{path} holds no demonstrations: expected lines such as "
-            '{"question": "...", "answer": "..."}.'
-        )
-    return questions
 
 
 def own_support(parts: Assembly, questions: Sequence[Question]) -> SupportSet:
@@ -69,11 +42,26 @@ def own_support(parts: Assembly, questions: Sequence[Question]) -> SupportSet:
         The support set.
     """
     k = parts.settings.retrieval.top_k
-    return SupportSet(TASK, tuple(make_demonstrations(questions, parts.retriever, k)))
+    return SupportSet(OWN_TASK, tuple(make_demonstrations(questions, parts.retriever, k)))
 
 
 def _passage_view(passages: Sequence[Passage]) -> list[dict[str, str]]:
     return [{"id": p.id, "title": p.title, "text": p.text} for p in passages]
+
+
+def _remembered(parts: Assembly, method: Method) -> Method:
+    # the same demonstrations again cost a file to read, not a forward pass
+    if not method.adapts:
+        return method
+    backbone, target = parts.backbone, parts.settings.target
+    identity = content_id(
+        backbone.fingerprint,
+        str(backbone.dtype),
+        prompt_fingerprint(backbone.tokenizer),
+        target.model_dump_json(),
+    )
+    base = parts.base if "base" in method.hashes else None
+    return Remembered(method, identity, cache_folder() / "updates", base)
 
 
 def run_ask(
@@ -106,17 +94,22 @@ def run_ask(
     with watch.timed("load"):
         ready = parts.method(name)
         backbone = parts.backbone
+    if isinstance(ready, Rearranges):
+        raise RaggdError(
+            f"method '{name}' is a control of `raggd evaluate`: it needs other questions. Choose "
+            "--method rag-gd."
+        )
     if ready.adapts and not shown:
         raise RaggdError(
             f"method '{name}' adapts from demonstrations: give some by --demonstrations "
             "FILE.jsonl, or choose --method base."
         )
-    asked = Question("asked", question, (), TASK)
+    asked = Question("asked", question, (), OWN_TASK)
     with watch.timed("retrieve"):
         passages = evidence_for([asked], parts.retriever, parts.settings.retrieval.top_k)[0]
         support = own_support(parts, shown) if shown else None
     with watch.timed("adapt"):
-        adapted = ready.adapt([support] if support else [NOBODY])[0]
+        adapted = _remembered(parts, ready).adapt([support] if support else [NOBODY])[0]
     limit = parts.settings.backbone.context_tokens
     reserve = parts.settings.evaluation.max_answer_tokens
     prompt = render(backbone, adapted, question, passages, limit=limit, reserve=reserve)

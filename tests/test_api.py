@@ -1,0 +1,201 @@
+"""The Python interface: load, adapt, answer, save, export, in the words of the documentation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import raggd
+from raggd.api import Rag
+from raggd.assembly import Assembly
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import tensors_of
+from raggd.records import Question, RaggdError, SupportSet
+from raggd.settings import Settings, load_settings
+from raggd.workflows.ask import run_ask
+from tiny import random_base, random_update
+from workflow_fixtures import (
+    StubRetriever,
+    files_under,
+    parts_with,
+    settings_text,
+    write_data,
+    write_lines,
+    write_weights,
+)
+
+PAIRS = [("what lies near the red city ?", "Lima"), ("what eats the big fish ?", "honey")]
+QUESTION = "what lies near the old tree ?"
+GUIDE = (
+    "# Guide\n\nThe red city lies near Lima.\n\n## Water\n\nThe big fish eats honey.\n\n"
+    "## Trees\n\nThe old tree lies near Cairo.\n"
+)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def settings(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    root = tmp_path_factory.mktemp("api")
+    weights = write_weights(root / "weights", frozen_backbone)
+    text = settings_text(write_data(root / "data"), "tiny", str(weights))
+    (root / "settings.toml").write_text(text, encoding="utf-8")
+    return load_settings(root / "settings.toml")
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Path:
+    folder = tmp_path / "documents"
+    folder.mkdir()
+    (folder / "guide.md").write_text(GUIDE, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def rag(settings: Settings, tiny_backbone: Backbone, documents: Path) -> Rag:
+    loaded = raggd.load(corpus=documents, settings=settings)
+    loaded.parts.__dict__["backbone"] = tiny_backbone
+    return loaded
+
+
+def same(left: raggd.Update, right: raggd.Update) -> bool:
+    return torch.equal(left.vector(), right.vector())
+
+
+def test_load_loads_nothing(settings: Settings) -> None:
+    loaded = raggd.load(corpus="no/such/folder", settings=settings)
+    assert not {"backbone", "index", "retriever"} & set(vars(loaded.parts))
+    assert raggd.load().parts.settings == Settings()
+    with pytest.raises(RaggdError, match="no/such/folder"):
+        loaded.answer(QUESTION)
+
+
+def test_the_lines_of_the_documentation(rag: Rag, tmp_path: Path) -> None:
+    update = rag.adapt(PAIRS)
+    before, after = rag.answer(QUESTION), rag.answer(QUESTION, update=update)
+    assert "Cairo" in before.passages[0].text
+    assert before.passages == after.passages
+    assert before.text != after.text
+    update.save(tmp_path / "update.safetensors")
+    again = raggd.load_update(tmp_path / "update.safetensors")
+    assert same(again, update)
+    assert again.base == update.base
+    assert rag.answer(QUESTION, update=again) == after
+
+
+def test_python_and_the_command_line_answer_alike(rag: Rag, documents: Path) -> None:
+    lines = [{"question": question, "answer": answer} for question, answer in PAIRS]
+    shown = write_lines(documents.parent / "examples.jsonl", lines)
+    asked = run_ask(rag.parts, QUESTION, shown, None)
+    assert rag.answer(QUESTION, update=rag.adapt(shown)).text == asked["answer"]
+    assert rag.answer(QUESTION).text == run_ask(rag.parts, QUESTION, None, None)["answer"]
+
+
+def test_demonstrations_of_every_form_give_one_update(rag: Rag, tmp_path: Path) -> None:
+    lines = [{"question": question, "answer": answer} for question, answer in PAIRS]
+    path = write_lines(tmp_path / "examples.jsonl", lines)
+    questions = [Question(f"q{i}", text, (answer,)) for i, (text, answer) in enumerate(PAIRS)]
+    wanted = rag.adapt(PAIRS)
+    for form in (lines, path, str(path), questions, iter(PAIRS), rag.support(PAIRS)):
+        assert same(rag.adapt(form), wanted)
+    assert not same(rag.adapt(PAIRS[:1]), wanted)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "no demonstrations were given"),
+        ([("who ?", " ")], "demonstration 1: question 'line-1' has no answer"),
+        ([PAIRS[0], {"question": "who ?"}], "demonstration 2: the demonstration has no answer"),
+        (["who ?"], "demonstration 1 is a str: expected"),
+        (Path("no/such.jsonl"), "no/such.jsonl"),
+    ],
+)
+def test_demonstrations_that_cannot_be_used(given: object, message: str, rag: Rag) -> None:
+    with pytest.raises(RaggdError, match=message):
+        rag.adapt(given)  # type: ignore[arg-type]
+
+
+def test_every_question_of_a_batch_has_its_own_update(rag: Rag) -> None:
+    first, second = rag.adapt(PAIRS[:1]), rag.adapt(PAIRS[1:])
+    questions = [QUESTION, "what eats the big fish ?"] * 3  # more than one batch of four
+    updates = [first, None, second, first, None, second]
+    together = rag.answer_many(questions, updates)
+    apart = [rag.answer(q, update=u) for q, u in zip(questions, updates, strict=True)]
+    assert together == apart
+    assert len({answer.text for answer in together}) > 2
+
+
+def test_other_methods(rag: Rag) -> None:
+    assert rag.answer(QUESTION, method="vanilla-rag").passages
+    assert rag.answer(QUESTION, method="query-only").text != ""
+    mean = rag.answer(QUESTION, method="mean-update")
+    assert mean == rag.answer(QUESTION, update=rag.adapt(PAIRS, method="mean-update"))
+    assert not same(rag.adapt(PAIRS, method="tt-sgd"), rag.adapt(PAIRS))
+    with pytest.raises(RaggdError, match="'base' makes no update"):
+        rag.adapt(PAIRS, method="base")
+    for method in ("tt-sgd", "rag-gd"):
+        with pytest.raises(RaggdError, match="needs one: make it by"):
+            rag.answer(QUESTION, method=method)
+    with pytest.raises(RaggdError, match="needs one: make it by"):
+        rag.answer(QUESTION, method="vanilla-rag", update=rag.adapt(PAIRS))
+
+
+def test_bad_questions_and_updates(rag: Rag, tiny_backbone: Backbone) -> None:
+    with pytest.raises(RaggdError, match="question is empty"):
+        rag.answer("  ")
+    with pytest.raises(RaggdError, match="2 questions, but 1 updates"):
+        rag.answer_many([QUESTION, QUESTION], [None])
+    foreign = random_update(random_base(tiny_backbone, seed=9))
+    with pytest.raises(RaggdError, match="the update starts from base adapter"):
+        rag.answer(QUESTION, update=foreign)
+    assert rag.answer_many([]) == []
+
+
+def test_index_switches_the_corpus(rag: Rag, tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("The old tree lies near Quito.\n", encoding="utf-8")
+    assert "Cairo" in rag.answer(QUESTION).passages[0].text
+    assert rag.index(other).built
+    assert [p.text for p in rag.answer(QUESTION).passages] == ["The old tree lies near Quito."]
+    assert not rag.index(other).built
+
+
+def test_a_retriever_of_ones_own(settings: Settings, tiny_backbone: Backbone) -> None:
+    own = Rag(parts_with(settings, tiny_backbone), StubRetriever())
+    assert own.answer(QUESTION).passages[0].text.startswith("passage")
+    with pytest.raises(RaggdError, match="a corpus or a retriever, not both"):
+        raggd.load(corpus="x", retriever=StubRetriever())
+    with pytest.raises(RaggdError, match="a list is not a raggd retriever"):
+        raggd.load(retriever=[])  # type: ignore[arg-type]
+
+
+def test_exports(rag: Rag, tmp_path: Path) -> None:
+    update = rag.adapt(PAIRS)
+    assert rag.export_peft(tmp_path / "peft", update).rank == 6
+    assert rag.export_gguf(tmp_path / "update.gguf", update).stat().st_size > 1000
+    assert files_under(tmp_path / "peft") == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_a_file_that_is_no_update(rag: Rag, settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(RaggdError, match="is not a raggd update"):
+        raggd.load_update(Path(settings.adapter.weights) / "base.safetensors")
+    with pytest.raises(RaggdError, match="no weight file at"):
+        raggd.load_update(tmp_path / "none.safetensors")
+    batch = raggd.core.low_rank.stack_updates([rag.adapt(PAIRS)] * 2)
+    batch.save(tmp_path / "batch.safetensors")
+    kept = raggd.load_update(tmp_path / "batch.safetensors")
+    assert kept.rows == 2
+    assert tensors_of(kept.factors).keys() == tensors_of(batch.factors).keys()
+
+
+def test_a_support_set_is_passed_through(rag: Rag) -> None:
+    support = rag.support(PAIRS)
+    assert isinstance(support, SupportSet)
+    assert rag.support(support) is support
+    assert isinstance(rag.parts, Assembly)

@@ -1,0 +1,132 @@
+"""The PEFT folder: peft itself loads it and computes the same logits."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from raggd.adaptation.export import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    lora_factors,
+    read_peft_rank,
+    write_peft,
+)
+from raggd.backbone.interface import attach
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import BaseAdapter, Factors, Update, dense, effective_weight
+from raggd.files import load_tensors
+from raggd.records import RaggdError
+from tiny import make_backbone, random_base, random_update, random_updates
+
+TOKENS = torch.tensor([[5, 40, 41, 12, 30, 31, 8, 9], [7, 8, 22, 23, 24, 50, 51, 6]])
+
+
+@torch.no_grad()
+def ours(backbone: Backbone, base: BaseAdapter | None, update: Update | None = None) -> Tensor:
+    with attach(backbone, base, update):
+        logits: Tensor = backbone.model(TOKENS).logits
+    return logits.float()
+
+
+@torch.no_grad()
+def by_peft(backbone: Backbone, folder: Path) -> Tensor:
+    peft = pytest.importorskip("peft")
+    model = peft.PeftModel.from_pretrained(copy.deepcopy(backbone.model), str(folder))
+    logits: Tensor = model.eval()(TOKENS).logits
+    return logits.float()
+
+
+def test_peft_gives_the_same_logits(
+    tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path
+) -> None:
+    update = random_update(base)
+    bare, alone = ours(tiny_backbone, None), ours(tiny_backbone, base)
+    adapted = ours(tiny_backbone, base, update)
+    assert float((alone - bare).abs().max()) > 0.1
+    assert float((adapted - alone).abs().max()) > 0.1
+    first = write_peft(tmp_path / "base", tiny_backbone, base)
+    second = write_peft(tmp_path / "update", tiny_backbone, base, update)
+    assert (first.rank, second.rank) == (2, 6)
+    torch.testing.assert_close(by_peft(tiny_backbone, first.folder), alone, atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(by_peft(tiny_backbone, second.folder), adapted, atol=2e-5, rtol=1e-5)
+
+
+def test_the_factors_multiply_to_base_and_update(base: BaseAdapter) -> None:
+    update = random_update(base)
+    wanted = effective_weight(base, update)
+    for projection, factors in lora_factors(base, update).items():
+        torch.testing.assert_close(dense(factors), dense(wanted[projection]), atol=1e-5, rtol=1e-5)
+        assert factors.a.shape[-2] == 3 * base.spec.rank
+
+
+def rounded(factors: Factors) -> Tensor:
+    """The product of factors that an engine keeps in bfloat16."""
+    return dense(Factors(factors.a.bfloat16().float(), factors.b.bfloat16().float()))
+
+
+def test_a_small_update_survives_an_engine_in_bfloat16(base: BaseAdapter) -> None:
+    # what rank concatenation is for: A + dA in bfloat16 would lose most of a small dA
+    update = random_update(base, size=2e-4)
+    whole, alone = effective_weight(base, update)["q"], effective_weight(base)["q"]
+    wanted = dense(whole) - dense(alone)
+    apart = rounded(lora_factors(base, update)["q"]) - rounded(alone)
+    summed = rounded(whole) - rounded(alone)
+    assert float((apart - wanted).norm() / wanted.norm()) < 0.01
+    assert float((summed - wanted).norm() / wanted.norm()) > 0.5
+
+
+def test_peft_on_a_bfloat16_model_differs_by_rounding_only(tmp_path: Path) -> None:
+    backbone = make_backbone(dtype=torch.bfloat16)
+    base = random_base(backbone)
+    update = random_update(base)
+    folder = write_peft(tmp_path / "a", backbone, base, update).folder
+    mine, theirs = ours(backbone, base, update), by_peft(backbone, folder)
+    moved = float((mine - ours(backbone, base)).std())
+    assert float((mine - theirs).std()) < 0.1 * moved
+
+
+def test_the_folder_names_its_model_and_its_base(
+    tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path
+) -> None:
+    written = write_peft(tmp_path, tiny_backbone, base)
+    config = json.loads((tmp_path / CONFIG_FILE).read_text())
+    assert config["base_model_name_or_path"] == written.backbone == "tiny"
+    assert config["r"] == config["lora_alpha"] == read_peft_rank(tmp_path) == 2
+    tensors, metadata = load_tensors(tmp_path / WEIGHTS_FILE)
+    assert metadata["raggd_base"] == base.fingerprint
+    assert len(tensors) == 3 * 3 * 2
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_an_export_may_be_written_again_but_replaces_nothing_else(
+    tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path
+) -> None:
+    write_peft(tmp_path / "a", tiny_backbone, base)
+    write_peft(tmp_path / "a", tiny_backbone, base, random_update(base))
+    assert read_peft_rank(tmp_path / "a") == 6
+    precious = tmp_path / "a" / "thesis.txt"
+    precious.write_text("years of work")
+    with pytest.raises(RaggdError, match=r"holds other files \(thesis.txt\)"):
+        write_peft(tmp_path / "a", tiny_backbone, base)
+    with pytest.raises(RaggdError, match="is a file"):
+        write_peft(precious, tiny_backbone, base)
+    assert precious.read_text() == "years of work"
+
+
+def test_what_does_not_belong_together_is_refused(
+    tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path
+) -> None:
+    other = random_base(tiny_backbone, seed=5)
+    with pytest.raises(RaggdError, match="the update starts from base adapter"):
+        write_peft(tmp_path / "a", tiny_backbone, base, random_update(other))
+    with pytest.raises(RaggdError, match="the base adapter was made for backbone"):
+        write_peft(tmp_path / "a", make_backbone(seed=3), base)
+    with pytest.raises(RaggdError, match="a batch of 2 updates"):
+        write_peft(tmp_path / "a", tiny_backbone, base, random_updates(base, 2))
+    assert not (tmp_path / "a").exists()

@@ -33,6 +33,7 @@ LAYERS: Mapping[str, int] = {
     "cli_options": 13,
     "cli_linear": 13,
     "cli_study": 13,
+    "cli_bench": 13,
     "cli_export": 13,
     "cli_rivals": 13,
     "cli_gate": 13,

@@ -81,6 +81,9 @@ def test_every_cell_has_its_record_and_the_same_questions(whole: Path) -> None:
     answers = {tuple(p.answer for p in r.predictions) for r in records.values()}
     assert len(answers) > 4, "methods and benchmarks are told apart"
     assert all(p.answer_loss is not None for r in records.values() for p in r.predictions)
+    work = {r.method: r.cost["adapt_flops"] for r in records.values()}
+    assert work["base"] == work["mean-update"] == 0 < work["rag-gd"] < work["tt-sgd"]
+    assert all(r.cost["answer_flops"] > 0 for r in records.values())
 
 
 def test_what_reads_no_passage_is_computed_once(whole: Path) -> None:

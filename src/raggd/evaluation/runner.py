@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,38 +23,18 @@ from raggd.evaluation.identity import deciding_values
 from raggd.evaluation.metrics import exact_match, token_f1
 from raggd.files import read_json, write_json, write_text
 from raggd.methods.answering import answer_rows, render, shared_opening
-from raggd.methods.base import Adapted, Method
+from raggd.methods.base import Adapted, Method, Rearranges
+from raggd.methods.base import Item as Item
 from raggd.provenance import command_line, utc_now, versions
 from raggd.records import (
-    Demonstration,
-    Passage,
     Prediction,
-    Question,
     RunRecord,
-    SupportSet,
     content_id,
 )
 from raggd.settings import Settings
 
 Progress = Callable[[str, int, int], None]
 """Told what is running, questions answered and questions in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A question with all that is needed to answer and score it.
-
-    Attributes:
-        question: with its gold answers.
-        passages: its evidence.
-        gold: the one answer used for the answer loss.
-        support: the support set of its draw.
-    """
-
-    question: Question
-    passages: tuple[Passage, ...]
-    gold: Demonstration
-    support: SupportSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +72,14 @@ def _what_is_asked(item: Item) -> str:
     )
 
 
-def _identity(task: Task, draw: int, method: Method, backbone: Backbone, settings: Settings) -> str:
-    items = task.draws[draw]
-    asked = [_what_is_asked(item) for item in items]
+def _given(method: Method, items: Sequence[Item]) -> Sequence[Item]:
+    return method.arrange(items) if isinstance(method, Rearranges) else items
+
+
+def _identity(
+    task: Task, given: Sequence[Item], method: Method, backbone: Backbone, settings: Settings
+) -> str:
+    asked = [_what_is_asked(item) for item in given]
     return content_id(
         task.benchmark,
         task.retriever,
@@ -182,7 +167,11 @@ class _DrawRunner:
         order = sorted(range(len(items)), key=lambda i: sum(len(p.text) for p in items[i].passages))
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def run(self, items: Sequence[Item], done: Callable[[int], None]) -> dict[str, Any]:
+    def run(
+        self, items: Sequence[Item], draw: Sequence[Item], done: Callable[[int], None]
+    ) -> dict[str, Any]:
+        # `draw`: the same questions before a control rearranged them; their support set names the
+        # draw in all methods' predictions, so that these are compared draw by draw
         shared = len({item.support.id for item in items}) == 1
         rows = self._adapt(items) if shared else []
         prompts = self._prompts(items, rows) if shared else []
@@ -197,7 +186,9 @@ class _DrawRunner:
         costs = self.watch.costs()
         opened = costs["opening"].median_ms if "opening" in costs else 0.0
         return {
-            "predictions": [asdict(found[i]) for i in range(len(items))],
+            "predictions": [
+                asdict(replace(found[i], support_id=item.support.id)) for i, item in enumerate(draw)
+            ],
             "adapt_ms": opened + (costs["adapt"].median_ms if self.method.adapts else 0.0),
             "answer_ms": costs["answer"].median_ms,
         }
@@ -276,14 +267,15 @@ def run_part(
         What the part file holds: predictions, costs, seconds spent, identity.
     """
     path = folder / "parts" / f"{task.benchmark}-{draw:03d}-{method.name}.json"
-    identity = _identity(task, draw, method, backbone, settings)
+    given = _given(method, task.draws[draw])
+    identity = _identity(task, given, method, backbone, settings)
     if path.exists():
         known: dict[str, Any] = read_json(path, what="part file")
         if known.get("identity") == identity:
             done(len(task.draws[draw]))
             return known
     started = time.perf_counter()
-    part = _DrawRunner(backbone, method, settings).run(task.draws[draw], done)
+    part = _DrawRunner(backbone, method, settings).run(given, task.draws[draw], done)
     part |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}
     write_json(path, part)
     return part

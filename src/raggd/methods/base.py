@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.core.low_rank import BaseAdapter, Update
-from raggd.records import Demonstration, SupportSet
+from raggd.records import Demonstration, Passage, Question, SupportSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,23 @@ class Adapted:
     reads_evidence: bool = True
     shown: tuple[Demonstration, ...] = ()
     prefix: SoftPrefix | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question with all that is needed to answer and score it.
+
+    Attributes:
+        question: with its gold answers.
+        passages: its evidence.
+        gold: the one answer used for the answer loss.
+        support: the support set of its draw.
+    """
+
+    question: Question
+    passages: tuple[Passage, ...]
+    gold: Demonstration
+    support: SupportSet
 
 
 class Method(Protocol):
@@ -60,5 +77,21 @@ class Method(Protocol):
 
         Returns:
             What answers the questions that go with each set.
+        """
+        ...
+
+
+@runtime_checkable
+class Rearranges(Protocol):
+    """A control that is given other evidence or demonstrations than the task holds."""
+
+    def arrange(self, items: Sequence[Item]) -> list[Item]:
+        """Replace what the control is about; a pure function of its input.
+
+        Args:
+            items: the questions of one draw.
+
+        Returns:
+            The same questions, in order, as the control is to see them.
         """
         ...

@@ -18,6 +18,8 @@ from raggd.study.settings import StudySettings
 
 RETRIEVAL_FREE = ("query-only",)
 """Methods that read no passage: computed for one retriever, referred to by the others."""
+RECORD_FORMAT = "2"
+"""Changes with what a record holds: older records are then joined anew from their parts."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -171,7 +173,7 @@ class Identities:
             str(settings.target.demonstrations),
             self._data_hash(parts, cell.benchmark),
         )
-        return content_id(*values, *weights)
+        return content_id(RECORD_FORMAT, *values, *weights)
 
 
 def recorded_identity(path: Path) -> str:

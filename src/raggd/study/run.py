@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from raggd.assembly import Assembly
 from raggd.assembly import Progress as Teller
+from raggd.evaluation.flops import counted_costs
 from raggd.evaluation.runner import Task, make_record, run_part
 from raggd.evaluation.tasks import build_task
 from raggd.files import read_json, write_text
@@ -212,8 +213,14 @@ class StudyRunner:
         found = [self._part(cell, d, task, parts, idle, "") for d in range(len(task.draws))]
         method = self.method(parts, cell.method)
         record = make_record(found, task, method, parts.backbone, parts.settings)
-        hashes = {**record.hashes, "cell": self.identities.of(cell)}
-        write_text(self.out / cell.path, replace(record, hashes=hashes).to_json() + "\n")
+        answers = {p.question_id: p.answer for p in record.predictions}
+        counted = counted_costs(answers, task, method, parts.backbone, parts.settings)
+        record = replace(
+            record,
+            cost={**record.cost, **counted},
+            hashes={**record.hashes, "cell": self.identities.of(cell)},
+        )
+        write_text(self.out / cell.path, record.to_json() + "\n")
 
     def refer(self, cell: Cell) -> None:
         """Write the record of a cell whose answers do not depend on its retriever.

@@ -30,6 +30,7 @@ from raggd.methods.weights import (
     made_by,
 )
 from raggd.records import RaggdError, RunRecord
+from raggd.report import words
 from raggd.settings import Settings, load_settings
 from raggd.workflows import rivals, train
 from raggd.workflows.ask import run_ask
@@ -121,6 +122,11 @@ def scores(
         name: RunRecord.from_json((out / f"nq-{name}.json").read_text(encoding="utf-8"))
         for name in METHODS
     }
+
+
+def test_every_method_has_words_in_the_order_of_the_tables() -> None:
+    assert tuple(words.METHODS) == METHODS
+    assert len({w.label for w in words.METHODS.values()}) == len(METHODS)
 
 
 def test_every_file_that_a_method_reads_is_made_by_a_command() -> None:

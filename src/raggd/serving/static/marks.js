@@ -11,33 +11,40 @@ export function words(text) {
   }));
 }
 
-// Places [start, end] in the passage: the answer as a run of words, else its telling words one by one.
-export function places(passage, answer) {
+// Places [start, end] where the passage holds the answer as a run of words; articles do not count.
+export function runs(passage, answer) {
   const wanted = words(answer).map((w) => w.word).filter((w) => !ARTICLES.has(w));
-  if (!wanted.length) return [];
-  const held = words(passage);
+  const held = words(passage).filter((w) => !ARTICLES.has(w.word));
   const found = [];
-  const content = held.filter((w) => !ARTICLES.has(w.word));
-  for (let at = 0; at + wanted.length <= content.length; at++) {
-    if (wanted.every((word, i) => content[at + i].word === word)) {
-      found.push([content[at].start, content[at + wanted.length - 1].end]);
+  for (let at = 0; wanted.length && at + wanted.length <= held.length; at++) {
+    if (wanted.every((word, i) => held[at + i].word === word)) {
+      found.push([held[at].start, held[at + wanted.length - 1].end]);
       at += wanted.length - 1;
     }
   }
-  if (found.length) return found;
-  const telling = new Set(wanted.filter((w) => w.length > 2 && !COMMON.has(w)));
-  return held.filter((w) => telling.has(w.word)).map((w) => [w.start, w.end]);
+  return found;
 }
 
-// The passage as pieces {text, marked}, in order.
-export function marked(passage, answer) {
-  const pieces = [];
+// Places of the answer's telling words, one by one.
+export function single(passage, answer) {
+  const telling = new Set(words(answer).map((w) => w.word).filter((w) => w.length > 2 && !COMMON.has(w)));
+  return words(passage).filter((w) => telling.has(w.word)).map((w) => [w.start, w.end]);
+}
+
+// A function from a text to its pieces {text, marked}: runs of the answer where any text holds one, else its words.
+export function marker(texts, answer) {
+  const places = texts.some((text) => runs(text, answer).length) ? runs : single;
+  return (text) => pieces(text, places(text, answer));
+}
+
+function pieces(passage, places) {
+  const found = [];
   let at = 0;
-  for (const [start, end] of places(passage, answer)) {
-    if (start > at) pieces.push({ text: passage.slice(at, start), marked: false });
-    pieces.push({ text: passage.slice(start, end), marked: true });
+  for (const [start, end] of places) {
+    if (start > at) found.push({ text: passage.slice(at, start), marked: false });
+    found.push({ text: passage.slice(start, end), marked: true });
     at = end;
   }
-  if (at < passage.length) pieces.push({ text: passage.slice(at), marked: false });
-  return pieces;
+  if (at < passage.length) found.push({ text: passage.slice(at), marked: false });
+  return found;
 }

@@ -1,17 +1,17 @@
 // The page: ask, show examples, compare. Everything goes through the public API of this server.
-import { marked } from "./marks.js";
+import { marker } from "./marks.js";
 
 const $ = (id) => document.getElementById(id);
 const METHODS = ["vanilla-rag", "base", "rag-gd"];
 const EXAMPLE = {
-  question: "who wrote the opera carmen",
+  question: "who painted the night watch",
   rows: [
     ["who wrote the novel frankenstein", "Mary Shelley"],
     ["what is the capital of australia", "Canberra"],
     ["when did the titanic sink", "15 April 1912"],
   ],
 };
-const state = { support: null, asked: "", answers: {}, passages: [], run: 0 };
+const state = { support: null, asked: "", answers: {}, passages: [], run: 0, marking: "" };
 
 // --- the server
 
@@ -90,10 +90,9 @@ function say(method, text, kind = "") {
 }
 
 function showEmptyCards() {
-  say("vanilla-rag", "", "empty");
-  say("base", "", "empty");
-  say("rag-gd", "", "empty");
+  for (const method of METHODS) say(method, "not asked yet", "empty");
   if (!state.support) {
+    say("rag-gd", "", "empty");
     const link = document.createElement("a");
     link.href = "#task";
     link.textContent = "Show it some examples";
@@ -176,11 +175,9 @@ function showCosts() {
 function showEvidence(found) {
   state.passages = found.passages;
   $("evidence-part").hidden = false;
-  const choice = document.querySelector("#marking input:checked");
-  if (!state.answers[choice.value]) {
-    const last = METHODS.filter((method) => state.answers[method]).pop();
-    document.querySelector(`#marking input[value="${last}"]`).checked = true;
-  }
+  const there = METHODS.filter((method) => state.answers[method]);
+  const method = there.includes(state.marking) ? state.marking : there.at(-1);
+  document.querySelector(`#marking input[value="${method}"]`).checked = true;
   for (const input of document.querySelectorAll("#marking input")) {
     input.disabled = !state.answers[input.value];
   }
@@ -192,12 +189,13 @@ function showEvidence(found) {
 function drawEvidence() {
   const method = document.querySelector("#marking input:checked").value;
   const answer = state.answers[method]?.text ?? "";
+  const mark = marker(state.passages.flatMap((passage) => [passage.title, passage.text]), answer);
   const items = state.passages.map((passage) => {
     const item = document.createElement("li");
     const title = document.createElement("strong");
-    title.append(...nodes(passage.title || "Passage", answer));
+    title.append(...nodes(mark(passage.title || "Passage")));
     const text = document.createElement("p");
-    text.append(...nodes(passage.text, answer));
+    text.append(...nodes(mark(passage.text)));
     item.append(title, text);
     return item;
   });
@@ -209,8 +207,8 @@ function drawEvidence() {
   $("evidence").replaceChildren(...items);
 }
 
-function nodes(text, answer) {
-  return marked(text, answer).map((piece) => {
+function nodes(pieces) {
+  return pieces.map((piece) => {
     if (!piece.marked) return piece.text;
     const node = document.createElement("mark");
     node.textContent = piece.text;
@@ -276,7 +274,7 @@ async function adapt(event) {
 function use(support) {
   state.support = support;
   const count = support ? support.demonstrations.length : 0;
-  $("adapted-to").textContent = support ? `to ${count === 1 ? "1 example" : `${count} examples`}` : "to the examples that you show it";
+  $("adapted-to").textContent = support ? `to ${count === 1 ? "1 example" : `${count} examples`}` : "to your examples";
   $("adapted").textContent = support ? `Adapted in ${ms(support.adapt_ms)}. Any client can ask it as ${support.model}.` : "";
   $("forget").hidden = !support;
   if (!state.asked) showEmptyCards();
@@ -393,7 +391,10 @@ $("adapt").addEventListener("submit", adapt);
 $("more").addEventListener("click", () => addRow().querySelector(".q").focus());
 $("saved").addEventListener("change", choose);
 $("forget").addEventListener("click", forget);
-$("marking").addEventListener("change", drawEvidence);
+$("marking").addEventListener("change", (event) => {
+  state.marking = event.target.value;
+  drawEvidence();
+});
 $("example").addEventListener("click", () => {
   fillRows(EXAMPLE.rows);
   if (!$("question").value.trim()) $("question").value = EXAMPLE.question;

@@ -44,6 +44,9 @@ class RetrievalSettings(_Section):
     """For `dense`: an embedded name, a hub name, or a local folder."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
+    ivf_from: int = Field(default=1_000_000, ge=1)
+    """Passages from which `dense` searches an IVF index trained on a sample; below it, and from
+    200,000, a graph, which holds all vectors in memory."""
     memory: str = "3GB"
     """Most memory that the process may hold while it builds an index."""
     top_k: int = Field(default=3, ge=0)

@@ -16,7 +16,7 @@ from raggd.files import cache_folder, file_hash, read_json, write_json
 from raggd.records import Passage, RaggdError, content_id
 from raggd.retrieval.base import Progress
 from raggd.retrieval.bm25 import BM25Retriever, bm25_fingerprint, build_bm25, open_bm25
-from raggd.retrieval.dense import DenseRetriever, build_dense, dense_fingerprint, open_dense
+from raggd.retrieval.dense import DenseRetriever, Sizes, build_dense, dense_fingerprint, open_dense
 from raggd.retrieval.encoder import Encoder, load_encoder
 from raggd.retrieval.estimate import LONG, TRIAL, Announce, estimate_bm25, estimate_dense
 from raggd.retrieval.folders import FORMATS, check_replaceable, read_manifest
@@ -66,7 +66,12 @@ def build_index(
     """
     encoder = _encoder_of(settings)
     count, content = _content(corpus)
-    fingerprint = dense_fingerprint(encoder, content) if encoder else bm25_fingerprint(content)
+    sizes = Sizes(ivf=settings.ivf_from)
+    fingerprint = (
+        dense_fingerprint(encoder, content, sizes.way(count))
+        if encoder
+        else bm25_fingerprint(content)
+    )
     folder = folder or _cached_folder(settings.retriever, fingerprint)
     check_replaceable(folder)
     if _fingerprint_of(folder) == fingerprint:
@@ -80,7 +85,7 @@ def build_index(
             else estimate_bm25(sample, count, budget)
         )
     if encoder:
-        build_dense(_streamed(corpus), folder, encoder, progress, known=content)
+        build_dense(_streamed(corpus), folder, encoder, progress, known=content, sizes=sizes)
     else:
         build_bm25(_streamed(corpus), folder, progress, budget=budget, known=(count, content))
     return Index(folder, _opened(folder, encoder), built=True)

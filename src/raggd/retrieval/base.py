@@ -63,6 +63,18 @@ class Retriever(Protocol):
         ...
 
 
+class SizedRetriever(Retriever, Protocol):
+    """A retriever that knows how many passages it searches."""
+
+    def __len__(self) -> int:
+        """Return the number of passages."""
+        ...
+
+    def passage_at(self, row: int) -> Passage:
+        """Return the passage of a row, 0 to ``len(self) - 1``."""
+        ...
+
+
 def top_k(
     scores: NDArray[np.floating[Any]],
     ties: NDArray[np.integer[Any]],

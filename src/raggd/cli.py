@@ -28,6 +28,7 @@ from raggd.cli_options import (
 from raggd.cli_options import load_parts as _parts
 from raggd.cli_rivals import register as register_rivals
 from raggd.cli_scale import register as register_scale
+from raggd.cli_serve import register as register_serve
 from raggd.cli_study import register as register_study
 from raggd.records import RaggdError
 
@@ -59,6 +60,7 @@ data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
+register_serve(app)
 register_bench(app)
 register_study(app)
 register_scale(data_app)
@@ -187,6 +189,9 @@ def train_base(
 @app.command()
 def targets(
     out: Out = Path("runs/targets"),
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Of the support pools, held-out tasks too; for controls.")
+    ] = False,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
@@ -197,7 +202,10 @@ def targets(
 
     with progress_bar() as bar:
         result = run_targets(
-            _parts(config, assignments, bar), out, lambda done, total: bar("targets", done, total)
+            _parts(config, assignments, bar),
+            out,
+            lambda done, total: bar("targets", done, total),
+            pool,
         )
     emit_json(result) if as_json else say(f"{result['sets']} targets in {out}")
 

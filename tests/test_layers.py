@@ -37,6 +37,7 @@ LAYERS: Mapping[str, int] = {
     "cli_export": 13,
     "cli_rivals": 13,
     "cli_gate": 13,
+    "cli_scale": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

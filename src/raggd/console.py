@@ -30,6 +30,12 @@ def complain(message: str) -> None:
     console.print(message, style="red", markup=False)
 
 
+def note(message: str) -> None:
+    """Write a remark to standard error."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console.print(message, markup=False)
+
+
 class Bar:
     """One progress bar on standard error."""
 

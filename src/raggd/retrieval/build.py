@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from raggd.retrieval.base import Progress
 from raggd.retrieval.bm25 import BM25Retriever, bm25_fingerprint, build_bm25, open_bm25
 from raggd.retrieval.dense import DenseRetriever, build_dense, dense_fingerprint, open_dense
 from raggd.retrieval.encoder import Encoder, load_encoder
+from raggd.retrieval.estimate import LONG, TRIAL, Announce, estimate_bm25, estimate_dense
 from raggd.retrieval.folders import FORMATS, check_replaceable, read_manifest
 from raggd.retrieval.memory import Budget, parse_size
 from raggd.retrieval.store import id_key, storable
@@ -48,6 +50,7 @@ def build_index(
     settings: RetrievalSettings,
     folder: Path | None = None,
     progress: Progress | None = None,
+    announce: Announce | None = None,
 ) -> Index:
     """Open the index of a corpus, building it first unless it is there.
 
@@ -56,6 +59,7 @@ def build_index(
         settings: kind of retriever and, for dense, its encoder.
         folder: the index folder; None names one by fingerprint in the cache folder.
         progress: called with the number of passages done and, where known, of all passages.
+        announce: told what a long build will take, before it starts.
 
     Returns:
         The index; it is built anew when corpus, parameters, tokenizer or encoder differ.
@@ -67,10 +71,17 @@ def build_index(
     check_replaceable(folder)
     if _fingerprint_of(folder) == fingerprint:
         return Index(folder, _opened(folder, encoder), built=False)
+    budget = Budget(parse_size(settings.memory))
+    if announce is not None and count >= LONG:
+        sample = list(islice(_streamed(corpus), TRIAL))
+        announce(
+            estimate_dense(sample, count, encoder)
+            if encoder
+            else estimate_bm25(sample, count, budget)
+        )
     if encoder:
         build_dense(_streamed(corpus), folder, encoder, progress, known=content)
     else:
-        budget = Budget(parse_size(settings.memory))
         build_bm25(_streamed(corpus), folder, progress, budget=budget, known=(count, content))
     return Index(folder, _opened(folder, encoder), built=True)
 

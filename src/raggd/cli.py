@@ -187,6 +187,9 @@ def train_base(
 @app.command()
 def targets(
     out: Out = Path("runs/targets"),
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Of the support pools, held-out tasks too; for controls.")
+    ] = False,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
@@ -197,7 +200,10 @@ def targets(
 
     with progress_bar() as bar:
         result = run_targets(
-            _parts(config, assignments, bar), out, lambda done, total: bar("targets", done, total)
+            _parts(config, assignments, bar),
+            out,
+            lambda done, total: bar("targets", done, total),
+            pool,
         )
     emit_json(result) if as_json else say(f"{result['sets']} targets in {out}")
 

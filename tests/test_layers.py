@@ -32,6 +32,7 @@ LAYERS: Mapping[str, int] = {
     "console": 12,
     "cli_options": 13,
     "cli_linear": 13,
+    "cli_serve": 13,
     "cli_study": 13,
     "cli_bench": 13,
     "cli_export": 13,

@@ -28,6 +28,7 @@ from raggd.cli_options import (
 from raggd.cli_options import load_parts as _parts
 from raggd.cli_rivals import register as register_rivals
 from raggd.cli_scale import register as register_scale
+from raggd.cli_serve import register as register_serve
 from raggd.cli_study import register as register_study
 from raggd.records import RaggdError
 
@@ -59,6 +60,7 @@ data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
+register_serve(app)
 register_bench(app)
 register_study(app)
 register_scale(data_app)

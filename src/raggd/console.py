@@ -66,6 +66,10 @@ class Bar:
         """
         self._bar.update(self._task, description=label, total=None)
 
+    def hide(self) -> None:
+        """Remove the bar, for good."""
+        self._bar.stop()
+
 
 @contextmanager
 def progress_bar() -> Iterator[Bar]:

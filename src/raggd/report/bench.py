@@ -26,6 +26,8 @@ MEANING = {
     "mixed_vs_merged": "8 rows: 8 updates / merged weights in turn",
     "targets_vs_plain": "targets per second: ours / plain PEFT and optimizer loop",
     "training_vs_trainer": "training tokens per second: ours / PEFT and Trainer",
+    "bm25_vs_bm25s": "median BM25 query: ours / bm25s called directly",
+    "dense_vs_faiss": "exact dense query: ours / faiss flat",
 }
 """What the promised ratios compare."""
 

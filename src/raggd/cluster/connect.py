@@ -61,6 +61,8 @@ def connected(address: str) -> Iterator[Any]:
         RaggdError: there is no cluster at the address, or it runs other versions of Ray or Python.
     """
     ray = _ray()
+    if address != LOCAL:
+        _check_reachable(address)
     if ray.is_initialized():  # the caller's own connection stays
         yield ray
         return
@@ -68,7 +70,6 @@ def connected(address: str) -> Iterator[Any]:
     if address == LOCAL:
         options |= {"include_dashboard": False}
     else:
-        _check_reachable(address)
         options |= {"address": address}
     try:
         ray.init(**options)

@@ -63,8 +63,8 @@ class Fleet(Generic[T]):
             return list(self._ray.get(calls, timeout=START_SECONDS))
         except self._ray.exceptions.GetTimeoutError as error:
             raise RaggdError(
-                f"the cluster did not start {len(self._slots)} workers within {START_SECONDS} s: its "
-                "processors or GPUs are taken by other jobs, or too few. Ask for fewer by --workers."
+                f"the cluster did not start {len(self._slots)} workers within {START_SECONDS} s: "
+                "its processors or GPUs are taken or too few. Ask for fewer by --workers."
             ) from error
         except self._ray.exceptions.RayActorError as error:
             reason = str(error).strip().splitlines()[-1]

@@ -45,6 +45,7 @@ def world(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -
         patch.setenv("RAGGD_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.setenv("PYTHONPATH", str(SRC))  # what workers and driver processes import
         patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RAY_worker_niceness", "0")  # 15 by default: starved on a busy machine
         yield make_world(frozen_backbone, tmp_path_factory.mktemp("world"))
 
 

@@ -12,12 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
-from raggd.backbone.batch import answer_losses, last_states, make_batch
-from raggd.backbone.generate import greedy_answers, stop_tokens
+from raggd.backbone.batch import STEP, answer_losses, last_states, make_batch, padded_length
+from raggd.backbone.generate import (
+    common_opening,
+    decode,
+    read_opening,
+    read_prompts,
+    score,
+    stop_tokens,
+)
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
-from raggd.data.prompts import Prompt, build_prompt
+from raggd.data.prompts import Prompt, answer_tokens, build_prompt
 from raggd.records import SupportSet
 
 CPU = torch.device("cpu")
@@ -44,9 +51,11 @@ def asked(backbone: Backbone, supports: Sequence[SupportSet]) -> list[Prompt]:
 def test_a_batch_is_padded_on_the_left() -> None:
     prompts = [Prompt((5, 6, 7, 8), 2, 0), Prompt((9, 2), 1, 0)]
     batch = make_batch(prompts, 3, CPU)
-    assert batch.tokens.tolist() == [[5, 6, 7, 8], [3, 3, 9, 2]]
-    assert batch.mask.tolist() == [[1, 1, 1, 1], [0, 0, 1, 1]]
-    assert batch.positions.tolist() == [[0, 1, 2, 3], [0, 0, 0, 1]]
+    before = [0] * (STEP - 4)
+    padding = [3] * (STEP - 4)
+    assert batch.tokens.tolist() == [[*padding, 5, 6, 7, 8], [*padding, 3, 3, 9, 2]]
+    assert batch.mask.tolist() == [[*before, 1, 1, 1, 1], [*before, 0, 0, 1, 1]]
+    assert batch.positions.tolist() == [[*before, 0, 1, 2, 3], [*before, 0, 0, 0, 1]]
     assert batch.keep == 3
     assert batch.answer_mask.tolist() == [[True, True], [False, True]]
 
@@ -57,6 +66,8 @@ def test_the_answer_mask_marks_the_answers_and_nothing_else(sizes: list[tuple[in
     prompts = [Prompt((1,) * (before + answer), answer, 0) for before, answer in sizes]
     batch = make_batch(prompts, 3, CPU)
     targets = batch.keep - 1
+    assert batch.tokens.shape[1] % STEP == 0
+    assert batch.tokens.shape[1] - max(sum(size) for size in sizes) < STEP
     assert batch.answer_mask.shape == (len(sizes), targets)
     for row, (before, answer) in enumerate(sizes):
         assert batch.answer_mask[row].tolist() == [False] * (targets - answer) + [True] * answer
@@ -136,6 +147,10 @@ def test_last_states_are_those_of_the_end_tokens(
     assert not states.requires_grad
 
 
+def greedy_answers(backbone: Backbone, prompts: Sequence[Prompt], most: int) -> list[str]:
+    return decode(backbone, read_prompts(backbone, prompts), most)
+
+
 @torch.no_grad()
 def plain_greedy(backbone: Backbone, prompt: Prompt) -> str:
     """Greedy decoding without cache, padding or batch."""
@@ -191,19 +206,25 @@ def test_each_row_is_answered_with_its_own_update(
 
 
 class _Scripted(torch.nn.Module):
-    """A model that generates what it is told."""
+    """A model that says what it is told, and remembers what it was shown."""
 
-    def __init__(self, rows: list[list[int]]) -> None:
+    def __init__(self, rows: list[list[int]], words: int) -> None:
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.rows = rows
-        self.options: dict[str, Any] = {}
+        self.rows, self.words = rows, words
+        self.masks: list[int] = []
+        self.positions: list[list[int]] = []
 
-    def generate(self, input_ids: Tensor, **options: Any) -> Tensor:
-        self.options = options
-        width = max(len(row) for row in self.rows)
-        padded = [row + [3] * (width - len(row)) for row in self.rows]
-        return torch.cat([input_ids, torch.tensor(padded)], 1)
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, **_: Any
+    ) -> Any:
+        step = len(self.masks)
+        self.masks.append(attention_mask.shape[1])
+        self.positions.append(position_ids[:, -1].tolist())
+        logits = torch.zeros(len(self.rows), 1, self.words)
+        for row, said in enumerate(self.rows):
+            logits[row, 0, said[step] if step < len(said) else 50] = 1.0
+        return type("Output", (), {"logits": logits})
 
 
 def test_answers_are_first_lines_without_special_tokens() -> None:
@@ -212,14 +233,18 @@ def test_answers_are_first_lines_without_special_tokens() -> None:
     def ids(text: str) -> list[int]:
         return list(tokenizer.encode(text, add_special_tokens=False))
 
-    texts = ["Lima</s>", "\n\n the king\nqueen</s>", "</s>", "<assistant>red bird", "\n"]
-    model = _Scripted([ids(text) for text in texts])
+    texts = ["Lima</s>", "\n\n the king\nqueen</s>", "</s>", "<assistant>red bird</s>", "\n</s>"]
+    model = _Scripted([ids(text) for text in texts], len(tokenizer))
     backbone = Backbone("scripted", model, tokenizer, {}, "")
-    prompts = [Prompt((1, 7, 8), 0, 0)] * len(texts)
-    assert greedy_answers(backbone, prompts, 4) == ["Lima", "the king", "", "red bird", ""]
-    assert model.options["max_new_tokens"] == 4
-    assert model.options["do_sample"] is False
-    assert model.options["attention_mask"].tolist() == [[1, 1, 1]] * len(texts)
+    prompts = [Prompt((1, 7, 8), 0, 0), *[Prompt((1, 7), 0, 0)] * (len(texts) - 1)]
+    answers = greedy_answers(backbone, prompts, 20)
+    assert answers == ["Lima", "the king", "", "red bird", ""]
+    longest = max(len(ids(text)) for text in texts)
+    assert model.masks == list(range(STEP, STEP + longest)), "it stops when all have ended"
+    assert model.positions[1] == [3, 2, 2, 2, 2], "counted from each row's first token"
+    short = _Scripted([ids(text) for text in texts], len(tokenizer))
+    greedy_answers(Backbone("scripted", short, tokenizer, {}, ""), prompts, 2)
+    assert len(short.masks) == 2
 
 
 def test_a_line_break_ends_a_plain_answer_only() -> None:
@@ -227,3 +252,122 @@ def test_a_line_break_ends_a_plain_answer_only() -> None:
     (line,) = plain.encode("\n", add_special_tokens=False)
     assert stop_tokens(chat) == [chat.eos_token_id]
     assert stop_tokens(plain) == sorted([plain.eos_token_id, line])
+
+
+# ---- reading once
+
+
+def golds(backbone: Backbone, supports: Sequence[SupportSet]) -> list[list[int]]:
+    return [answer_tokens(backbone.tokenizer, d.answer) for s in supports for d in s.demonstrations]
+
+
+def test_scores_from_a_reading_are_the_losses_of_a_pass_of_their_own(
+    tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
+) -> None:
+    prompts, whole = asked(tiny_backbone, supports), answered(tiny_backbone, supports)
+    tokens = golds(tiny_backbone, supports)
+    assert len({len(answer) for answer in tokens}) > 1
+    updates = tiny.random_updates(base, len(prompts))
+    with torch.no_grad(), attach(tiny_backbone, base, updates):
+        reading = read_prompts(tiny_backbone, prompts)
+        first = score(tiny_backbone, reading, tokens)
+        answers = decode(tiny_backbone, reading, LENGTH)
+        again = score(tiny_backbone, reading, tokens)
+        wanted = answer_losses(tiny_backbone, make_batch(whole, 3, CPU))
+        other = score(tiny_backbone, reading, tokens[::-1])
+    assert float((other - wanted).abs().max()) > 0.1
+    torch.testing.assert_close(first, wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(first, again), "answering leaves the reading as it was"
+    assert answers == each_alone(tiny_backbone, base, updates, prompts)
+    assert reading.cache.get_seq_length() == reading.mask.shape[1]
+
+
+def test_an_answer_of_one_token_is_scored_from_the_reading_alone(tiny_backbone: Backbone) -> None:
+    prompt = Prompt((1, 8, 9), 0, 0)
+    reading = read_prompts(tiny_backbone, [prompt])
+    got = score(tiny_backbone, reading, [[2]])
+    wanted = plain_loss(tiny_backbone, Prompt((1, 8, 9, 2), 1, 0))
+    torch.testing.assert_close(got[0], wanted, atol=1e-6, rtol=1e-6)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5))
+def test_a_common_opening_is_the_longest_that_leaves_every_prompt_a_token(
+    rows: list[list[int]],
+) -> None:
+    found = common_opening([Prompt(tuple(row), 0, 0) for row in rows])
+    size = len(found)
+    assert all(tuple(row[:size]) == found and len(row) > size for row in rows)
+    longer = {tuple(row[: size + 1]) for row in rows}
+    assert len(longer) > 1 or min(map(len, rows)) == size + 1
+
+
+def few_shot(backbone: Backbone, supports: Sequence[SupportSet]) -> list[Prompt]:
+    """Prompts of different lengths that open with the same demonstrations."""
+    shown = supports[0].demonstrations
+    others = (*supports[1].demonstrations, supports[2].demonstrations[1])
+    questions = ["what is salt ?", "where is the red bird and the blue bird ?", "who is king ?"]
+    return [
+        build_prompt(backbone.tokenizer, q, d.passages, limit=300, shown=shown)
+        for q, d in zip(questions, others, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("window", [0, 30], ids=["full", "sliding"])
+@pytest.mark.parametrize("template", [tiny.TEMPLATE, None], ids=["chat", "plain"])
+def test_prompts_read_from_a_shared_opening_are_those_read_in_full(
+    template: str | None, window: int, supports: list[SupportSet]
+) -> None:
+    backbone = (
+        tiny.make_sliding_backbone(window) if window else tiny.make_backbone(template=template)
+    )
+    base = tiny.random_base(backbone)
+    update = tiny.random_update(base)
+    prompts = few_shot(backbone, supports)
+    tokens = common_opening(prompts)
+    assert len(tokens) > 40
+    assert len({len(p.tokens) for p in prompts}) == 3
+    gold = golds(backbone, supports)[:3]
+    with attach(backbone, base, update):
+        opening = read_opening(backbone, tokens)
+        shared = read_prompts(backbone, prompts, opening=opening)
+        full = read_prompts(backbone, prompts)
+        assert decode(backbone, shared, LENGTH) == decode(backbone, full, LENGTH)
+        wanted = score(backbone, full, gold)
+        torch.testing.assert_close(score(backbone, shared, gold), wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(shared.logits, full.logits, atol=1e-4, rtol=1e-4)
+    assert torch.equal(shared.mask, full.mask)
+    with attach(backbone, base):
+        wrong = read_prompts(backbone, prompts, opening=opening)  # read under another adapter
+    with attach(backbone, base):
+        right = read_prompts(backbone, prompts)
+    assert not torch.allclose(wrong.logits, right.logits, atol=1e-2)
+
+
+def test_the_opening_is_not_read_again(tiny_backbone: Backbone, supports: list[SupportSet]) -> None:
+    prompts = few_shot(tiny_backbone, supports)
+    opening = read_opening(tiny_backbone, common_opening(prompts))
+    seen: list[int] = []
+
+    def spy(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append(output.shape[1])
+
+    handle = tiny_backbone.projections["q"][0].register_forward_hook(spy)
+    try:
+        read_prompts(tiny_backbone, prompts, opening=opening)
+        read_prompts(tiny_backbone, prompts[::-1])
+    finally:
+        handle.remove()
+    longest = padded_length(max(len(p.tokens) for p in prompts))
+    assert seen == [longest - len(opening.tokens), longest]
+
+
+def test_an_opening_that_does_not_fit_is_not_used(
+    tiny_backbone: Backbone, supports: list[SupportSet]
+) -> None:
+    prompts = few_shot(tiny_backbone, supports)
+    opening = read_opening(tiny_backbone, common_opening(prompts))
+    others = asked(tiny_backbone, supports)  # they begin otherwise
+    much = Prompt(opening.tokens + (8,) * (2 * len(opening.tokens)), 0, 0)
+    for batch in (others, [prompts[0], much]):  # padding longer than the opening
+        got = read_prompts(tiny_backbone, batch, opening=opening)
+        assert torch.equal(got.logits, read_prompts(tiny_backbone, batch).logits)

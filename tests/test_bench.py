@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
 
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from raggd import cli_bench
 from raggd.adaptation.base_adapter import save_base
+from raggd.adaptation.encoder import support_batch
 from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.store import save_predictor
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
-from raggd.evaluation import bench
-from raggd.evaluation.bench import paired
+from raggd.evaluation import bench, benches
+from raggd.evaluation.bench import in_turn, paired
+from raggd.evaluation.benches import answering, growth, targets, training
+from raggd.evaluation.benches import setting as setting_module
+from raggd.evaluation.benches.adaptation import support_flops
+from raggd.evaluation.benches.growth import fit_exponent
+from raggd.evaluation.benches.peers import merged, peft_model
+from raggd.evaluation.benches.registry import BENCHES, find_bench
+from raggd.evaluation.benches.setting import BenchSetting
 from raggd.files import read_json
 from raggd.methods.weights import BASE_FILE, PREDICTOR_FILE
 from raggd.records import RaggdError
+from raggd.report.bench import MEANING
 from raggd.settings import load_settings
 from raggd.workflows.bench import run_bench
-from tiny import random_base, random_update
+from tiny import hooks_of, random_base, random_update
 from workflow_fixtures import changed, parts_with, settings_text, write_data
-
-RATIOS = {"adapt_vs_tt_sgd", "adapt_vs_floor", "mixed_vs_none", "mixed_vs_bare"}
 
 
 class FakeClock:
@@ -81,6 +96,26 @@ def test_no_rounds_is_refused() -> None:
         paired(lambda: None, lambda: None, 0)
 
 
+def test_several_works_take_turns_and_keep_their_rounds(clock: FakeClock) -> None:
+    works = {name: clock.work(name, [5, 1, 2, 3]) for name in "abc"}
+    times = in_turn(works, 3)
+    assert "".join(clock.order) == "abc" + "abc" + "cba" + "abc"
+    assert {n: [round(ms) for ms in t] for n, t in times.items()} == {n: [1, 2, 3] for n in "abc"}
+    clock.order.clear()
+    in_turn({"a": clock.work("a", [1, 1])}, 2, warm=False)
+    assert clock.order == ["a", "a"]
+
+
+@given(st.floats(-2, 3), st.floats(0.01, 100))
+def test_the_exponent_of_a_power_law_is_found(power: float, factor: float) -> None:
+    sizes = [1, 2, 3, 5, 8]
+    exponent, explained = fit_exponent(sizes, [factor * size**power for size in sizes])
+    assert exponent == pytest.approx(power, abs=1e-4)
+    assert explained == pytest.approx(1.0, abs=1e-3) or abs(power) < 1e-3
+    noisy = [factor * size**power * (1.5 if size == 3 else 1) for size in sizes]
+    assert fit_exponent(sizes, noisy)[1] < 1
+
+
 @pytest.fixture
 def parts(tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Assembly:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
@@ -94,35 +129,137 @@ def parts(tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     return parts_with(load_settings(path), tiny_backbone)
 
 
-def test_the_record_holds_the_ratios(parts: Assembly, tmp_path: Path) -> None:
+@pytest.fixture
+def setting(parts: Assembly) -> BenchSetting:
+    return BenchSetting(parts, 2, lambda _: None)
+
+
+def test_every_bench_is_registered_and_says_what_it_compares() -> None:
+    folder = Path(benches.__file__).parent
+    helpers = {"__init__", "registry", "setting", "peers"}
+    assert {path.stem for path in folder.glob("*.py")} - helpers == set(BENCHES)
+    for name in BENCHES:
+        assert find_bench(name).ABOUT
+    text = inspect.getsource(cli_bench)
+    assert all(name in text for name in BENCHES)
+
+
+def test_adaptation_finds_its_ratios(parts: Assembly, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    record = run_bench(parts, out, rounds=2, only=None)
-    assert read_json(out / "bench.json", what="bench record") == record
-    assert set(record["ratios"]) == set(record["details"]) == RATIOS
+    record = run_bench(parts, out, rounds=2, only="adaptation")
+    assert read_json(out / "bench-adaptation.json", what="bench record") == record
+    names = {"adapt_vs_tt_sgd", "adapt_vs_floor", "adapt_vs_matrices", "cached_vs_answer"}
+    assert names | {"few_shot_vs_answer"} <= set(record["ratios"]) == set(record["details"])
     for name, found in record["details"].items():
-        assert found["rounds"] == 2
         assert found["low"] <= found["ratio"] <= found["high"]
         assert record["ratios"][name] == pytest.approx(found["ratio"], abs=1e-4)
-    assert record["tt_sgd_steps"] == parts.settings.target.steps
+        assert name in MEANING or name == "adapt_vs_tt_sgd_k2"
+    assert record["tt_sgd_steps"] == parts.settings.target.steps == 2
     assert record["settings"] == parts.settings.model_dump()
     assert record["backbone"] == "tiny"
     assert {"dtype", "device", "cores", "threads", "versions", "command"} <= set(record)
+    assert "adapt_vs_floor" in (out / "bench-adaptation.md").read_text().replace("\\", "")
 
 
-@pytest.mark.parametrize(
-    ("only", "names"),
-    [
-        ("adaptation", {"adapt_vs_tt_sgd", "adapt_vs_floor"}),
-        ("mixed-batch", {"mixed_vs_none", "mixed_vs_bare"}),
-    ],
-)
-def test_one_group_alone(parts: Assembly, tmp_path: Path, only: str, names: set[str]) -> None:
-    assert set(run_bench(parts, tmp_path / "out", 1, only)["ratios"]) == names
+def test_the_flops_of_the_floor_are_counted_by_token(setting: BenchSetting) -> None:
+    batch = support_batch(setting.backbone, setting.supports[:1], setting.limit)
+    counted = support_flops(setting.backbone, batch)
+    unfused = sdpa_kernel(SDPBackend.MATH)  # the fused one is not counted on a processor
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), unfused:
+        for row, length in enumerate(batch.mask.sum(1).tolist()):
+            tokens = batch.tokens[row : row + 1, -length:]
+            setting.backbone.model.base_model(input_ids=tokens, use_cache=False)
+    # torch counts all pairs of an attention, we those below the diagonal
+    assert 0.6 * counter.get_total_flops() < counted <= counter.get_total_flops()
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answering, "BATCHES", (1, 3))
+    monkeypatch.setattr(answering, "MAIN", 3)
+
+
+@pytest.mark.usefixtures("small")
+def test_all_ways_of_answering_give_the_same_answers(setting: BenchSetting) -> None:
+    base = setting.base
+    updates = [random_update(base, seed=20 + i, size=0.4) for i in range(3)]
+    peft = peft_model(setting.backbone, answering._adapters(setting, updates), train=False)
+    rows = answering.Rows(setting, updates, peft)
+    for work in rows.works().values():
+        work()
+    ours = rows.answers["ours"]
+    assert ours.shape == (3, setting_module.ANSWER_TOKENS)
+    assert not torch.equal(ours, rows.answers["none"])
+    for name in ("peft_mixed", "peft_in_turn", "merged_in_turn"):
+        assert torch.equal(ours, rows.answers[name]), name
+    share = rows.agreement()
+    assert share["none"] < 1
+    assert share["peft_mixed"] == 1
+    assert hooks_of(setting.backbone) == 0
+    found = answering.run(setting)
+    named = {"mixed_vs_none", "mixed_vs_peft", "mixed_vs_set_adapter", "mixed_vs_merged"}
+    assert named <= set(found.ratios)
+    assert "mixed_vs_peft_1_rows" in found.ratios
+
+
+def test_merged_weights_come_back(setting: BenchSetting) -> None:
+    backbone, update = setting.backbone, random_update(setting.base)
+    before = {n: p.clone() for n, p in backbone.model.named_parameters()}
+
+    def stop() -> None:
+        with merged(backbone, setting.base, update):
+            now = backbone.model.named_parameters()
+            assert any(not torch.equal(p, before[n]) for n, p in now)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        stop()
+    assert all(torch.equal(p, before[n]) for n, p in backbone.model.named_parameters())
+
+
+@pytest.fixture
+def _uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (targets, training):
+        monkeypatch.setattr(module, "compile_layers", lambda _: nullcontext())
+
+
+@pytest.mark.usefixtures("_uncompiled")
+def test_the_plain_loop_makes_the_same_targets(setting: BenchSetting) -> None:
+    found = targets.run(setting)
+    assert set(found.ratios) == {"targets_vs_plain"}
+    assert min(found.facts["cosine_to_plain"]) > 0.999
+    assert hooks_of(setting.backbone) == 0
+
+
+@pytest.mark.usefixtures("_uncompiled")
+def test_the_trainer_has_the_same_loss_curve(setting: BenchSetting) -> None:
+    found = training.run(setting)
+    ours, theirs = found.facts["loss"]["ours"], found.facts["loss"]["trainer"]
+    assert len(ours) == training.STEPS
+    assert ours[0] != pytest.approx(ours[-1], rel=1e-3)
+    assert theirs == pytest.approx(ours, rel=1e-3)
+
+
+def test_growth_has_a_fit_and_a_figure(
+    parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = {axis: sizes[:2] for axis, sizes in growth.AXES.items()}
+    monkeypatch.setattr(growth, "AXES", few)
+    monkeypatch.setattr(growth, "TOKENS", 5)
+    record = run_bench(parts, tmp_path, 1, "growth")
+    grown = record["benches"]["growth"]["growth"]
+    assert set(grown) == set(few)
+    for axis, found in grown.items():
+        assert found["sizes"] == list(few[axis])
+        assert len(found["ms"]) == 2
+    svg = (tmp_path / "growth.svg").read_text()
+    assert svg.startswith("<svg")
+    assert all(axis in svg for axis in few)
 
 
 def test_an_unknown_group_is_refused_before_any_work(parts: Assembly, tmp_path: Path) -> None:
-    with pytest.raises(RaggdError, match="did you mean 'mixed-batch'"):
-        run_bench(parts, tmp_path / "out", 1, "mixed-bach")
+    with pytest.raises(RaggdError, match="did you mean 'answering'"):
+        run_bench(parts, tmp_path / "out", 1, "answring")
     nothing = parts_with(changed(parts.settings, "evaluation", benchmarks=[]), parts.backbone)
     with pytest.raises(RaggdError, match="no benchmark is named"):
         run_bench(nothing, tmp_path / "out", 1, None)

@@ -17,10 +17,11 @@ from raggd.cli import app
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import Task
-from raggd.methods.answering import loss_batch, render
+from raggd.methods.answering import render
 from raggd.methods.weights import BASE_FILE
 from raggd.workflows.demo import demo_settings
 from raggd.workflows.evaluate import build_tasks
+from tiny import losses_of
 
 pytestmark = [pytest.mark.backbone, pytest.mark.xdist_group("backbone")]
 
@@ -114,7 +115,7 @@ def test_shipped_weights_beat_what_they_start_from_on_the_mini_set(
                     for item in draw
                 ]
                 totals[name] += float(
-                    loss_batch(parts.backbone, [adapted] * len(draw), prompts).sum()
+                    losses_of(parts.backbone, [adapted] * len(draw), prompts).sum()
                 )
     assert totals["base"] < 0.8 * totals["vanilla-rag"]
     assert totals["rag-gd"] < totals["base"]

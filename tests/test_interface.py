@@ -189,11 +189,11 @@ def test_a_failure_while_attaching_restores_the_model(
     made: list[Factors] = []
     original = interface._hook
 
-    def failing(own: Factors, update: Factors | None, scale: float) -> Any:
+    def failing(own: Factors, *rest: Any) -> Any:
         made.append(own)
         if len(made) == 5:
             raise _StopError
-        return original(own, update, scale)
+        return original(own, *rest)
 
     monkeypatch.setattr(interface, "_hook", failing)
     with pytest.raises(_StopError), attach(tiny_backbone, base):
@@ -316,9 +316,41 @@ def test_small_updates_are_not_rounded_away() -> None:
 
     h, own = normal(8, 64, 64), Factors(normal(4, 64) / 8, normal(48, 4))
     step = Factors(1e-3 * normal(4, 64) / 8, 1e-3 * normal(48, 4))
-    exact = interface.adapted_change(h, own, step, 2.0) - interface.base_change(h, own, 2.0)
+
+    def base_change(of: Tensor, factors: Factors) -> Tensor:
+        nothing = torch.zeros(8, 64, 48, dtype=of.dtype)
+        return interface.add_base(nothing, of, factors, 2.0)[0]
+
+    def update_change(of: Tensor, factors: Factors, change: Factors) -> Tensor:
+        total, code = interface.add_base(torch.zeros(8, 64, 48, dtype=of.dtype), of, factors, 2.0)
+        (up,) = interface._ups(Factors(*(t[None] for t in factors)), _stacked(change))
+        return interface.add_update(total, of, code, up, 2.0)
+
+    exact = update_change(h, own, step) - base_change(h, own)
     short, base, small = h.bfloat16(), narrow(own), narrow(step)
-    before = interface.base_change(short, base, 2.0)
+    before = base_change(short, base)
     summed = Factors(base.a + small.a, base.b + small.b)
-    assert likeness(interface.base_change(short, summed, 2.0) - before) < 0.4
-    assert likeness(interface.adapted_change(short, base, small, 2.0) - before) > 0.65
+    assert likeness(base_change(short, summed) - before) < 0.4
+    assert likeness(update_change(short, base, small) - before) > 0.65
+
+
+def _stacked(factors: Factors) -> Factors:
+    return Factors(*(t[None, None] for t in factors))
+
+
+def test_groups_of_rows_share_updates(
+    tiny_backbone: Backbone, base: BaseAdapter, prompts: list[Prompt], batch: Batch
+) -> None:
+    three, rows = tiny.random_updates(base, 3), len(prompts)
+    assert rows == 6
+    with attach(tiny_backbone, base, three, group=2):
+        together = logits(tiny_backbone, batch)
+    with attach(tiny_backbone, base, rows_of(three, torch.tensor([0, 0, 1, 1, 2, 2]))):
+        repeated = logits(tiny_backbone, batch)
+    with attach(tiny_backbone, base, rows_of(three, torch.tensor([0, 1, 2, 0, 1, 2]))):
+        dealt = logits(tiny_backbone, batch)
+    assert not torch.allclose(together[1], dealt[1], atol=1e-2)
+    torch.testing.assert_close(together, repeated, atol=1e-5, rtol=1e-5)
+    refused = pytest.raises(RaggdError, match="3 updates for a batch of 6 rows: give one per 3")
+    with attach(tiny_backbone, base, three, group=3), refused:
+        logits(tiny_backbone, batch)

@@ -16,7 +16,7 @@ from raggd.adaptation.targets import targets_of
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt
-from raggd.methods.answering import adapted_rows, answer_batch, loss_batch, render
+from raggd.methods.answering import adapted_rows, answer_batch, render
 from raggd.methods.base import Adapted, Method
 from raggd.methods.plain import base_only, query_only, vanilla_rag
 from raggd.methods.predicted import PredictedUpdate
@@ -179,9 +179,9 @@ def test_rows_of_a_batch_are_answered_as_alone(
     assert sum(a != b for a, b in zip(together[:6], unadapted[:6], strict=True)) >= 4
 
     answered = rows_and_prompts(tiny_backbone, rows, "the old king")
-    losses = loss_batch(tiny_backbone, rows, answered)
+    losses = tiny.losses_of(tiny_backbone, rows, answered)
     one_by_one = torch.cat(
-        [loss_batch(tiny_backbone, [r], [p]) for r, p in zip(rows, answered, strict=True)]
+        [tiny.losses_of(tiny_backbone, [r], [p]) for r, p in zip(rows, answered, strict=True)]
     )
     assert float(losses.std()) > 0.05
     torch.testing.assert_close(losses, one_by_one, atol=1e-5, rtol=1e-5)
@@ -207,16 +207,16 @@ def test_rows_that_share_an_update_are_not_stacked(
     assert row.update is not None
     copy = replace(row, update=row.update * 1.0)
     prompts = rows_and_prompts(tiny_backbone, [row] * 3, "Rome")
-    stacked = loss_batch(tiny_backbone, [row, copy, row], prompts)
+    stacked = tiny.losses_of(tiny_backbone, [row, copy, row], prompts)
 
     def fail(_: object) -> None:
         raise AssertionError("stacked")
 
     monkeypatch.setattr("raggd.methods.answering.stack_updates", fail)
-    shared = loss_batch(tiny_backbone, [row] * 3, prompts)
+    shared = tiny.losses_of(tiny_backbone, [row] * 3, prompts)
     torch.testing.assert_close(shared, stacked, atol=1e-5, rtol=1e-5)
     with pytest.raises(AssertionError, match="stacked"):
-        loss_batch(tiny_backbone, [row, copy, row], prompts)
+        tiny.losses_of(tiny_backbone, [row, copy, row], prompts)
 
 
 def test_batches_that_mix_bases_are_refused(tiny_backbone: Backbone, base: BaseAdapter) -> None:

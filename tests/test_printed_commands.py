@@ -13,16 +13,18 @@ import typer
 
 from raggd.cli import app
 from raggd.settings import Settings, load_settings
+from raggd.study.settings import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
 SETTINGS = sorted((ROOT / "settings").rglob("*.toml"))
+STUDIES = sorted((ROOT / "studies").glob("*.toml"))
 SOURCES = sorted([*(ROOT / "src" / "raggd").rglob("*.py"), ROOT / "Makefile"])
 
 _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^(?: {4}|\t)[^\n]*\n)+", re.MULTILINE)
 _COMMAND = re.compile(r"^(?:\$ )?(?:[\w./()$]*/)?raggd +(.+)$")
-_INLINE = re.compile(r"`+(?:[\w./]*/)?raggd ((?:[a-z]+ ?)+)")
+_INLINE = re.compile(r"`+(?:[\w./]*/)?raggd ((?:[a-z][a-z-]* ?)+)")
 
 
 def blocks(text: str) -> Iterator[str]:
@@ -112,8 +114,14 @@ def test_a_settings_file_loads(path: Path) -> None:
     assert load_settings(path) != Settings(), "a file that changes nothing"
 
 
+@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.name)
+def test_a_study_file_loads(path: Path) -> None:
+    assert len(load_study(path).backbones) == 2
+
+
 def test_there_are_settings_files() -> None:
     assert SETTINGS
+    assert STUDIES
     named = set()
     for page in PAGES:
         named |= set(re.findall(r"\bsettings/[\w.-]+\.toml", page.read_text(encoding="utf-8")))

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from raggd.data.corpus import corpus_hash
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import RetrievalWarning, Retriever, top_k
-from raggd.retrieval.bm25 import K1, B, BM25Retriever, build_bm25, open_bm25, tokenize
+from raggd.retrieval.bm25 import K1, B, BM25Retriever, build_bm25, open_bm25
 from raggd.retrieval.build import build_index, open_retriever
+from raggd.retrieval.tokenizer import tokenize
 from raggd.settings import RetrievalSettings
 
 CORPUS = [
@@ -186,7 +187,7 @@ def test_reopened_equals_built_and_builds_are_equal_bytes(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
-        ("format", 999, "version 999.*version 1"),
+        ("format", 999, "version 999.*version 2"),
         ("tokenizer", "0123abcd", "tokenizer 0123abcd.*uses"),
         ("parameters", {"k1": 1.5}, "parameters.*1.5.*0.9"),
         ("kind", "dense", "dense index, expected bm25"),
@@ -205,7 +206,7 @@ def test_an_index_of_another_version_is_refused(
 def test_missing_and_damaged_indexes_are_named(built: BM25Retriever, tmp_path: Path) -> None:
     with pytest.raises(RaggdError, match="raggd index"):
         open_bm25(tmp_path / "nowhere")
-    for name in ("passages.jsonl", "data.csc.index.npy", "vocab.index.json"):
+    for name in ("passages.jsonl", "segment-000000.scores.npy", "term_keys.npy"):
         folder = tmp_path / f"without {name}"
         shutil.copytree(tmp_path / "index", folder)
         (folder / name).write_bytes((folder / name).read_bytes()[:-20])

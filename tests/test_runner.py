@@ -19,12 +19,12 @@ from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.evaluation import runner
 from raggd.evaluation.runner import Item, Task, run_task
 from raggd.evaluation.tasks import build_task
-from raggd.methods.answering import answer_batch, loss_batch, render
+from raggd.methods.answering import answer_batch, render
 from raggd.methods.base import Adapted, Method
 from raggd.methods.plain import base_only, query_only, vanilla_rag
 from raggd.records import RaggdError, RunRecord, SupportSet
 from raggd.settings import Settings, load_settings
-from tiny import random_update
+from tiny import losses_of, random_update
 from workflow_fixtures import (
     HELD_OUT,
     TEST,
@@ -97,6 +97,17 @@ def never(*_: object, **__: object) -> Any:
     raise AssertionError("this was to come from a part file")
 
 
+def saying(patch: pytest.MonkeyPatch, say: Callable[..., list[str]]) -> None:
+    """Let the runner's answers be what `say` makes of the prompts; losses stay what they are."""
+    original = runner.answer_rows
+
+    def answer_rows(backbone: Backbone, rows: Any, prompts: Any, *limits: Any, **more: Any) -> Any:
+        _, losses = original(backbone, rows, prompts, *limits, **more)
+        return say(losses, backbone, prompts), losses
+
+    patch.setattr(runner, "answer_rows", answer_rows)
+
+
 def test_every_method_sees_the_same(
     settings: Settings, tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path
 ) -> None:
@@ -124,10 +135,10 @@ def test_answers_stay_with_their_questions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Batches go by length; the record goes by question. An echo shows who was asked what.
-    def echo(backbone: Backbone, rows: object, prompts: Sequence[Any], _: int) -> list[str]:
+    def echo(_: Any, backbone: Backbone, prompts: Sequence[Any]) -> list[str]:
         return [backbone.tokenizer.decode(prompt.tokens) for prompt in prompts]
 
-    monkeypatch.setattr(runner, "answer_batch", echo)
+    saying(monkeypatch, echo)
     task = task_of(settings)
     (record,) = run_task(task, [query_only()], tiny_backbone, settings, tmp_path)
     items = [item for draw in task.draws for item in draw]
@@ -147,12 +158,12 @@ def test_scores_take_the_best_answer_and_losses_the_gold_one(
     (draw,) = task.draws
     said = [draw[0].question.answers[1], f"the {draw[1].question.answers[0]}!", "nothing"]
 
-    def answer(backbone: Backbone, rows: object, prompts: Sequence[Any], _: int) -> list[str]:
+    def answer(_: Any, backbone: Backbone, prompts: Sequence[Any]) -> list[str]:
         asked = [backbone.tokenizer.decode(prompt.tokens) for prompt in prompts]
         numbers = [next(i for i, item in enumerate(draw) if thing(item) in text) for text in asked]
         return [said[number] for number in numbers]
 
-    monkeypatch.setattr(runner, "answer_batch", answer)
+    saying(monkeypatch, answer)
     (record,) = run_task(task, [base_only(base)], tiny_backbone, settings, tmp_path)
     assert [p.answer for p in record.predictions] == said
     assert [(p.em, p.f1) for p in record.predictions] == [(1.0, 1.0), (1.0, 1.0), (0.0, 0.0)]
@@ -166,7 +177,7 @@ def test_scores_take_the_best_answer_and_losses_the_gold_one(
             limit=256,
             answer=item.gold.answer,
         )
-        alone = float(loss_batch(tiny_backbone, [adapted], [prompt])[0])
+        alone = float(losses_of(tiny_backbone, [adapted], [prompt])[0])
         assert prediction.answer_loss == pytest.approx(alone, abs=1e-4)
 
 
@@ -181,7 +192,7 @@ def test_a_second_run_computes_nothing(
     told: list[tuple[str, int, int]] = []
     first = run_task(task, [spy], tiny_backbone, settings, tmp_path)
     assert len(spy.calls) == len(task.draws) == 2
-    monkeypatch.setattr(runner, "answer_batch", never)
+    monkeypatch.setattr(runner, "answer_rows", never)
     again = run_task(
         task, [spy], tiny_backbone, settings, tmp_path, lambda *step: told.append(step)
     )

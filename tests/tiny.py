@@ -9,8 +9,15 @@ from typing import Any
 import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
+from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.load import Backbone, wrap_model
 from raggd.core.low_rank import (
     AdapterSpec,
@@ -21,6 +28,9 @@ from raggd.core.low_rank import (
     factors_of,
     stack_updates,
 )
+from raggd.data.prompts import Prompt
+from raggd.methods.answering import adapted_rows
+from raggd.methods.base import Adapted
 from raggd.records import Demonstration, Passage, SupportSet
 from raggd.settings import AdapterSettings
 
@@ -93,6 +103,23 @@ def make_backbone(
     return wrap_model(tiny_model(len(tokenizer), seed).to(dtype), tokenizer, "tiny")
 
 
+def make_sliding_backbone(window: int) -> Backbone:
+    """A tiny backbone whose layers see the last `window` positions only."""
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.25,
+        sliding_window=window,
+    )
+    return wrap_model(MistralForCausalLM(config), tokenizer, "sliding")
+
+
 def spec_of(backbone: Backbone, rank: int = 2, alpha: float = 6.0) -> AdapterSpec:
     """Shape of an adapter with a scale that is not 1."""
     return backbone.adapter_spec(AdapterSettings(rank=rank, alpha=alpha))
@@ -141,6 +168,14 @@ def merged(backbone: Backbone, base: BaseAdapter, update: Update | None = None) 
             module = getattr(block.self_attn, f"{projection}_proj")
             module.weight.data += change[layer].to(module.weight.dtype)
     return model
+
+
+@torch.no_grad()
+def losses_of(backbone: Backbone, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> Tensor:
+    """Loss of each answered prompt, row i under ``rows[i]``, in one plain forward pass."""
+    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    with adapted_rows(backbone, rows):
+        return answer_losses(backbone, batch)
 
 
 def hooks_of(backbone: Backbone) -> int:

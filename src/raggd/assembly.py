@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.data.sources import HUB, find_corpus
-from raggd.files import cache_folder, file_hash
-from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
+from raggd.files import cache_folder
+from raggd.methods.registry import METHODS, build_method
+from raggd.methods.weights import BASE_FILE, weight_file
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import Index, build_index
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.methods.base import Method
 
 POCKET = "pocket"
-METHODS = ("query-only", "vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd")
 
 
 class Progress(Protocol):
@@ -77,15 +77,24 @@ def shipped_weights(backbone: str) -> Path:
 class Assembly:
     """Everything that a run needs, made from its settings and loaded on first use."""
 
-    def __init__(self, settings: Settings, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        progress: Progress | None = None,
+        *,
+        backbone: Backbone | None = None,
+    ) -> None:
         """Load nothing yet.
 
         Args:
             settings: of the run.
             progress: told about downloads, conversions and indexing; None is silent.
+            backbone: the one that the settings name, if it is loaded already.
         """
         self.settings = settings
         self.progress = progress
+        if backbone is not None:
+            self.__dict__["backbone"] = backbone  # where a cached property keeps its value
 
     def say(self, text: str) -> None:
         """Tell the user what is going on.
@@ -183,10 +192,14 @@ class Assembly:
         """The base adapter W0; that it fits the backbone is checked when it is attached."""
         from raggd.adaptation.base_adapter import load_base
 
-        return load_base(self.weights / BASE_FILE)
+        return load_base(weight_file(self.weights, BASE_FILE))
+
+    @cached_property
+    def _predictors(self) -> dict[str, Predictor]:
+        return {}
 
     def predictor(self, file: str) -> Predictor:
-        """Load a predictor of the weights folder.
+        """Load a predictor of the weights folder, once.
 
         Args:
             file: its file name.
@@ -196,7 +209,9 @@ class Assembly:
         """
         from raggd.adaptation.predictors.store import load_predictor
 
-        return load_predictor(self.weights / file)
+        if file not in self._predictors:
+            self._predictors[file] = load_predictor(weight_file(self.weights, file))
+        return self._predictors[file]
 
     def method(self, name: str) -> Method:
         """Make a method ready to adapt and answer.
@@ -207,28 +222,7 @@ class Assembly:
         Returns:
             The method.
         """
-        from raggd.methods import plain
-        from raggd.methods.predicted import PredictedUpdate
-        from raggd.methods.tt_sgd import TestTimeSGD
-
-        require_known("method", name, METHODS)
-        if name == "query-only":
-            return plain.query_only()
-        if name == "vanilla-rag":
-            return plain.vanilla_rag()
-        if name == "base":
-            return plain.base_only(self.base)
-        if name == "tt-sgd":
-            return TestTimeSGD(self.backbone, self.base, self.settings.target)
-        file = MEAN_FILE if name == "mean-update" else PREDICTOR_FILE
-        return PredictedUpdate(
-            name=name,
-            backbone=self.backbone,
-            base=self.base,
-            predictor=self.predictor(file),
-            limit=self.settings.target.max_tokens,
-            weights=file_hash(self.weights / file)[:16],
-        )
+        return build_method(self, name)
 
     def methods(self, names: Sequence[str]) -> list[Method]:
         """Make several methods.

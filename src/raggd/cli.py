@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from raggd import __version__
+from raggd.cli_bench import register as register_bench
 from raggd.cli_export import register as register_export
 from raggd.cli_gate import register as register_gate
 from raggd.cli_linear import register as register_linear
@@ -26,6 +27,7 @@ from raggd.cli_options import (
 )
 from raggd.cli_options import load_parts as _parts
 from raggd.cli_rivals import register as register_rivals
+from raggd.cli_study import register as register_study
 from raggd.records import RaggdError
 
 
@@ -56,6 +58,8 @@ data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
+register_bench(app)
+register_study(app)
 register_rivals(train_app)
 register_gate(train_app)
 register_export(app)
@@ -235,33 +239,6 @@ def evaluate(
     with progress_bar() as bar:
         result, rows, comparisons = run_evaluate(_parts(config, assignments, bar), names, out, bar)
     _show_scores(result, rows, comparisons, as_json)
-
-
-@app.command()
-def bench(
-    only: Annotated[
-        str | None, typer.Option(help="Run one group: adaptation or mixed-batch.")
-    ] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="Pairs per comparison.")] = 7,
-    out: Out = Path("runs/bench"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Measure the promised prices as ratios: A and B in turn, in one run."""
-    from raggd.console import emit_json, progress_bar, say
-    from raggd.workflows.bench import run_bench
-
-    with progress_bar() as bar:
-        result = run_bench(_parts(config, assignments, bar), out, rounds, only)
-    if as_json:
-        emit_json(result)
-        return
-    for name, found in result["details"].items():
-        say(
-            f"{name:<16} {found['ratio']:.3f}  ({found['low']:.3f} to {found['high']:.3f})  "
-            f"{found['a_ms']:.0f} ms against {found['b_ms']:.0f} ms"
-        )
 
 
 @data_app.command("list")

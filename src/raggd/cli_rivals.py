@@ -1,9 +1,9 @@
-"""`raggd train prompt` and `raggd train hyper`: weights of the methods RAG-GD is compared with."""
+"""`raggd train prompt`, `hyper`, `task-mean`: weights of what RAG-GD is compared with."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -60,7 +60,27 @@ def train_hyper(
     _report(result, f"HyperTuning's predictor in {out}", as_json)
 
 
+def train_task_mean(
+    targets: Annotated[
+        list[Path], typer.Option(help="Folder that `raggd targets` wrote. Repeatable.")
+    ],
+    out: Out = Path("runs/weights"),
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Average the targets of each task, a control that knows the task alone."""
+    from raggd.console import progress_bar
+    from raggd.workflows.rivals import run_train_task_mean
+
+    with progress_bar() as bar:
+        result = run_train_task_mean(_parts(config, assignments, bar), targets, out)
+    counts = ", ".join(f"{task} ({count})" for task, count in result["sets"].items())
+    _report(result, f"mean updates of {counts} in {out}", as_json)
+
+
 def register(train_app: typer.Typer) -> None:
     """Add the commands to ``raggd train``."""
     train_app.command("prompt")(train_prompt)
     train_app.command("hyper")(train_hyper)
+    train_app.command("task-mean")(train_task_mean)

@@ -201,11 +201,29 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         path: the file.
 
     Returns:
-        The tensors by name (on the CPU) and the header's metadata.
-
-    Raises:
-        RaggdError: the file is missing, truncated or damaged.
+        The tensors by name (on the CPU) and the header's metadata. A file that is missing,
+        truncated or damaged is refused.
     """
+    with _opened_tensors(path) as opened:
+        metadata = dict(opened.metadata() or {})
+        return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118
+
+
+def tensor_header(path: Path) -> dict[str, str]:
+    """Read the metadata of a safetensors file, without its tensors.
+
+    Args:
+        path: the file; refused as by `load_tensors`.
+
+    Returns:
+        The header's metadata.
+    """
+    with _opened_tensors(path) as opened:
+        return dict(opened.metadata() or {})
+
+
+@contextmanager
+def _opened_tensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -214,8 +232,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         )
     try:
         with safe_open(str(path), framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-            return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118
+            yield opened
     except (SafetensorError, OSError, ValueError) as error:
         raise RaggdError(
             f"{path} is not a whole safetensors file ({error}): it is truncated or damaged. "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -44,6 +44,8 @@ class RetrievalSettings(_Section):
     """For `dense`: an embedded name, a hub name, or a local folder."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
+    memory: str = "3GB"
+    """Most memory that the process may hold while it builds an index."""
     top_k: int = Field(default=3, ge=0)
     """Passages given to the model (paper: 5)."""
     noise: float = Field(default=0.0, ge=0, le=1)
@@ -170,6 +172,8 @@ class EvaluationSettings(_Section):
     """Those of the embedded data; the paper's seven in other sources."""
     questions: int = Field(default=0, ge=0)
     """Questions per benchmark, chosen by hash; 0: all."""
+    whole: list[str] = []
+    """Benchmarks of which all questions are scored, whatever `questions` says."""
     draws: int = Field(default=1, ge=1)
     """Support sets per benchmark; each answers its share of the questions."""
     support: Literal["query", "task"] = "task"
@@ -197,19 +201,29 @@ class Settings(_Section):
     evaluation: EvaluationSettings = EvaluationSettings()
 
 
-def _unknown_key(location: list[str], source: str) -> str:
-    model: type[BaseModel] = Settings
+_Settings = TypeVar("_Settings", bound=Settings)
+
+
+def _section_of(model: type[BaseModel], part: str) -> type[BaseModel]:
+    kind = model.model_fields[part].annotation
+    inner = get_args(kind)  # a list of sections
+    return inner[0] if inner else kind  # type: ignore[return-value]
+
+
+def _unknown_key(root: type[BaseModel], location: list[str], source: str) -> str:
+    model = root
     for part in location[:-1]:
-        model = type(getattr(model(), part))
+        model = model if part.isdigit() else _section_of(model, part)
     section = f"setting in [{'.'.join(location[:-1])}]" if location[1:] else "section"
     return str(unknown_name(f"{section} of {source}", location[-1], list(model.model_fields)))
 
 
-def _explained(error: ValidationError, source: str) -> str:
-    first = error.errors()[0]
+def _explained(root: type[BaseModel], error: ValidationError, source: str) -> str:
+    # a mistyped key that is required is also missing: the wrong name tells the user more
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
-        return _unknown_key(location, source)
+        return _unknown_key(root, location, source)
     return f"setting '{'.'.join(location)}' in {source}: {first['msg']}, got {first['input']!r}."
 
 
@@ -230,10 +244,13 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
     section[parts[1]] = value
 
 
-def load_settings(path: Path | None = None, assignments: list[str] | None = None) -> Settings:
-    """Read settings from a TOML file and apply single changes.
+def read_settings(
+    model: type[_Settings], path: Path | None, assignments: list[str] | None = None
+) -> _Settings:
+    """Read settings of one kind from a TOML file and apply single changes.
 
     Args:
+        model: the kind.
         path: the file; None starts from the defaults.
         assignments: ``section.name=value`` strings (the ``--set`` option), applied last.
 
@@ -243,9 +260,6 @@ def load_settings(path: Path | None = None, assignments: list[str] | None = None
     Raises:
         RaggdError: the file is missing or not TOML, a key is unknown (the nearest is offered),
             or a value does not fit.
-
-    >>> load_settings(assignments=["retrieval.top_k=5"]).retrieval.top_k
-    5
     """
     raw: dict[str, Any] = {}
     source = str(path) if path else "--set"
@@ -259,6 +273,22 @@ def load_settings(path: Path | None = None, assignments: list[str] | None = None
     for assignment in assignments or []:
         _assign(raw, assignment)
     try:
-        return Settings.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise RaggdError(_explained(error, source)) from error
+        raise RaggdError(_explained(model, error, source)) from error
+
+
+def load_settings(path: Path | None = None, assignments: list[str] | None = None) -> Settings:
+    """Read the settings of a run from a TOML file and apply single changes.
+
+    Args:
+        path: the file; None starts from the defaults.
+        assignments: ``section.name=value`` strings (the ``--set`` option), applied last.
+
+    Returns:
+        The validated settings.
+
+    >>> load_settings(assignments=["retrieval.top_k=5"]).retrieval.top_k
+    5
+    """
+    return read_settings(Settings, path, assignments)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from raggd.adaptation.encoder import encode_batch, equal_size, support_batch
 from raggd.backbone.batch import Batch, answer_losses
-from raggd.backbone.interface import attach, check_gradients, rows_of
+from raggd.backbone.interface import attach, check_gradients
 from raggd.backbone.load import Backbone
 from raggd.core.inner_sgd import inner_sgd
 from raggd.core.low_rank import BaseAdapter, Update, factors_of
@@ -64,13 +64,12 @@ def sgd_trajectory(
         the sets' sum before each step, shape (largest K,).
     """
     per_set = batch.tokens.shape[0] // sets
-    rows = torch.arange(sets, device=backbone.device).repeat_interleave(per_set)
     fingerprint = base.fingerprint
     names = list(base.spec.shapes)
 
     def loss(steps: list[Tensor]) -> Tensor:
         update = Update(base.spec, factors_of(dict(zip(names, steps, strict=True))), fingerprint)
-        with attach(backbone, base, rows_of(update, rows)):
+        with attach(backbone, base, update, group=per_set):
             return answer_losses(backbone, batch).sum() / per_set
 
     zeros = [

@@ -12,6 +12,10 @@ from torch.nn import functional
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 
+STEP = 16
+"""Lengths are padded to a multiple of this: at others the processor's attention in bfloat16 takes
+up to twice as long (477 tokens: 14 ms a layer, 480: 7 ms), and fewer lengths are compiled for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -36,6 +40,11 @@ class Batch:
     prefix: Tensor | None = None
 
 
+def padded_length(tokens: int) -> int:
+    """Return the length that a batch whose longest row has `tokens` is padded to."""
+    return tokens + -tokens % STEP
+
+
 def make_batch(
     prompts: Sequence[Prompt],
     padding: int,
@@ -54,7 +63,7 @@ def make_batch(
         The batch.
     """
     before = 0 if prefix is None else len(prefix)
-    length = max(len(p.tokens) for p in prompts) + before
+    length = padded_length(max(len(p.tokens) for p in prompts) + before)
     tokens = torch.full((len(prompts), length), padding, dtype=torch.long)
     mask = torch.zeros_like(tokens)
     for row, prompt in enumerate(prompts):

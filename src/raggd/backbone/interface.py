@@ -3,14 +3,14 @@
 A projection with weight W and input h computes, for row i of a batch,
 ``W h + alpha/r (B + dB_i)(A + dA_i) h``. The terms of the base and of the update are kept apart, so
 that a small update is not rounded away against the base, and a zero update gives the base bitwise.
-Per-row updates are two batched products of rank r: nothing is repeated per token.
+Per-row updates are two batched products, of rank r and 2r: nothing is repeated per token.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
@@ -35,56 +35,82 @@ _IN_USE: WeakSet[nn.Module] = WeakSet()
 """Models inside an `attach` block: a second block would silently add a second adapter."""
 
 
-def base_change(h: Tensor, base: Factors, scale: float) -> Tensor:
-    """Change of a projection's output by the base adapter alone.
+class Up(NamedTuple):
+    """An update of one layer and projection, as its hook uses it.
+
+    Shapes: `down` is dA, (updates, r, d_in); `up` is [B, dB], (updates, d_out, 2r).
+    """
+
+    down: Tensor
+    up: Tensor
+
+
+def add_base(output: Tensor, h: Tensor, base: Factors, scale: float) -> tuple[Tensor, Tensor]:
+    """Add the base adapter's change to a projection's output.
 
     Args:
-        h: inputs (rows, tokens, d_in).
+        output: the projection's own output (rows, tokens, d_out); overwritten without gradients.
+        h: its inputs (rows, tokens, d_in).
         base: factors of one layer, a (r, d_in) and b (d_out, r), in the dtype of h.
         scale: alpha / r.
 
     Returns:
-        (rows, tokens, d_out).
+        The sum, and the code ``A h`` (rows, tokens, r).
     """
-    return functional.linear(functional.linear(h, base.a), base.b) * scale
+    code = functional.linear(h, base.a)
+    total, flat = output.flatten(0, -2), code.flatten(0, -2)
+    if torch.is_grad_enabled():
+        total = torch.addmm(total, flat, base.b.T, alpha=scale)
+    else:  # the output is ours alone: adding in place saves a pass over memory
+        total = total.addmm_(flat, base.b.T, alpha=scale)
+    return total.view_as(output), code
 
 
-def adapted_change(h: Tensor, base: Factors, update: Factors, scale: float) -> Tensor:
-    """Change of a projection's output by base and update, ``scale (B + dB)(A + dA) h``.
+def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float) -> Tensor:
+    """Add what an update changes beyond the base, ``scale (B dA + dB (A + dA)) h``.
+
+    Base and update are added one after the other: a zero update leaves the output bitwise.
 
     Args:
+        output: projection and base (rows, tokens, d_out); overwritten without gradients.
         h: inputs (rows, tokens, d_in).
-        base: factors of one layer, a (r, d_in) and b (d_out, r).
-        update: steps of the same shape for all rows, or with a leading axis of `rows`.
+        code: ``A h`` (rows, tokens, r).
+        update: for all rows, or each for equally many consecutive ones.
         scale: alpha / r.
 
     Returns:
-        (rows, tokens, d_out).
+        The sum (rows, tokens, d_out).
     """
-    code = functional.linear(h, base.a)
-    step = h @ update.a.mT
-    # b acts on code and step apart: their sum would lose a small step to rounding
-    from_base = functional.linear(code, base.b)
-    from_update = functional.linear(step, base.b) + (code + step) @ update.b.mT
-    return (from_base + from_update) * scale
+    count = len(update.down)
+    grouped = [t.reshape(count, -1, t.shape[-1]) for t in (output, h, code)]
+    step = torch.bmm(grouped[1], update.down.mT)
+    # one product for B dA h and dB (A + dA) h: its sum is kept in full precision
+    both = torch.cat([step, grouped[2] + step], -1)
+    if torch.is_grad_enabled():
+        total = torch.baddbmm(grouped[0], both, update.up.mT, alpha=scale)
+    else:
+        total = grouped[0].baddbmm_(both, update.up.mT, alpha=scale)
+    return total.view_as(output)
 
 
-def _hook(base: Factors, update: Factors | None, scale: float) -> Hook:
+def _hook(base: Factors, update: Up | None, scale: float, group: int) -> Hook:
     def add_change(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         h = inputs[0]
+        total, code = add_base(output, h, base, scale)
         if update is None:
-            return output + base_change(h, base, scale)
-        _check_rows(h, update)
-        return output + adapted_change(h, base, update, scale)
+            return total
+        _check_rows(h, update, group)
+        return add_update(total, h, code, update, scale)
 
     return add_change
 
 
-def _check_rows(h: Tensor, update: Factors) -> None:
-    rows = update.a.shape[0] if update.a.dim() > 2 else 1
-    if rows != 1 and rows != h.shape[0]:  # otherwise one row would be repeated for every update
+def _check_rows(h: Tensor, update: Up, group: int) -> None:
+    count = len(update.down)
+    if count != 1 and count * group != h.shape[0]:  # otherwise rows would meet others' updates
         raise RaggdError(
-            f"{rows} updates for a batch of {h.shape[0]} rows: give one per row, or a single one."
+            f"{count} updates for a batch of {h.shape[0]} rows: give one per "
+            f"{'row' if group == 1 else f'{group} rows'}, or a single one."
         )
 
 
@@ -95,7 +121,16 @@ def _prepared(owner: BaseAdapter | Update, projection: str, backbone: Backbone) 
 
 
 def _layer(factors: Factors, layer: int) -> Factors:
-    return Factors(factors.a[..., layer, :, :], factors.b[..., layer, :, :])
+    return Factors(factors.a[layer], factors.b[layer])
+
+
+def _ups(base: Factors, step: Factors) -> list[Up]:
+    # by layer; the products with B and with dB are one, so their factors are joined once, here
+    b = base.b.expand_as(step.b)
+    downs, ups = step.a, torch.cat([b, step.b], -1)
+    if downs.dim() == 3:
+        downs, ups = downs[None], ups[None]
+    return [Up(downs[:, layer], ups[:, layer]) for layer in range(downs.shape[1])]
 
 
 def check_fits(backbone: Backbone, base: BaseAdapter, update: Update | None = None) -> None:
@@ -133,7 +168,7 @@ def _check(backbone: Backbone, base: BaseAdapter | None, update: Update | None) 
 
 @contextmanager
 def attach(
-    backbone: Backbone, base: BaseAdapter | None, update: Update | None = None
+    backbone: Backbone, base: BaseAdapter | None, update: Update | None = None, group: int = 1
 ) -> Iterator[None]:
     """Run the backbone with a base adapter and an update inside a ``with`` block.
 
@@ -144,6 +179,7 @@ def attach(
         backbone: the frozen model.
         base: the shared interface; None leaves the model as it is.
         update: a step from that base; with a leading axis, one per row of the batch.
+        group: number of consecutive rows that share each of several updates.
 
     Yields:
         Nothing.
@@ -157,7 +193,7 @@ def attach(
     _IN_USE.add(backbone.model)
     try:
         if base is not None:
-            _register(backbone, base, update, handles)
+            _register(backbone, base, update, group, handles)
         yield
     finally:
         for handle in handles:
@@ -166,14 +202,18 @@ def attach(
 
 
 def _register(
-    backbone: Backbone, base: BaseAdapter, update: Update | None, handles: list[RemovableHandle]
+    backbone: Backbone,
+    base: BaseAdapter,
+    update: Update | None,
+    group: int,
+    handles: list[RemovableHandle],
 ) -> None:
     for projection in PROJECTIONS:
         stacked = _prepared(base, projection, backbone)
-        steps = _prepared(update, projection, backbone) if update else None
+        ups = _ups(stacked, _prepared(update, projection, backbone)) if update else None
         for layer, module in enumerate(backbone.projections[projection]):
-            step = _layer(steps, layer) if steps else None
-            hook = _hook(_layer(stacked, layer), step, base.spec.scaling)
+            step = ups[layer] if ups else None
+            hook = _hook(_layer(stacked, layer), step, base.spec.scaling, group)
             handles.append(module.register_forward_hook(hook))
 
 

@@ -364,6 +364,13 @@ def available(source: str | Path) -> Iterator[tuple[Benchmark, str, Path]]:
                 yield benchmark, split, path
 
 
+def tasks_in(source: str | Path) -> list[str]:
+    """Return the names of the benchmarks that a source holds, in the order of the paper."""
+    if str(source) == HUB:
+        return list(BENCHMARKS)
+    return list(dict.fromkeys(benchmark.name for benchmark, _, _ in available(source)))
+
+
 def questions_hash(questions: Iterable[Question]) -> str:
     """Hash questions with their answers, for a run record.
 

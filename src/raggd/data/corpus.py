@@ -205,7 +205,7 @@ def _sources(path: Path) -> list[tuple[Path, str]]:
     return [(path, path.name)]
 
 
-def read_passages(path: Path) -> Iterator[Passage]:
+def read_passages(path: Path, *, unique: bool = True) -> Iterator[Passage]:
     """Stream the passages of a file, or of all readable files under a folder.
 
     Ids come from the JSON lines, or are ``relative/path#number``. The title is the line's own, a
@@ -215,6 +215,8 @@ def read_passages(path: Path) -> Iterator[Passage]:
     Args:
         path: a ``.jsonl``, ``.jsonl.gz``, ``.txt``, ``.md``, ``.markdown`` or ``.pdf`` file, or a
             folder, searched recursively in sorted order without hidden files.
+        unique: refuse an id that was given before; False remembers no ids, for a reader that
+            finds doubles by other means.
 
     Yields:
         The passages, in the order of the files.
@@ -227,12 +229,13 @@ def read_passages(path: Path) -> Iterator[Passage]:
     for file, name in _sources(path):
         lines = file.name.lower().endswith((".jsonl", ".jsonl.gz"))
         for passage in _line_passages(file, name) if lines else _document_passages(file, name):
-            if passage.id in seen:
+            if unique and passage.id in seen:
                 raise RaggdError(
                     f"the passage id '{passage.id}' occurs twice, the second time in {file}: ids "
                     "must be unique in a corpus."
                 )
-            seen.add(passage.id)
+            if unique:
+                seen.add(passage.id)
             yield passage
 
 

@@ -1,23 +1,20 @@
-"""Speed as ratios, measured side by side: A and B in turn, in one run, medians of the pairs."""
+"""Speed as ratios, measured side by side: A and B in turn, in one run, medians of the rounds."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 import torch
 
-from raggd.adaptation.encoder import support_batch
-from raggd.backbone.batch import Batch, last_states
-from raggd.backbone.interface import attach
-from raggd.backbone.load import Backbone
-from raggd.core.low_rank import BaseAdapter, stack_updates
-from raggd.methods.base import Method
-from raggd.records import RaggdError, SupportSet
+from raggd.records import RaggdError
 
 Work = Callable[[], object]
+Times = Mapping[str, Sequence[float]]
+"""Milliseconds of each round, by the name of the work."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +38,32 @@ class Ratio:
     rounds: int
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What one bench found.
+
+    Attributes:
+        ratios: paired comparisons, by name.
+        times: milliseconds of each round, by what was done.
+        facts: sizes, checks and fits that the record keeps.
+    """
+
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    times: Times = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the JSON record holds of it: medians with ranges beside the facts."""
+        return {
+            "ratios": {name: asdict(ratio) for name, ratio in self.ratios.items()},
+            "ms": {
+                name: {"median": median(ms), "low": min(ms), "high": max(ms), "rounds": len(ms)}
+                for name, ms in self.times.items()
+            },
+            **self.facts,
+        }
+
+
 def _milliseconds(work: Work) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -49,6 +72,48 @@ def _milliseconds(work: Work) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return (time.perf_counter() - start) * 1000
+
+
+def in_turn(works: Mapping[str, Work], rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
+    """Time several pieces of work one after the other, round after round.
+
+    A disturbance of the machine meets all of them alike; the order is reversed in every other
+    round, so that none always follows the same one.
+
+    Args:
+        works: by name.
+        rounds: times that each is timed.
+        warm: run each once before, untimed.
+
+    Returns:
+        Milliseconds by name, a number per round.
+
+    Raises:
+        RaggdError: fewer than one round.
+    """
+    if rounds < 1:
+        raise RaggdError(f"a benchmark needs at least one round, got {rounds}.")
+    for work in works.values() if warm else ():
+        work()
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for number in range(rounds):
+        for name in reversed(list(works)) if number % 2 else works:
+            times[name].append(_milliseconds(works[name]))
+    return times
+
+
+def ratio_of(a: Sequence[float], b: Sequence[float]) -> Ratio:
+    """Compare the times of two pieces of work that were timed in turn.
+
+    Args:
+        a: milliseconds of A by round.
+        b: of B.
+
+    Returns:
+        The ratio A / B.
+    """
+    ratios = [one / two for one, two in zip(a, b, strict=True)]
+    return Ratio(median(ratios), min(ratios), max(ratios), median(a), median(b), len(ratios))
 
 
 def paired(a: Work, b: Work, rounds: int) -> Ratio:
@@ -61,113 +126,6 @@ def paired(a: Work, b: Work, rounds: int) -> Ratio:
 
     Returns:
         The ratio A / B.
-
-    Raises:
-        RaggdError: fewer than one round.
     """
-    if rounds < 1:
-        raise RaggdError(f"a benchmark needs at least one round, got {rounds}.")
-    a(), b()
-    times = []
-    for number in range(rounds):
-        if number % 2:
-            second = _milliseconds(b)
-            times.append((_milliseconds(a), second))
-        else:
-            first = _milliseconds(a)
-            times.append((first, _milliseconds(b)))
-    ratios = [one / two for one, two in times]
-    return Ratio(
-        median(ratios),
-        min(ratios),
-        max(ratios),
-        median(one for one, _ in times),
-        median(two for _, two in times),
-        rounds,
-    )
-
-
-def floor_pass(backbone: Backbone, base: BaseAdapter, batch: Batch) -> Work:
-    """Make the cheapest work that reads a support set: one forward pass over its tokens.
-
-    Args:
-        backbone: the frozen model.
-        base: the adapter it runs with.
-        batch: the demonstrations.
-
-    Returns:
-        The work.
-    """
-
-    def work() -> None:
-        with attach(backbone, base):
-            last_states(backbone, batch)
-
-    return work
-
-
-def adaptation_ratios(
-    backbone: Backbone,
-    base: BaseAdapter,
-    rag_gd: Method,
-    tt_sgd: Method,
-    support: SupportSet,
-    limit: int,
-    rounds: int,
-) -> dict[str, Ratio]:
-    """Compare one predicted adaptation with test-time SGD and with the floor.
-
-    Args:
-        backbone: the frozen model.
-        base: W0.
-        rag_gd: the predicted method.
-        tt_sgd: the K-step method.
-        support: one support set, as text: rendering and tokenising count.
-        limit: most tokens per demonstration.
-        rounds: pairs to time.
-
-    Returns:
-        ``adapt_vs_tt_sgd`` and ``adapt_vs_floor``.
-    """
-    floor = floor_pass(backbone, base, support_batch(backbone, [support], limit))
-    return {
-        "adapt_vs_tt_sgd": paired(
-            lambda: rag_gd.adapt([support]), lambda: tt_sgd.adapt([support]), rounds
-        ),
-        "adapt_vs_floor": paired(lambda: rag_gd.adapt([support]), floor, rounds),
-    }
-
-
-def mixed_batch_ratio(
-    backbone: Backbone, base: BaseAdapter, method: Method, supports: Sequence[SupportSet],
-    limit: int, rounds: int,
-) -> dict[str, Ratio]:  # fmt: skip
-    """Compare a batch in which every row has its own update with the same batch without any.
-
-    Args:
-        backbone: the frozen model.
-        base: W0.
-        method: predicts the updates, outside the timing.
-        supports: one per row; their first demonstrations are the rows.
-        limit: most tokens per row.
-        rounds: pairs to time.
-
-    Returns:
-        ``mixed_vs_none`` (against the base adapter) and ``mixed_vs_bare`` (against no adapter).
-    """
-    updates = [a.update for a in method.adapt(supports)]
-    stacked = stack_updates([u for u in updates if u is not None])
-    rows = [SupportSet(s.task, s.demonstrations[:1]) for s in supports]
-    batch = support_batch(backbone, rows, limit)
-
-    def run(adapter: BaseAdapter | None, mixed: bool) -> Work:
-        def work() -> None:
-            with attach(backbone, adapter, stacked if mixed else None):
-                last_states(backbone, batch)
-
-        return work
-
-    return {
-        "mixed_vs_none": paired(run(base, True), run(base, False), rounds),
-        "mixed_vs_bare": paired(run(base, True), run(None, False), rounds),
-    }
+    times = in_turn({"a": a, "b": b}, rounds)
+    return ratio_of(times["a"], times["b"])

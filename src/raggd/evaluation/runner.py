@@ -7,51 +7,34 @@ whole; a second run reads it instead of computing it again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+from raggd.backbone.generate import Opening
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import questions_hash
 from raggd.data.prompts import Prompt, prompt_fingerprint
 from raggd.evaluation.cost import Stopwatch
+from raggd.evaluation.identity import deciding_values
 from raggd.evaluation.metrics import exact_match, token_f1
 from raggd.files import read_json, write_json, write_text
-from raggd.methods.answering import answer_batch, loss_batch, render
-from raggd.methods.base import Adapted, Method
+from raggd.methods.answering import answer_rows, render, shared_opening
+from raggd.methods.base import Adapted, Method, Rearranges
+from raggd.methods.base import Item as Item
 from raggd.provenance import command_line, utc_now, versions
 from raggd.records import (
-    Demonstration,
-    Passage,
     Prediction,
-    Question,
     RunRecord,
-    SupportSet,
     content_id,
 )
 from raggd.settings import Settings
 
 Progress = Callable[[str, int, int], None]
 """Told what is running, questions answered and questions in all."""
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A question with all that is needed to answer and score it.
-
-    Attributes:
-        question: with its gold answers.
-        passages: its evidence.
-        gold: the one answer used for the answer loss.
-        support: the support set of its draw.
-    """
-
-    question: Question
-    passages: tuple[Passage, ...]
-    gold: Demonstration
-    support: SupportSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +72,14 @@ def _what_is_asked(item: Item) -> str:
     )
 
 
-def _identity(task: Task, draw: int, method: Method, backbone: Backbone, settings: Settings) -> str:
-    items = task.draws[draw]
-    asked = [_what_is_asked(item) for item in items]
+def _given(method: Method, items: Sequence[Item]) -> Sequence[Item]:
+    return method.arrange(items) if isinstance(method, Rearranges) else items
+
+
+def _identity(
+    task: Task, given: Sequence[Item], method: Method, backbone: Backbone, settings: Settings
+) -> str:
+    asked = [_what_is_asked(item) for item in given]
     return content_id(
         task.benchmark,
         task.retriever,
@@ -99,9 +87,7 @@ def _identity(task: Task, draw: int, method: Method, backbone: Backbone, setting
         str(sorted(method.hashes.items())),
         backbone.fingerprint,
         prompt_fingerprint(backbone.tokenizer),
-        settings.backbone.model_dump_json(),
-        settings.target.model_dump_json(),
-        settings.evaluation.model_dump_json(),
+        deciding_values(settings),
         *asked,
     )
 
@@ -122,31 +108,45 @@ class _DrawRunner:
         by_support = {s.id: a for s, a in zip(supports, adapted, strict=True)}
         return [by_support[item.support.id] for item in items]
 
-    def _prompt(self, item: Item, adapted: Adapted, answer: str | None) -> Prompt:
-        reserve = self.settings.evaluation.max_answer_tokens if answer is None else 0
-        return render(
-            self.backbone,
-            adapted,
-            item.question.text,
-            item.passages,
-            limit=self.settings.backbone.context_tokens,
-            reserve=reserve,
-            answer=answer,
-        )
-
-    def _losses(self, items: Sequence[Item], rows: Sequence[Adapted]) -> list[float | None]:
-        if not self.settings.evaluation.answer_loss:
-            return [None] * len(items)
-        prompts = [self._prompt(i, a, i.gold.answer) for i, a in zip(items, rows, strict=True)]
-        return [float(x) for x in loss_batch(self.backbone, rows, prompts)]
-
-    def _batch(self, items: Sequence[Item], rows: Sequence[Adapted]) -> list[Prediction]:
-        prompts = [self._prompt(i, a, None) for i, a in zip(items, rows, strict=True)]
-        with self.watch.timed("answer", units=len(items)):
-            answers = answer_batch(
-                self.backbone, rows, prompts, self.settings.evaluation.max_answer_tokens
+    def _prompts(self, items: Sequence[Item], rows: Sequence[Adapted]) -> list[Prompt]:
+        return [
+            render(
+                self.backbone,
+                adapted,
+                item.question.text,
+                item.passages,
+                limit=self.settings.backbone.context_tokens,
+                reserve=self.settings.evaluation.max_answer_tokens,
             )
-        losses = self._losses(items, rows)
+            for item, adapted in zip(items, rows, strict=True)
+        ]
+
+    def _opening(self, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> Opening | None:
+        # read for the support set, like an adaptation: it serves every question
+        start = time.perf_counter()
+        opening = shared_opening(self.backbone, rows[0], prompts)
+        if opening is not None:
+            self.watch.add("opening", (time.perf_counter() - start) * 1000)
+        return opening
+
+    def _batch(
+        self,
+        items: Sequence[Item],
+        rows: Sequence[Adapted],
+        prompts: Sequence[Prompt],
+        opening: Opening | None,
+    ) -> list[Prediction]:
+        wanted = self.settings.evaluation
+        answers, losses = answer_rows(
+            self.backbone,
+            rows,
+            prompts,
+            wanted.max_answer_tokens,
+            golds=[item.gold.answer for item in items] if wanted.answer_loss else None,
+            opening=opening,
+            timed=lambda: self.watch.timed("answer", units=len(items)),
+        )
+        scored = [None] * len(items) if losses is None else [float(loss) for loss in losses]
         return [
             Prediction(
                 question_id=item.question.id,
@@ -158,37 +158,61 @@ class _DrawRunner:
                 answer_loss=loss,
                 passages_cut=prompt.passages_cut,
             )
-            for item, answer, loss, prompt in zip(items, answers, losses, prompts, strict=True)
+            for item, answer, loss, prompt in zip(items, answers, scored, prompts, strict=True)
         ]
 
-    def run(self, items: Sequence[Item], done: Callable[[int], None]) -> dict[str, Any]:
+    def _batches(self, items: Sequence[Item]) -> list[list[int]]:
+        # similar lengths share a batch: less padding
         size = self.settings.evaluation.batch
+        order = sorted(range(len(items)), key=lambda i: sum(len(p.text) for p in items[i].passages))
+        return [order[start : start + size] for start in range(0, len(order), size)]
+
+    def run(
+        self, items: Sequence[Item], draw: Sequence[Item], done: Callable[[int], None]
+    ) -> dict[str, Any]:
+        # `draw`: the same questions before a control rearranged them; their support set names the
+        # draw in all methods' predictions, so that these are compared draw by draw
         shared = len({item.support.id for item in items}) == 1
         rows = self._adapt(items) if shared else []
-        # similar lengths share a batch: less padding
-        order = sorted(range(len(items)), key=lambda i: sum(len(p.text) for p in items[i].passages))
+        prompts = self._prompts(items, rows) if shared else []
+        opening = self._opening(rows, prompts) if shared else None
         found: dict[int, Prediction] = {}
-        for start in range(0, len(order), size):
-            part = order[start : start + size]
+        for part in self._batches(items):
             batch = [items[i] for i in part]
             adapted = [rows[i] for i in part] if shared else self._adapt(batch)
-            found |= dict(zip(part, self._batch(batch, adapted), strict=True))
+            asked = [prompts[i] for i in part] if shared else self._prompts(batch, adapted)
+            found |= dict(zip(part, self._batch(batch, adapted, asked, opening), strict=True))
             done(len(part))
         costs = self.watch.costs()
+        opened = costs["opening"].median_ms if "opening" in costs else 0.0
         return {
-            "predictions": [asdict(found[i]) for i in range(len(items))],
-            "adapt_ms": costs["adapt"].median_ms if self.method.adapts else 0.0,
+            "predictions": [
+                asdict(replace(found[i], support_id=item.support.id)) for i, item in enumerate(draw)
+            ],
+            "adapt_ms": opened + (costs["adapt"].median_ms if self.method.adapts else 0.0),
             "answer_ms": costs["answer"].median_ms,
         }
 
 
-def _record(
+def make_record(
     parts: Sequence[dict[str, Any]],
     task: Task,
     method: Method,
     backbone: Backbone,
     settings: Settings,
 ) -> RunRecord:
+    """Join the parts of a method on a task into its record.
+
+    Args:
+        parts: from `run_part`, one per draw.
+        task: what was answered.
+        method: by whom.
+        backbone: the frozen model.
+        settings: of the run, stored in the record.
+
+    Returns:
+        The record.
+    """
     predictions = [
         Prediction(**{**p, "passage_ids": tuple(p["passage_ids"])})
         for part in parts
@@ -219,24 +243,41 @@ def _record(
     )
 
 
-def _run_part(
+def run_part(
     task: Task,
     draw: int,
     method: Method,
     backbone: Backbone,
     settings: Settings,
     folder: Path,
-    done: Callable[[int], None],
+    done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
+    """Answer the questions of one draw with one method, unless a part file has the answers.
+
+    Args:
+        task: what is asked.
+        draw: number of the draw.
+        method: answers it.
+        backbone: the frozen model.
+        settings: of the run.
+        folder: its ``parts`` hold the part files.
+        done: told how many questions were answered, batch by batch.
+
+    Returns:
+        What the part file holds: predictions, costs, seconds spent, identity.
+    """
     path = folder / "parts" / f"{task.benchmark}-{draw:03d}-{method.name}.json"
-    identity = _identity(task, draw, method, backbone, settings)
+    given = _given(method, task.draws[draw])
+    identity = _identity(task, given, method, backbone, settings)
     if path.exists():
         known: dict[str, Any] = read_json(path, what="part file")
         if known.get("identity") == identity:
             done(len(task.draws[draw]))
             return known
-    part = _DrawRunner(backbone, method, settings).run(task.draws[draw], done)
-    write_json(path, part | {"identity": identity})
+    started = time.perf_counter()
+    part = _DrawRunner(backbone, method, settings).run(given, task.draws[draw], done)
+    part |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}
+    write_json(path, part)
     return part
 
 
@@ -271,9 +312,9 @@ def run_task(
                 finished += count
                 progress(label, finished, task.size * len(methods))
 
-            part = _run_part(task, draw, method, backbone, settings, folder, done)
+            part = run_part(task, draw, method, backbone, settings, folder, done)
             parts[method.name].append(part)
-    records = [_record(parts[m.name], task, m, backbone, settings) for m in methods]
+    records = [make_record(parts[m.name], task, m, backbone, settings) for m in methods]
     for record in records:
         path = folder / f"{task.benchmark}-{record.method}.json"
         write_text(path, record.to_json() + "\n")

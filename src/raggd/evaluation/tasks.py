@@ -75,7 +75,8 @@ def build_task(
         RaggdError: the benchmark has no questions to score or too small a support pool.
     """
     scored = scored_questions(source, name)
-    asked = choose_by_hash(scored, settings.questions or len(scored), settings.seed)
+    wanted = 0 if name in settings.whole else settings.questions
+    asked = choose_by_hash(scored, wanted or len(scored), settings.seed)
     if not asked:
         raise RaggdError(f"benchmark '{name}' has no questions to score in {source}.")
     per_query = settings.support == "query"

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
-import torch
 from torch import Tensor
 
-from raggd.backbone.batch import answer_losses, make_batch
-from raggd.backbone.generate import greedy_answers
+from raggd.adaptation.prompt_tuning import check_prefix
+from raggd.backbone.generate import (
+    SHORTEST_OPENING,
+    Opening,
+    common_opening,
+    decode,
+    read_opening,
+    read_prompts,
+    score,
+)
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import Update, stack_updates
-from raggd.data.prompts import Prompt, build_prompt
+from raggd.data.prompts import Prompt, answer_tokens, build_prompt
 from raggd.methods.base import Adapted
 from raggd.records import Passage, RaggdError
 
@@ -64,9 +71,22 @@ def _shared_update(rows: Sequence[Adapted]) -> Update | None:
     return stack_updates([row.update or zero for row in rows])
 
 
+def _shared_prefix(backbone: Backbone, rows: Sequence[Adapted]) -> Tensor | None:
+    prefix = rows[0].prefix
+    if any(row.prefix is not prefix for row in rows):
+        raise RaggdError(
+            "one batch mixes rows of different soft prefixes (or with and without one): answer "
+            "them in separate batches."
+        )
+    if prefix is None:
+        return None
+    check_prefix(backbone, prefix)
+    return prefix.vectors.to(backbone.device)
+
+
 @contextmanager
 def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
-    """Attach what each row of a batch is answered with.
+    """Attach the adapters that the rows of a batch are answered with.
 
     Args:
         backbone: the frozen model.
@@ -88,6 +108,63 @@ def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
         yield
 
 
+def shared_opening(
+    backbone: Backbone, adapted: Adapted, prompts: Sequence[Prompt]
+) -> Opening | None:
+    """Read once what all prompts of one adapted model begin with, where that pays.
+
+    Args:
+        backbone: the frozen model.
+        adapted: answers all the prompts.
+        prompts: without answers.
+
+    Returns:
+        The opening (a few-shot prompt's demonstrations); None where it is short, or where a soft
+        prefix stands before it.
+    """
+    tokens = common_opening(prompts)
+    if len(prompts) < 2 or len(tokens) < SHORTEST_OPENING or adapted.prefix is not None:
+        return None
+    with adapted_rows(backbone, [adapted]):
+        return read_opening(backbone, tokens)
+
+
+def answer_rows(
+    backbone: Backbone,
+    rows: Sequence[Adapted],
+    prompts: Sequence[Prompt],
+    max_tokens: int,
+    *,
+    golds: Sequence[str] | None = None,
+    opening: Opening | None = None,
+    timed: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> tuple[list[str], Tensor | None]:
+    """Read a batch of prompts once, answer them, and score gold answers from the same reading.
+
+    Args:
+        backbone: the frozen model.
+        rows: what answers each prompt.
+        prompts: without answers.
+        max_tokens: most tokens per answer.
+        golds: a gold answer to each, to score; None scores nothing.
+        opening: what all prompts begin with, where it was read before.
+        timed: wraps what answering costs: attaching, reading, decoding, but not scoring.
+
+    Returns:
+        The answers, and (rows,) losses of the gold answers in nats per token.
+    """
+    with ExitStack() as stack:
+        with timed():
+            stack.enter_context(adapted_rows(backbone, rows))
+            prefix = _shared_prefix(backbone, rows)
+            reading = read_prompts(backbone, prompts, prefix=prefix, opening=opening)
+            answers = decode(backbone, reading, max_tokens)
+        if golds is None:
+            return answers, None
+        tokens = [answer_tokens(backbone.tokenizer, gold) for gold in golds]
+        return answers, score(backbone, reading, tokens)
+
+
 def answer_batch(
     backbone: Backbone, rows: Sequence[Adapted], prompts: Sequence[Prompt], max_tokens: int
 ) -> list[str]:
@@ -102,22 +179,4 @@ def answer_batch(
     Returns:
         The answers.
     """
-    with adapted_rows(backbone, rows):
-        return greedy_answers(backbone, prompts, max_tokens)
-
-
-@torch.no_grad()
-def loss_batch(backbone: Backbone, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> Tensor:
-    """Teacher-forced loss of each prompt's answer, row i under ``rows[i]``.
-
-    Args:
-        backbone: the frozen model.
-        rows: what scores each prompt.
-        prompts: with answers.
-
-    Returns:
-        (rows,) nats per answer token.
-    """
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
-    with adapted_rows(backbone, rows):
-        return answer_losses(backbone, batch)
+    return answer_rows(backbone, rows, prompts, max_tokens)[0]

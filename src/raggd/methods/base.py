@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.core.low_rank import BaseAdapter, Update
-from raggd.records import Demonstration, SupportSet
+from raggd.records import Demonstration, Passage, Question, SupportSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +24,31 @@ class Adapted:
         update: a single step from that base; None for none.
         reads_evidence: whether the passages go into the prompt.
         shown: demonstrations placed before the question (few shot).
+        prefix: embeddings placed before the prompt (prompt tuning).
     """
 
     base: BaseAdapter | None = None
     update: Update | None = None
     reads_evidence: bool = True
     shown: tuple[Demonstration, ...] = ()
+    prefix: SoftPrefix | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A question with all that is needed to answer and score it.
+
+    Attributes:
+        question: with its gold answers.
+        passages: its evidence.
+        gold: the one answer used for the answer loss.
+        support: the support set of its draw.
+    """
+
+    question: Question
+    passages: tuple[Passage, ...]
+    gold: Demonstration
+    support: SupportSet
 
 
 class Method(Protocol):
@@ -41,7 +61,7 @@ class Method(Protocol):
 
     @property
     def adapts(self) -> bool:
-        """Whether `adapt` works at all; without, its cost is zero."""
+        """Whether it reads the support set; if not, adapting costs nothing."""
         ...
 
     @property
@@ -57,5 +77,21 @@ class Method(Protocol):
 
         Returns:
             What answers the questions that go with each set.
+        """
+        ...
+
+
+@runtime_checkable
+class Rearranges(Protocol):
+    """A control that is given other evidence or demonstrations than the task holds."""
+
+    def arrange(self, items: Sequence[Item]) -> list[Item]:
+        """Replace what the control is about; a pure function of its input.
+
+        Args:
+            items: the questions of one draw.
+
+        Returns:
+            The same questions, in order, as the control is to see them.
         """
         ...

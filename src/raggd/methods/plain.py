@@ -1,10 +1,11 @@
-"""Methods that do not adapt: query only, vanilla RAG, base adapter."""
+"""Methods that do not adapt: query only, vanilla RAG, base adapter, prompt tuning."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
 from raggd.records import SupportSet
@@ -15,9 +16,9 @@ class Unadapted:
     """Answers every question in the same way, whatever the support set.
 
     Attributes:
-        name: ``query-only``, ``vanilla-rag`` or ``base``.
+        name: ``query-only``, ``vanilla-rag``, ``base`` or ``prompt-tuning``.
         adapted: what answers.
-        hashes: fingerprint of the base adapter, where there is one.
+        hashes: fingerprint of the base adapter or of the soft prefix, where there is one.
     """
 
     name: str
@@ -51,3 +52,9 @@ def vanilla_rag() -> Unadapted:
 def base_only(base: BaseAdapter) -> Unadapted:
     """Return the shared interface without an update."""
     return Unadapted("base", Adapted(base), {"base": base.fingerprint})
+
+
+def prompt_tuning(prefix: SoftPrefix) -> Unadapted:
+    """Return the bare backbone with a trained soft prefix before its prompt."""
+    hashes = {"prefix": prefix.fingerprint}
+    return Unadapted("prompt-tuning", Adapted(prefix=prefix), hashes)

@@ -1,4 +1,4 @@
-"""RAG-GD and its control: the update comes from a predictor, in one forward pass."""
+"""RAG-GD, HyperTuning and the mean update: a predictor's update, in one forward pass."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from raggd.records import SupportSet
 
 @dataclass(frozen=True, slots=True)
 class PredictedUpdate:
-    """Adapts by a predictor; ``rag-gd`` with a trained one, ``mean-update`` with the mean.
+    """Adapts by a predictor, once for each support set.
+
+    ``rag-gd`` with one trained on K-step targets, ``hyper-tuning`` with one trained through the
+    answer loss, ``mean-update`` with the mean target.
 
     Attributes:
         name: of the method.
@@ -23,6 +26,7 @@ class PredictedUpdate:
         predictor: made for this base.
         limit: most tokens per demonstration.
         weights: hash of the predictor's file.
+        scale: factor of the update, in factor coordinates.
     """
 
     name: str
@@ -31,6 +35,7 @@ class PredictedUpdate:
     predictor: Predictor
     limit: int
     weights: str
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_predictor(self.predictor, self.base)
@@ -42,8 +47,9 @@ class PredictedUpdate:
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Fingerprint of the base adapter and hash of the predictor's file."""
-        return {"base": self.base.fingerprint, "predictor": self.weights}
+        """Fingerprint of the base adapter, hash of the predictor's file, a scale if not 1."""
+        hashes = {"base": self.base.fingerprint, "predictor": self.weights}
+        return hashes if self.scale == 1 else hashes | {"scale": str(self.scale)}
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Predict the updates of all sets in one forward pass.
@@ -55,4 +61,6 @@ class PredictedUpdate:
             Base and update of each set.
         """
         updates = predict_updates(self.backbone, self.base, self.predictor, supports, self.limit)
+        if self.scale != 1:
+            updates = updates * self.scale
         return [Adapted(self.base, updates.row(i)) for i in range(len(supports))]

@@ -22,13 +22,14 @@ class TestTimeSGD:
         backbone: the frozen model.
         base: W0.
         settings: K, eta and limits; those of the predictor's targets.
+        name: ``tt-sgd``, or ``tt-sgd-k<K>`` for another K than the settings name.
     """
 
     backbone: Backbone
     base: BaseAdapter
     settings: TargetSettings
+    name: str = "tt-sgd"
 
-    name = "tt-sgd"
     adapts = True
     __test__ = False  # not a pytest class, whatever its name
 

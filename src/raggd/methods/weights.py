@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from raggd.records import RaggdError
+
 BASE_FILE = "base.safetensors"
 PREDICTOR_FILE = "predictor.safetensors"
 MEAN_FILE = "mean.safetensors"
@@ -10,3 +14,67 @@ HYPER_FILE = "hyper.safetensors"
 TUNED_FILE = "tuned.safetensors"
 GATE_FILE = "gate.safetensors"
 PROMPT_FILE = "prompt.safetensors"
+
+_MADE_BY = {
+    BASE_FILE: "raggd train base",
+    TASK_MEAN_FILE: "raggd train task-mean",
+    HYPER_FILE: "raggd train hyper",
+    TUNED_FILE: "raggd train hyper --set hyper_tuning.start=predictor",
+    GATE_FILE: "raggd train gate",
+    PROMPT_FILE: "raggd train prompt",
+}
+_RAG_GD = (BASE_FILE, PREDICTOR_FILE)
+FILES_OF: dict[str, tuple[str, ...]] = {
+    "query-only": (),
+    "vanilla-rag": (),
+    "vanilla-few-shot": (),
+    "base": (BASE_FILE,),
+    "base-few-shot": (BASE_FILE,),
+    "prompt-tuning": (PROMPT_FILE,),
+    "hyper-tuning": (BASE_FILE, HYPER_FILE),
+    "mean-update": (BASE_FILE, MEAN_FILE),
+    "task-mean": (BASE_FILE, TASK_MEAN_FILE),
+    "tt-sgd-k1": (BASE_FILE,),
+    "tt-sgd": (BASE_FILE,),
+    "tt-sgd-k10": (BASE_FILE,),
+    "rag-gd-k1": (BASE_FILE, "predictor-k1.safetensors"),
+    "rag-gd": _RAG_GD,
+    "rag-gd-k10": (BASE_FILE, "predictor-k10.safetensors"),
+    "rag-gd-tuned": (BASE_FILE, TUNED_FILE),
+    "rag-gd-gated": (*_RAG_GD, GATE_FILE),
+    "shuffled-support": _RAG_GD,
+    "irrelevant-passages": _RAG_GD,
+    "rag-gd-x0.5": _RAG_GD,
+    "rag-gd-x2": _RAG_GD,
+}
+"""Files of the weights folder that each method reads, methods in the order of the tables."""
+
+
+def made_by(file: str) -> str:
+    """Return the command that makes a weight file."""
+    steps = file.removeprefix("predictor-k").removesuffix(".safetensors")
+    if steps.isdecimal():
+        return f"raggd train predictor --set predictor.target_steps={steps}"
+    return _MADE_BY.get(file, "raggd train predictor")
+
+
+def weight_file(folder: Path, file: str) -> Path:
+    """Find a weight file.
+
+    Args:
+        folder: of the weights.
+        file: its name.
+
+    Returns:
+        Its path.
+
+    Raises:
+        RaggdError: it is not there; the command that makes it is named.
+    """
+    path = folder / file
+    if not path.is_file():
+        raise RaggdError(
+            f"no weight file at {path}: make it with `{made_by(file)}` and name its folder by "
+            "adapter.weights."
+        )
+    return path

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from raggd.data import corpus as corpus_reader
 from raggd.data.corpus import corpus_hash, read_passages
@@ -14,7 +17,9 @@ from raggd.retrieval.base import Progress
 from raggd.retrieval.bm25 import BM25Retriever, bm25_fingerprint, build_bm25, open_bm25
 from raggd.retrieval.dense import DenseRetriever, build_dense, dense_fingerprint, open_dense
 from raggd.retrieval.encoder import Encoder, load_encoder
-from raggd.retrieval.store import FORMAT_VERSION, check_replaceable, read_manifest
+from raggd.retrieval.folders import FORMATS, check_replaceable, read_manifest
+from raggd.retrieval.memory import Budget, parse_size
+from raggd.retrieval.store import id_key, storable
 from raggd.settings import RetrievalSettings
 
 Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]]
@@ -56,19 +61,25 @@ def build_index(
         The index; it is built anew when corpus, parameters, tokenizer or encoder differ.
     """
     encoder = _encoder_of(settings)
-    content = _content_hash(corpus)
+    count, content = _content(corpus)
     fingerprint = dense_fingerprint(encoder, content) if encoder else bm25_fingerprint(content)
-    if folder is None:
-        name = f"{settings.retriever}-v{FORMAT_VERSION}-{fingerprint}"
-        folder = cache_folder() / "indexes" / name
+    folder = folder or _cached_folder(settings.retriever, fingerprint)
     check_replaceable(folder)
     if _fingerprint_of(folder) == fingerprint:
         return Index(folder, _opened(folder, encoder), built=False)
     if encoder:
-        build_dense(_streamed(corpus), folder, encoder, progress)
+        build_dense(_streamed(corpus), folder, encoder, progress, known=content)
     else:
-        build_bm25(_streamed(corpus), folder, progress)
+        budget = Budget(parse_size(settings.memory))
+        build_bm25(_streamed(corpus), folder, progress, budget=budget, known=(count, content))
     return Index(folder, _opened(folder, encoder), built=True)
+
+
+def _cached_folder(kind: str, fingerprint: str) -> Path:
+    # An index of an older format that is there already is as good.
+    versions = range(FORMATS[kind], 0, -1)
+    folders = [cache_folder() / "indexes" / f"{kind}-v{v}-{fingerprint}" for v in versions]
+    return next((folder for folder in folders if _fingerprint_of(folder)), folders[0])
 
 
 def open_retriever(folder: Path, settings: RetrievalSettings) -> IndexRetriever:
@@ -105,20 +116,42 @@ def _fingerprint_of(folder: Path) -> str:
 
 def _streamed(corpus: Corpus) -> Iterable[Passage]:
     if isinstance(corpus, Path):
-        return read_passages(corpus)
+        return read_passages(corpus, unique=False)  # the index finds ids given twice
     return corpus() if callable(corpus) else corpus
 
 
-def _content_hash(corpus: Corpus) -> str:
+def _content(corpus: Corpus) -> tuple[int, str]:
+    # Number of passages and hash of a corpus.
     if not isinstance(corpus, Path):
-        return corpus_hash(_streamed(corpus))
+        count, value = _counted(_streamed(corpus))
+        return abs(count), value
     # Reading and splitting files takes seconds to minutes: remembered while none of them changes.
     memo = cache_folder() / "indexes" / "corpora" / f"{_files_state(corpus)}.json"
     if memo.is_file():
-        return str(read_json(memo, what="remembered corpus hash")["corpus_hash"])
-    value = corpus_hash(read_passages(corpus))
-    write_json(memo, {"path": str(corpus.resolve()), "corpus_hash": value})
-    return value
+        known = read_json(memo, what="remembered corpus hash")
+        return int(known["passages"]), str(known["corpus_hash"])
+    count, value = _counted(_streamed(corpus))
+    if count < 0:
+        for _ in read_passages(corpus):  # slower, but it names the id and the file
+            pass
+        count = -count
+    entry = {"path": str(corpus.resolve()), "passages": count, "corpus_hash": value}
+    write_json(memo, entry)
+    return count, value
+
+
+def _counted(passages: Iterable[Passage]) -> tuple[int, str]:
+    # Number of passages, below 0 if two seem to have the same id, and hash.
+    keys = array("Q")
+
+    def seen() -> Iterator[Passage]:
+        for passage in map(storable, passages):
+            keys.append(id_key(passage.id))
+            yield passage
+
+    value = corpus_hash(seen())
+    same = len(np.unique(np.frombuffer(keys, dtype=np.uint64))) < len(keys)
+    return -len(keys) if same else len(keys), value
 
 
 def _files_state(path: Path) -> str:

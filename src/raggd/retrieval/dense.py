@@ -2,37 +2,32 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Collection, Iterable, Sequence
+import io
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.files import read_json, replacing, write_json
+from raggd.files import read_json, write_json
 from raggd.records import Hit, Passage, RaggdError, content_id
 from raggd.retrieval.base import Progress
 from raggd.retrieval.encoder import Encoder
+from raggd.retrieval.folders import building, read_manifest, write_manifest
 from raggd.retrieval.graph import GRAPH_RULES, build_graph, import_faiss, open_graph
-from raggd.retrieval.store import (
-    PassageStore,
-    StoreInfo,
-    check_replaceable,
-    put_in_place,
-    read_manifest,
-    write_errors,
-    write_manifest,
-    write_store,
-)
+from raggd.retrieval.store import STORED, PassageStore, prepare_store, read_passages_of
 from raggd.retrieval.stored import StoredRetriever
 from raggd.retrieval.vectors import FirstPass, nearest
 
 SHARD = 2048
 """Passages per shard while an index is made: at most these are encoded again after a kill."""
 
+EMBEDDINGS = "embeddings.npy"
+"""The vectors of an index: 32-bit floats, shape (passages, width)."""
+
 _GRAPH = "graph.faiss"
+_STATE = "state.json"
 
 FAISS_FROM = 200_000
 """Passages from which a faiss graph finds the candidates."""
@@ -74,63 +69,55 @@ def build_dense(
     encoder: Encoder,
     progress: Progress | None = None,
     *,
+    known: str | None = None,
     shard: int = SHARD,
     faiss_from: int = FAISS_FROM,
 ) -> DenseRetriever:
     """Build an index folder; a build that was stopped goes on where it was, to the same bytes.
 
-    While it runs, everything lies in the folder ``.NAME.partial`` beside `folder`, embeddings in
-    shards. The passages are read anew each time; shards of another corpus or encoder are dropped.
+    While it runs, everything lies in the folder ``.NAME.partial`` beside `folder`. Vectors of
+    another corpus or encoder that lie there are dropped.
 
     Args:
         passages: the corpus.
         folder: the index folder; an index that is there is replaced at the end.
         encoder: makes the embeddings.
         progress: called with passages encoded and all passages, after each batch.
+        known: hash of the corpus, if known; a resumed build then does not read it again.
         shard: passages per shard.
         faiss_from: passages from which a graph is built (once the embeddings are done).
 
     Returns:
         The opened index.
     """
-    check_replaceable(folder)
-    work = folder.with_name(f".{folder.name}.partial")
-    with write_errors(folder):
-        work.mkdir(parents=True, exist_ok=True)
-        info = _prepare(passages, work, encoder, shard)
+    with building(folder, _resumable) as work:
+        info = prepare_store(passages, work, known)
         if info.count >= faiss_from:
             import_faiss()  # missing, it is told before the work, not after it
-        _encode_shards(PassageStore(work), work, encoder, progress, shard)
-        _merge_shards(work, info.count, encoder.width)
+        state = {"corpus_hash": info.corpus_hash, "precision": encoder.precision}
+        _keep_matching(work, {**state, "shard": shard, **_encoder_entries(encoder)})
+        _encode_shards(work, info.count, encoder, progress, shard)
         graph = info.count >= faiss_from
         if graph:
-            build_graph(np.load(work / "embeddings.npy", mmap_mode="r"), work / _GRAPH)
+            build_graph(np.load(work / EMBEDDINGS, mmap_mode="r"), work / _GRAPH)
+        for leftover in (STORED, _STATE):
+            (work / leftover).unlink()
         fingerprint = dense_fingerprint(encoder, info.corpus_hash, faiss_from=faiss_from)
         entries = {"fingerprint": fingerprint, "graph": graph, **_encoder_entries(encoder)}
-        write_manifest(work, "dense", info, **entries)
-        put_in_place(work, folder)
-        for leftover in (*_shards(folder), folder / "state.json"):
-            leftover.unlink(missing_ok=True)
+        write_manifest(work, "dense", info.count, info.corpus_hash, **entries)
     return open_dense(folder, encoder)
 
 
-def _prepare(passages: Iterable[Passage], work: Path, encoder: Encoder, shard: int) -> StoreInfo:
-    # The store goes in file by file by rename, so that another build's open maps stay valid.
-    fresh = Path(tempfile.mkdtemp(prefix="store.", dir=work))
-    try:
-        info = write_store(passages, fresh)
-        for file in fresh.iterdir():
-            file.replace(work / file.name)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    state = {"corpus_hash": info.corpus_hash, "shard": shard, **_encoder_entries(encoder)}
-    state["precision"] = encoder.precision
-    state_file = work / "state.json"
-    if not state_file.is_file() or read_json(state_file, what="build state") != state:
-        for stale in _shards(work):
-            stale.unlink(missing_ok=True)
-        write_json(state_file, state)
-    return info
+def _resumable(work: Path) -> bool:
+    return (work / EMBEDDINGS).is_file()
+
+
+def _keep_matching(work: Path, state: dict[str, Any]) -> None:
+    # Vectors of another corpus or encoder are of no use.
+    file = work / _STATE
+    if not file.is_file() or read_json(file, what="build state") != state:
+        (work / EMBEDDINGS).unlink(missing_ok=True)
+        write_json(file, state)
 
 
 def _encoder_entries(encoder: Encoder) -> dict[str, Any]:
@@ -142,41 +129,34 @@ def _encoder_entries(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("shard-*.npy"))
-
-
 def _encode_shards(
-    store: PassageStore, work: Path, encoder: Encoder, progress: Progress | None, shard: int
+    work: Path, count: int, encoder: Encoder, progress: Progress | None, shard: int
 ) -> None:
-    for start in range(0, len(store), shard):
-        file = work / f"shard-{start // shard:06d}.npy"
-        end = min(start + shard, len(store))
+    # Shards are appended to one file of the final shape: nothing is copied at the end, and its
+    # length tells what is done.
+    header = io.BytesIO()
+    shape = {"descr": "<f4", "fortran_order": False, "shape": (count, encoder.width)}
+    np.lib.format.write_array_header_1_0(header, shape)
+    bytes_per_shard = 4 * encoder.width * shard
+    with (work / EMBEDDINGS).open("ab") as stream:
+        done = max(0, stream.tell() - len(header.getvalue())) // bytes_per_shard
+        stream.truncate(len(header.getvalue()) + done * bytes_per_shard if done else 0)
+        if not done:
+            stream.write(header.getvalue())
+        elif progress is not None:
+            progress(min(done * shard, count), count)
+        for start in range(done * shard, count, shard):
+            end = min(start + shard, count)
+            batch = list(read_passages_of(work, start, end))
+            vectors = encoder.encode_passages(batch, _shifted(progress, start, count))
+            stream.write(vectors.astype("<f4").tobytes())
+            stream.flush()
+    if progress is not None:
+        progress(count, count)
 
-        def done(count: int, start: int = start) -> None:
-            if progress is not None:
-                progress(start + count, len(store))
 
-        if not file.is_file():
-            batch = [store.passage(row) for row in range(start, end)]
-            vectors = encoder.encode_passages(batch, done)
-            with replacing(file) as temporary, temporary.open("wb") as stream:
-                np.save(stream, vectors, allow_pickle=False)
-        done(end - start)
-
-
-def _merge_shards(work: Path, count: int, width: int) -> None:
-    with replacing(work / "embeddings.npy") as temporary:
-        merged = np.lib.format.open_memmap(
-            temporary, mode="w+", dtype=np.float32, shape=(count, width)
-        )
-        start = 0
-        for file in _shards(work):
-            vectors = np.load(file, allow_pickle=False)
-            merged[start : start + len(vectors)] = vectors
-            start += len(vectors)
-        merged.flush()
-        temporary.chmod(0o644)
+def _shifted(progress: Progress | None, start: int, total: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda done: progress(start + done, total)
 
 
 def dense_fingerprint(encoder: Encoder, corpus_hash: str, *, faiss_from: int = FAISS_FROM) -> str:
@@ -209,7 +189,7 @@ def open_dense(folder: Path, encoder: Encoder) -> DenseRetriever:
                 "the encoder that made the index, or build it again with `raggd index PATH`."
             )
     try:
-        embeddings = np.load(folder / "embeddings.npy", mmap_mode="r", allow_pickle=False)
+        embeddings = np.load(folder / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
         store = PassageStore(folder)
     except (OSError, ValueError) as error:
         raise RaggdError(

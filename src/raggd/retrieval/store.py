@@ -1,4 +1,4 @@
-"""Passages on disk with random access, and folders that are whole or absent.
+"""Passages on disk with random access.
 
 A store is ``passages.jsonl`` (one passage per line, in corpus order) and four arrays of 64-bit
 integers: ``offsets.npy`` (where each line begins), ``rank.npy`` (the place of each row in the order
@@ -8,15 +8,12 @@ hash). All are memory-mapped, so opening costs the same for a thousand passages 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import shutil
-import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -26,13 +23,13 @@ from numpy.typing import NDArray
 from raggd.data.corpus import corpus_hash
 from raggd.files import read_json, write_json
 from raggd.records import Passage, RaggdError
-from raggd.retrieval.base import Rows
+from raggd.retrieval.sorting import IdRanks
 
-FORMAT_VERSION = 1
-"""Version of the index folders that this code writes and reads."""
+STORED = "stored.json"
+"""The file of a partial folder that says that its store is whole."""
 
-MANIFEST = "index.json"
-"""The file, written last, that makes a folder an index."""
+SORT_BYTES = 33
+"""Memory that writing a store takes per passage at its end, when rows are sorted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +41,7 @@ class StoreInfo:
 
 
 def write_store(passages: Iterable[Passage], folder: Path) -> StoreInfo:
-    """Stream passages to a store; only ids and offsets are held in memory.
+    """Stream passages to a store; about 40 bytes per passage are held in memory, and some ids.
 
     Args:
         passages: the corpus; ids must be unique.
@@ -56,46 +53,73 @@ def write_store(passages: Iterable[Passage], folder: Path) -> StoreInfo:
     Raises:
         RaggdError: the corpus is empty, a passage has no id or no words, or two share an id.
     """
-    ids: list[str] = []
-    offsets = [0]
+    ids = IdRanks(folder)
+    keys, offsets = array("Q"), array("q", [0])
     with (folder / "passages.jsonl").open("wb") as stream:
-        digest = corpus_hash(_written(passages, stream, ids, offsets))
-    if not ids:
+        digest = corpus_hash(_written(passages, stream, ids, keys, offsets))
+    if not keys:
         raise RaggdError("the corpus holds no passages: an index needs at least one.")
-    keys = np.fromiter(map(_key, ids), dtype=np.uint64, count=len(ids))
-    key_rows = np.argsort(keys, kind="stable")
-    arrays: dict[str, NDArray[Any]] = {
-        "offsets": np.array(offsets, dtype=np.int64),
-        "rank": _ranks(ids),
-        "keys": keys[key_rows],
-        "key_rows": key_rows.astype(np.int64),
-    }
-    for name, values in arrays.items():
-        np.save(folder / f"{name}.npy", values, allow_pickle=False)
-    return StoreInfo(len(ids), digest)
+    _save(folder, "rank", ids.ranks())
+    _save(folder, "offsets", np.frombuffer(offsets, dtype=np.int64))
+    hashes = np.frombuffer(keys, dtype=np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    _save(folder, "keys", hashes[order])
+    _save(folder, "key_rows", order)
+    return StoreInfo(len(keys), digest)
+
+
+def prepare_store(passages: Iterable[Passage], work: Path, known: str | None = None) -> StoreInfo:
+    """Write the store of a build, unless the build was stopped after that.
+
+    Args:
+        passages: the corpus; not read if the store is there.
+        work: folder of the build.
+        known: hash of the corpus, if it is known; without it, the store is written anew.
+
+    Returns:
+        Count and content hash of the corpus.
+    """
+    done = work / STORED
+    if done.is_file():
+        info = StoreInfo(**read_json(done, what="state of the build"))
+        if info.corpus_hash == known:
+            return info
+        done.unlink()
+    info = write_store(passages, work)
+    write_json(done, asdict(info))
+    return info
+
+
+def _save(folder: Path, name: str, values: NDArray[Any]) -> None:
+    np.save(folder / f"{name}.npy", values, allow_pickle=False)
 
 
 def _written(
-    passages: Iterable[Passage], stream: IO[bytes], ids: list[str], offsets: list[int]
+    passages: Iterable[Passage],
+    stream: IO[bytes],
+    ids: IdRanks,
+    keys: array[int],
+    offsets: array[int],
 ) -> Iterator[Passage]:
     # Pass the corpus on as it is written, so that one reading also hashes it.
     for given in passages:
-        passage = _storable(given)
+        passage = storable(given)
         if not passage.id or not (passage.text.strip() or passage.title.strip()):
             raise RaggdError(
-                f"passage number {len(ids) + 1} (id '{passage.id}') has no id or no text: "
+                f"passage number {len(keys) + 1} (id '{passage.id}') has no id or no text: "
                 "every passage of a corpus needs both. Correct or remove it."
             )
         record = {"id": passage.id, "title": passage.title, "text": passage.text}
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         stream.write(line)
-        ids.append(passage.id)
+        ids.add(passage.id)
+        keys.append(id_key(passage.id))
         offsets.append(offsets[-1] + len(line))
         yield passage
 
 
-def _storable(passage: Passage) -> Passage:
-    # Half of a surrogate pair, which damaged corpora hold, has no UTF-8 form.
+def storable(passage: Passage) -> Passage:
+    """Return a passage that has a UTF-8 form: damaged corpora hold halves of surrogate pairs."""
     parts = (passage.id, passage.text, passage.title)
     try:
         "".join(parts).encode()
@@ -104,21 +128,9 @@ def _storable(passage: Passage) -> Passage:
     return passage
 
 
-def _key(name: str) -> int:
+def id_key(name: str) -> int:
+    """Return a 64-bit hash of a passage id."""
     return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
-
-
-def _ranks(ids: Sequence[str]) -> Rows:
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    for left, right in pairwise(order):
-        if ids[left] == ids[right]:
-            raise RaggdError(
-                f"passages number {left + 1} and {right + 1} have the same id '{ids[left]}': ids "
-                "of a corpus must be unique. Rename or remove one."
-            )
-    ranks = np.empty(len(ids), dtype=np.int64)
-    ranks[order] = np.arange(len(ids))
-    return ranks
 
 
 class PassageStore:
@@ -195,7 +207,7 @@ class PassageStore:
 
     def _row(self, name: str) -> int | None:
         try:
-            key = np.uint64(_key(name))
+            key = np.uint64(id_key(name))
         except UnicodeEncodeError:
             return None
         place = int(np.searchsorted(self._keys, key))
@@ -215,151 +227,24 @@ class PassageStore:
         return (self.passage(row) for row in range(len(self)))
 
 
+def read_passages_of(folder: Path, start: int, end: int) -> Iterator[Passage]:
+    """Stream passages of a store in corpus order, without mapping its file into memory.
+
+    Args:
+        folder: the store.
+        start: first row.
+        end: row after the last.
+
+    Yields:
+        The passages.
+    """
+    with (folder / "passages.jsonl").open("rb") as lines:
+        lines.seek(int(_mapped(folder / "offsets.npy")[start]))
+        for line in islice(lines, end - start):
+            record = json.loads(line)
+            yield Passage(id=record["id"], text=record["text"], title=record["title"])
+
+
 def _mapped(path: Path) -> NDArray[Any]:
-    values: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    return values
-
-
-def write_manifest(folder: Path, kind: str, info: StoreInfo, **details: Any) -> dict[str, Any]:
-    """Write ``index.json``, which makes a folder an index; to be called last.
-
-    Args:
-        folder: the index folder.
-        kind: ``"bm25"`` or ``"dense"``.
-        info: count and hash of the corpus.
-        **details: parameters and fingerprints of this kind of index.
-
-    Returns:
-        What was written.
-    """
-    manifest = {
-        "format": FORMAT_VERSION,
-        "kind": kind,
-        "passages": info.count,
-        "corpus_hash": info.corpus_hash,
-        **details,
-    }
-    write_json(folder / MANIFEST, manifest)
-    return manifest
-
-
-def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
-    """Read and check ``index.json``.
-
-    Args:
-        folder: the index folder.
-        kind: the kind that is expected; None accepts any.
-
-    Returns:
-        The manifest.
-
-    Raises:
-        RaggdError: the folder is not an index, or has another format version or kind.
-    """
-    if not (folder / MANIFEST).is_file():
-        raise RaggdError(f"no index at {folder}: build one with `raggd index PATH`.")
-    manifest = read_json(folder / MANIFEST, what="index description")
-    if not isinstance(manifest, dict) or "format" not in manifest:
-        raise RaggdError(f"{folder / MANIFEST} does not describe an index: build it again.")
-    if manifest["format"] != FORMAT_VERSION:
-        raise RaggdError(
-            f"the index at {folder} has format version {manifest['format']}, this raggd reads "
-            f"version {FORMAT_VERSION}: build the index again with `raggd index PATH`."
-        )
-    if kind is not None and manifest.get("kind") != kind:
-        raise RaggdError(
-            f"the index at {folder} is a {manifest.get('kind')} index, expected {kind}: build "
-            f"one with retrieval.retriever={kind}."
-        )
-    return manifest
-
-
-def check_replaceable(folder: Path) -> None:
-    """Refuse to write an index over something that is not one.
-
-    Args:
-        folder: where an index is to be written.
-
-    Raises:
-        RaggdError: the path is a file, or a folder with other content than an index.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise RaggdError(f"cannot write an index to {folder}: it is a file. Name a new folder.")
-    if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
-        raise RaggdError(
-            f"cannot write an index to {folder}: the folder holds other files, which would be "
-            "lost. Name a new folder."
-        )
-
-
-@contextmanager
-def replacing_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `folder`, and put it in place when the block succeeds.
-
-    On any exception, Ctrl-C included, the temporary folder is removed and what was there stays.
-
-    Args:
-        folder: the index folder to write.
-
-    Yields:
-        The temporary folder to write into.
-    """
-    check_replaceable(folder)
-    temporary: Path | None = None
-    try:
-        with write_errors(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            temporary.chmod(0o755)
-            yield temporary
-            put_in_place(temporary, folder)
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-@contextmanager
-def write_errors(folder: Path) -> Iterator[None]:
-    """Turn the operating system's errors while an index is written into one clear message.
-
-    Args:
-        folder: the index folder.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        RaggdError: the folder cannot be written.
-    """
-    try:
-        yield
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise RaggdError(
-            f"cannot write the index {folder}: {reason}. What was there is unchanged; free space "
-            "or choose another folder."
-        ) from error
-
-
-def put_in_place(finished: Path, folder: Path) -> None:
-    """Rename a finished index folder to its place, moving an older index out of the way.
-
-    Args:
-        finished: the new folder, on the same file system.
-        folder: its place.
-    """
-    if not folder.exists():
-        finished.rename(folder)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        folder.rename(aside / "old")
-        finished.rename(folder)
-    except BaseException:
-        if not folder.exists() and (aside / "old").exists():
-            (aside / "old").rename(folder)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    # Plain arrays over the mapped file: slices of a memmap are several times dearer.
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

@@ -7,16 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from raggd.assembly import METHODS, Assembly
+from raggd.assembly import Assembly
 from raggd.data.demonstrations import OWN_TASK, read_demonstrations
+from raggd.data.prompts import prompt_fingerprint
 from raggd.evaluation.cost import Stopwatch
+from raggd.files import cache_folder
 from raggd.methods.answering import answer_batch, render
+from raggd.methods.base import Method, Rearranges
+from raggd.methods.registry import METHODS
+from raggd.methods.remembered import Remembered
 from raggd.records import (
     Demonstration,
     Passage,
     Question,
     RaggdError,
     SupportSet,
+    content_id,
     require_known,
 )
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
@@ -41,6 +47,21 @@ def own_support(parts: Assembly, questions: Sequence[Question]) -> SupportSet:
 
 def _passage_view(passages: Sequence[Passage]) -> list[dict[str, str]]:
     return [{"id": p.id, "title": p.title, "text": p.text} for p in passages]
+
+
+def _remembered(parts: Assembly, method: Method) -> Method:
+    # the same demonstrations again cost a file to read, not a forward pass
+    if not method.adapts:
+        return method
+    backbone, target = parts.backbone, parts.settings.target
+    identity = content_id(
+        backbone.fingerprint,
+        str(backbone.dtype),
+        prompt_fingerprint(backbone.tokenizer),
+        target.model_dump_json(),
+    )
+    base = parts.base if "base" in method.hashes else None
+    return Remembered(method, identity, cache_folder() / "updates", base)
 
 
 def run_ask(
@@ -73,6 +94,11 @@ def run_ask(
     with watch.timed("load"):
         ready = parts.method(name)
         backbone = parts.backbone
+    if isinstance(ready, Rearranges):
+        raise RaggdError(
+            f"method '{name}' is a control of `raggd evaluate`: it needs other questions. Choose "
+            "--method rag-gd."
+        )
     if ready.adapts and not shown:
         raise RaggdError(
             f"method '{name}' adapts from demonstrations: give some by --demonstrations "
@@ -83,7 +109,7 @@ def run_ask(
         passages = evidence_for([asked], parts.retriever, parts.settings.retrieval.top_k)[0]
         support = own_support(parts, shown) if shown else None
     with watch.timed("adapt"):
-        adapted = ready.adapt([support] if support else [NOBODY])[0]
+        adapted = _remembered(parts, ready).adapt([support] if support else [NOBODY])[0]
     limit = parts.settings.backbone.context_tokens
     reserve = parts.settings.evaluation.max_answer_tokens
     prompt = render(backbone, adapted, question, passages, limit=limit, reserve=reserve)

@@ -9,63 +9,69 @@ from typing import Any
 
 import torch
 
-from raggd.adaptation.supports import draw_supports
 from raggd.assembly import Assembly
-from raggd.data.benchmarks import known_benchmarks, support_pool
-from raggd.evaluation.bench import Ratio, adaptation_ratios, mixed_batch_ratio
-from raggd.evaluation.tasks import support_sets
-from raggd.files import write_json
+from raggd.evaluation.bench import Found
+from raggd.evaluation.benches.registry import BENCHES, find_bench
+from raggd.evaluation.benches.setting import BenchSetting
+from raggd.files import write_json, write_text
 from raggd.provenance import command_line, utc_now, versions
 from raggd.records import require_known
-
-BENCHES = ("adaptation", "mixed-batch")
-ROWS = 8
+from raggd.report.bench import growth_figure, ratio_table, time_table
 
 
-def run_bench(parts: Assembly, out: Path, rounds: int, only: str | None) -> dict[str, Any]:
-    """Measure and write ``bench.json``.
-
-    Args:
-        parts: settings, data, backbone, weights.
-        out: folder of the record.
-        rounds: pairs per comparison.
-        only: name of one comparison group; None runs all.
-
-    Returns:
-        ``ratios`` (medians by name), ``details`` and where they were measured.
-    """
-    if only is not None:
-        require_known("bench", only, BENCHES)
-    settings = parts.settings
-    name = known_benchmarks(settings.evaluation.benchmarks)[0]
-    pool = support_pool(parts.source, name)
-    drawn = draw_supports(pool, settings.target.demonstrations, ROWS, settings.evaluation.seed)
-    supports = support_sets(name, drawn, parts.retriever, settings.retrieval.top_k)
-    limit = settings.target.max_tokens
-    found: dict[str, Ratio] = {}
-    rag_gd = parts.method("rag-gd")
-    if only in {None, "adaptation"}:
-        parts.say("adaptation: RAG-GD, TT-SGD, one forward pass")
-        tt_sgd = parts.method("tt-sgd")
-        found |= adaptation_ratios(
-            parts.backbone, parts.base, rag_gd, tt_sgd, supports[0], limit, rounds
-        )
-    if only in {None, "mixed-batch"}:
-        parts.say(f"a batch of {ROWS} rows, each with its own update")
-        found |= mixed_batch_ratio(parts.backbone, parts.base, rag_gd, supports, limit, rounds)
-    record = {
-        "ratios": {name: round(ratio.ratio, 4) for name, ratio in found.items()},
-        "details": {name: asdict(ratio) for name, ratio in found.items()},
-        "tt_sgd_steps": settings.target.steps,
+def _record(parts: Assembly, found: dict[str, Found]) -> dict[str, Any]:
+    ratios = {name: ratio for each in found.values() for name, ratio in each.ratios.items()}
+    return {
+        "ratios": {name: round(ratio.ratio, 4) for name, ratio in ratios.items()},
+        "details": {name: asdict(ratio) for name, ratio in ratios.items()},
+        "benches": {name: each.record() for name, each in found.items()},
+        "tt_sgd_steps": parts.settings.target.steps,
         "backbone": parts.backbone.name,
         "dtype": str(parts.backbone.dtype),
         "device": str(parts.backbone.device),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "settings": settings.model_dump(),
+        "load": os.getloadavg()[0],
+        "settings": parts.settings.model_dump(),
         "versions": versions(),
         "command": command_line(),
         "created": utc_now(),
     }
-    write_json(out / "bench.json", record)
+
+
+def run_bench(parts: Assembly, out: Path, rounds: int, only: str | None) -> dict[str, Any]:
+    """Measure; write ``bench.json``, ``bench.md`` and, of growth, a figure.
+
+    With `only`, the files carry the bench's name, so that single runs do not replace each other.
+
+    Args:
+        parts: settings, data, backbone, weights.
+        out: folder of the record.
+        rounds: rounds per comparison; half as many for what takes a minute.
+        only: name of one bench; None runs all.
+
+    Returns:
+        ``ratios`` (medians by name), ``details``, ``benches`` and where they were measured.
+    """
+    if only is not None:
+        require_known("bench", only, BENCHES)
+    setting = BenchSetting(parts, rounds, parts.say)
+    setting.benchmark  # noqa: B018  a wrong name is told before anything is loaded
+    found: dict[str, Found] = {}
+    for name in [only] if only else BENCHES:
+        bench = find_bench(name)
+        parts.say(bench.ABOUT)
+        found[name] = bench.run(setting)
+    record = _record(parts, found)
+    stem = f"bench-{only}" if only else "bench"
+    write_json(out / f"{stem}.json", record)
+    tables = (ratio_table(record["details"]), time_table(record["benches"]))
+    write_text(out / f"{stem}.md", "\n".join(table.to_markdown() for table in tables))
+    growth = {axis: value for each in found.values() for axis, value in _axes(each).items()}
+    if growth:
+        write_text(out / "growth.svg", growth_figure(growth))
     return record
+
+
+def _axes(found: Found) -> dict[str, Any]:
+    return dict(found.facts.get("growth", {}))

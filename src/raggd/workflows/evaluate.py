@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raggd.assembly import METHODS, Assembly
+from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks
 from raggd.evaluation.runner import Task, run_task
 from raggd.evaluation.tasks import build_task
 from raggd.files import write_text
+from raggd.methods.registry import METHODS
 from raggd.records import RaggdError, RunRecord, require_known
 from raggd.report.losses import (
     compare_losses,

@@ -1,7 +1,9 @@
-"""`raggd train prompt`, `raggd train hyper`: the weights of the methods RAG-GD is compared with."""
+"""`raggd train prompt`, `hyper`, `task-mean`: weights of what RAG-GD is compared with."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,20 @@ from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.store import save_predictor
 from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
 from raggd.adaptation.target_store import Targets, load_targets, split_held_out
+from raggd.adaptation.task_means import save_task_means, task_means
 from raggd.adaptation.training import check_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.data.prompts import Prompt
 from raggd.files import file_hash, write_json
-from raggd.methods.weights import HYPER_FILE, PREDICTOR_FILE, PROMPT_FILE, TUNED_FILE
+from raggd.methods.weights import (
+    HYPER_FILE,
+    PREDICTOR_FILE,
+    PROMPT_FILE,
+    TASK_MEAN_FILE,
+    TUNED_FILE,
+)
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import make_demonstrations
 from raggd.workflows.train import base_examples, training_record
@@ -131,4 +140,31 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
         hashes={file: file_hash(out / file)[:16]},
     )
     write_json(out / f"{name}.json", record)
+    return record
+
+
+def run_train_task_mean(parts: Assembly, stores: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Average stored targets by task.
+
+    Args:
+        parts: settings and base adapter.
+        stores: folders of targets.
+        out: folder for ``task-mean.safetensors`` and its record.
+
+    Returns:
+        The record, with the number of targets of each task.
+    """
+    started = time.monotonic()
+    found = [load_targets(store) for store in stores]
+    means = task_means(parts.base, found)
+    save_task_means(out / TASK_MEAN_FILE, parts.base, means)
+    record = training_record(
+        parts.settings,
+        time.monotonic() - started,
+        base=parts.base.fingerprint,
+        targets=[store.identity for store in found],
+        sets={task: sum(store.tasks.count(task) for store in found) for task in means},
+        hashes={TASK_MEAN_FILE: file_hash(out / TASK_MEAN_FILE)[:16]},
+    )
+    write_json(out / "task-mean.json", record)
     return record

@@ -1,0 +1,95 @@
+"""Commands of the study: `raggd study FILE`, `raggd replay RECORD`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from raggd.cli_options import Assignments, Json
+
+Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def study(
+    file: Annotated[Path, typer.Argument(help="A study file, e.g. studies/small.toml.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the study; default runs/study-NAME.")
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Count what is there; no run.")] = False,
+    backbones: Names = "",
+    retrievers: Names = "",
+    benchmarks: Names = "",
+    methods: Names = "",
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Run a study: backbones x retrievers x benchmarks x methods x seeds; again: continue it."""
+    from raggd.console import emit_json, progress_bar, say
+    from raggd.study.plan import Part
+    from raggd.study.settings import load_study
+
+    settings = load_study(file, assignments)
+    folder = out or Path("runs") / f"study-{file.stem}"
+    part = Part(_names(backbones), _names(retrievers), _names(benchmarks), _names(methods))
+    if status:
+        from raggd.study.run import status_of
+
+        found: dict[str, Any] = status_of(settings, folder, part)
+        if as_json:
+            emit_json(found)
+            return
+        for name, entry in [*found["backbones"].items(), ("all", found)]:
+            say(
+                f"{name:<24} {entry['complete']} of {entry['cells']} cells, "
+                f"{entry['questions']} answers"
+            )
+        return
+    from raggd.study.run import run_study
+
+    with progress_bar() as bar:
+        result = run_study(settings, folder, part, bar)
+    if as_json:
+        emit_json(result | {"out": str(folder)})
+    else:
+        say(f"{result['complete']} of {result['cells']} cells in {folder}; {result['now']} new.")
+
+
+def replay(
+    record: Annotated[Path, typer.Argument(help="A run record (JSON) of a study or evaluation.")],
+    as_json: Json = False,
+) -> None:
+    """Compute one run record again from its settings and compare the answers one by one."""
+    from raggd.console import emit_json, progress_bar, say
+    from raggd.study.replay import replay as run
+    from raggd.study.run import read_record
+
+    stored = read_record(record)
+    with progress_bar() as bar:
+        result = run(stored, record, bar)
+    if as_json:
+        emit_json(result)
+    else:
+        for entry in result["different"]:
+            say(f"{entry['question']}: '{entry['record']}' in the record, '{entry['now']}' now")
+        for line in result["changed"]:
+            say(f"changed {line}")
+        say(f"{result['same']} of {result['questions']} answers are the same.")
+    if result["different"]:
+        sys.exit(1)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program.
+
+    Args:
+        app: the program's commands.
+    """
+    app.command()(study)
+    app.command()(replay)

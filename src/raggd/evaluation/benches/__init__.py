@@ -1,0 +1,1 @@
+"""The benches of `raggd bench`, a file each; `registry.py` names them."""

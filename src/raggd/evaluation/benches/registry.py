@@ -1,0 +1,44 @@
+"""The benches by name. Each is a module with `ABOUT` and `run(setting) -> Found`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol
+
+from raggd.evaluation.bench import Found
+from raggd.evaluation.benches.setting import BenchSetting
+from raggd.records import require_known
+
+BENCHES = ("adaptation", "answering", "targets", "training", "growth")
+"""In the order in which they run: a file of this folder each."""
+
+
+class Bench(Protocol):
+    """One bench."""
+
+    ABOUT: str
+    """What it compares, in a few words."""
+
+    def run(self, setting: BenchSetting) -> Found:
+        """Measure.
+
+        Args:
+            setting: what all benches measure on.
+
+        Returns:
+            Ratios, times and facts.
+        """
+
+
+def find_bench(name: str) -> Bench:
+    """Load a bench.
+
+    Args:
+        name: one of `BENCHES`.
+
+    Returns:
+        Its module.
+    """
+    require_known("bench", name, BENCHES)
+    found: Bench = import_module(f"raggd.evaluation.benches.{name}")
+    return found

@@ -1,0 +1,184 @@
+"""Base training, tokens per second: ours, and PEFT with the transformers Trainer."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raggd.adaptation.base_adapter import fresh_base, train_base
+from raggd.adaptation.batching import batch_of_step
+from raggd.adaptation.examples import answered_prompt
+from raggd.adaptation.optimizer import learning_rate_at
+from raggd.backbone.batch import Batch, make_batch
+from raggd.backbone.load import compile_layers
+from raggd.data.benchmarks import choose_by_hash, training_questions
+from raggd.data.prompts import Prompt
+from raggd.evaluation.bench import Found, in_turn, ratio_of
+from raggd.evaluation.benches.peers import peft_model, plain_loss
+from raggd.evaluation.benches.setting import BenchSetting
+from raggd.retrieval.evidence import make_demonstrations
+from raggd.settings import BaseTrainingSettings
+
+ABOUT = "base training: ours, PEFT with the transformers Trainer"
+STEPS = 3
+"""Optimizer steps of one measurement."""
+EXAMPLES = 128
+
+
+class TrainerLoop:
+    """PEFT and the transformers Trainer on the same batches, rates and initial weights."""
+
+    def __init__(
+        self, setting: BenchSetting, batches: Sequence[Batch], wanted: BaseTrainingSettings
+    ) -> None:
+        """Wrap a copy of the backbone.
+
+        Args:
+            setting: backbone and adapter shape.
+            batches: one per step.
+            wanted: rates, decay, clipping.
+        """
+        spec = setting.backbone.adapter_spec(setting.parts.settings.adapter)
+        start = fresh_base(spec, setting.backbone.fingerprint, wanted.seed)
+        model = peft_model(
+            setting.backbone, {"default": start.factors}, train=True, scale=spec.scaling
+        )
+        trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._model = model
+        self._start = {name: p.detach().clone() for name, p in trained.items()}
+        self._batches = batches
+        self._wanted = wanted
+        self.losses: list[float] = []
+
+    def run(self) -> None:
+        """Train from the start, a step per batch."""
+        from transformers import Trainer, TrainingArguments
+
+        wanted = self._wanted
+        parameters = dict(self._model.named_parameters())
+        with torch.no_grad():
+            for name, value in self._start.items():
+                parameters[name].copy_(value)
+        optimizer = torch.optim.AdamW(
+            [parameters[name] for name in self._start],
+            lr=wanted.learning_rate,
+            weight_decay=wanted.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: learning_rate_at(step, wanted, wanted.warmup) / wanted.learning_rate,
+        )
+        batches = self._batches
+
+        def loss(output: Any, labels: Tensor, **_: Any) -> Tensor:
+            return plain_loss(output.logits, batches[int(labels[0])])
+
+        with tempfile.TemporaryDirectory() as folder:
+            arguments = TrainingArguments(
+                output_dir=folder,
+                max_steps=len(batches),
+                per_device_train_batch_size=1,
+                max_grad_norm=wanted.clip,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                use_cpu=self._model.device.type == "cpu",
+                remove_unused_columns=False,
+            )
+            trainer = Trainer(
+                model=self._model,
+                args=arguments,
+                train_dataset=_Steps(len(batches)),
+                data_collator=lambda rows: _features(batches[rows[0]], rows[0]),
+                optimizers=(optimizer, schedule),
+                compute_loss_func=loss,
+            )
+            trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(  # type: ignore[method-assign]
+                _Steps(len(batches))
+            )
+            trainer.train()
+        logged = trainer.state.log_history
+        self.losses = [float(entry["loss"]) for entry in logged if "loss" in entry]
+
+
+class _Steps(torch.utils.data.Dataset[int]):
+    # the numbers of the batches, in order: the Trainer is given our batches whole
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+
+def _features(batch: Batch, number: int) -> dict[str, Tensor]:
+    return {
+        "input_ids": batch.tokens,
+        "attention_mask": batch.mask,
+        "labels": torch.tensor([number]),
+    }
+
+
+def _examples(setting: BenchSetting, limit: int) -> list[Prompt]:
+    settings = setting.parts.settings
+    pool = training_questions(setting.parts.source, settings.base_training.benchmarks[0])
+    chosen = choose_by_hash(pool, min(EXAMPLES, len(pool)), settings.base_training.seed)
+    shown = make_demonstrations(chosen, setting.parts.retriever, settings.retrieval.top_k)
+    return [answered_prompt(setting.backbone.tokenizer, d, limit) for d in shown]
+
+
+def run(setting: BenchSetting) -> Found:
+    """Compare on the first steps of base training.
+
+    Args:
+        setting: backbone, data.
+
+    Returns:
+        ``training_vs_trainer`` (how many times more tokens per second), and both loss curves.
+    """
+    backbone = setting.backbone
+    whole = setting.parts.settings.base_training
+    wanted = whole.model_copy(update={"steps": STEPS, "accumulate": 1})
+    prompts = _examples(setting, wanted.max_tokens)
+    lengths = [len(p.tokens) for p in prompts]
+    numbers = [batch_of_step(lengths, wanted.batch, wanted.seed, s) for s in range(STEPS)]
+    padding = backbone.tokenizer.pad_token_id
+    batches = [make_batch([prompts[i] for i in n], padding, backbone.device) for n in numbers]
+    spec = backbone.adapter_spec(setting.parts.settings.adapter)
+    setting.say("training: the Trainer's copy of the backbone")
+    trainer = TrainerLoop(setting, batches, wanted)
+    history: list[float] = []
+
+    def ours() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            _, losses = train_base(
+                backbone, spec, prompts, wanted, checkpoint=Path(folder) / "checkpoint"
+            )
+        history[:] = losses
+
+    with compile_layers(backbone):
+        setting.say("training: compiling the layers, once")
+        ours()
+        setting.say("training: ours and the Trainer in turn")
+        times = in_turn({"trainer": trainer.run, "ours": ours}, setting.few, warm=False)
+    tokens = sum(int(batch.mask.sum()) for batch in batches)
+    ratio = ratio_of(times["trainer"], times["ours"])
+    return Found(
+        ratios={"training_vs_trainer": ratio},
+        times={f"{name}, {STEPS} steps": ms for name, ms in times.items()},
+        facts={
+            "tokens_per_second": {
+                "ours": 1000 * tokens / ratio.b_ms,
+                "trainer": 1000 * tokens / ratio.a_ms,
+            },
+            "loss": {"ours": history, "trainer": trainer.losses},
+        },
+    )

@@ -1,0 +1,281 @@
+"""Counted operations of adapting and answering, from the model's shape and the prompts' lengths.
+
+Padding is left out: these are the operations that the text needs, whatever the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from raggd.adaptation.examples import answered_prompt
+from raggd.backbone.load import Backbone
+from raggd.data.prompts import Prompt
+from raggd.evaluation.cost import backward_flops, forward_flops
+from raggd.evaluation.runner import Item, Task
+from raggd.methods.answering import render
+from raggd.methods.base import Adapted, Method
+from raggd.records import SupportSet
+from raggd.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What decides the operations of a dense decoder.
+
+    Attributes:
+        parameters: weights of the matrices that every token passes, output layer apart.
+        layers: number of decoder layers.
+        width: heads times head size.
+        vocabulary: rows of the output layer.
+        hidden: width of the hidden state that the output layer reads.
+    """
+
+    parameters: int
+    layers: int
+    width: int
+    vocabulary: int
+    hidden: int
+
+    def forward(self, tokens: int, *, past: int = 0, logits: int = 0, extra: int = 0) -> int:
+        """Count a forward pass.
+
+        Args:
+            tokens: new tokens of one sequence.
+            past: tokens whose keys are cached.
+            logits: positions whose logits are computed.
+            extra: weights of an unmerged adapter.
+
+        Returns:
+            Operations, a multiply-add counted as two.
+        """
+        body = forward_flops(
+            self.parameters + extra, tokens, layers=self.layers, width=self.width, past=past
+        )
+        return body + 2 * self.hidden * self.vocabulary * logits
+
+    def backward(self, tokens: int, *, trainable: int, logits: int) -> int:
+        """Count a backward pass to an adapter's weights.
+
+        Args:
+            tokens: of one sequence.
+            trainable: weights of the adapter.
+            logits: positions that enter the loss.
+
+        Returns:
+            Operations.
+        """
+        body = backward_flops(
+            self.parameters + trainable,
+            tokens,
+            layers=self.layers,
+            width=self.width,
+            trainable=trainable,
+        )
+        return body + 2 * self.hidden * self.vocabulary * logits
+
+
+def model_shape(model: Any) -> ModelShape:
+    """Read the shape off a Hugging Face causal LM, which may lie on the meta device.
+
+    Args:
+        model: the model.
+
+    Returns:
+        Its shape.
+    """
+    head = model.get_output_embeddings()
+    linear = [
+        m
+        for m in model.modules()
+        if m is not head and hasattr(m, "in_features") and hasattr(m, "out_features")
+    ]
+    queries = [m for name, m in model.named_modules() if name.endswith("q_proj")]
+    return ModelShape(
+        parameters=sum(int(m.in_features) * int(m.out_features) for m in linear),
+        layers=len(queries),
+        width=int(queries[0].out_features),
+        vocabulary=int(head.out_features),
+        hidden=int(head.in_features),
+    )
+
+
+def answering_flops(
+    shape: ModelShape, prompt: int, answer: int, *, extra: int = 0, cached: int = 0
+) -> int:
+    """Count answering one question: reading the prompt, then one step per further token.
+
+    Args:
+        shape: of the backbone.
+        prompt: tokens of the prompt.
+        answer: tokens that are generated, the end token included.
+        extra: weights of the adapter and update in use.
+        cached: tokens at the prompt's start whose keys are there already.
+
+    Returns:
+        Operations.
+    """
+    total = shape.forward(prompt - cached, past=cached, logits=1, extra=extra)
+    steps = max(0, answer - 1)  # the first token comes from the prompt's last position
+    return total + sum(
+        shape.forward(1, past=prompt + i, logits=1, extra=extra) for i in range(steps)
+    )
+
+
+def reading_flops(shape: ModelShape, demonstrations: Sequence[Prompt], extra: int) -> int:
+    """Count one forward pass over the demonstrations: what a predictor's encoder costs.
+
+    Args:
+        shape: of the backbone.
+        demonstrations: their prompts with answers.
+        extra: weights of the base adapter.
+
+    Returns:
+        Operations.
+    """
+    return sum(shape.forward(len(p.tokens), extra=extra) for p in demonstrations)
+
+
+def sgd_flops(shape: ModelShape, demonstrations: Sequence[Prompt], adapter: int, steps: int) -> int:
+    """Count K gradient steps on the demonstrations.
+
+    Args:
+        shape: of the backbone.
+        demonstrations: their prompts with answers.
+        adapter: weights of one adapter; base and update are both passed.
+        steps: K.
+
+    Returns:
+        Operations.
+    """
+    once = sum(
+        shape.forward(len(p.tokens), logits=p.answer_tokens, extra=2 * adapter)
+        + shape.backward(len(p.tokens), trainable=adapter, logits=p.answer_tokens)
+        for p in demonstrations
+    )
+    return steps * once
+
+
+def _predictor_size(predictor: Any) -> int:
+    parameters = getattr(predictor, "parameters", None)
+    return sum(p.numel() for p in parameters()) if parameters else 0
+
+
+def adapting_flops(
+    method: Method, shape: ModelShape, demonstrations: Sequence[Prompt], adapter: int
+) -> int:
+    """Count one adaptation.
+
+    Args:
+        method: what adapts.
+        shape: of the backbone.
+        demonstrations: prompts of the support set.
+        adapter: weights of the base adapter.
+
+    Returns:
+        Operations; 0 for a method that does not adapt.
+    """
+    if not method.adapts:
+        return 0
+    predictor = getattr(method, "predictor", None)
+    if predictor is not None:
+        own = 2 * _predictor_size(predictor)
+        return reading_flops(shape, demonstrations, adapter) + own
+    inner = getattr(method, "method", None)  # a control around another method
+    if inner is not None:
+        return adapting_flops(inner, shape, demonstrations, adapter)
+    return sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
+
+
+def _common_start(prompts: Sequence[Prompt]) -> int:
+    first, *others = (p.tokens for p in prompts)
+    length = min(len(first), *(len(t) for t in others)) - 1 if others else len(first) - 1
+    return next((i for i in range(length) if any(t[i] != first[i] for t in others)), length)
+
+
+def _shown_by(method: Method, support: SupportSet) -> Adapted:
+    # What a method that adapts shows is known without adapting anew: passages, nothing before them.
+    return Adapted() if method.adapts else method.adapt([support])[0]
+
+
+def _extra(method: Method, adapted: Adapted) -> int:
+    base = adapted.base or getattr(method, "base", None)
+    changed = method.adapts or adapted.update is not None
+    return base.spec.size * (2 if changed else 1) if base else 0
+
+
+def _demonstrations(backbone: Backbone, support: SupportSet, settings: Settings) -> list[Prompt]:
+    limit = settings.target.max_tokens
+    return [answered_prompt(backbone.tokenizer, d, limit) for d in support.demonstrations]
+
+
+class _Counter:
+    """Counts the cell of one method, one group of questions with a common support set at a time."""
+
+    def __init__(self, method: Method, backbone: Backbone, settings: Settings) -> None:
+        self.method = method
+        self.backbone = backbone
+        self.settings = settings
+        self.shape = model_shape(backbone.model)
+        self.adapting: list[int] = []
+        self.answering: list[int] = []
+
+    def _prompt(self, item: Item, adapted: Adapted) -> Prompt:
+        return render(
+            self.backbone,
+            adapted,
+            item.question.text,
+            item.passages,
+            limit=self.settings.backbone.context_tokens,
+            reserve=self.settings.evaluation.max_answer_tokens,
+        )
+
+    def add(self, items: Sequence[Item], answers: Mapping[str, str]) -> None:
+        support, shape = items[0].support, self.shape
+        adapted = _shown_by(self.method, support)
+        extra = _extra(self.method, adapted)
+        prompts = [self._prompt(item, adapted) for item in items]
+        cached = _common_start(prompts) if adapted.shown else 0
+        opening = shape.forward(cached, extra=extra) if cached else 0
+        shown = _demonstrations(self.backbone, support, self.settings)
+        self.adapting.append(opening + adapting_flops(self.method, shape, shown, extra // 2))
+        for item, prompt in zip(items, prompts, strict=True):
+            tokens = self.backbone.tokenizer.encode(
+                answers[item.question.id], add_special_tokens=False
+            )
+            length = len(tokens) + 1
+            self.answering.append(
+                answering_flops(shape, len(prompt.tokens), length, extra=extra, cached=cached)
+            )
+
+
+def counted_costs(
+    answers: Mapping[str, str],
+    task: Task,
+    method: Method,
+    backbone: Backbone,
+    settings: Settings,
+) -> dict[str, float]:
+    """Count what a cell of a study cost.
+
+    Args:
+        answers: by question id.
+        task: what was answered.
+        method: by whom.
+        backbone: the frozen model.
+        settings: of the run.
+
+    Returns:
+        ``adapt_flops`` of one adaptation (few shot: reading the demonstrations once for all
+        questions of a draw) and ``answer_flops`` of one question, means over the cell.
+    """
+    counter = _Counter(method, backbone, settings)
+    for draw in task.draws:
+        by_support: dict[str, list[Item]] = {}
+        for item in draw:
+            by_support.setdefault(item.support.id, []).append(item)
+        for items in by_support.values():
+            counter.add(items, answers)
+    return {"adapt_flops": fmean(counter.adapting), "answer_flops": fmean(counter.answering)}

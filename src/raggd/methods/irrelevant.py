@@ -1,0 +1,79 @@
+"""Irrelevant passages: RAG-GD answers from the passages of another question. A control."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from raggd.methods.base import Adapted, Item, Method
+from raggd.records import Passage, RaggdError, SupportSet
+from raggd.retrieval.evidence import is_answerable
+
+
+def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
+    """Find the passages of another question, the nearest one after it that can serve.
+
+    They share none with the question's own and hold none of its answers.
+
+    Args:
+        items: the questions of one draw.
+        number: of the question.
+
+    Returns:
+        The passages.
+
+    Raises:
+        RaggdError: the draw has no such question.
+    """
+    own = items[number]
+    known = {passage.id for passage in own.passages}
+    for other in (*items[number + 1 :], *items[:number]):
+        fresh = known.isdisjoint(passage.id for passage in other.passages)
+        if fresh and not is_answerable(own.question, other.passages):
+            return other.passages
+    raise RaggdError(
+        f"method 'irrelevant-passages' found no other question whose passages could stand in for "
+        f"those of '{own.question.id}' among {len(items)}: raise evaluation.questions or lower "
+        "evaluation.draws."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class IrrelevantPassages:
+    """What is left of RAG-GD's gain when the evidence is of no use.
+
+    Attributes:
+        inner: RAG-GD.
+    """
+
+    inner: Method
+
+    name = "irrelevant-passages"
+    adapts = True
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Those of RAG-GD."""
+        return self.inner.hashes
+
+    def arrange(self, items: Sequence[Item]) -> list[Item]:
+        """Give every question the passages of another one; the demonstrations keep theirs.
+
+        Args:
+            items: the questions of one draw.
+
+        Returns:
+            The same questions with other passages.
+        """
+        return [replace(item, passages=other_passages(items, i)) for i, item in enumerate(items)]
+
+    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
+        """Predict as RAG-GD does.
+
+        Args:
+            supports: sets of equal size.
+
+        Returns:
+            Base and update of each set.
+        """
+        return self.inner.adapt(supports)

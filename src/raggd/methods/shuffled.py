@@ -1,0 +1,92 @@
+"""Shuffled support: the update predicted from another task's demonstrations. A control."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from raggd.adaptation.supports import draw_supports
+from raggd.data.benchmarks import support_pool, tasks_in
+from raggd.methods.base import Adapted, Item, Method
+from raggd.records import RaggdError, SupportSet, content_id
+from raggd.retrieval.base import Retriever
+from raggd.retrieval.evidence import make_demonstrations
+
+DRAWS = 8
+"""Support sets of each other task that one is chosen from."""
+
+
+def other_support(
+    support: SupportSet, source: str, retriever: Retriever, k: int, seed: int
+) -> SupportSet:
+    """Choose a support set of another task, as large, by a hash of the given one.
+
+    Args:
+        support: the set to replace.
+        source: ``hub`` or a folder in FlashRAG's layout.
+        retriever: finds the passages.
+        k: passages per demonstration.
+        seed: of the draws.
+
+    Returns:
+        The other set; the same on every machine with the same data.
+
+    Raises:
+        RaggdError: the data hold no other task.
+    """
+    tasks = [task for task in tasks_in(source) if task != support.task]
+    if not tasks:
+        raise RaggdError(
+            "method 'shuffled-support' needs demonstrations of another task than "
+            f"'{support.task}', but {source} holds no other benchmark."
+        )
+    number = int(content_id("shuffled", support.id), 16)
+    task, draw = tasks[number % len(tasks)], number // len(tasks) % DRAWS
+    size = len(support.demonstrations)
+    drawn = draw_supports(support_pool(source, task), size, DRAWS, seed)[draw]
+    return SupportSet(task, tuple(make_demonstrations(drawn, retriever, k)))
+
+
+@dataclass(frozen=True, slots=True)
+class ShuffledSupport:
+    """What RAG-GD makes of demonstrations that have nothing to do with the task.
+
+    Attributes:
+        inner: RAG-GD.
+        choose: gives the support set of another task, as `other_support` does.
+    """
+
+    inner: Method
+    choose: Callable[[SupportSet], SupportSet]
+
+    name = "shuffled-support"
+    adapts = True
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Those of RAG-GD."""
+        return self.inner.hashes
+
+    def arrange(self, items: Sequence[Item]) -> list[Item]:
+        """Give every question the support set of another task.
+
+        Args:
+            items: the questions of one draw.
+
+        Returns:
+            The same questions with other support sets.
+        """
+        own = {item.support.id: item.support for item in items}
+        others = {name: self.choose(support) for name, support in own.items()}
+        return [replace(item, support=others[item.support.id]) for item in items]
+
+    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
+        """Predict as RAG-GD does.
+
+        Args:
+            supports: those that `arrange` gave.
+
+        Returns:
+            Base and update of each set.
+        """
+        return self.inner.adapt(supports)

@@ -1,0 +1,134 @@
+"""What `raggd bench` found, as tables and a figure, from its record alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from raggd.records import content_id
+from raggd.report.figures import _INK, _settings, _to_svg
+from raggd.report.tables import Column, Table
+
+MEANING = {
+    "adapt_vs_tt_sgd": "one adaptation: RAG-GD / TT-SGD, K of the settings",
+    "adapt_vs_tt_sgd_k1": "one adaptation: RAG-GD / TT-SGD, K = 1",
+    "adapt_vs_tt_sgd_k5": "one adaptation: RAG-GD / TT-SGD, K = 5",
+    "adapt_vs_tt_sgd_k10": "one adaptation: RAG-GD / TT-SGD, K = 10",
+    "adapt_vs_floor": "one adaptation: RAG-GD / one forward pass over the support tokens",
+    "adapt_vs_matrices": "one adaptation: RAG-GD / its matrix products alone",
+    "cached_vs_answer": "adapting to a known support set / answering one question",
+    "few_shot_vs_answer": "answering with the demonstrations in the prompt / without",
+    "mixed_vs_none": "8 rows: 8 updates / base adapter alone",
+    "mixed_vs_bare": "8 rows: 8 updates / bare backbone",
+    "mixed_vs_peft": "8 rows: 8 updates / PEFT adapter_names",
+    "mixed_vs_set_adapter": "8 rows: 8 updates / PEFT set_adapter in turn",
+    "mixed_vs_merged": "8 rows: 8 updates / merged weights in turn",
+    "targets_vs_plain": "targets per second: ours / plain PEFT and optimizer loop",
+    "training_vs_trainer": "training tokens per second: ours / PEFT and Trainer",
+}
+"""What the promised ratios compare."""
+
+
+def ratio_table(details: Mapping[str, Mapping[str, float]]) -> Table:
+    """Tabulate ratios.
+
+    Args:
+        details: by name, as the record's ``details``.
+
+    Returns:
+        Name, meaning, median, range, milliseconds of both sides.
+    """
+    columns = (
+        Column("ratio"),
+        Column("what"),
+        Column("median", "right"),
+        Column("range", "right"),
+        Column("ms", "right"),
+        Column("rounds", "right"),
+    )
+    rows = tuple(
+        (
+            name,
+            MEANING.get(name, ""),
+            f"{found['ratio']:.3g}",
+            f"{found['low']:.3g} to {found['high']:.3g}",
+            f"{found['a_ms']:.4g} / {found['b_ms']:.4g}",
+            str(found["rounds"]),
+        )
+        for name, found in details.items()
+    )
+    return Table(columns, rows)
+
+
+def time_table(benches: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Tabulate the times of everything that was measured.
+
+    Args:
+        benches: as the record's ``benches``.
+
+    Returns:
+        Bench, work, median milliseconds and range.
+    """
+    columns = (Column("bench"), Column("work"), Column("ms", "right"), Column("range", "right"))
+    rows = tuple(
+        (bench, work, f"{ms['median']:.4g}", f"{ms['low']:.4g} to {ms['high']:.4g}")
+        for bench, found in benches.items()
+        for work, ms in found.get("ms", {}).items()
+    )
+    return Table(columns, rows)
+
+
+def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> str:
+    """Draw cost against each thing that may grow, on logarithmic axes with the fitted line.
+
+    Args:
+        axes: by name, ``sizes``, ``ms`` (a list of rounds per size) and ``exponent``.
+
+    Returns:
+        One ``<svg>`` element.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    lines = -(-len(axes) // 3)
+    with rc_context(_settings(content_id(repr(axes)))):
+        figure = Figure(figsize=(8.4, 2.6 * lines), dpi=72, layout="constrained")
+        FigureCanvasAgg(figure)
+        grid = figure.subplots(lines, 3, squeeze=False).flat
+        for place, (name, found) in zip(grid, axes.items(), strict=False):
+            _panel(place, name, found)
+        for place in list(grid)[len(axes) :]:
+            place.set_axis_off()
+        told = "; ".join(
+            f"{name}: exponent {found['exponent']:.2f}" for name, found in axes.items()
+        )
+        return _to_svg(figure, "How cost grows", told)
+
+
+def _panel(place: Any, name: str, found: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import NullFormatter, ScalarFormatter
+
+    sizes, rounds, exponent = found["sizes"], found["ms"], found["exponent"]
+    middle = [median(ms) for ms in rounds]
+    below = [m - min(ms) for m, ms in zip(middle, rounds, strict=True)]
+    above = [max(ms) - m for m, ms in zip(middle, rounds, strict=True)]
+    place.errorbar(sizes, middle, (below, above), fmt="o", color="#0072b2", markersize=4)
+    centre, level = _log_mean(sizes), _log_mean(middle)
+    fitted = [level * (size / centre) ** exponent for size in sizes]
+    place.plot(sizes, fitted, color=_INK, alpha=0.5, linewidth=1)
+    place.set_xscale("log")
+    place.set_yscale("log")
+    place.set_xticks(sizes, [str(size) for size in sizes])
+    place.minorticks_off()
+    place.yaxis.set_major_formatter(ScalarFormatter())
+    place.yaxis.set_minor_formatter(NullFormatter())
+    place.set_title(f"{name}: exponent {exponent:.2f}", fontsize=9.5)
+    place.set_ylabel("ms")
+
+
+def _log_mean(values: list[float]) -> float:
+    from math import exp, log
+
+    return exp(sum(map(log, values)) / len(values))

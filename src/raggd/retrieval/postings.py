@@ -1,0 +1,127 @@
+"""From the words of passages to postings and BM25 scores; pure functions on arrays.
+
+The arithmetic is that of bm25s (method lucene), step by step in the same types, so that scores are
+the same bits as those of its own index of the whole corpus.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+Numbers = NDArray[np.int32]
+"""Term numbers, passage rows or counts."""
+
+Keys = NDArray[np.uint64]
+"""128-bit hashes of terms as two rows, shape (2, n)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postings:
+    """Which passages hold which terms; terms are in the order of their keys.
+
+    Attributes:
+        indptr: where each term's postings begin, shape (terms + 1,).
+        rows: rows of the passages, rising within a term, shape (postings,).
+        counts: how often each passage holds the term, shape (postings,).
+    """
+
+    indptr: NDArray[np.int64]
+    rows: Numbers
+    counts: Numbers
+
+
+def term_keys(terms: Sequence[str]) -> Keys:
+    """Hash terms.
+
+    Args:
+        terms: the terms.
+
+    Returns:
+        Their keys; different terms share one with a probability of 2 to the -128.
+    """
+    digests = b"".join(blake2b(term.encode(), digest_size=16).digest() for term in terms)
+    return np.ascontiguousarray(np.frombuffer(digests, dtype="<u8").reshape(-1, 2).T)
+
+
+def key_order(keys: Keys) -> NDArray[np.int64]:
+    """Return the positions that sort keys, shape (n,)."""
+    return np.lexsort((keys[1], keys[0]))
+
+
+def make_postings(numbers: Numbers, lengths: Numbers, terms: int) -> Postings:
+    """Sort the words of passages into postings.
+
+    Args:
+        numbers: term number of each word, passage after passage, shape (words,); used up.
+        lengths: words per passage, shape (passages,).
+        terms: number of terms.
+
+    Returns:
+        The postings.
+    """
+    pairs = numbers.astype(np.int64)
+    pairs <<= 32
+    pairs |= np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    pairs.sort()
+    first = np.ones(len(pairs), dtype=bool)
+    np.not_equal(pairs[1:], pairs[:-1], out=first[1:])
+    starts = np.flatnonzero(first)
+    del first
+    counts = np.empty(len(starts), dtype=np.int32)
+    np.subtract(starts[1:], starts[:-1], out=counts[:-1], casting="unsafe")
+    if len(starts):
+        counts[-1] = len(pairs) - starts[-1]
+    pairs = pairs[starts]
+    del starts
+    rows = (pairs & 0xFFFFFFFF).astype(np.int32)
+    pairs >>= 32
+    indptr = np.searchsorted(pairs, np.arange(terms + 1))
+    return Postings(indptr, rows, counts)
+
+
+def inverse_frequencies(found: NDArray[np.int64], passages: int) -> NDArray[np.float32]:
+    """Compute the weight of each term.
+
+    Args:
+        found: number of passages that hold each term, shape (terms,).
+        passages: number of all passages.
+
+    Returns:
+        Weights, shape (terms,).
+    """
+    # math.log, not NumPy's, whose last bit differs; few numbers of passages are different.
+    values, place = np.unique(found, return_inverse=True)
+    weights = [math.log(1 + (passages - df + 0.5) / (df + 0.5)) for df in values.tolist()]
+    return np.array(weights, dtype=np.float32)[place]
+
+
+def bm25_scores(
+    counts: Numbers,
+    lengths: Numbers,
+    weights: NDArray[np.float32],
+    mean: float,
+    k1: float,
+    b: float,
+) -> NDArray[np.float32]:
+    """Compute what each posting adds to the score of its passage.
+
+    Args:
+        counts: how often the passage holds the term, shape (postings,).
+        lengths: words of the passage, shape (postings,).
+        weights: inverse frequency of the term, shape (postings,).
+        mean: mean words of a passage.
+        k1: how soon repetitions stop to count.
+        b: how much long passages are held back.
+
+    Returns:
+        Scores, shape (postings,).
+    """
+    often = counts.astype(np.float32)
+    norm = k1 * ((1 - b) + b * lengths.astype(np.int64) / mean)
+    return np.asarray(weights * (often / (norm + often)), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""A study: backbones x retrievers x benchmarks x methods x seeds, from one settings file."""

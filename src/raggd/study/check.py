@@ -1,0 +1,80 @@
+"""What can be refused before anything is computed: weights that are missing or do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from raggd.assembly import Assembly
+from raggd.files import tensor_header
+from raggd.methods.weights import BASE_FILE, FILES_OF
+from raggd.records import RaggdError
+from raggd.study.settings import StudySettings
+
+
+def weight_problems(folder: Path, method: str) -> Iterator[str]:
+    """Say what is wrong with the weights of a method.
+
+    Args:
+        folder: of base adapter and predictors.
+        method: name of a method.
+
+    Yields:
+        One sentence per problem.
+    """
+    from raggd.adaptation.base_adapter import load_base
+
+    files = FILES_OF[method]
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        yield f"{method} needs {', '.join(missing)} in {folder}"
+        return
+    made_for = {name: tensor_header(folder / name).get("base") for name in files}
+    named = {name: base for name, base in made_for.items() if name != BASE_FILE and base}
+    if not named:
+        return
+    fingerprint = load_base(folder / BASE_FILE).fingerprint
+    for name, base in named.items():
+        if base != fingerprint:
+            yield (
+                f"{method}: {folder / name} was trained for base adapter {base}, the one beside it "
+                f"is {fingerprint}"
+            )
+
+
+def weights_folder(study: StudySettings, backbone: str) -> Path:
+    """Return the weights folder of a backbone.
+
+    Args:
+        study: the settings.
+        backbone: label.
+
+    Returns:
+        The folder.
+    """
+    settings = study.run_settings(backbone, study.retrievers[0].name, study.seeds[0])
+    return Assembly(settings).weights
+
+
+def check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) -> None:
+    """Refuse a study whose weights are not all there, naming everything at once.
+
+    Args:
+        study: the settings.
+        wanted: (backbone label, method) pairs to run.
+
+    Raises:
+        RaggdError: weights are missing, or were trained for another base.
+    """
+    problems = []
+    for backbone in study.backbones:
+        methods = [m for m in backbone.methods if (backbone.name, m) in wanted]
+        needing = [m for m in methods if FILES_OF[m]]
+        if needing:
+            folder = weights_folder(study, backbone.name)
+            problems += [p for m in needing for p in weight_problems(folder, m)]
+    if problems:
+        raise RaggdError(
+            f"{'; '.join(problems)}. Train what is missing (`raggd train`), name the right folder "
+            "by [[backbones]] weights, or run the rest by --methods and --backbones."
+        )

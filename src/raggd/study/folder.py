@@ -1,0 +1,78 @@
+"""The folder of a study: its settings lie beside its records, and another study is refused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from raggd.files import read_json, write_json
+from raggd.provenance import utc_now, versions
+from raggd.records import RaggdError
+from raggd.study.plan import all_cells
+from raggd.study.settings import StudySettings
+
+PLAN_FILE = "study.json"
+_QUESTIONS = {
+    "data": ("folder", "corpus"),
+    "retrieval": ("top_k",),
+    "target": ("demonstrations",),
+    "evaluation": ("questions", "whole", "draws", "support"),
+}
+"""What decides which questions are asked with which evidence; a folder holds one such choice."""
+
+
+def _choice(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{section}.{name}": settings[section][name]
+        for section, names in _QUESTIONS.items()
+        for name in names
+    }
+
+
+def check_folder(study: StudySettings, out: Path) -> None:
+    """Refuse a folder that holds a study of other questions.
+
+    Backbones, retrievers, methods, benchmarks and seeds may be added to a study.
+
+    Args:
+        study: about to run.
+        out: its folder.
+
+    Raises:
+        RaggdError: the folder's study asks other questions, or its plan cannot be read.
+    """
+    path = out / PLAN_FILE
+    if not path.exists():
+        return
+    known = read_json(path, what="study plan")
+    try:
+        there = _choice(known["settings"])
+    except (KeyError, TypeError) as error:
+        raise RaggdError(f"{path} is not the plan of a study: choose another folder.") from error
+    wanted = _choice(study.model_dump())
+    for name, value in wanted.items():
+        if there[name] != value:
+            raise RaggdError(
+                f"{out} holds another study: its {name} is {there[name]!r}, this one's is "
+                f"{value!r}. Choose another folder by --out."
+            )
+
+
+def write_plan(study: StudySettings, out: Path) -> None:
+    """Write ``study.json``: settings and cells. An equal plan is left as it is.
+
+    Args:
+        study: the settings.
+        out: the study's folder.
+    """
+    path = out / PLAN_FILE
+    plan = {
+        "settings": study.model_dump(),
+        "cells": [asdict(cell) | {"path": cell.path} for cell in all_cells(study)],
+    }
+    if path.exists():
+        known = read_json(path, what="study plan")
+        if all(known.get(name) == value for name, value in plan.items()):
+            return
+    write_json(path, plan | {"versions": versions(), "created": utc_now()})

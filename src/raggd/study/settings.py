@@ -1,0 +1,144 @@
+"""A study file: the shared sections of a run, and lists of backbones, retrievers and seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from raggd.data.benchmarks import known_benchmarks
+from raggd.methods.registry import METHODS
+from raggd.records import RaggdError, require_known
+from raggd.settings import Settings, read_settings
+
+_LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_LISTED = {
+    "backbone": {"name": "[[backbones]] model"},
+    "retrieval": {"retriever": "[[retrievers]] retriever", "encoder": "[[retrievers]] encoder"},
+    "adapter": {"weights": "[[backbones]] weights"},
+    "evaluation": {"seed": "seeds"},
+}
+"""Settings that a study lists, one entry each, instead of naming one of them."""
+
+
+class StudyBackbone(BaseModel):
+    """One backbone with its weights and the methods that are run on it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=_LABEL)
+    """How folders, tables and figures call it."""
+    model: str = ""
+    """As `backbone.name`: embedded, hub name or folder; empty: the same as `name`."""
+    weights: str = "shipped"
+    """As `adapter.weights`."""
+    methods: list[str] = Field(min_length=1)
+
+
+class StudyRetriever(BaseModel):
+    """One way to find evidence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(pattern=_LABEL)
+    """How folders, tables and figures call it."""
+    retriever: Literal["bm25", "dense"] = "bm25"
+    encoder: str = "all-minilm-l6-v2"
+
+
+class StudySettings(Settings):
+    """Everything that a study depends on. Sections are those of a run, shared by all its cells."""
+
+    backbones: list[StudyBackbone] = Field(min_length=1)
+    retrievers: list[StudyRetriever] = Field(
+        default=[StudyRetriever(name="bm25")], min_length=1, validate_default=True
+    )
+    seeds: list[int] = Field(default=[0], min_length=1)
+    """Each chooses questions and draws supports anew."""
+
+    def backbone_named(self, name: str) -> StudyBackbone:
+        """Find a backbone by its label.
+
+        Args:
+            name: the label.
+
+        Returns:
+            Its entry.
+        """
+        require_known("backbone", name, [entry.name for entry in self.backbones])
+        return next(entry for entry in self.backbones if entry.name == name)
+
+    def run_settings(self, backbone: str, retriever: str, seed: int) -> Settings:
+        """Return the settings of one run of the study.
+
+        Args:
+            backbone: label of a backbone.
+            retriever: label of a retriever.
+            seed: one of the seeds.
+
+        Returns:
+            Settings as `raggd evaluate` takes them.
+        """
+        entry = self.backbone_named(backbone)
+        require_known("retriever", retriever, [r.name for r in self.retrievers])
+        found = next(r for r in self.retrievers if r.name == retriever)
+        changes = {
+            "backbone": {"name": entry.model or entry.name},
+            "retrieval": {"retriever": found.retriever, "encoder": found.encoder},
+            "adapter": {"weights": entry.weights},
+            "evaluation": {"seed": seed},
+        }
+        sections = {name: getattr(self, name) for name in Settings.model_fields}
+        for name, values in changes.items():
+            sections[name] = sections[name].model_copy(update=values)
+        return Settings(**sections)
+
+
+def _refuse_repeated(kind: str, names: list[str], source: str) -> None:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise RaggdError(f"{source}: {kind} '{repeated[0]}' is listed twice. List it once.")
+
+
+def check_study(study: StudySettings, source: str) -> None:
+    """Refuse what does not fit together, before anything is loaded.
+
+    Args:
+        study: the settings.
+        source: the file, for the message.
+
+    Raises:
+        RaggdError: a setting that the study lists is given once for all, a name occurs twice, or a
+            benchmark or method is unknown (the nearest is offered).
+    """
+    for section, places in _LISTED.items():
+        for name, place in places.items():
+            if name in getattr(study, section).model_fields_set:
+                raise RaggdError(
+                    f"{source}: '{section}.{name}' does not belong in a study file, which has "
+                    f"several: give {place} instead."
+                )
+    known_benchmarks([*study.evaluation.benchmarks, *study.evaluation.whole])
+    for kind in ("backbones", "retrievers"):
+        _refuse_repeated(kind[:-1], [entry.name for entry in getattr(study, kind)], source)
+    _refuse_repeated("seed", [str(seed) for seed in study.seeds], source)
+    for backbone in study.backbones:
+        for method in backbone.methods:
+            require_known(f"method of backbone '{backbone.name}'", method, METHODS)
+        _refuse_repeated(f"method of backbone '{backbone.name}'", backbone.methods, source)
+
+
+def load_study(path: Path, assignments: list[str] | None = None) -> StudySettings:
+    """Read a study file.
+
+    Args:
+        path: a TOML file.
+        assignments: ``section.name=value`` strings, applied last.
+
+    Returns:
+        The checked settings.
+    """
+    study = read_settings(StudySettings, path, assignments)
+    check_study(study, str(path))
+    return study

@@ -1,0 +1,323 @@
+"""Every method by name: its weights made by commands, one evaluation of all, what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tiny
+from raggd.adaptation.base_adapter import save_base
+from raggd.adaptation.prompt_tuning import SoftPrefix, load_prefix, save_prefix
+from raggd.backbone.load import Backbone
+from raggd.evaluation import runner
+from raggd.files import read_json
+from raggd.methods.registry import METHODS
+from raggd.methods.weights import (
+    BASE_FILE,
+    FILES_OF,
+    GATE_FILE,
+    HYPER_FILE,
+    PROMPT_FILE,
+    TASK_MEAN_FILE,
+    TUNED_FILE,
+    made_by,
+)
+from raggd.records import RaggdError, RunRecord
+from raggd.settings import Settings, load_settings
+from raggd.workflows import rivals, train
+from raggd.workflows.ask import run_ask
+from raggd.workflows.evaluate import run_evaluate
+from raggd.workflows.gate import run_train_gate
+from raggd.workflows.rivals import run_train_hyper, run_train_prompt, run_train_task_mean
+from raggd.workflows.train import run_targets, run_train_base, run_train_predictor
+from workflow_fixtures import (
+    changed,
+    files_under,
+    parts_with,
+    run_cli,
+    save_backbone,
+    settings_text,
+    write_data,
+    write_lines,
+)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A folder with all weights, and the records of what made them."""
+
+    settings: Settings
+    weights: Path
+    store: Path
+    records: dict[str, dict[str, Any]]
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+@pytest.fixture(scope="module")
+def trained(
+    frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Trained]:
+    root = tmp_path_factory.mktemp("trained")
+    weights, store = root / "weights", root / "targets"
+    path = root / "settings.toml"
+    text = settings_text(write_data(root / "data"), weights=str(weights))
+    text += """
+        [prompt_tuning]
+        tokens = 3
+        steps = 4
+        batch = 2
+        learning_rate = 0.1
+        [hyper_tuning]
+        steps = 4
+        batch = 2
+        learning_rate = 0.1
+        [gate]
+        per_benchmark = 3
+        probes = 2
+        scales = [0.5, 2.0]
+    """
+    path.write_text(text.replace("steps = 2\n", "steps = 2\nkeep = [1, 10]\n"), encoding="utf-8")
+    settings = changed(load_settings(path), "evaluation", answer_loss=True)
+    assert settings.target.keep == [1, 10]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAGGD_CACHE", str(root / "cache"))
+        for module in (train, rivals):
+            patch.setattr(module, "compile_layers", lambda _: nullcontext())
+        parts = parts_with(settings, frozen_backbone)
+        records = {"base": run_train_base(parts, weights, quiet)}
+        run_targets(parts, store, quiet)
+        for steps in (0, 1, 10):
+            with_k = changed(settings, "predictor", target_steps=steps)
+            run_train_predictor(parts_with(with_k, frozen_backbone), store, weights, quiet)
+        records["prompt"] = run_train_prompt(parts, weights, quiet)
+        records["hyper"] = run_train_hyper(parts, store, weights, quiet)
+        tuned = changed(settings, "hyper_tuning", start="predictor")
+        records["tuned"] = run_train_hyper(
+            parts_with(tuned, frozen_backbone), store, weights, quiet
+        )
+        records["gate"] = run_train_gate(parts, "predictor.safetensors", weights, quiet)
+        records["task-mean"] = run_train_task_mean(parts, [store], weights)
+        yield Trained(settings, weights, store, records)
+
+
+@pytest.fixture(scope="module")
+def scores(
+    trained: Trained, frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, RunRecord]:
+    """Records of all methods on one benchmark."""
+    out = tmp_path_factory.mktemp("scores")
+    run_evaluate(parts_with(trained.settings, frozen_backbone), METHODS, out, quiet)
+    return {
+        name: RunRecord.from_json((out / f"nq-{name}.json").read_text(encoding="utf-8"))
+        for name in METHODS
+    }
+
+
+def test_every_file_that_a_method_reads_is_made_by_a_command() -> None:
+    for file in {name for files in FILES_OF.values() for name in files}:
+        assert made_by(file).startswith(("raggd train", "raggd targets"))
+
+
+def test_trainings_leave_records(trained: Trained) -> None:
+    for name, record in trained.records.items():
+        assert read_json(trained.weights / f"{name}.json", what="record") == record
+    prefix = load_prefix(trained.weights / PROMPT_FILE)
+    assert trained.records["prompt"]["fingerprint"] == prefix.fingerprint
+    assert len(prefix.vectors) == 3
+    assert trained.records["task-mean"]["sets"] == {"nq": 4, "triviaqa": 4}
+    assert len(trained.records["hyper"]["loss"]) == len(trained.records["tuned"]["loss"]) == 4
+    gate = trained.records["gate"]
+    assert gate["trials"] == sum(gate["chosen"].values()) == 6
+    assert set(gate["gain_by_task"]) == {"nq", "triviaqa"}
+    assert set(gate["gain_by_noise"]) == {"0.0", "0.5", "1.0"}
+    assert len(list((trained.weights / "trials").iterdir())) == 6
+
+
+def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -> None:
+    assert len(METHODS) == 21
+    asked = {tuple(p.question_id for p in r.predictions) for r in scores.values()}
+    drawn = {tuple(p.support_id for p in r.predictions) for r in scores.values()}
+    assert len(asked) == len(drawn) == 1
+    evidence = {n: [p.passage_ids for p in r.predictions] for n, r in scores.items()}
+    for name, found in evidence.items():
+        assert (found == evidence["base"]) == (name != "irrelevant-passages"), name
+    for own, other in zip(evidence["base"], evidence["irrelevant-passages"], strict=True):
+        assert not set(own) & set(other)
+
+
+def test_no_two_methods_are_the_same(scores: dict[str, RunRecord]) -> None:
+    losses = {n: tuple(p.answer_loss for p in r.predictions) for n, r in scores.items()}
+    del losses["rag-gd-gated"]  # may be the base, or another scale of rag-gd
+    same = [(a, b) for a in losses for b in losses if a < b and losses[a] == losses[b]]
+    assert not same
+
+
+def test_what_each_method_costs_and_is_made_of(scores: dict[str, RunRecord]) -> None:
+    free = {n for n, record in scores.items() if record.cost["adapt_ms"] == 0}
+    plain = {"query-only", "vanilla-rag", "base", "prompt-tuning"}
+    assert free == plain | {"mean-update", "task-mean"}
+    own = {n: {k: v for k, v in r.hashes.items() if k in {"base", "predictor", "prefix", "scale"}}
+           for n, r in scores.items()}  # fmt: skip
+    assert own["vanilla-few-shot"] == own["vanilla-rag"] == {}
+    assert own["base-few-shot"] == own["base"] == own["tt-sgd-k10"] == {"base": own["base"]["base"]}
+    assert set(own["prompt-tuning"]) == {"prefix"}
+    trained_apart = (
+        "rag-gd", "rag-gd-k1", "rag-gd-k10", "rag-gd-tuned", "hyper-tuning", "mean-update",
+        "task-mean",
+    )  # fmt: skip
+    predictors = {own[n]["predictor"] for n in trained_apart}
+    assert len(predictors) == 7
+    assert own["shuffled-support"] == own["irrelevant-passages"] == own["rag-gd"]
+    assert own["rag-gd-gated"]["predictor"].startswith(own["rag-gd"]["predictor"] + "-")
+    assert own["rag-gd-x0.5"] == own["rag-gd"] | {"scale": "0.5"}
+
+
+def test_a_second_run_computes_nothing(
+    trained: Trained,
+    tiny_backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = parts_with(trained.settings, tiny_backbone)
+    names = ["shuffled-support", "irrelevant-passages", "vanilla-few-shot", "rag-gd-x2"]
+    first, _, _ = run_evaluate(parts, names, tmp_path, quiet)
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("this was to come from a part file")
+
+    monkeypatch.setattr(runner, "answer_rows", never)
+    assert run_evaluate(parts, names, tmp_path, quiet)[0] == first
+    other = changed(trained.settings, "evaluation", seed=1)
+    with pytest.raises(AssertionError, match="part file"):
+        run_evaluate(parts_with(other, tiny_backbone), names, tmp_path, quiet)
+
+
+NEEDS = {
+    "base-few-shot": BASE_FILE,
+    "prompt-tuning": PROMPT_FILE,
+    "hyper-tuning": HYPER_FILE,
+    "task-mean": TASK_MEAN_FILE,
+    "rag-gd": "predictor.safetensors",
+    "rag-gd-k1": "predictor-k1.safetensors",
+    "rag-gd-k10": "predictor-k10.safetensors",
+    "shuffled-support": "predictor.safetensors",
+    "rag-gd-tuned": TUNED_FILE,
+    "rag-gd-gated": GATE_FILE,
+    "mean-update": "mean.safetensors",
+}
+
+
+@pytest.mark.parametrize("name", NEEDS)
+def test_missing_weights_are_named_with_the_command_that_makes_them(
+    name: str, trained: Trained, tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    for path in trained.weights.glob("*.safetensors"):
+        if path.name != NEEDS[name]:
+            (tmp_path / path.name).symlink_to(path)
+    settings = changed(trained.settings, "adapter", weights=str(tmp_path))
+    with pytest.raises(RaggdError, match="no weight file at") as refused:
+        parts_with(settings, tiny_backbone).method(name)
+    assert str(tmp_path / NEEDS[name]) in str(refused.value)
+    assert f"`{made_by(NEEDS[name])}`" in str(refused.value)
+    steps = "predictor.target_steps=1`" in str(refused.value)
+    assert steps == (name == "rag-gd-k1")
+
+
+@pytest.mark.parametrize("name", ["hyper-tuning", "task-mean", "rag-gd-x2", "irrelevant-passages"])
+def test_weights_of_another_base_are_refused(
+    name: str, trained: Trained, tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    other = tiny.random_base(tiny_backbone, seed=7)
+    for path in trained.weights.glob("*.safetensors"):
+        if path.name != BASE_FILE:
+            (tmp_path / path.name).symlink_to(path)
+    save_base(tmp_path / BASE_FILE, other)
+    settings = changed(trained.settings, "adapter", weights=str(tmp_path))
+    with pytest.raises(RaggdError) as refused:
+        parts_with(settings, tiny_backbone).method(name)
+    assert other.fingerprint in str(refused.value)
+    assert trained.records["base"]["fingerprint"] in str(refused.value)
+
+
+def test_a_prefix_of_another_backbone_is_refused(
+    trained: Trained, tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    vectors = load_prefix(trained.weights / PROMPT_FILE).vectors
+    save_prefix(tmp_path / PROMPT_FILE, SoftPrefix(vectors, "another"))
+    settings = changed(trained.settings, "adapter", weights=str(tmp_path))
+    with pytest.raises(RaggdError, match="trained with backbone another"):
+        parts_with(settings, tiny_backbone).method("prompt-tuning")
+
+
+def test_a_task_without_targets_is_named(
+    trained: Trained, tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    settings = changed(trained.settings, "evaluation", benchmarks=["popqa"], questions=3)
+    with pytest.raises(RaggdError, match=r"task 'popqa' has no mean update, only nq, triviaqa"):
+        run_evaluate(parts_with(settings, tiny_backbone), ["task-mean"], tmp_path, quiet)
+
+
+def test_unknown_names_get_the_nearest(trained: Trained, tiny_backbone: Backbone) -> None:
+    parts = parts_with(trained.settings, tiny_backbone)
+    for wrong, near in (("few-shot-base", "base-few-shot"), ("hypertuning", "hyper-tuning"),
+                        ("tt-sgd-k2", "tt-sgd-k1"), ("rag-gd-x3", "rag-gd-x2")):  # fmt: skip
+        with pytest.raises(RaggdError, match=f"did you mean '{near}'"):
+            parts.method(wrong)
+
+
+def test_controls_of_an_evaluation_are_not_asked(
+    trained: Trained, tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    lines = [{"question": "what eats honey ?", "answer": "bee"}] * 2
+    shown = write_lines(tmp_path / "shown.jsonl", lines)
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    (documents / "a.md").write_text("The red city lies near Lima.\n", encoding="utf-8")
+    settings = changed(trained.settings, "data", corpus=str(documents))
+    parts = parts_with(settings, tiny_backbone)
+    for name in ("shuffled-support", "irrelevant-passages"):
+        with pytest.raises(RaggdError, match="control of `raggd evaluate`"):
+            run_ask(parts, "what lies near the red city ?", shown, name)
+    found = run_ask(parts, "what lies near the red city ?", shown, "base-few-shot")
+    assert (found["demonstrations"], found["adapted"]) == (2, False)
+    with pytest.raises(RaggdError, match="'vanilla-few-shot' adapts from demonstrations"):
+        run_ask(parts, "what lies near the red city ?", None, "vanilla-few-shot")
+
+
+def test_the_commands(
+    trained: Trained,
+    frozen_backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    for module in (train, rivals):
+        monkeypatch.setattr(module, "compile_layers", lambda _: nullcontext())
+    settings = tmp_path / "settings.toml"
+    backbone = save_backbone(frozen_backbone, tmp_path / "backbone")
+    data, out = Path(trained.settings.data.folder), tmp_path / "out"
+    settings.write_text(settings_text(data, str(backbone), str(trained.weights)), encoding="utf-8")
+    shared = ("--settings", settings, "--out", out, "--json")
+    ran = run_cli(
+        "train", "prompt", *shared, "--set", "prompt_tuning.steps=2", "--set",
+        "prompt_tuning.tokens=3",
+    )  # fmt: skip
+    assert ran.json()["parameters"] == 3 * 32
+    ran = run_cli(
+        "train", "hyper", *shared, "--store", trained.store, "--set", "hyper_tuning.steps=2"
+    )
+    assert ran.json()["sets"] == trained.records["hyper"]["sets"]
+    assert "loss" not in ran.json()
+    ran = run_cli("train", "task-mean", *shared, "--targets", trained.store)
+    assert ran.json()["sets"] == {"nq": 4, "triviaqa": 4}
+    assert {PROMPT_FILE, HYPER_FILE, TASK_MEAN_FILE} <= set(files_under(out))
+    twice = ("--targets", trained.store, "--targets", trained.store)
+    assert run_cli("train", "task-mean", *shared, *twice).json()["sets"]["nq"] == 8

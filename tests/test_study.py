@@ -1,0 +1,328 @@
+"""A study on a tiny backbone: complete, resumable anywhere, the same questions for every method."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raggd import assembly
+from raggd.backbone.load import Backbone
+from raggd.methods import weights as weights_files
+from raggd.records import RaggdError
+from raggd.study.lock import LOCK_FILE, locked
+from raggd.study.plan import Cell, Part, all_cells
+from raggd.study.run import StudyRunner, run_study
+from raggd.study.settings import load_study
+from study_fixtures import ALL, World, lasting, make_world, read_records, write_weights
+from workflow_fixtures import files_under, run_cli
+
+CELLS = 2 * 2 * len(ALL)
+"""Of the usual study: two retrievers, two benchmarks."""
+
+
+class Silent:
+    """A progress that remembers its labels."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        assert total is None or done <= total
+        self.labels.append(label)
+
+    def say(self, label: str) -> None:
+        self.labels.append(label)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAGGD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(
+    cache: None, frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> World:
+    return make_world(frozen_backbone, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The usual study, run without interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    found = run_study(load_study(world.study()), out, Part(), Silent())
+    assert found == {"cells": CELLS, "complete": CELLS, "now": CELLS}
+    return out
+
+
+def test_every_cell_has_its_record_and_the_same_questions(whole: Path) -> None:
+    records = read_records(whole)
+    assert len(records) == CELLS
+    for benchmark in ("nq", "popqa"):
+        for retriever in ("bm25", "again"):
+            run = [r for name, r in records.items() if f"/{retriever}/" in name]
+            run = [r for r in run if r.benchmark == benchmark]
+            assert {r.method for r in run} == set(ALL)
+            for part in ("question_id", "passage_ids", "support_id"):
+                seen = {tuple(getattr(p, part) for p in r.predictions) for r in run}
+                assert len(seen) == 1, part
+    answers = {tuple(p.answer for p in r.predictions) for r in records.values()}
+    assert len(answers) > 4, "methods and benchmarks are told apart"
+    assert all(p.answer_loss is not None for r in records.values() for p in r.predictions)
+    work = {r.method: r.cost["adapt_flops"] for r in records.values()}
+    assert work["base"] == work["mean-update"] == 0 < work["rag-gd"] < work["tt-sgd"]
+    assert all(r.cost["answer_flops"] > 0 for r in records.values())
+
+
+def test_what_reads_no_passage_is_computed_once(whole: Path) -> None:
+    records = read_records(whole)
+    there = records["tiny/bm25/seed-0/nq-query-only.json"]
+    taken = records["tiny/again/seed-0/nq-query-only.json"]
+    assert taken.predictions == there.predictions
+    assert taken.hashes["answers_of"] == "tiny/bm25/seed-0/nq-query-only.json"
+    parts = [name for name in files_under(whole) if "/parts/" in name]
+    assert any("bm25/seed-0/parts/nq-000-query-only" in name for name in parts)
+    assert not any("again/" in name and "query-only" in name for name in parts)
+
+
+def test_a_second_run_does_nothing_and_loads_no_backbone(
+    whole: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {name: (whole / name).stat().st_mtime_ns for name in files_under(whole)}
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a backbone was loaded")
+
+    monkeypatch.setattr(assembly.Assembly, "backbone", property(refuse))
+    found = run_study(load_study(world.study()), whole, Part(), Silent())
+    assert found == {"cells": CELLS, "complete": CELLS, "now": 0}
+    after = {name: (whole / name).stat().st_mtime_ns for name in files_under(whole)}
+    del before[LOCK_FILE], after[LOCK_FILE]
+    assert before == after
+
+
+def test_status(whole: Path, world: World, tmp_path: Path) -> None:
+    file = world.study()
+    empty = run_cli("study", file, "--out", tmp_path / "none", "--status", "--json").json()
+    assert (empty["cells"], empty["complete"], empty["questions"]) == (CELLS, 0, 0)
+    assert not (tmp_path / "none").exists()
+    full = run_cli("study", file, "--out", whole, "--status", "--json").json()
+    assert (full["cells"], full["complete"]) == (CELLS, CELLS)
+    assert full["questions"] == 6 * CELLS
+    assert full["fewest_questions"] == 6
+    assert full["backbones"]["tiny"]["complete"] == CELLS
+    some = run_cli(
+        "study", file, "--out", whole, "--status", "--json", "--methods", "base, rag-gd"
+    ).json()
+    assert some["cells"] == some["complete"] == 8
+    copy = tmp_path / "copy"
+    shutil.copytree(whole, copy)
+    (copy / "tiny/bm25/seed-0/nq-base.json").unlink()
+    (copy / "tiny/bm25/seed-0/nq-rag-gd.json").write_text("{", encoding="utf-8")
+    assert (
+        run_cli("study", file, "--out", copy, "--status", "--json").json()["complete"] == CELLS - 2
+    )
+
+
+def test_a_piece_now_and_the_rest_later_is_the_whole(
+    whole: Path, world: World, tmp_path: Path
+) -> None:
+    study = load_study(world.study())
+    piece = Part(retrievers=("again",), methods=("query-only", "rag-gd"))
+    assert run_study(study, tmp_path, piece, Silent())["now"] == 4
+    # query only was computed for the first retriever, whose own cell is there too now
+    assert len(read_records(tmp_path)) == 6
+    run_study(study, tmp_path, Part(), Silent())
+    assert lasting(read_records(tmp_path)) == lasting(read_records(whole))
+
+
+def test_new_methods_join_a_study_and_other_questions_are_refused(
+    whole: Path, world: World, tmp_path: Path
+) -> None:
+    few = load_study(world.study(("base", "vanilla-rag"), name="few"))
+    run_study(few, tmp_path, Part(), Silent())
+    stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("parts/*.json")}
+    run_study(load_study(world.study()), tmp_path, Part(), Silent())
+    assert lasting(read_records(tmp_path)) == lasting(read_records(whole))
+    assert (
+        stamps.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.rglob("parts/*.json")}.items()
+    )
+    other = load_study(world.study(name="other", questions=4))
+    with pytest.raises(RaggdError, match=r"another study: its evaluation\.questions is 6"):
+        run_study(other, tmp_path, Part(), Silent())
+
+
+def test_changed_weights_are_noticed(
+    world: World, tmp_path: Path, frozen_backbone: Backbone
+) -> None:
+    weights = write_weights(frozen_backbone, tmp_path / "weights")
+    methods = ("vanilla-rag", "base", "rag-gd")
+    study = load_study(world.study(methods, name="weights", weights=weights))
+    out = tmp_path / "out"
+    run_study(study, out, Part(), Silent())
+    before = lasting(read_records(out))
+    write_weights(frozen_backbone, weights, seed=7)
+    assert run_study(study, out, Part(), Silent())["now"] == 8, "not vanilla RAG, which has none"
+    after = lasting(read_records(out))
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {name for name in before if "vanilla" not in name}
+
+
+def test_early_parts_are_a_small_study(world: World, tmp_path: Path) -> None:
+    study = load_study(world.study(name="order", extra="seeds = [0, 1]"))
+    units = StudyRunner(study, tmp_path, Silent()).units(all_cells(study))
+    order = [(u.seed, u.draw, u.retriever, u.benchmark) for u in units]
+    assert order == [
+        (seed, draw, retriever, benchmark)
+        for seed in (0, 1)
+        for draw in (0, 1)
+        for retriever in ("bm25", "again")
+        for benchmark in ("nq", "popqa")
+    ]
+    assert all(tuple(cell.method for cell in unit.cells) == ALL for unit in units)
+
+
+def test_the_time_left_is_shown(world: World, tmp_path: Path) -> None:
+    progress = Silent()
+    study = load_study(world.study(("base", "rag-gd"), name="left", retrievers=("bm25",)))
+    run_study(study, tmp_path, Part(), progress)
+    answers = [label for label in progress.labels if label.startswith("tiny, bm25, ")]
+    assert not answers[0].endswith(" left")
+    assert answers[-1].endswith(" left")
+
+
+def test_a_cell_again_from_its_record(whole: Path, tmp_path: Path) -> None:
+    record = whole / "tiny/bm25/seed-0/popqa-rag-gd.json"
+    found = run_cli("replay", record, "--json").json()
+    assert (found["questions"], found["same"], found["different"]) == (6, 6, [])
+    assert found["changed"] == []
+    assert (
+        run_cli("replay", whole / "tiny/again/seed-0/nq-query-only.json", "--json").json()["same"]
+        == 6
+    )
+    raw = json.loads(record.read_text(encoding="utf-8"))
+    raw["predictions"][2]["answer"] = "something else"
+    raw["hashes"]["predictor"] = "0" * 16
+    forged = tmp_path / "forged.json"
+    forged.write_text(json.dumps(raw), encoding="utf-8")
+    ran = run_cli("replay", forged)
+    assert ran.code == 1
+    assert "5 of 6 answers are the same" in ran.out
+    assert "'something else' in the record" in ran.out
+    assert f"changed predictor: {'0' * 16} in the record" in ran.out
+
+
+def test_two_studies_in_one_folder(world: World, tmp_path: Path) -> None:
+    with locked(tmp_path):
+        said = run_cli("study", world.study(), "--out", tmp_path).refusal()
+    assert f"another study is running in {tmp_path} (process {os.getpid()})" in said
+    (tmp_path / LOCK_FILE).write_text("99999\n")  # of a process that is gone
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"methods": ("base", "rag-dg")},
+            "unknown method of backbone 'tiny' 'rag-dg': did you mean 'rag-gd'?",
+        ),
+        ({"methods": ("base", "base")}, "method of backbone 'tiny' 'base' is listed twice"),
+        ({"benchmarks": ("nq", "popqq")}, "unknown benchmark 'popqq': did you mean 'popqa'?"),
+        ({"retrievers": ("bm25", "bm25")}, "retriever 'bm25' is listed twice"),
+        ({"extra": "[evalution]\nseed = 1"}, "did you mean 'evaluation'"),
+        (
+            {"extra": "[adapter]\nweights = 'x'"},
+            "'adapter.weights' does not belong in a study file",
+        ),
+        (
+            {"extra": "[[backbones]]\nname = 'a/b'\nmethods = ['base']"},
+            "setting 'backbones.0.name'",
+        ),
+        ({"extra": "[[backbones]]\nname = 'a'\nmehods = ['base']"}, "did you mean 'methods'"),
+    ],
+)
+def test_a_wrong_study_file_is_refused(world: World, change: dict[str, Any], said: str) -> None:
+    file = world.study(**{"name": "wrong", **change})
+    assert said in run_cli("study", file, "--status").refusal()
+
+
+def test_weights_that_do_not_fit_are_refused_before_anything_runs(
+    world: World, tmp_path: Path, frozen_backbone: Backbone
+) -> None:
+    weights = write_weights(frozen_backbone, tmp_path / "weights")
+    other = write_weights(frozen_backbone, tmp_path / "other", seed=5)
+    shutil.copy(other / weights_files.PREDICTOR_FILE, weights)
+    (weights / weights_files.MEAN_FILE).unlink()
+    out = tmp_path / "out"
+    said = run_cli("study", world.study(name="unfit", weights=weights), "--out", out).refusal()
+    assert "mean-update needs mean.safetensors" in said
+    assert "was trained for base adapter" in said
+    assert not list(out.rglob("*-base.json"))
+    part = ("--methods", "vanilla-rag,base", "--benchmarks", "nq", "--retrievers", "bm25", "--json")
+    assert (
+        run_cli("study", world.study(name="unfit", weights=weights), "--out", out, *part).json()[
+            "now"
+        ]
+        == 2
+    )
+
+
+def _writes(event: str, arguments: tuple[Any, ...]) -> bool:
+    if event == "open":
+        _, mode, flags = arguments
+        return bool(set(mode or "") & set("wa+")) or bool(flags & (os.O_WRONLY | os.O_RDWR))
+    return event in {"os.rename", "os.remove"}
+
+
+def _die_at(file: Path, out: Path, moment: int) -> None:
+    """Run the study in a process that is killed at some change of the study's folder; 0: never."""
+    left = iter(range(moment - 1))
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        ours = arguments and str(out) in str(arguments[0])
+        if ours and _writes(event, arguments) and next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if moment:
+        sys.addaudithook(watch)
+    run_study(load_study(file), out, Part(), Silent())
+
+
+def test_killed_at_ten_random_moments_it_equals_the_uninterrupted_one(
+    whole: Path, world: World, tmp_path: Path
+) -> None:
+    context = multiprocessing.get_context("forkserver")  # children start with the libraries loaded
+    context.set_forkserver_preload(["raggd.study.run", "raggd.methods.tt_sgd", "transformers"])
+    draw = random.Random(4)
+    moments = [draw.randint(4, 30) for _ in range(10)]
+    file, seen = world.study(), []
+    for moment in [*moments, 0]:
+        process = context.Process(target=_die_at, args=(file, tmp_path, moment))
+        process.start()
+        process.join(timeout=300)
+        assert process.exitcode == (-signal.SIGKILL if moment else 0)
+        seen.append(len(list(tmp_path.rglob("parts/*.json"))))
+    assert seen == sorted(seen)
+    assert 3 < seen[9] < seen[10], "the kills fell into the work"
+    assert lasting(read_records(tmp_path)) == lasting(read_records(whole))
+
+
+def test_a_cell_says_where_it_lies() -> None:
+    cell = Cell(3, "tiny", "dense", "nq", "query-only", "bm25")
+    assert cell.path == "tiny/dense/seed-3/nq-query-only.json"
+    assert not cell.computed
+    assert replace(cell, retriever="bm25").computed

@@ -57,6 +57,11 @@ METHODS = {
         "The method of the paper. A trained predictor reads the demonstrations once and emits the "
         "change that gradient steps would make. There is no backward pass.",
     ),
+    "rag-gd-made": MethodWords(
+        "RAG-GD, made",
+        "RAG-GD with demonstrations that were made from passages by the model itself, without any "
+        "answered question.",
+    ),
 }
 """The methods in the order in which tables list them; others follow as they come."""
 

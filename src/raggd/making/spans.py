@@ -24,7 +24,8 @@ _FUNCTION = (
 )
 _NUMBER = re.compile(
     r"(?<![\w.,$€£-])\d(?:[\d,]*\d)?(?:\.\d+)?(?: (?:million|billion|thousand))?"
-    rf" (?:(?:per|square|cubic) )?(?!{_FUNCTION}\b)[a-z]{{2,}}\b(?= {_FUNCTION}\b| ?[.,;:()]|$)"
+    rf" (?:(?:per|square|cubic) )?(?!{_FUNCTION}\b)[a-z]{{2,}}\b"
+    rf"(?= (?:{_FUNCTION}|long|wide|high|tall|deep|old)\b| ?[.,;:()]|$)"
 )
 _WORD = r"[A-Z](?:[\w.-]|['’](?!s\b))*\w"
 _NAME = re.compile(

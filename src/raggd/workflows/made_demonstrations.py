@@ -159,13 +159,6 @@ def _made_supports(
     return dict(zip(own, sets, strict=True)), tried
 
 
-def _with_losses(parts: Assembly) -> Assembly:
-    evaluation = parts.settings.evaluation.model_copy(update={"answer_loss": True})
-    changed = Assembly(parts.settings.model_copy(update={"evaluation": evaluation}), parts.progress)
-    changed.__dict__.update({k: v for k, v in vars(parts).items() if k != "settings"})
-    return changed
-
-
 def run_compare(
     parts: Assembly, names: Sequence[str], out: Path, progress: Progress
 ) -> tuple[dict[str, Any], list[Table]]:
@@ -180,7 +173,6 @@ def run_compare(
     Returns:
         A JSON-ready result, and the tables.
     """
-    parts = _with_losses(parts)
     settings = parts.settings
     plain = parts.methods(["base", "mean-update", "rag-gd"])
     records: list[RunRecord] = []
@@ -208,10 +200,7 @@ def run_compare(
         "yield": tried,
         "out": str(out),
     }
-    tables = [
-        summary_table(rows),
-        comparison_table(comparisons),
-        loss_table(records),
-        loss_comparison_table(losses),
-    ]
+    tables = [summary_table(rows), comparison_table(comparisons)]
+    if losses:  # recorded with evaluation.answer_loss
+        tables += [loss_table(records), loss_comparison_table(losses)]
     return result, tables

@@ -16,7 +16,8 @@ from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
 
 from raggd.records import RaggdError, content_id
-from raggd.report.summary import SummaryRow, method_label
+from raggd.report.summary import SummaryRow
+from raggd.report.words import method_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,9 @@ import pytest
 import tiny
 from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.prompt_tuning import SoftPrefix, load_prefix, save_prefix
+from raggd.adaptation.target_store import load_targets
 from raggd.backbone.load import Backbone
+from raggd.data.benchmarks import support_pool
 from raggd.evaluation import runner
 from raggd.files import read_json
 from raggd.methods.registry import METHODS
@@ -28,6 +30,7 @@ from raggd.methods.weights import (
     made_by,
 )
 from raggd.records import RaggdError, RunRecord
+from raggd.report import words
 from raggd.settings import Settings, load_settings
 from raggd.workflows import rivals, train
 from raggd.workflows.ask import run_ask
@@ -119,6 +122,11 @@ def scores(
         name: RunRecord.from_json((out / f"nq-{name}.json").read_text(encoding="utf-8"))
         for name in METHODS
     }
+
+
+def test_every_method_has_words_in_the_order_of_the_tables() -> None:
+    assert tuple(words.METHODS) == METHODS
+    assert len({w.label for w in words.METHODS.values()}) == len(METHODS)
 
 
 def test_every_file_that_a_method_reads_is_made_by_a_command() -> None:
@@ -263,6 +271,33 @@ def test_a_task_without_targets_is_named(
     settings = changed(trained.settings, "evaluation", benchmarks=["popqa"], questions=3)
     with pytest.raises(RaggdError, match=r"task 'popqa' has no mean update, only nq, triviaqa"):
         run_evaluate(parts_with(settings, tiny_backbone), ["task-mean"], tmp_path, quiet)
+
+
+def test_targets_of_a_support_pool_are_for_controls_and_never_trained_on(
+    trained: Trained, tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    settings = changed(trained.settings, "target", benchmarks=["popqa"], per_benchmark=3)
+    settings = changed(settings, "evaluation", benchmarks=["popqa", "nq"], questions=3)
+    parts = parts_with(settings, tiny_backbone)
+    pool = tmp_path / "pool"
+    with pytest.raises(RaggdError, match="'popqa' is held out"):
+        run_targets(parts, pool, quiet)
+    assert run_targets(parts, pool, quiet, pool=True)["sets"] == 3
+    names = {q.id for q in support_pool(settings.data.folder, "popqa")}
+    assert {n for row in load_targets(pool).demonstration_ids for n in row} <= names
+    for train_on in (run_train_predictor, run_train_hyper):
+        with pytest.raises(RaggdError, match="targets of popqa, which nothing may be trained on"):
+            train_on(parts, pool, tmp_path / "out", quiet)
+    weights = tmp_path / "weights"
+    save_base(weights / BASE_FILE, parts.base)
+    record = run_train_task_mean(parts, [trained.store, pool], weights)
+    assert record["sets"] == {"nq": 4, "popqa": 3, "triviaqa": 4}
+    settings = changed(settings, "adapter", weights=str(weights))
+    result, rows, _ = run_evaluate(
+        parts_with(settings, tiny_backbone), ["base", "task-mean"], tmp_path / "scores", quiet
+    )
+    assert [row.method for row in rows] == ["base", "task-mean"]
+    assert result["answer_loss"]["base"] != result["answer_loss"]["task-mean"]
 
 
 def test_unknown_names_get_the_nearest(trained: Trained, tiny_backbone: Backbone) -> None:

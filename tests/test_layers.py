@@ -23,6 +23,7 @@ LAYERS: Mapping[str, int] = {
     "methods": 8,
     "assembly": 9,
     "api": 10,
+    "making": 10,
     "evaluation": 10,
     "report": 11,
     "study": 11,
@@ -32,11 +33,14 @@ LAYERS: Mapping[str, int] = {
     "console": 12,
     "cli_options": 13,
     "cli_linear": 13,
+    "cli_serve": 13,
     "cli_study": 13,
     "cli_bench": 13,
     "cli_export": 13,
+    "cli_demonstrations": 13,
     "cli_rivals": 13,
     "cli_gate": 13,
+    "cli_scale": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,11 +14,19 @@ import tiny
 from raggd.adaptation.encoder import encode_supports
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.store import mean_predictor
+from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.adaptation.targets import targets_of
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt
-from raggd.methods.answering import adapted_rows, answer_batch, render
+from raggd.methods import answering
+from raggd.methods.answering import (
+    adapted_rows,
+    answer_batch,
+    answer_rows,
+    render,
+    shared_opening,
+)
 from raggd.methods.base import Adapted, Method
 from raggd.methods.plain import base_only, query_only, vanilla_rag
 from raggd.methods.predicted import PredictedUpdate
@@ -186,6 +196,75 @@ def test_rows_of_a_batch_are_answered_as_alone(
     assert float(losses.std()) > 0.05
     torch.testing.assert_close(losses, one_by_one, atol=1e-5, rtol=1e-5)
     assert not losses.requires_grad
+
+
+def test_the_time_of_answering_leaves_out_the_scoring(
+    tiny_backbone: Backbone, base: BaseAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    for name in ("attach", "read_prompts", "decode", "score"):
+        original = getattr(answering, name)
+
+        def spy(*given: Any, name: str = name, original: Any = original, **more: Any) -> Any:
+            events.append(name)
+            return original(*given, **more)
+
+        monkeypatch.setattr(answering, name, spy)
+
+    @contextmanager
+    def timed() -> Iterator[None]:
+        events.append("start")
+        yield
+        events.append("stop")
+
+    rows = [Adapted(base)] * 3
+    prompts = rows_and_prompts(tiny_backbone, rows)
+    golds = ["Rome", "the old king", "Lima"]
+    answers, losses = answer_rows(tiny_backbone, rows, prompts, 4, golds=golds, timed=timed)
+    assert events == ["start", "attach", "read_prompts", "decode", "stop", "score"]
+    assert answers == answer_batch(tiny_backbone, rows, prompts, 4)
+    assert losses is not None
+    answered = [
+        render(tiny_backbone, row, QUESTIONS[i], PASSAGES, limit=300, answer=golds[i])
+        for i, row in enumerate(rows)
+    ]
+    wanted = tiny.losses_of(tiny_backbone, rows, answered)
+    torch.testing.assert_close(losses, wanted, atol=1e-5, rtol=1e-5)
+    assert answer_rows(tiny_backbone, rows, prompts, 4)[1] is None
+
+
+def test_a_soft_prefix_answers_and_scores_as_if_it_were_words(tiny_backbone: Backbone) -> None:
+    """The embeddings of the prompt's own first words, taken off its tokens."""
+    words = 4
+    prompts = rows_and_prompts(tiny_backbone, [Adapted()] * 3)
+    opening = torch.tensor(prompts[0].tokens[:words])
+    vectors = tiny_backbone.model.get_input_embeddings()(opening).detach()
+    cut = [replace(p, tokens=p.tokens[words:]) for p in prompts]
+    row = Adapted(prefix=SoftPrefix(vectors, tiny_backbone.fingerprint))
+    golds = ["Rome", "the old king", "Lima"]
+    answers, losses = answer_rows(tiny_backbone, [row] * 3, cut, 6, golds=golds)
+    wanted, wanted_losses = answer_rows(tiny_backbone, [Adapted()] * 3, prompts, 6, golds=golds)
+    others, other_losses = answer_rows(tiny_backbone, [Adapted()] * 3, cut, 6, golds=golds)
+    assert answers != others
+    assert answers == wanted
+    assert losses is not None
+    assert wanted_losses is not None
+    assert other_losses is not None
+    assert not torch.allclose(losses, other_losses, atol=1e-3)
+    torch.testing.assert_close(losses, wanted_losses, atol=1e-5, rtol=1e-5)
+    assert shared_opening(tiny_backbone, row, [Prompt((5,) * 200, 0, 0)] * 2) is None
+
+
+def test_batches_that_mix_soft_prefixes_are_refused(tiny_backbone: Backbone) -> None:
+    prefix = SoftPrefix(torch.zeros(2, 32), tiny_backbone.fingerprint)
+    prompts = [Prompt((1, 7, 8), 0, 0)] * 2
+    for rows in ([Adapted(prefix=prefix), Adapted()], [Adapted(), Adapted(prefix=prefix)]):
+        with pytest.raises(RaggdError, match="mixes rows of different soft prefixes"):
+            answer_batch(tiny_backbone, rows, prompts, 2)
+    foreign = Adapted(prefix=SoftPrefix(torch.zeros(2, 32), "another"))
+    with pytest.raises(RaggdError, match="trained with backbone another"):
+        answer_batch(tiny_backbone, [foreign] * 2, prompts, 2)
+    assert tiny.hooks_of(tiny_backbone) == 0
 
 
 def test_one_prompt_is_answered_differently_by_different_supports(

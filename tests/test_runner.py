@@ -19,8 +19,10 @@ from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.evaluation import runner
 from raggd.evaluation.runner import Item, Task, run_task
 from raggd.evaluation.tasks import build_task
+from raggd.methods import answering
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.base import Adapted, Method
+from raggd.methods.few_shot import FewShot
 from raggd.methods.plain import base_only, query_only, vanilla_rag
 from raggd.records import RaggdError, RunRecord, SupportSet
 from raggd.settings import Settings, load_settings
@@ -330,6 +332,39 @@ def test_what_does_not_adapt_costs_nothing(
     assert plain == [0.0, 0.0, 0.0]
     assert spied > 0
     assert all(record.cost["answer_ms"] > 0 for record in records)
+
+
+def test_demonstrations_in_the_prompt_are_read_once_for_a_draw(
+    settings: Settings,
+    tiny_backbone: Backbone,
+    base: BaseAdapter,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = changed(settings, "evaluation", answer_loss=True, batch=2)
+    task = task_of(settings)
+    read: list[int] = []
+    original = answering.read_opening
+
+    def spy(backbone: Backbone, tokens: tuple[int, ...]) -> Any:
+        read.append(len(tokens))
+        return original(backbone, tokens)
+
+    monkeypatch.setattr(answering, "read_opening", spy)
+    methods: list[Method] = [FewShot("base-few-shot", base), base_only(base)]
+    plain, bare = run_task(task, methods, tiny_backbone, settings, tmp_path / "plain")
+    assert read == [], "the openings of these short prompts are not worth it"
+    monkeypatch.setattr(answering, "SHORTEST_OPENING", 60)
+    opened, same = run_task(task, methods, tiny_backbone, settings, tmp_path / "opened")
+    assert len(read) == len(task.draws), "one per draw, whatever the number of batches"
+    assert [asdict(p) for p in same.predictions] == [asdict(p) for p in bare.predictions]
+    for one, other, without in zip(
+        opened.predictions, plain.predictions, bare.predictions, strict=True
+    ):
+        assert one.answer == other.answer
+        assert one.answer_loss == pytest.approx(other.answer_loss, abs=1e-4)
+        assert one.answer_loss != pytest.approx(without.answer_loss, abs=1e-3)
+    assert opened.cost["adapt_ms"] > plain.cost["adapt_ms"], "what reading them takes is counted"
 
 
 def test_held_out_pool_is_never_scored(settings: Settings, data: Path) -> None:

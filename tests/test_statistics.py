@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raggd.evaluation import statistics
+from raggd.evaluation import resampling
 from raggd.evaluation.statistics import (
     bootstrap_interval,
     holm,
     paired_bootstrap,
+    paired_bootstraps,
     questions_needed,
 )
 from raggd.records import RaggdError
@@ -79,7 +80,7 @@ def test_order_and_names_of_groups_do_not_matter() -> None:
 def test_chunks_do_not_change_the_distribution(monkeypatch) -> None:
     values = np.random.default_rng(0).random(40)
     whole = bootstrap_interval(values)
-    monkeypatch.setattr(statistics, "_DRAWS_IN_MEMORY", 100)  # two rows at a time
+    monkeypatch.setattr(resampling, "_DRAWS_IN_MEMORY", 100)  # two rows at a time
     chunked = bootstrap_interval(values)
     assert (chunked.low, chunked.high) == pytest.approx((whole.low, whole.high), abs=0.01)
 
@@ -123,8 +124,8 @@ def test_spread_between_clusters_is_unbiased() -> None:
     # All variance between 6 draws: the standard error is std(ddof=1) / sqrt(6).
     levels = np.array([0.1, 0.5, 0.3, 0.9, 0.4, 0.8])
     labels = [f"draw {index}" for index in np.repeat(np.arange(6), 5)]
-    draws = statistics._clustered_means(
-        np.repeat(levels, 5),
+    draws = resampling.clustered_means(
+        np.repeat(levels, 5)[:, None],
         np.repeat(np.arange(6), 5),
         40_000,
         np.random.default_rng(0),
@@ -132,6 +133,24 @@ def test_spread_between_clusters_is_unbiased() -> None:
     assert draws.std() == pytest.approx(levels.std(ddof=1) / math.sqrt(6), rel=0.02)
     interval = bootstrap_interval(np.repeat(levels, 5), clusters=labels)
     assert interval.low < levels.mean() < interval.high
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+def test_many_pairs_at_once_are_each_pair_alone(clustered: bool) -> None:
+    rng = np.random.default_rng(3)
+    scores = rng.random((40, 4))
+    groups = ["a"] * 25 + ["b"] * 15
+    draws = [f"{g}{i % 5}" for i, g in enumerate(groups)] if clustered else None
+    options = {"groups": groups, "clusters": draws, "macro": True, "resamples": 500}
+    pairs = [(0, 1), (2, 0), (3, 1)]
+    together = paired_bootstraps(scores, pairs, **options)
+    for (a, b), found in zip(pairs, together, strict=True):
+        alone = paired_bootstrap(scores[:, a], scores[:, b], **options)
+        for name in ("mean", "low", "high", "p_value"):
+            assert getattr(found, name) == pytest.approx(getattr(alone, name), abs=1e-12)
+    assert len({found.mean for found in together}) == 3
+    with pytest.raises(RaggdError, match="one column per method"):
+        paired_bootstraps(scores[:, 0], [(0, 0)])
 
 
 def test_one_cluster_or_one_question_each_is_the_plain_bootstrap() -> None:

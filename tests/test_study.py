@@ -21,7 +21,8 @@ from raggd.methods import weights as weights_files
 from raggd.records import RaggdError
 from raggd.study.lock import LOCK_FILE, locked
 from raggd.study.plan import Cell, Part, all_cells
-from raggd.study.run import StudyRunner, run_study
+from raggd.study.run import run_study
+from raggd.study.runner import StudyRunner
 from raggd.study.settings import load_study
 from study_fixtures import ALL, World, lasting, make_world, read_records, write_weights
 from workflow_fixtures import files_under, run_cli
@@ -279,6 +280,24 @@ def test_weights_that_do_not_fit_are_refused_before_anything_runs(
         ]
         == 2
     )
+
+
+def test_a_cell_that_cannot_be_computed_does_not_stop_the_others(
+    world: World, tmp_path: Path
+) -> None:
+    # three questions per draw leave no other question whose passages could stand in
+    file = world.study(("base", "irrelevant-passages"), name="few", questions=2)
+    ran = run_cli("study", file, "--out", tmp_path)
+    said = ran.refusal()
+    assert "4 of 8 cells could not be computed, the others are there." in said
+    assert "tiny/again/seed-0/popqa-irrelevant-passages: method 'irrelevant-passages' found" in said
+    assert len(read_records(tmp_path)) == 4
+    assert run_cli("study", file, "--out", tmp_path, "--status", "--json").json()["complete"] == 4
+
+
+def test_evidence_that_holds_the_answer_is_noted(whole: Path) -> None:
+    found = {p.answerable for r in read_records(whole).values() for p in r.predictions}
+    assert True in found
 
 
 def _writes(event: str, arguments: tuple[Any, ...]) -> bool:

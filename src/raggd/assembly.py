@@ -17,6 +17,7 @@ from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import Index, build_index
 from raggd.retrieval.cache import CachedRetriever
+from raggd.retrieval.estimate import Announce
 from raggd.retrieval.noisy import NoisyRetriever
 from raggd.settings import Settings
 
@@ -139,16 +140,18 @@ class Assembly:
         named = self.settings.data.corpus
         return Path(named) if named else find_corpus(self.source)
 
-    def index_of(self, corpus: Path) -> Index:
+    def index_of(self, corpus: Path, announce: Announce | None = None) -> Index:
         """Open the index of a corpus, building it unless it is there.
 
         Args:
             corpus: file or folder of passages.
+            announce: told what a long build will take, before it starts.
 
         Returns:
             The index.
         """
-        return build_index(corpus, self.settings.retrieval, progress=self._indexing)
+        retrieval = self.settings.retrieval
+        return build_index(corpus, retrieval, progress=self._indexing, announce=announce)
 
     @cached_property
     def index(self) -> Index:

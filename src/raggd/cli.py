@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli_bench import register as register_bench
+from raggd.cli_demonstrations import register as register_demonstrations
 from raggd.cli_export import register as register_export
 from raggd.cli_gate import register as register_gate
 from raggd.cli_linear import register as register_linear
@@ -27,6 +28,8 @@ from raggd.cli_options import (
 )
 from raggd.cli_options import load_parts as _parts
 from raggd.cli_rivals import register as register_rivals
+from raggd.cli_scale import register as register_scale
+from raggd.cli_serve import register as register_serve
 from raggd.cli_study import register as register_study
 from raggd.records import RaggdError
 
@@ -58,11 +61,14 @@ data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
+register_serve(app)
 register_bench(app)
 register_study(app)
+register_scale(data_app)
 register_rivals(train_app)
 register_gate(train_app)
 register_export(app)
+register_demonstrations(app)
 
 
 def _show_scores(result: dict[str, Any], rows: Any, comparisons: Any, as_json: bool) -> None:
@@ -104,16 +110,21 @@ def demo(
 @app.command()
 def index(
     path: Annotated[Path, typer.Argument(help="JSON Lines, text, Markdown, PDF, or a folder.")],
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
     """Index a corpus once; `ask` and `evaluate` find the index again by its content."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.console import emit_json, note, progress_bar, say
     from raggd.workflows.ask import run_index
 
+    bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
     with progress_bar() as bar:
-        result = run_index(_parts(config, assignments, bar), path)
+        parts = _parts(config, [*(assignments or []), *bound], bar)
+        result = run_index(parts, path, note)
     if as_json:
         emit_json(result)
     else:
@@ -180,6 +191,9 @@ def train_base(
 @app.command()
 def targets(
     out: Out = Path("runs/targets"),
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Of the support pools, held-out tasks too; for controls.")
+    ] = False,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
@@ -190,7 +204,10 @@ def targets(
 
     with progress_bar() as bar:
         result = run_targets(
-            _parts(config, assignments, bar), out, lambda done, total: bar("targets", done, total)
+            _parts(config, assignments, bar),
+            out,
+            lambda done, total: bar("targets", done, total),
+            pool,
         )
     emit_json(result) if as_json else say(f"{result['sets']} targets in {out}")
 

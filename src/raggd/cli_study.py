@@ -81,8 +81,8 @@ def replay(
 ) -> None:
     """Compute one run record again from its settings and compare the answers one by one."""
     from raggd.console import emit_json, progress_bar, say
+    from raggd.study.folder import read_record
     from raggd.study.replay import replay as run
-    from raggd.study.run import read_record
 
     stored = read_record(record)
     with progress_bar() as bar:

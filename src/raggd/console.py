@@ -30,6 +30,12 @@ def complain(message: str) -> None:
     console.print(message, style="red", markup=False)
 
 
+def note(message: str) -> None:
+    """Write a remark to standard error."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console.print(message, markup=False)
+
+
 class Bar:
     """One progress bar on standard error."""
 
@@ -59,6 +65,10 @@ class Bar:
             label: in a few words.
         """
         self._bar.update(self._task, description=label, total=None)
+
+    def hide(self) -> None:
+        """Remove the bar, for good."""
+        self._bar.stop()
 
 
 @contextmanager

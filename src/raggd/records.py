@@ -149,7 +149,11 @@ class SupportSet:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One scored answer. `em` is 0 or 1 and `f1` lies in [0, 1]: best over the gold answers."""
+    """One scored answer. `em` is 0 or 1 and `f1` lies in [0, 1]: best over the gold answers.
+
+    `answerable` says whether an answer stands in the passages; None where it was not looked at or
+    where finding it says nothing (yes and no).
+    """
 
     question_id: str
     answer: str
@@ -159,6 +163,7 @@ class Prediction:
     support_id: str = ""
     answer_loss: float | None = None
     passages_cut: int = 0
+    answerable: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

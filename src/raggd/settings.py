@@ -39,11 +39,18 @@ class DataSettings(_Section):
 class RetrievalSettings(_Section):
     """How evidence is found. The same for every method."""
 
-    retriever: Literal["bm25", "dense"] = "bm25"
+    retriever: Literal["bm25", "dense", "pgvector", "qdrant", "elasticsearch"] = "bm25"
+    url: str = ""
+    """Of the database, for the last three: postgresql://..., http://... (docs/retrieval.md)."""
+    index_path: str = ""
+    """An index that FlashRAG built, faiss file or bm25s folder, of the corpus `data.corpus`."""
     encoder: str = "all-minilm-l6-v2"
-    """For `dense`: an embedded name, a hub name, or a local folder."""
+    """For `dense`, `pgvector`, `qdrant`: an embedded name, a hub name, or a local folder."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
+    ivf_from: int = Field(default=1_000_000, ge=1)
+    """Passages from which `dense` searches an IVF index trained on a sample; below it, and from
+    200,000, a graph, which holds all vectors in memory."""
     memory: str = "3GB"
     """Most memory that the process may hold while it builds an index."""
     top_k: int = Field(default=3, ge=0)
@@ -185,6 +192,29 @@ class EvaluationSettings(_Section):
     seed: int = 0
 
 
+class ServingSettings(_Section):
+    """`raggd serve`: where it listens, and what a request may ask for."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    """0 takes a free port."""
+    supports: str = ""
+    """Folder of the stored support sets; empty: one in the cache folder."""
+    rows: int = Field(default=8, ge=1)
+    """Most answers written together, in one batch."""
+    queue: int = Field(default=64, ge=1)
+    """Most answers waiting or being written; beyond it a request is turned away (429)."""
+    updates_mb: int = Field(default=256, ge=1)
+    """Memory for predicted updates; the least recently used are dropped."""
+    max_supports: int = Field(default=1000, ge=1)
+    demonstrations: int = Field(default=16, ge=1)
+    """Most demonstrations in one support set."""
+    max_tokens: int = Field(default=256, ge=1)
+    """Most tokens of one answer."""
+    body_kb: int = Field(default=1024, ge=1)
+    timeout_s: float = Field(default=120.0, gt=0)
+
+
 class Settings(_Section):
     """Everything a run depends on; stored whole in its record."""
 
@@ -199,6 +229,7 @@ class Settings(_Section):
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     hyper_tuning: HyperTuningSettings = HyperTuningSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    serving: ServingSettings = ServingSettings()
 
 
 _Settings = TypeVar("_Settings", bound=Settings)

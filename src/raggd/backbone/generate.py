@@ -75,8 +75,16 @@ def _clean(text: str) -> str:
     return lines[0] if lines else ""
 
 
-def _new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
-    # without the model's configuration every layer keeps all positions, sliding windows too
+def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
+    """Make a cache that keeps all positions in every layer, those with a sliding window too.
+
+    Args:
+        layers: keys and values (rows, heads, tokens, head size) of each layer; none is empty.
+
+    Returns:
+        The cache.
+    """
+    # without the model's configuration, which would drop what lies behind a sliding window
     from transformers import DynamicCache
 
     return DynamicCache(ddp_cache_data=list(layers)) if layers else DynamicCache()
@@ -112,7 +120,7 @@ def read_opening(backbone: Backbone, tokens: tuple[int, ...]) -> Opening:
     Returns:
         The opening, for `read_prompts`.
     """
-    cache = _new_cache()
+    cache = new_cache()
     inputs = torch.tensor([tokens], device=backbone.device)
     backbone.model.base_model(input_ids=inputs, past_key_values=cache, use_cache=True)
     return Opening(tokens, tuple((layer.keys, layer.values) for layer in cache.layers))
@@ -133,7 +141,7 @@ def _opened(opening: Opening, batch: Batch) -> Any:
     size, padding = len(opening.tokens), batch.mask.argmax(1)
     columns = torch.arange(size, device=padding.device) - padding[:, None]
     columns = columns.clamp_min(0)
-    return _new_cache(
+    return new_cache(
         [
             (keys[0][:, columns].transpose(0, 1), values[0][:, columns].transpose(0, 1))
             for keys, values in opening.layers
@@ -161,7 +169,7 @@ def read_prompts(
         What `decode` and `score` continue from.
     """
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, prefix)
-    inputs, cache, start = model_inputs(backbone, batch), _new_cache(), 0
+    inputs, cache, start = model_inputs(backbone, batch), new_cache(), 0
     if opening is not None and prefix is None and _fits(opening, prompts):
         cache, start = _opened(opening, batch), len(opening.tokens)
     logits = backbone.model(

@@ -41,6 +41,21 @@ def _sentences(text: str) -> Iterator[list[str]]:
         yield paragraph[start:].split()
 
 
+def split_sentences(text: str) -> list[str]:
+    """Split a text into its sentences, white space made single.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The sentences, none empty.
+
+    >>> split_sentences("Dr. Who left.  Nobody saw him.")
+    ['Dr. Who left.', 'Nobody saw him.']
+    """
+    return [" ".join(words) for words in _sentences(text) if words]
+
+
 def split_words(text: str, words: int = PASSAGE_WORDS) -> list[str]:
     """Split a text into pieces of about `words` words that end where a sentence ends.
 

@@ -14,9 +14,10 @@ from raggd.adaptation.examples import answered_prompt
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 from raggd.evaluation.cost import backward_flops, forward_flops
-from raggd.evaluation.runner import Item, Task
+from raggd.evaluation.runner import Task, arranged
 from raggd.methods.answering import render
-from raggd.methods.base import Adapted, Method
+from raggd.methods.base import Adapted, Item, Method
+from raggd.methods.few_shot import FewShot
 from raggd.records import SupportSet
 from raggd.settings import Settings
 
@@ -159,6 +160,7 @@ def sgd_flops(shape: ModelShape, demonstrations: Sequence[Prompt], adapter: int,
 
 
 def _predictor_size(predictor: Any) -> int:
+    predictor = getattr(predictor, "inner", predictor)  # behind a gate
     parameters = getattr(predictor, "parameters", None)
     return sum(p.numel() for p in parameters()) if parameters else 0
 
@@ -183,9 +185,11 @@ def adapting_flops(
     if predictor is not None:
         own = 2 * _predictor_size(predictor)
         return reading_flops(shape, demonstrations, adapter) + own
-    inner = getattr(method, "method", None)  # a control around another method
+    inner = getattr(method, "inner", None)  # a control around another method
     if inner is not None:
         return adapting_flops(inner, shape, demonstrations, adapter)
+    if isinstance(method, FewShot):  # reads the demonstrations as part of its prompts
+        return 0
     return sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
 
 
@@ -197,12 +201,13 @@ def _common_start(prompts: Sequence[Prompt]) -> int:
 
 def _shown_by(method: Method, support: SupportSet) -> Adapted:
     # What a method that adapts shows is known without adapting anew: passages, nothing before them.
-    return Adapted() if method.adapts else method.adapt([support])[0]
+    free = isinstance(method, FewShot) or not method.adapts
+    return method.adapt([support])[0] if free else Adapted()
 
 
 def _extra(method: Method, adapted: Adapted) -> int:
-    base = adapted.base or getattr(method, "base", None)
-    changed = method.adapts or adapted.update is not None
+    base = adapted.base or getattr(getattr(method, "inner", method), "base", None)
+    changed = adapted.update is not None or (method.adapts and not adapted.shown)
     return base.spec.size * (2 if changed else 1) if base else 0
 
 
@@ -241,14 +246,14 @@ class _Counter:
         opening = shape.forward(cached, extra=extra) if cached else 0
         shown = _demonstrations(self.backbone, support, self.settings)
         self.adapting.append(opening + adapting_flops(self.method, shape, shown, extra // 2))
+        before = len(adapted.prefix.vectors) if adapted.prefix else 0
         for item, prompt in zip(items, prompts, strict=True):
             tokens = self.backbone.tokenizer.encode(
                 answers[item.question.id], add_special_tokens=False
             )
             length = len(tokens) + 1
-            self.answering.append(
-                answering_flops(shape, len(prompt.tokens), length, extra=extra, cached=cached)
-            )
+            read = len(prompt.tokens) + before
+            self.answering.append(answering_flops(shape, read, length, extra=extra, cached=cached))
 
 
 def counted_costs(
@@ -274,7 +279,7 @@ def counted_costs(
     counter = _Counter(method, backbone, settings)
     for draw in task.draws:
         by_support: dict[str, list[Item]] = {}
-        for item in draw:
+        for item in arranged(draw, method):
             by_support.setdefault(item.support.id, []).append(item)
         for items in by_support.values():
             counter.add(items, answers)

@@ -72,7 +72,8 @@ def _what_is_asked(item: Item) -> str:
     )
 
 
-def _given(method: Method, items: Sequence[Item]) -> Sequence[Item]:
+def arranged(items: Sequence[Item], method: Method) -> Sequence[Item]:
+    """Return the questions of a draw as a method is given them: controls exchange something."""
     return method.arrange(items) if isinstance(method, Rearranges) else items
 
 
@@ -267,7 +268,7 @@ def run_part(
         What the part file holds: predictions, costs, seconds spent, identity.
     """
     path = folder / "parts" / f"{task.benchmark}-{draw:03d}-{method.name}.json"
-    given = _given(method, task.draws[draw])
+    given = arranged(task.draws[draw], method)
     identity = _identity(task, given, method, backbone, settings)
     if path.exists():
         known: dict[str, Any] = read_json(path, what="part file")

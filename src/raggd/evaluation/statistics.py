@@ -13,13 +13,10 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from raggd.evaluation.resampling import Array, bootstrap
 from raggd.records import RaggdError
-
-_Array = NDArray[np.float64]
-_DRAWS_IN_MEMORY = 1 << 20
-"""Indices drawn at once: 8 MiB of them, and as much for the values they select."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +72,7 @@ class Difference:
         )
 
 
-def _scores(values: ArrayLike, name: str) -> _Array:
+def _scores(values: ArrayLike, name: str) -> Array:
     try:
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -101,90 +98,10 @@ def _check_options(level: float, resamples: int) -> None:
         raise RaggdError(f"resamples must be at least 1, e.g. 10000; got {resamples}.")
 
 
-def _members(labels: Sequence[object] | None, name: str, n: int) -> NDArray[np.intp]:
-    # The index of each question's label among the sorted labels, shape (n,).
-    if labels is None:
-        return np.zeros(n, dtype=np.intp)
-    if len(labels) != n:
-        raise RaggdError(f"{name} has {len(labels)} labels for {n} questions: give one for each.")
-    names = sorted({str(label) for label in labels})
-    number = {label: index for index, label in enumerate(names)}
-    return np.array([number[str(label)] for label in labels], dtype=np.intp)
-
-
-def _resampled_means(values: _Array, resamples: int, rng: np.random.Generator) -> _Array:
-    """Return the means of samples drawn with replacement, shape (resamples,)."""
-    means = np.empty(resamples)
-    n = len(values)
-    rows = max(1, _DRAWS_IN_MEMORY // n)
-    for start in range(0, resamples, rows):
-        stop = min(start + rows, resamples)
-        means[start:stop] = values[rng.integers(n, size=(stop - start, n))].mean(axis=1)
-    return means
-
-
-def _clustered_means(
-    values: _Array, member: NDArray[np.intp], resamples: int, rng: np.random.Generator
-) -> _Array:
-    """Return resampled means when questions share support draws, shape (resamples,).
-
-    Resampling clusters and then questions counts the noise within clusters twice. Here the mean is
-    split into cluster effects and residuals, which are resampled apart; the effects are first
-    shrunk by the share of their variance that the residuals do not explain (one-way analysis of
-    variance), so that the spread is right with and without an effect of the draw.
-    """
-    sizes = np.bincount(member)
-    n, clusters = len(values), len(sizes)
-    if clusters in (1, n):  # a single draw shows no spread of draws; single questions no residuals
-        return _resampled_means(values, resamples, rng)
-    mean = float(values.mean())
-    cluster_means = np.bincount(member, weights=values) / sizes
-    residuals = values - cluster_means[member]
-    within = np.square(residuals).sum() / (n - clusters)
-    between = (sizes * np.square(cluster_means - mean)).sum() / (clusters - 1)
-    share = max(0.0, 1 - within / between) if between > 0 else 0.0
-    effects = (sizes * clusters / n) * (cluster_means - mean)
-    effects *= math.sqrt(share * clusters / (clusters - 1))
-    residuals *= math.sqrt(n / (n - clusters))
-    means = _resampled_means(effects, resamples, rng)
-    means += mean + _resampled_means(residuals, resamples, rng)
-    return means
-
-
-def _bootstrap(
-    values: _Array,
-    groups: Sequence[object] | None,
-    clusters: Sequence[object] | None,
-    macro: bool,
-    resamples: int,
-    seed: int,
-) -> tuple[float, _Array | None]:
-    """Return the mean and its resamples; None when a group is too small to tell a spread."""
-    group = _members(groups, "groups", len(values))
-    cluster = _members(clusters, "clusters", len(values))
-    sizes = np.bincount(group)
-    weights = np.full(len(sizes), 1 / len(sizes)) if macro else sizes / len(values)
-    means = np.bincount(group, weights=values) / sizes
-    mean = float(weights @ means)
-    if len(values) < 2 or (macro and sizes.min() < 2):
-        return mean, None
-    rng = np.random.default_rng(seed)
-    total = np.zeros(resamples)
-    for index, weight in enumerate(weights):
-        chosen = group == index
-        if clusters is None:
-            drawn = _resampled_means(values[chosen], resamples, rng)
-        else:
-            inner = np.unique(cluster[chosen], return_inverse=True)[1]
-            drawn = _clustered_means(values[chosen], inner, resamples, rng)
-        total += weight * drawn
-    return mean, total
-
-
-def _limits(draws: _Array | None, level: float) -> tuple[float, float]:
+def _limits(draws: Array | None, column: int, level: float) -> tuple[float, float]:
     if draws is None:
         return -math.inf, math.inf
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(draws[:, column], [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -220,11 +137,11 @@ def bootstrap_interval(
     """
     scores = _scores(values, "values")
     _check_options(level, resamples)
-    mean, draws = _bootstrap(scores, groups, clusters, macro, resamples, seed)
-    return Interval(mean, *_limits(draws, level), level)
+    mean, draws = bootstrap(scores[:, None], groups, clusters, macro, resamples, seed)
+    return Interval(float(mean[0]), *_limits(draws, 0, level), level)
 
 
-def _two_sided(draws: _Array, scale: float) -> float:
+def _two_sided(draws: Array, scale: float) -> float:
     """Return twice the smaller share of resamples on one side of zero (zero counts on both)."""
     nothing = 1e-12 * scale  # sums that cancel leave rounding errors, not differences
     below = np.count_nonzero(draws <= nothing)
@@ -270,11 +187,64 @@ def paired_bootstrap(
             f"a paired comparison needs the same questions on both sides, got {len(first)} and "
             f"{len(second)} scores."
         )
+    table = np.stack([first, second], axis=1)
+    return paired_bootstraps(
+        table,
+        [(0, 1)],
+        groups=groups,
+        clusters=clusters,
+        macro=macro,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+    )[0]
+
+
+def paired_bootstraps(
+    scores: ArrayLike,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    groups: Sequence[object] | None = None,
+    clusters: Sequence[object] | None = None,
+    macro: bool = False,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> list[Difference]:
+    """Compare many pairs of methods on the same questions and the same resamples.
+
+    Args:
+        scores: shape (questions, methods), finite.
+        pairs: columns (a, b) to compare; the difference is a minus b.
+        groups: as for `paired_bootstrap`.
+        clusters: as for `paired_bootstrap`.
+        macro: as for `paired_bootstrap`.
+        level: of the intervals.
+        resamples: bootstrap samples.
+        seed: of the random numbers.
+
+    Returns:
+        One difference per pair; each is what `paired_bootstrap` gives for the pair alone.
+
+    Raises:
+        RaggdError: the scores are no table of finite numbers.
+    """
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
+        raise RaggdError(
+            "paired comparisons need a table of finite scores, one row per question and one "
+            f"column per method; got shape {table.shape}."
+        )
     _check_options(level, resamples)
-    scores = first - second
-    mean, draws = _bootstrap(scores, groups, clusters, macro, resamples, seed)
-    p_value = 1.0 if draws is None else _two_sided(draws, float(np.abs(scores).max()))
-    return Difference(mean, *_limits(draws, level), p_value, level)
+    values = np.stack([table[:, a] - table[:, b] for a, b in pairs], axis=1)
+    means, draws = bootstrap(values, groups, clusters, macro, resamples, seed)
+    found = []
+    for column, mean in enumerate(means):
+        p_value = 1.0
+        if draws is not None:
+            p_value = _two_sided(draws[:, column], float(np.abs(values[:, column]).max()))
+        found.append(Difference(float(mean), *_limits(draws, column, level), p_value, level))
+    return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -60,7 +60,15 @@ def render(
     )
 
 
-def _shared_update(rows: Sequence[Adapted]) -> Update | None:
+def shared_update(rows: Sequence[Adapted]) -> Update | None:
+    """Return one update for a batch: the rows' common one as it is, different ones stacked.
+
+    Args:
+        rows: at least one, all with the same base adapter.
+
+    Returns:
+        The update to attach; None if no row has any. A row without one gets the zero update.
+    """
     first = rows[0].update
     if all(row.update is first for row in rows):
         return first
@@ -104,7 +112,7 @@ def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
             "one batch mixes rows of different base adapters (or with and without one): answer "
             "them in separate batches."
         )
-    with attach(backbone, rows[0].base, _shared_update(rows)):
+    with attach(backbone, rows[0].base, shared_update(rows)):
         yield
 
 

@@ -48,7 +48,7 @@ class TaskMean:
             if support.task not in self.means:
                 raise RaggdError(
                     f"task '{support.task}' has no mean update, only {', '.join(self.means)}: make "
-                    "targets of it with `raggd targets`, then `raggd train task-mean` with both "
-                    "stores, or leave out method 'task-mean'."
+                    "targets of it with `raggd targets --pool`, then `raggd train task-mean` with "
+                    "both stores, or leave out method 'task-mean'."
                 )
         return [Adapted(self.base, self.means[support.task]) for support in supports]

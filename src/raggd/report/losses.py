@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from raggd.evaluation.statistics import Difference, holm, paired_bootstrap
 from raggd.records import RunRecord
-from raggd.report.summary import method_label
 from raggd.report.tables import Column, Table, p_text
+from raggd.report.words import method_label
 
 _Key = tuple[str, str]  # benchmark, question id
 

@@ -19,8 +19,9 @@ from xml.etree import ElementTree
 from raggd.data.answers import normalise_answer
 from raggd.evaluation.statistics import Interval
 from raggd.records import Passage, Prediction, Question, RaggdError, RunRecord, SupportSet
-from raggd.report.summary import METHODS, Comparison, SummaryRow, method_label
+from raggd.report.summary import Comparison, SummaryRow
 from raggd.report.tables import milliseconds_text, p_text, relative_text
+from raggd.report.words import METHODS, method_label
 
 if TYPE_CHECKING:
     from jinja2 import Environment

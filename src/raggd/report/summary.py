@@ -17,53 +17,7 @@ from raggd.evaluation.statistics import (
     paired_bootstrap,
 )
 from raggd.records import Prediction, RaggdError, RunRecord, unknown_name
-
-
-@dataclass(frozen=True, slots=True)
-class MethodWords:
-    """How a method is called and explained to a reader who does not know the paper."""
-
-    label: str
-    explanation: str
-
-
-METHODS = {
-    "query-only": MethodWords(
-        "Query only",
-        "The frozen model answers from the question alone, without passages: what it knows by "
-        "heart.",
-    ),
-    "vanilla-rag": MethodWords(
-        "Vanilla RAG",
-        "The frozen model reads the retrieved passages in its prompt. Nothing is adapted.",
-    ),
-    "base": MethodWords(
-        "Base adapter",
-        "The model with one small adapter that was trained once to use passages. It is the same "
-        "for every task, and the starting point of the methods below.",
-    ),
-    "mean-update": MethodWords(
-        "Mean update",
-        "The base adapter plus one fixed change, the average of all training targets. A control: "
-        "it never looks at the demonstrations of the task.",
-    ),
-    "tt-sgd": MethodWords(
-        "TT-SGD",
-        "Test-time training. The adapter takes real gradient steps on the demonstrations of the "
-        "task, forwards and backwards through the model, before it answers.",
-    ),
-    "rag-gd": MethodWords(
-        "RAG-GD",
-        "The method of the paper. A trained predictor reads the demonstrations once and emits the "
-        "change that gradient steps would make. There is no backward pass.",
-    ),
-}
-"""The methods in the order in which tables list them; others follow as they come."""
-
-
-def method_label(name: str) -> str:
-    """Return the readable name of a method (its own name when it is not in `METHODS`)."""
-    return METHODS[name].label if name in METHODS else name
+from raggd.report.words import METHODS
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from typing import Literal
 
 from raggd.evaluation.statistics import Difference, Interval
 from raggd.records import RaggdError, unknown_name
-from raggd.report.summary import Comparison, SummaryRow, method_label
+from raggd.report.summary import Comparison, SummaryRow
+from raggd.report.words import method_label
 
 Align = Literal["left", "right", "center"]
 _LATEX = {

@@ -39,18 +39,20 @@ from raggd.retrieval.postings import (
 from raggd.retrieval.store import read_passages_of
 from raggd.retrieval.tokenizer import TermNumbers
 
-ROWS = 1 << 20
+ROWS = 1 << 18
 """Most passages of a segment: its scores fit a processor's cache, and a kill costs one segment."""
 
 LEAST_MEMORY = 64_000_000
 """Memory that is needed beyond what the process holds anyway, bytes."""
 
-# Measured peaks while a segment is sorted, with a margin: per word of its passages, and per
-# distinct word (two dictionaries of Python strings).
-_WORD_BYTES = 30
+WORD_BYTES = 33
+"""Peak memory while a segment is sorted, per word of its passages: measured, with a margin."""
+
+# The same per distinct word: two dictionaries of Python strings.
 _ENTRY_BYTES = 170
 _CHECK_EVERY = 500
 _POSTINGS_AT_ONCE = 1_000_000
+_SMALL = ("terms", "indptr", "lengths")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +87,16 @@ class Segment:
         total = np.zeros(self.count, dtype=np.float32)
         for at in self._places(terms):
             part = slice(self.indptr[at], self.indptr[at + 1])
-            # A passage occurs once among the postings of a term, so nothing is lost here.
-            total[self.rows[part]] += self.scores[part]
+            np.add.at(total, self.rows[part], self.scores[part])
         return total
 
     def _places(self, terms: Sequence[int]) -> Sequence[int]:
         if self.terms is None:
             return terms
-        places = np.searchsorted(self.terms, terms)
-        known = self.terms[np.minimum(places, len(self.terms) - 1)] == terms
+        # Of the same type: otherwise NumPy would convert all terms of the segment at each search.
+        asked = np.array(terms, dtype=self.terms.dtype)
+        places = np.searchsorted(self.terms, asked)
+        known = self.terms[np.minimum(places, len(self.terms) - 1)] == asked
         return [int(place) for place, held in zip(places, known, strict=True) if held]
 
 
@@ -160,7 +163,7 @@ def _write_segment(
         if len(lengths) % _CHECK_EVERY == 0:
             if progress is not None:
                 progress(start + len(lengths), total)
-            if _WORD_BYTES * len(numbers) + _ENTRY_BYTES * len(vocabulary) > room:
+            if WORD_BYTES * len(numbers) + _ENTRY_BYTES * len(vocabulary) > room:
                 break
     end = start + len(lengths)
     terms = list(vocabulary.terms)
@@ -243,16 +246,19 @@ def _joined_terms(folder: Path, segments: int) -> NDArray[np.int64]:
 def _score_segment(
     folder: Path, number: int, weights: NDArray[np.float32], mean: float, k1: float, b: float
 ) -> None:
-    arrays = ("terms", "indptr", "rows", "counts", "lengths")
-    terms, indptr, rows, counts, lengths = (_loaded(_file(folder, number, a)) for a in arrays)
+    terms, indptr, lengths = (_loaded(_file(folder, number, a)) for a in _SMALL)
     with _file(folder, number, "scores").open("wb") as stream:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (len(rows),)}
+        header = {"descr": "<f4", "fortran_order": False, "shape": (int(indptr[-1]),)}
         np.lib.format.write_array_header_1_0(stream, header)
         for part in _term_ranges(indptr):
             postings = slice(indptr[part.start], indptr[part.stop])
-            sizes = np.diff(indptr[part.start : part.stop + 1])
-            own = np.repeat(weights[terms[part]], sizes)
-            scores = bm25_scores(counts[postings], lengths[rows[postings]], own, mean, k1, b)
+            # Mapped anew each time: pages of a map that stays would count as memory held.
+            rows, counts = (
+                np.array(_loaded(_file(folder, number, name))[postings])
+                for name in ("rows", "counts")
+            )
+            own = np.repeat(weights[terms[part]], np.diff(indptr[part.start : part.stop + 1]))
+            scores = bm25_scores(counts, lengths[rows], own, mean, k1, b)
             stream.write(scores.astype("<f4").tobytes())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from raggd.files import read_json, write_json
 from raggd.provenance import utc_now, versions
-from raggd.records import RaggdError
+from raggd.records import RaggdError, RunRecord
 from raggd.study.plan import all_cells
 from raggd.study.settings import StudySettings
 
@@ -76,3 +76,21 @@ def write_plan(study: StudySettings, out: Path) -> None:
         if all(known.get(name) == value for name, value in plan.items()):
             return
     write_json(path, plan | {"versions": versions(), "created": utc_now()})
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read a run record.
+
+    Args:
+        path: its file.
+
+    Returns:
+        The record.
+
+    Raises:
+        RaggdError: it cannot be read, or is none.
+    """
+    try:
+        return RunRecord.from_json(path.read_text(encoding="utf-8"), source=str(path))
+    except OSError as error:
+        raise RaggdError(f"cannot read the record {path}: {error.strerror}.") from error

@@ -84,7 +84,7 @@ class Speed:
 
 @dataclass
 class Watch:
-    """Counts what is done and tells the user, at most twice a second."""
+    """Counts what is done and tells the user, batch by batch."""
 
     show: Show
     total: int
@@ -103,6 +103,15 @@ class Watch:
         left = self.speed.left({k: n for k, n in self.waiting.items() if n})
         text = f"{label}, about {duration_text(left)} left" if left is not None else label
         self.show(text, self.done, self.total)
+
+    def dropped(self, backbone: str, method: str) -> None:
+        """Stop counting on a method's questions, some of which cannot be answered.
+
+        Args:
+            backbone: label.
+            method: name.
+        """
+        self.waiting.pop((backbone, method), None)
 
     def part_done(self, backbone: str, method: str, questions: int, seconds: float | None) -> None:
         """File a finished part.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,9 @@ from raggd.records import (
     content_id,
     require_known,
 )
+from raggd.retrieval.estimate import Estimate
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
+from raggd.retrieval.memory import peak_memory
 
 NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
 """Stands in where a method that does not adapt is asked to."""
@@ -135,22 +138,36 @@ def run_ask(
     }
 
 
-def run_index(parts: Assembly, path: Path) -> dict[str, Any]:
+def run_index(
+    parts: Assembly, path: Path, announce: Callable[[str], None] | None = None
+) -> dict[str, Any]:
     """Index a corpus, once.
 
     Args:
         parts: settings of the retriever.
         path: the corpus.
+        announce: told in one line what a long build will take, before it starts.
 
     Returns:
-        ``passages``, ``fingerprint``, ``folder``, ``built`` (false: it was there) and ``seconds``.
+        ``passages``, ``fingerprint``, ``folder``, ``built`` (false: it was there), ``seconds``,
+        ``peak_memory`` (bytes that the process held at most) and ``estimate`` (of a long build,
+        else None).
     """
     started = time.perf_counter()
-    index = parts.index_of(path)
+    estimates: list[Estimate] = []
+
+    def told(estimate: Estimate) -> None:
+        estimates.append(estimate)
+        if announce is not None:
+            announce(f"{estimate}.")
+
+    index = parts.index_of(path, told)
     return {
         "passages": len(index.retriever),
         "fingerprint": index.retriever.fingerprint,
         "folder": str(index.folder),
         "built": index.built,
         "seconds": round(time.perf_counter() - started, 2),
+        "peak_memory": peak_memory(),
+        "estimate": asdict(estimates[0]) if estimates else None,
     }

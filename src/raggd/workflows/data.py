@@ -13,7 +13,9 @@ from raggd.data.benchmarks import (
     scored_questions,
     support_pool,
 )
+from raggd.data.corpus import read_passages
 from raggd.data.pocket import POCKET_NAMES, POCKET_SPLITS
+from raggd.data.resample import write_resampled
 from raggd.data.sources import HUB
 from raggd.records import RaggdError
 
@@ -66,3 +68,20 @@ def run_data_fetch(parts: Assembly) -> dict[str, Any]:
         for name in names
     }
     return {"source": parts.source, "benchmarks": counts}
+
+
+def run_data_resample(parts: Assembly, passages: int, out: Path, seed: int) -> dict[str, Any]:
+    """Write a corpus of any size, made of the sentences of the corpus that the settings name.
+
+    Args:
+        parts: settings that name the corpus.
+        passages: how many to generate.
+        out: the file to write.
+        seed: of the draws.
+
+    Returns:
+        ``passages``, ``bytes``, ``seed`` and ``file``.
+    """
+    parts.say(f"putting sentences together to {passages} passages")
+    size = write_resampled(read_passages(parts.corpus), passages, out, seed)
+    return {"passages": passages, "bytes": size, "seed": seed, "file": str(out)}

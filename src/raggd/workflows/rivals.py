@@ -30,7 +30,7 @@ from raggd.methods.weights import (
 )
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import make_demonstrations
-from raggd.workflows.train import base_examples, training_record
+from raggd.workflows.train import base_examples, training_record, training_targets
 
 
 def run_train_prompt(parts: Assembly, out: Path, progress: Progress) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
         RaggdError: the predictor to start from is not the paper's network.
     """
     settings, base = parts.settings, parts.base
-    targets = load_targets(store)
+    targets = training_targets(store)
     check_targets(base, targets)
     kept, _ = split_held_out(targets, settings.predictor.held_out_share)
     tuned = settings.hyper_tuning.start == "predictor"

@@ -12,18 +12,24 @@ from raggd.adaptation.examples import answered_prompt
 from raggd.adaptation.optimizer import seconds_spent
 from raggd.adaptation.predictors.store import load_predictor, mean_predictor, save_predictor
 from raggd.adaptation.supports import draw_supports
-from raggd.adaptation.target_store import build_targets, denoised, load_targets, split_held_out
+from raggd.adaptation.target_store import (
+    Targets,
+    build_targets,
+    denoised,
+    load_targets,
+    split_held_out,
+)
 from raggd.adaptation.training import check_targets, train_predictor
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
-from raggd.data.benchmarks import known_benchmarks, training_questions
+from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
 from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
 from raggd.files import file_hash, write_json
 from raggd.methods.weights import BASE_FILE
 from raggd.provenance import command_line, utc_now, versions
-from raggd.records import SupportSet
+from raggd.records import RaggdError, SupportSet
 from raggd.retrieval.evidence import evidence_for, is_answerable, make_demonstrations
 from raggd.settings import Settings
 
@@ -113,11 +119,12 @@ def run_train_base(parts: Assembly, out: Path, progress: StepProgress) -> dict[s
     return record
 
 
-def target_supports(parts: Assembly) -> list[SupportSet]:
-    """Draw the support sets of all training tasks, tasks in turn, so that a part is balanced.
+def target_supports(parts: Assembly, pool: bool = False) -> list[SupportSet]:
+    """Draw the support sets of all tasks, tasks in turn, so that a part is balanced.
 
     Args:
         parts: gives questions and retriever.
+        pool: draw from the support pools, which held-out tasks have too.
 
     Returns:
         ``per_benchmark`` sets of each benchmark in the settings.
@@ -125,14 +132,37 @@ def target_supports(parts: Assembly) -> list[SupportSet]:
     wanted = parts.settings.target
     by_task = []
     for name in known_benchmarks(wanted.benchmarks):
-        pool = training_questions(parts.source, name)
-        drawn = draw_supports(pool, wanted.demonstrations, wanted.per_benchmark, wanted.seed)
+        questions = (support_pool if pool else training_questions)(parts.source, name)
+        drawn = draw_supports(questions, wanted.demonstrations, wanted.per_benchmark, wanted.seed)
         by_task.append(support_sets(name, drawn, parts.retriever, parts.settings.retrieval.top_k))
     return [support for together in zip(*by_task, strict=True) for support in together]
 
 
+def training_targets(store: Path, steps: int = 0) -> Targets:
+    """Load targets to train on.
+
+    Args:
+        store: folder of targets.
+        steps: their K; 0 for the K that the store was made for.
+
+    Returns:
+        The targets.
+
+    Raises:
+        RaggdError: the store holds a task that nothing may be trained on.
+    """
+    targets = load_targets(store, steps)
+    held_out = [task for task in sorted(set(targets.tasks)) if find_benchmark(task).held_out]
+    if held_out:
+        raise RaggdError(
+            f"{store} holds targets of {', '.join(held_out)}, which nothing may be trained on "
+            "(paper section 5): make targets without `--pool`."
+        )
+    return targets
+
+
 def run_targets(
-    parts: Assembly, folder: Path, progress: Callable[[int, int], None]
+    parts: Assembly, folder: Path, progress: Callable[[int, int], None], pool: bool = False
 ) -> dict[str, Any]:
     """Compute the K-step targets of the training tasks; continues where it stopped.
 
@@ -140,12 +170,14 @@ def run_targets(
         parts: settings, data, backbone, base adapter.
         folder: the store.
         progress: told sets done and sets in all.
+        pool: targets of the support pools instead, for controls and pictures: held-out tasks may
+            be among them, and no training takes those.
 
     Returns:
         What was made, from what.
     """
     started = time.monotonic()
-    supports = target_supports(parts)
+    supports = target_supports(parts, pool)
     with compile_layers(parts.backbone):
         identity = build_targets(
             parts.backbone, parts.base, supports, parts.settings.target, folder, progress
@@ -178,7 +210,7 @@ def run_train_predictor(
         The record, with the alignment of both on held-out support sets.
     """
     settings, base = parts.settings.predictor, parts.base
-    targets = load_targets(store, settings.target_steps)
+    targets = training_targets(store, settings.target_steps)
     check_targets(base, targets)
     kept, held = split_held_out(targets, settings.held_out_share)
     mean = mean_predictor(base.spec, base.fingerprint, kept.vectors)

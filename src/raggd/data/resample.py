@@ -1,0 +1,71 @@
+"""A corpus of any size from real passages, for measurements of growth.
+
+Each generated passage keeps the length of a real one but takes its sentences, and its title, from
+anywhere in the corpus. So words, their frequencies and the lengths of passages are real, texts
+differ, and a billion words need no download. What it does not have is new words: a real corpus
+of that size holds more distinct ones.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from raggd.data.corpus import split_sentences
+from raggd.files import replacing
+from raggd.records import Passage, RaggdError
+
+
+def resample(passages: Iterable[Passage], count: int, seed: int = 0) -> Iterator[Passage]:
+    """Stream generated passages; the same ones for the same arguments on every machine.
+
+    Args:
+        passages: real ones, which are held in memory as sentences.
+        count: how many to generate.
+        seed: of the draws.
+
+    Yields:
+        Passages with the ids ``resampled-0``, ``resampled-1``, and so on.
+
+    Raises:
+        RaggdError: `count` is below 1, or there is no sentence to draw from.
+    """
+    if count < 1:
+        raise RaggdError(f"cannot generate {count} passages: give at least 1.")
+    sentences: list[str] = []
+    sizes: list[int] = []
+    titles: list[str] = []
+    for passage in passages:
+        own = split_sentences(passage.text)
+        sentences += own
+        sizes.append(len(own))
+        titles.append(passage.title)
+    if not sentences:
+        raise RaggdError("cannot generate passages: the corpus holds no sentence to draw from.")
+    draw = random.Random(seed).random
+    for number in range(count):
+        size = sizes[int(draw() * len(sizes))]
+        text = " ".join(sentences[int(draw() * len(sentences))] for _ in range(max(1, size)))
+        yield Passage(f"resampled-{number}", text, titles[int(draw() * len(titles))])
+
+
+def write_resampled(passages: Iterable[Passage], count: int, path: Path, seed: int = 0) -> int:
+    """Write generated passages as JSON Lines in FlashRAG's form.
+
+    Args:
+        passages: real ones.
+        count: how many to generate.
+        path: the file.
+        seed: of the draws.
+
+    Returns:
+        The size of the file, bytes.
+    """
+    with replacing(path) as temporary:
+        with temporary.open("w", encoding="utf-8") as stream:
+            for passage in resample(passages, count, seed):
+                entry = {"id": passage.id, "contents": f"{passage.title}\n{passage.text}"}
+                stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
+        return temporary.stat().st_size

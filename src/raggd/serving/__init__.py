@@ -1,0 +1,1 @@
+"""`raggd serve`: an OpenAI-compatible server whose batches carry a predicted update per row."""

@@ -1,0 +1,194 @@
+"""Errors of the server, each in OpenAI's form, and how a client or a log sees them."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from raggd.records import RaggdError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse
+
+LOG = logging.getLogger("raggd.serving")
+KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+"""OpenAI's name for a kind of error, by status; other 4xx are ``invalid_request_error``."""
+_LONGEST = 600
+
+
+def _sendable(text: str) -> str:
+    # what a client sent may hold half a surrogate pair, or be endless
+    whole = text.encode("utf-8", "replace").decode()
+    return whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]} ..."
+
+
+class ApiError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Make an error.
+
+        Args:
+            status: of HTTP.
+            code: one word for programs, e.g. ``support_not_found``.
+            message: for people: the thing, what was expected, what to do.
+            param: the field of the request that is wrong, where there is one.
+            headers: to send along, e.g. ``Retry-After``.
+        """
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = _sendable(message)
+        self.param = _sendable(param) if param else None
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The error in OpenAI's form."""
+        kind = KINDS.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
+        return {
+            "error": {
+                "message": self.message,
+                "type": kind,
+                "param": self.param,
+                "code": self.code,
+            }
+        }
+
+
+class BadRequestError(ApiError):
+    """A field with a wrong value: status 400."""
+
+    def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
+        """Make the error.
+
+        Args:
+            message: what is wrong, what was expected.
+            param: the field.
+            code: one word for programs.
+        """
+        super().__init__(400, code, message, param=param)
+
+
+def stopping() -> ApiError:
+    """Return the error of a server that shuts down, status 503."""
+    message = "the server is stopping: ask again later."
+    return ApiError(503, "stopping", message, headers={"Retry-After": "1"})
+
+
+def internal_error(error: BaseException) -> ApiError:
+    """Turn an unexpected exception into an error, and log where it happened.
+
+    Its message is neither logged nor sent: it may quote a prompt.
+
+    Args:
+        error: a bug.
+
+    Returns:
+        The error, status 500.
+    """
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " <- ".join(f"{f.filename}:{f.lineno} {f.name}" for f in reversed(frames[-6:]))
+    LOG.error("internal error: %s at %s", type(error).__name__, where or "unknown")
+    return ApiError(500, "internal_error", "the server failed on this request; its log says where.")
+
+
+def as_api_error(error: BaseException) -> ApiError:
+    """Return any exception as an error of the server.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        Itself, or 400 for a `RaggdError`, or 500 for a bug.
+    """
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RaggdError):
+        return BadRequestError(str(error), code="invalid_request")
+    return internal_error(error)
+
+
+def _field(location: tuple[int | str, ...]) -> str | None:
+    parts = [str(part) for part in location if part not in {"body", "query", "path"}]
+    return ".".join(parts) or None
+
+
+def validation_error(problems: list[dict[str, Any]]) -> ApiError:
+    """Explain what pydantic found, by its first problem; the input itself is not repeated.
+
+    Args:
+        problems: as ``RequestValidationError.errors()`` lists them.
+
+    Returns:
+        The error, status 400.
+    """
+    first = problems[0]
+    field = _field(tuple(first.get("loc", ())))
+    kind = str(first.get("type", ""))
+    if kind == "json_invalid":
+        reason = dict(first.get("ctx") or {}).get("error", "malformed")
+        return BadRequestError(f"the body is not valid JSON: {reason}.", code="invalid_json")
+    if kind == "extra_forbidden":
+        return BadRequestError(
+            f"'{field}' is not a parameter of this server. Leave it out.",
+            field,
+            "unsupported_parameter",
+        )
+    if kind == "missing" and field is None:
+        return BadRequestError(
+            "expected a JSON object with the header 'Content-Type: application/json'.",
+            code="invalid_json",
+        )
+    text = str(first.get("msg", "invalid")).removeprefix("Value error, ")
+    return BadRequestError(f"'{field or 'body'}': {text}", field)
+
+
+def install_handlers(app: FastAPI) -> None:
+    """Answer every kind of failure in OpenAI's form.
+
+    Args:
+        app: the application.
+    """
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse
+    from starlette.exceptions import HTTPException
+
+    def answer(error: ApiError) -> JSONResponse:
+        return JSONResponse(error.body, error.status, headers=error.headers)
+
+    async def of_validation(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return answer(validation_error(list(error.errors())))
+
+    async def of_http(_: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        known = {
+            404: ("not_found", "there is nothing at this path: see /openapi.json."),
+            405: ("method_not_allowed", "this path does not take that method."),
+        }
+        other = ("invalid_request", f"{str(error.detail).rstrip('.')}.")
+        code, message = known.get(error.status_code, other)
+        headers = dict(error.headers or {})
+        return answer(ApiError(error.status_code, code, message, headers=headers))
+
+    async def of_any(_: Request, error: Exception) -> JSONResponse:
+        return answer(as_api_error(error))
+
+    app.add_exception_handler(RequestValidationError, of_validation)
+    app.add_exception_handler(HTTPException, of_http)
+    for kind in (ApiError, RaggdError, Exception):
+        app.add_exception_handler(kind, of_any)

@@ -1,0 +1,186 @@
+"""What every request passes before it reaches a route: host, key, size; and its line in the log."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from raggd.serving.errors import ApiError, internal_error
+from raggd.serving.metrics import Metrics
+
+LOG = logging.getLogger("raggd.serving")
+OPEN = ("/", "/health", "/openapi.json")
+"""Paths that need no key; the page's own files are open too."""
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_DRAIN = 64
+"""A body is read to its end and thrown away up to this many times the limit, so that the client
+reads the answer instead of a reset connection."""
+_BODY_S = 30.0
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+async def read_body(receive: Receive, most: int) -> bytes | None:
+    """Read a whole body within a bound.
+
+    Args:
+        receive: gives the connection's next message.
+        most: bytes to keep.
+
+    Returns:
+        The body; None if it is larger, or the client hung up.
+
+    Raises:
+        ApiError: 413 if it is larger.
+    """
+    parts: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        part = message.get("body", b"")
+        more = message.get("more_body", False)
+        size += len(part)
+        if size <= most:
+            parts.append(part)
+        elif size > most * _DRAIN:
+            break
+    if size > most:
+        raise ApiError(
+            413,
+            "body_too_large",
+            f"the body is larger than {most // 1024} KiB (serving.body_kb): send less.",
+        )
+    return b"".join(parts)
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    values = [value for key, value in scope["headers"] if key == name]
+    return bytes(values[0]).decode("latin-1") if values else ""
+
+
+class Gate:
+    """An ASGI application around another one."""
+
+    def __init__(
+        self, app: App, metrics: Metrics, *, key: str | None, most: int, local: bool
+    ) -> None:
+        """Wrap an application.
+
+        Args:
+            app: what answers the requests that pass.
+            metrics: told about every request.
+            key: the API key; None lets everyone in.
+            most: largest body in bytes.
+            local: whether the server listens on this machine only; then only this machine's names
+                are taken as its host, so that a web page elsewhere cannot reach it by a name of
+                its own.
+        """
+        self._app = app
+        self._metrics = metrics
+        self._key = key.encode() if key else None
+        self._most = most
+        self._local = local
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request.
+
+        Args:
+            scope: of ASGI.
+            receive: of ASGI.
+            send: of ASGI.
+        """
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 499
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = int(message["status"])
+            await send(message)
+
+        try:
+            await self._pass(scope, receive, sending)
+        except ApiError as error:
+            await _refuse(error, sending)
+        except Exception as error:
+            if status == 499:  # nothing was sent yet
+                await _refuse(internal_error(error), sending)
+            elif status != 500:  # a stream broke; 500 was logged where it was made
+                internal_error(error)
+        finally:
+            self._note(scope, status, time.perf_counter() - started)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._check(scope)
+        if scope["method"] in {"POST", "PUT", "PATCH", "DELETE"}:
+            try:
+                async with asyncio.timeout(_BODY_S):
+                    body = await read_body(receive, self._most)
+            except TimeoutError as error:
+                raise ApiError(408, "body_timeout", "the body did not arrive in time.") from error
+            if body is None:
+                return
+            receive = _replayed(body, receive)
+        await self._app(scope, receive, send)
+
+    def _check(self, scope: Scope) -> None:
+        host = _header(scope, b"host").rsplit(":", 1)[0] if _header(scope, b"host") else ""
+        if self._local and host and host not in LOCAL_NAMES:
+            raise ApiError(
+                403,
+                "wrong_host",
+                "this server answers on this machine only: use http://127.0.0.1, or start it with "
+                "another --host.",
+            )
+        path = scope["path"]
+        if self._key is None or path in OPEN or path.startswith("/static/"):
+            return
+        scheme, _, given = _header(scope, b"authorization").partition(" ")
+        right = hmac.compare_digest(given.strip().encode("latin-1"), self._key)
+        if scheme.lower() != "bearer" or not right:
+            raise ApiError(
+                401,
+                "invalid_api_key",
+                "the API key is missing or wrong: send 'Authorization: Bearer <key>'.",
+                headers={"WWW-Authenticate": "Bearer"},
+            )
+
+    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+        # the route's own pattern: a path may hold anything
+        route = str(getattr(scope.get("route"), "path", "other"))
+        self._metrics.requests.labels(route, str(status)).inc()
+        self._metrics.seconds.labels(route).observe(seconds)
+        LOG.info("%s %s %d %.0f ms", scope["method"], route, status, seconds * 1000)
+
+
+async def _refuse(error: ApiError, send: Send) -> None:
+    body = json.dumps(error.body).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    headers |= {name.lower(): value for name, value in error.headers.items()}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,106 @@
+"""From tokens to the text of an answer, piece by piece: what may be shown, and when it ends.
+
+An answer is one line without surrounding white space, as every method of raggd writes it. The
+pieces of a stream, joined, are exactly that line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+_UNFINISHED = "\ufffd"
+"""What a tokenizer shows for the first bytes of a character whose rest is still to come."""
+
+
+def first_line(text: str) -> str:
+    r"""Return the first line that is not blank, without surrounding white space; else nothing.
+
+    >>> first_line("  Paris \n Rome")
+    'Paris'
+    """
+    lines = text.strip().splitlines()
+    return lines[0].strip() if lines else ""
+
+
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Count the last characters that may still turn out to be the start of a stop string.
+
+    Args:
+        text: what was written so far, holding no stop string.
+        stops: the stop strings.
+
+    Returns:
+        Length of the longest end of `text` that begins a stop string.
+
+    >>> held_back("one END", ["ENDE", "D."])
+    3
+    """
+    longest = max((len(stop) for stop in stops), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(len(stop) > length and stop.startswith(text[-length:]) for stop in stops):
+            return length
+    return 0
+
+
+class AnswerText:
+    """The growing text of one answer."""
+
+    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()) -> None:
+        """Start with nothing written.
+
+        Args:
+            decode: turns tokens into text, special tokens left out.
+            stops: the answer ends before the first of them.
+        """
+        self._decode = decode
+        self._stops = [stop for stop in stops if stop]
+        self._tokens: list[int] = []
+        self._shown = ""
+        self.ended = False
+        """Whether the text itself has ended: a line break or a stop string was reached."""
+
+    @property
+    def text(self) -> str:
+        """The whole answer, as far as it is written."""
+        return self._line()
+
+    def push(self, token: int) -> str:
+        """Take one more token.
+
+        Args:
+            token: its id.
+
+        Returns:
+            The piece of text that is certain now; often empty.
+        """
+        if self.ended:
+            return ""
+        self._tokens.append(token)
+        line = self._line()
+        if self.ended:
+            return self._show(line)
+        certain = line.rstrip(_UNFINISHED).rstrip()
+        return self._show(certain[: len(certain) - held_back(certain, self._stops)].rstrip())
+
+    def finish(self) -> str:
+        """Say that no more tokens come.
+
+        Returns:
+            The last piece, which was held back; empty if there was none.
+        """
+        return "" if self.ended else self._show(self._line())
+
+    def _line(self) -> str:
+        text = self._decode(self._tokens).lstrip()
+        cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        broken = len(f"{text}.".splitlines()) > 1  # a second line has begun
+        self.ended = broken or bool(cuts)
+        return first_line(text[: min(cuts)] if cuts else text)
+
+    def _show(self, text: str) -> str:
+        # a tokenizer that rewrites what it showed before cannot be followed: wait for the end
+        if not text.startswith(self._shown):
+            return ""
+        piece = text[len(self._shown) :]
+        self._shown = text
+        return piece

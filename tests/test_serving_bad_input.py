@@ -1,0 +1,270 @@
+"""Everything a client can do wrong: a clear 4xx in OpenAI's form, nothing logged, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from raggd.backbone.load import Backbone
+from raggd.serving.supports import SupportStore
+from serving_fixtures import Running, demonstrations, questions, running, tiny_parts
+
+SECRET = "zanzibar"
+"""A word that only prompts hold: it must not turn up in the log."""
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def server(
+    frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    root = tmp_path_factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAGGD_CACHE", str(root / "cache"))
+        with running(tiny_parts(root, frozen_backbone, body_kb=256)) as started:
+            yield started
+
+
+@pytest.fixture
+def client(server: Running, caplog: pytest.LogCaptureFixture) -> Iterator[httpx.Client]:
+    caplog.set_level(logging.INFO)
+    with server.client() as made:
+        yield made
+    server.wait_idle()
+    assert SECRET not in caplog.text
+    good = httpx.post(server.url + CHAT, json=chat(questions(1)[0]))
+    assert good.status_code == 200, "the server must go on as before"
+
+
+def chat(question: Any = f"where is {SECRET} ?", **more: Any) -> dict[str, Any]:
+    return {"model": "base", "messages": [{"role": "user", "content": question}], **more}
+
+
+def refusal(answer: httpx.Response, status: int, code: str) -> str:
+    """The message of an error in OpenAI's form."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/json"
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["code"] == code
+    assert len(error["message"]) > 10
+    return str(error["message"])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b'{"model": "base", "messages": [',
+        b"\xff\xfe\x00",
+        b"[" * 50_000,
+        b'"text"',
+        b"null",
+        b"[1, 2]",
+    ],
+)
+def test_malformed_json(client: httpx.Client, body: bytes) -> None:
+    answer = client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert "error" in answer.json()
+
+
+def test_a_body_that_is_not_declared_as_json(client: httpx.Client) -> None:
+    answer = client.post(CHAT, content=json.dumps(chat()), headers={"content-type": "text/plain"})
+    assert answer.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "code", "word"),
+    [
+        ({"model": "gpt-4"}, 404, "model_not_found", "gpt-4"),
+        ({"model": "bsae"}, 404, "model_not_found", "did you mean 'base'"),
+        ({"model": "rag-gd/"}, 404, "model_not_found", "rag-gd/<support id>"),
+        ({"model": "base/x"}, 404, "model_not_found", "base/x"),
+        ({"model": "rag-gd/0123456789abcdef"}, 404, "support_not_found", "/v1/supports"),
+        ({"model": "rag-gd/../../etc/passwd"}, 404, "support_not_found", "/v1/supports"),
+        ({"model": "rag-gd/..%2f..%2fetc"}, 404, "support_not_found", "/v1/supports"),
+        ({"model": "rag-gd"}, 400, "support_missing", "raggd.demonstrations"),
+        ({"raggd": {"support": "../x"}}, 400, "invalid_value", "does not adapt"),
+        ({"model": "raggd", "raggd": {"support": "../x"}}, 404, "support_not_found", "support"),
+        ({"raggd": {"method": "tt-sgd"}}, 400, "invalid_value", "vanilla-rag"),
+        ({"raggd": {"method": "vanilla-rag"}}, 400, "invalid_value", "leave it out"),
+        ({"raggd": {"metod": "base"}}, 400, "unsupported_parameter", "raggd.metod"),
+        ({"tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools"),
+        ({"n": 2}, 400, "invalid_value", "'n'"),
+        ({"temperature": -1}, 400, "invalid_value", "temperature"),
+        ({"temperature": "0"}, 400, "invalid_value", "temperature"),
+        ({"top_p": 0}, 400, "invalid_value", "top_p"),
+        ({"max_tokens": 0}, 400, "invalid_value", "max_tokens"),
+        ({"max_tokens": 100_000}, 400, "invalid_value", "serving.max_tokens"),
+        ({"max_tokens": 2, "max_completion_tokens": 3}, 400, "invalid_value", "differ"),
+        ({"presence_penalty": 1.0}, 400, "invalid_value", "presence_penalty"),
+        ({"stop": ["a"] * 5}, 400, "invalid_value", "stop"),
+        ({"stop": ""}, 400, "invalid_value", "stop"),
+        ({"top_logprobs": 2}, 400, "invalid_value", "logprobs"),
+        ({"response_format": {"type": "json_object"}}, 400, "invalid_value", "response_format"),
+        ({"messages": []}, 400, "invalid_value", "messages"),
+        ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_value", "'user'"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 400, "invalid_value", "role"),
+        ({"messages": "hello"}, 400, "invalid_value", "messages"),
+    ],
+)
+def test_wrong_fields(
+    client: httpx.Client, change: dict[str, Any], status: int, code: str, word: str
+) -> None:
+    assert word in refusal(client.post(CHAT, json=chat() | change), status, code)
+
+
+@pytest.mark.parametrize("text", ["", "   \n", "\t"])
+def test_an_empty_question(client: httpx.Client, text: str) -> None:
+    assert "empty" in refusal(client.post(CHAT, json=chat(text)), 400, "invalid_value")
+    answer = client.post("/v1/completions", json={"model": "base", "prompt": ["a", text]})
+    assert "empty" in refusal(answer, 400, "invalid_value")
+
+
+@pytest.mark.parametrize("character", ["\x00", "\x07", "\x1b", "\x7f", "\x85"])
+def test_control_characters(client: httpx.Client, character: str) -> None:
+    message = refusal(client.post(CHAT, json=chat(f"where{character} ?")), 400, "invalid_value")
+    assert f"U+{ord(character):04X} at position 5" in message
+    shown = [{"question": f"who{character} ?", "answer": "Lima"}]
+    refusal(client.post("/v1/supports", json={"demonstrations": shown}), 400, "invalid_value")
+
+
+def test_half_a_surrogate_pair(client: httpx.Client) -> None:
+    body = b'{"model": "base", "messages": [{"role": "user", "content": "a \\ud800 b"}]}'
+    answer = client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    refusal(answer, 400, "invalid_value")
+
+
+def test_half_a_surrogate_pair_in_a_name(client: httpx.Client) -> None:
+    body = b'{"model": "base", "messages": [], "\\ud800x": 1}'
+    answer = client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert answer.status_code == 400
+    assert "error" in answer.json()
+
+
+def test_an_image_cannot_be_read(client: httpx.Client) -> None:
+    part = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
+    refusal(client.post(CHAT, json=chat([part])), 400, "invalid_value")
+
+
+def test_ten_megabytes_of_text(client: httpx.Client) -> None:
+    long = f"{SECRET} " * (10 * 2**20 // 9)
+    message = refusal(client.post(CHAT, json=chat(long)), 413, "body_too_large")
+    assert "256 KiB" in message
+
+    def parts() -> Iterator[bytes]:  # without a length in the header
+        yield b'{"model": "base", "messages": [{"role": "user", "content": "'
+        for _ in range(100):
+            yield b"x" * 10_000
+
+    answer = client.post(CHAT, content=parts(), headers={"content-type": "application/json"})
+    refusal(answer, 413, "body_too_large")
+
+
+def test_a_prompt_longer_than_the_context(client: httpx.Client) -> None:
+    for words in (400, 20_000):  # just too long, and far too long to be worth counting
+        answer = client.post(CHAT, json=chat("red bird " * words))
+        refusal(answer, 400, "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("shown", "code", "word"),
+    [
+        ([], "invalid_value", "demonstrations"),
+        ([{"question": "who is the king ?"}], "invalid_value", "answer"),
+        ([{"question": "who is the king ?", "answer": " "}], "invalid_value", "empty"),
+        ([{"question": "who is the king ?", "answer": None}], "invalid_value", "answer"),
+        ([{"question": " ", "answer": "Lima"}], "invalid_value", "empty"),
+        ([{"question": "who ?", "answer": "Lima", "aswer": "x"}], "unsupported_parameter", "aswer"),
+        ([{"question": "кто король севера ?", "answer": "Лима"}], "no_passages", "language"),
+        ([{"question": "谁是北方的国王？", "answer": "利马"}], "no_passages", "language"),
+        ([{"question": "wer ist ?", "answer": "Lima"}], "no_passages", "language"),
+        ([{"question": "red bird " * 400, "answer": "Lima"}], "context_length_exceeded", "tokens"),
+        (demonstrations(0) * 9, "invalid_value", "serving.demonstrations"),
+    ],
+)
+def test_demonstrations_that_cannot_be_used(
+    client: httpx.Client, shown: list[dict[str, Any]], code: str, word: str
+) -> None:
+    stored = client.post("/v1/supports", json={"demonstrations": shown})
+    assert word in refusal(stored, 400, code)
+    asked = client.post(CHAT, json=chat(model="raggd", raggd={"demonstrations": shown}))
+    assert word in refusal(asked, 400, code)
+    assert client.get("/v1/supports").json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", "%2e%2e", "..%2f..%2fetc%2fpasswd", "0123456789abcdef", "x" * 3000, "%00", "a%0ab"],
+)
+def test_path_tricks_in_ids(client: httpx.Client, name: str, server: Running) -> None:
+    for method in ("GET", "DELETE"):
+        answer = client.request(method, f"/v1/supports/{name}")
+        assert answer.status_code in {404, 405}, answer.text
+        assert "error" in answer.json()
+
+
+def test_unknown_paths_and_methods(client: httpx.Client) -> None:
+    refusal(client.get("/v1/nothing"), 404, "not_found")
+    refusal(client.get("/static/../app.py"), 404, "not_found")
+    refusal(client.get("/static/%2e%2e%2fapp.py"), 404, "not_found")
+    refusal(client.put(CHAT, json=chat()), 405, "method_not_allowed")
+    refusal(client.get("/v1/models/none/at/all"), 404, "model_not_found")
+
+
+def test_another_host_name_is_refused(client: httpx.Client) -> None:
+    answer = client.post(CHAT, json=chat(), headers={"host": "evil.example:80"})
+    refusal(answer, 403, "wrong_host")
+
+
+def test_support_sets_of_another_base(server: Running, client: httpx.Client) -> None:
+    body = {"demonstrations": demonstrations(0), "base": "0" * 16}
+    message = refusal(client.post("/v1/supports", json=body), 409, "support_of_another_base")
+    assert server.service.base.fingerprint in message
+    # a folder that a server with other weights has filled
+    folder = Path(server.parts.settings.serving.supports)
+    stored = client.post("/v1/supports", json={"demonstrations": demonstrations(0)}).json()
+    path = folder / f"{stored['id']}.json"
+    value = json.loads(path.read_text())
+    path.write_text(json.dumps(value | {"base": "f" * 16}))
+    old = server.service.supports
+    try:
+        server.service.supports = SupportStore(
+            folder, old._spec, old._base, old._predictor, most=10
+        )
+        for found in (
+            client.get(f"/v1/supports/{stored['id']}"),
+            client.post(CHAT, json=chat(model=f"rag-gd/{stored['id']}")),
+        ):
+            assert "f" * 16 in refusal(found, 409, "support_of_another_base")
+        assert client.get("/v1/supports").json()["data"] == []
+        assert client.delete(f"/v1/supports/{stored['id']}").status_code == 200
+    finally:
+        server.service.supports = old
+        client.delete(f"/v1/supports/{stored['id']}")
+
+
+def test_a_wrong_key(
+    frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    parts = tiny_parts(tmp_path, frozen_backbone)
+    with running(parts, key="right") as server, server.client() as client:
+        for key in ("", "wrong", "rightt", "ключ"):
+            header = {"authorization": f"Bearer {key}".encode()} if key else {}
+            refusal(client.post(CHAT, json=chat(), headers=header), 401, "invalid_api_key")
+            assert client.get("/metrics", headers=header).status_code == 401
+            assert client.get("/v1/supports", headers=header).status_code == 401
+        assert client.get("/health").status_code == 200
+        right = {"authorization": "Bearer right"}
+        assert client.post(CHAT, json=chat(), headers=right).status_code == 200
+        basic = {"authorization": "Basic right"}
+        assert client.post(CHAT, json=chat(), headers=basic).status_code == 401

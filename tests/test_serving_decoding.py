@@ -1,0 +1,241 @@
+"""Rows that join and leave a batch write what they would write alone, and choose as they should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raggd.backbone.batch import padded_length
+from raggd.backbone.generate import stop_tokens
+from raggd.backbone.load import Backbone, wrap_model
+from raggd.core.low_rank import BaseAdapter
+from raggd.data.prompts import Prompt, build_prompt
+from raggd.methods.answering import adapted_rows, answer_batch
+from raggd.methods.base import Adapted
+from raggd.serving.decoding import RunningBatch, alike
+from raggd.serving.sampling import Sampler, Sampling, nucleus
+from raggd.serving.updates import UpdateCache, size_of
+from tiny import hooks_of, random_base, random_update, tiny_tokenizer
+
+TOKENS = 10
+QUESTIONS = (
+    "where is Lima ?",
+    "who is the first king of the old country near the small blue river ?",
+    "what eats honey ?",
+    "how many red fish lives in the big sea north of Oslo ?",
+    "which bee makes salt ?",
+)
+
+
+def prompts_of(backbone: Backbone) -> list[Prompt]:
+    return [build_prompt(backbone.tokenizer, q, limit=200) for q in QUESTIONS]
+
+
+def alone(backbone: Backbone, adapted: Adapted, prompt: Prompt, tokens: int = TOKENS) -> list[int]:
+    """Greedy tokens of one row, from scratch at every step: no cache, no batch."""
+    written: list[int] = []
+    with adapted_rows(backbone, [adapted]), torch.no_grad():
+        for _ in range(tokens):
+            ids = torch.tensor([[*prompt.tokens, *written]])
+            logits = backbone.model(input_ids=ids, use_cache=False).logits
+            written.append(int(logits[0, -1].argmax()))
+    return written
+
+
+def play(
+    backbone: Backbone, rows: Sequence[Adapted], starts: Sequence[int], lengths: Sequence[int]
+) -> list[list[int]]:
+    """Decode: row i joins before step ``starts[i]`` and leaves after ``lengths[i]`` tokens."""
+    prompts = prompts_of(backbone)
+    batch = RunningBatch(backbone)
+    written: list[list[int]] = [[] for _ in rows]
+    inside: list[int] = []
+    for step in range(max(starts) + max(lengths) + 1):
+        if inside:
+            for i, logits in zip(inside, batch.step([written[i][-1] for i in inside]), strict=True):
+                written[i].append(int(logits.argmax()))
+        joining = [i for i, start in enumerate(starts) if start == step]
+        if joining:
+            first = batch.join([prompts[i] for i in joining], [rows[i] for i in joining])
+            for i, logits in zip(joining, first, strict=True):
+                written[i].append(int(logits.argmax()))
+        inside += joining
+        at = [n for n, i in enumerate(inside) if len(written[i]) < lengths[i]]
+        batch.keep(at)
+        inside = [inside[n] for n in at]
+    assert len(batch) == 0
+    assert hooks_of(backbone) == 0
+    return written
+
+
+@pytest.mark.parametrize("starts", [(0, 0, 0, 0, 0), (0, 1, 1, 4, 12), (3, 0, 2, 0, 1)])
+def test_rows_that_come_and_go_write_what_they_write_alone(
+    tiny_backbone: Backbone, base: BaseAdapter, starts: tuple[int, ...]
+) -> None:
+    updates = [random_update(base, seed) for seed in (2, 3, 4, 5)]
+    rows = [*(Adapted(base, update) for update in updates), Adapted(base)]
+    lengths = (10, 3, 7, 1, 9)
+    found = play(tiny_backbone, rows, starts, lengths)
+    expected = [
+        alone(tiny_backbone, row, prompt, n)
+        for row, prompt, n in zip(rows, prompts_of(tiny_backbone), lengths, strict=True)
+    ]
+    assert found == expected
+    others = [*rows[1:], rows[0]]
+    swapped = [
+        alone(tiny_backbone, row, prompt, n)
+        for row, prompt, n in zip(others, prompts_of(tiny_backbone), lengths, strict=True)
+    ]
+    assert sum(a != b for a, b in zip(expected, swapped, strict=True)) >= 4
+
+
+def test_it_writes_what_offline_generation_writes(
+    tiny_backbone: Backbone, base: BaseAdapter
+) -> None:
+    rows = [Adapted(base, random_update(base, seed)) for seed in range(2, 7)]
+    found = play(tiny_backbone, rows, [0] * 5, [TOKENS] * 5)
+    ends = set(stop_tokens(tiny_backbone.tokenizer))
+    texts = []
+    for tokens in found:
+        end = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))
+        texts.append(tiny_backbone.tokenizer.decode(tokens[:end], skip_special_tokens=True))
+    offline = answer_batch(tiny_backbone, rows, prompts_of(tiny_backbone), TOKENS)
+    firsts = [(text.strip().splitlines() or [""])[0].strip() for text in texts]
+    assert firsts == offline
+    assert len(set(offline)) > 2
+
+
+def test_a_sliding_window_is_kept_when_rows_join() -> None:
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=8,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        initializer_range=0.25,
+        pad_token_id=3,
+    )
+    backbone = wrap_model(Gemma3ForCausalLM(config), tokenizer, "gemma")
+    base = random_base(backbone)
+    rows = [Adapted(base, random_update(base, seed)) for seed in range(2, 7)]
+    found = play(backbone, rows, (0, 2, 2, 4, 5), [TOKENS] * 5)
+    assert found == [
+        alone(backbone, row, p) for row, p in zip(rows, prompts_of(backbone), strict=True)
+    ]
+
+
+def test_padding_that_no_row_needs_is_dropped(tiny_backbone: Backbone, base: BaseAdapter) -> None:
+    prompts = prompts_of(tiny_backbone)
+    batch = RunningBatch(tiny_backbone)
+    batch.join(prompts[:2], [Adapted(base)] * 2)
+    lengths = [len(p.tokens) for p in prompts[:2]]
+    assert batch._mask.shape[1] == padded_length(max(lengths))
+    batch.keep([0])
+    assert batch._mask.shape[1] == lengths[0] < lengths[1]
+
+
+@given(st.lists(st.integers(1, 2000), max_size=20))
+def test_alike_prompts_share_a_pass(lengths: list[int]) -> None:
+    groups = alike(lengths, 1.25)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    for group in groups:
+        sizes = [lengths[i] for i in group]
+        assert max(sizes) <= 1.25 * min(sizes)
+
+
+# --- choosing tokens
+
+
+def test_the_likeliest_token_is_taken_at_temperature_zero() -> None:
+    logits = torch.tensor([0.0, 3.0, 1.0])
+    assert {Sampler(Sampling()).choose(logits).token for _ in range(20)} == {1}
+    assert Sampler(Sampling(temperature=1e-300)).choose(logits).token == 1
+
+
+def test_seeds_repeat_and_differ() -> None:
+    logits = torch.zeros(1000)
+
+    def drawn(seed: int | None) -> list[int]:
+        sampler = Sampler(Sampling(temperature=1.0, seed=seed))
+        return [sampler.choose(logits).token for _ in range(8)]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(-1) == drawn(-1)
+    assert drawn(1) != drawn(2)
+    assert drawn(None) != drawn(None)
+
+
+def test_temperature_and_nucleus_shape_the_draw() -> None:
+    logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+
+    def shares(sampling: Sampling) -> torch.Tensor:
+        sampler = Sampler(sampling)
+        drawn = torch.tensor([sampler.choose(logits).token for _ in range(4000)])
+        return drawn.bincount(minlength=4) / 4000
+
+    assert torch.allclose(shares(Sampling(1.0, seed=0)), logits.exp(), atol=0.03)
+    hot = (logits / 2).softmax(-1)
+    assert torch.allclose(shares(Sampling(2.0, seed=0)), hot, atol=0.03)
+    expected = torch.tensor([0.625, 0.375, 0.0, 0.0])
+    assert torch.allclose(shares(Sampling(1.0, top_p=0.7, seed=0)), expected, atol=0.03)
+
+
+@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=20), st.floats(0.01, 1))
+def test_a_nucleus_is_the_smallest_set_that_holds_enough(values: list[float], p: float) -> None:
+    probabilities = torch.tensor(values, dtype=torch.float64)
+    probabilities /= probabilities.sum()
+    kept = nucleus(probabilities, p)
+    held = kept[kept > 0]
+    assert len(held) >= 1
+    assert held.sum() >= p - 1e-9
+    assert held.sum() - held.min() < p + 1e-9
+    assert torch.equal(kept[kept > 0], probabilities[kept > 0])
+
+
+def test_log_probabilities_are_the_models_own() -> None:
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    found = Sampler(Sampling(temperature=2.0, seed=3, top_logprobs=4)).choose(logits)
+    own = logits.log_softmax(-1)
+    assert found.logprob == pytest.approx(float(own[found.token]))
+    assert [token for token, _ in found.top] == own.topk(4).indices.tolist()
+    assert Sampler(Sampling()).choose(logits).logprob is None
+
+
+# --- updates in memory
+
+
+def test_the_least_recently_used_update_is_dropped(base: BaseAdapter) -> None:
+    one = size_of(random_update(base))
+    assert one == 4 * base.spec.size == 4 * random_update(base).vector().numel()
+    cache = UpdateCache(3 * one)
+    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
+        cache.put(name, random_update(base, seed))
+    assert cache.bytes == 3 * one
+    kept = cache.get("a")
+    cache.put("d", random_update(base, 4))
+    assert cache.get("b") is None
+    assert cache.get("a") is kept
+    assert (len(cache), cache.bytes, cache.dropped) == (3, 3 * one, 1)
+    cache.put("d", random_update(base, 5))
+    assert (len(cache), cache.bytes) == (3, 3 * one)
+    cache.discard("d")
+    cache.discard("d")
+    assert (len(cache), cache.bytes) == (2, 2 * one)
+
+
+def test_an_update_larger_than_the_bound_is_not_kept(base: BaseAdapter) -> None:
+    cache = UpdateCache(size_of(random_update(base)) - 1)
+    cache.put("a", random_update(base))
+    assert (len(cache), cache.bytes) == (0, 0)

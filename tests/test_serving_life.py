@@ -1,0 +1,421 @@
+"""The life of a server: clients that hang up, time limits, a full queue, failures, a good end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from raggd.backbone.load import Backbone
+from raggd.records import RaggdError
+from raggd.serving.decoding import RunningBatch
+from raggd.serving.run import bind, is_local
+from raggd.serving.supports import SupportStore, support_from_json
+from raggd.settings import ServingSettings
+from serving_fixtures import Running, demonstrations, questions, running, tiny_parts
+from workflow_fixtures import run_cli, save_backbone
+
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+
+
+def chat(question: str = "", **more: Any) -> dict[str, Any]:
+    question = question or questions(1)[0]
+    return {"model": "base", "messages": [{"role": "user", "content": question}], **more}
+
+
+LONG = {"max_tokens": 200, "ignore_eos": True}
+"""A request that takes 200 steps."""
+
+
+class Valve:
+    """Holds every decoding step until it is opened, so that tests need no clock."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open = threading.Event()
+        self._open.set()
+        self.steps = 0
+        real = RunningBatch.step
+
+        def step(batch: RunningBatch, tokens: list[int]) -> Any:
+            self._open.wait(60)
+            self.steps += 1
+            return real(batch, tokens)
+
+        monkeypatch.setattr(RunningBatch, "step", step)
+
+    def shut(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def valve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Valve]:
+    made = Valve(monkeypatch)
+    yield made
+    made.open()
+
+
+def until(condition: Any) -> None:
+    """Wait for something that is about to happen."""
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it did not happen")
+
+
+def raw_request(server: Running, body: dict[str, Any]) -> socket.socket:
+    """Send a chat request over a socket of our own, and leave the answer unread."""
+    host, port = server.url.removeprefix("http://").split(":")
+    text = json.dumps(body)
+    connection = socket.create_connection((host, int(port)))
+    head = f"POST {CHAT} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n"
+    connection.sendall(f"{head}content-length: {len(text)}\r\n\r\n{text}".encode())
+    return connection
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_hangs_up_gives_its_row_free(
+    frozen_backbone: Backbone, tmp_path: Path, valve: Valve, stream: bool
+) -> None:
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server:
+        valve.shut()
+        gone = raw_request(server, chat(stream=stream, **LONG))
+        until(lambda: server.service.engine.running == 1)
+        gone.close()
+        until(lambda: server.service._open == 0)
+        valve.open()
+        server.wait_idle()
+        assert valve.steps < 10
+        assert server.metric("raggd_cancelled_total") == 1
+        assert httpx.post(server.url + CHAT, json=chat()).status_code == 200
+
+
+def test_a_client_that_hangs_up_while_waiting_is_never_begun(
+    frozen_backbone: Backbone, tmp_path: Path, valve: Valve
+) -> None:
+    with running(tiny_parts(tmp_path, frozen_backbone, rows=1)) as server:
+        valve.shut()
+        with ThreadPoolExecutor(1) as pool:
+            first = pool.submit(httpx.post, server.url + CHAT, json=chat(max_tokens=3))
+            until(lambda: server.service.engine.running == 1)
+            gone = raw_request(server, chat(**LONG))
+            until(lambda: server.service.engine.waiting == 1)
+            gone.close()
+            until(lambda: server.service._open == 1)
+            valve.open()
+            assert first.result().status_code == 200
+        server.wait_idle()
+        assert valve.steps < 10
+
+
+def test_a_request_that_takes_too_long(
+    frozen_backbone: Backbone, tmp_path: Path, valve: Valve
+) -> None:
+    with running(tiny_parts(tmp_path, frozen_backbone, timeout_s=0.3)) as server:
+        valve.shut()
+        plain = httpx.post(server.url + CHAT, json=chat(**LONG), timeout=60)
+        assert plain.status_code == 504
+        assert plain.json()["error"]["code"] == "timeout"
+        valve.open()
+        server.wait_idle()
+        valve.shut()
+        stream = httpx.post(server.url + CHAT, json=chat(stream=True, **LONG), timeout=60)
+        assert stream.status_code == 200  # it had begun
+        last = stream.text.strip().splitlines()[-1]
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+        valve.open()
+        server.wait_idle()
+
+
+def test_a_full_queue_turns_requests_away(
+    frozen_backbone: Backbone, tmp_path: Path, valve: Valve
+) -> None:
+    with running(tiny_parts(tmp_path, frozen_backbone, rows=1, queue=2)) as server:
+        valve.shut()
+        with ThreadPoolExecutor(2) as pool:
+            taken = [
+                pool.submit(httpx.post, server.url + CHAT, json=chat(max_tokens=3), timeout=60)
+                for _ in range(2)
+            ]
+            until(lambda: server.service._open == 2)
+            refused = httpx.post(server.url + CHAT, json=chat())
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"] == "1"
+            assert refused.json()["error"]["code"] == "queue_full"
+            assert httpx.get(server.url + "/health").json()["status"] == "ok"
+            shown = {"demonstrations": demonstrations(0)}
+            assert httpx.post(server.url + "/v1/supports", json=shown).status_code == 429
+            valve.open()
+            assert [one.result().status_code for one in taken] == [200, 200]
+        two = {"model": "base", "prompt": questions(3)}
+        assert httpx.post(server.url + "/v1/completions", json=two).status_code == 429
+
+
+def test_a_failing_step_fails_its_rows_and_no_more(
+    frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = RunningBatch.step
+    broken = threading.Event()
+
+    def step(batch: RunningBatch, tokens: list[int]) -> Any:
+        if broken.is_set():
+            raise RuntimeError("zanzibar")
+        return real(batch, tokens)
+
+    monkeypatch.setattr(RunningBatch, "step", step)
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server:
+        broken.set()
+        failed = httpx.post(server.url + CHAT, json=chat(**LONG))
+        assert failed.status_code == 500
+        assert failed.json()["error"]["code"] == "internal_error"
+        assert "zanzibar" not in failed.text
+        broken.clear()
+        assert httpx.post(server.url + CHAT, json=chat()).status_code == 200
+
+
+def test_what_is_in_progress_is_finished_when_the_server_stops(
+    frozen_backbone: Backbone, tmp_path: Path, valve: Valve
+) -> None:
+    parts = tiny_parts(tmp_path, frozen_backbone)
+    with ThreadPoolExecutor(4) as pool, running(parts) as server:
+        valve.shut()
+        asked = [
+            pool.submit(httpx.post, server.url + CHAT, json=chat(stream=i % 2 == 0, max_tokens=9))
+            for i in range(4)
+        ]
+        until(lambda: server.service._open == 4)
+        server.service.stopping = True  # what the signal handler does first
+        late = httpx.post(server.url + CHAT, json=chat())
+        assert late.status_code == 503
+        assert late.headers["retry-after"] == "1"
+        assert httpx.get(server.url + "/health").status_code == 503
+        threading.Timer(0.3, valve.open).start()
+    answers = [one.result() for one in asked]
+    assert [a.status_code for a in answers] == [200] * 4
+    assert all(a.text.endswith("data: [DONE]\n\n") for a in answers[::2])
+
+
+def test_the_command_serves_and_ends_well_on_a_signal(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    parts = tiny_parts(tmp_path, frozen_backbone)
+    folder = save_backbone(frozen_backbone, tmp_path / "backbone")
+    code = "from raggd.cli import main\nmain()"
+    command = [
+        *(sys.executable, "-c", code, "serve", "--port", "0", "--json"),
+        *("--settings", str(tmp_path / "settings.toml"), "--set", f"backbone.name='{folder}'"),
+        *("--set", f"serving.supports='{tmp_path}/supports'"),
+    ]
+    for sent in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        )
+        assert process.stdout
+        line = process.stdout.readline()
+        assert line, process.communicate()[1]
+        url = json.loads(line)["url"]
+        until(partial(_answers, url))
+        found = httpx.post(url + CHAT, json=chat(f"zanzibar ? {questions(1)[0]}"), timeout=60)
+        assert found.status_code == 200
+        assert len(found.json()["raggd"]["passages"]) == parts.settings.retrieval.top_k
+        process.send_signal(sent)
+        _, log = process.communicate(timeout=60)
+        assert process.returncode == 0, log
+        assert f"POST {CHAT} 200" in log
+        assert "zanzibar" not in log
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url + "/health").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_support_sets_and_their_updates_survive_a_restart(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    body = {"demonstrations": demonstrations(0), "task": "cities"}
+    parts = tiny_parts(tmp_path, frozen_backbone)
+    with running(parts) as server, server.client() as client:
+        first = client.post("/v1/supports", json=body)
+        assert first.status_code == 201
+        stored = first.json()
+        assert {len(norms) for norms in stored["norms"].values()} == {3}
+        assert stored["norm"] > 0
+        assert client.post("/v1/supports", json=body).status_code == 200
+        model = stored["model"]
+        said = client.post(CHAT, json=chat(model=model)).json()["choices"]
+        adaptations = server.metric("raggd_adaptation_seconds_count")
+    with running(parts) as server, server.client() as client:
+        assert client.get("/v1/supports").json()["data"] == [stored]
+        assert client.get(f"/v1/supports/{stored['id']}").json() == stored
+        assert client.get(f"/v1/models/{model}").json()["id"] == model
+        assert client.post(CHAT, json=chat(model=model)).json()["choices"] == said
+        assert (adaptations, server.metric("raggd_adaptation_seconds_count")) == (1, 0)
+        assert server.metric("raggd_update_cache_misses_total") == 1
+        client.post(CHAT, json=chat(model=model))
+        assert server.metric("raggd_update_cache_hits_total") == 1
+        assert client.delete(f"/v1/supports/{stored['id']}").json()["deleted"] is True
+        assert client.delete(f"/v1/supports/{stored['id']}").status_code == 404
+        assert client.post(CHAT, json=chat(model=model)).status_code == 404
+        assert list((tmp_path / "supports").iterdir()) == []
+
+
+def test_a_damaged_update_is_predicted_again_and_a_damaged_set_left_out(
+    frozen_backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = tiny_parts(tmp_path, frozen_backbone)
+    with running(parts) as server, server.client() as client:
+        kept, broken = (
+            client.post("/v1/supports", json={"demonstrations": demonstrations(n)}).json()["id"]
+            for n in (0, 1)
+        )
+        said = client.post(CHAT, json=chat(model=f"rag-gd/{kept}")).json()["choices"]
+    (tmp_path / "supports" / f"{kept}.safetensors").write_bytes(b"x" * 100)
+    path = tmp_path / "supports" / f"{broken}.json"
+    path.write_text(path.read_text().replace("what lies near", "what is near"))
+    with running(parts) as server, server.client() as client:
+        assert [s["id"] for s in client.get("/v1/supports").json()["data"]] == [kept]
+        assert client.post(CHAT, json=chat(model=f"rag-gd/{kept}")).json()["choices"] == said
+        assert server.metric("raggd_adaptation_seconds_count") == 1
+    assert f"{broken}.json is left out" in caplog.text
+    with pytest.raises(RaggdError, match="changed or is damaged"):
+        support_from_json(json.loads(path.read_text()))
+
+
+def test_a_full_store_refuses_and_updates_stay_within_their_bound(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    parts = tiny_parts(tmp_path, frozen_backbone, max_supports=2)
+    with running(parts) as server, server.client() as client:
+        server.service.updates._most = 1  # nothing fits
+        for number in range(2):
+            body = {"demonstrations": demonstrations(number)}
+            assert client.post("/v1/supports", json=body).status_code == 201
+        full = client.post("/v1/supports", json={"demonstrations": demonstrations(2)})
+        assert full.status_code == 429
+        assert full.json()["error"]["code"] == "too_many_supports"
+        assert server.metric("raggd_update_cache_bytes") == 0
+        for stored in client.get("/v1/supports").json()["data"]:
+            assert client.post(CHAT, json=chat(model=stored["model"])).status_code == 200
+
+
+def test_the_same_set_asked_for_at_once_is_predicted_once(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    body = chat(model="raggd", raggd={"demonstrations": demonstrations(0)})
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(httpx.post, server.url + CHAT, json=body) for _ in range(8)]
+        texts = {one.result().json()["choices"][0]["message"]["content"] for one in asked}
+        assert len(texts) == 1
+        assert server.metric("raggd_adaptation_seconds_count") == 1
+
+
+def test_sampling_by_seed_stop_strings_and_probabilities(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server, server.client() as client:
+
+        def said(**more: Any) -> dict[str, Any]:
+            found = client.post(CHAT, json=chat(max_tokens=16, **more)).json()
+            return dict(found["choices"][0])
+
+        def text(**more: Any) -> str:
+            return str(said(**more)["message"]["content"])
+
+        hot = {"temperature": 2.0, "top_p": 1.0}
+        assert text(seed=1, **hot) == text(seed=1, **hot)
+        assert len({text(seed=seed, **hot) for seed in range(4)}) > 1
+        whole = text()
+        words = whole.split()
+        assert len(words) > 2
+        cut = said(stop=[words[2]])
+        assert cut["message"]["content"] == whole[: whole.index(words[2])].strip()
+        assert cut["finish_reason"] == "stop"
+        told = said(logprobs=True, top_logprobs=2)["logprobs"]["content"]
+        assert all(t["logprob"] == t["top_logprobs"][0]["logprob"] <= 0 for t in told)
+        exact = client.post(CHAT, json=chat(max_tokens=20, ignore_eos=True)).json()
+        assert exact["usage"]["completion_tokens"] == 20
+        assert exact["choices"][0]["finish_reason"] == "length"
+
+
+def test_passages_may_be_given_and_left_out_of_the_answer(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server, server.client() as client:
+        given = [{"text": "The bee lives in Quito .", "title": "bee"}]
+        found = client.post(CHAT, json=chat(raggd={"passages": given})).json()
+        assert found["raggd"]["passages"] == [{"id": "given-1", **given[0]}]
+        none = client.post(CHAT, json=chat(raggd={"passages": []})).json()
+        assert none["raggd"]["passages"] == []
+        assert none["usage"]["prompt_tokens"] < found["usage"]["prompt_tokens"]
+        hidden = client.post(CHAT, json=chat(raggd={"show_passages": False})).json()
+        assert hidden["raggd"]["passages"] is None
+
+
+def test_metrics_tell_and_hold_no_text(frozen_backbone: Backbone, tmp_path: Path) -> None:
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server, server.client() as client:
+        client.post(CHAT, json=chat("where is the zanzibar ?"))
+        client.get("/zanzibar")
+        text = client.get("/metrics").text
+        assert "zanzibar" not in text
+        for name in (
+            'raggd_requests_total{route="/v1/chat/completions",status="200"} 1.0',
+            'raggd_requests_total{route="other",status="404"} 1.0',
+            "raggd_waiting 0.0",
+            "raggd_batch_rows_count",
+            "raggd_adaptation_seconds_count",
+            "raggd_decode_step_seconds_sum",
+            "raggd_update_cache_hits_total",
+            "process_resident_memory_bytes",
+        ):
+            assert name in text, name
+
+
+def test_an_address_in_use_is_refused_before_anything_loads(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(RaggdError, match=f"port {port}"):
+            bind(ServingSettings(port=port))
+        ran = run_cli("serve", "--port", port, "--set", "backbone.name=nowhere")
+    assert "Choose another --port" in ran.refusal()
+    with pytest.raises(RaggdError, match="cannot serve"):
+        bind(ServingSettings(host="203.0.113.7", port=0))
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [("127.0.0.1", True), ("localhost", True), ("::1", True), ("0.0.0.0", False), ("x.y", False)],
+)
+def test_which_addresses_are_local(host: str, local: bool) -> None:
+    assert is_local(host) is local
+
+
+def test_the_store_never_leaves_its_folder(tmp_path: Path) -> None:
+    store = SupportStore(tmp_path, None, "b", "p", most=1)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not the id"):
+        store.load_update("../x")

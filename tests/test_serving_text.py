@@ -1,0 +1,86 @@
+"""The text of an answer: the same in pieces as whole, one line, cut before stop strings."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raggd.backbone.generate import _clean
+from raggd.records import Passage
+from raggd.serving.scripts import share_a_script
+from raggd.serving.text import AnswerText, first_line, held_back
+
+CHARACTERS = st.sampled_from([*"abc .,", "\n", "\t", "\r", "é", "漢", "🙂", "\u2028", "\x1c"])
+TEXTS = st.text(CHARACTERS, max_size=30)
+
+
+def decode(tokens: list[int]) -> str:
+    """Tokens are bytes: characters of several bytes are unfinished in between."""
+    return bytes(tokens).decode("utf-8", "replace")
+
+
+def write(text: str, stops: tuple[str, ...] = ()) -> tuple[str, str, int]:
+    """The pieces joined, the whole, and how many tokens were read before the text ended."""
+    writer = AnswerText(decode, stops)
+    pieces, read = "", 0
+    for token in text.encode():
+        pieces += writer.push(token)
+        read += 1
+        if writer.ended:
+            break
+    else:
+        pieces += writer.finish()
+    return pieces, writer.text, read
+
+
+@given(TEXTS)
+def test_pieces_make_what_the_offline_method_shows(text: str) -> None:
+    pieces, whole, _ = write(text)
+    assert pieces == whole == _clean(text) == first_line(text)
+
+
+ONE_LINE = st.text(CHARACTERS, min_size=1, max_size=3).filter(lambda s: s.splitlines() == [s])
+
+
+@given(TEXTS, st.lists(ONE_LINE, max_size=3))
+def test_stop_strings_cut(text: str, stops: list[str]) -> None:
+    pieces, whole, _ = write(text, tuple(stops))
+    body = text.lstrip()
+    cuts = [at for stop in stops if (at := body.find(stop)) >= 0]
+    assert pieces == whole == first_line(body[: min(cuts)] if cuts else body)
+    assert not any(stop in whole for stop in stops)
+
+
+def test_writing_ends_at_a_second_line_and_at_a_stop_string() -> None:
+    assert write("\n one\ntwo")[1:] == ("one", 6)
+    assert write("one END two", ("END",))[1:] == ("one", 7)
+    assert write("one END two")[1:] == ("one END two", 11)
+
+
+def test_nothing_is_shown_that_may_still_change() -> None:
+    writer = AnswerText(decode, ["END"])
+    shown = [writer.push(token) for token in "é EN".encode()]
+    assert shown == ["", "é", "", "", ""]
+    assert writer.push(ord("x")) == " ENx"
+
+
+@given(TEXTS, st.lists(st.text(CHARACTERS, min_size=1, max_size=4), max_size=3))
+def test_held_back_is_the_longest_beginning_of_a_stop(text: str, stops: list[str]) -> None:
+    ends = [n for n in range(1, len(text) + 1) for s in stops if n < len(s) and s[:n] == text[-n:]]
+    assert held_back(text, stops) == max(ends, default=0)
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "same"),
+    [
+        ("who is it ?", "It is a king.", True),
+        ("кто это ?", "It is a king.", False),
+        ("что такое GPU ?", "A GPU is a processor.", True),
+        ("誰ですか", "王です", True),
+        ("1 + 1 = ?", "It is a king.", True),
+    ],
+)
+def test_scripts(question: str, text: str, same: bool) -> None:
+    assert share_a_script(question, [Passage("1", text)]) is same
+    assert not share_a_script(question, [])

@@ -22,7 +22,8 @@ from raggd.cluster.worker import PartTask, StudyWorker, check_worker
 from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.study.plan import Part, all_cells
-from raggd.study.run import StudyRunner, run_study
+from raggd.study.run import run_study
+from raggd.study.runner import StudyRunner
 from raggd.study.settings import load_study
 from study_fixtures import World, lasting, make_world, read_records
 from workflow_fixtures import run_cli

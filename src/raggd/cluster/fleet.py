@@ -87,7 +87,7 @@ class Fleet(Generic[T]):
             near: whether a worker that did the first task does the second with what it has loaded.
 
         Raises:
-            RaggdError: a task was refused, or `TRIES` workers died over it.
+            RaggdError: `TRIES` workers died over a task.
         """
         waiting = list(range(len(tasks)))
         tries = [0] * len(tasks)
@@ -109,8 +109,6 @@ class Fleet(Generic[T]):
                 self._replace(slot, tasks[number], tries[number], error)
                 waiting.insert(0, number)
                 continue
-            if isinstance(result, RaggdError):
-                raise result
             deliver(tasks[number], result)
 
     @staticmethod

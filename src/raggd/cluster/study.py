@@ -22,7 +22,8 @@ from raggd.study.check import check_weights
 from raggd.study.folder import check_folder, write_plan
 from raggd.study.lock import locked
 from raggd.study.plan import Cell, Part, all_cells, finished_cells
-from raggd.study.run import StudyRunner, run_study
+from raggd.study.run import run_study
+from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
 
 
@@ -91,13 +92,14 @@ def distribute(
         progress: the bar.
 
     Returns:
-        ``workers``, ``parts`` that were asked for, ``computed`` ones, and ``deaths`` of workers.
+        ``workers``, ``parts`` that were asked for, ``computed`` and ``refused`` ones, and
+        ``deaths`` of workers.
     """
     runner = StudyRunner(study, out, progress)
     cells = _waiting(study, out, part, runner)
     check_weights(study, {(cell.backbone, cell.method) for cell in cells})
     tasks = _tasks(runner, cells, out)
-    found = {"workers": 0, "parts": len(tasks), "computed": 0, "deaths": 0}
+    found = {"workers": 0, "parts": len(tasks), "computed": 0, "refused": 0, "deaths": 0}
     if not tasks:
         return found
     own = {cell.path: runner.identities.of(cell) for cell in cells}
@@ -114,10 +116,12 @@ def distribute(
             check_worker(told, versions(), own)
         done = 0
 
-        def deliver(task: PartTask, result: PartDone) -> None:
+        def deliver(task: PartTask, result: PartDone | RaggdError) -> None:
             nonlocal done
             done += 1
-            if result.computed:
+            if isinstance(result, RaggdError):  # the run at the end meets it again, and reports it
+                found["refused"] += 1
+            elif result.computed:
                 write_text(out / task.path, result.text)
                 found["computed"] += 1
             label = f"{task.cell.backbone}, {task.cell.benchmark}: {task.cell.method}"

@@ -15,7 +15,7 @@ from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.study.check import check_weights
 from raggd.study.plan import Cell, Identities
-from raggd.study.run import StudyRunner
+from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
 
 
@@ -77,7 +77,7 @@ class StudyWorker:
             folder: working folder of the driver; relative paths start there.
             threads: processor threads to use; 0 leaves the number as it is.
         """
-        if Path(folder).is_dir():
+        if folder and Path(folder).is_dir():
             os.chdir(folder)
         if threads:
             import torch

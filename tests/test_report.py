@@ -379,7 +379,7 @@ def test_figure_errors() -> None:
 
 def test_equal_costs_stand_side_by_side_others_where_they_are() -> None:
     costs = [0.0, 900.0, 0.0, 900.0, 11000.0, 905.0]
-    axis = figures._LogAxis.of(costs)
+    axis = figures.LogAxis.of(costs)
     places = axis.positions(costs)
     assert len({round(place, 6) for place in places}) == len(costs)
     assert places[0] < places[2] < axis.low <= min(places[1], places[3], places[5])
@@ -395,10 +395,10 @@ def luminance(colour: str) -> float:
 
 
 def test_colours_stand_out_on_light_and_dark_pages() -> None:
-    for colour, _ in figures._MARKS.values():
+    for colour, _ in figures.MARKS.values():
         assert 1.05 / (luminance(colour) + 0.05) >= 3, colour
         assert (luminance(colour) + 0.05) / (luminance("#14171a") + 0.05) >= 3, colour
-    marks = figures._marks(["rag-gd", *(f"m{i}" for i in range(12)), "base"])
+    marks = figures.marks_of(["rag-gd", *(f"m{i}" for i in range(12)), "base"])
     assert len(set(marks)) == 14
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from raggd.data.corpus import corpus_hash
 from raggd.records import Passage, RaggdError
+from raggd.retrieval import base
 from raggd.retrieval.base import RetrievalWarning, Retriever, top_k
 from raggd.retrieval.bm25 import K1, B, BM25Retriever, build_bm25, open_bm25
 from raggd.retrieval.build import build_index, open_retriever
@@ -41,6 +42,7 @@ def ids(hits: list) -> list[str]:
     return [hit.passage.id for hit in hits]
 
 
+@pytest.mark.parametrize("group", [2, 128])  # small: the pass that leaves most rows out
 @given(
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, -1.0]), max_size=30),
     st.integers(0, 40),
@@ -48,7 +50,7 @@ def ids(hits: list) -> list[str]:
     st.sampled_from([-math.inf, 0.0, 0.5]),
     st.randoms(use_true_random=False),
 )
-def test_top_k_equals_sorting_everything(values, k, without, above, random) -> None:
+def test_top_k_equals_sorting_everything(group, values, k, without, above, random) -> None:
     ties = list(range(len(values)))
     random.shuffle(ties)
     excluded = [row for row in without if row < len(values)]
@@ -58,7 +60,9 @@ def test_top_k_equals_sorting_everything(values, k, without, above, random) -> N
     )[:k]
     scores = np.array(values, dtype=np.float32)
     before = scores.copy()
-    found = top_k(scores, np.array(ties, dtype=np.int64), k, excluded, above)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(base, "_GROUP", group)
+        found = top_k(scores, np.array(ties, dtype=np.int64), k, excluded, above)
     assert found.tolist() == expected
     assert np.array_equal(scores, before)
 

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import build_index, open_retriever
-from raggd.retrieval.dense import DenseRetriever, build_dense, open_dense
+from raggd.retrieval.dense import DenseRetriever, Sizes, build_dense, open_dense
 from raggd.retrieval.encoder import Encoder, load_encoder, mean_pooled, rules_for
+from raggd.retrieval.inverted import build_ivf, open_ivf
 from raggd.retrieval.vectors import nearest
 from raggd.settings import RetrievalSettings
 
@@ -214,8 +215,8 @@ def _large(tmp_path: Path, encoder: Encoder) -> tuple[DenseRetriever, DenseRetri
     corpus = [
         Passage(f"p{n:03d}", f"{p.text} {WORDS[n // 40]}", p.title) for n, p in enumerate(corpus)
     ]
-    graph = build_dense(corpus, tmp_path / "graph", encoder, faiss_from=300)
-    return graph, build_dense(corpus, tmp_path / "exact", encoder, faiss_from=301)
+    graph = build_dense(corpus, tmp_path / "graph", encoder, sizes=Sizes(graph=300))
+    return graph, build_dense(corpus, tmp_path / "exact", encoder, sizes=Sizes(graph=301))
 
 
 def test_a_graph_finds_the_same(large: tuple[DenseRetriever, DenseRetriever]) -> None:
@@ -238,17 +239,68 @@ def test_a_graph_is_built_alike_and_checked(
     large: tuple[DenseRetriever, DenseRetriever], encoder: Encoder, tmp_path: Path
 ) -> None:
     corpus = list(large[0]._store)
-    again = build_dense(corpus, tmp_path / "again", encoder, faiss_from=300)
+    again = build_dense(corpus, tmp_path / "again", encoder, sizes=Sizes(graph=300))
     assert again.fingerprint == large[0].fingerprint
     assert files(tmp_path / "again") == files(tmp_path / "graph")
     graph = (tmp_path / "graph" / "graph.faiss").read_bytes()
     (tmp_path / "graph" / "graph.faiss").write_bytes(graph[: len(graph) // 2])
     with pytest.raises(RaggdError, match="damaged"):
         open_dense(tmp_path / "graph", encoder)
-    build_dense(corpus[:200], tmp_path / "smaller", encoder, faiss_from=200)
+    build_dense(corpus[:200], tmp_path / "smaller", encoder, sizes=Sizes(graph=200))
     (tmp_path / "smaller" / "graph.faiss").write_bytes(graph)
     with pytest.raises(RaggdError, match="of 300 passages, its index of 200"):
         open_dense(tmp_path / "smaller", encoder)
+
+
+def test_an_ivf_index_finds_nearly_the_same_and_scores_exactly(
+    large: tuple[DenseRetriever, DenseRetriever], encoder: Encoder, tmp_path: Path
+) -> None:
+    exact, corpus = large[1], list(large[1]._store)
+    ivf = build_dense(corpus, tmp_path / "ivf", encoder, sizes=Sizes(graph=100, ivf=300))
+    assert len({ivf.fingerprint, large[0].fingerprint, exact.fingerprint}) == 3
+    # so few passages are compared one by one anyway: ask for fewer candidates
+    queries = [f"word{n} word{n + 3}" for n in range(0, 36, 4)]
+    assert ivf.search(queries, 5) == exact.search(queries, 5)
+    assert ivf.search(queries, 400) == exact.search(queries, 400)
+    build_dense(corpus, tmp_path / "again", encoder, sizes=Sizes(ivf=300))
+    assert files(tmp_path / "again") == files(tmp_path / "ivf")
+    index = (tmp_path / "ivf" / "ivf.faiss").read_bytes()
+    (tmp_path / "ivf" / "ivf.faiss").write_bytes(index[: len(index) // 2])
+    with pytest.raises(RaggdError, match="damaged"):
+        open_dense(tmp_path / "ivf", encoder)
+
+
+def test_ivf_candidates_hold_the_nearest(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(4_000, 32)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    build_ivf(vectors, tmp_path / "ivf.faiss")
+    first_pass = open_ivf(tmp_path / "ivf.faiss", 4_000)
+    queries = vectors[::400] + 0.1 * rng.normal(size=(10, 32)).astype(np.float32)
+    ties = np.arange(4_000)
+    exact = nearest(vectors, queries, 5, ties, [[]] * 10)
+    found = nearest(vectors, queries, 5, ties, [[]] * 10, first_pass=first_pass)
+    proposed = first_pass(queries, 5, [[]] * 10)
+    assert all(rows is not None and len(rows) < 1_000 for rows in proposed)
+    shared = [len(set(a) & set(b)) for (a, _), (b, _) in zip(exact, found, strict=True)]
+    assert sum(shared) >= 45  # of 50
+    for (rows, scores), query in zip(found, queries, strict=True):
+        assert np.allclose(scores, vectors[rows].astype(float) @ query.astype(float))
+    first = [[int(rows[0])] for rows, _ in exact]
+    without = nearest(vectors, queries, 5, ties, first, first_pass=first_pass)
+    assert all(int(e[0]) not in rows for e, (rows, _) in zip(first, without, strict=True))
+
+
+def test_an_index_of_before_the_ivf_still_opens(
+    large: tuple[DenseRetriever, DenseRetriever], encoder: Encoder, tmp_path: Path
+) -> None:
+    for name, graph in (("graph", True), ("exact", False)):
+        file = tmp_path / name / "index.json"
+        manifest = json.loads(file.read_text())
+        del manifest["first_pass"]
+        file.write_text(json.dumps({**manifest, "graph": graph}))
+        opened = open_dense(tmp_path / name, encoder)
+        assert (opened._first_pass is not None) == graph
 
 
 def test_without_faiss_the_extra_is_named(
@@ -261,7 +313,7 @@ def test_without_faiss_the_extra_is_named(
     with pytest.raises(RaggdError, match=r"raggd\[dense\]"):
         open_dense(tmp_path / "graph", encoder)
     with pytest.raises(RaggdError, match=r"raggd\[dense\]"):
-        build_dense(CORPUS, tmp_path / "new", encoder, faiss_from=10)
+        build_dense(CORPUS, tmp_path / "new", encoder, sizes=Sizes(graph=10))
     open_dense(tmp_path / "exact", encoder)  # small ones need none
 
 

@@ -39,11 +39,18 @@ class DataSettings(_Section):
 class RetrievalSettings(_Section):
     """How evidence is found. The same for every method."""
 
-    retriever: Literal["bm25", "dense"] = "bm25"
+    retriever: Literal["bm25", "dense", "pgvector", "qdrant", "elasticsearch"] = "bm25"
+    url: str = ""
+    """Of the database, for the last three: postgresql://..., http://... (docs/retrieval.md)."""
+    index_path: str = ""
+    """An index that FlashRAG built, faiss file or bm25s folder, of the corpus `data.corpus`."""
     encoder: str = "all-minilm-l6-v2"
-    """For `dense`: an embedded name, a hub name, or a local folder."""
+    """For `dense`, `pgvector`, `qdrant`: an embedded name, a hub name, or a local folder."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
+    ivf_from: int = Field(default=1_000_000, ge=1)
+    """Passages from which `dense` searches an IVF index trained on a sample; below it, and from
+    200,000, a graph, which holds all vectors in memory."""
     memory: str = "3GB"
     """Most memory that the process may hold while it builds an index."""
     top_k: int = Field(default=3, ge=0)

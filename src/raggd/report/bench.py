@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from raggd.records import content_id
-from raggd.report.figures import _INK, _settings, _to_svg
+from raggd.report.svg import INK, drawing, to_svg
 from raggd.report.tables import Column, Table
 
 MEANING = {
@@ -26,6 +26,8 @@ MEANING = {
     "mixed_vs_merged": "8 rows: 8 updates / merged weights in turn",
     "targets_vs_plain": "targets per second: ours / plain PEFT and optimizer loop",
     "training_vs_trainer": "training tokens per second: ours / PEFT and Trainer",
+    "bm25_vs_bm25s": "median BM25 query: ours / bm25s called directly",
+    "dense_vs_faiss": "exact dense query: ours / faiss flat",
 }
 """What the promised ratios compare."""
 
@@ -88,14 +90,8 @@ def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> str:
     Returns:
         One ``<svg>`` element.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     lines = -(-len(axes) // 3)
-    with rc_context(_settings(content_id(repr(axes)))):
-        figure = Figure(figsize=(8.4, 2.6 * lines), dpi=72, layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(content_id(repr(axes)), (8.4, 2.6 * lines)) as figure:
         grid = figure.subplots(lines, 3, squeeze=False).flat
         for place, (name, found) in zip(grid, axes.items(), strict=False):
             _panel(place, name, found)
@@ -104,7 +100,7 @@ def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> str:
         told = "; ".join(
             f"{name}: exponent {found['exponent']:.2f}" for name, found in axes.items()
         )
-        return _to_svg(figure, "How cost grows", told)
+        return to_svg(figure, "How cost grows", told)
 
 
 def _panel(place: Any, name: str, found: Mapping[str, Any]) -> None:
@@ -117,7 +113,7 @@ def _panel(place: Any, name: str, found: Mapping[str, Any]) -> None:
     place.errorbar(sizes, middle, (below, above), fmt="o", color="#0072b2", markersize=4)
     centre, level = _log_mean(sizes), _log_mean(middle)
     fitted = [level * (size / centre) ** exponent for size in sizes]
-    place.plot(sizes, fitted, color=_INK, alpha=0.5, linewidth=1)
+    place.plot(sizes, fitted, color=INK, alpha=0.5, linewidth=1)
     place.set_xscale("log")
     place.set_yscale("log")
     place.set_xticks(sizes, [str(size) for size in sizes])

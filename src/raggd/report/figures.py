@@ -6,27 +6,24 @@ follows the page; a figure opened alone chooses by the reader's colour scheme. T
 
 from __future__ import annotations
 
-import io
 import math
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import cycle, product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raggd.records import RaggdError, content_id
 from raggd.report.summary import SummaryRow
+from raggd.report.svg import INK, drawing, to_svg
 from raggd.report.words import method_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_INK = "#0a0b0c"  # stands for currentColor, which matplotlib does not know
 # After Okabe and Ito, for all kinds of colour vision. Each has a contrast of 3 to 1 or more on
 # white and on near-black: their orange and purple are darkened, yellow and sky blue left out.
-_MARKS = {
+MARKS = {
     "query-only": ("#7a7f87", "s"),
     "vanilla-rag": ("#b07d00", "^"),
     "base": ("#009e73", "v"),
@@ -34,10 +31,6 @@ _MARKS = {
     "tt-sgd": ("#0072b2", "o"),
     "rag-gd": ("#d55e00", "D"),
 }
-_STYLE = (
-    "<style>.raggd-figure{color:#1d2126}@media(prefers-color-scheme:dark)"
-    "{.raggd-figure{color:#e8e6e1}}</style>"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +119,11 @@ def place_labels(
     return placed
 
 
-def _marks(methods: Sequence[str]) -> list[tuple[str, str]]:
+def marks_of(methods: Sequence[str]) -> list[tuple[str, str]]:
     """Return colour and marker by method: fixed for the known ones, distinct for the others."""
-    colours = [colour for colour, _ in _MARKS.values()]
+    colours = [colour for colour, _ in MARKS.values()]
     others = cycle(product("<>X*ph", colours))
-    return [_MARKS[name] if name in _MARKS else next(others)[::-1] for name in methods]
+    return [MARKS[name] if name in MARKS else next(others)[::-1] for name in methods]
 
 
 def _time_label(decade: int) -> str:
@@ -141,7 +134,7 @@ def _time_label(decade: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _LogAxis:
+class LogAxis:
     """Logarithm of milliseconds, with a column left of it for methods that adapt nothing."""
 
     low: float
@@ -149,7 +142,8 @@ class _LogAxis:
     zeros: int
 
     @classmethod
-    def of(cls, costs: Sequence[float]) -> _LogAxis:
+    def of(cls, costs: Sequence[float]) -> LogAxis:
+        """Return the axis that shows all costs (milliseconds, 0 for none)."""
         logs = [math.log10(cost) for cost in costs if cost > 0] or [1.0]
         low, high = min(logs) - 0.4, max(logs) + 0.6
         low = min(low, math.floor(high) - 0.1)  # at least one decade is marked
@@ -183,13 +177,18 @@ class _LogAxis:
         return places
 
     def draw(self, axes: Axes) -> None:
+        """Set limits, ticks and the shaded column of a plot's horizontal axis.
+
+        Args:
+            axes: the plot.
+        """
         decades = range(math.ceil(self.low), math.floor(self.high) + 1)
         ticks: list[float] = list(decades)
         names = [_time_label(decade) for decade in decades]
         if self.zeros:
             centre = self.low - self.column / 2
             ticks, names = [centre, *ticks], ["no adaptation", *names]
-            axes.axvspan(self.low - self.column, self.low, color=_INK, alpha=0.06, linewidth=0)
+            axes.axvspan(self.low - self.column, self.low, color=INK, alpha=0.06, linewidth=0)
         axes.set_xticks(ticks, names)
         minor = [
             d + math.log10(m) for d in range(decades[0] - 1, decades[-1] + 1) for m in range(2, 10)
@@ -220,10 +219,18 @@ def _limits(row: SummaryRow, macro: bool) -> tuple[float, float, float]:
     return score.mean, score.low, score.high
 
 
-def _draw_points(
+def draw_points(
     axes: Axes, rows: Sequence[SummaryRow], places: Sequence[float], macro: bool
 ) -> None:
-    marks = _marks([row.method for row in rows])
+    """Draw F1 of each method with its whisker.
+
+    Args:
+        axes: the plot.
+        rows: the methods.
+        places: horizontal position of each.
+        macro: show the mean of the benchmarks' means.
+    """
+    marks = marks_of([row.method for row in rows])
     for row, x, (colour, marker) in zip(rows, places, marks, strict=True):
         mean, low, high = _limits(row, macro)
         size = 8.5 if row.method == "rag-gd" else 7
@@ -246,9 +253,18 @@ def _stems(
     return stems
 
 
-def _label(
+def label_points(
     figure: Figure, axes: Axes, rows: Sequence[SummaryRow], places: Sequence[float], macro: bool
 ) -> None:
+    """Write each method's name where it covers nothing; the last thing done to a figure.
+
+    Args:
+        figure: the figure, whose layout is fixed by this.
+        axes: its plot.
+        rows: the methods.
+        places: horizontal position of each.
+        macro: as in `draw_points`.
+    """
     texts = [axes.text(0, 0, method_label(row.method), transform=None) for row in rows]
     for text in texts:
         text.set_in_layout(False)
@@ -267,42 +283,7 @@ def _label(
         if stem.distance(box) > 14:  # far from its whisker: a thin line says whose it is
             ends = (stem.x, min(max(stem.x, box.left), box.right))
             levels = (stem.y, min(max(stem.y, box.bottom), box.top))
-            axes.plot(ends, levels, color=_INK, alpha=0.5, linewidth=0.7, zorder=1, transform=None)
-
-
-def _to_svg(figure: Figure, title: str, description: str) -> str:
-    """Return a figure as one inline SVG element that follows the page's text colour."""
-    stream = io.StringIO()
-    empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(stream, format="svg", transparent=True, metadata=empty)
-    svg = stream.getvalue()
-    svg = svg[svg.index("<svg") :].strip()  # no XML header and no document type with an address
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = svg.replace("*{stroke", ".raggd-figure *{stroke").replace(_INK, "currentColor")
-    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
-    svg = re.sub(r' (?:width|height)="[^"]*pt"', "", svg, count=2)
-    used = set(re.findall(r"#([\w-]+)", svg))
-    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
-    opening = (
-        f'<svg class="raggd-figure" role="img" aria-label="{escape(f"{title}. {description}")}"'
-    )
-    head, body = svg.removeprefix("<svg").split(">", 1)
-    return f"{opening}{head}><title>{escape(title)}</title>{_STYLE}{body}\n"
-
-
-def _settings(salt: str) -> dict[Any, Any]:
-    return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,  # equal rows give equal text, and ids of two figures do not meet
-        "font.family": "DejaVu Sans",
-        "font.size": 9.5,
-        "text.parse_math": False,  # a dollar in a method's name is a dollar
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        **dict.fromkeys(
-            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), _INK
-        ),
-    }
+            axes.plot(ends, levels, color=INK, alpha=0.5, linewidth=0.7, zorder=1, transform=None)
 
 
 def _describe(rows: Sequence[SummaryRow], costs: Sequence[float], macro: bool) -> str:
@@ -327,24 +308,18 @@ def cost_accuracy_figure(rows: Sequence[SummaryRow], *, macro: bool = False) -> 
     Returns:
         One ``<svg>`` element, to be written to a file or put into a page.
     """
-    from matplotlib import rc_context
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     costs = _checked(rows)
-    axis = _LogAxis.of(costs)
+    axis = LogAxis.of(costs)
     places = axis.positions(costs)
-    with rc_context(_settings(content_id(*(repr(row) for row in rows)))):
-        figure = Figure(figsize=(5.4, 3.8), dpi=72, layout="constrained")
-        FigureCanvasAgg(figure)
+    with drawing(content_id(*(repr(row) for row in rows)), (5.4, 3.8)) as figure:
         axes = figure.add_subplot()
         axis.draw(axes)
-        _draw_points(axes, rows, places, macro)
-        axes.grid(axis="y", color=_INK, alpha=0.12, linewidth=0.6)
+        draw_points(axes, rows, places, macro)
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.set_xlabel("time of one adaptation (logarithmic)")
         level = 100 * rows[0].f1.level
         of = ", mean of benchmarks" if macro else ""
         axes.set_ylabel(f"F1 in percent{of}, with {level:g} % interval")
-        _label(figure, axes, rows, places, macro)
-        return _to_svg(figure, "Accuracy against adaptation cost", _describe(rows, costs, macro))
+        label_points(figure, axes, rows, places, macro)
+        return to_svg(figure, "Accuracy against adaptation cost", _describe(rows, costs, macro))

@@ -14,6 +14,8 @@ from raggd.records import Hit, Passage, RaggdError
 Rows = NDArray[np.int64]
 """Row numbers of passages in an index, shape (n,)."""
 
+_GROUP = 128
+
 Progress = Callable[[int, int | None], None]
 """Called with the number of passages done and, where it is known, of all passages."""
 
@@ -63,6 +65,18 @@ class Retriever(Protocol):
         ...
 
 
+class SizedRetriever(Retriever, Protocol):
+    """A retriever that knows how many passages it searches."""
+
+    def __len__(self) -> int:
+        """Return the number of passages."""
+        ...
+
+    def passage_at(self, row: int) -> Passage:
+        """Return the passage of a row, 0 to ``len(self) - 1``."""
+        ...
+
+
 def top_k(
     scores: NDArray[np.floating[Any]],
     ties: NDArray[np.integer[Any]],
@@ -85,7 +99,11 @@ def top_k(
     >>> top_k(np.array([1.0, 3.0, 3.0, 2.0]), np.array([0, 2, 1, 3]), 3, excluded=[3]).tolist()
     [2, 1, 0]
     """
-    allowed = scores > above if above > -np.inf else np.ones(len(scores), dtype=bool)
+    bound = _least_of_best(scores, k + len(excluded))
+    if bound > above:
+        allowed = scores >= bound
+    else:
+        allowed = scores > above if above > -np.inf else np.ones(len(scores), dtype=bool)
     if len(excluded):
         allowed[np.asarray(excluded, dtype=np.int64)] = False
     rows = np.flatnonzero(allowed)
@@ -99,6 +117,16 @@ def top_k(
         rows = rows[kept >= worst]
         kept = scores[rows]
     return rows[np.lexsort((ties[rows], -kept))[:k]]
+
+
+def _least_of_best(scores: NDArray[np.floating[Any]], k: int) -> float:
+    # A score that at least k rows reach, found in one fast pass: rows are dealt to groups, and the
+    # best of k groups are k rows. Most rows need not be looked at again.
+    groups = len(scores) // _GROUP
+    if not 0 < k <= groups // 2:
+        return -np.inf
+    best = scores[: groups * _GROUP].reshape(_GROUP, groups).max(axis=0)
+    return float(np.partition(best, groups - k)[groups - k])
 
 
 def checked_exclusions(

@@ -2,46 +2,39 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
-from raggd.data import corpus as corpus_reader
-from raggd.data.corpus import corpus_hash, read_passages
-from raggd.files import cache_folder, file_hash, read_json, write_json
-from raggd.records import Passage, RaggdError, content_id
-from raggd.retrieval.base import Progress
-from raggd.retrieval.bm25 import BM25Retriever, bm25_fingerprint, build_bm25, open_bm25
-from raggd.retrieval.dense import DenseRetriever, build_dense, dense_fingerprint, open_dense
+from raggd.files import cache_folder
+from raggd.records import RaggdError
+from raggd.retrieval.base import Progress, SizedRetriever
+from raggd.retrieval.bm25 import bm25_fingerprint, build_bm25, open_bm25
+from raggd.retrieval.contents import Corpus, content, streamed
+from raggd.retrieval.databases.base import DatabaseRetriever, fill
+from raggd.retrieval.databases.choose import DATABASES, open_database
+from raggd.retrieval.dense import Sizes, build_dense, dense_fingerprint, open_dense
 from raggd.retrieval.encoder import Encoder, load_encoder
 from raggd.retrieval.estimate import LONG, TRIAL, Announce, estimate_bm25, estimate_dense
-from raggd.retrieval.folders import FORMATS, check_replaceable, read_manifest
+from raggd.retrieval.flashrag import check_kind, open_flashrag_bm25, open_flashrag_faiss
+from raggd.retrieval.folders import FORMATS, building, check_replaceable, read_manifest
 from raggd.retrieval.memory import Budget, parse_size
-from raggd.retrieval.store import id_key, storable
+from raggd.retrieval.store import STORED, PassageStore, prepare_store
 from raggd.settings import RetrievalSettings
-
-Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]]
-"""A file or folder, passages, or a function that streams passages anew at each call."""
-
-IndexRetriever = BM25Retriever | DenseRetriever
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index on disk, opened.
+    """An index, opened.
 
     Attributes:
-        folder: where it lies.
+        folder: where it lies: a folder, a file, or the name of a collection in a database.
         retriever: searches it.
         built: whether it was made now, not found.
     """
 
     folder: Path
-    retriever: IndexRetriever
+    retriever: SizedRetriever
     built: bool
 
 
@@ -65,24 +58,33 @@ def build_index(
         The index; it is built anew when corpus, parameters, tokenizer or encoder differ.
     """
     encoder = _encoder_of(settings)
-    count, content = _content(corpus)
-    fingerprint = dense_fingerprint(encoder, content) if encoder else bm25_fingerprint(content)
+    count, corpus_hash = content(corpus)
+    if settings.index_path:
+        return _open_flashrag(corpus, corpus_hash, settings, encoder)
+    if settings.retriever in DATABASES:
+        return _fill_database(corpus, (count, corpus_hash), settings, encoder, progress)
+    sizes = Sizes(ivf=settings.ivf_from)
+    fingerprint = (
+        dense_fingerprint(encoder, corpus_hash, sizes.way(count))
+        if encoder
+        else bm25_fingerprint(corpus_hash)
+    )
     folder = folder or _cached_folder(settings.retriever, fingerprint)
     check_replaceable(folder)
     if _fingerprint_of(folder) == fingerprint:
         return Index(folder, _opened(folder, encoder), built=False)
     budget = Budget(parse_size(settings.memory))
     if announce is not None and count >= LONG:
-        sample = list(islice(_streamed(corpus), TRIAL))
+        sample = list(islice(streamed(corpus), TRIAL))
         announce(
             estimate_dense(sample, count, encoder)
             if encoder
             else estimate_bm25(sample, count, budget)
         )
     if encoder:
-        build_dense(_streamed(corpus), folder, encoder, progress, known=content)
+        build_dense(streamed(corpus), folder, encoder, progress, known=corpus_hash, sizes=sizes)
     else:
-        build_bm25(_streamed(corpus), folder, progress, budget=budget, known=(count, content))
+        build_bm25(streamed(corpus), folder, progress, budget=budget, known=(count, corpus_hash))
     return Index(folder, _opened(folder, encoder), built=True)
 
 
@@ -93,7 +95,37 @@ def _cached_folder(kind: str, fingerprint: str) -> Path:
     return next((folder for folder in folders if _fingerprint_of(folder)), folders[0])
 
 
-def open_retriever(folder: Path, settings: RetrievalSettings) -> IndexRetriever:
+def _open_flashrag(
+    corpus: Corpus, corpus_hash: str, settings: RetrievalSettings, encoder: Encoder | None
+) -> Index:
+    path = Path(settings.index_path)
+    check_kind(path, settings.retriever)
+    store = _store_of(corpus, corpus_hash)
+    if encoder is None:
+        return Index(path, open_flashrag_bm25(path, store, corpus_hash), built=False)
+    return Index(path, open_flashrag_faiss(path, store, corpus_hash, encoder), built=False)
+
+
+def _store_of(corpus: Corpus, corpus_hash: str) -> PassageStore:
+    # Random access to passages that have an index elsewhere.
+    folder = cache_folder() / "indexes" / f"passages-v1-{corpus_hash}"
+    if not folder.is_dir():
+        with building(folder, lambda work: (work / STORED).is_file()) as work:
+            prepare_store(streamed(corpus), work, corpus_hash)
+    return PassageStore(folder)
+
+
+def _fill_database(
+    corpus: Corpus, known: tuple[int, str], settings: RetrievalSettings,
+    encoder: Encoder | None, progress: Progress | None,
+) -> Index:  # fmt: skip
+    database = open_database(settings, known, encoder)
+    built = fill(database, streamed(corpus), known[0], encoder, progress)
+    retriever = DatabaseRetriever(database, encoder, known[0])
+    return Index(Path(database.collection), retriever, built)
+
+
+def open_retriever(folder: Path, settings: RetrievalSettings) -> SizedRetriever:
     """Open an index folder as the settings describe it.
 
     Args:
@@ -108,12 +140,12 @@ def open_retriever(folder: Path, settings: RetrievalSettings) -> IndexRetriever:
 
 
 def _encoder_of(settings: RetrievalSettings) -> Encoder | None:
-    if settings.retriever != "dense":
+    if settings.retriever not in {"dense", "pgvector", "qdrant"}:
         return None
     return load_encoder(settings.encoder, precision=settings.precision)
 
 
-def _opened(folder: Path, encoder: Encoder | None) -> IndexRetriever:
+def _opened(folder: Path, encoder: Encoder | None) -> SizedRetriever:
     return open_dense(folder, encoder) if encoder else open_bm25(folder)
 
 
@@ -123,53 +155,3 @@ def _fingerprint_of(folder: Path) -> str:
         return str(read_manifest(folder).get("fingerprint"))
     except RaggdError:
         return ""
-
-
-def _streamed(corpus: Corpus) -> Iterable[Passage]:
-    if isinstance(corpus, Path):
-        return read_passages(corpus, unique=False)  # the index finds ids given twice
-    return corpus() if callable(corpus) else corpus
-
-
-def _content(corpus: Corpus) -> tuple[int, str]:
-    # Number of passages and hash of a corpus.
-    if not isinstance(corpus, Path):
-        count, value = _counted(_streamed(corpus))
-        return abs(count), value
-    # Reading and splitting files takes seconds to minutes: remembered while none of them changes.
-    memo = cache_folder() / "indexes" / "corpora" / f"{_files_state(corpus)}.json"
-    if memo.is_file():
-        known = read_json(memo, what="remembered corpus hash")
-        return int(known["passages"]), str(known["corpus_hash"])
-    count, value = _counted(_streamed(corpus))
-    if count < 0:
-        for _ in read_passages(corpus):  # slower, but it names the id and the file
-            pass
-        count = -count
-    entry = {"path": str(corpus.resolve()), "passages": count, "corpus_hash": value}
-    write_json(memo, entry)
-    return count, value
-
-
-def _counted(passages: Iterable[Passage]) -> tuple[int, str]:
-    # Number of passages, below 0 if two seem to have the same id, and hash.
-    keys = array("Q")
-
-    def seen() -> Iterator[Passage]:
-        for passage in map(storable, passages):
-            keys.append(id_key(passage.id))
-            yield passage
-
-    value = corpus_hash(seen())
-    same = len(np.unique(np.frombuffer(keys, dtype=np.uint64))) < len(keys)
-    return -len(keys) if same else len(keys), value
-
-
-def _files_state(path: Path) -> str:
-    # The reader's own code counts too: split otherwise, the same files are another corpus.
-    parts = [str(path.resolve()), file_hash(Path(corpus_reader.__file__))]
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
-        state = file.stat()
-        parts.append(f"{file} {state.st_size} {state.st_mtime_ns}")
-    return content_id(*parts, length=32)

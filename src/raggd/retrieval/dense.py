@@ -1,9 +1,10 @@
-"""Dense retrieval: stored embeddings, searched exactly up to 200,000 passages, then by a graph."""
+"""Dense retrieval: stored embeddings, compared one by one or through faiss in large corpora."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from raggd.retrieval.base import Progress
 from raggd.retrieval.encoder import Encoder
 from raggd.retrieval.folders import building, read_manifest, write_manifest
 from raggd.retrieval.graph import GRAPH_RULES, build_graph, import_faiss, open_graph
+from raggd.retrieval.inverted import IVF_RULES, build_ivf, open_ivf
 from raggd.retrieval.store import STORED, PassageStore, prepare_store, read_passages_of
 from raggd.retrieval.stored import StoredRetriever
 from raggd.retrieval.vectors import FirstPass, nearest
@@ -26,11 +28,42 @@ SHARD = 2048
 EMBEDDINGS = "embeddings.npy"
 """The vectors of an index: 32-bit floats, shape (passages, width)."""
 
-_GRAPH = "graph.faiss"
 _STATE = "state.json"
 
 FAISS_FROM = 200_000
 """Passages from which a faiss graph finds the candidates."""
+
+IVF_FROM = 1_000_000
+"""Passages from which an IVF index does, unless the settings say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """From which size of the corpus candidates are found in which way.
+
+    Attributes:
+        graph: passages from which there is a graph; fewer are compared one by one.
+        ivf: passages from which there is an IVF index instead.
+    """
+
+    graph: int = FAISS_FROM
+    ivf: int = IVF_FROM
+
+    def way(self, count: int) -> str:
+        """Name the way for a corpus.
+
+        Args:
+            count: its passages.
+
+        Returns:
+            ``exact``, ``graph`` or ``ivf``.
+        """
+        return "ivf" if count >= self.ivf else "graph" if count >= self.graph else "exact"
+
+
+_RULES = {"exact": "exact", "graph": GRAPH_RULES, "ivf": IVF_RULES}
+_BUILD = {"graph": build_graph, "ivf": build_ivf}
+_OPEN = {"graph": open_graph, "ivf": open_ivf}
 
 
 class DenseRetriever(StoredRetriever):
@@ -71,7 +104,7 @@ def build_dense(
     *,
     known: str | None = None,
     shard: int = SHARD,
-    faiss_from: int = FAISS_FROM,
+    sizes: Sizes | None = None,
 ) -> DenseRetriever:
     """Build an index folder; a build that was stopped goes on where it was, to the same bytes.
 
@@ -85,25 +118,25 @@ def build_dense(
         progress: called with passages encoded and all passages, after each batch.
         known: hash of the corpus, if known; a resumed build then does not read it again.
         shard: passages per shard.
-        faiss_from: passages from which a graph is built (once the embeddings are done).
+        sizes: from which size candidates are found by faiss; None: the defaults.
 
     Returns:
         The opened index.
     """
     with building(folder, _resumable) as work:
         info = prepare_store(passages, work, known)
-        if info.count >= faiss_from:
+        way = (sizes or Sizes()).way(info.count)
+        if way != "exact":
             import_faiss()  # missing, it is told before the work, not after it
         state = {"corpus_hash": info.corpus_hash, "precision": encoder.precision}
         _keep_matching(work, {**state, "shard": shard, **_encoder_entries(encoder)})
         _encode_shards(work, info.count, encoder, progress, shard)
-        graph = info.count >= faiss_from
-        if graph:
-            build_graph(np.load(work / EMBEDDINGS, mmap_mode="r"), work / _GRAPH)
+        if way != "exact":
+            _BUILD[way](np.load(work / EMBEDDINGS, mmap_mode="r"), work / f"{way}.faiss")
         for leftover in (STORED, _STATE):
             (work / leftover).unlink()
-        fingerprint = dense_fingerprint(encoder, info.corpus_hash, faiss_from=faiss_from)
-        entries = {"fingerprint": fingerprint, "graph": graph, **_encoder_entries(encoder)}
+        fingerprint = dense_fingerprint(encoder, info.corpus_hash, way)
+        entries = {"fingerprint": fingerprint, "first_pass": way, **_encoder_entries(encoder)}
         write_manifest(work, "dense", info.count, info.corpus_hash, **entries)
     return open_dense(folder, encoder)
 
@@ -159,10 +192,18 @@ def _shifted(progress: Progress | None, start: int, total: int) -> Callable[[int
     return None if progress is None else lambda done: progress(start + done, total)
 
 
-def dense_fingerprint(encoder: Encoder, corpus_hash: str, *, faiss_from: int = FAISS_FROM) -> str:
-    """Return the fingerprint that a dense index of a corpus has."""
-    rules = [GRAPH_RULES, str(faiss_from), encoder.precision]
-    return content_id("dense", encoder.fingerprint, corpus_hash, *rules)
+def dense_fingerprint(encoder: Encoder, corpus_hash: str, way: str) -> str:
+    """Compute the fingerprint of a dense index.
+
+    Args:
+        encoder: makes its embeddings.
+        corpus_hash: hash of the corpus.
+        way: how candidates are found.
+
+    Returns:
+        The fingerprint.
+    """
+    return content_id("dense", encoder.fingerprint, corpus_hash, _RULES[way], encoder.precision)
 
 
 def open_dense(folder: Path, encoder: Encoder) -> DenseRetriever:
@@ -200,5 +241,7 @@ def open_dense(folder: Path, encoder: Encoder) -> DenseRetriever:
             f"the index at {folder} is damaged: {len(store)} passages, embeddings of shape "
             f"{embeddings.shape}. Delete the folder and build it again."
         )
-    first_pass = open_graph(folder / _GRAPH, len(store)) if manifest.get("graph") else None
+    # Before there was another way, the entry was called `graph`.
+    way = manifest.get("first_pass", "graph" if manifest.get("graph") else "exact")
+    first_pass = None if way == "exact" else _OPEN[way](folder / f"{way}.faiss", len(store))
     return DenseRetriever(embeddings, store, encoder, manifest["fingerprint"], first_pass)

@@ -83,6 +83,37 @@ def build_graph(embeddings: NDArray[np.float32], file: Path) -> None:
         faiss.write_index(graph, str(temporary))
 
 
+def read_faiss(file: Path, count: int | None, *, mapped: bool = False) -> Any:
+    """Read a faiss index and check it.
+
+    Args:
+        file: the file.
+        count: vectors that it must hold; None: any number.
+        mapped: leave its vectors or lists on disk until they are read, where faiss can.
+
+    Returns:
+        The index of faiss.
+
+    Raises:
+        RaggdError: faiss is not installed, or the file is missing, damaged or of another index.
+    """
+    faiss = import_faiss()
+    try:
+        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC if mapped else 0)
+        size = int(index.ntotal)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RaggdError(
+            f"the faiss file {file} is damaged ({reason}): delete the index and build it again."
+        ) from error
+    if count is not None and size != count:
+        raise RaggdError(
+            f"the faiss file {file} is of {size} passages, its index of {count}: delete the index "
+            "and build it again."
+        )
+    return index
+
+
 def open_graph(file: Path, count: int) -> FirstPass:
     """Open a graph for searching.
 
@@ -92,24 +123,9 @@ def open_graph(file: Path, count: int) -> FirstPass:
 
     Returns:
         A function that proposes candidates.
-
-    Raises:
-        RaggdError: faiss is not installed, or the file is missing, damaged or of another index.
     """
     faiss = import_faiss()
-    try:
-        graph = faiss.read_index(str(file))
-        size = int(graph.ntotal)
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise RaggdError(
-            f"the graph {file} is damaged ({reason}): delete the index and build it again."
-        ) from error
-    if size != count:
-        raise RaggdError(
-            f"the graph {file} is of {size} passages, its index of {count}: delete the index and "
-            "build it again."
-        )
+    graph = read_faiss(file, count)
 
     def candidates(
         queries: NDArray[np.float32], k: int, excluded: Sequence[Sequence[int]]

@@ -39,7 +39,7 @@ from raggd.retrieval.postings import (
 from raggd.retrieval.store import read_passages_of
 from raggd.retrieval.tokenizer import TermNumbers
 
-ROWS = 1 << 20
+ROWS = 1 << 18
 """Most passages of a segment: its scores fit a processor's cache, and a kill costs one segment."""
 
 LEAST_MEMORY = 64_000_000
@@ -87,15 +87,16 @@ class Segment:
         total = np.zeros(self.count, dtype=np.float32)
         for at in self._places(terms):
             part = slice(self.indptr[at], self.indptr[at + 1])
-            # A passage occurs once among the postings of a term, so nothing is lost here.
-            total[self.rows[part]] += self.scores[part]
+            np.add.at(total, self.rows[part], self.scores[part])
         return total
 
     def _places(self, terms: Sequence[int]) -> Sequence[int]:
         if self.terms is None:
             return terms
-        places = np.searchsorted(self.terms, terms)
-        known = self.terms[np.minimum(places, len(self.terms) - 1)] == terms
+        # Of the same type: otherwise NumPy would convert all terms of the segment at each search.
+        asked = np.array(terms, dtype=self.terms.dtype)
+        places = np.searchsorted(self.terms, asked)
+        known = self.terms[np.minimum(places, len(self.terms) - 1)] == asked
         return [int(place) for place, held in zip(places, known, strict=True) if held]
 
 

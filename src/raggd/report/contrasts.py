@@ -1,0 +1,288 @@
+"""Differences between methods of a study, paired by question: within a block, and over blocks.
+
+The unit is a question of a benchmark. Seeds, and in the pooled scope backbones and retrievers,
+answer the same question several times: its scores are averaged before questions are resampled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raggd.evaluation.statistics import (
+    Difference,
+    Interval,
+    bootstrap_interval,
+    holm,
+    paired_bootstraps,
+)
+from raggd.report.grid import Answer, Block, subsets
+
+METRICS = ("em", "f1", "loss")
+SCALES = {"em": 100.0, "f1": 100.0, "loss": 1.0}
+"""EM and F1 are shown in percent, the answer loss in nats per token."""
+POOLED = "pooled"
+NAMED = (
+    ("base", "vanilla-rag"),
+    ("rag-gd", "base"),
+    ("rag-gd-k1", "base"),
+    ("rag-gd-k10", "base"),
+    ("tt-sgd", "base"),
+    ("rag-gd", "tt-sgd"),
+    ("rag-gd", "mean-update"),
+    ("rag-gd", "task-mean"),
+    ("rag-gd", "shuffled-support"),
+    ("rag-gd", "hyper-tuning"),
+    ("rag-gd", "prompt-tuning"),
+    ("rag-gd", "base-few-shot"),
+    ("mean-update", "base"),
+)
+"""Comparisons that a study is made for; they are one family for Holm's rule, all pairs another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """`method` minus `other` on the same questions.
+
+    Attributes:
+        scope: name of a block, or ``pooled`` over the blocks that have both methods.
+        subset: ``all``, ``training tasks`` or ``held-out tasks``; the mean of benchmark means.
+        method: name.
+        other: name.
+        metric: ``em``, ``f1`` or ``loss``.
+        n: questions.
+        blocks: number of blocks.
+        difference: in points of percent, or nats for the loss.
+        p: two-sided, corrected by Holm over the pairs of scope, subset and metric.
+        named: whether the pair is one of `NAMED`.
+        p_named: corrected over the named pairs alone; None for the others.
+    """
+
+    scope: str
+    subset: str
+    method: str
+    other: str
+    metric: str
+    n: int
+    blocks: int
+    difference: Difference
+    p: float
+    named: bool
+    p_named: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Scores of some methods on common questions.
+
+    Attributes:
+        methods: the columns.
+        values: (questions, methods).
+        groups: benchmark of each question.
+        clusters: support draw of each question.
+    """
+
+    methods: tuple[str, ...]
+    values: NDArray[np.float64]
+    groups: list[str]
+    clusters: list[str]
+
+
+def _value(answer: Answer, metric: str) -> float | None:
+    return answer.loss if metric == "loss" else float(getattr(answer, metric))
+
+
+def sample(
+    blocks: Sequence[Block], methods: Sequence[str], benchmarks: Sequence[str], metric: str
+) -> Sample | None:
+    """Collect the scores of methods on the questions that all of them answered.
+
+    Args:
+        blocks: whose scores are averaged question by question.
+        methods: the columns.
+        benchmarks: to take questions from.
+        metric: of `METRICS`.
+
+    Returns:
+        The scores; None where no question was answered by all in all blocks.
+    """
+    found: dict[tuple[str, str], dict[tuple[str, int, str], tuple[float, str]]] = {}
+    for block in blocks:
+        for method in methods:
+            for benchmark in benchmarks:
+                for seed, answer in block.answers.get(method, {}).get(benchmark, ()):
+                    value = _value(answer, metric)
+                    if value is not None:
+                        mine = found.setdefault((benchmark, answer.question), {})
+                        label = f"{benchmark} {seed} {answer.draw}"
+                        mine[block.name, seed, method] = (value, label)
+    return _averaged(found, len(blocks), tuple(methods))
+
+
+def _averaged(
+    found: dict[tuple[str, str], dict[tuple[str, int, str], tuple[float, str]]],
+    blocks: int,
+    methods: tuple[str, ...],
+) -> Sample | None:
+    rows, groups, clusters = [], [], []
+    for (benchmark, _), mine in sorted(found.items()):
+        seeds = {seed for _, seed, _ in mine}
+        if len(mine) != blocks * len(methods) * len(seeds):
+            continue
+        rows.append(
+            [float(np.mean([v for (_, _, m), (v, _) in mine.items() if m == x])) for x in methods]
+        )
+        groups.append(benchmark)
+        clusters.append("+".join(sorted({label for _, label in mine.values()})))
+    return Sample(methods, np.array(rows), groups, clusters) if rows else None
+
+
+def macro_interval(
+    block: Block, method: str, benchmarks: Sequence[str], metric: str, resamples: int
+) -> Interval | None:
+    """Average a method's benchmark means, with the bootstrap interval.
+
+    Args:
+        block: of the method.
+        method: its name.
+        benchmarks: to average over.
+        metric: of `METRICS`.
+        resamples: bootstrap samples.
+
+    Returns:
+        The mean in percent (the loss in nats); None if the method lacks a benchmark.
+    """
+    given = sample([block], [method], benchmarks, metric) if block.has(method, benchmarks) else None
+    if given is None:
+        return None
+    interval = bootstrap_interval(
+        given.values[:, 0],
+        groups=given.groups,
+        clusters=given.clusters,
+        macro=True,
+        resamples=resamples,
+    )
+    return interval.scaled(SCALES[metric])
+
+
+def _family(
+    scope: str,
+    subset: str,
+    metric: str,
+    blocks: Sequence[Block],
+    pairs: Sequence[tuple[str, str]],
+    benchmarks: Sequence[str],
+    resamples: int,
+) -> list[Contrast]:
+    methods = tuple(dict.fromkeys(name for pair in pairs for name in pair))
+    given = sample(blocks, methods, benchmarks, metric)
+    if given is None or set(given.groups) != set(benchmarks):
+        return []
+    columns = [(methods.index(a), methods.index(b)) for a, b in pairs]
+    differences = paired_bootstraps(
+        given.values,
+        columns,
+        groups=given.groups,
+        clusters=given.clusters,
+        macro=True,
+        resamples=resamples,
+    )
+    adjusted = holm([d.p_value for d in differences])
+    chosen = [i for i, pair in enumerate(pairs) if pair in NAMED]
+    among = dict(zip(chosen, holm([differences[i].p_value for i in chosen]), strict=True))
+    return [
+        Contrast(
+            scope,
+            subset,
+            *pair,
+            metric,
+            len(given.groups),
+            len(blocks),
+            differences[i].scaled(SCALES[metric]),
+            adjusted[i],
+            pair in NAMED,
+            among.get(i),
+        )
+        for i, pair in enumerate(pairs)
+    ]
+
+
+def contrast_of(
+    block: Block, pair: tuple[str, str], metric: str, resamples: int
+) -> Contrast | None:
+    """Compare two methods on all questions of a block, each question counted once.
+
+    Args:
+        block: of the study.
+        pair: (method, other).
+        metric: of `METRICS`.
+        resamples: bootstrap samples.
+
+    Returns:
+        The contrast, uncorrected; None if no question was answered by both.
+    """
+    given = sample([block], pair, block.benchmarks, metric)
+    if given is None:
+        return None
+    difference = paired_bootstraps(
+        given.values, [(0, 1)], groups=given.groups, clusters=given.clusters, resamples=resamples
+    )[0].scaled(SCALES[metric])
+    n, p, named = len(given.groups), difference.p_value, pair in NAMED
+    return Contrast(block.name, "all", *pair, metric, n, 1, difference, p, named, None)
+
+
+def all_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """List every pair of methods once; named pairs in their direction.
+
+    Args:
+        methods: in the order of the tables.
+
+    Returns:
+        (method, other): the later one of the tables minus the earlier one.
+    """
+    pairs = [(b, a) for a, b in combinations(methods, 2)]
+    return [(b, a) if (b, a) in NAMED else (a, b) for a, b in pairs]
+
+
+def contrasts(blocks: Sequence[Block], resamples: int = 10_000) -> list[Contrast]:
+    """Compare every pair of methods in every block and pooled over blocks.
+
+    In the pooled scope a pair is compared over the blocks that have both methods; the pairs of one
+    set of blocks are one family for Holm's rule.
+
+    Args:
+        blocks: of the study.
+        resamples: bootstrap samples.
+
+    Returns:
+        The contrasts, scope by scope.
+    """
+    found = []
+    for block in blocks:
+        for subset, benchmarks in subsets(block.benchmarks):
+            methods = [m for m in block.methods if block.has(m, benchmarks)]
+            pairs = all_pairs(methods)
+            for metric in METRICS if pairs else ():
+                found += _family(block.name, subset, metric, [block], pairs, benchmarks, resamples)
+    return found + (_pooled(blocks, resamples) if len(blocks) > 1 else [])
+
+
+def _pooled(blocks: Sequence[Block], resamples: int) -> list[Contrast]:
+    everywhere = [b for b in blocks[0].benchmarks if all(b in x.benchmarks for x in blocks)]
+    methods = list(dict.fromkeys(m for block in blocks for m in block.methods))
+    found = []
+    for subset, benchmarks in subsets(everywhere):
+        together: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        for pair in all_pairs(methods):
+            names = tuple(b.name for b in blocks if all(b.has(m, benchmarks) for m in pair))
+            if len(names) > 1:
+                together.setdefault(names, []).append(pair)
+        for names, pairs in together.items():
+            chosen = [b for b in blocks if b.name in names]
+            for metric in METRICS:
+                found += _family(POOLED, subset, metric, chosen, pairs, benchmarks, resamples)
+    return found

@@ -1,0 +1,106 @@
+"""Gain against evidence quality: questions whose passages hold an answer, and the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from raggd.evaluation.statistics import Difference
+from raggd.report.contrasts import METRICS, Contrast, contrast_of
+from raggd.report.grid import Block
+from raggd.report.study_tables import contrast_text
+from raggd.report.tables import Column, Table
+from raggd.report.words import method_label
+
+PAIRS = (("base", "vanilla-rag"), ("rag-gd", "base"), ("tt-sgd", "base"), ("mean-update", "base"))
+EVIDENCE = {True: "an answer in the passages", False: "no answer in the passages"}
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceGain:
+    """One pair of methods on the questions of one kind of evidence, all benchmarks together."""
+
+    answerable: bool
+    contrast: Contrast
+
+    @property
+    def difference(self) -> Difference:
+        """The gain, in percent or nats."""
+        return self.contrast.difference
+
+
+def only(block: Block, answerable: bool) -> Block:
+    """Return a block with the questions of one kind of evidence.
+
+    Args:
+        block: of a study.
+        answerable: whether their passages hold an answer.
+
+    Returns:
+        The block; questions of unknown kind, and benchmarks left without questions, are dropped.
+    """
+    answers = {
+        method: {
+            name: kept
+            for name, given in by_benchmark.items()
+            if (kept := tuple((s, a) for s, a in given if a.answerable is answerable))
+        }
+        for method, by_benchmark in block.answers.items()
+    }
+    shown = tuple(name for name in block.benchmarks if any(name in x for x in answers.values()))
+    return replace(block, answers=answers, benchmarks=shown)
+
+
+def evidence_gains(blocks: Sequence[Block], resamples: int) -> list[EvidenceGain]:
+    """Compare pairs of methods apart for both kinds of evidence.
+
+    Args:
+        blocks: of the study.
+        resamples: bootstrap samples.
+
+    Returns:
+        The gains, by block, pair, kind of evidence and metric; the mean over questions, since some
+        benchmarks have few of one kind.
+    """
+    found = []
+    for block in blocks:
+        for pair in PAIRS:
+            if not set(pair) <= set(block.methods):
+                continue
+            for answerable in EVIDENCE:
+                part = only(block, answerable)
+                for metric in METRICS:
+                    contrast = contrast_of(part, pair, metric, resamples)
+                    if contrast:
+                        found.append(EvidenceGain(answerable, contrast))
+    return found
+
+
+def evidence_table(found: Sequence[EvidenceGain]) -> Table:
+    """Lay out gains by evidence.
+
+    Args:
+        found: from `evidence_gains`.
+
+    Returns:
+        The table; intervals that exclude zero are bold.
+    """
+    columns = [Column("Scope"), Column("Comparison"), Column("Passages hold"), Column("n", "right")]
+    columns += [Column(name, "right") for name in ("EM", "F1", "Answer loss")]
+    groups: dict[tuple[str, str, str, bool], dict[str, Contrast]] = {}
+    for gain in found:
+        c = gain.contrast
+        groups.setdefault((c.scope, c.method, c.other, gain.answerable), {})[c.metric] = c
+    rows: list[tuple[str, ...]] = []
+    bold: set[tuple[int, int]] = set()
+    for (scope, method, other, answerable), by_metric in groups.items():
+        n = next(iter(by_metric.values())).n
+        label = f"{method_label(method)} minus {method_label(other)}"
+        cells = [scope, label, "an answer" if answerable else "none", str(n)]
+        for metric in METRICS:
+            shown = by_metric.get(metric)
+            if shown and shown.difference.significant:
+                bold.add((len(rows), len(cells)))
+            cells.append(contrast_text(shown))
+        rows.append(tuple(cells))
+    return Table(tuple(columns), tuple(rows), bold=frozenset(bold))

@@ -1,0 +1,318 @@
+"""Figures of a study: method families, K, accuracy against cost, and gain by evidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from raggd.evaluation.statistics import Interval
+from raggd.records import content_id
+from raggd.report.contrasts import macro_interval
+from raggd.report.evidence import EVIDENCE, EvidenceGain
+from raggd.report.figures import LogAxis, draw_points, label_points
+from raggd.report.grid import Block
+from raggd.report.summary import SummaryRow
+from raggd.report.svg import INK, drawing, to_svg
+from raggd.report.words import method_label
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FAMILIES = {
+    "frozen model": ("#7a7f87", ("query-only", "vanilla-rag", "vanilla-few-shot")),
+    "trained once": ("#009e73", ("prompt-tuning", "base", "base-few-shot")),
+    "gradients at test time": ("#0072b2", ("tt-sgd-k1", "tt-sgd", "tt-sgd-k10")),
+    "predicted update": (
+        "#d55e00",
+        ("hyper-tuning", "rag-gd-k1", "rag-gd", "rag-gd-k10", "rag-gd-tuned", "rag-gd-gated"),
+    ),
+    "controls": (
+        "#c0699a",
+        (
+            *("mean-update", "task-mean", "shuffled-support", "irrelevant-passages"),
+            *("rag-gd-x0.5", "rag-gd-x2"),
+        ),
+    ),
+}
+"""Colour and methods of each family, bars in this order."""
+STEPS = {
+    "TT-SGD": ("#0072b2", "o", {1: "tt-sgd-k1", 5: "tt-sgd", 10: "tt-sgd-k10"}),
+    "RAG-GD": ("#d55e00", "D", {1: "rag-gd-k1", 5: "rag-gd", 10: "rag-gd-k10"}),
+}
+Average = Callable[[Block, str], Interval | None]
+"""The average of a method over the benchmarks of a block, with its interval."""
+
+
+def f1_average(resamples: int) -> Average:
+    """Return the usual average: F1 in percent, mean of benchmark means.
+
+    Args:
+        resamples: bootstrap samples of the interval.
+
+    Returns:
+        A function of block and method that remembers what it computed.
+    """
+    known: dict[tuple[str, str], Interval | None] = {}
+
+    def average(block: Block, method: str) -> Interval | None:
+        key = (block.name, method)
+        if key not in known:
+            known[key] = macro_interval(block, method, block.benchmarks, "f1", resamples)
+        return known[key]
+
+    return average
+
+
+def _spread(found: Interval) -> tuple[float, float]:
+    if not math.isfinite(found.low):
+        return 0.0, 0.0
+    return found.mean - found.low, found.high - found.mean
+
+
+def _salt(*parts: object) -> str:
+    return content_id(*(repr(part) for part in parts))
+
+
+def _said(blocks: Sequence[Block], average: Average) -> str:
+    lines = []
+    for block in blocks:
+        shown = [(m, average(block, m)) for m in block.methods]
+        numbers = ", ".join(f"{method_label(m)} {x.mean:.1f}" for m, x in shown if x)
+        lines.append(f"{block.name}: {numbers}")
+    return "; ".join(lines)
+
+
+def families_figure(blocks: Sequence[Block], average: Average) -> str:
+    """Draw F1 of all methods as bars, coloured by family (the paper's figure 3a).
+
+    Args:
+        blocks: one panel each.
+        average: from `f1_average`.
+
+    Returns:
+        One ``<svg>`` element.
+    """
+    shown = [[m for _, ms in FAMILIES.values() for m in ms if average(b, m)] for b in blocks]
+    height = 0.6 + 0.21 * max(len(methods) for methods in shown)
+    lines = -(-len(blocks) // 2)
+    with drawing(
+        _salt("families", _said(blocks, average)), (8.4, max(1.6, height) * lines + 0.4)
+    ) as figure:
+        grid = figure.subplots(lines, min(2, len(blocks)), squeeze=False)
+        for place, block, methods in zip(grid.flat, blocks, shown, strict=False):
+            _bars(place, block, methods, average)
+        for place in list(grid.flat)[len(blocks) :]:
+            place.set_axis_off()
+        marks = [_patch(colour) for colour, _ in FAMILIES.values()]
+        figure.legend(marks, list(FAMILIES), loc="outside lower center", ncols=5, frameon=False)
+        return to_svg(figure, "Average F1 by method", _said(blocks, average))
+
+
+def _patch(colour: str) -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(facecolor=colour)
+
+
+def _bars(place: Axes, block: Block, methods: Sequence[str], average: Average) -> None:
+    colours = {m: colour for colour, ms in FAMILIES.values() for m in ms}
+    for row, method in enumerate(methods):
+        found = average(block, method)
+        if found is None:
+            continue
+        below, above = _spread(found)
+        place.barh(row, found.mean, color=colours[method], height=0.72)
+        place.errorbar(found.mean, row, xerr=[[below], [above]], color=INK, linewidth=1)
+    place.set_yticks(range(len(methods)), [method_label(m) for m in methods], fontsize=8)
+    place.invert_yaxis()
+    place.set_title(block.name, fontsize=9.5)
+    place.set_xlabel("F1 in percent, average of benchmarks")
+
+
+def steps_figure(blocks: Sequence[Block], average: Average) -> str:
+    """Draw F1 against the number of gradient steps K (the paper's figure 3b).
+
+    Args:
+        blocks: one panel each.
+        average: from `f1_average`.
+
+    Returns:
+        One ``<svg>`` element.
+    """
+    lines = -(-len(blocks) // 2)
+    with drawing(_salt("steps", _said(blocks, average)), (8.4, 2.5 * lines + 0.3)) as figure:
+        grid = figure.subplots(lines, min(2, len(blocks)), squeeze=False)
+        for place, block in zip(grid.flat, blocks, strict=False):
+            _lines(place, block, average)
+        for place in list(grid.flat)[len(blocks) :]:
+            place.set_axis_off()
+        handles, names = grid.flat[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
+        return to_svg(figure, "Average F1 against the number of steps K", _said(blocks, average))
+
+
+def _lines(place: Axes, block: Block, average: Average) -> None:
+    base = average(block, "base")
+    if base:
+        place.axhline(base.mean, color="#009e73", linewidth=1, linestyle="--", label="Base adapter")
+    for shift, (label, (colour, marker, methods)) in enumerate(STEPS.items()):
+        points = [(k, average(block, method)) for k, method in methods.items()]
+        shown = [(k, found) for k, found in points if found]
+        if not shown:
+            continue
+        xs = [k * (1 + 0.06 * shift) for k, _ in shown]  # side by side, not one over the other
+        spreads = [_spread(found) for _, found in shown]
+        place.errorbar(
+            xs,
+            [found.mean for _, found in shown],
+            tuple(zip(*spreads, strict=True)),
+            color=colour,
+            marker=marker,
+            markersize=5,
+            linewidth=1.4,
+            label=label,
+        )
+    place.set_xscale("log")
+    place.set_xticks([1, 5, 10], ["1", "5", "10"])
+    place.minorticks_off()
+    place.set_title(block.name, fontsize=9.5)
+    place.set_xlabel("K")
+    place.set_ylabel("F1 in percent")
+
+
+def _cost_rows(block: Block, average: Average) -> list[SummaryRow]:
+    rows = []
+    for method in block.methods:
+        found, costs = average(block, method), block.costs.get(method, {})
+        if found is None or not {"adapt_ms", "answer_ms"} <= set(costs):
+            continue
+        total = costs["adapt_ms"] + costs["answer_ms"]
+        given = block.answers[method]
+        n, names = sum(map(len, given.values())), tuple(given)
+        rows.append(
+            SummaryRow(
+                method,
+                n,
+                names,
+                found,
+                found,
+                found,
+                found,
+                total,
+                costs["answer_ms"],
+                None,
+            )
+        )
+    return rows
+
+
+def cost_figure(block: Block, average: Average) -> str:
+    """Draw F1 against the time of a question with its own support set (the paper's figure 4).
+
+    The zone of gradients at test time, from the cheapest TT-SGD upwards, is shaded.
+
+    Args:
+        block: one backbone and retriever; only complete cells have costs.
+        average: from `f1_average`.
+
+    Returns:
+        One ``<svg>`` element; empty while no method has its costs.
+    """
+    rows = _cost_rows(block, average)
+    if not rows:
+        return ""
+    totals = [row.adapt_ms or 0.0 for row in rows]
+    axis = LogAxis.of(totals)
+    places = axis.positions(totals)
+    with drawing(_salt("cost", rows), (7.2, 4.4)) as figure:
+        axes = figure.add_subplot()
+        axis.draw(axes)
+        zone = [t for row, t in zip(rows, totals, strict=True) if row.method.startswith("tt-sgd")]
+        if zone:
+            axes.axvspan(
+                math.log10(min(zone)) - 0.12, axis.high, color=INK, alpha=0.07, linewidth=0
+            )
+        draw_points(axes, rows, places, macro=True)
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+        axes.set_axisbelow(True)
+        shaded = "; shaded: gradients at test time" if zone else ""
+        axes.set_xlabel(f"time per question, adaptation included (logarithmic){shaded}")
+        axes.set_ylabel("F1 in percent, average, with 95 % interval")
+        axes.set_title(block.name, fontsize=9.5)
+        label_points(figure, axes, rows, places, macro=True)
+        said = "; ".join(
+            f"{method_label(row.method)}: F1 {row.f1.mean:.1f}, {total:.0f} milliseconds"
+            for row, total in zip(rows, totals, strict=True)
+        )
+        return to_svg(figure, f"Accuracy against cost, {block.name}", said)
+
+
+def evidence_figure(found: Sequence[EvidenceGain], metric: str) -> str:
+    """Draw gains apart for questions whose passages hold an answer and for the others.
+
+    Args:
+        found: from `evidence_gains`.
+        metric: ``em``, ``f1`` or ``loss``.
+
+    Returns:
+        One ``<svg>`` element; empty if there is nothing of that metric.
+    """
+    chosen = [g for g in found if g.contrast.metric == metric]
+    if not chosen:
+        return ""
+    names = list(dict.fromkeys(_pair_name(g) for g in chosen))
+    scopes = list(dict.fromkeys(g.contrast.scope for g in chosen))
+    lines = -(-len(scopes) // 2)
+    with drawing(
+        _salt("evidence", chosen), (8.4, (0.9 + 0.34 * len(names)) * lines + 0.4)
+    ) as figure:
+        grid = figure.subplots(lines, min(2, len(scopes)), squeeze=False, sharex=True)
+        for place, scope in zip(grid.flat, scopes, strict=False):
+            _gains(place, [g for g in chosen if g.contrast.scope == scope], names)
+            place.set_title(scope, fontsize=9.5)
+        for place in list(grid.flat)[len(scopes) :]:
+            place.set_axis_off()
+        handles, labels = grid.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+        unit = "nats per token; below 0 is better" if metric == "loss" else "points"
+        figure.supxlabel(f"{'answer loss' if metric == 'loss' else metric.upper()}, {unit}", size=9)
+        said = "; ".join(
+            f"{g.contrast.scope}, {_pair_name(g)}, {EVIDENCE[g.answerable]}: "
+            f"{g.difference.mean:+.2f}"
+            for g in chosen
+        )
+        return to_svg(figure, f"Gain by evidence, {metric}", said)
+
+
+def _pair_name(gain: EvidenceGain) -> str:
+    return f"{method_label(gain.contrast.method)} minus {method_label(gain.contrast.other)}"
+
+
+def _gains(place: Axes, gains: Sequence[EvidenceGain], names: Sequence[str]) -> None:
+    place.axvline(0, color=INK, alpha=0.4, linewidth=0.8)
+    for answerable, colour, marker, shift in (
+        (True, "#009e73", "o", -0.13),
+        (False, "#b07d00", "s", 0.13),
+    ):
+        mine = [g for g in gains if g.answerable is answerable]
+        if not mine:
+            continue
+        spreads = [_spread(_as_interval(g)) for g in mine]
+        place.errorbar(
+            [g.difference.mean for g in mine],
+            [names.index(_pair_name(g)) + shift for g in mine],
+            xerr=tuple(zip(*spreads, strict=True)),
+            fmt=marker,
+            color=colour,
+            markersize=5,
+            label=EVIDENCE[answerable],
+        )
+    place.set_yticks(range(len(names)), names, fontsize=8)
+    place.set_ylim(len(names) - 0.5, -0.5)
+
+
+def _as_interval(gain: EvidenceGain) -> Interval:
+    d = gain.difference
+    return Interval(d.mean, d.low, d.high, d.level)

@@ -1,0 +1,301 @@
+"""The paper's tables from a study: scores by benchmark, averages, differences, costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean
+
+from raggd.data.benchmarks import BENCHMARKS
+from raggd.evaluation.statistics import Interval
+from raggd.report.contrasts import Contrast, macro_interval
+from raggd.report.grid import Block, Grid, held_out, subsets
+from raggd.report.tables import (
+    Column,
+    Table,
+    interval_text,
+    milliseconds_text,
+    p_text,
+    relative_text,
+)
+from raggd.report.words import method_label
+
+ALPHA = 0.05
+NOTHING = "–"
+
+
+def benchmark_title(name: str) -> str:
+    """Return the paper's name of a benchmark; held-out ones are marked by a star."""
+    title = BENCHMARKS[name].title if name in BENCHMARKS else name
+    return f"{title}*" if held_out(name) else title
+
+
+def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
+    """Find the methods that are significantly better than the base adapter.
+
+    Args:
+        found: contrasts of the study.
+        scope: name of a block.
+        metric: ``em`` or ``f1``.
+
+    Returns:
+        Methods whose difference from the base is positive with a corrected p-value below 0.05;
+        named comparisons are corrected among themselves.
+    """
+    better = set()
+    for c in found:
+        if (c.scope, c.subset, c.metric) != (scope, "all", metric) or _decisive_p(c) >= ALPHA:
+            continue
+        if c.other == "base" and c.difference.mean > 0:
+            better.add(c.method)
+        if c.method == "base" and c.difference.mean < 0:
+            better.add(c.other)
+    return better
+
+
+def _mean(block: Block, method: str, benchmark: str, metric: str) -> float | None:
+    answers = block.answers.get(method, {}).get(benchmark, ())
+    return 100 * fmean(getattr(a, metric) for _, a in answers) if answers else None
+
+
+def _pair(em: float | None, f1: float | None) -> str:
+    return NOTHING if em is None or f1 is None else f"{em:.1f} / {f1:.1f}"
+
+
+def _average(interval: Interval | None) -> str:
+    return NOTHING if interval is None else interval_text(interval)
+
+
+def benchmark_table(
+    blocks: Sequence[Block], found: Sequence[Contrast], caption: str, resamples: int
+) -> Table:
+    """Lay out EM / F1 by benchmark with the averages: the paper's main tables.
+
+    Args:
+        blocks: of one backbone, one per retriever.
+        found: contrasts of the study; significant gains over the base adapter are bold.
+        caption: what stands above.
+        resamples: bootstrap samples of the averages' intervals.
+
+    Returns:
+        The table, one group of rows per block.
+    """
+    benchmarks = list(dict.fromkeys(name for block in blocks for name in block.benchmarks))
+    columns = [Column("Retriever"), Column("Method")]
+    columns += [Column(benchmark_title(name), "right") for name in benchmarks]
+    columns += [Column("EM, average", "right"), Column("F1, average", "right")]
+    rows: list[tuple[str, ...]] = []
+    bold = set()
+    for block in blocks:
+        better = {metric: above_base(found, block.name, metric) for metric in ("em", "f1")}
+        for method in block.methods:
+            cells = [block.retriever, method_label(method)]
+            for name in benchmarks:
+                cells.append(_pair(*(_mean(block, method, name, m) for m in ("em", "f1"))))
+            for metric in ("em", "f1"):
+                if method in better[metric]:
+                    bold.add((len(rows), len(cells)))
+                cells.append(_average(macro_interval(block, method, benchmarks, metric, resamples)))
+            rows.append(tuple(cells))
+    return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))
+
+
+def average_table(
+    blocks: Sequence[Block], found: Sequence[Contrast], caption: str, resamples: int
+) -> Table:
+    """Lay out the averages of all methods, one pair of columns per block: the paper's overview.
+
+    Args:
+        blocks: of the study.
+        found: contrasts of the study; significant gains over the base adapter are bold.
+        caption: what stands above.
+        resamples: bootstrap samples of the intervals.
+
+    Returns:
+        The table.
+    """
+    methods = list(dict.fromkeys(m for block in blocks for m in block.methods))
+    columns = [Column("Method")]
+    columns += [
+        Column(f"{block.name}: {metric.upper()}", "right")
+        for block in blocks
+        for metric in ("em", "f1")
+    ]
+    rows: list[tuple[str, ...]] = []
+    bold: set[tuple[int, int]] = set()
+    for method in methods:
+        cells = [method_label(method)]
+        for block in blocks:
+            for metric in ("em", "f1"):
+                if method in above_base(found, block.name, metric):
+                    bold.add((len(rows), len(cells)))
+                average = macro_interval(block, method, block.benchmarks, metric, resamples)
+                cells.append(_average(average))
+        rows.append(tuple(cells))
+    return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))
+
+
+def numbers_table(grid: Grid, resamples: int) -> Table:
+    """Lay out every number with its interval, one line each, for other programs.
+
+    Args:
+        grid: the study.
+        resamples: bootstrap samples.
+
+    Returns:
+        Backbone, retriever, method, benchmark (or a subset's average), metric, n, mean, low, high.
+    """
+    names = ("backbone", "retriever", "method", "benchmark", "metric", "n", "mean", "low", "high")
+    rows = []
+    for block in grid.blocks:
+        sets: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in block.benchmarks]
+        sets += [(f"average, {name}", chosen) for name, chosen in subsets(block.benchmarks)]
+        for method in block.methods:
+            for label, chosen in sets:
+                for metric in ("em", "f1", "loss"):
+                    found = macro_interval(block, method, chosen, metric, resamples)
+                    if found is None:
+                        continue
+                    n = sum(len(block.answers[method][name]) for name in chosen)
+                    shown = [
+                        f"{x:.4f}" if math.isfinite(x) else ""
+                        for x in (found.mean, found.low, found.high)
+                    ]
+                    head = (block.backbone, block.retriever, method, label, metric, str(n))
+                    rows.append((*head, *shown))
+    return Table(tuple(Column(name) for name in names), tuple(rows))
+
+
+def contrast_text(c: Contrast | None) -> str:
+    """Write a difference with its interval.
+
+    Args:
+        c: the contrast, or None.
+
+    Returns:
+        The text; a dash for None.
+    """
+    if c is None:
+        return NOTHING
+    d, form = c.difference, "+.3f" if c.metric == "loss" else "+.1f"
+    limits = f" [{d.low:{form}}, {d.high:{form}}]" if math.isfinite(d.low) else ""
+    return f"{d.mean:{form}}{limits}"
+
+
+def _decisive_p(c: Contrast) -> float:
+    return c.p if c.p_named is None else c.p_named
+
+
+def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Table:
+    """Lay out the named comparisons, block by block and pooled; significant ones are bold.
+
+    Args:
+        found: contrasts of the study.
+        subset: of the benchmarks, as `subsets` names it.
+        caption: what stands above.
+
+    Returns:
+        The table; p-values are corrected by Holm over the named comparisons of a scope.
+    """
+    columns = [Column("Comparison"), Column("Scope"), Column("n", "right")]
+    for metric in ("EM", "F1", "Answer loss"):
+        columns += [Column(metric, "right"), Column("p", "right")]
+    chosen = [c for c in found if c.named and c.subset == subset]
+    groups: dict[tuple[str, str, str], dict[str, Contrast]] = {}
+    for c in chosen:
+        groups.setdefault((c.method, c.other, c.scope), {})[c.metric] = c
+    rows: list[tuple[str, ...]] = []
+    bold: set[tuple[int, int]] = set()
+    for (method, other, scope), by_metric in groups.items():
+        first = next(iter(by_metric.values()))
+        label = f"{scope} ({first.blocks} blocks)" if first.blocks > 1 else scope
+        cells = [f"{method_label(method)} minus {method_label(other)}", label, str(first.n)]
+        for metric in ("em", "f1", "loss"):
+            shown = by_metric.get(metric)
+            if shown and _decisive_p(shown) < ALPHA:
+                bold.add((len(rows), len(cells)))
+            cells += [contrast_text(shown), p_text(_decisive_p(shown)) if shown else NOTHING]
+        rows.append(tuple(cells))
+    return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))
+
+
+def pairs_table(found: Sequence[Contrast]) -> Table:
+    """Lay out every pair of methods in every scope, one line each, for other programs.
+
+    Args:
+        found: contrasts of the study.
+
+    Returns:
+        The table; `p_holm` is corrected over all pairs of its scope, subset and metric.
+    """
+    names = (
+        *("scope", "subset", "method", "other", "metric", "n", "blocks"),
+        *("difference", "low", "high", "p", "p_holm", "p_holm_named"),
+    )
+    rows = tuple(
+        (
+            *(c.scope, c.subset, c.method, c.other, c.metric, str(c.n), str(c.blocks)),
+            *(
+                f"{x:.4f}" if math.isfinite(x) else ""
+                for x in (c.difference.mean, c.difference.low, c.difference.high)
+            ),
+            *(f"{c.difference.p_value:.4f}", f"{c.p:.4f}"),
+            "" if c.p_named is None else f"{c.p_named:.4f}",
+        )
+        for c in found
+    )
+    return Table(tuple(Column(name) for name in names), rows)
+
+
+def per_draw(block: Block, method: str) -> float:
+    """Return how many questions share a support set when support is given per task."""
+    draws = {
+        (name, seed, a.draw) for name, given in block.answers[method].items() for seed, a in given
+    }
+    return sum(len(given) for given in block.answers[method].values()) / max(1, len(draws))
+
+
+def _flops(value: float | None) -> str:
+    return NOTHING if value is None else f"{value / 1e9:.3g}"
+
+
+def cost_table(block: Block, caption: str) -> Table:
+    """Lay out what a question costs, measured and counted.
+
+    Args:
+        block: one backbone and retriever; only complete cells have costs.
+        caption: what stands above.
+
+    Returns:
+        Adaptation and answering apart, and their sum with support per query and per task.
+    """
+    columns = [Column("Method")]
+    columns += [
+        Column(name, "right")
+        for name in (
+            *("Adapt ms", "Answer ms", "Per query ms", "Per task ms", "Adapt / TT-SGD"),
+            *("Adapt GFLOP", "Answer GFLOP", "Adapt / TT-SGD, counted"),
+        )
+    ]
+    reference = block.costs.get("tt-sgd", {})
+    rows = []
+    for method in block.methods:
+        costs = block.costs.get(method, {})
+        adapt, answer = costs.get("adapt_ms"), costs.get("answer_ms")
+        query = task = None
+        if adapt is not None and answer is not None:
+            query = adapt + answer
+            task = adapt / per_draw(block, method) + answer
+        shares = [
+            costs[name] / reference[name] if name in costs and reference.get(name) else None
+            for name in ("adapt_ms", "adapt_flops")
+        ]
+        times = [milliseconds_text(value) for value in (adapt, answer, query, task)]
+        counts = [_flops(costs.get(name)) for name in ("adapt_flops", "answer_flops")]
+        rows.append(
+            (
+                *(method_label(method), *times, relative_text(shares[0])),
+                *(*counts, relative_text(shares[1])),
+            )
+        )
+    return Table(tuple(columns), tuple(rows), caption=caption)

@@ -1,0 +1,1 @@
+"""Retrieval in a database that somebody runs: PostgreSQL with pgvector, Qdrant, Elasticsearch."""

@@ -30,6 +30,7 @@ LAYERS: Mapping[str, int] = {
     "workflows": 12,
     "serving": 12,
     "cluster": 12,
+    "engines": 12,
     "console": 12,
     "cli_options": 13,
     "cli_linear": 13,

@@ -17,7 +17,7 @@ import pytest
 
 from raggd.backbone.load import Backbone
 from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
-from raggd.report.contrasts import NAMED, all_pairs, contrasts, macro_interval, sample
+from raggd.report.contrasts import NAMED, Averages, all_pairs, contrasts, sample
 from raggd.report.evidence import evidence_gains, only
 from raggd.report.grid import Answer, Block, load_grid, subsets
 from raggd.report.study_tables import (
@@ -121,7 +121,7 @@ def test_averages_and_differences_are_those_of_the_statistics() -> None:
     base = (rng.random((2, 60)) < 0.4).astype(float)
     better = np.maximum(base, rng.random((2, 60)) < 0.3)
     block = made_up({"base": base, "rag-gd": better})
-    average = macro_interval(block, "base", block.benchmarks, "em", 400)
+    average = Averages(400).of(block, "base", block.benchmarks, "em")
     groups = ["nq"] * 60 + ["popqa"] * 60
     assert average is not None
     assert average.mean == pytest.approx(100 * base.mean())
@@ -193,14 +193,14 @@ def test_bold_only_where_significant() -> None:
     block = made_up(scores)
     found = contrasts([block], 2000)
     assert above_base(found, block.name, "em") == {"rag-gd"}
-    table = benchmark_table([block], found, "caption", 200)
+    table = benchmark_table([block], found, "caption", Averages(200))
     methods = [row[1] for row in table.rows]
     assert {methods[i] for i, _ in table.bold} == {"RAG-GD"}
     assert [column.heading for column in table.columns][2:4] == ["NQ", "PopQA*"]
     row = table.rows[methods.index("RAG-GD")]
     assert row[2] == f"{100 * much[0].mean():.1f} / {100 * much[0].mean():.1f}"
     assert "\\textbf{" in table.to_latex()
-    overview = average_table([block], found, "caption", 200)
+    overview = average_table([block], found, "caption", Averages(200))
     assert {overview.rows[i][0] for i, _ in overview.bold} == {"RAG-GD"}
     differences = contrast_table(found, "all", "caption")
     assert {differences.rows[i][0] for i, _ in differences.bold} == {

@@ -67,7 +67,8 @@ def heat_map(name: str, record: Record) -> str:
             place.set_title(title, fontsize=9)
         axes[-1].set_xlabel("layer, input to output")
         bar = figure.colorbar(drawn, ax=list(axes), label="cosine", aspect=30)
-        bar.solids.set_rasterized(False)  # an image would not follow the page's rules
+        if bar.solids is not None:
+            bar.solids.set_rasterized(False)  # an image is refused by the page
         said = "; ".join(
             f"{title}: mean {sum(map(sum, places)) / sum(map(len, places)):.2f}"
             for title, places in panels

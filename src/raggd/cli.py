@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli_bench import register as register_bench
+from raggd.cli_demonstrations import register as register_demonstrations
 from raggd.cli_export import register as register_export
 from raggd.cli_gate import register as register_gate
 from raggd.cli_linear import register as register_linear
@@ -67,6 +68,7 @@ register_scale(data_app)
 register_rivals(train_app)
 register_gate(train_app)
 register_export(app)
+register_demonstrations(app)
 
 
 def _show_scores(result: dict[str, Any], rows: Any, comparisons: Any, as_json: bool) -> None:

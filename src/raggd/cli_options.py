@@ -43,13 +43,15 @@ def with_corpus(corpus: Path | None, assignments: list[str] | None) -> list[str]
     return [*(assignments or []), *named]
 
 
-def load_parts(config: Path | None, assignments: list[str] | None, bar: Progress) -> Assembly:
+def load_parts(
+    config: Path | None, assignments: list[str] | None, bar: Progress | None
+) -> Assembly:
     """Read the settings of a command.
 
     Args:
         config: the TOML file; None starts from the defaults.
         assignments: single changes.
-        bar: told about downloads, conversions and indexing.
+        bar: told about downloads, conversions and indexing; None is silent.
 
     Returns:
         Everything that the command needs, loaded on first use.

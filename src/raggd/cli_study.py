@@ -10,6 +10,13 @@ import typer
 
 from raggd.cli_options import Assignments, Json
 
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Run on a Ray cluster: HOST:PORT, 'auto', or 'local'."),
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Workers of the cluster; 0: one per GPU, else one per node.")
+]
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
 
@@ -30,6 +37,8 @@ def study(
     retrievers: Names = "",
     benchmarks: Names = "",
     methods: Names = "",
+    cluster: Cluster = None,
+    workers: Workers = 0,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
@@ -70,7 +79,12 @@ def study(
     from raggd.study.run import run_study
 
     with progress_bar() as bar:
-        result = run_study(settings, folder, part, bar)
+        if cluster:
+            from raggd.cluster.study import Crew, run_study_on
+
+            result = run_study_on(settings, folder, part, Crew(cluster, workers), bar)
+        else:
+            result = run_study(settings, folder, part, bar)
     if as_json:
         emit_json(result | {"out": str(folder)})
     else:

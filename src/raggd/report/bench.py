@@ -22,10 +22,13 @@ MEANING = {
     "mixed_vs_none": "8 rows: 8 updates / base adapter alone",
     "mixed_vs_bare": "8 rows: 8 updates / bare backbone",
     "mixed_vs_peft": "8 rows: 8 updates / PEFT adapter_names",
+    "mixed_vs_peft_narrow": "the same, PEFT's adapters in the backbone's dtype",
     "mixed_vs_set_adapter": "8 rows: 8 updates / PEFT set_adapter in turn",
     "mixed_vs_merged": "8 rows: 8 updates / merged weights in turn",
     "targets_vs_plain": "targets per second: ours / plain PEFT and optimizer loop",
     "training_vs_trainer": "training tokens per second: ours / PEFT and Trainer",
+    "bm25_vs_bm25s": "median BM25 query: ours / bm25s called directly",
+    "dense_vs_faiss": "exact dense query: ours / faiss flat",
 }
 """What the promised ratios compare."""
 

@@ -9,7 +9,7 @@ from raggd.evaluation.bench import Found
 from raggd.evaluation.benches.setting import BenchSetting
 from raggd.records import require_known
 
-BENCHES = ("adaptation", "answering", "targets", "training", "growth")
+BENCHES = ("adaptation", "answering", "targets", "training", "growth", "retrieval")
 """In the order in which they run: a file of this folder each."""
 
 

@@ -1,0 +1,101 @@
+"""Building an index in a process of its own, so that its time and memory are its own."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+
+from raggd.data.corpus import read_passages
+from raggd.retrieval.bm25 import K1, B, build_bm25
+from raggd.retrieval.memory import Budget, peak_memory
+from raggd.retrieval.tokenizer import tokenize
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a build took.
+
+    Attributes:
+        seconds: reading the corpus included.
+        cpu_seconds: of the processor; of use on a busy machine.
+        peak_memory: bytes that the process held at most.
+        disk: bytes of the finished index.
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_memory: int
+    disk: int
+
+
+Build = Callable[[Path, int, Path, int], Built]
+"""Corpus, number of its first passages, folder to write, memory bound -> what it took."""
+
+
+def build_ours(corpus: Path, count: int, folder: Path, bound: int) -> Built:
+    """Build raggd's index of the first passages of a corpus.
+
+    Args:
+        corpus: file or folder of passages.
+        count: how many of its first passages.
+        folder: to write the index to.
+        bound: memory bound, bytes.
+
+    Returns:
+        What it took.
+    """
+    started, cpu = time.perf_counter(), time.process_time()
+    build_bm25(islice(read_passages(corpus, unique=False), count), folder, budget=Budget(bound))
+    return _built(started, cpu, folder)
+
+
+def build_bm25s(corpus: Path, count: int, folder: Path, bound: int) -> Built:
+    """Build the index of bm25s over the same words with the same parameters.
+
+    Args:
+        corpus: file or folder of passages.
+        count: how many of its first passages.
+        folder: to write the index to.
+        bound: not kept: bm25s holds everything in memory.
+
+    Returns:
+        What it took.
+    """
+    import bm25s
+
+    started, cpu = time.perf_counter(), time.process_time()
+    passages = islice(read_passages(corpus, unique=False), count)
+    tokens = [tokenize(f"{p.title}\n{p.text}") for p in passages]
+    index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numpy")
+    index.index(tokens, create_empty_token=False, show_progress=False)
+    index.save(folder, show_progress=False)
+    return _built(started, cpu, folder)
+
+
+def _built(started: float, cpu: float, folder: Path) -> Built:
+    seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
+    disk = sum(file.stat().st_size for file in folder.iterdir())
+    return Built(seconds, cpu_seconds, peak_memory(), disk)
+
+
+def apart(build: Build, corpus: Path, count: int, folder: Path, bound: int) -> Built:
+    """Build in a new process.
+
+    Args:
+        build: one of the two above.
+        corpus: file or folder of passages.
+        count: how many of its first passages.
+        folder: to write the index to.
+        bound: memory bound, bytes.
+
+    Returns:
+        What it took.
+    """
+    context = get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(build, corpus, count, folder, bound).result()

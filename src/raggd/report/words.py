@@ -80,6 +80,10 @@ METHODS = {
         "RAG-GD whose predictor was trained on through the loss of other answers, as in "
         "HyperTuning.",
     ),
+    "rag-gd-made": MethodWords(
+        "RAG-GD, made",
+        "RAG-GD with demonstrations that the model made from passages, without answered questions.",
+    ),
     "rag-gd-gated": MethodWords(
         "RAG-GD, gated",
         "RAG-GD with a gate that scales the change, or withholds it, by the gain that it expects.",

@@ -1,0 +1,113 @@
+"""Commands for those without labels: `demonstrations make`, `demonstrations compare`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raggd.cli_options import (
+    Assignments,
+    Config,
+    Corpus,
+    Json,
+    Out,
+    load_parts,
+    with_corpus,
+)
+
+if TYPE_CHECKING:
+    from raggd.making.propose import Proposal
+
+demonstrations_app = typer.Typer(
+    help="Demonstrations from your passages, when you have no answered questions.",
+    no_args_is_help=True,
+)
+
+
+@demonstrations_app.command("make")
+def make(
+    corpus: Corpus = None,
+    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")] = Path(
+        "demonstrations.jsonl"
+    ),
+    count: Annotated[int, typer.Option(min=1, help="Demonstrations wanted.")] = 6,
+    review: Annotated[
+        bool, typer.Option("--review", help="Show each one: yes, no, edit, or stop.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Another seed tries other passages.")] = 0,
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Propose questions and answers from passages; keep those that the model can answer."""
+    from raggd.console import emit_json, progress_bar, say
+    from raggd.workflows.make_demonstrations import run_make
+
+    if review:  # a moving bar would write over the questions to the reviewer
+        parts = load_parts(config, with_corpus(corpus, assignments), None)
+        result = run_make(parts, out, count, seed, _ask)
+    else:
+        with progress_bar() as bar:
+            parts = load_parts(config, with_corpus(corpus, assignments), bar)
+            result = run_make(parts, out, count, seed, None, bar)
+    if as_json:
+        emit_json(result)
+        return
+    tried = result["yield"]
+    say(
+        f"{result['made']} demonstrations in {result['out']} "
+        f"({tried['passages']} passages, {tried['spans']} answers tried)",
+        "Read them before you use them: raggd ask ... --demonstrations " + result["out"],
+    )
+
+
+def _ask(proposal: Proposal) -> Proposal | None:
+    from raggd.workflows.make_demonstrations import ReviewStoppedError, edited
+
+    passage = proposal.passage
+    for line in ("", f"[{passage.title}] {passage.text}", "", f"Question: {proposal.question}"):
+        typer.echo(line, err=True)
+    typer.echo(f"Answer:   {proposal.answer}", err=True)
+    choice = ""
+    while choice not in {"y", "n", "e", "s"}:
+        choice = typer.prompt("Keep it? y(es), n(o), e(dit), s(top)", "y", err=True)[:1].lower()
+    if choice == "s":
+        raise ReviewStoppedError
+    if choice == "e":
+        question = typer.prompt("Question", proposal.question, err=True)
+        return edited(proposal, question, typer.prompt("Answer", proposal.answer, err=True))
+    return proposal if choice == "y" else None
+
+
+@demonstrations_app.command("compare")
+def compare(
+    benchmarks: Annotated[
+        str, typer.Option(help="Held-out tasks, separated by commas.")
+    ] = "popqa,bamboogle",
+    out: Out = Path("runs/made"),
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Measure updates from made demonstrations against gold ones and none."""
+    from raggd.console import emit_json, progress_bar, say
+    from raggd.workflows.made_demonstrations import run_compare
+
+    names = [name.strip() for name in benchmarks.split(",") if name.strip()]
+    with progress_bar() as bar:
+        result, tables = run_compare(load_parts(config, assignments, bar), names, out, bar)
+    if as_json:
+        emit_json(result)
+    else:
+        say(*(f"{table.to_text()}\n" for table in tables))
+
+
+def register(app: Any) -> None:
+    """Add the commands to the program.
+
+    Args:
+        app: the program's commands.
+    """
+    app.add_typer(demonstrations_app, name="demonstrations")

@@ -1,0 +1,1 @@
+"""Plugins for engines that serve the backbone already."""

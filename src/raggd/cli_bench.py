@@ -13,9 +13,7 @@ from raggd.cli_options import Assignments, Config, Json, Out, load_parts
 def bench(
     only: Annotated[
         str | None,
-        typer.Option(
-            help="Run one: adaptation, answering, targets, training, growth, retrieval."
-        ),
+        typer.Option(help="Run one: adaptation, answering, targets, training, growth, retrieval."),
     ] = None,
     rounds: Annotated[
         int, typer.Option(min=1, help="Rounds per comparison; half as many for slow ones.")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 import torch
 import uvicorn
 
@@ -105,6 +106,18 @@ def running(parts: Assembly, key: str | None = None) -> Iterator[Running]:
         server.should_exit = True
         thread.join()
     assert not service.engine.alive
+
+
+@contextmanager
+def served(
+    backbone: Backbone, factory: pytest.TempPathFactory, **serving: Any
+) -> Iterator[Running]:
+    """A running server in a folder and with a cache of its own, for a module's tests."""
+    root = factory.mktemp("served")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAGGD_CACHE", str(root / "cache"))
+        with running(tiny_parts(root, backbone, **serving)) as started:
+            yield started
 
 
 def demonstrations(number: int, size: int = 2) -> list[dict[str, str]]:

@@ -14,8 +14,7 @@ from serving_fixtures import (
     demonstrations,
     offline_answer,
     questions,
-    running,
-    tiny_parts,
+    served,
 )
 
 TOKENS = 12
@@ -25,11 +24,8 @@ TOKENS = 12
 def server(
     frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("served")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        with running(tiny_parts(root, frozen_backbone)) as started:
-            yield started
+    with served(frozen_backbone, tmp_path_factory) as started:
+        yield started
 
 
 @pytest.fixture

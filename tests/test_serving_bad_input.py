@@ -13,7 +13,7 @@ import pytest
 
 from raggd.backbone.load import Backbone
 from raggd.serving.supports import SupportStore
-from serving_fixtures import Running, demonstrations, questions, running, tiny_parts
+from serving_fixtures import Running, demonstrations, questions, running, served, tiny_parts
 
 SECRET = "zanzibar"
 """A word that only prompts hold: it must not turn up in the log."""
@@ -24,11 +24,8 @@ CHAT = "/v1/chat/completions"
 def server(
     frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("served")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        with running(tiny_parts(root, frozen_backbone, body_kb=256)) as started:
-            yield started
+    with served(frozen_backbone, tmp_path_factory, body_kb=256) as started:
+        yield started
 
 
 @pytest.fixture

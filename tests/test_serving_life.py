@@ -231,19 +231,28 @@ def test_the_command_serves_and_ends_well_on_a_signal(
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
         )
-        assert process.stdout
-        line = process.stdout.readline()
-        assert line, process.communicate()[1]
-        url = json.loads(line)["url"]
-        until(partial(_answers, url))
-        found = httpx.post(url + CHAT, json=chat(f"zanzibar ? {questions(1)[0]}"), timeout=60)
-        assert found.status_code == 200
-        assert len(found.json()["raggd"]["passages"]) == parts.settings.retrieval.top_k
-        process.send_signal(sent)
-        _, log = process.communicate(timeout=60)
+        with process:
+            try:
+                log = _ask_and_stop(process, sent, parts.settings.retrieval.top_k)
+            finally:
+                process.kill()
         assert process.returncode == 0, log
         assert f"POST {CHAT} 200" in log
         assert "zanzibar" not in log
+
+
+def _ask_and_stop(process: subprocess.Popen[str], sent: int, passages: int) -> str:
+    assert process.stdout
+    line = process.stdout.readline()
+    assert line, process.communicate()[1]
+    url = json.loads(line)["url"]
+    until(partial(_answers, url))
+    asked = chat(f"zanzibar ? {questions(1)[0]}")
+    found = httpx.post(url + CHAT, json=asked, timeout=60)
+    assert found.status_code == 200
+    assert len(found.json()["raggd"]["passages"]) == passages
+    process.send_signal(sent)
+    return process.communicate(timeout=60)[1]
 
 
 def _answers(url: str) -> bool:

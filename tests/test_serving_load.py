@@ -22,7 +22,7 @@ from raggd.serving.load.soak import (
 from raggd.serving.load.throughput import measure_throughput
 from raggd.serving.load.visitors import Tally, Visitor, summary
 from raggd.serving.load.work import SETS, Workload, make_workload, own_server
-from serving_fixtures import Running, demonstrations, questions, running, tiny_parts
+from serving_fixtures import Running, demonstrations, questions, served, tiny_parts
 from workflow_fixtures import save_backbone
 
 TOLERANCE = 1e-3
@@ -32,11 +32,8 @@ TOLERANCE = 1e-3
 def server(
     frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("served")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        with running(tiny_parts(root, frozen_backbone)) as started:
-            yield started
+    with served(frozen_backbone, tmp_path_factory) as started:
+        yield started
 
 
 def workload(size: int = 8) -> Workload:

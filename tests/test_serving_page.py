@@ -11,7 +11,7 @@ import pytest
 
 from raggd.backbone.load import Backbone
 from raggd.serving.app import PAGE, PAGE_FILES
-from serving_fixtures import Running, demonstrations, questions, running, tiny_parts
+from serving_fixtures import Running, demonstrations, questions, running, served, tiny_parts
 
 CHROMIUM = Path(os.environ.get("RAGGD_CHROMIUM", "/usr/bin/chromium"))
 SIZES = {"desktop": (1360, 900), "phone": (390, 844)}
@@ -21,11 +21,8 @@ SIZES = {"desktop": (1360, 900), "phone": (390, 844)}
 def server(
     frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("served")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        with running(tiny_parts(root, frozen_backbone)) as started:
-            yield started
+    with served(frozen_backbone, tmp_path_factory) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

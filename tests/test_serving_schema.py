@@ -11,18 +11,15 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
 from raggd.backbone.load import Backbone
-from serving_fixtures import Running, questions, running, tiny_parts
+from serving_fixtures import Running, questions, served
 
 
 @pytest.fixture(scope="module")
 def server(
     frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    root = tmp_path_factory.mktemp("served")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        with running(tiny_parts(root, frozen_backbone)) as started:
-            yield started
+    with served(frozen_backbone, tmp_path_factory) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,10 @@ from raggd.records import RaggdError
 CHAT = "/v1/chat/completions"
 
 
+BUSY = {429: "turned away (429)", 504: "too slow (504)"}
+"""How a server says that it has no room or no time, and what that is counted as."""
+
+
 @dataclass(frozen=True, slots=True)
 class Said:
     """One answer.
@@ -43,7 +47,7 @@ class Said:
 
 
 class Busy(Exception):  # noqa: N818  not an error of the server
-    """The server's queue was full (429)."""
+    """The server had no room (429) or no time (504), and said so."""
 
 
 def chat_body(question: str, model: str, **more: Any) -> dict[str, Any]:
@@ -81,9 +85,21 @@ class LoadClient:
         self.url = url
         self.http = httpx.Client(base_url=url, timeout=timeout)
 
-    def _checked(self, response: httpx.Response) -> httpx.Response:
-        if response.status_code == 429:
-            raise Busy
+    def checked(self, response: httpx.Response) -> httpx.Response:
+        """Refuse an answer that is not a success.
+
+        Args:
+            response: the answer; its body may still be unread.
+
+        Returns:
+            The same.
+
+        Raises:
+            Busy: the server had no room or no time.
+            RaggdError: anything else.
+        """
+        if response.status_code in BUSY:
+            raise Busy(BUSY[response.status_code])
         if response.status_code not in {200, 201}:
             response.read()
             raise RaggdError(f"the server answered {response.status_code}: {response.text[:300]}")
@@ -102,7 +118,7 @@ class LoadClient:
         """
         started = time.perf_counter()
         body = chat_body(question, model, **more)
-        found = self._checked(self.http.post(CHAT, json=body)).json()
+        found = self.checked(self.http.post(CHAT, json=body)).json()
         choice = found["choices"][0]
         tokens = (choice["logprobs"] or {}).get("content", [])
         logprobs = tuple(token["logprob"] for token in tokens)
@@ -121,13 +137,16 @@ class LoadClient:
             The answer.
 
         Raises:
+            Busy: the server's time limit came first.
             RaggdError: the stream broke off.
         """
         text, logprobs, ended, batch = "", [], False, 0
         started = time.perf_counter()
         body = chat_body(question, model, stream=True, **more)
         with self.http.stream("POST", CHAT, json=body) as response:
-            for chunk in _lines(self._checked(response)):
+            for chunk in _lines(self.checked(response)):
+                if chunk.get("error", {}).get("code") == "timeout":
+                    raise Busy(BUSY[504])
                 if "error" in chunk:
                     raise RaggdError(f"the stream broke off: {chunk['error']['message']}")
                 choice = chunk["choices"][0]
@@ -149,7 +168,7 @@ class LoadClient:
             The model that answers with it.
         """
         body = {"demonstrations": list(demonstrations)}
-        return str(self._checked(self.http.post("/v1/supports", json=body)).json()["model"])
+        return str(self.checked(self.http.post("/v1/supports", json=body)).json()["model"])
 
     def metric(self, name: str) -> float:
         """Read one of the server's metrics.

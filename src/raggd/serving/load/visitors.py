@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from raggd.records import RaggdError
-from raggd.serving.load.client import CHAT, Busy, LoadClient, Said, chat_body
+from raggd.serving.load.client import BUSY, CHAT, Busy, LoadClient, Said, chat_body
 
 GARBAGE: tuple[tuple[str, bytes], ...] = (
     (CHAT, b""),
@@ -113,8 +113,8 @@ class Visitor:
         self.tally.add("requests")
         try:
             getattr(self, f"_{name}")()
-        except Busy:
-            self.tally.add("turned away (429)")
+        except Busy as error:
+            self.tally.add(str(error))
         except (RaggdError, httpx.HTTPError, OSError) as error:
             self.tally.add("lost", f"{name}: {type(error).__name__} {error}")
 
@@ -152,9 +152,7 @@ class Visitor:
         _, model = self._any()
         asked = [q for q, m in self.expected if m == model][:3]
         body = {"model": model, "prompt": asked}
-        found = self.client.http.post("/v1/completions", json=body)
-        if found.status_code == 429:
-            raise Busy
+        found = self.client.checked(self.client.http.post("/v1/completions", json=body))
         texts = [choice["text"] for choice in found.json()["choices"]]
         right = texts == [self.expected[q, model].text for q in asked]
         self.tally.add("right" if right else "wrong", "" if right else f"several of {model}")
@@ -163,8 +161,7 @@ class Visitor:
         question, model = self._any()
         more = {"max_tokens": LONG_TOKENS, "ignore_eos": True, "stream": True}
         with self.client.http.stream("POST", CHAT, json=chat_body(question, model, **more)) as got:
-            if got.status_code == 429:
-                raise Busy
+            self.client.checked(got)
             wanted = self.dice.randrange(4)
             for number, _ in enumerate(got.iter_lines()):
                 if number >= wanted:
@@ -180,7 +177,8 @@ class Visitor:
         except httpx.TimeoutException:
             self.tally.add("lost patience")
             return
-        self.tally.add("was quick" if found.status_code == 200 else "turned away (429)")
+        self.client.checked(found)
+        self.tally.add("was quick")
 
     def _garbage(self) -> None:
         path, body = self.dice.choice(GARBAGE)
@@ -209,7 +207,7 @@ class Visitor:
         found = self.client.http.post(CHAT, json=chat_body(question, model))
         gone = self.client.http.delete(f"/v1/supports/{model.partition('/')[2]}")
         # visitors share the spare sets, so another one may have deleted this one before
-        fine = {found.status_code, gone.status_code} <= {200, 404, 429}
+        fine = {found.status_code, gone.status_code} <= {200, 404, *BUSY}
         what = "sets that came and went" if fine else "lost"
         self.tally.add(what, "" if fine else f"{found.status_code} {gone.status_code}")
 

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from raggd.adaptation.target_store import load_targets
+from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.cluster.connect import connected
+from raggd.cluster.crew import Crew, check_node
 from raggd.cluster.fleet import Fleet
-from raggd.cluster.study import Crew, _tasks, run_study_on
+from raggd.cluster.study import _tasks, run_study_on
+from raggd.cluster.targets import TargetWorker, run_targets_on
 from raggd.cluster.worker import PartTask, StudyWorker, check_worker
 from raggd.provenance import versions
 from raggd.records import RaggdError
+from raggd.settings import load_settings
 from raggd.study.plan import Part, all_cells
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import load_study
+from raggd.workflows import train
+from raggd.workflows.train import run_targets
 from study_fixtures import World, lasting, make_world, read_records
-from workflow_fixtures import run_cli
+from workflow_fixtures import changed, run_cli, settings_text
 
 METHODS = ("query-only", "base", "tt-sgd", "rag-gd")
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -47,6 +57,7 @@ def world(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -
         patch.setenv("PYTHONPATH", str(SRC))  # what workers and driver processes import
         patch.setenv("OMP_NUM_THREADS", "1")
         patch.setenv("RAY_worker_niceness", "0")  # 15 by default: starved on a busy machine
+        patch.setenv("TORCHDYNAMO_DISABLE", "1")  # workers need not compile three tiny layers
         yield make_world(frozen_backbone, tmp_path_factory.mktemp("world"))
 
 
@@ -222,18 +233,18 @@ def test_unfit_workers_are_named(study_file: Path, world: World, tmp_path: Path)
     cells = all_cells(study)[:3]
     told = StudyWorker(study, "", 0).introduce(cells)
     own = told["identities"]
-    check_worker(told, versions(), own)
+    check_worker(told, own)
 
     def refused(message: str, **changes: Any) -> None:
         with pytest.raises(RaggdError, match=message):
-            check_worker({**told, "node": "n7", **changes}, versions(), own)
+            check_worker({**told, "node": "n7", **changes}, own)
 
     refused("node 'n7' has torch 1.0, this machine", versions={**versions(), "torch": "1.0"})
     refused("node 'n7' has other data or weights for tiny", identities={**own, cells[1].path: "?"})
     empty = world.study(METHODS, name="empty", weights=tmp_path / "nothing")
     without = StudyWorker(load_study(empty), "", 0).introduce(cells)
     with pytest.raises(RaggdError, match=r"cannot do its part: .*base.safetensors"):
-        check_worker(without, versions(), own)
+        check_worker(without, own)
 
 
 def test_a_cluster_that_is_not_there(study_file: Path, tmp_path: Path) -> None:
@@ -250,9 +261,49 @@ def test_too_many_workers_and_a_foreign_folder(
     study_file: Path, world: World, address: str, tmp_path: Path
 ) -> None:
     study = load_study(study_file)
-    with pytest.raises(RaggdError, match="--workers 9: the cluster has 2 processor cores"):
+    with pytest.raises(RaggdError, match="9 workers of 1 cores each: the cluster has 2"):
         run_study_on(study, tmp_path / "a", Part(), Crew(address, 9), Silent())
     other = load_study(world.study(METHODS, name="other", questions=4))
     run_study(other, tmp_path / "b", Part(methods=["base"], benchmarks=["nq"]), Silent())
     with pytest.raises(RaggdError, match="holds another study"):
         run_study_on(study, tmp_path / "b", Part(), Crew(address), Silent())
+
+
+@pytest.fixture
+def run_parts(world: World, tmp_path: Path) -> Assembly:
+    path = tmp_path / "settings.toml"
+    text = settings_text(world.data, str(world.model), str(world.weights))
+    path.write_text(text, encoding="utf-8")
+    return Assembly(load_settings(path))
+
+
+def test_targets_made_by_workers_are_those_of_one_process(
+    run_parts: Assembly, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "compile_layers", lambda _: nullcontext())
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    run_targets(run_parts, alone, lambda *_: None)
+    wanted = {path.name: path for path in alone.glob("shard-*")}
+    assert len(wanted) == 3
+    kept = shared / sorted(wanted)[0]
+    shared.mkdir()
+    shutil.copy(alone / "store.json", shared)
+    shutil.copy(wanted[kept.name], kept)
+    before = kept.stat().st_mtime_ns
+    found = run_targets_on(run_parts, shared, Crew(address, 1), Silent())
+    assert found["sets"] == 8
+    assert {path.name for path in shared.glob("shard-*")} == set(wanted)
+    assert kept.stat().st_mtime_ns == before
+    one, two = load_targets(alone), load_targets(shared)
+    assert one.support_ids == two.support_ids
+    assert float(one.vectors.float().std()) > 1e-4
+    torch.testing.assert_close(one.vectors, two.vectors, atol=1e-4, rtol=0.02)
+    torch.testing.assert_close(one.states, two.states, atol=1e-4, rtol=1e-4)
+
+
+def test_a_target_worker_without_weights_says_so(run_parts: Assembly, tmp_path: Path) -> None:
+    changes = changed(run_parts.settings, "adapter", weights=str(tmp_path / "none"))
+    told = TargetWorker(changes, False, "", 0).introduce()
+    assert "base.safetensors" in told["problem"]
+    with pytest.raises(RaggdError, match="cannot do its part"):
+        check_node(told)

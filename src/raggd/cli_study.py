@@ -8,15 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from raggd.cli_options import Assignments, Json
+from raggd.cli_options import Assignments, Cluster, Json, Workers, WorkerThreads
 
-Cluster = Annotated[
-    str | None,
-    typer.Option("--cluster", help="Run on a Ray cluster: HOST:PORT, 'auto', or 'local'."),
-]
-Workers = Annotated[
-    int, typer.Option(min=0, help="Workers of the cluster; 0: one per GPU, else one per node.")
-]
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
 
@@ -57,6 +50,7 @@ def study(
     methods: Names = "",
     cluster: Cluster = None,
     workers: Workers = 0,
+    worker_threads: WorkerThreads = 0,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
@@ -101,9 +95,11 @@ def study(
 
     with progress_bar() as bar:
         if cluster:
-            from raggd.cluster.study import Crew, run_study_on
+            from raggd.cluster.crew import Crew
+            from raggd.cluster.study import run_study_on
 
-            result = run_study_on(settings, folder, part, Crew(cluster, workers), bar)
+            crew = Crew(cluster, workers, worker_threads)
+            result = run_study_on(settings, folder, part, crew, bar)
         else:
             result = run_study(settings, folder, part, bar)
     if as_json:

@@ -7,16 +7,17 @@ again, it hands out what is missing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raggd.cluster.connect import connected
+from raggd.cluster.crew import Crew, shares
 from raggd.cluster.fleet import Fleet
 from raggd.cluster.worker import PartDone, PartTask, StudyWorker, check_worker
 from raggd.files import write_text
-from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.study.check import check_weights
 from raggd.study.folder import check_folder, write_plan
@@ -25,19 +26,6 @@ from raggd.study.plan import Cell, Part, all_cells, finished_cells
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
-
-
-@dataclass(frozen=True)
-class Crew:
-    """The workers of a run.
-
-    Attributes:
-        address: of the cluster, as `connected` takes it.
-        workers: how many; 0 takes one per GPU, or one per node where there is none.
-    """
-
-    address: str
-    workers: int = 0
 
 
 def _waiting(study: StudySettings, out: Path, part: Part, runner: StudyRunner) -> list[Cell]:
@@ -63,25 +51,9 @@ def _near(last: PartTask, task: PartTask) -> bool:
     return last.cell.backbone == task.cell.backbone
 
 
-def _resources(ray: Any, workers: int) -> tuple[int, dict[str, Any], int]:
-    # number of workers, what each reserves, and its threads
-    there = ray.cluster_resources()
-    gpus, cores = int(there.get("GPU", 0)), int(there.get("CPU", 1))
-    nodes = sum(1 for node in ray.nodes() if node["Alive"])
-    count = workers or gpus or nodes
-    if gpus:
-        return count, {"num_gpus": min(1.0, gpus / count)}, 0
-    if count > cores:
-        raise RaggdError(
-            f"--workers {count}: the cluster has {cores} processor cores. Take at most one worker "
-            "per core."
-        )
-    return count, {"num_cpus": cores // count}, cores // count
-
-
 def distribute(
     study: StudySettings, out: Path, part: Part, crew: Crew, progress: Any
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """Let the workers of a cluster make what is missing of a study's part files.
 
     Args:
@@ -93,13 +65,19 @@ def distribute(
 
     Returns:
         ``workers``, ``parts`` that were asked for, ``computed`` and ``refused`` ones, and
-        ``deaths`` of workers.
+        ``deaths`` of workers, and the ``seconds`` that the parts took once all workers stood.
     """
     runner = StudyRunner(study, out, progress)
     cells = _waiting(study, out, part, runner)
     check_weights(study, {(cell.backbone, cell.method) for cell in cells})
     tasks = _tasks(runner, cells, out)
-    found = {"workers": 0, "parts": len(tasks), "computed": 0, "refused": 0, "deaths": 0}
+    found: dict[str, Any] = {
+        "workers": 0,
+        "parts": len(tasks),
+        "computed": 0,
+        "refused": 0,
+        "deaths": 0,
+    }
     if not tasks:
         return found
     own = {cell.path: runner.identities.of(cell) for cell in cells}
@@ -107,14 +85,14 @@ def distribute(
         runner.task(cell.seed, cell.retriever, cell.benchmark)
     progress.say(f"connecting to cluster {crew.address}")
     with connected(crew.address) as ray:
-        count, reserved, threads = _resources(ray, crew.workers)
+        share = shares(ray, crew)
         here = str(Path.cwd())
-        actor = ray.remote(**reserved)(StudyWorker)
-        fleet = Fleet[PartTask](ray, lambda: actor.remote(study, here, threads), count)
-        progress.say(f"{count} workers are starting")
+        actor = ray.remote(**share.reserved)(StudyWorker)
+        fleet = Fleet[PartTask](ray, lambda: actor.remote(study, here, share.threads), share.count)
+        progress.say(f"{share.count} workers are starting")
         for told in fleet.ask_all("introduce", cells):
-            check_worker(told, versions(), own)
-        done = 0
+            check_worker(told, own)
+        done, started = 0, time.monotonic()
 
         def deliver(task: PartTask, result: PartDone | RaggdError) -> None:
             nonlocal done
@@ -125,13 +103,14 @@ def distribute(
                 write_text(out / task.path, result.text)
                 found["computed"] += 1
             label = f"{task.cell.backbone}, {task.cell.benchmark}: {task.cell.method}"
-            progress(f"{label} ({count} workers)", done, len(tasks))
+            progress(f"{label} ({share.count} workers)", done, len(tasks))
 
         try:
             fleet.run(tasks, deliver, _near)
         finally:
             fleet.stop()
-        return found | {"workers": count, "deaths": fleet.deaths}
+        seconds = round(time.monotonic() - started, 2)
+        return found | {"workers": share.count, "deaths": fleet.deaths, "seconds": seconds}
 
 
 def run_study_on(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raggd.cluster.crew import check_node
 from raggd.evaluation.runner import run_part
 from raggd.provenance import versions
 from raggd.records import RaggdError
@@ -66,6 +67,21 @@ class Quiet:
         """Show nothing."""
 
 
+def settle(folder: str, threads: int) -> None:
+    """Make this process a worker: where relative paths start, and its share of the processor.
+
+    Args:
+        folder: working folder of the driver; left as it is where there is no such folder.
+        threads: processor threads to use; 0 leaves the number as it is.
+    """
+    if folder and Path(folder).is_dir():
+        os.chdir(folder)
+    if threads:
+        import torch
+
+        torch.set_num_threads(threads)
+
+
 class StudyWorker:
     """Answers draws of a study; what it has loaded stays for the next one."""
 
@@ -77,12 +93,7 @@ class StudyWorker:
             folder: working folder of the driver; relative paths start there.
             threads: processor threads to use; 0 leaves the number as it is.
         """
-        if folder and Path(folder).is_dir():
-            os.chdir(folder)
-        if threads:
-            import torch
-
-            torch.set_num_threads(threads)
+        settle(folder, threads)
         self._study = study
         self._scratch = tempfile.TemporaryDirectory(prefix="raggd-worker-")
         self._runner = StudyRunner(study, Path(self._scratch.name), Quiet())
@@ -138,30 +149,20 @@ class StudyWorker:
         return PartDone(text, len(whole.draws[task.draw]), computed=text != task.known)
 
 
-def check_worker(told: Mapping[str, Any], own: Mapping[str, str], cells: Mapping[str, str]) -> None:
+def check_worker(told: Mapping[str, Any], cells: Mapping[str, str]) -> None:
     """Refuse a worker that would not compute the same.
 
     Args:
         told: what `StudyWorker.introduce` returned.
-        own: versions on the driver's machine.
         cells: identities of the cells on the driver's machine, by path.
 
     Raises:
         RaggdError: it lacks data or weights, or has other ones, or other versions; both named.
     """
-    node = told["node"]
-    if told["problem"]:
-        raise RaggdError(f"the worker on node '{node}' cannot do its part: {told['problem']}")
-    for name, version in own.items():
-        there = told["versions"].get(name)
-        if there != version:
-            raise RaggdError(
-                f"the worker on node '{node}' has {name} {there}, this machine {version}: results "
-                "could differ. Install the same versions on all nodes."
-            )
+    check_node(told)
     for path, identity in cells.items():
         if told["identities"].get(path) != identity:
             raise RaggdError(
-                f"the worker on node '{node}' has other data or weights for {path}: give all nodes "
-                "the same files at the same paths."
+                f"the worker on node '{told['node']}' has other data or weights for {path}: give "
+                "all nodes the same files at the same paths."
             )

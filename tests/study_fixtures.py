@@ -23,6 +23,20 @@ from workflow_fixtures import save_backbone, write_data
 ALL = ("query-only", "vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd")
 
 
+class Quiet:
+    """A progress that remembers its labels."""
+
+    def __init__(self) -> None:
+        self.labels: list[str] = []
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        assert total is None or done <= total
+        self.labels.append(label)
+
+    def say(self, label: str) -> None:
+        self.labels.append(label)
+
+
 @dataclass(frozen=True)
 class World:
     """What a study reads."""

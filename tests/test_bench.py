@@ -26,7 +26,6 @@ from raggd.backbone.load import Backbone
 from raggd.evaluation import bench, benches
 from raggd.evaluation.bench import in_turn, paired
 from raggd.evaluation.benches import answering, growth, targets, training
-from raggd.evaluation.benches import setting as setting_module
 from raggd.evaluation.benches.adaptation import support_flops
 from raggd.evaluation.benches.growth import fit_exponent
 from raggd.evaluation.benches.peers import merged, peft_model
@@ -183,12 +182,13 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_all_ways_of_answering_give_the_same_answers(setting: BenchSetting) -> None:
     base = setting.base
     updates = [random_update(base, seed=20 + i, size=0.4) for i in range(3)]
-    peft = peft_model(setting.backbone, answering._adapters(setting, updates), train=False)
+    factors = answering._adapters(setting, updates)
+    peft = {"peft": peft_model(setting.backbone, factors, train=False)}
     rows = answering.Rows(setting, updates, peft)
     for work in rows.works().values():
         work()
     ours = rows.answers["ours"]
-    assert ours.shape == (3, setting_module.ANSWER_TOKENS)
+    assert ours.shape == (3, answering.LONG)
     assert not torch.equal(ours, rows.answers["none"])
     for name in ("peft_mixed", "peft_in_turn", "merged_in_turn"):
         assert torch.equal(ours, rows.answers[name]), name
@@ -199,7 +199,8 @@ def test_all_ways_of_answering_give_the_same_answers(setting: BenchSetting) -> N
     found = answering.run(setting)
     named = {"mixed_vs_none", "mixed_vs_peft", "mixed_vs_set_adapter", "mixed_vs_merged"}
     assert named <= set(found.ratios)
-    assert "mixed_vs_peft_1_rows" in found.ratios
+    assert {"mixed_vs_peft_1_rows", "mixed_vs_peft_short"} <= set(found.ratios)
+    assert {"mixed_vs_peft_narrow"} <= set(found.ratios)
 
 
 def test_merged_weights_come_back(setting: BenchSetting) -> None:

@@ -104,6 +104,6 @@ def test_estimates_grow_with_the_corpus_up_to_the_bound() -> None:
     budget = Budget(parse_size("3GB"))
     small, large = (estimate_bm25(REAL, count, budget) for count in (10**5, 10**8))
     assert large.seconds > 900 * small.seconds
-    assert large.disk == pytest.approx(1000 * small.disk, rel=0.01)
+    assert 900 * small.disk < large.disk <= 1000 * small.disk
     assert small.memory < large.memory == 3 * 10**9
     assert " h, " in str(large)

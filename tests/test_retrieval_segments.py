@@ -26,6 +26,7 @@ from raggd.retrieval.bm25 import K1, B, bm25_fingerprint, build_bm25, open_bm25
 from raggd.retrieval.build import build_index
 from raggd.retrieval.folders import write_manifest
 from raggd.retrieval.memory import Budget, held_memory, parse_size
+from raggd.retrieval.postings import places_of, union_of
 from raggd.retrieval.sorting import IdRanks
 from raggd.retrieval.store import PassageStore, write_store
 from raggd.retrieval.tokenizer import TermNumbers, tokenize, tokenizer_fingerprint
@@ -123,6 +124,20 @@ def test_one_segment_or_many_are_the_same_index(tmp_path: Path) -> None:
     assert one.fingerprint == many.fingerprint
     queries = [" ".join(WORDS[n : n + 4]) for n in range(26)]
     assert one.search(queries, 10) == many.search(queries, 10)
+
+
+_halves = st.integers(0, 3)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.tuples(_halves, _halves), max_size=9), min_size=1, max_size=6))
+def test_keys_that_share_a_half_stay_apart(parts: list[list[tuple[int, int]]]) -> None:
+    arrays = [np.array(sorted(set(p)), dtype=np.uint64).reshape(-1, 2).T for p in parts]
+    joined = union_of(iter(arrays))
+    expected = sorted({key for part in parts for key in part})
+    assert [tuple(key) for key in joined.T.tolist()] == expected
+    for array in arrays:
+        assert np.array_equal(joined[:, places_of(array, joined)], array)
 
 
 def killed_after(monkeypatch: pytest.MonkeyPatch, written: int) -> None:

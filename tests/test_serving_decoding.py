@@ -148,11 +148,12 @@ def test_padding_that_no_row_needs_is_dropped(tiny_backbone: Backbone, base: Bas
 
 @given(st.lists(st.integers(1, 2000), max_size=20))
 def test_alike_prompts_share_a_pass(lengths: list[int]) -> None:
-    groups = alike(lengths, 1.25)
+    groups = alike(lengths, 1.25, 1500)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
         sizes = [lengths[i] for i in group]
         assert max(sizes) <= 1.25 * min(sizes)
+        assert len(sizes) == 1 or max(sizes) * len(sizes) <= 1500
 
 
 # --- choosing tokens

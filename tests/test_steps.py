@@ -210,6 +210,9 @@ def test_support_draws_are_disjoint_while_the_pool_lasts(
 def test_another_seed_draws_others_and_a_small_pool_is_refused() -> None:
     pool = _pool(30)
     assert draw_supports(pool, 3, 5, 0) != draw_supports(pool, 3, 5, 1)
+    learned = {frozenset(q.id for q in s) for s in draw_supports(pool, 3, 10, 0)}
+    shown = {frozenset(q.id for q in s) for s in draw_supports(pool, 3, 10, 0, "evaluation")}
+    assert not learned & shown, "an evaluation must not show the sets that a predictor learned"
     with pytest.raises(RaggdError, match=r"pool of 'nq' holds 2 questions, a support set needs 3"):
         draw_supports(pool[:2], 3, 1, 0)
     with pytest.raises(RaggdError, match=r"holds 0 questions"):

@@ -24,25 +24,11 @@ from raggd.study.plan import Cell, Part, all_cells
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import load_study
-from study_fixtures import ALL, World, lasting, make_world, read_records, write_weights
+from study_fixtures import ALL, Quiet, World, lasting, make_world, read_records, write_weights
 from workflow_fixtures import files_under, run_cli
 
 CELLS = 2 * 2 * len(ALL)
 """Of the usual study: two retrievers, two benchmarks."""
-
-
-class Silent:
-    """A progress that remembers its labels."""
-
-    def __init__(self) -> None:
-        self.labels: list[str] = []
-
-    def __call__(self, label: str, done: int, total: int | None) -> None:
-        assert total is None or done <= total
-        self.labels.append(label)
-
-    def say(self, label: str) -> None:
-        self.labels.append(label)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +49,7 @@ def world(
 def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The usual study, run without interruption."""
     out = tmp_path_factory.mktemp("whole")
-    found = run_study(load_study(world.study()), out, Part(), Silent())
+    found = run_study(load_study(world.study()), out, Part(), Quiet())
     assert found == {"cells": CELLS, "complete": CELLS, "now": CELLS}
     return out
 
@@ -107,7 +93,7 @@ def test_a_second_run_does_nothing_and_loads_no_backbone(
         raise AssertionError("a backbone was loaded")
 
     monkeypatch.setattr(assembly.Assembly, "backbone", property(refuse))
-    found = run_study(load_study(world.study()), whole, Part(), Silent())
+    found = run_study(load_study(world.study()), whole, Part(), Quiet())
     assert found == {"cells": CELLS, "complete": CELLS, "now": 0}
     after = {name: (whole / name).stat().st_mtime_ns for name in files_under(whole)}
     del before[LOCK_FILE], after[LOCK_FILE]
@@ -142,10 +128,10 @@ def test_a_piece_now_and_the_rest_later_is_the_whole(
 ) -> None:
     study = load_study(world.study())
     piece = Part(retrievers=("again",), methods=("query-only", "rag-gd"))
-    assert run_study(study, tmp_path, piece, Silent())["now"] == 4
+    assert run_study(study, tmp_path, piece, Quiet())["now"] == 4
     # query only was computed for the first retriever, whose own cell is there too now
     assert len(read_records(tmp_path)) == 6
-    run_study(study, tmp_path, Part(), Silent())
+    run_study(study, tmp_path, Part(), Quiet())
     assert lasting(read_records(tmp_path)) == lasting(read_records(whole))
 
 
@@ -153,16 +139,16 @@ def test_new_methods_join_a_study_and_other_questions_are_refused(
     whole: Path, world: World, tmp_path: Path
 ) -> None:
     few = load_study(world.study(("base", "vanilla-rag"), name="few"))
-    run_study(few, tmp_path, Part(), Silent())
+    run_study(few, tmp_path, Part(), Quiet())
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("parts/*.json")}
-    run_study(load_study(world.study()), tmp_path, Part(), Silent())
+    run_study(load_study(world.study()), tmp_path, Part(), Quiet())
     assert lasting(read_records(tmp_path)) == lasting(read_records(whole))
     assert (
         stamps.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.rglob("parts/*.json")}.items()
     )
     other = load_study(world.study(name="other", questions=4))
     with pytest.raises(RaggdError, match=r"another study: its evaluation\.questions is 6"):
-        run_study(other, tmp_path, Part(), Silent())
+        run_study(other, tmp_path, Part(), Quiet())
 
 
 def test_changed_weights_are_noticed(
@@ -172,10 +158,10 @@ def test_changed_weights_are_noticed(
     methods = ("vanilla-rag", "base", "rag-gd")
     study = load_study(world.study(methods, name="weights", weights=weights))
     out = tmp_path / "out"
-    run_study(study, out, Part(), Silent())
+    run_study(study, out, Part(), Quiet())
     before = lasting(read_records(out))
     write_weights(frozen_backbone, weights, seed=7)
-    assert run_study(study, out, Part(), Silent())["now"] == 8, "not vanilla RAG, which has none"
+    assert run_study(study, out, Part(), Quiet())["now"] == 8, "not vanilla RAG, which has none"
     after = lasting(read_records(out))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {name for name in before if "vanilla" not in name}
@@ -183,7 +169,7 @@ def test_changed_weights_are_noticed(
 
 def test_early_parts_are_a_small_study(world: World, tmp_path: Path) -> None:
     study = load_study(world.study(name="order", extra="seeds = [0, 1]"))
-    units = StudyRunner(study, tmp_path, Silent()).units(all_cells(study))
+    units = StudyRunner(study, tmp_path, Quiet()).units(all_cells(study))
     order = [(u.seed, u.draw, u.retriever, u.benchmark) for u in units]
     assert order == [
         (seed, draw, retriever, benchmark)
@@ -196,7 +182,7 @@ def test_early_parts_are_a_small_study(world: World, tmp_path: Path) -> None:
 
 
 def test_the_time_left_is_shown(world: World, tmp_path: Path) -> None:
-    progress = Silent()
+    progress = Quiet()
     study = load_study(world.study(("base", "rag-gd"), name="left", retrievers=("bm25",)))
     run_study(study, tmp_path, Part(), progress)
     answers = [label for label in progress.labels if label.startswith("tiny, bm25, ")]
@@ -318,7 +304,7 @@ def _die_at(file: Path, out: Path, moment: int) -> None:
 
     if moment:
         sys.addaudithook(watch)
-    run_study(load_study(file), out, Part(), Silent())
+    run_study(load_study(file), out, Part(), Quiet())
 
 
 def test_killed_at_ten_random_moments_it_equals_the_uninterrupted_one(

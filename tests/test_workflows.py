@@ -414,7 +414,10 @@ def test_ask_without_demonstrations_is_the_base_adapter(own: Assembly, answered:
     text = own.backbone.tokenizer.decode(prompt.tokens)
     assert "red city lies near Lima" in text
     assert "what lies near the red city" in text
-    assert set(result["timings"]) == {"index", "load", "retrieve", "adapt", "answer", "total"}
+    stages = {"start", "index", "load", "retrieve", "adapt", "answer"}
+    assert set(result["timings"]) | {"start"} == stages | {"total"}
+    split = sum(v for k, v in result["timings"].items() if k in stages)
+    assert split <= result["timings"]["total"] + 1
 
 
 @pytest.mark.parametrize("method", [None, "rag-gd", "mean-update", "tt-sgd"])

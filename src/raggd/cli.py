@@ -18,12 +18,15 @@ from raggd.cli_gate import register as register_gate
 from raggd.cli_linear import register as register_linear
 from raggd.cli_options import (
     Assignments,
+    Cluster,
     Config,
     Corpus,
     Demonstrations,
     Json,
     Out,
     Store,
+    Workers,
+    WorkerThreads,
     with_corpus,
 )
 from raggd.cli_options import load_parts as _parts
@@ -194,21 +197,28 @@ def targets(
     pool: Annotated[
         bool, typer.Option("--pool", help="Of the support pools, held-out tasks too; for controls.")
     ] = False,
+    cluster: Cluster = None,
+    workers: Workers = 0,
+    worker_threads: WorkerThreads = 0,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
     """Compute the K-step SGD targets that a predictor learns from."""
     from raggd.console import emit_json, progress_bar, say
-    from raggd.workflows.train import run_targets
 
     with progress_bar() as bar:
-        result = run_targets(
-            _parts(config, assignments, bar),
-            out,
-            lambda done, total: bar("targets", done, total),
-            pool,
-        )
+        parts = _parts(config, assignments, bar)
+        if cluster:
+            from raggd.cluster.crew import Crew
+            from raggd.cluster.targets import run_targets_on
+
+            crew = Crew(cluster, workers, worker_threads)
+            result = run_targets_on(parts, out, crew, bar, pool)
+        else:
+            from raggd.workflows.train import run_targets
+
+            result = run_targets(parts, out, lambda done, total: bar("targets", done, total), pool)
     emit_json(result) if as_json else say(f"{result['sets']} targets in {out}")
 
 

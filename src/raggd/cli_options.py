@@ -20,6 +20,16 @@ Assignments = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for results; interrupted runs continue.")]
 Store = Annotated[Path, typer.Option(help="Folder that `raggd targets` wrote.")]
+Cluster = Annotated[
+    str | None,
+    typer.Option("--cluster", help="Run on a Ray cluster: HOST:PORT, 'auto', or 'local'."),
+]
+Workers = Annotated[
+    int, typer.Option(min=0, help="Workers of the cluster; 0: one per GPU, else one per node.")
+]
+WorkerThreads = Annotated[
+    int, typer.Option(min=0, help="Cores of each worker; 0 shares all of them out.")
+]
 Corpus = Annotated[
     Path | None, typer.Option(help="Your documents; without it, the embedded Wikipedia leads.")
 ]

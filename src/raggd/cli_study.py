@@ -1,4 +1,4 @@
-"""Commands of the study: `raggd study FILE`, `raggd replay RECORD`."""
+"""Commands of the study: `raggd study FILE`, `raggd replay RECORD`, `raggd report DIR`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raggd.cli_options import Assignments, Json
+from raggd.cli_options import Assignments, Cluster, Json, Workers, WorkerThreads
 
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
@@ -23,10 +23,16 @@ def study(
         Path | None, typer.Option("--out", help="Folder of the study; default runs/study-NAME.")
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Count what is there; no run.")] = False,
+    alignment: Annotated[
+        bool, typer.Option("--alignment", help="Compare predicted with true updates; no run.")
+    ] = False,
     backbones: Names = "",
     retrievers: Names = "",
     benchmarks: Names = "",
     methods: Names = "",
+    cluster: Cluster = None,
+    workers: Workers = 0,
+    worker_threads: WorkerThreads = 0,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
@@ -51,10 +57,30 @@ def study(
                 f"{entry['questions']} answers"
             )
         return
+    if alignment:
+        from raggd.study.alignment import run_alignment
+
+        with progress_bar() as bar:
+            found = run_alignment(settings, folder, part, bar)
+        if as_json:
+            emit_json(found)
+            return
+        for name, kinds in found.items():
+            for kind, by_method in kinds.items():
+                for method, entry in by_method.items():
+                    say(f"{name}, {kind}, {method}: cosine {entry['cosine']:.3f}")
+        return
     from raggd.study.run import run_study
 
     with progress_bar() as bar:
-        result = run_study(settings, folder, part, bar)
+        if cluster:
+            from raggd.cluster.crew import Crew
+            from raggd.cluster.study import run_study_on
+
+            crew = Crew(cluster, workers, worker_threads)
+            result = run_study_on(settings, folder, part, crew, bar)
+        else:
+            result = run_study(settings, folder, part, bar)
     if as_json:
         emit_json(result | {"out": str(folder)})
     else:
@@ -85,6 +111,27 @@ def replay(
         sys.exit(1)
 
 
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study, finished or not.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the report; default DIR/report.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap samples.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Make tables, figures and one page of a study, from its records alone."""
+    from raggd.console import emit_json, progress_bar, say
+    from raggd.workflows.report import run_report
+
+    to = out or folder / "report"
+    with progress_bar() as bar:
+        result = run_report(folder, to, resamples, bar.say)
+    if as_json:
+        emit_json(result)
+    else:
+        say(f"{result['complete']} of {result['cells']} cells; the page: {to / 'study.html'}")
+
+
 def register(app: typer.Typer) -> None:
     """Add the commands to the program.
 
@@ -93,3 +140,4 @@ def register(app: typer.Typer) -> None:
     """
     app.command()(study)
     app.command()(replay)
+    app.command()(report)

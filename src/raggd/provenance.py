@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import shlex
 import sys
@@ -26,6 +27,16 @@ def versions() -> dict[str, str]:
 def command_line() -> str:
     """Return the running command, its first word shortened to the program's name."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def seconds_since_start() -> float | None:
+    """Return how long ago this process was started; None where the system does not tell."""
+    try:
+        fields = Path("/proc/self/stat").read_text(encoding="ascii").rsplit(")", 1)[1].split()
+        up = float(Path("/proc/uptime").read_text(encoding="ascii").split()[0])
+        return max(0.0, up - int(fields[19]) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 def utc_now() -> str:

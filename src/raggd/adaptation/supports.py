@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raggd.data.benchmarks import choose_by_hash
-from raggd.records import Question, RaggdError
+from raggd.records import Question, RaggdError, content_id
+
+
+def _shuffle(seed: int, purpose: str) -> int:
+    return int(content_id(purpose, str(seed)), 16) if purpose else seed
 
 
 def draw_supports(
-    pool: Sequence[Question], size: int, draws: int, seed: int
+    pool: Sequence[Question], size: int, draws: int, seed: int, purpose: str = ""
 ) -> list[list[Question]]:
     """Draw support sets from a pool of questions.
 
@@ -21,6 +25,8 @@ def draw_supports(
         size: N, questions per set.
         draws: sets to draw.
         seed: changes the shuffle.
+        purpose: changes it too: an evaluation that drew like the targets of a predictor, with the
+            same seed, would be shown the very sets that the predictor was trained on.
 
     Returns:
         `draws` lists of `size` questions.
@@ -37,6 +43,6 @@ def draw_supports(
     sets: list[list[Question]] = []
     per_round = len(pool) // size
     for lap in range(-(-draws // per_round)):
-        order = choose_by_hash(pool, len(pool), seed * 1_000_003 + lap)
+        order = choose_by_hash(pool, len(pool), _shuffle(seed * 1_000_003 + lap, purpose))
         sets += [list(order[i * size : (i + 1) * size]) for i in range(per_round)]
     return sets[:draws]

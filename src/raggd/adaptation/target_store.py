@@ -123,6 +123,67 @@ def _key(steps: int) -> str:
     return f"vectors-k{steps}"
 
 
+def open_store(
+    backbone: Backbone,
+    base: BaseAdapter,
+    supports: Sequence[SupportSet],
+    settings: TargetSettings,
+    folder: Path,
+) -> str:
+    """Make a store, or open one of the same run.
+
+    Args:
+        backbone: the frozen model.
+        base: W0.
+        supports: all its sets.
+        settings: K, eta and limits.
+        folder: the store; one of another run is refused.
+
+    Returns:
+        The store's identity.
+    """
+    identity = store_identity(backbone, base, supports, settings)
+    _open_folder(folder, identity, len(supports), settings)
+    return identity
+
+
+def shard_starts(sets: int) -> range:
+    """Return the number of the first set of every shard."""
+    return range(0, sets, SHARD)
+
+
+def shard_file(folder: Path, start: int) -> Path:
+    """Return the file of the shard whose first set is number `start`."""
+    return folder / f"shard-{start // SHARD:05d}.safetensors"
+
+
+def build_shard(
+    backbone: Backbone,
+    base: BaseAdapter,
+    supports: Sequence[SupportSet],
+    start: int,
+    settings: TargetSettings,
+    identity: str,
+    path: Path,
+) -> None:
+    """Compute the targets of one shard and write its file.
+
+    Args:
+        backbone: the frozen model.
+        base: W0.
+        supports: all sets of the store.
+        start: number of the shard's first set.
+        settings: K, eta and limits.
+        identity: of the store.
+        path: the file.
+    """
+    part = supports[start : start + SHARD]
+    updates, states = targets_of(backbone, base, part, settings)
+    vectors = {_key(k): u.vector().to(torch.bfloat16) for k, u in updates.items()}
+    metadata = {"sets": _describe(part), "base": base.fingerprint, "identity": identity}
+    save_tensors(path, vectors | {"states": states}, metadata)
+
+
 def build_targets(
     backbone: Backbone,
     base: BaseAdapter,
@@ -146,17 +207,11 @@ def build_targets(
     Returns:
         The store's identity.
     """
-    identity = store_identity(backbone, base, supports, settings)
-    _open_folder(folder, identity, len(supports), settings)
-    for start in range(0, len(supports), SHARD):
-        path = folder / f"shard-{start // SHARD:05d}.safetensors"
-        part = supports[start : start + SHARD]
+    identity = open_store(backbone, base, supports, settings, folder)
+    for start in shard_starts(len(supports)):
+        path = shard_file(folder, start)
         if not path.exists():
-            updates, states = targets_of(backbone, base, part, settings)
-            vectors = {_key(k): u.vector().to(torch.bfloat16) for k, u in updates.items()}
-            tensors = vectors | {"states": states}
-            metadata = {"sets": _describe(part), "base": base.fingerprint, "identity": identity}
-            save_tensors(path, tensors, metadata)
+            build_shard(backbone, base, supports, start, settings, identity, path)
         progress(min(start + SHARD, len(supports)), len(supports))
     return identity
 

@@ -1,1 +1,1 @@
-"""Plug-ins for engines that serve the backbone themselves."""
+"""Plugins for engines that serve the backbone already."""

@@ -1,46 +1,81 @@
-"""Adapters of stored support sets, in PEFT's form, made once and kept in the cache folder."""
+"""From a model's name to a PEFT folder that holds its predicted adapter; made once, then found."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
 from pathlib import Path
+from threading import Lock
 
-from raggd.adaptation.export import CONFIG_FILE
+from raggd.adaptation.export import CONFIG_FILE, write_peft
 from raggd.api import Rag
+from raggd.assembly import Assembly
 from raggd.data.supports import load_support, supports_folder
 from raggd.files import cache_folder, file_hash
-from raggd.methods.weights import PREDICTOR_FILE
-from raggd.records import content_id
+from raggd.methods.weights import PREDICTOR_FILE, weight_file
+from raggd.records import RaggdError, content_id
+from raggd.settings import load_settings
 
+PREFIX = "raggd/"
 BASE_NAME = "base"
-"""In the place of a support set's id: the base adapter alone."""
+"""``raggd/base`` is the base adapter alone, ``raggd/<support id>`` base and predicted update."""
 
 
-def adapter_folder(rag: Rag, name: str) -> Path:
-    """Return the PEFT folder of a stored support set, predicting and writing it the first time.
+class AdapterFolders:
+    """Writes adapters on demand; the backbone is loaded when the first one is missing."""
 
-    An adapter that is there already costs no model: only the weight files are hashed.
+    def __init__(self, rag: Rag, supports: Path | None = None, folder: Path | None = None) -> None:
+        """Load nothing yet.
 
-    Args:
-        rag: settings, backbone, weights.
-        name: id of a stored support set, or ``base``.
+        Args:
+            rag: adapts.
+            supports: folder of stored support sets; None: where `raggd supports add` puts them.
+            folder: for the adapters; None: in the cache folder.
+        """
+        self._rag = rag
+        self._supports = supports or supports_folder()
+        self._folder = folder or cache_folder() / "adapters"
+        self._lock = Lock()
 
-    Returns:
-        The folder, named by the support set, the base adapter and the predictor.
-    """
-    parts = rag.parts
-    support = None if name == BASE_NAME else load_support(supports_folder(), name)
-    predictor = file_hash(parts.weights / PREDICTOR_FILE) if support else ""
-    key = content_id(name, parts.base.fingerprint, predictor)
-    folder = cache_folder() / "adapters" / f"{name}-{key}"
-    if not (folder / CONFIG_FILE).is_file():
-        update = rag.adapt(support) if support else None
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder.parent) as scratch:
-            made = Path(scratch) / "adapter"
-            rag.export_peft(made, update)
-            if not (folder / CONFIG_FILE).is_file():  # another process may have been faster
-                shutil.rmtree(folder, ignore_errors=True)
-                made.rename(folder)
-    return folder
+    @classmethod
+    def from_environment(cls) -> AdapterFolders:
+        """Read where things are from the environment, which is all that an engine passes on.
+
+        Returns:
+            Folders for the settings file RAGGD_SETTINGS and the support sets in RAGGD_SUPPORTS;
+            for the defaults where they are not set.
+        """
+        named, supports = os.environ.get("RAGGD_SETTINGS"), os.environ.get("RAGGD_SUPPORTS")
+        settings = load_settings(Path(named) if named else None)
+        return cls(Rag(Assembly(settings)), Path(supports) if supports else None)
+
+    def find(self, name: str) -> Path:
+        """Return the adapter of a model's name, predicting and writing it unless it is there.
+
+        Args:
+            name: ``raggd/base`` or ``raggd/<support id>``.
+
+        Returns:
+            A PEFT folder.
+
+        Raises:
+            RaggdError: the name has another form, or there is no such support set.
+        """
+        wanted = name.removeprefix(PREFIX)
+        if wanted == name:
+            raise RaggdError(f"'{name}' is not a model of raggd: its names begin with '{PREFIX}'.")
+        support = None if wanted == BASE_NAME else load_support(self._supports, wanted)
+        with self._lock:  # one prediction at a time: the backbone is one
+            path = self._folder / self._key(wanted)
+            if not (path / CONFIG_FILE).is_file():
+                update = None if support is None else self._rag.adapt(support)
+                parts = self._rag.parts
+                write_peft(path, parts.backbone, parts.base, update)
+            return path
+
+    def _key(self, wanted: str) -> str:
+        # other weights make another adapter of the same support set
+        parts = self._rag.parts
+        used = [parts.base.fingerprint, parts.settings.target.model_dump_json()]
+        if wanted != BASE_NAME:
+            used.append(file_hash(weight_file(parts.weights, PREDICTOR_FILE)))
+        return f"{wanted}-{content_id(*used)}"

@@ -1,106 +1,48 @@
-"""A plug-in of vLLM: a request for the model ``raggd/<support id>`` gets the predicted adapter.
+"""A LoRA resolver for vLLM: a stock server answers requests for the model ``raggd/<support id>``.
 
-vLLM finds it by the entry point ``vllm.general_plugins`` and asks it for adapters that it does not
-know yet, when VLLM_ALLOW_RUNTIME_LORA_UPDATING is set. ``raggd/base`` is the base adapter alone.
-RAGGD_SETTINGS names a settings file.
+vLLM finds this module by its entry point (group ``vllm.general_plugins``) and asks the resolver
+for every model name that it does not know. The prediction is a forward pass of a second copy of
+the backbone, in the server's front-end process; the adapter it writes is kept, so it is made once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from raggd.records import RaggdError
-
-if TYPE_CHECKING:
-    from raggd.api import Rag
-
-PREFIX = "raggd/"
-LOG = logging.getLogger("raggd.engines.vllm")
+from raggd.records import RaggdError, content_id
 
 
-class RaggdResolver:
-    """Turns names into adapters; vLLM's `LoRAResolver` by shape."""
-
-    def __init__(self, rag: Rag | None = None) -> None:
-        """Load nothing yet.
-
-        Args:
-            rag: adapts; None: what the settings file in RAGGD_SETTINGS names, on first use.
-        """
-        self._rag = rag
-        self._lock = Lock()
-
-    def _loaded(self, model: str) -> Rag:
-        if self._rag is None:
-            import raggd
-
-            settings = raggd.load_settings(_settings_file())
-            if Path(model).is_dir():  # what vLLM serves is also what reads the demonstrations
-                weights = settings.adapter.model_copy(update={"weights": _weights(settings)})
-                backbone = settings.backbone.model_copy(update={"name": model})
-                settings = settings.model_copy(update={"backbone": backbone, "adapter": weights})
-            self._rag = raggd.load(settings=settings)
-        return self._rag
-
-    def folder(self, model: str, name: str) -> Path | None:
-        """Find or make the adapter of a name.
-
-        Args:
-            model: the model that vLLM serves, a folder or a Hugging Face name.
-            name: ``raggd/<support id>`` or ``raggd/base``.
-
-        Returns:
-            The PEFT folder; None where raggd has no adapter of that name.
-        """
-        from raggd.engines.adapters import adapter_folder
-
-        if not name.startswith(PREFIX):
-            return None
-        try:
-            with self._lock:  # one backbone: predictions wait for each other
-                return adapter_folder(self._loaded(model), name.removeprefix(PREFIX))
-        except RaggdError as error:
-            LOG.warning("no adapter '%s': %s", name, error)
-            return None
-
-    async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
-        """Answer vLLM's question for an adapter that it does not know.
-
-        Args:
-            base_model_name: the model that vLLM serves.
-            lora_name: as the request names it.
-
-        Returns:
-            vLLM's `LoRARequest`, or None.
-        """
-        folder = await asyncio.to_thread(self.folder, base_model_name, lora_name)
-        if folder is None:
-            return None
-        from vllm.lora.request import LoRARequest
-
-        return LoRARequest(lora_name=lora_name, lora_int_id=1, lora_path=str(folder))
-
-
-def _settings_file() -> Path | None:
-    named = os.environ.get("RAGGD_SETTINGS")
-    return Path(named) if named else None
-
-
-def _weights(settings: Any) -> str:
-    from raggd.assembly import shipped_weights
-
-    named = str(settings.adapter.weights)
-    return str(shipped_weights(settings.backbone.name)) if named == "shipped" else named
+def adapter_number(path: str) -> int:
+    """Return the number by which vLLM tells adapters apart: 1 to 2^31 - 1, a hash of the folder."""
+    return int(content_id(path), 16) % (2**31 - 1) + 1
 
 
 def register() -> None:
-    """Tell vLLM of the resolver; called by vLLM in each of its processes."""
-    from vllm.lora.resolver import LoRAResolverRegistry
+    """Register the resolver; called by vLLM in each of its processes, so nothing is loaded."""
+    from vllm.logger import init_logger
+    from vllm.lora.request import LoRARequest
+    from vllm.lora.resolver import LoRAResolver, LoRAResolverRegistry
 
-    if "raggd" not in LoRAResolverRegistry.get_supported_resolvers():
-        LoRAResolverRegistry.register_resolver("raggd", RaggdResolver())
+    from raggd.engines.adapters import PREFIX, AdapterFolders
+
+    log = init_logger("vllm.raggd")
+
+    class RaggdResolver(LoRAResolver):  # type: ignore[misc]  # vLLM is no dependency of raggd
+        """Turns a support set's name into the adapter predicted from it."""
+
+        folders: AdapterFolders | None = None
+
+        async def resolve_lora(self, base_model_name: str, lora_name: str) -> Any:
+            """Return the request of a predicted adapter, None for names that are not raggd's."""
+            if not lora_name.startswith(PREFIX):
+                return None
+            try:
+                self.folders = self.folders or AdapterFolders.from_environment()
+                path = str(await asyncio.to_thread(self.folders.find, lora_name))
+            except RaggdError as error:
+                log.warning("raggd: %s", error)
+                return None
+            return LoRARequest(lora_name, adapter_number(path), path)
+
+    LoRAResolverRegistry.register_resolver("raggd", RaggdResolver())

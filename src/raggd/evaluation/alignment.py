@@ -53,6 +53,10 @@ def _summary(cosine: Tensor, log_ratio: Tensor, total: Tensor, targets: Targets)
         "by_projection": {name: cosine[:, i].mean().item() for i, name in enumerate(PROJECTIONS)},
         "by_third": dict(zip(THIRDS, by_third, strict=True)),
         "by_place": [[round(x, 4) for x in row] for row in cosine.mean(0).tolist()],
+        "by_set": [
+            {"task": task, "cosine": round(x, 4)}
+            for task, x in zip(targets.tasks, per_set.tolist(), strict=True)
+        ],
     }
 
 
@@ -70,7 +74,7 @@ def alignment_summary(
     Returns:
         By name: ``cosine`` (mean over sets of the mean over 3 x layers) with its bootstrap
         interval over sets (None, None for one set alone), ``total_cosine`` (all layers as one
-        vector), ``log_norm_ratio``, and the mean cosine by task, by projection, by third of the
-        layers, and by place (3 x layers).
+        vector), ``log_norm_ratio``, the mean cosine by task, by projection, by third of the
+        layers and by place (3 x layers), and the cosine of every set.
     """
     return {name: _summary(*_compare(base, targets, p), targets) for name, p in predictors.items()}

@@ -91,6 +91,16 @@ def _scores(values: ArrayLike, name: str) -> Array:
     return array
 
 
+def _table(scores: ArrayLike) -> Array:
+    table = np.asarray(scores, dtype=np.float64)
+    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
+        raise RaggdError(
+            "expected a table of finite scores, one row per question and one column per method; "
+            f"got shape {table.shape}."
+        )
+    return table
+
+
 def _check_options(level: float, resamples: int) -> None:
     if not 0 < level < 1:
         raise RaggdError(f"level must lie between 0 and 1, e.g. 0.95; got {level}.")
@@ -136,9 +146,45 @@ def bootstrap_interval(
     (0.625, 0.25, 0.875)
     """
     scores = _scores(values, "values")
+    return bootstrap_intervals(
+        scores[:, None],
+        groups=groups,
+        clusters=clusters,
+        macro=macro,
+        level=level,
+        resamples=resamples,
+        seed=seed,
+    )[0]
+
+
+def bootstrap_intervals(
+    scores: ArrayLike,
+    *,
+    groups: Sequence[object] | None = None,
+    clusters: Sequence[object] | None = None,
+    macro: bool = False,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> list[Interval]:
+    """Average the scores of several methods, all on the same resamples.
+
+    Args:
+        scores: shape (questions, methods), finite.
+        groups: as for `bootstrap_interval`.
+        clusters: as for `bootstrap_interval`.
+        macro: as for `bootstrap_interval`.
+        level: of the intervals.
+        resamples: bootstrap samples.
+        seed: of the random numbers.
+
+    Returns:
+        One interval per column; each is what `bootstrap_interval` gives for the column alone.
+    """
+    table = _table(scores)
     _check_options(level, resamples)
-    mean, draws = bootstrap(scores[:, None], groups, clusters, macro, resamples, seed)
-    return Interval(float(mean[0]), *_limits(draws, 0, level), level)
+    means, draws = bootstrap(table, groups, clusters, macro, resamples, seed)
+    return [Interval(float(m), *_limits(draws, i, level), level) for i, m in enumerate(means)]
 
 
 def _two_sided(draws: Array, scale: float) -> float:
@@ -225,16 +271,8 @@ def paired_bootstraps(
 
     Returns:
         One difference per pair; each is what `paired_bootstrap` gives for the pair alone.
-
-    Raises:
-        RaggdError: the scores are no table of finite numbers.
     """
-    table = np.asarray(scores, dtype=np.float64)
-    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
-        raise RaggdError(
-            "paired comparisons need a table of finite scores, one row per question and one "
-            f"column per method; got shape {table.shape}."
-        )
+    table = _table(scores)
     _check_options(level, resamples)
     values = np.stack([table[:, a] - table[:, b] for a, b in pairs], axis=1)
     means, draws = bootstrap(values, groups, clusters, macro, resamples, seed)

@@ -81,7 +81,8 @@ def build_task(
         raise RaggdError(f"benchmark '{name}' has no questions to score in {source}.")
     per_query = settings.support == "query"
     draws = len(asked) if per_query else min(settings.draws, len(asked))
-    drawn = draw_supports(support_pool(source, name), demonstrations, draws, settings.seed)
+    pool = support_pool(source, name)
+    drawn = draw_supports(pool, demonstrations, draws, settings.seed, purpose="evaluation")
     supports = support_sets(name, drawn, retriever, k)
     golds = make_demonstrations(asked, retriever, k)
     evidence = evidence_for(asked, retriever, k)

@@ -43,7 +43,8 @@ def other_support(
     number = int(content_id("shuffled", support.id), 16)
     task, draw = tasks[number % len(tasks)], number // len(tasks) % DRAWS
     size = len(support.demonstrations)
-    drawn = draw_supports(support_pool(source, task), size, DRAWS, seed)[draw]
+    pool = support_pool(source, task)
+    drawn = draw_supports(pool, size, DRAWS, seed, purpose="evaluation")[draw]
     return SupportSet(task, tuple(make_demonstrations(drawn, retriever, k)))
 
 

@@ -22,6 +22,7 @@ MEANING = {
     "mixed_vs_none": "8 rows: 8 updates / base adapter alone",
     "mixed_vs_bare": "8 rows: 8 updates / bare backbone",
     "mixed_vs_peft": "8 rows: 8 updates / PEFT adapter_names",
+    "mixed_vs_peft_narrow": "the same, PEFT's adapters in the backbone's dtype",
     "mixed_vs_set_adapter": "8 rows: 8 updates / PEFT set_adapter in turn",
     "mixed_vs_merged": "8 rows: 8 updates / merged weights in turn",
     "targets_vs_plain": "targets per second: ours / plain PEFT and optimizer loop",
@@ -104,7 +105,7 @@ def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _panel(place: Any, name: str, found: Mapping[str, Any]) -> None:
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
     sizes, rounds, exponent = found["sizes"], found["ms"], found["exponent"]
     middle = [median(ms) for ms in rounds]
@@ -118,9 +119,13 @@ def _panel(place: Any, name: str, found: Mapping[str, Any]) -> None:
     place.set_yscale("log")
     place.set_xticks(sizes, [str(size) for size in sizes])
     place.minorticks_off()
+    low, high = min(map(min, rounds)), max(map(max, rounds))
+    reach = max(1.3, (12 * low / high) ** 0.5)  # a decade at least: small growth is to look small
+    place.set_ylim(low / reach, high * reach)
+    place.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     place.yaxis.set_major_formatter(ScalarFormatter())
     place.yaxis.set_minor_formatter(NullFormatter())
-    place.set_title(f"{name}: exponent {exponent:.2f}", fontsize=9.5)
+    place.set_title(f"{name} (power {exponent:.2f})", fontsize=8.5)
     place.set_ylabel("ms")
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from raggd.evaluation.statistics import (
     Difference,
     Interval,
-    bootstrap_interval,
+    bootstrap_intervals,
     holm,
     paired_bootstraps,
 )
@@ -133,40 +133,60 @@ def _averaged(
         seeds = {seed for _, seed, _ in mine}
         if len(mine) != blocks * len(methods) * len(seeds):
             continue
-        rows.append(
-            [float(np.mean([v for (_, _, m), (v, _) in mine.items() if m == x])) for x in methods]
-        )
+        sums = dict.fromkeys(methods, 0.0)
+        for (_, _, method), (value, _) in mine.items():
+            sums[method] += value
+        rows.append([total / (blocks * len(seeds)) for total in sums.values()])
         groups.append(benchmark)
         clusters.append("+".join(sorted({label for _, label in mine.values()})))
     return Sample(methods, np.array(rows), groups, clusters) if rows else None
 
 
-def macro_interval(
-    block: Block, method: str, benchmarks: Sequence[str], metric: str, resamples: int
-) -> Interval | None:
-    """Average a method's benchmark means, with the bootstrap interval.
+class Averages:
+    """Means of benchmark means with their intervals; all methods of a block share resamples."""
 
-    Args:
-        block: of the method.
-        method: its name.
-        benchmarks: to average over.
-        metric: of `METRICS`.
-        resamples: bootstrap samples.
+    def __init__(self, resamples: int = 10_000) -> None:
+        """Compute nothing yet.
 
-    Returns:
-        The mean in percent (the loss in nats); None if the method lacks a benchmark.
-    """
-    given = sample([block], [method], benchmarks, metric) if block.has(method, benchmarks) else None
-    if given is None:
-        return None
-    interval = bootstrap_interval(
-        given.values[:, 0],
-        groups=given.groups,
-        clusters=given.clusters,
-        macro=True,
-        resamples=resamples,
-    )
-    return interval.scaled(SCALES[metric])
+        Args:
+            resamples: bootstrap samples.
+        """
+        self.resamples = resamples
+        self._known: dict[tuple[str, tuple[str, ...], str], dict[str, Interval]] = {}
+
+    def of(
+        self, block: Block, method: str, benchmarks: Sequence[str], metric: str
+    ) -> Interval | None:
+        """Average a method over benchmarks.
+
+        Args:
+            block: of the method.
+            method: its name.
+            benchmarks: to average over.
+            metric: of `METRICS`.
+
+        Returns:
+            The mean in percent (the loss in nats); None if the method lacks a benchmark.
+        """
+        key = (block.name, tuple(benchmarks), metric)
+        if key not in self._known:
+            self._known[key] = self._compute(block, benchmarks, metric)
+        return self._known[key].get(method)
+
+    def _compute(self, block: Block, benchmarks: Sequence[str], metric: str) -> dict[str, Interval]:
+        methods = [m for m in block.methods if block.has(m, benchmarks)]
+        given = sample([block], methods, benchmarks, metric) if methods else None
+        if given is None or set(given.groups) != set(benchmarks):
+            return {}
+        intervals = bootstrap_intervals(
+            given.values,
+            groups=given.groups,
+            clusters=given.clusters,
+            macro=True,
+            resamples=self.resamples,
+        )
+        scale = SCALES[metric]
+        return {m: i.scaled(scale) for m, i in zip(methods, intervals, strict=True)}
 
 
 def _family(

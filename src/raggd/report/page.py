@@ -6,32 +6,22 @@ security policy, which also admits no script but the page's own, named by its ha
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
-from xml.etree import ElementTree
 
 from raggd.data.answers import normalise_answer
-from raggd.evaluation.statistics import Interval
 from raggd.records import Passage, Prediction, Question, RaggdError, RunRecord, SupportSet
+from raggd.report.html import checked_figure, environment, script_hash, source
 from raggd.report.summary import Comparison, SummaryRow
-from raggd.report.tables import milliseconds_text, p_text, relative_text
-from raggd.report.words import METHODS, method_label
+from raggd.report.words import METHODS
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
 
 _PUNCTUATION = r"[!-/:-@\[-`{-~]"  # ASCII, as normalise_answer removes it
 _BETWEEN = r"(?:[\W_]|(?<!\w)(?:a|an|the)(?!\w))+"
-_SVG_TAGS = frozenset(
-    {"svg", "title", "style", "defs", "g", "path", "use", "clippath", "rect", "text", "tspan"}
-)
 _TOO_COMMON = {"yes", "no"}
 
 
@@ -136,76 +126,6 @@ def mark_answers(text: str, answers: Iterable[str]) -> Markup:
     return Markup("").join([*pieces, escape(text[end:])])
 
 
-def _limits(interval: Interval) -> str:
-    if not math.isfinite(interval.low):
-        return "interval unknown"
-    return f"{interval.low:.1f} to {interval.high:.1f}"
-
-
-@lru_cache(maxsize=1)
-def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("raggd.report"),
-        autoescape=True,  # not select_autoescape: it would leave *.j2 unescaped
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "label": method_label,
-        "limits": _limits,
-        "minus": lambda text: text.replace("-", "\N{MINUS SIGN}"),
-        "milliseconds": milliseconds_text,
-        "relative": relative_text,
-        "p": p_text,
-    }
-    return environment
-
-
-def _source(name: str) -> Markup:
-    """Return a file of the template folder as it is: our own style or script."""
-    from markupsafe import Markup
-
-    environment = _environment()
-    assert environment.loader is not None
-    return Markup(environment.loader.get_source(environment, name)[0])
-
-
-def _unsafe(svg: str) -> str:
-    """Return what keeps a figure from being put into a page; empty when nothing does."""
-    if "<!" in svg or not svg.startswith("<svg"):
-        return "it is not one bare <svg> element"
-    try:
-        nodes = list(ElementTree.fromstring(svg).iter())
-    except ElementTree.ParseError as error:
-        return f"it is not well-formed ({error})"
-    for node in nodes:
-        tag = node.tag.rpartition("}")[2].lower()
-        if tag not in _SVG_TAGS:
-            return f"it contains <{tag}>"
-        for name, value in [*node.attrib.items(), ("text", (node.text or "") * (tag == "style"))]:
-            name = name.rpartition("}")[2].lower()
-            away = re.search(r"url\(\s*(?!#)|@import|javascript:", value, re.IGNORECASE)
-            if name.startswith("on") or away or (name == "href" and not value.startswith("#")):
-                return f"<{tag}> has {name}='{value[:60]}'"
-    return ""
-
-
-def _checked_figure(svg: str) -> Markup:
-    # The figure goes into the page unescaped, so it is checked, whoever made it.
-    from markupsafe import Markup
-
-    problem = _unsafe(svg) if svg else ""
-    if problem:
-        raise RaggdError(
-            f"the figure cannot be put into the page: {problem}. Give the result of "
-            "cost_accuracy_figure, or an empty string for no figure."
-        )
-    return Markup(svg)
-
-
 def _view(case: Case, number: int, before: str, after: str) -> dict[str, Any]:
     # What the template shows of a case, and how the answer changed from one method to the other.
     try:
@@ -298,17 +218,16 @@ def demo_page(
     if not rows:
         raise RaggdError("a page needs at least one summary row: evaluate a method first.")
     views = [_view(case, number, before, after) for number, case in enumerate(cases)]
-    script = _source("page.js")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script = source("page.js")
     return (
-        _environment()
+        environment()
         .get_template("demo.html.j2")
         .render(
             title=title,
             rows=rows,
             words=METHODS,
             level=f"{100 * rows[0].f1.level:g} %",
-            figure=_checked_figure(figure_svg),
+            figure=checked_figure(figure_svg),
             comparisons=comparisons,
             cases=views,
             notes=notes,
@@ -316,8 +235,8 @@ def demo_page(
             details={name: _pretty(value) for name, value in (details or {}).items()},
             before=before,
             after=after,
-            style=_source("page.css"),
+            style=source("page.css"),
             script=script,
-            script_hash=digest,
+            script_hash=script_hash(script),
         )
     )

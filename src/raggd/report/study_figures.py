@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raggd.evaluation.statistics import Interval
 from raggd.records import content_id
-from raggd.report.contrasts import macro_interval
+from raggd.report.contrasts import Averages
 from raggd.report.evidence import EVIDENCE, EvidenceGain
 from raggd.report.figures import LogAxis, draw_points, label_points
 from raggd.report.grid import Block
@@ -44,24 +44,16 @@ Average = Callable[[Block, str], Interval | None]
 """The average of a method over the benchmarks of a block, with its interval."""
 
 
-def f1_average(resamples: int) -> Average:
-    """Return the usual average: F1 in percent, mean of benchmark means.
+def f1_average(averages: Averages) -> Average:
+    """Return the average that figures show: F1 in percent, mean of benchmark means.
 
     Args:
-        resamples: bootstrap samples of the interval.
+        averages: of the study.
 
     Returns:
-        A function of block and method that remembers what it computed.
+        A function of block and method.
     """
-    known: dict[tuple[str, str], Interval | None] = {}
-
-    def average(block: Block, method: str) -> Interval | None:
-        key = (block.name, method)
-        if key not in known:
-            known[key] = macro_interval(block, method, block.benchmarks, "f1", resamples)
-        return known[key]
-
-    return average
+    return lambda block, method: averages.of(block, method, block.benchmarks, "f1")
 
 
 def _spread(found: Interval) -> tuple[float, float]:
@@ -94,12 +86,11 @@ def families_figure(blocks: Sequence[Block], average: Average) -> str:
         One ``<svg>`` element.
     """
     shown = [[m for _, ms in FAMILIES.values() for m in ms if average(b, m)] for b in blocks]
-    height = 0.6 + 0.21 * max(len(methods) for methods in shown)
-    lines = -(-len(blocks) // 2)
-    with drawing(
-        _salt("families", _said(blocks, average)), (8.4, max(1.6, height) * lines + 0.4)
-    ) as figure:
-        grid = figure.subplots(lines, min(2, len(blocks)), squeeze=False)
+    longest = [max(map(len, shown[i : i + 2])) for i in range(0, len(shown), 2)]
+    heights = [0.7 + 0.21 * count for count in longest]
+    with drawing(_salt("families", _said(blocks, average)), (8.4, sum(heights) + 0.4)) as figure:
+        columns = min(2, len(blocks))
+        grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
         for place, block, methods in zip(grid.flat, blocks, shown, strict=False):
             _bars(place, block, methods, average)
         for place in list(grid.flat)[len(blocks) :]:
@@ -184,7 +175,8 @@ def _lines(place: Axes, block: Block, average: Average) -> None:
 
 def _cost_rows(block: Block, average: Average) -> list[SummaryRow]:
     rows = []
-    for method in block.methods:
+    controls = FAMILIES["controls"][1]  # they cost what the methods cost that they control
+    for method in (m for m in block.methods if m not in controls):
         found, costs = average(block, method), block.costs.get(method, {})
         if found is None or not {"adapt_ms", "answer_ms"} <= set(costs):
             continue
@@ -276,8 +268,9 @@ def evidence_figure(found: Sequence[EvidenceGain], metric: str) -> str:
             place.set_axis_off()
         handles, labels = grid.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-        unit = "nats per token; below 0 is better" if metric == "loss" else "points"
-        figure.supxlabel(f"{'answer loss' if metric == 'loss' else metric.upper()}, {unit}", size=9)
+        unit = "nats per token; below 0 is better" if metric == "loss" else "points of percent"
+        name = "answer loss" if metric == "loss" else metric.upper()
+        figure.suptitle(f"{name}, {unit}", fontsize=10)
         said = "; ".join(
             f"{g.contrast.scope}, {_pair_name(g)}, {EVIDENCE[g.answerable]}: "
             f"{g.difference.mean:+.2f}"

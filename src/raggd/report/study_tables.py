@@ -8,7 +8,7 @@ from statistics import fmean
 
 from raggd.data.benchmarks import BENCHMARKS
 from raggd.evaluation.statistics import Interval
-from raggd.report.contrasts import Contrast, macro_interval
+from raggd.report.contrasts import NAMED, POOLED, Averages, Contrast
 from raggd.report.grid import Block, Grid, held_out, subsets
 from raggd.report.tables import (
     Column,
@@ -67,7 +67,7 @@ def _average(interval: Interval | None) -> str:
 
 
 def benchmark_table(
-    blocks: Sequence[Block], found: Sequence[Contrast], caption: str, resamples: int
+    blocks: Sequence[Block], found: Sequence[Contrast], caption: str, averages: Averages
 ) -> Table:
     """Lay out EM / F1 by benchmark with the averages: the paper's main tables.
 
@@ -75,7 +75,7 @@ def benchmark_table(
         blocks: of one backbone, one per retriever.
         found: contrasts of the study; significant gains over the base adapter are bold.
         caption: what stands above.
-        resamples: bootstrap samples of the averages' intervals.
+        averages: of the study.
 
     Returns:
         The table, one group of rows per block.
@@ -95,13 +95,13 @@ def benchmark_table(
             for metric in ("em", "f1"):
                 if method in better[metric]:
                     bold.add((len(rows), len(cells)))
-                cells.append(_average(macro_interval(block, method, benchmarks, metric, resamples)))
+                cells.append(_average(averages.of(block, method, benchmarks, metric)))
             rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))
 
 
 def average_table(
-    blocks: Sequence[Block], found: Sequence[Contrast], caption: str, resamples: int
+    blocks: Sequence[Block], found: Sequence[Contrast], caption: str, averages: Averages
 ) -> Table:
     """Lay out the averages of all methods, one pair of columns per block: the paper's overview.
 
@@ -109,7 +109,7 @@ def average_table(
         blocks: of the study.
         found: contrasts of the study; significant gains over the base adapter are bold.
         caption: what stands above.
-        resamples: bootstrap samples of the intervals.
+        averages: of the study.
 
     Returns:
         The table.
@@ -129,18 +129,18 @@ def average_table(
             for metric in ("em", "f1"):
                 if method in above_base(found, block.name, metric):
                     bold.add((len(rows), len(cells)))
-                average = macro_interval(block, method, block.benchmarks, metric, resamples)
+                average = averages.of(block, method, block.benchmarks, metric)
                 cells.append(_average(average))
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))
 
 
-def numbers_table(grid: Grid, resamples: int) -> Table:
+def numbers_table(grid: Grid, averages: Averages) -> Table:
     """Lay out every number with its interval, one line each, for other programs.
 
     Args:
         grid: the study.
-        resamples: bootstrap samples.
+        averages: of the study.
 
     Returns:
         Backbone, retriever, method, benchmark (or a subset's average), metric, n, mean, low, high.
@@ -153,7 +153,7 @@ def numbers_table(grid: Grid, resamples: int) -> Table:
         for method in block.methods:
             for label, chosen in sets:
                 for metric in ("em", "f1", "loss"):
-                    found = macro_interval(block, method, chosen, metric, resamples)
+                    found = averages.of(block, method, chosen, metric)
                     if found is None:
                         continue
                     n = sum(len(block.answers[method][name]) for name in chosen)
@@ -201,6 +201,7 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
     for metric in ("EM", "F1", "Answer loss"):
         columns += [Column(metric, "right"), Column("p", "right")]
     chosen = [c for c in found if c.named and c.subset == subset]
+    chosen.sort(key=lambda c: (NAMED.index((c.method, c.other)), c.scope != POOLED))
     groups: dict[tuple[str, str, str], dict[str, Contrast]] = {}
     for c in chosen:
         groups.setdefault((c.method, c.other, c.scope), {})[c.metric] = c
@@ -220,10 +221,10 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
 
 
 def pairs_table(found: Sequence[Contrast]) -> Table:
-    """Lay out every pair of methods in every scope, one line each, for other programs.
+    """Lay out every pair of methods in every scope, one line each.
 
     Args:
-        found: contrasts of the study.
+        found: contrasts of the study, or some of them.
 
     Returns:
         The table; `p_holm` is corrected over all pairs of its scope, subset and metric.

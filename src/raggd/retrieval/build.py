@@ -12,7 +12,7 @@ from raggd.retrieval.base import Progress, SizedRetriever
 from raggd.retrieval.bm25 import bm25_fingerprint, build_bm25, open_bm25
 from raggd.retrieval.contents import Corpus, content, streamed
 from raggd.retrieval.databases.base import DatabaseRetriever, fill
-from raggd.retrieval.databases.choose import DATABASES, open_database
+from raggd.retrieval.databases.choose import DATABASES, open_database, require_url
 from raggd.retrieval.dense import Sizes, build_dense, dense_fingerprint, open_dense
 from raggd.retrieval.encoder import Encoder, load_encoder
 from raggd.retrieval.estimate import LONG, TRIAL, Announce, estimate_bm25, estimate_dense
@@ -57,6 +57,7 @@ def build_index(
     Returns:
         The index; it is built anew when corpus, parameters, tokenizer or encoder differ.
     """
+    require_url(settings)
     encoder = _encoder_of(settings)
     count, corpus_hash = content(corpus)
     if settings.index_path:

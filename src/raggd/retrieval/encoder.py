@@ -271,7 +271,9 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "a
     """
     import torch
     from transformers import AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of a small file
     rules = rules_for(name)
     source = str(_embedded_folder()) if name == EMBEDDED else name
     if device == "auto":

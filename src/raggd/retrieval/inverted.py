@@ -18,7 +18,7 @@ from raggd.retrieval.base import Rows
 from raggd.retrieval.graph import import_faiss, read_faiss
 from raggd.retrieval.vectors import FirstPass
 
-_PROBES = 64
+_PROBES = 256
 _CANDIDATES, _CANDIDATES_PER_HIT = 200, 20
 _SAMPLE_PER_CELL, _SAMPLE_BYTES = 64, 500_000_000
 _ADDED_AT_ONCE = 16_384

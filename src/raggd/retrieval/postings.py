@@ -7,7 +7,7 @@ the same bits as those of its own index of the whole corpus.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -52,6 +52,51 @@ def term_keys(terms: Sequence[str]) -> Keys:
 def key_order(keys: Keys) -> NDArray[np.int64]:
     """Return the positions that sort keys, shape (n,)."""
     return np.lexsort((keys[1], keys[0]))
+
+
+def union_of(parts: Iterable[Keys]) -> Keys:
+    """Join the keys of many segments, holding little more than the result.
+
+    Args:
+        parts: keys of each segment.
+
+    Returns:
+        All different keys, sorted, shape (2, n).
+    """
+    joined = np.empty((2, 0), dtype=np.uint64)
+    waiting: list[Keys] = []
+    for part in parts:
+        waiting.append(part)
+        # Joined when as many wait as are there: so each key is sorted a few times, not each time.
+        if sum(keys.shape[1] for keys in waiting) > joined.shape[1]:
+            joined = _different([joined, *waiting])
+            waiting = []
+    return _different([joined, *waiting])
+
+
+def _different(parts: Sequence[Keys]) -> Keys:
+    keys = np.concatenate(parts, axis=1)
+    keys = keys[:, key_order(keys)]
+    first = np.ones(keys.shape[1], dtype=bool)
+    first[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0)
+    return np.ascontiguousarray(keys[:, first])
+
+
+def places_of(keys: Keys, joined: Keys) -> Numbers:
+    """Find keys among all.
+
+    Args:
+        keys: keys that all occur in `joined`, shape (2, n).
+        joined: sorted keys.
+
+    Returns:
+        Their positions, shape (n,).
+    """
+    places = np.searchsorted(joined[0], keys[0])
+    while (others := joined[1][places] != keys[1]).any():  # the same first half, another second
+        places[others] += 1
+    found: Numbers = places.astype(np.int32)
+    return found
 
 
 def make_postings(numbers: Numbers, lengths: Numbers, terms: int) -> Postings:

@@ -34,7 +34,9 @@ from raggd.retrieval.postings import (
     inverse_frequencies,
     key_order,
     make_postings,
+    places_of,
     term_keys,
+    union_of,
 )
 from raggd.retrieval.store import read_passages_of
 from raggd.retrieval.tokenizer import TermNumbers
@@ -222,23 +224,12 @@ def score_segments(folder: Path, segments: int, passages: int, k1: float, b: flo
 
 def _joined_terms(folder: Path, segments: int) -> NDArray[np.int64]:
     # Number the terms of all segments in the order of their keys; count the passages of each.
-    parts: list[Keys] = [_loaded(_file(folder, n, "keys")) for n in range(segments)]
-    keys = np.concatenate(parts, axis=1)
-    order = key_order(keys)
-    keys = keys[:, order]
-    first = np.ones(keys.shape[1], dtype=bool)
-    first[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0)
-    joined = np.ascontiguousarray(keys[:, first])
-    del keys
-    numbers = np.empty(len(order), dtype=np.int32)
-    numbers[order] = np.cumsum(first, dtype=np.int32) - 1
+    joined = union_of(_loaded(_file(folder, number, "keys")) for number in range(segments))
     found = np.zeros(joined.shape[1], dtype=np.int64)
-    start = 0
-    for number, part in enumerate(parts):
-        own = numbers[start : start + part.shape[1]]
+    for number in range(segments):
+        own = places_of(_loaded(_file(folder, number, "keys")), joined)
         found[own] += np.diff(_loaded(_file(folder, number, "indptr")))
         np.save(_file(folder, number, "terms"), own, allow_pickle=False)
-        start += part.shape[1]
     np.save(folder / "term_keys.npy", joined, allow_pickle=False)
     return found
 

@@ -26,12 +26,17 @@ WASTE = 1.25
 """A prompt joins a shorter one's forward pass only up to this ratio of their lengths."""
 
 
-def alike(lengths: Sequence[int], waste: float = WASTE) -> list[list[int]]:
+READ_TOKENS = 2048
+"""Most tokens of one forward pass over prompts: a larger one is no faster and holds more memory."""
+
+
+def alike(lengths: Sequence[int], waste: float = WASTE, most: int = READ_TOKENS) -> list[list[int]]:
     """Group prompts of similar length, so that little of a forward pass is padding.
 
     Args:
         lengths: tokens of each prompt.
         waste: largest ratio of two lengths in one group.
+        most: largest number of tokens in one group, padding included; a longer prompt is alone.
 
     Returns:
         Positions in `lengths`, group by group.
@@ -41,8 +46,10 @@ def alike(lengths: Sequence[int], waste: float = WASTE) -> list[list[int]]:
     """
     groups: list[list[int]] = []
     for at in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if groups and lengths[at] <= waste * lengths[groups[-1][0]]:
-            groups[-1].append(at)
+        last = groups[-1] if groups else []
+        similar = bool(last) and lengths[at] <= waste * lengths[last[0]]
+        if similar and lengths[at] * (len(last) + 1) <= most:
+            last.append(at)
         else:
             groups.append([at])
     return groups

@@ -30,7 +30,7 @@ def _trials_of(
 ) -> list[tuple[float, Trial]]:
     wanted, size = parts.settings.gate, parts.settings.target.demonstrations
     pool = training_questions(parts.source, name)
-    drawn = draw_supports(pool, size + wanted.probes, wanted.per_benchmark, wanted.seed)
+    drawn = draw_supports(pool, size + wanted.probes, wanted.per_benchmark, wanted.seed, "gate")
     k = parts.settings.retrieval.top_k
     trials = []
     for number, questions in enumerate(drawn):

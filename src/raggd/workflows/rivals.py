@@ -11,7 +11,7 @@ from raggd.adaptation.examples import answered_prompt
 from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
 from raggd.adaptation.optimizer import Progress, seconds_spent
 from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.predictors.store import save_predictor
+from raggd.adaptation.predictors.store import load_predictor, save_predictor
 from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
 from raggd.adaptation.target_store import Targets, load_targets, split_held_out
 from raggd.adaptation.task_means import save_task_means, task_means
@@ -27,6 +27,7 @@ from raggd.methods.weights import (
     PROMPT_FILE,
     TASK_MEAN_FILE,
     TUNED_FILE,
+    weight_file,
 )
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import make_demonstrations
@@ -111,7 +112,8 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
     kept, _ = split_held_out(targets, settings.predictor.held_out_share)
     tuned = settings.hyper_tuning.start == "predictor"
     file = TUNED_FILE if tuned else HYPER_FILE
-    start = parts.predictor(PREDICTOR_FILE) if tuned else None
+    # read anew: it is changed in place, and `parts` keeps what it has read
+    start = load_predictor(weight_file(parts.weights, PREDICTOR_FILE)) if tuned else None
     if start is not None and not isinstance(start, MLPPredictor):
         raise RaggdError(f"{parts.weights / PREDICTOR_FILE} has no network that could be tuned.")
     name = file.removesuffix(".safetensors")

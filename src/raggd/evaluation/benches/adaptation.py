@@ -108,7 +108,7 @@ def _tt_sgd(setting: BenchSetting, steps: int) -> Work:
 
 def _answers(setting: BenchSetting, row: Adapted) -> Work:
     limit = setting.parts.settings.evaluation.max_answer_tokens
-    prompts = setting.prompts([row])
+    prompts = setting.prompts([row], limit)
     return lambda: answer_batch(setting.backbone, [row], prompts, limit)
 
 

@@ -6,7 +6,7 @@ the updates get into the forward pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,22 +18,24 @@ from raggd.core.low_rank import Factors, Update, effective_weight, stack_updates
 from raggd.data.prompts import Prompt
 from raggd.evaluation.bench import Found, Ratio, Work, in_turn, ratio_of
 from raggd.evaluation.benches.peers import merged, peft_model
-from raggd.evaluation.benches.setting import ANSWER_TOKENS, BenchSetting
+from raggd.evaluation.benches.setting import BenchSetting
 from raggd.methods.base import Adapted
 
 ABOUT = "a batch of different updates: ours, PEFT mixed, PEFT in turn, merged in turn, none"
 BATCHES = (1, 4, 8, 16)
 MAIN = 8
 """The batch of the promised ratios."""
+LONG, SHORT = 8, 24
+"""Tokens per answer with and without passages: a fixed number, so that all do the same work."""
 
 
 @torch.no_grad()
-def _generate(model: Any, batch: Batch, padding: int, **options: Any) -> Tensor:
+def _generate(model: Any, batch: Batch, padding: int, tokens: int, **options: Any) -> Tensor:
     found: Tensor = model.generate(
         input_ids=batch.tokens,
         attention_mask=batch.mask,
-        min_new_tokens=ANSWER_TOKENS,
-        max_new_tokens=ANSWER_TOKENS,
+        min_new_tokens=tokens,
+        max_new_tokens=tokens,
         do_sample=False,
         temperature=None,
         top_p=None,
@@ -51,26 +53,39 @@ class Rows:
         answers: (rows, tokens) by competitor.
     """
 
-    def __init__(self, setting: BenchSetting, updates: Sequence[Update], peft: Any) -> None:
+    def __init__(
+        self,
+        setting: BenchSetting,
+        updates: Sequence[Update],
+        peft: Mapping[str, Any],
+        *,
+        passages: bool = True,
+    ) -> None:
         """Render the questions.
 
         Args:
             setting: backbone and questions.
             updates: one per row.
-            peft: model with adapters ``row-0`` and on, of the same effective weights.
+            peft: by name, models with adapters ``row-0`` and on, of the same effective weights.
+            passages: with the questions' evidence; without, prompts are short and answers long.
         """
         self._setting = setting
         self._updates = updates
         self._stacked = stack_updates(updates)
         self._peft = peft
         self._padding = int(setting.backbone.tokenizer.pad_token_id)
-        prompts = setting.prompts([Adapted(setting.base)] * len(updates))
+        self._tokens = LONG if passages else SHORT
+        rows = [Adapted(setting.base, reads_evidence=passages)] * len(updates)
+        prompts = setting.prompts(rows, self._tokens)
         self._whole = self._batch(prompts)
         self._single = [self._batch([prompt]) for prompt in prompts]
         self.answers: dict[str, Tensor] = {}
 
     def _batch(self, prompts: Sequence[Prompt]) -> Batch:
         return make_batch(prompts, self._padding, self._setting.backbone.device)
+
+    def _generated(self, model: Any, batch: Batch, **options: Any) -> Tensor:
+        return _generate(model, batch, self._padding, self._tokens, **options)
 
     def attached(self, name: str, *, base: bool, updates: bool) -> Work:
         """Make the work of answering in one batch through `attach`.
@@ -88,23 +103,34 @@ class Rows:
         def work() -> None:
             own = setting.base if base else None
             with attach(setting.backbone, own, self._stacked if updates else None):
-                self.answers[name] = _generate(setting.backbone.model, self._whole, self._padding)
+                self.answers[name] = self._generated(setting.backbone.model, self._whole)
 
         return work
 
-    def peft_mixed(self) -> None:
-        """One batch through PEFT's ``adapter_names``."""
+    def peft_mixed(self, kind: str) -> Work:
+        """Make the work of one batch through PEFT's ``adapter_names``.
+
+        Args:
+            kind: of the PEFT models.
+
+        Returns:
+            The work.
+        """
         names = [f"row-{i}" for i in range(len(self._updates))]
-        self.answers["peft_mixed"] = _generate(
-            self._peft, self._whole, self._padding, adapter_names=names
-        )
+
+        def work() -> None:
+            self.answers[f"{kind}_mixed"] = self._generated(
+                self._peft[kind], self._whole, adapter_names=names
+            )
+
+        return work
 
     def peft_in_turn(self) -> None:
         """Row after row, each with its adapter made active."""
         found = []
         for i, batch in enumerate(self._single):
-            self._peft.set_adapter(f"row-{i}", inference_mode=True)
-            found.append(_generate(self._peft, batch, self._padding))
+            self._peft["peft"].set_adapter(f"row-{i}", inference_mode=True)
+            found.append(self._generated(self._peft["peft"], batch))
         self.answers["peft_in_turn"] = torch.cat(found)
 
     def merged_in_turn(self) -> None:
@@ -112,7 +138,7 @@ class Rows:
         found = []
         for update, batch in zip(self._updates, self._single, strict=True):
             with merged(self._setting.backbone, self._setting.base, update):
-                found.append(_generate(self._setting.backbone.model, batch, self._padding))
+                found.append(self._generated(self._setting.backbone.model, batch))
         self.answers["merged_in_turn"] = torch.cat(found)
 
     def works(self) -> dict[str, Work]:
@@ -121,7 +147,7 @@ class Rows:
             "ours": self.attached("ours", base=True, updates=True),
             "none": self.attached("none", base=True, updates=False),
             "bare": self.attached("bare", base=False, updates=False),
-            "peft_mixed": self.peft_mixed,
+            **{f"{kind}_mixed": self.peft_mixed(kind) for kind in self._peft},
             "peft_in_turn": self.peft_in_turn,
             "merged_in_turn": self.merged_in_turn,
         }
@@ -146,41 +172,54 @@ def _adapters(setting: BenchSetting, updates: Sequence[Update]) -> dict[str, dic
     return {f"row-{i}": effective_weight(setting.base, u) for i, u in enumerate(updates)}
 
 
-def _ratios(times: dict[str, list[float]]) -> dict[str, Ratio]:
-    ours = times["ours"]
-    return {
-        "mixed_vs_none": ratio_of(ours, times["none"]),
-        "mixed_vs_bare": ratio_of(ours, times["bare"]),
-        "mixed_vs_peft": ratio_of(ours, times["peft_mixed"]),
-        "mixed_vs_set_adapter": ratio_of(ours, times["peft_in_turn"]),
-        "mixed_vs_merged": ratio_of(ours, times["merged_in_turn"]),
-    }
+RIVALS = {
+    "none": "mixed_vs_none",
+    "bare": "mixed_vs_bare",
+    "peft_mixed": "mixed_vs_peft",
+    "narrow_mixed": "mixed_vs_peft_narrow",
+    "peft_in_turn": "mixed_vs_set_adapter",
+    "merged_in_turn": "mixed_vs_merged",
+}
+"""Name of the ratio of ours to each."""
 
 
 def run(setting: BenchSetting) -> Found:
-    """Compare, for batches of 1 to 16.
+    """Compare, for batches of 1 to 16 with passages, and for 8 short prompts.
 
     Args:
         setting: backbone, weights, questions, support sets.
 
     Returns:
-        ``mixed_vs_none``, ``mixed_vs_bare``, ``mixed_vs_peft``, ``mixed_vs_set_adapter`` and
-        ``mixed_vs_merged`` for 8 rows; for the others under the same names with the number of
-        rows; and the share of equal answers.
+        ``mixed_vs_none``, ``mixed_vs_bare``, ``mixed_vs_peft`` (its adapters in float32, the
+        default), ``mixed_vs_peft_narrow`` (in the backbone's dtype), ``mixed_vs_set_adapter``
+        and ``mixed_vs_merged`` for 8 rows; for the others under the same names with the number of
+        rows or ``_short``; and the share of equal answers.
     """
     adapted = setting.rag_gd.adapt(setting.supports)
-    updates = [a.update for a in adapted if a.update is not None]
-    peft = peft_model(setting.backbone, _adapters(setting, updates), train=False)
+    updates = [a.update for a in adapted if a.update is not None][: max(BATCHES)]
+    factors = _adapters(setting, updates)
+    peft = {
+        "peft": peft_model(setting.backbone, factors, train=False),
+        "narrow": peft_model(setting.backbone, factors, train=False, narrow=True),
+    }
     ratios: dict[str, Ratio] = {}
     times: dict[str, list[float]] = {}
     agreement: dict[str, dict[str, float]] = {}
-    for size in BATCHES:
-        setting.say(f"answering: {size} rows, each with its own update")
-        rows = Rows(setting, updates[:size], peft)
+    for size, passages in [*((size, True) for size in BATCHES), (MAIN, False)]:
+        label = f"{size} rows" if passages else f"{size} short rows"
+        setting.say(f"answering: {label}, each with its own update")
+        rows = Rows(setting, updates[:size], peft, passages=passages)
         found = in_turn(rows.works(), setting.few)
-        agreement[str(size)] = rows.agreement()
-        times |= {f"{name}, {size} rows": ms for name, ms in found.items()}
-        named = _ratios(found)
-        ratios |= named if size == MAIN else {f"{n}_{size}_rows": r for n, r in named.items()}
-    facts = {"same_answers": agreement, "tokens_per_answer": ANSWER_TOKENS}
+        agreement[label] = rows.agreement()
+        times |= {f"{name}, {label}": ms for name, ms in found.items()}
+        end = "" if size == MAIN else f"_{size}_rows"
+        ending = end if passages else "_short"
+        ratios |= {
+            f"{name}{ending}": ratio_of(found["ours"], found[rival])
+            for rival, name in RIVALS.items()
+        }
+    facts = {
+        "same_answers": agreement,
+        "tokens_per_answer": {"with passages": LONG, "short": SHORT},
+    }
     return Found(ratios, times, facts)

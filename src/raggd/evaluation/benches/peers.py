@@ -36,6 +36,7 @@ def peft_model(
     adapters: Mapping[str, Mapping[str, Factors]],
     *,
     train: bool,
+    narrow: bool = False,
     scale: float = 1.0,
 ) -> Any:
     """Wrap a copy of the backbone in PEFT with adapters of the same effective weights.
@@ -43,8 +44,8 @@ def peft_model(
     Args:
         backbone: the frozen model; a copy of it is wrapped.
         adapters: factors by projection, by adapter name; at least one.
-        train: keep the adapters in float32 with gradients, as PEFT does by default; without, in
-            the backbone's dtype, which is faster.
+        train: give the adapters gradients.
+        narrow: keep the adapters in the backbone's dtype; PEFT's default is float32.
         scale: alpha / r of the adapters; 1 where it is multiplied into the factors.
 
     Returns:
@@ -65,10 +66,10 @@ def peft_model(
         if model is None:
             inner = copy.deepcopy(backbone.model)
             model = peft.get_peft_model(
-                inner, config, adapter_name=name, autocast_adapter_dtype=train
+                inner, config, adapter_name=name, autocast_adapter_dtype=not narrow
             )
         else:
-            model.add_adapter(name, config, autocast_adapter_dtype=train)
+            model.add_adapter(name, config, autocast_adapter_dtype=not narrow)
         set_adapter_weights(model, backbone, name, factors)
     return model.train() if train else model.eval()
 

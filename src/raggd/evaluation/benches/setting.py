@@ -25,8 +25,6 @@ from raggd.retrieval.evidence import evidence_for
 
 LARGEST = 16
 """Rows of the largest batch."""
-ANSWER_TOKENS = 8
-"""Tokens of every timed answer: a fixed number, so that all do the same work."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +91,18 @@ class BenchSetting:
         pairs = list(zip(asked, map(tuple, evidence), strict=True))
         return [pairs[i % len(pairs)] for i in range(LARGEST)]
 
-    def prompts(self, rows: Sequence[Adapted]) -> list[Prompt]:
+    def prompts(self, rows: Sequence[Adapted], reserve: int) -> list[Prompt]:
         """Render the first questions.
 
         Args:
             rows: what answers each.
+            reserve: tokens of the answers.
 
         Returns:
             One prompt per row.
         """
         limit = self.parts.settings.backbone.context_tokens
         return [
-            render(self.backbone, row, asked.text, passages, limit=limit, reserve=ANSWER_TOKENS)
+            render(self.backbone, row, asked.text, passages, limit=limit, reserve=reserve)
             for row, (asked, passages) in zip(rows, self.questions, strict=False)
         ]

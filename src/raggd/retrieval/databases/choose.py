@@ -18,6 +18,23 @@ DATABASES = {
 """The kinds of database, each with an example of its URL."""
 
 
+def require_url(settings: RetrievalSettings) -> None:
+    """Refuse a kind of database without its address, before an encoder is loaded for it.
+
+    Args:
+        settings: kind and URL of the database.
+
+    Raises:
+        RaggdError: there is no URL.
+    """
+    kind = settings.retriever
+    if kind in DATABASES and not settings.url:
+        raise RaggdError(
+            f"retrieval.retriever={kind} needs the address of the database: set retrieval.url, "
+            f"such as {DATABASES[kind]}."
+        )
+
+
 def open_database(
     settings: RetrievalSettings, known: tuple[int, str], encoder: Encoder | None
 ) -> Database:
@@ -30,16 +47,8 @@ def open_database(
 
     Returns:
         The collection, not yet connected.
-
-    Raises:
-        RaggdError: there is no URL, or no client.
     """
     kind, url = settings.retriever, settings.url
-    if not url:
-        raise RaggdError(
-            f"retrieval.retriever={kind} needs the address of the database: set retrieval.url, "
-            f"such as {DATABASES[kind]}."
-        )
     count, corpus = known
     if encoder is None:
         return ElasticIndex(url, collection_name(corpus, None, elasticsearch_rules()))

@@ -1,0 +1,1 @@
+"""The same part files made by several processes or machines, through Ray."""

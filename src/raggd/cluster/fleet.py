@@ -1,0 +1,138 @@
+"""Tasks on workers that may die: each task is done once, whoever does it in the end.
+
+A worker's result is only what it returns; a task whose worker died is given to another one, and a
+task that no worker survives is named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from raggd.records import RaggdError
+
+T = TypeVar("T")
+START_SECONDS = 600
+"""How long workers may take to start; a busy cluster gives none."""
+TRIES = 3
+"""Workers that may die over one task."""
+
+
+@dataclass
+class _Slot(Generic[T]):
+    worker: Any
+    last: T | None = None
+
+
+class Fleet(Generic[T]):
+    """A number of workers, replaced when they die.
+
+    Attributes:
+        deaths: workers that died so far.
+    """
+
+    def __init__(self, ray: Any, start: Callable[[], Any], size: int) -> None:
+        """Start the workers.
+
+        Args:
+            ray: the module, connected.
+            start: makes a worker: an actor with a method ``work(task)``.
+            size: number of workers.
+        """
+        self._ray = ray
+        self._start = start
+        self._slots = [_Slot[T](start()) for _ in range(size)]
+        self.deaths = 0
+
+    def ask_all(self, method: str, *arguments: Any) -> list[Any]:
+        """Call a method of every worker and wait for all.
+
+        Args:
+            method: its name.
+            *arguments: for it.
+
+        Returns:
+            What each returned.
+
+        Raises:
+            RaggdError: a worker could not be started, or died.
+        """
+        calls = [getattr(slot.worker, method).remote(*arguments) for slot in self._slots]
+        try:
+            return list(self._ray.get(calls, timeout=START_SECONDS))
+        except self._ray.exceptions.GetTimeoutError as error:
+            raise RaggdError(
+                f"the cluster did not start {len(self._slots)} workers within {START_SECONDS} s: "
+                "its processors or GPUs are taken or too few. Ask for fewer by --workers."
+            ) from error
+        except self._ray.exceptions.RayActorError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RaggdError(
+                f"a worker of the cluster did not start or died at once ({reason}): look at its "
+                "node's memory and at Ray's log."
+            ) from error
+
+    def run(
+        self,
+        tasks: Sequence[T],
+        deliver: Callable[[T, Any], None],
+        near: Callable[[T, T], bool] = lambda *_: False,
+    ) -> None:
+        """Do all tasks.
+
+        Args:
+            tasks: in the order of their importance.
+            deliver: told each task with its result, in the order in which they finish.
+            near: whether a worker that did the first task does the second with what it has loaded.
+
+        Raises:
+            RaggdError: `TRIES` workers died over a task.
+        """
+        waiting = list(range(len(tasks)))
+        tries = [0] * len(tasks)
+        idle = list(self._slots)
+        busy: dict[Any, tuple[_Slot[T], int]] = {}
+        while waiting or busy:
+            while waiting and idle:
+                slot = idle.pop()
+                number = self._choose(slot, waiting, tasks, near)
+                slot.last = tasks[number]
+                busy[slot.worker.work.remote(tasks[number])] = (slot, number)
+            (done,), _ = self._ray.wait(list(busy), num_returns=1)
+            slot, number = busy.pop(done)
+            idle.append(slot)
+            try:
+                result = self._ray.get(done)
+            except self._ray.exceptions.RayActorError as error:
+                tries[number] += 1
+                self._replace(slot, tasks[number], tries[number], error)
+                waiting.insert(0, number)
+                continue
+            deliver(tasks[number], result)
+
+    @staticmethod
+    def _choose(
+        slot: _Slot[T], waiting: list[int], tasks: Sequence[T], near: Callable[[T, T], bool]
+    ) -> int:
+        last = slot.last
+        if last is not None:
+            for place, number in enumerate(waiting):
+                if near(last, tasks[number]):
+                    return waiting.pop(place)
+        return waiting.pop(0)
+
+    def _replace(self, slot: _Slot[T], task: T, tries: int, error: Exception) -> None:
+        self.deaths += 1
+        if tries >= TRIES:
+            reason = str(error).strip().splitlines()[-1]
+            raise RaggdError(
+                f"{tries} workers died over {task} ({reason}): it may need more memory than a "
+                "node has. What was finished is kept; the same command continues."
+            ) from error
+        slot.worker, slot.last = self._start(), None
+
+    def stop(self) -> None:
+        """End all workers."""
+        for slot in self._slots:
+            self._ray.kill(slot.worker)

@@ -1,0 +1,147 @@
+"""`raggd targets --cluster`: shards of the target store made by workers, written by the driver."""
+
+from __future__ import annotations
+
+import platform
+import tempfile
+from contextlib import ExitStack
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from raggd.adaptation.target_store import build_shard, open_store, shard_file, shard_starts
+from raggd.assembly import Assembly
+from raggd.backbone.load import compile_layers
+from raggd.cluster.connect import connected
+from raggd.cluster.crew import Crew, check_node, shares
+from raggd.cluster.fleet import Fleet
+from raggd.cluster.worker import settle
+from raggd.files import replacing
+from raggd.provenance import versions
+from raggd.records import RaggdError, SupportSet
+from raggd.settings import Settings
+from raggd.workflows.train import run_targets, target_supports
+
+
+class TargetWorker:
+    """Computes shards; draws the same support sets as the driver, from the same settings."""
+
+    def __init__(self, settings: Settings, pool: bool, folder: str, threads: int) -> None:
+        """Load nothing yet.
+
+        Args:
+            settings: of the run.
+            pool: support sets of the support pools.
+            folder: working folder of the driver; relative paths start there.
+            threads: processor threads to use; 0 leaves the number as it is.
+        """
+        settle(folder, threads)
+        self._parts = Assembly(settings)
+        self._pool = pool
+        self._scratch = tempfile.TemporaryDirectory(prefix="raggd-worker-")
+        self._compiled = ExitStack()
+
+    @cached_property
+    def _supports(self) -> list[SupportSet]:
+        return target_supports(self._parts, self._pool)
+
+    @cached_property
+    def _identity(self) -> str:
+        parts, folder = self._parts, Path(self._scratch.name)
+        identity = open_store(
+            parts.backbone, parts.base, self._supports, parts.settings.target, folder
+        )
+        self._compiled.enter_context(compile_layers(parts.backbone))
+        return identity
+
+    def introduce(self) -> dict[str, Any]:
+        """Say what this node has.
+
+        Returns:
+            ``node``, ``versions``, ``identity`` of the store that it would make, and ``problem``:
+            why it cannot, if so.
+        """
+        found: dict[str, Any] = {"node": platform.node(), "versions": versions(), "problem": ""}
+        try:
+            return found | {"identity": self._identity}
+        except RaggdError as error:
+            return found | {"identity": "", "problem": str(error)}
+
+    def work(self, start: int) -> bytes | RaggdError:
+        """Compute one shard.
+
+        Args:
+            start: number of its first support set.
+
+        Returns:
+            The bytes of its file; a `RaggdError` is returned, so that it arrives unwrapped.
+        """
+        parts = self._parts
+        try:
+            path = shard_file(Path(self._scratch.name), start)
+            build_shard(
+                parts.backbone, parts.base, self._supports, start, parts.settings.target,
+                self._identity, path,
+            )  # fmt: skip
+        except RaggdError as error:
+            return error
+        content = path.read_bytes()
+        path.unlink()
+        return content
+
+
+def _distribute(parts: Assembly, folder: Path, crew: Crew, pool: bool, progress: Any) -> int:
+    # returns the number of workers that died
+    supports = target_supports(parts, pool)
+    identity = open_store(parts.backbone, parts.base, supports, parts.settings.target, folder)
+    tasks = [n for n in shard_starts(len(supports)) if not shard_file(folder, n).exists()]
+    if not tasks:
+        return 0
+    with connected(crew.address) as ray:
+        share = shares(ray, crew)
+        actor = ray.remote(**share.reserved)(TargetWorker)
+        given = (parts.settings, pool, str(Path.cwd()), share.threads)
+        fleet = Fleet[int](ray, lambda: actor.remote(*given), share.count)
+        progress.say(f"{share.count} workers are starting")
+        done = 0
+
+        def deliver(start: int, content: bytes | RaggdError) -> None:
+            nonlocal done
+            if isinstance(content, RaggdError):
+                raise content
+            with replacing(shard_file(folder, start)) as temporary:
+                temporary.write_bytes(content)
+            done += 1
+            progress(f"targets ({share.count} workers)", done, len(tasks))
+
+        try:
+            for told in fleet.ask_all("introduce"):
+                check_node(told)
+                if told["identity"] != identity:
+                    raise RaggdError(
+                        f"the worker on node '{told['node']}' would make other targets than this "
+                        "machine: give all nodes the same data and weights at the same paths."
+                    )
+            fleet.run(tasks, deliver)
+        finally:
+            fleet.stop()
+        return fleet.deaths
+
+
+def run_targets_on(
+    parts: Assembly, folder: Path, crew: Crew, progress: Any, pool: bool = False
+) -> dict[str, Any]:
+    """Compute the targets of the training tasks on a cluster; continues where it stopped.
+
+    Args:
+        parts: settings, data, backbone, base adapter.
+        folder: the store.
+        crew: cluster and number of workers.
+        progress: the bar.
+        pool: as in `run_targets`.
+
+    Returns:
+        As `run_targets`.
+    """
+    _distribute(parts, folder, crew, pool, progress)
+    return run_targets(parts, folder, lambda done, total: progress("targets", done, total), pool)

@@ -1,0 +1,1 @@
+"""Measuring a running server from outside: throughput of mixed batches, and a long soak."""

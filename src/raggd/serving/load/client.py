@@ -1,0 +1,187 @@
+"""A client that keeps what an answer says about the update it was written with."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from raggd.records import RaggdError
+
+CHAT = "/v1/chat/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """One answer.
+
+    Attributes:
+        text: what was answered.
+        logprobs: log-probability of each token: they tell one update from another even where the
+            words are the same.
+        ms: time that the client waited.
+        batch: most answers that were written together with it.
+    """
+
+    text: str
+    logprobs: tuple[float, ...]
+    ms: float = 0.0
+    batch: int = 0
+
+    def distance(self, other: Said) -> float:
+        """Return the largest difference of a token's log-probability; infinite for other words."""
+        if self.text != other.text or len(self.logprobs) != len(other.logprobs):
+            return math.inf
+        pairs = zip(self.logprobs, other.logprobs, strict=True)
+        return max((abs(a - b) for a, b in pairs), default=0.0)
+
+
+class Busy(Exception):  # noqa: N818  not an error of the server
+    """The server's queue was full (429)."""
+
+
+def chat_body(question: str, model: str, **more: Any) -> dict[str, Any]:
+    """Return the body of a chat that asks for log-probabilities.
+
+    Args:
+        question: the question.
+        model: the model.
+        **more: other fields.
+
+    Returns:
+        The body.
+    """
+    turns = [{"role": "user", "content": question}]
+    return {"model": model, "messages": turns, "logprobs": True} | more
+
+
+def _lines(response: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in response.iter_lines():
+        data = line.removeprefix("data: ")
+        if line and data != "[DONE]":
+            yield json.loads(data)
+
+
+class LoadClient:
+    """Talks to one server; one per thread."""
+
+    def __init__(self, url: str, timeout: float = 300.0) -> None:
+        """Connect lazily.
+
+        Args:
+            url: of the server.
+            timeout: seconds to wait for anything.
+        """
+        self.url = url
+        self.http = httpx.Client(base_url=url, timeout=timeout)
+
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        if response.status_code == 429:
+            raise Busy
+        if response.status_code not in {200, 201}:
+            response.read()
+            raise RaggdError(f"the server answered {response.status_code}: {response.text[:300]}")
+        return response
+
+    def ask(self, question: str, model: str, **more: Any) -> Said:
+        """Ask one question.
+
+        Args:
+            question: the question.
+            model: the model.
+            **more: other fields of the body.
+
+        Returns:
+            The answer.
+        """
+        started = time.perf_counter()
+        body = chat_body(question, model, **more)
+        found = self._checked(self.http.post(CHAT, json=body)).json()
+        choice = found["choices"][0]
+        tokens = (choice["logprobs"] or {}).get("content", [])
+        logprobs = tuple(token["logprob"] for token in tokens)
+        ms = (time.perf_counter() - started) * 1000
+        return Said(choice["message"]["content"], logprobs, ms, found["raggd"]["batch"])
+
+    def stream(self, question: str, model: str, **more: Any) -> Said:
+        """Ask one question and put the pieces of the stream together.
+
+        Args:
+            question: the question.
+            model: the model.
+            **more: other fields of the body.
+
+        Returns:
+            The answer.
+
+        Raises:
+            RaggdError: the stream broke off.
+        """
+        text, logprobs, ended, batch = "", [], False, 0
+        started = time.perf_counter()
+        body = chat_body(question, model, stream=True, **more)
+        with self.http.stream("POST", CHAT, json=body) as response:
+            for chunk in _lines(self._checked(response)):
+                if "error" in chunk:
+                    raise RaggdError(f"the stream broke off: {chunk['error']['message']}")
+                choice = chunk["choices"][0]
+                text += choice["delta"].get("content") or ""
+                logprobs += [t["logprob"] for t in (choice["logprobs"] or {}).get("content", [])]
+                if choice["finish_reason"]:
+                    ended, batch = True, chunk["raggd"]["batch"]
+        if not ended:
+            raise RaggdError("the stream ended without a reason.")
+        return Said(text, tuple(logprobs), (time.perf_counter() - started) * 1000, batch)
+
+    def store(self, demonstrations: Sequence[dict[str, str]]) -> str:
+        """Store a support set.
+
+        Args:
+            demonstrations: ``question`` and ``answer`` of each.
+
+        Returns:
+            The model that answers with it.
+        """
+        body = {"demonstrations": list(demonstrations)}
+        return str(self._checked(self.http.post("/v1/supports", json=body)).json()["model"])
+
+    def metric(self, name: str) -> float:
+        """Read one of the server's metrics.
+
+        Args:
+            name: without labels.
+
+        Returns:
+            Its value.
+
+        Raises:
+            RaggdError: there is none of that name.
+        """
+        for line in self.http.get("/metrics").text.splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1])
+        raise RaggdError(f"the server has no metric '{name}'.")
+
+
+@contextmanager
+def load_client(url: str, timeout: float = 300.0) -> Iterator[LoadClient]:
+    """Open a client for a block.
+
+    Args:
+        url: of the server.
+        timeout: seconds to wait for anything.
+
+    Yields:
+        The client.
+    """
+    client = LoadClient(url, timeout)
+    try:
+        yield client
+    finally:
+        client.http.close()

@@ -1,0 +1,135 @@
+"""How well a study's predictors match the true updates of the study's own support sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from raggd.adaptation.predictors.base import Predictor
+from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.target_store import Targets, build_targets, load_targets, store_identity
+from raggd.assembly import Assembly
+from raggd.backbone.load import compile_layers
+from raggd.data.benchmarks import BENCHMARKS, support_pool
+from raggd.evaluation.alignment import alignment_summary
+from raggd.evaluation.tasks import support_sets
+from raggd.files import write_json
+from raggd.methods.weights import FILES_OF
+from raggd.provenance import command_line, utc_now, versions
+from raggd.records import SupportSet
+from raggd.settings import TargetSettings
+from raggd.study.lock import locked
+from raggd.study.plan import Part
+from raggd.study.settings import StudySettings
+
+ALIGNMENT_FILE = "alignment.json"
+STEPS = {"rag-gd": 0, "rag-gd-k1": 1, "rag-gd-k10": 10, "mean-update": 0, "hyper-tuning": 0}
+"""Methods whose updates are compared, with the K of their targets; 0 is the K of the settings."""
+SETS = 5
+"""Fewest support sets per benchmark; a study with more draws takes them all."""
+
+
+def _supports(parts: Assembly) -> list[SupportSet]:
+    settings = parts.settings
+    found = []
+    for name in settings.evaluation.benchmarks:
+        pool = support_pool(parts.source, name)
+        count = max(SETS, settings.evaluation.draws)
+        drawn = draw_supports(pool, settings.target.demonstrations, count, settings.evaluation.seed)
+        found += support_sets(name, drawn, parts.retriever, settings.retrieval.top_k)
+    return found
+
+
+def _of_kind(targets: Targets, held_out: bool) -> Targets:
+    kinds = [BENCHMARKS[task].held_out for task in targets.tasks]
+    return targets.take([i for i, kind in enumerate(kinds) if kind is held_out])
+
+
+def _compared(
+    parts: Assembly, methods: Sequence[str], folder: Path, steps: dict[str, int]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"training tasks": {}, "held-out tasks": {}}
+    for method in methods:
+        predictor: dict[str, Predictor] = {method: parts.predictor(FILES_OF[method][-1])}
+        targets = load_targets(folder, steps[method])
+        for label, held_out in (("training tasks", False), ("held-out tasks", True)):
+            chosen = _of_kind(targets, held_out)
+            if len(chosen):
+                summary = alignment_summary(parts.base, chosen, predictor)[method]
+                found[label][method] = summary | {"steps": steps[method]}
+    return found
+
+
+def align_backbone(
+    parts: Assembly, methods: Sequence[str], out: Path, progress: Callable[[int, int], None]
+) -> dict[str, Any]:
+    """Compute the true updates of a backbone's support sets and compare predictors with them.
+
+    Args:
+        parts: of the backbone with the study's first retriever and seed.
+        methods: of `STEPS`.
+        out: folder of the backbone; the updates are kept below it, so that it continues.
+        progress: told support sets done and in all.
+
+    Returns:
+        The record that stands in ``alignment.json``.
+    """
+    target = parts.settings.target
+    steps = {method: STEPS[method] or target.steps for method in methods}
+    kept = sorted(set(steps.values()) - {target.steps})
+    settings: TargetSettings = target.model_copy(update={"keep": kept})
+    supports = _supports(parts)
+    identity = store_identity(parts.backbone, parts.base, supports, settings)
+    folder = out / "targets" / identity
+    with compile_layers(parts.backbone):
+        build_targets(parts.backbone, parts.base, supports, settings, folder, progress)
+    record = {
+        "backbone": parts.backbone.name,
+        "base": parts.base.fingerprint,
+        "retriever": parts.retriever.fingerprint,
+        "sets": len(supports),
+        "found": _compared(parts, methods, folder, steps),
+        "settings": parts.settings.model_dump(),
+        "versions": versions(),
+        "command": command_line(),
+        "created": utc_now(),
+    }
+    write_json(out / ALIGNMENT_FILE, record)
+    return record
+
+
+def run_alignment(study: StudySettings, out: Path, part: Part, progress: Any) -> dict[str, Any]:
+    """Compare the predictors of every backbone with true updates; one record per backbone.
+
+    Args:
+        study: the settings.
+        out: the study's folder.
+        part: names the backbones and methods, or all.
+        progress: the bar.
+
+    Returns:
+        By backbone, by kind of task, by method: mean cosine and its interval.
+    """
+    part.check(study)
+    result: dict[str, Any] = {}
+    with locked(out):
+        for entry in study.backbones:
+            wanted = not part.backbones or entry.name in part.backbones
+            methods = [m for m in STEPS if m in entry.methods]
+            methods = [m for m in methods if not part.methods or m in part.methods]
+            if not wanted or not methods:
+                continue
+            settings = study.run_settings(entry.name, study.retrievers[0].name, study.seeds[0])
+            label = f"{entry.name}: true updates"
+            record = align_backbone(
+                Assembly(settings, progress),
+                methods,
+                out / entry.name,
+                lambda done, total, label=label: progress(label, done, total),  # type: ignore[misc]
+            )
+            result[entry.name] = {
+                kind: {m: {k: s[k] for k in ("cosine", "interval")} for m, s in by_method.items()}
+                for kind, by_method in record["found"].items()
+            }
+    return result

@@ -1,0 +1,142 @@
+"""Names become PEFT folders: once, for the right weights, and only raggd's names."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from raggd.adaptation.base_adapter import save_base
+from raggd.adaptation.export import lora_factors, peft_tensors
+from raggd.adaptation.predictors.store import mean_predictor, save_predictor
+from raggd.api import Rag
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import BaseAdapter
+from raggd.data.supports import save_support
+from raggd.engines import adapters
+from raggd.engines.adapters import AdapterFolders
+from raggd.engines.vllm import adapter_number, register
+from raggd.files import load_tensors
+from raggd.records import RaggdError, SupportSet
+from raggd.settings import Settings
+from tiny import random_update
+from workflow_fixtures import changed, parts_with
+
+
+@pytest.fixture
+def rag(tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path) -> Rag:
+    """A tiny backbone with stored weights."""
+    save_base(tmp_path / "weights" / "base.safetensors", base)
+    vectors = random_update(base).vector()[None]
+    predictor = mean_predictor(base.spec, base.fingerprint, vectors)
+    save_predictor(tmp_path / "weights" / "predictor.safetensors", predictor)
+    settings = changed(Settings(), "adapter", weights=str(tmp_path / "weights"))
+    return Rag(parts_with(settings, tiny_backbone))
+
+
+@pytest.fixture
+def folders(rag: Rag, supports: list[SupportSet], tmp_path: Path) -> AdapterFolders:
+    """Three stored support sets."""
+    for support in supports:
+        save_support(tmp_path / "supports", support)
+    return AdapterFolders(rag, tmp_path / "supports", tmp_path / "adapters")
+
+
+def test_a_name_gives_the_predicted_adapter_once(
+    rag: Rag, folders: AdapterFolders, supports: list[SupportSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folders.find(f"raggd/{supports[0].id}")
+    found, _ = load_tensors(path / "adapter_model.safetensors")
+    update = rag.adapt(supports[0])
+    wanted = peft_tensors(rag.parts.backbone, lora_factors(rag.parts.base, update))
+    assert found.keys() == wanted.keys()
+    assert all(found[name].equal(wanted[name]) for name in wanted)
+    base, _ = load_tensors(folders.find("raggd/base") / "adapter_model.safetensors")
+    assert any(base[name].shape != found[name].shape for name in wanted)
+
+    def never(*_: object) -> None:
+        raise AssertionError("written again")
+
+    monkeypatch.setattr(adapters, "write_peft", never)
+    assert folders.find(f"raggd/{supports[0].id}") == path
+    with pytest.raises(AssertionError, match="written again"):
+        folders.find(f"raggd/{supports[1].id}")
+
+
+def test_other_weights_make_another_adapter(
+    rag: Rag, folders: AdapterFolders, supports: list[SupportSet]
+) -> None:
+    name = f"raggd/{supports[0].id}"
+    first = folders.find(name)
+    base = rag.parts.base
+    other = mean_predictor(base.spec, base.fingerprint, random_update(base, seed=9).vector()[None])
+    save_predictor(rag.parts.weights / "predictor.safetensors", other)
+    assert folders.find(name) != first
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpt", "not a model of raggd"),
+        ("raggd/../../etc", "not the id of a support set"),
+        ("raggd/0123456789abcdef", "no support set '0123456789abcdef'"),
+    ],
+)
+def test_other_names_are_refused(folders: AdapterFolders, name: str, message: str) -> None:
+    with pytest.raises(RaggdError, match=message):
+        folders.find(name)
+
+
+def test_settings_and_supports_come_from_the_environment(
+    tmp_path: Path, supports: list[SupportSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_support(tmp_path, supports[0])
+    monkeypatch.setenv("RAGGD_SETTINGS", str(tmp_path / "absent.toml"))
+    with pytest.raises(RaggdError, match=r"cannot read settings file .*absent\.toml"):
+        AdapterFolders.from_environment()
+    monkeypatch.delenv("RAGGD_SETTINGS")
+    monkeypatch.setenv("RAGGD_SUPPORTS", str(tmp_path / "none"))
+    with pytest.raises(RaggdError, match="no support set"):
+        AdapterFolders.from_environment().find(f"raggd/{supports[0].id}")
+
+
+def _fake_vllm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The three names that the plugin takes from vLLM; the real one is in tests/engine."""
+    registered: dict[str, Any] = {}
+    contents: dict[str, dict[str, Any]] = {
+        "vllm": {},
+        "vllm.logger": {"init_logger": __import__("logging").getLogger},
+        "vllm.lora": {},
+        "vllm.lora.request": {"LoRARequest": lambda *fields: fields},
+        "vllm.lora.resolver": {
+            "LoRAResolver": object,
+            "LoRAResolverRegistry": type(
+                "Registry", (), {"register_resolver": staticmethod(registered.__setitem__)}
+            ),
+        },
+    }
+    for name, values in contents.items():
+        module = ModuleType(name)
+        module.__dict__.update(values)
+        monkeypatch.setitem(sys.modules, name, module)
+    return registered
+
+
+def test_the_resolver_knows_its_names_and_leaves_others(
+    folders: AdapterFolders, supports: list[SupportSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = _fake_vllm(monkeypatch)
+    register()
+    resolver = registered["raggd"]
+    resolver.folders = folders
+    name = f"raggd/{supports[0].id}"
+    path = str(folders.find(name))
+    assert asyncio.run(resolver.resolve_lora("any", name)) == (name, adapter_number(path), path)
+    for unknown in ("someone/else", "raggd/0123456789abcdef"):
+        assert asyncio.run(resolver.resolve_lora("any", unknown)) is None
+    assert 1 <= adapter_number(path) < 2**31
+    assert adapter_number(path) != adapter_number(path + "x")

@@ -94,6 +94,9 @@ def test_what_is_missing_is_listed(
     assert "mean-update needs mean.safetensors" in wrong
     assert found["cells"] == 24
     assert not found["estimated"]
+    part = ("--methods", "base,rag-gd", "--dry-run", "--json")
+    some = run_cli("study", file, "--out", tmp_path / "out", *part).json()
+    assert "mean-update" not in "\n".join(problems(some))
 
 
 def test_weights_of_another_backbone_are_noticed(

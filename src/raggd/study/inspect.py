@@ -208,7 +208,11 @@ def _lengths(
 
 
 def check_weights_of(
-    checks: Checks, study: StudySettings, entry: StudyBackbone, sizes: Sizes | None
+    checks: Checks,
+    study: StudySettings,
+    entry: StudyBackbone,
+    methods: Sequence[str],
+    sizes: Sizes | None,
 ) -> None:
     """Look at the weights of a backbone's methods.
 
@@ -216,9 +220,10 @@ def check_weights_of(
         checks: files what is found.
         study: the settings.
         entry: the backbone.
+        methods: those to run on it.
         sizes: its shape, if it is known.
     """
-    needing = [m for m in entry.methods if FILES_OF[m]]
+    needing = [m for m in methods if FILES_OF[m]]
     folder = checks.run(
         f"{entry.name}: weights folder", partial(weights_folder, study, entry.name), str
     )

@@ -164,7 +164,8 @@ def dry_run(
         look = partial(backbone_sizes, entry.model or entry.name)
         sizes = checks.run(f"{entry.name}: shape", look, lambda found: found.source)
         lengths = check_prompts(checks, study, entry, parts)
-        check_weights_of(checks, study, entry, sizes)
+        methods = [m for m in entry.methods if not part.methods or m in part.methods]
+        check_weights_of(checks, study, entry, methods, sizes)
         if sizes is not None and lengths is not None:
             rates = machine_rates(study, sizes, tflops)
             mine, memory = _backbone_estimates(study, entry, sizes, lengths, rates)

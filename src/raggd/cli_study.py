@@ -74,6 +74,7 @@ def study(
                 f"{name:<24} {entry['complete']} of {entry['cells']} cells, "
                 f"{entry['questions']} answers"
             )
+        say(f"{found['parts']} of {found['parts_planned']} draws are there")
         return
     if dry:
         _dry_run(settings, folder, part, tflops, as_json)

@@ -94,7 +94,8 @@ def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
 
     Returns:
         ``cells``, how many are ``complete``, the ``questions`` that their records answer, the
-        fewest of a complete cell, and the same by backbone.
+        fewest of a complete cell, the same by backbone, and the ``parts`` (draws of a method) that
+        are there, of ``parts_planned``: while a study runs, these grow first.
     """
     part.check(study)
     cells = all_cells(study, part)
@@ -117,4 +118,14 @@ def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
         for entry in study.backbones
         if any(c.backbone == entry.name for c in cells)
     }
-    return {**count(cells), "backbones": by_backbone}
+    draws = 1 if study.evaluation.support == "query" else study.evaluation.draws
+    parts = sum(
+        sum(
+            1
+            for _ in (out / cell.folder / "parts").glob(f"{cell.benchmark}-???-{cell.method}.json")
+        )
+        for cell in cells
+        if cell.computed
+    )
+    planned = draws * sum(cell.computed for cell in cells)
+    return {**count(cells), "parts": parts, "parts_planned": planned, "backbones": by_backbone}

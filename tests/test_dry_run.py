@@ -15,10 +15,10 @@ from raggd.methods.weights import MEAN_FILE
 from raggd.records import RaggdError
 from raggd.study.estimate import Lengths, Rates, memory_bytes, method_work, power, weight_bytes
 from raggd.study.plan import Part
+from raggd.study.progress import measured_speed
 from raggd.study.run import run_study
 from raggd.study.settings import load_study
 from raggd.study.shapes import KNOWN, Sizes, backbone_sizes
-from raggd.workflows.dry_run import measured_speed
 from study_fixtures import ALL, Quiet, World, make_world, read_records, write_weights
 from workflow_fixtures import files_under, run_cli
 
@@ -127,6 +127,14 @@ def test_measured_times_replace_estimates(world: World, tmp_path: Path) -> None:
     hours = found["backbones"]["tiny"]["hours"]
     assert {m for m, spent in hours.items() if spent["measured"]} == {"base", "rag-gd"}
     assert files_under(tmp_path) == before
+    status = run_cli("study", file, "--out", tmp_path, "--status", "--json").json()
+    assert (status["parts"], status["parts_planned"]) == (16, 44)
+    spent = sum(speed.spent.values())
+    assert speed.per_part("tiny", "base") == pytest.approx(speed.spent["tiny", "base"] / 8)
+    # a method without a time is taken to last as long as the others do on average
+    assert status["hours_left"] == pytest.approx(28 * spent / 16 / 3600, abs=0.006)
+    nothing = run_cli("study", file, "--out", tmp_path / "no", "--status", "--json").json()
+    assert nothing["hours_left"] is None
 
 
 def test_estimates_agree_with_what_was_counted(world: World, tmp_path: Path) -> None:

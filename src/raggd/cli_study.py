@@ -74,7 +74,8 @@ def study(
                 f"{name:<24} {entry['complete']} of {entry['cells']} cells, "
                 f"{entry['questions']} answers"
             )
-        say(f"{found['parts']} of {found['parts_planned']} draws are there")
+        left = "" if found["hours_left"] is None else f", about {found['hours_left']} h left"
+        say(f"{found['parts']} of {found['parts_planned']} draws are there{left}")
         return
     if dry:
         _dry_run(settings, folder, part, tflops, as_json)

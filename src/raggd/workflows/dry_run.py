@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from raggd.assembly import Assembly
-from raggd.files import read_json
 from raggd.records import RaggdError
 from raggd.report.contrasts import sample
 from raggd.report.grid import load_grid
@@ -25,32 +23,12 @@ from raggd.study.inspect import (
     corpus_told,
 )
 from raggd.study.plan import Cell, Part, all_cells
-from raggd.study.progress import Speed
+from raggd.study.progress import Speed, measured_speed
 from raggd.study.rates import dtype_name, machine_rates
 from raggd.study.settings import StudyBackbone, StudySettings
 from raggd.study.shapes import Sizes, backbone_sizes
 
-_PART = re.compile(r"^(?P<benchmark>.+)-(?P<draw>\d{3})-(?P<method>.+)\.json$")
 Say = Callable[[str], None]
-
-
-def measured_speed(out: Path) -> Speed:
-    """Read from the part files of a study what its questions took.
-
-    Args:
-        out: the study's folder.
-
-    Returns:
-        Seconds and questions by backbone and method.
-    """
-    speed = Speed()
-    for path in sorted(out.glob("*/*/seed-*/parts/*.json")):
-        found = _PART.match(path.name)
-        part = read_json(path, what="part file") if found else {}
-        if found and part.get("seconds") is not None:
-            backbone = path.relative_to(out).parts[0]
-            speed.add(backbone, found["method"], len(part["predictions"]), part["seconds"])
-    return speed
 
 
 def _observed(out: Path) -> tuple[float, float] | None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import raggd
 from raggd.adaptation.export import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -21,7 +22,8 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Factors, Update, dense, effective_weight
 from raggd.files import load_tensors
-from raggd.records import RaggdError
+from raggd.records import Demonstration, RaggdError, SupportSet
+from raggd.settings import load_settings
 from tiny import make_backbone, random_base, random_update, random_updates
 
 TOKENS = torch.tensor([[5, 40, 41, 12, 30, 31, 8, 9], [7, 8, 22, 23, 24, 50, 51, 6]])
@@ -130,3 +132,17 @@ def test_what_does_not_belong_together_is_refused(
     with pytest.raises(RaggdError, match="a batch of 2 updates"):
         write_peft(tmp_path / "a", tiny_backbone, base, random_updates(base, 2))
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.backbone
+@pytest.mark.xdist_group("backbone")
+def test_peft_on_the_real_backbone(tmp_path: Path) -> None:
+    rag = raggd.load(settings=load_settings(assignments=["backbone.dtype=float32"]))
+    backbone, base = rag.parts.backbone, rag.parts.base
+    shown = [Demonstration(f"d{i}", f"who is {i} ?", (), f"king {i}") for i in range(3)]
+    update = rag.adapt(SupportSet("own", tuple(shown)))
+    adapted = ours(backbone, base, update)
+    moved = float((adapted - ours(backbone, base)).abs().max())
+    folder = rag.export_peft(tmp_path / "a", update).folder
+    assert moved > 0.1
+    assert float((adapted - by_peft(backbone, folder)).abs().max()) < 1e-3 * moved

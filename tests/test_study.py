@@ -110,6 +110,7 @@ def test_status(whole: Path, world: World, tmp_path: Path) -> None:
     assert full["questions"] == 6 * CELLS
     assert full["fewest_questions"] == 6
     assert full["backbones"]["tiny"]["complete"] == CELLS
+    assert full["parts"] == full["parts_planned"] == 2 * (CELLS - 2)
     some = run_cli(
         "study", file, "--out", whole, "--status", "--json", "--methods", "base, rag-gd"
     ).json()
@@ -165,6 +166,19 @@ def test_changed_weights_are_noticed(
     after = lasting(read_records(out))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {name for name in before if "vanilla" not in name}
+
+
+def test_a_support_set_for_every_question(world: World, tmp_path: Path) -> None:
+    file = world.study(("base", "rag-gd"), name="query", retrievers=("bm25",), benchmarks=("nq",))
+    changed = file.read_text(encoding="utf-8").replace("draws = 2", 'support = "query"')
+    file.write_text(changed, encoding="utf-8")
+    run_study(load_study(file), tmp_path, Part(), Quiet())
+    for record in read_records(tmp_path).values():
+        assert len({p.support_id for p in record.predictions}) == 6
+    status = run_cli("study", file, "--out", tmp_path, "--status", "--json").json()
+    assert (status["complete"], status["parts"], status["parts_planned"]) == (2, 2, 2)
+    report = run_cli("report", tmp_path, "--resamples", "100", "--json").json()
+    assert report["complete"] == 2
 
 
 def test_early_parts_are_a_small_study(world: World, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
 from raggd.report.contrasts import NAMED, Averages, all_pairs, contrasts, sample
 from raggd.report.evidence import evidence_gains, only
 from raggd.report.grid import Answer, Block, load_grid, subsets
+from raggd.report.paper import paper_table, share_table
 from raggd.report.study_tables import (
     above_base,
     average_table,
@@ -219,6 +220,43 @@ def test_costs_per_query_and_per_task() -> None:
     assert (row["Per query ms"], row["Per task ms"]) == ("15.0", "10.0")
     assert row["Adapt / TT-SGD"] == "1.0"
     assert row["Adapt GFLOP"] == "–"
+
+
+def test_the_share_of_test_time_sgd_and_the_papers_gains() -> None:
+    rng = np.random.default_rng(3)
+    base = (rng.random((2, 100)) < 0.3).astype(float)
+    sgd = np.maximum(base, rng.random((2, 100)) < 0.3)
+    half = np.where(rng.random((2, 100)) < 0.5, sgd, base)
+    block = made_up({"base": base, "tt-sgd": sgd, "rag-gd": half})
+    costs = {**block.costs, "rag-gd": {"adapt_ms": 1.0, "answer_ms": 5.0}}
+    block = replace(block, costs=costs)
+    found = contrasts([block], 500)
+    rows = {row[1]: row for row in share_table(found, [block]).rows}
+    expected = (half - base).mean() / (sgd - base).mean()
+    assert float(rows["EM"][4]) == pytest.approx(expected, abs=0.006)
+    assert float(rows["answer loss"][4]) == pytest.approx(expected, abs=0.006)
+    assert rows["EM"][5] == "0.10"
+    assert rows["EM"][6] == "–", "operations were not counted"
+    nothing = made_up({"base": base, "tt-sgd": base, "rag-gd": half})
+    assert share_table(contrasts([nothing], 500), [nothing]).rows[0][4] == "–"
+    table = paper_table(found)
+    row = next(row for row in table.rows if row[0] == "RAG-GD")
+    assert row[1:5] == ("+2.72 / +3.15", "+2.55 / +2.57", "+0.97 / +0.36", "+1.68 / +1.20")
+    gain = 100 * (half - base).mean()
+    assert row[5] == f"{gain:+.2f} / {gain:+.2f}"
+    assert next(row for row in table.rows if row[0] == "Prompt tuning")[3:] == ("–", "–", "–")
+
+
+def test_a_question_under_several_seeds_counts_once() -> None:
+    first = tuple((0, Answer(f"q{i}", i % 2, float(i == 0), 0.0, None, None)) for i in range(4))
+    second = tuple((1, Answer(f"q{i}", i % 2, 1.0, 0.0, None, None)) for i in range(2, 6))
+    answers = {"base": {"nq": first + second}}
+    block = Block("one", "bm25", ("base",), ("nq",), answers, {"base": {}})
+    given = sample([block], ["base"], ["nq"], "em")
+    assert given is not None
+    assert given.values[:, 0].tolist() == [1.0, 0.0, 0.5, 0.5, 1.0, 1.0]
+    assert given.clusters[2] == "nq 0 0+nq 1 0"
+    assert sample([block], ["base"], ["nq"], "loss") is None
 
 
 def test_gain_by_evidence_takes_questions_apart() -> None:

@@ -17,12 +17,30 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _dry_run(settings: Any, folder: Path, part: Any, tflops: float | None, as_json: bool) -> None:
+    from raggd.console import emit_json, progress_bar, say
+    from raggd.workflows.dry_run import dry_run, told_in_words
+
+    with progress_bar() as bar:
+        found = dry_run(settings, folder, part, tflops, bar.say)
+    if as_json:
+        emit_json(found)
+    else:
+        say(*told_in_words(found))
+
+
 def study(
     file: Annotated[Path, typer.Argument(help="A study file, e.g. studies/small.toml.")],
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the study; default runs/study-NAME.")
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Count what is there; no run.")] = False,
+    dry: Annotated[
+        bool, typer.Option("--dry-run", help="Check and estimate everything; no run.")
+    ] = False,
+    tflops: Annotated[
+        float | None, typer.Option(min=0.0001, help="Speed of the machine, for --dry-run.")
+    ] = None,
     alignment: Annotated[
         bool, typer.Option("--alignment", help="Compare predicted with true updates; no run.")
     ] = False,
@@ -56,6 +74,11 @@ def study(
                 f"{name:<24} {entry['complete']} of {entry['cells']} cells, "
                 f"{entry['questions']} answers"
             )
+        left = "" if found["hours_left"] is None else f", about {found['hours_left']} h left"
+        say(f"{found['parts']} of {found['parts_planned']} draws are there{left}")
+        return
+    if dry:
+        _dry_run(settings, folder, part, tflops, as_json)
         return
     if alignment:
         from raggd.study.alignment import run_alignment

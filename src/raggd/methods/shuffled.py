@@ -50,17 +50,18 @@ def other_support(
 
 @dataclass(frozen=True, slots=True)
 class ShuffledSupport:
-    """What RAG-GD makes of demonstrations that have nothing to do with the task.
+    """What RAG-GD makes of other demonstrations than the task's.
 
     Attributes:
         inner: RAG-GD.
-        choose: gives the support set of another task, as `other_support` does.
+        choose: gives the support set of another task, as `other_support` does, or another one.
+        name: in records.
     """
 
     inner: Method
     choose: Callable[[SupportSet], SupportSet]
+    name: str = "shuffled-support"
 
-    name = "shuffled-support"
     adapts = True
 
     @property

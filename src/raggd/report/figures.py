@@ -30,6 +30,14 @@ MARKS = {
     "mean-update": ("#c0699a", "P"),
     "tt-sgd": ("#0072b2", "o"),
     "rag-gd": ("#d55e00", "D"),
+    "vanilla-few-shot": ("#b07d00", "s"),
+    "base-few-shot": ("#009e73", "s"),
+    "prompt-tuning": ("#009e73", "X"),
+    "hyper-tuning": ("#d55e00", "X"),
+    "tt-sgd-k1": ("#0072b2", "<"),
+    "tt-sgd-k10": ("#0072b2", ">"),
+    "rag-gd-k1": ("#d55e00", "<"),
+    "rag-gd-k10": ("#d55e00", ">"),
 }
 
 
@@ -121,8 +129,8 @@ def place_labels(
 
 def marks_of(methods: Sequence[str]) -> list[tuple[str, str]]:
     """Return colour and marker by method: fixed for the known ones, distinct for the others."""
-    colours = [colour for colour, _ in MARKS.values()]
-    others = cycle(product("<>X*ph", colours))
+    colours = dict.fromkeys(colour for colour, _ in MARKS.values())
+    others = cycle(product("*ph", colours))
     return [MARKS[name] if name in MARKS else next(others)[::-1] for name in methods]
 
 

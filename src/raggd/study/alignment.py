@@ -36,7 +36,8 @@ def _supports(parts: Assembly) -> list[SupportSet]:
     for name in settings.evaluation.benchmarks:
         pool = support_pool(parts.source, name)
         count = max(SETS, settings.evaluation.draws)
-        drawn = draw_supports(pool, settings.target.demonstrations, count, settings.evaluation.seed)
+        size, seed = settings.target.demonstrations, settings.evaluation.seed
+        drawn = draw_supports(pool, size, count, seed, purpose="evaluation")
         found += support_sets(name, drawn, parts.retriever, settings.retrieval.top_k)
     return found
 

@@ -18,7 +18,7 @@ from raggd.study.settings import StudySettings
 
 RETRIEVAL_FREE = ("query-only",)
 """Methods that read no passage: computed for one retriever, referred to by the others."""
-RECORD_FORMAT = "3"
+RECORD_FORMAT = "4"
 """Changes with what a record holds: older records are then joined anew from their parts."""
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from raggd.files import read_json
 
 Show = Callable[[str, int, int], None]
 """Told a label, questions answered, and questions in all."""
+_PART = re.compile(r"^(?P<benchmark>.+)-(?P<draw>\d{3})-(?P<method>.+)\.json$")
 
 
 def duration_text(seconds: float) -> str:
@@ -35,6 +40,7 @@ class Speed:
     """Seconds per question by backbone and method, and how much is left of each."""
 
     spent: dict[tuple[str, str], float] = field(default_factory=dict)
+    parts: dict[tuple[str, str], int] = field(default_factory=dict)
     answered: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def add(self, backbone: str, method: str, questions: int, seconds: float) -> None:
@@ -49,9 +55,17 @@ class Speed:
         key = (backbone, method)
         self.spent[key] = self.spent.get(key, 0.0) + seconds
         self.answered[key] = self.answered.get(key, 0) + questions
+        self.parts[key] = self.parts.get(key, 0) + 1
 
-    def seconds_per_question(self, backbone: str, method: str) -> float | None:
-        """Return the measured time; of the backbone's mean, else of all, where there is none."""
+    def per_question(self, backbone: str, method: str) -> float | None:
+        """Return the seconds of a question; the backbone's mean, else that of all, if need be."""
+        return self._mean(self.answered, backbone, method)
+
+    def per_part(self, backbone: str, method: str) -> float | None:
+        """Return the seconds of a draw; means as in `per_question`."""
+        return self._mean(self.parts, backbone, method)
+
+    def _mean(self, units: dict[tuple[str, str], int], backbone: str, method: str) -> float | None:
         for fits in (
             lambda key: key == (backbone, method),
             lambda key: key[0] == backbone,
@@ -59,9 +73,7 @@ class Speed:
         ):
             keys = [key for key in self.spent if fits(key)]
             if keys:
-                return sum(map(self.spent.__getitem__, keys)) / sum(
-                    map(self.answered.__getitem__, keys)
-                )
+                return sum(map(self.spent.__getitem__, keys)) / sum(map(units.__getitem__, keys))
         return None
 
     def left(self, waiting: dict[tuple[str, str], int]) -> float | None:
@@ -75,7 +87,7 @@ class Speed:
         """
         total = 0.0
         for (backbone, method), questions in waiting.items():
-            per_question = self.seconds_per_question(backbone, method)
+            per_question = self.per_question(backbone, method)
             if per_question is None:
                 return None
             total += questions * per_question
@@ -132,3 +144,22 @@ def timer() -> Callable[[], float]:
     """Return a function that tells the seconds since now."""
     started = time.monotonic()
     return lambda: time.monotonic() - started
+
+
+def measured_speed(out: Path) -> Speed:
+    """Read from the part files of a study what its questions took.
+
+    Args:
+        out: the study's folder.
+
+    Returns:
+        Seconds and questions by backbone and method.
+    """
+    speed = Speed()
+    for path in sorted(out.glob("*/*/seed-*/parts/*.json")):
+        found = _PART.match(path.name)
+        part = read_json(path, what="part file") if found else {}
+        if found and part.get("seconds") is not None:
+            backbone = path.relative_to(out).parts[0]
+            speed.add(backbone, found["method"], len(part["predictions"]), part["seconds"])
+    return speed

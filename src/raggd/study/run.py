@@ -18,7 +18,7 @@ from raggd.study.check import check_weights
 from raggd.study.folder import check_folder, write_plan
 from raggd.study.lock import locked
 from raggd.study.plan import Cell, Identities, Part, all_cells, finished_cells
-from raggd.study.progress import Watch
+from raggd.study.progress import Watch, measured_speed
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
 
@@ -94,7 +94,9 @@ def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
 
     Returns:
         ``cells``, how many are ``complete``, the ``questions`` that their records answer, the
-        fewest of a complete cell, and the same by backbone.
+        fewest of a complete cell, the same by backbone, and the ``parts`` (draws of a method) that
+        are there, of ``parts_planned``: while a study runs, these grow first. ``hours_left`` comes
+        from the times of those parts; None before there is one.
     """
     part.check(study)
     cells = all_cells(study, part)
@@ -117,4 +119,18 @@ def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
         for entry in study.backbones
         if any(c.backbone == entry.name for c in cells)
     }
-    return {**count(cells), "backbones": by_backbone}
+    return {**count(cells), **_draws(study, out, cells), "backbones": by_backbone}
+
+
+def _draws(study: StudySettings, out: Path, cells: Sequence[Cell]) -> dict[str, Any]:
+    per_cell = 1 if study.evaluation.support == "query" else study.evaluation.draws
+    speed, seconds = measured_speed(out), 0.0
+    there, planned = 0, 0
+    for cell in (cell for cell in cells if cell.computed):
+        folder = out / cell.folder / "parts"
+        found = sum(1 for _ in folder.glob(f"{cell.benchmark}-???-{cell.method}.json"))
+        there, planned = there + found, planned + per_cell
+        missing = per_cell - found
+        seconds += missing * (speed.per_part(cell.backbone, cell.method) or 0.0)
+    hours = round(seconds / 3600, 2) if speed.parts or there == planned else None
+    return {"parts": there, "parts_planned": planned, "hours_left": hours}

@@ -7,7 +7,8 @@ scored question; the pool's own questions and answers are not used.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from raggd.evaluation.runner import Task, run_task
 from raggd.evaluation.tasks import build_task, support_sets
 from raggd.files import read_json, write_json
 from raggd.making.propose import Yield, propose
-from raggd.methods.base import Adapted, Item, Method
+from raggd.methods.shuffled import ShuffledSupport
 from raggd.records import Passage, Question, RaggdError, RunRecord, SupportSet, content_id
 from raggd.report.losses import compare_losses, loss_comparison_table, loss_table, mean_losses
 from raggd.report.summary import compare, summary_rows
@@ -31,49 +32,6 @@ MADE = "rag-gd-made"
 PAIRS = [(MADE, "base"), ("rag-gd", "base"), (MADE, "rag-gd"), (MADE, "mean-update")]
 PASSAGES_PER_QUESTION = 10
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True, slots=True)
-class MadeSupport:
-    """RAG-GD with made demonstrations in the place of the task's.
-
-    Attributes:
-        inner: RAG-GD.
-        made: by the id of the task's own support set.
-    """
-
-    inner: Method
-    made: Mapping[str, SupportSet]
-
-    name = MADE
-    adapts = True
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Those of RAG-GD."""
-        return self.inner.hashes
-
-    def arrange(self, items: Sequence[Item]) -> list[Item]:
-        """Give every question made demonstrations.
-
-        Args:
-            items: the questions of one draw.
-
-        Returns:
-            The same questions with other support sets.
-        """
-        return [replace(item, support=self.made[item.support.id]) for item in items]
-
-    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Predict as RAG-GD does.
-
-        Args:
-            supports: those that `arrange` gave.
-
-        Returns:
-            Base and update of each set.
-        """
-        return self.inner.adapt(supports)
 
 
 def pool_passages(parts: Assembly, name: str) -> list[Passage]:
@@ -159,6 +117,10 @@ def _made_supports(
     return dict(zip(own, sets, strict=True)), tried
 
 
+def _in_its_place(made: Mapping[str, SupportSet], own: SupportSet) -> SupportSet:
+    return made[own.id]
+
+
 def run_compare(
     parts: Assembly, names: Sequence[str], out: Path, progress: Progress
 ) -> tuple[dict[str, Any], list[Table]]:
@@ -187,7 +149,8 @@ def run_compare(
             settings.evaluation,
         )
         made, tried[name] = _made_supports(parts, task, out, progress)
-        methods = [*plain, MadeSupport(plain[-1], made)]
+        swapped = ShuffledSupport(plain[-1], partial(_in_its_place, made), MADE)
+        methods = [*plain, swapped]
         records += run_task(task, methods, parts.backbone, settings, out, progress)
     rows, comparisons = summary_rows(records), compare(records, PAIRS, by_support=True)
     write_tables(out, rows, comparisons, records)

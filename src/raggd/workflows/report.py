@@ -18,6 +18,7 @@ from raggd.report.alignment import (
 from raggd.report.contrasts import Averages, Contrast, contrasts
 from raggd.report.evidence import EvidenceGain, evidence_gains, evidence_table
 from raggd.report.grid import Block, Grid, load_grid
+from raggd.report.paper import paper_table, share_table
 from raggd.report.study_figures import (
     Average,
     cost_figure,
@@ -121,6 +122,8 @@ def build_report(out: Path, resamples: int, say: Say) -> Report:
     say("tables and figures")
     averages = Averages(resamples)
     tables = _tables(grid, found, averages)
+    tables["share"] = share_table(found, grid.blocks)
+    tables["paper"] = paper_table(found)
     tables["evidence"] = evidence_table(evidence)
     figures = _figures(grid, evidence, f1_average(averages))
     records = load_alignments(out, list(_by_backbone(grid.blocks)))
@@ -156,6 +159,22 @@ def _sections(report: Report) -> list[Section]:
             [Shown(t.table, "rag-gd minus base, pooled") for t in shown("differences")],
         ),
         Section("scores", "Scores", (), named("figure3a"), shown("table")),
+        Section(
+            "share",
+            "RAG-GD against test-time SGD",
+            ("Which share of TT-SGD's gain over the base adapter RAG-GD reaches, at which share of "
+             "its price. No share is shown where TT-SGD's own gain is not certain.",),
+            (),
+            shown("share"),
+        ),
+        Section(
+            "paper",
+            "Beside the paper",
+            ("EM / F1 points above the base adapter: as published (7B and 8B backbones, all "
+             "questions of seven benchmarks, five passages) and here.",),
+            (),
+            shown("paper"),
+        ),
         Section("steps", "Number of steps K", (), named("figure3b")),
         Section("cost", "Accuracy and cost", (), named("figure4"), shown("cost-")),
         Section(

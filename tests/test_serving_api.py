@@ -121,6 +121,14 @@ def test_sixteen_at_once_with_eight_support_sets(server: Running) -> None:
     assert max(f.raggd["batch"] for f in found) == 8, "they were not answered together"
 
 
+def test_models_are_listed(server: Running, client: openai.OpenAI) -> None:
+    model = f"rag-gd/{store(server, 0)}"
+    names = [known.id for known in client.models.list()]
+    assert names[:4] == ["raggd", "vanilla-rag", "base", "rag-gd"]
+    assert model in names
+    assert client.models.retrieve(model).id == model
+
+
 def test_completions_answer_a_list_of_prompts(server: Running, client: openai.OpenAI) -> None:
     asked = questions(3)
     found = client.completions.create(model="base", prompt=asked, max_tokens=TOKENS)

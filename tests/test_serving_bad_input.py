@@ -147,6 +147,15 @@ def test_half_a_surrogate_pair_in_a_name(client: httpx.Client) -> None:
     assert "error" in answer.json()
 
 
+def test_more_evidence_than_any_context_holds(client: httpx.Client) -> None:
+    for given in ([{"text": "red bird " * 500}] * 10, [{"text": "bee"}] * 17, [{"text": " "}]):
+        answer = client.post(CHAT, json=chat(raggd={"passages": given}))
+        assert "raggd.passages" in refusal(answer, 400, "invalid_value")
+    fits = client.post(CHAT, json=chat(raggd={"passages": [{"text": "red bird " * 500}] * 3}))
+    assert fits.status_code == 200
+    assert fits.json()["raggd"]["passages_cut"] == 3
+
+
 def test_an_image_cannot_be_read(client: httpx.Client) -> None:
     part = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
     refusal(client.post(CHAT, json=chat([part])), 400, "invalid_value")
@@ -218,8 +227,12 @@ def test_unknown_paths_and_methods(client: httpx.Client) -> None:
 
 
 def test_another_host_name_is_refused(client: httpx.Client) -> None:
-    answer = client.post(CHAT, json=chat(), headers={"host": "evil.example:80"})
-    refusal(answer, 403, "wrong_host")
+    for host in ("evil.example:80", "evil.example", "127.0.0.1.evil.example", "[::", "[x]:1"):
+        answer = client.post(CHAT, json=chat(), headers={"host": host})
+        refusal(answer, 403, "wrong_host")
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"):
+        answer = client.post(CHAT, json=chat(questions(1)[0]), headers={"host": host})
+        assert answer.status_code == 200, host
 
 
 def test_support_sets_of_another_base(server: Running, client: httpx.Client) -> None:

@@ -22,7 +22,8 @@ import pytest
 from raggd.backbone.load import Backbone
 from raggd.records import RaggdError
 from raggd.serving.decoding import RunningBatch
-from raggd.serving.run import bind, is_local
+from raggd.serving.gate import is_local
+from raggd.serving.run import bind
 from raggd.serving.supports import SupportStore, support_from_json
 from raggd.settings import ServingSettings
 from serving_fixtures import Running, demonstrations, questions, running, tiny_parts
@@ -192,6 +193,17 @@ def test_a_failing_step_fails_its_rows_and_no_more(
         assert "zanzibar" not in failed.text
         broken.clear()
         assert httpx.post(server.url + CHAT, json=chat()).status_code == 200
+
+
+def test_a_bug_in_the_engine_does_not_end_it(
+    frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(RunningBatch, "keep", lambda *_: 1 / 0)
+            httpx.post(server.url + CHAT, json=chat())
+        assert httpx.post(server.url + CHAT, json=chat()).status_code == 200
+        assert server.service.engine.alive
 
 
 def test_what_is_in_progress_is_finished_when_the_server_stops(

@@ -34,7 +34,7 @@ def serve(
     from raggd.console import complain, emit_json, progress_bar, say
 
     _require_extra()
-    from raggd.serving.run import is_local
+    from raggd.serving.gate import is_local
     from raggd.serving.run import serve as run
 
     changes = list(assignments or [])

@@ -147,14 +147,21 @@ class Engine:
 
     def _run(self) -> None:
         while self._work_there():
-            self._predict_one()
-            for rows in self._joining():
-                self._join(rows)
-            for group in self._groups.values():
-                self._step(group)
+            try:
+                self._turn()
+            except Exception as error:  # a bug: its rows fail, the thread goes on
+                for group in self._groups.values():
+                    self._abandon(group, error)
             self._metrics.waiting.set(self.waiting)
             self._metrics.running.set(self.running)
         self._release(None)
+
+    def _turn(self) -> None:
+        self._predict_one()
+        for rows in self._joining():
+            self._join(rows)
+        for group in self._groups.values():
+            self._step(group)
 
     def _work_there(self) -> bool:
         with self._changed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,7 +112,8 @@ class Exchange:
 
         def emit(event: Event) -> None:
             if not self._closed:
-                self._loop.call_soon_threadsafe(self._put, index, event)
+                with suppress(RuntimeError):  # the loop has ended: nobody listens any more
+                    self._loop.call_soon_threadsafe(self._put, index, event)
 
         return emit
 

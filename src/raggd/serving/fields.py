@@ -7,6 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+MOST_PASSAGES = 16
+LONGEST_EVIDENCE = 32_768
+"""Characters of all passages that a client brings along for one question."""
 Method = Literal["vanilla-rag", "base", "rag-gd"]
 """The methods that are served; `rag-gd` needs a support set."""
 
@@ -63,12 +66,34 @@ Name = Annotated[str, AfterValidator(filled_text), Field(min_length=1, max_lengt
 class PassageFields(Body):
     """A passage that the client brings along."""
 
-    text: Annotated[str, AfterValidator(filled_text), Field(min_length=1, max_length=20_000)]
+    text: Annotated[
+        str, AfterValidator(filled_text), Field(min_length=1, max_length=LONGEST_EVIDENCE)
+    ]
     title: ShortText = ""
     id: ShortText = ""
 
 
-Passages = Annotated[list[PassageFields], Field(max_length=32)]
+def bounded_passages(passages: list[PassageFields]) -> list[PassageFields]:
+    """Refuse far more evidence than any context holds: cutting it to fit would take seconds.
+
+    Args:
+        passages: of a request.
+
+    Returns:
+        The same passages.
+
+    Raises:
+        ValueError: they are too long.
+    """
+    size = sum(len(passage.text) for passage in passages)
+    if size > LONGEST_EVIDENCE:
+        raise ValueError(f"hold {size} characters: at most {LONGEST_EVIDENCE} are taken")
+    return passages
+
+
+Passages = Annotated[
+    list[PassageFields], AfterValidator(bounded_passages), Field(max_length=MOST_PASSAGES)
+]
 
 
 class DemonstrationFields(Body):

@@ -8,7 +8,9 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
 from raggd.serving.errors import ApiError, internal_error
 from raggd.serving.metrics import Metrics
@@ -16,7 +18,6 @@ from raggd.serving.metrics import Metrics
 LOG = logging.getLogger("raggd.serving")
 OPEN = ("/", "/health", "/openapi.json")
 """Paths that need no key; the page's own files are open too."""
-LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _DRAIN = 64
 """A body is read to its end and thrown away up to this many times the limit, so that the client
 reads the answer instead of a reset connection."""
@@ -27,6 +28,23 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+def is_local(host: str) -> bool:
+    """Return whether only this machine can reach a server on that address."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _name_of(host: str) -> str:
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
@@ -148,8 +166,8 @@ class Gate:
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope) -> None:
-        host = _header(scope, b"host").rsplit(":", 1)[0] if _header(scope, b"host") else ""
-        if self._local and host and host not in LOCAL_NAMES:
+        host = _header(scope, b"host")
+        if self._local and host and not is_local(_name_of(host)):
             raise ApiError(
                 403,
                 "wrong_host",

@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from ipaddress import ip_address
 from types import FrameType
 
 import uvicorn
@@ -16,18 +15,9 @@ import uvicorn
 from raggd.assembly import Assembly
 from raggd.records import RaggdError
 from raggd.serving.app import create_app
+from raggd.serving.gate import is_local
 from raggd.serving.service import Service
 from raggd.settings import ServingSettings
-
-
-def is_local(host: str) -> bool:
-    """Return whether only this machine can reach a server on that address."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def bind(settings: ServingSettings) -> socket.socket:

@@ -163,10 +163,10 @@ class Service:
     def _prompt(
         self, ask: Ask, adapted: Adapted, question: str
     ) -> tuple[Prompt, tuple[Passage, ...]]:
-        passages = ask.passages if ask.passages is not None else self._evidence(question)
         limit = self.settings.backbone.context_tokens
-        if len(question) > 32 * limit:  # far beyond any context: not worth tokenising
+        if len(question) > 32 * limit:  # far beyond any context: not worth a search
             raise too_long(f"it has {len(question)} characters")
+        passages = ask.passages if ask.passages is not None else self._evidence(question)
         try:
             prompt = render(
                 self.backbone, adapted, question, passages, limit=limit, reserve=ask.max_tokens

@@ -103,6 +103,7 @@ def test_dates_of_a_life_become_questions() -> None:
         ("Founded in 1957 by Karl Berg, it is old.", "1957"),  # no subject
         ("The bridge (built by Karl Berg) is old.", "Karl Berg"),  # inside brackets
         ("The chemist, Karl Berg, opened it in spring.", "Karl Berg"),  # an aside
+        ("It was built between 1957 - 1961 by the mayor.", "1957"),  # half of a range
     ],
 )
 def test_a_sentence_that_does_not_lend_itself_asks_nothing(text: str, answer: str) -> None:

@@ -101,6 +101,8 @@ def clause_questions(passage: Passage, span: Span) -> list[str]:
     opened = span.sentence[:at].count("(") - span.sentence[:at].count(")")
     left = _left(span.sentence[:at], subject)
     right = _right(span.sentence[at + len(span.text) :])
+    if right[:1] in {"'", "’", "-"}:  # half of a range, or of a possessive
+        return []
     if opened or left.count(",") > 1 or _NO_SUBJECT.match(left) or _ASIDE.search(left):
         return []
     found = []

@@ -116,6 +116,9 @@ def index(
     memory: Annotated[
         str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
     ] = None,
+    cluster: Cluster = None,
+    workers: Workers = 0,
+    worker_threads: WorkerThreads = 0,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
@@ -127,7 +130,13 @@ def index(
     bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
     with progress_bar() as bar:
         parts = _parts(config, [*(assignments or []), *bound], bar)
-        result = run_index(parts, path, note)
+        if cluster:
+            from raggd.cluster.crew import Crew
+            from raggd.cluster.index import run_index_on
+
+            result = run_index_on(parts, path, Crew(cluster, workers, worker_threads), bar, note)
+        else:
+            result = run_index(parts, path, note)
     if as_json:
         emit_json(result)
     else:

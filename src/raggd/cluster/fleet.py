@@ -78,6 +78,7 @@ class Fleet(Generic[T]):
         tasks: Sequence[T],
         deliver: Callable[[T, Any], None],
         near: Callable[[T, T], bool] = lambda *_: False,
+        load: Callable[[T], Any] = lambda task: task,
     ) -> None:
         """Do all tasks.
 
@@ -85,6 +86,8 @@ class Fleet(Generic[T]):
             tasks: in the order of their importance.
             deliver: told each task with its result, in the order in which they finish.
             near: whether a worker that did the first task does the second with what it has loaded.
+            load: makes what a worker is sent for a task, when it is sent: so that what waits is not
+                held in memory.
 
         Raises:
             RaggdError: `TRIES` workers died over a task.
@@ -98,7 +101,7 @@ class Fleet(Generic[T]):
                 slot = idle.pop()
                 number = self._choose(slot, waiting, tasks, near)
                 slot.last = tasks[number]
-                busy[slot.worker.work.remote(tasks[number])] = (slot, number)
+                busy[slot.worker.work.remote(load(tasks[number]))] = (slot, number)
             (done,), _ = self._ray.wait(list(busy), num_returns=1)
             slot, number = busy.pop(done)
             idle.append(slot)

@@ -21,7 +21,7 @@ from raggd.records import RaggdError
 from raggd.retrieval.base import Progress
 from raggd.retrieval.encoder import Encoder
 from raggd.retrieval.memory import Budget
-from raggd.retrieval.ranges import Rows, finished_ranges, missing_ranges, save_range
+from raggd.retrieval.ranges import Span, finished_ranges, missing_ranges, save_range
 from raggd.retrieval.shards import VectorShards
 from raggd.retrieval.store import offsets_of, read_lines_of
 from raggd.retrieval.tokenizer import tokenizer_fingerprint
@@ -103,11 +103,11 @@ class FleetWorkers:
             rows: most passages of a range.
         """
 
-        def missing(most: int) -> list[Rows]:
+        def missing(most: int) -> list[Span]:
             there = [(state["start"], state["end"]) for state in finished_ranges(folder)]
             return missing_ranges(there, passages, rows, offsets_of(folder), most)
 
-        def deliver(_: Rows, made: Any) -> int:
+        def deliver(_: Span, made: Any) -> int:
             save_range(folder, made)
             return int(made.end - made.start)
 
@@ -133,7 +133,7 @@ class FleetWorkers:
             progress: called with the passages done and all of them.
         """
 
-        def deliver(rows: Rows, vectors: Any) -> int:
+        def deliver(rows: Span, vectors: Any) -> int:
             shards.put(rows[0], vectors)
             return len(vectors)
 
@@ -148,9 +148,9 @@ class FleetWorkers:
             self._run(fleet, shards.folder, todo, shards.count, deliver, progress)
 
     @contextmanager
-    def _fleet(self, start: Callable[[], Any], share: Share) -> Iterator[Fleet[Rows]]:
+    def _fleet(self, start: Callable[[], Any], share: Share) -> Iterator[Fleet[Span]]:
         self._say(f"{share.count} workers are starting")
-        fleet = Fleet[Rows](self._ray, start, share.count)
+        fleet = Fleet[Span](self._ray, start, share.count)
         try:
             yield fleet
         finally:
@@ -158,12 +158,12 @@ class FleetWorkers:
             self.told |= {"workers": share.count, "deaths": fleet.deaths}
 
     def _run(
-        self, fleet: Fleet[Rows], folder: Path, todo: Sequence[Rows], passages: int,
-        deliver: Callable[[Rows, Any], int], progress: Progress | None,
+        self, fleet: Fleet[Span], folder: Path, todo: Sequence[Span], passages: int,
+        deliver: Callable[[Span, Any], int], progress: Progress | None,
     ) -> None:  # fmt: skip
         done, started = passages - sum(end - start for start, end in todo), time.monotonic()
 
-        def take(rows: Rows, made: Made | RaggdError) -> None:
+        def take(rows: Span, made: Made | RaggdError) -> None:
             nonlocal done
             if isinstance(made, RaggdError):
                 raise made
@@ -177,7 +177,7 @@ class FleetWorkers:
         self.told["seconds"] = round(self.told["seconds"] + time.monotonic() - started, 2)
 
 
-def _introduced(fleet: Fleet[Rows], identity: str, other: str) -> list[dict[str, Any]]:
+def _introduced(fleet: Fleet[Span], identity: str, other: str) -> list[dict[str, Any]]:
     told = fleet.ask_all("introduce")
     for node in told:
         check_node(node)

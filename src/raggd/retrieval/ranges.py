@@ -45,7 +45,7 @@ WORD_BYTES = 33
 _ENTRY_BYTES = 170
 _CHECK_EVERY = 500
 
-Rows = tuple[int, int]
+Span = tuple[int, int]
 """First row, and row after the last."""
 
 
@@ -114,9 +114,9 @@ def drop_ranges(folder: Path) -> None:
 
 
 def missing_ranges(
-    finished: Iterable[Rows], passages: int, rows: int, offsets: NDArray[np.int64] | None = None,
+    finished: Iterable[Span], passages: int, rows: int, offsets: NDArray[np.int64] | None = None,
     most: int = 0,
-) -> list[Rows]:  # fmt: skip
+) -> list[Span]:  # fmt: skip
     """Cut what is not finished into ranges.
 
     Args:
@@ -222,7 +222,7 @@ def sort_ranges(
 
 
 def _make_range(
-    folder: Path, rows: Rows, budget: Budget, told: Callable[[int], None] | None
+    folder: Path, rows: Span, budget: Budget, told: Callable[[int], None] | None
 ) -> int:
     room = budget.left() - LEAST_MEMORY // 2
     made = sort_range(read_passages_of(folder, *rows), rows[0], room, told)
@@ -230,7 +230,7 @@ def _make_range(
     return made.end - made.start
 
 
-def _rows_of(states: Sequence[dict[str, int]]) -> Iterator[Rows]:
+def _rows_of(states: Sequence[dict[str, int]]) -> Iterator[Span]:
     return ((state["start"], state["end"]) for state in states)
 
 

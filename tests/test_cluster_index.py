@@ -10,10 +10,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from raggd.retrieval import build
 from raggd.retrieval.bm25 import build_bm25
 from raggd.retrieval.dense import build_dense
 from raggd.retrieval.encoder import load_encoder
+from raggd.retrieval.estimate import estimate_bm25, estimate_dense
 from raggd.retrieval.memory import Budget, held_memory
 from raggd.retrieval.ranges import missing_ranges
 from raggd.retrieval.shards import EMBEDDINGS, drop_shards, open_shards
@@ -299,8 +301,6 @@ def test_a_worker_keeps_its_own_bound() -> None:
     made = SortingWorker(held_memory() + 10**9).work(task)
     assert isinstance(made, Made)
     assert (made.value.start, made.value.end) == (7, 2_007)
-    small = SortingWorker(0)
-    small._budget = Budget(held_memory() + 10**9)
     refused = SortingWorker(held_memory()).work(task)
     assert isinstance(refused, RaggdError)
     assert "too small for sorting" in str(refused)
@@ -315,6 +315,16 @@ def test_without_ray_the_extra_is_named_before_any_work(
         refusal = run_cli(*command, "--cluster", "local").refusal()
         assert "pip install 'raggd[cluster]'" in refusal
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl"]
+
+
+def test_estimates_count_the_workers(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
+    encoder = load_encoder(str(model), device="cpu", precision="float32")
+    alone, shared = (estimate_dense(CORPUS, 10**6, encoder, speed) for speed in (1.0, 4.0))
+    assert shared.seconds == alone.seconds / 4
+    alone, shared = (estimate_bm25(CORPUS, 10**6, Budget(10**9), speed) for speed in (1.0, 3.0))
+    assert shared.seconds == pytest.approx(alone.seconds / 2)  # a quarter stays with the driver
 
 
 def test_databases_are_filled_without_a_cluster(corpus: Path) -> None:

@@ -25,7 +25,7 @@ from raggd.files import read_json, write_json, write_text
 from raggd.methods.answering import answer_rows, render, shared_opening
 from raggd.methods.base import Adapted, Method, Rearranges
 from raggd.methods.base import Item as Item
-from raggd.provenance import command_line, utc_now, versions
+from raggd.provenance import origin
 from raggd.records import (
     Prediction,
     RunRecord,
@@ -238,9 +238,7 @@ def make_record(
         cost={name: median(part[name] for part in parts) for name in ("adapt_ms", "answer_ms")},
         settings=settings.model_dump(),
         hashes=hashes,
-        versions=versions(),
-        command=command_line(),
-        created=utc_now(),
+        **origin(),
     )
 
 

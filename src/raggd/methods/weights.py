@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raggd.files import file_hash
 from raggd.records import RaggdError
 
 BASE_FILE = "base.safetensors"
@@ -78,3 +79,8 @@ def weight_file(folder: Path, file: str) -> Path:
             "adapter.weights."
         )
     return path
+
+
+def weights_hash(path: Path) -> str:
+    """Return the short hash by which records name a weight file: 16 hexadecimal digits."""
+    return file_hash(path)[:16]

@@ -20,7 +20,7 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.data.prompts import Prompt
-from raggd.files import file_hash, write_json
+from raggd.files import write_json
 from raggd.methods.weights import (
     HYPER_FILE,
     PREDICTOR_FILE,
@@ -28,6 +28,7 @@ from raggd.methods.weights import (
     TASK_MEAN_FILE,
     TUNED_FILE,
     weight_file,
+    weights_hash,
 )
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import make_demonstrations
@@ -139,7 +140,7 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
         targets=targets.identity,
         sets=len(kept),
         loss=[round(x, 4) for x in history],
-        hashes={file: file_hash(out / file)[:16]},
+        hashes={file: weights_hash(out / file)},
     )
     write_json(out / f"{name}.json", record)
     return record
@@ -166,7 +167,7 @@ def run_train_task_mean(parts: Assembly, stores: Sequence[Path], out: Path) -> d
         base=parts.base.fingerprint,
         targets=[store.identity for store in found],
         sets={task: sum(store.tasks.count(task) for store in found) for task in means},
-        hashes={TASK_MEAN_FILE: file_hash(out / TASK_MEAN_FILE)[:16]},
+        hashes={TASK_MEAN_FILE: weights_hash(out / TASK_MEAN_FILE)},
     )
     write_json(out / "task-mean.json", record)
     return record

@@ -9,7 +9,7 @@ from typing import Any
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks
 from raggd.evaluation.runner import Task, run_task
-from raggd.evaluation.tasks import build_task
+from raggd.evaluation.tasks import task_of
 from raggd.files import write_text
 from raggd.methods.registry import METHODS
 from raggd.records import RaggdError, RunRecord, require_known
@@ -53,19 +53,8 @@ def build_tasks(parts: Assembly) -> list[Task]:
     Returns:
         One task per benchmark.
     """
-    settings = parts.settings
-    names = known_benchmarks(settings.evaluation.benchmarks)
-    return [
-        build_task(
-            name,
-            parts.source,
-            parts.retriever,
-            settings.retrieval.top_k,
-            settings.target.demonstrations,
-            settings.evaluation,
-        )
-        for name in names
-    ]
+    names = known_benchmarks(parts.settings.evaluation.benchmarks)
+    return [task_of(parts, name) for name in names]
 
 
 def run_tasks(

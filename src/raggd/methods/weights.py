@@ -13,6 +13,7 @@ MEAN_FILE = "mean.safetensors"
 TASK_MEAN_FILE = "task-mean.safetensors"
 HYPER_FILE = "hyper.safetensors"
 TUNED_FILE = "tuned.safetensors"
+MEAN_TUNED_FILE = "mean-tuned.safetensors"
 GATE_FILE = "gate.safetensors"
 PROMPT_FILE = "prompt.safetensors"
 
@@ -21,6 +22,7 @@ _MADE_BY = {
     TASK_MEAN_FILE: "raggd train task-mean",
     HYPER_FILE: "raggd train hyper",
     TUNED_FILE: "raggd train hyper --set hyper_tuning.start=predictor",
+    MEAN_TUNED_FILE: "raggd train hyper --set hyper_tuning.start=mean",
     GATE_FILE: "raggd train gate",
     PROMPT_FILE: "raggd train prompt",
 }
@@ -34,6 +36,7 @@ FILES_OF: dict[str, tuple[str, ...]] = {
     "prompt-tuning": (PROMPT_FILE,),
     "hyper-tuning": (BASE_FILE, HYPER_FILE),
     "mean-update": (BASE_FILE, MEAN_FILE),
+    "mean-tuned": (BASE_FILE, MEAN_TUNED_FILE),
     "task-mean": (BASE_FILE, TASK_MEAN_FILE),
     "tt-sgd-k1": (BASE_FILE,),
     "tt-sgd": (BASE_FILE,),

@@ -158,9 +158,10 @@ class HyperTuningSettings(_Section):
     steps: int = Field(default=3000, ge=1)
     batch: int = Field(default=8, ge=1)
     """Support sets per step, each with one other question of its task."""
-    start: Literal["zero", "predictor"] = "zero"
-    """From no update, or from the trained predictor of the weights folder (then the result is
-    ``tuned.safetensors``)."""
+    start: Literal["zero", "predictor", "mean"] = "zero"
+    """From no update; from the trained predictor of the weights folder (the result is
+    ``tuned.safetensors``); or from the mean target, staying one update for all support sets
+    (``mean-tuned.safetensors``, a control)."""
     learning_rate: float = Field(default=5e-4, gt=0)
     warmup: int = Field(default=20, ge=0)
     weight_decay: float = Field(default=0.01, ge=0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,14 +20,24 @@ from raggd.cli_options import (
     load_parts,
 )
 
-if TYPE_CHECKING:
-    from raggd.assembly import Progress
-
 train_app = typer.Typer(help="Train a base adapter, a predictor, or a rival.", no_args_is_help=True)
 
 
-def _losses(bar: Progress, what: str, digits: int = 3) -> Callable[[int, int, float], None]:
-    return lambda step, steps, loss: bar(f"{what}, loss {loss:.{digits}f}", step, steps)
+def _trained(
+    run: Callable[..., dict[str, Any]],
+    what: str,
+    options: tuple[Path | None, list[str] | None],
+    *where: Path,
+    digits: int = 3,
+) -> dict[str, Any]:
+    from raggd.console import progress_bar
+
+    with progress_bar() as bar:
+        return run(
+            load_parts(*options, bar),
+            *where,
+            lambda step, steps, loss: bar(f"{what}, loss {loss:.{digits}f}", step, steps),
+        )
 
 
 @train_app.command("prompt")
@@ -38,15 +48,10 @@ def train_prompt(
     as_json: Json = False,
 ) -> None:
     """Train the soft prefix of prompt tuning, on the base adapter's examples."""
-    from raggd.console import progress_bar, show_training
+    from raggd.console import show_training
     from raggd.workflows.rivals import run_train_prompt
 
-    with progress_bar() as bar:
-        result = run_train_prompt(
-            load_parts(config, assignments, bar),
-            out,
-            _losses(bar, "soft prefix"),
-        )
+    result = _trained(run_train_prompt, "soft prefix", (config, assignments), out)
     show_training(result, as_json, f"soft prefix {result['fingerprint']} in {out}")
 
 
@@ -59,16 +64,10 @@ def train_hyper(
     as_json: Json = False,
 ) -> None:
     """Train HyperTuning: the same predictor, through the answer loss of other questions."""
-    from raggd.console import progress_bar, show_training
+    from raggd.console import show_training
     from raggd.workflows.rivals import run_train_hyper
 
-    with progress_bar() as bar:
-        result = run_train_hyper(
-            load_parts(config, assignments, bar),
-            store,
-            out,
-            _losses(bar, "HyperTuning"),
-        )
+    result = _trained(run_train_hyper, "HyperTuning", (config, assignments), store, out)
     show_training(result, as_json, f"HyperTuning's predictor in {out}")
 
 
@@ -126,15 +125,10 @@ def train_base(
     as_json: Json = False,
 ) -> None:
     """Train the base adapter W0 (the shared interface)."""
-    from raggd.console import progress_bar, show_training
+    from raggd.console import show_training
     from raggd.workflows.train import run_train_base
 
-    with progress_bar() as bar:
-        result = run_train_base(
-            load_parts(config, assignments, bar),
-            out,
-            _losses(bar, "base adapter"),
-        )
+    result = _trained(run_train_base, "base adapter", (config, assignments), out)
     show_training(result, as_json, f"base adapter {result['fingerprint']} in {out}")
 
 
@@ -147,16 +141,10 @@ def train_predictor(
     as_json: Json = False,
 ) -> None:
     """Train the predictor, and its control the mean update, on stored targets."""
-    from raggd.console import progress_bar, show_training
+    from raggd.console import show_training
     from raggd.workflows.train import run_train_predictor
 
-    with progress_bar() as bar:
-        result = run_train_predictor(
-            load_parts(config, assignments, bar),
-            store,
-            out,
-            _losses(bar, "predictor", digits=4),
-        )
+    result = _trained(run_train_predictor, "predictor", (config, assignments), store, out, digits=4)
     lines = (
         f"{name}: mean cosine to the true update on held-out supports {found['cosine']:.3f}"
         for name, found in result["held_out"].items()

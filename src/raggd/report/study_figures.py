@@ -13,7 +13,7 @@ from raggd.report.evidence import EVIDENCE, EvidenceGain
 from raggd.report.figures import LogAxis, draw_points, label_points
 from raggd.report.grid import Block
 from raggd.report.summary import SummaryRow
-from raggd.report.svg import INK, drawing, to_svg
+from raggd.report.svg import INK, drawing, panels, to_svg
 from raggd.report.words import method_label
 
 if TYPE_CHECKING:
@@ -89,12 +89,9 @@ def families_figure(blocks: Sequence[Block], average: Average) -> str:
     longest = [max(map(len, shown[i : i + 2])) for i in range(0, len(shown), 2)]
     heights = [0.7 + 0.21 * count for count in longest]
     with drawing(_salt("families", _said(blocks, average)), (8.4, sum(heights) + 0.4)) as figure:
-        columns = min(2, len(blocks))
-        grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
-        for place, block, methods in zip(grid.flat, blocks, shown, strict=False):
+        places = panels(figure, len(blocks), min(2, len(blocks)), height_ratios=heights)
+        for place, block, methods in zip(places, blocks, shown, strict=True):
             _bars(place, block, methods, average)
-        for place in list(grid.flat)[len(blocks) :]:
-            place.set_axis_off()
         marks = [_patch(colour) for colour, _ in FAMILIES.values()]
         figure.legend(marks, list(FAMILIES), loc="outside lower center", ncols=5, frameon=False)
         return to_svg(figure, "Average F1 by method", _said(blocks, average))
@@ -133,12 +130,10 @@ def steps_figure(blocks: Sequence[Block], average: Average) -> str:
     """
     lines = -(-len(blocks) // 2)
     with drawing(_salt("steps", _said(blocks, average)), (8.4, 2.5 * lines + 0.3)) as figure:
-        grid = figure.subplots(lines, min(2, len(blocks)), squeeze=False)
-        for place, block in zip(grid.flat, blocks, strict=False):
+        places = panels(figure, len(blocks), min(2, len(blocks)))
+        for place, block in zip(places, blocks, strict=True):
             _lines(place, block, average)
-        for place in list(grid.flat)[len(blocks) :]:
-            place.set_axis_off()
-        handles, names = grid.flat[0].get_legend_handles_labels()
+        handles, names = places[0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
         return to_svg(figure, "Average F1 against the number of steps K", _said(blocks, average))
@@ -260,13 +255,11 @@ def evidence_figure(found: Sequence[EvidenceGain], metric: str) -> str:
     with drawing(
         _salt("evidence", chosen), (8.4, (0.9 + 0.34 * len(names)) * lines + 0.4)
     ) as figure:
-        grid = figure.subplots(lines, min(2, len(scopes)), squeeze=False, sharex=True)
-        for place, scope in zip(grid.flat, scopes, strict=False):
+        places = panels(figure, len(scopes), min(2, len(scopes)), sharex=True)
+        for place, scope in zip(places, scopes, strict=True):
             _gains(place, [g for g in chosen if g.contrast.scope == scope], names)
             place.set_title(scope, fontsize=9.5)
-        for place in list(grid.flat)[len(scopes) :]:
-            place.set_axis_off()
-        handles, labels = grid.flat[0].get_legend_handles_labels()
+        handles, labels = places[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
         unit = "nats per token; below 0 is better" if metric == "loss" else "points of percent"
         name = "answer loss" if metric == "loss" else metric.upper()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # torch and transformers load only when a method is made
     from raggd.backbone.load import Backbone
     from raggd.core.low_rank import BaseAdapter
     from raggd.methods.base import Method
+    from raggd.methods.predicted import PredictedUpdate
     from raggd.retrieval.base import Retriever
     from raggd.settings import Settings
 
@@ -86,7 +87,7 @@ def _prompt_tuning(parts: Parts, name: str) -> Method:
     return prompt_tuning(prefix)
 
 
-def _predicted(parts: Parts, name: str, scale: float = 1.0) -> Method:
+def _predicted(parts: Parts, name: str, scale: float = 1.0) -> PredictedUpdate:
     from raggd.methods.predicted import PredictedUpdate
 
     file = FILES_OF[name][-1]
@@ -125,6 +126,13 @@ def _tt_sgd(parts: Parts, name: str, steps: int = 0) -> Method:
     if steps:
         settings = settings.model_copy(update={"steps": steps})
     return TestTimeSGD(parts.backbone, parts.base, settings, name)
+
+
+def _stepped(parts: Parts, name: str) -> Method:
+    from raggd.methods.tt_sgd import TestTimeSGD
+
+    settings = parts.settings.target.model_copy(update={"steps": 1})
+    return TestTimeSGD(parts.backbone, parts.base, settings, name, _predicted(parts, name))
 
 
 def _task_mean(parts: Parts, name: str) -> Method:
@@ -167,6 +175,7 @@ _SPECIAL: dict[str, Builder] = {
     "shuffled-support": _shuffled,
     "irrelevant-passages": _irrelevant,
     "rag-gd-gated": _gated,
+    "rag-gd-step": _stepped,
     "rag-gd-x0.5": partial(_predicted, scale=0.5),
     "rag-gd-x2": partial(_predicted, scale=2.0),
 }

@@ -150,7 +150,7 @@ def test_trainings_leave_records(trained: Trained) -> None:
 
 
 def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -> None:
-    assert len(METHODS) == 22
+    assert len(METHODS) == 23
     asked = {tuple(p.question_id for p in r.predictions) for r in scores.values()}
     drawn = {tuple(p.support_id for p in r.predictions) for r in scores.values()}
     assert len(asked) == len(drawn) == 1
@@ -184,6 +184,7 @@ def test_what_each_method_costs_and_is_made_of(scores: dict[str, RunRecord]) -> 
     predictors = {own[n]["predictor"] for n in trained_apart}
     assert len(predictors) == 8
     assert own["shuffled-support"] == own["irrelevant-passages"] == own["rag-gd"]
+    assert own["rag-gd-step"] == own["rag-gd"]
     assert own["rag-gd-gated"]["predictor"].startswith(own["rag-gd"]["predictor"] + "-")
     assert own["rag-gd-x0.5"] == own["rag-gd"] | {"scale": "0.5"}
 

@@ -126,6 +126,13 @@ def _tt_sgd(parts: Parts, name: str, steps: int = 0) -> Method:
     return TestTimeSGD(parts.backbone, parts.base, settings, name)
 
 
+def _stepped(parts: Parts, name: str) -> Method:
+    from raggd.methods.tt_sgd import TestTimeSGD
+
+    settings = parts.settings.target.model_copy(update={"steps": 1})
+    return TestTimeSGD(parts.backbone, parts.base, settings, name, _predicted(parts, name))
+
+
 def _task_mean(parts: Parts, name: str) -> Method:
     from raggd.adaptation.task_means import load_task_means
     from raggd.methods.task_mean import TaskMean
@@ -166,6 +173,7 @@ _SPECIAL: dict[str, Builder] = {
     "shuffled-support": _shuffled,
     "irrelevant-passages": _irrelevant,
     "rag-gd-gated": _gated,
+    "rag-gd-step": _stepped,
     "rag-gd-x0.5": partial(_predicted, scale=0.5),
     "rag-gd-x2": partial(_predicted, scale=2.0),
 }

@@ -46,6 +46,7 @@ FILES_OF: dict[str, tuple[str, ...]] = {
     "rag-gd-k10": (BASE_FILE, "predictor-k10.safetensors"),
     "rag-gd-tuned": (BASE_FILE, TUNED_FILE),
     "rag-gd-gated": (*_RAG_GD, GATE_FILE),
+    "rag-gd-step": _RAG_GD,
     "shuffled-support": _RAG_GD,
     "irrelevant-passages": _RAG_GD,
     "rag-gd-x0.5": _RAG_GD,

@@ -93,6 +93,10 @@ METHODS = {
         "RAG-GD, gated",
         "RAG-GD with a gate that scales the change, or withholds it, by the gain that it expects.",
     ),
+    "rag-gd-step": MethodWords(
+        "RAG-GD, then one step",
+        "The predicted change, and from there one real gradient step on the demonstrations.",
+    ),
     "shuffled-support": MethodWords(
         "Shuffled support",
         "RAG-GD given the demonstrations of another task. A control.",

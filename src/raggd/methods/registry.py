@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from raggd.files import file_hash
-from raggd.methods.weights import FILES_OF, PROMPT_FILE, TASK_MEAN_FILE, weight_file
+from raggd.methods.weights import (
+    FILES_OF,
+    GRADIENT_STEPS,
+    PROMPT_FILE,
+    TASK_MEAN_FILE,
+    weight_file,
+)
 from raggd.records import SupportSet, require_known
 
 if TYPE_CHECKING:  # torch and transformers load only when a method is made
@@ -119,20 +125,14 @@ def _gated(parts: Parts, name: str) -> Method:
     )
 
 
-def _tt_sgd(parts: Parts, name: str, steps: int = 0) -> Method:
+def _tt_sgd(parts: Parts, name: str, predicted: bool = False) -> Method:
     from raggd.methods.tt_sgd import TestTimeSGD
 
     settings = parts.settings.target
-    if steps:
-        settings = settings.model_copy(update={"steps": steps})
-    return TestTimeSGD(parts.backbone, parts.base, settings, name)
-
-
-def _stepped(parts: Parts, name: str) -> Method:
-    from raggd.methods.tt_sgd import TestTimeSGD
-
-    settings = parts.settings.target.model_copy(update={"steps": 1})
-    return TestTimeSGD(parts.backbone, parts.base, settings, name, _predicted(parts, name))
+    if GRADIENT_STEPS[name]:
+        settings = settings.model_copy(update={"steps": GRADIENT_STEPS[name]})
+    start = _predicted(parts, name) if predicted else None
+    return TestTimeSGD(parts.backbone, parts.base, settings, name, start)
 
 
 def _task_mean(parts: Parts, name: str) -> Method:
@@ -169,13 +169,13 @@ _SPECIAL: dict[str, Builder] = {
     "base-few-shot": partial(_few_shot, with_base=True),
     "prompt-tuning": _prompt_tuning,
     "task-mean": _task_mean,
-    "tt-sgd-k1": partial(_tt_sgd, steps=1),
+    "tt-sgd-k1": _tt_sgd,
     "tt-sgd": _tt_sgd,
-    "tt-sgd-k10": partial(_tt_sgd, steps=10),
+    "tt-sgd-k10": _tt_sgd,
     "shuffled-support": _shuffled,
     "irrelevant-passages": _irrelevant,
     "rag-gd-gated": _gated,
-    "rag-gd-step": _stepped,
+    "rag-gd-step": partial(_tt_sgd, predicted=True),
     "rag-gd-x0.5": partial(_predicted, scale=0.5),
     "rag-gd-x2": partial(_predicted, scale=2.0),
 }

@@ -190,7 +190,9 @@ def adapting_flops(
         return adapting_flops(inner, shape, demonstrations, adapter)
     if isinstance(method, FewShot):  # reads the demonstrations as part of its prompts
         return 0
-    return sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
+    steps = sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
+    start = getattr(method, "start", None)
+    return steps + (adapting_flops(start, shape, demonstrations, adapter) if start else 0)
 
 
 def _common_start(prompts: Sequence[Prompt]) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from raggd.methods.weights import (
     FILES_OF,
+    GRADIENT_STEPS,
     PROMPT_FILE,
     TASK_MEAN_FILE,
     weight_file,
@@ -117,20 +118,14 @@ def _gated(parts: Parts, name: str) -> Method:
     return replace(plain, predictor=gated, weights=f"{plain.weights}-{weights_hash(path)}")
 
 
-def _tt_sgd(parts: Parts, name: str, steps: int = 0) -> Method:
+def _tt_sgd(parts: Parts, name: str, predicted: bool = False) -> Method:
     from raggd.methods.tt_sgd import TestTimeSGD
 
     settings = parts.settings.target
-    if steps:
-        settings = settings.model_copy(update={"steps": steps})
-    return TestTimeSGD(parts.backbone, parts.base, settings, name)
-
-
-def _stepped(parts: Parts, name: str) -> Method:
-    from raggd.methods.tt_sgd import TestTimeSGD
-
-    settings = parts.settings.target.model_copy(update={"steps": 1})
-    return TestTimeSGD(parts.backbone, parts.base, settings, name, _predicted(parts, name))
+    if GRADIENT_STEPS[name]:
+        settings = settings.model_copy(update={"steps": GRADIENT_STEPS[name]})
+    start = _predicted(parts, name) if predicted else None
+    return TestTimeSGD(parts.backbone, parts.base, settings, name, start)
 
 
 def _task_mean(parts: Parts, name: str) -> Method:
@@ -167,13 +162,13 @@ _SPECIAL: dict[str, Builder] = {
     "base-few-shot": partial(_few_shot, with_base=True),
     "prompt-tuning": _prompt_tuning,
     "task-mean": _task_mean,
-    "tt-sgd-k1": partial(_tt_sgd, steps=1),
+    "tt-sgd-k1": _tt_sgd,
     "tt-sgd": _tt_sgd,
-    "tt-sgd-k10": partial(_tt_sgd, steps=10),
+    "tt-sgd-k10": _tt_sgd,
     "shuffled-support": _shuffled,
     "irrelevant-passages": _irrelevant,
     "rag-gd-gated": _gated,
-    "rag-gd-step": _stepped,
+    "rag-gd-step": partial(_tt_sgd, predicted=True),
     "rag-gd-x0.5": partial(_predicted, scale=0.5),
     "rag-gd-x2": partial(_predicted, scale=2.0),
 }

@@ -53,6 +53,8 @@ FILES_OF: dict[str, tuple[str, ...]] = {
     "rag-gd-x2": _RAG_GD,
 }
 """Files of the weights folder that each method reads, methods in the order of the tables."""
+GRADIENT_STEPS = {"tt-sgd-k1": 1, "tt-sgd": 0, "tt-sgd-k10": 10, "rag-gd-step": 1}
+"""Gradient steps that methods take at test time; 0: as many as `target.steps` says."""
 
 
 def made_by(file: str) -> str:

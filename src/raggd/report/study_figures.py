@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "frozen model": ("#7a7f87", ("query-only", "vanilla-rag", "vanilla-few-shot")),
     "trained once": ("#009e73", ("prompt-tuning", "base", "base-few-shot")),
-    "gradients at test time": ("#0072b2", ("tt-sgd-k1", "tt-sgd", "tt-sgd-k10")),
+    "gradients at test time": ("#0072b2", ("tt-sgd-k1", "tt-sgd", "tt-sgd-k10", "rag-gd-step")),
     "predicted update": (
         "#d55e00",
         ("hyper-tuning", "rag-gd-k1", "rag-gd", "rag-gd-k10", "rag-gd-tuned", "rag-gd-gated"),
@@ -30,12 +30,13 @@ FAMILIES = {
     "controls": (
         "#c0699a",
         (
-            *("mean-update", "task-mean", "shuffled-support", "irrelevant-passages"),
+            *("mean-update", "mean-tuned", "task-mean", "shuffled-support", "irrelevant-passages"),
             *("rag-gd-x0.5", "rag-gd-x2"),
         ),
     ),
 }
 """Colour and methods of each family, bars in this order."""
+_GRADIENTS = FAMILIES["gradients at test time"][1]
 STEPS = {
     "TT-SGD": ("#0072b2", "o", {1: "tt-sgd-k1", 5: "tt-sgd", 10: "tt-sgd-k10"}),
     "RAG-GD": ("#d55e00", "D", {1: "rag-gd-k1", 5: "rag-gd", 10: "rag-gd-k10"}),
@@ -198,7 +199,7 @@ def _cost_rows(block: Block, average: Average) -> list[SummaryRow]:
 def cost_figure(block: Block, average: Average) -> str:
     """Draw F1 against the time of a question with its own support set (the paper's figure 4).
 
-    The zone of gradients at test time, from the cheapest TT-SGD upwards, is shaded.
+    The zone of gradients at test time, from the cheapest such method upwards, is shaded.
 
     Args:
         block: one backbone and retriever; only complete cells have costs.
@@ -216,7 +217,7 @@ def cost_figure(block: Block, average: Average) -> str:
     with drawing(_salt("cost", rows), (7.2, 4.4)) as figure:
         axes = figure.add_subplot()
         axis.draw(axes)
-        zone = [t for row, t in zip(rows, totals, strict=True) if row.method.startswith("tt-sgd")]
+        zone = [t for row, t in zip(rows, totals, strict=True) if row.method in _GRADIENTS]
         if zone:
             axes.axvspan(
                 math.log10(min(zone)) - 0.12, axis.high, color=INK, alpha=0.07, linewidth=0

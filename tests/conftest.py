@@ -15,7 +15,10 @@ import pytest
 if TYPE_CHECKING:
     from raggd.backbone.load import Backbone
     from raggd.core.low_rank import BaseAdapter
+    from raggd.data.prompts import Prompt
     from raggd.records import SupportSet
+    from serving_fixtures import Running
+    from study_fixtures import World
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +52,37 @@ def supports() -> list[SupportSet]:
     from tiny import support_sets
 
     return support_sets()
+
+
+@pytest.fixture
+def examples(tiny_backbone: Backbone, supports: list[SupportSet]) -> list[Prompt]:
+    """Every demonstration of `supports` as an answered prompt."""
+    from raggd.adaptation.examples import answered_prompt
+
+    return [
+        answered_prompt(tiny_backbone.tokenizer, d, 200) for s in supports for d in s.demonstrations
+    ]
+
+
+@pytest.fixture(scope="module")
+def world(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """What a tiny study reads, with a cache of its own."""
+    from study_fixtures import make_world
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAGGD_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield make_world(frozen_backbone, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def server(
+    frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Running]:
+    """A running server on a tiny model."""
+    from serving_fixtures import served
+
+    with served(frozen_backbone, tmp_path_factory) as started:
+        yield started
 
 
 @pytest.fixture(scope="session")

@@ -102,10 +102,9 @@ def trained(
             run_train_predictor(parts_with(with_k, frozen_backbone), store, weights, quiet)
         records["prompt"] = run_train_prompt(parts, weights, quiet)
         records["hyper"] = run_train_hyper(parts, store, weights, quiet)
-        tuned = changed(settings, "hyper_tuning", start="predictor")
-        records["tuned"] = run_train_hyper(
-            parts_with(tuned, frozen_backbone), store, weights, quiet
-        )
+        for name, start in (("tuned", "predictor"), ("mean-tuned", "mean")):
+            own = changed(settings, "hyper_tuning", start=start)
+            records[name] = run_train_hyper(parts_with(own, frozen_backbone), store, weights, quiet)
         records["gate"] = run_train_gate(parts, "predictor.safetensors", weights, quiet)
         records["task-mean"] = run_train_task_mean(parts, [store], weights)
         yield Trained(settings, weights, store, records)
@@ -151,7 +150,7 @@ def test_trainings_leave_records(trained: Trained) -> None:
 
 
 def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -> None:
-    assert len(METHODS) == 21
+    assert len(METHODS) == 23
     asked = {tuple(p.question_id for p in r.predictions) for r in scores.values()}
     drawn = {tuple(p.support_id for p in r.predictions) for r in scores.values()}
     assert len(asked) == len(drawn) == 1
@@ -172,7 +171,7 @@ def test_no_two_methods_are_the_same(scores: dict[str, RunRecord]) -> None:
 def test_what_each_method_costs_and_is_made_of(scores: dict[str, RunRecord]) -> None:
     free = {n for n, record in scores.items() if record.cost["adapt_ms"] == 0}
     plain = {"query-only", "vanilla-rag", "base", "prompt-tuning"}
-    assert free == plain | {"mean-update", "task-mean"}
+    assert free == plain | {"mean-update", "mean-tuned", "task-mean"}
     own = {n: {k: v for k, v in r.hashes.items() if k in {"base", "predictor", "prefix", "scale"}}
            for n, r in scores.items()}  # fmt: skip
     assert own["vanilla-few-shot"] == own["vanilla-rag"] == {}
@@ -180,11 +179,12 @@ def test_what_each_method_costs_and_is_made_of(scores: dict[str, RunRecord]) -> 
     assert set(own["prompt-tuning"]) == {"prefix"}
     trained_apart = (
         "rag-gd", "rag-gd-k1", "rag-gd-k10", "rag-gd-tuned", "hyper-tuning", "mean-update",
-        "task-mean",
+        "mean-tuned", "task-mean",
     )  # fmt: skip
     predictors = {own[n]["predictor"] for n in trained_apart}
-    assert len(predictors) == 7
+    assert len(predictors) == 8
     assert own["shuffled-support"] == own["irrelevant-passages"] == own["rag-gd"]
+    assert own["rag-gd-step"] == own["rag-gd"]
     assert own["rag-gd-gated"]["predictor"].startswith(own["rag-gd"]["predictor"] + "-")
     assert own["rag-gd-x0.5"] == own["rag-gd"] | {"scale": "0.5"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +18,11 @@ from raggd.study.progress import measured_speed
 from raggd.study.run import run_study
 from raggd.study.settings import load_study
 from raggd.study.shapes import KNOWN, Sizes, backbone_sizes
-from study_fixtures import ALL, Quiet, World, make_world, read_records, write_weights
+from study_fixtures import ALL, Quiet, World, read_records, write_weights
 from workflow_fixtures import files_under, run_cli
 
 LENGTHS = Lengths(400.0, 40.0, 406.0, 6.0, measured=True)
 RATES = Rates(1e12, 1e10, "given")
-
-
-@pytest.fixture(scope="module")
-def world(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGGD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield make_world(frozen_backbone, tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

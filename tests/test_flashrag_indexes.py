@@ -17,16 +17,9 @@ from raggd.retrieval.build import build_index
 from raggd.retrieval.encoder import Encoder, load_encoder
 from raggd.settings import RetrievalSettings
 from test_retrieval_dense import passage, save_tiny_bert
-from workflow_fixtures import run_cli
+from workflow_fixtures import ENGLISH, run_cli
 
 DENSE = [passage(number) for number in range(37)]
-ENGLISH = [
-    Passage("d", "The river Thames flows through London and past Oxford.", "Thames"),
-    Passage("b", "London is the capital of England. London has many bridges.", "London"),
-    Passage("a", "Paris is the capital of France, on the river Seine.", "Paris"),
-    Passage("c", "Bees make honey; a hive of bees has one queen.", "Bee"),
-    Passage("e", "The queen of England lives in London near the river.", "Queen"),
-]
 QUERIES = ["word3 word9", "word17", "word30 word31 word32"]
 
 

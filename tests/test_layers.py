@@ -39,9 +39,8 @@ LAYERS: Mapping[str, int] = {
     "cli_bench": 13,
     "cli_export": 13,
     "cli_demonstrations": 13,
-    "cli_rivals": 13,
-    "cli_gate": 13,
-    "cli_scale": 13,
+    "cli_train": 13,
+    "cli_data": 13,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

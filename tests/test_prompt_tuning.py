@@ -32,13 +32,6 @@ TRAINING = PromptTuningSettings(
 )
 
 
-@pytest.fixture
-def examples(tiny_backbone: Backbone, supports: list[SupportSet]) -> list[Prompt]:
-    return [
-        answered_prompt(tiny_backbone.tokenizer, d, 200) for s in supports for d in s.demonstrations
-    ]
-
-
 def train(
     backbone: Backbone,
     examples: list[Prompt],

@@ -23,14 +23,7 @@ from raggd.retrieval.bm25 import K1, B, BM25Retriever, build_bm25, open_bm25
 from raggd.retrieval.build import build_index, open_retriever
 from raggd.retrieval.tokenizer import tokenize
 from raggd.settings import RetrievalSettings
-
-CORPUS = [
-    Passage("d", "The river Thames flows through London and past Oxford.", "Thames"),
-    Passage("b", "London is the capital of England. London has many bridges.", "London"),
-    Passage("a", "Paris is the capital of France, on the river Seine.", "Paris"),
-    Passage("c", "Bees make honey; a hive of bees has one queen.", "Bee"),
-    Passage("e", "The queen of England lives in London near the river.", "Queen"),
-]
+from workflow_fixtures import ENGLISH as CORPUS
 
 
 @pytest.fixture(name="built")

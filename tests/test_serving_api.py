@@ -8,24 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import openai
 import pytest
 
-from raggd.backbone.load import Backbone
 from serving_fixtures import (
     Running,
     demonstrations,
     offline_answer,
     questions,
-    served,
 )
 
 TOKENS = 12
-
-
-@pytest.fixture(scope="module")
-def server(
-    frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    with served(frozen_backbone, tmp_path_factory) as started:
-        yield started
 
 
 @pytest.fixture

@@ -22,18 +22,10 @@ from raggd.serving.load.soak import (
 from raggd.serving.load.throughput import measure_throughput
 from raggd.serving.load.visitors import Tally, Visitor, summary
 from raggd.serving.load.work import SETS, Workload, make_workload, own_server
-from serving_fixtures import Running, demonstrations, questions, served, tiny_parts
+from serving_fixtures import Running, demonstrations, questions, tiny_parts
 from workflow_fixtures import save_backbone
 
 TOLERANCE = 1e-3
-
-
-@pytest.fixture(scope="module")
-def server(
-    frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    with served(frozen_backbone, tmp_path_factory) as started:
-        yield started
 
 
 def workload(size: int = 8) -> Workload:

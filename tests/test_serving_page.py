@@ -11,18 +11,10 @@ import pytest
 
 from raggd.backbone.load import Backbone
 from raggd.serving.app import PAGE, PAGE_FILES
-from serving_fixtures import Running, demonstrations, questions, running, served, tiny_parts
+from serving_fixtures import Running, demonstrations, questions, running, tiny_parts
 
 CHROMIUM = Path(os.environ.get("RAGGD_CHROMIUM", "/usr/bin/chromium"))
 SIZES = {"desktop": (1360, 900), "phone": (390, 844)}
-
-
-@pytest.fixture(scope="module")
-def server(
-    frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    with served(frozen_backbone, tmp_path_factory) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

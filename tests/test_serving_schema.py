@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -10,16 +9,7 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 
-from raggd.backbone.load import Backbone
-from serving_fixtures import Running, questions, served
-
-
-@pytest.fixture(scope="module")
-def server(
-    frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Running]:
-    with served(frozen_backbone, tmp_path_factory) as started:
-        yield started
+from serving_fixtures import Running, questions
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from raggd.backbone.load import Backbone
 from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
 from raggd.report.contrasts import NAMED, Averages, all_pairs, contrasts, sample
 from raggd.report.evidence import evidence_gains, only
@@ -32,15 +30,8 @@ from raggd.study import alignment
 from raggd.study.plan import Part
 from raggd.study.run import run_study
 from raggd.study.settings import load_study
-from study_fixtures import ALL, Quiet, World, make_world, read_records
+from study_fixtures import ALL, Quiet, World, read_records
 from workflow_fixtures import run_cli
-
-
-@pytest.fixture(scope="module")
-def world(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGGD_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield make_world(frozen_backbone, tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(scope="module")

@@ -75,6 +75,24 @@ def test_the_gradient_is_that_of_the_merged_weights(
             assert largest(step[0], wanted) < 1e-3 * float(wanted.abs().max())
 
 
+def test_steps_go_on_from_an_update(
+    tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
+) -> None:
+    """One step and four more, from where it ended, are five; a set's start is its own."""
+    batch = support_batch(tiny_backbone, supports[:2], 200)
+    first, _ = sgd_updates(tiny_backbone, base, batch, 2, ONE)
+    four = ONE.model_copy(update={"steps": 4})
+    both, _ = sgd_updates(tiny_backbone, base, batch, 2, four, first)
+    five, _ = sgd_updates(tiny_backbone, base, batch, 2, FIVE)
+    from_base, _ = sgd_updates(tiny_backbone, base, batch, 2, four)
+    swapped = first.map(lambda tensor: tensor.flip(0))
+    crossed, _ = sgd_updates(tiny_backbone, base, batch, 2, four, swapped)
+    size = float(five.vector().abs().max())
+    for other in (from_base, crossed):
+        assert largest(other.vector(), five.vector()) > 1e-2 * size
+    assert largest(both.vector(), five.vector()) < 1e-6 * size
+
+
 def test_k_steps_are_those_of_the_optimizer(
     tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
 ) -> None:

@@ -12,26 +12,18 @@ from torch import Tensor
 import tiny
 from raggd.adaptation import optimizer
 from raggd.adaptation.base_adapter import fresh_base, load_base, save_base, train_base
-from raggd.adaptation.examples import answered_prompt
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, tensors_of
 from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
-from raggd.records import RaggdError, SupportSet
+from raggd.records import RaggdError
 from raggd.settings import BaseTrainingSettings
 
 TRAINING = BaseTrainingSettings(
     steps=6, batch=2, accumulate=2, learning_rate=0.02, warmup=2, clip=0.5, max_tokens=200
 )
-
-
-@pytest.fixture
-def examples(tiny_backbone: Backbone, supports: list[SupportSet]) -> list[Prompt]:
-    return [
-        answered_prompt(tiny_backbone.tokenizer, d, 200) for s in supports for d in s.demonstrations
-    ]
 
 
 def _train(

@@ -22,6 +22,14 @@ KINDS = ("red", "blue", "green", "big", "small", "old", "new", "long", "short", 
 THINGS = ("city", "river", "bird", "fish", "tree", "bee", "coast", "stone")
 ANSWERS = ("Lima", "Oslo", "Rome", "Cairo", "Quito", "honey", "salt", "the old king")
 TRAIN, TEST, HELD_OUT = 18, 10, 24
+ENGLISH = [
+    Passage("d", "The river Thames flows through London and past Oxford.", "Thames"),
+    Passage("b", "London is the capital of England. London has many bridges.", "London"),
+    Passage("a", "Paris is the capital of France, on the river Seine.", "Paris"),
+    Passage("c", "Bees make honey; a hive of bees has one queen.", "Bee"),
+    Passage("e", "The queen of England lives in London near the river.", "Queen"),
+]
+"""A corpus in plain English, ids out of order."""
 
 
 @dataclass(frozen=True)

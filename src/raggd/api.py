@@ -240,11 +240,9 @@ class Rag:
         return ready.adapt([_NOBODY]) * len(updates)
 
     def _prompt(self, row: Adapted, question: str, passages: tuple[Passage, ...]) -> Prompt:
-        from raggd.methods.answering import render
+        from raggd.methods.answering import bounded_prompt
 
-        limit = self.parts.settings.backbone.context_tokens
-        reserve = self.parts.settings.evaluation.max_answer_tokens
-        return render(self.parts.backbone, row, question, passages, limit=limit, reserve=reserve)
+        return bounded_prompt(self.parts.settings, self.parts.backbone, row, question, passages)
 
     def _generate(self, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> list[str]:
         from raggd.methods.answering import answer_batch

@@ -12,28 +12,24 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli_bench import register as register_bench
+from raggd.cli_data import data_app
 from raggd.cli_demonstrations import register as register_demonstrations
 from raggd.cli_export import register as register_export
-from raggd.cli_gate import register as register_gate
 from raggd.cli_linear import register as register_linear
 from raggd.cli_options import (
     Assignments,
-    Cluster,
     Config,
     Corpus,
     Demonstrations,
     Json,
     Out,
-    Store,
-    Workers,
-    WorkerThreads,
+    load_parts,
+    names_in,
     with_corpus,
 )
-from raggd.cli_options import load_parts as _parts
-from raggd.cli_rivals import register as register_rivals
-from raggd.cli_scale import register as register_scale
 from raggd.cli_serve import register as register_serve
 from raggd.cli_study import register as register_study
+from raggd.cli_train import targets, train_app
 from raggd.records import RaggdError
 
 
@@ -59,17 +55,12 @@ app = typer.Typer(
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-train_app = typer.Typer(help="Train a base adapter, a predictor, or a rival.", no_args_is_help=True)
-data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 register_linear(app)
 register_serve(app)
 register_bench(app)
 register_study(app)
-register_scale(data_app)
-register_rivals(train_app)
-register_gate(train_app)
 register_export(app)
 register_demonstrations(app)
 
@@ -124,12 +115,12 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Index a corpus once; `ask` and `evaluate` find the index again by its content."""
-    from raggd.console import emit_json, note, progress_bar, say
+    from raggd.console import note, progress_bar, show
     from raggd.workflows.ask import run_index
 
     bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
     with progress_bar() as bar:
-        parts = _parts(config, [*(assignments or []), *bound], bar)
+        parts = load_parts(config, [*(assignments or []), *bound], bar)
         if cluster:
             from raggd.cluster.crew import Crew
             from raggd.cluster.index import run_index_on
@@ -137,11 +128,9 @@ def index(
             result = run_index_on(parts, path, Crew(cluster, workers, worker_threads), bar, note)
         else:
             result = run_index(parts, path, note)
-    if as_json:
-        emit_json(result)
-    else:
-        state = "indexed" if result["built"] else "already indexed"
-        say(f"{result['passages']} passages {state} in {result['seconds']} s: {result['folder']}")
+    state = "indexed" if result["built"] else "already indexed"
+    line = f"{result['passages']} passages {state} in {result['seconds']} s: {result['folder']}"
+    show(result, as_json, line)
 
 
 @app.command()
@@ -162,7 +151,7 @@ def ask(
     from raggd.workflows.ask import run_ask
 
     with progress_bar() as bar:
-        parts = _parts(config, with_corpus(corpus, assignments), bar)
+        parts = load_parts(config, with_corpus(corpus, assignments), bar)
         result = run_ask(parts, question, demonstrations, method)
     if as_json:
         emit_json(result)
@@ -177,84 +166,7 @@ def ask(
         say("  ".join(f"{stage} {ms:.0f} ms" for stage, ms in result["timings"].items()))
 
 
-@train_app.command("base")
-def train_base(
-    out: Out = Path("runs/weights"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Train the base adapter W0 (the shared interface)."""
-    from raggd.console import emit_json, progress_bar, say
-    from raggd.workflows.train import run_train_base
-
-    with progress_bar() as bar:
-        result = run_train_base(
-            _parts(config, assignments, bar),
-            out,
-            lambda step, steps, loss: bar(f"base adapter, loss {loss:.3f}", step, steps),
-        )
-    if as_json:
-        emit_json({k: v for k, v in result.items() if k != "loss"})
-    else:
-        say(f"base adapter {result['fingerprint']} in {out}")
-
-
-@app.command()
-def targets(
-    out: Out = Path("runs/targets"),
-    pool: Annotated[
-        bool, typer.Option("--pool", help="Of the support pools, held-out tasks too; for controls.")
-    ] = False,
-    cluster: Cluster = None,
-    workers: Workers = 0,
-    worker_threads: WorkerThreads = 0,
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Compute the K-step SGD targets that a predictor learns from."""
-    from raggd.console import emit_json, progress_bar, say
-
-    with progress_bar() as bar:
-        parts = _parts(config, assignments, bar)
-        if cluster:
-            from raggd.cluster.crew import Crew
-            from raggd.cluster.targets import run_targets_on
-
-            crew = Crew(cluster, workers, worker_threads)
-            result = run_targets_on(parts, out, crew, bar, pool)
-        else:
-            from raggd.workflows.train import run_targets
-
-            result = run_targets(parts, out, lambda done, total: bar("targets", done, total), pool)
-    emit_json(result) if as_json else say(f"{result['sets']} targets in {out}")
-
-
-@train_app.command("predictor")
-def train_predictor(
-    store: Store = Path("runs/targets"),
-    out: Out = Path("runs/weights"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Train the predictor, and its control the mean update, on stored targets."""
-    from raggd.console import emit_json, progress_bar, say
-    from raggd.workflows.train import run_train_predictor
-
-    with progress_bar() as bar:
-        result = run_train_predictor(
-            _parts(config, assignments, bar),
-            store,
-            out,
-            lambda step, steps, loss: bar(f"predictor, loss {loss:.4f}", step, steps),
-        )
-    if as_json:
-        emit_json({k: v for k, v in result.items() if k != "loss"})
-        return
-    for name, found in result["held_out"].items():
-        say(f"{name}: mean cosine to the true update on held-out supports {found['cosine']:.3f}")
+app.command()(targets)
 
 
 @app.command()
@@ -271,48 +183,10 @@ def evaluate(
     from raggd.console import progress_bar
     from raggd.workflows.evaluate import run_evaluate
 
-    names = [name.strip() for name in methods.split(",") if name.strip()]
     with progress_bar() as bar:
-        result, rows, comparisons = run_evaluate(_parts(config, assignments, bar), names, out, bar)
+        parts = load_parts(config, assignments, bar)
+        result, rows, comparisons = run_evaluate(parts, names_in(methods), out, bar)
     _show_scores(result, rows, comparisons, as_json)
-
-
-@data_app.command("list")
-def data_list(
-    config: Config = None, assignments: Assignments = None, as_json: Json = False
-) -> None:
-    """List the benchmarks and what is there of each."""
-    from raggd.console import emit_json, progress_bar, say
-    from raggd.workflows.data import run_data_list
-
-    with progress_bar() as bar:
-        result = run_data_list(_parts(config, assignments, bar))
-    if as_json:
-        emit_json(result)
-        return
-    absent = "on the hub" if result["source"] == "hub" else "not there"
-    for entry in result["benchmarks"]:
-        held = ", held out from training" if entry["held_out"] else ""
-        splits = ", ".join(entry["splits"]) or absent
-        say(f"{entry['name']:<18} {entry['title']:<10} {splits}{held}")
-
-
-@data_app.command("fetch")
-def data_fetch(
-    config: Config = None, assignments: Assignments = None, as_json: Json = False
-) -> None:
-    """Fetch the data that the settings name (embedded by default) and say what it holds."""
-    from raggd.console import emit_json, progress_bar, say
-    from raggd.workflows.data import run_data_fetch
-
-    with progress_bar() as bar:
-        result = run_data_fetch(_parts(config, assignments, bar))
-    if as_json:
-        emit_json(result)
-        return
-    for name, counts in result["benchmarks"].items():
-        say(f"{name}: {counts['pool']} support questions, {counts['scored']} scored questions")
-    say(f"data: {result['source']}")
 
 
 def _version(value: bool) -> None:

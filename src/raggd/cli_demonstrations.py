@@ -14,6 +14,7 @@ from raggd.cli_options import (
     Json,
     Out,
     load_parts,
+    names_in,
     with_corpus,
 )
 
@@ -42,7 +43,7 @@ def make(
     as_json: Json = False,
 ) -> None:
     """Propose questions and answers from passages; keep those that the model can answer."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.console import progress_bar, show
     from raggd.workflows.make_demonstrations import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
@@ -52,11 +53,10 @@ def make(
         with progress_bar() as bar:
             parts = load_parts(config, with_corpus(corpus, assignments), bar)
             result = run_make(parts, out, count, seed, None, bar)
-    if as_json:
-        emit_json(result)
-        return
     tried = result["yield"]
-    say(
+    show(
+        result,
+        as_json,
         f"{result['made']} demonstrations in {result['out']} "
         f"({tried['passages']} passages, {tried['spans']} answers tried)",
         "Read them before you use them: raggd ask ... --demonstrations " + result["out"],
@@ -92,16 +92,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Measure updates from made demonstrations against gold ones and none."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.console import progress_bar, show
     from raggd.workflows.made_demonstrations import run_compare
 
-    names = [name.strip() for name in benchmarks.split(",") if name.strip()]
     with progress_bar() as bar:
-        result, tables = run_compare(load_parts(config, assignments, bar), names, out, bar)
-    if as_json:
-        emit_json(result)
-    else:
-        say(*(f"{table.to_text()}\n" for table in tables))
+        parts = load_parts(config, assignments, bar)
+        result, tables = run_compare(parts, names_in(benchmarks), out, bar)
+    show(result, as_json, *(f"{table.to_text()}\n" for table in tables))
 
 
 def register(app: Any) -> None:

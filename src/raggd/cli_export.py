@@ -24,6 +24,19 @@ export_app = typer.Typer(
 
 Support = Annotated[str | None, typer.Option(help="Id of a stored support set instead.")]
 Update = Annotated[Path | None, typer.Option(help="File of a saved update instead.")]
+Source = tuple[Path | None, str | None, Path | None]
+"""Where the update comes from: file of demonstrations, id of a support set, file of an update."""
+
+
+def _exported(
+    form: str, to: Path, source: Source, assignments: list[str], config: Path | None
+) -> dict[str, Any]:
+    from raggd.console import progress_bar
+    from raggd.workflows import export
+
+    with progress_bar() as bar:
+        parts = load_parts(config, assignments, bar)
+        return export.run_export(parts, form, to, export.Chosen(*source))
 
 
 @export_app.command("peft")
@@ -38,21 +51,12 @@ def export_peft(
     as_json: Json = False,
 ) -> None:
     """Write a PEFT LoRA: for peft, vLLM and others. Without an update, the base adapter alone."""
-    from raggd.console import emit_json, progress_bar, say
-    from raggd.workflows.export import Chosen, run_export_peft
+    from raggd.console import show
 
-    chosen = Chosen(demonstrations, support, update)
-    with progress_bar() as bar:
-        result = run_export_peft(
-            load_parts(config, with_corpus(corpus, assignments), bar), folder, chosen
-        )
-    if as_json:
-        emit_json(result)
-    else:
-        say(
-            f"{_what(result)} of rank {result['rank']} in {result['folder']}",
-            f"load it over {result['backbone']}",
-        )
+    source = (demonstrations, support, update)
+    result = _exported("peft", folder, source, with_corpus(corpus, assignments), config)
+    where = f"{_what(result)} of rank {result['rank']} in {result['folder']}"
+    show(result, as_json, where, f"load it over {result['backbone']}")
 
 
 @export_app.command("gguf")
@@ -67,15 +71,11 @@ def export_gguf(
     as_json: Json = False,
 ) -> None:
     """Write a GGUF LoRA for llama.cpp. Without an update, the base adapter alone."""
-    from raggd.console import emit_json, progress_bar, say
-    from raggd.workflows.export import Chosen, run_export_gguf
+    from raggd.console import show
 
-    chosen = Chosen(demonstrations, support, update)
-    with progress_bar() as bar:
-        result = run_export_gguf(
-            load_parts(config, with_corpus(corpus, assignments), bar), file, chosen
-        )
-    emit_json(result) if as_json else say(f"{_what(result)} in {result['file']}")
+    source = (demonstrations, support, update)
+    result = _exported("gguf", file, source, with_corpus(corpus, assignments), config)
+    show(result, as_json, f"{_what(result)} in {result['file']}")
 
 
 def _what(result: dict[str, Any]) -> str:
@@ -91,15 +91,13 @@ def supports_add(
     as_json: Json = False,
 ) -> None:
     """Find the passages of answered questions and keep all of it under an id."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.console import progress_bar, show
     from raggd.workflows.supports import run_supports_add
 
     with progress_bar() as bar:
         result = run_supports_add(load_parts(config, with_corpus(corpus, assignments), bar), file)
-    if as_json:
-        emit_json(result)
-    else:
-        say(f"{result['id']}: {result['demonstrations']} demonstrations in {result['file']}")
+    line = f"{result['id']}: {result['demonstrations']} demonstrations in {result['file']}"
+    show(result, as_json, line)
 
 
 @supports_app.command("list")

@@ -64,17 +64,15 @@ def _figure_command(name: str) -> Callable[..., None]:
         ] = None,
         as_json: Json = False,
     ) -> None:
-        from raggd.console import emit_json, progress_bar, say
+        from raggd.console import progress_bar, show
         from raggd.workflows.linear import run_boundary
 
         with progress_bar() as bar:
             record: dict[str, Any] = run_boundary(
                 name, out, bar, quick=quick, seed=seed, tables=tables
             )
-        if as_json:
-            emit_json(record)
-        else:
-            say(f"{out / name}.png, .svg, .csv, .json ({record['seconds']:.0f} s of training)")
+        made = f"{out / name}.png, .svg, .csv, .json ({record['seconds']:.0f} s of training)"
+        show(record, as_json, made)
 
     command.__doc__ = FIGURES[name]
     return command

@@ -39,6 +39,11 @@ Demonstrations = Annotated[
 ]
 
 
+def names_in(text: str) -> list[str]:
+    """Return names that are separated by commas; blank ones are left out."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def with_corpus(corpus: Path | None, assignments: list[str] | None) -> list[str]:
     """Say `--corpus` as a setting.
 

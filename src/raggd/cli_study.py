@@ -8,25 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from raggd.cli_options import Assignments, Cluster, Json, Workers, WorkerThreads
+from raggd.cli_options import Assignments, Cluster, Json, Workers, WorkerThreads, names_in
 
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _dry_run(settings: Any, folder: Path, part: Any, tflops: float | None, as_json: bool) -> None:
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.console import progress_bar, show
     from raggd.workflows.dry_run import dry_run, told_in_words
 
     with progress_bar() as bar:
         found = dry_run(settings, folder, part, tflops, bar.say)
-    if as_json:
-        emit_json(found)
-    else:
-        say(*told_in_words(found))
+    show(found, as_json, *told_in_words(found))
 
 
 def study(
@@ -55,13 +48,13 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Run a study: backbones x retrievers x benchmarks x methods x seeds; again: continue it."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.console import emit_json, progress_bar, say, show
     from raggd.study.plan import Part
     from raggd.study.settings import load_study
 
     settings = load_study(file, assignments)
     folder = out or Path("runs") / f"study-{file.stem}"
-    part = Part(_names(backbones), _names(retrievers), _names(benchmarks), _names(methods))
+    part = Part(*(tuple(names_in(n)) for n in (backbones, retrievers, benchmarks, methods)))
     if status:
         from raggd.study.run import status_of
 
@@ -104,10 +97,8 @@ def study(
             result = run_study_on(settings, folder, part, crew, bar)
         else:
             result = run_study(settings, folder, part, bar)
-    if as_json:
-        emit_json(result | {"out": str(folder)})
-    else:
-        say(f"{result['complete']} of {result['cells']} cells in {folder}; {result['now']} new.")
+    done = f"{result['complete']} of {result['cells']} cells in {folder}; {result['now']} new."
+    show(result | {"out": str(folder)}, as_json, done)
 
 
 def replay(
@@ -143,16 +134,14 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Make tables, figures and one page of a study, from its records alone."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.console import progress_bar, show
     from raggd.workflows.report import run_report
 
     to = out or folder / "report"
     with progress_bar() as bar:
         result = run_report(folder, to, resamples, bar.say)
-    if as_json:
-        emit_json(result)
-    else:
-        say(f"{result['complete']} of {result['cells']} cells; the page: {to / 'study.html'}")
+    line = f"{result['complete']} of {result['cells']} cells; the page: {to / 'study.html'}"
+    show(result, as_json, line)
 
 
 def register(app: typer.Typer) -> None:

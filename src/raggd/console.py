@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,31 @@ def say(*parts: Any) -> None:
     console = Console(soft_wrap=True, highlight=False, emoji=False)
     for part in parts:
         console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+
+
+def show(result: Mapping[str, Any], as_json: bool, *parts: Any) -> None:
+    """Write what a command found: the result itself as JSON, or text and tables that say it.
+
+    Args:
+        result: ready for JSON.
+        as_json: whether `--json` was given.
+        *parts: what is written without it.
+    """
+    if as_json:
+        emit_json(result)
+    else:
+        say(*parts)
+
+
+def show_training(record: Mapping[str, Any], as_json: bool, *parts: Any) -> None:
+    """Write what a training did; the loss of every step stays in the record on disk.
+
+    Args:
+        record: of the training.
+        as_json: whether `--json` was given.
+        *parts: what is written without it.
+    """
+    show({name: value for name, value in record.items() if name != "loss"}, as_json, *parts)
 
 
 def complain(message: str) -> None:

@@ -9,14 +9,30 @@ import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TypedDict
 
 LIBRARIES = ("raggd", "torch", "transformers", "bm25s", "numpy", "safetensors")
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python, raggd and the libraries that results depend on."""
+class Origin(TypedDict):
+    """What every record says of its making."""
+
+    versions: dict[str, str]
+    command: str
+    created: str
+
+
+def versions(*others: str) -> dict[str, str]:
+    """Return the versions of Python, raggd and the libraries that results depend on.
+
+    Args:
+        *others: further libraries.
+
+    Returns:
+        By name.
+    """
     found = {"python": platform.python_version()}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *others):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -27,6 +43,18 @@ def versions() -> dict[str, str]:
 def command_line() -> str:
     """Return the running command, its first word shortened to the program's name."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def origin(*others: str) -> Origin:
+    """Return versions, command and time of what is made now, for its record.
+
+    Args:
+        *others: further libraries that it depends on.
+
+    Returns:
+        The entries, to be unpacked into the record.
+    """
+    return {"versions": versions(*others), "command": command_line(), "created": utc_now()}
 
 
 def seconds_since_start() -> float | None:

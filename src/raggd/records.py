@@ -56,6 +56,27 @@ def require_known(kind: str, name: str, known: Sequence[str]) -> None:
         raise RaggdError(str(unknown_name(kind, name, known)))
 
 
+def known_names(kind: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Check names that a user gives, before anything is fetched or computed for them.
+
+    Args:
+        kind: what the names stand for.
+        names: as given.
+        known: the names that exist.
+
+    Returns:
+        The names, repeated ones once.
+
+    Raises:
+        RaggdError: there are none, or one is unknown; the nearest is offered.
+    """
+    if not names:
+        raise RaggdError(f"no {kind} is named: give at least one of {', '.join(known)}.")
+    for name in names:
+        require_known(kind, name, known)
+    return list(dict.fromkeys(names))
+
+
 def content_id(*parts: str, length: int = 16) -> str:
     """Hash strings to a short hexadecimal id (SHA-256, parts kept apart).
 

@@ -78,6 +78,26 @@ def plan_lessons(
     return lessons
 
 
+def mean_start(
+    base: BaseAdapter, targets: Targets, sizes: PredictorSettings, seed: int
+) -> MLPPredictor:
+    """Make an untrained predictor, which emits the mean target for every support set.
+
+    Args:
+        base: W0.
+        targets: give the mean, and the units of states and updates.
+        sizes: hidden and latent width.
+        seed: of the MLP.
+
+    Returns:
+        The predictor, on the CPU.
+    """
+    width = targets.states.shape[-1]
+    predictor = MLPPredictor(base.spec, base.fingerprint, width, sizes.hidden, sizes.latent)
+    predictor.fit_units(targets.states, targets.vectors, seed)
+    return predictor
+
+
 def fresh_predictor(
     base: BaseAdapter, targets: Targets, sizes: PredictorSettings, seed: int
 ) -> MLPPredictor:
@@ -92,9 +112,7 @@ def fresh_predictor(
     Returns:
         The predictor, on the CPU.
     """
-    width = targets.states.shape[-1]
-    predictor = MLPPredictor(base.spec, base.fingerprint, width, sizes.hidden, sizes.latent)
-    predictor.fit_units(targets.states, targets.vectors, seed)
+    predictor = mean_start(base, targets, sizes, seed)
     torch.nn.init.zeros_(predictor.bias)  # the mean target would be RAG-GD's supervision
     return predictor
 
@@ -117,6 +135,7 @@ def train_hyper(
     checkpoint: Path,
     progress: Progress = lambda *_: None,
     start: MLPPredictor | None = None,
+    constant: bool = False,
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor through the answer loss, every row with its own predicted update.
 
@@ -134,6 +153,8 @@ def train_hyper(
         progress: told every step.
         start: a trained predictor to go on from, changed in place; None for one that emits no
             update yet.
+        constant: train the bias of the head alone; with an untrained head, this learns one update
+            for all support sets.
 
     Returns:
         The predictor and the loss of every step.
@@ -142,7 +163,8 @@ def train_hyper(
     prompts = [prompt for _, prompt in lessons]
     lengths = [len(prompt.tokens) for prompt in prompts]
     predictor = start or fresh_predictor(base, targets, sizes, settings.seed)
-    predictor.train().requires_grad_(True)
+    predictor.train().requires_grad_(not constant)
+    predictor.bias.requires_grad_(True)
     identity = content_id(
         "hyper",
         _content(predictor),
@@ -152,7 +174,7 @@ def train_hyper(
         examples_id(prompts),
         str([support for support, _ in lessons]),
         str((sizes.hidden, sizes.latent)),
-        settings.model_dump_json(),
+        settings.model_dump_json(),  # its `start` says whether only the bias is trained
     )
 
     def differentiate(step: int) -> float:
@@ -165,7 +187,7 @@ def train_hyper(
         loss.backward()  # type: ignore[no-untyped-call]
         return float(loss.detach())
 
-    parameters = dict(predictor.named_parameters())
+    parameters = {n: p for n, p in predictor.named_parameters() if p.requires_grad}
     trainer = Trainer(parameters, settings, identity=identity, warmup=settings.warmup)
     trainer.run(differentiate, checkpoint, progress)
     return predictor.eval().requires_grad_(False), trainer.history

@@ -9,16 +9,21 @@ from torch import Tensor
 
 from raggd.adaptation.encoder import encode_batch, equal_size, support_batch
 from raggd.backbone.batch import Batch, answer_losses
-from raggd.backbone.interface import attach, check_gradients
+from raggd.backbone.interface import attach, check_fits, check_gradients
 from raggd.backbone.load import Backbone
 from raggd.core.inner_sgd import inner_sgd
-from raggd.core.low_rank import BaseAdapter, Update, factors_of
+from raggd.core.low_rank import BaseAdapter, Update, factors_of, tensors_of
 from raggd.records import SupportSet
 from raggd.settings import TargetSettings
 
 
 def sgd_updates(
-    backbone: Backbone, base: BaseAdapter, batch: Batch, sets: int, settings: TargetSettings
+    backbone: Backbone,
+    base: BaseAdapter,
+    batch: Batch,
+    sets: int,
+    settings: TargetSettings,
+    start: Update | None = None,
 ) -> tuple[Update, Tensor]:
     """Run the inner loop of several support sets at once, each with its own update.
 
@@ -28,12 +33,14 @@ def sgd_updates(
         batch: demonstrations of all sets, set after set, equally many each.
         sets: number of sets.
         settings: K and eta.
+        start: an update per set to start from instead (sets leading).
 
     Returns:
         The updates ``W^(K) - W0`` with a leading axis of `sets`, detached, and the loss of the
         sets' sum before each step, shape (K,).
     """
-    updates, losses = sgd_trajectory(backbone, base, batch, sets, settings, {settings.steps})
+    wanted = {settings.steps}
+    updates, losses = sgd_trajectory(backbone, base, batch, sets, settings, wanted, start)
     return updates[settings.steps], losses
 
 
@@ -44,6 +51,7 @@ def sgd_trajectory(
     sets: int,
     settings: TargetSettings,
     at: Collection[int],
+    start: Update | None = None,
 ) -> tuple[dict[int, Update], Tensor]:
     """Run the inner loop once and keep the updates after several numbers of steps.
 
@@ -58,6 +66,7 @@ def sgd_trajectory(
         sets: number of sets.
         settings: eta.
         at: the numbers of steps K; the largest is run.
+        start: an update per set to start from instead (sets leading).
 
     Returns:
         By K, the updates ``W^(K) - W0`` with a leading axis of `sets`, detached; and the loss of
@@ -72,17 +81,20 @@ def sgd_trajectory(
         with attach(backbone, base, update, group=per_set):
             return answer_losses(backbone, batch).sum() / per_set
 
-    zeros = [
-        torch.zeros(sets, *shape, device=backbone.device) for shape in base.spec.shapes.values()
-    ]
-    reached = {0: zeros}
+    if start is None:
+        shapes = base.spec.shapes.values()
+        first = [torch.zeros(sets, *shape, device=backbone.device) for shape in shapes]
+    else:
+        check_fits(backbone, base, start)
+        first = [t.float().to(backbone.device) for t in tensors_of(start.factors).values()]
+    reached = {0: first}
 
     def watch(taken: int, current: list[Tensor]) -> None:
         if taken in at:
             check_gradients(current)
             reached[taken] = [p.detach() for p in current]
 
-    _, history = inner_sgd(loss, zeros, settings.learning_rate, max(at), watch)
+    _, history = inner_sgd(loss, first, settings.learning_rate, max(at), watch)
     updates = {
         k: Update(base.spec, factors_of(dict(zip(names, reached[k], strict=True))), fingerprint)
         for k in at

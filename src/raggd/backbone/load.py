@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from raggd.backbone.embedded import EMBEDDED, embedded_folder
+from raggd.backbone.memory import keep_freed_memory
 from raggd.core.low_rank import PROJECTIONS, AdapterSpec
 from raggd.records import RaggdError
 from raggd.settings import AdapterSettings, BackboneSettings
@@ -296,4 +297,6 @@ def load_backbone(
         )
     if quantization is None:
         model = model.to(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     return wrap_model(model, tokenizer, settings.name)

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from raggd.data.answers import normalise_answer
 from raggd.data.sources import HUB, hub_file
 from raggd.files import read_json_lines
-from raggd.records import Question, RaggdError, content_id, unknown_name
+from raggd.records import Question, RaggdError, content_id, known_names, require_known
 
 SPLITS = ("train", "dev", "test")
 SMALLEST_POOL = 12
@@ -60,11 +60,6 @@ BENCHMARKS: dict[str, Benchmark] = {
 """The paper's seven sets by name, in the order of its tables."""
 
 
-def _require_known(kind: str, name: str, known: Sequence[str]) -> None:
-    if name not in known:
-        raise unknown_name(kind, name, known)
-
-
 def find_benchmark(name: str) -> Benchmark:
     """Look a benchmark up by name.
 
@@ -77,25 +72,13 @@ def find_benchmark(name: str) -> Benchmark:
     Raises:
         RaggdError: there is none of that name; the nearest is offered.
     """
-    _require_known("benchmark", name, list(BENCHMARKS))
+    require_known("benchmark", name, list(BENCHMARKS))
     return BENCHMARKS[name]
 
 
 def known_benchmarks(names: Sequence[str]) -> list[str]:
-    """Check the benchmarks that a setting names, before anything is fetched or computed for them.
-
-    Args:
-        names: as given.
-
-    Returns:
-        The names, repeated ones once.
-
-    Raises:
-        RaggdError: there are none, or one is unknown; the nearest is offered.
-    """
-    if not names:
-        raise RaggdError(f"no benchmark is named: give at least one of {', '.join(BENCHMARKS)}.")
-    return [find_benchmark(name).name for name in dict.fromkeys(names)]
+    """Return the benchmarks that a setting names, checked by `known_names`."""
+    return known_names("benchmark", names, list(BENCHMARKS))
 
 
 def parse_question(value: dict[str, Any], *, task: str, where: str) -> Question:
@@ -180,7 +163,7 @@ def find_file(source: str | Path, name: str, split: str) -> Path | None:
             reach.
     """
     find_benchmark(name)
-    _require_known("split", split, SPLITS)
+    require_known("split", split, SPLITS)
     if str(source) == HUB:
         return hub_file(f"{name}/{split}.jsonl")
     folder = Path(source)
@@ -302,6 +285,10 @@ def _divide(source: str | Path, benchmark: Benchmark) -> tuple[list[Question], l
     return pool, [entry for entry in questions if normalise_answer(entry.text) not in shown]
 
 
+def _has_train(source: str | Path, benchmark: Benchmark) -> bool:
+    return bool(benchmark.train_split) or find_file(source, benchmark.name, "train") is not None
+
+
 def support_pool(source: str | Path, name: str) -> list[Question]:
     """Load the questions that support demonstrations are drawn from; none of them is ever scored.
 
@@ -320,7 +307,7 @@ def support_pool(source: str | Path, name: str) -> list[Question]:
             be divided.
     """
     benchmark = find_benchmark(name)
-    if find_file(source, name, "train") is not None or benchmark.train_split:
+    if _has_train(source, benchmark):
         return _sorted(load_questions(source, name, "train"))
     return _sorted(_divide(source, benchmark)[0])
 
@@ -343,7 +330,7 @@ def scored_questions(source: str | Path, name: str) -> list[Question]:
             be divided.
     """
     benchmark = find_benchmark(name)
-    if benchmark.train_split or find_file(source, name, "train") is not None:
+    if _has_train(source, benchmark):
         return _sorted(_evaluation_questions(source, benchmark))
     return _sorted(_divide(source, benchmark)[1])
 

@@ -15,7 +15,7 @@ from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 from raggd.evaluation.cost import backward_flops, forward_flops
 from raggd.evaluation.runner import Task, arranged
-from raggd.methods.answering import render
+from raggd.methods.answering import bounded_prompt
 from raggd.methods.base import Adapted, Item, Method
 from raggd.methods.few_shot import FewShot
 from raggd.records import SupportSet
@@ -190,7 +190,9 @@ def adapting_flops(
         return adapting_flops(inner, shape, demonstrations, adapter)
     if isinstance(method, FewShot):  # reads the demonstrations as part of its prompts
         return 0
-    return sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
+    steps = sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
+    start = getattr(method, "start", None)
+    return steps + (adapting_flops(start, shape, demonstrations, adapter) if start else 0)
 
 
 def _common_start(prompts: Sequence[Prompt]) -> int:
@@ -227,21 +229,14 @@ class _Counter:
         self.adapting: list[int] = []
         self.answering: list[int] = []
 
-    def _prompt(self, item: Item, adapted: Adapted) -> Prompt:
-        return render(
-            self.backbone,
-            adapted,
-            item.question.text,
-            item.passages,
-            limit=self.settings.backbone.context_tokens,
-            reserve=self.settings.evaluation.max_answer_tokens,
-        )
-
     def add(self, items: Sequence[Item], answers: Mapping[str, str]) -> None:
         support, shape = items[0].support, self.shape
         adapted = _shown_by(self.method, support)
         extra = _extra(self.method, adapted)
-        prompts = [self._prompt(item, adapted) for item in items]
+        prompts = [
+            bounded_prompt(self.settings, self.backbone, adapted, i.question.text, i.passages)
+            for i in items
+        ]
         cached = _common_start(prompts) if adapted.shown else 0
         opening = shape.forward(cached, extra=extra) if cached else 0
         shown = _demonstrations(self.backbone, support, self.settings)

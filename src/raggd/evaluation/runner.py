@@ -22,10 +22,10 @@ from raggd.evaluation.cost import Stopwatch
 from raggd.evaluation.identity import deciding_values
 from raggd.evaluation.metrics import exact_match, token_f1
 from raggd.files import read_json, write_json, write_text
-from raggd.methods.answering import answer_rows, render, shared_opening
+from raggd.methods.answering import answer_rows, bounded_prompt, shared_opening
 from raggd.methods.base import Adapted, Method, Rearranges
 from raggd.methods.base import Item as Item
-from raggd.provenance import command_line, utc_now, versions
+from raggd.provenance import origin
 from raggd.records import (
     Prediction,
     RunRecord,
@@ -111,15 +111,8 @@ class _DrawRunner:
 
     def _prompts(self, items: Sequence[Item], rows: Sequence[Adapted]) -> list[Prompt]:
         return [
-            render(
-                self.backbone,
-                adapted,
-                item.question.text,
-                item.passages,
-                limit=self.settings.backbone.context_tokens,
-                reserve=self.settings.evaluation.max_answer_tokens,
-            )
-            for item, adapted in zip(items, rows, strict=True)
+            bounded_prompt(self.settings, self.backbone, adapted, i.question.text, i.passages)
+            for i, adapted in zip(items, rows, strict=True)
         ]
 
     def _opening(self, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> Opening | None:
@@ -238,9 +231,7 @@ def make_record(
         cost={name: median(part[name] for part in parts) for name in ("adapt_ms", "answer_ms")},
         settings=settings.model_dump(),
         hashes=hashes,
-        versions=versions(),
-        command=command_line(),
-        created=utc_now(),
+        **origin(),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raggd.adaptation.supports import draw_supports
+from raggd.assembly import Assembly
 from raggd.data.benchmarks import (
     choose_by_hash,
     find_benchmark,
@@ -92,3 +93,24 @@ def build_task(
     ]
     dealt = (tuple(items),) if per_query else _deal(items, draws)
     return Task(name, _split(source, name), dealt, retriever.fingerprint)
+
+
+def task_of(parts: Assembly, name: str) -> Task:
+    """Build the task of one benchmark.
+
+    Args:
+        parts: settings, data and retriever.
+        name: the benchmark.
+
+    Returns:
+        The task.
+    """
+    settings = parts.settings
+    return build_task(
+        name,
+        parts.source,
+        parts.retriever,
+        settings.retrieval.top_k,
+        settings.target.demonstrations,
+        settings.evaluation,
+    )

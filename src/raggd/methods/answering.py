@@ -23,6 +23,7 @@ from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Prompt, answer_tokens, build_prompt
 from raggd.methods.base import Adapted
 from raggd.records import Passage, RaggdError
+from raggd.settings import Settings
 
 
 def render(
@@ -58,6 +59,29 @@ def render(
         reserve=reserve,
         shown=adapted.shown,
     )
+
+
+def bounded_prompt(
+    settings: Settings,
+    backbone: Backbone,
+    adapted: Adapted,
+    question: str,
+    passages: Sequence[Passage],
+) -> Prompt:
+    """Render a prompt with room for its answer, as long as the settings say.
+
+    Args:
+        settings: length of context and answer.
+        backbone: gives the tokenizer.
+        adapted: says whether passages and demonstrations are shown.
+        question: the question.
+        passages: its evidence.
+
+    Returns:
+        The prompt.
+    """
+    limit, reserve = settings.backbone.context_tokens, settings.evaluation.max_answer_tokens
+    return render(backbone, adapted, question, passages, limit=limit, reserve=reserve)
 
 
 def shared_update(rows: Sequence[Adapted]) -> Update | None:

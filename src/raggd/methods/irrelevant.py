@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from raggd.methods.base import Adapted, Item, Method
-from raggd.records import Passage, RaggdError, SupportSet
+from raggd.methods.base import Item
+from raggd.methods.control import Control
+from raggd.records import Passage, RaggdError
 from raggd.retrieval.evidence import is_answerable
 
 
@@ -39,22 +40,10 @@ def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class IrrelevantPassages:
-    """What is left of RAG-GD's gain when the evidence is of no use.
-
-    Attributes:
-        inner: RAG-GD.
-    """
-
-    inner: Method
+class IrrelevantPassages(Control):
+    """What is left of RAG-GD's gain when the evidence is of no use."""
 
     name = "irrelevant-passages"
-    adapts = True
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Those of RAG-GD."""
-        return self.inner.hashes
 
     def arrange(self, items: Sequence[Item]) -> list[Item]:
         """Give every question the passages of another one; the demonstrations keep theirs.
@@ -66,14 +55,3 @@ class IrrelevantPassages:
             The same questions with other passages.
         """
         return [replace(item, passages=other_passages(items, i)) for i, item in enumerate(items)]
-
-    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Predict as RAG-GD does.
-
-        Args:
-            supports: sets of equal size.
-
-        Returns:
-            Base and update of each set.
-        """
-        return self.inner.adapt(supports)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from raggd.adaptation.predictors.base import Predictor, check_predictor, predict_updates
 from raggd.backbone.load import Backbone
-from raggd.core.low_rank import BaseAdapter
+from raggd.core.low_rank import BaseAdapter, Update
 from raggd.methods.base import Adapted
 from raggd.records import SupportSet
 
@@ -51,6 +51,18 @@ class PredictedUpdate:
         hashes = {"base": self.base.fingerprint, "predictor": self.weights}
         return hashes if self.scale == 1 else hashes | {"scale": str(self.scale)}
 
+    def predict(self, supports: Sequence[SupportSet]) -> Update:
+        """Predict the updates of all sets in one forward pass.
+
+        Args:
+            supports: sets of equal size.
+
+        Returns:
+            Updates with a leading axis of sets.
+        """
+        updates = predict_updates(self.backbone, self.base, self.predictor, supports, self.limit)
+        return updates if self.scale == 1 else updates * self.scale
+
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Predict the updates of all sets in one forward pass.
 
@@ -60,7 +72,5 @@ class PredictedUpdate:
         Returns:
             Base and update of each set.
         """
-        updates = predict_updates(self.backbone, self.base, self.predictor, supports, self.limit)
-        if self.scale != 1:
-            updates = updates * self.scale
+        updates = self.predict(supports)
         return [Adapted(self.base, updates.row(i)) for i in range(len(supports))]

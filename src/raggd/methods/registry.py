@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from raggd.files import file_hash
-from raggd.methods.weights import FILES_OF, PROMPT_FILE, TASK_MEAN_FILE, weight_file
+from raggd.methods.weights import (
+    FILES_OF,
+    GRADIENT_STEPS,
+    PROMPT_FILE,
+    TASK_MEAN_FILE,
+    weight_file,
+    weights_hash,
+)
 from raggd.records import SupportSet, require_known
 
 if TYPE_CHECKING:  # torch and transformers load only when a method is made
@@ -16,6 +23,7 @@ if TYPE_CHECKING:  # torch and transformers load only when a method is made
     from raggd.backbone.load import Backbone
     from raggd.core.low_rank import BaseAdapter
     from raggd.methods.base import Method
+    from raggd.methods.predicted import PredictedUpdate
     from raggd.retrieval.base import Retriever
     from raggd.settings import Settings
 
@@ -86,45 +94,38 @@ def _prompt_tuning(parts: Parts, name: str) -> Method:
     return prompt_tuning(prefix)
 
 
-def _predicted(parts: Parts, name: str, scale: float = 1.0) -> Method:
+def _predicted(parts: Parts, name: str, scale: float = 1.0) -> PredictedUpdate:
     from raggd.methods.predicted import PredictedUpdate
 
-    file = FILES_OF[name][-1]
+    file = FILES_OF[name][1]
     return PredictedUpdate(
         name=name,
         backbone=parts.backbone,
         base=parts.base,
         predictor=parts.predictor(file),
         limit=parts.settings.target.max_tokens,
-        weights=file_hash(parts.weights / file)[:16],
+        weights=weights_hash(parts.weights / file),
         scale=scale,
     )
 
 
 def _gated(parts: Parts, name: str) -> Method:
     from raggd.adaptation.predictors.gated import GatedPredictor, load_gate
-    from raggd.methods.predicted import PredictedUpdate
 
-    _, file, gate = FILES_OF[name]
-    plain = file_hash(weight_file(parts.weights, file))[:16]
-    path = weight_file(parts.weights, gate)
-    return PredictedUpdate(
-        name=name,
-        backbone=parts.backbone,
-        base=parts.base,
-        predictor=GatedPredictor(parts.predictor(file), load_gate(path, plain)),
-        limit=parts.settings.target.max_tokens,
-        weights=f"{plain}-{file_hash(path)[:16]}",
-    )
+    plain = _predicted(parts, name)
+    path = weight_file(parts.weights, FILES_OF[name][2])
+    gated = GatedPredictor(plain.predictor, load_gate(path, plain.weights))
+    return replace(plain, predictor=gated, weights=f"{plain.weights}-{weights_hash(path)}")
 
 
-def _tt_sgd(parts: Parts, name: str, steps: int = 0) -> Method:
+def _tt_sgd(parts: Parts, name: str, predicted: bool = False) -> Method:
     from raggd.methods.tt_sgd import TestTimeSGD
 
     settings = parts.settings.target
-    if steps:
-        settings = settings.model_copy(update={"steps": steps})
-    return TestTimeSGD(parts.backbone, parts.base, settings, name)
+    if GRADIENT_STEPS[name]:
+        settings = settings.model_copy(update={"steps": GRADIENT_STEPS[name]})
+    start = _predicted(parts, name) if predicted else None
+    return TestTimeSGD(parts.backbone, parts.base, settings, name, start)
 
 
 def _task_mean(parts: Parts, name: str) -> Method:
@@ -132,7 +133,7 @@ def _task_mean(parts: Parts, name: str) -> Method:
     from raggd.methods.task_mean import TaskMean
 
     path = weight_file(parts.weights, TASK_MEAN_FILE)
-    return TaskMean(parts.base, load_task_means(path, parts.base), file_hash(path)[:16])
+    return TaskMean(parts.base, load_task_means(path, parts.base), weights_hash(path))
 
 
 def _shuffled(parts: Parts, name: str) -> Method:
@@ -161,12 +162,13 @@ _SPECIAL: dict[str, Builder] = {
     "base-few-shot": partial(_few_shot, with_base=True),
     "prompt-tuning": _prompt_tuning,
     "task-mean": _task_mean,
-    "tt-sgd-k1": partial(_tt_sgd, steps=1),
+    "tt-sgd-k1": _tt_sgd,
     "tt-sgd": _tt_sgd,
-    "tt-sgd-k10": partial(_tt_sgd, steps=10),
+    "tt-sgd-k10": _tt_sgd,
     "shuffled-support": _shuffled,
     "irrelevant-passages": _irrelevant,
     "rag-gd-gated": _gated,
+    "rag-gd-step": partial(_tt_sgd, predicted=True),
     "rag-gd-x0.5": partial(_predicted, scale=0.5),
     "rag-gd-x2": partial(_predicted, scale=2.0),
 }

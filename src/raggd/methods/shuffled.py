@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from raggd.adaptation.supports import draw_supports
 from raggd.data.benchmarks import support_pool, tasks_in
-from raggd.methods.base import Adapted, Item, Method
+from raggd.methods.base import Item
+from raggd.methods.control import Control
 from raggd.records import RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import make_demonstrations
@@ -49,25 +50,16 @@ def other_support(
 
 
 @dataclass(frozen=True, slots=True)
-class ShuffledSupport:
+class ShuffledSupport(Control):
     """What RAG-GD makes of other demonstrations than the task's.
 
     Attributes:
-        inner: RAG-GD.
         choose: gives the support set of another task, as `other_support` does, or another one.
         name: in records.
     """
 
-    inner: Method
     choose: Callable[[SupportSet], SupportSet]
     name: str = "shuffled-support"
-
-    adapts = True
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Those of RAG-GD."""
-        return self.inner.hashes
 
     def arrange(self, items: Sequence[Item]) -> list[Item]:
         """Give every question the support set of another task.
@@ -81,14 +73,3 @@ class ShuffledSupport:
         own = {item.support.id: item.support for item in items}
         others = {name: self.choose(support) for name, support in own.items()}
         return [replace(item, support=others[item.support.id]) for item in items]
-
-    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Predict as RAG-GD does.
-
-        Args:
-            supports: those that `arrange` gave.
-
-        Returns:
-            Base and update of each set.
-        """
-        return self.inner.adapt(supports)

@@ -10,33 +10,36 @@ from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
+from raggd.methods.predicted import PredictedUpdate
 from raggd.records import SupportSet
 from raggd.settings import TargetSettings
 
 
 @dataclass(frozen=True, slots=True)
 class TestTimeSGD:
-    """Makes K SGD steps from the base adapter on the demonstrations.
+    """Makes K SGD steps on the demonstrations, from the base adapter or from a predicted update.
 
     Attributes:
         backbone: the frozen model.
         base: W0.
         settings: K, eta and limits; those of the predictor's targets.
         name: ``tt-sgd``, or ``tt-sgd-k<K>`` for another K than the settings name.
+        start: predicts the update to start from; None starts from the base adapter.
     """
 
     backbone: Backbone
     base: BaseAdapter
     settings: TargetSettings
     name: str = "tt-sgd"
+    start: PredictedUpdate | None = None
 
     adapts = True
     __test__ = False  # not a pytest class, whatever its name
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Fingerprint of the base adapter."""
-        return {"base": self.base.fingerprint}
+        """Fingerprint of the base adapter, and what the predictor is made of."""
+        return self.start.hashes if self.start else {"base": self.base.fingerprint}
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Run the inner loop, all sets in one batch.
@@ -49,5 +52,7 @@ class TestTimeSGD:
         """
         equal_size(supports)
         batch = support_batch(self.backbone, supports, self.settings.max_tokens)
-        updates, _ = sgd_updates(self.backbone, self.base, batch, len(supports), self.settings)
-        return [Adapted(self.base, updates.row(i)) for i in range(len(supports))]
+        start = self.start.predict(supports) if self.start else None
+        sets = len(supports)
+        updates, _ = sgd_updates(self.backbone, self.base, batch, sets, self.settings, start)
+        return [Adapted(self.base, updates.row(i)) for i in range(sets)]

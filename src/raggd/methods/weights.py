@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raggd.files import file_hash
 from raggd.records import RaggdError
 
 BASE_FILE = "base.safetensors"
@@ -12,6 +13,7 @@ MEAN_FILE = "mean.safetensors"
 TASK_MEAN_FILE = "task-mean.safetensors"
 HYPER_FILE = "hyper.safetensors"
 TUNED_FILE = "tuned.safetensors"
+MEAN_TUNED_FILE = "mean-tuned.safetensors"
 GATE_FILE = "gate.safetensors"
 PROMPT_FILE = "prompt.safetensors"
 
@@ -20,6 +22,7 @@ _MADE_BY = {
     TASK_MEAN_FILE: "raggd train task-mean",
     HYPER_FILE: "raggd train hyper",
     TUNED_FILE: "raggd train hyper --set hyper_tuning.start=predictor",
+    MEAN_TUNED_FILE: "raggd train hyper --set hyper_tuning.start=mean",
     GATE_FILE: "raggd train gate",
     PROMPT_FILE: "raggd train prompt",
 }
@@ -33,6 +36,7 @@ FILES_OF: dict[str, tuple[str, ...]] = {
     "prompt-tuning": (PROMPT_FILE,),
     "hyper-tuning": (BASE_FILE, HYPER_FILE),
     "mean-update": (BASE_FILE, MEAN_FILE),
+    "mean-tuned": (BASE_FILE, MEAN_TUNED_FILE),
     "task-mean": (BASE_FILE, TASK_MEAN_FILE),
     "tt-sgd-k1": (BASE_FILE,),
     "tt-sgd": (BASE_FILE,),
@@ -42,12 +46,15 @@ FILES_OF: dict[str, tuple[str, ...]] = {
     "rag-gd-k10": (BASE_FILE, "predictor-k10.safetensors"),
     "rag-gd-tuned": (BASE_FILE, TUNED_FILE),
     "rag-gd-gated": (*_RAG_GD, GATE_FILE),
+    "rag-gd-step": _RAG_GD,
     "shuffled-support": _RAG_GD,
     "irrelevant-passages": _RAG_GD,
     "rag-gd-x0.5": _RAG_GD,
     "rag-gd-x2": _RAG_GD,
 }
 """Files of the weights folder that each method reads, methods in the order of the tables."""
+GRADIENT_STEPS = {"tt-sgd-k1": 1, "tt-sgd": 0, "tt-sgd-k10": 10, "rag-gd-step": 1}
+"""Gradient steps that methods take at test time; 0: as many as `target.steps` says."""
 
 
 def made_by(file: str) -> str:
@@ -78,3 +85,8 @@ def weight_file(folder: Path, file: str) -> Path:
             "adapter.weights."
         )
     return path
+
+
+def weights_hash(path: Path) -> str:
+    """Return the short hash by which records name a weight file: 16 hexadecimal digits."""
+    return file_hash(path)[:16]

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from raggd.records import content_id
-from raggd.report.svg import INK, drawing, to_svg
+from raggd.report.svg import INK, drawing, panels, to_svg
 from raggd.report.tables import Column, Table
 
 MEANING = {
@@ -93,11 +93,9 @@ def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> str:
     """
     lines = -(-len(axes) // 3)
     with drawing(content_id(repr(axes)), (8.4, 2.6 * lines)) as figure:
-        grid = figure.subplots(lines, 3, squeeze=False).flat
-        for place, (name, found) in zip(grid, axes.items(), strict=False):
+        places = panels(figure, len(axes), 3)
+        for place, (name, found) in zip(places, axes.items(), strict=True):
             _panel(place, name, found)
-        for place in list(grid)[len(axes) :]:
-            place.set_axis_off()
         told = "; ".join(
             f"{name}: exponent {found['exponent']:.2f}" for name, found in axes.items()
         )

@@ -40,6 +40,13 @@ NAMED = (
     ("rag-gd", "prompt-tuning"),
     ("rag-gd", "base-few-shot"),
     ("mean-update", "base"),
+    ("rag-gd-tuned", "base"),
+    ("rag-gd-tuned", "tt-sgd"),
+    ("rag-gd-tuned", "rag-gd"),
+    ("rag-gd-tuned", "mean-update"),
+    ("rag-gd-tuned", "mean-tuned"),
+    ("rag-gd-gated", "base"),
+    ("rag-gd-step", "rag-gd"),
 )
 """Comparisons that a study is made for; they are one family for Holm's rule, all pairs another."""
 

@@ -13,7 +13,7 @@ from raggd.report.evidence import EVIDENCE, EvidenceGain
 from raggd.report.figures import LogAxis, draw_points, label_points
 from raggd.report.grid import Block
 from raggd.report.summary import SummaryRow
-from raggd.report.svg import INK, drawing, to_svg
+from raggd.report.svg import INK, drawing, panels, to_svg
 from raggd.report.words import method_label
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAMILIES = {
     "frozen model": ("#7a7f87", ("query-only", "vanilla-rag", "vanilla-few-shot")),
     "trained once": ("#009e73", ("prompt-tuning", "base", "base-few-shot")),
-    "gradients at test time": ("#0072b2", ("tt-sgd-k1", "tt-sgd", "tt-sgd-k10")),
+    "gradients at test time": ("#0072b2", ("tt-sgd-k1", "tt-sgd", "tt-sgd-k10", "rag-gd-step")),
     "predicted update": (
         "#d55e00",
         ("hyper-tuning", "rag-gd-k1", "rag-gd", "rag-gd-k10", "rag-gd-tuned", "rag-gd-gated"),
@@ -30,12 +30,13 @@ FAMILIES = {
     "controls": (
         "#c0699a",
         (
-            *("mean-update", "task-mean", "shuffled-support", "irrelevant-passages"),
+            *("mean-update", "mean-tuned", "task-mean", "shuffled-support", "irrelevant-passages"),
             *("rag-gd-x0.5", "rag-gd-x2"),
         ),
     ),
 }
 """Colour and methods of each family, bars in this order."""
+_GRADIENTS = FAMILIES["gradients at test time"][1]
 STEPS = {
     "TT-SGD": ("#0072b2", "o", {1: "tt-sgd-k1", 5: "tt-sgd", 10: "tt-sgd-k10"}),
     "RAG-GD": ("#d55e00", "D", {1: "rag-gd-k1", 5: "rag-gd", 10: "rag-gd-k10"}),
@@ -89,12 +90,9 @@ def families_figure(blocks: Sequence[Block], average: Average) -> str:
     longest = [max(map(len, shown[i : i + 2])) for i in range(0, len(shown), 2)]
     heights = [0.7 + 0.21 * count for count in longest]
     with drawing(_salt("families", _said(blocks, average)), (8.4, sum(heights) + 0.4)) as figure:
-        columns = min(2, len(blocks))
-        grid = figure.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
-        for place, block, methods in zip(grid.flat, blocks, shown, strict=False):
+        places = panels(figure, len(blocks), min(2, len(blocks)), height_ratios=heights)
+        for place, block, methods in zip(places, blocks, shown, strict=True):
             _bars(place, block, methods, average)
-        for place in list(grid.flat)[len(blocks) :]:
-            place.set_axis_off()
         marks = [_patch(colour) for colour, _ in FAMILIES.values()]
         figure.legend(marks, list(FAMILIES), loc="outside lower center", ncols=5, frameon=False)
         return to_svg(figure, "Average F1 by method", _said(blocks, average))
@@ -133,12 +131,10 @@ def steps_figure(blocks: Sequence[Block], average: Average) -> str:
     """
     lines = -(-len(blocks) // 2)
     with drawing(_salt("steps", _said(blocks, average)), (8.4, 2.5 * lines + 0.3)) as figure:
-        grid = figure.subplots(lines, min(2, len(blocks)), squeeze=False)
-        for place, block in zip(grid.flat, blocks, strict=False):
+        places = panels(figure, len(blocks), min(2, len(blocks)))
+        for place, block in zip(places, blocks, strict=True):
             _lines(place, block, average)
-        for place in list(grid.flat)[len(blocks) :]:
-            place.set_axis_off()
-        handles, names = grid.flat[0].get_legend_handles_labels()
+        handles, names = places[0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, names, loc="outside lower center", ncols=3, frameon=False)
         return to_svg(figure, "Average F1 against the number of steps K", _said(blocks, average))
@@ -203,7 +199,7 @@ def _cost_rows(block: Block, average: Average) -> list[SummaryRow]:
 def cost_figure(block: Block, average: Average) -> str:
     """Draw F1 against the time of a question with its own support set (the paper's figure 4).
 
-    The zone of gradients at test time, from the cheapest TT-SGD upwards, is shaded.
+    The zone of gradients at test time, from the cheapest such method upwards, is shaded.
 
     Args:
         block: one backbone and retriever; only complete cells have costs.
@@ -221,7 +217,7 @@ def cost_figure(block: Block, average: Average) -> str:
     with drawing(_salt("cost", rows), (7.2, 4.4)) as figure:
         axes = figure.add_subplot()
         axis.draw(axes)
-        zone = [t for row, t in zip(rows, totals, strict=True) if row.method.startswith("tt-sgd")]
+        zone = [t for row, t in zip(rows, totals, strict=True) if row.method in _GRADIENTS]
         if zone:
             axes.axvspan(
                 math.log10(min(zone)) - 0.12, axis.high, color=INK, alpha=0.07, linewidth=0
@@ -260,13 +256,11 @@ def evidence_figure(found: Sequence[EvidenceGain], metric: str) -> str:
     with drawing(
         _salt("evidence", chosen), (8.4, (0.9 + 0.34 * len(names)) * lines + 0.4)
     ) as figure:
-        grid = figure.subplots(lines, min(2, len(scopes)), squeeze=False, sharex=True)
-        for place, scope in zip(grid.flat, scopes, strict=False):
+        places = panels(figure, len(scopes), min(2, len(scopes)), sharex=True)
+        for place, scope in zip(places, scopes, strict=True):
             _gains(place, [g for g in chosen if g.contrast.scope == scope], names)
             place.set_title(scope, fontsize=9.5)
-        for place in list(grid.flat)[len(scopes) :]:
-            place.set_axis_off()
-        handles, labels = grid.flat[0].get_legend_handles_labels()
+        handles, labels = places[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
         unit = "nats per token; below 0 is better" if metric == "loss" else "points of percent"
         name = "answer loss" if metric == "loss" else metric.upper()

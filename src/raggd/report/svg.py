@@ -14,6 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK = "#0a0b0c"  # stands for currentColor, which matplotlib does not know
@@ -42,6 +43,25 @@ def drawing(salt: str, size: tuple[float, float]) -> Iterator[Figure]:
         figure = Figure(figsize=size, dpi=72, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
+
+
+def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
+    """Divide a figure into panels, row by row; what is left of the last row stays blank.
+
+    Args:
+        figure: from `drawing`.
+        count: panels wanted.
+        columns: panels in a row.
+        **options: of matplotlib's ``subplots``.
+
+    Returns:
+        As many panels as are wanted.
+    """
+    grid = figure.subplots(-(-count // columns), columns, squeeze=False, **options)
+    places: list[Axes] = list(grid.flat)
+    for place in places[count:]:
+        place.set_axis_off()
+    return places[:count]
 
 
 def to_svg(figure: Figure, title: str, description: str) -> str:

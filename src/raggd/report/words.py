@@ -52,6 +52,11 @@ METHODS = {
         "The base adapter plus one fixed change, the average of all training targets. A control: "
         "it never looks at the demonstrations of the task.",
     ),
+    "mean-tuned": MethodWords(
+        "Mean update, tuned",
+        "One fixed change for all tasks, trained on the answers that RAG-GD, tuned, learns from. A "
+        "control: what is left when the demonstrations are not read.",
+    ),
     "task-mean": MethodWords(
         "Task mean",
         "The base adapter plus the average change that gradient steps make on many demonstrations "
@@ -87,6 +92,10 @@ METHODS = {
     "rag-gd-gated": MethodWords(
         "RAG-GD, gated",
         "RAG-GD with a gate that scales the change, or withholds it, by the gain that it expects.",
+    ),
+    "rag-gd-step": MethodWords(
+        "RAG-GD, then one step",
+        "The predicted change, and from there one real gradient step on the demonstrations.",
     ),
     "shuffled-support": MethodWords(
         "Shuffled support",

@@ -8,7 +8,7 @@ finds is scored exactly.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,27 +125,39 @@ def open_graph(file: Path, count: int) -> FirstPass:
         A function that proposes candidates.
     """
     faiss = import_faiss()
-    graph = read_faiss(file, count)
+    return first_pass(
+        read_faiss(file, count),
+        lambda k, excluded: 2 * k + excluded + _SPARE,
+        lambda wanted: faiss.SearchParametersHNSW(efSearch=max(_SEARCH_WIDTH, 2 * wanted)),
+    )
+
+
+def first_pass(
+    index: Any, wanted: Callable[[int, int], int], width: Callable[[int], Any]
+) -> FirstPass:
+    """Let an index of faiss propose candidates.
+
+    Args:
+        index: opened.
+        wanted: how many to ask for, given k and the number of excluded passages.
+        width: faiss's search parameters for that many.
+
+    Returns:
+        A function that proposes candidates.
+    """
+
+    def proposed(query: NDArray[np.float32], k: int, excluded: Sequence[int]) -> Rows | None:
+        count = wanted(k, len(excluded))
+        if count > index.ntotal // 2:
+            return None  # comparing every row is no dearer then
+        _, found = index.search(np.ascontiguousarray(query), count, params=width(count))
+        rows: Rows = np.setdiff1d(found[found >= 0], np.asarray(excluded, dtype=np.int64))
+        return rows if len(rows) >= k else None
 
     def candidates(
         queries: NDArray[np.float32], k: int, excluded: Sequence[Sequence[int]]
     ) -> list[Rows | None]:
         # One query at a time: what is found for it never depends on the others of its batch.
-        return [
-            _candidates(faiss, graph, queries[at : at + 1], k, without)
-            for at, without in enumerate(excluded)
-        ]
+        return [proposed(queries[at : at + 1], k, without) for at, without in enumerate(excluded)]
 
     return candidates
-
-
-def _candidates(
-    faiss: Any, graph: Any, query: NDArray[np.float32], k: int, excluded: Sequence[int]
-) -> Rows | None:
-    wanted = 2 * k + len(excluded) + _SPARE
-    if wanted > graph.ntotal // 2:
-        return None  # comparing every row is no dearer then
-    width = faiss.SearchParametersHNSW(efSearch=max(_SEARCH_WIDTH, 2 * wanted))
-    _, found = graph.search(np.ascontiguousarray(query), wanted, params=width)
-    rows: Rows = np.setdiff1d(found[found >= 0], np.asarray(excluded, dtype=np.int64))
-    return rows if len(rows) >= k else None

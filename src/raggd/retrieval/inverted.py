@@ -6,16 +6,13 @@ in memory where a graph holds every vector in full. What it proposes is scored e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raggd.files import replacing
-from raggd.retrieval.base import Rows
-from raggd.retrieval.graph import import_faiss, read_faiss
+from raggd.retrieval.graph import first_pass, import_faiss, read_faiss
 from raggd.retrieval.vectors import FirstPass
 
 _PROBES = 256
@@ -75,25 +72,8 @@ def open_ivf(file: Path, count: int) -> FirstPass:
     faiss = import_faiss()
     index = read_faiss(file, count, mapped=True)
     probes = faiss.SearchParametersIVF(nprobe=min(_PROBES, int(index.nlist)))
-
-    def candidates(
-        queries: NDArray[np.float32], k: int, excluded: Sequence[Sequence[int]]
-    ) -> list[Rows | None]:
-        # One query at a time: what is found for it never depends on the others of its batch.
-        return [
-            _candidates(index, probes, queries[at : at + 1], k, without)
-            for at, without in enumerate(excluded)
-        ]
-
-    return candidates
-
-
-def _candidates(
-    index: Any, probes: Any, query: NDArray[np.float32], k: int, excluded: Sequence[int]
-) -> Rows | None:
-    wanted = max(_CANDIDATES, _CANDIDATES_PER_HIT * k) + len(excluded)
-    if wanted > index.ntotal // 2:
-        return None  # comparing every row is no dearer then
-    _, found = index.search(np.ascontiguousarray(query), wanted, params=probes)
-    rows: Rows = np.setdiff1d(found[found >= 0], np.asarray(excluded, dtype=np.int64))
-    return rows if len(rows) >= k else None
+    return first_pass(
+        index,
+        lambda k, excluded: max(_CANDIDATES, _CANDIDATES_PER_HIT * k) + excluded,
+        lambda _: probes,
+    )

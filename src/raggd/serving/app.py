@@ -105,15 +105,20 @@ class EventStream(Response):
 
 
 async def _answer(
-    service: Service, request: Request, ask: Ask, make: type[Form], *, stream: bool, usage: bool
+    service: Service,
+    request: Request,
+    body: ChatRequest | CompletionRequest,
+    ask: Ask,
+    make: type[Form],
 ) -> Response:
+    usage = bool(body.stream_options and body.stream_options.include_usage)
     exchange = service.begin(ask, request.receive)
     handed = False
     try:
         _, opened = await exchange.next()
         assert isinstance(opened, Opened)
         form = make(ask, opened.sources, service.backbone.tokenizer, usage=usage)
-        if stream:
+        if body.stream:
             handed = True
             return EventStream(exchange, form)
         while not form.complete:
@@ -135,14 +140,7 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
         summary="Answer the last question of a chat from retrieved passages",
     )
     async def chat(body: ChatRequest, request: Request) -> Response:
-        return await _answer(
-            service,
-            request,
-            read_chat(body, service.settings),
-            ChatForm,
-            stream=bool(body.stream),
-            usage=bool(body.stream_options and body.stream_options.include_usage),
-        )
+        return await _answer(service, request, body, read_chat(body, service.settings), ChatForm)
 
     @app.post(
         "/v1/completions",
@@ -152,14 +150,8 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
         summary="Answer one or several questions from retrieved passages",
     )
     async def completions(body: CompletionRequest, request: Request) -> Response:
-        return await _answer(
-            service,
-            request,
-            read_completion(body, service.settings),
-            CompletionForm,
-            stream=bool(body.stream),
-            usage=bool(body.stream_options and body.stream_options.include_usage),
-        )
+        ask = read_completion(body, service.settings)
+        return await _answer(service, request, body, ask, CompletionForm)
 
     def models() -> list[ModelView]:
         fixed = [ModelView(id=n, created=started, description=d) for n, d in MODELS.items()]

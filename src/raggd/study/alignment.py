@@ -16,7 +16,7 @@ from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
 from raggd.files import write_json
 from raggd.methods.weights import FILES_OF
-from raggd.provenance import command_line, utc_now, versions
+from raggd.provenance import origin
 from raggd.records import SupportSet
 from raggd.settings import TargetSettings
 from raggd.study.lock import locked
@@ -92,9 +92,7 @@ def align_backbone(
         "sets": len(supports),
         "found": _compared(parts, methods, folder, steps),
         "settings": parts.settings.model_dump(),
-        "versions": versions(),
-        "command": command_line(),
-        "created": utc_now(),
+        **origin(),
     }
     write_json(out / ALIGNMENT_FILE, record)
     return record

@@ -9,6 +9,7 @@ from statistics import NormalDist
 from raggd.data.prompts import Prompt
 from raggd.evaluation.flops import ModelShape, answering_flops, reading_flops, sgd_flops
 from raggd.evaluation.statistics import questions_needed
+from raggd.methods.weights import GRADIENT_STEPS
 from raggd.study.shapes import Sizes
 
 EFFECTS = (1.0, 2.7)
@@ -17,8 +18,8 @@ ASSUMED_CHANGED = 0.10
 """Share of questions whose EM differs between two methods, where no record tells it."""
 BYTES = {"nf4": 0.5625, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 """Per weight; 4 bits and their scales for NF4, whose embeddings stay in 16 bits."""
-_STEPS = {"tt-sgd-k1": 1, "tt-sgd-k10": 10}
-_UNADAPTED = {"query-only", "vanilla-rag", "base", "prompt-tuning", "mean-update", "task-mean"}
+_ENCODES = {"hyper-tuning", "shuffled-support", "irrelevant-passages"}
+"""Methods that read the support set for a predictor, besides those of RAG-GD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +125,10 @@ def method_work(
         )
     else:
         answering = answering_flops(shape, round(prompt), round(lengths.answer), extra=2 * adapter)
-        if method.startswith("tt-sgd"):
-            adapting = float(sgd_flops(shape, shown, adapter, _STEPS.get(method, steps)))
-        elif method not in _UNADAPTED:
-            adapting = float(reading_flops(shape, shown, adapter))
+        if method in GRADIENT_STEPS:
+            adapting = float(sgd_flops(shape, shown, adapter, GRADIENT_STEPS[method] or steps))
+        if method.startswith("rag-gd") or method in _ENCODES:
+            adapting += float(reading_flops(shape, shown, adapter))
     writing = (lengths.answer - 1) * weight_bytes(sizes, dtype) / rates.bandwidth / batch
     return Work(adapting, answering, adapting / rates.flops, answering / rates.flops + writing)
 

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from raggd.assembly import Assembly
 from raggd.assembly import Progress as Teller
 from raggd.evaluation.runner import make_record, run_part
-from raggd.evaluation.tasks import build_task
+from raggd.evaluation.tasks import task_of
 from raggd.records import RaggdError, RunRecord
 from raggd.settings import Settings
 
@@ -49,14 +49,7 @@ def replay(record: RunRecord, source: Path, progress: Teller) -> dict[str, Any]:
     """
     settings = _settings_of(record, source)
     parts = Assembly(settings, progress)
-    task = build_task(
-        record.benchmark,
-        parts.source,
-        parts.retriever,
-        settings.retrieval.top_k,
-        settings.target.demonstrations,
-        settings.evaluation,
-    )
+    task = task_of(parts, record.benchmark)
     method = parts.method(record.method)
     done = 0
 

@@ -12,7 +12,7 @@ from raggd.assembly import Progress as Teller
 from raggd.data.answers import normalise_answer
 from raggd.evaluation.flops import counted_costs
 from raggd.evaluation.runner import Task, make_record, run_part
-from raggd.evaluation.tasks import build_task
+from raggd.evaluation.tasks import task_of
 from raggd.files import write_text
 from raggd.methods.base import Item, Method
 from raggd.records import Prediction, RaggdError
@@ -91,16 +91,8 @@ class StudyRunner:
             if source is None:
                 settings = self.settings(self.study.backbones[0].name, retriever, seed)
                 source = self._sources[seed, retriever] = Assembly(settings, self._progress)
-            settings = source.settings
             self._progress.say(f"evidence for {benchmark} by {retriever}")
-            self._tasks[key] = build_task(
-                benchmark,
-                source.source,
-                source.retriever,
-                settings.retrieval.top_k,
-                settings.target.demonstrations,
-                settings.evaluation,
-            )
+            self._tasks[key] = task_of(source, benchmark)
         return self._tasks[key]
 
     def parts_of(self, backbone: str, retriever: str, seed: int) -> Assembly:

@@ -13,7 +13,7 @@ from raggd.data.demonstrations import OWN_TASK, read_demonstrations
 from raggd.data.prompts import prompt_fingerprint
 from raggd.evaluation.cost import Stopwatch
 from raggd.files import cache_folder
-from raggd.methods.answering import answer_batch, render
+from raggd.methods.answering import answer_batch, bounded_prompt
 from raggd.methods.base import Method, Rearranges
 from raggd.methods.registry import METHODS
 from raggd.methods.remembered import Remembered
@@ -119,11 +119,10 @@ def run_ask(
         support = own_support(parts, shown) if shown else None
     with watch.timed("adapt"):
         adapted = _remembered(parts, ready).adapt([support] if support else [NOBODY])[0]
-    limit = parts.settings.backbone.context_tokens
-    reserve = parts.settings.evaluation.max_answer_tokens
-    prompt = render(backbone, adapted, question, passages, limit=limit, reserve=reserve)
+    prompt = bounded_prompt(parts.settings, backbone, adapted, question, passages)
     with watch.timed("answer"):
-        answer = answer_batch(backbone, [adapted], [prompt], reserve)[0]
+        most = parts.settings.evaluation.max_answer_tokens
+        answer = answer_batch(backbone, [adapted], [prompt], most)[0]
     timings = {stage: round(cost.median_ms, 1) for stage, cost in watch.costs().items()}
     spent = (time.perf_counter() - started) * 1000
     timings["total"] = round(spent + timings.get("start", 0.0), 1)

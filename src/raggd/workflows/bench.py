@@ -14,7 +14,7 @@ from raggd.evaluation.bench import Found
 from raggd.evaluation.benches.registry import BENCHES, find_bench
 from raggd.evaluation.benches.setting import BenchSetting
 from raggd.files import write_json, write_text
-from raggd.provenance import command_line, utc_now, versions
+from raggd.provenance import origin
 from raggd.records import require_known
 from raggd.report.bench import growth_figure, ratio_table, time_table
 
@@ -33,9 +33,7 @@ def _record(parts: Assembly, found: dict[str, Found]) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": os.getloadavg()[0],
         "settings": parts.settings.model_dump(),
-        "versions": versions(),
-        "command": command_line(),
-        "created": utc_now(),
+        **origin(),
     }
 
 

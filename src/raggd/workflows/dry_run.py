@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from raggd.assembly import Assembly
+from raggd.methods.weights import GRADIENT_STEPS
 from raggd.records import RaggdError
 from raggd.report.contrasts import sample
 from raggd.report.grid import load_grid
@@ -107,7 +108,7 @@ def _backbone_estimates(
         dtype=dtype,
         batch=sampled.batch,
         demonstrations=study.target.demonstrations,
-        gradients=any(method.startswith("tt-sgd") for method in entry.methods),
+        gradients=any(method in GRADIENT_STEPS for method in entry.methods),
         longest=min(longest, study.backbone.context_tokens),
     )
     return works, {name: round(value / 2**30, 2) for name, value in memory.items()}

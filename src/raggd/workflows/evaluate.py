@@ -9,10 +9,10 @@ from typing import Any
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks
 from raggd.evaluation.runner import Task, run_task
-from raggd.evaluation.tasks import build_task
+from raggd.evaluation.tasks import task_of
 from raggd.files import write_text
 from raggd.methods.registry import METHODS
-from raggd.records import RaggdError, RunRecord, require_known
+from raggd.records import RunRecord, known_names
 from raggd.report.losses import (
     compare_losses,
     loss_comparison_table,
@@ -26,22 +26,8 @@ Progress = Callable[[str, int, int], None]
 
 
 def known_methods(names: Sequence[str]) -> list[str]:
-    """Check the methods that are named, before anything is retrieved or loaded for them.
-
-    Args:
-        names: as given.
-
-    Returns:
-        The names, repeated ones once.
-
-    Raises:
-        RaggdError: there are none, or one is unknown; the nearest is offered.
-    """
-    if not names:
-        raise RaggdError(f"no method is named: give at least one of {', '.join(METHODS)}.")
-    for name in names:
-        require_known("method", name, METHODS)
-    return list(dict.fromkeys(names))
+    """Return the methods that are named, checked by `known_names`."""
+    return known_names("method", names, METHODS)
 
 
 def build_tasks(parts: Assembly) -> list[Task]:
@@ -53,19 +39,8 @@ def build_tasks(parts: Assembly) -> list[Task]:
     Returns:
         One task per benchmark.
     """
-    settings = parts.settings
-    names = known_benchmarks(settings.evaluation.benchmarks)
-    return [
-        build_task(
-            name,
-            parts.source,
-            parts.retriever,
-            settings.retrieval.top_k,
-            settings.target.demonstrations,
-            settings.evaluation,
-        )
-        for name in names
-    ]
+    names = known_benchmarks(parts.settings.evaluation.benchmarks)
+    return [task_of(parts, name) for name in names]
 
 
 def run_tasks(

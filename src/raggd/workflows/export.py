@@ -52,40 +52,32 @@ def chosen_update(rag: Rag, chosen: Chosen) -> Update | None:
     return rag.adapt(chosen.demonstrations) if chosen.demonstrations is not None else None
 
 
-def run_export_peft(parts: Assembly, folder: Path, chosen: Chosen) -> dict[str, Any]:
-    """Write a PEFT LoRA.
-
-    Args:
-        parts: settings, backbone, weights.
-        folder: to write to.
-        chosen: where the update comes from.
-
-    Returns:
-        ``folder``, ``rank``, ``backbone`` (what to load it over) and ``adapted``.
-    """
-    rag = Rag(parts)
-    update = chosen_update(rag, chosen)
+def _to_peft(rag: Rag, folder: Path, update: Update | None) -> dict[str, Any]:
     written = rag.export_peft(folder, update)
-    return {
-        "folder": str(written.folder),
-        "rank": written.rank,
-        "backbone": written.backbone,
-        "adapted": update is not None,
-    }
+    return {"folder": str(written.folder), "rank": written.rank, "backbone": written.backbone}
 
 
-def run_export_gguf(parts: Assembly, file: Path, chosen: Chosen) -> dict[str, Any]:
-    """Write a GGUF LoRA.
+def _to_gguf(rag: Rag, file: Path, update: Update | None) -> dict[str, Any]:
+    path = rag.export_gguf(file, update)
+    return {"file": str(path), "bytes": path.stat().st_size}
+
+
+FORMS = {"peft": _to_peft, "gguf": _to_gguf}
+
+
+def run_export(parts: Assembly, form: str, to: Path, chosen: Chosen) -> dict[str, Any]:
+    """Write base adapter and update in the form of another engine.
 
     Args:
         parts: settings, backbone, weights.
-        file: to write to.
+        form: one of `FORMS`.
+        to: folder (peft) or file (gguf) to write.
         chosen: where the update comes from.
 
     Returns:
-        ``file``, ``bytes`` and ``adapted``.
+        ``adapted``, and of peft ``folder``, ``rank`` and ``backbone`` (what to load it over), of
+        gguf ``file`` and ``bytes``.
     """
     rag = Rag(parts)
     update = chosen_update(rag, chosen)
-    path = rag.export_gguf(file, update)
-    return {"file": str(path), "bytes": path.stat().st_size, "adapted": update is not None}
+    return {**FORMS[form](rag, to, update), "adapted": update is not None}

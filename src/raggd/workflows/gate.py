@@ -17,12 +17,12 @@ from raggd.adaptation.supports import draw_supports
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.evaluation.tasks import support_sets
-from raggd.files import file_hash, write_json
-from raggd.methods.weights import GATE_FILE
-from raggd.provenance import command_line, utc_now, versions
+from raggd.files import write_json
+from raggd.methods.weights import GATE_FILE, weights_hash
 from raggd.records import RaggdError, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import make_demonstrations
+from raggd.workflows.train import training_record
 
 
 def _trials_of(
@@ -87,7 +87,7 @@ def run_train_gate(
         raise RaggdError(f"gate.scales must be positive, got {wanted.scales}: 0 is always there.")
     started = time.monotonic()
     predictor, weights = parts.predictor(predictor_file), parts.weights / predictor_file
-    hashed = file_hash(weights)[:16]
+    hashed = weights_hash(weights)
     trials = gate_trials(parts)
     identity = content_id(parts.backbone.fingerprint, parts.base.fingerprint, hashed)
     states, losses = measure_gains(
@@ -105,18 +105,15 @@ def run_train_gate(
     gate = fit_gate(states, gains, torch.tensor(wanted.scales), wanted.caution)
     save_gate(out / GATE_FILE, gate, hashed)
     chosen = gate.choose(states)
-    record = {
-        "settings": parts.settings.model_dump(),
-        "seconds": round(time.monotonic() - started, 1),
-        "versions": versions(),
-        "command": command_line(),
-        "created": utc_now(),
-        "predictor": hashed,
-        "trials": len(trials),
-        "scales": wanted.scales,
-        "gain_by_task": _by_label(gains, [trial.support.task for _, trial in trials]),
-        "gain_by_noise": _by_label(gains, [str(noise) for noise, _ in trials]),
-        "chosen": {str(s): int((chosen == s).sum()) for s in [0.0, *wanted.scales]},
-    }
+    record = training_record(
+        parts.settings,
+        time.monotonic() - started,
+        predictor=hashed,
+        trials=len(trials),
+        scales=wanted.scales,
+        gain_by_task=_by_label(gains, [trial.support.task for _, trial in trials]),
+        gain_by_noise=_by_label(gains, [str(noise) for noise, _ in trials]),
+        chosen={str(s): int((chosen == s).sum()) for s in [0.0, *wanted.scales]},
+    )
     write_json(out / "gate.json", record)
     return record

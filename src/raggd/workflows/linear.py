@@ -7,7 +7,6 @@ import io
 import os
 import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from raggd.files import read_json, replacing, write_json, write_text
 from raggd.linear.boundary import FIGURES
 from raggd.linear.boundary.base import FigureSpec, Progress, Row, cell_id
 from raggd.linear.boundary.speed import measure_speed
-from raggd.provenance import command_line, utc_now, versions
+from raggd.provenance import origin, versions
 from raggd.records import require_known
 
 
@@ -112,9 +111,7 @@ def run_boundary(
         "settings": cells,
         "cores": os.cpu_count(),
         "threads": sorted({part["threads"] for part in parts}),
-        "versions": {**versions(), "matplotlib": metadata.version("matplotlib")},
-        "command": command_line(),
-        "created": utc_now(),
+        **origin("matplotlib"),
     }
     write_json(out / f"{name}.json", record)
     return record
@@ -140,9 +137,7 @@ def run_speed(
         "steps": steps,
         "rounds": rounds,
         "cores": os.cpu_count(),
-        "versions": versions(),
-        "command": command_line(),
-        "created": utc_now(),
+        **origin(),
     }
     write_json(out / "speed.json", record)
     return record

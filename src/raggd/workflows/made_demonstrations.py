@@ -16,7 +16,7 @@ from raggd.adaptation.supports import draw_supports
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks, scored_questions, support_pool
 from raggd.evaluation.runner import Task, run_task
-from raggd.evaluation.tasks import build_task, support_sets
+from raggd.evaluation.tasks import support_sets, task_of
 from raggd.files import read_json, write_json
 from raggd.making.propose import Yield, propose
 from raggd.methods.shuffled import ShuffledSupport
@@ -140,14 +140,7 @@ def run_compare(
     records: list[RunRecord] = []
     tried: dict[str, dict[str, int]] = {}
     for name in known_benchmarks(names):
-        task = build_task(
-            name,
-            parts.source,
-            parts.retriever,
-            settings.retrieval.top_k,
-            settings.target.demonstrations,
-            settings.evaluation,
-        )
+        task = task_of(parts, name)
         made, tried[name] = _made_supports(parts, task, out, progress)
         swapped = ShuffledSupport(plain[-1], partial(_in_its_place, made), MADE)
         methods = [*plain, swapped]

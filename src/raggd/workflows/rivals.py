@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from raggd.adaptation.examples import answered_prompt
-from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
+from raggd.adaptation.hyper_tuning import mean_start, plan_lessons, train_hyper
 from raggd.adaptation.optimizer import Progress, seconds_spent
 from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.predictors.store import load_predictor, save_predictor
+from raggd.adaptation.predictors.store import load_predictor, mean_predictor, save_predictor
 from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
 from raggd.adaptation.target_store import Targets, load_targets, split_held_out
 from raggd.adaptation.task_means import save_task_means, task_means
@@ -20,18 +20,23 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.data.prompts import Prompt
-from raggd.files import file_hash, write_json
+from raggd.files import write_json
 from raggd.methods.weights import (
     HYPER_FILE,
+    MEAN_TUNED_FILE,
     PREDICTOR_FILE,
     PROMPT_FILE,
     TASK_MEAN_FILE,
     TUNED_FILE,
     weight_file,
+    weights_hash,
 )
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import make_demonstrations
 from raggd.workflows.train import base_examples, training_record, training_targets
+
+_FILES = {"zero": HYPER_FILE, "predictor": TUNED_FILE, "mean": MEAN_TUNED_FILE}
+"""What each start of HyperTuning ends in."""
 
 
 def run_train_prompt(parts: Assembly, out: Path, progress: Progress) -> dict[str, Any]:
@@ -90,32 +95,37 @@ def hyper_lessons(parts: Assembly, targets: Targets) -> list[tuple[int, Prompt]]
     return [(lesson.support, prompts[lesson.question.id]) for lesson in lessons]
 
 
+def _start(parts: Assembly, targets: Targets) -> MLPPredictor | None:
+    settings, base = parts.settings, parts.base
+    if settings.hyper_tuning.start == "zero":
+        return None
+    if settings.hyper_tuning.start == "mean":
+        return mean_start(base, targets, settings.predictor, settings.hyper_tuning.seed)
+    # read anew: it is changed in place, and `parts` keeps what it has read
+    start = load_predictor(weight_file(parts.weights, PREDICTOR_FILE))
+    if not isinstance(start, MLPPredictor):
+        raise RaggdError(f"{parts.weights / PREDICTOR_FILE} has no network that could be tuned.")
+    return start
+
+
 def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress) -> dict[str, Any]:
     """Train HyperTuning's predictor through the answer loss.
 
     Args:
         parts: settings, data, backbone, base adapter.
         store: folder of targets, whose support sets and states are used.
-        out: folder for ``hyper.safetensors`` (``tuned.safetensors``), its record and the
+        out: folder for ``hyper.safetensors`` (``tuned``, ``mean-tuned``), its record and the
             checkpoint.
         progress: told step, steps, loss.
 
     Returns:
         The record that stands beside it.
-
-    Raises:
-        RaggdError: the predictor to start from is not the paper's network.
     """
     settings, base = parts.settings, parts.base
     targets = training_targets(store)
     check_targets(base, targets)
     kept, _ = split_held_out(targets, settings.predictor.held_out_share)
-    tuned = settings.hyper_tuning.start == "predictor"
-    file = TUNED_FILE if tuned else HYPER_FILE
-    # read anew: it is changed in place, and `parts` keeps what it has read
-    start = load_predictor(weight_file(parts.weights, PREDICTOR_FILE)) if tuned else None
-    if start is not None and not isinstance(start, MLPPredictor):
-        raise RaggdError(f"{parts.weights / PREDICTOR_FILE} has no network that could be tuned.")
+    file, constant = _FILES[settings.hyper_tuning.start], settings.hyper_tuning.start == "mean"
     name = file.removesuffix(".safetensors")
     checkpoint = out / f"{name}.checkpoint.safetensors"
     lessons = hyper_lessons(parts, kept)
@@ -129,9 +139,14 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
             settings.hyper_tuning,
             checkpoint=checkpoint,
             progress=progress,
-            start=start,
+            start=_start(parts, kept),
+            constant=constant,
         )
-    save_predictor(out / file, predictor)
+    if constant:
+        vectors = predictor.predict(kept.states[:1]).vector()
+        save_predictor(out / file, mean_predictor(base.spec, base.fingerprint, vectors))
+    else:
+        save_predictor(out / file, predictor)
     record = training_record(
         settings,
         seconds_spent(checkpoint),
@@ -139,7 +154,7 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
         targets=targets.identity,
         sets=len(kept),
         loss=[round(x, 4) for x in history],
-        hashes={file: file_hash(out / file)[:16]},
+        hashes={file: weights_hash(out / file)},
     )
     write_json(out / f"{name}.json", record)
     return record
@@ -166,7 +181,7 @@ def run_train_task_mean(parts: Assembly, stores: Sequence[Path], out: Path) -> d
         base=parts.base.fingerprint,
         targets=[store.identity for store in found],
         sets={task: sum(store.tasks.count(task) for store in found) for task in means},
-        hashes={TASK_MEAN_FILE: file_hash(out / TASK_MEAN_FILE)[:16]},
+        hashes={TASK_MEAN_FILE: weights_hash(out / TASK_MEAN_FILE)},
     )
     write_json(out / "task-mean.json", record)
     return record

@@ -9,7 +9,7 @@ from typing import Any
 
 from raggd.assembly import Assembly, Progress
 from raggd.files import write_json
-from raggd.provenance import command_line, utc_now, versions
+from raggd.provenance import origin
 from raggd.serving.load.soak import run_soak, stop_under_load
 from raggd.serving.load.throughput import measure_throughput
 from raggd.serving.load.work import make_workload, own_server
@@ -29,9 +29,7 @@ def _about(parts: Assembly, changes: Sequence[str]) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load": round(os.getloadavg()[0], 2),
         "settings": parts.settings.model_dump(),
-        "versions": versions(),
-        "command": command_line(),
-        "created": utc_now(),
+        **origin(),
     }
 
 

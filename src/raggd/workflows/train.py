@@ -26,9 +26,9 @@ from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool
 from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
-from raggd.files import file_hash, write_json
-from raggd.methods.weights import BASE_FILE
-from raggd.provenance import command_line, utc_now, versions
+from raggd.files import write_json
+from raggd.methods.weights import BASE_FILE, weights_hash
+from raggd.provenance import origin
 from raggd.records import RaggdError, SupportSet
 from raggd.retrieval.evidence import evidence_for, is_answerable, make_demonstrations
 from raggd.settings import Settings
@@ -50,9 +50,7 @@ def training_record(settings: Settings, seconds: float, **facts: Any) -> dict[st
     return {
         "settings": settings.model_dump(),
         "seconds": round(seconds, 1),
-        "versions": versions(),
-        "command": command_line(),
-        "created": utc_now(),
+        **origin(),
         **facts,
     }
 
@@ -234,7 +232,7 @@ def run_train_predictor(
         held_out=alignment_summary(base, held, known) if len(held) else {},
         held_out_denoised=alignment_summary(base, denoised(held), known) if len(held) else {},
         loss=[round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        hashes={f: file_hash(out / f)[:16] for f in stored.values()},
+        hashes={f: weights_hash(out / f) for f in stored.values()},
     )
     write_json(out / f"predictor{suffix}.json", record)
     return record

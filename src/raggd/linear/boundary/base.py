@@ -61,6 +61,13 @@ class FigureSpec:
     summarise: Callable[[Sequence[Row]], dict[str, Any]]
 
 
+def changed_cell(cell: Row, changes: Cell) -> Row:
+    """Return the default settings of a cell with some changed; there are no others."""
+    unknown = set(changes) - set(cell)
+    assert not unknown, f"no such settings: {unknown}"
+    return cell | dict(changes)
+
+
 def cell_id(cell: Cell) -> str:
     """Return the hash that a finished cell is stored under."""
     return content_id(json.dumps(cell, sort_keys=True))

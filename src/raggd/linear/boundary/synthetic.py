@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from raggd.linear.attention import Head, LinearSelfAttention, constructed, random_attention
-from raggd.linear.boundary.base import Cell, Progress, Row, TableLoader
+from raggd.linear.boundary.base import Cell, Progress, Row, TableLoader, changed_cell
 from raggd.linear.compare import (
     Predictor,
     attention_predictor,
@@ -61,9 +61,7 @@ def synthetic_cell(interface: str, documents: int, **changes: Any) -> Row:
         "tasks": 10_000,
         "evaluations": 25,
     }
-    unknown = set(changes) - set(cell)
-    assert not unknown, f"no such settings: {unknown}"
-    return cell | changes
+    return changed_cell(cell, changes)
 
 
 def task_spec(cell: Cell) -> TaskSpec:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raggd.linear.attention import LinearSelfAttention, random_attention
-from raggd.linear.boundary.base import Cell, Progress, Row, TableLoader
+from raggd.linear.boundary.base import Cell, Progress, Row, TableLoader, changed_cell
 from raggd.linear.compare import Predictor, compare, descent_predictions, search_eta
 from raggd.linear.tables import TableData, draw, prepare, statistics
 from raggd.linear.tasks import Tasks
@@ -51,9 +51,7 @@ def table_cell(table: str, **changes: Any) -> Row:
         "tasks": 2000,
         "evaluations": 15,
     }
-    unknown = set(changes) - set(cell)
-    assert not unknown, f"no such settings: {unknown}"
-    return cell | changes
+    return changed_cell(cell, changes)
 
 
 class FeatureMap(nn.Module):

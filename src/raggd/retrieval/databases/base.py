@@ -33,6 +33,10 @@ Failures = tuple[type[Exception], ...]
 T = TypeVar("T")
 
 
+NO_CLIENT = "retrieval.retriever={} needs the extra `stores`: pip install 'raggd[stores]'."
+"""Said of a kind of database whose client is not installed."""
+
+
 class Database(Protocol):
     """One collection of passages in a database. Methods raise `lost` when it cannot be reached."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from raggd.records import Hit, Passage, RaggdError
 from raggd.retrieval.bm25 import K1, B
-from raggd.retrieval.databases.base import Failures, Vector
+from raggd.retrieval.databases.base import NO_CLIENT, Failures, Vector
 from raggd.retrieval.tokenizer import tokenize, tokenizer_fingerprint
 
 _MOST = 10_000
@@ -39,10 +39,7 @@ class ElasticIndex:
         try:
             import elasticsearch
         except ImportError as error:
-            raise RaggdError(
-                "retrieval.retriever=elasticsearch needs the extra `stores`: pip install "
-                "'raggd[stores]'."
-            ) from error
+            raise RaggdError(NO_CLIENT.format("elasticsearch")) from error
         self._module: Any = elasticsearch
         self._url = url
         self.collection = collection

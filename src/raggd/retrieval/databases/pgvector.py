@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from raggd.records import Hit, Passage, RaggdError
-from raggd.retrieval.databases.base import Failures, Vector
+from raggd.retrieval.databases.base import NO_CLIENT, Failures, Vector
 
 GRAPH_FROM = 200_000
 """Passages from which an HNSW index finds the candidates; fewer are compared one by one."""
@@ -41,10 +41,7 @@ class PgvectorTable:
             import pgvector.psycopg as vectors
             import psycopg
         except ImportError as error:
-            raise RaggdError(
-                "retrieval.retriever=pgvector needs the extra `stores`: pip install "
-                "'raggd[stores]'."
-            ) from error
+            raise RaggdError(NO_CLIENT.format("pgvector")) from error
         self._psycopg: Any = psycopg
         self._vectors: Any = vectors
         self._url = url

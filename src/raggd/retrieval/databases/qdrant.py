@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from raggd.records import Hit, Passage, RaggdError
-from raggd.retrieval.databases.base import Failures, Vector
+from raggd.retrieval.databases.base import NO_CLIENT, Failures, Vector
 
 _SPARE = 32
 _LINKS, _BUILD_WIDTH, _SEARCH_WIDTH = 32, 100, 256
@@ -40,9 +40,7 @@ class QdrantCollection:
             import qdrant_client
             from qdrant_client.http.exceptions import ApiException, ResponseHandlingException
         except ImportError as error:
-            raise RaggdError(
-                "retrieval.retriever=qdrant needs the extra `stores`: pip install 'raggd[stores]'."
-            ) from error
+            raise RaggdError(NO_CLIENT.format("qdrant")) from error
         self._module: Any = qdrant_client
         self._models: Any = qdrant_client.models
         self._url = url

@@ -1,0 +1,36 @@
+"""Typed settings: one TOML file, unknown keys refused, single values changed by ``--set``."""
+
+from raggd.settings.read import load_settings, read_settings
+from raggd.settings.sections import (
+    AdapterSettings,
+    BackboneSettings,
+    BaseTrainingSettings,
+    DataSettings,
+    EvaluationSettings,
+    GateSettings,
+    HyperTuningSettings,
+    PredictorSettings,
+    PromptTuningSettings,
+    RetrievalSettings,
+    ServingSettings,
+    Settings,
+    TargetSettings,
+)
+
+__all__ = [
+    "AdapterSettings",
+    "BackboneSettings",
+    "BaseTrainingSettings",
+    "DataSettings",
+    "EvaluationSettings",
+    "GateSettings",
+    "HyperTuningSettings",
+    "PredictorSettings",
+    "PromptTuningSettings",
+    "RetrievalSettings",
+    "ServingSettings",
+    "Settings",
+    "TargetSettings",
+    "load_settings",
+    "read_settings",
+]

@@ -18,11 +18,14 @@ from raggd.cli_export import register as register_export
 from raggd.cli_linear import register as register_linear
 from raggd.cli_options import (
     Assignments,
+    Cluster,
     Config,
     Corpus,
     Demonstrations,
     Json,
     Out,
+    Workers,
+    WorkerThreads,
     load_parts,
     names_in,
     with_corpus,

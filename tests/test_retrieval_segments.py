@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from raggd.files import read_json_lines
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import bm25, segments
+from raggd.retrieval import bm25, ranges
 from raggd.retrieval.base import top_k
 from raggd.retrieval.bm25 import K1, B, bm25_fingerprint, build_bm25, open_bm25
 from raggd.retrieval.build import build_index
@@ -141,7 +141,7 @@ def test_keys_that_share_a_half_stay_apart(parts: list[list[tuple[int, int]]]) -
 
 
 def killed_after(monkeypatch: pytest.MonkeyPatch, written: int) -> None:
-    real, seen = segments._write_segment, []
+    real, seen = ranges.sort_range, []
 
     def write(*args):
         seen.append(1)
@@ -149,7 +149,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, written: int) -> None:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(segments, "_write_segment", write)
+    monkeypatch.setattr(ranges, "sort_range", write)
 
 
 def never_read() -> Iterator[Passage]:
@@ -169,7 +169,7 @@ def test_a_killed_build_goes_on_after_its_last_segment(
         with pytest.raises(KeyboardInterrupt):
             build_bm25(corpus, folder, rows=10)
     assert not folder.exists()
-    assert len(list((tmp_path / ".index.partial").glob("segment-*.json"))) == 3
+    assert len(list((tmp_path / ".index.partial").glob("range-*.json"))) == 3
     seen: list[tuple[int, int | None]] = []
     with monkeypatch.context() as patched:
         killed_after(patched, 2)  # the two that are missing

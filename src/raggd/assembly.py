@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.backbone.load import Backbone
     from raggd.core.low_rank import BaseAdapter
     from raggd.methods.base import Method
+    from raggd.retrieval.workers import IndexWorkers
 
 POCKET = "pocket"
 
@@ -140,18 +141,24 @@ class Assembly:
         named = self.settings.data.corpus
         return Path(named) if named else find_corpus(self.source)
 
-    def index_of(self, corpus: Path, announce: Announce | None = None) -> Index:
+    def index_of(
+        self,
+        corpus: Path,
+        announce: Announce | None = None,
+        workers: IndexWorkers | None = None,
+    ) -> Index:
         """Open the index of a corpus, building it unless it is there.
 
         Args:
             corpus: file or folder of passages.
             announce: told what a long build will take, before it starts.
+            workers: do the long part of a build; None: this process does.
 
         Returns:
             The index.
         """
         retrieval = self.settings.retrieval
-        return build_index(corpus, retrieval, progress=self._indexing, announce=announce)
+        return build_index(corpus, retrieval, None, self._indexing, announce, workers)
 
     @cached_property
     def index(self) -> Index:

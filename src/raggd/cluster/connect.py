@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import socket
@@ -13,6 +14,7 @@ from raggd.records import RaggdError
 
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, started and stopped here."""
+_MISSING = "a cluster needs Ray, which is not installed: `pip install 'raggd[cluster]'`."
 SECONDS = 5.0
 """How long a cluster may take to accept a connection."""
 
@@ -23,21 +25,33 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise RaggdError(
-            "a cluster needs Ray, which is not installed: `pip install 'raggd[cluster]'`."
-        ) from error
+        raise RaggdError(_MISSING) from error
     return ray
+
+
+def check_address(address: str) -> None:
+    """Refuse what cannot be connected to, without connecting.
+
+    Args:
+        address: as `connected` takes it.
+
+    Raises:
+        RaggdError: it is no address, or Ray is not installed.
+    """
+    _, colon, port = address.rpartition(":")
+    if address not in {LOCAL, "auto"} and not (colon and port.isdigit()):
+        raise RaggdError(
+            f"--cluster '{address}': expected 'local', 'auto' or HOST:PORT of a Ray head node."
+        )
+    if importlib.util.find_spec("ray") is None:
+        raise RaggdError(_MISSING)
 
 
 def _check_reachable(address: str) -> None:
     # Ray itself tries for minutes before it gives up
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
     if address == "auto":
         return
-    if not colon or not port.isdigit():
-        raise RaggdError(
-            f"--cluster '{address}': expected 'local', 'auto' or HOST:PORT of a Ray head node."
-        )
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=SECONDS).close()
     except OSError as error:
@@ -58,8 +72,10 @@ def connected(address: str) -> Iterator[Any]:
         The module ray, connected.
 
     Raises:
-        RaggdError: there is no cluster at the address, or it runs other versions of Ray or Python.
+        RaggdError: there is no cluster at the address, or it runs other versions of Ray or Python,
+            or Ray is not installed.
     """
+    check_address(address)
     ray = _ray()
     if address != LOCAL:
         _check_reachable(address)

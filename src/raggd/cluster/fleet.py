@@ -17,6 +17,30 @@ START_SECONDS = 600
 """How long workers may take to start; a busy cluster gives none."""
 TRIES = 3
 """Workers that may die over one task."""
+_REPORT = 12
+
+
+def deaths(ray: Any) -> tuple[type[Exception], ...]:
+    """Name what Ray raises when a worker, its node or its result is gone.
+
+    Args:
+        ray: the module.
+
+    Returns:
+        The exceptions; one raised by the work itself is none of them.
+    """
+    found = ray.exceptions
+    # a worker that Ray ended to save the node's memory is no RayActorError
+    return (
+        found.RayActorError, found.OutOfMemoryError, found.WorkerCrashedError,
+        found.NodeDiedError, found.ObjectLostError,
+    )  # fmt: skip
+
+
+def _reason(error: Exception) -> str:
+    # Ray's longest messages are reports of many lines, the reason in their first
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1] if len(lines) < _REPORT else lines[0]
 
 
 @dataclass
@@ -66,8 +90,8 @@ class Fleet(Generic[T]):
                 f"the cluster did not start {len(self._slots)} workers within {START_SECONDS} s: "
                 "its processors or GPUs are taken or too few. Ask for fewer by --workers."
             ) from error
-        except self._ray.exceptions.RayActorError as error:
-            reason = str(error).strip().splitlines()[-1]
+        except deaths(self._ray) as error:
+            reason = _reason(error)
             raise RaggdError(
                 f"a worker of the cluster did not start or died at once ({reason}): look at its "
                 "node's memory and at Ray's log."
@@ -78,6 +102,7 @@ class Fleet(Generic[T]):
         tasks: Sequence[T],
         deliver: Callable[[T, Any], None],
         near: Callable[[T, T], bool] = lambda *_: False,
+        load: Callable[[T], Any] = lambda task: task,
     ) -> None:
         """Do all tasks.
 
@@ -85,6 +110,8 @@ class Fleet(Generic[T]):
             tasks: in the order of their importance.
             deliver: told each task with its result, in the order in which they finish.
             near: whether a worker that did the first task does the second with what it has loaded.
+            load: makes what a worker is sent for a task, when it is sent: so that what waits is not
+                held in memory.
 
         Raises:
             RaggdError: `TRIES` workers died over a task.
@@ -98,13 +125,13 @@ class Fleet(Generic[T]):
                 slot = idle.pop()
                 number = self._choose(slot, waiting, tasks, near)
                 slot.last = tasks[number]
-                busy[slot.worker.work.remote(tasks[number])] = (slot, number)
+                busy[slot.worker.work.remote(load(tasks[number]))] = (slot, number)
             (done,), _ = self._ray.wait(list(busy), num_returns=1)
             slot, number = busy.pop(done)
             idle.append(slot)
             try:
                 result = self._ray.get(done)
-            except self._ray.exceptions.RayActorError as error:
+            except deaths(self._ray) as error:
                 tries[number] += 1
                 self._replace(slot, tasks[number], tries[number], error)
                 waiting.insert(0, number)
@@ -125,7 +152,7 @@ class Fleet(Generic[T]):
     def _replace(self, slot: _Slot[T], task: T, tries: int, error: Exception) -> None:
         self.deaths += 1
         if tries >= TRIES:
-            reason = str(error).strip().splitlines()[-1]
+            reason = _reason(error)
             raise RaggdError(
                 f"{tries} workers died over {task} ({reason}): it may need more memory than a "
                 "node has. What was finished is kept; the same command continues."

@@ -13,9 +13,8 @@ from raggd.adaptation.target_store import build_shard, open_store, shard_file, s
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.cluster.connect import connected
-from raggd.cluster.crew import Crew, check_node, shares
+from raggd.cluster.crew import Crew, check_node, settle, shares
 from raggd.cluster.fleet import Fleet
-from raggd.cluster.worker import settle
 from raggd.files import replacing
 from raggd.provenance import versions
 from raggd.records import RaggdError, SupportSet

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raggd.cluster.crew import check_node
+from raggd.cluster.crew import check_node, settle
 from raggd.evaluation.runner import run_part
 from raggd.provenance import versions
 from raggd.records import RaggdError
@@ -65,21 +64,6 @@ class Quiet:
 
     def say(self, label: str) -> None:
         """Show nothing."""
-
-
-def settle(folder: str, threads: int) -> None:
-    """Make this process a worker: where relative paths start, and its share of the processor.
-
-    Args:
-        folder: working folder of the driver; left as it is where there is no such folder.
-        threads: processor threads to use; 0 leaves the number as it is.
-    """
-    if folder and Path(folder).is_dir():
-        os.chdir(folder)
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
 
 
 class StudyWorker:

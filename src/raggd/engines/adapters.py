@@ -73,9 +73,10 @@ class AdapterFolders:
             return path
 
     def _key(self, wanted: str) -> str:
-        # other weights make another adapter of the same support set
+        # other weights, or the backbone in another precision, make another adapter of the same set
         parts = self._rag.parts
-        used = [parts.base.fingerprint, parts.settings.target.model_dump_json()]
+        settings = (parts.settings.backbone, parts.settings.target)
+        used = [parts.base.fingerprint, *(part.model_dump_json() for part in settings)]
         if wanted != BASE_NAME:
             used.append(file_hash(weight_file(parts.weights, PREDICTOR_FILE)))
         return f"{wanted}-{content_id(*used)}"

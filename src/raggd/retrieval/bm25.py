@@ -25,18 +25,12 @@ from raggd.retrieval.base import Progress, Rows, top_k
 from raggd.retrieval.folders import building, read_manifest, write_manifest
 from raggd.retrieval.memory import Budget, parse_size
 from raggd.retrieval.postings import Keys, term_keys
-from raggd.retrieval.segments import (
-    LEAST_MEMORY,
-    ROWS,
-    Segment,
-    drop_segments,
-    open_segments,
-    score_segments,
-    write_segments,
-)
+from raggd.retrieval.ranges import LEAST_MEMORY, ROWS, drop_ranges, sort_ranges
+from raggd.retrieval.segments import Segment, open_segments, score_segments
 from raggd.retrieval.store import SORT_BYTES, STORED, PassageStore, prepare_store
 from raggd.retrieval.stored import StoredRetriever
 from raggd.retrieval.tokenizer import Tokenize, tokenize, tokenizer_fingerprint
+from raggd.retrieval.workers import IndexWorkers
 
 K1 = 0.9
 B = 0.4
@@ -116,11 +110,12 @@ def build_bm25(
     budget: Budget | None = None,
     known: tuple[int, str] | None = None,
     rows: int = ROWS,
+    workers: IndexWorkers | None = None,
 ) -> BM25Retriever:
     """Build an index folder; it appears whole, or not at all.
 
     Passages are streamed to disk, then sorted into segments as large as the memory bound allows.
-    A build that was killed goes on after the last segment it finished.
+    A build that was killed goes on with the segments that are missing.
 
     Args:
         passages: the corpus.
@@ -130,6 +125,7 @@ def build_bm25(
         known: number of passages and hash of the corpus, if known; a resumed build then does not
             read the passages again.
         rows: most passages of a segment.
+        workers: sort the segments; None: this process does.
 
     Returns:
         The opened index.
@@ -144,8 +140,9 @@ def build_bm25(
     with building(folder, _resumable) as work:
         info = prepare_store(passages, work, corpus)
         _keep_matching(work, info.corpus_hash)
-        segments = write_segments(work, info.count, budget, progress, rows)
-        if not score_segments(work, segments, info.count, K1, B):
+        sort = workers.sort_ranges if workers else sort_ranges
+        sort(work, info.count, budget, progress, rows)
+        if not score_segments(work, info.count, K1, B):
             (work / STORED).unlink()  # nothing to go on from
             raise RaggdError(
                 f"none of the {info.count} passages holds a word to index: BM25 needs text with "
@@ -167,7 +164,7 @@ def _keep_matching(work: Path, corpus_hash: str) -> None:
     state = {"corpus_hash": corpus_hash, **_rules()}
     file = work / _STATE
     if not file.is_file() or read_json(file, what="state of the build") != state:
-        drop_segments(work)
+        drop_ranges(work)
         write_json(file, state)
 
 

@@ -20,6 +20,7 @@ from raggd.retrieval.flashrag import check_kind, open_flashrag_bm25, open_flashr
 from raggd.retrieval.folders import FORMATS, building, check_replaceable, read_manifest
 from raggd.retrieval.memory import Budget, parse_size
 from raggd.retrieval.store import STORED, PassageStore, prepare_store
+from raggd.retrieval.workers import IndexWorkers
 from raggd.settings import RetrievalSettings
 
 
@@ -44,6 +45,7 @@ def build_index(
     folder: Path | None = None,
     progress: Progress | None = None,
     announce: Announce | None = None,
+    workers: IndexWorkers | None = None,
 ) -> Index:
     """Open the index of a corpus, building it first unless it is there.
 
@@ -53,6 +55,7 @@ def build_index(
         folder: the index folder; None names one by fingerprint in the cache folder.
         progress: called with the number of passages done and, where known, of all passages.
         announce: told what a long build will take, before it starts.
+        workers: do the long part of a build; None: this process does.
 
     Returns:
         The index; it is built anew when corpus, parameters, tokenizer or encoder differ.
@@ -77,15 +80,22 @@ def build_index(
     budget = Budget(parse_size(settings.memory))
     if announce is not None and count >= LONG:
         sample = list(islice(streamed(corpus), TRIAL))
+        speed = workers.speed(settings.retriever) if workers else 1.0
         announce(
-            estimate_dense(sample, count, encoder)
+            estimate_dense(sample, count, encoder, speed)
             if encoder
-            else estimate_bm25(sample, count, budget)
+            else estimate_bm25(sample, count, budget, speed)
         )
     if encoder:
-        build_dense(streamed(corpus), folder, encoder, progress, known=corpus_hash, sizes=sizes)
+        build_dense(
+            streamed(corpus), folder, encoder, progress, known=corpus_hash, sizes=sizes,
+            workers=workers,
+        )  # fmt: skip
     else:
-        build_bm25(streamed(corpus), folder, progress, budget=budget, known=(count, corpus_hash))
+        build_bm25(
+            streamed(corpus), folder, progress, budget=budget, known=(count, corpus_hash),
+            workers=workers,
+        )  # fmt: skip
     return Index(folder, _opened(folder, encoder), built=True)
 
 

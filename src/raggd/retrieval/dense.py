@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,14 @@ from raggd.retrieval.encoder import Encoder
 from raggd.retrieval.folders import building, read_manifest, write_manifest
 from raggd.retrieval.graph import GRAPH_RULES, build_graph, import_faiss, open_graph
 from raggd.retrieval.inverted import IVF_RULES, build_ivf, open_ivf
-from raggd.retrieval.store import STORED, PassageStore, prepare_store, read_passages_of
+from raggd.retrieval.shards import EMBEDDINGS, drop_shards, encode_shards, open_shards
+from raggd.retrieval.store import STORED, PassageStore, prepare_store
 from raggd.retrieval.stored import StoredRetriever
 from raggd.retrieval.vectors import FirstPass, nearest
+from raggd.retrieval.workers import IndexWorkers
 
 SHARD = 2048
 """Passages per shard while an index is made: at most these are encoded again after a kill."""
-
-EMBEDDINGS = "embeddings.npy"
-"""The vectors of an index: 32-bit floats, shape (passages, width)."""
 
 _STATE = "state.json"
 
@@ -105,6 +103,7 @@ def build_dense(
     known: str | None = None,
     shard: int = SHARD,
     sizes: Sizes | None = None,
+    workers: IndexWorkers | None = None,
 ) -> DenseRetriever:
     """Build an index folder; a build that was stopped goes on where it was, to the same bytes.
 
@@ -119,6 +118,7 @@ def build_dense(
         known: hash of the corpus, if known; a resumed build then does not read it again.
         shard: passages per shard.
         sizes: from which size candidates are found by faiss; None: the defaults.
+        workers: encode the shards; None: this process does.
 
     Returns:
         The opened index.
@@ -130,7 +130,8 @@ def build_dense(
             import_faiss()  # missing, it is told before the work, not after it
         state = {"corpus_hash": info.corpus_hash, "precision": encoder.precision}
         _keep_matching(work, {**state, "shard": shard, **_encoder_entries(encoder)})
-        _encode_shards(work, info.count, encoder, progress, shard)
+        with open_shards(work, info.count, encoder.width, shard) as shards:
+            (workers.encode_shards if workers else encode_shards)(shards, encoder, progress)
         if way != "exact":
             _BUILD[way](np.load(work / EMBEDDINGS, mmap_mode="r"), work / f"{way}.faiss")
         for leftover in (STORED, _STATE):
@@ -149,7 +150,7 @@ def _keep_matching(work: Path, state: dict[str, Any]) -> None:
     # Vectors of another corpus or encoder are of no use.
     file = work / _STATE
     if not file.is_file() or read_json(file, what="build state") != state:
-        (work / EMBEDDINGS).unlink(missing_ok=True)
+        drop_shards(work)
         write_json(file, state)
 
 
@@ -160,36 +161,6 @@ def _encoder_entries(encoder: Encoder) -> dict[str, Any]:
         "query_prefix": encoder.rules.query_prefix,
         "passage_prefix": encoder.rules.passage_prefix,
     }
-
-
-def _encode_shards(
-    work: Path, count: int, encoder: Encoder, progress: Progress | None, shard: int
-) -> None:
-    # Shards are appended to one file of the final shape: nothing is copied at the end, and its
-    # length tells what is done.
-    header = io.BytesIO()
-    shape = {"descr": "<f4", "fortran_order": False, "shape": (count, encoder.width)}
-    np.lib.format.write_array_header_1_0(header, shape)
-    bytes_per_shard = 4 * encoder.width * shard
-    with (work / EMBEDDINGS).open("ab") as stream:
-        done = max(0, stream.tell() - len(header.getvalue())) // bytes_per_shard
-        stream.truncate(len(header.getvalue()) + done * bytes_per_shard if done else 0)
-        if not done:
-            stream.write(header.getvalue())
-        elif progress is not None:
-            progress(min(done * shard, count), count)
-        for start in range(done * shard, count, shard):
-            end = min(start + shard, count)
-            batch = list(read_passages_of(work, start, end))
-            vectors = encoder.encode_passages(batch, _shifted(progress, start, count))
-            stream.write(vectors.astype("<f4").tobytes())
-            stream.flush()
-    if progress is not None:
-        progress(count, count)
-
-
-def _shifted(progress: Progress | None, start: int, total: int) -> Callable[[int], None] | None:
-    return None if progress is None else lambda done: progress(start + done, total)
 
 
 def dense_fingerprint(encoder: Encoder, corpus_hash: str, way: str) -> str:

@@ -239,10 +239,51 @@ def read_passages_of(folder: Path, start: int, end: int) -> Iterator[Passage]:
         The passages.
     """
     with (folder / "passages.jsonl").open("rb") as lines:
-        lines.seek(int(_mapped(folder / "offsets.npy")[start]))
-        for line in islice(lines, end - start):
-            record = json.loads(line)
-            yield Passage(id=record["id"], text=record["text"], title=record["title"])
+        lines.seek(int(offsets_of(folder)[start]))
+        yield from passages_in(islice(lines, end - start))
+
+
+def read_lines_of(folder: Path, start: int, end: int) -> bytes:
+    """Read passages of a store as they are stored, to be sent elsewhere.
+
+    Args:
+        folder: the store.
+        start: first row.
+        end: row after the last.
+
+    Returns:
+        Their lines, for `passages_in`.
+    """
+    offsets = offsets_of(folder)
+    with (folder / "passages.jsonl").open("rb") as lines:
+        lines.seek(int(offsets[start]))
+        return lines.read(int(offsets[end] - offsets[start]))
+
+
+def offsets_of(folder: Path) -> NDArray[np.int64]:
+    """Map where the lines of a store begin.
+
+    Args:
+        folder: the store.
+
+    Returns:
+        The place of each passage, and the end, in bytes, shape (passages + 1,).
+    """
+    return _mapped(folder / "offsets.npy")
+
+
+def passages_in(lines: Iterable[bytes]) -> Iterator[Passage]:
+    """Read passages from lines of a store.
+
+    Args:
+        lines: of ``passages.jsonl``.
+
+    Yields:
+        The passages.
+    """
+    for line in lines:
+        record = json.loads(line)
+        yield Passage(id=record["id"], text=record["text"], title=record["title"])
 
 
 def _mapped(path: Path) -> NDArray[Any]:

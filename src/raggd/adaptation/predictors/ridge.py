@@ -23,7 +23,7 @@ BLOCK = 1 << 16
 
 def _blocks(goals: Tensor) -> Iterator[Tensor]:
     # centred: the mean goal is the head's bias
-    for part in goals.split(BLOCK, 1):
+    for part in torch.split(goals, BLOCK, 1):
         wide = part.double()
         yield wide - wide.mean(0)
 

@@ -25,6 +25,7 @@ from raggd.methods.weights import (
     GATE_FILE,
     HYPER_FILE,
     PROMPT_FILE,
+    RIDGE_FILE,
     TASK_MEAN_FILE,
     TUNED_FILE,
     made_by,
@@ -36,6 +37,7 @@ from raggd.workflows import rivals, train
 from raggd.workflows.ask import run_ask
 from raggd.workflows.evaluate import run_evaluate
 from raggd.workflows.gate import run_train_gate
+from raggd.workflows.ridge import run_train_ridge
 from raggd.workflows.rivals import run_train_hyper, run_train_prompt, run_train_task_mean
 from raggd.workflows.train import run_targets, run_train_base, run_train_predictor
 from workflow_fixtures import (
@@ -105,6 +107,7 @@ def trained(
         for name, start in (("tuned", "predictor"), ("mean-tuned", "mean")):
             own = changed(settings, "hyper_tuning", start=start)
             records[name] = run_train_hyper(parts_with(own, frozen_backbone), store, weights, quiet)
+        records["ridge"] = run_train_ridge(parts, store, weights)
         records["gate"] = run_train_gate(parts, "predictor.safetensors", weights, quiet)
         records["task-mean"] = run_train_task_mean(parts, [store], weights)
         yield Trained(settings, weights, store, records)
@@ -150,7 +153,7 @@ def test_trainings_leave_records(trained: Trained) -> None:
 
 
 def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -> None:
-    assert len(METHODS) == 23
+    assert len(METHODS) == 24
     asked = {tuple(p.question_id for p in r.predictions) for r in scores.values()}
     drawn = {tuple(p.support_id for p in r.predictions) for r in scores.values()}
     assert len(asked) == len(drawn) == 1
@@ -179,10 +182,10 @@ def test_what_each_method_costs_and_is_made_of(scores: dict[str, RunRecord]) -> 
     assert set(own["prompt-tuning"]) == {"prefix"}
     trained_apart = (
         "rag-gd", "rag-gd-k1", "rag-gd-k10", "rag-gd-tuned", "hyper-tuning", "mean-update",
-        "mean-tuned", "task-mean",
+        "mean-tuned", "task-mean", "rag-gd-ridge",
     )  # fmt: skip
     predictors = {own[n]["predictor"] for n in trained_apart}
-    assert len(predictors) == 8
+    assert len(predictors) == 9
     assert own["shuffled-support"] == own["irrelevant-passages"] == own["rag-gd"]
     assert own["rag-gd-step"] == own["rag-gd"]
     assert own["rag-gd-gated"]["predictor"].startswith(own["rag-gd"]["predictor"] + "-")
@@ -218,6 +221,7 @@ NEEDS = {
     "rag-gd-k1": "predictor-k1.safetensors",
     "rag-gd-k10": "predictor-k10.safetensors",
     "shuffled-support": "predictor.safetensors",
+    "rag-gd-ridge": RIDGE_FILE,
     "rag-gd-tuned": TUNED_FILE,
     "rag-gd-gated": GATE_FILE,
     "mean-update": "mean.safetensors",

@@ -14,6 +14,7 @@ TASK_MEAN_FILE = "task-mean.safetensors"
 HYPER_FILE = "hyper.safetensors"
 TUNED_FILE = "tuned.safetensors"
 MEAN_TUNED_FILE = "mean-tuned.safetensors"
+RIDGE_FILE = "ridge.safetensors"
 GATE_FILE = "gate.safetensors"
 PROMPT_FILE = "prompt.safetensors"
 
@@ -23,6 +24,7 @@ _MADE_BY = {
     HYPER_FILE: "raggd train hyper",
     TUNED_FILE: "raggd train hyper --set hyper_tuning.start=predictor",
     MEAN_TUNED_FILE: "raggd train hyper --set hyper_tuning.start=mean",
+    RIDGE_FILE: "raggd train ridge",
     GATE_FILE: "raggd train gate",
     PROMPT_FILE: "raggd train prompt",
 }
@@ -44,6 +46,7 @@ FILES_OF: dict[str, tuple[str, ...]] = {
     "rag-gd-k1": (BASE_FILE, "predictor-k1.safetensors"),
     "rag-gd": _RAG_GD,
     "rag-gd-k10": (BASE_FILE, "predictor-k10.safetensors"),
+    "rag-gd-ridge": (BASE_FILE, RIDGE_FILE),
     "rag-gd-tuned": (BASE_FILE, TUNED_FILE),
     "rag-gd-gated": (*_RAG_GD, GATE_FILE),
     "rag-gd-step": _RAG_GD,

@@ -80,6 +80,11 @@ METHODS = {
     "rag-gd-k10": MethodWords(
         "RAG-GD, K = 10", "RAG-GD with a predictor that learned the change of ten gradient steps."
     ),
+    "rag-gd-ridge": MethodWords(
+        "RAG-GD, closed form",
+        "RAG-GD whose predictor was not trained in steps but solved for: a regression on what the "
+        "changes of a task have in common.",
+    ),
     "rag-gd-tuned": MethodWords(
         "RAG-GD, tuned",
         "RAG-GD whose predictor was trained on through the loss of other answers, as in "

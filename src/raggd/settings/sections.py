@@ -137,6 +137,22 @@ class PredictorSettings(_Section):
     seed: int = 0
 
 
+class RidgeSettings(_Section):
+    """The predictor in closed form: ridge regression of reduced rank on stored targets."""
+
+    rank: int = Field(default=8, ge=1)
+    """Width of the code, from which the update is linear."""
+    hidden: int = Field(default=256, ge=2)
+    """Hidden units; those beyond two for each rank are there for a training that goes on."""
+    penalty: float = Field(default=3.0, gt=0)
+    """In units of the mean squared state: 1 halves what an average direction says."""
+    scale: float = Field(default=7.0, gt=0)
+    """Factor of the update: a denoised target is about a quarter as long as a set's own."""
+    denoise: bool = True
+    """Fit the average target of the task's other support sets instead of the set's own."""
+    seed: int = 0
+
+
 class GateSettings(_Section):
     """Measuring what predicted updates gain, and the gate fitted to it."""
 
@@ -225,5 +241,6 @@ class Settings(_Section):
     gate: GateSettings = GateSettings()
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     hyper_tuning: HyperTuningSettings = HyperTuningSettings()
+    ridge: RidgeSettings = RidgeSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     serving: ServingSettings = ServingSettings()

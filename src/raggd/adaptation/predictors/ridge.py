@@ -1,0 +1,101 @@
+"""A predictor in closed form: reduced-rank ridge regression from the pooled state to the targets.
+
+The best linear map of rank r is written into the MLP predictor, exactly: a pair of hidden units
+passes a linear reading through, since ``gelu(z) - gelu(-z) = z``. Storing, tuning, gating and
+serving it are those of every MLP predictor, and a training through answers may start from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from raggd.adaptation.predictors.mlp import MLPPredictor, spread
+from raggd.core.low_rank import AdapterSpec
+from raggd.records import RaggdError
+from raggd.settings import RidgeSettings
+
+BLOCK = 1 << 16
+"""Entries of the targets that are taken to float64 at once; bounds memory."""
+
+
+def _blocks(goals: Tensor) -> Iterator[Tensor]:
+    # centred: the mean goal is the head's bias
+    for part in torch.split(goals, BLOCK, 1):
+        wide = part.double()
+        yield wide - wide.mean(0)
+
+
+def _reading(pooled: Tensor, goals: Tensor, penalty: float, rank: int) -> tuple[Tensor, Tensor]:
+    """Solve the regression with as many dimensions as there are support sets.
+
+    Args:
+        pooled: (n, width) standardised states, float64.
+        goals: (n, size).
+        penalty: in units of the mean squared state.
+        rank: r, at most.
+
+    Returns:
+        The reading (width, r) whose codes have mean square 1 over the n sets, and the combination
+        (r, n) of centred goals that each code stands for.
+    """
+    count = len(pooled)
+    kernel = pooled @ pooled.T
+    unit = kernel.diagonal().mean().clamp_min(1e-12)
+    dual = torch.linalg.inv(kernel / unit + penalty * torch.eye(count).double())
+    smoother = kernel / unit @ dual
+    gram = torch.zeros(count, count).double()
+    for part in _blocks(goals):
+        gram += part @ part.T
+    # principal directions of the fitted goals; their coordinates are the codes
+    strength, directions = torch.linalg.eigh(smoother @ gram @ smoother.T)
+    kept = torch.arange(count).flip(0)[:rank]
+    kept = kept[strength[kept] > 1e-12 * strength[-1].clamp_min(1e-30)]
+    directions, strength = directions[:, kept], strength[kept]
+    reading = pooled.T @ dual @ gram @ smoother.T @ directions / strength * count**0.5 / unit
+    return reading, directions.T @ smoother / count**0.5
+
+
+@torch.no_grad()
+def ridge_predictor(
+    spec: AdapterSpec, base: str, states: Tensor, goals: Tensor, settings: RidgeSettings
+) -> MLPPredictor:
+    """Fit a predictor in closed form.
+
+    Args:
+        spec: shape of the updates.
+        base: fingerprint of the base adapter.
+        states: (n, N, width) encoder states.
+        goals: (n, spec.size) targets, denoised or not.
+        settings: rank, penalty, scale, hidden units, seed.
+
+    Returns:
+        The predictor. Hidden units beyond two for each rank start at random and are not read yet.
+
+    Raises:
+        RaggdError: the hidden layer is too narrow for the rank.
+    """
+    if settings.hidden < 2 * settings.rank:
+        raise RaggdError(
+            f"ridge.hidden = {settings.hidden} is too narrow: a linear map of rank {settings.rank} "
+            f"takes two hidden units for each, {2 * settings.rank}."
+        )
+    width = states.shape[-1]
+    predictor = MLPPredictor(spec, base, width, settings.hidden, settings.rank)
+    predictor.fit_units(states, goals, settings.seed)
+    pooled = ((states.float().mean(1) - predictor.state_mean) / predictor.state_std).double()
+    reading, mixture = _reading(pooled, goals, settings.penalty, settings.rank)
+    pairs = 2 * reading.shape[1]
+    predictor.enter.weight[:pairs:2] = reading.T.float()
+    predictor.enter.weight[1:pairs:2] = -reading.T.float()
+    predictor.leave.weight.zero_()
+    for code in range(reading.shape[1]):
+        predictor.leave.weight[code, 2 * code] = 1.0
+        predictor.leave.weight[code, 2 * code + 1] = -1.0
+    columns = torch.cat([(mixture @ part).T for part in _blocks(goals)]).float()
+    units = spread(spec, predictor.scales)
+    predictor.head[:, : reading.shape[1]] = settings.scale * columns / units[:, None]
+    predictor.bias.mul_(settings.scale)
+    return predictor.eval().requires_grad_(False)

@@ -78,16 +78,17 @@ def plan_lessons(
     return lessons
 
 
-def mean_start(
-    base: BaseAdapter, targets: Targets, sizes: PredictorSettings, seed: int
+def fresh_predictor(
+    base: BaseAdapter, targets: Targets, sizes: PredictorSettings, seed: int, mean: bool = False
 ) -> MLPPredictor:
-    """Make an untrained predictor, which emits the mean target for every support set.
+    """Make an untrained predictor in the units of the targets: one update for all support sets.
 
     Args:
         base: W0.
-        targets: give the mean, and the units of states and updates.
+        targets: give the units of states and updates.
         sizes: hidden and latent width.
         seed: of the MLP.
+        mean: that update is the mean target; otherwise it is zero.
 
     Returns:
         The predictor, on the CPU.
@@ -95,25 +96,8 @@ def mean_start(
     width = targets.states.shape[-1]
     predictor = MLPPredictor(base.spec, base.fingerprint, width, sizes.hidden, sizes.latent)
     predictor.fit_units(targets.states, targets.vectors, seed)
-    return predictor
-
-
-def fresh_predictor(
-    base: BaseAdapter, targets: Targets, sizes: PredictorSettings, seed: int
-) -> MLPPredictor:
-    """Make a predictor in the units of the targets that emits no update yet.
-
-    Args:
-        base: W0.
-        targets: give the units of states and updates, nothing else.
-        sizes: hidden and latent width.
-        seed: of the MLP.
-
-    Returns:
-        The predictor, on the CPU.
-    """
-    predictor = mean_start(base, targets, sizes, seed)
-    torch.nn.init.zeros_(predictor.bias)  # the mean target would be RAG-GD's supervision
+    if not mean:  # the mean target would be RAG-GD's supervision
+        torch.nn.init.zeros_(predictor.bias)
     return predictor
 
 
@@ -135,7 +119,6 @@ def train_hyper(
     checkpoint: Path,
     progress: Progress = lambda *_: None,
     start: MLPPredictor | None = None,
-    constant: bool = False,
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor through the answer loss, every row with its own predicted update.
 
@@ -148,13 +131,11 @@ def train_hyper(
         targets: support sets with their encoder states.
         lessons: number of a support set and an answered prompt of its task, ``steps * batch``.
         sizes: of the predictor.
-        settings: steps, batch, rates.
+        settings: steps, batch, rates; with ``start = "mean"`` the bias of the head alone is
+            trained, which stays one update for all support sets.
         checkpoint: file to continue from and to write.
         progress: told every step.
-        start: a trained predictor to go on from, changed in place; None for one that emits no
-            update yet.
-        constant: train the bias of the head alone; with an untrained head, this learns one update
-            for all support sets.
+        start: a trained predictor to go on from, changed in place; None for an untrained one.
 
     Returns:
         The predictor and the loss of every step.
@@ -162,7 +143,8 @@ def train_hyper(
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]
     lengths = [len(prompt.tokens) for prompt in prompts]
-    predictor = start or fresh_predictor(base, targets, sizes, settings.seed)
+    constant = settings.start == "mean"
+    predictor = start or fresh_predictor(base, targets, sizes, settings.seed, mean=constant)
     predictor.train().requires_grad_(not constant)
     predictor.bias.requires_grad_(True)
     identity = content_id(
@@ -174,7 +156,7 @@ def train_hyper(
         examples_id(prompts),
         str([support for support, _ in lessons]),
         str((sizes.hidden, sizes.latent)),
-        settings.model_dump_json(),  # its `start` says whether only the bias is trained
+        settings.model_dump_json(),
     )
 
     def differentiate(step: int) -> float:

@@ -21,7 +21,7 @@ from raggd.records import RaggdError
 from raggd.retrieval.base import Progress
 from raggd.retrieval.encoder import Encoder
 from raggd.retrieval.memory import Budget
-from raggd.retrieval.ranges import Span, finished_ranges, missing_ranges, save_range
+from raggd.retrieval.ranges import Span, finished_spans, missing_ranges, save_range
 from raggd.retrieval.shards import VectorShards
 from raggd.retrieval.store import offsets_of, read_lines_of
 from raggd.retrieval.tokenizer import tokenizer_fingerprint
@@ -104,7 +104,7 @@ class FleetWorkers:
         """
 
         def missing(most: int) -> list[Span]:
-            there = [(state["start"], state["end"]) for state in finished_ranges(folder)]
+            there = finished_spans(folder)
             return missing_ranges(there, passages, rows, offsets_of(folder), most)
 
         def deliver(_: Span, made: Any) -> int:
@@ -174,7 +174,8 @@ class FleetWorkers:
                 progress(done, passages)
 
         fleet.run(todo, take, load=lambda rows: Lines(rows[0], read_lines_of(folder, *rows)))
-        self.told["seconds"] = round(self.told["seconds"] + time.monotonic() - started, 2)
+        # a small range is sorted in milliseconds
+        self.told["seconds"] = round(self.told["seconds"] + time.monotonic() - started, 4)
 
 
 def _introduced(fleet: Fleet[Span], identity: str, other: str) -> list[dict[str, Any]]:

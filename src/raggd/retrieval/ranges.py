@@ -16,7 +16,7 @@ and, written last, a ``.json`` that says where it starts and ends and how many w
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,18 @@ def finished_ranges(folder: Path) -> list[dict[str, int]]:
     return [
         read_json(file, what="state of a range") for file in sorted(folder.glob("range-*.json"))
     ]
+
+
+def finished_spans(folder: Path) -> list[Span]:
+    """Read which rows are in ranges that are whole.
+
+    Args:
+        folder: of the build.
+
+    Returns:
+        First row and row after the last of each range, rising.
+    """
+    return [(state["start"], state["end"]) for state in finished_ranges(folder)]
 
 
 def drop_ranges(folder: Path) -> None:
@@ -212,7 +224,7 @@ def sort_ranges(
         progress: called with the passages done and all of them.
         rows: most passages of a range.
     """
-    while todo := missing_ranges(_rows_of(finished_ranges(folder)), passages, rows):
+    while todo := missing_ranges(finished_spans(folder), passages, rows):
         budget.require(LEAST_MEMORY, f"an index of {passages} passages")
         done = passages - sum(end - start for start, end in todo)
         # In a function of its own: what it holds is gone before the next range.
@@ -228,10 +240,6 @@ def _make_range(
     made = sort_range(read_passages_of(folder, *rows), rows[0], room, told)
     save_range(folder, made)
     return made.end - made.start
-
-
-def _rows_of(states: Sequence[dict[str, int]]) -> Iterator[Span]:
-    return ((state["start"], state["end"]) for state in states)
 
 
 def _after(progress: Progress | None, done: int, total: int) -> Callable[[int], None] | None:

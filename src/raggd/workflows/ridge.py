@@ -11,10 +11,9 @@ from raggd.adaptation.predictors.store import load_predictor, mean_predictor, sa
 from raggd.adaptation.target_store import denoised, split_held_out
 from raggd.adaptation.training import check_targets
 from raggd.assembly import Assembly
-from raggd.evaluation.alignment import alignment_summary
 from raggd.files import write_json
 from raggd.methods.weights import RIDGE_FILE, weights_hash
-from raggd.workflows.train import training_record, training_targets
+from raggd.workflows.train import held_out_facts, training_record, training_targets
 
 
 def run_train_ridge(parts: Assembly, store: Path, out: Path) -> dict[str, Any]:
@@ -45,9 +44,7 @@ def run_train_ridge(parts: Assembly, store: Path, out: Path) -> dict[str, Any]:
         time.monotonic() - started,
         base=base.fingerprint,
         targets=targets.identity,
-        sets={"training": len(kept), "held_out": len(held)},
-        held_out=alignment_summary(base, held, known) if len(held) else {},
-        held_out_denoised=alignment_summary(base, denoised(held), known) if len(held) else {},
+        **held_out_facts(base, kept, held, known),
         hashes={RIDGE_FILE: weights_hash(out / RIDGE_FILE)},
     )
     write_json(out / "ridge.json", record)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raggd.adaptation.examples import answered_prompt
-from raggd.adaptation.hyper_tuning import mean_start, plan_lessons, train_hyper
+from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
 from raggd.adaptation.optimizer import Progress, seconds_spent
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.store import load_predictor, mean_predictor, save_predictor
@@ -95,12 +95,9 @@ def hyper_lessons(parts: Assembly, targets: Targets) -> list[tuple[int, Prompt]]
     return [(lesson.support, prompts[lesson.question.id]) for lesson in lessons]
 
 
-def _start(parts: Assembly, targets: Targets) -> MLPPredictor | None:
-    settings, base = parts.settings, parts.base
-    if settings.hyper_tuning.start == "zero":
+def _start(parts: Assembly) -> MLPPredictor | None:
+    if parts.settings.hyper_tuning.start != "predictor":
         return None
-    if settings.hyper_tuning.start == "mean":
-        return mean_start(base, targets, settings.predictor, settings.hyper_tuning.seed)
     # read anew: it is changed in place, and `parts` keeps what it has read
     start = load_predictor(weight_file(parts.weights, PREDICTOR_FILE))
     if not isinstance(start, MLPPredictor):
@@ -125,7 +122,7 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
     targets = training_targets(store)
     check_targets(base, targets)
     kept, _ = split_held_out(targets, settings.predictor.held_out_share)
-    file, constant = _FILES[settings.hyper_tuning.start], settings.hyper_tuning.start == "mean"
+    file = _FILES[settings.hyper_tuning.start]
     name = file.removesuffix(".safetensors")
     checkpoint = out / f"{name}.checkpoint.safetensors"
     lessons = hyper_lessons(parts, kept)
@@ -139,10 +136,9 @@ def run_train_hyper(parts: Assembly, store: Path, out: Path, progress: Progress)
             settings.hyper_tuning,
             checkpoint=checkpoint,
             progress=progress,
-            start=_start(parts, kept),
-            constant=constant,
+            start=_start(parts),
         )
-    if constant:
+    if file == MEAN_TUNED_FILE:
         vectors = predictor.predict(kept.states[:1]).vector()
         save_predictor(out / file, mean_predictor(base.spec, base.fingerprint, vectors))
     else:

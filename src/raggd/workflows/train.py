@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from raggd.adaptation.base_adapter import save_base, train_base
 from raggd.adaptation.examples import answered_prompt
 from raggd.adaptation.optimizer import seconds_spent
+from raggd.adaptation.predictors.base import Predictor
 from raggd.adaptation.predictors.store import load_predictor, mean_predictor, save_predictor
 from raggd.adaptation.supports import draw_supports
 from raggd.adaptation.target_store import (
@@ -22,6 +23,7 @@ from raggd.adaptation.target_store import (
 from raggd.adaptation.training import check_targets, train_predictor
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
+from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
 from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
@@ -192,6 +194,30 @@ def run_targets(
     return record
 
 
+def held_out_facts(
+    base: BaseAdapter, kept: Targets, held: Targets, predictors: Mapping[str, Predictor]
+) -> dict[str, Any]:
+    """Say how predictors align with targets that they were not fitted to, for a record.
+
+    Args:
+        base: W0.
+        kept: targets that they were fitted to.
+        held: targets kept from them; may be empty.
+        predictors: by name.
+
+    Returns:
+        Number of ``sets``, and the alignment with the targets ``held_out`` and with their
+        ``held_out_denoised``.
+    """
+    goals = {"held_out": held, "held_out_denoised": denoised(held)} if len(held) else {}
+    return {
+        "sets": {"training": len(kept), "held_out": len(held)},
+        "held_out": {},
+        "held_out_denoised": {},
+        **{name: alignment_summary(base, goal, predictors) for name, goal in goals.items()},
+    }
+
+
 def run_train_predictor(
     parts: Assembly, store: Path, out: Path, progress: StepProgress
 ) -> dict[str, Any]:
@@ -228,9 +254,7 @@ def run_train_predictor(
         seconds_spent(checkpoint),
         base=base.fingerprint,
         targets=targets.identity,
-        sets={"training": len(kept), "held_out": len(held)},
-        held_out=alignment_summary(base, held, known) if len(held) else {},
-        held_out_denoised=alignment_summary(base, denoised(held), known) if len(held) else {},
+        **held_out_facts(base, kept, held, known),
         loss=[round(x, 5) for x in history[:: max(1, len(history) // 200)]],
         hashes={f: weights_hash(out / f) for f in stored.values()},
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from raggd.backbone.generate import stop_tokens
 from raggd.backbone.load import Backbone
+from raggd.backbone.threads import claim
 from raggd.core.low_rank import Update
 from raggd.records import SupportSet
 from raggd.serving.decoding import RunningBatch, alike
@@ -42,6 +43,7 @@ class Engine:
         metrics: Metrics,
         *,
         rows: int,
+        threads: int | None = None,
     ) -> None:
         """Start the thread.
 
@@ -50,8 +52,10 @@ class Engine:
             adapt: predicts the update of a support set; called in the engine's thread.
             metrics: told what happens.
             rows: most answers written together.
+            threads: processor threads for the model alone; None takes them as they are.
         """
         self._backbone = backbone
+        self._threads = threads
         self._adapt = adapt
         self._metrics = metrics
         self._most = rows
@@ -146,6 +150,8 @@ class Engine:
             raise stopping()
 
     def _run(self) -> None:
+        if self._threads is not None:
+            claim(self._threads)
         while self._work_there():
             try:
                 self._turn()

@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 
 from raggd.assembly import Assembly
+from raggd.backbone.threads import leave_one
 from raggd.records import RaggdError
 from raggd.serving.app import create_app
 from raggd.serving.gate import is_local
@@ -84,7 +85,7 @@ def serve(
     if not quiet:
         _log_to_stderr()
     try:
-        service = Service(parts)
+        service = Service(parts, threads=leave_one())
     except BaseException:
         taken.close()
         raise

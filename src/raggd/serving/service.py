@@ -42,11 +42,12 @@ OWN = "own"
 class Service:
     """Everything behind the routes. Its coroutines belong to one event loop."""
 
-    def __init__(self, parts: Assembly) -> None:
+    def __init__(self, parts: Assembly, threads: int | None = None) -> None:
         """Load model, weights and index, and start the engine.
 
         Args:
             parts: what to serve.
+            threads: processor threads for the engine alone; None takes them as they are.
         """
         self.settings = parts.settings
         self.metrics = Metrics()
@@ -70,7 +71,9 @@ class Service:
         self._lock = threading.Lock()
         self._predictions: dict[str, asyncio.Task[Update]] = {}
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="raggd-prepare")
-        self.engine = Engine(self.backbone, self._predict, self.metrics, rows=limits.rows)
+        self.engine = Engine(
+            self.backbone, self._predict, self.metrics, rows=limits.rows, threads=threads
+        )
 
     def close(self) -> None:
         """Finish what is queued and end the threads."""

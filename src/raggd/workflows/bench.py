@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def _record(parts: Assembly, found: dict[str, Found]) -> dict[str, Any]:
 def run_bench(parts: Assembly, out: Path, rounds: int, only: str | None) -> dict[str, Any]:
     """Measure; write ``bench.json``, ``bench.md`` and, of growth, a figure.
 
+    What is measured is written after every bench: a run that is stopped keeps those it finished.
     With `only`, the files carry the bench's name, so that single runs do not replace each other.
 
     Args:
@@ -56,12 +58,20 @@ def run_bench(parts: Assembly, out: Path, rounds: int, only: str | None) -> dict
     setting = BenchSetting(parts, rounds, parts.say)
     setting.benchmark  # noqa: B018  a wrong name is told before anything is loaded
     found: dict[str, Found] = {}
+    record: dict[str, Any] = {}
     for name in [only] if only else BENCHES:
         bench = find_bench(name)
         parts.say(bench.ABOUT)
-        found[name] = bench.run(setting)
+        started = time.perf_counter()
+        measured = bench.run(setting)
+        seconds = round(time.perf_counter() - started)
+        found[name] = replace(measured, facts={**measured.facts, "seconds": seconds})
+        record = _write(parts, found, out, f"bench-{only}" if only else "bench")
+    return record
+
+
+def _write(parts: Assembly, found: dict[str, Found], out: Path, stem: str) -> dict[str, Any]:
     record = _record(parts, found)
-    stem = f"bench-{only}" if only else "bench"
     write_json(out / f"{stem}.json", record)
     tables = (ratio_table(record["details"]), time_table(record["benches"]))
     write_text(out / f"{stem}.md", "\n".join(table.to_markdown() for table in tables))

@@ -108,7 +108,7 @@ def trained(
             own = changed(settings, "hyper_tuning", start=start)
             records[name] = run_train_hyper(parts_with(own, frozen_backbone), store, weights, quiet)
         records["ridge"] = run_train_ridge(parts, store, weights)
-        records["gate"] = run_train_gate(parts, "predictor.safetensors", weights, quiet)
+        records["gate"] = run_train_gate(parts, "tuned.safetensors", weights, quiet)
         records["task-mean"] = run_train_task_mean(parts, [store], weights)
         yield Trained(settings, weights, store, records)
 
@@ -166,7 +166,7 @@ def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -
 
 def test_no_two_methods_are_the_same(scores: dict[str, RunRecord]) -> None:
     losses = {n: tuple(p.answer_loss for p in r.predictions) for n, r in scores.items()}
-    del losses["rag-gd-gated"]  # may be the base, or another scale of rag-gd
+    del losses["rag-gd-gated"]  # may be the base, or rag-gd-tuned
     same = [(a, b) for a in losses for b in losses if a < b and losses[a] == losses[b]]
     assert not same
 
@@ -188,7 +188,7 @@ def test_what_each_method_costs_and_is_made_of(scores: dict[str, RunRecord]) -> 
     assert len(predictors) == 9
     assert own["shuffled-support"] == own["irrelevant-passages"] == own["rag-gd"]
     assert own["rag-gd-step"] == own["rag-gd"]
-    assert own["rag-gd-gated"]["predictor"].startswith(own["rag-gd"]["predictor"] + "-")
+    assert own["rag-gd-gated"]["predictor"].startswith(own["rag-gd-tuned"]["predictor"] + "-")
     assert own["rag-gd-x0.5"] == own["rag-gd"] | {"scale": "0.5"}
 
 

@@ -225,6 +225,14 @@ def test_a_cell_again_from_its_record(whole: Path, tmp_path: Path) -> None:
     assert f"changed predictor: {'0' * 16} in the record" in ran.out
 
 
+def test_each_retriever_has_its_own_noise() -> None:
+    study = load_study(Path(__file__).parents[1] / "studies" / "noise.toml")
+    names = [retriever.name for retriever in study.retrievers]
+    runs = [study.run_settings("smollm2", name, 1).retrieval for name in names]
+    assert [run.noise for run in runs] == [0.0, 0.5, 1.0]
+    assert {run.retriever for run in runs} == {"bm25"}
+
+
 def test_two_studies_in_one_folder(world: World, tmp_path: Path) -> None:
     with locked(tmp_path):
         said = run_cli("study", world.study(), "--out", tmp_path).refusal()

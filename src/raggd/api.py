@@ -115,12 +115,13 @@ class Rag:
         k = self.parts.settings.retrieval.top_k
         return SupportSet(OWN_TASK, tuple(make_demonstrations(questions, self.retriever, k)))
 
-    def adapt(self, demonstrations: Demonstrations, *, method: str = "rag-gd") -> Update:
+    def adapt(self, demonstrations: Demonstrations, *, method: str | None = None) -> Update:
         """Turn answered questions into an update of the base adapter (paper Algorithm 1).
 
         Args:
             demonstrations: answered questions of the task.
-            method: what makes the update: ``rag-gd`` (one forward pass) or ``tt-sgd``.
+            method: what makes the update: the best predictor of the weights (None) or ``rag-gd``,
+                in one forward pass; or ``tt-sgd``.
 
         Returns:
             The update, for `answer`, `Update.save` and the exports.
@@ -128,6 +129,7 @@ class Rag:
         Raises:
             RaggdError: the method makes no update.
         """
+        method = method or self.parts.adapting
         adapted = self._method(method).adapt([self.support(demonstrations)])[0]
         if adapted.update is None:
             raise RaggdError(

@@ -12,7 +12,7 @@ from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.data.sources import HUB, find_corpus
 from raggd.files import cache_folder
 from raggd.methods.registry import METHODS, build_method
-from raggd.methods.weights import BASE_FILE, weight_file
+from raggd.methods.weights import BASE_FILE, adapting_method, weight_file
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import Index, build_index
@@ -222,6 +222,11 @@ class Assembly:
         if file not in self._predictors:
             self._predictors[file] = load_predictor(weight_file(self.weights, file))
         return self._predictors[file]
+
+    @property
+    def adapting(self) -> str:
+        """The method by which demonstrations adapt the model where nobody names another."""
+        return adapting_method(self.weights)
 
     def method(self, name: str) -> Method:
         """Make a method ready to adapt and answer.

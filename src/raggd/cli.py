@@ -142,7 +142,7 @@ def ask(
     corpus: Corpus = None,
     demonstrations: Demonstrations = None,
     method: Annotated[
-        str | None, typer.Option(help="Default: rag-gd with demonstrations, base without.")
+        str | None, typer.Option(help="Default: adapted with demonstrations, base without.")
     ] = None,
     config: Config = None,
     assignments: Assignments = None,

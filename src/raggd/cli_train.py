@@ -116,7 +116,7 @@ def train_task_mean(
 def train_gate(
     predictor: Annotated[
         str, typer.Option(help="Predictor of the weights folder that the gate is for.")
-    ] = "predictor.safetensors",
+    ] = "tuned.safetensors",
     out: Out = Path("runs/weights"),
     config: Config = None,
     assignments: Assignments = None,

@@ -48,7 +48,7 @@ FILES_OF: dict[str, tuple[str, ...]] = {
     "rag-gd-k10": (BASE_FILE, "predictor-k10.safetensors"),
     "rag-gd-ridge": (BASE_FILE, RIDGE_FILE),
     "rag-gd-tuned": (BASE_FILE, TUNED_FILE),
-    "rag-gd-gated": (*_RAG_GD, GATE_FILE),
+    "rag-gd-gated": (BASE_FILE, TUNED_FILE, GATE_FILE),
     "rag-gd-step": _RAG_GD,
     "shuffled-support": _RAG_GD,
     "irrelevant-passages": _RAG_GD,
@@ -88,6 +88,18 @@ def weight_file(folder: Path, file: str) -> Path:
             "adapter.weights."
         )
     return path
+
+
+def adapting_method(folder: Path) -> str:
+    """Name the method by which demonstrations adapt the model where nobody names another.
+
+    Args:
+        folder: of the weights.
+
+    Returns:
+        ``rag-gd-tuned`` where its predictor is there, else the paper's ``rag-gd``.
+    """
+    return "rag-gd-tuned" if (folder / TUNED_FILE).is_file() else "rag-gd"
 
 
 def weights_hash(path: Path) -> str:

@@ -96,7 +96,8 @@ METHODS = {
     ),
     "rag-gd-gated": MethodWords(
         "RAG-GD, gated",
-        "RAG-GD with a gate that scales the change, or withholds it, by the gain that it expects.",
+        "RAG-GD, tuned, with a gate that scales the change, or withholds it, by the gain that it "
+        "expects.",
     ),
     "rag-gd-step": MethodWords(
         "RAG-GD, then one step",

@@ -53,7 +53,7 @@ class Service:
         self.metrics = Metrics()
         self.backbone: Backbone = parts.backbone
         self.base = parts.base
-        self._rag_gd: Method = parts.method("rag-gd")
+        self._rag_gd: Method = parts.method(parts.adapting)
         # not the cached one: a server does not write its users' questions to disk
         self._retriever: Retriever = parts.index.retriever
         limits = parts.settings.serving

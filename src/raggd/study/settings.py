@@ -15,7 +15,11 @@ from raggd.settings import Settings, read_settings
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _LISTED = {
     "backbone": {"name": "[[backbones]] model"},
-    "retrieval": {"retriever": "[[retrievers]] retriever", "encoder": "[[retrievers]] encoder"},
+    "retrieval": {
+        "retriever": "[[retrievers]] retriever",
+        "encoder": "[[retrievers]] encoder",
+        "noise": "[[retrievers]] noise",
+    },
     "adapter": {"weights": "[[backbones]] weights"},
     "evaluation": {"seed": "seeds"},
 }
@@ -45,6 +49,8 @@ class StudyRetriever(BaseModel):
     """How folders, tables and figures call it."""
     retriever: Literal["bm25", "dense"] = "bm25"
     encoder: str = "all-minilm-l6-v2"
+    noise: float = Field(default=0.0, ge=0, le=1)
+    """Share of the passages that random ones replace."""
 
 
 class StudySettings(Settings):
@@ -85,7 +91,11 @@ class StudySettings(Settings):
         found = next(r for r in self.retrievers if r.name == retriever)
         changes = {
             "backbone": {"name": entry.model or entry.name},
-            "retrieval": {"retriever": found.retriever, "encoder": found.encoder},
+            "retrieval": {
+                "retriever": found.retriever,
+                "encoder": found.encoder,
+                "noise": found.noise,
+            },
             "adapter": {"weights": entry.weights},
             "evaluation": {"seed": seed},
         }

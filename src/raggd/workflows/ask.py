@@ -96,7 +96,7 @@ def run_ask(
     if before is not None:
         watch.add("start", before * 1000)
     shown = read_demonstrations(demonstrations) if demonstrations else []
-    name = method or ("rag-gd" if shown else "base")
+    name = method or (parts.adapting if shown else "base")
     require_known("method", name, METHODS)
     with watch.timed("index"):
         parts.retriever  # noqa: B018

@@ -24,6 +24,7 @@ from raggd.workflows.evaluate import (
 )
 
 DEMO_METHODS = ("vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd")
+"""And what the weights' best predictor makes, where that is another."""
 CASES = 12
 Progress = Callable[[str, int, int], None]
 
@@ -52,13 +53,16 @@ def _answers_of(item: Item, records: Sequence[RunRecord]) -> dict[str, Predictio
     }
 
 
-def choose_cases(tasks: Sequence[Task], records: Sequence[RunRecord], count: int) -> list[Case]:
+def choose_cases(
+    tasks: Sequence[Task], records: Sequence[RunRecord], count: int, adapted: str
+) -> list[Case]:
     """Choose questions to show: those that the update changed first, better or worse.
 
     Args:
         tasks: with their items.
         records: of all methods on them.
         count: how many.
+        adapted: the method whose answers are compared with the base adapter's.
 
     Returns:
         The cases: a third of them better and a third worse where there are so many, the rest
@@ -69,7 +73,7 @@ def choose_cases(tasks: Sequence[Task], records: Sequence[RunRecord], count: int
 
     def change(item: Item) -> float:
         given = answers[item.question.id]
-        return given["rag-gd"].f1 - given["base"].f1
+        return given[adapted].f1 - given["base"].f1
 
     better = [item for item in items if change(item) > 0]
     worse = [item for item in items if change(item) < 0]
@@ -86,6 +90,7 @@ def _page(
     records: Sequence[RunRecord],
     rows: Sequence[SummaryRow],
     comparisons: Sequence[Comparison],
+    adapted: str,
 ) -> str:
     backbone = settings.backbone.name
     notes = [
@@ -101,11 +106,12 @@ def _page(
         title="raggd demo: adapting a frozen language model in one forward pass",
         rows=rows,
         figure_svg=cost_accuracy_figure(rows),
-        cases=choose_cases(tasks, records, CASES),
+        cases=choose_cases(tasks, records, CASES, adapted),
         notes=notes,
         command="raggd demo",
         comparisons=comparisons,
         details=details_of(records),
+        after=adapted,
     )
 
 
@@ -125,11 +131,13 @@ def run_demo(
     started = time.monotonic()
     settings = parts.settings
     tasks = build_tasks(parts)
-    records = run_tasks(parts, tasks, DEMO_METHODS, out, progress)
+    methods = list(dict.fromkeys([*DEMO_METHODS, parts.adapting]))
+    records = run_tasks(parts, tasks, methods, out, progress)
     rows = summary_rows(records)
-    comparisons = compare(records, standard_pairs(DEMO_METHODS), by_support=True)
+    comparisons = compare(records, standard_pairs(methods), by_support=True)
     write_tables(out, rows, comparisons, records)
-    write_text(out / "demo.html", _page(settings, tasks, records, rows, comparisons))
+    page = _page(settings, tasks, records, rows, comparisons, parts.adapting)
+    write_text(out / "demo.html", page)
     result = {
         "n": rows[0].n,
         "seconds": round(time.monotonic() - started, 1),

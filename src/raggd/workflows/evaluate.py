@@ -74,6 +74,10 @@ def standard_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
         ("rag-gd", "tt-sgd"),
         ("tt-sgd", "base"),
         ("mean-update", "base"),
+        ("rag-gd-tuned", "base"),
+        ("rag-gd-tuned", "rag-gd"),
+        ("rag-gd-tuned", "tt-sgd"),
+        ("rag-gd-tuned", "mean-tuned"),
     ]
     return [pair for pair in wanted if set(pair) <= set(methods)]
 

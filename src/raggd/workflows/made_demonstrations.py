@@ -29,7 +29,6 @@ from raggd.workflows.evaluate import scores_of, write_tables
 from raggd.workflows.make_demonstrations import as_line, choose_passages, maker_of
 
 MADE = "rag-gd-made"
-PAIRS = [(MADE, "base"), ("rag-gd", "base"), (MADE, "rag-gd"), (MADE, "mean-update")]
 PASSAGES_PER_QUESTION = 10
 Progress = Callable[[str, int, int], None]
 
@@ -136,7 +135,9 @@ def run_compare(
         A JSON-ready result, and the tables.
     """
     settings = parts.settings
-    plain = parts.methods(["base", "mean-update", "rag-gd"])
+    gold = parts.adapting
+    pairs = [(MADE, "base"), (gold, "base"), (MADE, gold), (MADE, "mean-update")]
+    plain = parts.methods(["base", "mean-update", gold])
     records: list[RunRecord] = []
     tried: dict[str, dict[str, int]] = {}
     for name in known_benchmarks(names):
@@ -145,9 +146,9 @@ def run_compare(
         swapped = ShuffledSupport(plain[-1], partial(_in_its_place, made), MADE)
         methods = [*plain, swapped]
         records += run_task(task, methods, parts.backbone, settings, out, progress)
-    rows, comparisons = summary_rows(records), compare(records, PAIRS, by_support=True)
+    rows, comparisons = summary_rows(records), compare(records, pairs, by_support=True)
     write_tables(out, rows, comparisons, records)
-    losses = compare_losses(records, PAIRS)
+    losses = compare_losses(records, pairs)
     result = {
         "n": rows[0].n,
         "methods": {row.method: scores_of(row) for row in rows},

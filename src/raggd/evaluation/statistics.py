@@ -285,6 +285,44 @@ def paired_bootstraps(
     return found
 
 
+def bootstrap_ratios(
+    scores: ArrayLike,
+    reference: int,
+    *,
+    groups: Sequence[object] | None = None,
+    clusters: Sequence[object] | None = None,
+    macro: bool = False,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> list[Interval]:
+    """Divide the mean of every method by that of one, all on the same resamples.
+
+    Meant for a reference whose own interval lies on one side of zero: else a ratio says nothing.
+
+    Args:
+        scores: shape (questions, methods), finite.
+        reference: column of the method that the others are divided by.
+        groups: as for `bootstrap_interval`.
+        clusters: as for `bootstrap_interval`.
+        macro: as for `bootstrap_interval`.
+        level: of the intervals.
+        resamples: bootstrap samples.
+        seed: of the random numbers.
+
+    Returns:
+        One ratio per column, with its percentile interval; 1 for the reference itself.
+    """
+    table = _table(scores)
+    _check_options(level, resamples)
+    means, draws = bootstrap(table, groups, clusters, macro, resamples, seed)
+    shares = None if draws is None else draws / draws[:, [reference]]
+    return [
+        Interval(float(m / means[reference]), *_limits(shares, i, level), level)
+        for i, m in enumerate(means)
+    ]
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values of several comparisons by Holm's step-down rule.
 

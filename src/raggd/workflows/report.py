@@ -16,6 +16,7 @@ from raggd.report.alignment import (
     load_alignments,
 )
 from raggd.report.contrasts import Averages, Contrast, contrasts
+from raggd.report.drops import drops_table, loss_drops
 from raggd.report.evidence import EvidenceGain, evidence_gains, evidence_table
 from raggd.report.grid import Block, Grid, load_grid
 from raggd.report.paper import paper_table, share_table
@@ -123,6 +124,7 @@ def build_report(out: Path, resamples: int, say: Say) -> Report:
     averages = Averages(resamples)
     tables = _tables(grid, found, averages)
     tables["share"] = share_table(found, grid.blocks)
+    tables["drops"] = drops_table(loss_drops(grid.blocks, resamples))
     tables["paper"] = paper_table(found)
     tables["evidence"] = evidence_table(evidence)
     figures = _figures(grid, evidence, f1_average(averages))
@@ -165,7 +167,7 @@ def _sections(report: Report) -> list[Section]:
             ("Which share of TT-SGD's gain over the base adapter RAG-GD reaches, at which share of "
              "its price. No share is shown where TT-SGD's own gain is not certain.",),
             (),
-            shown("share"),
+            shown("share", "drops"),
         ),
         Section(
             "paper",

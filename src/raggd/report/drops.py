@@ -1,0 +1,116 @@
+"""How far a method lowers the answer loss of the base adapter, and how many times TT-SGD does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raggd.evaluation.statistics import Interval, bootstrap_intervals, bootstrap_ratios
+from raggd.report.contrasts import sample
+from raggd.report.grid import Block, subsets
+from raggd.report.tables import Column, Table
+from raggd.report.words import method_label
+
+BASE, REFERENCE = "base", "tt-sgd"
+NOTHING = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """What a method takes from the answer loss of the base adapter, on the same questions.
+
+    Attributes:
+        scope: name of a block.
+        subset: ``all``, ``training tasks`` or ``held-out tasks``; the mean of benchmark means.
+        method: name.
+        n: questions.
+        drop: nats per answer token; above 0 is better.
+        times: the drop divided by that of TT-SGD; None where TT-SGD's own is not surely positive.
+    """
+
+    scope: str
+    subset: str
+    method: str
+    n: int
+    drop: Interval
+    times: Interval | None
+
+
+def _of_subset(
+    block: Block, subset: str, benchmarks: tuple[str, ...], resamples: int
+) -> list[Drop]:
+    methods = [m for m in block.methods if block.has(m, benchmarks)]
+    if not {BASE, REFERENCE} <= set(methods):
+        return []
+    given = sample([block], methods, benchmarks, "loss")
+    if given is None or set(given.groups) != set(benchmarks):
+        return []
+    gained = given.values[:, [methods.index(BASE)]] - given.values
+    among, macro = (given.groups, given.clusters), True
+    drops = bootstrap_intervals(
+        gained, groups=among[0], clusters=among[1], macro=macro, resamples=resamples
+    )
+    at = methods.index(REFERENCE)
+    times: Sequence[Interval | None] = [None] * len(methods)
+    if math.isfinite(drops[at].low) and drops[at].low > 0:
+        times = bootstrap_ratios(
+            gained, at, groups=among[0], clusters=among[1], macro=macro, resamples=resamples
+        )
+    return [
+        Drop(block.name, subset, method, len(given.groups), drop, ratio)
+        for method, drop, ratio in zip(methods, drops, times, strict=True)
+        if method != BASE
+    ]
+
+
+def loss_drops(blocks: Sequence[Block], resamples: int) -> list[Drop]:
+    """Measure all drops on the questions that every method of a block answered.
+
+    Args:
+        blocks: of the study; those without base adapter or TT-SGD are left out.
+        resamples: bootstrap samples.
+
+    Returns:
+        By block, subset and method; empty where no answer loss was recorded.
+    """
+    return [
+        drop
+        for block in blocks
+        for subset, benchmarks in subsets(block.benchmarks)
+        for drop in _of_subset(block, subset, benchmarks, resamples)
+    ]
+
+
+def _text(interval: Interval | None, digits: int) -> str:
+    if interval is None:
+        return NOTHING
+    low, high = (f"{limit:.{digits}f}" for limit in (interval.low, interval.high))
+    return f"{interval.mean:.{digits}f} [{low}, {high}]"
+
+
+def drops_table(found: Sequence[Drop]) -> Table:
+    """Lay out the drops, a column per subset and its multiple of TT-SGD's.
+
+    Args:
+        found: from `loss_drops`.
+
+    Returns:
+        A row per block and method.
+    """
+    names = list(dict.fromkeys(drop.subset for drop in found))
+    columns = [Column("Scope"), Column("Method")]
+    for name in names:
+        columns += [Column(f"Drop, {name}", "right"), Column("x TT-SGD", "right")]
+    by_row: dict[tuple[str, str], dict[str, Drop]] = {}
+    for drop in found:
+        by_row.setdefault((drop.scope, drop.method), {})[drop.subset] = drop
+    rows = []
+    for (scope, method), mine in by_row.items():
+        cells = [scope, method_label(method)]
+        for name in names:
+            one = mine.get(name)
+            cells += [_text(one.drop, 3), _text(one.times, 2)] if one else [NOTHING, NOTHING]
+        rows.append(tuple(cells))
+    caption = "Drop of the answer loss from the base adapter, nats per answer token, 95 % intervals"
+    return Table(tuple(columns), tuple(rows), caption=caption)

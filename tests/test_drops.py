@@ -1,0 +1,60 @@
+"""Drops of the answer loss are paired means; their multiples are of TT-SGD's on the same draws."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from raggd.evaluation.statistics import bootstrap_interval, bootstrap_ratios
+from raggd.report.drops import drops_table, loss_drops
+from test_study_report import made_up
+
+
+def _world(better: float, worse: float) -> dict[str, np.ndarray]:
+    # exact match is 1 - loss in these blocks
+    rng = np.random.default_rng(3)
+    base = 0.3 * rng.random((2, 60))
+    return {"base": base, "tt-sgd": base + 0.1 + 0.01 * rng.random((2, 60)),
+            "rag-gd": base + better, "mean-update": base + worse}  # fmt: skip
+
+
+def test_drops_and_multiples() -> None:
+    found = {(d.subset, d.method): d for d in loss_drops([made_up(_world(0.21, -0.05))], 400)}
+    assert {subset for subset, _ in found} == {"all", "training tasks", "held-out tasks"}
+    assert {method for _, method in found} == {"tt-sgd", "rag-gd", "mean-update"}
+    ours, sgd = found["all", "rag-gd"], found["all", "tt-sgd"]
+    assert (ours.n, ours.drop.mean) == (120, pytest.approx(0.21))
+    assert sgd.drop.mean == pytest.approx(0.105, abs=0.002)
+    assert sgd.times is not None and sgd.times.mean == sgd.times.low == sgd.times.high == 1
+    assert ours.times is not None
+    assert ours.times.mean == pytest.approx(ours.drop.mean / sgd.drop.mean)
+    assert 1.9 < ours.times.low < ours.times.mean < ours.times.high < 2.1
+    worse = found["all", "mean-update"]
+    assert worse.drop.high < 0 and worse.times is not None and worse.times.high < 0
+
+
+def test_no_multiple_of_what_is_not_surely_there() -> None:
+    world = _world(0.2, 0.0)
+    world["tt-sgd"] = world["base"] + np.where(np.arange(60) % 2, 0.1, -0.1)
+    found = loss_drops([made_up(world)], 400)
+    assert found and all(drop.times is None for drop in found)
+    without = {name: scores for name, scores in world.items() if name != "tt-sgd"}
+    assert loss_drops([made_up(without)], 400) == []
+
+
+def test_the_table_has_a_row_for_each_method() -> None:
+    table = drops_table(loss_drops([made_up(_world(0.21, -0.05))], 200))
+    assert [column.heading for column in table.columns[2:4]] == ["Drop, all", "x TT-SGD"]
+    assert len(table.rows) == 3
+    assert table.rows[1][2].startswith("0.105 [") or table.rows[0][2].startswith("0.105 [")
+
+
+def test_ratios_of_one_column_to_itself_and_to_a_multiple() -> None:
+    values = np.random.default_rng(0).random(50) + 1
+    same, double = bootstrap_ratios(np.stack([values, 2 * values], 1), 0, resamples=200)
+    assert (same.mean, same.low, same.high) == (1, 1, 1)
+    assert (double.low, double.high) == (pytest.approx(2), pytest.approx(2))
+    other = np.random.default_rng(1).random(50) + 1
+    spread = bootstrap_ratios(np.stack([values, other], 1), 0, resamples=400)[1]
+    assert spread.low < spread.mean < spread.high
+    assert spread.mean == pytest.approx(other.mean() / bootstrap_interval(values).mean)

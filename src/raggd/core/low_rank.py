@@ -24,9 +24,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from raggd.files import save_tensors
 from raggd.records import RaggdError
 
 PROJECTIONS = ("q", "k", "v")
+UPDATE_KIND = "raggd update"
+"""What the header of an update's file says that it is."""
 
 
 class Factors(NamedTuple):
@@ -253,10 +256,15 @@ class Update:
         return self.map(lambda tensor: tensor.detach())
 
     def save(self, path: Path | str) -> None:
-        """Write the update to a file that `raggd.load_update` reads."""
-        from raggd.core.storage import save_update
+        """Write a single update or a batch to a file that `raggd.load_update` reads.
 
-        save_update(Path(path), self)
+        Its shape and the base adapter that it starts from stand in the header.
+
+        Args:
+            path: the file.
+        """
+        metadata = {"kind": UPDATE_KIND, "spec": self.spec.to_json(), "base": self.base}
+        save_tensors(Path(path), tensors_of(self.factors), metadata)
 
 
 def update_from_vector(spec: AdapterSpec, vector: Tensor, base: str) -> Update:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from raggd.core.low_rank import BaseAdapter
-from raggd.core.storage import load_update, save_update
+from raggd.core.storage import load_update
 from raggd.methods.base import Adapted, Method
 from raggd.records import RaggdError, SupportSet, content_id
 
@@ -118,7 +118,7 @@ class Remembered:
         plain = adapted.base is self._base and adapted.reads_evidence and not adapted.shown
         if file is None or adapted.update is None or not plain or adapted.prefix is not None:
             return
-        save_update(file, adapted.update)
+        adapted.update.save(file)
         stored = sorted(file.parent.glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
         for old in stored[:-ON_DISK]:
             old.unlink(missing_ok=True)

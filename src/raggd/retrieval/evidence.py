@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from raggd.data.answers import choose_answer, contains_answer
+from raggd.data.answers import choose_answer, contains_answer, normalise_answer
 from raggd.records import Demonstration, Passage, Question, RaggdError
 from raggd.retrieval.base import Retriever
 
@@ -36,6 +36,21 @@ def evidence_for(
 def is_answerable(question: Question, passages: Sequence[Passage]) -> bool:
     """Return whether an answer stands in the text of a passage (a title alone is no evidence)."""
     return any(contains_answer(passage.text, question.answers) for passage in passages)
+
+
+def holds_answer(question: Question, passages: Sequence[Passage]) -> bool | None:
+    """Return whether the evidence holds an answer, where that can be told.
+
+    Args:
+        question: with its answers.
+        passages: its evidence.
+
+    Returns:
+        As `is_answerable`; None for a question that is answered by yes or no.
+    """
+    if {normalise_answer(answer) for answer in question.answers} <= {"yes", "no"}:
+        return None
+    return is_answerable(question, passages)
 
 
 def hit_rate(questions: Sequence[Question], evidence: Sequence[Sequence[Passage]]) -> float:

@@ -182,6 +182,8 @@ class HyperTuningSettings(_Section):
     warmup: int = Field(default=20, ge=0)
     weight_decay: float = Field(default=0.01, ge=0)
     clip: float = Field(default=1.0, gt=0)
+    answerable_only: bool = False
+    """Learn from no question whose passages hold none of its answers; yes and no are let pass."""
     seed: int = 0
 
 

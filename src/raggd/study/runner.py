@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from raggd.assembly import Assembly
 from raggd.assembly import Progress as Teller
-from raggd.data.answers import normalise_answer
 from raggd.evaluation.flops import counted_costs
 from raggd.evaluation.runner import Task, make_record, run_part
 from raggd.evaluation.tasks import task_of
 from raggd.files import write_text
-from raggd.methods.base import Item, Method
+from raggd.methods.base import Method
 from raggd.records import Prediction, RaggdError
-from raggd.retrieval.evidence import is_answerable
+from raggd.retrieval.evidence import holds_answer
 from raggd.settings import Settings
 from raggd.study.folder import read_record
 from raggd.study.plan import Cell, Identities
@@ -241,10 +240,5 @@ def with_evidence(predictions: Sequence[Prediction], task: Task) -> tuple[Predic
         The predictions with `answerable` set; None for questions answered by yes or no.
     """
     items = {item.question.id: item for draw in task.draws for item in draw}
-
-    def look(item: Item) -> bool | None:
-        if {normalise_answer(answer) for answer in item.question.answers} <= {"yes", "no"}:
-            return None
-        return is_answerable(item.question, item.passages)
-
-    return tuple(replace(p, answerable=look(items[p.question_id])) for p in predictions)
+    held = {name: holds_answer(item.question, item.passages) for name, item in items.items()}
+    return tuple(replace(p, answerable=held[p.question_id]) for p in predictions)

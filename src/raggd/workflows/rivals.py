@@ -31,8 +31,8 @@ from raggd.methods.weights import (
     weight_file,
     weights_hash,
 )
-from raggd.records import RaggdError
-from raggd.retrieval.evidence import make_demonstrations
+from raggd.records import Question, RaggdError
+from raggd.retrieval.evidence import evidence_for, holds_answer, make_demonstrations
 from raggd.workflows.train import base_examples, training_record, training_targets
 
 _FILES = {"zero": HYPER_FILE, "predictor": TUNED_FILE, "mean": MEAN_TUNED_FILE}
@@ -74,6 +74,15 @@ def run_train_prompt(parts: Assembly, out: Path, progress: Progress) -> dict[str
     return record
 
 
+def _lesson_pool(parts: Assembly, name: str) -> list[Question]:
+    questions = training_questions(parts.source, name)
+    if not parts.settings.hyper_tuning.answerable_only:
+        return questions
+    evidence = evidence_for(questions, parts.retriever, parts.settings.retrieval.top_k)
+    held = map(holds_answer, questions, evidence)
+    return [q for q, holds in zip(questions, held, strict=True) if holds is not False]
+
+
 def hyper_lessons(parts: Assembly, targets: Targets) -> list[tuple[int, Prompt]]:
     """Make the questions that HyperTuning learns from.
 
@@ -86,7 +95,7 @@ def hyper_lessons(parts: Assembly, targets: Targets) -> list[tuple[int, Prompt]]
     """
     settings = parts.settings
     tasks = known_benchmarks(sorted(set(targets.tasks)))
-    pools = {name: training_questions(parts.source, name) for name in tasks}
+    pools = {name: _lesson_pool(parts, name) for name in tasks}
     lessons = plan_lessons(targets, pools, settings.hyper_tuning)
     asked = {lesson.question.id: lesson.question for lesson in lessons}
     shown = make_demonstrations(list(asked.values()), parts.retriever, settings.retrieval.top_k)

@@ -32,6 +32,7 @@ from raggd.methods.weights import (
 )
 from raggd.records import RaggdError, RunRecord
 from raggd.report import words
+from raggd.retrieval.evidence import evidence_for, holds_answer
 from raggd.settings import Settings, load_settings
 from raggd.workflows import rivals, train
 from raggd.workflows.ask import run_ask
@@ -268,6 +269,27 @@ def test_a_prefix_of_another_backbone_is_refused(
     settings = changed(trained.settings, "adapter", weights=str(tmp_path))
     with pytest.raises(RaggdError, match="trained with backbone another"):
         parts_with(settings, tiny_backbone).method("prompt-tuning")
+
+
+def test_lessons_can_be_held_to_what_the_passages_answer(
+    trained: Trained, frozen_backbone: Backbone
+) -> None:
+    noisy = changed(trained.settings, "retrieval", noise=0.5)
+    targets = load_targets(trained.store)
+    asked = {}
+    for only in (False, True):
+        parts = parts_with(changed(noisy, "hyper_tuning", answerable_only=only), frozen_backbone)
+        lessons = rivals.plan_lessons(
+            targets,
+            {name: rivals.lesson_pool(parts, name) for name in set(targets.tasks)},
+            parts.settings.hyper_tuning.model_copy(update={"steps": 20}),
+        )
+        questions = {lesson.question.id: lesson.question for lesson in lessons}
+        evidence = evidence_for(list(questions.values()), parts.retriever, 2)
+        held = map(holds_answer, questions.values(), evidence)
+        asked[only] = dict(zip(questions, held, strict=True))
+    assert False in asked[False].values()
+    assert set(asked[True].values()) == {True}
 
 
 def test_a_task_without_targets_is_named(

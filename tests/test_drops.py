@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raggd.evaluation.statistics import bootstrap_interval, bootstrap_ratios
-from raggd.report.drops import drops_table, loss_drops
+from raggd.report.drops import ANSWERABLE, drops_table, loss_drops
 from test_study_report import made_up
 
 
@@ -20,7 +20,9 @@ def _world(better: float, worse: float) -> dict[str, np.ndarray]:
 
 def test_drops_and_multiples() -> None:
     found = {(d.subset, d.method): d for d in loss_drops([made_up(_world(0.21, -0.05))], 400)}
-    assert {subset for subset, _ in found} == {"all", "training tasks", "held-out tasks"}
+    subsets = {subset for subset, _ in found}
+    assert subsets == {"all", "training tasks", "held-out tasks", ANSWERABLE}
+    assert found[ANSWERABLE, "rag-gd"].n == 80  # two questions of three
     assert {method for _, method in found} == {"tt-sgd", "rag-gd", "mean-update"}
     ours, sgd = found["all", "rag-gd"], found["all", "tt-sgd"]
     assert (ours.n, ours.drop.mean) == (120, pytest.approx(0.21))

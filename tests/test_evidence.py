@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from raggd.files import read_json_lines
 from raggd.records import Passage, Question, RaggdError
 from raggd.retrieval.bm25 import BM25Retriever, build_bm25
-from raggd.retrieval.evidence import evidence_for, hit_rate, make_demonstrations
+from raggd.retrieval.evidence import evidence_for, hit_rate, holds_answer, make_demonstrations
 
 CORPUS = [
     Passage("1", "Lima is the capital of Peru. Lima lies on the coast.", "Lima"),
@@ -31,6 +32,14 @@ def test_evidence_keeps_the_order_of_questions_and_ranks(retriever: BM25Retrieve
     assert [[p.id for p in passages] for passages in found] == [["3"], ["2", "1"]]
     assert evidence_for([MAKER], retriever, k=0) == [()]
     assert evidence_for([MAKER], retriever, k=2, exclude=[{"3"}]) == [()]
+
+
+def test_evidence_holds_an_answer_or_not_or_cannot_tell() -> None:
+    assert holds_answer(CAPITAL, CORPUS) is True
+    assert holds_answer(CAPITAL, CORPUS[1:]) is False
+    asked = Question("q3", "Do bees make honey?", ("Yes", "yes."), "nq")
+    assert holds_answer(asked, CORPUS) is None
+    assert holds_answer(replace(asked, answers=("yes", "Lima")), CORPUS) is True
 
 
 def test_hit_rate_counts_answers_in_the_evidence(retriever: BM25Retriever) -> None:

@@ -8,11 +8,14 @@ from dataclasses import dataclass
 
 from raggd.evaluation.statistics import Interval, bootstrap_intervals, bootstrap_ratios
 from raggd.report.contrasts import sample
+from raggd.report.evidence import only
 from raggd.report.grid import Block, subsets
 from raggd.report.tables import Column, Table
 from raggd.report.words import method_label
 
 BASE, REFERENCE = "base", "tt-sgd"
+ANSWERABLE = "answer in the passages"
+"""All benchmarks, but only the questions that their passages can answer: the use of evidence."""
 NOTHING = "–"
 
 
@@ -22,7 +25,8 @@ class Drop:
 
     Attributes:
         scope: name of a block.
-        subset: ``all``, ``training tasks`` or ``held-out tasks``; the mean of benchmark means.
+        subset: ``all``, ``training tasks``, ``held-out tasks`` or `ANSWERABLE`; the mean of
+            benchmark means.
         method: name.
         n: questions.
         drop: nats per answer token; above 0 is better.
@@ -74,12 +78,13 @@ def loss_drops(blocks: Sequence[Block], resamples: int) -> list[Drop]:
     Returns:
         By block, subset and method; empty where no answer loss was recorded.
     """
-    return [
-        drop
-        for block in blocks
-        for subset, benchmarks in subsets(block.benchmarks)
-        for drop in _of_subset(block, subset, benchmarks, resamples)
-    ]
+    found = []
+    for block in blocks:
+        for subset, benchmarks in subsets(block.benchmarks):
+            found += _of_subset(block, subset, benchmarks, resamples)
+        held = only(block, answerable=True)
+        found += _of_subset(held, ANSWERABLE, held.benchmarks, resamples)
+    return found
 
 
 def _text(interval: Interval | None, digits: int) -> str:

@@ -12,7 +12,14 @@ from raggd.report.study_tables import contrast_text
 from raggd.report.tables import Column, Table
 from raggd.report.words import method_label
 
-PAIRS = (("base", "vanilla-rag"), ("rag-gd", "base"), ("tt-sgd", "base"), ("mean-update", "base"))
+PAIRS = (
+    ("base", "vanilla-rag"),
+    ("rag-gd", "base"),
+    ("tt-sgd", "base"),
+    ("mean-update", "base"),
+    ("rag-gd-tuned", "base"),
+    ("mean-tuned", "base"),
+)
 EVIDENCE = {True: "an answer in the passages", False: "no answer in the passages"}
 
 

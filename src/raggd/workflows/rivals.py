@@ -74,7 +74,16 @@ def run_train_prompt(parts: Assembly, out: Path, progress: Progress) -> dict[str
     return record
 
 
-def _lesson_pool(parts: Assembly, name: str) -> list[Question]:
+def lesson_pool(parts: Assembly, name: str) -> list[Question]:
+    """Choose the training questions of a task that lessons may ask.
+
+    Args:
+        parts: gives questions and, with ``hyper_tuning.answerable_only``, their evidence.
+        name: the benchmark.
+
+    Returns:
+        All of them, or those whose passages hold an answer or that are answered by yes or no.
+    """
     questions = training_questions(parts.source, name)
     if not parts.settings.hyper_tuning.answerable_only:
         return questions
@@ -95,7 +104,7 @@ def hyper_lessons(parts: Assembly, targets: Targets) -> list[tuple[int, Prompt]]
     """
     settings = parts.settings
     tasks = known_benchmarks(sorted(set(targets.tasks)))
-    pools = {name: _lesson_pool(parts, name) for name in tasks}
+    pools = {name: lesson_pool(parts, name) for name in tasks}
     lessons = plan_lessons(targets, pools, settings.hyper_tuning)
     asked = {lesson.question.id: lesson.question for lesson in lessons}
     shown = make_demonstrations(list(asked.values()), parts.retriever, settings.retrieval.top_k)

@@ -432,6 +432,17 @@ def test_ask_adapts_to_demonstrations(
     assert float(row.update.vector().abs().max()) > 0
 
 
+def test_ask_names_demonstrations_without_evidence(own: Assembly, tmp_path: Path) -> None:
+    asked = ["what lies near the red city ?", "what eats the big fish ?", "is the city red ?"]
+    lines = [
+        {"question": question, "answer": answer}
+        for question, answer in zip(asked, ("Lima", "a submarine", "yes"), strict=True)
+    ]
+    file = write_lines(tmp_path / "shown.jsonl", lines)
+    assert run_ask(own, asked[0], file, "rag-gd")["without_evidence"] == [asked[1]]
+    assert run_ask(own, asked[0], None, None)["without_evidence"] == []
+
+
 @pytest.mark.parametrize("method", ["base", "vanilla-rag", "query-only"])
 def test_ask_says_when_it_did_not_adapt(
     method: str, own: Assembly, demonstrations: Path, answered: list[Any]
@@ -556,7 +567,7 @@ def test_cases_show_what_changed_first(
 ) -> None:
     changes = {f"b{i}": 0.4 for i in range(better)}
     changes |= {f"w{i}": -0.4 for i in range(worse)} | {f"s{i}": 0.0 for i in range(same)}
-    cases = choose_cases(*_case_data(changes), 12)
+    cases = choose_cases(*_case_data(changes), 12, "rag-gd")
     kinds = [case["question"].removeprefix("text ")[0] for case in cases]
     assert tuple(kinds.count(kind) for kind in "bws") == expected
     assert kinds[0] == next(kind for kind, n in zip("bws", expected, strict=True) if n)
@@ -571,7 +582,7 @@ def test_cases_show_what_changed_first(
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_no_more_cases_than_asked_for(count: int) -> None:
     changes = {f"q{i}": gain for i, gain in enumerate((0.1, -0.1, 0.0, 0.2, -0.2, 0.0))}
-    assert len(choose_cases(*_case_data(changes), count)) == count
+    assert len(choose_cases(*_case_data(changes), count, "rag-gd")) == count
 
 
 def test_the_demo_writes_table_and_page(trained: Trained, parts: Assembly, tmp_path: Path) -> None:

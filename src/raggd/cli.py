@@ -163,6 +163,8 @@ def ask(
     say(result["answer"], "", f"method: {result['method']} ({how})")
     for number, passage in enumerate(result["passages"], start=1):
         say(f"[{number}] {passage['title']}: {passage['text']}")
+    for text in result["without_evidence"]:
+        say(f"No passage found for the demonstration '{text}' holds its answer.")
     if result["passages_cut"]:
         say(f"{result['passages_cut']} passages were cut to fit the context window.")
     if timings:

@@ -28,7 +28,7 @@ from raggd.records import (
     require_known,
 )
 from raggd.retrieval.estimate import Estimate
-from raggd.retrieval.evidence import evidence_for, make_demonstrations
+from raggd.retrieval.evidence import evidence_for, make_demonstrations, without_evidence
 from raggd.retrieval.memory import peak_memory
 from raggd.retrieval.workers import IndexWorkers
 
@@ -78,11 +78,13 @@ def run_ask(
         parts: settings with the corpus; backbone and weights.
         question: the question.
         demonstrations: file of answered questions; None answers unadapted.
-        method: name of a method; None chooses ``rag-gd`` with demonstrations, else ``base``.
+        method: name of a method; None chooses the adapting one with demonstrations, else
+            ``base``.
 
     Returns:
-        ``question``, ``answer``, ``method``, ``adapted``, ``passages``, ``passages_cut`` and
-        ``timings`` in milliseconds: ``start`` is what went before (Python, imports), and ``total``
+        ``question``, ``answer``, ``method``, ``adapted``, ``without_evidence`` (demonstrations
+        whose passages lack their answer), ``passages``, ``passages_cut`` and ``timings`` in
+        milliseconds: ``start`` is what went before (Python, imports), and ``total``
         counts from the start of the process where the system tells it.
 
     Raises:
@@ -132,6 +134,7 @@ def run_ask(
         "method": name,
         "adapted": adapted.update is not None,
         "demonstrations": len(shown),
+        "without_evidence": [d.question for d in without_evidence(support)] if support else [],
         "passages": _passage_view(passages),
         "passages_cut": prompt.passages_cut,
         "timings": timings,

@@ -144,6 +144,6 @@ def test_ask_answers_from_own_documents(tmp_path: Path) -> None:
     assert adapted.exit_code == 0, adapted.output
     first, second = json.loads(plain.stdout), json.loads(adapted.stdout)
     assert (first["method"], first["adapted"]) == ("base", False)
-    assert (second["method"], second["adapted"]) == ("rag-gd", True)
+    assert (second["method"], second["adapted"]) == ("rag-gd-tuned", True)
     assert "Turin" in second["answer"]
     assert any("Turin" in passage["text"] for passage in second["passages"])

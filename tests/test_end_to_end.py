@@ -137,7 +137,8 @@ def test_ask_answers_from_own_documents(tmp_path: Path) -> None:
         {"question": "When is the red valve repaired?", "answer": "every spring"},
     ]
     examples.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    arguments = ["ask", "Where is the blue pump repaired?", "--corpus", str(documents), "--json"]
+    question = "Which workshop repairs the blue pump?"
+    arguments = ["ask", question, "--corpus", str(documents), "--json"]
     plain = CliRunner().invoke(app, arguments)
     adapted = CliRunner().invoke(app, [*arguments, "--demonstrations", str(examples)])
     assert plain.exit_code == 0, plain.output

@@ -51,15 +51,15 @@ def _of_subset(
     if given is None or set(given.groups) != set(benchmarks):
         return []
     gained = given.values[:, [methods.index(BASE)]] - given.values
-    among, macro = (given.groups, given.clusters), True
+    groups, clusters = given.groups, given.clusters
     drops = bootstrap_intervals(
-        gained, groups=among[0], clusters=among[1], macro=macro, resamples=resamples
+        gained, groups=groups, clusters=clusters, macro=True, resamples=resamples
     )
     at = methods.index(REFERENCE)
     times: Sequence[Interval | None] = [None] * len(methods)
     if math.isfinite(drops[at].low) and drops[at].low > 0:
         times = bootstrap_ratios(
-            gained, at, groups=among[0], clusters=among[1], macro=macro, resamples=resamples
+            gained, at, groups=groups, clusters=clusters, macro=True, resamples=resamples
         )
     return [
         Drop(block.name, subset, method, len(given.groups), drop, ratio)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raggd.evaluation.statistics import bootstrap_interval, bootstrap_ratios
+from raggd.evaluation.statistics import bootstrap_interval, bootstrap_intervals
 from raggd.report.drops import ANSWERABLE, drops_table, loss_drops
 from test_study_report import made_up
 
@@ -57,10 +57,10 @@ def test_the_table_has_a_row_for_each_method() -> None:
 
 def test_ratios_of_one_column_to_itself_and_to_a_multiple() -> None:
     values = np.random.default_rng(0).random(50) + 1
-    same, double = bootstrap_ratios(np.stack([values, 2 * values], 1), 0, resamples=200)
+    same, double = bootstrap_intervals(np.stack([values, 2 * values], 1), over=0, resamples=200)
     assert (same.mean, same.low, same.high) == (1, 1, 1)
     assert (double.low, double.high) == (pytest.approx(2), pytest.approx(2))
     other = np.random.default_rng(1).random(50) + 1
-    spread = bootstrap_ratios(np.stack([values, other], 1), 0, resamples=400)[1]
+    spread = bootstrap_intervals(np.stack([values, other], 1), over=0, resamples=400)[1]
     assert spread.low < spread.mean < spread.high
     assert spread.mean == pytest.approx(other.mean() / bootstrap_interval(values).mean)

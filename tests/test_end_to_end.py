@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,14 +138,21 @@ def test_ask_answers_from_own_documents(tmp_path: Path) -> None:
         {"question": "When is the red valve repaired?", "answer": "every spring"},
     ]
     examples.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    question = "Which workshop repairs the blue pump?"
-    arguments = ["ask", question, "--corpus", str(documents), "--json"]
-    plain = CliRunner().invoke(app, arguments)
-    adapted = CliRunner().invoke(app, [*arguments, "--demonstrations", str(examples)])
-    assert plain.exit_code == 0, plain.output
-    assert adapted.exit_code == 0, adapted.output
-    first, second = json.loads(plain.stdout), json.loads(adapted.stdout)
+    options = ["--corpus", str(documents), "--json"]
+    shown = [*options, "--demonstrations", str(examples)]
+
+    def ask(question: str, *more: str) -> dict[str, Any]:
+        ran = CliRunner().invoke(app, ["ask", question, *more])
+        assert ran.exit_code == 0, ran.output
+        return dict(json.loads(ran.stdout))
+
+    where, which = "Where is the blue pump repaired?", "Which workshop repairs the blue pump?"
+    first, second = ask(where, *options), ask(where, *shown, "--method", "rag-gd")
     assert (first["method"], first["adapted"]) == ("base", False)
-    assert (second["method"], second["adapted"]) == ("rag-gd-tuned", True)
+    assert (second["method"], second["adapted"]) == ("rag-gd", True)
     assert "Turin" in second["answer"]
     assert any("Turin" in passage["text"] for passage in second["passages"])
+    # the tuned predictor answers `where` with "hall four": docs/predictors.md, what limits it
+    third = ask(which, *shown)
+    assert (third["method"], third["adapted"]) == ("rag-gd-tuned", True)
+    assert "Turin" in third["answer"]

@@ -160,6 +160,7 @@ def bootstrap_interval(
 def bootstrap_intervals(
     scores: ArrayLike,
     *,
+    over: int | None = None,
     groups: Sequence[object] | None = None,
     clusters: Sequence[object] | None = None,
     macro: bool = False,
@@ -171,6 +172,8 @@ def bootstrap_intervals(
 
     Args:
         scores: shape (questions, methods), finite.
+        over: column whose mean every mean is divided by; None gives the means. A ratio says
+            something only where that column's own interval lies on one side of zero.
         groups: as for `bootstrap_interval`.
         clusters: as for `bootstrap_interval`.
         macro: as for `bootstrap_interval`.
@@ -179,11 +182,15 @@ def bootstrap_intervals(
         seed: of the random numbers.
 
     Returns:
-        One interval per column; each is what `bootstrap_interval` gives for the column alone.
+        One interval per column; without `over`, each is what `bootstrap_interval` gives for the
+        column alone.
     """
     table = _table(scores)
     _check_options(level, resamples)
     means, draws = bootstrap(table, groups, clusters, macro, resamples, seed)
+    if over is not None:
+        means = means / means[over]
+        draws = None if draws is None else draws / draws[:, [over]]
     return [Interval(float(m), *_limits(draws, i, level), level) for i, m in enumerate(means)]
 
 
@@ -283,44 +290,6 @@ def paired_bootstraps(
             p_value = _two_sided(draws[:, column], float(np.abs(values[:, column]).max()))
         found.append(Difference(float(mean), *_limits(draws, column, level), p_value, level))
     return found
-
-
-def bootstrap_ratios(
-    scores: ArrayLike,
-    reference: int,
-    *,
-    groups: Sequence[object] | None = None,
-    clusters: Sequence[object] | None = None,
-    macro: bool = False,
-    level: float = 0.95,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> list[Interval]:
-    """Divide the mean of every method by that of one, all on the same resamples.
-
-    Meant for a reference whose own interval lies on one side of zero: else a ratio says nothing.
-
-    Args:
-        scores: shape (questions, methods), finite.
-        reference: column of the method that the others are divided by.
-        groups: as for `bootstrap_interval`.
-        clusters: as for `bootstrap_interval`.
-        macro: as for `bootstrap_interval`.
-        level: of the intervals.
-        resamples: bootstrap samples.
-        seed: of the random numbers.
-
-    Returns:
-        One ratio per column, with its percentile interval; 1 for the reference itself.
-    """
-    table = _table(scores)
-    _check_options(level, resamples)
-    means, draws = bootstrap(table, groups, clusters, macro, resamples, seed)
-    shares = None if draws is None else draws / draws[:, [reference]]
-    return [
-        Interval(float(m / means[reference]), *_limits(shares, i, level), level)
-        for i, m in enumerate(means)
-    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

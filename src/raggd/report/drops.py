@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raggd.evaluation.statistics import Interval, bootstrap_intervals, bootstrap_ratios
+from raggd.evaluation.statistics import Interval, bootstrap_intervals
 from raggd.report.contrasts import sample
 from raggd.report.evidence import only
 from raggd.report.grid import Block, subsets
@@ -58,8 +58,8 @@ def _of_subset(
     at = methods.index(REFERENCE)
     times: Sequence[Interval | None] = [None] * len(methods)
     if math.isfinite(drops[at].low) and drops[at].low > 0:
-        times = bootstrap_ratios(
-            gained, at, groups=groups, clusters=clusters, macro=True, resamples=resamples
+        times = bootstrap_intervals(
+            gained, over=at, groups=groups, clusters=clusters, macro=True, resamples=resamples
         )
     return [
         Drop(block.name, subset, method, len(given.groups), drop, ratio)

@@ -30,7 +30,8 @@ class Drop:
         method: name.
         n: questions.
         drop: nats per answer token; above 0 is better.
-        times: the drop divided by that of TT-SGD; None where TT-SGD's own is not surely positive.
+        times: the drop divided by that of TT-SGD; None where TT-SGD's own is not surely positive,
+            or this one is surely negative.
     """
 
     scope: str
@@ -62,7 +63,7 @@ def _of_subset(
             gained, over=at, groups=groups, clusters=clusters, macro=True, resamples=resamples
         )
     return [
-        Drop(block.name, subset, method, len(given.groups), drop, ratio)
+        Drop(block.name, subset, method, len(given.groups), drop, None if drop.high < 0 else ratio)
         for method, drop, ratio in zip(methods, drops, times, strict=True)
         if method != BASE
     ]

@@ -26,6 +26,7 @@ from raggd.methods.plain import base_only
 from raggd.methods.shuffled import ShuffledSupport, other_support
 from raggd.methods.task_mean import TaskMean
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
+from raggd.retrieval.evidence import is_answerable
 from workflow_fixtures import StubRetriever, write_data
 
 
@@ -74,6 +75,14 @@ def test_irrelevant_passages_are_those_of_the_next_question_that_can_serve() -> 
         other_passages(items[:1], 0)
     with pytest.raises(RaggdError, match="among 2"):
         control.arrange(items[:2])
+
+
+def test_an_answer_that_all_passages_hold_does_not_stop_the_control() -> None:
+    own = item(0, [about(0)])
+    common = replace(own, question=replace(own.question, answers=("note",)))
+    others = [item(1, [about(0)]), item(2, [about(2)]), item(3, [about(3)])]
+    assert all(is_answerable(common.question, other.passages) for other in others)
+    assert [p.id for p in other_passages([common, *others], 0)] == ["p2"]
 
 
 @given(st.lists(st.sets(st.integers(0, 9), min_size=1, max_size=3), min_size=2, max_size=8))

@@ -14,7 +14,9 @@ from raggd.retrieval.evidence import is_answerable
 def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
     """Find the passages of another question, the nearest one after it that can serve.
 
-    They share none with the question's own and hold none of its answers.
+    They share none with the question's own, and hold none of its answers unless those of all other
+    questions do: then the answers are so common (an alias of one letter) that holding them says
+    nothing.
 
     Args:
         items: the questions of one draw.
@@ -28,10 +30,13 @@ def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
     """
     own = items[number]
     known = {passage.id for passage in own.passages}
-    for other in (*items[number + 1 :], *items[:number]):
-        fresh = known.isdisjoint(passage.id for passage in other.passages)
-        if fresh and not is_answerable(own.question, other.passages):
+    others = (*items[number + 1 :], *items[:number])
+    fresh = [o for o in others if known.isdisjoint(passage.id for passage in o.passages)]
+    for other in fresh:
+        if not is_answerable(own.question, other.passages):
             return other.passages
+    if fresh:
+        return fresh[0].passages
     raise RaggdError(
         f"method 'irrelevant-passages' found no other question whose passages could stand in for "
         f"those of '{own.question.id}' among {len(items)}: raise evaluation.questions or lower "

@@ -32,11 +32,9 @@ def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
     known = {passage.id for passage in own.passages}
     others = (*items[number + 1 :], *items[:number])
     fresh = [o for o in others if known.isdisjoint(passage.id for passage in o.passages)]
-    for other in fresh:
-        if not is_answerable(own.question, other.passages):
-            return other.passages
     if fresh:
-        return fresh[0].passages
+        silent = (o for o in fresh if not is_answerable(own.question, o.passages))
+        return next(silent, fresh[0]).passages
     raise RaggdError(
         f"method 'irrelevant-passages' found no other question whose passages could stand in for "
         f"those of '{own.question.id}' among {len(items)}: raise evaluation.questions or lower "

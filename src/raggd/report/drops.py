@@ -10,13 +10,12 @@ from raggd.evaluation.statistics import Interval, bootstrap_intervals
 from raggd.report.contrasts import sample
 from raggd.report.evidence import only
 from raggd.report.grid import Block, subsets
-from raggd.report.tables import Column, Table
+from raggd.report.tables import NOTHING, Column, Table
 from raggd.report.words import method_label
 
 BASE, REFERENCE = "base", "tt-sgd"
 ANSWERABLE = "answer in the passages"
 """All benchmarks, but only the questions that their passages can answer: the use of evidence."""
-NOTHING = "–"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +29,7 @@ class Drop:
         method: name.
         n: questions.
         drop: nats per answer token; above 0 is better.
-        times: the drop divided by that of TT-SGD; None where TT-SGD's own is not surely positive,
-            or this one is surely negative.
+        times: the drop divided by that of TT-SGD; None where TT-SGD's own is not surely positive.
     """
 
     scope: str
@@ -63,7 +61,7 @@ def _of_subset(
             gained, over=at, groups=groups, clusters=clusters, macro=True, resamples=resamples
         )
     return [
-        Drop(block.name, subset, method, len(given.groups), drop, None if drop.high < 0 else ratio)
+        Drop(block.name, subset, method, len(given.groups), drop, ratio)
         for method, drop, ratio in zip(methods, drops, times, strict=True)
         if method != BASE
     ]
@@ -95,6 +93,13 @@ def _text(interval: Interval | None, digits: int) -> str:
     return f"{interval.mean:.{digits}f} [{low}, {high}]"
 
 
+def _cells(drop: Drop | None) -> list[str]:
+    if drop is None:
+        return [NOTHING, NOTHING]
+    rises = drop.drop.high < 0  # surely: a rise of the loss is not shown as a multiple of a drop
+    return [_text(drop.drop, 3), NOTHING if rises else _text(drop.times, 2)]
+
+
 def drops_table(found: Sequence[Drop]) -> Table:
     """Lay out the drops, a column per subset and its multiple of TT-SGD's.
 
@@ -115,8 +120,7 @@ def drops_table(found: Sequence[Drop]) -> Table:
     for (scope, method), mine in by_row.items():
         cells = [scope, method_label(method)]
         for name in names:
-            one = mine.get(name)
-            cells += [_text(one.drop, 3), _text(one.times, 2)] if one else [NOTHING, NOTHING]
+            cells += _cells(mine.get(name))
         rows.append(tuple(cells))
     caption = "Drop of the answer loss from the base adapter, nats per answer token, 95 % intervals"
     return Table(tuple(columns), tuple(rows), caption=caption)

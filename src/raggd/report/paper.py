@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from raggd.report.contrasts import POOLED, Contrast
 from raggd.report.grid import Block
-from raggd.report.study_tables import NOTHING, contrast_text
-from raggd.report.tables import Column, Table, relative_text
+from raggd.report.study_tables import contrast_text
+from raggd.report.tables import NOTHING, Column, Table, relative_text
 from raggd.report.words import method_label
 
 COLUMNS = ("Qwen BM25", "Qwen E5", "Llama BM25", "Llama E5")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raggd.report.html import checked_figure, environment, script_hash, source
-from raggd.report.tables import Table
+from raggd.report.tables import NOTHING, Table
 from raggd.report.words import METHODS
 
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?=$|[ /])")
@@ -51,7 +51,7 @@ def _sort_value(text: str) -> str | None:
     found = _NUMBER.match(text.replace("< ", "0"))
     if found:
         return found[0]
-    return "" if text == "–" else None
+    return "" if text == NOTHING else None
 
 
 def _view(shown: Shown) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from raggd.evaluation.statistics import Interval
 from raggd.report.contrasts import NAMED, POOLED, Averages, Contrast
 from raggd.report.grid import Block, Grid, held_out, subsets
 from raggd.report.tables import (
+    NOTHING,
     Column,
     Table,
     interval_text,
@@ -21,7 +22,6 @@ from raggd.report.tables import (
 from raggd.report.words import method_label
 
 ALPHA = 0.05
-NOTHING = "–"
 
 
 def benchmark_title(name: str) -> str:

@@ -16,11 +16,13 @@ from raggd.report.summary import Comparison, SummaryRow
 from raggd.report.words import method_label
 
 Align = Literal["left", "right", "center"]
+NOTHING = "–"
+"""Stands where a table has no number."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
-    "–": "--",
+    NOTHING: "--",
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
 }
 
@@ -205,7 +207,7 @@ def milliseconds_text(value: float | None) -> str:
     ['–', '0', '0.12', '12.3', '123', '12345']
     """
     if value is None:
-        return "–"
+        return NOTHING
     digits = 0 if value == 0 or value >= 100 else 1 if value >= 10 else 2
     return f"{value:.{digits}f}"
 
@@ -223,7 +225,7 @@ def relative_text(value: float | None) -> str:
     ['–', '0', '0.012', '1.0']
     """
     if value is None:
-        return "–"
+        return NOTHING
     if value == 0:
         return "0"
     return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}"

@@ -82,6 +82,33 @@ def test_ids_that_name_their_task_stay(tmp_path: Path) -> None:
     assert (question.id, question.answers) == ("nq:7", ("A",))
 
 
+SPELLED = list(dict.fromkeys("['Huey Smith']"))
+
+
+def test_letters_of_a_split_list_are_no_answers(tmp_path: Path) -> None:
+    whole = ["Huey Smith", "Huey 'Piano' Smith"]
+    values: list[Row] = [
+        {"id": "split", "question": "Q?", "golden_answers": [*SPELLED, *whole]},
+        {"id": "short", "question": "Q?", "golden_answers": ["5", "five"]},
+        {"id": "bracket", "question": "Q?", "golden_answers": ["[", "square bracket"]},
+    ]
+    write(tmp_path, "nq", "test", values)
+    assert [q.answers for q in b.load_questions(tmp_path, "nq", "test")] == [
+        tuple(whole), ("5", "five"), ("[", "square bracket"),
+    ]  # fmt: skip
+
+
+def test_a_question_with_nothing_but_letters_is_left_out_and_counted(tmp_path: Path) -> None:
+    lost: Row = {"id": "lost", "question": "Q?", "golden_answers": SPELLED}
+    write(tmp_path, "nq", "test", [*rows("test", 2), lost])
+    with pytest.warns(b.QuestionWarning, match=r"test.jsonl: .* single letters: 1\."):
+        found = b.load_questions(tmp_path, "nq", "test")
+    assert [q.id for q in found] == ["nq:test_0", "nq:test_1"]
+    write(tmp_path, "nq", "test", [lost])
+    with pytest.raises(RaggdError, match="holds no question"):
+        b.load_questions(tmp_path, "nq", "test")
+
+
 @pytest.mark.parametrize("name", ["popqa", "bamboogle"])
 def test_held_out_sets_refuse_training(published: Path, name: str) -> None:
     write(published, name, "train", rows("train", 20))

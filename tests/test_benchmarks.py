@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggd.data import benchmarks as b
+from raggd.data.questions import QuestionWarning
 from raggd.data.sources import HUB_CORPUS, HUB_REPOSITORY, find_corpus
 from raggd.records import RaggdError
 
@@ -101,7 +102,7 @@ def test_letters_of_a_split_list_are_no_answers(tmp_path: Path) -> None:
 def test_a_question_with_nothing_but_letters_is_left_out_and_counted(tmp_path: Path) -> None:
     lost: Row = {"id": "lost", "question": "Q?", "golden_answers": SPELLED}
     write(tmp_path, "nq", "test", [*rows("test", 2), lost])
-    with pytest.warns(b.QuestionWarning, match=r"test.jsonl: .* single letters: 1\."):
+    with pytest.warns(QuestionWarning, match=r"test.jsonl: .* single letters: 1\."):
         found = b.load_questions(tmp_path, "nq", "test")
     assert [q.id for q in found] == ["nq:test_0", "nq:test_1"]
     write(tmp_path, "nq", "test", [lost])

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from raggd.data.benchmarks import parse_question
+from raggd.data.questions import parse_question
 from raggd.files import read_json_lines
 from raggd.records import Question, RaggdError
 

@@ -15,8 +15,7 @@ def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
     """Find the passages of another question, the nearest one after it that can serve.
 
     They share none with the question's own, and hold none of its answers unless those of all other
-    questions do: then the answers are so common (an alias of one letter) that holding them says
-    nothing.
+    questions do: then the answers are so common (a "no") that holding them says nothing.
 
     Args:
         items: the questions of one draw.

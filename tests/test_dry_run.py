@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,27 @@ def test_all_is_there(world: World, tmp_path: Path) -> None:
     assert "24 cells, 144 answers" in text
     assert "given: 0.001 TFLOP/s" in text
     assert "Everything is there." in text
+
+
+def test_every_retriever_is_looked_at(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    text = world.study(("base",), name="found", benchmarks=("nq",)).read_text(encoding="utf-8")
+    file = tmp_path / "found.toml"
+    missing = json.dumps(str(tmp_path / "no-encoder"))
+    dense = f'"again"\nretriever = "dense"\nencoder = {missing}'
+    file.write_text(text.replace('"again"', dense), encoding="utf-8")
+
+    def told() -> dict[str, str]:
+        found = run_cli("study", file, "--out", tmp_path / "out", "--dry-run", "--json").json()
+        return {c["item"]: c["message"] for c in found["checks"]} | {"": "\n".join(problems(found))}
+
+    before = told()
+    assert before["retriever bm25"].startswith("indexing 80 passages will take about")
+    assert before[""].startswith("retriever again: cannot load the encoder")
+    run_study(load_study(file), tmp_path / "out", Part(retrievers=("bm25",)), Quiet())
+    assert told()["retriever bm25"] == "its index is there"
 
 
 def test_what_is_missing_is_listed(
@@ -120,7 +142,7 @@ def test_measured_times_replace_estimates(world: World, tmp_path: Path) -> None:
     assert {m for m, spent in hours.items() if spent["measured"]} == {"base", "rag-gd"}
     assert files_under(tmp_path) == before
     status = run_cli("study", file, "--out", tmp_path, "--status", "--json").json()
-    assert (status["parts"], status["parts_planned"]) == (16, 44)
+    assert (status["parts"], status["parts_planned"]) == (16, 48)
     spent = sum(speed.spent.values())
     assert speed.per_part("tiny", "base") == pytest.approx(speed.spent["tiny", "base"] / 8)
     # a method without a time is taken to last as long as the others do on average

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from raggd.evaluation import resampling
 from raggd.evaluation.statistics import (
     bootstrap_interval,
+    bootstrap_intervals,
     holm,
     paired_bootstrap,
     paired_bootstraps,
@@ -126,13 +127,54 @@ def test_spread_between_clusters_is_unbiased() -> None:
     labels = [f"draw {index}" for index in np.repeat(np.arange(6), 5)]
     draws = resampling.clustered_means(
         np.repeat(levels, 5)[:, None],
-        np.repeat(np.arange(6), 5),
+        np.repeat(np.eye(6), 5, axis=0),
         40_000,
         np.random.default_rng(0),
     )
     assert draws.std() == pytest.approx(levels.std(ddof=1) / math.sqrt(6), rel=0.02)
     interval = bootstrap_interval(np.repeat(levels, 5), clusters=labels)
     assert interval.low < levels.mean() < interval.high
+
+
+def test_draws_of_two_seeds_cross() -> None:
+    draws, each = 8, 2  # every draw of one seed meets every draw of the other
+    first = np.repeat(np.arange(draws), draws * each)
+    second = np.tile(np.repeat(np.arange(draws), each), draws)
+    labels = [(f"a{i}", f"b{j}") for i, j in zip(first, second, strict=True)]
+    joined = [f"{i} {j}" for i, j in labels]
+
+    def scores(rng: np.random.Generator, spread: float) -> np.ndarray:
+        effects = rng.normal(0, spread, (2, draws))
+        mixed = (effects[0, first] + effects[1, second]) / 2
+        return mixed + rng.normal(0, 0.5, len(first))
+
+    together = coverage(lambda rng: (scores(rng, 1.0), joined), 0.0)
+    apart = coverage(lambda rng: (scores(rng, 1.0), labels), 0.0)
+    assert together < 0.75 < 0.88 <= apart <= 0.985
+    assert 0.91 <= coverage(lambda rng: (scores(rng, 0.0), labels), 0.0) <= 0.99
+
+
+def test_a_draw_named_twice_is_one_draw() -> None:
+    values = np.random.default_rng(4).random(30)
+    once = bootstrap_interval(values, clusters=[f"d{i % 5}" for i in range(30)])
+    twice = bootstrap_interval(values, clusters=[(f"d{i % 5}",) * 2 for i in range(30)])
+    assert once == twice
+
+
+def test_a_ratio_differs_from_one_where_the_paired_test_finds_a_difference() -> None:
+    labels = np.repeat(np.arange(6), 10).tolist()
+    agreed = found = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        common = 1 + rng.normal(0, 0.25, 6)[labels]  # both follow the draw, one with more noise
+        noise = rng.normal(0, [[0.3], [1.2]], (2, 60))
+        both = np.stack([common + noise[0], common + 0.3 + noise[1]], 1)
+        ratio = bootstrap_intervals(both, over=0, clusters=labels, resamples=400)[1]
+        pair = paired_bootstrap(both[:, 1], both[:, 0], clusters=labels, resamples=400)
+        agreed += (ratio.low > 1 or ratio.high < 1) == pair.significant
+        found += pair.significant
+    assert 15 < found < 45
+    assert agreed >= 56
 
 
 @pytest.mark.parametrize("clustered", [False, True])

@@ -9,7 +9,6 @@ import random
 import shutil
 import signal
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +72,19 @@ def test_every_cell_has_its_record_and_the_same_questions(whole: Path) -> None:
     assert all(r.cost["answer_flops"] > 0 for r in records.values())
 
 
-def test_what_reads_no_passage_is_computed_once(whole: Path) -> None:
-    records = read_records(whole)
-    there = records["tiny/bm25/seed-0/nq-query-only.json"]
-    taken = records["tiny/again/seed-0/nq-query-only.json"]
-    assert taken.predictions == there.predictions
-    assert taken.hashes["answers_of"] == "tiny/bm25/seed-0/nq-query-only.json"
-    parts = [name for name in files_under(whole) if "/parts/" in name]
-    assert any("bm25/seed-0/parts/nq-000-query-only" in name for name in parts)
-    assert not any("again/" in name and "query-only" in name for name in parts)
+def test_all_methods_of_a_run_are_judged_by_its_own_evidence(world: World, tmp_path: Path) -> None:
+    file = world.study(("query-only", "base"), name="evidence", benchmarks=("nq",))
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace('"again"', '"again"\nnoise = 1.0'), encoding="utf-8")
+    run_study(load_study(file), tmp_path, Part(), Quiet())
+    records = read_records(tmp_path)
+    held = {
+        name: tuple(p.answerable for p in record.predictions) for name, record in records.items()
+    }
+    for retriever in ("bm25", "again"):
+        run = f"tiny/{retriever}/seed-0/nq"
+        assert held[f"{run}-query-only.json"] == held[f"{run}-base.json"]
+    assert held["tiny/bm25/seed-0/nq-base.json"] != held["tiny/again/seed-0/nq-base.json"]
 
 
 def test_a_second_run_does_nothing_and_loads_no_backbone(
@@ -110,7 +113,7 @@ def test_status(whole: Path, world: World, tmp_path: Path) -> None:
     assert full["questions"] == 6 * CELLS
     assert full["fewest_questions"] == 6
     assert full["backbones"]["tiny"]["complete"] == CELLS
-    assert full["parts"] == full["parts_planned"] == 2 * (CELLS - 2)
+    assert full["parts"] == full["parts_planned"] == 2 * CELLS
     some = run_cli(
         "study", file, "--out", whole, "--status", "--json", "--methods", "base, rag-gd"
     ).json()
@@ -130,8 +133,7 @@ def test_a_piece_now_and_the_rest_later_is_the_whole(
     study = load_study(world.study())
     piece = Part(retrievers=("again",), methods=("query-only", "rag-gd"))
     assert run_study(study, tmp_path, piece, Quiet())["now"] == 4
-    # query only was computed for the first retriever, whose own cell is there too now
-    assert len(read_records(tmp_path)) == 6
+    assert len(read_records(tmp_path)) == 4
     run_study(study, tmp_path, Part(), Quiet())
     assert lasting(read_records(tmp_path)) == lasting(read_records(whole))
 
@@ -290,10 +292,23 @@ def test_weights_that_do_not_fit_are_refused_before_anything_runs(
     )
 
 
+def test_a_benchmark_without_a_support_pool_is_refused_at_once(
+    world: World, tmp_path: Path
+) -> None:
+    file = world.study(("base", "rag-gd"), name="pool")
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("demonstrations = 2", "demonstrations = 999"), encoding="utf-8")
+    said = run_cli("study", file, "--out", tmp_path / "out").refusal()
+    assert "the support pool of nq holds" in said
+    assert "the support pool of popqa holds" in said
+    assert "fewer than target.demonstrations = 999" in said
+    assert read_records(tmp_path / "out") == {}
+
+
 def test_a_cell_that_cannot_be_computed_does_not_stop_the_others(
     world: World, tmp_path: Path
 ) -> None:
-    # three questions per draw leave no other question whose passages could stand in
+    # one question per draw leaves no other question whose passages could stand in
     file = world.study(("base", "irrelevant-passages"), name="few", questions=2)
     ran = run_cli("study", file, "--out", tmp_path)
     said = ran.refusal()
@@ -349,7 +364,5 @@ def test_killed_at_ten_random_moments_it_equals_the_uninterrupted_one(
 
 
 def test_a_cell_says_where_it_lies() -> None:
-    cell = Cell(3, "tiny", "dense", "nq", "query-only", "bm25")
+    cell = Cell(3, "tiny", "dense", "nq", "query-only")
     assert cell.path == "tiny/dense/seed-3/nq-query-only.json"
-    assert not cell.computed
-    assert replace(cell, retriever="bm25").computed

@@ -15,12 +15,16 @@ _DRAWS_IN_MEMORY = 1 << 20
 """Indices drawn at once: 8 MiB of them, and as much for the values they select."""
 
 
-def _members(labels: Sequence[object] | None, name: str, n: int) -> NDArray[np.intp]:
-    # The index of each question's label among the sorted labels, shape (n,).
-    if labels is None:
-        return np.zeros(n, dtype=np.intp)
+def _check_length(labels: Sequence[object], name: str, n: int) -> None:
     if len(labels) != n:
         raise RaggdError(f"{name} has {len(labels)} labels for {n} questions: give one for each.")
+
+
+def _members(labels: Sequence[object] | None, n: int) -> NDArray[np.intp]:
+    # The index of each question's group among the sorted names, shape (n,).
+    if labels is None:
+        return np.zeros(n, dtype=np.intp)
+    _check_length(labels, "groups", n)
     names = sorted({str(label) for label in labels})
     number = {label: index for index, label in enumerate(names)}
     return np.array([number[str(label)] for label in labels], dtype=np.intp)
@@ -48,41 +52,54 @@ def resampled_means(values: Array, resamples: int, rng: np.random.Generator) -> 
     return means
 
 
+def _shares(labels: Sequence[object]) -> Array:
+    # The part of each question that belongs to each support draw, shape (n, draws).
+    given = [label if isinstance(label, tuple) else (label,) for label in labels]
+    names = sorted({str(name) for together in given for name in together})
+    number = {name: index for index, name in enumerate(names)}
+    shares = np.zeros((len(given), len(names)))
+    for row, together in zip(shares, given, strict=True):
+        for name in together:
+            row[number[str(name)]] += 1 / len(together)
+    return shares
+
+
 def clustered_means(
-    values: Array, member: NDArray[np.intp], resamples: int, rng: np.random.Generator
+    values: Array, shares: Array, resamples: int, rng: np.random.Generator
 ) -> Array:
     """Resample the mean of questions that share support draws.
 
-    Resampling clusters and then questions counts the noise within clusters twice. Here the mean is
-    split into cluster effects and residuals, which are resampled apart; the effects are first
-    shrunk by the share of their variance that the residuals do not explain (one-way analysis of
-    variance), so that the spread is right with and without an effect of the draw.
+    Resampling clusters and then questions counts the noise within clusters twice. Here a score is
+    the sum of its clusters' effects, by their shares, and of a residual, which are resampled apart.
+    The effects get the variance that analysis of variance by the method of moments finds beyond
+    that of the residuals, so that the spread is right with and without an effect of the draw, and
+    where a question was answered with several draws.
 
     Args:
         values: shape (n, columns).
-        member: index of the cluster of each row, shape (n,).
+        shares: part of each row that belongs to each cluster, shape (n, clusters); rows sum to 1.
         resamples: number of samples.
         rng: where chance comes from.
 
     Returns:
         Means, shape (resamples, columns).
     """
-    sizes = np.bincount(member)
-    n, clusters = len(values), len(sizes)
-    if clusters in (1, n):  # a single draw shows no spread of draws; single questions no residuals
+    n, clusters = shares.shape
+    solution, _, rank, _ = np.linalg.lstsq(shares, values)
+    if rank in (1, n):  # a single draw shows no spread of draws; single questions no residuals
         return resampled_means(values, resamples, rng)
-    mean = values.mean(0)
-    sums = np.zeros((clusters, values.shape[1]))
-    np.add.at(sums, member, values)
-    cluster_means = sums / sizes[:, None]
-    residuals = values - cluster_means[member]
-    within = np.square(residuals).sum(0) / (n - clusters)
-    between = (sizes[:, None] * np.square(cluster_means - mean)).sum(0) / (clusters - 1)
-    ratio = np.divide(within, between, out=np.ones_like(within), where=between > 0)
-    share = np.maximum(0.0, 1 - ratio)
-    effects = (sizes[:, None] * clusters / n) * (cluster_means - mean)
-    effects *= np.sqrt(share * clusters / (clusters - 1))
-    residuals *= math.sqrt(n / (n - clusters))
+    mean, fitted = values.mean(0), shares @ solution
+    residuals = values - fitted
+    within = np.square(residuals).sum(0) / (n - rank)
+    explained = np.square(fitted - mean).sum(0) - (rank - 1) * within
+    variance = np.maximum(0.0, explained) / np.square(shares - shares.mean(0)).sum()
+    effects = shares.T @ (values - mean) / n  # what each cluster adds to the mean
+    squares = np.square(effects).sum(0)
+    wanted = variance * np.square(shares.mean(0)).sum()
+    effects *= clusters * np.sqrt(
+        np.divide(wanted, squares, out=np.zeros_like(wanted), where=squares > 0)
+    )
+    residuals *= math.sqrt(n / (n - rank))
     means = resampled_means(effects, resamples, rng)
     means += mean + resampled_means(residuals, resamples, rng)
     return means
@@ -101,7 +118,8 @@ def bootstrap(
     Args:
         values: shape (n, columns).
         groups: label of each row; rows are resampled within their group.
-        clusters: label of each row, nested in the groups.
+        clusters: label of each row, or a tuple of labels where several share it; nested in the
+            groups.
         macro: average the groups' means instead of all rows.
         resamples: number of samples.
         seed: of the random numbers.
@@ -110,8 +128,9 @@ def bootstrap(
         Means, shape (columns,), and resampled means, shape (resamples, columns): None when a group
         is too small to tell a spread.
     """
-    group = _members(groups, "groups", len(values))
-    cluster = _members(clusters, "clusters", len(values))
+    group = _members(groups, len(values))
+    if clusters is not None:
+        _check_length(clusters, "clusters", len(values))
     sizes = np.bincount(group)
     weights = np.full(len(sizes), 1 / len(sizes)) if macro else sizes / len(values)
     means = np.stack([values[group == index].mean(0) for index in range(len(sizes))])
@@ -125,7 +144,7 @@ def bootstrap(
         if clusters is None:
             drawn = resampled_means(values[chosen], resamples, rng)
         else:
-            inner = np.unique(cluster[chosen], return_inverse=True)[1]
-            drawn = clustered_means(values[chosen], inner, resamples, rng)
+            shares = _shares([clusters[int(row)] for row in np.flatnonzero(chosen)])
+            drawn = clustered_means(values[chosen], shares, resamples, rng)
         total += weight * drawn
     return mean, total

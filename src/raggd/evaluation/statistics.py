@@ -130,8 +130,9 @@ def bootstrap_interval(
     Args:
         values: scores, shape (questions,).
         groups: the benchmark of each question; questions are resampled within it.
-        clusters: the support draw of each question, nested in its benchmark; the draws' spread
-            then counts. With fewer than about five draws per benchmark it is known only roughly.
+        clusters: the support draw of each question, nested in its benchmark, or a tuple of draws
+            where its score is the mean over several; the draws' spread then counts. With fewer
+            than about five draws per benchmark it is known only roughly.
         macro: average the benchmarks' means instead of all questions.
         level: share of repetitions of the experiment whose interval should hold the true mean.
         resamples: bootstrap samples.
@@ -155,6 +156,26 @@ def bootstrap_interval(
         resamples=resamples,
         seed=seed,
     )[0]
+
+
+def _ratios(
+    table: Array,
+    over: int,
+    groups: Sequence[object] | None,
+    clusters: Sequence[object] | None,
+    macro: bool,
+    resamples: int,
+    seed: int,
+) -> tuple[Array, Array | None]:
+    # What a column is above its multiple of the reference is resampled as a column of its own:
+    # columns have their own effects of the draw, so a quotient of resampled means would not show
+    # how the two move together, and could contradict the paired test.
+    averages, _ = bootstrap(table, groups, clusters, macro, 1, seed)
+    ratios = averages / averages[over]
+    reference = table[:, [over]]
+    both = np.hstack([table - ratios * reference, reference])
+    _, draws = bootstrap(both, groups, clusters, macro, resamples, seed)
+    return ratios, None if draws is None else ratios + draws[:, :-1] / draws[:, -1:]
 
 
 def bootstrap_intervals(
@@ -187,10 +208,10 @@ def bootstrap_intervals(
     """
     table = _table(scores)
     _check_options(level, resamples)
-    means, draws = bootstrap(table, groups, clusters, macro, resamples, seed)
     if over is not None:
-        means = means / means[over]
-        draws = None if draws is None else draws / draws[:, [over]]
+        means, draws = _ratios(table, over, groups, clusters, macro, resamples, seed)
+    else:
+        means, draws = bootstrap(table, groups, clusters, macro, resamples, seed)
     return [Interval(float(m), *_limits(draws, i, level), level) for i, m in enumerate(means)]
 
 

@@ -6,8 +6,9 @@ answer the same question several times: its scores are averaged before questions
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -90,13 +91,13 @@ class Sample:
         methods: the columns.
         values: (questions, methods).
         groups: benchmark of each question.
-        clusters: support draw of each question.
+        clusters: support draws of each question, one per seed.
     """
 
     methods: tuple[str, ...]
     values: NDArray[np.float64]
     groups: list[str]
-    clusters: list[str]
+    clusters: list[tuple[str, ...]]
 
 
 def _value(answer: Answer, metric: str) -> float | None:
@@ -145,8 +146,17 @@ def _averaged(
             sums[method] += value
         rows.append([total / (blocks * len(seeds)) for total in sums.values()])
         groups.append(benchmark)
-        clusters.append("+".join(sorted({label for _, label in mine.values()})))
+        clusters.append(tuple(sorted({label for _, label in mine.values()})))
     return Sample(methods, np.array(rows), groups, clusters) if rows else None
+
+
+def _shown(interval: Interval, metric: str) -> Interval:
+    # In percent. Effects and residuals are resampled apart, so the limits of a score near 0 can
+    # fall outside of what a score can be.
+    scaled = interval.scaled(SCALES[metric])
+    if metric == "loss" or not math.isfinite(scaled.low):
+        return scaled
+    return replace(scaled, low=max(0.0, scaled.low), high=min(100.0, scaled.high))
 
 
 class Averages:
@@ -192,8 +202,7 @@ class Averages:
             macro=True,
             resamples=self.resamples,
         )
-        scale = SCALES[metric]
-        return {m: i.scaled(scale) for m, i in zip(methods, intervals, strict=True)}
+        return {m: _shown(i, metric) for m, i in zip(methods, intervals, strict=True)}
 
 
 def _family(

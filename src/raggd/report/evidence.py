@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from raggd.evaluation.statistics import Difference
+from raggd.evaluation.statistics import Difference, holm
 from raggd.report.contrasts import METRICS, Contrast, contrast_of
 from raggd.report.grid import Block
-from raggd.report.study_tables import contrast_text
+from raggd.report.study_tables import ALPHA, contrast_text
 from raggd.report.tables import Column, Table
 from raggd.report.words import method_label
 
@@ -83,6 +83,18 @@ def evidence_gains(blocks: Sequence[Block], resamples: int) -> list[EvidenceGain
     return found
 
 
+def _significant(found: Sequence[Contrast]) -> list[Contrast]:
+    families: dict[tuple[str, str], list[Contrast]] = {}
+    for c in found:
+        families.setdefault((c.scope, c.metric), []).append(c)
+    return [
+        c
+        for family in families.values()
+        for c, p in zip(family, holm([x.difference.p_value for x in family]), strict=True)
+        if p < ALPHA
+    ]
+
+
 def evidence_table(found: Sequence[EvidenceGain]) -> Table:
     """Lay out gains by evidence.
 
@@ -90,7 +102,7 @@ def evidence_table(found: Sequence[EvidenceGain]) -> Table:
         found: from `evidence_gains`.
 
     Returns:
-        The table; intervals that exclude zero are bold.
+        The table; bold is significant, corrected by Holm over the rows of a scope.
     """
     columns = [Column("Scope"), Column("Comparison"), Column("Passages hold"), Column("n", "right")]
     columns += [Column(name, "right") for name in ("EM", "F1", "Answer loss")]
@@ -100,14 +112,19 @@ def evidence_table(found: Sequence[EvidenceGain]) -> Table:
         groups.setdefault((c.scope, c.method, c.other, gain.answerable), {})[c.metric] = c
     rows: list[tuple[str, ...]] = []
     bold: set[tuple[int, int]] = set()
+    sure = _significant([gain.contrast for gain in found])
     for (scope, method, other, answerable), by_metric in groups.items():
         n = next(iter(by_metric.values())).n
         label = f"{method_label(method)} minus {method_label(other)}"
         cells = [scope, label, "an answer" if answerable else "none", str(n)]
         for metric in METRICS:
             shown = by_metric.get(metric)
-            if shown and shown.difference.significant:
+            if shown in sure:
                 bold.add((len(rows), len(cells)))
             cells.append(contrast_text(shown))
         rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows), bold=frozenset(bold))
+    caption = (
+        "Gains by evidence, mean over questions. Bold: p < 0.05, corrected by Holm over the rows "
+        "of a scope."
+    )
+    return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))

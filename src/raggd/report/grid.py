@@ -135,8 +135,6 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> Cell | None:
         record = read_json(path, what="run record")
         costs = {name: float(value) for name, value in record.get("cost", {}).items()}
         return Cell(_answers(record["predictions"]), costs, complete=True, path=entry["path"])
-    if entry["source"] != entry["retriever"]:  # it will refer to another cell, once that is there
-        return None
     folder = out / entry["backbone"] / entry["retriever"] / f"seed-{entry['seed']}"
     found = _part_predictions(folder, entry["benchmark"], entry["method"])
     return Cell(_answers(found), {}, complete=False, path=entry["path"]) if found else None

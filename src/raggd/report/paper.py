@@ -38,7 +38,10 @@ def _published(method: str, column: int) -> str:
 def _against_base(
     found: Sequence[Contrast], scope: str, method: str, metric: str
 ) -> Contrast | None:
+    blocks = max(c.blocks for c in found)
     for c in found:
+        if c.scope == POOLED and c.blocks < blocks:  # of fewer backbones: another comparison
+            continue
         if (c.scope, c.subset, c.metric) == (scope, "all", metric):
             if (c.method, c.other) == (method, "base"):
                 return c

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean
 
 from raggd.data.benchmarks import BENCHMARKS
-from raggd.evaluation.statistics import Interval
+from raggd.evaluation.statistics import Interval, holm
 from raggd.report.contrasts import NAMED, POOLED, Averages, Contrast
 from raggd.report.grid import Block, Grid, held_out, subsets
 from raggd.report.tables import (
@@ -39,27 +38,24 @@ def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
         metric: ``em`` or ``f1``.
 
     Returns:
-        Methods whose difference from the base is positive with a corrected p-value below 0.05;
-        named comparisons are corrected among themselves.
+        Methods whose difference from the base is positive with a p-value below 0.05, corrected by
+        Holm over all methods of the scope, so that rivals and controls meet the same bar.
     """
-    better = set()
-    for c in found:
-        if (c.scope, c.subset, c.metric) != (scope, "all", metric) or _decisive_p(c) >= ALPHA:
-            continue
-        if c.other == "base" and c.difference.mean > 0:
-            better.add(c.method)
-        if c.method == "base" and c.difference.mean < 0:
-            better.add(c.other)
-    return better
+    chosen = [
+        c
+        for c in found
+        if (c.scope, c.subset, c.metric) == (scope, "all", metric) and "base" in (c.method, c.other)
+    ]
+    adjusted = holm([c.difference.p_value for c in chosen])
+    return {
+        c.method if c.other == "base" else c.other
+        for c, p in zip(chosen, adjusted, strict=True)
+        if p < ALPHA and (c.difference.mean > 0) == (c.other == "base")
+    }
 
 
-def _mean(block: Block, method: str, benchmark: str, metric: str) -> float | None:
-    answers = block.answers.get(method, {}).get(benchmark, ())
-    return 100 * fmean(getattr(a, metric) for _, a in answers) if answers else None
-
-
-def _pair(em: float | None, f1: float | None) -> str:
-    return NOTHING if em is None or f1 is None else f"{em:.1f} / {f1:.1f}"
+def _pair(em: Interval | None, f1: Interval | None) -> str:
+    return NOTHING if em is None or f1 is None else f"{em.mean:.1f} / {f1.mean:.1f}"
 
 
 def _average(interval: Interval | None) -> str:
@@ -91,7 +87,7 @@ def benchmark_table(
         for method in block.methods:
             cells = [block.retriever, method_label(method)]
             for name in benchmarks:
-                cells.append(_pair(*(_mean(block, method, name, m) for m in ("em", "f1"))))
+                cells.append(_pair(*(averages.of(block, method, (name,), m) for m in ("em", "f1"))))
             for metric in ("em", "f1"):
                 if method in better[metric]:
                     bold.add((len(rows), len(cells)))
@@ -156,7 +152,8 @@ def numbers_table(grid: Grid, averages: Averages) -> Table:
                     found = averages.of(block, method, chosen, metric)
                     if found is None:
                         continue
-                    n = sum(len(block.answers[method][name]) for name in chosen)
+                    answers = [a for name in chosen for _, a in block.answers[method][name]]
+                    n = len({answer.question for answer in answers})
                     shown = [
                         f"{x:.4f}" if math.isfinite(x) else ""
                         for x in (found.mean, found.low, found.high)

@@ -74,7 +74,7 @@ class _Scores:
     keys: list[_Key]
     em: list[float]
     f1: list[float]
-    supports: list[str]
+    supports: list[tuple[str, ...]]
 
     @property
     def benchmarks(self) -> list[str]:
@@ -120,7 +120,7 @@ def _collect(method: str, records: Sequence[RunRecord]) -> _Scores:
         keys,
         [sum(p.em for p in given) / len(given) for given in answers],
         [sum(p.f1 for p in given) / len(given) for given in answers],
-        ["+".join(p.support_id for p in given) for given in answers],
+        [tuple(p.support_id for p in given) for given in answers],
     )
 
 

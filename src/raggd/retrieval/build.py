@@ -15,7 +15,14 @@ from raggd.retrieval.databases.base import DatabaseRetriever, fill
 from raggd.retrieval.databases.choose import DATABASES, open_database, require_url
 from raggd.retrieval.dense import Sizes, build_dense, dense_fingerprint, open_dense
 from raggd.retrieval.encoder import Encoder, load_encoder
-from raggd.retrieval.estimate import LONG, TRIAL, Announce, estimate_bm25, estimate_dense
+from raggd.retrieval.estimate import (
+    LONG,
+    TRIAL,
+    Announce,
+    Estimate,
+    estimate_bm25,
+    estimate_dense,
+)
 from raggd.retrieval.flashrag import check_kind, open_flashrag_bm25, open_flashrag_faiss
 from raggd.retrieval.folders import FORMATS, building, check_replaceable, read_manifest
 from raggd.retrieval.memory import Budget, parse_size
@@ -67,36 +74,71 @@ def build_index(
         return _open_flashrag(corpus, corpus_hash, settings, encoder)
     if settings.retriever in DATABASES:
         return _fill_database(corpus, (count, corpus_hash), settings, encoder, progress)
-    sizes = Sizes(ivf=settings.ivf_from)
-    fingerprint = (
-        dense_fingerprint(encoder, corpus_hash, sizes.way(count))
-        if encoder
-        else bm25_fingerprint(corpus_hash)
-    )
+    fingerprint = _fingerprint(count, corpus_hash, settings, encoder)
     folder = folder or _cached_folder(settings.retriever, fingerprint)
     check_replaceable(folder)
     if _fingerprint_of(folder) == fingerprint:
         return Index(folder, _opened(folder, encoder), built=False)
-    budget = Budget(parse_size(settings.memory))
     if announce is not None and count >= LONG:
-        sample = list(islice(streamed(corpus), TRIAL))
         speed = workers.speed(settings.retriever) if workers else 1.0
-        announce(
-            estimate_dense(sample, count, encoder, speed)
-            if encoder
-            else estimate_bm25(sample, count, budget, speed)
-        )
+        announce(_estimated(corpus, count, settings, encoder, speed))
     if encoder:
         build_dense(
-            streamed(corpus), folder, encoder, progress, known=corpus_hash, sizes=sizes,
+            streamed(corpus), folder, encoder, progress, known=corpus_hash, sizes=_sizes(settings),
             workers=workers,
         )  # fmt: skip
     else:
+        budget = Budget(parse_size(settings.memory))
         build_bm25(
             streamed(corpus), folder, progress, budget=budget, known=(count, corpus_hash),
             workers=workers,
         )  # fmt: skip
     return Index(folder, _opened(folder, encoder), built=True)
+
+
+def estimate_index(corpus: Corpus, settings: RetrievalSettings) -> Estimate | None:
+    """Estimate what `build_index` would take with its cached folder, without building.
+
+    Args:
+        corpus: the passages, or where to read them.
+        settings: kind of retriever and, for dense, its encoder.
+
+    Returns:
+        The estimate; None if the index is there already or lies elsewhere (FlashRAG, a database).
+
+    Raises:
+        RaggdError: corpus or encoder cannot be loaded.
+    """
+    require_url(settings)
+    encoder = _encoder_of(settings)
+    count, corpus_hash = content(corpus)
+    if settings.index_path or settings.retriever in DATABASES:
+        return None
+    fingerprint = _fingerprint(count, corpus_hash, settings, encoder)
+    if _fingerprint_of(_cached_folder(settings.retriever, fingerprint)) == fingerprint:
+        return None
+    return _estimated(corpus, count, settings, encoder, 1.0)
+
+
+def _estimated(
+    corpus: Corpus, count: int, settings: RetrievalSettings, encoder: Encoder | None, speed: float
+) -> Estimate:
+    sample = list(islice(streamed(corpus), TRIAL))
+    if encoder:
+        return estimate_dense(sample, count, encoder, speed)
+    return estimate_bm25(sample, count, Budget(parse_size(settings.memory)), speed)
+
+
+def _sizes(settings: RetrievalSettings) -> Sizes:
+    return Sizes(ivf=settings.ivf_from)
+
+
+def _fingerprint(
+    count: int, corpus_hash: str, settings: RetrievalSettings, encoder: Encoder | None
+) -> str:
+    if encoder is None:
+        return bm25_fingerprint(corpus_hash)
+    return dense_fingerprint(encoder, corpus_hash, _sizes(settings).way(count))
 
 
 def _cached_folder(kind: str, fingerprint: str) -> Path:

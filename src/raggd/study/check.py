@@ -1,4 +1,4 @@
-"""What can be refused before anything is computed: weights that are missing or do not fit."""
+"""What can be refused before anything is computed: weights that do not fit, pools too small."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from raggd.assembly import Assembly
+from raggd.data.benchmarks import support_pool
 from raggd.files import tensor_header
 from raggd.methods.weights import BASE_FILE, FILES_OF
 from raggd.records import RaggdError
@@ -78,3 +79,48 @@ def check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) -> 
             f"{'; '.join(problems)}. Train what is missing (`raggd train`), name the right folder "
             "by [[backbones]] weights, or run the rest by --methods and --backbones."
         )
+
+
+def pool_size(parts: Assembly, benchmark: str, demonstrations: int) -> int:
+    """Count the questions that support sets of a benchmark are drawn from.
+
+    Args:
+        parts: of a run, for the data.
+        benchmark: name.
+        demonstrations: of a support set.
+
+    Returns:
+        The number.
+
+    Raises:
+        RaggdError: there is no support pool, or it is too small.
+    """
+    size = len(support_pool(parts.source, benchmark))
+    if size < demonstrations:
+        raise RaggdError(
+            f"the support pool of {benchmark} holds {size} questions, fewer than "
+            f"target.demonstrations = {demonstrations}."
+        )
+    return size
+
+
+def check_pools(study: StudySettings, benchmarks: Collection[str]) -> None:
+    """Refuse a study whose support sets cannot all be drawn, naming everything at once.
+
+    Args:
+        study: the settings.
+        benchmarks: to run.
+
+    Raises:
+        RaggdError: a benchmark has no support pool, or one that is too small.
+    """
+    first = (study.backbones[0].name, study.retrievers[0].name, study.seeds[0])
+    parts = Assembly(study.run_settings(*first))
+    problems = []
+    for name in benchmarks:
+        try:
+            pool_size(parts, name, study.target.demonstrations)
+        except RaggdError as error:
+            problems.append(str(error))
+    if problems:
+        raise RaggdError(f"{' '.join(problems)} Add questions, or run the rest by --benchmarks.")

@@ -11,14 +11,16 @@ from statistics import fmean
 from typing import Any, TypeVar
 
 from raggd.assembly import Assembly
-from raggd.data.benchmarks import scored_questions, support_pool
+from raggd.data.benchmarks import scored_questions
 from raggd.data.corpus import read_passages
 from raggd.data.prompts import build_prompt
 from raggd.data.sources import HUB
 from raggd.files import tensor_header
 from raggd.methods.weights import BASE_FILE, FILES_OF
 from raggd.records import Passage, Question, RaggdError
-from raggd.study.check import weight_problems, weights_folder
+from raggd.retrieval.build import estimate_index
+from raggd.retrieval.memory import show_size
+from raggd.study.check import pool_size, weight_problems, weights_folder
 from raggd.study.estimate import Lengths
 from raggd.study.settings import StudyBackbone, StudySettings
 from raggd.study.shapes import Sizes, source_of
@@ -33,6 +35,8 @@ PUBLISHED = {
     "bamboogle": 125,
 }
 """Questions of FlashRAG's test or dev sets, for estimates where they are not at hand."""
+HUB_PASSAGES = 21_015_324
+"""Of FlashRAG's Wikipedia of 2018."""
 SAMPLED = 16
 ANSWER_TOKENS = 6.0
 _WORDS_TO_TOKENS = 1.35
@@ -125,13 +129,7 @@ def _sizes_told(sizes: tuple[int, int]) -> str:
 
 
 def _sizes_of(parts: Assembly, name: str, demonstrations: int) -> tuple[int, int]:
-    pool, scored = support_pool(parts.source, name), scored_questions(parts.source, name)
-    if len(pool) < demonstrations:
-        raise RaggdError(
-            f"the support pool of {name} holds {len(pool)} questions, fewer than "
-            f"target.demonstrations = {demonstrations}."
-        )
-    return len(pool), len(scored)
+    return pool_size(parts, name, demonstrations), len(scored_questions(parts.source, name))
 
 
 def corpus_told(parts: Assembly) -> str:
@@ -144,8 +142,39 @@ def corpus_told(parts: Assembly) -> str:
         A path, or what is to be fetched.
     """
     if parts.settings.data.folder == HUB and not parts.settings.data.corpus:
-        return "FlashRAG's Wikipedia of 2018: 5.1 GB to fetch, 21 million passages to index"
+        return f"FlashRAG's Wikipedia of 2018: 5.1 GB to fetch, {HUB_PASSAGES:,} passages"
     return str(parts.corpus)
+
+
+def check_retrievers(checks: Checks, study: StudySettings) -> None:
+    """Look at every retriever: its encoder, and its index or what building that will take.
+
+    Args:
+        checks: files what is found.
+        study: the settings.
+    """
+    for entry in study.retrievers:
+        settings = study.run_settings(study.backbones[0].name, entry.name, study.seeds[0])
+        look = partial(_index_told, Assembly(settings))
+        checks.run(f"retriever {entry.name}", look, str)
+
+
+def _index_told(parts: Assembly) -> str:
+    settings = parts.settings.retrieval
+    if parts.settings.data.folder == HUB and not parts.settings.data.corpus:
+        if settings.retriever == "bm25":
+            return f"{HUB_PASSAGES:,} passages to index"
+        width = int(_encoder_config(settings.encoder).hidden_size)
+        size = show_size(4 * width * HUB_PASSAGES)
+        return f"{HUB_PASSAGES:,} passages to encode; their {width} wide vectors take {size}"
+    estimate = estimate_index(parts.corpus, settings)
+    return "its index is there" if estimate is None else str(estimate)
+
+
+def _encoder_config(name: str) -> Any:
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(name)
 
 
 def _tokenizer(name: str) -> Any:

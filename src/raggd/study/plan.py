@@ -16,22 +16,19 @@ from raggd.methods.weights import FILES_OF
 from raggd.records import RaggdError, content_id, require_known
 from raggd.study.settings import StudySettings
 
-RETRIEVAL_FREE = ("query-only",)
-"""Methods that read no passage: computed for one retriever, referred to by the others."""
 RECORD_FORMAT = "4"
 """Changes with what a record holds: older records are then joined anew from their parts."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Cell:
-    """One entry of the study's grid; `source` is the retriever for which it is computed."""
+    """One entry of the study's grid."""
 
     seed: int
     backbone: str
     retriever: str
     benchmark: str
     method: str
-    source: str
 
     @property
     def folder(self) -> str:
@@ -42,11 +39,6 @@ class Cell:
     def path(self) -> str:
         """Its run record, below the study's folder."""
         return f"{self.folder}/{self.benchmark}-{self.method}.json"
-
-    @property
-    def computed(self) -> bool:
-        """Whether it is computed itself, not taken from the cell of another retriever."""
-        return self.source == self.retriever
 
 
 def run_folder(backbone: str, retriever: str, seed: int) -> str:
@@ -100,16 +92,8 @@ def all_cells(study: StudySettings, part: Part | None = None) -> list[Cell]:
     Returns:
         The cells, in the order of the file.
     """
-    first = study.retrievers[0].name
     cells = [
-        Cell(
-            seed,
-            backbone.name,
-            retriever.name,
-            benchmark,
-            method,
-            first if method in RETRIEVAL_FREE else retriever.name,
-        )
+        Cell(seed, backbone.name, retriever.name, benchmark, method)
         for seed in study.seeds
         for backbone in study.backbones
         for retriever in study.retrievers
@@ -158,7 +142,7 @@ class Identities:
         Raises:
             RaggdError: data or weights cannot be found.
         """
-        settings = self.study.run_settings(cell.backbone, cell.source, cell.seed)
+        settings = self.study.run_settings(cell.backbone, cell.retriever, cell.seed)
         parts = Assembly(settings)
         files = FILES_OF[cell.method]
         weights = [self._hash(parts.weights / name) for name in files] if files else []

@@ -8,13 +8,12 @@ part that it was in.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from raggd.files import read_json
 from raggd.records import RaggdError
-from raggd.study.check import check_weights
+from raggd.study.check import check_pools, check_weights
 from raggd.study.folder import check_folder, write_plan
 from raggd.study.lock import locked
 from raggd.study.plan import Cell, Identities, Part, all_cells, finished_cells
@@ -54,19 +53,14 @@ def run_study(study: StudySettings, out: Path, part: Part, progress: Any) -> dic
         runner = StudyRunner(study, out, progress)
         finished = finished_cells(out, cells, runner.identities)
         waiting = [cell for cell in cells if cell not in finished]
-        sources = {replace(cell, retriever=cell.source) for cell in waiting}
-        sources -= finished_cells(out, sources, runner.identities)
-        computed = [cell for cell in all_cells(study) if cell in sources]
-        check_weights(study, {(cell.backbone, cell.method) for cell in computed})
+        check_weights(study, {(cell.backbone, cell.method) for cell in waiting})
+        check_pools(study, list(dict.fromkeys(cell.benchmark for cell in waiting)))
         write_plan(study, out)
-        if computed:
-            expected = _expected(runner, computed)
+        if waiting:
+            expected = _expected(runner, waiting)
             watch = Watch(progress, sum(expected.values()), expected)
-            for unit in runner.units(computed):
+            for unit in runner.units(waiting):
                 runner.run_unit(unit, watch)
-        for cell in waiting:
-            if not cell.computed and replace(cell, retriever=cell.source) not in runner.failed:
-                runner.refer(cell)
         _report_failures(runner, len(waiting))
     return {"cells": len(cells), "complete": len(cells), "now": len(waiting)}
 
@@ -126,7 +120,7 @@ def _draws(study: StudySettings, out: Path, cells: Sequence[Cell]) -> dict[str, 
     per_cell = 1 if study.evaluation.support == "query" else study.evaluation.draws
     speed, seconds = measured_speed(out), 0.0
     there, planned = 0, 0
-    for cell in (cell for cell in cells if cell.computed):
+    for cell in cells:
         folder = out / cell.folder / "parts"
         found = sum(1 for _ in folder.glob(f"{cell.benchmark}-???-{cell.method}.json"))
         there, planned = there + found, planned + per_cell

@@ -17,7 +17,6 @@ from raggd.methods.base import Method
 from raggd.records import Prediction, RaggdError
 from raggd.retrieval.evidence import holds_answer
 from raggd.settings import Settings
-from raggd.study.folder import read_record
 from raggd.study.plan import Cell, Identities
 from raggd.study.progress import Watch
 from raggd.study.settings import StudySettings
@@ -216,17 +215,6 @@ class StudyRunner:
             hashes={**record.hashes, "cell": self.identities.of(cell)},
         )
         write_text(self.out / cell.path, record.to_json() + "\n")
-
-    def refer(self, cell: Cell) -> None:
-        """Write the record of a cell whose answers do not depend on its retriever.
-
-        Args:
-            cell: one that is not computed; its source must have a record.
-        """
-        source = replace(cell, retriever=cell.source)
-        record = read_record(self.out / source.path)
-        hashes = {**record.hashes, "answers_of": source.path, "cell": self.identities.of(cell)}
-        write_text(self.out / cell.path, replace(record, hashes=hashes).to_json() + "\n")
 
 
 def with_evidence(predictions: Sequence[Prediction], task: Task) -> tuple[Prediction, ...]:

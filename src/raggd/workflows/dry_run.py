@@ -20,6 +20,7 @@ from raggd.study.inspect import (
     Checks,
     check_benchmarks,
     check_prompts,
+    check_retrievers,
     check_weights_of,
     corpus_told,
 )
@@ -61,8 +62,6 @@ class _Plan:
     def work(self) -> dict[tuple[str, str], tuple[int, int]]:
         sampled, found = self.study.evaluation, dict[tuple[str, str], tuple[int, int]]()
         for cell in self.cells:
-            if not cell.computed:
-                continue
             n = self.counts[cell.benchmark]
             adaptations = n if sampled.support == "query" else min(sampled.draws, n)
             known = found.get((cell.backbone, cell.method), (0, 0))
@@ -136,6 +135,7 @@ def dry_run(
     parts = Assembly(study.run_settings(study.backbones[0].name, first, study.seeds[0]))
     counts = check_benchmarks(checks, study, parts)
     checks.run("corpus", partial(corpus_told, parts), str)
+    check_retrievers(checks, study)
     plan = _Plan(all_cells(study, part), counts, study)
     speed, works = measured_speed(out), dict[tuple[str, str], Work]()
     told: dict[str, Any] = {}

@@ -39,7 +39,10 @@ from raggd.report.study_tables import (
 )
 from raggd.report.tables import Table
 
-BOLD = "Bold: significantly above the base adapter (paired bootstrap, Holm)."
+BOLD = (
+    "Bold: significantly above the base adapter (paired bootstrap, corrected by Holm over all "
+    "methods of a block)."
+)
 STAR = "A star marks tasks that nothing was trained on."
 Say = Callable[[str], None]
 
@@ -83,7 +86,8 @@ def _tables(grid: Grid, found: list[Contrast], averages: Averages) -> dict[str, 
         caption = (
             f"Differences on {'all benchmarks' if subset == 'all' else subset}, question by "
             "question, mean of benchmark means. Bold: p < 0.05, corrected by Holm over the "
-            "comparisons of a scope. A lower answer loss is better."
+            "comparisons of this table that share scope, blocks and measure. A lower answer loss "
+            "is better."
         )
         tables[name] = contrast_table(found, subset, caption)
     for block in grid.blocks:

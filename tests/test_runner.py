@@ -17,6 +17,7 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.evaluation import runner
+from raggd.evaluation.flops import counted_costs
 from raggd.evaluation.runner import Item, Task, run_task
 from raggd.evaluation.tasks import build_task
 from raggd.methods import answering
@@ -365,6 +366,15 @@ def test_demonstrations_in_the_prompt_are_read_once_for_a_draw(
         assert one.answer_loss == pytest.approx(other.answer_loss, abs=1e-4)
         assert one.answer_loss != pytest.approx(without.answer_loss, abs=1e-3)
     assert opened.cost["adapt_ms"] > plain.cost["adapt_ms"], "what reading them takes is counted"
+    answers = {p.question_id: p.answer for p in opened.predictions}
+
+    def counted(task: Task) -> dict[str, float]:
+        return counted_costs(answers, task, methods[0], tiny_backbone, settings)
+
+    shared = counted(task)
+    own = counted(task_of(changed(settings, "evaluation", support="query")))
+    assert own["adapt_flops"] == 0 < shared["adapt_flops"], "a single prompt is all answering"
+    assert own["answer_flops"] > shared["answer_flops"]
 
 
 def test_held_out_pool_is_never_scored(settings: Settings, data: Path) -> None:

@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 
 from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
+from raggd.methods.registry import METHODS as REGISTRY
 from raggd.report.contrasts import NAMED, Averages, all_pairs, contrasts, sample
 from raggd.report.evidence import evidence_gains, only
 from raggd.report.grid import Answer, Block, load_grid, subsets
 from raggd.report.paper import paper_table, share_table
+from raggd.report.study_figures import FAMILIES
 from raggd.report.study_tables import (
     above_base,
     average_table,
@@ -323,3 +325,9 @@ def test_what_is_no_study_is_refused(tmp_path: Path, finished: Path) -> None:
     (folder / "nq-base.json").write_text('{"predictions": [{"em": 1}]}', encoding="utf-8")
     said = run_cli("report", tmp_path).refusal()
     assert "nq-base.json (or a part of it) is not what a study writes" in said
+
+
+def test_every_method_has_its_place_in_the_figures() -> None:
+    shown = [method for _, methods in FAMILIES.values() for method in methods]
+    assert len(shown) == len(set(shown))
+    assert set(shown) == set(REGISTRY)

@@ -15,7 +15,7 @@ from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 from raggd.evaluation.cost import backward_flops, forward_flops
 from raggd.evaluation.runner import Task, arranged
-from raggd.methods.answering import bounded_prompt
+from raggd.methods.answering import bounded_prompt, opening_tokens
 from raggd.methods.base import Adapted, Item, Method
 from raggd.methods.few_shot import FewShot
 from raggd.records import SupportSet
@@ -195,12 +195,6 @@ def adapting_flops(
     return steps + (adapting_flops(start, shape, demonstrations, adapter) if start else 0)
 
 
-def _common_start(prompts: Sequence[Prompt]) -> int:
-    first, *others = (p.tokens for p in prompts)
-    length = min(len(first), *(len(t) for t in others)) - 1 if others else len(first) - 1
-    return next((i for i in range(length) if any(t[i] != first[i] for t in others)), length)
-
-
 def _shown_by(method: Method, support: SupportSet) -> Adapted:
     # What a method that adapts shows is known without adapting anew: passages, nothing before them.
     free = isinstance(method, FewShot) or not method.adapts
@@ -237,7 +231,7 @@ class _Counter:
             bounded_prompt(self.settings, self.backbone, adapted, i.question.text, i.passages)
             for i in items
         ]
-        cached = _common_start(prompts) if adapted.shown else 0
+        cached = len(opening_tokens(adapted, prompts))
         opening = shape.forward(cached, extra=extra) if cached else 0
         shown = _demonstrations(self.backbone, support, self.settings)
         self.adapting.append(opening + adapting_flops(self.method, shape, shown, extra // 2))

@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+
 from raggd.backbone.generate import Opening
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import questions_hash
@@ -100,7 +102,8 @@ class _DrawRunner:
         self.backbone = backbone
         self.method = method
         self.settings = settings
-        self.watch = Stopwatch()
+        queued = backbone.device.type == "cuda"  # there, work is timed when it is done
+        self.watch = Stopwatch(synchronise=torch.cuda.synchronize if queued else None)
 
     def _adapt(self, items: Sequence[Item]) -> list[Adapted]:
         supports = list({item.support.id: item.support for item in items}.values())
@@ -117,11 +120,8 @@ class _DrawRunner:
 
     def _opening(self, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> Opening | None:
         # read for the support set, like an adaptation: it serves every question
-        start = time.perf_counter()
-        opening = shared_opening(self.backbone, rows[0], prompts)
-        if opening is not None:
-            self.watch.add("opening", (time.perf_counter() - start) * 1000)
-        return opening
+        with self.watch.timed("opening"):
+            return shared_opening(self.backbone, rows[0], prompts)
 
     def _batch(
         self,
@@ -178,7 +178,7 @@ class _DrawRunner:
             found |= dict(zip(part, self._batch(batch, adapted, asked, opening), strict=True))
             done(len(part))
         costs = self.watch.costs()
-        opened = costs["opening"].median_ms if "opening" in costs else 0.0
+        opened = 0.0 if opening is None else costs["opening"].median_ms
         return {
             "predictions": [
                 asdict(replace(found[i], support_id=item.support.id)) for i, item in enumerate(draw)

@@ -140,6 +140,22 @@ def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
         yield
 
 
+def opening_tokens(adapted: Adapted, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    """Return what all prompts of one adapted model begin with, where reading it once pays.
+
+    Args:
+        adapted: answers all the prompts.
+        prompts: without answers.
+
+    Returns:
+        The tokens; none for a single prompt, a short opening, or behind a soft prefix.
+    """
+    if len(prompts) < 2 or adapted.prefix is not None:
+        return ()
+    tokens = common_opening(prompts)
+    return tokens if len(tokens) >= SHORTEST_OPENING else ()
+
+
 def shared_opening(
     backbone: Backbone, adapted: Adapted, prompts: Sequence[Prompt]
 ) -> Opening | None:
@@ -151,11 +167,10 @@ def shared_opening(
         prompts: without answers.
 
     Returns:
-        The opening (a few-shot prompt's demonstrations); None where it is short, or where a soft
-        prefix stands before it.
+        The opening (a few-shot prompt's demonstrations); None where there is no such one.
     """
-    tokens = common_opening(prompts)
-    if len(prompts) < 2 or len(tokens) < SHORTEST_OPENING or adapted.prefix is not None:
+    tokens = opening_tokens(adapted, prompts)
+    if not tokens:
         return None
     with adapted_rows(backbone, [adapted]):
         return read_opening(backbone, tokens)

@@ -57,11 +57,12 @@ def heat_map(name: str, record: Record) -> str:
     panels = _panels(record)
     if not panels:
         return ""
-    top = max(max(max(row) for row in places) for _, places in panels)
+    cosines = [value for _, places in panels for row in places for value in row]
+    low, high = min(0.0, *cosines), max(1e-3, *cosines)
     with drawing(content_id(name, repr(panels)), (8.4, 1.25 * len(panels) + 0.5)) as figure:
         axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
         for place, (title, places) in zip(axes, panels, strict=True):
-            drawn = place.pcolormesh(places, cmap="viridis", vmin=0, vmax=max(top, 1e-3))
+            drawn = place.pcolormesh(places, cmap="viridis", vmin=low, vmax=high)
             place.set_yticks([0.5, 1.5, 2.5], ["q", "k", "v"])
             place.invert_yaxis()
             place.set_title(title, fontsize=9)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import cycle, product
 from typing import TYPE_CHECKING
 
+from raggd.evaluation.statistics import Interval
 from raggd.records import RaggdError, content_id
 from raggd.report.summary import SummaryRow
 from raggd.report.svg import INK, drawing, to_svg
@@ -205,80 +206,81 @@ class LogAxis:
         axes.set_xlim(self.low - self.column, self.high)
 
 
-def _checked(rows: Sequence[SummaryRow]) -> list[float]:
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A method in a figure: its F1 in percent and the time it takes."""
+
+    method: str
+    score: Interval
+    milliseconds: float
+
+    @property
+    def limits(self) -> tuple[float, float, float]:
+        """Mean, low and high; an unknown interval has no length."""
+        mean, low, high = self.score.mean, self.score.low, self.score.high
+        return (mean, low, high) if math.isfinite(low) else (mean, mean, mean)
+
+
+def _points(rows: Sequence[SummaryRow], macro: bool) -> list[Point]:
     if not rows:
         raise RaggdError("a figure needs at least one summary row: evaluate a method first.")
-    costs = []
+    points = []
     for row in rows:
         if row.adapt_ms is None or not math.isfinite(row.adapt_ms) or row.adapt_ms < 0:
             raise RaggdError(
                 f"the records of '{row.method}' give no adaptation cost (adapt_ms is "
                 f"{row.adapt_ms}): it must be a time in milliseconds, 0 for none."
             )
-        costs.append(row.adapt_ms)
-    return costs
+        points.append(Point(row.method, row.macro_f1 if macro else row.f1, row.adapt_ms))
+    return points
 
 
-def _limits(row: SummaryRow, macro: bool) -> tuple[float, float, float]:
-    """Return the F1 with its limits; an unknown interval has no length."""
-    score = row.macro_f1 if macro else row.f1
-    if not math.isfinite(score.low):
-        return score.mean, score.mean, score.mean
-    return score.mean, score.low, score.high
-
-
-def draw_points(
-    axes: Axes, rows: Sequence[SummaryRow], places: Sequence[float], macro: bool
-) -> None:
+def draw_points(axes: Axes, points: Sequence[Point], places: Sequence[float]) -> None:
     """Draw F1 of each method with its whisker.
 
     Args:
         axes: the plot.
-        rows: the methods.
+        points: the methods.
         places: horizontal position of each.
-        macro: show the mean of the benchmarks' means.
     """
-    marks = marks_of([row.method for row in rows])
-    for row, x, (colour, marker) in zip(rows, places, marks, strict=True):
-        mean, low, high = _limits(row, macro)
-        size = 8.5 if row.method == "rag-gd" else 7
+    marks = marks_of([point.method for point in points])
+    for point, x, (colour, marker) in zip(points, places, marks, strict=True):
+        mean, low, high = point.limits
+        size = 8.5 if point.method == "rag-gd" else 7
         axes.vlines(x, low, high, color=colour, linewidth=1.6, zorder=2)
         axes.plot(x, mean, marker, markersize=size, color=colour, zorder=3)
-    lowest = min(_limits(row, macro)[1] for row in rows)
-    highest = max(_limits(row, macro)[2] for row in rows)
+    lowest = min(point.limits[1] for point in points)
+    highest = max(point.limits[2] for point in points)
     room = max(1.0, 0.12 * (highest - lowest))  # labels may stand above and below the whiskers
     axes.set_ylim(lowest - room, highest + room)
 
 
-def _stems(
-    axes: Axes, rows: Sequence[SummaryRow], places: Sequence[float], macro: bool
-) -> list[Stem]:
+def _stems(axes: Axes, points: Sequence[Point], places: Sequence[float]) -> list[Stem]:
     """Return the points with their whiskers in pixels."""
     stems = []
-    for row, x in zip(rows, places, strict=True):
-        ends = axes.transData.transform([(x, value) for value in _limits(row, macro)]).tolist()
+    for point, x in zip(points, places, strict=True):
+        ends = axes.transData.transform([(x, value) for value in point.limits]).tolist()
         stems.append(Stem(ends[0][0], *(y for _, y in ends)))
     return stems
 
 
 def label_points(
-    figure: Figure, axes: Axes, rows: Sequence[SummaryRow], places: Sequence[float], macro: bool
+    figure: Figure, axes: Axes, points: Sequence[Point], places: Sequence[float]
 ) -> None:
     """Write each method's name where it covers nothing; the last thing done to a figure.
 
     Args:
         figure: the figure, whose layout is fixed by this.
         axes: its plot.
-        rows: the methods.
+        points: the methods.
         places: horizontal position of each.
-        macro: as in `draw_points`.
     """
-    texts = [axes.text(0, 0, method_label(row.method), transform=None) for row in rows]
+    texts = [axes.text(0, 0, method_label(point.method), transform=None) for point in points]
     for text in texts:
         text.set_in_layout(False)
     figure.canvas.draw()
     figure.set_layout_engine("none")  # pixels stay where they are now
-    stems = _stems(axes, rows, places, macro)
+    stems = _stems(axes, points, places)
     obstacles = [Box(s.x - 5, s.y - 5, s.x + 5, s.y + 5) for s in stems]
     obstacles += [Box(s.x - 2, s.low, s.x + 2, s.high) for s in stems]
     extents = [text.get_window_extent() for text in texts]
@@ -294,12 +296,15 @@ def label_points(
             axes.plot(ends, levels, color=INK, alpha=0.5, linewidth=0.7, zorder=1, transform=None)
 
 
-def _describe(rows: Sequence[SummaryRow], costs: Sequence[float], macro: bool) -> str:
-    scores = [row.macro_f1 if macro else row.f1 for row in rows]
+def _describe(points: Sequence[Point]) -> str:
     return "; ".join(
-        f"{method_label(row.method)}: F1 {score.mean:.1f}, "
-        + (f"adaptation {cost:.3g} milliseconds" if cost else "no adaptation")
-        for row, score, cost in zip(rows, scores, costs, strict=True)
+        f"{method_label(point.method)}: F1 {point.score.mean:.1f}, "
+        + (
+            f"adaptation {cost:.3g} milliseconds"
+            if (cost := point.milliseconds)
+            else "no adaptation"
+        )
+        for point in points
     )
 
 
@@ -316,18 +321,19 @@ def cost_accuracy_figure(rows: Sequence[SummaryRow], *, macro: bool = False) -> 
     Returns:
         One ``<svg>`` element, to be written to a file or put into a page.
     """
-    costs = _checked(rows)
+    points = _points(rows, macro)
+    costs = [point.milliseconds for point in points]
     axis = LogAxis.of(costs)
     places = axis.positions(costs)
     with drawing(content_id(*(repr(row) for row in rows)), (5.4, 3.8)) as figure:
         axes = figure.add_subplot()
         axis.draw(axes)
-        draw_points(axes, rows, places, macro)
+        draw_points(axes, points, places)
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.set_xlabel("time of one adaptation (logarithmic)")
-        level = 100 * rows[0].f1.level
+        level = 100 * points[0].score.level
         of = ", mean of benchmarks" if macro else ""
         axes.set_ylabel(f"F1 in percent{of}, with {level:g} % interval")
-        label_points(figure, axes, rows, places, macro)
-        return to_svg(figure, "Accuracy against adaptation cost", _describe(rows, costs, macro))
+        label_points(figure, axes, points, places)
+        return to_svg(figure, "Accuracy against adaptation cost", _describe(points))

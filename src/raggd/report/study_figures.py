@@ -10,9 +10,8 @@ from raggd.evaluation.statistics import Interval
 from raggd.records import content_id
 from raggd.report.contrasts import Averages
 from raggd.report.evidence import EVIDENCE, EvidenceGain
-from raggd.report.figures import LogAxis, draw_points, label_points
+from raggd.report.figures import LogAxis, Point, draw_points, label_points
 from raggd.report.grid import Block
-from raggd.report.summary import SummaryRow
 from raggd.report.svg import INK, drawing, panels, to_svg
 from raggd.report.words import method_label
 
@@ -25,7 +24,10 @@ FAMILIES = {
     "gradients at test time": ("#0072b2", ("tt-sgd-k1", "tt-sgd", "tt-sgd-k10", "rag-gd-step")),
     "predicted update": (
         "#d55e00",
-        ("hyper-tuning", "rag-gd-k1", "rag-gd", "rag-gd-k10", "rag-gd-tuned", "rag-gd-gated"),
+        (
+            *("hyper-tuning", "rag-gd-k1", "rag-gd", "rag-gd-k10", "rag-gd-tuned"),
+            *("rag-gd-gated", "rag-gd-ridge"),
+        ),
     ),
     "controls": (
         "#c0699a",
@@ -169,31 +171,14 @@ def _lines(place: Axes, block: Block, average: Average) -> None:
     place.set_ylabel("F1 in percent")
 
 
-def _cost_rows(block: Block, average: Average) -> list[SummaryRow]:
-    rows = []
+def _cost_points(block: Block, average: Average) -> list[Point]:
+    points = []
     controls = FAMILIES["controls"][1]  # they cost what the methods cost that they control
     for method in (m for m in block.methods if m not in controls):
         found, costs = average(block, method), block.costs.get(method, {})
-        if found is None or not {"adapt_ms", "answer_ms"} <= set(costs):
-            continue
-        total = costs["adapt_ms"] + costs["answer_ms"]
-        given = block.answers[method]
-        n, names = sum(map(len, given.values())), tuple(given)
-        rows.append(
-            SummaryRow(
-                method,
-                n,
-                names,
-                found,
-                found,
-                found,
-                found,
-                total,
-                costs["answer_ms"],
-                None,
-            )
-        )
-    return rows
+        if found is not None and {"adapt_ms", "answer_ms"} <= set(costs):
+            points.append(Point(method, found, costs["adapt_ms"] + costs["answer_ms"]))
+    return points
 
 
 def cost_figure(block: Block, average: Average) -> str:
@@ -208,31 +193,31 @@ def cost_figure(block: Block, average: Average) -> str:
     Returns:
         One ``<svg>`` element; empty while no method has its costs.
     """
-    rows = _cost_rows(block, average)
-    if not rows:
+    points = _cost_points(block, average)
+    if not points:
         return ""
-    totals = [row.adapt_ms or 0.0 for row in rows]
+    totals = [point.milliseconds for point in points]
     axis = LogAxis.of(totals)
     places = axis.positions(totals)
-    with drawing(_salt("cost", rows), (7.2, 4.4)) as figure:
+    with drawing(_salt("cost", points), (7.2, 4.4)) as figure:
         axes = figure.add_subplot()
         axis.draw(axes)
-        zone = [t for row, t in zip(rows, totals, strict=True) if row.method in _GRADIENTS]
+        zone = [point.milliseconds for point in points if point.method in _GRADIENTS]
         if zone:
             axes.axvspan(
                 math.log10(min(zone)) - 0.12, axis.high, color=INK, alpha=0.07, linewidth=0
             )
-        draw_points(axes, rows, places, macro=True)
+        draw_points(axes, points, places)
         axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
         axes.set_axisbelow(True)
         shaded = "; shaded: gradients at test time" if zone else ""
         axes.set_xlabel(f"time per question, adaptation included (logarithmic){shaded}")
         axes.set_ylabel("F1 in percent, average, with 95 % interval")
         axes.set_title(block.name, fontsize=9.5)
-        label_points(figure, axes, rows, places, macro=True)
+        label_points(figure, axes, points, places)
         said = "; ".join(
-            f"{method_label(row.method)}: F1 {row.f1.mean:.1f}, {total:.0f} milliseconds"
-            for row, total in zip(rows, totals, strict=True)
+            f"{method_label(p.method)}: F1 {p.score.mean:.1f}, {p.milliseconds:.0f} milliseconds"
+            for p in points
         )
         return to_svg(figure, f"Accuracy against cost, {block.name}", said)
 

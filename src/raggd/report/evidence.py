@@ -20,6 +20,8 @@ PAIRS = (
     ("rag-gd-tuned", "base"),
     ("mean-tuned", "base"),
 )
+FEWEST = 20
+"""Questions below which resampling says too little to be called significant."""
 EVIDENCE = {True: "an answer in the passages", False: "no answer in the passages"}
 
 
@@ -91,7 +93,7 @@ def _significant(found: Sequence[Contrast]) -> list[Contrast]:
         c
         for family in families.values()
         for c, p in zip(family, holm([x.difference.p_value for x in family]), strict=True)
-        if p < ALPHA
+        if p < ALPHA and c.n >= FEWEST
     ]
 
 
@@ -125,6 +127,6 @@ def evidence_table(found: Sequence[EvidenceGain]) -> Table:
         rows.append(tuple(cells))
     caption = (
         "Gains by evidence, mean over questions. Bold: p < 0.05, corrected by Holm over the rows "
-        "of a scope."
+        f"of a scope, from {FEWEST} questions on."
     )
     return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))

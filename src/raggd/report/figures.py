@@ -39,6 +39,11 @@ MARKS = {
     "tt-sgd-k10": ("#0072b2", ">"),
     "rag-gd-k1": ("#d55e00", "<"),
     "rag-gd-k10": ("#d55e00", ">"),
+    "rag-gd-tuned": ("#d55e00", "*"),
+    "rag-gd-gated": ("#d55e00", "h"),
+    "rag-gd-ridge": ("#d55e00", "p"),
+    "rag-gd-step": ("#0072b2", "X"),
+    "mean-tuned": ("#c0699a", "X"),
 }
 
 
@@ -131,7 +136,7 @@ def place_labels(
 def marks_of(methods: Sequence[str]) -> list[tuple[str, str]]:
     """Return colour and marker by method: fixed for the known ones, distinct for the others."""
     colours = dict.fromkeys(colour for colour, _ in MARKS.values())
-    others = cycle(product("*ph", colours))
+    others = cycle(product("dH8", colours))
     return [MARKS[name] if name in MARKS else next(others)[::-1] for name in methods]
 
 

@@ -8,8 +8,9 @@ their benchmark; support draws are a random choice, so their spread counts as un
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 
 import numpy as np
@@ -159,22 +160,15 @@ def bootstrap_interval(
 
 
 def _ratios(
-    table: Array,
-    over: int,
-    groups: Sequence[object] | None,
-    clusters: Sequence[object] | None,
-    macro: bool,
-    resamples: int,
-    seed: int,
+    table: Array, over: int, resampled: Callable[[Array], tuple[Array, Array | None]]
 ) -> tuple[Array, Array | None]:
     # What a column is above its multiple of the reference is resampled as a column of its own:
     # columns have their own effects of the draw, so a quotient of resampled means would not show
     # how the two move together, and could contradict the paired test.
-    averages, _ = bootstrap(table, groups, clusters, macro, 1, seed)
-    ratios = averages / averages[over]
+    means, _ = resampled(table)
+    ratios = means / means[over]
     reference = table[:, [over]]
-    both = np.hstack([table - ratios * reference, reference])
-    _, draws = bootstrap(both, groups, clusters, macro, resamples, seed)
+    _, draws = resampled(np.hstack([table - ratios * reference, reference]))
     return ratios, None if draws is None else ratios + draws[:, :-1] / draws[:, -1:]
 
 
@@ -208,10 +202,10 @@ def bootstrap_intervals(
     """
     table = _table(scores)
     _check_options(level, resamples)
-    if over is not None:
-        means, draws = _ratios(table, over, groups, clusters, macro, resamples, seed)
-    else:
-        means, draws = bootstrap(table, groups, clusters, macro, resamples, seed)
+    resampled = partial(
+        bootstrap, groups=groups, clusters=clusters, macro=macro, resamples=resamples, seed=seed
+    )
+    means, draws = resampled(table) if over is None else _ratios(table, over, resampled)
     return [Interval(float(m), *_limits(draws, i, level), level) for i, m in enumerate(means)]
 
 

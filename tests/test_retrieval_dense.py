@@ -17,7 +17,7 @@ from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import build_index, open_retriever
 from raggd.retrieval.dense import DenseRetriever, Sizes, build_dense, open_dense
-from raggd.retrieval.encoder import Encoder, load_encoder, mean_pooled, rules_for
+from raggd.retrieval.encoder import Encoder, encoder_width, load_encoder, mean_pooled, rules_for
 from raggd.retrieval.inverted import build_ivf, open_ivf
 from raggd.retrieval.vectors import nearest
 from raggd.settings import RetrievalSettings
@@ -401,6 +401,9 @@ def test_empty_corpus_missing_encoder_and_broken_weights(
         build_dense([], tmp_path / "index", encoder)
     with pytest.raises(RaggdError, match="no-such-encoder"):
         load_encoder(str(tmp_path / "no-such-encoder"))
+    with pytest.raises(RaggdError, match="no-such-encoder"):
+        encoder_width(str(tmp_path / "no-such-encoder"))
+    assert encoder_width(str(models / "tiny")) == encoder.width
     broken = load_encoder(str(models / "tiny"), device="cpu", precision="float32")
     with torch.no_grad():
         next(broken._model.parameters()).fill_(float("nan"))

@@ -241,6 +241,19 @@ def test_the_share_of_test_time_sgd_and_the_papers_gains() -> None:
     assert next(row for row in table.rows if row[0] == "Prompt tuning")[3:] == ("–", "–", "–")
 
 
+def test_the_papers_column_of_all_blocks_leaves_out_what_only_some_have() -> None:
+    rng = np.random.default_rng(5)
+    base, better = (rng.random((2, 2, 60)) < 0.4).astype(float)
+    both = made_up({"base": base, "rag-gd": better, "tt-sgd": better})
+    alone = replace(made_up({"base": base, "rag-gd": better}), backbone="three")
+    found = contrasts([both, replace(both, backbone="two"), alone], 200)
+    assert {c.blocks for c in found if c.scope == "pooled"} == {2, 3}
+    rows = {row[0]: row[-1] for row in paper_table(found).rows}
+    assert rows["TT-SGD"] == "–" != rows["RAG-GD"]
+    block = [row[:2] == ("pooled", "EM") for row in share_table(found, [both, alone]).rows]
+    assert not any(block)
+
+
 def test_a_question_under_several_seeds_counts_once() -> None:
     first = tuple((0, Answer(f"q{i}", i % 2, float(i == 0), 0.0, None, None)) for i in range(4))
     second = tuple((1, Answer(f"q{i}", i % 2, 1.0, 0.0, None, None)) for i in range(2, 6))

@@ -19,19 +19,13 @@ from raggd.cluster.fleet import Fleet
 from raggd.cluster.worker import PartDone, PartTask, StudyWorker, check_worker
 from raggd.files import write_text
 from raggd.records import RaggdError
-from raggd.study.check import check_pools, check_weights
+from raggd.study.check import check_cells
 from raggd.study.folder import check_folder, write_plan
 from raggd.study.lock import locked
-from raggd.study.plan import Cell, Part, all_cells, finished_cells
+from raggd.study.plan import Cell, Part, all_cells, unfinished_cells
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
-
-
-def _waiting(study: StudySettings, out: Path, part: Part, runner: StudyRunner) -> list[Cell]:
-    cells = all_cells(study, part)
-    finished = finished_cells(out, cells, runner.identities)
-    return [cell for cell in cells if cell not in finished]
 
 
 def _tasks(runner: StudyRunner, cells: Sequence[Cell], out: Path) -> list[PartTask]:
@@ -68,9 +62,8 @@ def distribute(
         ``deaths`` of workers, and the ``seconds`` that the parts took once all workers stood.
     """
     runner = StudyRunner(study, out, progress)
-    cells = _waiting(study, out, part, runner)
-    check_weights(study, {(cell.backbone, cell.method) for cell in cells})
-    check_pools(study, list(dict.fromkeys(cell.benchmark for cell in cells)))
+    cells = unfinished_cells(out, all_cells(study, part), runner.identities)
+    check_cells(study, cells)
     tasks = _tasks(runner, cells, out)
     found: dict[str, Any] = {
         "workers": 0,

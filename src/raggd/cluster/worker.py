@@ -13,7 +13,7 @@ from raggd.cluster.crew import check_node, settle
 from raggd.evaluation.runner import run_part
 from raggd.provenance import versions
 from raggd.records import RaggdError
-from raggd.study.check import check_weights
+from raggd.study.check import check_cells
 from raggd.study.plan import Cell, Identities
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
@@ -94,7 +94,7 @@ class StudyWorker:
         """
         found: dict[str, Any] = {"node": platform.node(), "versions": versions(), "problem": ""}
         try:
-            check_weights(self._study, {(cell.backbone, cell.method) for cell in cells})
+            check_cells(self._study, cells)
             identities = Identities(self._study)
             found["identities"] = {cell.path: identities.of(cell) for cell in cells}
         except RaggdError as error:

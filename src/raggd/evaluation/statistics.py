@@ -8,7 +8,7 @@ their benchmark; support draws are a random choice, so their spread counts as un
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import NormalDist
@@ -159,19 +159,6 @@ def bootstrap_interval(
     )[0]
 
 
-def _ratios(
-    table: Array, over: int, resampled: Callable[[Array], tuple[Array, Array | None]]
-) -> tuple[Array, Array | None]:
-    # What a column is above its multiple of the reference is resampled as a column of its own:
-    # columns have their own effects of the draw, so a quotient of resampled means would not show
-    # how the two move together, and could contradict the paired test.
-    means, _ = resampled(table)
-    ratios = means / means[over]
-    reference = table[:, [over]]
-    _, draws = resampled(np.hstack([table - ratios * reference, reference]))
-    return ratios, None if draws is None else ratios + draws[:, :-1] / draws[:, -1:]
-
-
 def bootstrap_intervals(
     scores: ArrayLike,
     *,
@@ -205,7 +192,16 @@ def bootstrap_intervals(
     resampled = partial(
         bootstrap, groups=groups, clusters=clusters, macro=macro, resamples=resamples, seed=seed
     )
-    means, draws = resampled(table) if over is None else _ratios(table, over, resampled)
+    means, draws = resampled(table)
+    if over is not None:
+        # What a column is above its multiple of the reference is resampled as a column of its own,
+        # as the paired test does: columns have their own effects of the draw, so the quotient of
+        # two resampled means would not show how they move together.
+        ratios = means / means[over]
+        above = resampled(table - ratios * table[:, [over]])[1]
+        if draws is not None and above is not None:
+            draws = ratios + above / draws[:, [over]]
+        means = ratios
     return [Interval(float(m), *_limits(draws, i, level), level) for i, m in enumerate(means)]
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from raggd.evaluation.statistics import Difference, holm
+from raggd.evaluation.statistics import Difference
 from raggd.report.contrasts import METRICS, Contrast, contrast_of
 from raggd.report.grid import Block
-from raggd.report.study_tables import ALPHA, contrast_text
+from raggd.report.study_tables import contrast_text, significant
 from raggd.report.tables import Column, Table
 from raggd.report.words import method_label
 
@@ -85,16 +85,11 @@ def evidence_gains(blocks: Sequence[Block], resamples: int) -> list[EvidenceGain
     return found
 
 
-def _significant(found: Sequence[Contrast]) -> list[Contrast]:
+def _significant(found: Sequence[Contrast]) -> set[Contrast]:
     families: dict[tuple[str, str], list[Contrast]] = {}
     for c in found:
         families.setdefault((c.scope, c.metric), []).append(c)
-    return [
-        c
-        for family in families.values()
-        for c, p in zip(family, holm([x.difference.p_value for x in family]), strict=True)
-        if p < ALPHA and c.n >= FEWEST
-    ]
+    return {c for family in families.values() for c in significant(family) if c.n >= FEWEST}
 
 
 def evidence_table(found: Sequence[EvidenceGain]) -> Table:

@@ -38,16 +38,19 @@ def _published(method: str, column: int) -> str:
 def _against_base(
     found: Sequence[Contrast], scope: str, method: str, metric: str
 ) -> Contrast | None:
-    blocks = max(c.blocks for c in found)
     for c in found:
-        if c.scope == POOLED and c.blocks < blocks:  # of fewer backbones: another comparison
-            continue
         if (c.scope, c.subset, c.metric) == (scope, "all", metric):
             if (c.method, c.other) == (method, "base"):
                 return c
             if (c.method, c.other) == ("base", method):
                 return _turned(c)
     return None
+
+
+def _over_all_blocks(found: Sequence[Contrast]) -> list[Contrast]:
+    # a pooled comparison of methods that not every backbone has is of fewer blocks than its column
+    widest = max((c.blocks for c in found), default=0)
+    return [c for c in found if c.scope != POOLED or c.blocks == widest]
 
 
 def _turned(c: Contrast) -> Contrast:
@@ -72,6 +75,7 @@ def paper_table(found: Sequence[Contrast]) -> Table:
     Returns:
         EM / F1 points above the base adapter, the paper's columns first.
     """
+    found = _over_all_blocks(found)
     scopes = _scopes(found)
     columns = [Column("Minus base adapter"), *(Column(f"paper: {x}", "right") for x in COLUMNS)]
     columns += [Column(scope, "right") for scope in scopes]
@@ -102,6 +106,7 @@ def share_table(found: Sequence[Contrast], blocks: Sequence[Block]) -> Table:
     columns = [Column(n, "right" if i > 1 else "left") for i, n in enumerate(names)]
     columns += [Column("Adapt ms / TT-SGD", "right"), Column("Counted / TT-SGD", "right")]
     rows = []
+    found = _over_all_blocks(found)
     for scope in _scopes(found):
         mine = [b for b in blocks if scope in {b.name, POOLED}]
         prices = [_price(mine, name) for name in ("adapt_ms", "adapt_flops")]

@@ -29,6 +29,19 @@ def benchmark_title(name: str) -> str:
     return f"{title}*" if held_out(name) else title
 
 
+def significant(family: Sequence[Contrast]) -> set[Contrast]:
+    """Find the differences of a family that are significant, corrected by Holm over the family.
+
+    Args:
+        family: contrasts that are judged together.
+
+    Returns:
+        Those with a corrected p-value below 0.05.
+    """
+    adjusted = holm([c.difference.p_value for c in family])
+    return {c for c, p in zip(family, adjusted, strict=True) if p < ALPHA}
+
+
 def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
     """Find the methods that are significantly better than the base adapter.
 
@@ -46,11 +59,10 @@ def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
         for c in found
         if (c.scope, c.subset, c.metric) == (scope, "all", metric) and "base" in (c.method, c.other)
     ]
-    adjusted = holm([c.difference.p_value for c in chosen])
     return {
         c.method if c.other == "base" else c.other
-        for c, p in zip(chosen, adjusted, strict=True)
-        if p < ALPHA and (c.difference.mean > 0) == (c.other == "base")
+        for c in significant(chosen)
+        if (c.difference.mean > 0) == (c.other == "base")
     }
 
 
@@ -179,10 +191,6 @@ def contrast_text(c: Contrast | None) -> str:
     return f"{d.mean:{form}}{limits}"
 
 
-def _decisive_p(c: Contrast) -> float:
-    return c.p if c.p_named is None else c.p_named
-
-
 def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Table:
     """Lay out the named comparisons, block by block and pooled; significant ones are bold.
 
@@ -210,9 +218,10 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
         cells = [f"{method_label(method)} minus {method_label(other)}", label, str(first.n)]
         for metric in ("em", "f1", "loss"):
             shown = by_metric.get(metric)
-            if shown and _decisive_p(shown) < ALPHA:
+            p = shown.p_named if shown else None
+            if p is not None and p < ALPHA:
                 bold.add((len(rows), len(cells)))
-            cells += [contrast_text(shown), p_text(_decisive_p(shown)) if shown else NOTHING]
+            cells += [contrast_text(shown), NOTHING if p is None else p_text(p)]
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))
 

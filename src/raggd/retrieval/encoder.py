@@ -253,6 +253,38 @@ def _native_bfloat16(device: str) -> bool:
     return device == "cpu" and bool(native)
 
 
+def _source(name: str) -> str:
+    return str(_embedded_folder()) if name == EMBEDDED else name
+
+
+def _refusal(name: str, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"cannot load the encoder '{name}' ({reason}): give '{EMBEDDED}', a hub name such as "
+        "intfloat/e5-base-v2, or a folder with config.json, weights and tokenizer."
+    )
+
+
+def encoder_width(name: str) -> int:
+    """Read how wide an encoder's vectors are, without loading its weights.
+
+    Args:
+        name: as for `load_encoder`.
+
+    Returns:
+        The width.
+
+    Raises:
+        RaggdError: its configuration cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return int(AutoConfig.from_pretrained(_source(name)).hidden_size)
+    except (OSError, ValueError, AttributeError) as error:
+        raise RaggdError(_refusal(name, error)) from error
+
+
 def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "auto") -> Encoder:
     """Load an encoder.
 
@@ -275,7 +307,7 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "a
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of a small file
     rules = rules_for(name)
-    source = str(_embedded_folder()) if name == EMBEDDED else name
+    source = _source(name)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
@@ -284,9 +316,5 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "a
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source, dtype=torch.float32).to(device)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RaggdError(
-            f"cannot load the encoder '{name}' ({reason}): give '{EMBEDDED}', a hub name such as "
-            "intfloat/e5-base-v2, or a folder with config.json, weights and tokenizer."
-        ) from error
+        raise RaggdError(_refusal(name, error)) from error
     return Encoder(model, tokenizer, name, rules, precision)

@@ -25,8 +25,12 @@ from raggd.study.settings import StudySettings
 
 ALIGNMENT_FILE = "alignment.json"
 STEPS = {
-    **{"rag-gd": 0, "rag-gd-k1": 1, "rag-gd-k10": 10, "mean-update": 0},
-    **{"hyper-tuning": 0, "rag-gd-tuned": 0},
+    "rag-gd": 0,
+    "rag-gd-k1": 1,
+    "rag-gd-k10": 10,
+    "mean-update": 0,
+    "hyper-tuning": 0,
+    "rag-gd-tuned": 0,
 }
 """Methods whose updates are compared, with the K of their targets; 0 is the K of the settings."""
 SETS = 5

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from raggd.assembly import Assembly
@@ -10,6 +10,7 @@ from raggd.data.benchmarks import support_pool
 from raggd.files import tensor_header
 from raggd.methods.weights import BASE_FILE, FILES_OF
 from raggd.records import RaggdError
+from raggd.study.plan import Cell
 from raggd.study.settings import StudySettings
 
 
@@ -57,16 +58,22 @@ def weights_folder(study: StudySettings, backbone: str) -> Path:
     return Assembly(settings).weights
 
 
-def check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) -> None:
-    """Refuse a study whose weights are not all there, naming everything at once.
+def check_cells(study: StudySettings, cells: Sequence[Cell]) -> None:
+    """Refuse cells that cannot be computed, before any of them is.
 
     Args:
         study: the settings.
-        wanted: (backbone label, method) pairs to run.
+        cells: to be computed.
 
     Raises:
-        RaggdError: weights are missing, or were trained for another base.
+        RaggdError: weights are missing or were trained for another base, or a support pool is
+            missing or too small; all of a kind are named at once.
     """
+    _check_weights(study, {(cell.backbone, cell.method) for cell in cells})
+    _check_pools(study, list(dict.fromkeys(cell.benchmark for cell in cells)))
+
+
+def _check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) -> None:
     problems = []
     for backbone in study.backbones:
         methods = [m for m in backbone.methods if (backbone.name, m) in wanted]
@@ -104,16 +111,7 @@ def pool_size(parts: Assembly, benchmark: str, demonstrations: int) -> int:
     return size
 
 
-def check_pools(study: StudySettings, benchmarks: Collection[str]) -> None:
-    """Refuse a study whose support sets cannot all be drawn, naming everything at once.
-
-    Args:
-        study: the settings.
-        benchmarks: to run.
-
-    Raises:
-        RaggdError: a benchmark has no support pool, or one that is too small.
-    """
+def _check_pools(study: StudySettings, benchmarks: Collection[str]) -> None:
     first = (study.backbones[0].name, study.retrievers[0].name, study.seeds[0])
     parts = Assembly(study.run_settings(*first))
     problems = []

@@ -19,6 +19,7 @@ from raggd.files import tensor_header
 from raggd.methods.weights import BASE_FILE, FILES_OF
 from raggd.records import Passage, Question, RaggdError
 from raggd.retrieval.build import estimate_index
+from raggd.retrieval.encoder import encoder_width
 from raggd.retrieval.memory import show_size
 from raggd.study.check import pool_size, weight_problems, weights_folder
 from raggd.study.estimate import Lengths
@@ -132,6 +133,10 @@ def _sizes_of(parts: Assembly, name: str, demonstrations: int) -> tuple[int, int
     return pool_size(parts, name, demonstrations), len(scored_questions(parts.source, name))
 
 
+def _is_remote(parts: Assembly) -> bool:
+    return parts.settings.data.folder == HUB and not parts.settings.data.corpus
+
+
 def corpus_told(parts: Assembly) -> str:
     """Say where the passages are.
 
@@ -141,7 +146,7 @@ def corpus_told(parts: Assembly) -> str:
     Returns:
         A path, or what is to be fetched.
     """
-    if parts.settings.data.folder == HUB and not parts.settings.data.corpus:
+    if _is_remote(parts):
         return f"FlashRAG's Wikipedia of 2018: 5.1 GB to fetch, {HUB_PASSAGES:,} passages"
     return str(parts.corpus)
 
@@ -161,20 +166,14 @@ def check_retrievers(checks: Checks, study: StudySettings) -> None:
 
 def _index_told(parts: Assembly) -> str:
     settings = parts.settings.retrieval
-    if parts.settings.data.folder == HUB and not parts.settings.data.corpus:
+    if _is_remote(parts):
         if settings.retriever == "bm25":
             return f"{HUB_PASSAGES:,} passages to index"
-        width = int(_encoder_config(settings.encoder).hidden_size)
+        width = encoder_width(settings.encoder)
         size = show_size(4 * width * HUB_PASSAGES)
         return f"{HUB_PASSAGES:,} passages to encode; their {width} wide vectors take {size}"
     estimate = estimate_index(parts.corpus, settings)
     return "its index is there" if estimate is None else str(estimate)
-
-
-def _encoder_config(name: str) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.from_pretrained(name)
 
 
 def _tokenizer(name: str) -> Any:

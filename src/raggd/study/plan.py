@@ -188,3 +188,18 @@ def finished_cells(out: Path, cells: Collection[Cell], identities: Identities) -
         except RaggdError:  # e.g. the data are not here: the cell cannot be vouched for
             continue
     return found
+
+
+def unfinished_cells(out: Path, cells: Sequence[Cell], identities: Identities) -> list[Cell]:
+    """Find the cells that are still to be computed.
+
+    Args:
+        out: the study's folder.
+        cells: to look at.
+        identities: of the study.
+
+    Returns:
+        Those that are not among `finished_cells`, in order.
+    """
+    finished = finished_cells(out, cells, identities)
+    return [cell for cell in cells if cell not in finished]

@@ -13,10 +13,10 @@ from typing import Any
 
 from raggd.files import read_json
 from raggd.records import RaggdError
-from raggd.study.check import check_pools, check_weights
+from raggd.study.check import check_cells
 from raggd.study.folder import check_folder, write_plan
 from raggd.study.lock import locked
-from raggd.study.plan import Cell, Identities, Part, all_cells, finished_cells
+from raggd.study.plan import Cell, Identities, Part, all_cells, finished_cells, unfinished_cells
 from raggd.study.progress import Watch, measured_speed
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
@@ -51,10 +51,8 @@ def run_study(study: StudySettings, out: Path, part: Part, progress: Any) -> dic
     with locked(out):
         check_folder(study, out)
         runner = StudyRunner(study, out, progress)
-        finished = finished_cells(out, cells, runner.identities)
-        waiting = [cell for cell in cells if cell not in finished]
-        check_weights(study, {(cell.backbone, cell.method) for cell in waiting})
-        check_pools(study, list(dict.fromkeys(cell.benchmark for cell in waiting)))
+        waiting = unfinished_cells(out, cells, runner.identities)
+        check_cells(study, waiting)
         write_plan(study, out)
         if waiting:
             expected = _expected(runner, waiting)

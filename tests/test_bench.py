@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from raggd import cli_bench
 from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.encoder import support_batch
 from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.store import save_predictor
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
+from raggd.cli import bench as cli_bench
 from raggd.evaluation import bench, benches
 from raggd.evaluation.bench import in_turn, paired
 from raggd.evaluation.benches import answering, growth, targets, training

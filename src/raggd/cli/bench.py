@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raggd.cli_options import Assignments, Config, Json, Out, load_parts
+from raggd.cli.options import Assignments, Config, Json, Out, load_parts
 
 
 def bench(
@@ -24,7 +24,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure the promised prices as ratios: A and B in turn, in one run."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.cli.console import emit_json, progress_bar, say
     from raggd.report.bench import ratio_table, time_table
     from raggd.workflows.bench import run_bench
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raggd.cli_options import (
+from raggd.cli.options import (
     Assignments,
     Config,
     Corpus,
@@ -31,7 +31,7 @@ Source = tuple[Path | None, str | None, Path | None]
 def _exported(
     form: str, to: Path, source: Source, assignments: list[str], config: Path | None
 ) -> dict[str, Any]:
-    from raggd.console import progress_bar
+    from raggd.cli.console import progress_bar
     from raggd.workflows import export
 
     with progress_bar() as bar:
@@ -51,7 +51,7 @@ def export_peft(
     as_json: Json = False,
 ) -> None:
     """Write a PEFT LoRA: for peft, vLLM and others. Without an update, the base adapter alone."""
-    from raggd.console import show
+    from raggd.cli.console import show
 
     source = (demonstrations, support, update)
     result = _exported("peft", folder, source, with_corpus(corpus, assignments), config)
@@ -71,7 +71,7 @@ def export_gguf(
     as_json: Json = False,
 ) -> None:
     """Write a GGUF LoRA for llama.cpp. Without an update, the base adapter alone."""
-    from raggd.console import show
+    from raggd.cli.console import show
 
     source = (demonstrations, support, update)
     result = _exported("gguf", file, source, with_corpus(corpus, assignments), config)
@@ -91,7 +91,7 @@ def supports_add(
     as_json: Json = False,
 ) -> None:
     """Find the passages of answered questions and keep all of it under an id."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.workflows.supports import run_supports_add
 
     with progress_bar() as bar:
@@ -103,7 +103,7 @@ def supports_add(
 @supports_app.command("list")
 def supports_list(as_json: Json = False) -> None:
     """List the support sets that are kept."""
-    from raggd.console import emit_json, say
+    from raggd.cli.console import emit_json, say
     from raggd.workflows.supports import run_supports_list
 
     result = run_supports_list()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli_options import (
+from raggd.cli.options import (
     Assignments,
     Config,
     Corpus,
@@ -43,7 +43,7 @@ def make(
     as_json: Json = False,
 ) -> None:
     """Propose questions and answers from passages; keep those that the model can answer."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.workflows.make_demonstrations import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
@@ -92,7 +92,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Measure updates from made demonstrations against gold ones and none."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.workflows.made_demonstrations import run_compare
 
     with progress_bar() as bar:

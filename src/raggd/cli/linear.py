@@ -28,7 +28,7 @@ FIGURES = {
 
 def verify(as_json: Json = False) -> None:
     """Hold Lemma 1's attention layer against the closed form and autograd, in seconds."""
-    from raggd.console import emit_json, say
+    from raggd.cli.console import emit_json, say
     from raggd.linear.verify import summary
     from raggd.linear.verify import verify as run
 
@@ -64,7 +64,7 @@ def _figure_command(name: str) -> Callable[..., None]:
         ] = None,
         as_json: Json = False,
     ) -> None:
-        from raggd.console import progress_bar, show
+        from raggd.cli.console import progress_bar, show
         from raggd.workflows.linear import run_boundary
 
         with progress_bar() as bar:
@@ -85,7 +85,7 @@ def speed(
     as_json: Json = False,
 ) -> None:
     """Steps per second of the training loop against a plain loop, in one run."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.cli.console import emit_json, progress_bar, say
     from raggd.workflows.linear import run_speed
 
     with progress_bar() as bar:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raggd.cli_options import (
+from raggd.cli.options import (
     Assignments,
     Cluster,
     Config,
@@ -30,7 +30,7 @@ def _trained(
     *where: Path,
     digits: int = 3,
 ) -> dict[str, Any]:
-    from raggd.console import progress_bar
+    from raggd.cli.console import progress_bar
 
     with progress_bar() as bar:
         return run(
@@ -48,7 +48,7 @@ def train_prompt(
     as_json: Json = False,
 ) -> None:
     """Train the soft prefix of prompt tuning, on the base adapter's examples."""
-    from raggd.console import show_training
+    from raggd.cli.console import show_training
     from raggd.workflows.rivals import run_train_prompt
 
     result = _trained(run_train_prompt, "soft prefix", (config, assignments), out)
@@ -64,7 +64,7 @@ def train_hyper(
     as_json: Json = False,
 ) -> None:
     """Train HyperTuning: the same predictor, through the answer loss of other questions."""
-    from raggd.console import show_training
+    from raggd.cli.console import show_training
     from raggd.workflows.rivals import run_train_hyper
 
     result = _trained(run_train_hyper, "HyperTuning", (config, assignments), store, out)
@@ -80,7 +80,7 @@ def train_ridge(
     as_json: Json = False,
 ) -> None:
     """Fit the predictor in closed form to stored targets, in a minute."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.workflows.ridge import run_train_ridge
 
     with progress_bar() as bar:
@@ -103,7 +103,7 @@ def train_task_mean(
     as_json: Json = False,
 ) -> None:
     """Average the targets of each task, a control that knows the task alone."""
-    from raggd.console import progress_bar, show_training
+    from raggd.cli.console import progress_bar, show_training
     from raggd.workflows.rivals import run_train_task_mean
 
     with progress_bar() as bar:
@@ -123,7 +123,7 @@ def train_gate(
     as_json: Json = False,
 ) -> None:
     """Measure what predicted updates gain on training questions, and fit the gate to it."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.workflows.gate import run_train_gate
 
     with progress_bar() as bar:
@@ -146,7 +146,7 @@ def train_base(
     as_json: Json = False,
 ) -> None:
     """Train the base adapter W0 (the shared interface)."""
-    from raggd.console import show_training
+    from raggd.cli.console import show_training
     from raggd.workflows.train import run_train_base
 
     result = _trained(run_train_base, "base adapter", (config, assignments), out)
@@ -162,7 +162,7 @@ def train_predictor(
     as_json: Json = False,
 ) -> None:
     """Train the predictor, and its control the mean update, on stored targets."""
-    from raggd.console import show_training
+    from raggd.cli.console import show_training
     from raggd.workflows.train import run_train_predictor
 
     result = _trained(run_train_predictor, "predictor", (config, assignments), store, out, digits=4)
@@ -186,7 +186,7 @@ def targets(
     as_json: Json = False,
 ) -> None:
     """Compute the K-step SGD targets that a predictor learns from."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
 
     with progress_bar() as bar:
         parts = load_parts(config, assignments, bar)

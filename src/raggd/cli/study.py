@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from raggd.cli_options import Assignments, Cluster, Json, Workers, WorkerThreads, names_in
+from raggd.cli.options import Assignments, Cluster, Json, Workers, WorkerThreads, names_in
 
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
 
 def _dry_run(settings: Any, folder: Path, part: Any, tflops: float | None, as_json: bool) -> None:
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.workflows.dry_run import dry_run, told_in_words
 
     with progress_bar() as bar:
@@ -48,7 +48,7 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Run a study: backbones x retrievers x benchmarks x methods x seeds; again: continue it."""
-    from raggd.console import emit_json, progress_bar, say, show
+    from raggd.cli.console import emit_json, progress_bar, say, show
     from raggd.study.plan import Part
     from raggd.study.settings import load_study
 
@@ -106,7 +106,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Compute one run record again from its settings and compare the answers one by one."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.cli.console import emit_json, progress_bar, say
     from raggd.study.folder import read_record
     from raggd.study.replay import replay as run
 
@@ -134,7 +134,7 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Make tables, figures and one page of a study, from its records alone."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.workflows.report import run_report
 
     to = out or folder / "report"

@@ -11,12 +11,12 @@ import typer
 from typer.core import TyperGroup
 
 from raggd import __version__
-from raggd.cli_bench import register as register_bench
-from raggd.cli_data import data_app
-from raggd.cli_demonstrations import register as register_demonstrations
-from raggd.cli_export import register as register_export
-from raggd.cli_linear import register as register_linear
-from raggd.cli_options import (
+from raggd.cli.bench import register as register_bench
+from raggd.cli.data import data_app
+from raggd.cli.demonstrations import register as register_demonstrations
+from raggd.cli.export import register as register_export
+from raggd.cli.linear import register as register_linear
+from raggd.cli.options import (
     Assignments,
     Cluster,
     Config,
@@ -30,9 +30,9 @@ from raggd.cli_options import (
     names_in,
     with_corpus,
 )
-from raggd.cli_serve import register as register_serve
-from raggd.cli_study import register as register_study
-from raggd.cli_train import targets, train_app
+from raggd.cli.serve import register as register_serve
+from raggd.cli.study import register as register_study
+from raggd.cli.train import targets, train_app
 from raggd.records import RaggdError
 
 
@@ -69,7 +69,7 @@ register_demonstrations(app)
 
 
 def _show_scores(result: dict[str, Any], rows: Any, comparisons: Any, as_json: bool) -> None:
-    from raggd.console import emit_json, say
+    from raggd.cli.console import emit_json, say
     from raggd.report.tables import comparison_table, summary_table
 
     if as_json:
@@ -88,7 +88,7 @@ def demo(
 ) -> None:
     """Run the main job on real questions: retrieve, adapt, answer, compare. Minutes, no GPU."""
     from raggd.assembly import Assembly
-    from raggd.console import progress_bar, say
+    from raggd.cli.console import progress_bar, say
     from raggd.workflows.demo import demo_settings, run_demo
 
     with progress_bar() as bar:
@@ -118,7 +118,7 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Index a corpus once; `ask` and `evaluate` find the index again by its content."""
-    from raggd.console import note, progress_bar, show
+    from raggd.cli.console import note, progress_bar, show
     from raggd.workflows.ask import run_index
 
     bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
@@ -150,7 +150,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer one question from your documents, adapted to your demonstrations."""
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.cli.console import emit_json, progress_bar, say
     from raggd.workflows.ask import run_ask
 
     with progress_bar() as bar:
@@ -185,7 +185,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score methods on benchmarks: EM and F1 with intervals, cost, paired differences."""
-    from raggd.console import progress_bar
+    from raggd.cli.console import progress_bar
     from raggd.workflows.evaluate import run_evaluate
 
     with progress_bar() as bar:
@@ -215,12 +215,12 @@ def main() -> None:
     try:
         app()
     except RaggdError as error:
-        from raggd.console import complain
+        from raggd.cli.console import complain
 
         complain(f"raggd: {error}")
         sys.exit(2)
     except (_InterruptedError, KeyboardInterrupt):
-        from raggd.console import complain
+        from raggd.cli.console import complain
 
         complain("raggd: interrupted. What was finished is kept; the same command continues.")
         sys.exit(130)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from raggd.cli_options import Assignments, Config, Corpus, Json, load_parts, with_corpus
+from raggd.cli.options import Assignments, Config, Corpus, Json, load_parts, with_corpus
 
 data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 
@@ -23,7 +23,7 @@ def data_resample(
     as_json: Json = False,
 ) -> None:
     """Write a large corpus of real sentences put together anew."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.retrieval.memory import show_size
     from raggd.workflows.data import run_data_resample
 
@@ -39,7 +39,7 @@ def data_list(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """List the benchmarks and what is there of each."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.workflows.data import run_data_list
 
     with progress_bar() as bar:
@@ -57,7 +57,7 @@ def data_fetch(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """Fetch the data that the settings name (embedded by default) and say what it holds."""
-    from raggd.console import progress_bar, show
+    from raggd.cli.console import progress_bar, show
     from raggd.workflows.data import run_data_fetch
 
     with progress_bar() as bar:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from raggd.cli_options import Assignments, Config, Json, Out, load_parts
+from raggd.cli.options import Assignments, Config, Json, Out, load_parts
 from raggd.records import RaggdError
 
 
@@ -31,7 +31,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serve an OpenAI-compatible API and a page; every row of a batch may carry its own update."""
-    from raggd.console import complain, emit_json, progress_bar, say
+    from raggd.cli.console import complain, emit_json, progress_bar, say
 
     _require_extra()
     from raggd.serving.gate import is_local
@@ -86,7 +86,7 @@ def throughput(
 ) -> None:
     """Eight different updates in a batch against none, and against one after another."""
     _require_extra()
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.cli.console import emit_json, progress_bar, say
     from raggd.workflows.serve_load import run_throughput
 
     with progress_bar() as bar:
@@ -121,7 +121,7 @@ def soak(
 ) -> None:
     """Mixed load with hang-ups, impatience and garbage; every answer is checked by its content."""
     _require_extra()
-    from raggd.console import emit_json, progress_bar, say
+    from raggd.cli.console import emit_json, progress_bar, say
     from raggd.workflows.serve_load import soak as run
 
     with progress_bar() as bar:

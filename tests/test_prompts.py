@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 
 from raggd.data.prompts import (
     ANSWER_CUE,
+    READ,
     WITH_PASSAGES,
     answer_tokens,
     build_prompt,
     passage_lines,
     prompt_fingerprint,
+    system_text,
     user_text,
 )
 from raggd.records import Demonstration, Passage, RaggdError
@@ -108,6 +110,31 @@ def test_demonstrations_come_first_and_in_order() -> None:
     assert places == sorted(places)
     assert text.startswith("<system> Use the passages")  # a demonstration has some
     assert text.count("<assistant>") == 3
+
+
+@pytest.mark.parametrize("tokenizer", [CHAT, PLAIN])
+def test_an_instruction_and_earlier_turns_reach_the_model(tokenizer: Any) -> None:
+    plain = build_prompt(tokenizer, "who is king ?", PASSAGES, limit=900)
+    told = build_prompt(
+        tokenizer,
+        "who is king ?",
+        PASSAGES,
+        limit=900,
+        instruction="the honey lives north",
+        earlier=[("where is Lima ?", "near Oslo")],
+    )
+    assert told != plain
+    text = text_of(tokenizer, told.tokens)
+    parts = ["the honey lives north", "where is Lima", "near Oslo", "who is king"]
+    assert [text.index(part) for part in parts] == sorted(text.index(part) for part in parts)
+    same = build_prompt(tokenizer, "who is king ?", PASSAGES, limit=900, instruction=" ")
+    assert same == plain
+
+
+def test_an_instruction_stands_in_place_of_the_call_for_brevity() -> None:
+    assert system_text(True) == WITH_PASSAGES
+    assert system_text(True, "Answer in a sentence.") == f"{READ} Answer in a sentence."
+    assert system_text(False, " Answer in a sentence. ") == "Answer in a sentence."
 
 
 def test_an_empty_question_is_refused() -> None:

@@ -12,12 +12,13 @@ from typing import Any
 
 from raggd.records import Demonstration, Passage, RaggdError, content_id
 
-WITH_PASSAGES = (
-    "Use the passages to answer the question. Reply with the answer alone, in as few words as "
-    "possible."
-)
-WITHOUT_PASSAGES = "Answer the question. Reply with the answer alone, in as few words as possible."
+BRIEF = "Reply with the answer alone, in as few words as possible."
+READ = "Use the passages to answer the question."
+WITH_PASSAGES = f"{READ} {BRIEF}"
+WITHOUT_PASSAGES = f"Answer the question. {BRIEF}"
 ANSWER_CUE = "Answer:"
+Exchange = tuple[str, str]
+"""An earlier question of a conversation, and what was answered."""
 
 
 def prompt_fingerprint(tokenizer: Any) -> str:
@@ -55,15 +56,38 @@ def user_text(question: str, passages: Sequence[Passage]) -> str:
     return f"{passage_lines(passages)}\n\n{asked}" if passages else asked
 
 
+def system_text(reads: bool, instruction: str = "") -> str:
+    """Return the system turn.
+
+    Args:
+        reads: whether there are passages.
+        instruction: how to answer, in the user's words; it stands in place of the built-in one
+            that asks for brevity, which would contradict it.
+
+    >>> system_text(True, "Answer in German.")
+    'Use the passages to answer the question. Answer in German.'
+    """
+    if not instruction.strip():
+        return WITH_PASSAGES if reads else WITHOUT_PASSAGES
+    return f"{READ} {instruction.strip()}" if reads else instruction.strip()
+
+
 def _messages(
-    question: str, passages: Sequence[Passage], shown: Sequence[Demonstration]
+    question: str,
+    passages: Sequence[Passage],
+    shown: Sequence[Demonstration],
+    instruction: str,
+    earlier: Sequence[Exchange],
 ) -> list[dict[str, str]]:
-    system = WITH_PASSAGES if passages or any(d.passages for d in shown) else WITHOUT_PASSAGES
-    turns = [{"role": "system", "content": system}]
+    reads = bool(passages or any(d.passages for d in shown))
+    turns = [{"role": "system", "content": system_text(reads, instruction)}]
     for demonstration in shown:
         text = user_text(demonstration.question, demonstration.passages)
         turns.append({"role": "user", "content": text})
         turns.append({"role": "assistant", "content": demonstration.answer})
+    for asked, answered in earlier:
+        turns.append({"role": "user", "content": user_text(asked, ())})
+        turns.append({"role": "assistant", "content": answered})
     return [*turns, {"role": "user", "content": user_text(question, passages)}]
 
 
@@ -142,6 +166,8 @@ def build_prompt(
     limit: int,
     reserve: int = 0,
     shown: Sequence[Demonstration] = (),
+    instruction: str = "",
+    earlier: Sequence[Exchange] = (),
 ) -> Prompt:
     """Render and tokenise one prompt.
 
@@ -153,6 +179,8 @@ def build_prompt(
         limit: most tokens, answer included.
         reserve: tokens to leave free below the limit for generation.
         shown: demonstrations placed before the question (few shot).
+        instruction: how to answer, in the user's words; empty asks for few words.
+        earlier: turns of the conversation, oldest first; their passages are not repeated.
 
     Returns:
         The prompt. When it would not fit, passages are shortened from the last.
@@ -165,7 +193,11 @@ def build_prompt(
     end = answer_tokens(tokenizer, answer) if answer is not None else []
     kept = list(passages)
     room = limit - reserve - len(end)
-    while len(tokens := turn_tokens(tokenizer, _messages(question, kept, shown))) > room:
+
+    def messages(passages: Sequence[Passage]) -> list[dict[str, str]]:
+        return _messages(question, passages, shown, instruction, earlier)
+
+    while len(tokens := turn_tokens(tokenizer, messages(kept))) > room:
         if not kept:
             raise RaggdError(
                 f"the prompt needs {len(tokens) + len(end) + reserve} tokens without any passage, "

@@ -20,7 +20,7 @@ from raggd.backbone.generate import (
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import Update, stack_updates
-from raggd.data.prompts import Prompt, answer_tokens, build_prompt
+from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
 from raggd.methods.base import Adapted
 from raggd.records import Passage, RaggdError
 from raggd.settings import Settings
@@ -35,6 +35,8 @@ def render(
     limit: int,
     reserve: int = 0,
     answer: str | None = None,
+    instruction: str = "",
+    earlier: Sequence[Exchange] = (),
 ) -> Prompt:
     """Render the prompt that an adapted model answers from.
 
@@ -46,6 +48,8 @@ def render(
         limit: most tokens, answer included.
         reserve: tokens to leave free for generation.
         answer: a gold answer to append, for its likelihood.
+        instruction: how to answer, in the user's words; empty asks for few words.
+        earlier: turns of the conversation before this question.
 
     Returns:
         The prompt.
@@ -58,6 +62,8 @@ def render(
         limit=limit,
         reserve=reserve,
         shown=adapted.shown,
+        instruction=instruction,
+        earlier=earlier,
     )
 
 

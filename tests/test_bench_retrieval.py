@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raggd.assembly import Assembly
-from raggd.data.corpus import read_passages
+from raggd.data.documents import read_passages
 from raggd.data.resample import write_resampled
 from raggd.evaluation.benches import retrieval
 from raggd.evaluation.benches.setting import BenchSetting

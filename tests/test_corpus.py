@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd.data.corpus import corpus_hash, read_passages, split_words
+from raggd.data.documents import corpus_hash, read_passages, split_words
 from raggd.records import Passage, RaggdError
 
 pypdf = pytest.importorskip("pypdf")
@@ -172,7 +172,7 @@ def test_a_folder_is_read_sorted_and_without_hidden_files(tmp_path: Path) -> Non
         ("a.jsonl", b"\n", "holds no passage"),
         ("a.pdf", b"%PDF-1.4 damaged", "damaged or encrypted"),
         ("a.pdf", pdf_bytes(""), "scanned"),
-        ("a.docx", b"x", "cannot read passages from a.docx"),
+        ("a.docx", b"x", "cannot read a.docx: no reader for .docx"),
     ],
 )
 def test_unreadable_files_are_named(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raggd.data.corpus import read_passages, split_sentences
+from raggd.data.documents import read_passages, split_sentences
 from raggd.data.resample import resample, write_resampled
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import build

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd.data.corpus import corpus_hash
+from raggd.data.documents import corpus_hash
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import base
 from raggd.retrieval.base import RetrievalWarning, Retriever, top_k

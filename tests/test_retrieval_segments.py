@@ -273,7 +273,7 @@ def test_a_bound_too_small_is_told_before_the_work(tmp_path: Path) -> None:
 _MEASURED = """
 import sys
 from pathlib import Path
-from raggd.data.corpus import read_passages
+from raggd.data.documents import read_passages
 from raggd.retrieval.bm25 import build_bm25
 from raggd.retrieval.memory import Budget, held_memory, peak_memory, parse_size
 corpus, folder, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])

@@ -27,7 +27,7 @@ _GROUPS = {
     "raggd.settings": ("Settings", "load_settings"),
     "raggd.core.low_rank": ("AdapterSpec", "BaseAdapter", "Update"),
     "raggd.core.storage": ("load_update",),
-    "raggd.data.corpus": ("read_passages",),
+    "raggd.data.documents": ("read_passages",),
     "raggd.retrieval": ("Retriever", "build_index"),
     "raggd.backbone.load": ("Backbone", "load_backbone"),
     "raggd.backbone.interface": ("attach",),

@@ -89,7 +89,7 @@ def content_id(*parts: str, length: int = 16) -> str:
     """
     digest = hashlib.sha256()
     for part in parts:
-        data = part.encode()
+        data = part.encode(errors="surrogatepass")  # file names may hold any byte
         digest.update(len(data).to_bytes(8, "big"))
         digest.update(data)
     return digest.hexdigest()[:length]
@@ -97,11 +97,15 @@ def content_id(*parts: str, length: int = 16) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A retrieved unit: about 100 words of one document."""
+    """A retrieved unit: about 100 words of one document.
+
+    `source` is the name of the file that it stands in, where it comes from a document.
+    """
 
     id: str
     text: str
     title: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)

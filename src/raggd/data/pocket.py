@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from raggd.data.answers import contains_answer, normalise_answer
-from raggd.data.corpus import corpus_hash
+from raggd.data.documents import corpus_hash
 from raggd.data.wheels import WHEELS, Progress, fetch_known, read_member
 from raggd.files import cache_folder, read_json, replacing, write_json
 from raggd.records import Passage, Question, RaggdError, content_id, unknown_name

@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from raggd.data.corpus import split_sentences
+from raggd.data.documents import split_sentences
 from raggd.files import replacing
 from raggd.records import Passage, RaggdError
 

@@ -78,7 +78,7 @@ def find_corpus(source: str | Path) -> Path:
             2018 (21 million passages, 5.1 GB to fetch), unpacked once in the cache folder.
 
     Returns:
-        A file or folder for `raggd.data.corpus.read_passages`.
+        A file or folder for `raggd.data.documents.read_passages`.
 
     Raises:
         RaggdError: there is none, or the hub is out of reach.

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from raggd.data import corpus as corpus_reader
-from raggd.data.corpus import corpus_hash, read_passages
-from raggd.files import cache_folder, file_hash, read_json, write_json
+from raggd.data.documents import corpus_hash, read_passages, readers_fingerprint
+from raggd.files import cache_folder, read_json, write_json
 from raggd.records import Passage, content_id
 from raggd.retrieval.store import id_key, storable
 
@@ -68,7 +67,7 @@ def _counted(passages: Iterable[Passage]) -> tuple[int, str]:
 
 def _files_state(path: Path) -> str:
     # The reader's own code counts too: split otherwise, the same files are another corpus.
-    parts = [str(path.resolve()), file_hash(Path(corpus_reader.__file__))]
+    parts = [str(path.resolve()), readers_fingerprint()]
     files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
         state = file.stat()

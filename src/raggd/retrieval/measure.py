@@ -10,7 +10,7 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
-from raggd.data.corpus import read_passages
+from raggd.data.documents import read_passages
 from raggd.retrieval.bm25 import K1, B, build_bm25
 from raggd.retrieval.memory import Budget, peak_memory
 from raggd.retrieval.tokenizer import tokenize

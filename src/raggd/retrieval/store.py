@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.data.corpus import corpus_hash
+from raggd.data.documents import corpus_hash
 from raggd.files import read_json, write_json
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.sorting import IdRanks
@@ -110,6 +110,8 @@ def _written(
                 "every passage of a corpus needs both. Correct or remove it."
             )
         record = {"id": passage.id, "title": passage.title, "text": passage.text}
+        if passage.source:
+            record["source"] = passage.source
         line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         stream.write(line)
         ids.add(passage.id)
@@ -120,7 +122,7 @@ def _written(
 
 def storable(passage: Passage) -> Passage:
     """Return a passage that has a UTF-8 form: damaged corpora hold halves of surrogate pairs."""
-    parts = (passage.id, passage.text, passage.title)
+    parts = (passage.id, passage.text, passage.title, passage.source)
     try:
         "".join(parts).encode()
     except UnicodeEncodeError:
@@ -163,8 +165,7 @@ class PassageStore:
         Returns:
             The passage.
         """
-        record = self._record(row)
-        return Passage(id=record["id"], text=record["text"], title=record["title"])
+        return Passage(**self._record(row))
 
     def rows(self, ids: Iterable[str]) -> list[int]:
         """Find the rows of passage ids; unknown ids are left out.
@@ -282,8 +283,7 @@ def passages_in(lines: Iterable[bytes]) -> Iterator[Passage]:
         The passages.
     """
     for line in lines:
-        record = json.loads(line)
-        yield Passage(id=record["id"], text=record["text"], title=record["title"])
+        yield Passage(**json.loads(line))
 
 
 def _mapped(path: Path) -> NDArray[Any]:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import scored_questions
-from raggd.data.corpus import read_passages
+from raggd.data.documents import read_passages
 from raggd.data.prompts import build_prompt
 from raggd.data.sources import HUB
 from raggd.files import tensor_header

@@ -13,7 +13,7 @@ from raggd.data.benchmarks import (
     scored_questions,
     support_pool,
 )
-from raggd.data.corpus import read_passages
+from raggd.data.documents import read_passages
 from raggd.data.pocket import POCKET_NAMES, POCKET_SPLITS
 from raggd.data.resample import write_resampled
 from raggd.data.sources import HUB

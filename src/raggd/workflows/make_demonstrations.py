@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raggd.assembly import Assembly
-from raggd.data.corpus import read_passages
+from raggd.data.documents import read_passages
 from raggd.files import write_text
 from raggd.making.propose import Maker, Proposal, Yield, propose
 from raggd.records import Passage, RaggdError, content_id

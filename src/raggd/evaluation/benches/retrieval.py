@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from raggd.data.benchmarks import scored_questions
-from raggd.data.corpus import read_passages
+from raggd.data.documents import read_passages
 from raggd.evaluation.bench import Found, Ratio, in_turn, ratio_of
 from raggd.evaluation.benches.growth import fit_exponent
 from raggd.evaluation.benches.setting import BenchSetting

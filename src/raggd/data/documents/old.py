@@ -6,10 +6,8 @@ form, or ``{"id", "title", "text"}``. The other kinds are split to about 100 wor
 
 from __future__ import annotations
 
-import hashlib
-import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from raggd.records import Passage, RaggdError
 PASSAGE_WORDS = 100
 """Words of a passage, about: the size of the Wikipedia passages that the paper retrieves."""
 
-_KINDS = (".jsonl", ".jsonl.gz", ".txt", ".md", ".markdown", ".pdf")
+KINDS = (".jsonl", ".jsonl.gz", ".txt", ".md", ".markdown", ".pdf")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 _SENTENCE_GAP = re.compile(r"(?<=[.!?…])[\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[^\Wa-z_])")
 _ABBREVIATION = re.compile(
@@ -160,8 +158,8 @@ def _pdf_text(path: Path) -> str:
     return _HYPHENATED.sub("", "\n".join(pages))
 
 
-def _document_passages(path: Path, name: str) -> Iterator[Passage]:
-    # Yield the passages of a text, Markdown or PDF file, numbered from 1.
+def document_passages(path: Path, name: str) -> Iterator[Passage]:
+    """Yield the passages of a text, Markdown or PDF file, numbered from 1."""  # noqa: DOC501
     kind = path.suffix.lower()
     if kind in {".md", ".markdown"}:
         sections = _markdown_sections(_read_text(path), path.stem)
@@ -172,101 +170,17 @@ def _document_passages(path: Path, name: str) -> Iterator[Passage]:
     for title, section in sections:
         for piece in split_words(section):
             number += 1
-            yield Passage(id=f"{name}#{number}", text=piece, title=title)
+            yield Passage(id=f"{name}#{number}", text=piece, title=title, source=name)
     if not number:
         scanned = " (scanned pages need text recognition first)" if kind == ".pdf" else ""
         raise RaggdError(f"{path} holds no text{scanned}: fill or remove it.")
 
 
-def _line_passages(path: Path, name: str) -> Iterator[Passage]:
-    # Yield the passages of a JSON Lines file; a line without an id is named after its number.
+def line_passages(path: Path, name: str) -> Iterator[Passage]:
+    """Yield the passages of a JSON Lines file; one without an id is named by its line."""  # noqa: DOC501
     found = False
     for number, value in read_json_lines(path):
         found = True
         yield _passage_of(value, f"{name}#{number}", f"{path}, line {number}")
     if not found:
         raise RaggdError(f"{path} holds no passage: expected one JSON object per line.")
-
-
-def _is_readable(path: Path) -> bool:
-    return path.name.lower().endswith(_KINDS)
-
-
-def _files_under(folder: Path) -> list[Path]:
-    # List the readable files of a folder, sorted by relative path; hidden ones are left out.
-    found: list[Path] = []
-    for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        paths = (Path(root, name) for name in names if not name.startswith("."))
-        found += [path for path in paths if _is_readable(path)]
-    if not found:
-        raise RaggdError(
-            f"no readable file in the folder {folder}: expected {', '.join(_KINDS)} (hidden files "
-            "and folders are skipped)."
-        )
-    return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
-
-
-def _sources(path: Path) -> list[tuple[Path, str]]:
-    # List the files to read, each with the name that its passages' ids begin with.
-    if path.is_dir():
-        return [(file, file.relative_to(path).as_posix()) for file in _files_under(path)]
-    if not path.exists():
-        raise RaggdError(
-            f"no corpus at {path}: give a file ({', '.join(_KINDS)}) or a folder of them."
-        )
-    if not _is_readable(path):
-        raise RaggdError(f"cannot read passages from {path.name}: expected {', '.join(_KINDS)}.")
-    return [(path, path.name)]
-
-
-def read_passages(path: Path, *, unique: bool = True) -> Iterator[Passage]:
-    """Stream the passages of a file, or of all readable files under a folder.
-
-    Ids come from the JSON lines, or are ``relative/path#number``. The title is the line's own, a
-    Markdown section's heading, or the file's stem. An id that occurs twice is an error, because
-    exclusion and ties go by id; remembering the ids takes about 100 bytes per passage.
-
-    Args:
-        path: a ``.jsonl``, ``.jsonl.gz``, ``.txt``, ``.md``, ``.markdown`` or ``.pdf`` file, or a
-            folder, searched recursively in sorted order without hidden files.
-        unique: refuse an id that was given before; False remembers no ids, for a reader that
-            finds doubles by other means.
-
-    Yields:
-        The passages, in the order of the files.
-
-    Raises:
-        RaggdError: nothing to read, a file that is empty, damaged, encrypted or not UTF-8, a line
-            that is not JSON or not a passage, an empty passage, an id given twice.
-    """
-    seen: set[str] = set()
-    for file, name in _sources(path):
-        lines = file.name.lower().endswith((".jsonl", ".jsonl.gz"))
-        for passage in _line_passages(file, name) if lines else _document_passages(file, name):
-            if unique and passage.id in seen:
-                raise RaggdError(
-                    f"the passage id '{passage.id}' occurs twice, the second time in {file}: ids "
-                    "must be unique in a corpus."
-                )
-            if unique:
-                seen.add(passage.id)
-            yield passage
-
-
-def corpus_hash(passages: Iterable[Passage]) -> str:
-    """Hash a corpus: ids, titles and texts in order (an index stores positions).
-
-    Args:
-        passages: the corpus; may be a stream, which is then used up.
-
-    Returns:
-        32 hexadecimal digits; equal for equal passages on every machine.
-    """
-    digest = hashlib.sha256()
-    for passage in passages:
-        for part in (passage.id, passage.title, passage.text):
-            data = part.encode()
-            digest.update(len(data).to_bytes(8, "big"))
-            digest.update(data)
-    return digest.hexdigest()[:32]

@@ -15,7 +15,7 @@ from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.store import save_predictor
 from raggd.backbone.load import Backbone
-from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
+from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import RunRecord
 from tiny import random_base
 from workflow_fixtures import save_backbone, write_data

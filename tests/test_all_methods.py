@@ -18,20 +18,22 @@ from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import support_pool
 from raggd.evaluation import runner
 from raggd.files import read_json
-from raggd.methods.registry import METHODS
-from raggd.methods.weights import (
+from raggd.methods.spec import (
     BASE_FILE,
+    FAMILIES,
     FILES_OF,
     GATE_FILE,
     HYPER_FILE,
+    METHODS,
+    NAMED,
     PROMPT_FILE,
     RIDGE_FILE,
+    SPECS,
     TASK_MEAN_FILE,
     TUNED_FILE,
     made_by,
 )
 from raggd.records import RaggdError, RunRecord
-from raggd.report import words
 from raggd.retrieval.evidence import evidence_for, holds_answer
 from raggd.settings import Settings, load_settings
 from raggd.workflows import rivals, train
@@ -127,10 +129,18 @@ def scores(
     }
 
 
-def test_every_method_has_words_in_the_order_of_the_tables() -> None:
-    assert tuple(name for name in words.METHODS if name in METHODS) == METHODS
-    assert set(words.METHODS) - set(METHODS) == {"rag-gd-made"}  # of `demonstrations compare`
-    assert len({w.label for w in words.METHODS.values()}) == len(words.METHODS)
+def test_the_table_of_methods_is_whole() -> None:
+    assert set(SPECS) - set(METHODS) == {"rag-gd-made"}  # of `demonstrations compare`
+    assert len({spec.label for spec in SPECS.values()}) == len(SPECS)
+    looks = [(spec.family, spec.mark) for spec in SPECS.values()]
+    assert len(set(looks)) == len(looks)
+    assert {spec.family for spec in SPECS.values()} == set(FAMILIES)
+    assert {other for _, other in NAMED} <= set(METHODS)
+    commands: dict[str, set[str]] = {}
+    for spec in SPECS.values():
+        for file, command in spec.files.items():
+            commands.setdefault(file, set()).add(command)
+    assert all(len(known) == 1 for known in commands.values()), "one command makes a file"
 
 
 def test_every_file_that_a_method_reads_is_made_by_a_command() -> None:

@@ -32,7 +32,7 @@ from raggd.evaluation.benches.peers import merged, peft_model
 from raggd.evaluation.benches.registry import BENCHES, find_bench
 from raggd.evaluation.benches.setting import BenchSetting
 from raggd.files import read_json
-from raggd.methods.weights import BASE_FILE, PREDICTOR_FILE
+from raggd.methods.spec import BASE_FILE, PREDICTOR_FILE
 from raggd.records import RaggdError
 from raggd.report.bench import MEANING
 from raggd.settings import load_settings

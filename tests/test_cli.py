@@ -23,7 +23,7 @@ from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.store import save_predictor
 from raggd.adaptation.target_store import load_targets
 from raggd.backbone.load import Backbone
-from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
+from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.workflows import data as data_workflow
 from raggd.workflows import train
 from tiny import random_base, random_update

@@ -20,10 +20,14 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted, Item, Rearranges
+from raggd.methods.controls import (
+    IrrelevantPassages,
+    ShuffledSupport,
+    other_passages,
+    other_support,
+)
 from raggd.methods.few_shot import FewShot
-from raggd.methods.irrelevant import IrrelevantPassages, other_passages
 from raggd.methods.plain import base_only
-from raggd.methods.shuffled import ShuffledSupport, other_support
 from raggd.methods.task_mean import TaskMean
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
 from raggd.retrieval.evidence import is_answerable

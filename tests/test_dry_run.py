@@ -11,7 +11,7 @@ import pytest
 
 from raggd.backbone.load import Backbone
 from raggd.data import benchmarks
-from raggd.methods.weights import MEAN_FILE
+from raggd.methods.spec import MEAN_FILE
 from raggd.records import RaggdError
 from raggd.study.estimate import Lengths, Rates, memory_bytes, method_work, power, weight_bytes
 from raggd.study.plan import Part

@@ -19,7 +19,7 @@ from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import Task
 from raggd.methods.answering import render
-from raggd.methods.weights import BASE_FILE
+from raggd.methods.spec import BASE_FILE
 from raggd.workflows.demo import demo_settings
 from raggd.workflows.evaluate import build_tasks
 from tiny import losses_of

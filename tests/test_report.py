@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 
 from raggd.data.answers import contains_answer
 from raggd.evaluation.statistics import Interval, bootstrap_interval, paired_bootstrap
+from raggd.methods.spec import FAMILIES, SPECS
 from raggd.records import (
     Demonstration,
     Passage,
@@ -34,7 +35,6 @@ from raggd.report.figures import Box, Stem, cost_accuracy_figure, place_labels
 from raggd.report.page import demo_page, details_of, make_case, mark_answers
 from raggd.report.summary import SummaryRow, compare, summary_rows
 from raggd.report.tables import Column, Table, comparison_table, summary_table
-from raggd.report.words import METHODS
 
 
 def record(method, benchmark="nq", scores=(1, 0, 1, 0), *, seed=0, f1=None, **other) -> RunRecord:
@@ -112,7 +112,7 @@ def test_order_of_records_does_not_matter_and_methods_come_in_reading_order() ->
     rows = summary_rows(records, resamples=50)
     assert rows == summary_rows(records[::-1], resamples=50)
     assert [row.method for row in rows] == [
-        *[name for name in METHODS if name in {r.method for r in records}],
+        *[name for name in SPECS if name in {r.method for r in records}],
         "mine",
     ]
     again = [RunRecord.from_json(r.to_json()) for r in records]
@@ -358,9 +358,7 @@ def test_figure_follows_the_numbers_and_nothing_else() -> None:
 )
 def test_figure_of_odd_rows(rows) -> None:
     shown = texts(cost_accuracy_figure(rows))
-    assert {METHODS[r.method].label if r.method in METHODS else r.method for r in rows} <= set(
-        shown
-    )
+    assert {SPECS[r.method].label if r.method in SPECS else r.method for r in rows} <= set(shown)
 
 
 def test_figure_takes_names_literally() -> None:
@@ -395,7 +393,7 @@ def luminance(colour: str) -> float:
 
 
 def test_colours_stand_out_on_light_and_dark_pages() -> None:
-    for colour, _ in figures.MARKS.values():
+    for colour in FAMILIES.values():
         assert 1.05 / (luminance(colour) + 0.05) >= 3, colour
         assert (luminance(colour) + 0.05) / (luminance("#14171a") + 0.05) >= 3, colour
     marks = figures.marks_of(["rag-gd", *(f"m{i}" for i in range(12)), "base"])
@@ -517,7 +515,7 @@ def test_page_has_its_parts_and_needs_nothing_else() -> None:
     scopes = {attributes.get("scope") for attributes in outline.all("th")}
     assert scopes == {"col", "row"}
     assert "9f2c" in html  # hashes, in the folded part
-    assert METHODS["rag-gd"].explanation in html
+    assert SPECS["rag-gd"].explanation in html
     ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
     for _, attributes in outline.tags:

@@ -16,7 +16,7 @@ import pytest
 
 from raggd import assembly
 from raggd.backbone.load import Backbone
-from raggd.methods import weights as weights_files
+from raggd.methods import spec as weights_files
 from raggd.records import RaggdError
 from raggd.study.lock import LOCK_FILE, locked
 from raggd.study.plan import Cell, Part, all_cells

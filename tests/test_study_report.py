@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
-from raggd.methods.registry import METHODS as REGISTRY
-from raggd.report.contrasts import NAMED, Averages, all_pairs, contrasts, sample
+from raggd.methods.spec import FAMILIES, NAMED, by_family
+from raggd.methods.spec import METHODS as REGISTRY
+from raggd.report.contrasts import Averages, all_pairs, contrasts, sample
 from raggd.report.evidence import evidence_gains, only
 from raggd.report.grid import Answer, Block, load_grid, subsets
 from raggd.report.paper import paper_table, share_table
-from raggd.report.study_figures import FAMILIES
 from raggd.report.study_tables import (
     above_base,
     average_table,
@@ -341,6 +341,6 @@ def test_what_is_no_study_is_refused(tmp_path: Path, finished: Path) -> None:
 
 
 def test_every_method_has_its_place_in_the_figures() -> None:
-    shown = [method for _, methods in FAMILIES.values() for method in methods]
+    shown = [method for family in FAMILIES for method in by_family(family)]
     assert len(shown) == len(set(shown))
     assert set(shown) == set(REGISTRY)

@@ -22,7 +22,7 @@ from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import training_questions
 from raggd.evaluation.runner import Item, Task
 from raggd.files import load_tensors, read_json
-from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
+from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import (
     Demonstration,
     Passage,

@@ -156,7 +156,7 @@ def write_weights(folder: Path, backbone: Any) -> Path:
     from raggd.adaptation.predictors.mean import MeanPredictor
     from raggd.adaptation.predictors.mlp import MLPPredictor
     from raggd.adaptation.predictors.store import save_predictor
-    from raggd.methods.weights import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
+    from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
     from tiny import random_base, random_update
 
     base = random_base(backbone)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Protocol
 from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.data.sources import HUB, find_corpus
 from raggd.files import cache_folder
-from raggd.methods.registry import METHODS, build_method
-from raggd.methods.weights import BASE_FILE, adapting_method, weight_file
+from raggd.methods.build import build_method
+from raggd.methods.spec import BASE_FILE, METHODS, adapting_method, weight_file
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import Index, build_index

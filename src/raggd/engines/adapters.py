@@ -11,7 +11,7 @@ from raggd.api import Rag
 from raggd.assembly import Assembly
 from raggd.data.supports import load_support, supports_folder
 from raggd.files import cache_folder, file_hash
-from raggd.methods.weights import PREDICTOR_FILE, weight_file
+from raggd.methods.spec import PREDICTOR_FILE, weight_file
 from raggd.records import RaggdError, content_id
 from raggd.settings import load_settings
 

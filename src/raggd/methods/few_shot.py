@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
+from raggd.methods.build import Parts
 from raggd.records import SupportSet
 
 
@@ -39,3 +40,8 @@ class FewShot:
             What shows each set.
         """
         return [Adapted(self.base, shown=support.demonstrations) for support in supports]
+
+
+def build(parts: Parts, name: str, with_base: bool) -> FewShot:
+    """Return few shot with the base adapter, or with the bare backbone."""
+    return FewShot(name, parts.base if with_base else None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from raggd.adaptation.prompt_tuning import SoftPrefix
+from raggd.adaptation.prompt_tuning import check_prefix, load_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
+from raggd.methods.build import Parts
+from raggd.methods.spec import PROMPT_FILE, weight_file
 from raggd.records import SupportSet
 
 
@@ -54,7 +56,15 @@ def base_only(base: BaseAdapter) -> Unadapted:
     return Unadapted("base", Adapted(base), {"base": base.fingerprint})
 
 
-def prompt_tuning(prefix: SoftPrefix) -> Unadapted:
+def build(parts: Parts, name: str) -> Unadapted:
+    """Return one of the three above."""
+    if name == "base":
+        return base_only(parts.base)
+    return query_only() if name == "query-only" else vanilla_rag()
+
+
+def build_prompt_tuning(parts: Parts, name: str) -> Unadapted:
     """Return the bare backbone with a trained soft prefix before its prompt."""
-    hashes = {"prefix": prefix.fingerprint}
-    return Unadapted("prompt-tuning", Adapted(prefix=prefix), hashes)
+    prefix = load_prefix(weight_file(parts.weights, PROMPT_FILE))
+    check_prefix(parts.backbone, prefix)
+    return Unadapted(name, Adapted(prefix=prefix), {"prefix": prefix.fingerprint})

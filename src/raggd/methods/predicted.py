@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raggd.adaptation.predictors.base import Predictor, check_predictor, predict_updates
+from raggd.adaptation.predictors.gated import GatedPredictor, load_gate
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.methods.base import Adapted
+from raggd.methods.build import Parts
+from raggd.methods.spec import FILES_OF, weight_file, weights_hash
 from raggd.records import SupportSet
 
 
@@ -74,3 +77,25 @@ class PredictedUpdate:
         """
         updates = self.predict(supports)
         return [Adapted(self.base, updates.row(i)) for i in range(len(supports))]
+
+
+def build(parts: Parts, name: str, scale: float = 1.0) -> PredictedUpdate:
+    """Return a method of the predictor in the second of its files."""
+    file = FILES_OF[name][1]
+    return PredictedUpdate(
+        name=name,
+        backbone=parts.backbone,
+        base=parts.base,
+        predictor=parts.predictor(file),
+        limit=parts.settings.target.max_tokens,
+        weights=weights_hash(parts.weights / file),
+        scale=scale,
+    )
+
+
+def build_gated(parts: Parts, name: str) -> PredictedUpdate:
+    """Return a method whose predictor stands behind the gate in the third of its files."""
+    plain = build(parts, name)
+    path = weight_file(parts.weights, FILES_OF[name][2])
+    gated = GatedPredictor(plain.predictor, load_gate(path, plain.weights))
+    return replace(plain, predictor=gated, weights=f"{plain.weights}-{weights_hash(path)}")

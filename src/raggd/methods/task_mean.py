@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from raggd.adaptation.task_means import load_task_means
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.methods.base import Adapted
+from raggd.methods.build import Parts
+from raggd.methods.spec import TASK_MEAN_FILE, weight_file, weights_hash
 from raggd.records import RaggdError, SupportSet
 
 
@@ -52,3 +55,9 @@ class TaskMean:
                     "both stores, or leave out method 'task-mean'."
                 )
         return [Adapted(self.base, self.means[support.task]) for support in supports]
+
+
+def build(parts: Parts, name: str) -> TaskMean:
+    """Return the control, made of the file of the means."""
+    path = weight_file(parts.weights, TASK_MEAN_FILE)
+    return TaskMean(parts.base, load_task_means(path, parts.base), weights_hash(path))

@@ -9,8 +9,11 @@ from raggd.adaptation.encoder import equal_size, support_batch
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
+from raggd.methods import predicted
 from raggd.methods.base import Adapted
+from raggd.methods.build import Parts
 from raggd.methods.predicted import PredictedUpdate
+from raggd.methods.spec import SPECS
 from raggd.records import SupportSet
 from raggd.settings import TargetSettings
 
@@ -56,3 +59,12 @@ class TestTimeSGD:
         sets = len(supports)
         updates, _ = sgd_updates(self.backbone, self.base, batch, sets, self.settings, start)
         return [Adapted(self.base, updates.row(i)) for i in range(sets)]
+
+
+def build(parts: Parts, name: str) -> TestTimeSGD:
+    """Return a method of as many steps as its row says, from what it predicts if it predicts."""
+    settings, spec = parts.settings.target, SPECS[name]
+    if spec.gradient_steps:
+        settings = settings.model_copy(update={"steps": spec.gradient_steps})
+    start = predicted.build(parts, name) if spec.encoded else None
+    return TestTimeSGD(parts.backbone, parts.base, settings, name, start)

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raggd.files import read_json
+from raggd.methods.spec import method_label
 from raggd.records import content_id
 from raggd.report.study_tables import benchmark_title
 from raggd.report.svg import INK, drawing, to_svg
 from raggd.report.tables import Column, Table
-from raggd.report.words import method_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -21,35 +21,13 @@ from raggd.evaluation.statistics import (
     holm,
     paired_bootstraps,
 )
+from raggd.methods.spec import NAMED
 from raggd.report.grid import Answer, Block, subsets
 
 METRICS = ("em", "f1", "loss")
 SCALES = {"em": 100.0, "f1": 100.0, "loss": 1.0}
 """EM and F1 are shown in percent, the answer loss in nats per token."""
 POOLED = "pooled"
-NAMED = (
-    ("base", "vanilla-rag"),
-    ("rag-gd", "base"),
-    ("rag-gd-k1", "base"),
-    ("rag-gd-k10", "base"),
-    ("tt-sgd", "base"),
-    ("rag-gd", "tt-sgd"),
-    ("rag-gd", "mean-update"),
-    ("rag-gd", "task-mean"),
-    ("rag-gd", "shuffled-support"),
-    ("rag-gd", "hyper-tuning"),
-    ("rag-gd", "prompt-tuning"),
-    ("rag-gd", "base-few-shot"),
-    ("mean-update", "base"),
-    ("rag-gd-tuned", "base"),
-    ("rag-gd-tuned", "tt-sgd"),
-    ("rag-gd-tuned", "rag-gd"),
-    ("rag-gd-tuned", "mean-update"),
-    ("rag-gd-tuned", "mean-tuned"),
-    ("rag-gd-gated", "base"),
-    ("rag-gd-step", "rag-gd"),
-)
-"""Comparisons that a study is made for; they are one family for Holm's rule, all pairs another."""
 
 
 @dataclass(frozen=True, slots=True)

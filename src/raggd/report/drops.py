@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raggd.evaluation.statistics import Interval, bootstrap_intervals
+from raggd.methods.spec import method_label
 from raggd.report.contrasts import sample
 from raggd.report.evidence import only
 from raggd.report.grid import Block, subsets
 from raggd.report.tables import NOTHING, Column, Table
-from raggd.report.words import method_label
 
 BASE, REFERENCE = "base", "tt-sgd"
 ANSWERABLE = "answer in the passages"

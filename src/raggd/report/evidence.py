@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from raggd.evaluation.statistics import Difference
+from raggd.methods.spec import method_label
 from raggd.report.contrasts import METRICS, Contrast, contrast_of
 from raggd.report.grid import Block
 from raggd.report.study_tables import contrast_text, significant
 from raggd.report.tables import Column, Table
-from raggd.report.words import method_label
 
 PAIRS = (
     ("base", "vanilla-rag"),

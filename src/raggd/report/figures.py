@@ -13,38 +13,14 @@ from itertools import cycle, product
 from typing import TYPE_CHECKING
 
 from raggd.evaluation.statistics import Interval
+from raggd.methods.spec import FAMILIES, SPECS, method_label
 from raggd.records import RaggdError, content_id
 from raggd.report.summary import SummaryRow
 from raggd.report.svg import INK, drawing, to_svg
-from raggd.report.words import method_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-# After Okabe and Ito, for all kinds of colour vision. Each has a contrast of 3 to 1 or more on
-# white and on near-black: their orange and purple are darkened, yellow and sky blue left out.
-MARKS = {
-    "query-only": ("#7a7f87", "s"),
-    "vanilla-rag": ("#b07d00", "^"),
-    "base": ("#009e73", "v"),
-    "mean-update": ("#c0699a", "P"),
-    "tt-sgd": ("#0072b2", "o"),
-    "rag-gd": ("#d55e00", "D"),
-    "vanilla-few-shot": ("#b07d00", "s"),
-    "base-few-shot": ("#009e73", "s"),
-    "prompt-tuning": ("#009e73", "X"),
-    "hyper-tuning": ("#d55e00", "X"),
-    "tt-sgd-k1": ("#0072b2", "<"),
-    "tt-sgd-k10": ("#0072b2", ">"),
-    "rag-gd-k1": ("#d55e00", "<"),
-    "rag-gd-k10": ("#d55e00", ">"),
-    "rag-gd-tuned": ("#d55e00", "*"),
-    "rag-gd-gated": ("#d55e00", "h"),
-    "rag-gd-ridge": ("#d55e00", "p"),
-    "rag-gd-step": ("#0072b2", "X"),
-    "mean-tuned": ("#c0699a", "X"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +111,9 @@ def place_labels(
 
 def marks_of(methods: Sequence[str]) -> list[tuple[str, str]]:
     """Return colour and marker by method: fixed for the known ones, distinct for the others."""
-    colours = dict.fromkeys(colour for colour, _ in MARKS.values())
-    others = cycle(product("dH8", colours))
-    return [MARKS[name] if name in MARKS else next(others)[::-1] for name in methods]
+    others = cycle(product(FAMILIES.values(), "18|"))
+    known = [SPECS.get(name) for name in methods]
+    return [(FAMILIES[spec.family], spec.mark) if spec else next(others) for spec in known]
 
 
 def _time_label(decade: int) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 
 from raggd.data.benchmarks import BENCHMARKS
 from raggd.files import read_json
+from raggd.methods.spec import SPECS
 from raggd.records import RaggdError
-from raggd.report.words import METHODS
 
 PLAN_FILE = "study.json"
 Costs = Mapping[str, float]
@@ -153,8 +153,8 @@ def _mean_costs(cells: Sequence[Cell]) -> Costs:
 
 
 def _ordered(methods: Sequence[str]) -> tuple[str, ...]:
-    known = [name for name in METHODS if name in methods]
-    return (*known, *(name for name in dict.fromkeys(methods) if name not in METHODS))
+    known = [name for name in SPECS if name in methods]
+    return (*known, *(name for name in dict.fromkeys(methods) if name not in SPECS))
 
 
 def _block(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from raggd.evaluation.statistics import Interval
+from raggd.methods.spec import method_label
 from raggd.records import RaggdError
 from raggd.report.tables import milliseconds_text, p_text, relative_text
-from raggd.report.words import method_label
 
 if TYPE_CHECKING:
     from jinja2 import Environment

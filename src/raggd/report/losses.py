@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from raggd.evaluation.statistics import Difference, holm, paired_bootstrap
+from raggd.methods.spec import method_label
 from raggd.records import RunRecord
 from raggd.report.tables import Column, Table, p_text
-from raggd.report.words import method_label
 
 _Key = tuple[str, str]  # benchmark, question id
 

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from raggd.data.answers import normalise_answer
+from raggd.methods.spec import SPECS
 from raggd.records import Passage, Prediction, Question, RaggdError, RunRecord, SupportSet
 from raggd.report.html import checked_figure, environment, script_hash, source
 from raggd.report.summary import Comparison, SummaryRow
-from raggd.report.words import METHODS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -225,7 +225,7 @@ def demo_page(
         .render(
             title=title,
             rows=rows,
-            words=METHODS,
+            words=SPECS,
             level=f"{100 * rows[0].f1.level:g} %",
             figure=checked_figure(figure_svg),
             comparisons=comparisons,

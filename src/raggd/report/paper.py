@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from raggd.methods.spec import method_label
 from raggd.report.contrasts import POOLED, Contrast
 from raggd.report.grid import Block
 from raggd.report.study_tables import contrast_text
 from raggd.report.tables import NOTHING, Column, Table, relative_text
-from raggd.report.words import method_label
 
 COLUMNS = ("Qwen BM25", "Qwen E5", "Llama BM25", "Llama E5")
 SCORES: Mapping[str, tuple[tuple[float, float] | None, ...]] = {

@@ -7,42 +7,20 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raggd.evaluation.statistics import Interval
+from raggd.methods.spec import FAMILIES, SPECS, by_family, method_label
 from raggd.records import content_id
 from raggd.report.contrasts import Averages
 from raggd.report.evidence import EVIDENCE, EvidenceGain
 from raggd.report.figures import LogAxis, Point, draw_points, label_points
 from raggd.report.grid import Block
 from raggd.report.svg import INK, drawing, panels, to_svg
-from raggd.report.words import method_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FAMILIES = {
-    "frozen model": ("#7a7f87", ("query-only", "vanilla-rag", "vanilla-few-shot")),
-    "trained once": ("#009e73", ("prompt-tuning", "base", "base-few-shot")),
-    "gradients at test time": ("#0072b2", ("tt-sgd-k1", "tt-sgd", "tt-sgd-k10", "rag-gd-step")),
-    "predicted update": (
-        "#d55e00",
-        (
-            *("hyper-tuning", "rag-gd-k1", "rag-gd", "rag-gd-k10", "rag-gd-tuned"),
-            *("rag-gd-gated", "rag-gd-ridge"),
-        ),
-    ),
-    "controls": (
-        "#c0699a",
-        (
-            *("mean-update", "mean-tuned", "task-mean", "shuffled-support", "irrelevant-passages"),
-            *("rag-gd-x0.5", "rag-gd-x2"),
-        ),
-    ),
-}
-"""Colour and methods of each family, bars in this order."""
-_GRADIENTS = FAMILIES["gradients at test time"][1]
-STEPS = {
-    "TT-SGD": ("#0072b2", "o", {1: "tt-sgd-k1", 5: "tt-sgd", 10: "tt-sgd-k10"}),
-    "RAG-GD": ("#d55e00", "D", {1: "rag-gd-k1", 5: "rag-gd", 10: "rag-gd-k10"}),
-}
+_GRADIENTS = by_family("gradients at test time")
+STEPS = {name: {1: f"{name}-k1", 5: name, 10: f"{name}-k10"} for name in ("tt-sgd", "rag-gd")}
+"""Methods of the curves over K."""
 Average = Callable[[Block, str], Interval | None]
 """The average of a method over the benchmarks of a block, with its interval."""
 
@@ -88,14 +66,15 @@ def families_figure(blocks: Sequence[Block], average: Average) -> str:
     Returns:
         One ``<svg>`` element.
     """
-    shown = [[m for _, ms in FAMILIES.values() for m in ms if average(b, m)] for b in blocks]
+    methods = [m for family in FAMILIES for m in by_family(family)]
+    shown = [[m for m in methods if average(b, m)] for b in blocks]
     longest = [max(map(len, shown[i : i + 2])) for i in range(0, len(shown), 2)]
     heights = [0.7 + 0.21 * count for count in longest]
     with drawing(_salt("families", _said(blocks, average)), (8.4, sum(heights) + 0.4)) as figure:
         places = panels(figure, len(blocks), min(2, len(blocks)), height_ratios=heights)
-        for place, block, methods in zip(places, blocks, shown, strict=True):
-            _bars(place, block, methods, average)
-        marks = [_patch(colour) for colour, _ in FAMILIES.values()]
+        for place, block, present in zip(places, blocks, shown, strict=True):
+            _bars(place, block, present, average)
+        marks = [_patch(colour) for colour in FAMILIES.values()]
         figure.legend(marks, list(FAMILIES), loc="outside lower center", ncols=5, frameon=False)
         return to_svg(figure, "Average F1 by method", _said(blocks, average))
 
@@ -107,13 +86,12 @@ def _patch(colour: str) -> Any:
 
 
 def _bars(place: Axes, block: Block, methods: Sequence[str], average: Average) -> None:
-    colours = {m: colour for colour, ms in FAMILIES.values() for m in ms}
     for row, method in enumerate(methods):
         found = average(block, method)
         if found is None:
             continue
         below, above = _spread(found)
-        place.barh(row, found.mean, color=colours[method], height=0.72)
+        place.barh(row, found.mean, color=FAMILIES[SPECS[method].family], height=0.72)
         place.errorbar(found.mean, row, xerr=[[below], [above]], color=INK, linewidth=1)
     place.set_yticks(range(len(methods)), [method_label(m) for m in methods], fontsize=8)
     place.invert_yaxis()
@@ -146,7 +124,7 @@ def _lines(place: Axes, block: Block, average: Average) -> None:
     base = average(block, "base")
     if base:
         place.axhline(base.mean, color="#009e73", linewidth=1, linestyle="--", label="Base adapter")
-    for shift, (label, (colour, marker, methods)) in enumerate(STEPS.items()):
+    for shift, (name, methods) in enumerate(STEPS.items()):
         points = [(k, average(block, method)) for k, method in methods.items()]
         shown = [(k, found) for k, found in points if found]
         if not shown:
@@ -157,11 +135,11 @@ def _lines(place: Axes, block: Block, average: Average) -> None:
             xs,
             [found.mean for _, found in shown],
             tuple(zip(*spreads, strict=True)),
-            color=colour,
-            marker=marker,
+            color=FAMILIES[SPECS[name].family],
+            marker=SPECS[name].mark,
             markersize=5,
             linewidth=1.4,
-            label=label,
+            label=SPECS[name].label,
         )
     place.set_xscale("log")
     place.set_xticks([1, 5, 10], ["1", "5", "10"])
@@ -173,7 +151,7 @@ def _lines(place: Axes, block: Block, average: Average) -> None:
 
 def _cost_points(block: Block, average: Average) -> list[Point]:
     points = []
-    controls = FAMILIES["controls"][1]  # they cost what the methods cost that they control
+    controls = by_family("controls")  # they cost what the methods cost that they control
     for method in (m for m in block.methods if m not in controls):
         found, costs = average(block, method), block.costs.get(method, {})
         if found is not None and {"adapt_ms", "answer_ms"} <= set(costs):

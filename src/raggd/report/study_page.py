@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raggd.methods.spec import SPECS
 from raggd.report.html import checked_figure, environment, script_hash, source
 from raggd.report.tables import NOTHING, Table
-from raggd.report.words import METHODS
 
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?=$|[ /])")
 
@@ -113,7 +113,7 @@ def study_page(
         lead=lead,
         sections=views,
         methods=methods,
-        words=METHODS,
+        words=SPECS,
         planned=planned,
         missing=missing,
         settings=json.dumps(settings, ensure_ascii=False, indent=1),

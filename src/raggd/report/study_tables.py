@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 from raggd.data.benchmarks import BENCHMARKS
 from raggd.evaluation.statistics import Interval, holm
-from raggd.report.contrasts import NAMED, POOLED, Averages, Contrast
+from raggd.methods.spec import NAMED, method_label
+from raggd.report.contrasts import POOLED, Averages, Contrast
 from raggd.report.grid import Block, Grid, held_out, subsets
 from raggd.report.tables import (
     NOTHING,
@@ -18,7 +19,6 @@ from raggd.report.tables import (
     p_text,
     relative_text,
 )
-from raggd.report.words import method_label
 
 ALPHA = 0.05
 

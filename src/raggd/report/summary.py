@@ -16,8 +16,8 @@ from raggd.evaluation.statistics import (
     holm,
     paired_bootstrap,
 )
+from raggd.methods.spec import SPECS
 from raggd.records import Prediction, RaggdError, RunRecord, unknown_name
-from raggd.report.words import METHODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +96,8 @@ def _check_setting(records: Sequence[RunRecord]) -> None:
 def _by_method(records: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
     _check_setting(records)
     present = dict.fromkeys(record.method for record in records)
-    order = [name for name in METHODS if name in present]
-    order += [name for name in present if name not in METHODS]
+    order = [name for name in SPECS if name in present]
+    order += [name for name in present if name not in SPECS]
     return {name: [record for record in records if record.method == name] for name in order}
 
 
@@ -176,7 +176,7 @@ def summary_rows(
         resamples: bootstrap samples.
 
     Returns:
-        The rows, in the order of `METHODS`.
+        The rows, in the order of `SPECS`.
 
     Raises:
         RaggdError: there are no records, they mix backbones or retrievers, a question was answered

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from raggd.evaluation.statistics import Difference, Interval
+from raggd.methods.spec import method_label
 from raggd.records import RaggdError, unknown_name
 from raggd.report.summary import Comparison, SummaryRow
-from raggd.report.words import method_label
 
 Align = Literal["left", "right", "center"]
 NOTHING = "–"

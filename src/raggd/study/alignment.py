@@ -15,7 +15,7 @@ from raggd.data.benchmarks import BENCHMARKS, support_pool
 from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
 from raggd.files import write_json
-from raggd.methods.weights import FILES_OF
+from raggd.methods.spec import FILES_OF, SPECS
 from raggd.provenance import origin
 from raggd.records import SupportSet
 from raggd.settings import TargetSettings
@@ -24,14 +24,7 @@ from raggd.study.plan import Part
 from raggd.study.settings import StudySettings
 
 ALIGNMENT_FILE = "alignment.json"
-STEPS = {
-    "rag-gd": 0,
-    "rag-gd-k1": 1,
-    "rag-gd-k10": 10,
-    "mean-update": 0,
-    "hyper-tuning": 0,
-    "rag-gd-tuned": 0,
-}
+STEPS = {name: spec.imitates for name, spec in SPECS.items() if spec.imitates is not None}
 """Methods whose updates are compared, with the K of their targets; 0 is the K of the settings."""
 SETS = 5
 """Fewest support sets per benchmark; a study with more draws takes them all."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import support_pool
 from raggd.files import tensor_header
-from raggd.methods.weights import BASE_FILE, FILES_OF
+from raggd.methods.spec import BASE_FILE, FILES_OF
 from raggd.records import RaggdError
 from raggd.study.plan import Cell
 from raggd.study.settings import StudySettings

@@ -9,7 +9,7 @@ from statistics import NormalDist
 from raggd.data.prompts import Prompt
 from raggd.evaluation.flops import ModelShape, answering_flops, reading_flops, sgd_flops
 from raggd.evaluation.statistics import questions_needed
-from raggd.methods.weights import GRADIENT_STEPS
+from raggd.methods.spec import SPECS
 from raggd.study.shapes import Sizes
 
 EFFECTS = (1.0, 2.7)
@@ -18,8 +18,6 @@ ASSUMED_CHANGED = 0.10
 """Share of questions whose EM differs between two methods, where no record tells it."""
 BYTES = {"nf4": 0.5625, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 """Per weight; 4 bits and their scales for NF4, whose embeddings stay in 16 bits."""
-_ENCODES = {"hyper-tuning", "shuffled-support", "irrelevant-passages"}
-"""Methods that read the support set for a predictor, besides those of RAG-GD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +114,8 @@ def method_work(
     adapter = sizes.layers * rank * (3 * sizes.hidden + sizes.width + 2 * sizes.kv_width)
     shown = _shown(lengths, demonstrations)
     prompt = lengths.bare if method == "query-only" else lengths.prompt
-    adapting = 0.0
-    if method.endswith("few-shot"):
+    adapting, spec = 0.0, SPECS[method]
+    if spec.shown:
         opening = round(lengths.demonstration * demonstrations)
         adapting = float(shape.forward(opening))
         answering = answering_flops(
@@ -125,9 +123,9 @@ def method_work(
         )
     else:
         answering = answering_flops(shape, round(prompt), round(lengths.answer), extra=2 * adapter)
-        if method in GRADIENT_STEPS:
-            adapting = float(sgd_flops(shape, shown, adapter, GRADIENT_STEPS[method] or steps))
-        if method.startswith("rag-gd") or method in _ENCODES:
+        if spec.gradient_steps is not None:
+            adapting = float(sgd_flops(shape, shown, adapter, spec.gradient_steps or steps))
+        if spec.encoded:
             adapting += float(reading_flops(shape, shown, adapter))
     writing = (lengths.answer - 1) * weight_bytes(sizes, dtype) / rates.bandwidth / batch
     return Work(adapting, answering, adapting / rates.flops, answering / rates.flops + writing)

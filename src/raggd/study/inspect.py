@@ -16,7 +16,7 @@ from raggd.data.documents import read_passages
 from raggd.data.prompts import build_prompt
 from raggd.data.sources import HUB
 from raggd.files import tensor_header
-from raggd.methods.weights import BASE_FILE, FILES_OF
+from raggd.methods.spec import BASE_FILE, FILES_OF
 from raggd.records import Passage, Question, RaggdError
 from raggd.retrieval.build import estimate_index
 from raggd.retrieval.encoder import encoder_width

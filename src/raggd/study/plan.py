@@ -12,7 +12,7 @@ from raggd.data.benchmarks import SPLITS, find_file
 from raggd.data.sources import HUB
 from raggd.evaluation.identity import deciding_values
 from raggd.files import file_hash
-from raggd.methods.weights import FILES_OF
+from raggd.methods.spec import FILES_OF
 from raggd.records import RaggdError, content_id, require_known
 from raggd.study.settings import StudySettings
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from raggd.data.benchmarks import known_benchmarks
-from raggd.methods.registry import METHODS
+from raggd.methods.spec import METHODS
 from raggd.records import RaggdError, require_known
 from raggd.settings import Settings, read_settings
 

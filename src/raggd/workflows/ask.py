@@ -15,8 +15,8 @@ from raggd.evaluation.cost import Stopwatch
 from raggd.files import cache_folder
 from raggd.methods.answering import answer_batch, bounded_prompt
 from raggd.methods.base import Method, Rearranges
-from raggd.methods.registry import METHODS
 from raggd.methods.remembered import Remembered
+from raggd.methods.spec import METHODS
 from raggd.provenance import seconds_since_start
 from raggd.records import (
     Demonstration,

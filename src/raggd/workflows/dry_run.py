@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from raggd.assembly import Assembly
-from raggd.methods.weights import GRADIENT_STEPS
+from raggd.methods.spec import SPECS
 from raggd.records import RaggdError
 from raggd.report.contrasts import sample
 from raggd.report.grid import load_grid
@@ -99,7 +99,7 @@ def _backbone_estimates(
         for method in entry.methods
     }
     longest = round(lengths.prompt * 1.3)
-    if any(method.endswith("few-shot") for method in entry.methods):
+    if any(SPECS[method].shown for method in entry.methods):
         longest = round(lengths.prompt + lengths.demonstration * study.target.demonstrations)
     memory = memory_bytes(
         sizes,
@@ -107,7 +107,7 @@ def _backbone_estimates(
         dtype=dtype,
         batch=sampled.batch,
         demonstrations=study.target.demonstrations,
-        gradients=any(method in GRADIENT_STEPS for method in entry.methods),
+        gradients=any(SPECS[method].gradient_steps is not None for method in entry.methods),
         longest=min(longest, study.backbone.context_tokens),
     )
     return works, {name: round(value / 2**30, 2) for name, value in memory.items()}

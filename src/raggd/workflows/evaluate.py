@@ -11,7 +11,7 @@ from raggd.data.benchmarks import known_benchmarks
 from raggd.evaluation.runner import Task, run_task
 from raggd.evaluation.tasks import task_of
 from raggd.files import write_text
-from raggd.methods.registry import METHODS
+from raggd.methods.spec import METHODS
 from raggd.records import RunRecord, known_names
 from raggd.report.losses import (
     compare_losses,

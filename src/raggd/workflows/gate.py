@@ -18,7 +18,7 @@ from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.evaluation.tasks import support_sets
 from raggd.files import write_json
-from raggd.methods.weights import GATE_FILE, weights_hash
+from raggd.methods.spec import GATE_FILE, weights_hash
 from raggd.records import RaggdError, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import make_demonstrations

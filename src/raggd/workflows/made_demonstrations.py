@@ -19,7 +19,7 @@ from raggd.evaluation.runner import Task, run_task
 from raggd.evaluation.tasks import support_sets, task_of
 from raggd.files import read_json, write_json
 from raggd.making.propose import Yield, propose
-from raggd.methods.shuffled import ShuffledSupport
+from raggd.methods.controls import ShuffledSupport
 from raggd.records import Passage, Question, RaggdError, RunRecord, SupportSet, content_id
 from raggd.report.losses import compare_losses, loss_comparison_table, loss_table, mean_losses
 from raggd.report.summary import compare, summary_rows

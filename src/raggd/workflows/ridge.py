@@ -12,7 +12,7 @@ from raggd.adaptation.target_store import denoised, split_held_out
 from raggd.adaptation.training import check_targets
 from raggd.assembly import Assembly
 from raggd.files import write_json
-from raggd.methods.weights import RIDGE_FILE, weights_hash
+from raggd.methods.spec import RIDGE_FILE, weights_hash
 from raggd.workflows.train import held_out_facts, training_record, training_targets
 
 

@@ -21,7 +21,7 @@ from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import known_benchmarks, training_questions
 from raggd.data.prompts import Prompt
 from raggd.files import write_json
-from raggd.methods.weights import (
+from raggd.methods.spec import (
     HYPER_FILE,
     MEAN_TUNED_FILE,
     PREDICTOR_FILE,

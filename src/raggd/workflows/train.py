@@ -29,7 +29,7 @@ from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
 from raggd.files import write_json
-from raggd.methods.weights import BASE_FILE, weights_hash
+from raggd.methods.spec import BASE_FILE, weights_hash
 from raggd.provenance import origin
 from raggd.records import RaggdError, SupportSet
 from raggd.retrieval.evidence import evidence_for, is_answerable, make_demonstrations

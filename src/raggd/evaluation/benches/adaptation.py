@@ -19,8 +19,8 @@ from raggd.evaluation.cost import forward_flops
 from raggd.methods.answering import answer_batch
 from raggd.methods.base import Adapted
 from raggd.methods.remembered import Remembered
+from raggd.methods.spec import HYPER_FILE
 from raggd.methods.tt_sgd import TestTimeSGD
-from raggd.methods.weights import HYPER_FILE
 
 ABOUT = "one adaptation: RAG-GD, TT-SGD, few shot's longer prompt, one forward pass"
 STEPS = (1, 5, 10)

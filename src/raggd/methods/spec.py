@@ -1,0 +1,298 @@
+"""The one table of methods: what each is made of, costs, is called and is compared with.
+
+Pure data: torch loads when a method is made (`raggd.methods.build`). A new method is a file with
+a builder, and an entry in `SPECS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from raggd.files import file_hash
+from raggd.records import RaggdError
+
+BASE_FILE = "base.safetensors"
+PREDICTOR_FILE = "predictor.safetensors"
+MEAN_FILE = "mean.safetensors"
+TASK_MEAN_FILE = "task-mean.safetensors"
+HYPER_FILE = "hyper.safetensors"
+TUNED_FILE = "tuned.safetensors"
+MEAN_TUNED_FILE = "mean-tuned.safetensors"
+RIDGE_FILE = "ridge.safetensors"
+GATE_FILE = "gate.safetensors"
+PROMPT_FILE = "prompt.safetensors"
+
+FAMILIES = {
+    "frozen model": "#7a7f87",
+    "trained once": "#009e73",
+    "gradients at test time": "#0072b2",
+    "predicted update": "#d55e00",
+    "controls": "#c0699a",
+}
+"""Colours of the families, after Okabe and Ito: a contrast of 3 to 1 on white and near-black."""
+
+
+@dataclass(frozen=True, slots=True)
+class MethodSpec:
+    """A row of the table.
+
+    Attributes:
+        builder: ``module:function`` below `raggd.methods`, called with the parts of a run and this
+            row; empty for what only a report names.
+        label: its name in tables and figures.
+        family: of `FAMILIES`.
+        mark: matplotlib's marker in figures of cost and accuracy.
+        explanation: what it does, for a reader who does not know the paper.
+        files: of the weights folder, each with the command that makes it.
+        options: further arguments of the builder.
+        shown: whether demonstrations stand in the prompt.
+        encoded: whether demonstrations are read for a predictor.
+        gradient_steps: made at test time; 0: as many as `target.steps` says; None: none.
+        imitates: K of the targets that its update is compared with, likewise.
+        compared_with: methods that a study contrasts it with; one family for Holm's rule.
+        headline: whether short tables and the evaluation's default hold it.
+    """
+
+    builder: str
+    label: str
+    family: str
+    mark: str
+    explanation: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    shown: bool = False
+    encoded: bool = False
+    gradient_steps: int | None = None
+    imitates: int | None = None
+    compared_with: tuple[str, ...] = ()
+    headline: bool = False
+
+
+_BASE = {BASE_FILE: "raggd train base"}
+_RAG_GD = {**_BASE, PREDICTOR_FILE: "raggd train predictor"}
+_TUNED = {**_BASE, TUNED_FILE: "raggd train hyper --set hyper_tuning.start=predictor"}
+
+
+def _imitating(steps: int) -> dict[str, str]:
+    command = f"raggd train predictor --set predictor.target_steps={steps}"
+    return {**_BASE, f"predictor-k{steps}.safetensors": command}
+
+
+# fmt: off
+SPECS: dict[str, MethodSpec] = {
+    "query-only": MethodSpec(
+        "plain:build", "Query only", "frozen model", "s",
+        "The frozen model answers from the question alone, without passages: what it knows by "
+        "heart.",
+    ),
+    "vanilla-rag": MethodSpec(
+        "plain:build", "Vanilla RAG", "frozen model", "^",
+        "The frozen model reads the retrieved passages in its prompt. Nothing is adapted.",
+        headline=True,
+    ),
+    "vanilla-few-shot": MethodSpec(
+        "few_shot:build", "Vanilla + few shot", "frozen model", "d",
+        "Vanilla RAG with the demonstrations of the task, passages included, in its prompt. They "
+        "are read once and serve every question.",
+        options={"with_base": False}, shown=True,
+    ),
+    "base": MethodSpec(
+        "plain:build", "Base adapter", "trained once", "v",
+        "The model with one small adapter that was trained once to use passages. It is the same "
+        "for every task, and the starting point of the methods below.",
+        files=_BASE, headline=True, compared_with=("vanilla-rag",),
+    ),
+    "base-few-shot": MethodSpec(
+        "few_shot:build", "Base + few shot", "trained once", "s",
+        "The base adapter with the demonstrations of the task in its prompt.",
+        files=_BASE, options={"with_base": True}, shown=True,
+    ),
+    "prompt-tuning": MethodSpec(
+        "plain:build_prompt_tuning", "Prompt tuning", "trained once", "X",
+        "The frozen model with a trained prefix of artificial words before its prompt, in the "
+        "place of the base adapter and from the same examples.",
+        files={PROMPT_FILE: "raggd train prompt"},
+    ),
+    "hyper-tuning": MethodSpec(
+        "predicted:build", "HyperTuning", "predicted update", "X",
+        "The network of RAG-GD, trained to lower the loss of other answers of the task instead of "
+        "imitating gradient steps.",
+        files={**_BASE, HYPER_FILE: "raggd train hyper"}, encoded=True, imitates=0,
+    ),
+    "mean-update": MethodSpec(
+        "predicted:build", "Mean update", "controls", "P",
+        "The base adapter plus one fixed change, the average of all training targets. A control: "
+        "it never looks at the demonstrations of the task.",
+        files={**_BASE, MEAN_FILE: "raggd train predictor"}, imitates=0, headline=True,
+        compared_with=("base",),
+    ),
+    "mean-tuned": MethodSpec(
+        "predicted:build", "Mean update, tuned", "controls", "X",
+        "One fixed change for all tasks, trained on the answers that RAG-GD, tuned, learns from. "
+        "A control: what is left when the demonstrations are not read.",
+        files={**_BASE, MEAN_TUNED_FILE: "raggd train hyper --set hyper_tuning.start=mean"},
+        headline=True,
+    ),
+    "task-mean": MethodSpec(
+        "task_mean:build", "Task mean", "controls", "d",
+        "The base adapter plus the average change that gradient steps make on many demonstrations "
+        "of the task. A control: it knows the task, but reads no demonstrations at test time.",
+        files={**_BASE, TASK_MEAN_FILE: "raggd train task-mean"},
+    ),
+    "tt-sgd-k1": MethodSpec(
+        "tt_sgd:build", "TT-SGD, K = 1", "gradients at test time", "<",
+        "Test-time training with one gradient step.",
+        files=_BASE, gradient_steps=1,
+    ),
+    "tt-sgd": MethodSpec(
+        "tt_sgd:build", "TT-SGD", "gradients at test time", "o",
+        "Test-time training. The adapter takes real gradient steps on the demonstrations of the "
+        "task, forwards and backwards through the model, before it answers.",
+        files=_BASE, gradient_steps=0, headline=True, compared_with=("base",),
+    ),
+    "tt-sgd-k10": MethodSpec(
+        "tt_sgd:build", "TT-SGD, K = 10", "gradients at test time", ">",
+        "Test-time training with ten gradient steps.",
+        files=_BASE, gradient_steps=10,
+    ),
+    "rag-gd-k1": MethodSpec(
+        "predicted:build", "RAG-GD, K = 1", "predicted update", "<",
+        "RAG-GD with a predictor that learned the change of one gradient step.",
+        files=_imitating(1), encoded=True, imitates=1, compared_with=("base",),
+    ),
+    "rag-gd": MethodSpec(
+        "predicted:build", "RAG-GD", "predicted update", "D",
+        "The method of the paper. A trained predictor reads the demonstrations once and emits the "
+        "change that gradient steps would make. There is no backward pass.",
+        files=_RAG_GD, encoded=True, imitates=0, headline=True,
+        compared_with=("base", "tt-sgd", "mean-update", "task-mean", "shuffled-support",
+            "hyper-tuning", "prompt-tuning", "base-few-shot"),
+    ),
+    "rag-gd-k10": MethodSpec(
+        "predicted:build", "RAG-GD, K = 10", "predicted update", ">",
+        "RAG-GD with a predictor that learned the change of ten gradient steps.",
+        files=_imitating(10), encoded=True, imitates=10, compared_with=("base",),
+    ),
+    "rag-gd-ridge": MethodSpec(
+        "predicted:build", "RAG-GD, closed form", "predicted update", "p",
+        "RAG-GD whose predictor was not trained in steps but solved for: a regression on what the "
+        "changes of a task have in common.",
+        files={**_BASE, RIDGE_FILE: "raggd train ridge"}, encoded=True,
+    ),
+    "rag-gd-tuned": MethodSpec(
+        "predicted:build", "RAG-GD, tuned", "predicted update", "*",
+        "RAG-GD whose predictor was trained on through the loss of other answers, as in "
+        "HyperTuning.",
+        files=_TUNED, encoded=True, imitates=0, headline=True,
+        compared_with=("base", "tt-sgd", "rag-gd", "mean-update", "mean-tuned"),
+    ),
+    "rag-gd-made": MethodSpec(
+        "", "RAG-GD, made", "predicted update", "H",
+        "RAG-GD with demonstrations that the model made from passages, without answered "
+        "questions.",
+    ),
+    "rag-gd-gated": MethodSpec(
+        "predicted:build_gated", "RAG-GD, gated", "predicted update", "h",
+        "RAG-GD, tuned, with a gate that scales the change, or withholds it, by the gain that it "
+        "expects.",
+        files={**_TUNED, GATE_FILE: "raggd train gate"}, encoded=True, compared_with=("base",),
+    ),
+    "rag-gd-step": MethodSpec(
+        "tt_sgd:build", "RAG-GD, then one step", "gradients at test time", "X",
+        "The predicted change, and from there one real gradient step on the demonstrations.",
+        files=_RAG_GD, encoded=True, gradient_steps=1, compared_with=("rag-gd",),
+    ),
+    "shuffled-support": MethodSpec(
+        "controls:build_shuffled", "Shuffled support", "controls", "<",
+        "RAG-GD given the demonstrations of another task. A control.",
+        files=_RAG_GD, encoded=True,
+    ),
+    "irrelevant-passages": MethodSpec(
+        "controls:build_irrelevant", "Irrelevant passages", "controls", ">",
+        "RAG-GD answering from the passages of another question. A control.",
+        files=_RAG_GD, encoded=True,
+    ),
+    "rag-gd-x0.5": MethodSpec(
+        "predicted:build", "RAG-GD x 0.5", "controls", "v",
+        "RAG-GD with half the predicted change.",
+        files=_RAG_GD, options={"scale": 0.5}, encoded=True,
+    ),
+    "rag-gd-x2": MethodSpec(
+        "predicted:build", "RAG-GD x 2", "controls", "^",
+        "RAG-GD with twice the predicted change.",
+        files=_RAG_GD, options={"scale": 2.0}, encoded=True,
+    ),
+}
+# fmt: on
+"""All methods by name, in the order of the tables."""
+METHODS = tuple(name for name, spec in SPECS.items() if spec.builder)
+"""Every method that can be run."""
+FILES_OF = {name: tuple(SPECS[name].files) for name in METHODS}
+"""Files of the weights folder that each method reads."""
+NAMED = tuple((name, other) for name, spec in SPECS.items() for other in spec.compared_with)
+"""Comparisons, (method, other), that a study is made for."""
+HEADLINE = tuple(name for name, spec in SPECS.items() if spec.headline)
+"""Methods of short tables."""
+_MADE_BY = {file: command for spec in SPECS.values() for file, command in spec.files.items()}
+
+
+def method_label(name: str) -> str:
+    """Return the readable name of a method (its own name when it is not in the table)."""
+    return SPECS[name].label if name in SPECS else name
+
+
+def by_family(family: str) -> tuple[str, ...]:
+    """Return the methods of a family that can be run, in the order of the tables."""
+    return tuple(name for name in METHODS if SPECS[name].family == family)
+
+
+def made_by(file: str) -> str:
+    """Return the command that makes a weight file."""
+    return _MADE_BY.get(file, "raggd train predictor")
+
+
+def weight_file(folder: Path, file: str) -> Path:
+    """Find a weight file.
+
+    Args:
+        folder: of the weights.
+        file: its name.
+
+    Returns:
+        Its path.
+
+    Raises:
+        RaggdError: it is not there; the command that makes it is named.
+    """
+    path = folder / file
+    if not path.is_file():
+        raise RaggdError(
+            f"no weight file at {path}: make it with `{made_by(file)}` and name its folder by "
+            "adapter.weights."
+        )
+    return path
+
+
+def weights_hash(path: Path) -> str:
+    """Return the short hash by which records name a weight file: 16 hexadecimal digits."""
+    return file_hash(path)[:16]
+
+
+PREFERRED = ("rag-gd-tuned", "rag-gd")
+"""Methods that adapt where nobody names one: the first whose files are there."""
+
+
+def adapting_method(folder: Path) -> str:
+    """Name the method by which demonstrations adapt the model where nobody names another.
+
+    Args:
+        folder: of the weights.
+
+    Returns:
+        The first of `PREFERRED` whose files are there, else the last.
+    """
+    there = (n for n in PREFERRED if all((folder / file).is_file() for file in FILES_OF[n][1:]))
+    return next(there, PREFERRED[-1])

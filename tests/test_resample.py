@@ -101,10 +101,3 @@ def test_an_estimate_comes_before_a_long_build(
     assert "120 passages" in str(estimate)
 
 
-def test_estimates_grow_with_the_corpus_up_to_the_bound() -> None:
-    budget = Budget(parse_size("3GB"))
-    small, large = (estimate_bm25(REAL, count, budget) for count in (10**5, 10**8))
-    assert large.seconds > 900 * small.seconds
-    assert 900 * small.disk < large.disk <= 1000 * small.disk
-    assert small.memory < large.memory == 3 * 10**9
-    assert " h, " in str(large)

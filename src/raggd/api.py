@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raggd.assembly import Assembly, Progress
 from raggd.data.demonstrations import (
@@ -21,6 +21,7 @@ from raggd.data.demonstrations import (
 )
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
 from raggd.retrieval.base import Retriever
+from raggd.retrieval.bring_your_own import wrap_retriever
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
 from raggd.settings import Settings, load_settings
 
@@ -57,24 +58,18 @@ class Answer:
 class Rag:
     """A retriever, a frozen backbone and its base adapter; everything loads on first use."""
 
-    def __init__(self, parts: Assembly, retriever: Retriever | None = None) -> None:
+    def __init__(self, parts: Assembly, retriever: Any = None) -> None:
         """Load nothing yet.
 
         Args:
             parts: made from settings.
-            retriever: finds the passages; None: the index of the corpus that the settings name.
-
-        Raises:
-            RaggdError: the retriever lacks what `raggd.Retriever` asks for.
+            retriever: finds the passages, whatever `wrap_retriever` takes; None: the one that the
+                settings name.
         """
-        if retriever is not None and not isinstance(retriever, Retriever):
-            raise RaggdError(
-                f"a {type(retriever).__name__} is not a raggd retriever (search, passages, "
-                "fingerprint): wrap one of another library by raggd.retrieval.langchain."
-                "from_langchain or raggd.retrieval.llamaindex.from_llamaindex."
-            )
         self.parts = parts
-        self._retriever = retriever
+        self._retriever: Retriever | None = None
+        if retriever is not None:
+            self._retriever = wrap_retriever(retriever)
         self._methods: dict[str, Method] = {}
 
     @property
@@ -262,7 +257,7 @@ class Rag:
 def load(
     corpus: str | Path | None = None,
     *,
-    retriever: Retriever | None = None,
+    retriever: Any = None,
     settings: Settings | str | Path | None = None,
     progress: Progress | None = None,
 ) -> Rag:
@@ -271,7 +266,8 @@ def load(
     Args:
         corpus: your documents, a file or folder; None: the embedded Wikipedia leads, or what the
             settings name.
-        retriever: finds the passages instead of an index of `corpus`.
+        retriever: finds the passages instead of an index of `corpus`: of LangChain, LlamaIndex,
+            or a `raggd.Retriever`.
         settings: `Settings`, or a TOML file of them.
         progress: told about downloads, conversions and indexing; None is silent.
 

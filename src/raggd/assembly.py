@@ -15,6 +15,7 @@ from raggd.methods.build import build_method
 from raggd.methods.spec import BASE_FILE, METHODS, adapting_method, weight_file
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import Retriever
+from raggd.retrieval.bring_your_own import open_named
 from raggd.retrieval.build import Index, build_index
 from raggd.retrieval.cache import CachedRetriever
 from raggd.retrieval.estimate import Announce
@@ -26,7 +27,6 @@ if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.backbone.load import Backbone
     from raggd.core.low_rank import BaseAdapter
     from raggd.methods.base import Method
-    from raggd.retrieval.workers import IndexWorkers
 
 POCKET = "pocket"
 
@@ -141,24 +141,18 @@ class Assembly:
         named = self.settings.data.corpus
         return Path(named) if named else find_corpus(self.source)
 
-    def index_of(
-        self,
-        corpus: Path,
-        announce: Announce | None = None,
-        workers: IndexWorkers | None = None,
-    ) -> Index:
+    def index_of(self, corpus: Path, announce: Announce | None = None) -> Index:
         """Open the index of a corpus, building it unless it is there.
 
         Args:
             corpus: file or folder of passages.
             announce: told what a long build will take, before it starts.
-            workers: do the long part of a build; None: this process does.
 
         Returns:
             The index.
         """
         retrieval = self.settings.retrieval
-        return build_index(corpus, retrieval, None, self._indexing, announce, workers)
+        return build_index(corpus, retrieval, None, self._indexing, announce)
 
     @cached_property
     def index(self) -> Index:
@@ -178,7 +172,18 @@ class Assembly:
 
         Returns:
             The retriever.
+
+        Raises:
+            RaggdError: there is noise, and the retriever is not an index of ours.
         """
+        named = self.settings.retrieval.retriever
+        if ":" in named:
+            if noise:
+                raise RaggdError(
+                    "retrieval.noise needs an index of ours to draw random passages from: choose "
+                    "retrieval.retriever=bm25, dense or hybrid."
+                )
+            return open_named(named, self.settings)
         found = self.index.retriever
         cached = CachedRetriever(found, cache_folder() / "retrieval")
         return NoisyRetriever(cached, noise, found.passage_at, len(found)) if noise else cached

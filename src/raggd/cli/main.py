@@ -18,14 +18,11 @@ from raggd.cli.export import register as register_export
 from raggd.cli.linear import register as register_linear
 from raggd.cli.options import (
     Assignments,
-    Cluster,
     Config,
     Corpus,
     Demonstrations,
     Json,
     Out,
-    Workers,
-    WorkerThreads,
     load_parts,
     names_in,
     with_corpus,
@@ -110,9 +107,6 @@ def index(
     memory: Annotated[
         str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
     ] = None,
-    cluster: Cluster = None,
-    workers: Workers = 0,
-    worker_threads: WorkerThreads = 0,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
@@ -124,13 +118,7 @@ def index(
     bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
     with progress_bar() as bar:
         parts = load_parts(config, [*(assignments or []), *bound], bar)
-        if cluster:
-            from raggd.cluster.crew import Crew
-            from raggd.cluster.index import run_index_on
-
-            result = run_index_on(parts, path, Crew(cluster, workers, worker_threads), bar, note)
-        else:
-            result = run_index(parts, path, note)
+        result = run_index(parts, path, note)
     state = "indexed" if result["built"] else "already indexed"
     line = f"{result['passages']} passages {state} in {result['seconds']} s: {result['folder']}"
     show(result, as_json, line)

@@ -30,7 +30,6 @@ from raggd.retrieval.segments import Segment, open_segments, score_segments
 from raggd.retrieval.store import SORT_BYTES, STORED, PassageStore, prepare_store
 from raggd.retrieval.stored import StoredRetriever
 from raggd.retrieval.tokenizer import Tokenize, tokenize, tokenizer_fingerprint
-from raggd.retrieval.workers import IndexWorkers
 
 K1 = 0.9
 B = 0.4
@@ -110,7 +109,6 @@ def build_bm25(
     budget: Budget | None = None,
     known: tuple[int, str] | None = None,
     rows: int = ROWS,
-    workers: IndexWorkers | None = None,
 ) -> BM25Retriever:
     """Build an index folder; it appears whole, or not at all.
 
@@ -125,7 +123,6 @@ def build_bm25(
         known: number of passages and hash of the corpus, if known; a resumed build then does not
             read the passages again.
         rows: most passages of a segment.
-        workers: sort the segments; None: this process does.
 
     Returns:
         The opened index.
@@ -140,8 +137,7 @@ def build_bm25(
     with building(folder, _resumable) as work:
         info = prepare_store(passages, work, corpus)
         _keep_matching(work, info.corpus_hash)
-        sort = workers.sort_ranges if workers else sort_ranges
-        sort(work, info.count, budget, progress, rows)
+        sort_ranges(work, info.count, budget, progress, rows)
         if not score_segments(work, info.count, K1, B):
             (work / STORED).unlink()  # nothing to go on from
             raise RaggdError(

@@ -7,12 +7,10 @@ from itertools import islice
 from pathlib import Path
 
 from raggd.files import cache_folder
-from raggd.records import RaggdError
+from raggd.records import RaggdError, require_known
 from raggd.retrieval.base import Progress, SizedRetriever
 from raggd.retrieval.bm25 import bm25_fingerprint, build_bm25, open_bm25
 from raggd.retrieval.contents import Corpus, content, streamed
-from raggd.retrieval.databases.base import DatabaseRetriever, fill
-from raggd.retrieval.databases.choose import DATABASES, open_database, require_url
 from raggd.retrieval.dense import Sizes, build_dense, dense_fingerprint, open_dense
 from raggd.retrieval.encoder import Encoder, load_encoder
 from raggd.retrieval.estimate import (
@@ -23,11 +21,8 @@ from raggd.retrieval.estimate import (
     estimate_bm25,
     estimate_dense,
 )
-from raggd.retrieval.flashrag import check_kind, open_flashrag_bm25, open_flashrag_faiss
-from raggd.retrieval.folders import FORMATS, building, check_replaceable, read_manifest
+from raggd.retrieval.folders import FORMATS, check_replaceable, read_manifest
 from raggd.retrieval.memory import Budget, parse_size
-from raggd.retrieval.store import STORED, PassageStore, prepare_store
-from raggd.retrieval.workers import IndexWorkers
 from raggd.settings import RetrievalSettings
 
 
@@ -36,7 +31,7 @@ class Index:
     """An index, opened.
 
     Attributes:
-        folder: where it lies: a folder, a file, or the name of a collection in a database.
+        folder: where it lies.
         retriever: searches it.
         built: whether it was made now, not found.
     """
@@ -52,7 +47,6 @@ def build_index(
     folder: Path | None = None,
     progress: Progress | None = None,
     announce: Announce | None = None,
-    workers: IndexWorkers | None = None,
 ) -> Index:
     """Open the index of a corpus, building it first unless it is there.
 
@@ -62,37 +56,24 @@ def build_index(
         folder: the index folder; None names one by fingerprint in the cache folder.
         progress: called with the number of passages done and, where known, of all passages.
         announce: told what a long build will take, before it starts.
-        workers: do the long part of a build; None: this process does.
 
     Returns:
         The index; it is built anew when corpus, parameters, tokenizer or encoder differ.
     """
-    require_url(settings)
     encoder = _encoder_of(settings)
     count, corpus_hash = content(corpus)
-    if settings.index_path:
-        return _open_flashrag(corpus, corpus_hash, settings, encoder)
-    if settings.retriever in DATABASES:
-        return _fill_database(corpus, (count, corpus_hash), settings, encoder, progress)
     fingerprint = _fingerprint(count, corpus_hash, settings, encoder)
     folder = folder or _cached_folder(settings.retriever, fingerprint)
     check_replaceable(folder)
     if _fingerprint_of(folder) == fingerprint:
         return Index(folder, _opened(folder, encoder), built=False)
     if announce is not None and count >= LONG:
-        speed = workers.speed(settings.retriever) if workers else 1.0
-        announce(_estimated(corpus, count, settings, encoder, speed))
+        announce(_estimated(corpus, count, settings, encoder))
     if encoder:
-        build_dense(
-            streamed(corpus), folder, encoder, progress, known=corpus_hash, sizes=_sizes(settings),
-            workers=workers,
-        )  # fmt: skip
+        build_dense(streamed(corpus), folder, encoder, progress, known=corpus_hash)
     else:
         budget = Budget(parse_size(settings.memory))
-        build_bm25(
-            streamed(corpus), folder, progress, budget=budget, known=(count, corpus_hash),
-            workers=workers,
-        )  # fmt: skip
+        build_bm25(streamed(corpus), folder, progress, budget=budget, known=(count, corpus_hash))
     return Index(folder, _opened(folder, encoder), built=True)
 
 
@@ -104,33 +85,26 @@ def estimate_index(corpus: Corpus, settings: RetrievalSettings) -> Estimate | No
         settings: kind of retriever and, for dense, its encoder.
 
     Returns:
-        The estimate; None if the index is there already or lies elsewhere (FlashRAG, a database).
+        The estimate; None if the index is there already.
 
     Raises:
         RaggdError: corpus or encoder cannot be loaded.
     """
-    require_url(settings)
     encoder = _encoder_of(settings)
     count, corpus_hash = content(corpus)
-    if settings.index_path or settings.retriever in DATABASES:
-        return None
     fingerprint = _fingerprint(count, corpus_hash, settings, encoder)
     if _fingerprint_of(_cached_folder(settings.retriever, fingerprint)) == fingerprint:
         return None
-    return _estimated(corpus, count, settings, encoder, 1.0)
+    return _estimated(corpus, count, settings, encoder)
 
 
 def _estimated(
-    corpus: Corpus, count: int, settings: RetrievalSettings, encoder: Encoder | None, speed: float
+    corpus: Corpus, count: int, settings: RetrievalSettings, encoder: Encoder | None
 ) -> Estimate:
     sample = list(islice(streamed(corpus), TRIAL))
     if encoder:
-        return estimate_dense(sample, count, encoder, speed)
-    return estimate_bm25(sample, count, Budget(parse_size(settings.memory)), speed)
-
-
-def _sizes(settings: RetrievalSettings) -> Sizes:
-    return Sizes(ivf=settings.ivf_from)
+        return estimate_dense(sample, count, encoder)
+    return estimate_bm25(sample, count, Budget(parse_size(settings.memory)))
 
 
 def _fingerprint(
@@ -138,7 +112,7 @@ def _fingerprint(
 ) -> str:
     if encoder is None:
         return bm25_fingerprint(corpus_hash)
-    return dense_fingerprint(encoder, corpus_hash, _sizes(settings).way(count))
+    return dense_fingerprint(encoder, corpus_hash, Sizes().way(count))
 
 
 def _cached_folder(kind: str, fingerprint: str) -> Path:
@@ -146,36 +120,6 @@ def _cached_folder(kind: str, fingerprint: str) -> Path:
     versions = range(FORMATS[kind], 0, -1)
     folders = [cache_folder() / "indexes" / f"{kind}-v{v}-{fingerprint}" for v in versions]
     return next((folder for folder in folders if _fingerprint_of(folder)), folders[0])
-
-
-def _open_flashrag(
-    corpus: Corpus, corpus_hash: str, settings: RetrievalSettings, encoder: Encoder | None
-) -> Index:
-    path = Path(settings.index_path)
-    check_kind(path, settings.retriever)
-    store = _store_of(corpus, corpus_hash)
-    if encoder is None:
-        return Index(path, open_flashrag_bm25(path, store, corpus_hash), built=False)
-    return Index(path, open_flashrag_faiss(path, store, corpus_hash, encoder), built=False)
-
-
-def _store_of(corpus: Corpus, corpus_hash: str) -> PassageStore:
-    # Random access to passages that have an index elsewhere.
-    folder = cache_folder() / "indexes" / f"passages-v1-{corpus_hash}"
-    if not folder.is_dir():
-        with building(folder, lambda work: (work / STORED).is_file()) as work:
-            prepare_store(streamed(corpus), work, corpus_hash)
-    return PassageStore(folder)
-
-
-def _fill_database(
-    corpus: Corpus, known: tuple[int, str], settings: RetrievalSettings,
-    encoder: Encoder | None, progress: Progress | None,
-) -> Index:  # fmt: skip
-    database = open_database(settings, known, encoder)
-    built = fill(database, streamed(corpus), known[0], encoder, progress)
-    retriever = DatabaseRetriever(database, encoder, known[0])
-    return Index(Path(database.collection), retriever, built)
 
 
 def open_retriever(folder: Path, settings: RetrievalSettings) -> SizedRetriever:
@@ -193,7 +137,13 @@ def open_retriever(folder: Path, settings: RetrievalSettings) -> SizedRetriever:
 
 
 def _encoder_of(settings: RetrievalSettings) -> Encoder | None:
-    if settings.retriever not in {"dense", "pgvector", "qdrant"}:
+    if ":" in settings.retriever:
+        raise RaggdError(
+            f"retrieval.retriever={settings.retriever} brings its own index: there is none to "
+            "build. Fill it with the means of its library."
+        )
+    require_known("kind of index", settings.retriever, list(FORMATS))
+    if settings.retriever == "bm25":
         return None
     return load_encoder(settings.encoder, precision=settings.precision)
 

@@ -21,7 +21,6 @@ from raggd.retrieval.shards import EMBEDDINGS, drop_shards, encode_shards, open_
 from raggd.retrieval.store import STORED, PassageStore, prepare_store
 from raggd.retrieval.stored import StoredRetriever
 from raggd.retrieval.vectors import FirstPass, nearest
-from raggd.retrieval.workers import IndexWorkers
 
 SHARD = 2048
 """Passages per shard while an index is made: at most these are encoded again after a kill."""
@@ -103,7 +102,6 @@ def build_dense(
     known: str | None = None,
     shard: int = SHARD,
     sizes: Sizes | None = None,
-    workers: IndexWorkers | None = None,
 ) -> DenseRetriever:
     """Build an index folder; a build that was stopped goes on where it was, to the same bytes.
 
@@ -118,7 +116,6 @@ def build_dense(
         known: hash of the corpus, if known; a resumed build then does not read it again.
         shard: passages per shard.
         sizes: from which size candidates are found by faiss; None: the defaults.
-        workers: encode the shards; None: this process does.
 
     Returns:
         The opened index.
@@ -131,7 +128,7 @@ def build_dense(
         state = {"corpus_hash": info.corpus_hash, "precision": encoder.precision}
         _keep_matching(work, {**state, "shard": shard, **_encoder_entries(encoder)})
         with open_shards(work, info.count, encoder.width, shard) as shards:
-            (workers.encode_shards if workers else encode_shards)(shards, encoder, progress)
+            encode_shards(shards, encoder, progress)
         if way != "exact":
             _BUILD[way](np.load(work / EMBEDDINGS, mmap_mode="r"), work / f"{way}.faiss")
         for leftover in (STORED, _STATE):

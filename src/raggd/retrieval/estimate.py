@@ -30,9 +30,6 @@ _ENCODED = 64
 TIME_GROWTH = 1.08
 DISK_GROWTH = 0.99
 
-SORTED = 0.75
-"""Share of a BM25 build that sorts words, which workers can do."""
-
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -65,16 +62,13 @@ Announce = Callable[[Estimate], None]
 """Told the estimate before a long build."""
 
 
-def estimate_bm25(
-    sample: Sequence[Passage], count: int, budget: Budget, speed: float = 1.0
-) -> Estimate:
+def estimate_bm25(sample: Sequence[Passage], count: int, budget: Budget) -> Estimate:
     """Estimate a BM25 build.
 
     Args:
         sample: the first passages of the corpus.
         count: number of all passages.
         budget: the memory bound.
-        speed: of what sorts the words; 1.0: this process.
 
     Returns:
         The estimate.
@@ -90,22 +84,19 @@ def estimate_bm25(
     memory = held + LEAST_MEMORY + max(segment, SORT_BYTES * count)
     return Estimate(
         count,
-        seconds * (1 - SORTED + SORTED / speed) * (count / len(sample)) ** TIME_GROWTH,
+        seconds * (count / len(sample)) ** TIME_GROWTH,
         int(disk * (count / len(sample)) ** DISK_GROWTH),
         int(min(budget.bound, memory)),
     )
 
 
-def estimate_dense(
-    sample: Sequence[Passage], count: int, encoder: Encoder, speed: float = 1.0
-) -> Estimate:
+def estimate_dense(sample: Sequence[Passage], count: int, encoder: Encoder) -> Estimate:
     """Estimate a dense build: the encoder takes nearly all of the time.
 
     Args:
         sample: the first passages of the corpus.
         count: number of all passages.
         encoder: encodes them.
-        speed: of what encodes all; 1.0: this process.
 
     Returns:
         The estimate.
@@ -114,7 +105,7 @@ def estimate_dense(
     encoder.encode_passages(part[:8])  # the first batch of a process is slow
     start = time.perf_counter()
     encoder.encode_passages(part)
-    seconds = (time.perf_counter() - start) / len(part) * count / speed
+    seconds = (time.perf_counter() - start) / len(part) * count
     size = sum(len(f"{p.id}{p.title}{p.text}".encode()) + 70 for p in sample) / len(sample)
     disk = int(count * (size + 4 * encoder.width))
     return Estimate(count, seconds, disk, held_memory() + LEAST_MEMORY + SORT_BYTES * count)

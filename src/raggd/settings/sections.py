@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+RETRIEVERS = ("bm25", "dense", "hybrid")
+
+
+def known_retriever(name: str) -> str:
+    """Return the name of a retriever of ours, or an import path ``module:function``.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if name not in RETRIEVERS and not all(name.partition(":")):
+        raise ValueError(f"expected {', '.join(RETRIEVERS)}, or module:function that makes one")
+    return name
 
 
 class _Section(BaseModel):
@@ -35,18 +48,15 @@ class DataSettings(_Section):
 class RetrievalSettings(_Section):
     """How evidence is found. The same for every method."""
 
-    retriever: Literal["bm25", "dense", "pgvector", "qdrant", "elasticsearch"] = "bm25"
-    url: str = ""
-    """Of the database, for the last three: postgresql://..., http://... (docs/retrieval.md)."""
-    index_path: str = ""
-    """An index that FlashRAG built, faiss file or bm25s folder, of the corpus `data.corpus`."""
+    retriever: Annotated[str, AfterValidator(known_retriever)] = "bm25"
+    """`bm25`, `dense`, `hybrid`, or ``module:function`` that makes one (docs/retrieval.md)."""
     encoder: str = "all-minilm-l6-v2"
-    """For `dense`, `pgvector`, `qdrant`: an embedded name, a hub name, or a local folder."""
+    """For `dense` and `hybrid`: an embedded name, a hub name, or a local folder."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
-    ivf_from: int = Field(default=1_000_000, ge=1)
-    """Passages from which `dense` searches an IVF index trained on a sample; below it, and from
-    200,000, a graph, which holds all vectors in memory."""
+    index_factory: str = ""
+    """How faiss indexes vectors (``HNSW32``, ``IVF4096,PQ48``); empty: by size, none below
+    200,000 passages."""
     memory: str = "3GB"
     """Most memory that the process may hold while it builds an index."""
     top_k: int = Field(default=3, ge=0)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from raggd.data.benchmarks import known_benchmarks
 from raggd.methods.spec import METHODS
 from raggd.records import RaggdError, require_known
 from raggd.settings import Settings, read_settings
+from raggd.settings.sections import known_retriever
 
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _LISTED = {
@@ -47,7 +48,7 @@ class StudyRetriever(BaseModel):
 
     name: str = Field(pattern=_LABEL)
     """How folders, tables and figures call it."""
-    retriever: Literal["bm25", "dense"] = "bm25"
+    retriever: Annotated[str, AfterValidator(known_retriever)] = "bm25"
     encoder: str = "all-minilm-l6-v2"
     noise: float = Field(default=0.0, ge=0, le=1)
     """Share of the passages that random ones replace."""

@@ -30,7 +30,6 @@ from raggd.records import (
 from raggd.retrieval.estimate import Estimate
 from raggd.retrieval.evidence import evidence_for, make_demonstrations, without_evidence
 from raggd.retrieval.memory import peak_memory
-from raggd.retrieval.workers import IndexWorkers
 
 NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
 """Stands in where a method that does not adapt is asked to."""
@@ -145,7 +144,6 @@ def run_index(
     parts: Assembly,
     path: Path,
     announce: Callable[[str], None] | None = None,
-    workers: IndexWorkers | None = None,
 ) -> dict[str, Any]:
     """Index a corpus, once.
 
@@ -153,7 +151,6 @@ def run_index(
         parts: settings of the retriever.
         path: the corpus.
         announce: told in one line what a long build will take, before it starts.
-        workers: do the long part of a build; None: this process does.
 
     Returns:
         ``passages``, ``fingerprint``, ``folder``, ``built`` (false: it was there), ``seconds``,
@@ -168,7 +165,7 @@ def run_index(
         if announce is not None:
             announce(f"{estimate}.")
 
-    index = parts.index_of(path, told, workers)
+    index = parts.index_of(path, told)
     return {
         "passages": len(index.retriever),
         "fingerprint": index.retriever.fingerprint,

@@ -1,0 +1,228 @@
+"""One door for every other retriever: LangChain's, LlamaIndex's, or a class of one's own.
+
+``retrieval.retriever = "my_module:make_retriever"`` names what makes it; what that returns is
+wrapped by its type. Databases come in this way, through the packages of their makers
+(docs/retrieval.md). The order of the hits is the other library's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+import uuid
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raggd.records import Hit, Passage, RaggdError, content_id
+from raggd.retrieval.base import RetrievalWarning, Retriever, checked_exclusions
+
+if TYPE_CHECKING:
+    from raggd.settings import Settings
+
+Search = Callable[[str, int], list[Hit]]
+"""Finds the best passages for a query, best first; the number asked for is only a wish."""
+
+_TITLES = ("title", "file_name", "source")
+_REMEMBERED = 10_000
+
+
+class ForeignRetriever:
+    """A search function of another library as a `Retriever`.
+
+    What it searches may change unseen, so nothing is remembered and no two have one fingerprint,
+    unless a name vouches for the content. Passages without text are no evidence: they are left out.
+
+    Attributes:
+        fingerprint: hash of the library and the name; without a name, of this object alone.
+        empty: hits without text that were left out so far.
+    """
+
+    def __init__(self, kind: str, search: Search, name: str | None = None) -> None:
+        """Wrap a search function.
+
+        Args:
+            kind: the library, for fingerprint and messages.
+            search: finds passages for one query.
+            name: stands for retriever and content: change it when either changes. With it, equal
+                searches of this process are made once, and run records can be compared.
+        """
+        self.fingerprint = content_id(kind, name or f"unnamed {uuid.uuid4()}")
+        self.empty = 0
+        self._kind, self._search, self._remembers = kind, search, name is not None
+        self._known: dict[tuple[str, int], list[Hit]] = {}
+        self._passages: dict[str, Passage] = {}
+
+    def search(
+        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
+    ) -> list[list[Hit]]:
+        """Return at most `k` hits per query, in the order of the other library."""
+        excluded = checked_exclusions(queries, k, exclude)
+        return [self._one(q, k, set(ids)) for q, ids in zip(queries, excluded, strict=True)]
+
+    def _one(self, query: str, k: int, excluded: set[str]) -> list[Hit]:
+        if k == 0:
+            return []
+        wanted = k + len(excluded)
+        hits = self._known.get((query, wanted))
+        if hits is None:
+            hits = self._asked(query, wanted)
+            _remember(self._passages, {hit.passage.id: hit.passage for hit in hits})
+            if self._remembers:
+                _remember(self._known, {(query, wanted): hits})
+        return [hit for hit in hits if hit.passage.id not in excluded][:k]
+
+    def _asked(self, query: str, k: int) -> list[Hit]:
+        try:
+            hits = self._search(query, k)
+        except Exception as error:  # of any kind: it is another library's, or a database's
+            raise RaggdError(
+                f"the {self._kind} retriever failed ({type(error).__name__}: {error}): see that "
+                "what it searches is there and can be reached."
+            ) from error
+        kept = [hit for hit in hits if hit.passage.text.strip()]
+        if len(kept) < len(hits):
+            if not self.empty:
+                warnings.warn(
+                    f"the {self._kind} retriever returned passages without text: they are no "
+                    "evidence and are left out.",
+                    RetrievalWarning,
+                    stacklevel=4,
+                )
+            self.empty += len(hits) - len(kept)
+        return kept
+
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """Return passages that a search has found before, in the order of `ids`.
+
+        Raises:
+            RaggdError: no search has found one of them yet.
+        """
+        for name in ids:
+            if name not in self._passages:
+                raise RaggdError(
+                    f"passage '{name}' was not found by a search yet: a retriever of another "
+                    "library has no passages by id. Search first."
+                )
+        return [self._passages[name] for name in ids]
+
+
+def _remember(known: dict[Any, Any], more: dict[Any, Any]) -> None:
+    known.update(more)
+    while len(known) > _REMEMBERED:
+        del known[next(iter(known))]
+
+
+def _passage(text: str, metadata: Mapping[str, Any], name: str | None) -> Passage:
+    title = next((str(metadata[key]) for key in _TITLES if metadata.get(key)), "")
+    return Passage(name or content_id(title, text), text, title)
+
+
+def ranked(passages: Sequence[Passage], scores: Sequence[float | None]) -> list[Hit]:
+    """Return hits in the given order; scores that are missing or do not fall become ranks."""
+    known = [score for score in scores if score is not None]
+    falling = all(a >= b for a, b in pairwise(known))
+    if len(known) < len(passages) or not falling:
+        known = [-float(rank) for rank in range(1, len(passages) + 1)]
+    return [Hit(passage, score) for passage, score in zip(passages, known, strict=True)]
+
+
+def _langchain(find: Callable[[str, int], Sequence[Any]]) -> Search:
+    def search(query: str, k: int) -> list[Hit]:
+        found = [_passage(d.page_content, d.metadata, d.id) for d in find(query, k)]
+        return ranked(found, [None] * len(found))
+
+    return search
+
+
+def _llamaindex(find: Callable[[str, int], Sequence[Any]]) -> Search:
+    def search(query: str, k: int) -> list[Hit]:
+        nodes = find(query, k)
+        found = [_passage(n.get_content(), n.metadata, n.node_id) for n in nodes]
+        return ranked(found, [n.score for n in nodes])
+
+    return search
+
+
+def _is(thing: object, module: str, name: str) -> bool:
+    # Without importing a library that the user does not use.
+    loaded = sys.modules.get(module)
+    kind = getattr(loaded, name, None) if loaded else None
+    return isinstance(kind, type) and isinstance(thing, kind)
+
+
+def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
+    """Make a raggd retriever of a retriever or vector store of LangChain or LlamaIndex.
+
+    A vector store or an index is asked for as many passages as the settings name; a retriever of
+    its own returns what it was set up to return, cut to that number.
+
+    Args:
+        thing: the object; what has ``search``, ``passages`` and ``fingerprint`` is passed through.
+        name: stands for the retriever and its content; None: nothing is remembered.
+
+    Returns:
+        The retriever, for `raggd.load(retriever=...)`. A document's id becomes the passage's, its
+        metadata's ``title``, ``file_name`` or ``source`` the title.
+
+    Raises:
+        RaggdError: it is none of these.
+    """
+    if isinstance(thing, Retriever):
+        return thing
+    if _is(thing, "langchain_core.vectorstores", "VectorStoreRetriever"):
+        search = _langchain(lambda query, k: thing.invoke(query, k=k))
+    elif _is(thing, "langchain_core.retrievers", "BaseRetriever"):
+        search = _langchain(lambda query, k: thing.invoke(query))
+    elif _is(thing, "langchain_core.vectorstores", "VectorStore"):
+        search = _langchain(lambda query, k: thing.similarity_search(query, k=k))
+    elif _is(thing, "llama_index.core.base.base_retriever", "BaseRetriever"):
+        return ForeignRetriever("LlamaIndex", _llamaindex(lambda q, k: thing.retrieve(q)), name)
+    elif _is(thing, "llama_index.core.indices.base", "BaseIndex"):
+        search = _llamaindex(lambda q, k: thing.as_retriever(similarity_top_k=k).retrieve(q))
+        return ForeignRetriever("LlamaIndex", search, name)
+    elif _is(thing, "llama_index.core.vector_stores.types", "BasePydanticVectorStore"):
+        from llama_index.core import VectorStoreIndex
+
+        return wrap_retriever(VectorStoreIndex.from_vector_store(thing), name)
+    else:
+        raise RaggdError(
+            f"a {type(thing).__name__} is no retriever that raggd knows: expected a retriever or "
+            "vector store of LangChain or LlamaIndex, or an object with search, passages and "
+            "fingerprint."
+        )
+    return ForeignRetriever("LangChain", search, name)
+
+
+def open_named(path: str, settings: Settings) -> Retriever:
+    """Make the retriever that the settings name by import path.
+
+    Args:
+        path: ``module:function`` (or a class), found as from a script in the working directory.
+        settings: of the run; given to a function that takes an argument.
+
+    Returns:
+        The retriever, wrapped by its type.
+
+    Raises:
+        RaggdError: it cannot be imported, fails, or makes something else.
+    """
+    module, _, attribute = path.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        make = getattr(importlib.import_module(module), attribute)
+        return wrap_retriever(make(settings) if inspect.signature(make).parameters else make())
+    except RaggdError:
+        raise
+    except Exception as error:  # of any kind: it is the user's own code
+        raise RaggdError(
+            f"retrieval.retriever={path} did not make a retriever ({type(error).__name__}: "
+            f"{error}): expected MODULE:FUNCTION that can be imported from {here} and is called "
+            "with nothing or with the settings."
+        ) from error
+    finally:
+        sys.path.remove(here)

@@ -1,1 +1,0 @@
-"""Retrieval in a database that somebody runs: PostgreSQL with pgvector, Qdrant, Elasticsearch."""

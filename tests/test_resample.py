@@ -13,8 +13,8 @@ from raggd.data.resample import resample, write_resampled
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import build
 from raggd.retrieval.build import build_index
-from raggd.retrieval.estimate import Estimate, estimate_bm25
-from raggd.retrieval.memory import Budget, held_memory, parse_size
+from raggd.retrieval.estimate import Estimate
+from raggd.retrieval.memory import held_memory
 from raggd.settings import RetrievalSettings
 from workflow_fixtures import run_cli
 
@@ -99,5 +99,3 @@ def test_an_estimate_comes_before_a_long_build(
     disk = sum(file.stat().st_size for file in built.folder.iterdir())
     assert 0.5 * disk < estimate.disk < 2 * disk
     assert "120 passages" in str(estimate)
-
-

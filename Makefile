@@ -17,8 +17,8 @@ demo: setup
 	$(BIN)/raggd demo
 
 check: setup
-	$(BIN)/ruff check src tests examples
-	$(BIN)/ruff format --check src tests examples
+	$(BIN)/ruff check src tests examples benchmarks
+	$(BIN)/ruff format --check src tests examples benchmarks
 	$(BIN)/mypy
 
 test: check
@@ -30,7 +30,7 @@ docs: setup
 	$(BIN)/mkdocs build --strict --site-dir build/docs
 
 bench: setup
-	$(BIN)/raggd bench
+	$(BIN)/python -m benchmarks
 
 # vLLM's build for processors pins its own versions, so it has an environment of its own.
 ENGINE := .venv-engine/bin

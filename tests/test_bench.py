@@ -1,4 +1,4 @@
-"""`raggd bench`: the arithmetic of paired timing with a clock of our own; no real times."""
+"""`python -m benchmarks`: paired timing with a clock of our own; no real times."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import benchmarks
+import benchmarks.__main__ as bench_command
+from benchmarks import answering, growth, targets, training
+from benchmarks.adaptation import support_flops
+from benchmarks.growth import fit_exponent
+from benchmarks.pages import MEANING
+from benchmarks.peers import merged, peft_model
+from benchmarks.registry import BENCHES, find_bench
+from benchmarks.run import run_bench
+from benchmarks.setting import BenchSetting
 from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.encoder import support_batch
 from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.store import save_predictor
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
-from raggd.cli import bench as cli_bench
-from raggd.evaluation import bench, benches
-from raggd.evaluation.bench import in_turn, paired
-from raggd.evaluation.benches import answering, growth, targets, training
-from raggd.evaluation.benches.adaptation import support_flops
-from raggd.evaluation.benches.growth import fit_exponent
-from raggd.evaluation.benches.peers import merged, peft_model
-from raggd.evaluation.benches.registry import BENCHES, find_bench
-from raggd.evaluation.benches.setting import BenchSetting
+from raggd.evaluation import timing
+from raggd.evaluation.timing import in_turn, paired
 from raggd.files import read_json
 from raggd.methods.spec import BASE_FILE, PREDICTOR_FILE
 from raggd.records import RaggdError
-from raggd.report.bench import MEANING
 from raggd.settings import load_settings
-from raggd.workflows.bench import run_bench
 from tiny import hooks_of, random_base, random_update
 from workflow_fixtures import changed, parts_with, settings_text, write_data
 
@@ -64,7 +65,7 @@ class FakeClock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     made = FakeClock()
-    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=made.perf_counter))
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=made.perf_counter))
     return made
 
 
@@ -134,12 +135,22 @@ def setting(parts: Assembly) -> BenchSetting:
 
 
 def test_every_bench_is_registered_and_says_what_it_compares() -> None:
-    folder = Path(benches.__file__).parent
-    helpers = {"__init__", "registry", "setting", "peers"}
+    folder = Path(benchmarks.__file__).parent
+    helpers = {
+        "__init__",
+        "__main__",
+        "command",
+        "registry",
+        "setting",
+        "peers",
+        "measured",
+        "pages",
+        "run",
+    }
     assert {path.stem for path in folder.glob("*.py")} - helpers == set(BENCHES)
     for name in BENCHES:
         assert find_bench(name).ABOUT
-    text = inspect.getsource(cli_bench)
+    text = inspect.getsource(bench_command)
     assert all(name in text for name in BENCHES)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from raggd.backbone.load import Backbone
+from raggd.backbone.shapes import PUBLISHED
 from raggd.data import benchmarks
 from raggd.methods.spec import MEAN_FILE
 from raggd.records import RaggdError
@@ -18,7 +19,7 @@ from raggd.study.plan import Part
 from raggd.study.progress import measured_speed
 from raggd.study.run import run_study
 from raggd.study.settings import load_study
-from raggd.study.shapes import KNOWN, Sizes, backbone_sizes
+from raggd.study.shapes import Sizes, backbone_sizes
 from study_fixtures import ALL, Quiet, World, read_records, write_weights
 from workflow_fixtures import files_under, run_cli
 
@@ -178,7 +179,7 @@ def test_estimates_agree_with_what_was_counted(world: World, tmp_path: Path) -> 
 def test_the_papers_backbones_are_known_without_a_hub(
     qwen: Sizes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert set(KNOWN) == {"Qwen/Qwen2.5-7B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"}
+    assert set(PUBLISHED) == {"Qwen/Qwen2.5-7B-Instruct", "meta-llama/Llama-3.1-8B-Instruct"}
     assert qwen.source == "the list that raggd carries"
     assert qwen.parameters + qwen.embeddings == pytest.approx(7.6157e9, rel=0.002)
     assert (qwen.layers, qwen.hidden, qwen.kv_width) == (28, 3584, 512)

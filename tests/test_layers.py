@@ -188,6 +188,20 @@ def bad_habits(name: str, parsed: ast.Module) -> list[str]:
     return [f"{name}: {what}" for what in found]
 
 
+def test_nothing_knows_of_the_benchmarks(tree: Tree) -> None:
+    def names(parsed: ast.Module) -> set[str]:
+        nodes = list(ast.walk(parsed))
+        plain = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+        return plain | {n.module or "" for n in nodes if isinstance(n, ast.ImportFrom)}
+
+    def knows(parsed: ast.Module) -> bool:
+        return any(name.split(".")[0] == "benchmarks" for name in names(parsed))
+
+    assert not [name for name, parsed in tree.items() if knows(parsed)]
+    assert knows(ast.parse("def f():\n    from benchmarks.run import run_bench"))
+    assert knows(ast.parse("import benchmarks.run"))
+
+
 def test_no_print_no_pickle(tree: Tree) -> None:
     assert not [habit for name, parsed in tree.items() for habit in bad_habits(name, parsed)]
 

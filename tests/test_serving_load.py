@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from raggd.backbone.load import Backbone
-from raggd.serving.load.client import LoadClient, Said, load_client
-from raggd.serving.load.soak import (
+from benchmarks.load.client import LoadClient, Said, load_client
+from benchmarks.load.soak import (
     expected_answers,
     memory_slope,
     run_soak,
     stop_under_load,
     told_apart,
 )
-from raggd.serving.load.throughput import measure_throughput
-from raggd.serving.load.visitors import Tally, Visitor, summary
-from raggd.serving.load.work import SETS, Workload, make_workload, own_server
+from benchmarks.load.throughput import measure_throughput
+from benchmarks.load.visitors import Tally, Visitor, summary
+from benchmarks.load.work import SETS, Workload, make_workload, own_server
+from raggd.backbone.load import Backbone
 from serving_fixtures import Running, demonstrations, questions, tiny_parts
 from workflow_fixtures import save_backbone
 

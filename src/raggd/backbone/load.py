@@ -152,7 +152,19 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def _quantization(settings: BackboneSettings, device: torch.device) -> Any:
+def quantization(settings: BackboneSettings, device: torch.device) -> Any:
+    """Return transformers' options for 4-bit weights; None where the settings do not ask for them.
+
+    Args:
+        settings: name the dtype.
+        device: where the backbone goes.
+
+    Returns:
+        The options.
+
+    Raises:
+        RaggdError: 4-bit weights off a GPU.
+    """
     if settings.dtype != "nf4":
         return None
     if device.type != "cuda":
@@ -272,15 +284,15 @@ def load_backbone(
     from safetensors import SafetensorError
 
     device = choose_device(settings.device)
-    quantization = _quantization(settings, device)
+    four_bits = quantization(settings, device)
     source = (
         str(embedded_folder(settings.name, progress))
         if settings.name in EMBEDDED
         else settings.name
     )
     options: dict[str, Any] = {"dtype": choose_dtype(settings, device)}
-    if quantization is not None:
-        options |= {"quantization_config": quantization, "device_map": {"": device}}
+    if four_bits is not None:
+        options |= {"quantization_config": four_bits, "device_map": {"": device}}
     try:
         model, tokenizer, missing = _from_pretrained(source, options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
@@ -295,7 +307,7 @@ def load_backbone(
             f"the weights of backbone '{settings.name}' lack {len(missing)} tensors "
             f"({', '.join(missing[:3])}, ...): the files are incomplete. Copy or fetch them again."
         )
-    if quantization is None:
+    if four_bits is None:
         model = model.to(device)
     if device.type == "cpu":
         keep_freed_memory()

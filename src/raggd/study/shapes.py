@@ -6,35 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from raggd.backbone.embedded import EMBEDDED, embedded_folder
+from raggd.backbone.shapes import PUBLISHED, shape_config
 from raggd.records import RaggdError
-
-KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
-    "Qwen/Qwen2.5-7B-Instruct": (
-        "qwen2",
-        {
-            "hidden_size": 3584,
-            "intermediate_size": 18944,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 28,
-            "num_key_value_heads": 4,
-            "vocab_size": 152064,
-            "tie_word_embeddings": False,
-        },
-    ),
-    "meta-llama/Llama-3.1-8B-Instruct": (
-        "llama",
-        {
-            "hidden_size": 4096,
-            "intermediate_size": 14336,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 8,
-            "vocab_size": 128256,
-            "tie_word_embeddings": False,
-        },
-    ),
-}
-"""Published sizes of the paper's backbones, for estimates where the hub is out of reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +48,10 @@ def _config(name: str) -> tuple[Any, str]:
     try:
         return AutoConfig.from_pretrained(source_of(name)), "its configuration"
     except (OSError, ValueError, RaggdError) as error:
-        if name not in KNOWN:
+        if name not in PUBLISHED:
             reason = str(error).strip().splitlines()[0]
             raise RaggdError(f"no configuration of backbone '{name}': {reason}") from error
-    kind, values = KNOWN[name]
-    return AutoConfig.for_model(kind, **values), "the list that raggd carries"
+    return shape_config(PUBLISHED[name]), "the list that raggd carries"
 
 
 def backbone_sizes(name: str) -> Sizes:
@@ -89,7 +61,7 @@ def backbone_sizes(name: str) -> Sizes:
         name: of the backbone.
 
     Returns:
-        Its sizes; it is refused if there is neither a configuration nor an entry in `KNOWN`.
+        Its sizes; it is refused if there is neither a configuration nor an entry in `PUBLISHED`.
     """
     import torch
     from transformers import AutoModelForCausalLM

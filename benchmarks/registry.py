@@ -1,12 +1,12 @@
-"""The benches by name. Each is a module with `ABOUT` and `run(setting) -> Found`."""
+"""The benches by name. Each is a module with `ABOUT` and `run(setting) -> Measured`."""
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import Protocol
 
-from raggd.evaluation.bench import Found
-from raggd.evaluation.benches.setting import BenchSetting
+from benchmarks.measured import Measured
+from benchmarks.setting import BenchSetting
 from raggd.records import require_known
 
 BENCHES = ("adaptation", "answering", "targets", "training", "growth", "retrieval")
@@ -19,7 +19,7 @@ class Bench(Protocol):
     ABOUT: str
     """What it compares, in a few words."""
 
-    def run(self, setting: BenchSetting) -> Found:
+    def run(self, setting: BenchSetting) -> Measured:
         """Measure.
 
         Args:
@@ -40,5 +40,5 @@ def find_bench(name: str) -> Bench:
         Its module.
     """
     require_known("bench", name, BENCHES)
-    found: Bench = import_module(f"raggd.evaluation.benches.{name}")
+    found: Bench = import_module(f"benchmarks.{name}")
     return found

@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.growth import fit_exponent
+from benchmarks.measured import Measured
+from benchmarks.setting import BenchSetting
 from raggd.data.benchmarks import scored_questions
 from raggd.data.documents import read_passages
-from raggd.evaluation.bench import Found, Ratio, in_turn, ratio_of
-from raggd.evaluation.benches.growth import fit_exponent
-from raggd.evaluation.benches.setting import BenchSetting
+from raggd.evaluation.timing import Ratio, in_turn, ratio_of
 from raggd.retrieval.base import top_k
 from raggd.retrieval.bm25 import open_bm25
 from raggd.retrieval.graph import import_faiss
@@ -50,7 +51,7 @@ PYSERINI = {
 Search = Callable[[str], object]
 
 
-def run(setting: BenchSetting) -> Found:
+def run(setting: BenchSetting) -> Measured:
     """Build and search the first passages of the settings' corpus, at growing sizes.
 
     Args:
@@ -81,7 +82,7 @@ def run(setting: BenchSetting) -> Found:
         for name, ms in point["query_rounds"].items():
             times[f"BM25 query, {name}, {point['passages']:,}"] = ms
     facts = {"points": points, "pyserini": PYSERINI, "extrapolated_to_21_million": fits(points)}
-    return Found(ratios, times, {**facts, "growth": axes(points)})
+    return Measured(ratios, times, {**facts, "growth": axes(points)})
 
 
 def _at_size(

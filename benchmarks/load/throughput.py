@@ -8,9 +8,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from raggd.evaluation.bench import in_turn, ratio_of
-from raggd.serving.load.client import LoadClient, Said
-from raggd.serving.load.work import SETS, Workload
+from benchmarks.load.client import LoadClient, Said
+from benchmarks.load.work import SETS, Workload
+from raggd.evaluation.timing import in_turn, ratio_of
 
 Progress = Callable[[str, int, int | None], None]
 PLAIN = {"logprobs": False}

@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.measured import Measured
+from benchmarks.peers import merged, peft_model
+from benchmarks.setting import BenchSetting
 from raggd.backbone.batch import Batch, make_batch
 from raggd.backbone.interface import attach
 from raggd.core.low_rank import Factors, Update, effective_weight, stack_updates
 from raggd.data.prompts import Prompt
-from raggd.evaluation.bench import Found, Ratio, Work, in_turn, ratio_of
-from raggd.evaluation.benches.peers import merged, peft_model
-from raggd.evaluation.benches.setting import BenchSetting
+from raggd.evaluation.timing import Ratio, Work, in_turn, ratio_of
 from raggd.methods.base import Adapted
 
 ABOUT = "a batch of different updates: ours, PEFT mixed, PEFT in turn, merged in turn, none"
@@ -183,7 +184,7 @@ RIVALS = {
 """Name of the ratio of ours to each."""
 
 
-def run(setting: BenchSetting) -> Found:
+def run(setting: BenchSetting) -> Measured:
     """Compare, for batches of 1 to 16 with passages, and for 8 short prompts.
 
     Args:
@@ -222,4 +223,4 @@ def run(setting: BenchSetting) -> Found:
         "same_answers": agreement,
         "tokens_per_answer": {"with passages": LONG, "short": SHORT},
     }
-    return Found(ratios, times, facts)
+    return Measured(ratios, times, facts)

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.measured import Measured
+from benchmarks.peers import peft_model, plain_loss, set_adapter_weights
+from benchmarks.setting import BenchSetting
 from raggd.adaptation.encoder import support_batch
 from raggd.adaptation.target_store import SHARD
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.batch import Batch
 from raggd.backbone.load import compile_layers
 from raggd.core.low_rank import PROJECTIONS, Factors, factors_of
-from raggd.evaluation.bench import Found, in_turn, ratio_of
-from raggd.evaluation.benches.peers import peft_model, plain_loss, set_adapter_weights
-from raggd.evaluation.benches.setting import BenchSetting
+from raggd.evaluation.timing import in_turn, ratio_of
 
 ABOUT = "K-step targets: ours, a plain PEFT and optimizer loop"
 
@@ -77,7 +78,7 @@ class PlainLoop:
         return factors_of(found)
 
 
-def run(setting: BenchSetting) -> Found:
+def run(setting: BenchSetting) -> Measured:
     """Compare on as many support sets as a shard of targets holds.
 
     Args:
@@ -115,7 +116,7 @@ def run(setting: BenchSetting) -> Found:
         ours_flat = torch.cat([t.flatten() for f in own.factors.values() for t in f])
         likeness.append(float(torch.cosine_similarity(ours_flat, theirs_flat, dim=0)))
     ratio = ratio_of(times["plain"], times["ours"])
-    return Found(
+    return Measured(
         ratios={"targets_vs_plain": ratio},
         times={f"{name}, {len(supports)} targets": ms for name, ms in times.items()},
         facts={

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import torch
 
@@ -36,32 +35,6 @@ class Ratio:
     a_ms: float
     b_ms: float
     rounds: int
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What one bench found.
-
-    Attributes:
-        ratios: paired comparisons, by name.
-        times: milliseconds of each round, by what was done.
-        facts: sizes, checks and fits that the record keeps.
-    """
-
-    ratios: Mapping[str, Ratio] = field(default_factory=dict)
-    times: Times = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    def record(self) -> dict[str, Any]:
-        """Return what the JSON record holds of it: medians with ranges beside the facts."""
-        return {
-            "ratios": {name: asdict(ratio) for name, ratio in self.ratios.items()},
-            "ms": {
-                name: {"median": median(ms), "low": min(ms), "high": max(ms), "rounds": len(ms)}
-                for name, ms in self.times.items()
-            },
-            **self.facts,
-        }
 
 
 def _milliseconds(work: Work) -> float:

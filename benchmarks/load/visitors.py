@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from benchmarks.load.client import BUSY, CHAT, Busy, LoadClient, Said, chat_body
 from raggd.records import RaggdError
-from raggd.serving.load.client import BUSY, CHAT, Busy, LoadClient, Said, chat_body
 
 GARBAGE: tuple[tuple[str, bytes], ...] = (
     (CHAT, b""),

@@ -1,4 +1,4 @@
-"""What `raggd bench` found, as tables and a figure, from its record alone."""
+"""What `python -m benchmarks` found, as tables and a figure, from its record alone."""
 
 from __future__ import annotations
 

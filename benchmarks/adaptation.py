@@ -8,14 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measured import Measured
+from benchmarks.setting import BenchSetting
 from raggd.adaptation.encoder import support_batch
 from raggd.backbone.batch import Batch, last_states
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.evaluation.bench import Found, Work, in_turn, ratio_of
-from raggd.evaluation.benches.setting import BenchSetting
 from raggd.evaluation.cost import forward_flops
+from raggd.evaluation.timing import Work, in_turn, ratio_of
 from raggd.methods.answering import answer_batch
 from raggd.methods.base import Adapted
 from raggd.methods.remembered import Remembered
@@ -150,7 +151,7 @@ def _slow_times(setting: BenchSetting) -> dict[int, tuple[list[float], list[floa
     return found
 
 
-def run(setting: BenchSetting) -> Found:
+def run(setting: BenchSetting) -> Measured:
     """Compare the ways to adapt to one support set, given as text: rendering counts.
 
     Args:
@@ -168,7 +169,7 @@ def run(setting: BenchSetting) -> Found:
     weights = sum(matrix.numel() for matrix in layer_matrices(backbone))
     rate = 2 * weights * tokens / (median(times[MATRICES]) / 1000)
     k = setting.parts.settings.target.steps
-    return Found(
+    return Measured(
         ratios={
             "adapt_vs_tt_sgd": ratio_of(*slow[k]),
             **{f"adapt_vs_tt_sgd_k{steps}": ratio_of(*pair) for steps, pair in slow.items()},

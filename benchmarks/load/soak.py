@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 import numpy as np
 
-from raggd.serving.load.client import CHAT, LoadClient, Said, chat_body, load_client
-from raggd.serving.load.visitors import Expected, Tally, Visitor, summary
-from raggd.serving.load.work import SETS, OwnServer, Workload
+from benchmarks.load.client import CHAT, LoadClient, Said, chat_body, load_client
+from benchmarks.load.visitors import Expected, Tally, Visitor, summary
+from benchmarks.load.work import SETS, OwnServer, Workload
 
 Progress = Callable[[str, int, int | None], None]
 MEMORY = "process_resident_memory_bytes"

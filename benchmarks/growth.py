@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.measured import Measured
+from benchmarks.setting import BenchSetting
 from raggd.adaptation.encoder import encode_supports, support_batch
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.batch import last_states
 from raggd.backbone.interface import attach
 from raggd.core.low_rank import BaseAdapter, Update, factors_of
-from raggd.evaluation.bench import Found, Work, in_turn
-from raggd.evaluation.benches.setting import BenchSetting
+from raggd.evaluation.timing import Work, in_turn
 from raggd.records import Demonstration, Passage, SupportSet
 
 ABOUT = "growth: cost against passages, tokens, N, K, rows and rank, with fitted exponents"
@@ -155,7 +156,7 @@ def works_of(setting: BenchSetting) -> dict[str, dict[int, Work]]:
     return {axis: {size: makers[axis](size) for size in sizes} for axis, sizes in AXES.items()}
 
 
-def run(setting: BenchSetting) -> Found:
+def run(setting: BenchSetting) -> Measured:
     """Time every axis.
 
     Args:
@@ -177,4 +178,4 @@ def run(setting: BenchSetting) -> Found:
             "explained": explained,
         }
     fixed = {"passages": PASSAGES, "tokens_per_passage": TOKENS, "demonstrations": SIZE}
-    return Found(facts={"growth": found, "fixed": fixed})
+    return Measured(facts={"growth": found, "fixed": fixed})

@@ -1,4 +1,4 @@
-"""`raggd serve-load`: start a server, measure it from outside, write the record."""
+"""`python -m benchmarks.load`: start a server, measure it from outside, write the record."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load.soak import run_soak, stop_under_load
+from benchmarks.load.throughput import measure_throughput
+from benchmarks.load.work import make_workload, own_server
 from raggd.assembly import Assembly, Progress
 from raggd.files import write_json
 from raggd.provenance import origin
-from raggd.serving.load.soak import run_soak, stop_under_load
-from raggd.serving.load.throughput import measure_throughput
-from raggd.serving.load.work import make_workload, own_server
 from raggd.settings import load_settings
 
 SPARE = 6

@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.measured import Measured
+from benchmarks.peers import peft_model, plain_loss
+from benchmarks.setting import BenchSetting
 from raggd.adaptation.base_adapter import fresh_base, train_base
 from raggd.adaptation.batching import batch_of_step
 from raggd.adaptation.examples import answered_prompt
@@ -18,9 +21,7 @@ from raggd.backbone.batch import Batch, make_batch
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import choose_by_hash, training_questions
 from raggd.data.prompts import Prompt
-from raggd.evaluation.bench import Found, in_turn, ratio_of
-from raggd.evaluation.benches.peers import peft_model, plain_loss
-from raggd.evaluation.benches.setting import BenchSetting
+from raggd.evaluation.timing import in_turn, ratio_of
 from raggd.retrieval.evidence import make_demonstrations
 from raggd.settings import BaseTrainingSettings
 
@@ -135,7 +136,7 @@ def _examples(setting: BenchSetting, limit: int) -> list[Prompt]:
     return [answered_prompt(setting.backbone.tokenizer, d, limit) for d in shown]
 
 
-def run(setting: BenchSetting) -> Found:
+def run(setting: BenchSetting) -> Measured:
     """Compare on the first steps of base training.
 
     Args:
@@ -171,7 +172,7 @@ def run(setting: BenchSetting) -> Found:
         times = in_turn({"trainer": trainer.run, "ours": ours}, setting.few, warm=False)
     tokens = sum(int(batch.mask.sum()) for batch in batches)
     ratio = ratio_of(times["trainer"], times["ours"])
-    return Found(
+    return Measured(
         ratios={"training_vs_trainer": ratio},
         times={f"{name}, {STEPS} steps": ms for name, ms in times.items()},
         facts={

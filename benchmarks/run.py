@@ -1,4 +1,4 @@
-"""`raggd bench`: the promised prices, as ratios measured in one run."""
+"""`python -m benchmarks`: the promised prices, as ratios measured in one run."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import torch
 
+from benchmarks.measured import Measured
+from benchmarks.pages import growth_figure, ratio_table, time_table
+from benchmarks.registry import BENCHES, find_bench
+from benchmarks.setting import BenchSetting
 from raggd.assembly import Assembly
-from raggd.evaluation.bench import Found
-from raggd.evaluation.benches.registry import BENCHES, find_bench
-from raggd.evaluation.benches.setting import BenchSetting
 from raggd.files import write_json, write_text
 from raggd.provenance import origin
 from raggd.records import require_known
-from raggd.report.bench import growth_figure, ratio_table, time_table
 
 
-def _record(parts: Assembly, found: dict[str, Found]) -> dict[str, Any]:
+def _record(parts: Assembly, found: dict[str, Measured]) -> dict[str, Any]:
     ratios = {name: ratio for each in found.values() for name, ratio in each.ratios.items()}
     return {
         "ratios": {name: round(ratio.ratio, 4) for name, ratio in ratios.items()},
@@ -57,7 +57,7 @@ def run_bench(parts: Assembly, out: Path, rounds: int, only: str | None) -> dict
         require_known("bench", only, BENCHES)
     setting = BenchSetting(parts, rounds, parts.say)
     setting.benchmark  # noqa: B018  a wrong name is told before anything is loaded
-    found: dict[str, Found] = {}
+    found: dict[str, Measured] = {}
     record: dict[str, Any] = {}
     for name in [only] if only else BENCHES:
         bench = find_bench(name)
@@ -70,7 +70,7 @@ def run_bench(parts: Assembly, out: Path, rounds: int, only: str | None) -> dict
     return record
 
 
-def _write(parts: Assembly, found: dict[str, Found], out: Path, stem: str) -> dict[str, Any]:
+def _write(parts: Assembly, found: dict[str, Measured], out: Path, stem: str) -> dict[str, Any]:
     record = _record(parts, found)
     write_json(out / f"{stem}.json", record)
     tables = (ratio_table(record["details"]), time_table(record["benches"]))
@@ -81,5 +81,5 @@ def _write(parts: Assembly, found: dict[str, Found], out: Path, stem: str) -> di
     return record
 
 
-def _axes(found: Found) -> dict[str, Any]:
+def _axes(found: Measured) -> dict[str, Any]:
     return dict(found.facts.get("growth", {}))

@@ -1,0 +1,1 @@
+"""Speed, load and soak of raggd, measured from outside: `python -m benchmarks`, `make bench`."""

@@ -1,1 +1,0 @@
-"""The benches of `raggd bench`, a file each; `registry.py` names them."""

@@ -1,0 +1,188 @@
+"""The prices that the method promises, on one backbone: adapting, answering, decoding.
+
+Tokens are random and no token ends an answer, so lengths alone decide; base adapter and predictor
+may be random too. Everything is timed in turn, in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from statistics import median
+from typing import Any
+
+import torch
+
+from raggd.adaptation.encoder import encode_batch
+from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.targets import sgd_updates
+from raggd.backbone.batch import Batch, last_states, make_batch
+from raggd.backbone.generate import decode, read_prompts
+from raggd.backbone.interface import attach
+from raggd.backbone.load import Backbone
+from raggd.backbone.shapes import NoText
+from raggd.core.low_rank import BaseAdapter, Update, factors_of
+from raggd.data.prompts import Prompt
+from raggd.evaluation.timing import Work, in_turn, ratio_of
+from raggd.settings import AdapterSettings, TargetSettings
+
+ROWS = (1, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """Sizes of the work, in tokens.
+
+    Attributes:
+        demonstrations: N.
+        support: of each demonstration.
+        prompt: of each question with its passages.
+        answer: of each answer.
+        steps: K of TT-SGD.
+    """
+
+    demonstrations: int = 3
+    support: int = 770
+    prompt: int = 768
+    answer: int = 16
+    steps: int = 5
+
+
+def random_weights(backbone: Backbone, rank: int = 16) -> tuple[BaseAdapter, MLPPredictor]:
+    """Make a base adapter and a predictor of the paper's size (256, 64), both random, in place.
+
+    Args:
+        backbone: gives shape, device and dtype.
+        rank: r.
+
+    Returns:
+        Base and predictor, on the backbone's device, the predictor in its dtype.
+    """
+    spec = backbone.adapter_spec(AdapterSettings(rank=rank))
+    tensors = {
+        name: 0.01 * torch.randn(shape, device=backbone.device)
+        for name, shape in spec.shapes.items()
+    }
+    base = BaseAdapter(spec, factors_of(tensors), backbone.fingerprint)
+    with torch.device(backbone.device):
+        predictor = MLPPredictor(spec, base.fingerprint, spec.d_in, 256, 64)
+    predictor.head.data.normal_(0, 1e-3)
+    return base, predictor.eval().requires_grad_(False)
+
+
+def _prompts(backbone: Backbone, count: int, tokens: int, answer: int) -> list[Prompt]:
+    generator = torch.Generator().manual_seed(0)
+    high = backbone.model.config.vocab_size
+    drawn = torch.randint(10, high, (count, tokens), generator=generator).tolist()
+    return [Prompt(tuple(row), answer, 0) for row in drawn]
+
+
+def weight_seconds(backbone: Backbone) -> float:
+    """Return how long reading all weights that a token passes takes, at the measured bandwidth."""
+    model = backbone.model
+    weights: int = sum(p.numel() * p.element_size() for p in model.parameters())
+    embeddings = model.get_input_embeddings().weight
+    if embeddings is not model.get_output_embeddings().weight:  # of these, a row is read
+        weights -= embeddings.numel() * embeddings.element_size()
+    wide = 2 ** (26 if backbone.device.type == "cpu" else 28)
+    block = torch.ones(wide, device=backbone.device)  # of float32: larger than any cache
+    times = in_turn({"read": block.sum}, 7)["read"]
+    return float(weights / (block.nbytes / min(times) * 1000))
+
+
+def _adapting(
+    backbone: Backbone, base: BaseAdapter, predictor: Any, batch: Batch, steps: int
+) -> dict[str, Work]:
+    def floor() -> None:
+        with attach(backbone, base):
+            last_states(backbone, batch)
+
+    def predict() -> Update:
+        update: Update = predictor.predict(encode_batch(backbone, base, batch)[None])
+        return update
+
+    settings = TargetSettings(steps=steps)
+    sgd = partial(sgd_updates, backbone, base, batch, 1, settings)
+    return {"one forward pass": floor, "RAG-GD": predict, f"TT-SGD, K = {steps}": sgd}
+
+
+def _answering(
+    backbone: Backbone, base: BaseAdapter, update: Update, rows: int, lengths: Lengths
+) -> dict[str, Work]:
+    prompts = _prompts(backbone, rows, lengths.prompt, 0)
+    updates = update.map(lambda t: t.expand(rows, *t.shape[1:]).contiguous())
+
+    def answer(own: BaseAdapter | None, step: Update | None, tokens: int) -> None:
+        with attach(backbone, own, step):
+            decode(backbone, read_prompts(backbone, prompts), tokens)
+
+    ways = {"bare": (None, None), "base": (base, None), "updates": (base, updates)}
+    return {
+        f"{rows} x {tokens} tokens, {name}": partial(answer, *way, tokens)
+        for name, way in ways.items()
+        for tokens in (1, lengths.answer)
+    }
+
+
+def measure_price(
+    backbone: Backbone,
+    base: BaseAdapter,
+    predictor: Any,
+    lengths: Lengths,
+    rounds: int,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Time adapting, answering and decoding.
+
+    Args:
+        backbone: the frozen model; its tokenizer is not used.
+        base: W0.
+        predictor: of the updates.
+        lengths: of the work.
+        rounds: of each comparison.
+        say: told what is being timed.
+
+    Returns:
+        ``ms`` (medians by work), ``ratios`` (median with range) and the sizes, ready for JSON.
+    """
+    silent = replace(backbone, tokenizer=NoText())
+    shown = _prompts(silent, lengths.demonstrations, lengths.support, 4)
+    batch = make_batch(shown, 0, silent.device)
+    say("adapting")
+    adapting = _adapting(silent, base, predictor, batch, lengths.steps)
+    update = adapting["RAG-GD"]()
+    times = in_turn(adapting, rounds)
+    floor, own, sgd = times.values()
+    ratios = {"RAG-GD / one forward pass": (own, floor), "RAG-GD / TT-SGD": (own, sgd)}
+    for rows in ROWS:
+        say(f"answering, {rows} rows")
+        works = _answering(silent, base, update, rows, lengths)  # type: ignore[arg-type]
+        times |= in_turn(works, rounds)
+        bare, plain, mixed = (
+            times[f"{rows} x {lengths.answer} tokens, {way}"] for way in ("bare", "base", "updates")
+        )
+        ratios |= {
+            f"{rows} rows: base / bare": (plain, bare),
+            f"{rows} rows: updates / base": (mixed, plain),
+        }
+    whole, first = (times[f"1 x {n} tokens, updates"] for n in (lengths.answer, 1))
+    step = [(w - f) / (lengths.answer - 1) for w, f in zip(whole, first, strict=True)]
+    times["decoding step, 1 row"] = step
+    times["reading the weights once"] = [1000 * weight_seconds(backbone)] * len(step)
+    ratios["decoding step / reading the weights"] = (step, times["reading the weights once"])
+    return {
+        "ms": {name: round(median(ms), 3) for name, ms in times.items()},
+        "ratios": {name: asdict(ratio_of(*pair)) for name, pair in ratios.items()},
+        "lengths": asdict(lengths),
+        "backbone": backbone.name,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "device": device_name(backbone.device),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a graphics card, or the device's kind with the threads of a processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else "mps"

@@ -343,10 +343,9 @@ def test_json_alone_on_standard_output_for_every_command(
     default = ["query-only", "vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd"]
     assert list(ran.json()["methods"]) == default
     assert "triviaqa: rag-gd" in ran.err
-    ran = place.run(
-        "bench", "--only", "adaptation", "--rounds", 1, "--out", tmp_path / "bench", *mine
-    )
-    assert {"adapt_vs_tt_sgd", "adapt_vs_floor"} <= set(ran.json()["ratios"])
+    lengths = ("--support", 20, "--prompt", 20, "--answer", 2, "--rounds", 1)
+    ran = place.run("bench", *lengths, *mine)
+    assert {"RAG-GD / TT-SGD", "RAG-GD / one forward pass"} <= set(ran.json()["ratios"])
     ran = place.run("ask", "what lies near the red city ?", "--demonstrations", shown, *mine)
     assert ran.json()["adapted"] is True
 

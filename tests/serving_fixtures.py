@@ -20,6 +20,7 @@ import uvicorn
 from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.store import save_predictor
+from raggd.api import Rag
 from raggd.assembly import BASE_FILE, Assembly
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
@@ -75,7 +76,7 @@ class Running:
     def wait_idle(self) -> None:
         """Wait until nothing is in progress any more."""
         for _ in range(2000):
-            if self.service._open == 0 and self.service.engine.running == 0:
+            if self.service._open == 0 and self.service.scheduler.running == 0:
                 return
             time.sleep(0.005)
         raise AssertionError("the server is still busy")
@@ -89,11 +90,14 @@ class Running:
 @contextmanager
 def running(parts: Assembly, key: str | None = None) -> Iterator[Running]:
     """Serve on a free port until the block ends; leaves no thread and no hook behind."""
-    service = Service(parts)
+    service = Service(Rag(parts))
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(service, key=key), log_config=None, access_log=False, lifespan="on"
+        create_app(service, {"key": key} if key else None),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[taken])))
@@ -105,7 +109,7 @@ def running(parts: Assembly, key: str | None = None) -> Iterator[Running]:
     finally:
         server.should_exit = True
         thread.join()
-    assert not service.engine.alive
+    assert not service.scheduler.alive
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def test_a_body_that_is_not_declared_as_json(client: httpx.Client) -> None:
         ({"temperature": "0"}, 400, "invalid_value", "temperature"),
         ({"top_p": 0}, 400, "invalid_value", "top_p"),
         ({"max_tokens": 0}, 400, "invalid_value", "max_tokens"),
-        ({"max_tokens": 100_000}, 400, "invalid_value", "serving.max_tokens"),
+        ({"max_tokens": 100_000}, 400, "invalid_value", "backbone.context_tokens"),
         ({"max_tokens": 2, "max_completion_tokens": 3}, 400, "invalid_value", "differ"),
         ({"presence_penalty": 1.0}, 400, "invalid_value", "presence_penalty"),
         ({"stop": ["a"] * 5}, 400, "invalid_value", "stop"),

@@ -16,8 +16,8 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, build_prompt
 from raggd.methods.answering import adapted_rows, answer_batch
 from raggd.methods.base import Adapted
-from raggd.serving.decoding import RunningBatch, alike
-from raggd.serving.sampling import Sampler, Sampling, nucleus
+from raggd.serving.batch import RunningBatch, alike
+from raggd.serving.row import Sampler, Sampling, nucleus
 from raggd.serving.updates import UpdateCache, size_of
 from tiny import hooks_of, random_base, random_update, tiny_tokenizer
 

@@ -21,8 +21,8 @@ import pytest
 
 from raggd.backbone.load import Backbone
 from raggd.records import RaggdError
-from raggd.serving.decoding import RunningBatch
-from raggd.serving.gate import is_local
+from raggd.serving.batch import RunningBatch
+from raggd.serving.keys import is_local
 from raggd.serving.run import bind
 from raggd.serving.supports import SupportStore, support_from_json
 from raggd.settings import ServingSettings
@@ -102,7 +102,7 @@ def test_a_client_that_hangs_up_gives_its_row_free(
     with running(tiny_parts(tmp_path, frozen_backbone)) as server:
         valve.shut()
         gone = raw_request(server, chat(stream=stream, **LONG))
-        until(lambda: server.service.engine.running == 1)
+        until(lambda: server.service.scheduler.running == 1)
         gone.close()
         until(lambda: server.service._open == 0)
         valve.open()
@@ -119,9 +119,9 @@ def test_a_client_that_hangs_up_while_waiting_is_never_begun(
         valve.shut()
         with ThreadPoolExecutor(1) as pool:
             first = pool.submit(httpx.post, server.url + CHAT, json=chat(max_tokens=3))
-            until(lambda: server.service.engine.running == 1)
+            until(lambda: server.service.scheduler.running == 1)
             gone = raw_request(server, chat(**LONG))
-            until(lambda: server.service.engine.waiting == 1)
+            until(lambda: server.service.scheduler.waiting == 1)
             gone.close()
             until(lambda: server.service._open == 1)
             valve.open()
@@ -169,8 +169,11 @@ def test_a_full_queue_turns_requests_away(
             assert httpx.post(server.url + "/v1/supports", json=shown).status_code == 429
             valve.open()
             assert [one.result().status_code for one in taken] == [200, 200]
-        two = {"model": "base", "prompt": questions(3)}
-        assert httpx.post(server.url + "/v1/completions", json=two).status_code == 429
+        three = {"model": "base", "prompt": questions(3)}
+        never = httpx.post(server.url + "/v1/completions", json=three)
+        assert never.status_code == 400, "it would be refused for ever"
+        assert never.json()["error"]["code"] == "too_many_prompts"
+        assert "serving.queue" in never.json()["error"]["message"]
 
 
 def test_a_failing_step_fails_its_rows_and_no_more(
@@ -203,7 +206,7 @@ def test_a_bug_in_the_engine_does_not_end_it(
             patch.setattr(RunningBatch, "keep", lambda *_: 1 / 0)
             httpx.post(server.url + CHAT, json=chat())
         assert httpx.post(server.url + CHAT, json=chat()).status_code == 200
-        assert server.service.engine.alive
+        assert server.service.scheduler.alive
 
 
 def test_what_is_in_progress_is_finished_when_the_server_stops(

@@ -24,6 +24,14 @@ def serve(
         str | None,
         typer.Option(envvar="RAGGD_API_KEY", help="Ask for this key.", show_envvar=True),
     ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RAGGD_API_KEYS",
+            help="Ask for one of the keys in this file: a name and a key on each line.",
+            show_envvar=True,
+        ),
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Annotated[
@@ -34,9 +42,12 @@ def serve(
     from raggd.cli.console import complain, emit_json, progress_bar, say
 
     _require_extra()
-    from raggd.serving.gate import is_local
+    from raggd.api import Rag
+    from raggd.serving.keys import is_local, read_keys
     from raggd.serving.run import serve as run
 
+    keys = dict(read_keys(api_keys)) if api_keys else {}
+    keys |= {"key": api_key} if api_key else {}
     changes = list(assignments or [])
     for name, value in (("data.corpus", corpus), ("serving.host", host), ("serving.port", port)):
         if value is not None:
@@ -45,10 +56,10 @@ def serve(
     with progress_bar() as bar:
         parts = load_parts(config, changes, bar)
         where = parts.settings.serving.host
-        if not api_key and not is_local(where):
+        if not keys and not is_local(where):
             complain(
                 f"raggd: serving on {where} without a key: everyone who can reach this machine "
-                "can use it. Set RAGGD_API_KEY."
+                "can use it. Set RAGGD_API_KEY or --api-keys."
             )
 
         def ready(address: str) -> None:
@@ -59,7 +70,7 @@ def serve(
                 say(f"raggd serves on {address} (the page is there; the API is {address}/v1)")
             sys.stdout.flush()
 
-        run(parts, key=api_key or None, ready=ready)
+        run(Rag(parts), keys=keys or None, ready=ready)
 
 
 def _require_extra() -> None:

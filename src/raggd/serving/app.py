@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,32 +11,33 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
-from starlette.types import Receive, Scope, Send
+from fastapi import FastAPI
+from fastapi.responses import FileResponse, PlainTextResponse, Response
 
-from raggd.serving.asks import MODELS, Ask, read_chat, read_completion
-from raggd.serving.errors import ApiError, install_handlers
-from raggd.serving.exchange import Exchange, Opened
-from raggd.serving.forms import DONE, ChatForm, CompletionForm, Form, error_line, event_line
-from raggd.serving.gate import Gate
-from raggd.serving.schemas import (
-    ChatCompletion,
-    ChatRequest,
-    Completion,
-    CompletionRequest,
+from raggd.serving.bodies import (
     Deleted,
-    ErrorBody,
+    DemonstrationView,
     Health,
-    ModelList,
-    ModelView,
+    IndexView,
     SupportList,
     SupportRequest,
     SupportView,
 )
+from raggd.serving.chat import Chat, Prompts
+from raggd.serving.errors import ApiError, install_handlers
+from raggd.serving.keys import Gate, Keys
+from raggd.serving.openai import (
+    ChatCompletion,
+    ChatRequest,
+    Completion,
+    CompletionRequest,
+    ErrorBody,
+    ModelList,
+    ModelView,
+)
+from raggd.serving.request import MODELS
 from raggd.serving.service import Service
-from raggd.serving.supports import OtherBaseError
-from raggd.serving.views import support_view
+from raggd.serving.supports import OtherBaseError, StoredSupport
 
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
 PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript", "marks.js": "text/javascript"}
@@ -55,82 +57,6 @@ POLICY = (
 """The page may load and reach nothing but this server."""
 
 
-class EventStream(Response):
-    """A stream of server-sent events; it owns the exchange from here on."""
-
-    media_type = "text/event-stream"
-
-    def __init__(self, exchange: Exchange, form: Form) -> None:
-        super().__init__()
-        self._exchange = exchange
-        self._form = form
-        del self.headers["content-length"]
-        self.headers["cache-control"] = "no-cache"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the events as they come.
-
-        Args:
-            scope: of ASGI.
-            receive: of ASGI; the exchange itself watches the connection.
-            send: of ASGI.
-        """
-        try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for line in self._lines():
-                await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except OSError:
-            pass  # the client is gone
-        finally:
-            self._exchange.close()
-
-    async def _lines(self) -> AsyncIterator[str]:
-        form = self._form
-        for chunk in form.opening():
-            yield event_line(chunk)
-        try:
-            while not form.complete:
-                index, event = await self._exchange.next()
-                assert not isinstance(event, Opened)
-                form.take(index, event)
-                for chunk in form.chunks(index, event):
-                    yield event_line(chunk)
-        except ApiError as error:
-            yield error_line(error)
-            return
-        for chunk in form.closing():
-            yield event_line(chunk)
-        yield DONE
-
-
-async def _answer(
-    service: Service,
-    request: Request,
-    body: ChatRequest | CompletionRequest,
-    ask: Ask,
-    make: type[Form],
-) -> Response:
-    usage = bool(body.stream_options and body.stream_options.include_usage)
-    exchange = service.begin(ask, request.receive)
-    handed = False
-    try:
-        _, opened = await exchange.next()
-        assert isinstance(opened, Opened)
-        form = make(ask, opened.sources, service.backbone.tokenizer, usage=usage)
-        if body.stream:
-            handed = True
-            return EventStream(exchange, form)
-        while not form.complete:
-            index, event = await exchange.next()
-            assert not isinstance(event, Opened)
-            form.take(index, event)
-        return JSONResponse(form.whole())
-    finally:
-        if not handed:
-            exchange.close()
-
-
 def _openai_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/chat/completions",
@@ -139,8 +65,8 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
         tags=["OpenAI"],
         summary="Answer the last question of a chat from retrieved passages",
     )
-    async def chat(body: ChatRequest, request: Request) -> Response:
-        return await _answer(service, request, body, read_chat(body, service.settings), ChatForm)
+    async def chat(body: ChatRequest) -> Response:
+        return Chat(service, body)
 
     @app.post(
         "/v1/completions",
@@ -149,9 +75,8 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
         tags=["OpenAI"],
         summary="Answer one or several questions from retrieved passages",
     )
-    async def completions(body: CompletionRequest, request: Request) -> Response:
-        ask = read_completion(body, service.settings)
-        return await _answer(service, request, body, ask, CompletionForm)
+    async def completions(body: CompletionRequest) -> Response:
+        return Prompts(service, body)
 
     def models() -> list[ModelView]:
         fixed = [ModelView(id=n, created=started, description=d) for n, d in MODELS.items()]
@@ -183,6 +108,22 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
             if known.id == model:
                 return known
         raise ApiError(404, "model_not_found", "there is no model of that name.", param="model")
+
+
+def support_view(stored: StoredSupport) -> SupportView:
+    """Return a stored support set, without anything that only the server needs."""
+    shown = stored.support.demonstrations
+    return SupportView(
+        id=stored.support.id,
+        model=f"rag-gd/{stored.support.id}",
+        task=stored.support.task,
+        created=stored.created,
+        base=stored.base,
+        demonstrations=[DemonstrationView.model_validate(d) for d in shown],
+        norms={name: list(values) for name, values in stored.norms.items()},
+        norm=math.hypot(*(value for norms in stored.norms.values() for value in norms)),
+        adapt_ms=stored.adapt_ms,
+    )
 
 
 def _support_routes(app: FastAPI, service: Service) -> None:
@@ -232,23 +173,41 @@ def _support_routes(app: FastAPI, service: Service) -> None:
 
 def _own_routes(app: FastAPI, service: Service) -> None:
     @app.get(
+        "/v1/index",
+        responses=ERRORS,
+        tags=["operation"],
+        summary="Show which index is searched",
+    )
+    async def get_index() -> IndexView:
+        return service.documents.view()
+
+    @app.post(
+        "/v1/index",
+        responses=ERRORS,
+        tags=["operation"],
+        summary="Index the documents that changed, and search them from now on",
+    )
+    async def refresh_index() -> IndexView:
+        return await asyncio.to_thread(service.documents.refresh)
+
+    @app.get(
         "/health",
         responses={**ERRORS, 503: {"model": Health}},
         tags=["operation"],
         summary="Say whether the server takes requests; 503 while it stops",
     )
     async def health(response: Response) -> Health:
-        named = (service.settings.data.folder, service.settings.data.corpus)
-        fit = service.engine.alive and not service.stopping
+        fit = service.scheduler.alive and not service.stopping
         response.status_code = 200 if fit else 503
         return Health(
             status="ok" if fit else "stopping",
             backbone=service.backbone.name,
             base=service.base.fingerprint,
-            corpus="own" if named != ("pocket", "") else "embedded",
+            corpus="own" if service.documents.own else "embedded",
+            passages=len(service.documents.retriever),
             version=metadata.version("raggd"),
-            waiting=service.engine.waiting,
-            running=service.engine.running,
+            waiting=service.scheduler.waiting,
+            running=service.scheduler.running,
             supports=len(service.supports.list()),
         )
 
@@ -275,12 +234,12 @@ def _own_routes(app: FastAPI, service: Service) -> None:
         return FileResponse(PAGE / name, media_type=PAGE_FILES[name], headers=headers)
 
 
-def create_app(service: Service, *, key: str | None = None, local: bool = True) -> Gate:
+def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> Gate:
     """Build the application.
 
     Args:
         service: what answers; it is closed when the application shuts down.
-        key: the API key; None lets everyone in.
+        keys: of those who may ask; None lets everyone in.
         local: whether it is served on this machine only.
 
     Returns:
@@ -289,7 +248,10 @@ def create_app(service: Service, *, key: str | None = None, local: bool = True) 
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        interval = service.settings.serving.watch_s
+        watching = asyncio.create_task(service.documents.watch(interval))
         yield
+        watching.cancel()
         await asyncio.to_thread(service.close)
 
     app = FastAPI(
@@ -305,4 +267,4 @@ def create_app(service: Service, *, key: str | None = None, local: bool = True) 
     _support_routes(app, service)
     _own_routes(app, service)
     limit = service.settings.serving.body_kb * 1024
-    return Gate(app, service.metrics, key=key, most=limit, local=local)
+    return Gate(app, service.metrics, keys=keys or {}, most=limit, local=local)

@@ -83,10 +83,12 @@ class BadRequestError(ApiError):
         super().__init__(400, code, message, param=param)
 
 
-def stopping() -> ApiError:
-    """Return the error of a server that shuts down, status 503."""
-    message = "the server is stopping: ask again later."
-    return ApiError(503, "stopping", message, headers={"Retry-After": "1"})
+class StoppingError(ApiError):
+    """The server shuts down: status 503."""
+
+    def __init__(self) -> None:
+        message = "the server is stopping: ask again later."
+        super().__init__(503, "stopping", message, headers={"Retry-After": "1"})
 
 
 def internal_error(error: BaseException) -> ApiError:
@@ -142,6 +144,9 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     if kind == "json_invalid":
         reason = dict(first.get("ctx") or {}).get("error", "malformed")
         return BadRequestError(f"the body is not valid JSON: {reason}.", code="invalid_json")
+    if kind == "too_long" and field in {"tools", "functions"}:
+        message = f"'{field}': this server calls no tools. Leave it out."
+        return BadRequestError(message, field, "unsupported_parameter")
     if kind == "extra_forbidden":
         return BadRequestError(
             f"'{field}' is not a parameter of this server. Leave it out.",

@@ -68,6 +68,13 @@ class Metrics:
         self.updates_dropped = Gauge(
             "raggd_update_cache_dropped", "Updates dropped within the bound so far.", registry=own
         )
+        self.passages = Gauge("raggd_passages", "Passages of the index in use.", registry=own)
+        self.index_swaps = Counter(
+            "raggd_index_swaps", "Times that changed documents were indexed.", registry=own
+        )
+        self.index_failures = Counter(
+            "raggd_index_failures", "Times that changed documents could not be.", registry=own
+        )
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text form."""

@@ -12,11 +12,11 @@ from types import FrameType
 
 import uvicorn
 
-from raggd.assembly import Assembly
+from raggd.api import Rag
 from raggd.backbone.threads import leave_one
 from raggd.records import RaggdError
 from raggd.serving.app import create_app
-from raggd.serving.gate import is_local
+from raggd.serving.keys import Keys, is_local
 from raggd.serving.service import Service
 from raggd.settings import ServingSettings
 
@@ -70,26 +70,26 @@ def _log_to_stderr() -> None:
 
 
 def serve(
-    parts: Assembly, *, key: str | None, ready: Callable[[str], None], quiet: bool = False
+    rag: Rag, *, keys: Keys | None, ready: Callable[[str], None], quiet: bool = False
 ) -> None:
     """Serve until a signal comes.
 
     Args:
-        parts: what to serve; its settings say where.
-        key: the API key; None lets everyone in.
+        rag: what to serve; its settings say where.
+        keys: of those who may ask; None lets everyone in.
         ready: called with the server's address once everything is loaded.
         quiet: whether requests are left out of the log.
     """
-    settings = parts.settings.serving
+    settings = rag.parts.settings.serving
     taken = bind(settings)
     if not quiet:
         _log_to_stderr()
     try:
-        service = Service(parts, threads=leave_one())
+        service = Service(rag, threads=leave_one())
     except BaseException:
         taken.close()
         raise
-    app = create_app(service, key=key, local=is_local(settings.host))
+    app = create_app(service, keys, local=is_local(settings.host))
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -104,4 +104,16 @@ def serve(
 
     host, port = taken.getsockname()[:2]
     ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    asyncio.run(_Server(config, stop).serve(sockets=[taken]))
+    asyncio.run(_serve(_Server(config, stop), taken, service))
+
+
+async def _serve(server: uvicorn.Server, taken: socket.socket, service: Service) -> None:
+    loop, refreshing = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+    def refresh() -> None:
+        refreshing.add(task := asyncio.create_task(service.documents.refresh_or_warn()))
+        task.add_done_callback(refreshing.discard)
+
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, refresh)
+    await server.serve(sockets=[taken])

@@ -6,7 +6,9 @@ pieces of a stream, joined, are exactly that line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 _UNFINISHED = "\ufffd"
 """What a tokenizer shows for the first bytes of a character whose rest is still to come."""
@@ -40,6 +42,57 @@ def held_back(text: str, stops: Sequence[str]) -> int:
         if any(len(stop) > length and stop.startswith(text[-length:]) for stop in stops):
             return length
     return 0
+
+
+def byte_table() -> dict[str, int]:
+    """Return the byte that each character of a byte-level vocabulary stands for (as in GPT-2).
+
+    >>> byte_table()["G"], byte_table()["\u0120"]
+    (71, 32)
+    """
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+class TokenBytes:
+    """The bytes that a token adds to the text, also where they are a part of a character."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Find out how the vocabulary is written.
+
+        Args:
+            tokenizer: a Hugging Face tokenizer.
+        """
+        self._tokenizer = tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        decoder = getattr(backend, "decoder", None)
+        byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
+        self._table = byte_table() if byte_level else {}
+        self._special = set(tokenizer.all_special_ids)
+
+    def __call__(self, token: int, before: int | None = None) -> bytes:
+        """Return the bytes of a token.
+
+        Args:
+            token: its id.
+            before: the token that it follows, None at the start.
+
+        Returns:
+            Its bytes; none for a special token, which has no text.
+        """
+        if token in self._special:
+            return b""
+        name = str(self._tokenizer.convert_ids_to_tokens(token))
+        if self._table:
+            known = [self._table.get(character) for character in name]
+            return bytes(b for b in known if b is not None) if None not in known else name.encode()
+        if single := re.fullmatch("<0x([0-9A-F]{2})>", name):
+            return bytes([int(single[1], 16)])
+        # what decoding gives in its place: separators, which some tokenizers put between tokens
+        start = [before] if before is not None and before not in self._special else []
+        whole = str(self._tokenizer.decode([*start, token]))
+        return whole[len(self._tokenizer.decode(start)) if start else 0 :].encode()
 
 
 class AnswerText:

@@ -234,8 +234,8 @@ class ServingSettings(_Section):
     max_supports: int = Field(default=1000, ge=1)
     demonstrations: int = Field(default=16, ge=1)
     """Most demonstrations in one support set."""
-    max_tokens: int = Field(default=256, ge=1)
-    """Most tokens of one answer."""
+    watch_s: float = Field(default=2.0, ge=0)
+    """Seconds between looks for changed documents; 0 never looks."""
     body_kb: int = Field(default=1024, ge=1)
     timeout_s: float = Field(default=120.0, gt=0)
 

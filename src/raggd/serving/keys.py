@@ -1,4 +1,7 @@
-"""What every request passes before it reaches a route: host, key, size; and its line in the log."""
+"""What every request passes before it reaches a route: host, key, size; and its line in the log.
+
+Keys have names, so that the log says who asked and one key can be withdrawn alone.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,13 @@ import hmac
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from raggd.records import RaggdError
 from raggd.serving.errors import ApiError, internal_error
 from raggd.serving.metrics import Metrics
 
@@ -28,6 +33,42 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+Keys = Mapping[str, str]
+"""API keys by the names of those who have them."""
+
+
+def read_keys(path: Path) -> Keys:
+    """Read a file of API keys: a name and a key on each line, ``#`` begins a comment.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The keys by name.
+
+    Raises:
+        RaggdError: it cannot be read, a line has another form, or a name or key comes twice.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RaggdError(f"cannot read the API keys in {path}: {error}.") from error
+    keys: dict[str, str] = {}
+    for number, line in enumerate(lines, start=1):
+        words = line.split("#", 1)[0].split()
+        if not words:
+            continue
+        if len(words) != 2 or words[0] in keys or words[1] in keys.values():
+            raise RaggdError(
+                f"{path}, line {number}: expected a name and a key, each of them once in the file, "
+                "for instance 'alice 3f9a...'."
+            )
+        keys[words[0]] = words[1]
+    if not keys:
+        raise RaggdError(f"{path} holds no API key: write a name and a key on each line.")
+    return keys
 
 
 def is_local(host: str) -> bool:
@@ -100,15 +141,13 @@ def _header(scope: Scope, name: bytes) -> str:
 class Gate:
     """An ASGI application around another one."""
 
-    def __init__(
-        self, app: App, metrics: Metrics, *, key: str | None, most: int, local: bool
-    ) -> None:
+    def __init__(self, app: App, metrics: Metrics, *, keys: Keys, most: int, local: bool) -> None:
         """Wrap an application.
 
         Args:
             app: what answers the requests that pass.
             metrics: told about every request.
-            key: the API key; None lets everyone in.
+            keys: of those who may ask; none lets everyone in.
             most: largest body in bytes.
             local: whether the server listens on this machine only; then only this machine's names
                 are taken as its host, so that a web page elsewhere cannot reach it by a name of
@@ -116,7 +155,7 @@ class Gate:
         """
         self._app = app
         self._metrics = metrics
-        self._key = key.encode() if key else None
+        self._keys = {name: key.encode() for name, key in keys.items()}
         self._most = most
         self._local = local
 
@@ -153,7 +192,8 @@ class Gate:
             self._note(scope, status, time.perf_counter() - started)
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._check(scope)
+        self._check_host(scope)
+        scope["raggd.key"] = self._name_of_key(scope)
         if scope["method"] in {"POST", "PUT", "PATCH", "DELETE"}:
             try:
                 async with asyncio.timeout(_BODY_S):
@@ -165,7 +205,7 @@ class Gate:
             receive = _replayed(body, receive)
         await self._app(scope, receive, send)
 
-    def _check(self, scope: Scope) -> None:
+    def _check_host(self, scope: Scope) -> None:
         host = _header(scope, b"host")
         if self._local and host and not is_local(_name_of(host)):
             raise ApiError(
@@ -174,25 +214,31 @@ class Gate:
                 "this server answers on this machine only: use http://127.0.0.1, or start it with "
                 "another --host.",
             )
+
+    def _name_of_key(self, scope: Scope) -> str:
         path = scope["path"]
-        if self._key is None or path in OPEN or path.startswith("/static/"):
-            return
-        scheme, _, given = _header(scope, b"authorization").partition(" ")
-        right = hmac.compare_digest(given.strip().encode("latin-1"), self._key)
-        if scheme.lower() != "bearer" or not right:
+        if not self._keys or path in OPEN or path.startswith("/static/"):
+            return ""
+        scheme, _, sent = _header(scope, b"authorization").partition(" ")
+        sent_key = sent.strip().encode("latin-1")
+        # all are compared, so that the time says nothing about any
+        names = [name for name, key in self._keys.items() if hmac.compare_digest(sent_key, key)]
+        if scheme.lower() != "bearer" or not names:
             raise ApiError(
                 401,
                 "invalid_api_key",
                 "the API key is missing or wrong: send 'Authorization: Bearer <key>'.",
                 headers={"WWW-Authenticate": "Bearer"},
             )
+        return names[0]
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         # the route's own pattern: a path may hold anything
         route = str(getattr(scope.get("route"), "path", "other"))
         self._metrics.requests.labels(route, str(status)).inc()
         self._metrics.seconds.labels(route).observe(seconds)
-        LOG.info("%s %s %d %.0f ms", scope["method"], route, status, seconds * 1000)
+        who = f" {scope['raggd.key']}" if scope.get("raggd.key") else ""
+        LOG.info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, who)
 
 
 async def _refuse(error: ApiError, send: Send) -> None:

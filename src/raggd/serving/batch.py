@@ -142,14 +142,14 @@ class RunningBatch:
             self._adapted = True
         positions = self._mask.sum(1, keepdim=True)
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._rows), 1)], 1)
-        found = self._backbone.model(
+        output = self._backbone.model(
             input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
             attention_mask=self._mask,
             position_ids=positions,
             past_key_values=self._cache,
             use_cache=True,
         )
-        logits: Tensor = found.logits[:, -1]
+        logits: Tensor = output.logits[:, -1]
         return logits
 
     def keep(self, at: Sequence[int]) -> None:

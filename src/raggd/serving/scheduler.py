@@ -1,4 +1,4 @@
-"""The one thread that runs the model: it adapts, lets answers join a batch, and decodes them."""
+"""The scheduler: the one thread that runs the model. It adapts, lets rows join a batch, decodes."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from torch import Tensor
 from raggd.backbone.generate import stop_tokens
 from raggd.backbone.load import Backbone
 from raggd.backbone.threads import claim
-from raggd.core.low_rank import Update
+from raggd.methods.base import Adapted
 from raggd.records import SupportSet
-from raggd.serving.decoding import RunningBatch, alike
-from raggd.serving.errors import as_api_error, stopping
+from raggd.serving.batch import RunningBatch, alike
+from raggd.serving.errors import StoppingError, as_api_error
 from raggd.serving.metrics import Metrics
 from raggd.serving.row import Row
 
 GATHER_S = 0.05
-"""Longest wait of an idle engine for answers in preparation, so that they share a batch."""
+"""Longest wait of an idle scheduler for answers in preparation, so that they share a batch."""
 
 
 @dataclass(eq=False)
@@ -33,13 +33,13 @@ class _Group:
     rows: list[Row] = field(default_factory=list)
 
 
-class Engine:
+class Scheduler:
     """Owns the backbone while the server runs. Every method may be called from any thread."""
 
     def __init__(
         self,
         backbone: Backbone,
-        adapt: Callable[[SupportSet], Update],
+        adapt: Callable[[SupportSet], Adapted],
         metrics: Metrics,
         *,
         rows: int,
@@ -49,7 +49,7 @@ class Engine:
 
         Args:
             backbone: the frozen model; nothing else may use it from now on.
-            adapt: predicts the update of a support set; called in the engine's thread.
+            adapt: to a support set; called in the scheduler's thread.
             metrics: told what happens.
             rows: most answers written together.
             threads: processor threads for the model alone; None takes them as they are.
@@ -61,7 +61,7 @@ class Engine:
         self._most = rows
         self._stops = frozenset(stop_tokens(backbone.tokenizer))
         self._changed = threading.Condition()
-        self._supports: deque[tuple[SupportSet, Future[Update]]] = deque()
+        self._supports: deque[tuple[SupportSet, Future[Adapted]]] = deque()
         self._waiting: deque[Row] = deque()
         self._preparing = 0
         self._closing = False
@@ -86,7 +86,7 @@ class Engine:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Announce answers in preparation: an idle engine waits a moment for them.
+        """Announce answers in preparation: an idle scheduler waits a moment for them.
 
         Yields:
             Nothing.
@@ -100,42 +100,43 @@ class Engine:
                 self._preparing -= 1
                 self._changed.notify_all()
 
-    def submit(self, row: Row) -> None:
-        """Queue an answer; its events arrive through ``row.emit``.
+    def submit(self, rows: Sequence[Row]) -> None:
+        """Queue answers; their pieces arrive through ``row.emit``.
 
         Args:
-            row: the answer.
+            rows: the answers.
         """
         with self._changed:
             self._refuse_if_closing()
-            self._waiting.append(row)
+            self._waiting += rows
             self._changed.notify_all()
 
-    def adapt(self, support: SupportSet) -> Future[Update]:
-        """Queue the prediction of an update.
+    def adapt(self, support: SupportSet) -> Future[Adapted]:
+        """Queue an adaptation.
 
         Args:
-            support: what to adapt to; sets are run one at a time, so that an update never depends
+            support: what to adapt to; sets are run one at a time, so that the outcome never depends
                 on what else is asked.
 
         Returns:
-            The update, once it is there.
+            The adapted state, once it is there.
         """
-        result: Future[Update] = Future()
+        result: Future[Adapted] = Future()
         with self._changed:
             self._refuse_if_closing()
             self._supports.append((support, result))
             self._changed.notify_all()
         return result
 
-    def cancel(self, row: Row) -> None:
-        """Give an answer up; its row leaves the batch before the next step.
+    def cancel(self, rows: Sequence[Row]) -> None:
+        """Give answers up; their rows leave the batch before the next step.
 
         Args:
-            row: submitted before; nothing happens if it is complete.
+            rows: submitted before; nothing happens to those that are complete.
         """
         with self._changed:
-            row.cancelled = True
+            for row in rows:
+                row.cancelled = not row.done
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -147,7 +148,7 @@ class Engine:
 
     def _refuse_if_closing(self) -> None:
         if not self.alive:
-            raise stopping()
+            raise StoppingError
 
     def _run(self) -> None:
         if self._threads is not None:

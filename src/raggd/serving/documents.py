@@ -1,0 +1,114 @@
+"""The documents that are served: the index in use, exchanged for another when they change."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+from raggd.api import Rag
+from raggd.records import RaggdError, content_id
+from raggd.retrieval.base import SizedRetriever
+from raggd.serving.bodies import IndexView
+from raggd.serving.metrics import Metrics
+
+LOG = logging.getLogger("raggd.serving")
+
+
+def state_of(corpus: Path) -> str:
+    """Return a value that changes when a file is added, removed or written, without reading any.
+
+    Args:
+        corpus: a file or folder.
+    """
+    files = [corpus]
+    if corpus.is_dir():
+        files = sorted(Path(at) / name for at, _, names in os.walk(corpus) for name in names)
+    seen = []
+    for file in files:
+        try:
+            state = file.stat()
+        except OSError:
+            continue  # it is being replaced, or a broken link
+        seen.append(f"{file} {state.st_size} {state.st_mtime_ns}")
+    return content_id(*seen)
+
+
+class Documents:
+    """Whoever asks takes `retriever` once, and keeps it: what is swapped meanwhile is another."""
+
+    def __init__(self, rag: Rag, metrics: Metrics) -> None:
+        """Open the index.
+
+        Args:
+            rag: names the corpus.
+            metrics: told how many passages there are.
+        """
+        self._rag = rag
+        self._metrics = metrics
+        self._lock = threading.Lock()
+        self.own = bool(rag.parts.settings.data.corpus)
+        """Whether these are somebody's documents, which may change."""
+        self._state = state_of(rag.parts.corpus) if self.own else ""
+        # not the cached one: a server does not write its users' questions to disk
+        self.retriever: SizedRetriever = rag.parts.index.retriever
+        metrics.passages.set(len(self.retriever))
+
+    def view(self, *, changed: bool = False, seconds: float = 0.0) -> IndexView:
+        """Return a description of the index in use."""
+        return IndexView(
+            corpus="own" if self.own else "embedded",
+            passages=len(self.retriever),
+            fingerprint=self.retriever.fingerprint,
+            changed=changed,
+            seconds=round(seconds, 2),
+        )
+
+    def refresh(self) -> IndexView:
+        """Index what changed, and search the new index from now on. Blocks; one at a time.
+
+        Returns:
+            What is searched now.
+
+        Raises:
+            RaggdError: the documents cannot be indexed; the old index stays in use.
+        """
+        with self._lock:
+            started = time.perf_counter()
+            before = self.retriever.fingerprint
+            if self.own:
+                # noted before reading: a file that is written meanwhile is seen the next time
+                self._state = state_of(self._rag.parts.corpus)
+                try:
+                    self.retriever = self._rag.parts.index_of(self._rag.parts.corpus).retriever
+                except RaggdError:
+                    self._metrics.index_failures.inc()
+                    raise
+            changed = self.retriever.fingerprint != before
+            seconds = time.perf_counter() - started
+            if changed:
+                self._metrics.passages.set(len(self.retriever))
+                self._metrics.index_swaps.inc()
+                LOG.info("documents changed: %d passages, %.1f s", len(self.retriever), seconds)
+            return self.view(changed=changed, seconds=seconds)
+
+    async def refresh_or_warn(self) -> None:
+        """Do as `refresh`, where nobody waits for an answer: a failure goes to the log."""
+        try:
+            await asyncio.to_thread(self.refresh)
+        except RaggdError as error:
+            LOG.warning("the documents changed, the old index stays in use: %s", error)
+
+    async def watch(self, seconds: float) -> None:
+        """Look for changes again and again, until cancelled.
+
+        Args:
+            seconds: between two looks; 0 never looks.
+        """
+        while self.own and seconds:
+            await asyncio.sleep(seconds)
+            if await asyncio.to_thread(state_of, self._rag.parts.corpus) != self._state:
+                await self.refresh_or_warn()

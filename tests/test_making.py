@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -194,6 +195,7 @@ class Words:
 
     chat_template = "{% for turn in messages %}{{ turn['content'] }}\n{% endfor %}"
     bos_token_id = eos_token_id = pad_token_id = 0
+    unk_token_id, all_special_tokens, added_tokens_decoder = None, (), MappingProxyType({})
 
     def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
         return "\n".join(turn["content"] for turn in messages)

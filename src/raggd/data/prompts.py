@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from raggd.data.rendering import text_tokens, turn_tokens
 from raggd.records import Demonstration, Passage, RaggdError, content_id
 
 BRIEF = "Reply with the answer alone, in as few words as possible."
@@ -42,18 +43,35 @@ class Prompt:
     passages_cut: int
 
 
-def passage_lines(passages: Sequence[Passage]) -> str:
-    """Return the passages numbered, one a line, title first."""
+def source_of(passage: Passage) -> str:
+    """Return the file that a passage was cut from; empty where its id names none.
+
+    >>> source_of(Passage("guide/oil.md#3", "2 litres"))
+    'guide/oil.md'
+    """
+    name, _, number = passage.id.rpartition("#")
+    return name if number.isdecimal() else ""
+
+
+def _heading(passage: Passage, sources: bool) -> str:
+    source = source_of(passage) if sources else ""
+    if passage.title and source:
+        return f"{passage.title} ({source}): "
+    return f"{passage.title or source}: " if passage.title or source else ""
+
+
+def passage_lines(passages: Sequence[Passage], sources: bool = False) -> str:
+    """Return the passages numbered, one a line, title first, with their files where wanted."""
     return "\n".join(
-        f"[{number}] {p.title + ': ' if p.title else ''}{' '.join(p.text.split())}"
+        f"[{number}] {_heading(p, sources)}{' '.join(p.text.split())}"
         for number, p in enumerate(passages, start=1)
     )
 
 
-def user_text(question: str, passages: Sequence[Passage]) -> str:
+def user_text(question: str, passages: Sequence[Passage], sources: bool = False) -> str:
     """Return what the user's turn says: the passages, then the question."""
     asked = f"Question: {question.strip()}"
-    return f"{passage_lines(passages)}\n\n{asked}" if passages else asked
+    return f"{passage_lines(passages, sources)}\n\n{asked}" if passages else asked
 
 
 def system_text(reads: bool, instruction: str = "") -> str:
@@ -78,81 +96,38 @@ def _messages(
     shown: Sequence[Demonstration],
     instruction: str,
     earlier: Sequence[Exchange],
+    sources: bool,
 ) -> list[dict[str, str]]:
     reads = bool(passages or any(d.passages for d in shown))
     turns = [{"role": "system", "content": system_text(reads, instruction)}]
     for demonstration in shown:
-        text = user_text(demonstration.question, demonstration.passages)
+        text = user_text(demonstration.question, demonstration.passages, sources)
         turns.append({"role": "user", "content": text})
         turns.append({"role": "assistant", "content": demonstration.answer})
     for asked, answered in earlier:
         turns.append({"role": "user", "content": user_text(asked, ())})
         turns.append({"role": "assistant", "content": answered})
-    return [*turns, {"role": "user", "content": user_text(question, passages)}]
-
-
-def _plain(messages: Sequence[dict[str, str]], cue: str) -> str:
-    parts = [messages[0]["content"]]
-    for message in messages[1:]:
-        if message["role"] == "assistant":
-            parts[-1] += " " + message["content"]
-        else:
-            parts.append(f"{message['content']}\n{cue}")
-    return "\n\n".join(parts)
-
-
-def turn_tokens(
-    tokenizer: Any, turns: list[dict[str, str]], *, cue: str = ANSWER_CUE, start: str = ""
-) -> list[int]:
-    """Render turns up to where the model is to go on.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        turns: a system turn, then the user's and the assistant's, the user's last.
-        cue: without a chat template, the word that the model's part begins after.
-        start: what the model has "already said".
-
-    Returns:
-        Token ids.
-    """
-    if getattr(tokenizer, "chat_template", None) is None:
-        text = _plain(turns, cue) + (f" {start}" if start else "")
-        first = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        return [*first, *tokenizer.encode(text, add_special_tokens=False)]
-    text = _chat_text(tokenizer, turns) + start
-    return list(tokenizer.encode(text, add_special_tokens=False))
-
-
-def _chat_text(tokenizer: Any, messages: list[dict[str, str]]) -> str:
-    options = {"tokenize": False, "add_generation_prompt": True}
-    try:
-        return str(tokenizer.apply_chat_template(messages, **options))
-    except (
-        Exception
-    ):  # some templates (Gemma 2) refuse a system turn: join it to the first user turn
-        joined = f"{messages[0]['content']}\n\n{messages[1]['content']}"
-        merged = [{"role": "user", "content": joined}, *messages[2:]]
-        return str(tokenizer.apply_chat_template(merged, **options))
+    return [*turns, {"role": "user", "content": user_text(question, passages, sources)}]
 
 
 def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
     """Return the tokens of an answer as the model is to write it, closed by the end token."""
     lead = "" if getattr(tokenizer, "chat_template", None) else " "
     text = lead + answer.strip()
-    return [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
+    return [*text_tokens(tokenizer, text), tokenizer.eos_token_id]
 
 
 def _shorten(tokenizer: Any, passage: Passage, tokens: int) -> Passage | None:
     if tokens <= 0:
         return None
-    kept = tokenizer.encode(passage.text, add_special_tokens=False)[:tokens]
+    kept = text_tokens(tokenizer, passage.text)[:tokens]
     words = tokenizer.decode(kept).rsplit(" ", 1)[0].strip()
     return Passage(passage.id, words, passage.title) if words else None
 
 
 def _cut(tokenizer: Any, passages: list[Passage], excess: int) -> list[Passage]:
     last = passages[-1]
-    length = len(tokenizer.encode(last.text, add_special_tokens=False))
+    length = len(text_tokens(tokenizer, last.text))
     shorter = _shorten(tokenizer, last, length - excess - 2)
     return [*passages[:-1], shorter] if shorter else passages[:-1]
 
@@ -168,6 +143,7 @@ def build_prompt(
     shown: Sequence[Demonstration] = (),
     instruction: str = "",
     earlier: Sequence[Exchange] = (),
+    sources: bool = False,
 ) -> Prompt:
     """Render and tokenise one prompt.
 
@@ -181,6 +157,7 @@ def build_prompt(
         shown: demonstrations placed before the question (few shot).
         instruction: how to answer, in the user's words; empty asks for few words.
         earlier: turns of the conversation, oldest first; their passages are not repeated.
+        sources: whether passages are shown with the names of their files.
 
     Returns:
         The prompt. When it would not fit, passages are shortened from the last.
@@ -195,7 +172,7 @@ def build_prompt(
     room = limit - reserve - len(end)
 
     def messages(passages: Sequence[Passage]) -> list[dict[str, str]]:
-        return _messages(question, passages, shown, instruction, earlier)
+        return _messages(question, passages, shown, instruction, earlier, sources)
 
     while len(tokens := turn_tokens(tokenizer, messages(kept))) > room:
         if not kept:

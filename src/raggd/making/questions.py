@@ -6,7 +6,8 @@ import re
 from typing import Any
 
 from raggd.data.answers import contains_answer
-from raggd.data.prompts import Prompt, turn_tokens
+from raggd.data.prompts import Prompt
+from raggd.data.rendering import turn_tokens
 from raggd.making.clauses import subject_of
 from raggd.making.spans import Kind, Span
 from raggd.records import Passage

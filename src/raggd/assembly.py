@@ -23,6 +23,8 @@ from raggd.retrieval.noisy import NoisyRetriever
 from raggd.settings import Settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
+    import torch
+
     from raggd.adaptation.predictors.base import Predictor
     from raggd.backbone.load import Backbone
     from raggd.core.low_rank import BaseAdapter
@@ -197,6 +199,14 @@ class Assembly:
         return load_backbone(self.settings.backbone, self.say)
 
     @property
+    def device(self) -> torch.device:
+        """Where the backbone is or will be; base adapter and predictors live there, too."""
+        from raggd.backbone.load import choose_device
+
+        loaded: Backbone | None = self.__dict__.get("backbone")
+        return loaded.device if loaded else choose_device(self.settings.backbone.device)
+
+    @property
     def weights(self) -> Path:
         """Folder of base adapter and predictors."""
         named = self.settings.adapter.weights
@@ -207,7 +217,7 @@ class Assembly:
         """The base adapter W0; that it fits the backbone is checked when it is attached."""
         from raggd.adaptation.base_adapter import load_base
 
-        return load_base(weight_file(self.weights, BASE_FILE))
+        return load_base(weight_file(self.weights, BASE_FILE)).to(self.device)
 
     @cached_property
     def _predictors(self) -> dict[str, Predictor]:
@@ -225,7 +235,7 @@ class Assembly:
         from raggd.adaptation.predictors.store import load_predictor
 
         if file not in self._predictors:
-            self._predictors[file] = load_predictor(weight_file(self.weights, file))
+            self._predictors[file] = load_predictor(weight_file(self.weights, file), self.device)
         return self._predictors[file]
 
     @property

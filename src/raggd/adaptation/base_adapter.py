@@ -113,7 +113,7 @@ def train_base(
         the loss of every step.
     """
     examples = examples_id(prompts)
-    start = fresh_base(spec, backbone.fingerprint, settings.seed)
+    start = fresh_base(spec, backbone.fingerprint, settings.seed).to(backbone.device)
     parameters = {n: t.requires_grad_(True) for n, t in tensors_of(start.factors).items()}
     base = BaseAdapter(spec, factors_of(parameters), backbone.fingerprint)
 

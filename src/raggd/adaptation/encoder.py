@@ -78,8 +78,9 @@ def encode_supports(
         limit: most tokens per demonstration.
 
     Returns:
-        (sets, N, hidden size), float32; their mean over N is the paper's pooled state.
+        (sets, N, hidden size), float32, where the backbone is; their mean over N is the paper's
+        pooled state.
     """
     size = equal_size(supports)
     states = encode_batch(backbone, base, support_batch(backbone, supports, limit))
-    return states.reshape(len(supports), size, -1).cpu()
+    return states.reshape(len(supports), size, -1)

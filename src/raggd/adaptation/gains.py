@@ -68,7 +68,7 @@ def trial_losses(
     for step in [None, *(update * scale for scale in scales)]:
         with attach(backbone, base, step):
             losses.append(answer_losses(backbone, batch))
-    return states[0], torch.stack(losses).cpu()
+    return states[0], torch.stack(losses)
 
 
 def measure_gains(
@@ -115,7 +115,7 @@ def measure_gains(
                 )
         else:
             states, losses = trial_losses(backbone, base, predictor, trial, scales, limit)
-            tensors = {"states": states, "losses": losses}
+            tensors = {"states": states.cpu(), "losses": losses.cpu()}
             save_tensors(path, tensors, {"identity": own})
         found.append(tensors)
         progress(number + 1, len(trials))

@@ -159,9 +159,12 @@ def train_hyper(
         settings.model_dump_json(),
     )
 
+    predictor.to(backbone.device)
+
     def differentiate(step: int) -> float:
         numbers = batch_of_step(lengths, settings.batch, settings.seed, step)
-        update = predictor(targets.states[[lessons[i][0] for i in numbers]])
+        states = targets.states[[lessons[i][0] for i in numbers]]
+        update = predictor(states.to(backbone.device))
         shown = [prompts[i] for i in numbers]
         batch = make_batch(shown, backbone.tokenizer.pad_token_id, backbone.device)
         with attach(backbone, base, update):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -120,16 +121,34 @@ class Trainer:
                 returns its loss; a pure function of parameters and step.
             checkpoint: file to continue from, written every two minutes and at the end.
             progress: told every step.
+
+        Raises:
+            RaggdError: the device's memory ran out; what was done is in the checkpoint.
         """
         self.resume(checkpoint)
         saved = time.monotonic()
         while self.step < self.settings.steps:
-            self.apply(differentiate(self.step))
+            try:
+                self.apply(differentiate(self.step))
+            except torch.OutOfMemoryError as error:
+                self._adam.zero_grad(set_to_none=True)
+                self.save(checkpoint)
+                raise RaggdError(self._too_large(checkpoint)) from error
             progress(self.step, self.settings.steps, self.history[-1])
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.save(checkpoint)
                 saved = time.monotonic()
         self.save(checkpoint)
+
+    def _too_large(self, checkpoint: Path) -> str:
+        section = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self.settings).__name__).lower()
+        section = section.removesuffix("_settings")
+        return (
+            f"the device's memory ran out at step {self.step} of {self.settings.steps}. The "
+            f"checkpoint {checkpoint} is whole: with a smaller batch another run starts (--set "
+            f"{section}.batch=..., {section}.accumulate=... times as many, or "
+            "fewer max_tokens); on a larger card the same command continues."
+        )
 
     def _state(self) -> dict[str, Tensor]:
         tensors = {f"parameter.{n}": p for n, p in self.parameters.items()}
@@ -180,7 +199,8 @@ class Trainer:
             state: dict[str, Any] = self._adam.state[parameter]
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{key}.{name}" in tensors:
-                    state[key] = tensors[f"{key}.{name}"]
+                    value = tensors[f"{key}.{name}"]
+                    state[key] = value if key == "step" else value.to(parameter.device)
         return True
 
 

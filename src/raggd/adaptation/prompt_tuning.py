@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -40,6 +40,10 @@ class SoftPrefix:
         """Hash of the backbone and every value, taken once."""
         values = self.vectors.detach().float().cpu().contiguous().numpy()
         return sha256(f"{self.backbone}{values.shape}".encode() + values.tobytes()).hexdigest()[:16]
+
+    def to(self, device: torch.device) -> SoftPrefix:
+        """Return it on a device."""
+        return replace(self, vectors=self.vectors.to(device))
 
 
 def fresh_prefix(backbone: Backbone, prompts: Sequence[Prompt], tokens: int, seed: int) -> Tensor:

@@ -124,4 +124,4 @@ def targets_of(
     wanted = {settings.steps, *settings.keep}
     updates, _ = sgd_trajectory(backbone, base, batch, len(supports), settings, wanted)
     states = encode_batch(backbone, base, batch)
-    return updates, states.reshape(len(supports), size, -1).cpu()
+    return updates, states.reshape(len(supports), size, -1)

@@ -63,6 +63,7 @@ def train_predictor(
     width = targets.states.shape[-1]
     predictor = MLPPredictor(base.spec, base.fingerprint, width, settings.hidden, settings.latent)
     predictor.fit_units(targets.states, goal.vectors, settings.seed)
+    predictor.to(base.device)
     identity = content_id(targets.identity, *targets.support_ids, settings.model_dump_json())
     parameters = dict(predictor.named_parameters())
     trainer = Trainer(parameters, settings, identity=identity, warmup=settings.steps // 20)
@@ -72,10 +73,11 @@ def train_predictor(
 
     def differentiate(step: int) -> float:
         numbers = batch_of_step(lengths, size, settings.seed, step)
-        wanted = update_from_vector(base.spec, goal.vectors[numbers].float(), base.fingerprint)
+        rows, states = (t[numbers].to(base.device) for t in (goal.vectors, targets.states))
+        wanted = update_from_vector(base.spec, rows.float(), base.fingerprint)
         losses = matching_loss(
             base,
-            predictor(targets.states[numbers]),
+            predictor(states),
             wanted,
             space=Space(settings.space),
             norm_weight=settings.norm_weight,

@@ -18,6 +18,7 @@ from torch import nn
 
 from raggd.backbone.embedded import EMBEDDED, embedded_folder
 from raggd.backbone.memory import keep_freed_memory
+from raggd.backbone.room import check_room
 from raggd.core.low_rank import PROJECTIONS, AdapterSpec
 from raggd.records import RaggdError
 from raggd.settings import AdapterSettings, BackboneSettings
@@ -116,12 +117,41 @@ def find_projections(model: nn.Module, name: str) -> dict[str, list[nn.Module]]:
     return found
 
 
-def choose_dtype(settings: BackboneSettings, device: torch.device) -> torch.dtype:
-    """Return the computing type: as set, else bfloat16 where it is native, else float32."""
-    if settings.dtype not in {"auto", "nf4"}:
-        return getattr(torch, settings.dtype)  # type: ignore[no-any-return]
+def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:  # Apple's GPUs have it from macOS 14 on
+        ones = torch.ones(2, 2, device=device, dtype=torch.bfloat16)
+        return bool((ones @ ones == 2).all())
+    except (RuntimeError, TypeError):
+        return False
+
+
+def choose_dtype(settings: BackboneSettings, device: torch.device) -> torch.dtype:
+    """Choose the computing type: as set, else bfloat16 where it is native.
+
+    Args:
+        settings: name a type, or ``auto``.
+        device: where the backbone runs.
+
+    Returns:
+        The type; without native bfloat16 float16 on a GPU of NVIDIA, else float32.
+
+    Raises:
+        RaggdError: bfloat16 is named for a card that has none.
+    """
+    if settings.dtype not in {"auto", "nf4"}:
+        dtype: torch.dtype = getattr(torch, settings.dtype)
+        if dtype == torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
+            raise RaggdError(
+                f"backbone.dtype = 'bfloat16': {torch.cuda.get_device_name(device)} does not "
+                "compute in it. Use 'float16', or 'auto', which chooses it there."
+            )
+        return dtype
+    if device.type == "cuda":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float16
+    if device.type == "mps":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if native else torch.float32
 
@@ -130,7 +160,7 @@ def choose_device(name: str) -> torch.device:
     """Choose where the backbone runs.
 
     Args:
-        name: ``auto`` (a GPU where there is one), or a device of torch such as ``cuda:1``.
+        name: ``auto`` (CUDA, else Apple's GPU, else the processor), or a device such as ``cuda:1``.
 
     Returns:
         The device.
@@ -139,16 +169,28 @@ def choose_device(name: str) -> torch.device:
         RaggdError: torch knows no such device, or it is a GPU that is not there.
     """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        there = [
+            name
+            for name, module in (("cuda", torch.cuda), ("mps", torch.backends.mps))
+            if module.is_available()
+        ]
+        return torch.device([*there, "cpu"][0])
     try:
         device = torch.device(name)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise RaggdError(f"backbone.device = '{name}': {reason}. Use 'auto' or 'cpu'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        why = "no driver of NVIDIA answers" if torch.version.cuda else "this torch is built without"
+        raise RaggdError(
+            f"backbone.device = '{name}': CUDA cannot be used here, {why}. Use 'auto' or 'cpu'."
+        )
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise RaggdError(
             f"backbone.device = '{name}': torch sees {torch.cuda.device_count()} GPUs. Use 'auto'."
         )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RaggdError(f"backbone.device = '{name}': there is no GPU of Apple. Use 'auto'.")
     return device
 
 
@@ -178,7 +220,7 @@ def quantization(settings: BackboneSettings, device: torch.device) -> Any:
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_compute_dtype=choose_dtype(settings, device),
     )
 
 
@@ -291,6 +333,7 @@ def load_backbone(
         else settings.name
     )
     options: dict[str, Any] = {"dtype": choose_dtype(settings, device)}
+    check_room(source, settings, device)
     if four_bits is not None:
         options |= {"quantization_config": four_bits, "device_map": {"": device}}
     try:

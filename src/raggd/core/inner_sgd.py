@@ -42,7 +42,7 @@ def inner_sgd(
         with torch.enable_grad():
             value = loss(leaves)
             gradients = torch.autograd.grad(value, leaves)
-        history.append(float(value.detach()))
+        history.append(value.detach())
         current = [(p - learning_rate * g).detach() for p, g in zip(leaves, gradients, strict=True)]
         watch(taken, current)
-    return current, history
+    return current, [float(loss) for loss in history]  # at the end: each waits for the device

@@ -178,6 +178,20 @@ class BaseAdapter:
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @property
+    def device(self) -> torch.device:
+        """Where its tensors are: with the backbone that it is used with."""
+        return self.factors["q"].a.device
+
+    def to(self, device: torch.device) -> BaseAdapter:
+        """Return it on a device; itself where it is there already."""
+        if device == self.device:
+            return self
+        factors = {p: Factors(f.a.to(device), f.b.to(device)) for p, f in self.factors.items()}
+        moved = replace(self, factors=factors)
+        moved.__dict__["fingerprint"] = self.fingerprint  # the values are the same
+        return moved
+
     def zero_update(self) -> Update:
         """Return the update that changes nothing."""
         zeros = {n: torch.zeros_like(t) for n, t in tensors_of(self.factors).items()}
@@ -241,6 +255,10 @@ class Update:
     def __sub__(self, other: Update) -> Update:
         """Return the difference to another step from the same base."""
         return self + (-1.0) * other
+
+    def to(self, device: torch.device) -> Update:
+        """Return the step on a device."""
+        return self.map(lambda tensor: tensor.to(device))
 
     def row(self, index: int) -> Update:
         """Return one update of a batch."""

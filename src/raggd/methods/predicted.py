@@ -97,5 +97,5 @@ def build_gated(parts: Parts, name: str) -> PredictedUpdate:
     """Return a method whose predictor stands behind the gate in the third of its files."""
     plain = build(parts, name)
     path = weight_file(parts.weights, FILES_OF[name][2])
-    gated = GatedPredictor(plain.predictor, load_gate(path, plain.weights))
+    gated = GatedPredictor(plain.predictor, load_gate(path, plain.weights, parts.backbone.device))
     return replace(plain, predictor=gated, weights=f"{plain.weights}-{weights_hash(path)}")

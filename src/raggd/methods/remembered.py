@@ -110,7 +110,7 @@ class Remembered:
         if self._base is None or update.base != self._base.fingerprint:
             return None
         file.touch()
-        return Adapted(self._base, update)
+        return Adapted(self._base, update.to(self._base.device))
 
     def _store(self, key: str, adapted: Adapted) -> None:
         file = self._file(key)

@@ -60,4 +60,6 @@ class TaskMean:
 def build(parts: Parts, name: str) -> TaskMean:
     """Return the control, made of the file of the means."""
     path = weight_file(parts.weights, TASK_MEAN_FILE)
-    return TaskMean(parts.base, load_task_means(path, parts.base), weights_hash(path))
+    means = load_task_means(path, parts.base)
+    there = {task: mean.to(parts.base.device) for task, mean in means.items()}
+    return TaskMean(parts.base, there, weights_hash(path))

@@ -256,7 +256,8 @@ class Service:
             if stored:
                 fresh = update
                 await self._aside(lambda: self.supports.save_update(support.id, fresh))
-        self.updates.put(support.id, update.map(lambda tensor: tensor.to(self.backbone.dtype)))
+        there = (self.backbone.device, self.backbone.dtype)
+        self.updates.put(support.id, update.map(lambda tensor: tensor.to(*there)))
         self.metrics.update_bytes.set(self.updates.bytes)
         self.metrics.updates_dropped.set(self.updates.dropped)
         return update

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from raggd.backbone.room import BYTES
 from raggd.data.prompts import Prompt
 from raggd.evaluation.flops import ModelShape, answering_flops, reading_flops, sgd_flops
 from raggd.evaluation.statistics import questions_needed
@@ -16,8 +17,6 @@ EFFECTS = (1.0, 2.7)
 """Gains of RAG-GD over the base adapter in the paper, points of EM."""
 ASSUMED_CHANGED = 0.10
 """Share of questions whose EM differs between two methods, where no record tells it."""
-BYTES = {"nf4": 0.5625, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
-"""Per weight; 4 bits and their scales for NF4, whose embeddings stay in 16 bits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,15 +69,16 @@ def save_gate(path: Path, gate: Gate, predictor: str) -> None:
     save_tensors(path, tensors, metadata)
 
 
-def load_gate(path: Path, predictor: str) -> Gate:
+def load_gate(path: Path, predictor: str, device: torch.device | None = None) -> Gate:
     """Read a gate.
 
     Args:
         path: what `save_gate` wrote.
         predictor: hash of the predictor in use.
+        device: of the backbone.
 
     Returns:
-        The gate, in float64.
+        The gate, in float64 (in float32 where the device has no float64).
 
     Raises:
         RaggdError: the file is damaged, is no gate, or belongs to another predictor.
@@ -90,8 +91,9 @@ def load_gate(path: Path, predictor: str) -> Gate:
             f"{path} was fitted to predictor {metadata['predictor']}, the predictor in use is "
             f"{predictor}: fit it again with `raggd train gate`."
         )
+    wide = torch.float32 if device and device.type == "mps" else torch.float64
     center, axes, extremes, scales, weights, covariance, noise = (
-        tensors[name].double() for name in _TENSORS
+        tensors[name].to(device, wide) for name in _TENSORS
     )
     caution = float(metadata["caution"])
     return Gate(center, axes, extremes, scales, weights, covariance, noise, caution)

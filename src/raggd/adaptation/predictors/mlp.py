@@ -104,8 +104,23 @@ class MLPPredictor(nn.Module):
         Returns:
             Updates with a leading axis of sets.
         """
-        rows = functional.linear(self.code(states), self.head.float(), self.bias.float())
+        code = self.code(states).to(self.head)  # half precision on a GPU, else float32
+        rows = functional.linear(code, self.head, self.bias).float()
         return update_from_vector(self.spec, rows * spread(self.spec, self.scales), self.base)
+
+    def place(self, device: torch.device) -> MLPPredictor:
+        """Move it to the backbone's device; on a GPU the head is held in float16, as in its file.
+
+        Args:
+            device: of the backbone.
+
+        Returns:
+            Itself.
+        """
+        self.to(device)
+        if device.type not in {"cpu", "meta"}:
+            self.head.data, self.bias.data = self.head.data.half(), self.bias.data.half()
+        return self
 
     @torch.no_grad()
     def predict(self, states: Tensor) -> Update:

@@ -14,6 +14,8 @@ from raggd.core.low_rank import AdapterSpec
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
 
+CPU = torch.device("cpu")
+
 
 def save_predictor(path: Path, predictor: MeanPredictor | MLPPredictor) -> None:
     """Write a predictor; kind, shape and base stand in the header.
@@ -33,14 +35,15 @@ def save_predictor(path: Path, predictor: MeanPredictor | MLPPredictor) -> None:
     save_tensors(path, predictor.tensors(), metadata)
 
 
-def load_predictor(path: Path) -> Predictor:
+def load_predictor(path: Path, device: torch.device = CPU) -> Predictor:
     """Read a predictor.
 
     Args:
         path: what `save_predictor` wrote.
+        device: of the backbone; states and updates stay there.
 
     Returns:
-        The predictor, on the CPU, ready to predict.
+        The predictor, ready to predict.
 
     Raises:
         RaggdError: the file is damaged or is not a predictor.
@@ -55,13 +58,13 @@ def load_predictor(path: Path) -> Predictor:
             raise RaggdError(
                 f"{path}: its tensors do not fit its header (a vector of {spec.size})."
             )
-        return MeanPredictor(spec, metadata["base"], tensors["vector"].float())
+        return MeanPredictor(spec, metadata["base"], tensors["vector"].float().to(device))
     predictor = MLPPredictor(spec, metadata["base"], *json.loads(metadata["shape"]))
     try:
         predictor.load_state_dict({n: t.float() for n, t in tensors.items()})
     except RuntimeError as error:
         raise RaggdError(f"{path}: its tensors do not fit its header ({error}).") from error
-    return predictor.eval().requires_grad_(False)
+    return predictor.eval().requires_grad_(False).place(device)
 
 
 def mean_predictor(spec: AdapterSpec, base: str, vectors: torch.Tensor) -> MeanPredictor:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gzip
 import json
 import os
 import stat
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raggd import files
 from raggd.records import RaggdError
@@ -253,3 +257,63 @@ def test_the_cache_folder_follows_the_environment(
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.cache_folder() == tmp_path / ".cache" / "raggd"
+
+
+LINE = {"question": "Où?", "answer": "à Zürich 🚲"}
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_lines_are_read_in_the_encoding_of_their_mark(tmp_path: Path, coding: str) -> None:
+    text = json.dumps(LINE, ensure_ascii=False) + "\n\n" + json.dumps(LINE) + "\n"
+    plain, packed = tmp_path / "a.jsonl", tmp_path / "a.jsonl.gz"
+    plain.write_bytes(text.encode(coding))
+    packed.write_bytes(gzip.compress(text.encode(coding)))
+    assert list(files.read_json_lines(plain)) == [(1, LINE), (3, LINE)]
+    assert list(files.read_json_lines(packed)) == [(1, LINE), (3, LINE)]
+
+
+def test_halves_of_pairs_are_replaced_and_whole_pairs_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": ["x \\ud83d\\ude00", {"b\\udc00": "\\uD83C y"}]}\n')
+    assert list(files.read_json_lines(path)) == [(1, {"a": ["x 😀", {"b\ufffd": "\ufffd y"}]})]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"a": NaN}', "line 2: not JSON .*NaN"),
+        ('{"a": -Infinity}', "line 2: not JSON .*-Infinity"),
+        ('"text"', "line 2: expected one JSON object, found str"),
+        ("[" * 100_000, "line 2: not JSON"),
+        ('{"a": ' + "9" * 5000 + "}", "line 2: not JSON"),
+        ('{"a": "\x00"}', "line 2: not JSON"),
+    ],
+)
+def test_what_is_no_object_is_named_by_its_line(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"a": 1}\n' + line + "\n")
+    with pytest.raises(RaggdError, match=message):
+        list(files.read_json_lines(path))
+
+
+def test_bytes_of_no_encoding_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": "\xff"}\n')
+    with pytest.raises(RaggdError, match="line 1"):
+        list(files.read_json_lines(path))
+
+
+@given(st.binary(max_size=60))
+def test_any_bytes_are_lines_or_one_error(data: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("a.jsonl", "a.jsonl.gz"):
+            path = Path(folder, name)
+            path.write_bytes(data)
+            with contextlib.suppress(RaggdError):
+                list(files.read_json_lines(path))
+
+
+def test_a_name_that_is_no_text_survives_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    files.write_json(path, {"file": "caf\udce9"})
+    assert files.read_json(path, what="names") == {"file": "caf\udce9"}

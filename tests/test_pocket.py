@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from raggd.data import benchmarks, corpus, pocket
+from raggd.data import benchmarks, documents, pocket
 from raggd.records import Passage, Question, RaggdError
 
 SUMMARIES = {
@@ -133,7 +133,7 @@ def test_the_choice_is_kept_per_fingerprint(wheels: dict[str, Path]) -> None:
 def test_the_folder_reads_like_any_other(wheels: dict[str, Path], tmp_path: Path) -> None:
     search = Search()
     folder = pocket.write_pocket(tmp_path / "pocket", search, fingerprint="bm25")
-    passages = list(corpus.read_passages(folder / "corpus"))
+    passages = list(documents.read_passages(folder / "corpus"))
     assert passages == pocket.pocket_passages()
     for name in pocket.POCKET_NAMES:
         train = benchmarks.training_questions(folder, name)
@@ -143,7 +143,7 @@ def test_the_folder_reads_like_any_other(wheels: dict[str, Path], tmp_path: Path
         assert train
         assert test
     record = json.loads((folder / "pocket.json").read_text())
-    assert record["corpus_hash"] == corpus.corpus_hash(passages)
+    assert record["corpus_hash"] == documents.corpus_hash(passages)
     assert record["questions"]["nq/train"] == 2
 
 

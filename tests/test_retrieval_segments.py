@@ -337,7 +337,7 @@ def test_half_of_a_surrogate_pair_is_no_error(
     file = tmp_path / "corpus.jsonl"
     file.write_text('{"id": "1", "contents": "T\\nbroken \\ud83d emoji"}')
     built = build_index(file, RetrievalSettings())
-    assert built.retriever.search(["emoji"], 1)[0][0].passage.text == "broken ? emoji"
+    assert built.retriever.search(["emoji"], 1)[0][0].passage.text == "broken \ufffd emoji"
     assert not build_index(file, RetrievalSettings()).built
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
+import re
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -71,7 +73,8 @@ def write_text(path: Path, text: str) -> None:
         text: its whole content.
     """
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        # half a surrogate pair, e.g. of a file's name, has no UTF-8: written as JSON escapes it
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -105,18 +108,39 @@ def read_json(path: Path, *, what: str) -> Any:
         raise RaggdError(f"{what} at {path} is not valid JSON ({error}): it is damaged.") from error
 
 
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_BOMS = {
+    b"\xff\xfe\0\0": "utf-32",
+    b"\0\0\xfe\xff": "utf-32",
+    b"\xff\xfe": "utf-16",
+    b"\xfe\xff": "utf-16",
+}
+
+
 def open_text(path: Path) -> IO[str]:
-    """Return a text file opened for reading, unpacked when its name ends in ``.gz``."""
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return path.open(encoding="utf-8")
+    """Open a text file for reading: UTF-8, or what its byte order mark says.
+
+    Args:
+        path: the file; it is unpacked when its name ends in ``.gz``.
+
+    Returns:
+        The open file.
+    """
+    stream: Any = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+    try:
+        start = stream.peek(4)[:4]
+    except BaseException:
+        stream.close()
+        raise
+    coding = next((name for mark, name in _BOMS.items() if start.startswith(mark)), "utf-8-sig")
+    return io.TextIOWrapper(stream, encoding=coding)
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Stream the objects of a JSON Lines file (also ``.gz``); blank lines are skipped.
 
     Args:
-        path: the file.
+        path: the file. Halves of surrogate pairs in its strings become U+FFFD.
 
     Yields:
         Line number, counted from 1, and the object on it.
@@ -128,21 +152,31 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         with open_text(path) as lines:
             for number, line in enumerate(lines, start=1):
-                if not line.strip():
-                    continue
-                value = json.loads(line)
-                if not isinstance(value, dict):
-                    raise RaggdError(
-                        f"{path}, line {number}: expected one JSON object per line, found "
-                        f"{type(value).__name__}."
-                    )
-                yield number, value
+                if line.strip():
+                    yield number, _json_object(line)
     except ValueError as error:  # also UnicodeDecodeError
         raise RaggdError(
-            f"{path}, line {max(number, 1)}: not JSON ({error}). Expected one JSON object per line."
+            f"{path}, line {max(number, 1)}: {error}. Expected one JSON object per line."
         ) from error
     except (OSError, EOFError, zlib.error) as error:
         raise RaggdError(f"cannot read {path}: {error}.") from error
+
+
+def _json_object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"expected one JSON object, found {type(value).__name__}")
+    if _HALF.search(line):  # as text, escapes of whole pairs become their character
+        text = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass")
+        value = json.loads(text.decode("utf-16", "replace"))
+    return dict(value)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def file_hash(path: Path) -> str:

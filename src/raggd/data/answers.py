@@ -11,11 +11,13 @@ import re
 import string
 from collections.abc import Iterable, Sequence
 
+from raggd.data.text import UNSPACED, search_form
 from raggd.records import Passage, RaggdError
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 _SHORTEST_WORD = 4
 
 
@@ -38,13 +40,18 @@ def normalise_answer(text: str) -> str:
 
 
 def _split_form(text: str) -> str:
-    """Return the tokens with a break at every mark: ``1940-44`` becomes ``1940 44``."""
-    return " ".join(_ARTICLES.sub(" ", _BETWEEN_WORDS.sub(" ", text.lower())).split())
+    """Return the tokens with a break at every mark: ``1940-44`` becomes ``1940 44``.
+
+    Every character of a script that writes no spaces is a token.
+    """
+    words = _UNSPACED.sub(r" \g<0> ", _BETWEEN_WORDS.sub(" ", text.lower()))
+    return " ".join(_ARTICLES.sub(" ", words).split())
 
 
 @functools.lru_cache(maxsize=8192)  # the same passages and aliases are compared again and again
 def _forms(text: str) -> tuple[str, ...]:
     # Both forms with a space around and two between tokens: neighbouring matches share no space.
+    text = search_form(text)
     forms = (normalise_answer(text), _split_form(text))
     return tuple(f" {form.replace(' ', '  ')} " if form else "" for form in forms)
 
@@ -59,8 +66,9 @@ def contains_answer(text: str, answers: Iterable[str]) -> bool:
     """Tell whether a text holds one of the answers as a run of whole tokens.
 
     Tokens are compared in SQuAD's normal form (``US`` is found in ``U.S.``) and, failing that,
-    split at every punctuation mark (``1944`` is found in ``1940-1944``). A part of a word never
-    counts, nor does an answer of which normalisation leaves nothing.
+    split at every punctuation mark (``1944`` is found in ``1940-1944``) and between the characters
+    of scripts without spaces. Width, vowel points and the like do not count (`search_form`). A
+    part of a word never counts, nor does an answer of which normalisation leaves nothing.
 
     Args:
         text: e.g. a passage.

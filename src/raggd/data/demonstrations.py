@@ -20,11 +20,9 @@ EXPECTED = '{"question": "...", "answer": "..."}'
 
 
 def _parsed(value: Mapping[str, Any], number: int, where: str) -> Question:
-    answers = value.get("golden_answers", value.get("answer"))
-    if answers is None:
+    if value.get("golden_answers", value.get("answer")) is None:
         raise RaggdError(f"{where}: the demonstration has no answer. Expected {EXPECTED}.")
-    whole = {"id": f"line-{number}", **value, "golden_answers": answers}
-    return parse_question(whole, task=OWN_TASK, where=where)
+    return parse_question(value, task=OWN_TASK, where=where, fallback_id=f"line-{number}")
 
 
 def read_demonstrations(path: Path) -> list[Question]:

@@ -1,13 +1,21 @@
-"""Question files in FlashRAG's layout: one ``{"id", "question", "golden_answers"}`` per line."""
+"""Question files in FlashRAG's layout: one ``{"id", "question", "golden_answers"}`` per line.
+
+One's own questions may leave out the id and give one ``"answer"``; their task may have any name.
+"""
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raggd.data.text import normal_text
 from raggd.files import read_json_lines
 from raggd.records import Question, RaggdError
+
+_JSON_NAMES = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
 
 
 class QuestionWarning(UserWarning):
@@ -20,37 +28,58 @@ def _is_spelled(listed: Any) -> bool:
     return isinstance(listed, list) and "[" in listed and "]" in listed
 
 
-def _answers(listed: Any) -> tuple[str, ...]:
-    found = [str(answer).strip() for answer in (listed if isinstance(listed, list) else [listed])]
+def _text(value: Any, what: str, where: str) -> str:
+    if isinstance(value, str):
+        return normal_text(value).strip()
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    raise RaggdError(
+        f"{where}: {what} is {_JSON_NAMES.get(type(value), 'no text')}: expected text."
+    )
+
+
+def _answers(listed: Any, where: str) -> tuple[str, ...]:
+    each = listed if isinstance(listed, list | tuple) else [listed]
+    found = [_text(answer, "an answer", where) for answer in each]
     if _is_spelled(listed):  # any passage holds some letter, and would count as evidence
         found = [answer for answer in found if len(answer) > 1]
     return tuple(dict.fromkeys(filter(None, found)))
 
 
-def parse_question(value: dict[str, Any], *, task: str, where: str) -> Question:
-    """Turn one FlashRAG object into a question.
+def parse_question(
+    value: Mapping[str, Any], *, task: str, where: str, fallback_id: str = ""
+) -> Question:
+    """Turn one object into a question.
 
     Args:
-        value: ``{"id", "question", "golden_answers"}``; other keys are ignored.
+        value: FlashRAG's ``{"id", "question", "golden_answers": [...]}``, or ``"answer"`` for the
+            last; other keys are ignored.
         task: the benchmark's name; ids are made unique across tasks by ``task:`` before them.
         where: file and line, for the error message.
+        fallback_id: id of a question that has none; empty: it must have one.
 
     Returns:
-        The question; blank and repeated answers are dropped, and the letters of a list that came
-        split into its characters (``"["`` and ``"]"`` are among the answers).
+        The question, in the normal form of text; blank and repeated answers are dropped, and the
+        letters of a list that came split into its characters (``"["`` and ``"]"`` are among the
+        answers).
 
     Raises:
-        RaggdError: a key is missing, the question is empty, or no answer is left.
+        RaggdError: a key is missing or holds something else than text or a number, the question
+            is empty, or no answer is left.
     """
-    for key in ("id", "question", "golden_answers"):
-        if value.get(key) is None:
+    listed = value.get("golden_answers", value.get("answer"))
+    name = fallback_id or None if value.get("id") is None else value["id"]
+    named = {"id": name, "question": value.get("question")}
+    for key, held in {**named, "golden_answers": listed}.items():
+        if held is None:
             raise RaggdError(
                 f'{where}: no "{key}". Expected {{"id", "question", "golden_answers": [...]}}.'
             )
-    name, text, listed = str(value["id"]), str(value["question"]).strip(), value["golden_answers"]
+    name = _text(named["id"], "the id", where)
+    text = _text(named["question"], "the question", where)
     if not text:
         raise RaggdError(f"{where}: question '{name}' is empty. Give it a text or remove the line.")
-    answers = _answers(listed)
+    answers = _answers(listed, where)
     if not answers:
         raise RaggdError(f"{where}: question '{name}' has no answer. Add one or remove the line.")
     prefix = f"{task}:" if task else ""
@@ -63,7 +92,7 @@ def read_questions(path: Path, *, task: str) -> list[Question]:
 
     Args:
         path: a ``.jsonl`` or ``.jsonl.gz`` file.
-        task: the task that its questions belong to.
+        task: the task that its questions belong to, a benchmark's or one's own.
 
     Returns:
         The questions, in the order of the file. Left out, with a `QuestionWarning` that counts
@@ -75,10 +104,11 @@ def read_questions(path: Path, *, task: str) -> list[Question]:
     questions: dict[str, Question] = {}
     spelled = 0
     for number, value in read_json_lines(path):
-        if _is_spelled(listed := value.get("golden_answers")) and not _answers(listed):
+        where = f"{path}, line {number}"
+        if _is_spelled(listed := value.get("golden_answers")) and not _answers(listed, where):
             spelled += 1
             continue
-        question = parse_question(value, task=task, where=f"{path}, line {number}")
+        question = parse_question(value, task=task, where=where, fallback_id=f"line-{number}")
         if question.id in questions:
             raise RaggdError(
                 f"{path}, line {number}: the id '{question.id}' occurs twice. Ids must be unique."

@@ -1,7 +1,8 @@
 """Exact match and token F1 as in the SQuAD v1.1 evaluation, best over the gold answers.
 
-Both compare answers after `raggd.data.answers.normalise_answer`. A score is between 0 and 1. A
-question without gold answers cannot be scored: that is an error, never a silent 0 or a skip.
+Both compare answers in the normal form of text, after `raggd.data.answers.normalise_answer`. A
+score is between 0 and 1. A question without gold answers cannot be scored: that
+is an error, never a silent 0 or a skip.
 """
 
 from __future__ import annotations
@@ -10,7 +11,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 from raggd.data.answers import normalise_answer
+from raggd.data.text import normal_text
 from raggd.records import RaggdError
+
+
+def _form(text: str) -> str:
+    return normalise_answer(normal_text(text))
 
 
 def _checked(answers: Sequence[str]) -> Sequence[str]:
@@ -42,8 +48,8 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     >>> exact_match("The Denver Broncos!", ["Broncos", "Denver Broncos"])
     1.0
     """
-    given = normalise_answer(prediction)
-    return float(any(given == normalise_answer(answer) for answer in _checked(answers)))
+    given = _form(prediction)
+    return float(any(given == _form(answer) for answer in _checked(answers)))
 
 
 def _pair_f1(prediction: Counter[str], answer: Counter[str]) -> float:
@@ -68,7 +74,5 @@ def token_f1(prediction: str, answers: Sequence[str]) -> float:
     >>> token_f1("Paris, Texas", ["Paris"])  # precision 1/2, recall 1
     0.6666666666666666
     """
-    given = Counter(normalise_answer(prediction).split())
-    return max(
-        _pair_f1(given, Counter(normalise_answer(answer).split())) for answer in _checked(answers)
-    )
+    given = Counter(_form(prediction).split())
+    return max(_pair_f1(given, Counter(_form(answer).split())) for answer in _checked(answers))

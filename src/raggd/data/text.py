@@ -1,0 +1,85 @@
+"""The one normal form of text, for passages, questions, answers, prompts and the index alike.
+
+`normal_text` changes nothing that a reader sees: composed letters (NFC), a line feed for every line
+end, no control characters, no invisible ones. `search_form` goes further, for comparing: it also
+undoes widths, vowel points and the like. SQuAD's metric has a form of its own (`data.answers`).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Most text holds nothing else than these, and is its own normal form.
+_OTHER = re.compile(
+    "[^\n\t -~\xa1-\xa7\xa9-\xac\xae\xb0-\xb3\xb5-\xb7\xb9-\u012f\u0131-\u02d7\u2010-\u2016"
+    "\u2018-\u2027\u2030-\u203d\u203f-\u205e]"
+)
+_LINE_END = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
+# Control characters, and format characters that show nothing: soft hyphens, marks of direction,
+# zero-width spaces, byte order marks, tags. Joiners (U+200C, U+200D) shape letters and emoji: kept.
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
+    "\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
+)
+_LIGATURE = re.compile("[\ufb00-\ufb4f\ufb50-\ufdcf\ufdf0-\ufdff\ufe70-\ufefc]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+_FOLDED = re.compile(
+    # joiners, the Arabic lengthening stroke, variation selectors; points and accents that no
+    # letter is composed with: of Latin, Greek, Cyrillic, Hebrew, Arabic, Syriac
+    "[\u200c\u200d\u0640\ufe00-\ufe0f\U000e0100-\U000e01ef\u0300-\u036f\u0483-\u0489\u0591-\u05bd"
+    "\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e4"
+    "\u06e7\u06e8\u06ea-\u06ed\u0711\u0730-\u074a\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"
+    "\ufe20-\ufe2f]"
+)
+_LETTERS = str.maketrans(
+    "\u0622\u0623\u0625\u0671\u0649\u06cc\u06a9\u0130",
+    "\u0627\u0627\u0627\u0627\u064a\u064a\u0643I",
+)
+
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7f"
+    "\u3005-\u3007\u3040-\u30ff\u3100-\u318f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\ua4cf"
+    "\ua960-\ua97f\ua980-\ua9ff\uaa60-\uaadf\uac00-\ud7ff\uf900-\ufaff\U0001b000-\U0001b16f"
+    "\U00020000-\U0003ffff"
+)
+"""Ranges, for a character class, of scripts that put no spaces between words (or, as Korean, long
+endings on them): Thai, Lao, Burmese, Khmer and their kin, Chinese, Japanese, Korean, Yi."""
+
+
+def normal_text(text: str) -> str:
+    r"""Bring text into the normal form.
+
+    Args:
+        text: of any origin; halves of surrogate pairs become U+FFFD.
+
+    Returns:
+        The same to a reader; the form is its own normal form.
+
+    >>> normal_text("main\u00adten\u00adance\r\no\ufb03ce")
+    'maintenance\noffice'
+    """
+    if not _OTHER.search(text):
+        return text
+    text = _SURROGATE.sub("\ufffd", text)
+    text = _INVISIBLE.sub("", _SPACE.sub(" ", _LINE_END.sub("\n", text)))
+    text = _LIGATURE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
+    return unicodedata.normalize("NFC", text)
+
+
+def search_form(text: str) -> str:
+    """Bring text into the form in which words are compared; upper and lower case stay.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The normal form without compatibility forms (wide letters, superscripts), joiners, vowel
+        points and accents that have no composed letter.
+    """
+    if not _OTHER.search(text):
+        return unicodedata.normalize("NFKC", text)
+    text = unicodedata.normalize("NFKC", normal_text(text))
+    return _FOLDED.sub("", text).translate(_LETTERS)

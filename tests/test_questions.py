@@ -1,0 +1,81 @@
+"""Question files and demonstrations: what counts as text, and what is refused by its line."""
+
+import contextlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raggd.data.demonstrations import parse_demonstrations, read_demonstrations
+from raggd.data.questions import read_questions
+from raggd.records import Question, RaggdError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)
+
+
+def write(path: Path, *values: Any) -> Path:
+    path.write_text("".join(f"{json.dumps(value)}\n" for value in values))
+    return path
+
+
+def test_own_questions_need_no_id_and_no_list(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "q.jsonl",
+        {"question": "How many?", "answer": 7},
+        {"question": "Where?", "golden_answers": ["Rome", 3.5]},
+        {"id": 0, "question": "Wer?", "answer": " Zoe\u0308 "},
+    )
+    assert read_questions(path, task="shop floor") == [
+        Question("shop floor:line-1", "How many?", ("7",), "shop floor"),
+        Question("shop floor:line-2", "Where?", ("Rome", "3.5"), "shop floor"),
+        Question("shop floor:0", "Wer?", ("Zoë",), "shop floor"),
+    ]
+    assert [q.answers for q in read_demonstrations(path)] == [("7",), ("Rome", "3.5"), ("Zoë",)]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"question": "Q?", "golden_answers": ["a", ["b"]]}, "an answer is a list"),
+        ({"question": "Q?", "golden_answers": {"a": 1}}, "an answer is an object"),
+        ({"question": "Q?", "answer": True}, "an answer is true or false"),
+        ({"question": "Q?", "golden_answers": ["a", None]}, "an answer is null"),
+        ({"question": ["Q?"], "answer": "a"}, "the question is a list"),
+        ({"question": {"text": "Q?"}, "answer": "a"}, "the question is an object"),
+        ({"id": [1], "question": "Q?", "answer": "a"}, "the id is a list"),
+        ({"question": "Q?", "answer": float("inf")}, "Infinity"),
+    ],
+)
+def test_what_is_no_text_is_refused_by_its_line(tmp_path: Path, value: Any, message: str) -> None:
+    path = write(tmp_path / "q.jsonl", {"question": "Good?", "answer": "yes"}, value)
+    for read in (read_demonstrations, lambda file: read_questions(file, task="own")):
+        with pytest.raises(RaggdError, match=rf"q\.jsonl, line 2: .*{message}"):
+            read(path)
+
+
+@pytest.mark.parametrize("value", [("Q?", ["a", ["b"]]), {"question": 1j, "answer": "a"}])
+def test_demonstrations_in_python_are_checked_too(value: Any) -> None:
+    with pytest.raises(RaggdError, match="demonstration 1"):
+        parse_demonstrations([value])
+
+
+@given(st.lists(st.fixed_dictionaries({}, optional={
+    "id": JSON, "question": JSON, "answer": JSON, "golden_answers": JSON,
+}), max_size=4))  # fmt: skip
+def test_any_file_is_questions_or_one_error(values: list[Any]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder, "q.jsonl"), *values)
+        for read in (read_demonstrations, lambda file: read_questions(file, task="t")):
+            with contextlib.suppress(RaggdError):
+                for question in read(path):
+                    assert question.text.strip()
+                    assert all(question.answers)
+                    question.text.encode()

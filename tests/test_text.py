@@ -1,0 +1,140 @@
+"""The one normal form of text, and the terms of the index made from it."""
+
+import re
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raggd.data.answers import contains_answer
+from raggd.data.text import normal_text, search_form
+from raggd.retrieval.tokenizer import TermNumbers, tokenize, tokenizer_fingerprint
+
+ANY = st.text(st.characters(exclude_categories=()))
+
+
+@given(ANY)
+def test_the_normal_form_is_its_own_normal_form(text: str) -> None:
+    once = normal_text(text)
+    assert normal_text(once) == once
+    assert unicodedata.is_normalized("NFC", once)
+    once.encode()  # no half of a surrogate pair is left
+    assert all(c in "\n\t" or unicodedata.category(c) != "Cc" for c in once)
+    assert search_form(once) == search_form(text)
+
+
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
+def test_plain_text_stays_as_it_is(text: str) -> None:
+    assert normal_text(text) is text
+    assert search_form(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [
+        ("hy\xadphen", "hyphen"),
+        ("le\u200bft \u200eright\u200f", "left right"),
+        ("one\r\ntwo\rthree\u2028four", "one\ntwo\nthree\nfour"),
+        ("ﬁne aﬄuent", "fine affluent"),
+        ("1\xa0000\u202f000", "1 000 000"),
+        ("nul\x00l bell\x07", "null bell"),
+        ("half \ud83c pair", "half \ufffd pair"),
+        ("see \U000e0053\U000e0045this", "see this"),
+        ("u\u0308ber", "über"),
+        ("می\u200cروم 👩\u200d🚀", "می\u200cروم 👩\u200d🚀"),
+    ],
+)
+def test_what_nobody_sees_goes(text: str, normal: str) -> None:
+    assert normal_text(text) == normal
+
+
+@given(ANY)
+def test_composed_and_decomposed_text_have_the_same_terms(text: str) -> None:
+    composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
+    assert tokenize(composed) == tokenize(decomposed)
+
+
+@given(st.text(st.characters(max_codepoint=126, exclude_characters="_")))
+def test_plain_words_without_humps_are_split_as_ever(text: str) -> None:
+    text = text.lower()
+    held = [word for word in re.findall(r"\w+", text) if tokenize(word)]
+    assert tokenize(text) == [term for word in held for term in tokenize(word)]
+    assert all(len(tokenize(word)) == 1 for word in held)
+
+
+@pytest.mark.parametrize("name", ["McDonald", "YouTube", "LeBron", "iPhone", "NATO", "eBay", "K2"])
+def test_names_of_people_and_firms_stay_whole(name: str) -> None:
+    assert len(tokenize(name)) == 1
+
+
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("set read_time_out first", "time"),
+        ("call __enter__ at once", "enter"),
+        ("the *_bold_* word", "bold"),
+        ("use followRedirects here", "redirects"),
+        ("use followRedirects here", "followredirects"),
+        ("parseXMLFile()", "xml file"),
+        ("raise `LookupError`", "lookup"),
+        ("json.JSONDecoder", "decoder"),
+        ("MAX_SIZE", "max_size"),
+        ("מְדִינָה", "מדינה"),
+        ("الكِتَابُ الجَدِيد", "الكتاب"),
+        ("کتاب‌ها", "کتابها"),
+        ("أحمد", "احمد"),
+        ("e\u0301cole", "École"),
+        ("ＷＩＤＥ letters", "wide"),
+        ("नमस्कार दुनिया", "दुनिया"),
+        ("駅は北にあります", "北"),
+        ("营业时间为九点", "时间"),
+        ("พิพิธภัณฑ์เปิดทุกวัน", "เปิด"),
+        ("도서관은 열려", "도서관"),
+        ("ພິພິທະພັນ", "ພິພິ"),
+        ("ទិញសៀវភៅ", "សៀវភៅ"),
+        ("İzmir", "izmir"),
+        ("straße", "Straße"),
+    ],
+)
+def test_a_part_is_found(written: str, asked: str) -> None:
+    assert set(tokenize(asked)) & set(tokenize(written))
+    assert set(tokenize(asked)) <= set(tokenize(written)) | set(tokenize("_"))
+
+
+def test_other_words_of_an_unspaced_script_are_not_found() -> None:
+    assert not set(tokenize("山川")) & set(tokenize("图书馆关门"))
+    assert not set(tokenize("เปิด")) & set(tokenize("ปลา"))
+
+
+@given(st.lists(ANY, max_size=5))
+def test_numbers_of_terms_are_those_of_the_terms(texts: list[str]) -> None:
+    from array import array
+
+    numbers, found = TermNumbers(), array("q")
+    for text in texts:
+        numbers.add(text, found)
+    names = {number: term for term, number in numbers.terms.items()}
+    assert [names[n] for n in found] == [term for text in texts for term in tokenize(text)]
+
+
+def test_the_fingerprint_knows_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tokenizer_fingerprint()
+    assert before == tokenizer_fingerprint()
+    monkeypatch.setattr("raggd.retrieval.tokenizer._PART", re.compile("x"))
+    assert tokenizer_fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "held"),
+    [
+        ("图书馆晚上九点关门", "九点", True),
+        ("图书馆晚上九点关门", "八点", False),
+        ("مُدَرِّس فِي الحَدِيقَة", "الحديقة", True),
+        ("the oﬃce of Zoe\u0308", "Zoë", True),
+        ("main\xadten\xadance costs", "maintenance", True),
+        ("cafés", "café", False),
+    ],
+)
+def test_evidence_is_compared_in_the_same_form(text: str, answer: str, held: bool) -> None:
+    assert contains_answer(text, [answer]) is held

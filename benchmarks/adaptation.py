@@ -19,8 +19,8 @@ from raggd.evaluation.cost import forward_flops
 from raggd.evaluation.timing import Work, in_turn, ratio_of
 from raggd.methods.answering import answer_batch
 from raggd.methods.base import Adapted
-from raggd.methods.remembered import Remembered
 from raggd.methods.spec import HYPER_FILE
+from raggd.methods.store import Store
 from raggd.methods.tt_sgd import TestTimeSGD
 
 ABOUT = "one adaptation: RAG-GD, TT-SGD, few shot's longer prompt, one forward pass"
@@ -123,14 +123,14 @@ FEW_SHOT = "answering with the demonstrations in the prompt"
 def _quick_works(setting: BenchSetting, batch: Batch) -> dict[str, Work]:
     backbone, base, rag_gd = setting.backbone, setting.base, setting.rag_gd
     supports = setting.supports[:1]
-    known = Remembered(rag_gd, "bench")
-    adapted = known.adapt(supports)[0]
+    known = Store()
+    adapted = known.adapt(rag_gd, supports, "bench")[0]
     longer = Adapted(base, shown=supports[0].demonstrations)
     works: dict[str, Work] = {
         "RAG-GD": lambda: rag_gd.adapt(supports),
         FLOOR: floor_pass(backbone, base, batch),
         MATRICES: matrix_products(backbone, int(batch.mask.sum())),
-        KNOWN: lambda: known.adapt(supports),
+        KNOWN: lambda: known.adapt(rag_gd, supports, "bench"),
         ANSWER: _answers(setting, adapted),
         FEW_SHOT: _answers(setting, longer),
     }

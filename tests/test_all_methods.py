@@ -14,7 +14,9 @@ import tiny
 from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.prompt_tuning import SoftPrefix, load_prefix, save_prefix
 from raggd.adaptation.target_store import load_targets
+from raggd.api import Rag
 from raggd.backbone.load import Backbone
+from raggd.cli.ask import ask_result
 from raggd.data.benchmarks import support_pool
 from raggd.evaluation import runner
 from raggd.files import read_json
@@ -37,7 +39,6 @@ from raggd.records import RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for, holds_answer
 from raggd.settings import Settings, load_settings
 from raggd.workflows import rivals, train
-from raggd.workflows.ask import run_ask
 from raggd.workflows.evaluate import run_evaluate
 from raggd.workflows.gate import run_train_gate
 from raggd.workflows.ridge import run_train_ridge
@@ -354,14 +355,14 @@ def test_controls_of_an_evaluation_are_not_asked(
     documents.mkdir()
     (documents / "a.md").write_text("The red city lies near Lima.\n", encoding="utf-8")
     settings = changed(trained.settings, "data", corpus=str(documents))
-    parts = parts_with(settings, tiny_backbone)
+    rag, question = Rag(parts_with(settings, tiny_backbone)), "what lies near the red city ?"
     for name in ("shuffled-support", "irrelevant-passages"):
         with pytest.raises(RaggdError, match="control of `raggd evaluate`"):
-            run_ask(parts, "what lies near the red city ?", shown, name)
-    found = run_ask(parts, "what lies near the red city ?", shown, "base-few-shot")
+            ask_result(rag, question, (shown, None, None), name)
+    found = ask_result(rag, question, (shown, None, None), "base-few-shot")
     assert (found["demonstrations"], found["adapted"]) == (2, False)
     with pytest.raises(RaggdError, match="'vanilla-few-shot' adapts from demonstrations"):
-        run_ask(parts, "what lies near the red city ?", None, "vanilla-few-shot")
+        ask_result(rag, question, method="vanilla-few-shot")
 
 
 def test_the_commands(

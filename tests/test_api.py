@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import raggd
-from raggd.api import Rag
+from raggd.api import Answer, Rag
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
+from raggd.cli.ask import ask_result
 from raggd.core.low_rank import tensors_of
+from raggd.methods import answering
+from raggd.methods.base import Adapted
 from raggd.records import Question, RaggdError, SupportSet
 from raggd.settings import Settings, load_settings
-from raggd.workflows.ask import run_ask
 from tiny import random_base, random_update
 from workflow_fixtures import (
     StubRetriever,
@@ -28,6 +32,10 @@ from workflow_fixtures import (
 
 PAIRS = [("what lies near the red city ?", "Lima"), ("what eats the big fish ?", "honey")]
 QUESTION = "what lies near the old tree ?"
+METHODS_WITHOUT_OWN_FILES = [
+    *("query-only", "vanilla-rag", "vanilla-few-shot", "base", "base-few-shot", "mean-update"),
+    *("tt-sgd-k1", "tt-sgd", "rag-gd", "rag-gd-step", "rag-gd-x2"),
+]
 GUIDE = (
     "# Guide\n\nThe red city lies near Lima.\n\n## Water\n\nThe big fish eats honey.\n\n"
     "## Trees\n\nThe old tree lies near Cairo.\n"
@@ -63,8 +71,10 @@ def rag(settings: Settings, tiny_backbone: Backbone, documents: Path) -> Rag:
     return loaded
 
 
-def same(left: raggd.Update, right: raggd.Update) -> bool:
-    return torch.equal(left.vector(), right.vector())
+def same(left: Adapted, right: Adapted) -> bool:
+    assert left.update is not None
+    assert right.update is not None
+    return torch.equal(left.update.vector(), right.update.vector())
 
 
 def test_load_loads_nothing(settings: Settings) -> None:
@@ -76,24 +86,26 @@ def test_load_loads_nothing(settings: Settings) -> None:
 
 
 def test_the_lines_of_the_documentation(rag: Rag, tmp_path: Path) -> None:
-    update = rag.adapt(PAIRS)
-    before, after = rag.answer(QUESTION), rag.answer(QUESTION, update=update)
+    adapted = rag.adapt(PAIRS)
+    before, after = rag.answer(QUESTION), rag.answer(QUESTION, adapted)
     assert "Cairo" in before.passages[0].text
     assert before.passages == after.passages
     assert before.text != after.text
-    update.save(tmp_path / "update.safetensors")
-    again = raggd.load_update(tmp_path / "update.safetensors")
-    assert same(again, update)
-    assert again.base == update.base
-    assert rag.answer(QUESTION, update=again) == after
+    file = tmp_path / "update.safetensors"
+    rag.save(adapted, file)
+    again = raggd.load_update(file)
+    assert same(rag.state(again), adapted)
+    assert again.base == rag.parts.base.fingerprint
+    for form in (again, file, str(file), adapted.update, adapted):
+        assert rag.answer(QUESTION, form) == rag.answer(QUESTION, update=form) == after
 
 
 def test_python_and_the_command_line_answer_alike(rag: Rag, documents: Path) -> None:
     lines = [{"question": question, "answer": answer} for question, answer in PAIRS]
     shown = write_lines(documents.parent / "examples.jsonl", lines)
-    asked = run_ask(rag.parts, QUESTION, shown, None)
-    assert rag.answer(QUESTION, update=rag.adapt(shown)).text == asked["answer"]
-    assert rag.answer(QUESTION).text == run_ask(rag.parts, QUESTION, None, None)["answer"]
+    asked = ask_result(rag, QUESTION, (shown, None, None))
+    assert rag.answer(QUESTION, rag.adapt(shown)).text == asked["answer"]
+    assert rag.answer(QUESTION).text == ask_result(rag, QUESTION)["answer"]
 
 
 def test_demonstrations_of_every_form_give_one_update(rag: Rag, tmp_path: Path) -> None:
@@ -135,26 +147,99 @@ def test_other_methods(rag: Rag) -> None:
     assert rag.answer(QUESTION, method="vanilla-rag").passages
     assert rag.answer(QUESTION, method="query-only").text != ""
     mean = rag.answer(QUESTION, method="mean-update")
-    assert mean == rag.answer(QUESTION, update=rag.adapt(PAIRS, method="mean-update"))
+    assert mean == rag.answer(QUESTION, rag.adapt(PAIRS, method="mean-update"))
+    assert mean == rag.answer(QUESTION, rag.adapt(method="mean-update"))
     assert not same(rag.adapt(PAIRS, method="tt-sgd"), rag.adapt(PAIRS))
-    with pytest.raises(RaggdError, match="'base' makes no update"):
-        rag.adapt(PAIRS, method="base")
-    for method in ("tt-sgd", "rag-gd"):
-        with pytest.raises(RaggdError, match="needs one: make it by"):
+    for method in ("tt-sgd", "rag-gd", "base-few-shot"):
+        with pytest.raises(RaggdError, match="adapts from demonstrations: give some"):
             rag.answer(QUESTION, method=method)
-    with pytest.raises(RaggdError, match="needs one: make it by"):
-        rag.answer(QUESTION, method="vanilla-rag", update=rag.adapt(PAIRS))
+        with pytest.raises(RaggdError, match="adapts from demonstrations: give some"):
+            rag.adapt(method=method)
+    with pytest.raises(RaggdError, match="brings its own: leave one of them out"):
+        rag.answer(QUESTION, rag.adapt(PAIRS), method="vanilla-rag")
+    with pytest.raises(RaggdError, match="control of `raggd evaluate`"):
+        rag.adapt(PAIRS, method="shuffled-support")
+
+
+@pytest.mark.parametrize("method", METHODS_WITHOUT_OWN_FILES)
+def test_what_adapt_gives_answers_whatever_the_method(rag: Rag, method: str) -> None:
+    adapted = rag.adapt(PAIRS, method=method)
+    answer = rag.answer(QUESTION, adapted)
+    assert answer == rag.answer_many([QUESTION], [adapted])[0]
+    if adapted.update is None:
+        with pytest.raises(RaggdError, match="holds no update that could be saved"):
+            rag.save(adapted, "nowhere.safetensors")
+
+
+def test_few_shot_shows_the_demonstrations(rag: Rag, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    original = answering.answer_batch
+
+    def spy(backbone: Backbone, rows: Any, prompts: Any, most: int) -> list[str]:
+        read.extend(backbone.tokenizer.decode(prompt.tokens) for prompt in prompts)
+        return original(backbone, rows, prompts, most)
+
+    monkeypatch.setattr(answering, "answer_batch", spy)
+    rag.answer(QUESTION, rag.adapt(PAIRS, method="base-few-shot"))
+    rag.answer(QUESTION, rag.adapt(PAIRS, method="base"))
+    assert ["honey" in text for text in read] == [True, False]
+
+
+def test_states_of_different_bases_are_answered_apart(rag: Rag) -> None:
+    states = [rag.adapt(PAIRS), rag.adapt(method="vanilla-rag"), None, rag.adapt(PAIRS)]
+    together = rag.answer_many([QUESTION] * 4, states)
+    assert together == [rag.answer(QUESTION, state) for state in states]
+    assert rag.answer_many([QUESTION] * 2, states[0]) == together[:1] * 2
+
+
+def test_threads_wait_for_each_other(rag: Rag) -> None:
+    alone = rag.answer(QUESTION, rag.adapt(PAIRS))
+    found: list[Answer] = []
+    failed: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            for _ in range(3):
+                found.append(rag.answer(QUESTION, rag.adapt(PAIRS, method="tt-sgd")))
+                found.append(rag.answer(QUESTION, rag.adapt(PAIRS)))
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert found.count(alone) == 9
+    assert len(found) == 18
+    assert len(set(found)) == 2
 
 
 def test_bad_questions_and_updates(rag: Rag, tiny_backbone: Backbone) -> None:
     with pytest.raises(RaggdError, match="question is empty"):
         rag.answer("  ")
-    with pytest.raises(RaggdError, match="2 questions, but 1 updates"):
+    with pytest.raises(RaggdError, match="2 questions, but 1 adapted states"):
         rag.answer_many([QUESTION, QUESTION], [None])
     foreign = random_update(random_base(tiny_backbone, seed=9))
     with pytest.raises(RaggdError, match="the update starts from base adapter"):
         rag.answer(QUESTION, update=foreign)
+    with pytest.raises(RaggdError, match="a float is no adapted state"):
+        rag.answer(QUESTION, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(RaggdError, match=r"no weight file at none\.safetensors"):
+        rag.answer(QUESTION, "none.safetensors")
     assert rag.answer_many([]) == []
+
+
+def test_settings_of_every_form(tmp_path: Path) -> None:
+    (tmp_path / "s.toml").write_text("[retrieval]\ntop_k = 5\n", encoding="utf-8")
+    path = tmp_path / "s.toml"
+    for form in (path, str(path), {"retrieval": {"top_k": 5}}, load_settings(path)):
+        assert raggd.load(settings=form).parts.settings.retrieval.top_k == 5
+    with pytest.raises(RaggdError, match="did you mean 'top_k'"):
+        raggd.load(settings={"retrieval": {"topk": 5}})
+    with pytest.raises(RaggdError, match="settings are a int: expected a TOML file or a diction"):
+        raggd.load(settings=5)  # type: ignore[arg-type]
 
 
 def test_index_switches_the_corpus(rag: Rag, tmp_path: Path) -> None:
@@ -171,12 +256,14 @@ def test_a_retriever_of_ones_own(settings: Settings, tiny_backbone: Backbone) ->
     assert own.answer(QUESTION).passages[0].text.startswith("passage")
     with pytest.raises(RaggdError, match="a corpus or a retriever, not both"):
         raggd.load(corpus="x", retriever=StubRetriever())
-    with pytest.raises(RaggdError, match="a list is not a raggd retriever"):
-        raggd.load(retriever=[])  # type: ignore[arg-type]
+    with pytest.raises(RaggdError, match="a list is no retriever that raggd knows"):
+        raggd.load(retriever=[])
 
 
 def test_exports(rag: Rag, tmp_path: Path) -> None:
     update = rag.adapt(PAIRS)
+    with pytest.raises(RaggdError, match="holds no update that could be exported"):
+        rag.export_peft(tmp_path / "none", rag.adapt(PAIRS, method="base-few-shot"))
     assert rag.export_peft(tmp_path / "peft", update).rank == 6
     assert rag.export_gguf(tmp_path / "update.gguf", update).stat().st_size > 1000
     assert files_under(tmp_path / "peft") == ["adapter_config.json", "adapter_model.safetensors"]
@@ -187,7 +274,7 @@ def test_a_file_that_is_no_update(rag: Rag, settings: Settings, tmp_path: Path) 
         raggd.load_update(Path(settings.adapter.weights) / "base.safetensors")
     with pytest.raises(RaggdError, match="no weight file at"):
         raggd.load_update(tmp_path / "none.safetensors")
-    batch = raggd.core.low_rank.stack_updates([rag.adapt(PAIRS)] * 2)
+    batch = raggd.core.low_rank.stack_updates([rag.adapt(PAIRS).update] * 2)
     batch.save(tmp_path / "batch.safetensors")
     kept = raggd.load_update(tmp_path / "batch.safetensors")
     assert kept.rows == 2

@@ -361,7 +361,7 @@ def test_text_for_people(place: Place, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
-    assert "method: rag-gd (adapted to 1 demonstrations)" in lines
+    assert "method: rag-gd (adapted to 1 demonstration)" in lines
     assert "[1] [/red] :key:: The red city lies near Lima." in lines
     assert lines[-1].startswith("start ")
     ran = place.run("ask", "what lies near the red city ?", "--corpus", corpus)

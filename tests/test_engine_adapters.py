@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.export import lora_factors, peft_tensors
@@ -16,11 +17,10 @@ from raggd.adaptation.predictors.store import mean_predictor, save_predictor
 from raggd.api import Rag
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.supports import save_support
-from raggd.engines import adapters
 from raggd.engines.adapters import AdapterFolders
 from raggd.engines.vllm import adapter_number, register
 from raggd.files import load_tensors
+from raggd.methods.store import Store
 from raggd.records import RaggdError, SupportSet
 from raggd.settings import Settings
 from tiny import random_update
@@ -35,6 +35,7 @@ def rag(tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path) -> Rag:
     predictor = mean_predictor(base.spec, base.fingerprint, vectors)
     save_predictor(tmp_path / "weights" / "predictor.safetensors", predictor)
     settings = changed(Settings(), "adapter", weights=str(tmp_path / "weights"))
+    settings = changed(settings, "serving", supports=str(tmp_path / "supports"))
     return Rag(parts_with(settings, tiny_backbone))
 
 
@@ -42,8 +43,8 @@ def rag(tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path) -> Rag:
 def folders(rag: Rag, supports: list[SupportSet], tmp_path: Path) -> AdapterFolders:
     """Three stored support sets."""
     for support in supports:
-        save_support(tmp_path / "supports", support)
-    return AdapterFolders(rag, tmp_path / "supports", tmp_path / "adapters")
+        rag.store.add(support)
+    return AdapterFolders(rag, tmp_path / "adapters")
 
 
 def test_a_name_gives_the_predicted_adapter_once(
@@ -51,7 +52,7 @@ def test_a_name_gives_the_predicted_adapter_once(
 ) -> None:
     path = folders.find(f"raggd/{supports[0].id}")
     found, _ = load_tensors(path / "adapter_model.safetensors")
-    update = rag.adapt(supports[0])
+    update = rag.adapt(supports[0]).update
     wanted = peft_tensors(rag.parts.backbone, lora_factors(rag.parts.base, update))
     assert found.keys() == wanted.keys()
     assert all(found[name].equal(wanted[name]) for name in wanted)
@@ -61,32 +62,45 @@ def test_a_name_gives_the_predicted_adapter_once(
     def never(*_: object) -> None:
         raise AssertionError("written again")
 
-    monkeypatch.setattr(adapters, "write_peft", never)
+    monkeypatch.setattr(rag, "export_peft", never)
     assert folders.find(f"raggd/{supports[0].id}") == path
     with pytest.raises(AssertionError, match="written again"):
         folders.find(f"raggd/{supports[1].id}")
 
 
+@pytest.mark.parametrize("file", ["predictor.safetensors", "tuned.safetensors"])
 def test_other_weights_make_another_adapter(
-    rag: Rag, folders: AdapterFolders, supports: list[SupportSet]
+    rag: Rag, folders: AdapterFolders, supports: list[SupportSet], file: str, tmp_path: Path
 ) -> None:
     name = f"raggd/{supports[0].id}"
     first = folders.find(name)
     base = rag.parts.base
     other = mean_predictor(base.spec, base.fingerprint, random_update(base, seed=9).vector()[None])
-    save_predictor(rag.parts.weights / "predictor.safetensors", other)
-    assert folders.find(name) != first
+    save_predictor(rag.parts.weights / file, other)
+    again = Rag(parts_with(rag.parts.settings, rag.parts.backbone))
+    second = AdapterFolders(again, tmp_path / "adapters").find(name)
+    assert second != first
+    written = [load_tensors(p / "adapter_model.safetensors")[0] for p in (first, second)]
+    assert any(not written[0][name].equal(written[1][name]) for name in written[0])
+
+
+def test_the_tuned_predictor_is_enough(
+    rag: Rag, folders: AdapterFolders, supports: list[SupportSet]
+) -> None:
+    weights = rag.parts.weights
+    (weights / "predictor.safetensors").rename(weights / "tuned.safetensors")
+    assert folders.find(f"raggd/{supports[0].id}").is_dir()
 
 
 def test_another_precision_makes_another_adapter(
     rag: Rag, tiny_backbone: Backbone, supports: list[SupportSet], tmp_path: Path
 ) -> None:
-    save_support(tmp_path / "supports", supports[0])
+    rag.store.add(supports[0])
     found = set()
-    for dtype in ("float32", "bfloat16", "float32"):
-        settings = changed(rag.parts.settings, "backbone", dtype=dtype)
-        rounded = Rag(parts_with(settings, tiny_backbone))
-        folders = AdapterFolders(rounded, tmp_path / "supports", tmp_path / "adapters")
+    for dtype in (torch.float32, torch.bfloat16, torch.float32):
+        tiny_backbone.model.to(dtype)
+        rounded = Rag(parts_with(rag.parts.settings, tiny_backbone))
+        folders = AdapterFolders(rounded, tmp_path / "adapters")
         found.add(folders.find(f"raggd/{supports[0].id}"))
     assert len(found) == 2
 
@@ -107,7 +121,7 @@ def test_other_names_are_refused(folders: AdapterFolders, name: str, message: st
 def test_settings_and_supports_come_from_the_environment(
     tmp_path: Path, supports: list[SupportSet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save_support(tmp_path, supports[0])
+    Store(tmp_path).add(supports[0])
     monkeypatch.setenv("RAGGD_SETTINGS", str(tmp_path / "absent.toml"))
     with pytest.raises(RaggdError, match=r"cannot read settings file .*absent\.toml"):
         AdapterFolders.from_environment()

@@ -140,7 +140,7 @@ def test_peft_on_the_real_backbone(tmp_path: Path) -> None:
     rag = raggd.load(settings=load_settings(assignments=["backbone.dtype=float32"]))
     backbone, base = rag.parts.backbone, rag.parts.base
     shown = [Demonstration(f"d{i}", f"who is {i} ?", (), f"king {i}") for i in range(3)]
-    update = rag.adapt(SupportSet("own", tuple(shown)))
+    update = rag.adapt(SupportSet("own", tuple(shown))).update
     adapted = ours(backbone, base, update)
     moved = float((adapted - ours(backbone, base)).abs().max())
     folder = rag.export_peft(tmp_path / "a", update).folder

@@ -1,4 +1,4 @@
-"""Support sets on disk, and the commands that keep and export them."""
+"""The commands that keep support sets and export what was adapted to them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ import torch
 import raggd
 from raggd.adaptation.export import WEIGHTS_FILE
 from raggd.backbone.load import Backbone
-from raggd.data.supports import list_supports, load_support, save_support
 from raggd.files import load_tensors
-from raggd.records import RaggdError, SupportSet
 from workflow_fixtures import (
     Ran,
     run_cli,
@@ -24,40 +22,6 @@ from workflow_fixtures import (
     write_lines,
     write_weights,
 )
-
-
-def test_a_set_comes_back_as_it_was(supports: list[SupportSet], tmp_path: Path) -> None:
-    for support in supports:
-        path = save_support(tmp_path, support)
-        assert path.name == f"{support.id}.json"
-        assert load_support(tmp_path, support.id) == support
-    assert save_support(tmp_path, supports[0]) == tmp_path / f"{supports[0].id}.json"
-    assert {s.id for s in list_supports(tmp_path)} == {s.id for s in supports}
-    assert list_supports(tmp_path / "none") == []
-
-
-@pytest.mark.parametrize("name", ["../x", "0" * 15, "0" * 17, "G" * 16, "", "..", "0" * 16 + "\n"])
-def test_a_name_that_is_no_id_opens_no_file(name: str, tmp_path: Path) -> None:
-    with pytest.raises(RaggdError, match="is not the id of a support set"):
-        load_support(tmp_path, name)
-
-
-def test_damaged_and_missing_sets(supports: list[SupportSet], tmp_path: Path) -> None:
-    with pytest.raises(RaggdError, match="no support set 'aaaaaaaaaaaaaaaa'"):
-        load_support(tmp_path, "a" * 16)
-    path = save_support(tmp_path, supports[0])
-    value = json.loads(path.read_text())
-    value["demonstrations"][0]["answer"] = "something else"
-    path.write_text(json.dumps(value))
-    with pytest.raises(RaggdError, match="it was changed"):
-        load_support(tmp_path, supports[0].id)
-    for wrong in ("[]", '{"task": "x"}', '{"task": "x", "demonstrations": [1]}', "{"):
-        path.write_text(wrong)
-        with pytest.raises(RaggdError, match=r"is not a support set|is not valid JSON"):
-            load_support(tmp_path, supports[0].id)
-
-
-# --- commands
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +51,8 @@ def test_supports_are_added_listed_and_exported(place: Path, tmp_path: Path) -> 
     question = "what lies near the red city ?"
     assert listed == [{"id": added["id"], "demonstrations": 1, "question": question}]
     assert added["id"] in run_cli("supports", "list").out
+    dumped = run_cli("supports", "dump", added["id"])
+    assert json.loads(dumped.out) == {"question": question, "answer": "Lima"}
     by_id = run(place, "export", "peft", tmp_path / "id", "--support", added["id"], "--json").json()
     shown = ("--demonstrations", place / "examples.jsonl")
     run(place, "export", "peft", tmp_path / "file", *shown, "--json").json()
@@ -103,7 +69,7 @@ def test_supports_are_added_listed_and_exported(place: Path, tmp_path: Path) -> 
 
 def test_a_saved_update_is_exported(place: Path, tmp_path: Path) -> None:
     rag = raggd.load(place / "guide.md", settings=place / "settings.toml")
-    rag.adapt(place / "examples.jsonl").save(tmp_path / "u.safetensors")
+    rag.save(rag.adapt(place / "examples.jsonl"), tmp_path / "u.safetensors")
     saved = ("--update", tmp_path / "u.safetensors")
     text = run(place, "export", "gguf", tmp_path / "u.gguf", *saved)
     assert text.out == f"base adapter and update in {tmp_path / 'u.gguf'}\n"
@@ -121,3 +87,37 @@ def test_exports_refuse_what_they_cannot_do(place: Path, tmp_path: Path) -> None
     refused = run(place, "export", "gguf", tmp_path / "x", "--support", "../../etc").refusal()
     assert "is not the id of a support set" in refused
     assert not list(tmp_path.iterdir())
+
+
+def test_ask_takes_a_stored_set_and_a_saved_update(place: Path, tmp_path: Path) -> None:
+    added = run(place, "supports", "add", place / "examples.jsonl", "--json").json()
+    rag = raggd.load(place / "guide.md", settings=place / "settings.toml")
+    rag.save(rag.adapt(place / "examples.jsonl"), tmp_path / "u.safetensors")
+    asked = ("ask", "what lies near the red city ?")
+    sources = [
+        ("--support", added["id"]),
+        ("--update", tmp_path / "u.safetensors"),
+        ("--demonstrations", place / "examples.jsonl"),
+    ]
+    results = [run(place, *asked, *source, "--json").json() for source in sources]
+    assert len({result["answer"] for result in results}) == 1
+    assert all(result["adapted"] for result in results)
+    assert results[0]["answer"] != run(place, *asked, "--json").json()["answer"]
+    assert "(adapted to 1 demonstration)" in run(place, *asked, *sources[0]).out
+    shown = run(place, *asked, *sources[0], "--method", "base-few-shot").out
+    assert "base-few-shot (1 demonstration given)" in shown
+    refused = run(place, *asked, *sources[1], "--method", "base").refusal()
+    assert "leave --method out" in refused
+    assert "not several" in run(place, *asked, *sources[0], *sources[1]).refusal()
+    assert "no weight file at" in run(place, *asked, "--update", tmp_path / "none").refusal()
+
+
+def test_sets_are_removed_with_what_was_adapted_to_them(place: Path) -> None:
+    added = run(place, "supports", "add", place / "examples.jsonl", "--json").json()
+    run(place, "ask", "what lies near the red city ?", "--support", added["id"])
+    folder = Path(added["file"]).parent
+    assert len(list(folder.glob(f"{added['id']}.*"))) == 2
+    assert run_cli("supports", "remove", added["id"], "f" * 16).refusal().startswith("no support")
+    assert len(list(folder.glob(f"{added['id']}.*"))) == 2
+    assert run_cli("supports", "remove", added["id"]).out == f"removed {added['id']}\n"
+    assert not list(folder.glob(f"{added['id']}.*"))

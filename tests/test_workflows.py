@@ -17,11 +17,14 @@ from raggd.adaptation import optimizer, target_store
 from raggd.adaptation.base_adapter import load_base
 from raggd.adaptation.predictors.store import load_predictor
 from raggd.adaptation.target_store import load_targets, split_held_out
+from raggd.api import Rag
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
+from raggd.cli.ask import ask_result
 from raggd.data.benchmarks import training_questions
 from raggd.evaluation.runner import Item, Task
 from raggd.files import load_tensors, read_json
+from raggd.methods import answering
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import (
     Demonstration,
@@ -33,9 +36,8 @@ from raggd.records import (
     SupportSet,
 )
 from raggd.settings import Settings, load_settings
-from raggd.workflows import ask as ask_workflow
 from raggd.workflows import train
-from raggd.workflows.ask import run_ask, run_index
+from raggd.workflows.ask import run_index
 from raggd.workflows.data import run_data_fetch, run_data_list
 from raggd.workflows.demo import DEMO_METHODS, choose_cases, run_demo
 from raggd.workflows.evaluate import build_tasks, run_evaluate
@@ -388,23 +390,24 @@ def demonstrations(tmp_path: Path) -> Path:
 def answered(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What was given to the answering function: rows and prompts."""
     seen: list[Any] = []
-    original = ask_workflow.answer_batch
+    original = answering.answer_batch
 
     def spy(backbone: Any, rows: Any, prompts: Any, tokens: int) -> list[str]:
         seen.append((rows, prompts))
         return original(backbone, rows, prompts, tokens)
 
-    monkeypatch.setattr(ask_workflow, "answer_batch", spy)
+    monkeypatch.setattr(answering, "answer_batch", spy)
     return seen
 
 
 def test_ask_without_demonstrations_is_the_base_adapter(own: Assembly, answered: list[Any]) -> None:
-    result = run_ask(own, "what lies near the red city ?", None, None)
+    result = ask_result(Rag(own), "what lies near the red city ?")
     assert (result["method"], result["adapted"], result["demonstrations"]) == ("base", False, 0)
     assert result["passages"][0] == {
         "id": "guide.md#1",
         "title": "Guide",
         "text": "The red city lies near Lima.",
+        "source": "guide.md",
     }
     assert isinstance(result["answer"], str)
     assert result["passages_cut"] == 0
@@ -424,7 +427,7 @@ def test_ask_without_demonstrations_is_the_base_adapter(own: Assembly, answered:
 def test_ask_adapts_to_demonstrations(
     method: str | None, own: Assembly, demonstrations: Path, answered: list[Any]
 ) -> None:
-    result = run_ask(own, "what eats the big fish ?", demonstrations, method)
+    result = ask_result(Rag(own), "what eats the big fish ?", (demonstrations, None, None), method)
     assert result["method"] == (method or "rag-gd")
     assert result["adapted"] is True
     assert result["demonstrations"] == 3
@@ -439,15 +442,17 @@ def test_ask_names_demonstrations_without_evidence(own: Assembly, tmp_path: Path
         for question, answer in zip(asked, ("Lima", "a submarine", "yes"), strict=True)
     ]
     file = write_lines(tmp_path / "shown.jsonl", lines)
-    assert run_ask(own, asked[0], file, "rag-gd")["without_evidence"] == [asked[1]]
-    assert run_ask(own, asked[0], None, None)["without_evidence"] == []
+    assert ask_result(Rag(own), asked[0], (file, None, None), "rag-gd")["without_evidence"] == [
+        asked[1]
+    ]
+    assert ask_result(Rag(own), asked[0])["without_evidence"] == []
 
 
 @pytest.mark.parametrize("method", ["base", "vanilla-rag", "query-only"])
 def test_ask_says_when_it_did_not_adapt(
     method: str, own: Assembly, demonstrations: Path, answered: list[Any]
 ) -> None:
-    result = run_ask(own, "what eats the big fish ?", demonstrations, method)
+    result = ask_result(Rag(own), "what eats the big fish ?", (demonstrations, None, None), method)
     assert (result["method"], result["adapted"]) == (method, False)
     (((row,), (prompt,)),) = answered
     assert (row.base is None) == (method != "base")
@@ -457,18 +462,20 @@ def test_ask_says_when_it_did_not_adapt(
 
 def test_ask_reports_passages_that_were_cut(trained: Trained, own: Assembly) -> None:
     settings = changed(own.settings, "backbone", context_tokens=64)
-    result = run_ask(parts_with(settings, own.backbone), "the red city fish ?", None, "vanilla-rag")
+    result = ask_result(
+        Rag(parts_with(settings, own.backbone)), "the red city fish ?", method="vanilla-rag"
+    )
     assert result["passages_cut"] > 0
 
 
 @pytest.mark.parametrize("question", ["", "  \n"])
 def test_an_empty_question_is_refused(question: str, own: Assembly) -> None:
     with pytest.raises(RaggdError, match="question is empty"):
-        run_ask(own, question, None, None)
+        ask_result(Rag(own), question)
 
 
 def test_the_mean_update_reads_no_demonstrations(own: Assembly) -> None:
-    result = run_ask(own, "what eats the fish ?", None, "mean-update")
+    result = ask_result(Rag(own), "what eats the fish ?", method="mean-update")
     assert result["adapted"]
     assert result["demonstrations"] == 0
 
@@ -476,13 +483,13 @@ def test_the_mean_update_reads_no_demonstrations(own: Assembly) -> None:
 @pytest.mark.parametrize("method", ["rag-gd", "tt-sgd"])
 def test_a_method_that_adapts_needs_demonstrations(method: str, own: Assembly) -> None:
     with pytest.raises(RaggdError, match=f"'{method}' adapts from demonstrations"):
-        run_ask(own, "what eats the fish ?", None, method)
+        ask_result(Rag(own), "what eats the fish ?", method=method)
 
 
 def test_an_unknown_method_is_refused_before_any_work(trained: Trained, documents: Path) -> None:
     parts = Assembly(changed(trained.settings, "data", corpus=str(documents)))
     with pytest.raises(RaggdError, match="unknown method 'raggd': did you mean 'rag-gd'"):
-        run_ask(parts, "what eats the fish ?", None, "raggd")
+        ask_result(Rag(parts), "what eats the fish ?", method="raggd")
     assert not {"index", "retriever", "backbone"} & set(vars(parts))
 
 
@@ -503,14 +510,14 @@ def test_demonstrations_that_cannot_be_used(
     good = {"question": "what eats the big fish ?", "answer": "honey"}
     path = write_lines(tmp_path / "examples.jsonl", [good, line])
     with pytest.raises(RaggdError, match=message) as refused:
-        run_ask(own, "what lies near the city ?", path, None)
+        ask_result(Rag(own), "what lies near the city ?", (path, None, None), None)
     assert str(path) in str(refused.value)
 
 
 def test_an_empty_file_of_demonstrations(own: Assembly, tmp_path: Path) -> None:
     path = write_lines(tmp_path / "empty.jsonl", [])
     with pytest.raises(RaggdError, match="holds no demonstrations"):
-        run_ask(own, "what lies near the city ?", path, None)
+        ask_result(Rag(own), "what lies near the city ?", (path, None, None), None)
 
 
 def test_index_is_built_once(own: Assembly, documents: Path) -> None:

@@ -1,16 +1,20 @@
 """The method in a few lines of Python: load, adapt, answer, save, export.
 
 rag = raggd.load(corpus="my-documents")
-update = rag.adapt([("Who repairs the pump?", "the workshop in Turin")])
-answer = rag.answer("When does the warranty end?", update=update)
+adapted = rag.adapt([("Who repairs the pump?", "the workshop in Turin")])
+answer = rag.answer("When does the warranty end?", adapted)
+
+The command line, the server and the vLLM plugin stand on the same object.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from raggd.assembly import Assembly, Progress
 from raggd.data.demonstrations import (
@@ -19,7 +23,7 @@ from raggd.data.demonstrations import (
     parse_demonstrations,
     read_demonstrations,
 )
-from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
+from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import wrap_retriever
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
@@ -28,14 +32,17 @@ from raggd.settings import Settings, load_settings
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.adaptation.export import PeftFolder
     from raggd.core.low_rank import Update
-    from raggd.data.prompts import Prompt
     from raggd.methods.base import Adapted, Method
+    from raggd.methods.store import Store
     from raggd.retrieval.build import Index
 
-Demonstrations = str | Path | SupportSet | Iterable[Shown]
+Demonstrations: TypeAlias = str | Path | SupportSet | Iterable[Shown]
 """A JSON Lines file, a `SupportSet`, or answered questions (pairs, dictionaries, `Question`)."""
+State: TypeAlias = Union["Adapted", "Update", str, Path]
+"""What `Rag.adapt` gave, an update, or the file of one."""
 
 _NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
+"""Stands in where a method that reads no demonstrations is asked to adapt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +52,7 @@ class Answer:
     Attributes:
         question: as asked.
         text: the answer.
-        passages: the evidence, best first.
+        passages: the evidence, best first; empty where nothing was found.
         passages_cut: passages that were shortened or left out to fit the context window.
     """
 
@@ -56,7 +63,13 @@ class Answer:
 
 
 class Rag:
-    """A retriever, a frozen backbone and its base adapter; everything loads on first use."""
+    """A retriever, a frozen backbone and its base adapter; everything loads on first use.
+
+    Several threads may use one object: whoever needs the model waits for the others.
+
+    Attributes:
+        parts: what it is made of.
+    """
 
     def __init__(self, parts: Assembly, retriever: Any = None) -> None:
         """Load nothing yet.
@@ -71,19 +84,73 @@ class Rag:
         if retriever is not None:
             self._retriever = wrap_retriever(retriever)
         self._methods: dict[str, Method] = {}
+        self._lock = threading.RLock()
 
     @property
     def retriever(self) -> Retriever:
         """What finds the passages."""
-        if self._retriever is None:
-            self._retriever = self.parts.retriever
-        return self._retriever
+        with self._lock:
+            if self._retriever is None:
+                self._retriever = self.parts.retriever
+            return self._retriever
+
+    @cached_property
+    def store(self) -> Store:
+        """Support sets that were added, and what was adapted to, in memory and on disk."""
+        from raggd.methods.store import Store
+
+        serving = self.parts.settings.serving
+        folder = Path(serving.supports) if serving.supports else None
+        return Store(folder, serving.updates_mb << 20)
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of all that an adapted state depends on but support set and method's files."""
+        from raggd.data.prompts import prompt_fingerprint
+
+        backbone, target = self.parts.backbone, self.parts.settings.target
+        prompt = prompt_fingerprint(backbone.tokenizer)
+        names = (backbone.fingerprint, str(backbone.dtype), prompt, target.model_dump_json())
+        return content_id(*names)
+
+    def key(self, support: SupportSet, method: str | None = None) -> str:
+        """Return the key of an adapted state in the store; arguments as of `adapt`."""
+        from raggd.methods.store import state_key
+
+        with self._lock:
+            return state_key(support, self.method(method), self.identity)
+
+    def method(self, name: str | None = None) -> Method:
+        """Return a method, made once.
+
+        Args:
+            name: of the method; None: what adapts best with the weights at hand.
+
+        Returns:
+            The method.
+
+        Raises:
+            RaggdError: there is no such method, or it is a control of evaluations.
+        """
+        from raggd.methods.base import Rearranges
+
+        with self._lock:
+            name = name or self.parts.adapting
+            if name not in self._methods:
+                made = self.parts.method(name)
+                if isinstance(made, Rearranges):
+                    raise RaggdError(
+                        f"method '{name}' is a control of `raggd evaluate`: it needs other "
+                        "questions. Choose rag-gd."
+                    )
+                self._methods[name] = made
+            return self._methods[name]
 
     def index(self, corpus: str | Path) -> Index:
         """Index a corpus (once), and answer from it from now on.
 
         Args:
-            corpus: a file or folder of text, Markdown, PDF or JSON Lines.
+            corpus: a file or folder of documents.
 
         Returns:
             The index.
@@ -99,7 +166,7 @@ class Rag:
             demonstrations: answered questions, three or so; a support set is passed through.
 
         Returns:
-            The support set.
+            The support set; ``rag.store.add`` keeps it.
         """
         if isinstance(demonstrations, SupportSet):
             return demonstrations
@@ -108,157 +175,192 @@ class Rag:
         else:
             questions = parse_demonstrations(demonstrations)
         k = self.parts.settings.retrieval.top_k
-        return SupportSet(OWN_TASK, tuple(make_demonstrations(questions, self.retriever, k)))
+        with self._lock:
+            return SupportSet(OWN_TASK, tuple(make_demonstrations(questions, self.retriever, k)))
 
-    def adapt(self, demonstrations: Demonstrations, *, method: str | None = None) -> Update:
-        """Turn answered questions into an update of the base adapter (paper Algorithm 1).
+    def adapt(
+        self, demonstrations: Demonstrations | None = None, *, method: str | None = None
+    ) -> Adapted:
+        """Adapt the model to answered questions (paper Algorithm 1); the second time, look it up.
 
         Args:
-            demonstrations: answered questions of the task.
-            method: what makes the update: the best predictor of the weights (None) or ``rag-gd``,
-                in one forward pass; or ``tt-sgd``.
+            demonstrations: answered questions of the task; None for a method that reads none.
+            method: how: the best predictor of the weights (None) or ``rag-gd``, in one forward
+                pass; ``tt-sgd`` by gradient steps; ``base-few-shot`` by showing them; or any
+                other. Without demonstrations, None is ``base``.
 
         Returns:
-            The update, for `answer`, `Update.save` and the exports.
+            The adapted state, for `answer`, `save` and the exports.
 
         Raises:
-            RaggdError: the method makes no update.
+            RaggdError: the method needs demonstrations and has none.
         """
-        method = method or self.parts.adapting
-        adapted = self._method(method).adapt([self.support(demonstrations)])[0]
-        if adapted.update is None:
-            raise RaggdError(
-                f"method '{method}' makes no update: adapt with rag-gd or tt-sgd, or ask with "
-                f"answer(question, method='{method}')."
-            )
-        return adapted.update
+        with self._lock:
+            ready = self.method(method or (None if demonstrations is not None else "base"))
+            if demonstrations is None and ready.adapts:
+                raise RaggdError(
+                    f"method '{ready.name}' adapts from demonstrations: give some (--demonstrations"
+                    f" FILE.jsonl; rag.adapt(demonstrations, method='{ready.name}')), or choose "
+                    "base."
+                )
+            support = _NOBODY if demonstrations is None else self.support(demonstrations)
+            if not ready.adapts:
+                return ready.adapt([support])[0]
+            base = self.parts.base if "base" in ready.hashes else None
+            return self.store.adapt(ready, [support], self.identity, base)[0]
 
     def answer(
-        self, question: str, *, update: Update | None = None, method: str = "base"
+        self,
+        question: str,
+        adapted: State | None = None,
+        *,
+        update: State | None = None,
+        method: str | None = None,
     ) -> Answer:
         """Answer a question from the passages found for it.
 
         Args:
             question: the question.
-            update: from `adapt`; None answers with the base adapter alone.
-            method: without an update, another model that needs no demonstrations:
-                ``vanilla-rag``, ``query-only``, ``mean-update``.
+            adapted: from `adapt`; an update or its file do too.
+            update: the same by another name.
+            method: without an adapted state, the model that answers: ``base`` (None), or another
+                that needs no demonstrations, e.g. ``vanilla-rag``, ``query-only``.
 
         Returns:
             The answer with its passages.
         """
-        return self.answer_many([question], [update], method=method)[0]
+        state = adapted if adapted is not None else update
+        return self.answer_many([question], state, method=method)[0]
 
     def answer_many(
         self,
         questions: Sequence[str],
-        updates: Sequence[Update | None] | None = None,
+        adapted: State | Sequence[State | None] | None = None,
         *,
-        method: str = "base",
+        method: str | None = None,
     ) -> list[Answer]:
-        """Answer questions in batches, each with its own update.
+        """Answer questions in batches, each with its own adapted state.
 
         Args:
             questions: the questions.
-            updates: one per question, None for the base adapter alone; None for all of them.
+            adapted: one state for all, or one per question, None for `method` alone.
             method: as in `answer`.
 
         Returns:
             One answer per question, in order.
 
         Raises:
-            RaggdError: a question is empty, or the numbers of questions and updates differ.
+            RaggdError: a question is empty, or the numbers of questions and states differ.
         """
-        steps = updates if updates is not None else [None] * len(questions)
-        if len(steps) != len(questions):
-            raise RaggdError(f"{len(questions)} questions, but {len(steps)} updates: give one per.")
+        from raggd.methods.answering import answer_batch, bounded_prompt
+
         if any(not question.strip() for question in questions):
             raise RaggdError("the question is empty: expected at least one word.")
-        rows = self._rows(steps, method)
-        asked = [Question(f"asked-{i}", text, (), OWN_TASK) for i, text in enumerate(questions)]
-        evidence = evidence_for(asked, self.retriever, self.parts.settings.retrieval.top_k)
-        prompts = [self._prompt(*each) for each in zip(rows, questions, evidence, strict=True)]
+        with self._lock:
+            settings = self.parts.settings
+            asked = [Question(f"asked-{i}", q, (), OWN_TASK) for i, q in enumerate(questions)]
+            evidence = evidence_for(asked, self.retriever, settings.retrieval.top_k)
+            rows, backbone = self._rows(len(questions), adapted, method), self.parts.backbone
+            prompts = [
+                bounded_prompt(settings, backbone, row, question, passages)
+                for row, question, passages in zip(rows, questions, evidence, strict=True)
+            ]
+            texts: dict[int, str] = {}
+            size, most = settings.evaluation.batch, settings.evaluation.max_answer_tokens
+            for batch in _batches(rows, size):
+                parts = [rows[i] for i in batch], [prompts[i] for i in batch]
+                texts |= zip(batch, answer_batch(backbone, *parts, most), strict=True)
         return [
-            Answer(question, text, passages, prompt.passages_cut)
-            for question, text, passages, prompt in zip(
-                questions, self._generate(rows, prompts), evidence, prompts, strict=True
-            )
+            Answer(question, texts[i], evidence[i], prompts[i].passages_cut)
+            for i, question in enumerate(questions)
         ]
 
-    def export_peft(self, folder: str | Path, update: Update | None = None) -> PeftFolder:
-        """Write base adapter and update as one LoRA that `peft`, vLLM and others load.
+    def _rows(
+        self, count: int, adapted: State | Sequence[State | None] | None, method: str | None
+    ) -> list[Adapted]:
+        several = isinstance(adapted, Sequence) and not isinstance(adapted, str)
+        states: Sequence[Any] = adapted if several else [adapted] * count  # type: ignore[assignment]
+        if len(states) != count:
+            raise RaggdError(
+                f"{count} questions, but {len(states)} adapted states: give one per question, or "
+                "one for all."
+            )
+        if method is not None and any(state is not None for state in states):
+            raise RaggdError(
+                f"method '{method}' was named beside an adapted state, which brings its own: leave "
+                "one of them out."
+            )
+        return [self.adapt(method=method) if s is None else self.state(s) for s in states]
+
+    def state(self, given: State) -> Adapted:
+        """Return an adapted state in any of its forms as one.
 
         Args:
-            folder: to write to.
-            update: from `adapt`; None writes the base adapter alone.
+            given: an adapted state, an update, or the file of an update.
 
         Returns:
-            What was written.
+            The adapted state.
+
+        Raises:
+            RaggdError: it is something else, or starts from another base adapter.
         """
-        from raggd.adaptation.export import write_peft
-
-        return write_peft(Path(folder), self.parts.backbone, self.parts.base, update)
-
-    def export_gguf(self, file: str | Path, update: Update | None = None) -> Path:
-        """Write base adapter and update as one LoRA file for llama.cpp.
-
-        Args:
-            file: to write to.
-            update: from `adapt`; None writes the base adapter alone.
-
-        Returns:
-            The file.
-        """
-        from raggd.adaptation.export_gguf import write_gguf
-
-        return write_gguf(Path(file), self.parts.backbone, self.parts.base, update)
-
-    def _method(self, name: str) -> Method:
-        if name not in self._methods:
-            self._methods[name] = self.parts.method(name)
-        return self._methods[name]
-
-    def _rows(self, updates: Sequence[Update | None], method: str) -> list[Adapted]:
-        from raggd.core.low_rank import check_base
+        from raggd.core.low_rank import Update, check_base
+        from raggd.core.storage import load_update
         from raggd.methods.base import Adapted
 
-        if method == "base":
-            base = self.parts.base
-            for update in updates:
-                if update is not None:
-                    check_base(base, update)
-            return [Adapted(base, update) for update in updates]
-        ready = self._method(method)
-        if ready.adapts or any(update is not None for update in updates):
+        if isinstance(given, Adapted):
+            return given
+        update = load_update(given) if isinstance(given, str | Path) else given
+        if not isinstance(update, Update):
             raise RaggdError(
-                f"method '{method}' cannot answer with an update, or needs one: make it by "
-                "update = rag.adapt(demonstrations, method=...), then answer(..., update=update)."
+                f"a {type(given).__name__} is no adapted state: give what rag.adapt() returned, "
+                "an update, or the path of a saved one."
             )
-        return ready.adapt([_NOBODY]) * len(updates)
+        check_base(self.parts.base, update)
+        return Adapted(self.parts.base, update.to(self.parts.base.device))
 
-    def _prompt(self, row: Adapted, question: str, passages: tuple[Passage, ...]) -> Prompt:
-        from raggd.methods.answering import bounded_prompt
+    def save(self, adapted: State, file: str | Path) -> None:
+        """Write the update of an adapted state; `answer` and the exports take the file."""
+        self._update(adapted, "saved").save(file)
 
-        return bounded_prompt(self.parts.settings, self.parts.backbone, row, question, passages)
+    def export_gguf(self, file: str | Path, adapted: State | None = None) -> Path:
+        """Return the file written: base adapter and update (if any) as one LoRA for llama.cpp."""
+        from raggd.adaptation.export_gguf import write_gguf
 
-    def _generate(self, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> list[str]:
-        from raggd.methods.answering import answer_batch
+        update = None if adapted is None else self._update(adapted, "exported")
+        return write_gguf(Path(file), self.parts.backbone, self.parts.base, update)
 
-        settings = self.parts.settings.evaluation
-        found: list[str] = []
-        for start in range(0, len(rows), settings.batch):
-            part = slice(start, start + settings.batch)
-            found += answer_batch(
-                self.parts.backbone, rows[part], prompts[part], settings.max_answer_tokens
+    def export_peft(self, folder: str | Path, adapted: State | None = None) -> PeftFolder:
+        """Return the folder written: the same as one LoRA that `peft`, vLLM and others load."""
+        from raggd.adaptation.export import write_peft
+
+        update = None if adapted is None else self._update(adapted, "exported")
+        return write_peft(Path(folder), self.parts.backbone, self.parts.base, update)
+
+    def _update(self, given: State, done: str) -> Update:
+        update = self.state(given).update
+        if update is None:
+            raise RaggdError(
+                f"this adapted state holds no update that could be {done}: adapt with rag-gd or "
+                "tt-sgd."
             )
-        return found
+        return update
+
+
+def _batches(rows: Sequence[Adapted], size: int) -> list[list[int]]:
+    # rows of one base adapter and one prefix can share a batch
+    groups: dict[tuple[str, int], list[int]] = {}
+    for i, row in enumerate(rows):
+        kind = (row.base.fingerprint if row.base else "", id(row.prefix))
+        groups.setdefault(kind, []).append(i)
+    return [g[at : at + size] for g in groups.values() for at in range(0, len(g), size)]
 
 
 def load(
     corpus: str | Path | None = None,
     *,
     retriever: Any = None,
-    settings: Settings | str | Path | None = None,
+    settings: Settings | Mapping[str, Any] | str | Path | None = None,
     progress: Progress | None = None,
 ) -> Rag:
     """Prepare to answer questions; nothing is fetched or loaded before it is needed.
@@ -268,7 +370,7 @@ def load(
             settings name.
         retriever: finds the passages instead of an index of `corpus`: of LangChain, LlamaIndex,
             or a `raggd.Retriever`.
-        settings: `Settings`, or a TOML file of them.
+        settings: `Settings`, a TOML file of them, or a dictionary like one.
         progress: told about downloads, conversions and indexing; None is silent.
 
     Returns:
@@ -279,12 +381,8 @@ def load(
     """
     if corpus is not None and retriever is not None:
         raise RaggdError("give a corpus or a retriever, not both: a retriever brings its passages.")
-    chosen = settings if isinstance(settings, Settings) else load_settings(_path(settings))
+    chosen = settings if isinstance(settings, Settings) else load_settings(settings)
     if corpus is not None:
         data = chosen.data.model_copy(update={"corpus": str(corpus)})
         chosen = chosen.model_copy(update={"data": data})
     return Rag(Assembly(chosen, progress), retriever)
-
-
-def _path(file: str | Path | None) -> Path | None:
-    return None if file is None else Path(file)

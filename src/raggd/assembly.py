@@ -263,6 +263,10 @@ class Assembly:
         Returns:
             The methods, in order.
         """
+        self.check_methods(names)
+        return [self.method(name) for name in names]
+
+    def check_methods(self, names: Sequence[str]) -> None:
+        """Refuse names that are no method's, before anything is loaded for them."""
         for name in names:
             require_known("method", name, METHODS)
-        return [self.method(name) for name in names]

@@ -31,11 +31,11 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import choose_by_hash, scored_questions, support_pool
 from raggd.data.prompts import Prompt
-from raggd.data.supports import save_support
 from raggd.evaluation.tasks import support_sets
 from raggd.files import write_json
 from raggd.methods.answering import adapted_rows, answer_batch, render
 from raggd.methods.base import Adapted
+from raggd.methods.store import Store
 from raggd.provenance import utc_now, versions
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import load_settings
@@ -94,7 +94,7 @@ def work(root: Path) -> Work:
     top_k = parts.settings.retrieval.top_k
     sets = support_sets("nq", drawn, parts.retriever, top_k)
     for support in sets:
-        save_support(root / "supports", support)
+        Store(root / "supports").add(support)
     adapted = parts.method("rag-gd").adapt(sets)
     kinds = [(BARE, Adapted()), ("raggd/base", Adapted(parts.base))]
     kinds += [(f"raggd/{s.id}", a) for s, a in zip(sets, adapted, strict=True)]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,30 +14,26 @@ from raggd.cli.options import (
     Corpus,
     Demonstrations,
     Json,
-    load_parts,
+    Source,
+    Support,
+    Update,
+    adapted_from,
+    counted,
+    load_rag,
+    support_from,
     with_corpus,
 )
+
+if TYPE_CHECKING:
+    from raggd.api import Rag
+    from raggd.methods.base import Adapted
+    from raggd.methods.store import Store
 
 supports_app = typer.Typer(help="Keep answered questions under an id.", no_args_is_help=True)
 export_app = typer.Typer(
     help="Write base adapter and update in the form of another engine.", no_args_is_help=True
 )
-
-Support = Annotated[str | None, typer.Option(help="Id of a stored support set instead.")]
-Update = Annotated[Path | None, typer.Option(help="File of a saved update instead.")]
-Source = tuple[Path | None, str | None, Path | None]
-"""Where the update comes from: file of demonstrations, id of a support set, file of an update."""
-
-
-def _exported(
-    form: str, to: Path, source: Source, assignments: list[str], config: Path | None
-) -> dict[str, Any]:
-    from raggd.cli.console import progress_bar
-    from raggd.workflows import export
-
-    with progress_bar() as bar:
-        parts = load_parts(config, assignments, bar)
-        return export.run_export(parts, form, to, export.Chosen(*source))
+Id = Annotated[str, typer.Argument(help="Of the support set, as `raggd supports list` shows it.")]
 
 
 @export_app.command("peft")
@@ -51,12 +48,16 @@ def export_peft(
     as_json: Json = False,
 ) -> None:
     """Write a PEFT LoRA: for peft, vLLM and others. Without an update, the base adapter alone."""
-    from raggd.cli.console import show
+    from raggd.cli.console import progress_bar, show
 
-    source = (demonstrations, support, update)
-    result = _exported("peft", folder, source, with_corpus(corpus, assignments), config)
-    where = f"{_what(result)} of rank {result['rank']} in {result['folder']}"
-    show(result, as_json, where, f"load it over {result['backbone']}")
+    with progress_bar() as bar:
+        rag = load_rag(config, with_corpus(corpus, assignments), bar)
+        adapted = _chosen(rag, (demonstrations, support, update))
+        made = rag.export_peft(folder, adapted)
+    result = {"folder": str(made.folder), "rank": made.rank, "backbone": made.backbone}
+    result["adapted"] = adapted is not None
+    where = f"{_what(result)} of rank {made.rank} in {made.folder}"
+    show(result, as_json, where, f"load it over {made.backbone}")
 
 
 @export_app.command("gguf")
@@ -71,15 +72,27 @@ def export_gguf(
     as_json: Json = False,
 ) -> None:
     """Write a GGUF LoRA for llama.cpp. Without an update, the base adapter alone."""
-    from raggd.cli.console import show
+    from raggd.cli.console import progress_bar, show
 
-    source = (demonstrations, support, update)
-    result = _exported("gguf", file, source, with_corpus(corpus, assignments), config)
+    with progress_bar() as bar:
+        rag = load_rag(config, with_corpus(corpus, assignments), bar)
+        adapted = _chosen(rag, (demonstrations, support, update))
+        made = rag.export_gguf(file, adapted)
+    result = {"file": str(made), "bytes": made.stat().st_size, "adapted": adapted is not None}
     show(result, as_json, f"{_what(result)} in {result['file']}")
+
+
+def _chosen(rag: Rag, source: Source) -> Adapted | None:
+    support = support_from(rag, source)
+    return adapted_from(rag, source, support) if any(source) else None
 
 
 def _what(result: dict[str, Any]) -> str:
     return "base adapter and update" if result["adapted"] else "base adapter"
+
+
+def _store(config: Path | None, assignments: list[str] | None) -> Store:
+    return load_rag(config, assignments, None).store
 
 
 @supports_app.command("add")
@@ -92,28 +105,65 @@ def supports_add(
 ) -> None:
     """Find the passages of answered questions and keep all of it under an id."""
     from raggd.cli.console import progress_bar, show
-    from raggd.workflows.supports import run_supports_add
 
     with progress_bar() as bar:
-        result = run_supports_add(load_parts(config, with_corpus(corpus, assignments), bar), file)
-    line = f"{result['id']}: {result['demonstrations']} demonstrations in {result['file']}"
-    show(result, as_json, line)
+        rag = load_rag(config, with_corpus(corpus, assignments), bar)
+        support = rag.store.add(rag.support(file)).support
+    path, number = rag.store.file(support.id), len(support.demonstrations)
+    result = {"id": support.id, "demonstrations": number, "file": str(path)}
+    show(result, as_json, f"{support.id}: {counted(number, 'demonstration')} in {path}")
 
 
 @supports_app.command("list")
-def supports_list(as_json: Json = False) -> None:
-    """List the support sets that are kept."""
-    from raggd.cli.console import emit_json, say
-    from raggd.workflows.supports import run_supports_list
+def supports_list(
+    config: Config = None, assignments: Assignments = None, as_json: Json = False
+) -> None:
+    """List the support sets that are kept; `raggd serve` has the same."""
+    from raggd.cli.console import complain, show
+    from raggd.records import RaggdError
 
-    result = run_supports_list()
-    if as_json:
-        emit_json(result)
-        return
-    for entry in result["supports"]:
-        say(f"{entry['id']}  {entry['demonstrations']} demonstrations, e.g. {entry['question']}")
-    if not result["supports"]:
-        say(f"no support sets in {result['folder']}")
+    store = _store(config, assignments)
+    entries: list[dict[str, Any]] = []
+    for name in store.names():
+        try:
+            shown = store.support(name).demonstrations
+        except RaggdError as error:
+            complain(f"raggd: {error}")
+            continue
+        entry = {"id": name, "demonstrations": len(shown), "question": shown[0].question}
+        entries.append(entry)
+    lines = [
+        f"{e['id']}  {counted(e['demonstrations'], 'demonstration')}, e.g. {e['question']}"
+        for e in entries
+    ]
+    result = {"folder": str(store.folder), "supports": entries}
+    show(result, as_json, *(lines or [f"no support sets in {store.folder}"]))
+
+
+@supports_app.command("dump")
+def supports_dump(name: Id, config: Config = None, assignments: Assignments = None) -> None:
+    """Write a support set as lines that `--demonstrations` reads."""
+    for shown in _store(config, assignments).support(name).demonstrations:
+        line = {"question": shown.question, "answer": shown.answer}
+        typer.echo(json.dumps(line, ensure_ascii=False))
+
+
+@supports_app.command("remove")
+def supports_remove(
+    names: Annotated[list[str], typer.Argument(help="Ids of support sets.")],
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Delete support sets and all that was adapted to them."""
+    from raggd.cli.console import show
+
+    store = _store(config, assignments)
+    for name in names:  # all or none
+        store.stored(name)
+    for name in names:
+        store.remove(name)
+    show({"removed": names}, as_json, f"removed {', '.join(names)}")
 
 
 def register(app: typer.Typer) -> None:

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from raggd import __version__
+from raggd.cli.ask import ask
 from raggd.cli.bench import register as register_bench
 from raggd.cli.data import data_app
 from raggd.cli.demonstrations import register as register_demonstrations
@@ -19,13 +20,10 @@ from raggd.cli.linear import register as register_linear
 from raggd.cli.options import (
     Assignments,
     Config,
-    Corpus,
-    Demonstrations,
     Json,
     Out,
     load_parts,
     names_in,
-    with_corpus,
 )
 from raggd.cli.serve import register as register_serve
 from raggd.cli.study import register as register_study
@@ -124,41 +122,7 @@ def index(
     show(result, as_json, line)
 
 
-@app.command()
-def ask(
-    question: Annotated[str, typer.Argument(help="The question.")],
-    corpus: Corpus = None,
-    demonstrations: Demonstrations = None,
-    method: Annotated[
-        str | None, typer.Option(help="Default: adapted with demonstrations, base without.")
-    ] = None,
-    config: Config = None,
-    assignments: Assignments = None,
-    timings: Annotated[bool, typer.Option("--timings", help="Show where the time went.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Answer one question from your documents, adapted to your demonstrations."""
-    from raggd.cli.console import emit_json, progress_bar, say
-    from raggd.workflows.ask import run_ask
-
-    with progress_bar() as bar:
-        parts = load_parts(config, with_corpus(corpus, assignments), bar)
-        result = run_ask(parts, question, demonstrations, method)
-    if as_json:
-        emit_json(result)
-        return
-    how = f"adapted to {result['demonstrations']} demonstrations" if result["adapted"] else "as is"
-    say(result["answer"], "", f"method: {result['method']} ({how})")
-    for number, passage in enumerate(result["passages"], start=1):
-        say(f"[{number}] {passage['title']}: {passage['text']}")
-    for text in result["without_evidence"]:
-        say(f"No passage found for the demonstration '{text}' holds its answer.")
-    if result["passages_cut"]:
-        say(f"{result['passages_cut']} passages were cut to fit the context window.")
-    if timings:
-        say("  ".join(f"{stage} {ms:.0f} ms" for stage, ms in result["timings"].items()))
-
-
+app.command()(ask)
 app.command()(targets)
 
 
@@ -201,7 +165,7 @@ def main() -> None:
     """Run the command line; a `RaggdError` becomes one message and exit code 2, Ctrl-C 130."""
     warnings.formatwarning = lambda message, *_, **__: f"raggd: {message}\n"  # no source lines
     try:
-        app()
+        app(prog_name="raggd")
     except RaggdError as error:
         from raggd.cli.console import complain
 

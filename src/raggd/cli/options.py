@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raggd.records import RaggdError
+
 if TYPE_CHECKING:
+    from raggd.api import Rag
     from raggd.assembly import Assembly, Progress
+    from raggd.methods.base import Adapted
+    from raggd.records import SupportSet
 
 Config = Annotated[
     Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")
@@ -37,6 +42,12 @@ Demonstrations = Annotated[
     Path | None,
     typer.Option(help='Lines of {"question": ..., "answer": ...} to adapt from; three do.'),
 ]
+
+Support = Annotated[str | None, typer.Option(help="Id of a stored support set instead.")]
+Update = Annotated[Path | None, typer.Option(help="File of a saved update instead.")]
+
+Source = tuple[Path | None, str | None, Path | None]
+"""What a command adapts to: `--demonstrations`, `--support`, `--update`; at most one is given."""
 
 
 def names_in(text: str) -> list[str]:
@@ -75,3 +86,61 @@ def load_parts(
     from raggd.settings import load_settings
 
     return Assembly(load_settings(config, assignments), bar)
+
+
+def load_rag(config: Path | None, assignments: list[str] | None, bar: Progress | None) -> Rag:
+    """Return what adapts and answers by the settings of a command: `load_parts`, as a `Rag`."""
+    from raggd.api import Rag
+
+    return Rag(load_parts(config, assignments, bar))
+
+
+def support_from(rag: Rag, source: Source) -> SupportSet | None:
+    """Find the support set that a command names.
+
+    Args:
+        rag: retrieves, and has the stored sets.
+        source: what to adapt to.
+
+    Returns:
+        The set; None where an update is named, or nothing.
+
+    Raises:
+        RaggdError: several are named.
+    """
+    demonstrations, name, _ = source
+    if sum(value is not None for value in source) > 1:
+        raise RaggdError("name one of --demonstrations, --support and --update, not several.")
+    if name is not None:
+        return rag.store.support(name)
+    return None if demonstrations is None else rag.support(demonstrations)
+
+
+def adapted_from(
+    rag: Rag, source: Source, support: SupportSet | None, method: str | None = None
+) -> Adapted:
+    """Adapt to what a command names.
+
+    Args:
+        rag: adapts.
+        source: what to.
+        support: what `support_from` found.
+        method: how; None: what adapts best with the weights at hand, ``base`` to nothing.
+
+    Returns:
+        The adapted state.
+
+    Raises:
+        RaggdError: a method is named beside an update.
+    """
+    update = source[2]
+    if update is None:
+        return rag.adapt(support, method=method)
+    if method is not None:
+        raise RaggdError("--update holds what a method made: leave --method out.")
+    return rag.state(update)
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: ``1 passage``, ``3 passages``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from threading import Lock
 
-from raggd.adaptation.export import CONFIG_FILE, write_peft
-from raggd.api import Rag
-from raggd.assembly import Assembly
-from raggd.data.supports import load_support, supports_folder
-from raggd.files import cache_folder, file_hash
-from raggd.methods.spec import PREDICTOR_FILE, weight_file
+from raggd.adaptation.export import CONFIG_FILE
+from raggd.api import Rag, load
+from raggd.files import cache_folder
 from raggd.records import RaggdError, content_id
 from raggd.settings import load_settings
 
@@ -23,16 +21,14 @@ BASE_NAME = "base"
 class AdapterFolders:
     """Writes adapters on demand; the backbone is loaded when the first one is missing."""
 
-    def __init__(self, rag: Rag, supports: Path | None = None, folder: Path | None = None) -> None:
+    def __init__(self, rag: Rag, folder: Path | None = None) -> None:
         """Load nothing yet.
 
         Args:
-            rag: adapts.
-            supports: folder of stored support sets; None: where `raggd supports add` puts them.
+            rag: adapts, from the support sets of its store.
             folder: for the adapters; None: in the cache folder.
         """
         self._rag = rag
-        self._supports = supports or supports_folder()
         self._folder = folder or cache_folder() / "adapters"
         self._lock = Lock()
 
@@ -44,9 +40,9 @@ class AdapterFolders:
             Folders for the settings file RAGGD_SETTINGS and the support sets in RAGGD_SUPPORTS;
             for the defaults where they are not set.
         """
-        named, supports = os.environ.get("RAGGD_SETTINGS"), os.environ.get("RAGGD_SUPPORTS")
-        settings = load_settings(Path(named) if named else None)
-        return cls(Rag(Assembly(settings)), Path(supports) if supports else None)
+        supports = os.environ.get("RAGGD_SUPPORTS")
+        own = [] if supports is None else [f"serving.supports={json.dumps(supports)}"]
+        return cls(load(settings=load_settings(os.environ.get("RAGGD_SETTINGS"), own)))
 
     def find(self, name: str) -> Path:
         """Return the adapter of a model's name, predicting and writing it unless it is there.
@@ -63,20 +59,15 @@ class AdapterFolders:
         wanted = name.removeprefix(PREFIX)
         if wanted == name:
             raise RaggdError(f"'{name}' is not a model of raggd: its names begin with '{PREFIX}'.")
-        support = None if wanted == BASE_NAME else load_support(self._supports, wanted)
-        with self._lock:  # one prediction at a time: the backbone is one
-            path = self._folder / self._key(wanted)
+        rag, parts = self._rag, self._rag.parts
+        with self._lock:  # two requests for one adapter write it once
+            if wanted == BASE_NAME:
+                names = (parts.base.fingerprint, parts.settings.backbone.model_dump_json())
+                key, support = f"{wanted}.{content_id(*names)}", None
+            else:
+                support = rag.store.support(wanted)
+                key = rag.key(support)
+            path = self._folder / key
             if not (path / CONFIG_FILE).is_file():
-                update = None if support is None else self._rag.adapt(support)
-                parts = self._rag.parts
-                write_peft(path, parts.backbone, parts.base, update)
+                rag.export_peft(path, None if support is None else rag.adapt(support))
             return path
-
-    def _key(self, wanted: str) -> str:
-        # other weights, or the backbone in another precision, make another adapter of the same set
-        parts = self._rag.parts
-        settings = (parts.settings.backbone, parts.settings.target)
-        used = [parts.base.fingerprint, *(part.model_dump_json() for part in settings)]
-        if wanted != BASE_NAME:
-            used.append(file_hash(weight_file(parts.weights, PREDICTOR_FILE)))
-        return f"{wanted}-{content_id(*used)}"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -54,14 +56,18 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
     section[parts[1]] = value
 
 
+Source = Path | str | Mapping[str, Any] | None
+"""A TOML file of settings, a dictionary like one, or None for the defaults."""
+
+
 def read_settings(
-    model: type[_Settings], path: Path | None, assignments: list[str] | None = None
+    model: type[_Settings], path: Source, assignments: list[str] | None = None
 ) -> _Settings:
     """Read settings of one kind from a TOML file and apply single changes.
 
     Args:
         model: the kind.
-        path: the file; None starts from the defaults.
+        path: the file, or a dictionary of what would stand in it; None starts from the defaults.
         assignments: ``section.name=value`` strings (the ``--set`` option), applied last.
 
     Returns:
@@ -72,10 +78,17 @@ def read_settings(
             or a value does not fit.
     """
     raw: dict[str, Any] = {}
-    source = str(path) if path else "--set"
-    if path is not None:
+    source = "--set" if path is None else str(path)
+    if isinstance(path, Mapping):
+        raw, source = copy.deepcopy(dict(path)), "the settings"
+    elif not isinstance(path, str | Path | None):
+        raise RaggdError(
+            f"settings are a {type(path).__name__}: expected a TOML file or a dictionary of "
+            'sections, e.g. {"retrieval": {"top_k": 5}}.'
+        )
+    elif path is not None:
         try:
-            raw = tomllib.loads(path.read_text(encoding="utf-8"))
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except OSError as error:
             raise RaggdError(f"cannot read settings file {path}: {error.strerror}.") from error
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -88,11 +101,11 @@ def read_settings(
         raise RaggdError(_explained(model, error, source)) from error
 
 
-def load_settings(path: Path | None = None, assignments: list[str] | None = None) -> Settings:
+def load_settings(path: Source = None, assignments: list[str] | None = None) -> Settings:
     """Read the settings of a run from a TOML file and apply single changes.
 
     Args:
-        path: the file; None starts from the defaults.
+        path: the file, or a dictionary of what would stand in it; None starts from the defaults.
         assignments: ``section.name=value`` strings (the ``--set`` option), applied last.
 
     Returns:

@@ -1,0 +1,135 @@
+"""`raggd ask`: one's own documents, and one's own demonstrations."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raggd.cli.options import (
+    Assignments,
+    Config,
+    Corpus,
+    Demonstrations,
+    Json,
+    Source,
+    Support,
+    Update,
+    adapted_from,
+    counted,
+    load_rag,
+    support_from,
+    with_corpus,
+)
+from raggd.records import RaggdError
+
+if TYPE_CHECKING:
+    from raggd.api import Rag
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.")],
+    corpus: Corpus = None,
+    demonstrations: Demonstrations = None,
+    support: Support = None,
+    update: Update = None,
+    method: Annotated[
+        str | None, typer.Option(help="Default: adapted with demonstrations, base without.")
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    timings: Annotated[bool, typer.Option("--timings", help="Show where the time went.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer one question from your documents, adapted to your demonstrations."""
+    from raggd.cli.console import emit_json, progress_bar, say
+
+    with progress_bar() as bar:
+        rag = load_rag(config, with_corpus(corpus, assignments), bar)
+        result = ask_result(rag, question, (demonstrations, support, update), method)
+    if as_json:
+        emit_json(result)
+        return
+    say(result["answer"], "", f"method: {_how(result, update)}")
+    if not result["passages"] and rag.parts.settings.retrieval.top_k:
+        say("No passage was found for the question: the answer is the model's own.")
+    for number, passage in enumerate(result["passages"], start=1):
+        say(f"[{number}] {_name(passage)}: {passage['text']}")
+    for text in result["without_evidence"]:
+        say(f"No passage found for the demonstration '{text}' holds its answer.")
+    if result["passages_cut"]:
+        say(f"{counted(result['passages_cut'], 'passage')} cut to fit the context window.")
+    if timings:
+        say("  ".join(f"{stage} {ms:.0f} ms" for stage, ms in result["timings"].items()))
+
+
+def ask_result(
+    rag: Rag, question: str, source: Source = (None, None, None), method: str | None = None
+) -> dict[str, Any]:
+    """Answer one question, adapted to what is named.
+
+    Args:
+        rag: answers.
+        question: the question.
+        source: of the adapted state.
+        method: None: what adapts best with the weights at hand, ``base`` where nothing is named.
+
+    Returns:
+        ``question``, ``answer``, ``method``, ``adapted`` (by an update), ``demonstrations``
+        (how many), ``without_evidence`` (those whose passages lack their answer), ``passages``,
+        ``passages_cut`` and ``timings`` in milliseconds: ``start`` is what went before (Python,
+        imports), and ``total`` counts from the start of the process where the system tells it.
+
+    Raises:
+        RaggdError: the question is empty.
+    """
+    from raggd.evaluation.cost import Stopwatch
+    from raggd.provenance import seconds_since_start
+    from raggd.retrieval.evidence import without_evidence
+
+    started, before, watch = time.perf_counter(), seconds_since_start(), Stopwatch()
+    if before is not None:
+        watch.add("start", before * 1000)
+    if not question.strip():
+        raise RaggdError("the question is empty: expected at least one word.")
+    rag.parts.check_methods([method] if method else [])
+    with watch.timed("index"):
+        rag.retriever  # noqa: B018
+    with watch.timed("load"):
+        rag.parts.backbone  # noqa: B018
+    with watch.timed("retrieve"):
+        support = support_from(rag, source)
+    with watch.timed("adapt"):
+        adapted = adapted_from(rag, source, support, method)
+    with watch.timed("answer"):
+        answer = rag.answer(question, adapted)
+    spent = {stage: round(cost.median_ms, 1) for stage, cost in watch.costs().items()}
+    spent["total"] = round((time.perf_counter() - started) * 1000 + spent.get("start", 0.0), 1)
+    return {
+        "question": answer.question,
+        "answer": answer.text,
+        "method": method or (rag.parts.adapting if any(source) else "base"),
+        "adapted": adapted.update is not None,
+        "demonstrations": len(support.demonstrations) if support else 0,
+        "without_evidence": [d.question for d in without_evidence(support)] if support else [],
+        "passages": [asdict(passage) for passage in answer.passages],
+        "passages_cut": answer.passages_cut,
+        "timings": spent,
+    }
+
+
+def _name(passage: dict[str, str]) -> str:
+    title, file = passage["title"], passage["source"]
+    return f"{title} ({file})" if title and file else title or file or passage["id"]
+
+
+def _how(result: dict[str, Any], update: Path | None) -> str:
+    name, shown = result["method"], counted(result["demonstrations"], "demonstration")
+    if update is not None:
+        return f"base with the update of {update}"
+    if not result["demonstrations"]:
+        return f"{name} (as is)"
+    return f"{name} (adapted to {shown})" if result["adapted"] else f"{name} ({shown} given)"

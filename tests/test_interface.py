@@ -187,7 +187,7 @@ def test_a_failure_while_attaching_restores_the_model(
     tiny_backbone: Backbone, base: BaseAdapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[Factors] = []
-    original = interface._hook
+    original = interface.Attached
 
     def failing(own: Factors, *rest: Any) -> Any:
         made.append(own)
@@ -195,7 +195,7 @@ def test_a_failure_while_attaching_restores_the_model(
             raise _StopError
         return original(own, *rest)
 
-    monkeypatch.setattr(interface, "_hook", failing)
+    monkeypatch.setattr(interface, "Attached", failing)
     with pytest.raises(_StopError), attach(tiny_backbone, base):
         pass
     assert tiny.hooks_of(tiny_backbone) == 0

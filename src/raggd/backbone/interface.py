@@ -8,8 +8,9 @@ Per-row updates are two batched products, of rank r and 2r: nothing is repeated 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 from weakref import WeakSet
 
@@ -30,7 +31,6 @@ from raggd.core.low_rank import (
 )
 from raggd.records import RaggdError
 
-Hook = Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]
 _IN_USE: WeakSet[nn.Module] = WeakSet()
 """Models inside an `attach` block: a second block would silently add a second adapter."""
 
@@ -93,16 +93,36 @@ def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float
     return total.view_as(output)
 
 
-def _hook(base: Factors, update: Up | None, scale: float, group: int) -> Hook:
-    def add_change(_: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
-        h = inputs[0]
-        total, code = add_base(output, h, base, scale)
-        if update is None:
-            return total
-        _check_rows(h, update, group)
-        return add_update(total, h, code, update, scale)
+@dataclass(slots=True)
+class Attached:
+    """What is added to one projection of one layer; a forward hook.
 
-    return add_change
+    Attributes:
+        base: factors of the layer.
+        update: of the layer; None for none. Both may be exchanged between two forward passes.
+        scale: alpha / r.
+        group: consecutive rows that share each of several updates.
+    """
+
+    base: Factors
+    update: Up | None
+    scale: float
+    group: int
+
+    def __call__(self, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+        """Return the projection's output (rows, tokens, d_out) with what is added to it."""
+        h = inputs[0]
+        total, code = add_base(output, h, self.base, self.scale)
+        if self.update is None:
+            return total
+        _check_rows(h, self.update, self.group)
+        return add_update(total, h, code, self.update, self.scale)
+
+
+def attached_to(backbone: Backbone) -> list[Attached]:
+    """Return what an `attach` block has put on the projections now; empty outside of one."""
+    modules = [m for p in PROJECTIONS for m in backbone.projections[p]]
+    return [h for m in modules for h in m._forward_hooks.values() if isinstance(h, Attached)]
 
 
 def _check_rows(h: Tensor, update: Up, group: int) -> None:
@@ -214,7 +234,7 @@ def _register(
         ups = _ups(stacked, _prepared(update, projection, backbone)) if update else None
         for layer, module in enumerate(backbone.projections[projection]):
             step = ups[layer] if ups else None
-            hook = _hook(_layer(stacked, layer), step, base.spec.scaling, group)
+            hook = Attached(_layer(stacked, layer), step, base.spec.scaling, group)
             handles.append(module.register_forward_hook(hook))
 
 

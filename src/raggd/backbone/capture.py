@@ -1,0 +1,297 @@
+"""Decoding at the limit of memory, not of launches: static caches and captured CUDA graphs.
+
+A decoding step of one row is some thousand small products; launching them one by one takes longer
+than reading the weights. On a GPU a step is therefore captured once for a size of batch (rows,
+length of the cache, kind of adapters) and replayed from then on: base adapter, updates, keys and
+values are copied into the tensors that the graph knows. Other sizes are captured anew, so a graph
+never meets a batch of another shape. On a processor nothing is captured and nothing changes.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from raggd.backbone.interface import Attached, Up, attached_to
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import Factors
+
+if TYPE_CHECKING:
+    from raggd.backbone.generate import Reading
+
+Step = Callable[[Tensor], Tensor]
+"""From the last token of every row, (rows,), to the logits of the next, (rows, vocabulary)."""
+ROWS = (1, 2, 4, 8, 16, 32)
+"""Batches are captured at these sizes and smaller ones padded; larger ones are not captured."""
+LENGTH = 512
+"""Caches are captured at multiples of this many tokens."""
+KEPT = 4
+"""Sizes that stay captured for a backbone; the longest unused goes first."""
+_CAPTURED: WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], Captured]] = WeakKeyDictionary()
+_REFUSED: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+"""Models of which a capture failed, and why."""
+
+
+def growing_steps(backbone: Backbone, reading: Reading) -> Step:
+    """Continue what was read with a cache that grows by a token a step.
+
+    Args:
+        backbone: in the state in which the prompts were read.
+        reading: the prompts; they stay as they are.
+
+    Returns:
+        The step.
+    """
+    # a layer grows by making new tensors, so copies of the layers may share the old ones
+    cache = copy.copy(reading.cache)
+    cache.layers = [copy.copy(layer) for layer in reading.cache.layers]
+    mask, position = reading.mask, reading.following
+
+    def step(tokens: Tensor) -> Tensor:
+        nonlocal mask, position
+        mask = functional.pad(mask, (0, 1), value=1)
+        logits: Tensor = backbone.model(
+            input_ids=tokens[:, None],
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=cache,
+            use_cache=True,
+        ).logits[:, -1]
+        position = position + 1
+        return logits
+
+    return step
+
+
+def steps_from(backbone: Backbone, reading: Reading, most: int) -> Step:
+    """Continue what was read: by a captured graph where there can be one.
+
+    Args:
+        backbone: in the state in which the prompts were read.
+        reading: the prompts; they stay as they are.
+        most: most steps that will be asked for.
+
+    Returns:
+        The step; valid until another batch of this backbone is continued.
+    """
+    model, rows = backbone.model, len(reading.mask)
+    if backbone.device.type != "cuda" or rows > ROWS[-1] or not can_capture(model):
+        return growing_steps(backbone, reading)
+    try:
+        captured = capture_for(backbone, reading, most)
+    except RuntimeError as error:  # a library whose kernels cannot be captured
+        _REFUSED[model] = str(error).splitlines()[0]
+        warnings.warn(f"decoding without CUDA graphs: {_REFUSED[model]}", stacklevel=2)
+        return growing_steps(backbone, reading)
+    return partial(captured.step, backbone)
+
+
+def can_capture(model: Any) -> bool:
+    """Return whether a model's steps can run on a static cache: no layer sees a sliding window."""
+    config = model.config
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    window = getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True)
+    plain = config._attn_implementation in {"sdpa", "eager"}
+    return model not in _REFUSED and plain and kinds == {"full_attention"} and not window
+
+
+def capture_for(backbone: Backbone, reading: Reading, most: int) -> Captured:
+    """Return a captured step that holds what was read, capturing it if its size is new.
+
+    Args:
+        backbone: in the state in which the prompts were read.
+        reading: the prompts, at most as many as the largest of `ROWS`.
+        most: most steps that will be asked for.
+
+    Returns:
+        The step, loaded.
+    """
+    hooks = attached_to(backbone)
+    rows = next(size for size in ROWS if size >= len(reading.mask))
+    length = reading.mask.shape[1] + most
+    length += -length % LENGTH
+    key = (rows, length, backbone.dtype, *dict.fromkeys(map(_signature, hooks)))
+    known = _CAPTURED.setdefault(backbone.model, OrderedDict())
+    if key not in known:
+        while len(known) >= KEPT:
+            known.popitem(last=False)
+        known[key] = Captured(backbone, reading, rows, length, hooks)
+    known.move_to_end(key)
+    known[key].load(reading, hooks)
+    return known[key]
+
+
+def _signature(hook: Attached) -> tuple[Any, ...]:
+    up = hook.update
+    kind = None if up is None else (len(up.down) > 1, up.down.shape[1:], up.up.shape[1:])
+    return (hook.base.a.shape, hook.base.b.shape, hook.scale, kind)
+
+
+def _room(tensor: Tensor, rows: int) -> Tensor:
+    # of what each row has for itself, enough for all rows of the captured size
+    return tensor.new_zeros(rows if len(tensor) > 1 else 1, *tensor.shape[1:])
+
+
+class Captured:
+    """A decoding step of one size, with every tensor that it reads and writes.
+
+    Attributes:
+        rows: of the captured batch.
+        length: of its cache.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        reading: Reading,
+        rows: int,
+        length: int,
+        hooks: Sequence[Attached],
+    ) -> None:
+        """Make the tensors, and capture on a GPU.
+
+        Args:
+            backbone: in the state in which the prompts were read.
+            reading: prompts of this size; gives shapes and types.
+            rows: of the captured batch.
+            length: of its cache.
+            hooks: what is attached; its shapes are kept, its values loaded anew each time.
+        """
+        from transformers import DynamicCache
+
+        self.rows, self.length = rows, length
+        self._count = rows  # and no reference to the model, which is the key to this
+        device = backbone.device
+        self._tokens = torch.zeros(rows, 1, dtype=torch.long, device=device)
+        self._positions = torch.zeros_like(self._tokens)
+        self._at = torch.zeros(1, dtype=torch.long, device=device)
+        self._closed = torch.finfo(backbone.dtype).min
+        shape = (rows, 1, 1, length)
+        self._mask = torch.full(shape, self._closed, dtype=backbone.dtype, device=device)
+        self._cache = [
+            tuple(t.new_zeros(rows, t.shape[1], length, t.shape[3]) for t in (own.keys, own.values))
+            for own in reading.cache.layers
+        ]
+        self._view = DynamicCache()
+        self._view.update = self._write  # type: ignore[method-assign, assignment]
+        self._own = [_own(hook, rows) for hook in hooks]
+        self._logits = torch.empty(0)
+        self._graph: Any = None
+        if device.type == "cuda":
+            self._capture(backbone, hooks)
+
+    def _write(
+        self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        # takes the place of a cache's `update`: the new column is written, all columns are seen
+        own_keys, own_values = self._cache[layer]
+        own_keys.index_copy_(2, self._at, keys)
+        own_values.index_copy_(2, self._at, values)
+        return own_keys, own_values
+
+    @torch.no_grad()
+    def _forward(self, backbone: Backbone) -> None:
+        self._mask.index_fill_(3, self._at, 0.0)
+        logits = backbone.model(
+            input_ids=self._tokens,
+            attention_mask=self._mask,
+            position_ids=self._positions,
+            past_key_values=self._view,
+            use_cache=True,
+        ).logits[:, -1]
+        if self._logits.shape != logits.shape:
+            self._logits = torch.empty_like(logits)
+        self._logits.copy_(logits)
+        self._positions.add_(1)
+        self._at.add_(1)
+
+    @contextmanager
+    def _swapped(self, hooks: Sequence[Attached]) -> Iterator[None]:
+        # the forward pass reads our own tensors in the place of what is attached
+        saved = [(hook.base, hook.update) for hook in hooks]
+        try:
+            for hook, (base, update) in zip(hooks, self._own, strict=True):
+                hook.base, hook.update = base, update
+            yield
+        finally:
+            for hook, (base, update) in zip(hooks, saved, strict=True):
+                hook.base, hook.update = base, update
+
+    def _capture(self, backbone: Backbone, hooks: Sequence[Attached]) -> None:
+        current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        beside.wait_stream(current)
+        with self._swapped(hooks):
+            with torch.cuda.stream(beside):  # libraries set themselves up in the first runs
+                for _ in range(2):
+                    self._forward(backbone)
+            current.wait_stream(beside)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._forward(backbone)
+
+    @torch.no_grad()
+    def load(self, reading: Reading, hooks: Sequence[Attached]) -> None:
+        """Take over prompts that were read, and what is attached.
+
+        Args:
+            reading: at most as many rows, with room for the steps to come.
+            hooks: of the same shapes as at the capture.
+        """
+        count, length = reading.mask.shape
+        self._count = count
+        self._mask.fill_(self._closed)
+        self._mask[:count, 0, 0, :length].masked_fill_(reading.mask.bool(), 0.0)
+        self._positions.zero_()
+        self._positions[:count] = reading.following
+        self._at.fill_(length)
+        for (keys, values), layer in zip(self._cache, reading.cache.layers, strict=True):
+            keys[:count, :, :length] = layer.keys
+            values[:count, :, :length] = layer.values
+        for hook, (base, update) in zip(hooks, self._own, strict=True):
+            base.a.copy_(hook.base.a)
+            base.b.copy_(hook.base.b)
+            if update is not None and hook.update is not None:
+                update.down[: len(hook.update.down)] = hook.update.down
+                update.up[: len(hook.update.up)] = hook.update.up
+
+    @torch.no_grad()
+    def step(self, backbone: Backbone, tokens: Tensor) -> Tensor:
+        """Add a token to every row.
+
+        Args:
+            backbone: in the state in which the prompts were read.
+            tokens: (rows,).
+
+        Returns:
+            (rows, vocabulary) logits of the next token; the next step overwrites them.
+        """
+        self._tokens[: self._count, 0] = tokens
+        if self._graph is not None:
+            self._graph.replay()
+        else:
+            with self._swapped(attached_to(backbone)):
+                self._forward(backbone)
+        return self._logits[: self._count]
+
+
+def _own(hook: Attached, rows: int) -> tuple[Factors, Up | None]:
+    base = Factors(torch.empty_like(hook.base.a), torch.empty_like(hook.base.b))
+    if hook.update is None:
+        return base, None
+    return base, Up(_room(hook.update.down, rows), _room(hook.update.up, rows))
+
+
+def forget(backbone: Backbone) -> None:
+    """Let go of everything that was captured of a backbone, and of its memory."""
+    _CAPTURED.pop(backbone.model, None)
+    _REFUSED.pop(backbone.model, None)

@@ -1,0 +1,258 @@
+"""The contract: what is asked, what is shown, what is wanted, and how an answer is judged."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from string import Template
+from typing import NamedTuple
+
+from raggd.data.answers import contains_answer, normalise_answer
+from raggd.data.contracts.letters import LETTERS
+from raggd.data.contracts.targets import TARGETS, Situation
+from raggd.data.contracts.trim import shown_passages
+from raggd.data.prepared import Prepared
+from raggd.records import Passage
+
+MOST_ACCEPTED = 64
+"""Spellings of the wanted answer that count as exact."""
+_LONGEST_ENTITY = 12
+"""Words that an open slot may hold: more is no entity but a sentence."""
+_WRAPPING = tuple("\"'[({<*`#|\\/_-")
+
+
+FILE_ENDINGS = ("md", "txt", "pdf", "html", "rst")
+
+
+def titled(title: str, file: str) -> str:
+    """Return a passage's title as a prompt shows it where its file is to be named."""
+    return f"{title} ({file})" if title else file
+
+
+class Score(NamedTuple):
+    """How an answer was judged: each part is 0 or 1.
+
+    Attributes:
+        form: the wrapping, label or refusal, whatever the entity.
+        content: the entity, label or refusal, whatever its wrapping.
+        exact: the string itself.
+        refused: whether the answer is the contract's refusal.
+    """
+
+    form: float
+    content: float
+    exact: float
+    refused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question under a contract.
+
+    Attributes:
+        id: of the question that it was made from.
+        question: as asked.
+        passages: as shown.
+        answer: as wanted.
+        accepted: every string that counts as exact.
+        contents: every entity or label that counts as right; none for a refusal.
+        refused: whether a refusal is wanted.
+    """
+
+    id: str
+    question: str
+    passages: tuple[Passage, ...]
+    answer: str
+    accepted: tuple[str, ...]
+    contents: tuple[str, ...]
+    refused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What an answer is to be. All literals are part of it, so it is its own description.
+
+    Attributes:
+        name: of the contract.
+        family: contracts of one family differ in their literals only.
+        target: what is asked for, a key of `TARGETS`.
+        template: the answer; ``$x`` is the target, ``$n`` the number of a passage that holds the
+            answer, ``$t`` its title.
+        letters: a change of the target's own letters, a key of `LETTERS`.
+        labels: the words that a closed target chooses from.
+        posing: which of a target's ways of asking.
+        refusal: what is answered where the passages lack the answer; empty: they never do.
+        wrapped: whether the refusal stands inside the template.
+        whole: whether full passages are shown, as in the benchmarks.
+        files: whether passages come from named files; ``$t`` is then the name.
+    """
+
+    name: str
+    family: str
+    target: str = "entity"
+    template: str = "$x"
+    letters: str = "same"
+    labels: tuple[str, ...] = ()
+    posing: int = 0
+    refusal: str = ""
+    wrapped: bool = False
+    whole: bool = False
+    files: bool = False
+
+    def ask(
+        self, row: Prepared, pool: Sequence[Prepared], draw: random.Random, refuse: bool = False
+    ) -> Asked | None:
+        """Put a question under the contract.
+
+        Args:
+            row: the answered question.
+            pool: other questions of its source; wrong candidates come from them.
+            draw: decides passages, their order and candidates.
+            refuse: show near passages only, so that the refusal is wanted.
+
+        Returns:
+            The question; None where the contract does not apply to it.
+        """
+        passages = shown_passages(row, draw, refuse=refuse, whole=self.whole)
+        if not passages:
+            return None
+        holders = tuple(
+            number
+            for number, passage in enumerate(passages, start=1)
+            if contains_answer(passage.text, row.answers)
+        )
+        posed = TARGETS[self.target](
+            Situation(row, passages, holders, pool, draw, self.labels, self.posing)
+        )
+        if posed is None:
+            return None
+        question, values = posed
+        titles = [p.title for p in passages]
+        if self.files:
+            titles = [self._file(title) for title in titles]
+            shown = zip(passages, titles, strict=True)
+            passages = tuple(replace(p, title=titled(p.title, name)) for p, name in shown)
+        if refuse:
+            wanted = (self.refusal_text,)
+            return Asked(row.id, question, passages, wanted[0], wanted, (), True)
+        cites = [(n, titles[n - 1]) for n in holders] or [(1, titles[0])]
+        if not self._cites:
+            cites = cites[:1]
+        if self._cites and not holders:
+            return None
+        accepted = [self.render(value, n, title) for value in values for n, title in cites]
+        accepted = list(dict.fromkeys(accepted))[:MOST_ACCEPTED]
+        return Asked(row.id, question, passages, accepted[0], tuple(accepted), tuple(values))
+
+    def _file(self, title: str) -> str:
+        name = LETTERS["slug" if self.posing % 2 else "snake"](title)[:32]
+        return f"{name}.{FILE_ENDINGS[self.posing % len(FILE_ENDINGS)]}"
+
+    @property
+    def _cites(self) -> bool:
+        return "$n" in self.template or "$t" in self.template
+
+    @property
+    def _json(self) -> bool:
+        return self.template.startswith(("{", "["))
+
+    @property
+    def refusal_text(self) -> str:
+        """The refusal as it is to be written."""
+        return self.render(self.refusal, 0, "") if self.wrapped else self.refusal
+
+    def render(self, value: str, number: int, title: str) -> str:
+        """Write an answer as the contract wants it.
+
+        Args:
+            value: the target.
+            number: of the passage cited.
+            title: of that passage.
+
+        Returns:
+            The answer.
+        """
+        text = LETTERS[self.letters](value)
+        if self._json:
+            text, title = (json.dumps(t, ensure_ascii=False)[1:-1] for t in (text, title))
+        return Template(self.template).substitute(x=text, n=number, t=title)
+
+    def _pattern(self) -> str:
+        slots = {"$x": "(?P<x>.+?)", "$n": r"(?P<n>\d+)", "$t": r"(?P<t>[^\n]+?)"}
+        parts = re.split(r"(\$[xnt])", self.template)
+        return "".join(slots.get(part) or re.escape(part) for part in parts)
+
+    def slot(self, output: str) -> str | None:
+        """Return what an answer holds in the place of the target; None: it has another form."""
+        match = re.fullmatch(self._pattern(), output.strip(), re.DOTALL)
+        if match is None:
+            return None
+        text = match["x"]
+        if self._json:
+            try:
+                text = json.loads(f'"{text}"')
+            except ValueError:
+                return None
+        return text if self._fits(text) else None
+
+    def _fits(self, text: str) -> bool:
+        if self.labels:
+            return text in {LETTERS[self.letters](label) for label in self.labels}
+        if text != text.strip() or "\n" in text or LETTERS[self.letters](text) != text:
+            return False
+        if self.target == "sentence":
+            return len(text.split()) > 3
+        if self.target in {"number", "words"}:
+            return text.isdecimal()
+        words = len(text.split())
+        if not self._opened and (text.startswith(_WRAPPING) or ": " in text):
+            return False
+        return words <= _LONGEST_ENTITY and not (words > 4 and text.endswith("."))
+
+    @property
+    def _opened(self) -> bool:
+        return not self.template.startswith("$x")
+
+    def is_refusal(self, output: str) -> bool:
+        """Return whether an answer is the contract's refusal, marks and case aside."""
+        return bool(self.refusal) and _plain(output) == _plain(self.refusal_text)
+
+    def judge(self, output: str, asked: Asked) -> Score:
+        """Judge an answer.
+
+        Args:
+            output: what the model wrote.
+            asked: what it was asked.
+
+        Returns:
+            The score.
+        """
+        output = output.strip()
+        refused = self.is_refusal(output)
+        inside = self.slot(output)
+        exact = output in asked.accepted
+        form = exact or refused or inside is not None
+        if asked.refused or refused:
+            content = asked.refused and refused
+        else:
+            content = self._holds(output if inside is None else inside, asked)
+        return Score(float(form), float(content or exact), float(exact), refused)
+
+    def _holds(self, text: str, asked: Asked) -> bool:
+        if self.labels:  # a text that names several labels chooses none
+            named = {label for label in self.labels if _names(text, label)}
+            return len(named) == 1 and named <= set(asked.contents)
+        spaced = re.sub(r"[-_]+", " ", text)
+        return contains_answer(text, asked.contents) or contains_answer(spaced, asked.contents)
+
+
+def _plain(text: str) -> str:
+    return normalise_answer(text) or text.strip()
+
+
+def _names(text: str, label: str) -> bool:
+    pattern = rf"(?<!\w){re.escape(label)}(?!\w)"
+    return re.search(pattern, text, re.IGNORECASE) is not None

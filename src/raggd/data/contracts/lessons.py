@@ -1,0 +1,103 @@
+"""Lessons: a support set under a contract, and another question of the same source under it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raggd.data.contracts.base import Asked, Contract
+from raggd.data.prepared import Prepared
+from raggd.records import Demonstration, SupportSet
+
+TRIES = 400
+SIZES = (3, 3, 3, 3, 3, 3, 1, 2, 4, 5, 6, 8)
+"""Numbers of examples that training draws from: three is the usual one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a model learns from, or is judged by: follow the examples.
+
+    Attributes:
+        contract: that examples and question stand under.
+        support: the examples, with their passages.
+        asked: the question.
+    """
+
+    contract: Contract
+    support: SupportSet
+    asked: Asked
+
+
+def demonstration(asked: Asked) -> Demonstration:
+    """Return an answered question as an example."""
+    return Demonstration(asked.id, asked.question, asked.passages, asked.answer)
+
+
+def _draw(
+    contract: Contract,
+    pool: Sequence[Prepared],
+    draw: random.Random,
+    taken: set[str],
+    refuse: bool,
+) -> Asked | None:
+    for _ in range(TRIES):
+        row = pool[draw.randrange(len(pool))]
+        if row.id in taken:
+            continue
+        asked = contract.ask(row, pool, draw, refuse)
+        if asked is not None:
+            taken.add(row.id)
+            return asked
+    return None
+
+
+def _refusals(contract: Contract, size: int, draw: random.Random, shown: int | None) -> list[bool]:
+    if not contract.refusal:
+        return [False] * size
+    # a set without a refusal cannot teach its words; one of refusals alone teaches nothing else
+    most = max(1, size - 1)
+    count = shown if shown is not None else draw.choice([1, 1, 1, 2, 2, 0, size])
+    flags = [i < min(count, most if count < size else size) for i in range(size)]
+    draw.shuffle(flags)
+    return flags
+
+
+def draw_lesson(
+    contract: Contract,
+    pool: Sequence[Prepared],
+    draw: random.Random,
+    *,
+    size: int = 3,
+    refusals: int | None = None,
+    refuse: bool | None = None,
+) -> Lesson | None:
+    """Draw examples and a question for a contract.
+
+    Args:
+        contract: what they stand under.
+        pool: answered questions of one source.
+        draw: decides everything.
+        size: number of examples.
+        refusals: how many of them are refusals, for a contract with one; None: drawn.
+        refuse: whether the question is to be refused; None: drawn, never without an example of it.
+
+    Returns:
+        The lesson; None where the pool has too few questions that the contract applies to.
+    """
+    flags = _refusals(contract, size, draw, refusals)
+    for _ in range(8):
+        taken: set[str] = set()
+        shown = [_draw(contract, pool, draw, taken, flag) for flag in flags]
+        if any(asked is None for asked in shown):
+            return None
+        answers = {asked.answer for asked in shown if asked}
+        if not contract.labels or size < 2 or len(answers) > 1:
+            break  # labels that are all alike would not show the other one
+    wanted = refuse if refuse is not None else any(flags) and draw.random() < 0.4
+    asked = _draw(contract, pool, draw, taken, wanted)
+    if asked is None:
+        return None
+    support = tuple(demonstration(example) for example in shown if example)
+    return Lesson(contract, SupportSet(contract.name, support), asked)

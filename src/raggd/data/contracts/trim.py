@@ -1,0 +1,82 @@
+"""The passages of a lesson: few, short, in any order, with the answer or without it."""
+
+from __future__ import annotations
+
+import random
+import re
+
+from raggd.data.answers import contains_answer
+from raggd.data.prepared import Prepared
+from raggd.records import Passage
+
+WORDS = 55
+"""Words that a shortened passage has at most; sentences are kept whole where they fit."""
+MOST = 3
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(\[0-9])")
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text after marks that end a sentence, where a new one seems to begin."""
+    return [part for part in _SENTENCE_END.split(text.strip()) if part]
+
+
+def shorten(passage: Passage, answers: tuple[str, ...], draw: random.Random) -> Passage:
+    """Cut a passage down to whole sentences around an answer, where it holds one.
+
+    Args:
+        passage: the passage.
+        answers: what must stay, if it is there.
+        draw: chooses among sentences.
+
+    Returns:
+        The shorter passage.
+    """
+    parts = sentences(passage.text)
+    held = [i for i, part in enumerate(parts) if contains_answer(part, answers)]
+    first = last = draw.choice(held) if held else draw.randrange(len(parts))
+    size = len(parts[first].split())
+    while True:
+        more = [i for i in (first - 1, last + 1) if 0 <= i < len(parts)]
+        more = [i for i in more if size + len(parts[i].split()) <= WORDS]
+        if not more:
+            break
+        chosen = draw.choice(more)
+        size += len(parts[chosen].split())
+        first, last = min(first, chosen), max(last, chosen)
+    text = " ".join(parts[first : last + 1])
+    words = text.split()
+    if len(words) > 2 * WORDS:  # a list without full stops
+        cut = " ".join(words[: 2 * WORDS])
+        text = cut if not held or contains_answer(cut, answers) else text
+    return Passage(passage.id, text, passage.title)
+
+
+def shown_passages(
+    row: Prepared, draw: random.Random, *, refuse: bool, whole: bool
+) -> tuple[Passage, ...]:
+    """Choose what a lesson shows.
+
+    Args:
+        row: the question with its evidence.
+        draw: decides number, order and cuts.
+        refuse: show passages without the answer only.
+        whole: full passages in the retriever's order.
+
+    Returns:
+        One to three passages; none where the row has none to show.
+    """
+    source = row.near if refuse else row.passages
+    if whole or not source:
+        return source
+    size = draw.choice((2, 2, 3, 3, 1))
+    if refuse:
+        chosen = list(source[:size])
+    else:
+        held = [p for p in row.passages if contains_answer(p.text, row.answers)]
+        if not held:
+            return ()
+        first = held[0]
+        others = [p for p in (*row.passages, *row.near) if p is not first]
+        chosen = [first, *draw.sample(others, min(size - 1, len(others)))]
+    draw.shuffle(chosen)
+    return tuple(shorten(p, row.answers, draw) for p in chosen)

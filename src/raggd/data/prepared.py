@@ -1,0 +1,99 @@
+"""The prepared file: questions with their passages and gold answers, all that training reads.
+
+Made once where the corpus lies; after that, training needs no index and no network. JSON Lines,
+compressed: one question a line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from raggd.files import replacing
+from raggd.records import Passage, RaggdError, content_id
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An answered question with evidence that holds an answer and evidence that does not.
+
+    Attributes:
+        id: of the question.
+        task: the benchmark or source it comes from.
+        question: its text.
+        answers: every answer that counts as right.
+        gold: the one to show or to train on.
+        passages: retrieved, best first; empty when none of them holds an answer.
+        near: passages retrieved for it that hold no answer: what a refusal is learned from.
+    """
+
+    id: str
+    task: str
+    question: str
+    answers: tuple[str, ...]
+    gold: str
+    passages: tuple[Passage, ...]
+    near: tuple[Passage, ...]
+
+
+def _line(row: Prepared) -> str:
+    return json.dumps(asdict(row), ensure_ascii=False)
+
+
+def write_prepared(path: Path, rows: Iterable[Prepared]) -> None:
+    """Write a prepared file; equal rows give equal bytes."""
+    text = "".join(_line(row) + "\n" for row in rows)
+    with replacing(path) as temporary:
+        temporary.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+
+
+def _passages(raw: Sequence[dict[str, str]]) -> tuple[Passage, ...]:
+    return tuple(Passage(**passage) for passage in raw)
+
+
+def _row(raw: dict[str, Any]) -> Prepared:
+    return Prepared(
+        **{
+            **raw,
+            "answers": tuple(raw["answers"]),
+            "passages": _passages(raw["passages"]),
+            "near": _passages(raw["near"]),
+        }
+    )
+
+
+def read_prepared(path: Path) -> list[Prepared]:
+    """Read a prepared file.
+
+    Args:
+        path: what `write_prepared` wrote.
+
+    Returns:
+        Its questions, in order.
+
+    Raises:
+        RaggdError: it is not there, or a line is damaged; the line is named.
+    """
+    if not path.is_file():
+        raise RaggdError(
+            f"no prepared file at {path}: make one with `raggd data prepare --out {path}`."
+        )
+    rows: list[Prepared] = []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            rows.extend(_row(json.loads(line)) for line in file)
+    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RaggdError(
+            f"{path}, line {len(rows) + 1}: not a prepared question ({error}). Make the file again "
+            "with `raggd data prepare`."
+        ) from error
+    return rows
+
+
+def prepared_id(rows: Sequence[Prepared]) -> str:
+    """Return a hash of everything in a prepared file."""
+    return content_id(*map(_line, rows))

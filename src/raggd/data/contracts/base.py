@@ -7,7 +7,6 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from string import Template
 from typing import NamedTuple
 
 from raggd.data.answers import contains_answer, normalise_answer
@@ -24,6 +23,7 @@ _LONGEST_ENTITY = 12
 _WRAPPING = tuple("\"'[({<*`#|\\/_-")
 
 
+SLOTS = re.compile(r"(\$[xnt])")
 FILE_ENDINGS = ("md", "txt", "pdf", "html", "rst")
 
 
@@ -141,7 +141,7 @@ class Contract:
         cites = [(n, titles[n - 1]) for n in holders] or [(1, titles[0])]
         if not self._cites:
             cites = cites[:1]
-        if self._cites and not holders:
+        if not values or (self._cites and not holders):
             return None
         accepted = [self.render(value, n, title) for value in values for n, title in cites]
         accepted = list(dict.fromkeys(accepted))[:MOST_ACCEPTED]
@@ -178,11 +178,12 @@ class Contract:
         text = LETTERS[self.letters](value)
         if self._json:
             text, title = (json.dumps(t, ensure_ascii=False)[1:-1] for t in (text, title))
-        return Template(self.template).substitute(x=text, n=number, t=title)
+        slots = {"$x": text, "$n": str(number), "$t": title}
+        return "".join(slots.get(part, part) for part in SLOTS.split(self.template))
 
     def _pattern(self) -> str:
         slots = {"$x": "(?P<x>.+?)", "$n": r"(?P<n>\d+)", "$t": r"(?P<t>[^\n]+?)"}
-        parts = re.split(r"(\$[xnt])", self.template)
+        parts = SLOTS.split(self.template)
         return "".join(slots.get(part) or re.escape(part) for part in parts)
 
     def slot(self, output: str) -> str | None:

@@ -295,9 +295,10 @@ def check_held_out(contract: Contract) -> None:
     Raises:
         RaggdError: its family or a literal is held out.
     """
-    literals = {c.template for c in (*NEW, *HELD) if c.template != "$x"}
-    labels = {c.labels for c in (*NEW, *HELD) if c.labels}
-    refusals = {c.refusal for c in (*NEW, *HELD) if c.refusal}
+    known = {c.template for c in KNOWN}
+    literals = {c.template for c in (*NEW, *HELD)} - known
+    labels = {c.labels for c in (*NEW, *HELD)} - {()}
+    refusals = {c.refusal for c in (*NEW, *HELD)} - {""}
     if (
         contract.family in HELD_FAMILIES
         or contract.template in literals

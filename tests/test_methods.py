@@ -240,7 +240,7 @@ def test_a_soft_prefix_answers_and_scores_as_if_it_were_words(tiny_backbone: Bac
     opening = torch.tensor(prompts[0].tokens[:words])
     vectors = tiny_backbone.model.get_input_embeddings()(opening).detach()
     cut = [replace(p, tokens=p.tokens[words:]) for p in prompts]
-    row = Adapted(prefix=SoftPrefix(vectors, tiny_backbone.fingerprint))
+    row = Adapted(soft=SoftPrefix(vectors, tiny_backbone.fingerprint))
     golds = ["Rome", "the old king", "Lima"]
     answers, losses = answer_rows(tiny_backbone, [row] * 3, cut, 6, golds=golds)
     wanted, wanted_losses = answer_rows(tiny_backbone, [Adapted()] * 3, prompts, 6, golds=golds)
@@ -258,10 +258,10 @@ def test_a_soft_prefix_answers_and_scores_as_if_it_were_words(tiny_backbone: Bac
 def test_batches_that_mix_soft_prefixes_are_refused(tiny_backbone: Backbone) -> None:
     prefix = SoftPrefix(torch.zeros(2, 32), tiny_backbone.fingerprint)
     prompts = [Prompt((1, 7, 8), 0, 0)] * 2
-    for rows in ([Adapted(prefix=prefix), Adapted()], [Adapted(), Adapted(prefix=prefix)]):
+    for rows in ([Adapted(soft=prefix), Adapted()], [Adapted(), Adapted(soft=prefix)]):
         with pytest.raises(RaggdError, match="mixes rows of different soft prefixes"):
             answer_batch(tiny_backbone, rows, prompts, 2)
-    foreign = Adapted(prefix=SoftPrefix(torch.zeros(2, 32), "another"))
+    foreign = Adapted(soft=SoftPrefix(torch.zeros(2, 32), "another"))
     with pytest.raises(RaggdError, match="trained with backbone another"):
         answer_batch(tiny_backbone, [foreign] * 2, prompts, 2)
     assert tiny.hooks_of(tiny_backbone) == 0

@@ -345,13 +345,13 @@ def test_demonstrations_in_the_prompt_are_read_once_for_a_draw(
     settings = changed(settings, "evaluation", answer_loss=True, batch=2)
     task = task_of(settings)
     read: list[int] = []
-    original = answering.read_opening
+    original = answering.read_prefix
 
     def spy(backbone: Backbone, tokens: tuple[int, ...]) -> Any:
         read.append(len(tokens))
         return original(backbone, tokens)
 
-    monkeypatch.setattr(answering, "read_opening", spy)
+    monkeypatch.setattr(answering, "read_prefix", spy)
     methods: list[Method] = [FewShot("base-few-shot", base), base_only(base)]
     plain, bare = run_task(task, methods, tiny_backbone, settings, tmp_path / "plain")
     assert read == [], "the openings of these short prompts are not worth it"

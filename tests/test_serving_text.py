@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd.backbone.generate import _clean
+from raggd.backbone.generate import clean_answer
 from raggd.records import Passage
 from raggd.serving.scripts import share_a_script
 from raggd.serving.text import AnswerText, first_line, held_back
@@ -37,7 +37,7 @@ def write(text: str, stops: tuple[str, ...] = ()) -> tuple[str, str, int]:
 @given(TEXTS)
 def test_pieces_make_what_the_offline_method_shows(text: str) -> None:
     pieces, whole, _ = write(text)
-    assert pieces == whole == _clean(text) == first_line(text)
+    assert pieces == whole == clean_answer(text) == first_line(text)
 
 
 ONE_LINE = st.text(CHARACTERS, min_size=1, max_size=3).filter(lambda s: s.splitlines() == [s])

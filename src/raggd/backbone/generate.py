@@ -1,7 +1,7 @@
 """Reading a batch of prompts once, then answering greedily and scoring gold answers from it.
 
-The keys and values of the prompts are kept: decoding and scoring both start from them. Prompts that
-open with the same long text (the demonstrations of a few-shot prompt) have it read once for all.
+The keys and values of the prompts are kept: decoding and scoring both start from them. A prompt may
+begin with a `Prefix` that was read before; the rows of one batch may have different ones.
 """
 
 from __future__ import annotations
@@ -16,30 +16,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from raggd.backbone.batch import (
-    Batch,
     last_positions,
     make_batch,
     model_inputs,
-    padded_length,
 )
 from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import Prefix, begins, new_cache
 from raggd.data.prompts import Prompt
 
 SHORTEST_OPENING = 128
-"""Tokens from which on a shared opening is worth a forward pass of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """What several prompts begin with, read once.
-
-    Attributes:
-        tokens: their common first tokens.
-        layers: keys and values (1, heads, tokens, head size) of each layer.
-    """
-
-    tokens: tuple[int, ...]
-    layers: tuple[tuple[Tensor, Tensor], ...]
+"""Tokens from which on what prompts share is worth a forward pass of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,24 +56,15 @@ def stop_tokens(tokenizer: Any) -> list[int]:
     return sorted(stops)
 
 
-def _clean(text: str) -> str:
-    lines = [line.strip() for line in text.strip().splitlines()]
-    return lines[0] if lines else ""
-
-
-def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
-    """Make a cache that keeps all positions in every layer, those with a sliding window too.
+def clean_answer(text: str, *, lines: bool = False) -> str:
+    """Return an answer without the white space around it.
 
     Args:
-        layers: keys and values (rows, heads, tokens, head size) of each layer; none is empty.
-
-    Returns:
-        The cache.
+        text: as decoded.
+        lines: whether it may have several lines; if not, the first one is the answer.
     """
-    # without the model's configuration, which would drop what lies behind a sliding window
-    from transformers import DynamicCache
-
-    return DynamicCache(ddp_cache_data=list(layers)) if layers else DynamicCache()
+    text = text.strip()
+    return text if lines else (text.splitlines() or [""])[0].strip()
 
 
 def _branch(cache: Any) -> Any:
@@ -109,44 +86,38 @@ def common_opening(prompts: Sequence[Prompt]) -> tuple[int, ...]:
     return first[:same]
 
 
-@torch.no_grad()
-def read_opening(backbone: Backbone, tokens: tuple[int, ...]) -> Opening:
-    """Read what several prompts begin with.
-
-    Args:
-        backbone: inside or outside `attach`; the prompts must be read in the same state.
-        tokens: at least one.
-
-    Returns:
-        The opening, for `read_prompts`.
-    """
-    cache = new_cache()
-    inputs = torch.tensor([tokens], device=backbone.device)
-    backbone.model.base_model(input_ids=inputs, past_key_values=cache, use_cache=True)
-    return Opening(tokens, tuple((layer.keys, layer.values) for layer in cache.layers))
-
-
-def _fits(opening: Opening, prompts: Sequence[Prompt]) -> bool:
-    # padding takes the place of the opening's first columns, so it may not be longer
-    lengths = [len(p.tokens) for p in prompts]
-    size = len(opening.tokens)
-    longest = padded_length(max(lengths))
-    begin = all(p.tokens[:size] == opening.tokens for p in prompts)
-    return begin and min(lengths) > size and longest - min(lengths) <= size
-
-
-def _opened(opening: Opening, batch: Batch) -> Any:
-    # Row i of a left-padded batch begins with padding, then the opening. Its first columns come
-    # from the opening's keys, moved by the padding: the layout is that of the batch read in full.
-    size, padding = len(opening.tokens), batch.mask.argmax(1)
-    columns = torch.arange(size, device=padding.device) - padding[:, None]
-    columns = columns.clamp_min(0)
-    return new_cache(
-        [
-            (keys[0][:, columns].transpose(0, 1), values[0][:, columns].transpose(0, 1))
-            for keys, values in opening.layers
-        ]
+def _first_column(prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None], length: int) -> int:
+    # A row of the left-padded batch begins with padding, then its prefix. The columns before the
+    # first one that some row has to read are padding or known: the rest of a longer prefix is read
+    # again in the place of padding, so the layout is that of the batch read in full.
+    return min(
+        length - len(prompt.tokens) + (len(prefix.tokens) if begins(prompt, prefix) else 0)
+        for prompt, prefix in zip(prompts, prefixes, strict=True)
     )
+
+
+def _known_columns(prefixes: Sequence[Prefix | None], padding: Tensor, start: int) -> Any:
+    columns = (torch.arange(start, device=padding.device) - padding[:, None]).clamp_min(0)
+    shared = prefixes[0]
+    if shared is not None and all(prefix is shared for prefix in prefixes):
+        return new_cache(
+            [
+                (keys[0][:, columns].transpose(0, 1), values[0][:, columns].transpose(0, 1))
+                for keys, values in shared.layers
+            ]
+        )
+    some = next(prefix for prefix in prefixes if prefix is not None)
+    rows = [prefix or some for prefix in prefixes]  # a row without one has padding alone there
+    layers = []
+    for layer in range(len(some.layers)):
+        parts = [
+            tuple(
+                tensor[0][:, at.clamp_max(tensor.shape[2] - 1)] for tensor in prefix.layers[layer]
+            )
+            for prefix, at in zip(rows, columns, strict=True)
+        ]
+        layers.append((torch.stack([k for k, _ in parts]), torch.stack([v for _, v in parts])))
+    return new_cache(layers)
 
 
 @torch.no_grad()
@@ -154,24 +125,27 @@ def read_prompts(
     backbone: Backbone,
     prompts: Sequence[Prompt],
     *,
-    prefix: Tensor | None = None,
-    opening: Opening | None = None,
+    soft: Tensor | None = None,
+    prefixes: Sequence[Prefix | None] = (),
 ) -> Reading:
     """Read prompts in one forward pass, keeping keys and values.
 
     Args:
         backbone: inside or outside `attach`; row i is read with row i of a batched update.
         prompts: without answers.
-        prefix: (vectors, hidden size) embeddings before every prompt.
-        opening: read before in the same state; used where the prompts begin with it.
+        soft: (vectors, hidden size) embeddings before every prompt (prompt tuning).
+        prefixes: what each prompt begins with, read before; a row whose prompt does not begin
+            with its prefix is read in full.
 
     Returns:
         What `decode` and `score` continue from.
     """
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, prefix)
+    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
     inputs, cache, start = model_inputs(backbone, batch), new_cache(), 0
-    if opening is not None and prefix is None and _fits(opening, prompts):
-        cache, start = _opened(opening, batch), len(opening.tokens)
+    if soft is None and any(prefix is not None for prefix in prefixes):
+        start = max(0, _first_column(prompts, prefixes, batch.tokens.shape[1]))
+        if start:
+            cache = _known_columns(prefixes, batch.mask.argmax(1), start)
     logits = backbone.model(
         **{name: tensor[:, start:] for name, tensor in inputs.items()},
         attention_mask=batch.mask,
@@ -188,16 +162,19 @@ def _grown(mask: Tensor, more: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def decode(backbone: Backbone, reading: Reading, max_tokens: int) -> list[str]:
+def decode(
+    backbone: Backbone, reading: Reading, max_tokens: int, *, lines: Sequence[bool] = ()
+) -> list[str]:
     """Answer the prompts that were read, by greedy decoding.
 
     Args:
         backbone: in the state in which the prompts were read.
         reading: the prompts.
         max_tokens: most tokens per answer.
+        lines: for each row, whether its answer may have several lines; none may by default.
 
     Returns:
-        The first line of each answer, special tokens removed.
+        The answers, special tokens removed.
     """
     tokenizer, logits, mask = backbone.tokenizer, reading.logits, reading.mask
     stops = torch.tensor(stop_tokens(tokenizer), device=mask.device)
@@ -220,7 +197,9 @@ def decode(backbone: Backbone, reading: Reading, max_tokens: int) -> list[str]:
         if ended.all():
             break
     rows = torch.stack(chosen, 1).tolist()
-    return [_clean(tokenizer.decode(row, skip_special_tokens=True)) for row in rows]
+    texts = [tokenizer.decode(row, skip_special_tokens=True) for row in rows]
+    allowed = lines or [False] * len(texts)
+    return [clean_answer(t, lines=several) for t, several in zip(texts, allowed, strict=True)]
 
 
 @torch.no_grad()

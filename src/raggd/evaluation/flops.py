@@ -235,7 +235,7 @@ class _Counter:
         opening = shape.forward(cached, extra=extra) if cached else 0
         shown = _demonstrations(self.backbone, support, self.settings)
         self.adapting.append(opening + adapting_flops(self.method, shape, shown, extra // 2))
-        before = len(adapted.prefix.vectors) if adapted.prefix else 0
+        before = len(adapted.soft.vectors) if adapted.soft else 0
         for item, prompt in zip(items, prompts, strict=True):
             tokens = self.backbone.tokenizer.encode(
                 answers[item.question.id], add_special_tokens=False

@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from raggd.backbone.generate import Opening
 from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import Prefix
 from raggd.data.benchmarks import questions_hash
 from raggd.data.prompts import Prompt, prompt_fingerprint
 from raggd.evaluation.cost import Stopwatch
@@ -118,7 +118,7 @@ class _DrawRunner:
             for i, adapted in zip(items, rows, strict=True)
         ]
 
-    def _opening(self, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> Opening | None:
+    def _opening(self, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> Prefix | None:
         # read for the support set, like an adaptation: it serves every question
         with self.watch.timed("opening"):
             return shared_opening(self.backbone, rows[0], prompts)
@@ -128,7 +128,7 @@ class _DrawRunner:
         items: Sequence[Item],
         rows: Sequence[Adapted],
         prompts: Sequence[Prompt],
-        opening: Opening | None,
+        opening: Prefix | None,
     ) -> list[Prediction]:
         wanted = self.settings.evaluation
         answers, losses = answer_rows(

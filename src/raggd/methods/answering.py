@@ -10,15 +10,14 @@ from torch import Tensor
 from raggd.adaptation.prompt_tuning import check_prefix
 from raggd.backbone.generate import (
     SHORTEST_OPENING,
-    Opening,
     common_opening,
     decode,
-    read_opening,
     read_prompts,
     score,
 )
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import Prefix, read_prefix
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
 from raggd.methods.base import Adapted
@@ -109,9 +108,9 @@ def shared_update(rows: Sequence[Adapted]) -> Update | None:
     return stack_updates([row.update or zero for row in rows])
 
 
-def _shared_prefix(backbone: Backbone, rows: Sequence[Adapted]) -> Tensor | None:
-    prefix = rows[0].prefix
-    if any(row.prefix is not prefix for row in rows):
+def _shared_soft(backbone: Backbone, rows: Sequence[Adapted]) -> Tensor | None:
+    prefix = rows[0].soft
+    if any(row.soft is not prefix for row in rows):
         raise RaggdError(
             "one batch mixes rows of different soft prefixes (or with and without one): answer "
             "them in separate batches."
@@ -156,7 +155,7 @@ def opening_tokens(adapted: Adapted, prompts: Sequence[Prompt]) -> tuple[int, ..
     Returns:
         The tokens; none for a single prompt, a short opening, or behind a soft prefix.
     """
-    if len(prompts) < 2 or adapted.prefix is not None:
+    if len(prompts) < 2 or adapted.soft is not None or adapted.prefix:
         return ()
     tokens = common_opening(prompts)
     return tokens if len(tokens) >= SHORTEST_OPENING else ()
@@ -164,7 +163,7 @@ def opening_tokens(adapted: Adapted, prompts: Sequence[Prompt]) -> tuple[int, ..
 
 def shared_opening(
     backbone: Backbone, adapted: Adapted, prompts: Sequence[Prompt]
-) -> Opening | None:
+) -> Prefix | None:
     """Read once what all prompts of one adapted model begin with, where that pays.
 
     Args:
@@ -179,7 +178,7 @@ def shared_opening(
     if not tokens:
         return None
     with adapted_rows(backbone, [adapted]):
-        return read_opening(backbone, tokens)
+        return read_prefix(backbone, tokens)
 
 
 def answer_rows(
@@ -189,7 +188,7 @@ def answer_rows(
     max_tokens: int,
     *,
     golds: Sequence[str] | None = None,
-    opening: Opening | None = None,
+    opening: Prefix | None = None,
     timed: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> tuple[list[str], Tensor | None]:
     """Read a batch of prompts once, answer them, and score gold answers from the same reading.
@@ -209,9 +208,10 @@ def answer_rows(
     with ExitStack() as stack:
         with timed():
             stack.enter_context(adapted_rows(backbone, rows))
-            prefix = _shared_prefix(backbone, rows)
-            reading = read_prompts(backbone, prompts, prefix=prefix, opening=opening)
-            answers = decode(backbone, reading, max_tokens)
+            soft, prefixes = _shared_soft(backbone, rows), [row.prefix or opening for row in rows]
+            reading = read_prompts(backbone, prompts, soft=soft, prefixes=prefixes)
+            lines = [row.lines for row in rows]
+            answers = decode(backbone, reading, max_tokens, lines=lines)
         if golds is None:
             return answers, None
         tokens = [answer_tokens(backbone.tokenizer, gold) for gold in golds]

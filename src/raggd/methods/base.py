@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from raggd.adaptation.prompt_tuning import SoftPrefix
+from raggd.backbone.prefix import Prefix
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.records import Demonstration, Passage, Question, SupportSet
 
@@ -24,14 +25,21 @@ class Adapted:
         update: a single step from that base; None for none.
         reads_evidence: whether the passages go into the prompt.
         shown: demonstrations placed before the question (few shot).
-        prefix: embeddings placed before the prompt (prompt tuning).
+        soft: embeddings placed before the prompt (prompt tuning).
+        prefix: the demonstrations as keys and values, read before; `shown` is what they were
+            read from.
+        instruction: how to answer, in place of the built-in wording; empty keeps that.
+        lines: whether an answer may have several lines, as those of the demonstrations have.
     """
 
     base: BaseAdapter | None = None
     update: Update | None = None
     reads_evidence: bool = True
     shown: tuple[Demonstration, ...] = ()
-    prefix: SoftPrefix | None = None
+    soft: SoftPrefix | None = None
+    prefix: Prefix | None = None
+    instruction: str = ""
+    lines: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,4 +67,4 @@ def build_prompt_tuning(parts: Parts, name: str) -> Unadapted:
     """Return the bare backbone with a trained soft prefix before its prompt."""
     prefix = load_prefix(weight_file(parts.weights, PROMPT_FILE)).to(parts.backbone.device)
     check_prefix(parts.backbone, prefix)
-    return Unadapted(name, Adapted(prefix=prefix), {"prefix": prefix.fingerprint})
+    return Unadapted(name, Adapted(soft=prefix), {"prefix": prefix.fingerprint})

@@ -63,7 +63,9 @@ def _bullet(pick: Pick) -> Contract:
 
 
 def _json(pick: Pick) -> Contract:
-    template = pick(Words(('{"%s": "$x"}', '{"%s":"$x"}', '{ "%s": "$x" }'), ('{\n "%s": "$x"\n}',)))
+    template = pick(
+        Words(('{"%s": "$x"}', '{"%s":"$x"}', '{ "%s": "$x" }'), ('{\n "%s": "$x"\n}',))
+    )
     return Contract("", "json", template=template % pick(KEYS))
 
 

@@ -87,7 +87,9 @@ def _sentence(s: Situation) -> Posed | None:
     return (s.row.question, tuple(held)) if held and len(held[0].split()) < 45 else None
 
 
-def _about_words(choose: Callable[[list[str]], str], least: int) -> Callable[[Situation], Posed | None]:
+def _about_words(
+    choose: Callable[[list[str]], str], least: int
+) -> Callable[[Situation], Posed | None]:
     def target(s: Situation) -> Posed | None:
         words = s.row.gold.split()
         if not _open(s) or not least <= len(words) <= 6:

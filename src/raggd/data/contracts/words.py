@@ -39,7 +39,9 @@ PAIRS = _cut(
     ]
 )  # fmt: skip
 """Marks around an answer, their two halves parted by a space."""
-TAILS = _cut(["!", "?", ".", ";", " .", "...", " (end)", " #", "!!", " <", " [done]", " //", " <=="])
+TAILS = _cut(
+    ["!", "?", ".", ";", " .", "...", " (end)", " #", "!!", " <", " [done]", " //", " <=="]
+)
 """Marks behind an answer."""
 SENTENCES = _cut(
     [

@@ -16,13 +16,13 @@ from raggd.backbone.batch import STEP, answer_losses, last_states, make_batch, p
 from raggd.backbone.generate import (
     common_opening,
     decode,
-    read_opening,
     read_prompts,
     score,
     stop_tokens,
 )
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.prompts import Prompt, answer_tokens, build_prompt
 from raggd.records import SupportSet
@@ -328,8 +328,8 @@ def test_prompts_read_from_a_shared_opening_are_those_read_in_full(
     assert len({len(p.tokens) for p in prompts}) == 3
     gold = golds(backbone, supports)[:3]
     with attach(backbone, base, update):
-        opening = read_opening(backbone, tokens)
-        shared = read_prompts(backbone, prompts, opening=opening)
+        opening = read_prefix(backbone, tokens)
+        shared = read_prompts(backbone, prompts, prefixes=[opening] * 3)
         full = read_prompts(backbone, prompts)
         assert decode(backbone, shared, LENGTH) == decode(backbone, full, LENGTH)
         wanted = score(backbone, full, gold)
@@ -337,7 +337,9 @@ def test_prompts_read_from_a_shared_opening_are_those_read_in_full(
     torch.testing.assert_close(shared.logits, full.logits, atol=1e-4, rtol=1e-4)
     assert torch.equal(shared.mask, full.mask)
     with attach(backbone, base):
-        wrong = read_prompts(backbone, prompts, opening=opening)  # read under another adapter
+        wrong = read_prompts(
+            backbone, prompts, prefixes=[opening] * 3
+        )  # read under another adapter
     with attach(backbone, base):
         right = read_prompts(backbone, prompts)
     assert not torch.allclose(wrong.logits, right.logits, atol=1e-2)
@@ -345,7 +347,7 @@ def test_prompts_read_from_a_shared_opening_are_those_read_in_full(
 
 def test_the_opening_is_not_read_again(tiny_backbone: Backbone, supports: list[SupportSet]) -> None:
     prompts = few_shot(tiny_backbone, supports)
-    opening = read_opening(tiny_backbone, common_opening(prompts))
+    opening = read_prefix(tiny_backbone, common_opening(prompts))
     seen: list[int] = []
 
     def spy(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -353,21 +355,23 @@ def test_the_opening_is_not_read_again(tiny_backbone: Backbone, supports: list[S
 
     handle = tiny_backbone.projections["q"][0].register_forward_hook(spy)
     try:
-        read_prompts(tiny_backbone, prompts, opening=opening)
+        read_prompts(tiny_backbone, prompts, prefixes=[opening] * len(prompts))
         read_prompts(tiny_backbone, prompts[::-1])
     finally:
         handle.remove()
-    longest = padded_length(max(len(p.tokens) for p in prompts))
-    assert seen == [longest - len(opening.tokens), longest]
+    longest = max(len(p.tokens) for p in prompts)
+    assert seen == [longest - len(opening.tokens), padded_length(longest)]
 
 
 def test_an_opening_that_does_not_fit_is_not_used(
     tiny_backbone: Backbone, supports: list[SupportSet]
 ) -> None:
     prompts = few_shot(tiny_backbone, supports)
-    opening = read_opening(tiny_backbone, common_opening(prompts))
+    opening = read_prefix(tiny_backbone, common_opening(prompts))
     others = asked(tiny_backbone, supports)  # they begin otherwise
     much = Prompt(opening.tokens + (8,) * (2 * len(opening.tokens)), 0, 0)
-    for batch in (others, [prompts[0], much]):  # padding longer than the opening
-        got = read_prompts(tiny_backbone, batch, opening=opening)
-        assert torch.equal(got.logits, read_prompts(tiny_backbone, batch).logits)
+    got = read_prompts(tiny_backbone, others, prefixes=[opening] * len(others))
+    assert torch.equal(got.logits, read_prompts(tiny_backbone, others).logits)
+    batch = [prompts[0], much]  # padding longer than the opening
+    got = read_prompts(tiny_backbone, batch, prefixes=[opening] * 2)
+    torch.testing.assert_close(got.logits, read_prompts(tiny_backbone, batch).logits)

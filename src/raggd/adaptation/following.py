@@ -87,8 +87,8 @@ def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
     held = {row.task for row in rows} & HELD_TASKS
     if held:
         raise RaggdError(
-            f"the prepared file holds {', '.join(sorted(held))}, which no training may see: prepare "
-            "it from training questions."
+            f"the prepared file holds {', '.join(sorted(held))}, which no training may see: "
+            "prepare it from training questions."
         )
     pools: dict[str, list[Prepared]] = {}
     for row in rows:

@@ -21,7 +21,7 @@ from raggd.backbone.batch import (
     model_inputs,
 )
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import Prefix, begins, new_cache
+from raggd.backbone.prefix import Prefix, known_tokens, new_cache
 from raggd.data.prompts import Prompt
 
 SHORTEST_OPENING = 128
@@ -91,7 +91,7 @@ def _first_column(prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None], 
     # first one that some row has to read are padding or known: the rest of a longer prefix is read
     # again in the place of padding, so the layout is that of the batch read in full.
     return min(
-        length - len(prompt.tokens) + (len(prefix.tokens) if begins(prompt, prefix) else 0)
+        length - len(prompt.tokens) + known_tokens(prompt, prefix)
         for prompt, prefix in zip(prompts, prefixes, strict=True)
     )
 

@@ -35,12 +35,11 @@ class Prefix:
         return sum(tensor.nbytes for layer in self.layers for tensor in layer)
 
 
-def begins(prompt: Prompt, prefix: Prefix | None) -> bool:
-    """Return whether a prompt begins with a prefix and goes on after it."""
-    if prefix is None:
-        return False
-    size = len(prefix.tokens)
-    return len(prompt.tokens) > size and prompt.tokens[:size] == prefix.tokens
+def known_tokens(prompt: Prompt, prefix: Prefix | None) -> int:
+    """Return how many tokens of a prompt its prefix holds: all of them, or 0 if it does not fit."""
+    size = len(prefix.tokens) if prefix else 0
+    fits = prefix and len(prompt.tokens) > size and prompt.tokens[:size] == prefix.tokens
+    return size if fits else 0
 
 
 def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.backbone.generate import Reading, new_cache, read_prompts
+from raggd.backbone.generate import Reading, read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import new_cache
 from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
 from raggd.methods.answering import shared_update

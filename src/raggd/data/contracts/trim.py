@@ -16,7 +16,7 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(\[0-9])")
 
 
 def sentences(text: str) -> list[str]:
-    """Split a text after marks that end a sentence, where a new one seems to begin."""
+    """Return the sentences of a text, split after a mark where a new one seems to begin."""
     return [part for part in _SENTENCE_END.split(text.strip()) if part]
 
 

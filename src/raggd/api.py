@@ -348,10 +348,10 @@ class Rag:
 
 
 def _batches(rows: Sequence[Adapted], size: int) -> list[list[int]]:
-    # rows of one base adapter and one prefix can share a batch
+    # rows of one base adapter and one soft prefix can share a batch
     groups: dict[tuple[str, int], list[int]] = {}
     for i, row in enumerate(rows):
-        kind = (row.base.fingerprint if row.base else "", id(row.prefix))
+        kind = (row.base.fingerprint if row.base else "", id(row.soft))
         groups.setdefault(kind, []).append(i)
     return [g[at : at + size] for g in groups.values() for at in range(0, len(g), size)]
 

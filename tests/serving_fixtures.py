@@ -28,6 +28,7 @@ from raggd.methods.answering import answer_batch, render
 from raggd.records import Demonstration, Question, SupportSet
 from raggd.retrieval.evidence import evidence_for
 from raggd.serving.app import create_app
+from raggd.serving.keys import Keys
 from raggd.serving.service import Service
 from raggd.settings import load_settings
 from tiny import random_base
@@ -46,7 +47,9 @@ def save_sensitive_predictor(path: Path, base: BaseAdapter, width: int, size: fl
     save_predictor(path, predictor)
 
 
-def tiny_parts(root: Path, backbone: Backbone, **serving: Any) -> Assembly:
+def tiny_parts(
+    root: Path, backbone: Backbone, corpus: Path | None = None, **serving: Any
+) -> Assembly:
     """Data, weights and settings of a server that answers in milliseconds."""
     weights = root / "weights"
     base = random_base(backbone)
@@ -59,6 +62,7 @@ def tiny_parts(root: Path, backbone: Backbone, **serving: Any) -> Assembly:
     path.write_text(settings_text(data, "tiny", str(weights)), encoding="utf-8")
     values = {"supports": str(root / "supports"), "port": 0, "timeout_s": 30.0} | serving
     changes = [f"serving.{n}={v!r}".replace("'", '"') for n, v in values.items()]
+    changes += [f'data.corpus="{corpus}"'] if corpus else []
     return parts_with(load_settings(path, changes), backbone)
 
 
@@ -88,13 +92,13 @@ class Running:
 
 
 @contextmanager
-def running(parts: Assembly, key: str | None = None) -> Iterator[Running]:
+def running(parts: Assembly, keys: Keys | None = None) -> Iterator[Running]:
     """Serve on a free port until the block ends; leaves no thread and no hook behind."""
     service = Service(Rag(parts))
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(service, {"key": key} if key else None),
+        create_app(service, keys),
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from raggd.backbone.load import Backbone
+from raggd.records import RaggdError
+from raggd.serving.keys import read_keys
 from raggd.serving.supports import SupportStore
 from serving_fixtures import Running, demonstrations, questions, running, served, tiny_parts
 
@@ -263,18 +265,43 @@ def test_support_sets_of_another_base(server: Running, client: httpx.Client) -> 
 
 
 def test_a_wrong_key(
-    frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frozen_backbone: Backbone,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     parts = tiny_parts(tmp_path, frozen_backbone)
-    with running(parts, key="right") as server, server.client() as client:
-        for key in ("", "wrong", "rightt", "ключ"):
+    with (
+        running(parts, {"alice": "right", "shop": "left"}) as server,
+        server.client() as client,
+    ):
+        for key in ("", "wrong", "rightt", "ключ", "alice"):
             header = {"authorization": f"Bearer {key}".encode()} if key else {}
             refusal(client.post(CHAT, json=chat(), headers=header), 401, "invalid_api_key")
             assert client.get("/metrics", headers=header).status_code == 401
             assert client.get("/v1/supports", headers=header).status_code == 401
         assert client.get("/health").status_code == 200
-        right = {"authorization": "Bearer right"}
-        assert client.post(CHAT, json=chat(), headers=right).status_code == 200
+        for key in ("right", "left"):
+            header = {"authorization": f"Bearer {key}".encode()}
+            assert client.post(CHAT, json=chat(), headers=header).status_code == 200
         basic = {"authorization": "Basic right"}
         assert client.post(CHAT, json=chat(), headers=basic).status_code == 401
+    lines = [r.getMessage() for r in caplog.records if r.name == "raggd.serving"]
+    named = [line.split()[-1] for line in lines if " 200 " in line and CHAT in line]
+    assert named == ["alice", "shop"]
+    assert not any("right" in line or "left" in line for line in lines), "a key was logged"
+
+
+def test_a_file_of_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("# who  key\nalice  k1\n\nshop k2 # from March\n")
+    assert read_keys(path) == {"alice": "k1", "shop": "k2"}
+    for text in ("alice", "a k1\na k2", "a k1\nb k1", "a b c", "", "# none"):
+        path.write_text(text)
+        with pytest.raises(RaggdError, match="name and a key") as error:
+            read_keys(path)
+        assert "k1" not in str(error.value), "an error must not show a key"
+    with pytest.raises(RaggdError, match="cannot read"):
+        read_keys(tmp_path / "none")

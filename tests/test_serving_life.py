@@ -234,13 +234,18 @@ def test_what_is_in_progress_is_finished_when_the_server_stops(
 def test_the_command_serves_and_ends_well_on_a_signal(
     frozen_backbone: Backbone, tmp_path: Path
 ) -> None:
-    parts = tiny_parts(tmp_path, frozen_backbone)
+    tiny_parts(tmp_path, frozen_backbone)
     folder = save_backbone(frozen_backbone, tmp_path / "backbone")
+    documents = tmp_path / "documents"
+    documents.mkdir()
+    for number, text in enumerate(("The king lives in Lima .", "The bee lives in Oslo .")):
+        (documents / f"{number}.md").write_text(text)
     code = "from raggd.cli import main\nmain()"
     command = [
         *(sys.executable, "-c", code, "serve", "--port", "0", "--json"),
         *("--settings", str(tmp_path / "settings.toml"), "--set", f"backbone.name='{folder}'"),
-        *("--set", f"serving.supports='{tmp_path}/supports'"),
+        *("--set", f"serving.supports='{tmp_path}/supports'", "--set", "serving.watch_s=0"),
+        *("--corpus", str(documents)),
     ]
     for sent in (signal.SIGTERM, signal.SIGINT):
         process = subprocess.Popen(
@@ -248,7 +253,7 @@ def test_the_command_serves_and_ends_well_on_a_signal(
         )
         with process:
             try:
-                log = _ask_and_stop(process, sent, parts.settings.retrieval.top_k)
+                log = _ask_and_stop(process, sent, documents)
             finally:
                 process.kill()
         assert process.returncode == 0, log
@@ -256,16 +261,19 @@ def test_the_command_serves_and_ends_well_on_a_signal(
         assert "zanzibar" not in log
 
 
-def _ask_and_stop(process: subprocess.Popen[str], sent: int, passages: int) -> str:
+def _ask_and_stop(process: subprocess.Popen[str], sent: int, documents: Path) -> str:
     assert process.stdout
     line = process.stdout.readline()
     assert line, process.communicate()[1]
     url = json.loads(line)["url"]
     until(partial(_answers, url))
-    asked = chat(f"zanzibar ? {questions(1)[0]}")
-    found = httpx.post(url + CHAT, json=asked, timeout=60)
+    found = httpx.post(url + CHAT, json=chat("where is the king ? zanzibar"), timeout=60)
     assert found.status_code == 200
-    assert len(found.json()["raggd"]["passages"]) == passages
+    assert found.json()["raggd"]["passages"][0]["text"] == "The king lives in Lima ."
+    before = httpx.get(url + "/v1/index").json()["passages"]
+    (documents / f"{sent}.md").write_text(f"The fish lives in Rome since {sent} .")
+    process.send_signal(signal.SIGHUP)
+    until(lambda: httpx.get(url + "/v1/index").json()["passages"] == before + 1)
     process.send_signal(sent)
     return process.communicate(timeout=60)[1]
 

@@ -167,6 +167,8 @@ class Details(BaseModel):
     support: str | None
     """Id of the support set that the model was adapted to."""
     adapted: bool
+    hits: int
+    """Passages that were found; with 0 the model had nothing to read."""
     passages: list[PassageView] | None
     """Evidence, best first; None when the request did not want it."""
     passages_cut: int

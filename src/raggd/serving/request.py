@@ -351,6 +351,7 @@ class Request(Response):
             method=self.method,
             support=self.support,
             adapted=self.support is not None,
+            hits=len(shown),
             passages=shown if self._show_passages else None,
             passages_cut=row.prompt.passages_cut,
             searched=self.searched or None,

@@ -36,8 +36,8 @@ from raggd.serving.updates import UpdateCache
 T = TypeVar("T")
 OWN = "own"
 """Task of demonstrations that come with a request."""
-RESERVE = 256
-"""Passages give way to an answer of at most this many tokens; a longer one takes what is left."""
+RESERVE = 8
+"""Passages give way to an answer of this part of the context; a longer one takes what is left."""
 
 
 class Service:
@@ -198,6 +198,7 @@ class Service:
     ) -> Row:
         tokenizer = self.backbone.tokenizer
         limit = self.settings.backbone.context_tokens
+        usual = self.settings.evaluation.max_answer_tokens
         try:
             prompt = render(
                 self.backbone,
@@ -205,7 +206,7 @@ class Service:
                 question,
                 passages,
                 limit=limit,
-                reserve=min(request.max_tokens, RESERVE),
+                reserve=min(request.max_tokens, max(limit // RESERVE, usual)),
                 instruction=request.instruction,
                 earlier=request.earlier,
             )

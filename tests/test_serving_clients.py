@@ -1,0 +1,260 @@
+"""What clients send as a matter of course: messages sent back, nulls, turns, JSON, bytes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from raggd.data.prompts import Prompt
+from raggd.methods.base import Adapted
+from raggd.serving.chat import conversation
+from raggd.serving.errors import ApiError
+from raggd.serving.openai import Message
+from raggd.serving.row import Piece, Probabilities, Row, Sampling
+from raggd.serving.service import self_contained
+from raggd.serving.text import AnswerText, TokenBytes
+from serving_fixtures import Running, demonstrations, questions
+
+CHAT = "/v1/chat/completions"
+UNSET = (
+    *("tools", "tool_choice", "functions", "function_call", "audio", "modalities", "n", "seed"),
+    *("reasoning_effort", "prediction", "web_search_options", "response_format", "raggd", "stop"),
+)
+
+
+@pytest.fixture
+def client(server: Running) -> Iterator[httpx.Client]:
+    with server.client() as made:
+        yield made
+
+
+def user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def ask(client: httpx.Client, *turns: Any, **more: Any) -> httpx.Response:
+    body = {"model": "base", "messages": list(turns), "max_tokens": 8, **more}
+    return client.post(CHAT, json=body)
+
+
+def said(answer: httpx.Response) -> dict[str, Any]:
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+# --- the round trip
+
+
+def test_the_clients_own_message_comes_back(server: Running) -> None:
+    turns: list[Any] = [user(questions(1)[0])]
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
+        for question in questions(3)[1:]:
+            answer = client.chat.completions.create(model="base", messages=turns, max_tokens=8)
+            message = answer.choices[0].message
+            for form in (message, message.model_dump(), message.model_dump(exclude_none=True)):
+                client.chat.completions.create(
+                    model="base", messages=[*turns, form, user(question)], max_tokens=2
+                )
+            turns += [message, user(question)]
+
+
+@pytest.mark.parametrize("name", UNSET)
+def test_null_means_unset(client: httpx.Client, name: str) -> None:
+    plain = said(ask(client, user(questions(1)[0])))
+    found = said(ask(client, user(questions(1)[0]), **{name: None}))
+    assert found["choices"] == plain["choices"]
+
+
+def test_neutral_values_are_taken_and_others_refused(client: httpx.Client) -> None:
+    neutral = {"modalities": ["text"], "tools": [], "tool_choice": "none", "n": 1, "logit_bias": {}}
+    assert ask(client, user("where is Lima ?"), **neutral).status_code == 200
+    for name, value in (("modalities", ["text", "audio"]), ("tool_choice", "required"), ("n", 2)):
+        refused = ask(client, user("where is Lima ?"), **{name: value})
+        assert refused.status_code == 400, name
+        assert name in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "assistant", "content": None},
+        {"role": "assistant", "content": None, "refusal": "no", "tool_calls": None, "audio": None},
+        {"role": "assistant", "content": "Lima", "refusal": None, "annotations": []},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
+        {"role": "assistant"},
+    ],
+)
+def test_turns_of_the_assistant_as_they_come(client: httpx.Client, turn: dict[str, Any]) -> None:
+    said(ask(client, user("where is Lima ?"), turn, user("who is king ?")))
+
+
+# --- conversation and instruction
+
+
+def test_earlier_turns_and_an_instruction_reach_the_model(client: httpx.Client) -> None:
+    first, second = questions(2)
+    alone = said(ask(client, user(second)))
+    talk = [user(first), {"role": "assistant", "content": "Lima"}, user(second)]
+    later = said(ask(client, *talk))
+    assert later["usage"]["prompt_tokens"] > alone["usage"]["prompt_tokens"]
+    assert later["raggd"]["searched"] == self_contained(second, [(first, "Lima")])
+    assert alone["raggd"]["searched"] is None
+    told = said(ask(client, {"role": "system", "content": "honey " * 40}, user(second)))
+    assert told["usage"]["prompt_tokens"] > alone["usage"]["prompt_tokens"] + 20
+    body = {"model": "base", "prompt": second, "raggd": {"instruction": "honey " * 40}}
+    completed = client.post("/v1/completions", json={**body, "max_tokens": 8}).json()
+    assert completed["usage"]["prompt_tokens"] == told["usage"]["prompt_tokens"]
+    assert completed["choices"][0]["text"] == told["choices"][0]["message"]["content"]
+
+
+def test_a_long_conversation_loses_its_oldest_turns(client: httpx.Client) -> None:
+    turns: list[Any] = []
+    for number in range(30):
+        turns += [user(f"where is {number} ?"), {"role": "assistant", "content": "Lima"}]
+    found = said(ask(client, *turns, user("who is king ?")))
+    assert 0 < found["raggd"]["turns_cut"] < 30
+
+
+def test_how_a_chat_is_read() -> None:
+    def turn(role: str, text: str | None) -> Message:
+        return Message.model_validate({"role": role, "content": text})
+
+    turns = [
+        turn("system", "be brief"),
+        turn("assistant", "hello"),
+        turn("user", "a"),
+        turn("user", "b"),
+        turn("assistant", "c"),
+        turn("developer", "in German"),
+        turn("user", "d"),
+    ]
+    assert conversation(turns) == ("d", (("a\nb", "c"),), "be brief\nin German")
+    with pytest.raises(ApiError, match="'user' last"):
+        conversation(turns[:5])
+
+
+def test_an_answer_may_be_as_long_as_the_context_leaves(client: httpx.Client) -> None:
+    found = said(ask(client, user(questions(1)[0]), max_tokens=256, ignore_eos=True))
+    assert found["usage"]["total_tokens"] == 256
+    assert found["raggd"]["passages"], "passages do not give way to a long answer"
+
+
+# --- JSON
+
+
+def test_json_is_written_where_demonstrations_show_it(client: httpx.Client) -> None:
+    shown = [{**d, "answer": json.dumps({"who": d["answer"]})} for d in demonstrations(2)]
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"required": ["who"]}}}
+    for wanted in ({"type": "json_object"}, schema):
+        more = {"response_format": wanted, "model": "raggd", "raggd": {"demonstrations": shown}}
+        found = said(ask(client, user("who is king ?"), **more))
+        assert found["raggd"]["valid_json"] is _is_json(found["choices"][0]["message"]["content"])
+    other = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"required": ["when"]}}}
+    for wanted, examples in (
+        ({"type": "json_object"}, demonstrations(2)),
+        (other, shown),
+        ({"type": "json_object"}, None),
+    ):
+        more = {"response_format": wanted, "model": "raggd", "raggd": {"demonstrations": examples}}
+        refused = ask(client, user("who is king ?"), **more)
+        assert refused.status_code == 400
+        assert "demonstrations" in refused.json()["error"]["message"]
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+# --- bytes
+
+
+def byte_level() -> Any:
+    """A tokenizer whose tokens are single bytes, as GPT-2 writes them."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    raw = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")
+
+
+def byte_fallback() -> Any:
+    """A tokenizer that writes spaces as ▁ and unknown characters as bytes, as Gemma does."""
+    pieces = [*(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *"abcdef.ö"]
+    vocabulary = {piece: i for i, piece in enumerate(pieces)}
+    raw = Tokenizer(models.BPE(vocabulary, [], byte_fallback=True, fuse_unk=False))
+    raw.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+    steps = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    raw.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(tokenizer_object=raw, eos_token="</s>")
+
+
+TOKENIZERS = {"byte level": byte_level(), "byte fallback": byte_fallback()}
+
+
+def write(tokenizer: Any, text: str, stops: list[str]) -> tuple[Row, list[Piece]]:
+    """Let a row write a text, token by token, then end."""
+    pieces: list[Any] = []
+    row = Row(
+        prompt=Prompt((1,), 0, 0),
+        adapted=Adapted(),
+        sampling=Sampling(top_logprobs=1),
+        writer=AnswerText(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), stops),
+        probabilities=Probabilities(TokenBytes(tokenizer)),
+        max_tokens=1000,
+        emit=lambda _, piece: pieces.append(piece),
+    )
+    end = int(tokenizer.eos_token_id)
+    for token in [*tokenizer.encode(text, add_special_tokens=False), end]:
+        row.take(torch.nn.functional.one_hot(torch.tensor(token), end + 1) * 5.0, frozenset([end]))
+        if row.done:
+            break
+    return row, pieces
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(
+    text=st.text(st.sampled_from([*"abc ö.", "\n", "🙂", "漢"]), max_size=12),
+    stops=st.lists(st.sampled_from(["b", "c.", "🙂"]), max_size=1),
+)
+def test_the_bytes_of_the_tokens_are_the_text(name: str, text: str, stops: list[str]) -> None:
+    row, pieces = write(TOKENIZERS[name], text, stops)
+    shown = "".join(piece.text for piece in pieces)
+    assert shown == row.writer.text
+    streamed = [token for piece in pieces if piece.logprobs for token in piece.logprobs.content]
+    assert row.probabilities
+    assert streamed == row.probabilities.told
+    assert b"".join(bytes(token.bytes) for token in streamed).decode() == shown
+    assert all(token.bytes for token in streamed)
+
+
+def test_a_character_of_four_bytes_is_four_tokens() -> None:
+    row, _ = write(byte_level(), "a🙂", [])
+    assert row.probabilities
+    told = row.probabilities.told
+    assert [token.bytes for token in told] == [[97], *([b] for b in "🙂".encode())]
+    assert told[1].top_logprobs[0].bytes == told[1].bytes
+
+
+def test_probabilities_are_the_same_in_a_stream(client: httpx.Client) -> None:
+    more = {"logprobs": True, "top_logprobs": 2}
+    whole = said(ask(client, user(questions(1)[0]), **more))["choices"][0]
+    stream = ask(client, user(questions(1)[0]), stream=True, **more).text
+    lines = [line.removeprefix("data: ") for line in stream.split("\n\n") if line]
+    chunks = [json.loads(line)["choices"][0] for line in lines if line != "[DONE]"]
+    told = [t for c in chunks if c["logprobs"] for t in c["logprobs"]["content"]]
+    assert told == whole["logprobs"]["content"]
+    joined = b"".join(bytes(t["bytes"]) for t in told).decode()
+    assert joined == "".join(t["token"] for t in told) == whole["message"]["content"]

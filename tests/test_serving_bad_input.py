@@ -14,7 +14,6 @@ import pytest
 from raggd.backbone.load import Backbone
 from raggd.records import RaggdError
 from raggd.serving.keys import read_keys
-from raggd.serving.supports import SupportStore
 from serving_fixtures import Running, demonstrations, questions, running, served, tiny_parts
 
 SECRET = "zanzibar"
@@ -241,27 +240,6 @@ def test_support_sets_of_another_base(server: Running, client: httpx.Client) -> 
     body = {"demonstrations": demonstrations(0), "base": "0" * 16}
     message = refusal(client.post("/v1/supports", json=body), 409, "support_of_another_base")
     assert server.service.base.fingerprint in message
-    # a folder that a server with other weights has filled
-    folder = Path(server.parts.settings.serving.supports)
-    stored = client.post("/v1/supports", json={"demonstrations": demonstrations(0)}).json()
-    path = folder / f"{stored['id']}.json"
-    value = json.loads(path.read_text())
-    path.write_text(json.dumps(value | {"base": "f" * 16}))
-    old = server.service.supports
-    try:
-        server.service.supports = SupportStore(
-            folder, old._spec, old._base, old._predictor, most=10
-        )
-        for found in (
-            client.get(f"/v1/supports/{stored['id']}"),
-            client.post(CHAT, json=chat(model=f"rag-gd/{stored['id']}")),
-        ):
-            assert "f" * 16 in refusal(found, 409, "support_of_another_base")
-        assert client.get("/v1/supports").json()["data"] == []
-        assert client.delete(f"/v1/supports/{stored['id']}").status_code == 200
-    finally:
-        server.service.supports = old
-        client.delete(f"/v1/supports/{stored['id']}")
 
 
 def test_a_wrong_key(

@@ -18,7 +18,6 @@ from raggd.methods.answering import adapted_rows, answer_batch
 from raggd.methods.base import Adapted
 from raggd.serving.batch import RunningBatch, alike
 from raggd.serving.row import Sampler, Sampling, nucleus
-from raggd.serving.updates import UpdateCache, size_of
 from tiny import hooks_of, random_base, random_update, tiny_tokenizer
 
 TOKENS = 10
@@ -212,31 +211,3 @@ def test_log_probabilities_are_the_models_own() -> None:
     assert found.logprob == pytest.approx(float(own[found.token]))
     assert [token for token, _ in found.top] == own.topk(4).indices.tolist()
     assert Sampler(Sampling()).choose(logits).logprob is None
-
-
-# --- updates in memory
-
-
-def test_the_least_recently_used_update_is_dropped(base: BaseAdapter) -> None:
-    one = size_of(random_update(base))
-    assert one == 4 * base.spec.size == 4 * random_update(base).vector().numel()
-    cache = UpdateCache(3 * one)
-    for name, seed in (("a", 1), ("b", 2), ("c", 3)):
-        cache.put(name, random_update(base, seed))
-    assert cache.bytes == 3 * one
-    kept = cache.get("a")
-    cache.put("d", random_update(base, 4))
-    assert cache.get("b") is None
-    assert cache.get("a") is kept
-    assert (len(cache), cache.bytes, cache.dropped) == (3, 3 * one, 1)
-    cache.put("d", random_update(base, 5))
-    assert (len(cache), cache.bytes) == (3, 3 * one)
-    cache.discard("d")
-    cache.discard("d")
-    assert (len(cache), cache.bytes) == (2, 2 * one)
-
-
-def test_an_update_larger_than_the_bound_is_not_kept(base: BaseAdapter) -> None:
-    cache = UpdateCache(size_of(random_update(base)) - 1)
-    cache.put("a", random_update(base))
-    assert (len(cache), cache.bytes) == (0, 0)

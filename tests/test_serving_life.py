@@ -19,14 +19,15 @@ from typing import Any
 import httpx
 import pytest
 
+from raggd.api import Rag
 from raggd.backbone.load import Backbone
+from raggd.methods.store import Store
 from raggd.records import RaggdError
 from raggd.serving.batch import RunningBatch
 from raggd.serving.keys import is_local
 from raggd.serving.run import bind
-from raggd.serving.supports import SupportStore, support_from_json
 from raggd.settings import ServingSettings
-from serving_fixtures import Running, demonstrations, questions, running, tiny_parts
+from serving_fixtures import Running, demonstrations, offline_answer, questions, running, tiny_parts
 from workflow_fixtures import run_cli, save_backbone
 
 CHAT = "/v1/chat/completions"
@@ -306,13 +307,29 @@ def test_support_sets_and_their_updates_survive_a_restart(
         assert client.get(f"/v1/models/{model}").json()["id"] == model
         assert client.post(CHAT, json=chat(model=model)).json()["choices"] == said
         assert (adaptations, server.metric("raggd_adaptation_seconds_count")) == (1, 0)
-        assert server.metric("raggd_update_cache_misses_total") == 1
-        client.post(CHAT, json=chat(model=model))
         assert server.metric("raggd_update_cache_hits_total") == 1
         assert client.delete(f"/v1/supports/{stored['id']}").json()["deleted"] is True
         assert client.delete(f"/v1/supports/{stored['id']}").status_code == 404
         assert client.post(CHAT, json=chat(model=model)).status_code == 404
         assert list((tmp_path / "supports").iterdir()) == []
+
+
+def test_the_command_lines_sets_are_the_servers(frozen_backbone: Backbone, tmp_path: Path) -> None:
+    parts = tiny_parts(tmp_path, frozen_backbone)
+    with running(parts) as server, server.client() as client:
+        added = Rag(parts).support([(d["question"], d["answer"]) for d in demonstrations(0)])
+        Store(tmp_path / "supports").add(added)  # what `raggd supports add` does, meanwhile
+        (shown,) = client.get("/v1/supports").json()["data"]
+        assert (shown["id"], shown["norms"], shown["adapt_ms"]) == (added.id, {}, None)
+        answer = client.post(CHAT, json=chat(model=shown["model"])).json()
+        assert answer["raggd"]["support"] == added.id
+        server.wait_idle()
+        expected = offline_answer(parts, "rag-gd", questions(1)[0], demonstrations(0))
+        assert answer["choices"][0]["message"]["content"] == expected
+        stored = client.post("/v1/supports", json={"demonstrations": demonstrations(1)}).json()
+        assert stored["id"] in Store(tmp_path / "supports").names()
+        Store(tmp_path / "supports").remove(added.id)
+        assert client.post(CHAT, json=chat(model=shown["model"])).status_code == 404
 
 
 def test_a_damaged_update_is_predicted_again_and_a_damaged_set_left_out(
@@ -325,16 +342,18 @@ def test_a_damaged_update_is_predicted_again_and_a_damaged_set_left_out(
             for n in (0, 1)
         )
         said = client.post(CHAT, json=chat(model=f"rag-gd/{kept}")).json()["choices"]
-    (tmp_path / "supports" / f"{kept}.safetensors").write_bytes(b"x" * 100)
+    for path in (tmp_path / "supports").glob("*.safetensors"):
+        path.write_bytes(b"x" * 100)
     path = tmp_path / "supports" / f"{broken}.json"
     path.write_text(path.read_text().replace("what lies near", "what is near"))
     with running(parts) as server, server.client() as client:
         assert [s["id"] for s in client.get("/v1/supports").json()["data"]] == [kept]
         assert client.post(CHAT, json=chat(model=f"rag-gd/{kept}")).json()["choices"] == said
         assert server.metric("raggd_adaptation_seconds_count") == 1
-    assert f"{broken}.json is left out" in caplog.text
-    with pytest.raises(RaggdError, match="changed or is damaged"):
-        support_from_json(json.loads(path.read_text()))
+        refused = client.post(CHAT, json=chat(model=f"rag-gd/{broken}"))
+        assert refused.status_code == 400
+        assert "it was changed" in refused.json()["error"]["message"]
+    assert f"{broken} is left out" in caplog.text
 
 
 def test_a_full_store_refuses_and_updates_stay_within_their_bound(
@@ -342,7 +361,7 @@ def test_a_full_store_refuses_and_updates_stay_within_their_bound(
 ) -> None:
     parts = tiny_parts(tmp_path, frozen_backbone, max_supports=2)
     with running(parts) as server, server.client() as client:
-        server.service.updates._most = 1  # nothing fits
+        server.service.supports._store._bound = 1  # nothing fits
         for number in range(2):
             body = {"demonstrations": demonstrations(number)}
             assert client.post("/v1/supports", json=body).status_code == 201
@@ -445,9 +464,3 @@ def test_an_address_in_use_is_refused_before_anything_loads(tmp_path: Path) -> N
 )
 def test_which_addresses_are_local(host: str, local: bool) -> None:
     assert is_local(host) is local
-
-
-def test_the_store_never_leaves_its_folder(tmp_path: Path) -> None:
-    store = SupportStore(tmp_path, None, "b", "p", most=1)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="not the id"):
-        store.load_update("../x")

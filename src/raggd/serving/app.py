@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +15,6 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from raggd.serving.bodies import (
     Deleted,
-    DemonstrationView,
     Health,
     IndexView,
     SupportList,
@@ -37,7 +35,6 @@ from raggd.serving.openai import (
 )
 from raggd.serving.request import MODELS
 from raggd.serving.service import Service
-from raggd.serving.supports import OtherBaseError, StoredSupport
 
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
 PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript", "marks.js": "text/javascript"}
@@ -82,11 +79,9 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
         fixed = [ModelView(id=n, created=started, description=d) for n, d in MODELS.items()]
         return fixed + [
             ModelView(
-                id=f"rag-gd/{stored.support.id}",
-                created=stored.created,
-                description=f"adapted to the support set '{stored.support.task}'",
+                id=view.model, created=view.created, description=f"adapted to the set '{view.task}'"
             )
-            for stored in service.supports.list()
+            for view in service.supports.views()
         ]
 
     started = int(time.time())
@@ -110,22 +105,6 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
         raise ApiError(404, "model_not_found", "there is no model of that name.", param="model")
 
 
-def support_view(stored: StoredSupport) -> SupportView:
-    """Return a stored support set, without anything that only the server needs."""
-    shown = stored.support.demonstrations
-    return SupportView(
-        id=stored.support.id,
-        model=f"rag-gd/{stored.support.id}",
-        task=stored.support.task,
-        created=stored.created,
-        base=stored.base,
-        demonstrations=[DemonstrationView.model_validate(d) for d in shown],
-        norms={name: list(values) for name, values in stored.norms.items()},
-        norm=math.hypot(*(value for norms in stored.norms.values() for value in norms)),
-        adapt_ms=stored.adapt_ms,
-    )
-
-
 def _support_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/supports",
@@ -137,19 +116,25 @@ def _support_routes(app: FastAPI, service: Service) -> None:
     async def add_support(body: SupportRequest, response: Response) -> SupportView:
         in_use = service.base.fingerprint
         if body.base not in {None, in_use}:
-            raise OtherBaseError(str(body.base), in_use)
-        stored, new = await service.store(body.task, body.demonstrations)
+            raise ApiError(
+                409,
+                "support_of_another_base",
+                f"this support set is meant for base adapter '{body.base}', this server runs "
+                f"'{in_use}': leave 'base' out.",
+                param="base",
+            )
+        view, new = await service.store(body)
         response.status_code = 201 if new else 200
-        return support_view(stored)
+        return view
 
     @app.get(
         "/v1/supports",
         responses=ERRORS,
         tags=["support sets"],
-        summary="List the support sets of the base adapter in use, newest first",
+        summary="List the support sets, newest first",
     )
     async def list_supports() -> SupportList:
-        return SupportList(data=[support_view(stored) for stored in service.supports.list()])
+        return SupportList(data=service.supports.views())
 
     @app.get(
         "/v1/supports/{support}",
@@ -158,7 +143,7 @@ def _support_routes(app: FastAPI, service: Service) -> None:
         summary="Show a support set",
     )
     async def get_support(support: str) -> SupportView:
-        return support_view(service.supports.get(support))
+        return service.supports.view(support)
 
     @app.delete(
         "/v1/supports/{support}",
@@ -167,7 +152,7 @@ def _support_routes(app: FastAPI, service: Service) -> None:
         summary="Delete a support set and its update",
     )
     async def delete_support(support: str) -> Deleted:
-        await service.forget(support)
+        await asyncio.to_thread(service.supports.remove, support)
         return Deleted(id=support)
 
 
@@ -204,11 +189,11 @@ def _own_routes(app: FastAPI, service: Service) -> None:
             backbone=service.backbone.name,
             base=service.base.fingerprint,
             corpus="own" if service.documents.own else "embedded",
-            passages=len(service.documents.retriever),
+            passages=len(service.documents),
             version=metadata.version("raggd"),
             waiting=service.scheduler.waiting,
             running=service.scheduler.running,
-            supports=len(service.supports.list()),
+            supports=len(service.supports),
         )
 
     @app.get(

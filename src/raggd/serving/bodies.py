@@ -211,8 +211,8 @@ class SupportView(BaseModel):
     """Frobenius norm of the update's change to the weights, per projection, layer by layer."""
     norm: float
     """The same over all projections and layers."""
-    adapt_ms: float
-    """Time that the prediction took."""
+    adapt_ms: float | None
+    """Time that the prediction took; None if it was not needed here yet."""
 
 
 class SupportList(BaseModel):

@@ -7,12 +7,14 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterable, Sized
 from pathlib import Path
 
 from raggd.api import Rag
-from raggd.records import RaggdError, content_id
-from raggd.retrieval.base import SizedRetriever
-from raggd.serving.bodies import IndexView
+from raggd.records import Passage, Question, RaggdError, content_id
+from raggd.retrieval.base import Retriever
+from raggd.retrieval.evidence import evidence_for
+from raggd.serving.bodies import IndexView, PassageFields
 from raggd.serving.metrics import Metrics
 
 LOG = logging.getLogger("raggd.serving")
@@ -37,6 +39,19 @@ def state_of(corpus: Path) -> str:
     return content_id(*seen)
 
 
+def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
+    """Return passages of a request; those without an id are numbered."""
+    return tuple(
+        Passage(p.id or f"given-{number}", p.text, p.title)
+        for number, p in enumerate(fields, start=1)
+    )
+
+
+def passages_for(question: str, retriever: Retriever, k: int) -> tuple[Passage, ...]:
+    """Return the passages of one question, best first, at most `k`."""
+    return evidence_for([Question("asked", question)], retriever, k)[0]
+
+
 class Documents:
     """Whoever asks takes `retriever` once, and keeps it: what is swapped meanwhile is another."""
 
@@ -50,18 +65,24 @@ class Documents:
         self._rag = rag
         self._metrics = metrics
         self._lock = threading.Lock()
-        self.own = bool(rag.parts.settings.data.corpus)
-        """Whether these are somebody's documents, which may change."""
-        self._state = state_of(rag.parts.corpus) if self.own else ""
+        # an engine of the user's own, named by its import path, is searched as it is
+        named = ":" in rag.parts.settings.retrieval.retriever
+        self.own = bool(named or rag.parts.settings.data.corpus)
+        self._watched = rag.parts.corpus if self.own and not named else None
+        self._state = state_of(self._watched) if self._watched else ""
         # not the cached one: a server does not write its users' questions to disk
-        self.retriever: SizedRetriever = rag.parts.index.retriever
-        metrics.passages.set(len(self.retriever))
+        self.retriever: Retriever = rag.retriever if named else rag.parts.index.retriever
+        metrics.passages.set(len(self))
+
+    def __len__(self) -> int:
+        """Return the number of passages; 0 where the engine does not tell."""
+        return len(self.retriever) if isinstance(self.retriever, Sized) else 0
 
     def view(self, *, changed: bool = False, seconds: float = 0.0) -> IndexView:
         """Return a description of the index in use."""
         return IndexView(
             corpus="own" if self.own else "embedded",
-            passages=len(self.retriever),
+            passages=len(self),
             fingerprint=self.retriever.fingerprint,
             changed=changed,
             seconds=round(seconds, 2),
@@ -79,20 +100,20 @@ class Documents:
         with self._lock:
             started = time.perf_counter()
             before = self.retriever.fingerprint
-            if self.own:
+            if self._watched:
                 # noted before reading: a file that is written meanwhile is seen the next time
-                self._state = state_of(self._rag.parts.corpus)
+                self._state = state_of(self._watched)
                 try:
-                    self.retriever = self._rag.parts.index_of(self._rag.parts.corpus).retriever
+                    self.retriever = self._rag.parts.index_of(self._watched).retriever
                 except RaggdError:
                     self._metrics.index_failures.inc()
                     raise
             changed = self.retriever.fingerprint != before
             seconds = time.perf_counter() - started
             if changed:
-                self._metrics.passages.set(len(self.retriever))
+                self._metrics.passages.set(len(self))
                 self._metrics.index_swaps.inc()
-                LOG.info("documents changed: %d passages, %.1f s", len(self.retriever), seconds)
+                LOG.info("documents changed: %d passages, %.1f s", len(self), seconds)
             return self.view(changed=changed, seconds=seconds)
 
     async def refresh_or_warn(self) -> None:
@@ -108,7 +129,7 @@ class Documents:
         Args:
             seconds: between two looks; 0 never looks.
         """
-        while self.own and seconds:
+        while self._watched and seconds:
             await asyncio.sleep(seconds)
-            if await asyncio.to_thread(state_of, self._rag.parts.corpus) != self._state:
+            if await asyncio.to_thread(state_of, self._watched) != self._state:
                 await self.refresh_or_warn()

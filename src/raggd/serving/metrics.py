@@ -57,10 +57,10 @@ class Metrics:
             "raggd_cancelled", "Answers given up by client or timeout.", registry=own
         )
         self.update_hits = Counter(
-            "raggd_update_cache_hits", "Updates found in memory.", registry=own
+            "raggd_update_cache_hits", "Adapted states found in memory or on disk.", registry=own
         )
         self.update_misses = Counter(
-            "raggd_update_cache_misses", "Updates read from disk or predicted.", registry=own
+            "raggd_update_cache_misses", "Adapted states that had to be made.", registry=own
         )
         self.update_bytes = Gauge(
             "raggd_update_cache_bytes", "Memory of predicted updates.", registry=own

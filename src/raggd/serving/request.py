@@ -16,7 +16,8 @@ from starlette.types import Receive, Scope, Send
 
 from raggd.data.prompts import Exchange
 from raggd.records import Passage, unknown_name
-from raggd.serving.bodies import Details, Extension, PassageFields, PassageView
+from raggd.serving.bodies import Details, Extension, PassageView
+from raggd.serving.documents import given_passages
 from raggd.serving.errors import ApiError, BadRequestError, as_api_error
 from raggd.serving.openai import (
     ChatChunk,
@@ -42,14 +43,6 @@ MODELS = {
 }
 C = TypeVar("C", ChatChunk, Completion)
 GONE = ApiError(499, "client_closed_request", "the client closed the connection.")
-
-
-def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
-    """Return passages of a request; those without an id are numbered."""
-    return tuple(
-        Passage(p.id or f"given-{number}", p.text, p.title)
-        for number, p in enumerate(fields, start=1)
-    )
 
 
 def choose_method(model: str, wanted: Extension) -> tuple[str, str | None]:

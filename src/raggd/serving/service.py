@@ -5,37 +5,29 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 from raggd.api import Rag
-from raggd.core.low_rank import Update
 from raggd.data.prompts import Exchange
-from raggd.files import cache_folder
 from raggd.methods.answering import render
 from raggd.methods.base import Adapted
-from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
+from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Retriever
-from raggd.retrieval.evidence import evidence_for
-from raggd.serving.bodies import DemonstrationFields
+from raggd.serving.bodies import SupportRequest, SupportView
 from raggd.serving.chat import shows_json
-from raggd.serving.documents import Documents
+from raggd.serving.documents import Documents, passages_for
 from raggd.serving.errors import ApiError, BadRequestError, StoppingError
 from raggd.serving.metrics import Metrics
-from raggd.serving.request import Request, given_passages
+from raggd.serving.request import Request
 from raggd.serving.row import Probabilities, Row
 from raggd.serving.scheduler import Scheduler
-from raggd.serving.scripts import share_a_script
-from raggd.serving.supports import StoredSupport, SupportStore, norms_of
+from raggd.serving.supports import Supports, since
 from raggd.serving.text import AnswerText, TokenBytes
-from raggd.serving.updates import UpdateCache
 
 T = TypeVar("T")
-OWN = "own"
-"""Task of demonstrations that come with a request."""
 RESERVE = 8
 """Passages give way to an answer of this part of the context; a longer one takes what is left."""
 
@@ -56,26 +48,20 @@ class Service:
         self.backbone = parts.backbone
         self.base = parts.base
         self.documents = Documents(rag, self.metrics)
-        self._rag_gd = parts.method(parts.adapting)
         self._bytes_of = TokenBytes(self.backbone.tokenizer)
-        limits = parts.settings.serving
-        self.updates = UpdateCache(limits.updates_mb << 20)
-        folder = Path(limits.supports) if limits.supports else cache_folder() / "supports"
-        self.supports = SupportStore(
-            folder,
-            self.base.spec,
-            self.base.fingerprint,
-            self._rag_gd.hashes["predictor"],
-            most=limits.max_supports,
-        )
         self.stopping = False
         self._open = 0
         self._lock = threading.Lock()
-        self._adapting: dict[str, asyncio.Task[Update]] = {}
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="raggd-prepare")
+        method = rag.method()
         self.scheduler = Scheduler(
-            self.backbone, self._adapt, self.metrics, rows=limits.rows, threads=threads
+            self.backbone,
+            lambda support: method.adapt([support])[0],
+            self.metrics,
+            rows=self.settings.serving.rows,
+            threads=threads,
         )
+        self.supports = Supports(rag, self.scheduler.adapt, self.metrics)
 
     def close(self) -> None:
         """Finish what is queued and end the threads."""
@@ -117,14 +103,6 @@ class Service:
 
         return release
 
-    @contextmanager
-    def _admitted(self) -> Iterator[None]:
-        release = self.admit(1)
-        try:
-            yield
-        finally:
-            release()
-
     async def prepare(self, request: Request) -> None:
         """Find passages and what to adapt to, render the prompts, and submit the rows.
 
@@ -151,17 +129,12 @@ class Service:
         if request.support:
             support = self.supports.get(request.support).support
         else:
-            support = await self._aside(
-                lambda: self._support(OWN, request.demonstrations, retriever)
-            )
+            make = partial(self.supports.of, request.demonstrations, retriever)
+            support = await self._aside(make)
         if request.format and not shows_json(support.demonstrations, request.format):
             raise no_json()
         request.support = support.id
-        started = time.perf_counter()
-        held = self.updates.get(support.id)
-        update = held or await self._update(support)
-        (self.metrics.update_misses if held is None else self.metrics.update_hits).inc()
-        return Adapted(self.base, update), 0.0 if held else since(started)
+        return await self.supports.adapted(support)
 
     def _rows(
         self, request: Request, adapted: Adapted, retriever: Retriever
@@ -174,7 +147,8 @@ class Service:
                 raise too_long(f"it has {len(question)} characters")
             passages = request.passages
             if passages is None:
-                passages = self._evidence(request.searched or question, retriever)
+                k = self.settings.retrieval.top_k
+                passages = passages_for(request.searched or question, retriever, k)
             evidence.append(passages)
             rows.append(self._row(request, adapted, question, passages))
         return rows, evidence
@@ -228,125 +202,22 @@ class Service:
             ignore_end=request.ignore_end,
         )
 
-    def _evidence(self, question: str, retriever: Retriever) -> tuple[Passage, ...]:
-        asked = Question("asked", question)
-        return evidence_for([asked], retriever, self.settings.retrieval.top_k)[0]
-
-    # Adapting
-
-    def _adapt(self, support: SupportSet) -> Adapted:
-        return self._rag_gd.adapt([support])[0]
-
-    async def _update(self, support: SupportSet) -> Update:
-        # requests for the same set wait for one adaptation, whoever of them goes away
-        name = support.id
-        task = self._adapting.get(name)
-        if task is None:
-            task = self._adapting[name] = asyncio.create_task(self._fetch(support))
-            task.add_done_callback(lambda _: self._adapting.pop(name, None))
-        return await asyncio.shield(task)
-
-    async def _fetch(self, support: SupportSet) -> Update:
-        stored = self.supports.find(support.id)
-        update = (
-            await self._aside(lambda: self.supports.load_update(support.id)) if stored else None
-        )
-        if update is None:
-            update = (await asyncio.wrap_future(self.scheduler.adapt(support))).update
-            assert update is not None, "the predictor gave no update"
-            if stored:
-                fresh = update
-                await self._aside(lambda: self.supports.save_update(support.id, fresh))
-        there = (self.backbone.device, self.backbone.dtype)
-        self.updates.put(support.id, update.map(lambda tensor: tensor.to(*there)))
-        self.metrics.update_bytes.set(self.updates.bytes)
-        self.metrics.updates_dropped.set(self.updates.dropped)
-        return update
-
-    def _support(
-        self, task: str, fields: Sequence[DemonstrationFields], retriever: Retriever
-    ) -> SupportSet:
-        most = self.settings.serving.demonstrations
-        if len(fields) > most:
-            raise BadRequestError(
-                f"{len(fields)} demonstrations: this server takes at most {most} "
-                "(serving.demonstrations); three do.",
-                "demonstrations",
-            )
-        shown = [self._shown(i, d, retriever) for i, d in enumerate(fields, start=1)]
-        return SupportSet(task, tuple(shown))
-
-    def _shown(
-        self, number: int, fields: DemonstrationFields, retriever: Retriever
-    ) -> Demonstration:
-        question, answer = fields.question.strip(), fields.answer.strip()
-        param = f"demonstrations.{number - 1}"
-        if fields.passages is not None:
-            passages = given_passages(fields.passages)
-        else:
-            passages = self._evidence(question, retriever)
-            if self.settings.retrieval.top_k and not share_a_script(question, passages):
-                raise BadRequestError(
-                    f"no passage fits demonstration {number} (is it in another language than the "
-                    "corpus?): ask in the language of the corpus, or give passages with it.",
-                    param,
-                    "no_passages",
-                )
-        limit = self.settings.target.max_tokens
-        used = len(self.backbone.tokenizer.encode(f"{question}\n{answer}"))
-        if used > limit // 2:
-            raise BadRequestError(
-                f"demonstration {number} has {used} tokens without its passages: this server takes "
-                f"at most {limit // 2} (half of target.max_tokens).",
-                param,
-                "context_length_exceeded",
-            )
-        return Demonstration(f"line-{number}", question, passages, answer)
-
-    async def store(
-        self, task: str, fields: Sequence[DemonstrationFields]
-    ) -> tuple[StoredSupport, bool]:
-        """Store a support set with its update.
+    async def store(self, body: SupportRequest) -> tuple[SupportView, bool]:
+        """Store a support set with what it was adapted to.
 
         Args:
-            task: its name.
-            fields: the demonstrations.
+            body: the demonstrations and their task.
 
         Returns:
             The stored set, and whether it is new.
         """
-        with self._admitted():
+        release = self.admit(1)
+        try:
             retriever = self.documents.retriever
-            support = await self._aside(lambda: self._support(task, fields, retriever))
-            held = self.supports.find(support.id)
-            if held and held.predictor == self._rag_gd.hashes["predictor"]:
-                return held, False
-            started = time.perf_counter()
-            update = self.updates.get(support.id) or await self._update(support)
-            stored = StoredSupport(
-                support,
-                int(time.time()),
-                self.base.fingerprint,
-                self._rag_gd.hashes["predictor"],
-                norms_of(self.base, update),
-                since(started),
-            )
-            await self._aside(lambda: self.supports.add(stored, update))
-            return stored, True
-
-    async def forget(self, name: str) -> None:
-        """Delete a stored support set.
-
-        Args:
-            name: its id.
-        """
-        await self._aside(lambda: self.supports.remove(name))
-        self.updates.discard(name)
-
-
-def since(started: float) -> float:
-    """Return the milliseconds since a time of `time.perf_counter`."""
-    return round((time.perf_counter() - started) * 1000, 1)
+            make = partial(self.supports.of, body.demonstrations, retriever, body.task)
+            return await self.supports.add(await self._aside(make))
+        finally:
+            release()
 
 
 def self_contained(question: str, earlier: Sequence[Exchange]) -> str:

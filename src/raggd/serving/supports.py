@@ -1,167 +1,181 @@
-"""Stored support sets: a folder with one JSON file each, and the update beside it."""
+"""Support sets in the server: made from requests, adapted to once, kept in the one store."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
-import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from math import hypot
 from typing import Any
 
-from raggd.core.low_rank import (
-    AdapterSpec,
-    BaseAdapter,
-    Update,
-    check_shapes,
-    effective_change,
-    factors_of,
-    norm,
-    tensors_of,
-)
-from raggd.files import load_tensors, read_json, save_tensors, write_json
-from raggd.records import Demonstration, Passage, RaggdError, SupportSet
-from raggd.serving.errors import ApiError
+from raggd.api import Rag
+from raggd.core.low_rank import BaseAdapter, Update, effective_change, norm
+from raggd.methods.base import Adapted
+from raggd.methods.store import StoredSet
+from raggd.records import Demonstration, RaggdError, SupportSet
+from raggd.retrieval.base import Retriever
+from raggd.serving.bodies import DemonstrationFields, DemonstrationView, SupportView
+from raggd.serving.documents import given_passages, passages_for
+from raggd.serving.errors import ApiError, BadRequestError
+from raggd.serving.metrics import Metrics
+from raggd.serving.scripts import share_a_script
 
 LOG = logging.getLogger("raggd.serving")
-FORMAT = 1
-_ID = re.compile(r"[0-9a-f]{16}")
+OWN = "own"
+"""Task of demonstrations that come with a request."""
 
 
-@dataclass(frozen=True, slots=True)
-class StoredSupport:
-    """A support set with what is known of its update.
-
-    Attributes:
-        support: the demonstrations, with their passages.
-        created: seconds since 1970.
-        base: fingerprint of the base adapter that the update starts from.
-        predictor: hash of the predictor's file.
-        norms: per projection, the Frobenius norm of the effective change, layer by layer.
-        adapt_ms: time that the prediction took.
-    """
-
-    support: SupportSet
-    created: int
-    base: str
-    predictor: str
-    norms: Mapping[str, list[float]]
-    adapt_ms: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a value for `support_from_json`."""
-        return {"format": FORMAT, "id": self.support.id, **asdict(self)}
-
-
-def support_from_json(value: Any) -> StoredSupport:
-    """Read a stored support set back.
-
-    Args:
-        value: what `StoredSupport.to_json` gave.
-
-    Returns:
-        The support set.
-
-    Raises:
-        RaggdError: it is something else, or its content does not have its id.
-    """
-    try:
-        raw = {k: v for k, v in value.items() if k not in {"format", "id"}}
-        shown = [
-            Demonstration(**{**d, "passages": tuple(Passage(**p) for p in d["passages"])})
-            for d in raw["support"]["demonstrations"]
-        ]
-        support = SupportSet(raw["support"]["task"], tuple(shown))
-        stored = StoredSupport(**{**raw, "support": support})
-        whole = value["format"] == FORMAT and value["id"] == support.id
-    except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise RaggdError(f"this is no stored support set: {error}.") from error
-    if not whole:
-        raise RaggdError("its content is not what its id says: it was changed or is damaged.")
-    return stored
+def since(started: float) -> float:
+    """Return the milliseconds since a time of `time.perf_counter`."""
+    return round((time.perf_counter() - started) * 1000, 1)
 
 
 def norms_of(base: BaseAdapter, update: Update) -> dict[str, list[float]]:
-    """Measure where an update acts.
-
-    Args:
-        base: the adapter that it starts from.
-        update: a single update.
-
-    Returns:
-        Per projection, the Frobenius norm of the change of the effective weight, layer by layer.
-    """
+    """Return the Frobenius norm of the change of the weights, per projection and layer."""
     change = effective_change(base, update.map(lambda tensor: tensor.float().cpu()))
     return {p: [round(v, 8) for v in norm(f).tolist()] for p, f in change.items()}
 
 
-class OtherBaseError(ApiError):
-    """A support set of another base adapter: status 409."""
-
-    def __init__(self, made_for: str, in_use: str, name: str = "") -> None:
-        """Make the error.
-
-        Args:
-            made_for: fingerprint of the set's base adapter.
-            in_use: fingerprint of the server's.
-            name: id of the set, where it has one.
-        """
-        which = f"support set '{name}'" if name else "this support set"
-        super().__init__(
-            409,
-            "support_of_another_base",
-            f"{which} was made for base adapter '{made_for}', this server runs '{in_use}': POST "
-            "its demonstrations to /v1/supports again, without 'base'.",
-            param="support",
-        )
-
-
-class SupportStore:
-    """The stored support sets of one folder; safe from any thread of one process."""
+class Supports:
+    """What requests adapt to. The command line's sets are here too, and these are there."""
 
     def __init__(
-        self, folder: Path, spec: AdapterSpec, base: str, predictor: str, *, most: int
+        self, rag: Rag, adapt: Callable[[SupportSet], Future[Adapted]], metrics: Metrics
     ) -> None:
-        """Read what the folder holds; a file that is damaged is reported and left alone.
+        """Read nothing yet.
 
         Args:
-            folder: made when the first set is stored.
-            spec: shape of the updates.
-            base: fingerprint of the base adapter in use.
-            predictor: hash of the predictor in use.
-            most: sets to hold; more are refused.
+            rag: gives store, method and settings.
+            adapt: queues an adaptation in the model's thread.
+            metrics: told what was found and what had to be made.
         """
-        self._folder = folder
-        self._spec = spec
-        self._base = base
-        self._predictor = predictor
-        self._most = most
-        self._lock = threading.Lock()
-        self._stored: dict[str, StoredSupport] = {}
-        for path in sorted(folder.glob("*.json")) if folder.is_dir() else ():
-            try:
-                stored = support_from_json(read_json(path, what="a stored support set"))
-            except RaggdError as error:
-                LOG.warning("support set %s is left out: %s", path.name, error)
-                continue
-            self._stored[stored.support.id] = stored
+        self._rag, self._adapt, self._metrics = rag, adapt, metrics
+        self._store = rag.store
+        self._settings = rag.parts.settings
+        self._tasks: dict[str, asyncio.Task[Adapted]] = {}
 
-    def __len__(self) -> int:
-        return len(self._stored)
+    def of(
+        self, fields: Sequence[DemonstrationFields], retriever: Retriever, task: str = OWN
+    ) -> SupportSet:
+        """Make a support set of a request's demonstrations; blocks while it retrieves.
 
-    def list(self) -> list[StoredSupport]:
-        """Return the sets of the base adapter in use, newest first."""
-        held = [s for s in self._stored.values() if s.base == self._base]
-        return sorted(held, key=lambda s: (-s.created, s.support.id))
+        Args:
+            fields: the demonstrations.
+            retriever: finds their passages.
+            task: its name.
 
-    def find(self, name: str) -> StoredSupport | None:
-        """Return the set of that id for the base adapter in use, if there is one."""
-        stored = self._stored.get(name)
-        return stored if stored and stored.base == self._base else None
+        Returns:
+            The set.
 
-    def get(self, name: str) -> StoredSupport:
-        """Look a set up.
+        Raises:
+            BadRequestError: there are too many, one is too long, or no passage fits it.
+        """
+        most = self._settings.serving.demonstrations
+        if len(fields) > most:
+            raise BadRequestError(
+                f"{len(fields)} demonstrations: this server takes at most {most} "
+                "(serving.demonstrations); three do.",
+                "demonstrations",
+            )
+        shown = [self._shown(i, d, retriever) for i, d in enumerate(fields, start=1)]
+        return SupportSet(task, tuple(shown))
+
+    def _shown(
+        self, number: int, fields: DemonstrationFields, retriever: Retriever
+    ) -> Demonstration:
+        question, answer = fields.question.strip(), fields.answer.strip()
+        param = f"demonstrations.{number - 1}"
+        k, limit = self._settings.retrieval.top_k, self._settings.target.max_tokens // 2
+        if fields.passages is not None:
+            passages = given_passages(fields.passages)
+        else:
+            passages = passages_for(question, retriever, k)
+            if k and not share_a_script(question, passages):
+                raise BadRequestError(
+                    f"no passage fits demonstration {number} (is it in another language than the "
+                    "corpus?): ask in the language of the corpus, or give passages with it.",
+                    param,
+                    "no_passages",
+                )
+        used = len(self._rag.parts.backbone.tokenizer.encode(f"{question}\n{answer}"))
+        if used > limit:
+            raise BadRequestError(
+                f"demonstration {number} has {used} tokens without its passages: this server takes "
+                f"at most {limit} (half of target.max_tokens).",
+                param,
+                "context_length_exceeded",
+            )
+        return Demonstration(f"line-{number}", question, passages, answer)
+
+    async def adapted(self, support: SupportSet) -> tuple[Adapted, float]:
+        """Adapt to a set, or look up what it was adapted to.
+
+        Args:
+            support: the set; of one that is not stored, nothing is kept on disk.
+
+        Returns:
+            The adapted state, and the milliseconds that it took: 0 where it was there.
+        """
+        started = time.perf_counter()
+        key = self._rag.key(support)
+        known = await asyncio.to_thread(self._store.find, key, self._rag.parts.base)
+        if known is not None:
+            self._metrics.update_hits.inc()
+            return known, 0.0
+        self._metrics.update_misses.inc()
+        # requests for the same set wait for one adaptation, whoever of them goes away
+        task = self._tasks.get(key)
+        if task is None:
+            task = self._tasks[key] = asyncio.create_task(self._made(key, support))
+            task.add_done_callback(lambda _: self._tasks.pop(key, None))
+        return await asyncio.shield(task), since(started)
+
+    async def _made(self, key: str, support: SupportSet) -> Adapted:
+        adapted = await asyncio.wrap_future(self._adapt(support))
+        return await self._kept(key, adapted, {}, on_disk=self._store.file(support.id).is_file())
+
+    async def _kept(
+        self, key: str, adapted: Adapted, facts: dict[str, Any], *, on_disk: bool
+    ) -> Adapted:
+        kept = await asyncio.to_thread(self._store.put, key, adapted, facts, on_disk=on_disk)
+        self._metrics.update_bytes.set(self._store.bytes)
+        self._metrics.updates_dropped.set(self._store.dropped)
+        return kept
+
+    async def add(self, support: SupportSet) -> tuple[SupportView, bool]:
+        """Store a set with what it was adapted to.
+
+        Args:
+            support: the set.
+
+        Returns:
+            The stored set, and whether it is new.
+
+        Raises:
+            ApiError: 429 when the store is full.
+        """
+        most, names = self._settings.serving.max_supports, self._store.names()
+        if support.id not in names and len(names) >= most:
+            raise ApiError(
+                429,
+                "too_many_supports",
+                f"{most} support sets are stored, the most that this server holds "
+                "(serving.max_supports): DELETE some first.",
+            )
+        key = self._rag.key(support)
+        stored = await asyncio.to_thread(self._store.add, support)
+        if not self._store.facts(key):
+            adapted, milliseconds = await self.adapted(support)
+            facts: dict[str, Any] = {"adapt_ms": milliseconds, "norms": {}}
+            if adapted.base is not None and adapted.update is not None:
+                facts["norms"] = norms_of(adapted.base, adapted.update)
+            await self._kept(key, adapted, facts, on_disk=True)
+        return self._view(stored), support.id not in names
+
+    def get(self, name: str) -> StoredSet:
+        """Look a stored set up.
 
         Args:
             name: its id.
@@ -170,11 +184,9 @@ class SupportStore:
             The set.
 
         Raises:
-            ApiError: there is none.
-            OtherBaseError: it was made for another base adapter.
+            ApiError: 404 if there is none.
         """
-        stored = self._stored.get(name)
-        if stored is None:
+        if name not in self._store.names():
             raise ApiError(
                 404,
                 "support_not_found",
@@ -182,82 +194,42 @@ class SupportStore:
                 "/v1/supports, or see GET /v1/supports.",
                 param="support",
             )
-        if stored.base != self._base:
-            raise OtherBaseError(stored.base, self._base, name)
-        return stored
-
-    def add(self, stored: StoredSupport, update: Update) -> None:
-        """Store a set with its update.
-
-        Args:
-            stored: the set.
-            update: a single update.
-
-        Raises:
-            ApiError: 429 when the store is full.
-        """
-        name = stored.support.id
-        with self._lock:
-            if name not in self._stored and len(self._stored) >= self._most:
-                raise ApiError(
-                    429,
-                    "too_many_supports",
-                    f"{self._most} support sets are stored, the most that this server holds "
-                    "(serving.max_supports): DELETE some first.",
-                )
-            write_json(self._path(name, "json"), stored.to_json())
-            self.save_update(name, update)
-            self._stored[name] = stored
-
-    def save_update(self, name: str, update: Update) -> None:
-        """Write the update of a stored set.
-
-        Args:
-            name: id of the set.
-            update: a single update.
-        """
-        about = {"base": self._base, "predictor": self._predictor}
-        save_tensors(self._path(name, "safetensors"), tensors_of(update.factors), about)
-
-    def load_update(self, name: str) -> Update | None:
-        """Read the update of a stored set.
-
-        Args:
-            name: id of the set.
-
-        Returns:
-            The update; None if there is none that this base and predictor made.
-        """
-        path = self._path(name, "safetensors")
-        if not path.is_file():
-            return None
-        try:
-            tensors, about = load_tensors(path)
-            if about != {"base": self._base, "predictor": self._predictor}:
-                return None
-            check_shapes(self._spec, tensors, "update")
-        except RaggdError as error:
-            LOG.warning("the update of support set %s is predicted again: %s", name, error)
-            return None
-        return Update(self._spec, factors_of(tensors), self._base)
+        return self._store.stored(name)
 
     def remove(self, name: str) -> None:
-        """Delete a set and its update.
+        """Delete a stored set and all that it was adapted to; 404 if there is none."""
+        self.get(name)
+        self._store.remove(name)
 
-        Args:
-            name: its id; `get` must find it, or it belongs to another base.
+    def __len__(self) -> int:
+        return len(self._store.names())
 
-        Raises:
-            ApiError: 404 if there is none.
-        """
-        with self._lock:
-            if name not in self._stored:
-                self.get(name)
-            for kind in ("json", "safetensors"):
-                self._path(name, kind).unlink(missing_ok=True)
-            del self._stored[name]
+    def view(self, name: str) -> SupportView:
+        """Return a stored set as replies show it; 404 if there is none."""
+        return self._view(self.get(name))
 
-    def _path(self, name: str, kind: str) -> Path:
-        if not _ID.fullmatch(name):
-            raise ValueError("not the id of a support set")  # ids come from hashes, never from text
-        return self._folder / f"{name}.{kind}"
+    def views(self) -> list[SupportView]:
+        """Return all sets, newest first; a damaged one is reported and left out."""
+        shown = []
+        for name in self._store.names():
+            try:
+                shown.append(self._view(self._store.stored(name)))
+            except RaggdError as error:
+                LOG.warning("support set %s is left out: %s", name, error)
+        return sorted(shown, key=lambda view: (-view.created, view.id))
+
+    def _view(self, stored: StoredSet) -> SupportView:
+        support = stored.support
+        facts = self._store.facts(self._rag.key(support))
+        norms = facts.get("norms") or {}
+        return SupportView(
+            id=support.id,
+            model=f"rag-gd/{support.id}",
+            task=support.task,
+            created=stored.created,
+            base=self._rag.parts.base.fingerprint,
+            demonstrations=[DemonstrationView.model_validate(d) for d in support.demonstrations],
+            norms=norms,
+            norm=hypot(*(value for layers in norms.values() for value in layers)),
+            adapt_ms=facts.get("adapt_ms"),
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from raggd.backbone.batch import padded_length
 from raggd.backbone.generate import stop_tokens
 from raggd.backbone.load import Backbone, wrap_model
+from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, build_prompt
 from raggd.methods.answering import adapted_rows, answer_batch
@@ -90,6 +92,34 @@ def test_rows_that_come_and_go_write_what_they_write_alone(
         for row, prompt, n in zip(others, prompts_of(tiny_backbone), lengths, strict=True)
     ]
     assert sum(a != b for a, b in zip(expected, swapped, strict=True)) >= 4
+
+
+def test_rows_of_different_prefixes_and_updates_share_a_batch(
+    tiny_backbone: Backbone, base: BaseAdapter
+) -> None:
+    updates = [random_update(base, seed) for seed in (2, 3, 4)]
+    rows = [*(Adapted(base, update) for update in updates), Adapted(base), Adapted(base)]
+    prompts = prompts_of(tiny_backbone)
+    for at, length in ((0, 5), (2, 9), (3, 3)):
+        with adapted_rows(tiny_backbone, [rows[at]]):
+            prefix = read_prefix(tiny_backbone, prompts[at].tokens[:length])
+        rows[at] = replace(rows[at], prefix=prefix)
+    lengths, read = (10, 3, 7, 1, 9), []
+    real = tiny_backbone.model.forward
+    with pytest.MonkeyPatch.context() as patch:
+
+        def spy(*args: object, **kwargs: torch.Tensor) -> object:
+            read.append(kwargs["input_ids"].shape[1])
+            return real(*args, **kwargs)
+
+        patch.setattr(tiny_backbone.model, "forward", spy)
+        found = play(tiny_backbone, rows, (0, 1, 1, 4, 12), lengths)
+    assert read[0] == len(prompts[0].tokens) - 5, "the prefix was read again"
+    plain = [replace(row, prefix=None) for row in rows]
+    assert found == [
+        alone(tiny_backbone, row, prompt, n)
+        for row, prompt, n in zip(plain, prompts, lengths, strict=True)
+    ]
 
 
 def test_it_writes_what_offline_generation_writes(

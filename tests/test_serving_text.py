@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from raggd.backbone.generate import clean_answer
 from raggd.records import Passage
 from raggd.serving.scripts import share_a_script
-from raggd.serving.text import AnswerText, first_line, held_back
+from raggd.serving.text import AnswerText, held_back
 
 CHARACTERS = st.sampled_from([*"abc .,", "\n", "\t", "\r", "é", "漢", "🙂", "\u2028", "\x1c"])
 TEXTS = st.text(CHARACTERS, max_size=30)
@@ -20,9 +20,9 @@ def decode(tokens: list[int]) -> str:
     return bytes(tokens).decode("utf-8", "replace")
 
 
-def write(text: str, stops: tuple[str, ...] = ()) -> tuple[str, str, int]:
+def write(text: str, stops: tuple[str, ...] = (), lines: bool = False) -> tuple[str, str, int]:
     """The pieces joined, the whole, and how many tokens were read before the text ended."""
-    writer = AnswerText(decode, stops)
+    writer = AnswerText(decode, stops, lines=lines)
     pieces, read = "", 0
     for token in text.encode():
         pieces += writer.push(token)
@@ -37,7 +37,15 @@ def write(text: str, stops: tuple[str, ...] = ()) -> tuple[str, str, int]:
 @given(TEXTS)
 def test_pieces_make_what_the_offline_method_shows(text: str) -> None:
     pieces, whole, _ = write(text)
-    assert pieces == whole == clean_answer(text) == first_line(text)
+    assert pieces == whole == clean_answer(text)
+
+
+@given(TEXTS, st.lists(st.sampled_from(["b", "a\n", ", "]), max_size=2))
+def test_an_answer_of_several_lines(text: str, stops: list[str]) -> None:
+    pieces, whole, _ = write(text, tuple(stops), lines=True)
+    body = text.lstrip()
+    cuts = [at for stop in stops if (at := body.find(stop)) >= 0]
+    assert pieces == whole == clean_answer(body[: min(cuts)] if cuts else body, lines=True)
 
 
 ONE_LINE = st.text(CHARACTERS, min_size=1, max_size=3).filter(lambda s: s.splitlines() == [s])
@@ -48,7 +56,7 @@ def test_stop_strings_cut(text: str, stops: list[str]) -> None:
     pieces, whole, _ = write(text, tuple(stops))
     body = text.lstrip()
     cuts = [at for stop in stops if (at := body.find(stop)) >= 0]
-    assert pieces == whole == first_line(body[: min(cuts)] if cuts else body)
+    assert pieces == whole == clean_answer(body[: min(cuts)] if cuts else body)
     assert not any(stop in whole for stop in stops)
 
 

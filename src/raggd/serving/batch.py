@@ -70,11 +70,7 @@ class RunningBatch:
     """Rows of one base adapter (or all of none), decoded together."""
 
     def __init__(self, backbone: Backbone) -> None:
-        """Start without rows.
-
-        Args:
-            backbone: the frozen model; between `step` and `release` it stays adapted.
-        """
+        """Start without rows."""
         self._backbone = backbone
         self._rows: list[Adapted] = []
         self._cache: Any = None
@@ -90,17 +86,13 @@ class RunningBatch:
     def join(self, prompts: Sequence[Prompt], rows: Sequence[Adapted]) -> Tensor:
         """Read prompts and add them as rows.
 
-        Args:
-            prompts: without answers.
-            rows: what answers each.
-
         Returns:
             (prompts, vocabulary) logits of each first token.
         """
         self.release()
         backbone = self._backbone
         with attach(backbone, rows[0].base, self._stacked(rows)):
-            reading = read_prompts(backbone, prompts)
+            reading = read_prompts(backbone, prompts, prefixes=[row.prefix for row in rows])
         self._merge(reading)
         self._rows += rows
         self._update = self._stacked(self._rows)
@@ -132,9 +124,6 @@ class RunningBatch:
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Add one token to every row.
 
-        Args:
-            tokens: one per row.
-
         Returns:
             (rows, vocabulary) logits of each next token.
         """
@@ -154,11 +143,7 @@ class RunningBatch:
         return logits
 
     def keep(self, at: Sequence[int]) -> None:
-        """Let all rows but some leave.
-
-        Args:
-            at: positions of the rows that stay, in order.
-        """
+        """Let all rows but some leave."""
         if len(at) == len(self._rows):
             return
         self.release()

@@ -39,9 +39,6 @@ class Body(BaseModel):
 def clean_text(text: str) -> str:
     """Refuse control characters other than tab and line breaks, and half surrogate pairs.
 
-    Args:
-        text: of a request.
-
     Returns:
         The same text.
 
@@ -58,9 +55,6 @@ def clean_text(text: str) -> str:
 
 def filled_text(text: str) -> str:
     """Refuse text without a word.
-
-    Args:
-        text: of a request.
 
     Returns:
         The same text.
@@ -90,9 +84,6 @@ class PassageFields(Body):
 
 def bounded_passages(passages: list[PassageFields]) -> list[PassageFields]:
     """Refuse far more evidence than any context holds: cutting it to fit would take seconds.
-
-    Args:
-        passages: of a request.
 
     Returns:
         The same passages.

@@ -35,10 +35,6 @@ if TYPE_CHECKING:
 def conversation(messages: Sequence[Message]) -> tuple[str, tuple[Exchange, ...], str]:
     """Read a chat.
 
-    Args:
-        messages: its turns, the user's last. Turns of one role in a row are one; what the
-            assistant said before anything was asked is left out.
-
     Returns:
         The question, the earlier questions with their answers, and the instruction (what system
         and developer say).
@@ -64,12 +60,7 @@ def conversation(messages: Sequence[Message]) -> tuple[str, tuple[Exchange, ...]
 
 
 def shows_json(shown: Sequence[Demonstration], wanted: ResponseFormat) -> bool:
-    """Return whether every demonstration answers by an object as it is wanted.
-
-    Args:
-        shown: the demonstrations.
-        wanted: any object, or one with the keys that a schema requires.
-    """
+    """Return whether every demonstration answers by an object as it is wanted."""
     schema = (wanted.json_schema.schema_ if wanted.json_schema else None) or {}
     keys = {str(key) for key in schema.get("required") or schema.get("properties") or ()}
     try:
@@ -86,10 +77,6 @@ class Chat(Request):
 
     def __init__(self, service: Service, body: ChatRequest) -> None:
         """Read a chat.
-
-        Args:
-            service: answers it.
-            body: of the request.
 
         Raises:
             BadRequestError: there is no question, or fields contradict each other.
@@ -162,12 +149,7 @@ class Prompts(Request):
     prefix = "cmpl"
 
     def __init__(self, service: Service, body: CompletionRequest) -> None:
-        """Read prompts.
-
-        Args:
-            service: answers them.
-            body: of the request.
-        """
+        """Read prompts."""
         super().__init__(service, body, body.max_tokens)
         self.ask([body.prompt] if isinstance(body.prompt, str) else body.prompt, "prompt")
 

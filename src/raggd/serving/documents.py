@@ -21,11 +21,7 @@ LOG = logging.getLogger("raggd.serving")
 
 
 def state_of(corpus: Path) -> str:
-    """Return a value that changes when a file is added, removed or written, without reading any.
-
-    Args:
-        corpus: a file or folder.
-    """
+    """Return a value that changes when a file is added, removed or written, without reading any."""
     files = [corpus]
     if corpus.is_dir():
         files = sorted(Path(at) / name for at, _, names in os.walk(corpus) for name in names)
@@ -56,12 +52,7 @@ class Documents:
     """Whoever asks takes `retriever` once, and keeps it: what is swapped meanwhile is another."""
 
     def __init__(self, rag: Rag, metrics: Metrics) -> None:
-        """Open the index.
-
-        Args:
-            rag: names the corpus.
-            metrics: told how many passages there are.
-        """
+        """Open the index."""
         self._rag = rag
         self._metrics = metrics
         self._lock = threading.Lock()

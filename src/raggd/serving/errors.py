@@ -37,15 +37,7 @@ class ApiError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Make an error.
-
-        Args:
-            status: of HTTP.
-            code: one word for programs, e.g. ``support_not_found``.
-            message: for people: the thing, what was expected, what to do.
-            param: the field of the request that is wrong, where there is one.
-            headers: to send along, e.g. ``Retry-After``.
-        """
+        """Make an error."""
         super().__init__(message)
         self.status = status
         self.code = code
@@ -73,13 +65,7 @@ class BadRequestError(ApiError):
     """A field with a wrong value: status 400."""
 
     def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
-        """Make the error.
-
-        Args:
-            message: what is wrong, what was expected.
-            param: the field.
-            code: one word for programs.
-        """
+        """Make the error."""
         super().__init__(400, code, message, param=param)
 
 
@@ -96,9 +82,6 @@ def internal_error(error: BaseException) -> ApiError:
 
     Its message is neither logged nor sent: it may quote a prompt.
 
-    Args:
-        error: a bug.
-
     Returns:
         The error, status 500.
     """
@@ -110,9 +93,6 @@ def internal_error(error: BaseException) -> ApiError:
 
 def as_api_error(error: BaseException) -> ApiError:
     """Return any exception as an error of the server.
-
-    Args:
-        error: what was raised.
 
     Returns:
         Itself, or 400 for a `RaggdError`, or 500 for a bug.
@@ -131,9 +111,6 @@ def _field(location: tuple[int | str, ...]) -> str | None:
 
 def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     """Explain what pydantic found, by its first problem; the input itself is not repeated.
-
-    Args:
-        problems: as ``RequestValidationError.errors()`` lists them.
 
     Returns:
         The error, status 400.
@@ -163,11 +140,7 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
 
 
 def install_handlers(app: FastAPI) -> None:
-    """Answer every kind of failure in OpenAI's form.
-
-    Args:
-        app: the application.
-    """
+    """Answer every kind of failure in OpenAI's form."""
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import JSONResponse
     from starlette.exceptions import HTTPException

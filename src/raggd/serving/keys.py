@@ -42,9 +42,6 @@ Keys = Mapping[str, str]
 def read_keys(path: Path) -> Keys:
     """Read a file of API keys: a name and a key on each line, ``#`` begins a comment.
 
-    Args:
-        path: the file.
-
     Returns:
         The keys by name.
 
@@ -90,10 +87,6 @@ def _name_of(host: str) -> str:
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
     """Read a whole body within a bound.
-
-    Args:
-        receive: gives the connection's next message.
-        most: bytes to keep.
 
     Returns:
         The body; None if it is larger, or the client hung up.
@@ -160,13 +153,7 @@ class Gate:
         self._local = local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request.
-
-        Args:
-            scope: of ASGI.
-            receive: of ASGI.
-            send: of ASGI.
-        """
+        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -48,10 +48,6 @@ GONE = ApiError(499, "client_closed_request", "the client closed the connection.
 def choose_method(model: str, wanted: Extension) -> tuple[str, str | None]:
     """Settle the method and the stored support set that a request names.
 
-    Args:
-        model: one of `MODELS`, or ``rag-gd/<support id>``.
-        wanted: the extension.
-
     Returns:
         The method, and the id of the support set, if any.
 
@@ -157,10 +153,6 @@ class Request(Response):
     def ask(self, questions: list[str], param: str) -> None:
         """Take the questions.
 
-        Args:
-            questions: of the body.
-            param: the field that holds them.
-
         Raises:
             BadRequestError: one is empty, or there are more than the server ever takes.
         """
@@ -179,13 +171,7 @@ class Request(Response):
     # Its life
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer: prepare, wait for what the rows write, send it; give up when nobody listens.
-
-        Args:
-            scope: of ASGI.
-            receive: of ASGI; the body has been read.
-            send: of ASGI.
-        """
+        """Answer: prepare, wait for what the rows write, send it; give up when nobody listens."""
         release = self._service.admit(len(self.questions))
         seconds = self._service.settings.serving.timeout_s
         late = ApiError(
@@ -226,23 +212,12 @@ class Request(Response):
     def opened(
         self, rows: list[Row], evidence: list[tuple[Passage, ...]], timings: dict[str, float]
     ) -> None:
-        """Take what was prepared; the rows are submitted next.
-
-        Args:
-            rows: one per question.
-            evidence: the passages of each.
-            timings: milliseconds of ``prepare`` and ``adapt``.
-        """
+        """Take what was prepared; the rows are submitted next."""
         self.rows, self.evidence, self.timings = rows, evidence, timings
         self._news.put_nowait(None)
 
     def take(self, row: Row, piece: Piece | ApiError) -> None:
-        """Take what a row has to say, from any thread.
-
-        Args:
-            row: of this request.
-            piece: more of its answer, or why there is none.
-        """
+        """Take what a row has to say, from any thread."""
         if not self._closed:
             news = piece if isinstance(piece, ApiError) else (row, piece)
             with suppress(RuntimeError):  # the loop has ended: nobody listens any more

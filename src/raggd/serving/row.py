@@ -63,11 +63,7 @@ class Sampler:
     """Chooses the tokens of one row, one after another."""
 
     def __init__(self, sampling: Sampling) -> None:
-        """Start the row's own random numbers.
-
-        Args:
-            sampling: how to choose.
-        """
+        """Start the row's own random numbers."""
         self._sampling = sampling
         self._generator = torch.Generator()
         if sampling.seed is None:
@@ -105,11 +101,7 @@ class Probabilities:
     """The written tokens with their probabilities, each told once its text is shown."""
 
     def __init__(self, bytes_of: TokenBytes) -> None:
-        """Start with nothing written.
-
-        Args:
-            bytes_of: the tokenizer's.
-        """
+        """Start with nothing written."""
         self._bytes_of = bytes_of
         self._pending: deque[tuple[Chosen, int | None, int]] = deque()
         self._before: int | None = None
@@ -118,11 +110,6 @@ class Probabilities:
 
     def take(self, chosen: Chosen, shown: int, *, last: bool) -> Logprobs:
         """Take a token, and tell those whose text is shown by now.
-
-        Args:
-            chosen: the token.
-            shown: bytes of the answer that were shown so far.
-            last: whether nothing more will be shown.
 
         Returns:
             The tokens, each cut to what the answer shows; those that show nothing are left out.
@@ -263,10 +250,6 @@ class Row:
         return text, None
 
     def fail(self, error: ApiError) -> None:
-        """Say that the answer cannot be written.
-
-        Args:
-            error: what the client is told.
-        """
+        """Say that the answer cannot be written."""
         self.done = True
         self.emit(self, error)

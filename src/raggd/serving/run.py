@@ -24,9 +24,6 @@ from raggd.settings import ServingSettings
 def bind(settings: ServingSettings) -> socket.socket:
     """Take the address, before anything slow is loaded.
 
-    Args:
-        settings: host and port.
-
     Returns:
         A bound socket that does not listen yet.
 

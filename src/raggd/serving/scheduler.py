@@ -101,11 +101,7 @@ class Scheduler:
                 self._changed.notify_all()
 
     def submit(self, rows: Sequence[Row]) -> None:
-        """Queue answers; their pieces arrive through ``row.emit``.
-
-        Args:
-            rows: the answers.
-        """
+        """Queue answers; their pieces arrive through ``row.emit``."""
         with self._changed:
             self._refuse_if_closing()
             self._waiting += rows
@@ -113,10 +109,6 @@ class Scheduler:
 
     def adapt(self, support: SupportSet) -> Future[Adapted]:
         """Queue an adaptation.
-
-        Args:
-            support: what to adapt to; sets are run one at a time, so that the outcome never depends
-                on what else is asked.
 
         Returns:
             The adapted state, once it is there.
@@ -129,11 +121,7 @@ class Scheduler:
         return result
 
     def cancel(self, rows: Sequence[Row]) -> None:
-        """Give answers up; their rows leave the batch before the next step.
-
-        Args:
-            rows: submitted before; nothing happens to those that are complete.
-        """
+        """Give answers up; their rows leave the batch before the next step."""
         with self._changed:
             for row in rows:
                 row.cancelled = not row.done

@@ -11,9 +11,6 @@ from raggd.records import Passage
 def scripts(text: str) -> set[str]:
     """Name the scripts of a text's letters.
 
-    Args:
-        text: any text.
-
     Returns:
         First words of the letters' Unicode names.
 
@@ -26,10 +23,6 @@ def scripts(text: str) -> set[str]:
 
 def share_a_script(question: str, passages: Iterable[Passage]) -> bool:
     """Return whether passages were found that could be in the question's language.
-
-    Args:
-        question: the question; one without letters fits any passage.
-        passages: what was retrieved for it.
 
     Returns:
         False when there is no passage, or none with a script of the question.

@@ -74,9 +74,6 @@ class Service:
     def admit(self, count: int) -> Callable[[], None]:
         """Let answers in, or turn them away.
 
-        Args:
-            count: answers.
-
         Returns:
             What to call when they are done.
 
@@ -104,11 +101,7 @@ class Service:
         return release
 
     async def prepare(self, request: Request) -> None:
-        """Find passages and what to adapt to, render the prompts, and submit the rows.
-
-        Args:
-            request: is told its rows before they are submitted.
-        """
+        """Find passages and what to adapt to, render the prompts, and submit the rows."""
         retriever = self.documents.retriever  # one for the whole request
         adapted, milliseconds = await self._adapted(request, retriever)
         with self.scheduler.expecting():
@@ -181,7 +174,7 @@ class Service:
                 passages,
                 limit=limit,
                 reserve=min(request.max_tokens, max(limit // RESERVE, usual)),
-                instruction=request.instruction,
+                instruction=request.instruction or adapted.instruction,
                 earlier=request.earlier,
             )
         except RaggdError as error:
@@ -193,6 +186,7 @@ class Service:
             writer=AnswerText(
                 lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
                 request.stops,
+                lines=adapted.lines,
             ),
             probabilities=(
                 None if request.sampling.top_logprobs is None else Probabilities(self._bytes_of)
@@ -204,9 +198,6 @@ class Service:
 
     async def store(self, body: SupportRequest) -> tuple[SupportView, bool]:
         """Store a support set with what it was adapted to.
-
-        Args:
-            body: the demonstrations and their task.
 
         Returns:
             The stored set, and whether it is new.
@@ -222,10 +213,6 @@ class Service:
 
 def self_contained(question: str, earlier: Sequence[Exchange]) -> str:
     """Return what to search for when a question may lean on what was asked before.
-
-    Args:
-        question: the follow-up.
-        earlier: the turns before it.
 
     Returns:
         The question before it, then the follow-up.

@@ -44,13 +44,7 @@ class Supports:
     def __init__(
         self, rag: Rag, adapt: Callable[[SupportSet], Future[Adapted]], metrics: Metrics
     ) -> None:
-        """Read nothing yet.
-
-        Args:
-            rag: gives store, method and settings.
-            adapt: queues an adaptation in the model's thread.
-            metrics: told what was found and what had to be made.
-        """
+        """Read nothing yet."""
         self._rag, self._adapt, self._metrics = rag, adapt, metrics
         self._store = rag.store
         self._settings = rag.parts.settings
@@ -60,11 +54,6 @@ class Supports:
         self, fields: Sequence[DemonstrationFields], retriever: Retriever, task: str = OWN
     ) -> SupportSet:
         """Make a support set of a request's demonstrations; blocks while it retrieves.
-
-        Args:
-            fields: the demonstrations.
-            retriever: finds their passages.
-            task: its name.
 
         Returns:
             The set.
@@ -112,9 +101,6 @@ class Supports:
     async def adapted(self, support: SupportSet) -> tuple[Adapted, float]:
         """Adapt to a set, or look up what it was adapted to.
 
-        Args:
-            support: the set; of one that is not stored, nothing is kept on disk.
-
         Returns:
             The adapted state, and the milliseconds that it took: 0 where it was there.
         """
@@ -147,9 +133,6 @@ class Supports:
     async def add(self, support: SupportSet) -> tuple[SupportView, bool]:
         """Store a set with what it was adapted to.
 
-        Args:
-            support: the set.
-
         Returns:
             The stored set, and whether it is new.
 
@@ -176,9 +159,6 @@ class Supports:
 
     def get(self, name: str) -> StoredSet:
         """Look a stored set up.
-
-        Args:
-            name: its id.
 
         Returns:
             The set.

@@ -1,7 +1,7 @@
 """From tokens to the text of an answer, piece by piece: what may be shown, and when it ends.
 
-An answer is one line without surrounding white space, as every method of raggd writes it. The
-pieces of a stream, joined, are exactly that line.
+An answer is one line without surrounding white space, or several where the demonstrations have
+several, as everywhere in raggd. The pieces of a stream, joined, are exactly that text.
 """
 
 from __future__ import annotations
@@ -10,26 +10,14 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from raggd.backbone.generate import clean_answer
+
 _UNFINISHED = "\ufffd"
 """What a tokenizer shows for the first bytes of a character whose rest is still to come."""
 
 
-def first_line(text: str) -> str:
-    r"""Return the first line that is not blank, without surrounding white space; else nothing.
-
-    >>> first_line("  Paris \n Rome")
-    'Paris'
-    """
-    lines = text.strip().splitlines()
-    return lines[0].strip() if lines else ""
-
-
 def held_back(text: str, stops: Sequence[str]) -> int:
     """Count the last characters that may still turn out to be the start of a stop string.
-
-    Args:
-        text: what was written so far, holding no stop string.
-        stops: the stop strings.
 
     Returns:
         Length of the longest end of `text` that begins a stop string.
@@ -59,11 +47,7 @@ class TokenBytes:
     """The bytes that a token adds to the text, also where they are a part of a character."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Find out how the vocabulary is written.
-
-        Args:
-            tokenizer: a Hugging Face tokenizer.
-        """
+        """Find out how the vocabulary is written."""
         self._tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         decoder = getattr(backend, "decoder", None)
@@ -98,13 +82,15 @@ class TokenBytes:
 class AnswerText:
     """The growing text of one answer."""
 
-    def __init__(self, decode: Callable[[list[int]], str], stops: Sequence[str] = ()) -> None:
-        """Start with nothing written.
-
-        Args:
-            decode: turns tokens into text, special tokens left out.
-            stops: the answer ends before the first of them.
-        """
+    def __init__(
+        self,
+        decode: Callable[[list[int]], str],
+        stops: Sequence[str] = (),
+        *,
+        lines: bool = False,
+    ) -> None:
+        """Start with nothing written; `decode` leaves special tokens out."""
+        self._lines = lines
         self._decode = decode
         self._stops = [stop for stop in stops if stop]
         self._tokens: list[int] = []
@@ -119,9 +105,6 @@ class AnswerText:
 
     def push(self, token: int) -> str:
         """Take one more token.
-
-        Args:
-            token: its id.
 
         Returns:
             The piece of text that is certain now; often empty.
@@ -146,9 +129,9 @@ class AnswerText:
     def _line(self) -> str:
         text = self._decode(self._tokens).lstrip()
         cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        broken = len(f"{text}.".splitlines()) > 1  # a second line has begun
+        broken = not self._lines and len(f"{text}.".splitlines()) > 1  # a second line has begun
         self.ended = broken or bool(cuts)
-        return first_line(text[: min(cuts)] if cuts else text)
+        return clean_answer(text[: min(cuts)] if cuts else text, lines=self._lines)
 
     def _show(self, text: str) -> str:
         # a tokenizer that rewrites what it showed before cannot be followed: wait for the end

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
 
-.PHONY: setup demo test check docs bench engine-test clean
+.PHONY: setup demo test check docs bench gpu-check engine-test clean
 
 setup: $(READY)
 
@@ -54,3 +54,7 @@ endif
 
 clean:
 	rm -rf .venv .venv-engine build dist src/*.egg-info
+
+# Everything that needs a graphics card, in eight minutes; wheels/ holds what the machine lacks.
+gpu-check:
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) benchmarks/gpu_check.py

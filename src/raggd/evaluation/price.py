@@ -71,7 +71,18 @@ def random_weights(backbone: Backbone, rank: int = 16) -> tuple[BaseAdapter, MLP
     return base, predictor.eval().requires_grad_(False)
 
 
-def _prompts(backbone: Backbone, count: int, tokens: int, answer: int) -> list[Prompt]:
+def random_prompts(backbone: Backbone, count: int, tokens: int, answer: int) -> list[Prompt]:
+    """Draw prompts of random tokens.
+
+    Args:
+        backbone: gives the vocabulary.
+        count: of prompts.
+        tokens: of each.
+        answer: of them, those of the answer.
+
+    Returns:
+        The prompts; the same at every call.
+    """
     generator = torch.Generator().manual_seed(0)
     high = backbone.model.config.vocab_size
     drawn = torch.randint(10, high, (count, tokens), generator=generator).tolist()
@@ -110,7 +121,7 @@ def _adapting(
 def _answering(
     backbone: Backbone, base: BaseAdapter, update: Update, rows: int, lengths: Lengths
 ) -> dict[str, Work]:
-    prompts = _prompts(backbone, rows, lengths.prompt, 0)
+    prompts = random_prompts(backbone, rows, lengths.prompt, 0)
     updates = update.map(lambda t: t.expand(rows, *t.shape[1:]).contiguous())
 
     def answer(own: BaseAdapter | None, step: Update | None, tokens: int) -> None:
@@ -147,7 +158,7 @@ def measure_price(
         ``ms`` (medians by work), ``ratios`` (median with range) and the sizes, ready for JSON.
     """
     silent = replace(backbone, tokenizer=NoText())
-    shown = _prompts(silent, lengths.demonstrations, lengths.support, 4)
+    shown = random_prompts(silent, lengths.demonstrations, lengths.support, 4)
     batch = make_batch(shown, 0, silent.device)
     say("adapting")
     adapting = _adapting(silent, base, predictor, batch, lengths.steps)

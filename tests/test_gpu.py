@@ -1,0 +1,144 @@
+"""What only a graphics card can show; `make gpu-check` runs these. Skipped where there is none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from raggd.adaptation.encoder import encode_batch
+from raggd.adaptation.targets import sgd_updates
+from raggd.backbone import capture
+from raggd.backbone.batch import make_batch
+from raggd.backbone.capture import capture_for, forget, growing_steps
+from raggd.backbone.generate import decode, read_prompts
+from raggd.backbone.interface import attach
+from raggd.backbone.load import Backbone
+from raggd.backbone.shapes import random_backbone
+from raggd.core.low_rank import BaseAdapter, Update, stack_updates
+from raggd.data.prompts import Prompt
+from raggd.evaluation.price import random_prompts, random_weights
+from raggd.settings import BackboneSettings, TargetSettings
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a graphics card"),
+]
+MOST_BYTES = 100_000
+"""That may cross in an adaptation: token ids, and the library's questions about masks."""
+
+
+def tiny(dtype: str = "float32") -> Backbone:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return random_backbone("tiny", BackboneSettings(dtype=dtype))  # type: ignore[arg-type]
+
+
+def updates(base: BaseAdapter, rows: int) -> Update:
+    torch.manual_seed(5)
+    made = [base.zero_update().map(lambda t: 0.3 * torch.randn_like(t)) for _ in range(rows)]
+    return stack_updates(made)
+
+
+def crossed(work: Callable[[], object], folder: Path) -> int:
+    """Bytes that a piece of work copies between the card and the processor, by the profiler."""
+    kinds = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    with torch.profiler.profile(activities=kinds) as profile:
+        work()
+        torch.cuda.synchronize()
+    path = folder / "trace.json"
+    profile.export_chrome_trace(str(path))
+    events = json.loads(path.read_text())["traceEvents"]
+    copies = [
+        e for e in events if str(e.get("name", "")).startswith(("Memcpy HtoD", "Memcpy DtoH"))
+    ]
+    return sum(int(e["args"].get("bytes", 0)) for e in copies)
+
+
+def test_nothing_but_tokens_crosses_in_an_adaptation(tmp_path: Path) -> None:
+    backbone = random_backbone("smollm2-135m", BackboneSettings())
+    base, predictor = random_weights(backbone)
+    batch = make_batch(random_prompts(backbone, 3, 64, 4), 0, backbone.device)
+
+    def adapt() -> Update:
+        update: Update = predictor.predict(encode_batch(backbone, base, batch)[None])
+        return update
+
+    assert adapt().factors["q"].a.device == backbone.device
+    assert crossed(adapt, tmp_path) < MOST_BYTES
+    moved = partial(lambda: adapt().to(torch.device("cpu")))
+    assert crossed(moved, tmp_path) > MOST_BYTES  # the measure sees an update that leaves
+
+
+def greedy(step: Callable[[Tensor], Tensor], logits: Tensor, tokens: int) -> Tensor:
+    chosen = []
+    for _ in range(tokens):
+        chosen.append(logits.argmax(-1))
+        logits = step(chosen[-1])
+    return torch.stack(chosen, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@torch.no_grad()
+def test_captured_graphs_give_the_same_tokens(dtype: str) -> None:
+    backbone = tiny(dtype)
+    base, _ = random_weights(backbone, rank=4)
+    for rows in (1, 3, 4, 8, 3):  # 3 and 4 share a size; shapes that change are captured anew
+        shown = [Prompt(tuple(range(10, 30 + 3 * row)), 0, 0) for row in range(rows)]
+        for update in (None, updates(base, rows)):
+            with attach(backbone, base, update):
+                reading = read_prompts(backbone, shown)
+                expected = greedy(growing_steps(backbone, reading), reading.logits, 12)
+                captured = capture_for(backbone, reading, 12)
+                assert captured._graph is not None
+                step = partial(captured.step, backbone)
+                assert torch.equal(greedy(step, reading.logits, 12), expected), (rows, update)
+    assert backbone.model not in capture._REFUSED
+    forget(backbone)
+
+
+def test_a_row_of_a_batch_is_that_row_alone() -> None:
+    backbone = tiny()
+    base, _ = random_weights(backbone, rank=4)
+    own = updates(base, 4)
+    shown = random_prompts(backbone, 4, 40, 0)
+    with attach(backbone, base, own):
+        together = decode(backbone, read_prompts(backbone, shown), 10)
+    alone = []
+    for row in range(4):
+        with attach(backbone, base, own.row(row)):
+            alone += decode(backbone, read_prompts(backbone, shown[row : row + 1]), 10)
+    assert together == alone
+    assert len(set(together)) > 1
+    forget(backbone)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "nf4"])
+def test_gradients_reach_every_layer(dtype: str) -> None:
+    if dtype == "nf4":
+        pytest.importorskip("bitsandbytes")
+    backbone = tiny(dtype)
+    base, _ = random_weights(backbone, rank=4)
+    batch = make_batch(random_prompts(backbone, 2, 40, 4), 0, backbone.device)
+    encode_batch(backbone, base, batch)  # the backward pass of 4 bits broke after such a pass
+    made, losses = sgd_updates(backbone, base, batch, 1, TargetSettings(steps=2))
+    for factors in made.factors.values():
+        for tensor in factors:
+            assert (tensor.abs().amax((-2, -1)) > 0).all()
+    assert losses.isfinite().all()
+
+
+def test_the_head_in_half_precision_is_the_head() -> None:
+    backbone = tiny()
+    base, predictor = random_weights(backbone, rank=4)
+    states = torch.randn(2, 3, base.spec.d_in, device=backbone.device)
+    wide = predictor.predict(states).vector()
+    narrow = predictor.place(backbone.device)
+    assert narrow.head.dtype == torch.float16
+    close = narrow.predict(states).vector()
+    assert not torch.equal(close, wide)
+    assert torch.allclose(close, wide, atol=2e-3 * float(wide.abs().max()))

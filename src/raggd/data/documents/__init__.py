@@ -10,14 +10,35 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from functools import cache
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from raggd.data.documents.files import Skipped, SourceFile, files_under, shown_name, source_file
-from raggd.data.documents.old import KINDS, document_passages, line_passages
-from raggd.data.documents.old import split_sentences as split_sentences
-from raggd.data.documents.old import split_words as split_words
+from raggd.data.documents.passages import passages_of
+from raggd.data.documents.passages import split_sentences as split_sentences
+from raggd.data.documents.passages import split_words as split_words
 from raggd.files import file_hash
 from raggd.records import Passage, RaggdError, content_id
+
+READERS = {
+    ".jsonl": "lines:read_lines",
+    ".jsonl.gz": "lines:read_lines",
+    ".txt": "plain:read",
+    ".text": "plain:read",
+    ".rst": "plain:read_rst",
+    ".md": "markdown:read",
+    ".markdown": "markdown:read",
+    ".pdf": "pdf:read",
+    ".docx": "word:read",
+    ".html": "web:read",
+    ".htm": "web:read",
+    ".xhtml": "web:read",
+    ".csv": "comma:read",
+    ".tsv": "comma:read",
+}
+"""Module and function that read each kind: from a path to blocks, or to passages (JSON Lines)."""
+_KNOWN = ", ".join(READERS)
 
 READ_WHOLE = 200_000_000
 """Bytes up to which a JSON Lines file of a folder is read before its first passage counts."""
@@ -44,7 +65,7 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
     left_out += [Skipped(f.name, _unknown(f)) for f in found if not _kind(f)]
     if not files:
         raise RaggdError(
-            f"no readable file in the folder {shown_name(path)}: expected {', '.join(KINDS)} "
+            f"no readable file in the folder {shown_name(path)}: expected {_KNOWN} "
             f"(hidden files and folders are left out; {len(left_out)} others are skipped)."
         )
     if skipped is not None:
@@ -55,7 +76,7 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
 def _kind(file: SourceFile) -> str:
     # The ending that names the reader; empty for an unknown kind.
     name = file.path.name.lower()
-    return next((kind for kind in KINDS if name.endswith(kind)), "")
+    return next((kind for kind in READERS if name.endswith(kind)), "")
 
 
 def _unknown(file: SourceFile) -> str:
@@ -77,9 +98,31 @@ def stream_file(file: SourceFile) -> Iterator[Passage]:
     """
     kind = _kind(file)
     if not kind:
-        raise RaggdError(f"cannot read {file.name}: {_unknown(file)}. Known: {', '.join(KINDS)}.")
-    lines = kind in {".jsonl", ".jsonl.gz"}
-    yield from (line_passages if lines else document_passages)(file.path, file.name)
+        raise RaggdError(f"cannot read {file.name}: {_unknown(file)}. Known: {_KNOWN}.")
+    module, _, function = READERS[kind].partition(":")
+    read = getattr(import_module(f"{__name__}.{module}"), function)
+    if kind.startswith(".jsonl"):
+        yield from read(file.path, file.name)
+        return
+    found = False
+    try:
+        stem = file.name.rpartition("/")[2][: -len(kind)]
+        for passage in passages_of(read(file.path), file.name, stem):
+            found = True
+            yield passage
+    except OSError as error:
+        raise RaggdError(f"cannot read {file.name}: {error.strerror or error}.") from error
+    except ImportError as error:
+        raise RaggdError(
+            f"reading {file.name} needs the extra `documents`: pip install 'raggd[documents]'."
+        ) from error
+    except RecursionError as error:
+        raise RaggdError(f"cannot read {file.name}: it is nested too deeply.") from error
+    except RaggdError as error:
+        raise RaggdError(f"cannot read {file.name}: {error}") from error
+    if not found:
+        scanned = " (scanned pages need text recognition first)" if kind == ".pdf" else ""
+        raise RaggdError(f"{file.name} holds no text{scanned}: fill or remove it.")
 
 
 def read_file(file: SourceFile) -> list[Passage]:
@@ -92,6 +135,20 @@ def read_file(file: SourceFile) -> list[Passage]:
         Its passages, as `stream_file` yields them; what it refuses is refused.
     """
     return list(stream_file(file))
+
+
+def skip(file: SourceFile, error: RaggdError) -> Skipped:
+    """Name a file that `read_file` refused.
+
+    Args:
+        file: the file.
+        error: what it raised.
+
+    Returns:
+        The file with the reason, its name said once.
+    """
+    reason = str(error).removeprefix("cannot read ").removeprefix(file.name).lstrip(":, ")
+    return Skipped(file.name, reason)
 
 
 def read_passages(
@@ -134,7 +191,7 @@ def read_passages(
         except RaggdError as error:
             if strict:
                 raise
-            skipped.append(Skipped(file.name, str(error)))
+            skipped.append(skip(file, error))
             continue
         for passage in passages:
             found = True
@@ -170,9 +227,21 @@ def summary(skipped: list[Skipped]) -> str:
 
 @cache
 def readers_fingerprint() -> str:
-    """Return a hash of all that decides how a file becomes passages: the readers' own code."""
+    """Return a hash of all that decides how a file becomes passages: our code and the libraries."""
     here = Path(__file__).parent
-    return content_id(*(f"{file.name} {file_hash(file)}" for file in sorted(here.glob("*.py"))))
+    code = [*sorted(here.glob("*.py")), here.parent / "text.py"]
+    parts = [f"{file.name} {file_hash(file)}" for file in code]
+    return content_id(*parts, *(f"{name} {_version(name)}" for name in _LIBRARIES))
+
+
+_LIBRARIES = ("markdown-it-py", "charset-normalizer", "pypdf", "python-docx", "lxml")
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ""
 
 
 def corpus_hash(passages: Iterable[Passage]) -> str:

@@ -1,0 +1,138 @@
+"""Markdown by CommonMark's rules, with tables and front matter; images are dropped."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from raggd.data.documents.passages import Block
+from raggd.data.documents.plain import read_text
+
+_FRONT = re.compile(r"(---|\+\+\+)[ \t]*\n(.*?\n)?(?:\1|\.\.\.)[ \t]*(?:\n|$)", re.DOTALL)
+_FRONT_TITLE = re.compile(r"title\s*[:=]\s*(.*)", re.IGNORECASE)
+_FRONT_LINE = re.compile(r"\s*[\w-]+\s*[:=]")
+_DATA = re.compile(r"data:[\w.+-]+/[\w.+-]+[;,][^\s)\"'<>\]]*")
+_INLINE = re.compile(
+    r"`+[^`\n]*`+"  # code stays as it is
+    r"|!\[(?P<alt>[^\[\]]*)\](?:\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\])"
+    r"|<img\b[^<>]*>|\\(?P<escaped>[!-/:-@\[-`{-~])|(?P<entity>&#?\w{2,31};)",
+    re.IGNORECASE,
+)
+_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_LONGEST_HEADING = 2000
+_CODE = {"fence", "code_block"}
+_LISTS = {"bullet_list_open", "ordered_list_open"}
+
+
+def read(path: Path) -> Iterator[Block]:
+    """Read Markdown.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Headings, prose, and what is cut between lines: code, lists, tables.
+    """
+    title, front, text = _front_matter(read_text(path))
+    if title:
+        yield Block(title, level=0)
+    if front:
+        yield Block(front, lines=True)
+    yield from markdown_blocks(text)
+
+
+def markdown_blocks(text: str) -> Iterator[Block]:
+    """Read Markdown without front matter.
+
+    Args:
+        text: in the normal form.
+
+    Yields:
+        As `read` does. What no rule covers, such as definitions of links, is prose.
+    """
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": True}).enable("table")
+    inline = MarkdownIt("commonmark")
+    parser.disable(["inline", "text_join"], ignoreInvalid=True)
+    lines = _DATA.sub("", text).split("\n")
+    tokens = parser.parse("\n".join(lines))
+    done = 0
+    for at, token in enumerate(tokens):
+        if token.level or token.map is None or token.nesting < 0:
+            continue
+        start, end = token.map
+        yield from _left(lines[done:start])
+        done = max(done, end)
+        own = lines[start:end]
+        if token.type == "heading_open":
+            yield Block(_heading(inline, tokens[at + 1].content), level=int(token.tag[1]))
+        elif token.type in _CODE:
+            yield Block("\n".join(own), lines=True)
+        elif token.type == "table_open":
+            rows = [_plain(line) for line in own]
+            yield Block("\n".join(rows[2:]), lines=True, head="\n".join(rows[:2]))
+        elif token.type == "html_block":
+            yield Block(html.unescape(_TAG.sub(" ", _without_comments("\n".join(own)))))
+        elif token.type != "hr":
+            yield Block(_prose(own), lines=token.type in _LISTS)
+    yield from _left(lines[done:])
+
+
+def _left(lines: Sequence[str]) -> Iterator[Block]:
+    if any(line.strip() for line in lines):
+        yield Block("\n".join(lines), lines=True)
+
+
+def _heading(parser: Any, content: str) -> str:
+    if len(content) > _LONGEST_HEADING:
+        return content
+    parts = []
+    for token in parser.parseInline(content)[0].children:
+        parts.append(" " if token.type in {"softbreak", "hardbreak"} else token.content)
+    return "".join(parts)
+
+
+def _without_comments(text: str) -> str:
+    kept, _, rest = text.partition("<!--")
+    parts = [kept]
+    while rest:
+        _, _, rest = rest.partition("-->")
+        kept, _, rest = rest.partition("<!--")
+        parts.append(kept)
+    return "".join(parts)
+
+
+def _prose(lines: Sequence[str]) -> str:
+    # Code fences inside lists and quotes stay as they are.
+    return _without_comments(_plain("\n".join(lines)))
+
+
+def _plain(text: str) -> str:
+    def replaced(found: re.Match[str]) -> str:
+        if found["escaped"]:
+            return found["escaped"]
+        if found["entity"]:
+            return html.unescape(found["entity"])
+        return found["alt"] or "" if found[0][0] in "!<" else found[0]
+
+    return _INLINE.sub(replaced, text)
+
+
+def _front_matter(text: str) -> tuple[str, str, str]:
+    # Of YAML or TOML: the title, the other lines, the document.
+    found = _FRONT.match(text)
+    lines = (found[2] or "").split("\n") if found else []
+    if found is None or not any(_FRONT_LINE.match(line) for line in lines):
+        return "", "", text
+    title, others = "", []
+    for line in lines:
+        named = _FRONT_TITLE.match(line)
+        if named and not title:
+            title = named[1].strip().strip("\"'")
+        else:
+            others.append(line)
+    return title, "\n".join(others).strip("\n"), text[found.end() :]

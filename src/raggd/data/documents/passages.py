@@ -1,0 +1,275 @@
+"""From the blocks of a document to passages of about 100 words, each with its heading path.
+
+A document is a stream of blocks. Sections begin at headings; a passage never spans two. Prose is
+cut where sentences end, code, lists and tables between lines, and a table's header stands over each
+piece. Nothing is lost: whatever is longer than a passage is cut at lines, words, characters.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from raggd.data.text import UNSPACED, normal_text
+from raggd.records import Passage, RaggdError
+
+PASSAGE_WORDS = 100
+"""Words of a passage, about: the size of the Wikipedia passages that the paper retrieves."""
+WORD_CHARACTERS = 12
+"""Characters that count as a word at least: a bound on what has no spaces."""
+_LONGEST_TITLE = 200
+_LONGEST_GAP = 8
+
+_SENTENCE_GAP = re.compile(
+    r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]]*(\s+)(?=[\"'\u201c\u2018(\[]*[^\Wa-z_])"
+    r"|(?<=[\u3002\uff01\uff1f\uff61\u0964\u0965\u104b\u17d4])[\u300d\u300f\u201d\u2019\uff09)]*(\s*)"
+)
+_ABBREVIATION = re.compile(
+    r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Gen|Col|Sen|Jr|Sr|No|vs|etc|e\.g|i\.e|cf)\.$"
+)
+_PARAGRAPHS = re.compile(r"\n{2,}")
+_WIDE_GAP = re.compile(rf"[ \t]{{{_LONGEST_GAP + 1},}}")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+_WORD = re.compile(r"\S+")
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A part of a document.
+
+    Attributes:
+        text: as it stands there, lines kept.
+        level: of a heading: 0 for the document's title, 1 for the first rank, ...; else None.
+        lines: cut only between lines: code, lists, tables.
+        head: lines to repeat over each piece: a table's header.
+    """
+
+    text: str
+    level: int | None = None
+    lines: bool = False
+    head: str = ""
+
+
+@dataclass(slots=True)
+class _Unit:
+    # What is kept together, the white space before it, and a header for where a piece begins.
+    text: str
+    gap: str
+    head: str = ""
+    size: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.size = _size(self.text)
+
+
+def _size(text: str) -> int:
+    # In words; two characters of an unspaced script are about one.
+    words = len(text.split())
+    if not text.isascii():
+        words += len(_UNSPACED.findall(text)) // 2
+    return max(words, -(-len(text) // WORD_CHARACTERS))
+
+
+def _sentences(paragraph: str) -> Iterator[tuple[str, str]]:
+    """Yield each sentence and the white space before it; an abbreviation ends none."""
+    start, gap = 0, ""
+    for found in _SENTENCE_GAP.finditer(paragraph):
+        group = 1 if found[1] is not None else 2
+        end = found.start(group)
+        if group == 1 and _ABBREVIATION.search(
+            paragraph, max(start, found.start() - 8), found.start()
+        ):
+            continue
+        if end > start:
+            yield paragraph[start:end], gap
+        start, gap = found.end(group), found[group]
+    if paragraph[start:]:
+        yield paragraph[start:], gap
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split a text into its sentences, white space made single.
+
+    Args:
+        text: any text.
+
+    Returns:
+        The sentences, none empty.
+
+    >>> split_sentences("Dr. Who left.  Nobody saw him.")
+    ['Dr. Who left.', 'Nobody saw him.']
+    """
+    paragraphs = re.split(r"\n\s*\n", text)
+    found = (" ".join(one.split()) for part in paragraphs for one, _ in _sentences(part))
+    return [sentence for sentence in found if sentence]
+
+
+def _tidy(text: str) -> str:
+    # Lines stay; white space at their ends and wide gaps go, empty lines become one.
+    lines = (_WIDE_GAP.sub(" " * _LONGEST_GAP, line.rstrip()) for line in text.split("\n"))
+    return "\n".join(lines).strip("\n")
+
+
+def _cut(text: str, gap: str, most: int, head: str) -> Iterator[_Unit]:
+    """Yield a unit, or pieces of it that fit: whole lines, else words, else characters."""
+    unit = _Unit(text, gap, head)
+    if unit.size <= most:
+        yield unit
+        return
+    if "\n" in text:
+        for line in text.split("\n"):
+            yield from _cut(line, gap, most, head)
+            gap = "\n"
+        return
+    start, size = 0, 0
+    for at, end in _words(text, most):
+        added = _size(text[at:end])
+        if size and size + added > most:
+            kept = text[start:at].rstrip()
+            yield _Unit(kept, gap, head)
+            start, gap, size = at, text[start + len(kept) : at], 0
+        size += added
+    yield _Unit(text[start:], gap, head)
+
+
+def _words(text: str, most: int) -> Iterator[tuple[int, int]]:
+    """Yield where words begin and end; one that is larger than `most` words is cut."""
+    for found in _WORD.finditer(text):
+        step = len(found[0])
+        if _size(found[0]) > most:
+            step = max(1, most if _UNSPACED.search(found[0]) else most * WORD_CHARACTERS)
+        for at in range(found.start(), found.end(), step):
+            yield at, min(at + step, found.end())
+
+
+def _units(block: Block, most: int) -> Iterator[_Unit]:
+    text = _tidy(block.text)
+    if block.lines:
+        head = _tidy(block.head)
+        room = most - _size(head) if head else most
+        if 2 * room < most:  # a header that leaves no room for rows is a row
+            text, head, room = f"{head}\n{text}", "", most
+        whole = f"{head}\n{text}" if head else text
+        if 2 * _size(whole) <= most:
+            yield from _cut(whole, "\n\n", most, "")
+            return
+        gap, over = "\n\n", f"{head}\n" if head else ""
+        for line in filter(str.strip, text.split("\n")):
+            for unit in _cut(line, gap, room, head):
+                if over:
+                    unit = _Unit(over + unit.text, unit.gap)
+                yield unit
+                gap, over = "\n", ""
+        return
+    for paragraph in _PARAGRAPHS.split(text):
+        gap = "\n\n"
+        for sentence, before in _sentences(paragraph):
+            yield from _cut(sentence, before or gap, most, "")
+            gap = ""
+
+
+def split_blocks(blocks: Iterable[Block], words: int = PASSAGE_WORDS) -> list[str]:
+    """Put blocks of one section together into pieces of about `words` words.
+
+    Args:
+        blocks: no headings among them.
+        words: size of a piece, at least 1; what has no spaces counts by its characters.
+
+    Returns:
+        The pieces, none empty, none longer than 1.25 x `words` words or 20 x `words` characters;
+        but for repeated headers, they give every word of the blocks in order.
+
+    Raises:
+        RaggdError: `words` is less than 1.
+    """
+    if words < 1:
+        raise RaggdError(f"passages of {words} words are not possible: give at least 1.")
+    pieces: list[list[_Unit]] = [[]]
+    size = 0
+    for block in blocks:
+        for unit in _units(block, words):
+            if pieces[-1] and size + unit.size > words:
+                pieces.append([])
+                size = _size(unit.head) if unit.head else 0
+            pieces[-1].append(unit)
+            size += unit.size
+    if len(pieces) > 1 and 4 * size < words:
+        last = pieces.pop()
+        pieces[-1].extend(last)
+    return [_joined(piece) for piece in pieces if piece]
+
+
+def _joined(units: list[_Unit]) -> str:
+    first = units[0]
+    start = f"{first.head}\n{first.text}" if first.head else first.text
+    return "".join([start, *(unit.gap + unit.text for unit in units[1:])])
+
+
+def split_words(text: str, words: int = PASSAGE_WORDS) -> list[str]:
+    """Split a text into pieces of about `words` words that end where a sentence ends.
+
+    Whole sentences are put together while they fit; only a sentence longer than `words` is cut
+    inside. A last piece of less than a quarter of `words` joins the one before. Lines stay.
+
+    Args:
+        text: any text.
+        words: size of a piece, at least 1.
+
+    Returns:
+        The pieces, as of `split_blocks`.
+
+    >>> split_words("One two three. Four five. Six seven eight nine.", words=5)
+    ['One two three. Four five.', 'Six seven eight nine.']
+    """
+    return split_blocks([Block(text)], words)
+
+
+def passages_of(blocks: Iterable[Block], name: str, stem: str) -> Iterator[Passage]:
+    """Turn a document into passages.
+
+    Args:
+        blocks: its parts, in order.
+        name: of the file: the source of the passages, and the start of their ids.
+        stem: the title where there is no heading.
+
+    Yields:
+        Passages titled by their whole heading path, ``A > B > C``, numbered from 1.
+    """
+    number = 0
+    for title, section in _sections(blocks, stem):
+        for piece in split_blocks(section):
+            if piece.strip():
+                number += 1
+                yield Passage(f"{name}#{number}", piece, title, name)
+
+
+def _sections(blocks: Iterable[Block], stem: str) -> Iterator[tuple[str, list[Block]]]:
+    # A heading with nothing under it, not even deeper ones, is its own text.
+    path: list[tuple[int, str]] = []
+    held: list[Block] = []
+    bare: Block | None = None
+    for block in blocks:
+        block = Block(normal_text(block.text), block.level, block.lines, normal_text(block.head))
+        if block.level is None:
+            if block.text.strip() or block.head.strip():
+                held.append(block)
+            continue
+        text = " ".join(block.text.split())
+        if not text:
+            continue
+        if held or (bare is not None and block.level <= (bare.level or 0)):
+            yield _title(path, stem), held or [Block(bare.text if bare else "")]
+        while path and path[-1][0] >= block.level:
+            path.pop()
+        short = text if len(text) <= _LONGEST_TITLE else text[: _LONGEST_TITLE - 1] + "\u2026"
+        path.append((block.level, short))
+        held = [] if short == text else [Block(text)]
+        bare = Block(text, block.level)
+    if held or bare is not None:
+        yield _title(path, stem), held or [Block(bare.text if bare else "")]
+
+
+def _title(path: list[tuple[int, str]], stem: str) -> str:
+    names = [text for _, text in path] or [stem]
+    return " > ".join(name for at, name in enumerate(names) if not at or name != names[at - 1])

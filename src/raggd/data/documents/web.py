@@ -1,0 +1,108 @@
+"""HTML pages: headings, prose, lists, code and tables; no scripts, styles or navigation."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raggd.data.documents.encodings import decode
+from raggd.data.documents.passages import Block
+
+_DECLARED = re.compile(rb"<meta[^<>]{0,200}charset=[\"']?([\w-]+)", re.IGNORECASE)
+_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_BREAK = "\u2028"
+_BEFORE = {"li": "- ", "br": _BREAK, "dd": ": "}
+_HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
+_NO_CELLS = ("h1", "h2", "h3", "h4", "ul", "ol", "pre", "form")
+_LEFT_OUT = {"script", "style", "template", "svg", "nav", "head", "iframe", "object"}
+_INLINE = frozenset(
+    re.findall(
+        r"\w+",
+        "a abbr acronym b br bdi bdo big cite code data dfn em font i ins kbd label mark q s samp "
+        "small span strike strong sub sup time tt u var wbr",
+    )
+)
+
+
+def read(path: Path) -> Iterator[Block]:
+    """Read a page.
+
+    Args:
+        path: the file; its encoding is the one that it declares, or as for plain text.
+
+    Yields:
+        Its title and headings, prose, and what is cut between lines.
+    """
+    import lxml.etree
+    import lxml.html
+
+    text = _decoded(path.read_bytes()).encode("utf-8", "replace")
+    parser = lxml.html.HTMLParser(encoding="utf-8", huge_tree=True)
+    try:
+        root = lxml.html.document_fromstring(text, parser=parser)
+    except lxml.etree.ParserError:  # there is nothing in it
+        return
+    title = root.findtext(".//title")
+    if title and title.strip():
+        yield Block(title, level=0)
+    yield from _blocks(root)
+
+
+def _decoded(data: bytes) -> str:
+    declared = _DECLARED.search(data[:4096])
+    if declared and not data.startswith(_MARKS):
+        try:
+            return data.decode(declared[1].decode())
+        except (LookupError, UnicodeDecodeError):  # a page may say what is not true
+            pass
+    return decode(data)
+
+
+def _blocks(root: Any) -> Iterator[Block]:
+    from lxml.etree import iterwalk
+
+    held: list[str] = []
+    walk = iterwalk(root, events=("start", "end", "comment", "pi"))
+    for event, element in walk:
+        tag = element.tag
+        if event == "start":
+            if tag not in _INLINE:
+                yield from _prose(held)
+            whole = _whole(element)
+            if whole is not None or tag in _LEFT_OUT:
+                yield from whole or []
+                walk.skip_subtree()
+                continue
+            held.append(_BEFORE.get(tag, "") + (element.text or ""))
+        else:
+            if event == "end" and tag not in _INLINE:
+                yield from _prose(held)
+            held.append(element.tail or "")
+    yield from _prose(held)
+
+
+def _prose(held: list[str]) -> Iterator[Block]:
+    lines = (" ".join(line.split()) for line in "".join(held).split(_BREAK))
+    held.clear()
+    text = "\n".join(lines).strip("\n")
+    if text and text != "-":
+        yield Block(text)
+
+
+def _whole(element: Any) -> list[Block] | None:
+    """Return what an element is as a whole; None: what stands in it is read piece by piece."""
+    tag = element.tag
+    if tag in _HEADINGS:
+        return [Block(element.text_content(), level=int(tag[1]))]
+    if tag == "pre":
+        return [Block(element.text_content(), lines=True)]
+    if tag == "table" and not any(next(element.iter(t), None) is not None for t in _NO_CELLS):
+        rows = [[c for c in row if c.tag in {"td", "th"}] for row in element.iter("tr")]
+        lines = [" | ".join(" ".join(c.text_content().split()) for c in row) for row in rows]
+        headed = bool(rows) and all(cell.tag == "th" for cell in rows[0])
+        caption = [Block(c.text_content()) for c in element.iter("caption")]
+        head = lines[0] if headed else ""
+        return [*caption, Block("\n".join(lines[headed:]), lines=True, head=head)]
+    return None

@@ -1,0 +1,89 @@
+"""Word files (.docx): headings by their styles, lists, tables, text boxes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raggd.data.documents.passages import Block
+from raggd.records import RaggdError
+
+_HEADING = re.compile(r"heading (\d)$", re.IGNORECASE)
+_SPACES = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
+
+
+def read(path: Path) -> Iterator[Block]:
+    """Read a Word file.
+
+    Args:
+        path: the file.
+
+    Yields:
+        Headings, paragraphs, and tables, one line per row, whose first row is their header.
+
+    Raises:
+        ImportError: the extra is not installed.
+        RaggdError: it is damaged, locked, or an older .doc.
+    """
+    import docx
+
+    try:
+        document = docx.Document(str(path))
+        styles = {style.style_id: style.name or "" for style in document.styles}
+        yield from list(_blocks(document.element.body, styles))
+    except ImportError:
+        raise
+    except Exception as error:  # a damaged file can break the parser anywhere
+        raise RaggdError(
+            f"it is no whole .docx ({type(error).__name__}): it is damaged, locked, or of another "
+            "format. Open and save it anew."
+        ) from error
+
+
+def _kind(element: Any) -> str:
+    return str(element.tag).rpartition("}")[2]
+
+
+def _blocks(parent: Any, styles: dict[str, str]) -> Iterator[Block]:
+    for child in parent:
+        kind = _kind(child)
+        if kind == "p":
+            named = child.pPr.pStyle if child.pPr is not None else None
+            style = styles.get(named.val, "") if named is not None else ""
+            heading = _HEADING.match(style)
+            level = int(heading[1]) if heading else 0 if style == "Title" else None
+            listed = level is None and child.pPr is not None and child.pPr.numPr is not None
+            mark = "- " if listed or style.startswith("List") else ""
+            yield Block(mark + _text(child), level)
+        elif kind == "tbl":
+            rows = [" | ".join(_cells(row)) for row in child.tr_lst]
+            yield Block("\n".join(rows[1:]), lines=True, head=rows[0] if rows else "")
+        else:  # content controls and insertions hold paragraphs of their own
+            yield from _blocks(child, styles)
+
+
+def _cells(row: Any) -> Iterator[str]:
+    for cell in row:
+        if _kind(cell) == "tc":
+            parts = (_text(paragraph) for paragraph in cell.iter() if _kind(paragraph) == "p")
+            yield " ".join(" ".join(parts).split())
+
+
+def _text(paragraph: Any) -> str:
+    # Every run, inserted ones and those of links too; Word repeats drawings as a "Fallback".
+    parts: list[str] = []
+    stack = [paragraph]
+    while stack:
+        element = stack.pop()
+        kind = _kind(element)
+        if kind == "t":
+            parts.append(element.text or "")
+        elif kind in _SPACES:
+            parts.append(_SPACES[kind])
+        elif kind == "p" and parts:
+            parts.append("\n")
+        if kind not in {"Fallback", "pPr", "rPr"}:
+            stack.extend(reversed(element))
+    return "".join(parts)

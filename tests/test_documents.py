@@ -1,0 +1,563 @@
+"""Reading passages: every kind of file, every kind of damage."""
+
+import gzip
+import json
+import os
+import random
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raggd.data.documents import (
+    READERS,
+    Skipped,
+    corpus_hash,
+    list_files,
+    read_file,
+    read_passages,
+    split_words,
+    summary,
+)
+from raggd.data.documents.pdf import joined
+from raggd.data.text import normal_text
+from raggd.records import Passage, RaggdError
+
+pypdf = pytest.importorskip("pypdf")
+
+SENTENCES = (
+    "The cat sat on the mat. It was warm! Was it? Yes, Dr. Brown said so. He left at 5.30 p.m."
+)
+
+
+def write_lines(path: Path, *objects: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(json.dumps(value) for value in objects) + "\n", encoding="utf-8")
+    return path
+
+
+def pdf_bytes(text: str) -> bytes:
+    """Build a one-page PDF by hand: five objects, one line of Helvetica."""
+    stream = f"BT /F1 12 Tf 20 100 Td ({text}) Tj ET".encode()
+    objects = [
+        b"<< /Type /Catalog /Pages 2 0 R >>",
+        b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+        b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 400 200] /Contents 4 0 R "
+        b"/Resources << /Font << /F1 5 0 R >> >> >>",
+        b"<< /Length %d >>\nstream\n%s\nendstream" % (len(stream), stream),
+        b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>",
+    ]
+    out, offsets = b"%PDF-1.4\n", []
+    for number, body in enumerate(objects, start=1):
+        offsets.append(len(out))
+        out += b"%d 0 obj\n%s\nendobj\n" % (number, body)
+    table = b"".join(b"%010d 00000 n \n" % offset for offset in offsets)
+    head = b"xref\n0 6\n0000000000 65535 f \n"
+    return (
+        out + head + table + b"trailer << /Size 6 /Root 1 0 R >>\nstartxref\n%d\n%%%%EOF" % len(out)
+    )
+
+
+def test_sentences_stay_whole() -> None:
+    pieces = split_words(SENTENCES, words=8)
+    assert pieces == [
+        "The cat sat on the mat.",
+        "It was warm! Was it?",
+        "Yes, Dr. Brown said so.",
+        "He left at 5.30 p.m.",
+    ]
+
+
+def test_a_short_rest_joins_the_piece_before() -> None:
+    text = "One two three four five six seven eight. Nine."
+    assert split_words(text, words=8) == [text]
+    assert len(split_words(text, words=4)) == 3
+
+
+@given(st.text(alphabet="ab A.!?\n\"'", max_size=300), st.integers(1, 20))
+def test_splitting_loses_nothing(text: str, words: int) -> None:
+    pieces = split_words(text, words)
+    assert " ".join(pieces).split() == text.split()
+    assert all(piece and len(piece.split()) <= 1.25 * words for piece in pieces)
+
+
+def test_no_room_for_words_is_an_error() -> None:
+    with pytest.raises(RaggdError, match="at least 1"):
+        split_words("a", 0)
+
+
+def test_both_forms_of_json_lines(tmp_path: Path) -> None:
+    path = write_lines(
+        tmp_path / "c.jsonl",
+        {"id": 7, "contents": '"Paris"\nCapital.\nOf France.'},
+        {"id": "b", "title": "Rome", "text": " Capital of Italy. "},
+        {"contents": "Only text"},
+    )
+    assert list(read_passages(path)) == [
+        Passage("7", "Capital.\nOf France.", "Paris"),
+        Passage("b", "Capital of Italy.", "Rome"),
+        Passage("c.jsonl#3", "Only text", ""),
+    ]
+
+
+def test_packed_lines_equal_plain_ones(tmp_path: Path) -> None:
+    plain = write_lines(tmp_path / "c.jsonl", {"id": "1", "contents": "Å\nÖ"})
+    packed = tmp_path / "p.jsonl.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    assert list(read_passages(packed)) == list(read_passages(plain))
+    packed.write_bytes(packed.read_bytes()[:-10])
+    with pytest.raises(RaggdError, match=r"p\.jsonl\.gz"):
+        list(read_passages(packed))
+
+
+def test_reading_streams(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "c.jsonl", {"id": "1", "text": "first"})
+    with path.open("a") as out:
+        out.write("not json\n")
+    stream = read_passages(path)
+    assert next(stream).text == "first"
+    with pytest.raises(RaggdError, match=r"c\.jsonl, line 2"):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{broken", "line 2: not JSON"),
+        ("[1]", "line 2: expected one JSON object"),
+        ('{"id": "x", "body": "t"}', "line 2: not a passage.*id, body"),
+        ('{"id": "x", "contents": "Title\\n  "}', "line 2: passage 'x' is empty"),
+        ('{"id": "x", "text": null}', "line 2: passage 'x' is empty"),
+        ('{"id": "a", "text": "again"}', "id 'a' occurs twice"),
+    ],
+)
+def test_bad_lines_are_named(tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"id": "a", "text": "good"}\n' + line + "\n")
+    with pytest.raises(RaggdError, match=message):
+        list(read_passages(path))
+
+
+def test_a_folder_is_read_sorted_and_without_hidden_files(tmp_path: Path) -> None:
+    (tmp_path / "z").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "x.txt").write_text("hidden")
+    (tmp_path / ".y.txt").write_text("hidden")
+    (tmp_path / "z" / "a.txt").write_text("﻿" + "Word here. " * 120, encoding="utf-8")
+    (tmp_path / "b.txt").write_text("First file.")
+    (tmp_path / "page.PDF").write_bytes(pdf_bytes("Bears eat honey."))
+    (tmp_path / "notes.docx").write_bytes(b"\x00")
+    (tmp_path / "program.exe").write_bytes(b"\x00")
+    skipped: list[Skipped] = []
+    passages = list(read_passages(tmp_path, skipped=skipped))
+    assert [(each.file, each.reason[:13]) for each in skipped] == [
+        ("program.exe", "no reader for"),
+        ("notes.docx", "it is no whol"),
+    ]
+    with pytest.raises(RaggdError, match=r"program\.exe: no reader"):
+        list(read_passages(tmp_path, strict=True))
+    assert passages[0] == Passage("b.txt#1", "First file.", "b", "b.txt")
+    assert [p.id for p in passages] == [
+        "b.txt#1",
+        "page.PDF#1",
+        "z/a.txt#1",
+        "z/a.txt#2",
+        "z/a.txt#3",
+    ]
+    assert passages[1].text == "Bears eat honey."
+    assert passages[1].title == "page"
+    assert passages[2].text.startswith("Word here.")
+    assert len(passages[2].text.split()) == 100
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.txt", random.Random(5).randbytes(300).translate(None, bytes(range(32))), "not UTF-8"),
+        ("a.txt", bytes(range(256)), "not text"),
+        ("a.txt", b"\xff\xfea", "no UTF-16"),
+        ("a.txt", b" \n", "holds no text"),
+        ("a.md", b"![](data:image/png;base64,AAAA)\n", "holds no text"),
+        ("a.html", b"<script>let a = 1</script>", "holds no text"),
+        ("a.csv", b"\n,,\n", "holds no text"),
+        ("a.jsonl", b"\n", "holds no passage"),
+        ("a.pdf", b"%PDF-1.4 damaged", "damaged or encrypted"),
+        ("a.pdf", pdf_bytes(""), "scanned"),
+        ("a.docx", b"x", "cannot read a.docx: it is no whole"),
+        ("a.bin", b"x", "cannot read a.bin: no reader for .bin"),
+    ],
+)
+def test_unreadable_files_are_named(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(RaggdError, match=message) as caught:
+        list(read_passages(path))
+    assert name in str(caught.value)
+
+
+def test_an_encrypted_pdf_is_refused(tmp_path: Path) -> None:
+    plain, locked = tmp_path / "plain.pdf", tmp_path / "locked.pdf"
+    plain.write_bytes(pdf_bytes("Secret honey."))
+    assert next(read_passages(plain)).text == "Secret honey."
+    writer = pypdf.PdfWriter(clone_from=plain)
+    writer.encrypt("password", algorithm="RC4-128")
+    writer.write(locked)
+    with pytest.raises(RaggdError, match=r"locked\.pdf: the PDF is encrypted"):
+        list(read_passages(locked))
+
+
+@pytest.mark.parametrize(("kind", "module"), [("pdf", "pypdf"), ("docx", "docx"), ("html", "lxml")])
+def test_without_the_extra_a_file_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, module: str
+) -> None:
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(pdf_bytes("Honey."))
+    for name in [m for m in sys.modules if m.split(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(RaggdError, match=r"raggd\[documents\]"):
+        list(read_passages(path))
+
+
+def test_missing_and_empty_folders(tmp_path: Path) -> None:
+    with pytest.raises(RaggdError, match="no readable file in the folder"):
+        list(read_passages(tmp_path))
+    with pytest.raises(RaggdError, match="no corpus at"):
+        list(read_passages(tmp_path / "absent"))
+
+
+def test_the_hash_sees_every_part_and_the_order() -> None:
+    one, two = Passage("1", "text", "title"), Passage("2", "text", "title")
+    whole = corpus_hash([one, two])
+    others = [
+        corpus_hash([two, one]),
+        corpus_hash([one]),
+        corpus_hash([one, Passage("2", "text", "Title")]),
+        corpus_hash([one, Passage("2", "Text", "title")]),
+        corpus_hash([one, Passage("2", "titletext", "")]),
+    ]
+    assert len({whole, *others}) == 6
+    assert corpus_hash(iter([one, two])) == whole
+
+
+def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
+    """Title and text of the passages of one file."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return [(p.title, p.text) for p in read_passages(path)]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # heading paths, deeper levels skipped, siblings, two documents in one
+        (
+            "Before.\n\n# A #\none\n### C\ntwo\n## B\nthree\n# D\nfour\n",
+            [("m", "Before."), ("A", "one"), ("A > C", "two"), ("A > B", "three"), ("D", "four")],
+        ),
+        # headings without a body, the last one too; a parent's stands in its children's titles
+        ("# A\n## B\n## C\ntext\n## D", [("A > B", "B"), ("A > C", "text"), ("A > D", "D")]),
+        # marks that belong to a heading and marks that do not
+        ("## *Fast* `x#` [and](u) \\#1 ##\nt", [("Fast x# and #1", "t")]),
+        ("#hash\n\n####### seven\n", [("m", "#hash\n\n####### seven")]),
+        # setext headings; a rule; underlines of one mark
+        ("Top\n=\na\n\nSub\n-\nb\n\n---\n\nc", [("Top", "a"), ("Top > Sub", "b\n\nc")]),
+        # fences: in lists, longer than their content, never closed
+        ("# A\n- x\n  ```\n  # no\n  ```\n## B\ny",
+         [("A", "- x\n  ```\n  # no\n  ```"), ("A > B", "y")]),
+        ("# A\n~~~~\n~~~\n# no\n~~~~\n", [("A", "~~~~\n~~~\n# no\n~~~~")]),
+        ("# A\n```\n# no\n", [("A", "```\n# no")]),
+        ("    # code\n\n# A\nb", [("m", "    # code"), ("A", "b")]),
+        # front matter: YAML, TOML, none but a rule; equal to the first heading
+        ("---\ntitle: 'A: b'\nby: me\n---\n# C\nd", [("A: b", "by: me"), ("A: b > C", "d")]),
+        ('+++\ntitle = "A"\n+++\n# A\nd', [("A", "d")]),
+        ("---\n\ntext\n\n---\n", [("m", "text")]),
+        # lines stay, of prose, code and lists; images go, escapes and entities are undone
+        ("one\ntwo\n\n- a\n- b\n\n```\ndef f():\n    pass\n```", [
+            ("m", "one\ntwo\n\n- a\n- b\n\n```\ndef f():\n    pass\n```")]),
+        ("![plan](data:image/png;base64,AA==) a\\_b &amp; `\\_&amp;` ![][x]<img src=q>",
+         [("m", "plan a_b & `\\_&amp;`")]),
+        ("<!-- not\nshown --><b>x</b>\n\n[x]: http://e.org", [("m", "x\n\n[x]: http://e.org")]),
+    ],
+)  # fmt: skip
+def test_markdown(tmp_path: Path, text: str, expected: list[tuple[str, str]]) -> None:
+    found = read_one(tmp_path / "m.md", text)
+    assert [(t, b.strip()) for t, b in found] == [(t, b.strip()) for t, b in expected]
+
+
+def test_a_table_is_cut_between_rows_under_its_header(tmp_path: Path) -> None:
+    rows = [f"| part {n} | a word or two | {n * n} mm |" for n in range(60)]
+    head = ["| Part | Remark | Length |", "|---|:-:|--:|"]
+    found = read_one(tmp_path / "m.md", "\n".join(["Lengths of all parts:", "", *head, *rows]))
+    assert len(found) > 3
+    for number, (_, text) in enumerate(found):
+        lines = text.split("\n")[0 if number else 2 :]
+        assert lines[:2] == head
+        assert set(lines[2:]) <= set(rows)
+    assert [line for _, text in found for line in text.split("\n") if line in rows] == rows
+
+
+def test_restructured_text(tmp_path: Path) -> None:
+    text = (
+        "====\nBook\n====\n\nPart\n----\nOne.\n\nSub\n~~~\n::\n\n   code\n\nPart 2\n------\nTwo\n"
+    )
+    assert read_one(tmp_path / "a.rst", text) == [
+        ("Book > Part", "One."),
+        ("Book > Part > Sub", "::\n\n   code"),
+        ("Book > Part 2", "Two"),
+    ]
+
+
+SAMPLES = {
+    "French, Windows": ("L’élève a payé 5 € à l'entrée du musée.", "cp1252"),
+    "German, Latin-1": ("Die Öffnungszeiten für Gäste", "latin-1"),
+    "Polish": ("Zażółć gęślą jaźń", "cp1250"),
+    "Russian": ("Насос ремонтирует мастерская в Турине.", "cp1251"),
+    "Russian, Unix": ("Музей открыт каждый день с девяти до пяти.", "koi8_r"),
+    "Greek": ("Το μουσείο είναι ανοιχτό κάθε μέρα.", "cp1253"),
+    "Japanese": ("図書館は駅の北口にあります。営業時間は九時から五時までです。", "shift_jis"),
+    "Chinese": ("图书馆在河边。图书馆星期一关门。", "gb18030"),
+    "UTF-16, no mark, little end": ("Один два\n", "utf-16-le"),
+    "UTF-16, no mark, big end": ("one two\n", "utf-16-be"),
+    "UTF-32, no mark": ("one two\n", "utf-32-be"),
+    "UTF-16": ("öne 图书馆", "utf-16"),
+    "UTF-32": ("öne 图书馆", "utf-32"),
+    "UTF-8": ("öne 图书馆", "utf-8-sig"),
+}
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_encodings(tmp_path: Path, sample: str) -> None:
+    text, coding = SAMPLES[sample]
+    assert read_one(tmp_path / "a.txt", text.encode(coding)) == [("a", text.strip())]
+    assert read_one(tmp_path / "a.csv", text.encode(coding)) == [("a", text.strip())]
+
+
+def test_a_damaged_character_costs_that_character(tmp_path: Path) -> None:
+    text = ("Größe und Maße für Gäste. " * 3).encode() + b"\xff end"
+    assert read_one(tmp_path / "a.txt", text)[0][1].endswith("Gäste. \ufffd end")
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("infor-\nmation", "information"),
+        ("a self-\ncontained part", "a self-contained part"),
+        ("out-of-the-\nway", "out-of-the-way"),
+        ("user-friendly, user-\nfriendly", "user-friendly, user-friendly"),
+        ("firewall and fire-\nwall", "firewall and firewall"),
+        ("fire-wall and fire-\nwall", "fire-wall and fire-wall"),
+        ("Jean-\nPaul", "Jean-Paul"),
+        ("main\xad\ntenance", "maintenance"),
+        ("pages 3-\n4", "pages 3-\n4"),
+        ("eﬃ-\ncient", "efficient"),
+    ],
+)
+def test_words_divided_at_line_ends(text: str, whole: str) -> None:
+    assert joined(text) == whole
+
+
+@pytest.mark.parametrize("algorithm", ["RC4-128", "AES-128", "AES-256"])
+def test_a_pdf_with_permissions_alone_is_read(tmp_path: Path, algorithm: str) -> None:
+    path = tmp_path / "plain.pdf"
+    path.write_bytes(pdf_bytes("Open honey."))
+    writer = pypdf.PdfWriter(clone_from=path)
+    writer.encrypt("", owner_password="owner", algorithm=algorithm)
+    writer.write(tmp_path / "locked.pdf")
+    assert next(read_passages(tmp_path / "locked.pdf")).text == "Open honey."
+
+
+def test_word(tmp_path: Path) -> None:
+    docx = pytest.importorskip("docx")
+    document = docx.Document()
+    document.add_heading("Manual", 0)
+    document.add_paragraph("Before all.")
+    document.add_heading("Pump", 1)
+    document.add_paragraph("Check it.", style="List Bullet")
+    document.add_heading("Parts", 2)
+    table = document.add_table(rows=3, cols=2)
+    for row, cells in enumerate([("Part", "Price"), ("hose", "7 €"), ("valve", "9 €")]):
+        for column, text in enumerate(cells):
+            table.cell(row, column).text = text
+    document.save(str(tmp_path / "a.docx"))
+    assert [(p.title, p.text) for p in read_passages(tmp_path / "a.docx")] == [
+        ("Manual", "Before all."),
+        ("Manual > Pump", "- Check it."),
+        ("Manual > Pump > Parts", "Part | Price\nhose | 7 €\nvalve | 9 €"),
+    ]
+
+
+def test_html(tmp_path: Path) -> None:
+    page = """<!doctype html><html><head><title>Shop</title><style>p{}</style></head><body>
+    <nav><a href=x>Menu</a></nav><h1>Opening <em>hours</em></h1><p>Nine
+    to <b>five</b>.<br>Daily.</p><!-- no --><ul><li>Mon<li>Tue</ul>
+    <h2>Code</h2><pre>a = 1
+    b = 2</pre><table><tr><th>Day<th>Hour<tr><td>Sun<td>10</table><script>x</script>tail"""
+    assert read_one(tmp_path / "a.html", page) == [
+        ("Shop > Opening hours", "Nine to five.\nDaily.\n\n- Mon\n\n- Tue"),
+        ("Shop > Opening hours > Code", "a = 1\n    b = 2\n\nDay | Hour\nSun | 10\n\ntail"),
+    ]
+    declared = '<meta charset="windows-1251"><p>Музей'.encode("cp1251")
+    assert read_one(tmp_path / "b.htm", declared) == [("b", "Музей")]
+
+
+def test_csv(tmp_path: Path) -> None:
+    text = 'name;price\n"hose; green";7\nvalve;9;late\n'
+    assert read_one(tmp_path / "a.csv", text) == [
+        ("a", "name: hose; green; price: 7\nname: valve; price: 9; late")
+    ]
+    assert read_one(tmp_path / "b.tsv", "1\t2\n3\t4\n") == [("b", "1; 2\n3; 4")]
+
+
+def test_links_pipes_and_odd_names(tmp_path: Path) -> None:
+    corpus, beside = tmp_path / "corpus", tmp_path / "beside"
+    (corpus / "deep").mkdir(parents=True)
+    beside.mkdir()
+    (beside / "far.txt").write_text("Far away.")
+    (corpus / "deep" / "near.txt").write_text("Near by.")
+    (corpus / "a link").symlink_to(beside)
+    (corpus / "again").symlink_to(corpus / "deep")
+    (corpus / "deep" / "loop").symlink_to(corpus)
+    (corpus / "broken.txt").symlink_to(tmp_path / "gone.txt")
+    os.mkfifo(corpus / "pipe.txt")
+    for name in (b"caf\xe9.txt", b"new\nline.txt", "ü.txt".encode()):
+        Path(os.fsdecode(os.fsencode(corpus) + b"/" + name)).write_text("Odd name.")
+    skipped: list[Skipped] = []
+    passages = list(read_passages(corpus, skipped=skipped))
+    assert [p.source for p in passages] == [
+        "a link/far.txt",
+        "caf\\xe9.txt",
+        "deep/near.txt",
+        "new\\nline.txt",
+        "ü.txt",
+    ]
+    assert {each.file: each.reason for each in skipped} == {
+        "again": "a link to a folder that is read already",
+        "deep/loop": "a link to a folder that is read already",
+        "broken.txt": "a broken link",
+        "pipe.txt": "not a regular file",
+    }
+    assert "4 files are skipped" in summary(skipped)
+    str([p.id for p in passages]).encode()
+
+
+def test_files_are_read_alone_and_the_same(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.md"):
+        (tmp_path / name).write_text("# One\n\nTwo. " * 100)
+    files = list_files(tmp_path)
+    before = [read_file(file) for file in files]
+    (tmp_path / "a.txt").unlink()
+    assert [read_file(file) for file in list_files(tmp_path)] == before[1:]
+    assert files[0].size == 1200
+    assert files[0].mtime_ns > 0
+
+
+WORDS = st.text("ab .!?'\"\n\t#*`|-=[]()<>&\\_éß图书ไท\u0301\xad", max_size=400)
+
+
+def _kept(text: str) -> str:
+    return re.sub(r"[\W_]+", "", re.sub(r"!\[|<[^<>]*>|&#?\w+;", "", text))
+
+
+@given(WORDS, st.integers(1, 20))
+def test_pieces_hold_all_text_and_are_bounded(text: str, words: int) -> None:
+    pieces = split_words(text, words)
+    assert "".join("".join(pieces).split()) == "".join(text.split())
+    assert all(piece.strip() and len(piece) <= 20 * words for piece in pieces)
+
+
+@given(WORDS, st.sampled_from([".txt", ".rst", ".csv"]))
+def test_no_text_is_lost_between_file_and_passages(text: str, kind: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"a{kind}")
+        path.write_text(text, encoding="utf-8")
+        try:
+            passages = list(read_passages(path))
+        except RaggdError:
+            assert not _kept(normal_text(text)) or kind == ".csv"
+            return
+    held = _kept("".join(f"{p.title}{p.text}" for p in passages))
+    for word in re.findall(r"[ab]+", normal_text(text)):
+        assert word in held
+    assert all(len(p.text) < 2500 and len(p.title) < 2000 for p in passages)
+
+
+@given(st.lists(st.sampled_from([
+    "# top\n", "## sub\n", "###### deep\n", "text here\n", "\n", "- item\n", "```\n", "    code\n",
+    "| a | b |\n|---|---|\n| c | d |\n", "> quote\n", "title\n===\n", "<div>html</div>\n", "---\n",
+    "[ref]: link\n", "1. one\n", "&lt;entity&gt;\n", "`span` *x*\n",
+]), max_size=25))  # fmt: skip
+def test_no_word_of_markdown_is_lost(lines: list[str]) -> None:
+    numbered = [
+        re.sub(r"[a-z]{3,}", lambda m, n=n: f"{m[0]}{n}", line) for n, line in enumerate(lines)
+    ]
+    text = "".join(numbered)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.md")
+        path.write_text(text)
+        try:
+            held = " ".join(f"{p.title} {p.text}" for p in read_passages(path))
+        except RaggdError:
+            held = ""
+    wanted = set(
+        re.findall(
+            r"(?:top|sub|deep|text|here|item|code|quote|title|html|ref|link|one|span)\d+", text
+        )
+    )
+    assert wanted <= set(re.findall(r"\w+", held))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in READERS if kind != ".jsonl.gz"])
+def test_any_bytes_are_passages_or_one_error(kind: str) -> None:
+    @given(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(str.encode)))
+    def check(data: bytes) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, f"a{kind}")
+            path.write_bytes(data)
+            try:
+                passages = list(read_passages(path))
+            except RaggdError as error:
+                str(error).encode()
+                return
+        assert passages
+        for passage in passages:
+            assert passage.text.strip()
+            f"{passage.id}{passage.title}{passage.text}{passage.source}".encode()
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("kind", "repeat"),
+    [
+        ("md", "[" ), ("md", "- "), ("md", "<!--"), ("md", "**a"), ("md", "|a"), ("md", "`a"),
+        ("md", "> "), ("md", "\n "), ("md", "![a]("), ("md", "&a"), ("txt", "A. "), ("txt", ".'"),
+        ("txt", "a"), ("txt", "图"), ("txt", " "), ("html", "<div>"), ("html", "<!--"),
+        ("rst", "=\n"), ("csv", '"'),
+    ],
+)  # fmt: skip
+def test_reading_is_linear(tmp_path: Path, kind: str, repeat: str) -> None:
+    def steps(count: int) -> int:
+        path = tmp_path / f"a.{kind}"
+        path.write_text("# T\n\nx" + repeat * count + "y\n")
+        calls = 0
+
+        def count_calls(*_: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count_calls)  # calls, not seconds: no busy machine changes them
+        try:
+            list(read_passages(path))
+        except RaggdError:
+            pass
+        finally:
+            sys.setprofile(None)
+        return calls
+
+    assert steps(2000) < 2.6 * steps(1000) + 2000

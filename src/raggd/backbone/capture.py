@@ -42,6 +42,14 @@ _REFUSED: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
 """Models of which a capture failed, and why."""
 
 
+def branch(cache: Any) -> Any:
+    """Return a cache that grows from another one and leaves that as it is."""
+    # a layer grows by making new tensors, so copies of the layers may share the old ones
+    copied = copy.copy(cache)
+    copied.layers = [copy.copy(layer) for layer in cache.layers]
+    return copied
+
+
 def growing_steps(backbone: Backbone, reading: Reading) -> Step:
     """Continue what was read with a cache that grows by a token a step.
 
@@ -52,9 +60,7 @@ def growing_steps(backbone: Backbone, reading: Reading) -> Step:
     Returns:
         The step.
     """
-    # a layer grows by making new tensors, so copies of the layers may share the old ones
-    cache = copy.copy(reading.cache)
-    cache.layers = [copy.copy(layer) for layer in reading.cache.layers]
+    cache = branch(reading.cache)
     mask, position = reading.mask, reading.following
 
     def step(tokens: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ begin with a `Prefix` that was read before; the rows of one batch may have diffe
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from raggd.backbone.batch import (
     make_batch,
     model_inputs,
 )
+from raggd.backbone.capture import branch, steps_from
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, known_tokens, new_cache
 from raggd.data.prompts import Prompt
@@ -65,13 +65,6 @@ def clean_answer(text: str, *, lines: bool = False) -> str:
     """
     text = text.strip()
     return text if lines else (text.splitlines() or [""])[0].strip()
-
-
-def _branch(cache: Any) -> Any:
-    # a layer grows by making new tensors, so copies of the layers may share the old ones
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
-    return branch
 
 
 def common_opening(prompts: Sequence[Prompt]) -> tuple[int, ...]:
@@ -177,21 +170,13 @@ def decode(
         The answers, special tokens removed.
     """
     tokenizer, logits, mask = backbone.tokenizer, reading.logits, reading.mask
+    step = steps_from(backbone, reading, max_tokens)
     stops = torch.tensor(stop_tokens(tokenizer), device=mask.device)
-    cache, position = _branch(reading.cache), reading.following
     ended = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     chosen: list[Tensor] = []
     for _ in range(max_tokens):
         if chosen:
-            mask = _grown(mask, torch.ones_like(position))
-            logits = backbone.model(
-                input_ids=chosen[-1][:, None],
-                attention_mask=mask,
-                position_ids=position,
-                past_key_values=cache,
-                use_cache=True,
-            ).logits[:, -1]
-            position = position + 1
+            logits = step(chosen[-1])
         chosen.append(logits.argmax(-1).masked_fill(ended, tokenizer.pad_token_id))
         ended = ended | torch.isin(chosen[-1], stops)
         if ended.all():
@@ -227,7 +212,7 @@ def score(backbone: Backbone, reading: Reading, answers: Sequence[Sequence[int]]
             input_ids=tokens[:, :-1],
             attention_mask=_grown(reading.mask, weights[:, :-1]),
             position_ids=reading.following + places[:-1],
-            past_key_values=_branch(reading.cache),
+            past_key_values=branch(reading.cache),
             use_cache=True,
         ).logits
         logits = torch.cat([logits, later.float()], 1)

@@ -38,8 +38,8 @@ from raggd.methods.spec import (
 from raggd.records import RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for, holds_answer
 from raggd.settings import Settings, load_settings
+from raggd.study.evaluate import run_evaluate
 from raggd.workflows import rivals, train
-from raggd.workflows.evaluate import run_evaluate
 from raggd.workflows.gate import run_train_gate
 from raggd.workflows.ridge import run_train_ridge
 from raggd.workflows.rivals import run_train_hyper, run_train_prompt, run_train_task_mean
@@ -54,6 +54,8 @@ from workflow_fixtures import (
     write_data,
     write_lines,
 )
+
+RUN = "tiny/bm25/seed-0"
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def scores(
     out = tmp_path_factory.mktemp("scores")
     run_evaluate(parts_with(trained.settings, frozen_backbone), METHODS, out, quiet)
     return {
-        name: RunRecord.from_json((out / f"nq-{name}.json").read_text(encoding="utf-8"))
+        name: RunRecord.from_json((out / RUN / f"nq-{name}.json").read_text(encoding="utf-8"))
         for name in METHODS
     }
 
@@ -212,7 +214,7 @@ def test_a_second_run_computes_nothing(
 ) -> None:
     parts = parts_with(trained.settings, tiny_backbone)
     names = ["shuffled-support", "irrelevant-passages", "vanilla-few-shot", "rag-gd-x2"]
-    first, _, _ = run_evaluate(parts, names, tmp_path, quiet)
+    first, _ = run_evaluate(parts, names, tmp_path, quiet)
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("this was to come from a part file")
@@ -331,10 +333,10 @@ def test_targets_of_a_support_pool_are_for_controls_and_never_trained_on(
     record = run_train_task_mean(parts, [trained.store, pool], weights)
     assert record["sets"] == {"nq": 4, "popqa": 3, "triviaqa": 4}
     settings = changed(settings, "adapter", weights=str(weights))
-    result, rows, _ = run_evaluate(
+    result, _ = run_evaluate(
         parts_with(settings, tiny_backbone), ["base", "task-mean"], tmp_path / "scores", quiet
     )
-    assert [row.method for row in rows] == ["base", "task-mean"]
+    assert list(result["methods"]) == ["base", "task-mean"]
     assert result["answer_loss"]["base"] != result["answer_loss"]["task-mean"]
 
 

@@ -18,10 +18,10 @@ from raggd.cli import app
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import Task
+from raggd.evaluation.tasks import task_of
 from raggd.methods.answering import render
 from raggd.methods.spec import BASE_FILE
-from raggd.workflows.demo import demo_settings
-from raggd.workflows.evaluate import build_tasks
+from raggd.study.evaluate import demo_settings
 from tiny import losses_of
 
 pytestmark = [pytest.mark.backbone, pytest.mark.xdist_group("backbone")]
@@ -37,7 +37,7 @@ def parts() -> Assembly:
 
 @pytest.fixture(scope="module")
 def tasks(parts: Assembly) -> list[Task]:
-    return build_tasks(parts)
+    return [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]
 
 
 def _prompts(parts: Assembly, tasks: Sequence[Task], count: int) -> list[Prompt]:

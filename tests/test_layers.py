@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1] / "src" / "raggd"
 LAYERS: Mapping[str, int] = {
     "records": 1,
     "files": 1,
+    "progress": 1,
     "settings": 1,
     "provenance": 1,
     "core": 2,
@@ -26,7 +27,7 @@ LAYERS: Mapping[str, int] = {
     "making": 10,
     "evaluation": 10,
     "report": 11,
-    "study": 11,
+    "study": 12,
     "workflows": 12,
     "serving": 12,
     "cluster": 12,

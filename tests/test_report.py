@@ -1,4 +1,4 @@
-"""Summaries, tables, figures and the page: numbers by hand, formats parsed back, nothing unsafe."""
+"""Tables, figures and the page of a small study: formats parsed back, nothing unsafe."""
 
 import base64
 import csv
@@ -11,177 +11,59 @@ import sys
 from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
-from itertools import combinations
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.data.answers import contains_answer
-from raggd.evaluation.statistics import Interval, bootstrap_interval, paired_bootstrap
-from raggd.methods.spec import FAMILIES, SPECS
-from raggd.records import (
-    Demonstration,
-    Passage,
-    Prediction,
-    Question,
-    RaggdError,
-    RunRecord,
-    SupportSet,
-)
+from raggd.evaluation.statistics import Interval, bootstrap_interval
+from raggd.methods.spec import FAMILIES, NAMED, SPECS
+from raggd.records import Demonstration, Passage, Prediction, Question, RaggdError, SupportSet
 from raggd.report import figures
-from raggd.report.figures import Box, Stem, cost_accuracy_figure, place_labels
-from raggd.report.page import demo_page, details_of, make_case, mark_answers
-from raggd.report.summary import SummaryRow, compare, summary_rows
-from raggd.report.tables import Column, Table, comparison_table, summary_table
+from raggd.report.cases import Case, mark_answers
+from raggd.report.contrasts import Averages, contrasts
+from raggd.report.figures import cost_figure
+from raggd.report.grid import Answer, Block, Grid
+from raggd.report.page import Section, Shown, study_page
+from raggd.report.small import SmallReport
+from raggd.report.study_tables import contrast_table, loss_table, scores_table
+from raggd.report.tables import Column, Table, interval_text
+
+COSTS = {"vanilla-rag": 0.0, "base": 0.0, "mean-update": 0.0, "tt-sgd": 11000.0, "rag-gd": 900.0}
 
 
-def record(method, benchmark="nq", scores=(1, 0, 1, 0), *, seed=0, f1=None, **other) -> RunRecord:
-    f1 = scores if f1 is None else f1
-    predictions = tuple(
-        Prediction(f"q{i}", "x", float(em), float(part), support_id=f"s{i % 2}")
-        for i, (em, part) in enumerate(zip(scores, f1, strict=True))
-    )
-    given = {"cost": {"adapt_ms": 0.0, "answer_ms": 100.0}, "hashes": {"data": "9f2c"}} | other
-    return RunRecord(
-        method, benchmark, "test", "smollm2", "bm25", seed, predictions, **given
-    )  # fmt: skip
-
-
-def demo_records() -> list[RunRecord]:
-    costs = {
-        "rag-gd": 900.0,
-        "tt-sgd": 11000.0,
-        "mean-update": 0.0,
-        "base": 0.0,
-        "vanilla-rag": 0.0,
+def block(
+    scores: dict[str, list[float]] | None = None, costs: dict[str, dict[str, float]] | None = None
+) -> Block:
+    """Twenty questions of two benchmarks in five draws, by every method of `COSTS`."""
+    if scores is None:
+        scores = {
+            name: [float((i * 7) % 5 < 2 + index % 2) for i in range(20)]
+            for index, name in enumerate(COSTS)
+        }
+    answers = {
+        name: {
+            benchmark: tuple(
+                (0, Answer(f"q{i}", i % 5, em, em, 1.0 - em, None)) for i, em in enumerate(given)
+            )
+            for benchmark in ("nq", "triviaqa")
+        }
+        for name, given in scores.items()
     }
-    return [
-        record(
-            name,
-            benchmark,
-            [float((i * 7 + shift) % 5 < 2 + index % 2) for i in range(20)],
-            cost={"adapt_ms": cost, "answer_ms": 400.0},
-        )
-        for index, (name, cost) in enumerate(costs.items())
-        for shift, benchmark in enumerate(("nq", "triviaqa"))
-    ]
+    if costs is None:
+        costs = {m: {"adapt_ms": COSTS.get(m, 1.0), "answer_ms": 400.0} for m in scores}
+    return Block("smollm2", "bm25", tuple(scores), ("nq", "triviaqa"), answers, costs)
 
 
-# --- summaries ----------------------------------------------------------------------------------
-
-
-def test_summary_by_hand() -> None:
-    records = [
-        record("tt-sgd", "nq", [1, 1, 1, 0], cost={"adapt_ms": 2000.0, "answer_ms": 50.0}),
-        record("tt-sgd", "popqa", [0, 1], cost={"adapt_ms": 500.0, "answer_ms": 80.0}),
-        record("rag-gd", "nq", [1, 0, 0, 0], cost={"adapt_ms": 200.0}, f1=[1, 0.5, 0.5, 0]),
-        record("rag-gd", "popqa", [1, 1], cost={"adapt_ms": 50.0, "answer_ms": 80.0}),
-    ]
-    tt, rag = summary_rows(records)
-    assert (tt.method, rag.method) == ("tt-sgd", "rag-gd")
-    assert (rag.n, rag.benchmarks) == (6, ("nq", "popqa"))
-    assert rag.em.mean == pytest.approx(50)
-    assert rag.macro_em.mean == pytest.approx((25 + 100) / 2)
-    assert rag.f1.mean == pytest.approx(400 / 6)
-    assert rag.macro_f1.mean == pytest.approx(75)
-    assert tt.adapt_ms == pytest.approx((4 * 2000 + 2 * 500) / 6)
-    assert tt.answer_ms == pytest.approx((4 * 50 + 2 * 80) / 6)
-    assert rag.answer_ms is None  # one record did not measure it
-    assert rag.relative_cost == pytest.approx(0.1)
-    assert tt.relative_cost == 1
-
-
-def test_intervals_are_those_of_questions_within_benchmarks() -> None:
-    records = demo_records()
-    row = summary_rows(records)[-1]
-    scores, groups = [], []
-    for one in (r for r in records if r.method == row.method):
-        ordered = sorted(one.predictions, key=lambda p: p.question_id)
-        scores += [p.em for p in ordered]
-        groups += [one.benchmark] * len(ordered)
-    assert row.em == bootstrap_interval(scores, groups=groups).scaled(100)
-    assert row.macro_em == bootstrap_interval(scores, groups=groups, macro=True).scaled(100)
-    narrow = summary_rows(records, level=0.5, resamples=500)[-1]
-    assert narrow.em.high - narrow.em.low < row.em.high - row.em.low
-
-
-def test_order_of_records_does_not_matter_and_methods_come_in_reading_order() -> None:
-    records = [*demo_records(), *[replace(r, method="mine") for r in demo_records()[:2]]]
-    rows = summary_rows(records, resamples=50)
-    assert rows == summary_rows(records[::-1], resamples=50)
-    assert [row.method for row in rows] == [
-        *[name for name in SPECS if name in {r.method for r in records}],
-        "mine",
-    ]
-    again = [RunRecord.from_json(r.to_json()) for r in records]
-    assert rows == summary_rows(again, resamples=50)
-
-
-def test_seeds_of_a_question_are_averaged() -> None:
-    one, two = record("base", scores=[1, 0, 1, 0]), record("base", scores=[1, 1, 0, 0], seed=1)
-    row = summary_rows([one, two])[0]
-    assert (row.n, row.em.mean) == (4, 50)
-    halves = bootstrap_interval([1, 0.5, 0.5, 0]).scaled(100)
-    assert row.em == halves
-    assert halves != summary_rows([one])[0].em
-
-
-def test_without_reference_nothing_is_relative() -> None:
-    assert summary_rows([record("base")])[0].relative_cost is None
-    free = [record("base"), record("tt-sgd")]  # a reference that costs nothing
-    assert summary_rows(free)[0].relative_cost is None
-    assert summary_rows(demo_records(), reference="rag-gd", resamples=50)[-1].relative_cost == 1
-
-
-@pytest.mark.parametrize(
-    ("records", "message"),
-    [
-        ([], "no run records"),
-        ([record("base"), replace(record("base"), backbone="gemma")], "mix 2 backbones"),
-        ([record("base"), replace(record("rag-gd"), retriever="dense")], "mix 2 retrievers"),
-        ([record("base"), record("base")], "'q0' of nq was answered twice"),
-        (
-            [record("base"), record("rag-gd", scores=[1, 0])],
-            r"base' answered 4 .*rag-gd' 2, .*'q2'",
-        ),
-        ([record("base"), record("rag-gd", "popqa")], "not the same ones"),
-        ([record("base", scores=[])], "no predictions"),
-    ],
-)
-def test_summary_refuses(records, message: str) -> None:
-    with pytest.raises(RaggdError, match=message):
-        summary_rows(records)
-
-
-def test_compare_is_the_paired_bootstrap_with_holm() -> None:
-    records = demo_records()
-    pairs = [("rag-gd", "base"), ("rag-gd", "tt-sgd")]
-    (alone,) = compare(records, pairs[:1])
-    first, second = compare(records, pairs)
-    order = sorted(range(20), key=lambda i: f"q{i}")
-    scores = {
-        (r.method, r.benchmark): [r.predictions[i].em for i in order]
-        for r in records
-    }  # fmt: skip
-    a = scores["rag-gd", "nq"] + scores["rag-gd", "triviaqa"]
-    b = scores["tt-sgd", "nq"] + scores["tt-sgd", "triviaqa"]
-    groups = ["nq"] * 20 + ["triviaqa"] * 20
-    assert second.em == paired_bootstrap(a, b, groups=groups).scaled(100)
-    assert second.em.mean != 0
-    assert alone.em_p == alone.em.p_value
-    assert sorted([first.em_p, second.em_p])[0] == pytest.approx(
-        min(1, 2 * min(first.em.p_value, second.em.p_value))
-    )
-    by_support = compare(records, pairs, by_support=True)[1]
-    assert by_support.em.mean == pytest.approx(second.em.mean)
-    assert (by_support.em.low, by_support.em.high) != (second.em.low, second.em.high)
-    with pytest.raises(RaggdError, match=r"'rag-dg'.*did you mean 'rag-gd'"):
-        compare(records, [("rag-dg", "base")])
+def average(shown: Block, method: str) -> Interval | None:
+    return Averages(200).of(shown, method, shown.benchmarks, "f1")
 
 
 # --- tables -------------------------------------------------------------------------------------
+
 
 AWKWARD = Table(
     (Column("name"), Column("score", "right")),
@@ -254,52 +136,43 @@ def test_formats_keep_rows_and_cells(rows, bold) -> None:
 def test_table_errors() -> None:
     with pytest.raises(RaggdError, match="row 1 of the table has 1 cells for 2"):
         Table((Column("a"), Column("b")), (("1", "2"), ("3",)))
-    with pytest.raises(RaggdError, match="did you mean 'markdown'"):
-        AWKWARD.render("markdwon")
-    assert AWKWARD.render("csv") == AWKWARD.to_csv()
 
 
-def test_summary_table() -> None:
-    rows = parts()[0]
-    shown = summary_table(rows)
-    row = rows[-1]
-    assert shown.columns[2].heading == "EM (95 % interval)"
-    assert shown.rows[-1] == (
-        "RAG-GD",
-        "40",
-        f"{row.em.mean:.1f} [{row.em.low:.1f}, {row.em.high:.1f}]",
-        f"{row.f1.mean:.1f} [{row.f1.low:.1f}, {row.f1.high:.1f}]",
-        "900",
-        "400",
-        "0.082",
-    )
-    numbers = summary_table(rows, numbers=True, macro=True)
-    assert [float(cell) for cell in numbers.rows[-1][2:5]] == pytest.approx(
-        [row.macro_em.mean, row.macro_em.low, row.macro_em.high], abs=1e-4
-    )
-    assert len(numbers.columns) == 11
-    lone = summary_rows([record("base", scores=[1])])
-    assert summary_table(lone).rows[0][2] == "100.0 [–]"
-    assert (
-        summary_table(summary_rows(demo_records(), level=0.9, resamples=50))
-        .columns[2]
-        .heading.startswith("EM (90 %")
-    )
+def test_the_scores_of_a_small_study() -> None:
+    shown = block()
+    table = scores_table(shown, Averages(500))
+    draws = [f"{b} {i % 5}" for b in ("nq", "triviaqa") for i in range(20)]
+    groups = ["nq"] * 20 + ["triviaqa"] * 20
+    em = [a.em for b in shown.benchmarks for _, a in shown.answers["rag-gd"][b]]
+    by_draw = bootstrap_interval(em, groups=groups, clusters=draws, macro=True, resamples=500)
+    alone = bootstrap_interval(em, groups=groups, macro=True, resamples=500)
+    assert interval_text(by_draw.scaled(100)) != interval_text(alone.scaled(100))
+    text = interval_text(by_draw.scaled(100))
+    assert table.rows[-1] == ("RAG-GD", "40", text, text, "900", "400", "0.082")
+    assert table.rows[0][-1] == "0"
+    without = scores_table(block({"base": [1.0] * 20}), Averages(50))
+    assert without.rows[0][-1] == "–", "nothing to compare the cost with"
 
 
-def test_comparison_table_is_bold_only_where_significant() -> None:
-    better = record("rag-gd", scores=[1] * 30, f1=[0.5] * 30)
-    worse = record("base", scores=[0] * 30, f1=[0.5] * 30)
-    table = comparison_table(compare([better, worse], [("rag-gd", "base")]))
-    assert table.bold == {(0, 1)}
+def test_differences_are_bold_only_where_significant() -> None:
+    shown = block({"base": [0.0] * 20, "rag-gd": [1.0] * 20, "tt-sgd": [0.0] * 20})
+    found = contrasts([shown], 300, NAMED)
+    table = contrast_table(found, "all", "")
+    rows = {row[0]: row for row in table.rows}
+    assert set(rows) == {
+        "RAG-GD minus Base adapter", "RAG-GD minus TT-SGD", "TT-SGD minus Base adapter",
+    }  # fmt: skip
+    assert rows["RAG-GD minus Base adapter"][2] == "+100.0 [+100.0, +100.0]"
+    assert rows["TT-SGD minus Base adapter"][2:4] == ("+0.0 [+0.0, +0.0]", "1.000")
+    bold = {table.rows[i][0] for i, _ in table.bold}
+    assert bold == {"RAG-GD minus Base adapter", "RAG-GD minus TT-SGD"}
+
+
+def test_answer_losses_by_benchmark() -> None:
+    table = loss_table(block({"base": [0.0] * 20, "rag-gd": [1.0] * 10 + [0.0] * 10}))
     assert table.rows == (
-        (
-            "RAG-GD minus Base adapter",
-            "+100.0 [+100.0, +100.0]",
-            "< 0.001",
-            "+0.0 [+0.0, +0.0]",
-            "1.000",
-        ),
+        ("Base adapter", "1.000", "1.000", "1.000"),
+        ("RAG-GD", "0.500", "0.500", "0.500"),
     )
 
 
@@ -308,20 +181,16 @@ def test_comparison_table_is_bold_only_where_significant() -> None:
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def row(method: str, mean: float, cost: float | None, spread: float = 5) -> SummaryRow:
-    score = Interval(mean, mean - spread, mean + spread)
-    return SummaryRow(method, 100, ("nq",), score, score, score, score, cost, 1.0, None)
-
-
 def texts(svg: str) -> list[str]:
     return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter(f"{SVG}text")]
 
 
 def test_figure_is_self_contained_and_keeps_its_text() -> None:
-    svg = parts()[1]
+    svg = cost_figure(block(), average)
     root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg"
-    assert {"RAG-GD", "TT-SGD", "Base adapter", "no adaptation", "1 s", "10 s"} <= set(texts(svg))
+    assert {"RAG-GD", "TT-SGD", "Base adapter", "1 s", "10 s"} <= set(texts(svg))
+    assert "Mean update" not in texts(svg), "controls cost what they control"
     outside = re.sub(r'xmlns(:xlink)?="[^"]*"', "", svg)
     assert "http" not in outside
     assert "<script" not in svg
@@ -337,53 +206,40 @@ def test_figure_is_self_contained_and_keeps_its_text() -> None:
 
 
 def test_figure_follows_the_numbers_and_nothing_else() -> None:
-    rows, figure, *_ = parts()
-    assert cost_accuracy_figure(rows) == figure
-    assert cost_accuracy_figure(rows, macro=True) != figure
-    moved = [replace(r, f1=Interval(r.f1.mean + 1, r.f1.low, r.f1.high)) for r in rows]
-    assert cost_accuracy_figure(moved) != figure
+    svg = cost_figure(block(), average)
+    assert cost_figure(block(), average) == svg
+    moved = block({name: [1.0 - (i % 3 == 0)] * 20 for i, name in enumerate(COSTS)})
+    assert cost_figure(moved, average) != svg
 
 
 @pytest.mark.parametrize(
-    "rows",
+    "costs",
     [
-        [row("base", 30, 0)],
-        [row("base", 30, 0), row("query-only", 10, 0)],
-        [row("tt-sgd", 30, 5000)],
-        [row("rag-gd", 30, 0.002), row("tt-sgd", 40, 3e6)],
-        [row("base", 30, 0), row("rag-gd", 0, 1, spread=0)],
-        [row("base", 50, 0, spread=math.inf), row("rag-gd", 40, 10)],
-        [row(f"method-{i}", 30 + i % 3, (i % 4) * 250.0) for i in range(16)],
+        {"base": 3.0},
+        {"base": 0.002, "tt-sgd": 3e6},
+        {f"method-{i}": (i % 4 + 1) * 250.0 for i in range(12)},
+        {"<b>&$x^2$": 30.0, "rag-gd": 40.0},
     ],
 )
-def test_figure_of_odd_rows(rows) -> None:
-    shown = texts(cost_accuracy_figure(rows))
-    assert {SPECS[r.method].label if r.method in SPECS else r.method for r in rows} <= set(shown)
+def test_figure_of_odd_rows(costs: dict[str, float]) -> None:
+    given = {m: {"adapt_ms": cost, "answer_ms": 0.001} for m, cost in costs.items()}
+    shown = block({m: [i % 2.0 for i in range(20)] for m in costs}, given)
+    names = {SPECS[m].label if m in SPECS else m for m in costs}
+    assert names <= set(texts(cost_figure(shown, average)))
 
 
-def test_figure_takes_names_literally() -> None:
-    svg = cost_accuracy_figure([row("<b>&$x^2$", 30, 0), row("rag-gd", 40, 10)])
-    assert "<b>&$x^2$" in texts(svg)
-
-
-def test_figure_errors() -> None:
-    with pytest.raises(RaggdError, match=r"'rag-gd' give no adaptation cost"):
-        cost_accuracy_figure([row("rag-gd", 30, None)])
-    with pytest.raises(RaggdError, match="adapt_ms is -1"):
-        cost_accuracy_figure([row("rag-gd", 30, -1)])
-    with pytest.raises(RaggdError, match="at least one"):
-        cost_accuracy_figure([])
+def test_no_figure_without_costs() -> None:
+    assert cost_figure(block(costs={name: {} for name in COSTS}), average) == ""
 
 
 def test_equal_costs_stand_side_by_side_others_where_they_are() -> None:
-    costs = [0.0, 900.0, 0.0, 900.0, 11000.0, 905.0]
+    costs = [900.0, 900.0, 11000.0, 905.0]
     axis = figures.LogAxis.of(costs)
     places = axis.positions(costs)
     assert len({round(place, 6) for place in places}) == len(costs)
-    assert places[0] < places[2] < axis.low <= min(places[1], places[3], places[5])
-    assert places[4] == pytest.approx(math.log10(11000))
-    assert sum(places[i] for i in (1, 3, 5)) / 3 == pytest.approx(math.log10(900), abs=0.01)
-    assert places[5] - places[1] < 0.05 * (axis.high - axis.low + axis.column)
+    assert places[2] == pytest.approx(math.log10(11000))
+    assert sum(places[i] for i in (0, 1, 3)) / 3 == pytest.approx(math.log10(900), abs=0.01)
+    assert abs(places[3] - places[0]) < 0.05 * (axis.high - axis.low)
 
 
 def luminance(colour: str) -> float:
@@ -400,37 +256,25 @@ def test_colours_stand_out_on_light_and_dark_pages() -> None:
     assert len(set(marks)) == 14
 
 
-def overlaps(boxes: list[Box]) -> float:
-    return sum(one.overlap(two) for one, two in combinations(boxes, 2))
+def test_labels_cover_neither_each_other_nor_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[float, float]] = []
+    place = figures.label_points
 
+    def watched(figure: object, axes: object, points: object, places: object) -> None:
+        place(figure, axes, points, places)  # type: ignore[arg-type]
+        boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]  # type: ignore[attr-defined]
+        for i, one in enumerate(boxes):
+            for two in boxes[:i]:
+                across = min(one.x1, two.x1) - max(one.x0, two.x0)
+                along = min(one.y1, two.y1) - max(one.y0, two.y0)
+                seen.append((across, along))
 
-@settings(deadline=None, max_examples=60)
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(20, 70)),
-        min_size=1,
-        max_size=6,
-        unique_by=lambda point: point[:2],
-    )
-)
-def test_labels_do_not_overlap(points) -> None:
-    stems = [Stem(x * 40.0, y * 30.0 + 40, y * 30.0 + 10, y * 30.0 + 70) for x, y, _ in points]
-    obstacles = [Box(s.x - 5, s.y - 5, s.x + 5, s.y + 5) for s in stems]
-    sizes = [(float(width), 12.0) for _, _, width in points]
-    bounds = Box(-30, 0, 400, 330)
-    naive = [Box(s.x, s.y, s.x + w, s.y + h) for s, (w, h) in zip(stems, sizes, strict=True)]
-    assert overlaps([*naive, *obstacles]) > 0  # left alone they would cover the markers
-    boxes = place_labels(stems, sizes, obstacles, bounds, gap=7)
-    assert overlaps(boxes) == 0
-    assert all(box.overlap(other) == 0 for box in boxes for other in obstacles)
-    assert all(box.overlap(bounds) == pytest.approx(box.area) for box in boxes)
-
-
-def test_a_free_label_stands_beside_its_point() -> None:
-    (box,) = place_labels([Stem(100, 100, 80, 120)], [(40, 10)], [], Box(0, 0, 300, 200), gap=7)
-    assert box == Box(107, 95, 147, 105)
-    (pushed,) = place_labels([Stem(290, 100, 80, 120)], [(40, 10)], [], Box(0, 0, 300, 200), gap=7)
-    assert pushed == Box(243, 95, 283, 105)
+    monkeypatch.setattr(figures, "label_points", watched)
+    given = {f"m{i}": {"adapt_ms": 100.0 + 3 * i, "answer_ms": 1.0} for i in range(8)}
+    rng = np.random.default_rng(0)
+    cost_figure(block({m: list(rng.integers(0, 2, 20) * 1.0) for m in given}, given), average)
+    assert len(seen) == 28
+    assert not [pair for pair in seen if min(pair) > 2]
 
 
 # --- page ---------------------------------------------------------------------------------------
@@ -467,41 +311,39 @@ class Outline(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def case(evil: str = "", answer: str = "Paris", base: str = "Rome"):
+def case(evil: str = "", answer: str = "Paris", base: str = "Rome", f1: float = 0.5) -> Case:
     question = Question("q1", "what is the capital of france" + evil, ("Paris" + evil,), "nq")
     shown = Demonstration("d1", "who wrote emma" + evil, (), "Jane Austen" + evil)
-    return make_case(
-        question,
-        [Passage("p1", f"Paris is in France. {evil} Parisian", "Paris" + evil)],
-        {
-            "base": Prediction("q1", base + evil, 0, 0),
-            "rag-gd": Prediction("q1", answer + evil, float(answer == "Paris"), 0.5),
+    return Case(
+        question=question,
+        passages=[Passage("p1", f"Paris is in France. {evil} Parisian", "Paris" + evil)],
+        predictions={
+            "base": Prediction("q1", base + evil, 0, 1.0 if base == "Paris" else 0.0),
+            "rag-gd": Prediction("q1", answer + evil, float(answer == "Paris"), f1),
         },
-        SupportSet("nq", (shown,)),
+        support=SupportSet("nq", (shown,)),
     )
 
 
 @cache
-def parts():
-    records = demo_records()
-    rows = summary_rows(records, resamples=200)
-    comparisons = compare(records, [("rag-gd", "base")], resamples=200)
-    return rows, cost_accuracy_figure(rows), comparisons, details_of(records)
+def report() -> SmallReport:
+    shown = block()
+    grid = Grid({"backbone": {"name": "smollm2"}}, (shown,), 10, ())
+    return SmallReport(grid, shown, Averages(200), contrasts([shown], 200, NAMED))
 
 
-def page(evil: str = "", **other) -> str:
-    rows, figure, comparisons, details = parts()
-    given = {
-        "title": "Title" + evil,
-        "rows": rows,
-        "figure_svg": figure,
-        "cases": [case(evil), case(evil, answer="Rome"), case(evil, answer="Nice")],
-        "notes": ["A note." + evil],
-        "command": "raggd demo" + evil,
-        "comparisons": comparisons,
-        "details": details | {"more" + evil: {"key" + evil: evil}},
-    }
-    return demo_page(**given | other)
+def page(evil: str = "", cases: list[Case] | None = None) -> str:
+    if cases is None:
+        cases = [case(evil), case(evil, answer="Rome"), case(evil, answer="Nice")]
+    return report().page("Title" + evil, "Lead" + evil, ["A note." + evil], cases, "rag-gd")
+
+
+def test_the_result_of_a_small_study() -> None:
+    found = report().result
+    assert (found["n"], found["benchmarks"]) == (40, ["nq", "triviaqa"])
+    assert found["methods"]["tt-sgd"]["adapt_ms"] == 11000
+    base = found["methods"]["base"]
+    assert base["em"] + 100 * found["answer_loss"]["base"]["nq"] == pytest.approx(100)
 
 
 def test_page_has_its_parts_and_needs_nothing_else() -> None:
@@ -511,10 +353,9 @@ def test_page_has_its_parts_and_needs_nothing_else() -> None:
     assert outline.all("html")[0]["lang"] == "en"
     assert "width=device-width" in str(outline.all("meta"))
     assert len(outline.all("h1")) == 1
-    assert len(outline.all("caption")) == len(outline.all("table")) == 5
+    assert len(outline.all("table")) == 6  # scores, differences, losses, three cases
     scopes = {attributes.get("scope") for attributes in outline.all("th")}
     assert scopes == {"col", "row"}
-    assert "9f2c" in html  # hashes, in the folded part
     assert SPECS["rag-gd"].explanation in html
     ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -550,13 +391,16 @@ def test_page_escapes_every_field() -> None:
     ]
 
 
-def test_page_escapes_method_names_too() -> None:
-    records = [replace(r, method=EVIL) if r.method == "base" else r for r in demo_records()]
-    rows = summary_rows(records, resamples=50)
-    html = page(
-        rows=rows,
-        figure_svg=cost_accuracy_figure(rows),
-        comparisons=compare(records, [("rag-gd", EVIL)]),
+def test_page_escapes_tables_and_method_names_too() -> None:
+    table = Table((Column(EVIL),), ((EVIL,),), caption=EVIL)
+    html = study_page(
+        title=EVIL,
+        lead=EVIL,
+        sections=[Section("one", EVIL, (EVIL,), (), [Shown(table, EVIL)])],
+        methods=[EVIL],
+        settings={EVIL: EVIL},
+        planned=2,
+        missing=[EVIL],
     )
     assert len(Outline(html).all("script")) == 1
     assert not Outline(html).all("img")
@@ -565,35 +409,28 @@ def test_page_escapes_method_names_too() -> None:
 def test_page_shows_what_changed() -> None:
     outline = Outline(page())
     assert [a["data-change"] for a in outline.all("article")] == ["better", "same", "better"]
-    worse = case(base="Paris", answer="Rome")
-    worse["predictions"]["base"]["f1"] = 1.0
-    other = case(answer="Nice")
-    other["predictions"]["rag-gd"]["f1"] = 0.0
+    worse, other = case(base="Paris", answer="Rome"), case(answer="Nice", f1=0.0)
     changes = [a["data-change"] for a in Outline(page(cases=[worse, other])).all("article")]
     assert changes == ["worse", "other"]
     highlighted = [a["class"].split() for a in outline.all("tr") if a.get("class")]
     assert highlighted.count(["after", "changed"]) == 2
-    assert highlighted.count(["after"]) == 2  # the summary and the unchanged case
+    assert highlighted.count(["after"]) == 1  # the unchanged case
 
 
 def test_page_without_the_optional_parts() -> None:
-    bare = page(figure_svg="", cases=[], notes=[], comparisons=(), details=None)
+    table = Table((Column("a"),), (("1",),))
+    bare = study_page(
+        title="x", lead="y", sections=[Section("one", "One", (), (), [Shown(table)])],
+        methods=["base"], settings={},
+    )  # fmt: skip
     outline = Outline(bare)
     assert not outline.all("svg")
     assert not outline.all("article")
     assert not outline.all("form")
     assert len(outline.all("table")) == 1
-    unknown = summary_rows([record("mine", scores=[1], cost={})])
-    assert "interval unknown" in page(rows=unknown, figure_svg="")
 
 
-def test_page_errors() -> None:
-    with pytest.raises(RaggdError, match="at least one summary row"):
-        page(rows=[])
-    broken = case()
-    del broken["answers"]
-    with pytest.raises(RaggdError, match="case 0 lacks 'answers'"):
-        page(cases=[broken])
+def test_a_figure_that_holds_more_than_a_drawing_is_refused() -> None:
     for bad in (
         "<p>no</p>",
         "<svg><script>1</script></svg>",
@@ -609,7 +446,10 @@ def test_page_errors() -> None:
         "<svg><text><![CDATA[x]]></text></svg>",
     ):
         with pytest.raises(RaggdError, match="figure cannot be put into the page"):
-            page(figure_svg=bad)
+            study_page(
+                title="x", lead="y", sections=[Section("one", "One", (), [bad])], methods=[],
+                settings={},
+            )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -648,17 +488,6 @@ WORDS = st.lists(
 def test_marks_where_the_answer_is_held(text: str, answer: str) -> None:
     html = str(mark_answers(text, [answer]))
     assert ("<mark>" in html) == contains_answer(text, [answer])
-
-
-def test_details_of_records() -> None:
-    one, two = record("base"), replace(record("rag-gd"), hashes={"data": "other"}, seed=0)
-    found = details_of([one, two])
-    assert found["backbone"] == "smollm2"
-    assert found["hashes"] == {
-        "base on nq": {"data": "9f2c"},
-        "rag-gd on nq": {"data": "other"},
-    }
-    assert details_of([]) == {}
 
 
 def test_imports_stay_light() -> None:

@@ -18,7 +18,7 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.evaluation import runner
 from raggd.evaluation.flops import counted_costs
-from raggd.evaluation.runner import Item, Task, run_task
+from raggd.evaluation.runner import Item, Task, make_record, run_part
 from raggd.evaluation.tasks import build_task
 from raggd.methods import answering
 from raggd.methods.answering import answer_batch, render
@@ -56,6 +56,27 @@ class Spy:
             Adapted(self.base, random_update(self.base, int(support.id[:6], 16), size=0.5))
             for support in supports
         ]
+
+
+def run_task(
+    task: Task,
+    methods: Sequence[Method],
+    backbone: Backbone,
+    settings: Settings,
+    folder: Path,
+    done: Callable[[int], None] = lambda _: None,
+) -> list[RunRecord]:
+    """All draws of a task with every method, and the records, as `StudyRunner` makes them."""
+    parts: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
+    for draw in range(len(task.draws)):
+        for method in methods:
+            found = run_part(task, draw, method, backbone, settings, folder, done)
+            parts[method.name].append(found)
+    records = [make_record(parts[m.name], task, m, backbone, settings) for m in methods]
+    for record in records:
+        path = folder / f"{task.benchmark}-{record.method}.json"
+        path.write_text(record.to_json() + "\n", encoding="utf-8")
+    return records
 
 
 @pytest.fixture(scope="module")
@@ -192,17 +213,15 @@ def test_a_second_run_computes_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     task, spy = task_of(settings), Spy(base)
-    told: list[tuple[str, int, int]] = []
+    told: list[int] = []
     first = run_task(task, [spy], tiny_backbone, settings, tmp_path)
     assert len(spy.calls) == len(task.draws) == 2
     monkeypatch.setattr(runner, "answer_rows", never)
-    again = run_task(
-        task, [spy], tiny_backbone, settings, tmp_path, lambda *step: told.append(step)
-    )
+    again = run_task(task, [spy], tiny_backbone, settings, tmp_path, told.append)
     assert len(spy.calls) == 2
     assert [lasting(r) for r in again] == [lasting(r) for r in first]
     assert [r.cost for r in again] == [r.cost for r in first]
-    assert told[-1] == ("nq: spy", task.size, task.size)
+    assert sum(told) == task.size
 
 
 @pytest.mark.parametrize("what", ["setting", "weights", "backbone setting", "answers", "evidence"])

@@ -18,7 +18,7 @@ from raggd import assembly
 from raggd.backbone.load import Backbone
 from raggd.methods import spec as weights_files
 from raggd.records import RaggdError
-from raggd.study.lock import LOCK_FILE, locked
+from raggd.study.folder import LOCK_FILE, locked
 from raggd.study.plan import Cell, Part, all_cells
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner

@@ -22,25 +22,16 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.cli.ask import ask_result
 from raggd.data.benchmarks import training_questions
-from raggd.evaluation.runner import Item, Task
 from raggd.files import load_tensors, read_json
 from raggd.methods import answering
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import (
-    Demonstration,
-    Passage,
-    Prediction,
-    Question,
     RaggdError,
-    RunRecord,
-    SupportSet,
 )
 from raggd.settings import Settings, load_settings
 from raggd.workflows import train
 from raggd.workflows.ask import run_index
 from raggd.workflows.data import run_data_fetch, run_data_list
-from raggd.workflows.demo import DEMO_METHODS, choose_cases, run_demo
-from raggd.workflows.evaluate import build_tasks, run_evaluate
 from raggd.workflows.train import run_targets, run_train_base, run_train_predictor
 from workflow_fixtures import (
     TRAIN,
@@ -282,67 +273,6 @@ def test_nothing_is_trained_on_held_out_benchmarks(
     assert files_under(tmp_path) == []
 
 
-# --- evaluation
-
-
-def test_evaluate_scores_every_method_and_keeps_what_is_done(
-    trained: Trained, parts: Assembly, tmp_path: Path
-) -> None:
-    settings = changed(trained.settings, "evaluation", answer_loss=True)
-    parts = parts_with(settings, parts.backbone)
-    told: list[tuple[str, int, int]] = []
-    result, rows, comparisons = run_evaluate(
-        parts, METHODS, tmp_path, lambda *step: told.append(step)
-    )
-    assert result["n"] == 12
-    assert result["benchmarks"] == ["nq", "triviaqa"]
-    assert list(result["methods"]) == [row.method for row in rows] == list(METHODS)
-    assert all(set(s) == {"em", "f1", "adapt_ms", "answer_ms"} for s in result["methods"].values())
-    assert set(result["answer_loss"]) == set(METHODS)
-    assert len(comparisons) == 6
-    losses = result["answer_loss"]
-    assert losses["base"] != losses["vanilla-rag"]
-    assert losses["tt-sgd"] != losses["base"]
-    assert losses["rag-gd"] != losses["mean-update"]
-    assert told[-1][1:] == (36, 36)
-    for name in METHODS:
-        text = (tmp_path / f"nq-{name}.json").read_text(encoding="utf-8")
-        assert RunRecord.from_json(text).settings == settings.model_dump()
-    assert {"summary.md", "summary.csv"} <= set(files_under(tmp_path))
-    part = tmp_path / "parts" / "nq-000-tt-sgd.json"
-    before = part.stat().st_mtime_ns
-    again, _, _ = run_evaluate(parts, METHODS, tmp_path, lambda *_: None)
-    assert part.stat().st_mtime_ns == before
-    assert again == result
-
-
-@pytest.mark.parametrize(
-    ("methods", "benchmarks", "message"),
-    [
-        (["base", "rag-gp"], ["nq"], "did you mean 'rag-gd'"),
-        ([], ["nq"], "no method is named"),
-        (["base"], ["nq", "hotpoqa"], "did you mean 'hotpotqa'"),
-        (["base"], [], "no benchmark is named"),
-    ],
-)
-def test_wrong_names_are_refused_before_any_work(
-    methods: list[str], benchmarks: list[str], message: str, trained: Trained, tmp_path: Path
-) -> None:
-    parts = Assembly(changed(trained.settings, "evaluation", benchmarks=benchmarks))
-    with pytest.raises(RaggdError, match=message):
-        run_evaluate(parts, methods, tmp_path, lambda *_: None)
-    assert not {"source", "retriever", "backbone"} & set(vars(parts)), "nothing was loaded"
-    assert files_under(tmp_path) == []
-
-
-def test_names_given_twice_count_once(trained: Trained, parts: Assembly, tmp_path: Path) -> None:
-    settings = changed(trained.settings, "evaluation", benchmarks=["nq", "nq"], questions=2)
-    parts = parts_with(settings, parts.backbone)
-    result, _, _ = run_evaluate(parts, ["base", "base"], tmp_path, lambda *_: None)
-    assert result["n"] == 2
-    assert list(result["methods"]) == ["base"]
-
-
 def test_data_commands_count_what_is_there(trained: Trained, parts: Assembly) -> None:
     listed = {entry["name"]: entry for entry in run_data_list(parts)["benchmarks"]}
     assert len(listed) == 7
@@ -530,79 +460,3 @@ def test_index_is_built_once(own: Assembly, documents: Path) -> None:
     (documents / "third.md").write_text("The new bee eats salt.\n", encoding="utf-8")
     third = run_index(own, documents)
     assert (third["built"], third["passages"]) == (True, 5)
-
-
-# --- demo
-
-
-def _case_data(changes: dict[str, float]) -> tuple[list[Task], list[RunRecord]]:
-    """One task whose questions gain as told from the base adapter to RAG-GD."""
-    shown = Demonstration("d", "a question", (), "an answer")
-    support = SupportSet("nq", (shown,))
-    passage = Passage("p", "text", "title")
-    items = [
-        Item(Question(name, f"text {name}", ("x",), "nq"), (passage,), shown, support)
-        for name in changes
-    ]
-    task = Task("nq", "test", (tuple(items[::2]), tuple(items[1::2])), "stub")
-
-    def record(method: str, benchmark: str, scores: dict[str, float]) -> RunRecord:
-        found = [Prediction(name, f"{method} {name}", 0.0, f1) for name, f1 in scores.items()]
-        return RunRecord(method, benchmark, "test", "tiny", "stub", 0, tuple(found))
-
-    records = [
-        record("base", "nq", dict.fromkeys(changes, 0.5)),
-        record("rag-gd", "nq", {name: 0.5 + gain for name, gain in changes.items()}),
-        record("rag-gd", "triviaqa", dict.fromkeys(changes, 0.5)),  # the same ids elsewhere
-    ]
-    return [task], records
-
-
-@pytest.mark.parametrize(
-    ("better", "worse", "same", "expected"),
-    [
-        (9, 9, 9, (4, 4, 4)),
-        (9, 1, 20, (4, 1, 7)),
-        (0, 0, 20, (0, 0, 12)),
-        (20, 5, 0, (8, 4, 0)),
-        (2, 20, 1, (2, 9, 1)),
-        (1, 1, 1, (1, 1, 1)),
-    ],
-)
-def test_cases_show_what_changed_first(
-    better: int, worse: int, same: int, expected: tuple[int, int, int]
-) -> None:
-    changes = {f"b{i}": 0.4 for i in range(better)}
-    changes |= {f"w{i}": -0.4 for i in range(worse)} | {f"s{i}": 0.0 for i in range(same)}
-    cases = choose_cases(*_case_data(changes), 12, "rag-gd")
-    kinds = [case["question"].removeprefix("text ")[0] for case in cases]
-    assert tuple(kinds.count(kind) for kind in "bws") == expected
-    assert kinds[0] == next(kind for kind, n in zip("bws", expected, strict=True) if n)
-    assert len({case["question"] for case in cases}) == len(cases)
-    for case in cases:
-        name = case["question"].removeprefix("text ")
-        assert case["predictions"]["rag-gd"]["answer"] == f"rag-gd {name}"
-        assert case["predictions"]["base"]["answer"] == f"base {name}"
-        assert case["support"] == [{"question": "a question", "answer": "an answer"}]
-
-
-@pytest.mark.parametrize("count", [1, 2, 3, 5])
-def test_no_more_cases_than_asked_for(count: int) -> None:
-    changes = {f"q{i}": gain for i, gain in enumerate((0.1, -0.1, 0.0, 0.2, -0.2, 0.0))}
-    assert len(choose_cases(*_case_data(changes), count, "rag-gd")) == count
-
-
-def test_the_demo_writes_table_and_page(trained: Trained, parts: Assembly, tmp_path: Path) -> None:
-    settings = changed(trained.settings, "evaluation", questions=3, draws=1)
-    parts = parts_with(settings, parts.backbone)
-    result, rows, comparisons = run_demo(parts, tmp_path, lambda *_: None)
-    assert set(result) == {"n", "seconds", "methods"}
-    assert result["n"] == 6
-    assert list(result["methods"]) == list(DEMO_METHODS) == [row.method for row in rows]
-    assert comparisons
-    page = (tmp_path / "demo.html").read_text(encoding="utf-8")
-    for task in build_tasks(parts):
-        for item in task.draws[0]:
-            assert item.question.text in page
-    assert "http://" not in page.replace("http://www.w3.org", "")
-    assert {"summary.md", "summary.csv"} <= set(files_under(tmp_path))

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.data.sources import HUB, find_corpus
 from raggd.files import cache_folder
 from raggd.methods.build import build_method
 from raggd.methods.spec import BASE_FILE, METHODS, adapting_method, weight_file
+from raggd.progress import Progress as Progress
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import open_named
@@ -31,28 +32,6 @@ if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.methods.base import Method
 
 POCKET = "pocket"
-
-
-class Progress(Protocol):
-    """Shows the user what is going on."""
-
-    def __call__(self, label: str, done: int, total: int | None) -> None:
-        """Show how far something is.
-
-        Args:
-            label: what is running.
-            done: steps done.
-            total: steps in all, where known.
-        """
-        ...
-
-    def say(self, label: str) -> None:
-        """Show what is going on, without a count.
-
-        Args:
-            label: in a few words.
-        """
-        ...
 
 
 def shipped_weights(backbone: str) -> Path:
@@ -107,7 +86,7 @@ class Assembly:
             text: in a few words.
         """
         if self.progress:
-            self.progress.say(text)
+            self.progress(text, 0, None)
 
     def _indexing(self, done: int, total: int | None) -> None:
         if self.progress:

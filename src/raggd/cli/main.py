@@ -15,15 +15,14 @@ from raggd.cli.ask import ask
 from raggd.cli.bench import register as register_bench
 from raggd.cli.data import data_app
 from raggd.cli.demonstrations import register as register_demonstrations
+from raggd.cli.evaluate import register as register_evaluate
 from raggd.cli.export import register as register_export
 from raggd.cli.linear import register as register_linear
 from raggd.cli.options import (
     Assignments,
     Config,
     Json,
-    Out,
     load_parts,
-    names_in,
 )
 from raggd.cli.serve import register as register_serve
 from raggd.cli.study import register as register_study
@@ -58,45 +57,10 @@ app.add_typer(data_app, name="data")
 register_linear(app)
 register_serve(app)
 register_bench(app)
+register_evaluate(app)
 register_study(app)
 register_export(app)
 register_demonstrations(app)
-
-
-def _show_scores(result: dict[str, Any], rows: Any, comparisons: Any, as_json: bool) -> None:
-    from raggd.cli.console import emit_json, say
-    from raggd.report.tables import comparison_table, summary_table
-
-    if as_json:
-        emit_json(result)
-        return
-    say(summary_table(rows).to_text())
-    if comparisons:
-        say("", comparison_table(comparisons).to_text())
-
-
-@app.command()
-def demo(
-    out: Out = Path("runs/demo"),
-    questions: Annotated[int, typer.Option(min=20, help="Test questions in all.")] = 120,
-    as_json: Json = False,
-) -> None:
-    """Run the main job on real questions: retrieve, adapt, answer, compare. Minutes, no GPU."""
-    from raggd.assembly import Assembly
-    from raggd.cli.console import progress_bar, say
-    from raggd.workflows.demo import demo_settings, run_demo
-
-    with progress_bar() as bar:
-        result, rows, comparisons = run_demo(Assembly(demo_settings(questions), bar), out, bar)
-    _show_scores(result, rows, comparisons, as_json)
-    if not as_json:
-        say(
-            "",
-            f"{result['n']} questions in {result['seconds']:.0f} s. "
-            f"The page with the evidence side by side: {out / 'demo.html'}",
-            "Ask about your own documents: "
-            'raggd ask "your question" --corpus FOLDER --demonstrations examples.jsonl',
-        )
 
 
 @app.command()
@@ -124,26 +88,6 @@ def index(
 
 app.command()(ask)
 app.command()(targets)
-
-
-@app.command()
-def evaluate(
-    methods: Annotated[
-        str, typer.Option(help="Names, separated by commas.")
-    ] = "query-only,vanilla-rag,base,mean-update,tt-sgd,rag-gd",
-    out: Out = Path("runs/evaluation"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Score methods on benchmarks: EM and F1 with intervals, cost, paired differences."""
-    from raggd.cli.console import progress_bar
-    from raggd.workflows.evaluate import run_evaluate
-
-    with progress_bar() as bar:
-        parts = load_parts(config, assignments, bar)
-        result, rows, comparisons = run_evaluate(parts, names_in(methods), out, bar)
-    _show_scores(result, rows, comparisons, as_json)
 
 
 def _version(value: bool) -> None:

@@ -135,11 +135,11 @@ def report(
 ) -> None:
     """Make tables, figures and one page of a study, from its records alone."""
     from raggd.cli.console import progress_bar, show
-    from raggd.workflows.report import run_report
+    from raggd.report.build import write_report
 
     to = out or folder / "report"
     with progress_bar() as bar:
-        result = run_report(folder, to, resamples, bar.say)
+        result = write_report(folder, to, resamples, bar)
     line = f"{result['complete']} of {result['cells']} cells; the page: {to / 'study.html'}"
     show(result, as_json, line)
 

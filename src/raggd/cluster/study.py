@@ -1,8 +1,8 @@
-"""`raggd study --cluster`: part files made by workers, then joined as on one machine.
+"""`raggd study --cluster`: part files made by workers, before the ordinary run looks for them.
 
 The driver writes every part file as it arrives and nothing else; records are written by the
-ordinary run at the end, which finds all parts there. So the driver may die at any time too: started
-again, it hands out what is missing.
+ordinary run, which finds all parts there. So the driver may die at any time too: started again, it
+hands out what is missing.
 """
 
 from __future__ import annotations
@@ -18,23 +18,21 @@ from raggd.cluster.crew import Crew, shares
 from raggd.cluster.fleet import Fleet
 from raggd.cluster.worker import PartDone, PartTask, StudyWorker, check_worker
 from raggd.files import write_text
+from raggd.progress import Progress
 from raggd.records import RaggdError
-from raggd.study.check import check_cells
-from raggd.study.folder import check_folder, write_plan
-from raggd.study.lock import locked
-from raggd.study.plan import Cell, Part, all_cells, unfinished_cells
+from raggd.study.plan import Cell, Part
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
 
 
-def _tasks(runner: StudyRunner, cells: Sequence[Cell], out: Path) -> list[PartTask]:
+def _tasks(runner: StudyRunner, cells: Sequence[Cell]) -> list[PartTask]:
     # in the order of an ordinary run: draws first, all methods of a draw together
     found = []
     for unit in runner.units(cells):
         for cell in unit.cells:
             task = PartTask(cell, unit.draw)
-            path = out / task.path
+            path = runner.out / task.path
             if path.is_file():
                 task = replace(task, known=path.read_text(encoding="utf-8", errors="replace"))
             found.append(task)
@@ -46,25 +44,22 @@ def _near(last: PartTask, task: PartTask) -> bool:
 
 
 def distribute(
-    study: StudySettings, out: Path, part: Part, crew: Crew, progress: Any
+    runner: StudyRunner, cells: Sequence[Cell], crew: Crew, progress: Progress
 ) -> dict[str, Any]:
     """Let the workers of a cluster make what is missing of a study's part files.
 
     Args:
-        study: the settings.
-        out: the study's folder, on the driver's machine.
-        part: the piece to run.
+        runner: of the study, on the driver's machine.
+        cells: to be computed.
         crew: cluster and number of workers.
-        progress: the bar.
+        progress: told parts done and in all.
 
     Returns:
         ``workers``, ``parts`` that were asked for, ``computed`` and ``refused`` ones, and
         ``deaths`` of workers, and the ``seconds`` that the parts took once all workers stood.
     """
-    runner = StudyRunner(study, out, progress)
-    cells = unfinished_cells(out, all_cells(study, part), runner.identities)
-    check_cells(study, cells)
-    tasks = _tasks(runner, cells, out)
+    study, out = runner.study, runner.out
+    tasks = _tasks(runner, cells)
     found: dict[str, Any] = {
         "workers": 0,
         "parts": len(tasks),
@@ -77,13 +72,13 @@ def distribute(
     own = {cell.path: runner.identities.of(cell) for cell in cells}
     for cell in cells:  # indexes and evidence are made once, here, before the workers look for them
         runner.task(cell.seed, cell.retriever, cell.benchmark)
-    progress.say(f"connecting to cluster {crew.address}")
+    progress(f"connecting to cluster {crew.address}", 0, None)
     with connected(crew.address) as ray:
         share = shares(ray, crew)
         here = str(Path.cwd())
         actor = ray.remote(**share.reserved)(StudyWorker)
         fleet = Fleet[PartTask](ray, lambda: actor.remote(study, here, share.threads), share.count)
-        progress.say(f"{share.count} workers are starting")
+        progress(f"{share.count} workers are starting", 0, None)
         for told in fleet.ask_all("introduce", cells):
             check_worker(told, own)
         done, started = 0, time.monotonic()
@@ -108,7 +103,7 @@ def distribute(
 
 
 def run_study_on(
-    study: StudySettings, out: Path, part: Part, crew: Crew, progress: Any
+    study: StudySettings, out: Path, part: Part, crew: Crew, progress: Progress
 ) -> dict[str, Any]:
     """Run what is not finished of a study on a cluster.
 
@@ -117,14 +112,13 @@ def run_study_on(
         out: folder for part files and records.
         part: the piece to run now.
         crew: cluster and number of workers.
-        progress: the bar.
+        progress: told what is running.
 
     Returns:
         As `run_study`, and ``cluster``: what `distribute` returns.
     """
-    part.check(study)
-    with locked(out):
-        check_folder(study, out)
-        write_plan(study, out)
-        told = distribute(study, out, part, crew, progress)
-    return {**run_study(study, out, part, progress), "cluster": told}
+
+    def first(runner: StudyRunner, cells: Sequence[Cell]) -> dict[str, Any]:
+        return {"cluster": distribute(runner, cells, crew, progress)}
+
+    return run_study(study, out, part, progress, first=first)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raggd.cluster.crew import check_node, settle
-from raggd.evaluation.runner import run_part
+from raggd.progress import silent
 from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.study.check import check_cells
@@ -56,16 +56,6 @@ class PartDone:
     computed: bool
 
 
-class Quiet:
-    """A progress that shows nothing: a worker has no terminal."""
-
-    def __call__(self, label: str, done: int, total: int | None) -> None:
-        """Show nothing."""
-
-    def say(self, label: str) -> None:
-        """Show nothing."""
-
-
 class StudyWorker:
     """Answers draws of a study; what it has loaded stays for the next one."""
 
@@ -80,7 +70,7 @@ class StudyWorker:
         settle(folder, threads)
         self._study = study
         self._scratch = tempfile.TemporaryDirectory(prefix="raggd-worker-")
-        self._runner = StudyRunner(study, Path(self._scratch.name), Quiet())
+        self._runner = StudyRunner(study, Path(self._scratch.name), silent)
 
     def introduce(self, cells: Sequence[Cell]) -> dict[str, Any]:
         """Say what this node has, for the driver to compare with its own.
@@ -125,9 +115,7 @@ class StudyWorker:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(task.known, encoding="utf-8")
         parts = runner.parts_of(cell.backbone, cell.retriever, cell.seed)
-        folder = Path(self._scratch.name) / cell.folder
-        method = runner.method(parts, cell.method)
-        run_part(whole, task.draw, method, parts.backbone, parts.settings, folder)
+        runner.part(cell, task.draw, whole, parts, lambda _: None)
         text = path.read_text(encoding="utf-8")
         path.unlink()
         return PartDone(text, len(whole.draws[task.draw]), computed=text != task.known)

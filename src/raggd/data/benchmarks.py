@@ -60,25 +60,37 @@ BENCHMARKS: dict[str, Benchmark] = {
 """The paper's seven sets by name, in the order of its tables."""
 
 
-def find_benchmark(name: str) -> Benchmark:
+def own_tasks(source: str | Path) -> list[str]:
+    """Return the names of a local source's question sets that are none of the paper's."""
+    roots = [Path(source), Path(source) / "qa"] if str(source) != HUB else []
+    files = [path for root in roots for split in SPLITS for path in root.glob(f"*/{split}.jsonl*")]
+    return sorted({path.parent.name for path in files} - set(BENCHMARKS))
+
+
+def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
     """Look a benchmark up by name.
 
     Args:
         name: e.g. ``"nq"``.
+        source: a folder may hold question sets of one's own, ``<folder>/<name>/test.jsonl``.
 
     Returns:
-        Its entry in `BENCHMARKS`.
+        Its entry in `BENCHMARKS`, or an entry for a set of one's own, which need not have a train
+        file: then a part of it is the support pool.
 
     Raises:
         RaggdError: there is none of that name; the nearest is offered.
     """
-    require_known("benchmark", name, list(BENCHMARKS))
-    return BENCHMARKS[name]
+    if name in BENCHMARKS:
+        return BENCHMARKS[name]
+    own = own_tasks(source)
+    require_known("benchmark", name, [*BENCHMARKS, *own])
+    return Benchmark(name, name, train_split="", evaluation_splits=("test", "dev"))
 
 
-def known_benchmarks(names: Sequence[str]) -> list[str]:
+def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str]:
     """Return the benchmarks that a setting names, checked by `known_names`."""
-    return known_names("benchmark", names, list(BENCHMARKS))
+    return known_names("benchmark", names, [*BENCHMARKS, *own_tasks(source)])
 
 
 def _local_file(folder: Path, name: str, split: str) -> Path | None:
@@ -105,7 +117,7 @@ def find_file(source: str | Path, name: str, split: str) -> Path | None:
         RaggdError: the benchmark or split is unknown, the folder is missing, the hub is out of
             reach.
     """
-    find_benchmark(name)
+    find_benchmark(name, source)
     require_known("split", split, SPLITS)
     if str(source) == HUB:
         return hub_file(f"{name}/{split}.jsonl")
@@ -188,14 +200,14 @@ def training_questions(source: str | Path, name: str) -> list[Question]:
     Raises:
         RaggdError: the benchmark is held out from training, or cannot be loaded.
     """
-    benchmark = find_benchmark(name)
+    benchmark = find_benchmark(name, source)
     if benchmark.held_out:
         allowed = ", ".join(entry.name for entry in BENCHMARKS.values() if not entry.held_out)
         raise RaggdError(
             f"benchmark '{name}' is held out: nothing may be trained on it (paper section 5). "
             f"Train on {allowed}."
         )
-    return _sorted(load_questions(source, name, benchmark.train_split))
+    return _sorted(load_questions(source, name, benchmark.train_split or "train"))
 
 
 def _sorted(questions: Iterable[Question]) -> list[Question]:
@@ -249,7 +261,7 @@ def support_pool(source: str | Path, name: str) -> list[Question]:
         RaggdError: the benchmark is unknown or cannot be loaded, or it has too few questions to
             be divided.
     """
-    benchmark = find_benchmark(name)
+    benchmark = find_benchmark(name, source)
     if _has_train(source, benchmark):
         return _sorted(load_questions(source, name, "train"))
     return _sorted(_divide(source, benchmark)[0])
@@ -272,7 +284,7 @@ def scored_questions(source: str | Path, name: str) -> list[Question]:
         RaggdError: the benchmark is unknown or cannot be loaded, or it has too few questions to
             be divided.
     """
-    benchmark = find_benchmark(name)
+    benchmark = find_benchmark(name, source)
     if _has_train(source, benchmark):
         return _sorted(_evaluation_questions(source, benchmark))
     return _sorted(_divide(source, benchmark)[1])
@@ -295,10 +307,11 @@ def available(source: str | Path) -> Iterator[tuple[Benchmark, str, Path]]:
 
 
 def tasks_in(source: str | Path) -> list[str]:
-    """Return the names of the benchmarks that a source holds, in the order of the paper."""
+    """Return the names of the benchmarks that a source holds, the paper's first, in its order."""
     if str(source) == HUB:
         return list(BENCHMARKS)
-    return list(dict.fromkeys(benchmark.name for benchmark, _, _ in available(source)))
+    named = dict.fromkeys(benchmark.name for benchmark, _, _ in available(source))
+    return [*named, *own_tasks(source)]
 
 
 def questions_hash(questions: Iterable[Question]) -> str:

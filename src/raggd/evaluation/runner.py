@@ -1,8 +1,8 @@
-"""Method x benchmark -> part files -> run records, the same questions for every method.
+"""A method on a draw of a task -> a part file -> the run record.
 
-Questions are dealt to support draws, and every method answers a draw before the next one starts, so
-that costs are compared within minutes of each other. A part file per draw and method is written
-whole; a second run reads it instead of computing it again.
+All methods see the same questions. A part file per draw and method is written whole; a second run
+reads it instead of computing it again. Which draws, methods and tasks there are, and in which
+order, is `raggd.study.runner`'s.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from raggd.data.prompts import Prompt, prompt_fingerprint
 from raggd.evaluation.cost import Stopwatch
 from raggd.evaluation.identity import deciding_values
 from raggd.evaluation.metrics import exact_match, token_f1
-from raggd.files import read_json, write_json, write_text
+from raggd.files import read_json, write_json
 from raggd.methods.answering import answer_rows, bounded_prompt, shared_opening
 from raggd.methods.base import Adapted, Method, Rearranges
 from raggd.methods.base import Item as Item
@@ -34,9 +34,6 @@ from raggd.records import (
     content_id,
 )
 from raggd.settings import Settings
-
-Progress = Callable[[str, int, int], None]
-"""Told what is running, questions answered and questions in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,43 +268,3 @@ def run_part(
     part |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}
     write_json(path, part)
     return part
-
-
-def run_task(
-    task: Task,
-    methods: Sequence[Method],
-    backbone: Backbone,
-    settings: Settings,
-    folder: Path,
-    progress: Progress = lambda *_: None,
-) -> list[RunRecord]:
-    """Answer and score all questions of a task with every method.
-
-    Args:
-        task: questions, evidence, supports.
-        methods: in the order of the table.
-        backbone: the frozen model.
-        settings: of the run, stored in the records.
-        folder: for part files and records; what is there already and fits is not computed again.
-        progress: told after each batch.
-
-    Returns:
-        One record per method, also written to ``<folder>/<benchmark>-<method>.json``.
-    """
-    finished = 0
-    parts: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
-    for draw in range(len(task.draws)):
-        for method in methods:
-
-            def done(count: int, label: str = f"{task.benchmark}: {method.name}") -> None:
-                nonlocal finished
-                finished += count
-                progress(label, finished, task.size * len(methods))
-
-            part = run_part(task, draw, method, backbone, settings, folder, done)
-            parts[method.name].append(part)
-    records = [make_record(parts[m.name], task, m, backbone, settings) for m in methods]
-    for record in records:
-        path = folder / f"{task.benchmark}-{record.method}.json"
-        write_text(path, record.to_json() + "\n")
-    return records

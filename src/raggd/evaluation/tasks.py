@@ -47,7 +47,7 @@ def _deal(items: Sequence[Item], draws: int) -> tuple[tuple[Item, ...], ...]:
 
 
 def _split(source: str, name: str) -> str:
-    splits = find_benchmark(name).evaluation_splits
+    splits = find_benchmark(name, source).evaluation_splits
     return next((split for split in splits if find_file(source, name, split)), splits[0])
 
 

@@ -193,6 +193,7 @@ SPECS: dict[str, MethodSpec] = {
         "", "RAG-GD, made", "predicted update", "H",
         "RAG-GD with demonstrations that the model made from passages, without answered "
         "questions.",
+        compared_with=("base", "rag-gd", "rag-gd-tuned", "mean-update", "mean-tuned"),
     ),
     "rag-gd-gated": MethodSpec(
         "predicted:build_gated", "RAG-GD, gated", "predicted update", "h",

@@ -2,6 +2,7 @@
 
 The unit is a question of a benchmark. Seeds, and in the pooled scope backbones and retrievers,
 answer the same question several times: its scores are averaged before questions are resampled.
+Every interval of every table comes from here, with support draws counted as a source of chance.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ METRICS = ("em", "f1", "loss")
 SCALES = {"em": 100.0, "f1": 100.0, "loss": 1.0}
 """EM and F1 are shown in percent, the answer loss in nats per token."""
 POOLED = "pooled"
+Pair = tuple[str, str]
+"""(method, other): the difference is method minus other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,12 @@ class Contrast:
     p: float
     named: bool
     p_named: float | None
+
+    def turned(self) -> Contrast:
+        """Return the same difference the other way round."""
+        d = self.difference
+        turned = replace(d, mean=-d.mean, low=-d.high, high=-d.low)
+        return replace(self, method=self.other, other=self.method, difference=turned)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,27 +150,16 @@ class Averages:
     """Means of benchmark means with their intervals; all methods of a block share resamples."""
 
     def __init__(self, resamples: int = 10_000) -> None:
-        """Compute nothing yet.
-
-        Args:
-            resamples: bootstrap samples.
-        """
+        """Compute nothing yet."""
         self.resamples = resamples
         self._known: dict[tuple[str, tuple[str, ...], str], dict[str, Interval]] = {}
 
     def of(
         self, block: Block, method: str, benchmarks: Sequence[str], metric: str
     ) -> Interval | None:
-        """Average a method over benchmarks.
+        """Return a method's average over benchmarks, in percent (the loss in nats).
 
-        Args:
-            block: of the method.
-            method: its name.
-            benchmarks: to average over.
-            metric: of `METRICS`.
-
-        Returns:
-            The mean in percent (the loss in nats); None if the method lacks a benchmark.
+        It is None if the method lacks a benchmark.
         """
         key = (block.name, tuple(benchmarks), metric)
         if key not in self._known:
@@ -188,7 +186,7 @@ def _family(
     subset: str,
     metric: str,
     blocks: Sequence[Block],
-    pairs: Sequence[tuple[str, str]],
+    pairs: Sequence[Pair],
     benchmarks: Sequence[str],
     resamples: int,
 ) -> list[Contrast]:
@@ -196,10 +194,9 @@ def _family(
     given = sample(blocks, methods, benchmarks, metric)
     if given is None or set(given.groups) != set(benchmarks):
         return []
-    columns = [(methods.index(a), methods.index(b)) for a, b in pairs]
     differences = paired_bootstraps(
         given.values,
-        columns,
+        [(methods.index(a), methods.index(b)) for a, b in pairs],
         groups=given.groups,
         clusters=given.clusters,
         macro=True,
@@ -208,26 +205,17 @@ def _family(
     adjusted = holm([d.p_value for d in differences])
     chosen = [i for i, pair in enumerate(pairs) if pair in NAMED]
     among = dict(zip(chosen, holm([differences[i].p_value for i in chosen]), strict=True))
+    n, count = len(given.groups), len(blocks)
     return [
         Contrast(
-            scope,
-            subset,
-            *pair,
-            metric,
-            len(given.groups),
-            len(blocks),
-            differences[i].scaled(SCALES[metric]),
-            adjusted[i],
-            pair in NAMED,
-            among.get(i),
+            *(scope, subset, *pair, metric, n, count, differences[i].scaled(SCALES[metric])),
+            *(adjusted[i], pair in NAMED, among.get(i)),
         )
         for i, pair in enumerate(pairs)
     ]
 
 
-def contrast_of(
-    block: Block, pair: tuple[str, str], metric: str, resamples: int
-) -> Contrast | None:
+def contrast_of(block: Block, pair: Pair, metric: str, resamples: int) -> Contrast | None:
     """Compare two methods on all questions of a block, each question counted once.
 
     Args:
@@ -249,21 +237,16 @@ def contrast_of(
     return Contrast(block.name, "all", *pair, metric, n, 1, difference, p, named, None)
 
 
-def all_pairs(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """List every pair of methods once; named pairs in their direction.
-
-    Args:
-        methods: in the order of the tables.
-
-    Returns:
-        (method, other): the later one of the tables minus the earlier one.
-    """
-    pairs = [(b, a) for a, b in combinations(methods, 2)]
-    return [(b, a) if (b, a) in NAMED else (a, b) for a, b in pairs]
+def all_pairs(methods: Sequence[str]) -> list[Pair]:
+    """Return every pair of methods once: the later one minus the earlier one, or as named."""
+    pairs = combinations(methods, 2)
+    return [(a, b) if (a, b) in NAMED else (b, a) for a, b in pairs]
 
 
-def contrasts(blocks: Sequence[Block], resamples: int = 10_000) -> list[Contrast]:
-    """Compare every pair of methods in every block and pooled over blocks.
+def contrasts(
+    blocks: Sequence[Block], resamples: int = 10_000, pairs: Sequence[Pair] | None = None
+) -> list[Contrast]:
+    """Compare pairs of methods in every block and pooled over blocks.
 
     In the pooled scope a pair is compared over the blocks that have both methods; the pairs of one
     set of blocks are one family for Holm's rule.
@@ -271,6 +254,7 @@ def contrasts(blocks: Sequence[Block], resamples: int = 10_000) -> list[Contrast
     Args:
         blocks: of the study.
         resamples: bootstrap samples.
+        pairs: to compare; None compares all.
 
     Returns:
         The contrasts, scope by scope.
@@ -279,9 +263,11 @@ def contrasts(blocks: Sequence[Block], resamples: int = 10_000) -> list[Contrast
     for block in blocks:
         for subset, benchmarks in subsets(block.benchmarks):
             methods = [m for m in block.methods if block.has(m, benchmarks)]
-            pairs = all_pairs(methods)
-            for metric in METRICS if pairs else ():
-                found += _family(block.name, subset, metric, [block], pairs, benchmarks, resamples)
+            wanted = all_pairs(methods)
+            if pairs is not None:
+                wanted = [pair for pair in pairs if set(pair) <= set(methods)]
+            for metric in METRICS if wanted else ():
+                found += _family(block.name, subset, metric, [block], wanted, benchmarks, resamples)
     return found + (_pooled(blocks, resamples) if len(blocks) > 1 else [])
 
 
@@ -290,7 +276,7 @@ def _pooled(blocks: Sequence[Block], resamples: int) -> list[Contrast]:
     methods = list(dict.fromkeys(m for block in blocks for m in block.methods))
     found = []
     for subset, benchmarks in subsets(everywhere):
-        together: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+        together: dict[tuple[str, ...], list[Pair]] = {}
         for pair in all_pairs(methods):
             names = tuple(b.name for b in blocks if all(b.has(m, benchmarks) for m in pair))
             if len(names) > 1:

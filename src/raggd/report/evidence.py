@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from raggd.evaluation.statistics import Difference
-from raggd.methods.spec import method_label
+from raggd.methods.spec import HEADLINE, method_label
 from raggd.report.contrasts import METRICS, Contrast, contrast_of
 from raggd.report.grid import Block
 from raggd.report.study_tables import contrast_text, significant
@@ -14,11 +14,7 @@ from raggd.report.tables import Column, Table
 
 PAIRS = (
     ("base", "vanilla-rag"),
-    ("rag-gd", "base"),
-    ("tt-sgd", "base"),
-    ("mean-update", "base"),
-    ("rag-gd-tuned", "base"),
-    ("mean-tuned", "base"),
+    *((name, "base") for name in HEADLINE if name not in {"base", "vanilla-rag"}),
 )
 FEWEST = 20
 """Questions below which resampling says too little to be called significant."""

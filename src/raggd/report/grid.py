@@ -180,8 +180,26 @@ def _block(
     return Block(backbone, retriever, methods, benchmarks, answers, costs), draws
 
 
+def _records(out: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+    # run records that lie in a folder without a plan, e.g. of an older version's evaluation
+    for path in sorted(out.glob("*.json")):
+        record = read_json(path, what="run record")
+        if isinstance(record, dict) and {"predictions", "benchmark", "method"} <= set(record):
+            yield (
+                {name: record[name] for name in ("backbone", "seed", "benchmark", "method")}
+                | {
+                    "retriever": record["settings"]["retrieval"]["retriever"],
+                    "path": path.name,
+                },
+                record,
+            )
+
+
 def _entries(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     path = out / PLAN_FILE
+    records = [] if path.is_file() else list(_records(out))
+    if records:
+        return records[0][1]["settings"], [entry for entry, _ in records]
     if not path.is_file():
         raise RaggdError(
             f"{out} holds no study (no {PLAN_FILE}): give the folder that `raggd study` wrote to."

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from raggd.evaluation.statistics import Interval
 from raggd.methods.spec import method_label
 from raggd.records import RaggdError
-from raggd.report.tables import milliseconds_text, p_text, relative_text
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -22,12 +19,6 @@ if TYPE_CHECKING:
 _SVG_TAGS = frozenset(
     {"svg", "title", "style", "defs", "g", "path", "use", "clippath", "rect", "text", "tspan"}
 )
-
-
-def _limits(interval: Interval) -> str:
-    if not math.isfinite(interval.low):
-        return "interval unknown"
-    return f"{interval.low:.1f} to {interval.high:.1f}"
 
 
 @lru_cache(maxsize=1)
@@ -44,11 +35,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "label": method_label,
-        "limits": _limits,
         "minus": lambda text: text.replace("-", "\N{MINUS SIGN}"),
-        "milliseconds": milliseconds_text,
-        "relative": relative_text,
-        "p": p_text,
     }
     return made
 

@@ -1,15 +1,12 @@
-"""Our gains beside the paper's, and how much of test-time SGD's gain is reached at which price."""
+"""Our gains beside the paper's."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from raggd.methods.spec import method_label
 from raggd.report.contrasts import POOLED, Contrast
-from raggd.report.grid import Block
-from raggd.report.study_tables import contrast_text
-from raggd.report.tables import NOTHING, Column, Table, relative_text
+from raggd.report.tables import NOTHING, Column, Table
 
 COLUMNS = ("Qwen BM25", "Qwen E5", "Llama BM25", "Llama E5")
 SCORES: Mapping[str, tuple[tuple[float, float] | None, ...]] = {
@@ -43,7 +40,7 @@ def _against_base(
             if (c.method, c.other) == (method, "base"):
                 return c
             if (c.method, c.other) == ("base", method):
-                return _turned(c)
+                return c.turned()
     return None
 
 
@@ -51,12 +48,6 @@ def _over_all_blocks(found: Sequence[Contrast]) -> list[Contrast]:
     # a pooled comparison of methods that not every backbone has is of fewer blocks than its column
     widest = max((c.blocks for c in found), default=0)
     return [c for c in found if c.scope != POOLED or c.blocks == widest]
-
-
-def _turned(c: Contrast) -> Contrast:
-    d = c.difference
-    turned = replace(d, mean=-d.mean, low=-d.high, high=-d.low)
-    return replace(c, method=c.other, other=c.method, difference=turned)
 
 
 def _scopes(found: Sequence[Contrast]) -> list[str]:
@@ -90,42 +81,3 @@ def paper_table(found: Sequence[Contrast]) -> Table:
             cells.append(" / ".join(shown) if len(shown) == 2 else NOTHING)
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows))
-
-
-def share_table(found: Sequence[Contrast], blocks: Sequence[Block]) -> Table:
-    """Show which share of TT-SGD's gain RAG-GD reaches, and at which share of its price.
-
-    Args:
-        found: contrasts of the study.
-        blocks: of the study, for the costs.
-
-    Returns:
-        One row per scope and metric; the share is left out where TT-SGD gains nothing for sure.
-    """
-    names = ("Scope", "Metric", "TT-SGD minus base", "RAG-GD minus base", "Share of the gain")
-    columns = [Column(n, "right" if i > 1 else "left") for i, n in enumerate(names)]
-    columns += [Column("Adapt ms / TT-SGD", "right"), Column("Counted / TT-SGD", "right")]
-    rows = []
-    found = _over_all_blocks(found)
-    for scope in _scopes(found):
-        mine = [b for b in blocks if scope in {b.name, POOLED}]
-        prices = [_price(mine, name) for name in ("adapt_ms", "adapt_flops")]
-        for metric in ("em", "f1", "loss"):
-            sgd, ours = (_against_base(found, scope, m, metric) for m in ("tt-sgd", "rag-gd"))
-            if sgd is None or ours is None:
-                continue
-            certain = sgd.difference.significant and (sgd.difference.mean < 0) == (metric == "loss")
-            share = f"{ours.difference.mean / sgd.difference.mean:.2f}" if certain else NOTHING
-            label = "answer loss" if metric == "loss" else metric.upper()
-            texts = (contrast_text(sgd), contrast_text(ours), share)
-            rows.append((scope, label, *texts, *(relative_text(p) for p in prices)))
-    return Table(tuple(columns), tuple(rows))
-
-
-def _price(blocks: Sequence[Block], name: str) -> float | None:
-    shares = []
-    for block in blocks:
-        ours, sgd = (block.costs.get(m, {}).get(name) for m in ("rag-gd", "tt-sgd"))
-        if ours is not None and sgd:
-            shares.append(ours / sgd)
-    return sum(shares) / len(shares) if shares else None

@@ -1,40 +1,24 @@
-"""Figures of a study: method families, K, accuracy against cost, and gain by evidence."""
+"""Figures of a study: method families, the number of steps K, and gain by evidence."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raggd.evaluation.statistics import Interval
 from raggd.methods.spec import FAMILIES, SPECS, by_family, method_label
 from raggd.records import content_id
-from raggd.report.contrasts import Averages
 from raggd.report.evidence import EVIDENCE, EvidenceGain
-from raggd.report.figures import LogAxis, Point, draw_points, label_points
+from raggd.report.figures import Average
 from raggd.report.grid import Block
 from raggd.report.svg import INK, drawing, panels, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_GRADIENTS = by_family("gradients at test time")
 STEPS = {name: {1: f"{name}-k1", 5: name, 10: f"{name}-k10"} for name in ("tt-sgd", "rag-gd")}
 """Methods of the curves over K."""
-Average = Callable[[Block, str], Interval | None]
-"""The average of a method over the benchmarks of a block, with its interval."""
-
-
-def f1_average(averages: Averages) -> Average:
-    """Return the average that figures show: F1 in percent, mean of benchmark means.
-
-    Args:
-        averages: of the study.
-
-    Returns:
-        A function of block and method.
-    """
-    return lambda block, method: averages.of(block, method, block.benchmarks, "f1")
 
 
 def _spread(found: Interval) -> tuple[float, float]:
@@ -57,15 +41,7 @@ def _said(blocks: Sequence[Block], average: Average) -> str:
 
 
 def families_figure(blocks: Sequence[Block], average: Average) -> str:
-    """Draw F1 of all methods as bars, coloured by family (the paper's figure 3a).
-
-    Args:
-        blocks: one panel each.
-        average: from `f1_average`.
-
-    Returns:
-        One ``<svg>`` element.
-    """
+    """Return F1 of all methods as bars, coloured by family (the paper's figure 3a)."""
     methods = [m for family in FAMILIES for m in by_family(family)]
     shown = [[m for m in methods if average(b, m)] for b in blocks]
     longest = [max(map(len, shown[i : i + 2])) for i in range(0, len(shown), 2)]
@@ -100,15 +76,7 @@ def _bars(place: Axes, block: Block, methods: Sequence[str], average: Average) -
 
 
 def steps_figure(blocks: Sequence[Block], average: Average) -> str:
-    """Draw F1 against the number of gradient steps K (the paper's figure 3b).
-
-    Args:
-        blocks: one panel each.
-        average: from `f1_average`.
-
-    Returns:
-        One ``<svg>`` element.
-    """
+    """Return F1 against the number of gradient steps K (the paper's figure 3b)."""
     lines = -(-len(blocks) // 2)
     with drawing(_salt("steps", _said(blocks, average)), (8.4, 2.5 * lines + 0.3)) as figure:
         places = panels(figure, len(blocks), min(2, len(blocks)))
@@ -147,57 +115,6 @@ def _lines(place: Axes, block: Block, average: Average) -> None:
     place.set_title(block.name, fontsize=9.5)
     place.set_xlabel("K")
     place.set_ylabel("F1 in percent")
-
-
-def _cost_points(block: Block, average: Average) -> list[Point]:
-    points = []
-    controls = by_family("controls")  # they cost what the methods cost that they control
-    for method in (m for m in block.methods if m not in controls):
-        found, costs = average(block, method), block.costs.get(method, {})
-        if found is not None and {"adapt_ms", "answer_ms"} <= set(costs):
-            points.append(Point(method, found, costs["adapt_ms"] + costs["answer_ms"]))
-    return points
-
-
-def cost_figure(block: Block, average: Average) -> str:
-    """Draw F1 against the time of a question with its own support set (the paper's figure 4).
-
-    The zone of gradients at test time, from the cheapest such method upwards, is shaded.
-
-    Args:
-        block: one backbone and retriever; only complete cells have costs.
-        average: from `f1_average`.
-
-    Returns:
-        One ``<svg>`` element; empty while no method has its costs.
-    """
-    points = _cost_points(block, average)
-    if not points:
-        return ""
-    totals = [point.milliseconds for point in points]
-    axis = LogAxis.of(totals)
-    places = axis.positions(totals)
-    with drawing(_salt("cost", points), (7.2, 4.4)) as figure:
-        axes = figure.add_subplot()
-        axis.draw(axes)
-        zone = [point.milliseconds for point in points if point.method in _GRADIENTS]
-        if zone:
-            axes.axvspan(
-                math.log10(min(zone)) - 0.12, axis.high, color=INK, alpha=0.07, linewidth=0
-            )
-        draw_points(axes, points, places)
-        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-        axes.set_axisbelow(True)
-        shaded = "; shaded: gradients at test time" if zone else ""
-        axes.set_xlabel(f"time per question, adaptation included (logarithmic){shaded}")
-        axes.set_ylabel("F1 in percent, average, with 95 % interval")
-        axes.set_title(block.name, fontsize=9.5)
-        label_points(figure, axes, points, places)
-        said = "; ".join(
-            f"{method_label(p.method)}: F1 {p.score.mean:.1f}, {p.milliseconds:.0f} milliseconds"
-            for p in points
-        )
-        return to_svg(figure, f"Accuracy against cost, {block.name}", said)
 
 
 def evidence_figure(found: Sequence[EvidenceGain], metric: str) -> str:

@@ -30,29 +30,16 @@ def benchmark_title(name: str) -> str:
 
 
 def significant(family: Sequence[Contrast]) -> set[Contrast]:
-    """Find the differences of a family that are significant, corrected by Holm over the family.
-
-    Args:
-        family: contrasts that are judged together.
-
-    Returns:
-        Those with a corrected p-value below 0.05.
-    """
+    """Return the contrasts of a family with a p-value below 0.05, corrected over the family."""
     adjusted = holm([c.difference.p_value for c in family])
     return {c for c, p in zip(family, adjusted, strict=True) if p < ALPHA}
 
 
 def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
-    """Find the methods that are significantly better than the base adapter.
+    """Return the methods that are significantly better than the base adapter.
 
-    Args:
-        found: contrasts of the study.
-        scope: name of a block.
-        metric: ``em`` or ``f1``.
-
-    Returns:
-        Methods whose difference from the base is positive with a p-value below 0.05, corrected by
-        Holm over all methods of the scope, so that rivals and controls meet the same bar.
+    Their difference is positive with a p-value below 0.05, corrected by Holm over all methods of
+    the scope, so that rivals and controls meet the same bar.
     """
     chosen = [
         c
@@ -77,16 +64,9 @@ def _average(interval: Interval | None) -> str:
 def benchmark_table(
     blocks: Sequence[Block], found: Sequence[Contrast], caption: str, averages: Averages
 ) -> Table:
-    """Lay out EM / F1 by benchmark with the averages: the paper's main tables.
+    """Return EM / F1 by benchmark of one backbone's blocks: the paper's main tables.
 
-    Args:
-        blocks: of one backbone, one per retriever.
-        found: contrasts of the study; significant gains over the base adapter are bold.
-        caption: what stands above.
-        averages: of the study.
-
-    Returns:
-        The table, one group of rows per block.
+    Significant gains over the base adapter are bold.
     """
     benchmarks = list(dict.fromkeys(name for block in blocks for name in block.benchmarks))
     columns = [Column("Retriever"), Column("Method")]
@@ -111,17 +91,7 @@ def benchmark_table(
 def average_table(
     blocks: Sequence[Block], found: Sequence[Contrast], caption: str, averages: Averages
 ) -> Table:
-    """Lay out the averages of all methods, one pair of columns per block: the paper's overview.
-
-    Args:
-        blocks: of the study.
-        found: contrasts of the study; significant gains over the base adapter are bold.
-        caption: what stands above.
-        averages: of the study.
-
-    Returns:
-        The table.
-    """
+    """Return the averages of all methods, a pair of columns per block: the paper's overview."""
     methods = list(dict.fromkeys(m for block in blocks for m in block.methods))
     columns = [Column("Method")]
     columns += [
@@ -144,15 +114,7 @@ def average_table(
 
 
 def numbers_table(grid: Grid, averages: Averages) -> Table:
-    """Lay out every number with its interval, one line each, for other programs.
-
-    Args:
-        grid: the study.
-        averages: of the study.
-
-    Returns:
-        Backbone, retriever, method, benchmark (or a subset's average), metric, n, mean, low, high.
-    """
+    """Return every number with its interval, one line each, for other programs."""
     names = ("backbone", "retriever", "method", "benchmark", "metric", "n", "mean", "low", "high")
     rows = []
     for block in grid.blocks:
@@ -176,14 +138,7 @@ def numbers_table(grid: Grid, averages: Averages) -> Table:
 
 
 def contrast_text(c: Contrast | None) -> str:
-    """Write a difference with its interval.
-
-    Args:
-        c: the contrast, or None.
-
-    Returns:
-        The text; a dash for None.
-    """
+    """Return a difference with its interval; a dash for None."""
     if c is None:
         return NOTHING
     d, form = c.difference, "+.3f" if c.metric == "loss" else "+.1f"
@@ -200,9 +155,11 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
         caption: what stands above.
 
     Returns:
-        The table; p-values are corrected by Holm over the named comparisons of a scope.
+        The table; p-values are corrected by Holm over the named comparisons of a scope. There is
+        no column for a single scope.
     """
-    columns = [Column("Comparison"), Column("Scope"), Column("n", "right")]
+    scopes = len({c.scope for c in found}) > 1
+    columns = [Column("Comparison"), *([Column("Scope")] if scopes else []), Column("n", "right")]
     for metric in ("EM", "F1", "Answer loss"):
         columns += [Column(metric, "right"), Column("p", "right")]
     chosen = [c for c in found if c.named and c.subset == subset]
@@ -215,7 +172,8 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
     for (method, other, scope), by_metric in groups.items():
         first = next(iter(by_metric.values()))
         label = f"{scope} ({first.blocks} blocks)" if first.blocks > 1 else scope
-        cells = [f"{method_label(method)} minus {method_label(other)}", label, str(first.n)]
+        cells = [f"{method_label(method)} minus {method_label(other)}", str(first.n)]
+        cells[1:1] = [label] if scopes else []
         for metric in ("em", "f1", "loss"):
             shown = by_metric.get(metric)
             p = shown.p_named if shown else None
@@ -227,14 +185,7 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
 
 
 def pairs_table(found: Sequence[Contrast]) -> Table:
-    """Lay out every pair of methods in every scope, one line each.
-
-    Args:
-        found: contrasts of the study, or some of them.
-
-    Returns:
-        The table; `p_holm` is corrected over all pairs of its scope, subset and metric.
-    """
+    """Return contrasts one line each; `p_holm` is over all pairs of scope, subset and metric."""
     names = (
         *("scope", "subset", "method", "other", "metric", "n", "blocks"),
         *("difference", "low", "high", "p", "p_holm", "p_holm_named"),
@@ -267,15 +218,7 @@ def _flops(value: float | None) -> str:
 
 
 def cost_table(block: Block, caption: str) -> Table:
-    """Lay out what a question costs, measured and counted.
-
-    Args:
-        block: one backbone and retriever; only complete cells have costs.
-        caption: what stands above.
-
-    Returns:
-        Adaptation and answering apart, and their sum with support per query and per task.
-    """
+    """Return what a question costs, measured and counted, with support per query and per task."""
     columns = [Column("Method")]
     columns += [
         Column(name, "right")
@@ -306,3 +249,36 @@ def cost_table(block: Block, caption: str) -> Table:
             )
         )
     return Table(tuple(columns), tuple(rows), caption=caption)
+
+
+def scores_table(block: Block, averages: Averages) -> Table:
+    """Return one block's scores and costs, a row per method: what a small study shows."""
+    columns = [Column("Method"), Column("n", "right")]
+    columns += [Column(f"{name} (95 % interval)", "right") for name in ("EM", "F1")]
+    columns += [Column(x, "right") for x in ("Adapt ms", "Answer ms", "Adapt cost / TT-SGD")]
+    unit = block.costs.get("tt-sgd", {}).get("adapt_ms")
+    rows = []
+    for method in block.methods:
+        n = sum(len(given) for given in block.answers[method].values())
+        scores = [averages.of(block, method, block.benchmarks, metric) for metric in ("em", "f1")]
+        costs = block.costs.get(method, {})
+        adapt, answer = costs.get("adapt_ms"), costs.get("answer_ms")
+        share = adapt / unit if unit and adapt is not None else None
+        times = (milliseconds_text(adapt), milliseconds_text(answer), relative_text(share))
+        rows.append((method_label(method), str(n), *map(_average, scores), *times))
+    return Table(tuple(columns), tuple(rows))
+
+
+def loss_table(block: Block) -> Table:
+    """Return the mean answer loss by benchmark, where it was recorded."""
+    names = block.benchmarks
+    columns = [Column("Answer loss"), *(Column(name, "right") for name in (*names, "mean"))]
+    rows = []
+    for method in block.methods:
+        by_benchmark = block.answers[method]
+        losses = [[a.loss for _, a in by_benchmark.get(n, ()) if a.loss is not None] for n in names]
+        if all(losses):
+            means = [sum(values) / len(values) for values in losses]
+            shown = [f"{value:.3f}" for value in (*means, sum(means) / len(means))]
+            rows.append((method_label(method), *shown))
+    return Table(tuple(columns), tuple(rows))

@@ -6,14 +6,12 @@ import csv
 import io
 import math
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from raggd.evaluation.statistics import Difference, Interval
-from raggd.methods.spec import method_label
-from raggd.records import RaggdError, unknown_name
-from raggd.report.summary import Comparison, SummaryRow
+from raggd.evaluation.statistics import Interval
+from raggd.records import RaggdError
 
 Align = Literal["left", "right", "center"]
 NOTHING = "–"
@@ -59,28 +57,6 @@ class Table:
                     "columns: give one for each."
                 )
 
-    def render(self, style: str) -> str:
-        """Render by the name of a format.
-
-        Args:
-            style: ``markdown``, ``latex``, ``csv`` or ``text``.
-
-        Returns:
-            The table as text, ending in a line break.
-
-        Raises:
-            RaggdError: there is no such format.
-        """
-        known: dict[str, Callable[[], str]] = {
-            "markdown": self.to_markdown,
-            "latex": self.to_latex,
-            "csv": self.to_csv,
-            "text": self.to_text,
-        }
-        if style not in known:
-            raise RaggdError(str(unknown_name("table format", style, list(known))))
-        return known[style]()
-
     def _marked(
         self, escape: Callable[[str], str], mark: Callable[[str], str]
     ) -> list[tuple[str, ...]]:
@@ -93,11 +69,7 @@ class Table:
         ]
 
     def to_markdown(self) -> str:
-        """Render as a pipe table; pipes, stars and line breaks in cells are escaped.
-
-        Returns:
-            The table.
-        """
+        """Return a pipe table; pipes, stars and line breaks in cells are escaped."""
         rule = {"left": ":---", "right": "---:", "center": ":---:"}
         lines = [
             [_markdown_escape(column.heading) for column in self.columns],
@@ -108,11 +80,7 @@ class Table:
         return f"{_markdown_escape(self.caption)}\n\n{body}" if self.caption else body
 
     def to_latex(self) -> str:
-        """Render as a tabular, in a table environment if there is a caption.
-
-        Returns:
-            LaTeX source; it needs the package booktabs.
-        """
+        """Return a tabular, in a table environment if there is a caption; it needs booktabs."""
         spec = "".join(column.align[0] for column in self.columns)
         heading = tuple(_latex_escape(column.heading) for column in self.columns)
         rows = self._marked(_latex_escape, lambda cell: f"\\textbf{{{cell}}}")
@@ -125,11 +93,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def to_csv(self) -> str:
-        """Render as comma-separated values with a header line.
-
-        Returns:
-            The table; quoted where needed.
-        """
+        """Return comma-separated values with a header line, quoted where needed."""
         stream = io.StringIO()
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow([column.heading for column in self.columns])
@@ -137,11 +101,7 @@ class Table:
         return stream.getvalue()
 
     def to_text(self) -> str:
-        """Render as aligned plain text for a terminal or a log.
-
-        Returns:
-            The table.
-        """
+        """Return aligned plain text for a terminal or a log."""
         cells = [tuple(column.heading for column in self.columns), *self.rows]
         flat = [tuple(" ".join(cell.split()) for cell in row) for row in cells]
         widths = [max(map(_width, column)) for column in zip(*flat, strict=True)]
@@ -178,30 +138,15 @@ def _pad(cell: str, width: int, align: Align) -> str:
     return " " * left + cell + " " * (free - left)
 
 
-def interval_text(interval: Interval | Difference, *, sign: bool = False) -> str:
-    """Write a mean with its limits, e.g. ``41.3 [33.0, 49.7]``.
-
-    Args:
-        interval: the numbers.
-        sign: write a plus before positive numbers (for differences).
-
-    Returns:
-        The text; ``[–]`` where the interval is unknown.
-    """
-    form = "+.1f" if sign else ".1f"
+def interval_text(interval: Interval) -> str:
+    """Return a mean with its limits, ``41.3 [33.0, 49.7]``; ``[–]`` where they are unknown."""
     if not math.isfinite(interval.low):
-        return f"{interval.mean:{form}} [–]"
-    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
+        return f"{interval.mean:.1f} [–]"
+    return f"{interval.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
 
 
 def milliseconds_text(value: float | None) -> str:
-    """Write a time in milliseconds with at most three significant digits below 1000.
-
-    Args:
-        value: milliseconds, or None when not measured.
-
-    Returns:
-        The text; a dash for None.
+    """Return a time in milliseconds with at most three significant digits below 1000.
 
     >>> [milliseconds_text(value) for value in (None, 0, 0.123, 12.34, 123.4, 12345)]
     ['–', '0', '0.12', '12.3', '123', '12345']
@@ -213,13 +158,7 @@ def milliseconds_text(value: float | None) -> str:
 
 
 def relative_text(value: float | None) -> str:
-    """Write a relative cost with two significant digits.
-
-    Args:
-        value: the ratio, or None.
-
-    Returns:
-        The text; a dash for None.
+    """Return a relative cost with two significant digits.
 
     >>> [relative_text(value) for value in (None, 0, 0.0123, 1)]
     ['–', '0', '0.012', '1.0']
@@ -232,80 +171,5 @@ def relative_text(value: float | None) -> str:
 
 
 def p_text(value: float) -> str:
-    """Write a p-value; below 0.001 as a bound.
-
-    Args:
-        value: the p-value.
-
-    Returns:
-        The text.
-    """
+    """Return a p-value; below 0.001 as a bound."""
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def summary_table(
-    rows: Sequence[SummaryRow], *, macro: bool = False, numbers: bool = False
-) -> Table:
-    """Lay out the summary of methods.
-
-    Args:
-        rows: from `summary_rows`.
-        macro: show the mean of the benchmarks' means instead of the mean over all questions.
-        numbers: one number per cell, the limits in columns of their own (for CSV).
-
-    Returns:
-        The table.
-    """
-    columns = [Column("Method"), Column("n", "right")]
-    for name in ("EM", "F1"):
-        ends = ["", " low", " high"] if numbers else [" (95 % interval)"]
-        if rows and not numbers and rows[0].em.level != 0.95:
-            ends = [f" ({100 * rows[0].em.level:g} % interval)"]
-        columns += [Column(name + end, "right") for end in ends]
-    columns += [
-        Column(heading, "right") for heading in ("Adapt ms", "Answer ms", "Adapt cost / TT-SGD")
-    ]
-    body = []
-    for row in rows:
-        cells = [row.method if numbers else method_label(row.method), str(row.n)]
-        for score in (row.macro_em, row.macro_f1) if macro else (row.em, row.f1):
-            if numbers:
-                cells += [f"{number:.4f}" for number in (score.mean, score.low, score.high)]
-            else:
-                cells.append(interval_text(score))
-        cells += [milliseconds_text(row.adapt_ms), milliseconds_text(row.answer_ms)]
-        body.append((*cells, relative_text(row.relative_cost)))
-    return Table(tuple(columns), tuple(body))
-
-
-def comparison_table(comparisons: Sequence[Comparison], *, alpha: float = 0.05) -> Table:
-    """Lay out paired comparisons; significant differences (after correction) are bold.
-
-    Args:
-        comparisons: from `compare`.
-        alpha: the corrected p-value must be below it.
-
-    Returns:
-        The table.
-    """
-    columns = (
-        Column("Comparison"),
-        Column("EM points", "right"),
-        Column("p", "right"),
-        Column("F1 points", "right"),
-        Column("p", "right"),
-    )
-    rows, bold = [], set()
-    for index, pair in enumerate(comparisons):
-        rows.append(
-            (
-                f"{method_label(pair.method)} minus {method_label(pair.other)}",
-                interval_text(pair.em, sign=True),
-                p_text(pair.em_p),
-                interval_text(pair.f1, sign=True),
-                p_text(pair.f1_p),
-            )
-        )
-        bold |= {(index, 1)} if pair.em_p < alpha else set()
-        bold |= {(index, 3)} if pair.f1_p < alpha else set()
-    return Table(columns, tuple(rows), bold=frozenset(bold))

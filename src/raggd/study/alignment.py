@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
 from raggd.files import write_json
 from raggd.methods.spec import FILES_OF, SPECS
+from raggd.progress import Progress
 from raggd.provenance import origin
 from raggd.records import SupportSet
 from raggd.settings import TargetSettings
-from raggd.study.lock import locked
+from raggd.study.folder import locked
 from raggd.study.plan import Part
 from raggd.study.settings import StudySettings
 
@@ -43,7 +45,7 @@ def _supports(parts: Assembly) -> list[SupportSet]:
 
 
 def _of_kind(targets: Targets, held_out: bool) -> Targets:
-    kinds = [BENCHMARKS[task].held_out for task in targets.tasks]
+    kinds = [task in BENCHMARKS and BENCHMARKS[task].held_out for task in targets.tasks]
     return targets.take([i for i, kind in enumerate(kinds) if kind is held_out])
 
 
@@ -63,7 +65,7 @@ def _compared(
 
 
 def align_backbone(
-    parts: Assembly, methods: Sequence[str], out: Path, progress: Callable[[int, int], None]
+    parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
 ) -> dict[str, Any]:
     """Compute the true updates of a backbone's support sets and compare predictors with them.
 
@@ -84,7 +86,8 @@ def align_backbone(
     identity = store_identity(parts.backbone, parts.base, supports, settings)
     folder = out / "targets" / identity
     with compile_layers(parts.backbone):
-        build_targets(parts.backbone, parts.base, supports, settings, folder, progress)
+        told = partial(progress, f"{parts.backbone.name}: true updates")
+        build_targets(parts.backbone, parts.base, supports, settings, folder, told)
     record = {
         "backbone": parts.backbone.name,
         "base": parts.base.fingerprint,
@@ -98,7 +101,9 @@ def align_backbone(
     return record
 
 
-def run_alignment(study: StudySettings, out: Path, part: Part, progress: Any) -> dict[str, Any]:
+def run_alignment(
+    study: StudySettings, out: Path, part: Part, progress: Progress
+) -> dict[str, Any]:
     """Compare the predictors of every backbone with true updates; one record per backbone.
 
     Args:
@@ -120,13 +125,8 @@ def run_alignment(study: StudySettings, out: Path, part: Part, progress: Any) ->
             if not wanted or not methods:
                 continue
             settings = study.run_settings(entry.name, study.retrievers[0].name, study.seeds[0])
-            label = f"{entry.name}: true updates"
-            record = align_backbone(
-                Assembly(settings, progress),
-                methods,
-                out / entry.name,
-                lambda done, total, label=label: progress(label, done, total),  # type: ignore[misc]
-            )
+            parts = Assembly(settings, progress)
+            record = align_backbone(parts, methods, out / entry.name, progress)
             result[entry.name] = {
                 kind: {m: {k: s[k] for k in ("cosine", "interval")} for m, s in by_method.items()}
                 for kind, by_method in record["found"].items()

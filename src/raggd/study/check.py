@@ -77,7 +77,7 @@ def _check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) ->
     problems = []
     for backbone in study.backbones:
         methods = [m for m in backbone.methods if (backbone.name, m) in wanted]
-        needing = [m for m in methods if FILES_OF[m]]
+        needing = [m for m in methods if FILES_OF.get(m)]
         if needing:
             folder = weights_folder(study, backbone.name)
             problems += [p for m in needing for p in weight_problems(folder, m)]

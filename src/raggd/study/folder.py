@@ -1,7 +1,11 @@
-"""The folder of a study: its settings lie beside its records, and another study is refused."""
+"""The folder of a study: settings beside records; another study or writer is refused."""
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from raggd.study.plan import all_cells
 from raggd.study.settings import StudySettings
 
 PLAN_FILE = "study.json"
+LOCK_FILE = "study.lock"
 _QUESTIONS = {
     "data": ("folder", "corpus"),
     "retrieval": ("top_k",),
@@ -50,8 +55,7 @@ def check_folder(study: StudySettings, out: Path) -> None:
         there = _choice(known["settings"])
     except (KeyError, TypeError) as error:
         raise RaggdError(f"{path} is not the plan of a study: choose another folder.") from error
-    wanted = _choice(study.model_dump())
-    for name, value in wanted.items():
+    for name, value in _choice(study.model_dump()).items():
         if there[name] != value:
             raise RaggdError(
                 f"{out} holds another study: its {name} is {there[name]!r}, this one's is "
@@ -60,12 +64,7 @@ def check_folder(study: StudySettings, out: Path) -> None:
 
 
 def write_plan(study: StudySettings, out: Path) -> None:
-    """Write ``study.json``: settings and cells. An equal plan is left as it is.
-
-    Args:
-        study: the settings.
-        out: the study's folder.
-    """
+    """Write ``study.json``: settings and cells. An equal plan is left as it is."""
     path = out / PLAN_FILE
     plan = {
         "settings": study.model_dump(),
@@ -79,10 +78,10 @@ def write_plan(study: StudySettings, out: Path) -> None:
 
 
 def read_record(path: Path) -> RunRecord:
-    """Read a run record.
+    """Read the run record in a file.
 
     Args:
-        path: its file.
+        path: the file.
 
     Returns:
         The record.
@@ -94,3 +93,41 @@ def read_record(path: Path) -> RunRecord:
         return RunRecord.from_json(path.read_text(encoding="utf-8"), source=str(path))
     except OSError as error:
         raise RaggdError(f"cannot read the record {path}: {error.strerror}.") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder for one writer.
+
+    The lock belongs to the open file, not to its existence: after a crash nothing is left to clean
+    up.
+
+    Args:
+        folder: made if it is not there.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        RaggdError: another process holds it, or the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RaggdError(
+            f"cannot write in {folder} ({error.strerror}): choose another folder by --out."
+        ) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            raise RaggdError(
+                f"another study is running in {folder} (process {stream.read().strip() or '?'}): "
+                "wait for it, stop it, or choose another folder by --out."
+            ) from error
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        yield

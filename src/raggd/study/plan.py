@@ -1,23 +1,35 @@
-"""The cells of a study, where their records lie, and whether a record still fits. No torch here."""
+"""The cells of a study, where their records lie, and whether a record still fits."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from raggd.assembly import POCKET, Assembly
-from raggd.data.benchmarks import SPLITS, find_file
+from raggd.data.benchmarks import SPLITS, find_file, scored_questions
 from raggd.data.sources import HUB
 from raggd.evaluation.identity import deciding_values
 from raggd.files import file_hash
-from raggd.methods.spec import FILES_OF
+from raggd.methods.spec import BASE_FILE, PROMPT_FILE, SPECS, weights_hash
 from raggd.records import RaggdError, content_id, require_known
+from raggd.retrieval.contents import content
+from raggd.settings import Settings
 from raggd.study.settings import StudySettings
 
-RECORD_FORMAT = "4"
+RECORD_FORMAT = "5"
 """Changes with what a record holds: older records are then joined anew from their parts."""
+PUBLISHED = {
+    "nq": 3610,
+    "triviaqa": 11313,
+    "popqa": 14267,
+    "hotpotqa": 7405,
+    "2wikimultihopqa": 12576,
+    "musique": 2417,
+    "bamboogle": 125,
+}
+"""Questions of FlashRAG's test or dev sets, which are counted without fetching them."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -103,9 +115,17 @@ def all_cells(study: StudySettings, part: Part | None = None) -> list[Cell]:
     return [cell for cell in cells if part is None or part.holds(cell)]
 
 
-def _corpus_state(path: Path) -> Iterator[str]:
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    yield from (f"{file.name} {file.stat().st_size}" for file in files)
+DECIDING = {
+    "retriever": None,
+    "encoder": "bm25",
+    "precision": "bm25",
+    "ivf_from": "bm25",
+    "index_path": None,
+    "top_k": None,
+    "noise": None,
+}
+"""Settings of the retrieval that decide the evidence; some do not for the retriever beside them.
+Listed one by one, so that a new setting elsewhere leaves finished work valid."""
 
 
 @dataclass
@@ -113,22 +133,23 @@ class Identities:
     """Says of each cell what its record must have been made from; files are hashed once."""
 
     study: StudySettings
-    _files: dict[Path, str] = field(default_factory=dict)
-    _data: dict[str, str] = field(default_factory=dict)
+    _known: dict[tuple[str, Path], str] = field(default_factory=dict)
 
-    def _hash(self, path: Path) -> str:
-        if path not in self._files:
-            self._files[path] = file_hash(path) if path.is_file() else "missing"
-        return self._files[path]
+    def _hash(self, kind: str, path: Path, hashed: Callable[[Path], str]) -> str:
+        if (kind, path) not in self._known:
+            self._known[kind, path] = hashed(path)
+        return self._known[kind, path]
 
-    def _data_hash(self, parts: Assembly, benchmark: str) -> str:
-        if parts.settings.data.folder in {HUB, POCKET}:
-            return parts.settings.data.folder  # published once; looking would download
-        if benchmark not in self._data:
+    def _data(self, parts: Assembly, benchmark: str) -> list[str]:
+        # the embedded data and the hub's are published once; looking would download
+        named = parts.settings.data
+        found = [named.folder] if named.folder in {HUB, POCKET} else []
+        if not found:
             files = [find_file(parts.source, benchmark, split) for split in SPLITS]
-            hashes = [self._hash(path) for path in files if path]
-            self._data[benchmark] = content_id(*hashes, *_corpus_state(parts.corpus))
-        return self._data[benchmark]
+            found += [self._hash("file", path, file_hash) for path in files if path]
+        if named.corpus or named.folder not in {HUB, POCKET}:
+            found.append(self._hash("corpus", parts.corpus, lambda path: content(path)[1]))
+        return found
 
     def of(self, cell: Cell) -> str:
         """Return the hash of what decides a cell's answers, as far as files and settings show it.
@@ -144,20 +165,76 @@ class Identities:
         """
         settings = self.study.run_settings(cell.backbone, cell.retriever, cell.seed)
         parts = Assembly(settings)
-        files = FILES_OF[cell.method]
-        weights = [self._hash(parts.weights / name) for name in files] if files else []
-        sampled = settings.evaluation
-        values = (
-            cell.method,
-            settings.backbone.name,
-            settings.retrieval.model_dump_json(exclude_defaults=True),
-            deciding_values(settings),
-            str(0 if cell.benchmark in sampled.whole else sampled.questions),
-            str((sampled.draws, sampled.support, sampled.seed)),
-            str(settings.target.demonstrations),
-            self._data_hash(parts, cell.benchmark),
-        )
-        return content_id(RECORD_FORMAT, *values, *weights)
+        files = SPECS[cell.method].files if cell.method in SPECS else ()
+        weights = {
+            name: self._hash("weights", parts.weights / name, weight_identity) for name in files
+        }
+        return identity(settings, cell, self._data(parts, cell.benchmark), weights)
+
+
+def weight_identity(path: Path) -> str:
+    """Return what records call a weight file: a fingerprint of its numbers, or its hash."""
+    if not path.is_file():
+        return "missing"
+    if path.name == BASE_FILE:
+        from raggd.adaptation.base_adapter import load_base
+
+        return load_base(path).fingerprint
+    if path.name == PROMPT_FILE:
+        from raggd.adaptation.prompt_tuning import load_prefix
+
+        return load_prefix(path).fingerprint
+    return weights_hash(path)
+
+
+def identity(
+    settings: Settings, cell: Cell, data: Sequence[str], weights: Mapping[str, str]
+) -> str:
+    """Hash what decides a cell's answers.
+
+    Args:
+        settings: of the cell's run.
+        cell: the cell.
+        data: hashes of the benchmark's files and of the passages, or the name of published data.
+        weights: what records call the method's weight files, by name.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    retrieval, sampled = settings.retrieval, settings.evaluation
+    decided = {
+        "format": RECORD_FORMAT,
+        "method": cell.method,
+        "benchmark": cell.benchmark,
+        "backbone": settings.backbone.name,
+        "retrieval": {
+            name: getattr(retrieval, name)
+            for name, unused in DECIDING.items()
+            if hasattr(retrieval, name) and retrieval.retriever != unused
+        },
+        "answering": deciding_values(settings),
+        "questions": 0 if cell.benchmark in sampled.whole else sampled.questions,
+        "draws": (sampled.draws, sampled.support, sampled.seed),
+        "demonstrations": settings.target.demonstrations,
+        "data": list(data),
+        "weights": dict(weights),
+    }
+    return content_id(json.dumps(decided, sort_keys=True))
+
+
+def cell_size(study: StudySettings, parts: Assembly, benchmark: str) -> int:
+    """Return how many questions a cell of a benchmark answers; the published number on the hub."""
+    limit = 0 if benchmark in study.evaluation.whole else study.evaluation.questions
+    if parts.settings.data.folder == HUB:
+        size = PUBLISHED.get(benchmark, limit)
+    else:
+        size = len(scored_questions(parts.source, benchmark))
+    return min(limit, size) if limit else size
+
+
+def draws_of(study: StudySettings, size: int) -> int:
+    """Return how many part files a cell of so many questions has."""
+    return 1 if study.evaluation.support == "query" else max(1, min(study.evaluation.draws, size))
 
 
 def recorded_identity(path: Path) -> str:

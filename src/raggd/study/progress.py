@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 import re
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from raggd.files import read_json
+from raggd.progress import Progress
 
-Show = Callable[[str, int, int], None]
-"""Told a label, questions answered, and questions in all."""
 _PART = re.compile(r"^(?P<benchmark>.+)-(?P<draw>\d{3})-(?P<method>.+)\.json$")
+Pair = tuple[str, str]
+"""Label of a backbone and name of a method."""
 
 
 def duration_text(seconds: float) -> str:
-    """Write a duration with its two largest units.
-
-    Args:
-        seconds: the duration.
-
-    Returns:
-        The text.
+    """Return a duration in words.
 
     >>> [duration_text(value) for value in (8, 95, 4000, 90000)]
     ['8 s', '1 min 35 s', '1 h 6 min', '25 h 0 min']
@@ -37,129 +30,69 @@ def duration_text(seconds: float) -> str:
 
 @dataclass
 class Speed:
-    """Seconds per question by backbone and method, and how much is left of each."""
+    """Seconds and questions of the parts that were answered, by backbone and method."""
 
-    spent: dict[tuple[str, str], float] = field(default_factory=dict)
-    parts: dict[tuple[str, str], int] = field(default_factory=dict)
-    answered: dict[tuple[str, str], int] = field(default_factory=dict)
+    spent: dict[Pair, float] = field(default_factory=dict)
+    answered: dict[Pair, int] = field(default_factory=dict)
 
-    def add(self, backbone: str, method: str, questions: int, seconds: float) -> None:
-        """File what a part took.
+    def add(self, pair: Pair, questions: int, seconds: float) -> None:
+        """File what a part took, adaptation and loss included."""
+        self.spent[pair] = self.spent.get(pair, 0.0) + seconds
+        self.answered[pair] = self.answered.get(pair, 0) + questions
 
-        Args:
-            backbone: label.
-            method: name.
-            questions: that it answered.
-            seconds: that it took, adaptation and loss included.
-        """
-        key = (backbone, method)
-        self.spent[key] = self.spent.get(key, 0.0) + seconds
-        self.answered[key] = self.answered.get(key, 0) + questions
-        self.parts[key] = self.parts.get(key, 0) + 1
-
-    def per_question(self, backbone: str, method: str) -> float | None:
+    def per_question(self, pair: Pair) -> float | None:
         """Return the seconds of a question; the backbone's mean, else that of all, if need be."""
-        return self._mean(self.answered, backbone, method)
+        own = [key for key in self.spent if key == pair]
+        near = own or [key for key in self.spent if key[0] == pair[0]] or list(self.spent)
+        if not near:
+            return None
+        return sum(self.spent[k] for k in near) / sum(self.answered[k] for k in near)
 
-    def per_part(self, backbone: str, method: str) -> float | None:
-        """Return the seconds of a draw; means as in `per_question`."""
-        return self._mean(self.parts, backbone, method)
-
-    def _mean(self, units: dict[tuple[str, str], int], backbone: str, method: str) -> float | None:
-        for fits in (
-            lambda key: key == (backbone, method),
-            lambda key: key[0] == backbone,
-            lambda key: True,
-        ):
-            keys = [key for key in self.spent if fits(key)]
-            if keys:
-                return sum(map(self.spent.__getitem__, keys)) / sum(map(units.__getitem__, keys))
-        return None
-
-    def left(self, waiting: dict[tuple[str, str], int]) -> float | None:
-        """Estimate the time for what is waiting.
-
-        Args:
-            waiting: questions by (backbone, method).
-
-        Returns:
-            Seconds; None before anything was measured.
-        """
-        total = 0.0
-        for (backbone, method), questions in waiting.items():
-            per_question = self.per_question(backbone, method)
-            if per_question is None:
-                return None
-            total += questions * per_question
-        return total
+    def left(self, waiting: dict[Pair, int]) -> float | None:
+        """Return the seconds that waiting questions will take; None before any was measured."""
+        if not self.spent:
+            return None
+        return sum(n * (self.per_question(pair) or 0.0) for pair, n in waiting.items())
 
 
 @dataclass
 class Watch:
     """Counts what is done and tells the user, batch by batch."""
 
-    show: Show
-    total: int
-    waiting: dict[tuple[str, str], int]
-    speed: Speed = field(default_factory=Speed)
+    show: Progress
+    waiting: dict[Pair, int]
+    total: int = 0
     done: int = 0
+    speed: Speed = field(default_factory=Speed)
+
+    def __post_init__(self) -> None:
+        self.total = sum(self.waiting.values())
 
     def advance(self, label: str, questions: int) -> None:
-        """Report questions that were answered or found answered.
-
-        Args:
-            label: what is running.
-            questions: how many.
-        """
+        """Report questions that were answered or found answered."""
         self.done += questions
-        left = self.speed.left({k: n for k, n in self.waiting.items() if n})
+        left = self.speed.left(self.waiting)
         text = f"{label}, about {duration_text(left)} left" if left is not None else label
         self.show(text, self.done, self.total)
 
-    def dropped(self, backbone: str, method: str) -> None:
-        """Stop counting on a method's questions, some of which cannot be answered.
+    def dropped(self, pair: Pair) -> None:
+        """Stop counting on a method's questions, some of which cannot be answered."""
+        self.waiting.pop(pair, None)
 
-        Args:
-            backbone: label.
-            method: name.
-        """
-        self.waiting.pop((backbone, method), None)
-
-    def part_done(self, backbone: str, method: str, questions: int, seconds: float | None) -> None:
-        """File a finished part.
-
-        Args:
-            backbone: label.
-            method: name.
-            questions: of the part.
-            seconds: that it took; None if that is not known.
-        """
-        key = (backbone, method)
-        self.waiting[key] = max(0, self.waiting.get(key, 0) - questions)
+    def part_done(self, pair: Pair, questions: int, seconds: float | None) -> None:
+        """File a finished part and the seconds that it took, where they are known."""
+        self.waiting[pair] = max(0, self.waiting.get(pair, 0) - questions)
         if seconds is not None:
-            self.speed.add(backbone, method, questions, seconds)
-
-
-def timer() -> Callable[[], float]:
-    """Return a function that tells the seconds since now."""
-    started = time.monotonic()
-    return lambda: time.monotonic() - started
+            self.speed.add(pair, questions, seconds)
 
 
 def measured_speed(out: Path) -> Speed:
-    """Read from the part files of a study what its questions took.
-
-    Args:
-        out: the study's folder.
-
-    Returns:
-        Seconds and questions by backbone and method.
-    """
+    """Return what the questions of a study took, from the part files in its folder."""
     speed = Speed()
     for path in sorted(out.glob("*/*/seed-*/parts/*.json")):
         found = _PART.match(path.name)
         part = read_json(path, what="part file") if found else {}
         if found and part.get("seconds") is not None:
             backbone = path.relative_to(out).parts[0]
-            speed.add(backbone, found["method"], len(part["predictions"]), part["seconds"])
+            speed.add((backbone, found["method"]), len(part["predictions"]), part["seconds"])
     return speed

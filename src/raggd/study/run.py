@@ -1,79 +1,73 @@
-"""Running a study: draw by draw, all methods of a draw before the next one, resumable anywhere.
-
-A part file per draw and method is written whole (`evaluation.runner`); a cell's record is written
-when all its draws are there. Nothing else is state, so a study that was killed continues with the
-part that it was in.
-"""
+"""Running what is not finished of a study, and counting what is there of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from raggd.assembly import Assembly
 from raggd.files import read_json
+from raggd.progress import Progress
 from raggd.records import RaggdError
 from raggd.study.check import check_cells
-from raggd.study.folder import check_folder, write_plan
-from raggd.study.lock import locked
-from raggd.study.plan import Cell, Identities, Part, all_cells, finished_cells, unfinished_cells
-from raggd.study.progress import Watch, measured_speed
+from raggd.study.folder import check_folder, locked, write_plan
+from raggd.study.plan import (
+    Cell,
+    Identities,
+    Part,
+    all_cells,
+    cell_size,
+    draws_of,
+    finished_cells,
+    unfinished_cells,
+)
+from raggd.study.progress import measured_speed
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
 
-
-def _expected(runner: StudyRunner, cells: Sequence[Cell]) -> dict[tuple[str, str], int]:
-    # before a task is built, the settings tell how many questions it has at most
-    sampled = runner.study.evaluation
-    counts: dict[tuple[str, str], int] = {}
-    for cell in cells:
-        size = 0 if cell.benchmark in sampled.whole else sampled.questions
-        size = size or runner.task(cell.seed, cell.retriever, cell.benchmark).size
-        key = (cell.backbone, cell.method)
-        counts[key] = counts.get(key, 0) + size
-    return counts
+First = Callable[[StudyRunner, list[Cell]], dict[str, Any]]
+"""Makes part files elsewhere, before this process looks for them; returns what to report."""
 
 
-def run_study(study: StudySettings, out: Path, part: Part, progress: Any) -> dict[str, int]:
+def run_study(
+    study: StudySettings,
+    out: Path,
+    part: Part,
+    progress: Progress,
+    *,
+    loaded: Assembly | None = None,
+    first: First | None = None,
+    replace: bool = False,
+) -> dict[str, Any]:
     """Run what is not finished of a study. Cells that cannot be computed are reported at the end.
 
     Args:
         study: the settings.
         out: folder for part files and records.
         part: the piece to run now.
-        progress: the bar: told what is running, questions done and in all.
+        progress: told what is running, questions done and in all.
+        loaded: parts that are there already.
+        first: makes part files elsewhere (the workers of a cluster).
+        replace: whether a study of other questions in the folder is replaced, not refused.
 
     Returns:
-        ``cells`` of the piece, how many are ``complete``, and how many of them were made ``now``.
+        ``cells`` of the piece, how many are ``complete``, how many of them were made ``now``, and
+        what `first` returned.
     """
     part.check(study)
     cells = all_cells(study, part)
     with locked(out):
-        check_folder(study, out)
-        runner = StudyRunner(study, out, progress)
+        if not replace:
+            check_folder(study, out)
+        runner = StudyRunner(study, out, progress, loaded=loaded)
         waiting = unfinished_cells(out, cells, runner.identities)
         check_cells(study, waiting)
         write_plan(study, out)
-        if waiting:
-            expected = _expected(runner, waiting)
-            watch = Watch(progress, sum(expected.values()), expected)
-            for unit in runner.units(waiting):
-                runner.run_unit(unit, watch)
-        _report_failures(runner, len(waiting))
-    return {"cells": len(cells), "complete": len(cells), "now": len(waiting)}
-
-
-def _report_failures(runner: StudyRunner, tried: int) -> None:
-    if not runner.failed:
-        return
-    reasons: dict[str, list[str]] = {}
-    for cell, reason in runner.failed.items():
-        reasons.setdefault(reason, []).append(cell.path.removesuffix(".json"))
-    listed = "; ".join(f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items())
-    raise RaggdError(
-        f"{len(runner.failed)} of {tried} cells could not be computed, the others are there. "
-        f"{listed}"
-    )
+        told = first(runner, waiting) if first else {}
+        runner.run(waiting)
+        runner.refuse_failures(len(waiting))
+    return {"cells": len(cells), "complete": len(cells), "now": len(waiting), **told}
 
 
 def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
@@ -114,15 +108,28 @@ def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
     return {**count(cells), **_draws(study, out, cells), "backbones": by_backbone}
 
 
+def _sizes(study: StudySettings, cells: Sequence[Cell]) -> dict[str, int]:
+    found = {}
+    for cell in cells:
+        parts = Assembly(study.run_settings(cell.backbone, cell.retriever, cell.seed))
+        if cell.benchmark not in found:
+            try:
+                found[cell.benchmark] = cell_size(study, parts, cell.benchmark)
+            except RaggdError:  # the data are not here: as many draws as the settings say
+                found[cell.benchmark] = max(study.evaluation.questions, study.evaluation.draws)
+    return found
+
+
 def _draws(study: StudySettings, out: Path, cells: Sequence[Cell]) -> dict[str, Any]:
-    per_cell = 1 if study.evaluation.support == "query" else study.evaluation.draws
-    speed, seconds = measured_speed(out), 0.0
+    speed, sizes, waiting = measured_speed(out), _sizes(study, cells), dict[Any, int]()
     there, planned = 0, 0
     for cell in cells:
-        folder = out / cell.folder / "parts"
+        size, folder = sizes[cell.benchmark], out / cell.folder / "parts"
+        draws = draws_of(study, size)
         found = sum(1 for _ in folder.glob(f"{cell.benchmark}-???-{cell.method}.json"))
-        there, planned = there + found, planned + per_cell
-        missing = per_cell - found
-        seconds += missing * (speed.per_part(cell.backbone, cell.method) or 0.0)
-    hours = round(seconds / 3600, 2) if speed.parts or there == planned else None
+        there, planned = there + found, planned + draws
+        key = (cell.backbone, cell.method)
+        waiting[key] = waiting.get(key, 0) + max(0, size - size * found // draws)
+    seconds = speed.left(waiting) if there < planned else 0.0
+    hours = None if seconds is None else round(seconds / 3600, 2)
     return {"parts": there, "parts_planned": planned, "hours_left": hours}

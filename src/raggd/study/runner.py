@@ -1,28 +1,36 @@
-"""One unit of a study at a time: tasks, backbone and methods stay loaded while they are needed."""
+"""The one runner of cells: tasks, backbone and methods stay loaded while they are needed.
+
+Whoever computes cells calls it: `raggd study`, alone or for the workers of a cluster, `evaluate`,
+`demo`, `replay`. A part file per draw and method is written whole (`evaluation.runner`); a cell's
+record is written when all its draws are there. Nothing else is state.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raggd.assembly import Assembly
-from raggd.assembly import Progress as Teller
 from raggd.evaluation.flops import counted_costs
 from raggd.evaluation.runner import Task, make_record, run_part
 from raggd.evaluation.tasks import task_of
 from raggd.files import write_text
 from raggd.methods.base import Method
+from raggd.progress import Progress
 from raggd.records import Prediction, RaggdError
 from raggd.retrieval.evidence import holds_answer
-from raggd.settings import Settings
-from raggd.study.plan import Cell, Identities
-from raggd.study.progress import Watch
+from raggd.study.plan import Cell, Identities, cell_size, draws_of
+from raggd.study.progress import Pair, Watch
 from raggd.study.settings import StudySettings
 
 if TYPE_CHECKING:
     from raggd.backbone.load import Backbone
+
+Own = Mapping[str, Callable[[Assembly], Method]]
+"""Methods that are in no table, by name, and how each is made from the parts of a run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,97 +46,96 @@ class Unit:
 
 
 class StudyRunner:
-    """Holds what units share: tasks by retriever, one backbone and its methods at a time."""
+    """Holds what units share: tasks by retriever, one backbone and its methods at a time.
 
-    def __init__(self, study: StudySettings, out: Path, progress: Teller) -> None:
+    Attributes:
+        failed: cells that could not be computed, with the reason.
+    """
+
+    def __init__(
+        self,
+        study: StudySettings,
+        out: Path,
+        progress: Progress,
+        *,
+        loaded: Assembly | None = None,
+        own: Own | None = None,
+    ) -> None:
         """Load nothing yet.
 
         Args:
             study: the settings.
             out: the study's folder.
             progress: told about loading and indexing.
+            loaded: parts that serve every run with the same settings.
+            own: further methods.
         """
         self.study = study
         self.out = out
         self.identities = Identities(study)
+        self.failed: dict[Cell, str] = {}
         self._progress = progress
+        self._loaded = loaded
+        self._own = own or {}
         self._tasks: dict[tuple[int, str, str], Task] = {}
         self._sources: dict[tuple[int, str], Assembly] = {}
         self._backbone: tuple[str, Backbone] | None = None
         self._run: tuple[tuple[str, str, int], Assembly] | None = None
         self._methods: dict[str, Method] = {}
-        self.failed: dict[Cell, str] = {}
 
-    def settings(self, backbone: str, retriever: str, seed: int) -> Settings:
-        """Return the settings of one run of the study.
+    def _assembly(self, key: tuple[str, str, int], backbone: Backbone | None = None) -> Assembly:
+        settings = self.study.run_settings(*key)
+        loaded = self._loaded
+        if loaded is not None:
+            listed = {"benchmarks": settings.evaluation.benchmarks}
+            sampled = loaded.settings.evaluation.model_copy(update=listed)
+            if loaded.settings.model_copy(update={"evaluation": sampled}) == settings:
+                return loaded
+        return Assembly(settings, self._progress, backbone=backbone)
 
-        Args:
-            backbone: label.
-            retriever: label.
-            seed: of questions and draws.
-
-        Returns:
-            The settings.
-        """
-        return self.study.run_settings(backbone, retriever, seed)
+    def source(self, retriever: str, seed: int) -> Assembly:
+        """Return parts that find evidence, made once for a retriever and a seed."""
+        if (seed, retriever) not in self._sources:
+            key = (self.study.backbones[0].name, retriever, seed)
+            self._sources[seed, retriever] = self._assembly(key)
+        return self._sources[seed, retriever]
 
     def task(self, seed: int, retriever: str, benchmark: str) -> Task:
-        """Return questions, evidence and supports; the same for every backbone and method.
-
-        Args:
-            seed: of questions and draws.
-            retriever: label.
-            benchmark: name.
-
-        Returns:
-            The task, built once.
-        """
+        """Return questions, evidence and supports; the same for every backbone and method."""
         key = (seed, retriever, benchmark)
         if key not in self._tasks:
-            source = self._sources.get((seed, retriever))
-            if source is None:
-                settings = self.settings(self.study.backbones[0].name, retriever, seed)
-                source = self._sources[seed, retriever] = Assembly(settings, self._progress)
-            self._progress.say(f"evidence for {benchmark} by {retriever}")
-            self._tasks[key] = task_of(source, benchmark)
+            self._progress(f"evidence for {benchmark} by {retriever}", 0, None)
+            self._tasks[key] = task_of(self.source(retriever, seed), benchmark)
         return self._tasks[key]
 
     def parts_of(self, backbone: str, retriever: str, seed: int) -> Assembly:
-        """Return the loaded parts of a run; the backbone stays while its label stays.
-
-        Args:
-            backbone: label.
-            retriever: label.
-            seed: of questions and draws.
-
-        Returns:
-            The parts.
-        """
+        """Return the loaded parts of a run; the backbone stays while its label stays."""
         key = (backbone, retriever, seed)
         if self._run and self._run[0] == key:
             return self._run[1]
         self._run, self._methods = None, {}
         if self._backbone and self._backbone[0] != backbone:
             self._backbone = None  # let go of it before the next one is loaded
-        known = self._backbone[1] if self._backbone else None
-        parts = Assembly(self.settings(*key), self._progress, backbone=known)
+        parts = self._assembly(key, self._backbone[1] if self._backbone else None)
         self._backbone = (backbone, parts.backbone)
         self._run = (key, parts)
         return parts
 
     def method(self, parts: Assembly, name: str) -> Method:
-        """Return a method of the run that is loaded.
-
-        Args:
-            parts: from `parts_of`.
-            name: of the method.
-
-        Returns:
-            The method, made once per run.
-        """
+        """Return a method of the run that is loaded, made once."""
         if name not in self._methods:
-            self._methods[name] = parts.method(name)
+            make = self._own.get(name)
+            self._methods[name] = make(parts) if make else parts.method(name)
         return self._methods[name]
+
+    def expected(self, cells: Sequence[Cell]) -> dict[Pair, int]:
+        """Return the questions of cells by backbone and method, before tasks are built."""
+        counts: dict[Pair, int] = {}
+        for cell in cells:
+            parts = self.source(cell.retriever, cell.seed)
+            key = (cell.backbone, cell.method)
+            counts[key] = counts.get(key, 0) + cell_size(self.study, parts, cell.benchmark)
+        return counts
 
     def units(self, cells: Sequence[Cell]) -> list[Unit]:
         """Put the work in order: draws first, so that early parts are a small study of their own.
@@ -139,20 +146,23 @@ class StudyRunner:
         Returns:
             The units.
         """
-        sampled = self.study.evaluation
-        draws = 1 if sampled.support == "query" else sampled.draws
         runs: dict[tuple[int, str, str, str], list[Cell]] = {}
         for cell in cells:
-            runs.setdefault((cell.seed, cell.backbone, cell.retriever, cell.benchmark), []).append(
-                cell
-            )
+            key = (cell.seed, cell.backbone, cell.retriever, cell.benchmark)
+            runs.setdefault(key, []).append(cell)
         return [
             Unit(seed, draw, backbone, retriever, benchmark, tuple(together))
             for wanted in self.study.seeds
-            for draw in range(draws)
+            for draw in range(draws_of(self.study, self.study.evaluation.draws))
             for (seed, backbone, retriever, benchmark), together in runs.items()
             if seed == wanted
         ]
+
+    def run(self, cells: Sequence[Cell]) -> None:
+        """Compute cells; those that cannot be are noted in `failed` and stop no other."""
+        watch = Watch(self._progress, self.expected(cells))
+        for unit in self.units(cells):
+            self.run_unit(unit, watch)
 
     def run_unit(self, unit: Unit, watch: Watch) -> None:
         """Answer one draw with every method of the unit; finished cells get their record.
@@ -165,45 +175,42 @@ class StudyRunner:
         if unit.draw >= len(task.draws):  # fewer questions than draws
             return
         parts = self.parts_of(unit.backbone, unit.retriever, unit.seed)
-        last = unit.draw == len(task.draws) - 1
         for cell in unit.cells:
             if cell in self.failed:
                 continue
+            pair = (unit.backbone, cell.method)
             label = f"{unit.backbone}, {unit.retriever}, {unit.benchmark}: {cell.method}"
             try:
-                part = self._part(cell, unit.draw, task, parts, watch, label)
-                if last:
-                    self.write_record(cell, task, parts)
-            except RaggdError as error:  # one cell that cannot be computed does not stop the rest
+                part = self.part(cell, unit.draw, task, parts, partial(watch.advance, label))
+                if unit.draw == len(task.draws) - 1:
+                    self._write_record(cell, task, parts)
+            except RaggdError as error:
                 self.failed[cell] = str(error)
-                watch.dropped(unit.backbone, cell.method)
+                watch.dropped(pair)
                 continue
-            questions = len(task.draws[unit.draw])
-            watch.part_done(unit.backbone, cell.method, questions, part.get("seconds"))
+            watch.part_done(pair, len(task.draws[unit.draw]), part.get("seconds"))
 
-    def _part(
-        self, cell: Cell, draw: int, task: Task, parts: Assembly, watch: Watch, label: str
+    def part(
+        self, cell: Cell, draw: int, task: Task, parts: Assembly, done: Callable[[int], None]
     ) -> dict[str, Any]:
-        return run_part(
-            task,
-            draw,
-            self.method(parts, cell.method),
-            parts.backbone,
-            parts.settings,
-            self.out / cell.folder,
-            lambda count: watch.advance(label, count),
-        )
-
-    def write_record(self, cell: Cell, task: Task, parts: Assembly) -> None:
-        """Join a cell's parts; one that is missing or no longer fits is computed here.
+        """Return a part file's content: one method on one draw; it is computed unless it is there.
 
         Args:
-            cell: whose draws are all there.
-            task: what was answered.
+            cell: of the study.
+            draw: number of the draw.
+            task: of the cell.
             parts: of its run.
+            done: told how many questions were answered.
+
+        Returns:
+            As `run_part`.
         """
-        idle = Watch(lambda *_: None, 0, {})
-        found = [self._part(cell, d, task, parts, idle, "") for d in range(len(task.draws))]
+        method, folder = self.method(parts, cell.method), self.out / cell.folder
+        return run_part(task, draw, method, parts.backbone, parts.settings, folder, done)
+
+    def _write_record(self, cell: Cell, task: Task, parts: Assembly) -> None:
+        # a part that is missing or no longer fits is computed here
+        found = [self.part(cell, d, task, parts, lambda _: None) for d in range(len(task.draws))]
         method = self.method(parts, cell.method)
         record = make_record(found, task, method, parts.backbone, parts.settings)
         answers = {p.question_id: p.answer for p in record.predictions}
@@ -215,6 +222,23 @@ class StudyRunner:
             hashes={**record.hashes, "cell": self.identities.of(cell)},
         )
         write_text(self.out / cell.path, record.to_json() + "\n")
+
+    def refuse_failures(self, tried: int) -> None:
+        """Say in one error which cells of `tried` ones could not be computed.
+
+        Raises:
+            RaggdError: there are such cells.
+        """
+        if not self.failed:
+            return
+        reasons: dict[str, list[str]] = {}
+        for cell, reason in self.failed.items():
+            reasons.setdefault(reason, []).append(cell.path.removesuffix(".json"))
+        listed = "; ".join(f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items())
+        raise RaggdError(
+            f"{len(self.failed)} of {tried} cells could not be computed, the others are there. "
+            f"{listed}"
+        )
 
 
 def with_evidence(predictions: Sequence[Prediction], task: Task) -> tuple[Prediction, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from raggd.data.benchmarks import known_benchmarks
+from raggd.data.sources import HUB
 from raggd.methods.spec import METHODS
 from raggd.records import RaggdError, require_known
 from raggd.settings import Settings, read_settings
@@ -25,6 +28,7 @@ _LISTED = {
     "evaluation": {"seed": "seeds"},
 }
 """Settings that a study lists, one entry each, instead of naming one of them."""
+_EMBEDDED = {"pocket", HUB}
 
 
 class StudyBackbone(BaseModel):
@@ -64,39 +68,15 @@ class StudySettings(Settings):
     seeds: list[int] = Field(default=[0], min_length=1)
     """Each chooses questions and draws supports anew."""
 
-    def backbone_named(self, name: str) -> StudyBackbone:
-        """Find a backbone by its label.
-
-        Args:
-            name: the label.
-
-        Returns:
-            Its entry.
-        """
-        require_known("backbone", name, [entry.name for entry in self.backbones])
-        return next(entry for entry in self.backbones if entry.name == name)
-
     def run_settings(self, backbone: str, retriever: str, seed: int) -> Settings:
-        """Return the settings of one run of the study.
-
-        Args:
-            backbone: label of a backbone.
-            retriever: label of a retriever.
-            seed: one of the seeds.
-
-        Returns:
-            Settings as `raggd evaluate` takes them.
-        """
-        entry = self.backbone_named(backbone)
-        require_known("retriever", retriever, [r.name for r in self.retrievers])
+        """Return the settings of one run, given labels of backbone and retriever, and a seed."""
+        require_known("backbone", backbone, [entry.name for entry in self.backbones])
+        require_known("retriever", retriever, [entry.name for entry in self.retrievers])
+        entry = next(b for b in self.backbones if b.name == backbone)
         found = next(r for r in self.retrievers if r.name == retriever)
         changes = {
             "backbone": {"name": entry.model or entry.name},
-            "retrieval": {
-                "retriever": found.retriever,
-                "encoder": found.encoder,
-                "noise": found.noise,
-            },
+            "retrieval": found.model_dump(exclude={"name"}),
             "adapter": {"weights": entry.weights},
             "evaluation": {"seed": seed},
         }
@@ -104,6 +84,29 @@ class StudySettings(Settings):
         for name, values in changes.items():
             sections[name] = sections[name].model_copy(update=values)
         return Settings(**sections)
+
+
+def study_of(settings: Settings, methods: Sequence[str]) -> StudySettings:
+    """Return the study of one run: one backbone, one retriever, one seed."""
+    name, retrieval = settings.backbone.name, settings.retrieval
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).name).lstrip("._-") or "backbone"
+    entry = StudyBackbone(
+        name=label, model=name, weights=settings.adapter.weights, methods=list(methods)
+    )
+    kind = re.sub(r"[^A-Za-z0-9._-]+", "-", retrieval.retriever).strip("._-")
+    listed = {part: getattr(retrieval, part) for part in _LISTED["retrieval"]}
+    return StudySettings(
+        **{part: getattr(settings, part) for part in Settings.model_fields},
+        backbones=[entry],
+        retrievers=[StudyRetriever(name=kind, **listed)],
+        seeds=[settings.evaluation.seed],
+    )
+
+
+def check_benchmarks(settings: Settings, names: Sequence[str]) -> list[str]:
+    """Return the benchmarks that are named, each once; unknown ones are refused, none loaded."""
+    folder = settings.data.folder
+    return known_benchmarks(names, HUB if folder in _EMBEDDED else folder)
 
 
 def _refuse_repeated(kind: str, names: list[str], source: str) -> None:
@@ -130,7 +133,7 @@ def check_study(study: StudySettings, source: str) -> None:
                     f"{source}: '{section}.{name}' does not belong in a study file, which has "
                     f"several: give {place} instead."
                 )
-    known_benchmarks([*study.evaluation.benchmarks, *study.evaluation.whole])
+    check_benchmarks(study, [*study.evaluation.benchmarks, *study.evaluation.whole])
     for kind in ("backbones", "retrievers"):
         _refuse_repeated(kind[:-1], [entry.name for entry in getattr(study, kind)], source)
     _refuse_repeated("seed", [str(seed) for seed in study.seeds], source)
@@ -141,15 +144,7 @@ def check_study(study: StudySettings, source: str) -> None:
 
 
 def load_study(path: Path, assignments: list[str] | None = None) -> StudySettings:
-    """Read a study file.
-
-    Args:
-        path: a TOML file.
-        assignments: ``section.name=value`` strings, applied last.
-
-    Returns:
-        The checked settings.
-    """
+    """Return the checked settings of a study file, changed by ``section.name=value`` strings."""
     study = read_settings(StudySettings, path, assignments)
     check_study(study, str(path))
     return study

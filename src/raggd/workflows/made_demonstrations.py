@@ -6,33 +6,34 @@ scored question; the pool's own questions and answers are not used.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from raggd.adaptation.supports import draw_supports
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks, scored_questions, support_pool
-from raggd.evaluation.runner import Task, run_task
-from raggd.evaluation.tasks import support_sets, task_of
+from raggd.evaluation.runner import Task
+from raggd.evaluation.tasks import support_sets
 from raggd.files import read_json, write_json
 from raggd.making.propose import Yield, propose
 from raggd.methods.controls import ShuffledSupport
-from raggd.records import Passage, Question, RaggdError, RunRecord, SupportSet, content_id
-from raggd.report.losses import compare_losses, loss_comparison_table, loss_table, mean_losses
-from raggd.report.summary import compare, summary_rows
-from raggd.report.tables import Table, comparison_table, summary_table
+from raggd.progress import Progress
+from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
+from raggd.report.small import small_report
+from raggd.report.tables import Table
 from raggd.retrieval.evidence import evidence_for
-from raggd.workflows.evaluate import scores_of, write_tables
+from raggd.study.folder import locked, write_plan
+from raggd.study.plan import all_cells
+from raggd.study.runner import StudyRunner
+from raggd.study.settings import study_of
 from raggd.workflows.make_demonstrations import as_line, choose_passages, maker_of
 
 MADE = "rag-gd-made"
 CONTROL = {"rag-gd": "mean-update", "rag-gd-tuned": "mean-tuned"}
 """One update for all demonstrations, trained as each adapting method is."""
 PASSAGES_PER_QUESTION = 10
-Progress = Callable[[str, int, int], None]
 
 
 def pool_passages(parts: Assembly, name: str) -> list[Passage]:
@@ -118,10 +119,6 @@ def _made_supports(
     return dict(zip(own, sets, strict=True)), tried
 
 
-def _in_its_place(made: Mapping[str, SupportSet], own: SupportSet) -> SupportSet:
-    return made[own.id]
-
-
 def run_compare(
     parts: Assembly, names: Sequence[str], out: Path, progress: Progress
 ) -> tuple[dict[str, Any], list[Table]]:
@@ -136,30 +133,37 @@ def run_compare(
     Returns:
         A JSON-ready result, and the tables.
     """
-    settings = parts.settings
-    gold, control = parts.adapting, CONTROL[parts.adapting]
-    pairs = [(MADE, "base"), (gold, "base"), (MADE, gold), (MADE, control)]
-    plain = parts.methods(["base", control, gold])
-    records: list[RunRecord] = []
+    gold, made = parts.adapting, dict[str, SupportSet]()
+    sampled = parts.settings.evaluation.model_copy(
+        update={"benchmarks": known_benchmarks(names, parts.source)}
+    )
+    study = study_of(
+        parts.settings.model_copy(update={"evaluation": sampled}),
+        ["base", CONTROL[gold], gold, MADE],
+    )
+
+    def swapped(loaded: Assembly) -> ShuffledSupport:
+        return ShuffledSupport(loaded.method(gold), lambda support: made[support.id], MADE)
+
+    own = {MADE: swapped}
+    runner = StudyRunner(study, out, progress, loaded=parts, own=own)
     tried: dict[str, dict[str, int]] = {}
-    for name in known_benchmarks(names):
-        task = task_of(parts, name)
-        made, tried[name] = _made_supports(parts, task, out, progress)
-        swapped = ShuffledSupport(plain[-1], partial(_in_its_place, made), MADE)
-        methods = [*plain, swapped]
-        records += run_task(task, methods, parts.backbone, settings, out, progress)
-    rows, comparisons = summary_rows(records), compare(records, pairs, by_support=True)
-    write_tables(out, rows, comparisons, records)
-    losses = compare_losses(records, pairs)
+    with locked(out):
+        for name in sampled.benchmarks:
+            task = runner.task(study.seeds[0], study.retrievers[0].name, name)
+            found, tried[name] = _made_supports(parts, task, out, progress)
+            made |= found
+        write_plan(study, out)
+        cells = all_cells(study)
+        runner.run(cells)
+        runner.refuse_failures(len(cells))
+    report = small_report(out)
+    report.write(out)
+    losses = [c for c in report.found if (c.metric, c.subset) == ("loss", "all")]
     result = {
-        "n": rows[0].n,
-        "methods": {row.method: scores_of(row) for row in rows},
-        "answer_loss": mean_losses(records),
-        "loss_differences": [asdict(difference) for difference in losses],
+        **report.result,
+        "loss_differences": [asdict(c) for c in losses],
         "yield": tried,
         "out": str(out),
     }
-    tables = [summary_table(rows), comparison_table(comparisons)]
-    if losses:  # recorded with evaluation.answer_loss
-        tables += [loss_table(records), loss_comparison_table(losses)]
-    return result, tables
+    return result, report.tables

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from raggd.files import write_json, write_text
+from raggd.progress import Progress, silent
 from raggd.report.alignment import (
     alignment_table,
     distribution_figure,
@@ -18,17 +19,11 @@ from raggd.report.alignment import (
 from raggd.report.contrasts import Averages, Contrast, contrasts
 from raggd.report.drops import drops_table, loss_drops
 from raggd.report.evidence import EvidenceGain, evidence_gains, evidence_table
+from raggd.report.figures import Average, cost_figure, f1_average
 from raggd.report.grid import Block, Grid, load_grid
-from raggd.report.paper import paper_table, share_table
-from raggd.report.study_figures import (
-    Average,
-    cost_figure,
-    evidence_figure,
-    f1_average,
-    families_figure,
-    steps_figure,
-)
-from raggd.report.study_page import Section, Shown, study_page
+from raggd.report.page import Section, Shown, study_page
+from raggd.report.paper import paper_table
+from raggd.report.study_figures import evidence_figure, families_figure, steps_figure
 from raggd.report.study_tables import (
     average_table,
     benchmark_table,
@@ -44,7 +39,6 @@ BOLD = (
     "methods of a block)."
 )
 STAR = "A star marks tasks that nothing was trained on."
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,26 +102,25 @@ def _figures(grid: Grid, evidence: list[EvidenceGain], average: Average) -> dict
     return figures
 
 
-def build_report(out: Path, resamples: int, say: Say) -> Report:
+def build_report(out: Path, resamples: int, progress: Progress = silent) -> Report:
     """Compute tables and figures of a study.
 
     Args:
         out: the study's folder; it may be unfinished.
         resamples: bootstrap samples.
-        say: told what is going on.
+        progress: told what is going on.
 
     Returns:
         The report.
     """
-    say("reading records")
+    progress("reading records", 0, None)
     grid = load_grid(out)
-    say("comparing methods")
+    progress("comparing methods", 0, None)
     found = contrasts(grid.blocks, resamples)
     evidence = evidence_gains(grid.blocks, resamples)
-    say("tables and figures")
+    progress("tables and figures", 0, None)
     averages = Averages(resamples)
     tables = _tables(grid, found, averages)
-    tables["share"] = share_table(found, grid.blocks)
     tables["drops"] = drops_table(loss_drops(grid.blocks, resamples))
     tables["paper"] = paper_table(found)
     tables["evidence"] = evidence_table(evidence)
@@ -166,12 +159,12 @@ def _sections(report: Report) -> list[Section]:
         ),
         Section("scores", "Scores", (), named("figure3a"), shown("table")),
         Section(
-            "share",
-            "RAG-GD against test-time SGD",
-            ("Which share of TT-SGD's gain over the base adapter RAG-GD reaches, at which share of "
-             "its price. No share is shown where TT-SGD's own gain is not certain.",),
+            "drops",
+            "Against test-time SGD",
+            ("How many times as much as TT-SGD a method takes from the answer loss of the base "
+             "adapter. No multiple is shown where TT-SGD's own gain is not certain.",),
             (),
-            shown("share", "drops"),
+            shown("drops"),
         ),
         Section(
             "paper",
@@ -264,19 +257,21 @@ def _summary(report: Report) -> dict[str, Any]:
     }
 
 
-def run_report(out: Path, to: Path, resamples: int, say: Say) -> dict[str, Any]:
+def write_report(
+    out: Path, to: Path, resamples: int, progress: Progress = silent
+) -> dict[str, Any]:
     """Write tables, figures and the page.
 
     Args:
         out: the study's folder.
         to: folder for the report.
         resamples: bootstrap samples.
-        say: told what is going on.
+        progress: told what is going on.
 
     Returns:
         Cells, complete ones, named differences, missing cells: what ``report.json`` holds.
     """
-    report = build_report(out, resamples, say)
+    report = build_report(out, resamples, progress)
     for name, table in report.tables.items():
         write_text(to / f"{name}.csv", table.to_csv())
         if name not in {"pairs", "numbers"} and table.rows:

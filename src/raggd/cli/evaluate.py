@@ -1,0 +1,68 @@
+"""Commands that score methods: `raggd evaluate`, `raggd demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raggd.cli.options import Assignments, Config, Json, Out, load_parts, names_in
+
+if TYPE_CHECKING:
+    from raggd.report.small import SmallReport
+
+
+def _show(result: dict[str, Any], report: SmallReport, as_json: bool, *words: str) -> None:
+    from raggd.cli.console import show
+
+    texts = [part for table in report.tables for part in (table.to_text(), "")]
+    show(result, as_json, *texts[:-1], *words)
+
+
+def demo(
+    out: Out = Path("runs/demo"),
+    questions: Annotated[int, typer.Option(min=20, help="Test questions in all.")] = 120,
+    as_json: Json = False,
+) -> None:
+    """Run the main job on real questions: retrieve, adapt, answer, compare. Minutes, no GPU."""
+    from raggd.assembly import Assembly
+    from raggd.cli.console import progress_bar
+    from raggd.study.evaluate import demo_settings, run_demo
+
+    with progress_bar() as bar:
+        result, report = run_demo(Assembly(demo_settings(questions), bar), out, bar)
+    words = (
+        "",
+        f"{result['n']} questions in {result['seconds']:.0f} s. "
+        f"The page with the evidence side by side: {out / 'demo.html'}",
+        "Ask about your own documents: "
+        'raggd ask "your question" --corpus FOLDER --demonstrations examples.jsonl',
+    )
+    _show(result, report, as_json, *words)
+
+
+def evaluate(
+    methods: Annotated[
+        str, typer.Option(help="Names, separated by commas. Default: the usual comparison.")
+    ] = "",
+    out: Out = Path("runs/evaluation"),
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Score methods on benchmarks: EM and F1 with intervals, cost, paired differences."""
+    from raggd.cli.console import progress_bar
+    from raggd.study.evaluate import run_evaluate, usual_methods
+
+    with progress_bar() as bar:
+        parts = load_parts(config, assignments, bar)
+        names = names_in(methods) if methods else usual_methods(parts)
+        result, report = run_evaluate(parts, names, out, bar)
+    _show(result, report, as_json)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the program."""
+    app.command()(demo)
+    app.command()(evaluate)

@@ -1,0 +1,205 @@
+"""`raggd evaluate` and `raggd demo` are small studies: scores, names, cases, the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raggd.assembly import Assembly
+from raggd.backbone.load import Backbone
+from raggd.evaluation.runner import Item, Task
+from raggd.evaluation.tasks import task_of
+from raggd.records import (
+    Demonstration,
+    Passage,
+    Prediction,
+    Question,
+    RaggdError,
+    RunRecord,
+    SupportSet,
+)
+from raggd.settings import Settings, load_settings
+from raggd.study.evaluate import choose_cases, run_demo, run_evaluate, usual_methods
+from raggd.study.folder import read_record
+from study_fixtures import ALL, Quiet, World, make_world
+from workflow_fixtures import changed, files_under, parts_with, settings_text
+
+RUN = "tiny/bm25/seed-0"
+
+
+@pytest.fixture(scope="module")
+def world(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> World:
+    return make_world(frozen_backbone, tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def settings(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("RAGGD_CACHE", str(world.root / "cache"))
+    path = tmp_path / "settings.toml"
+    path.write_text(settings_text(world.data, weights=str(world.weights)), encoding="utf-8")
+    return changed(load_settings(path), "evaluation", answer_loss=True)
+
+
+@pytest.fixture
+def parts(settings: Settings, tiny_backbone: Backbone) -> Assembly:
+    return parts_with(settings, tiny_backbone)
+
+
+def test_evaluate_scores_every_method_and_keeps_what_is_done(
+    parts: Assembly, tmp_path: Path
+) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    out = tmp_path / "out"
+    result, report = run_evaluate(parts, ALL, out, lambda *step: told.append(step))
+    assert result["n"] == 12
+    assert result["benchmarks"] == ["nq", "triviaqa"]
+    assert set(result["methods"]) == set(ALL)
+    assert all(set(s) == {"em", "f1", "adapt_ms", "answer_ms"} for s in result["methods"].values())
+    assert len(report.tables) == 3
+    losses = result["answer_loss"]
+    assert losses["base"] != losses["vanilla-rag"]
+    assert losses["tt-sgd"] != losses["base"]
+    assert losses["rag-gd"] != losses["mean-update"]
+    assert told[-1][1:] == (12 * len(ALL), 12 * len(ALL))
+    for name in ALL:
+        assert read_record(out / RUN / f"nq-{name}.json").settings == parts.settings.model_dump()
+    assert {"summary.md", "summary.csv", "study.json"} <= set(files_under(out))
+    part = out / RUN / "parts" / "nq-000-tt-sgd.json"
+    before = part.stat().st_mtime_ns
+    again, _ = run_evaluate(parts, ALL, out, Quiet())
+    assert part.stat().st_mtime_ns == before
+    assert again == result
+
+
+def test_other_questions_in_the_same_folder_replace_the_first(
+    parts: Assembly, tmp_path: Path
+) -> None:
+    run_evaluate(parts, ["base"], tmp_path / "out", Quiet())
+    fewer = changed(parts.settings, "evaluation", questions=3, benchmarks=["nq"])
+    result, _ = run_evaluate(parts_with(fewer, parts.backbone), ["base"], tmp_path / "out", Quiet())
+    assert (result["n"], result["benchmarks"]) == (3, ["nq"])
+
+
+@pytest.mark.parametrize(
+    ("methods", "benchmarks", "message"),
+    [
+        (["base", "rag-gp"], ["nq"], "did you mean 'rag-gd'"),
+        ([], ["nq"], "no method is named"),
+        (["base"], ["nq", "hotpoqa"], "did you mean 'hotpotqa'"),
+        (["base"], [], "no benchmark is named"),
+    ],
+)
+def test_wrong_names_are_refused_before_any_work(
+    methods: list[str], benchmarks: list[str], message: str, settings: Settings, tmp_path: Path
+) -> None:
+    parts = Assembly(changed(settings, "evaluation", benchmarks=benchmarks))
+    with pytest.raises(RaggdError, match=message):
+        run_evaluate(parts, methods, tmp_path / "out", Quiet())
+    assert not {"source", "retriever", "backbone"} & set(vars(parts)), "nothing was loaded"
+    assert files_under(tmp_path / "out") == []
+
+
+def test_names_given_twice_count_once(parts: Assembly, tmp_path: Path) -> None:
+    twice = changed(parts.settings, "evaluation", benchmarks=["nq", "nq"], questions=2)
+    again = parts_with(twice, parts.backbone)
+    result, _ = run_evaluate(again, ["base", "base"], tmp_path / "out", Quiet())
+    assert result["n"] == 2
+    assert list(result["methods"]) == ["base"]
+
+
+def test_a_task_of_ones_own_beside_the_benchmarks(
+    world: World, settings: Settings, tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    lines = (world.data / "qa" / "popqa" / "test.jsonl").read_text(encoding="utf-8")
+    own = world.data / "qa" / "mine"
+    own.mkdir(exist_ok=True)
+    (own / "test.jsonl").write_text(lines, encoding="utf-8")
+    named = changed(settings, "evaluation", benchmarks=["mine"])
+    result, _ = run_evaluate(
+        parts_with(named, tiny_backbone), ["base", "rag-gd"], tmp_path / "out", Quiet()
+    )
+    assert (result["n"], result["benchmarks"]) == (6, ["mine"])
+    wrong = changed(settings, "evaluation", benchmarks=["mines"])
+    with pytest.raises(RaggdError, match="unknown benchmark 'mines': did you mean 'mine'"):
+        run_evaluate(parts_with(wrong, tiny_backbone), ["base"], tmp_path / "other", Quiet())
+
+
+def test_what_is_compared_where_nothing_is_named(parts: Assembly) -> None:
+    usual = usual_methods(parts)
+    assert usual == ["vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd"]
+    assert parts.adapting in usual, "the product's default is among them"
+
+
+def _case_data(changes: dict[str, float]) -> tuple[list[Task], list[RunRecord]]:
+    """One task whose questions gain as told from the base adapter to RAG-GD."""
+    shown = Demonstration("d", "a question", (), "an answer")
+    support = SupportSet("nq", (shown,))
+    passage = Passage("p", "text", "title")
+    items = [
+        Item(Question(name, f"text {name}", ("x",), "nq"), (passage,), shown, support)
+        for name in changes
+    ]
+    task = Task("nq", "test", (tuple(items[::2]), tuple(items[1::2])), "stub")
+
+    def record(method: str, benchmark: str, scores: dict[str, float]) -> RunRecord:
+        found = [Prediction(name, f"{method} {name}", 0.0, f1) for name, f1 in scores.items()]
+        return RunRecord(method, benchmark, "test", "tiny", "stub", 0, tuple(found))
+
+    records = [
+        record("base", "nq", dict.fromkeys(changes, 0.5)),
+        record("rag-gd", "nq", {name: 0.5 + gain for name, gain in changes.items()}),
+        record("rag-gd", "triviaqa", dict.fromkeys(changes, 0.5)),  # the same ids elsewhere
+    ]
+    return [task], records
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "same", "expected"),
+    [
+        (9, 9, 9, (4, 4, 4)),
+        (9, 1, 20, (4, 1, 7)),
+        (0, 0, 20, (0, 0, 12)),
+        (20, 5, 0, (8, 4, 0)),
+        (2, 20, 1, (2, 9, 1)),
+        (1, 1, 1, (1, 1, 1)),
+    ],
+)
+def test_cases_show_what_changed_first(
+    better: int, worse: int, same: int, expected: tuple[int, int, int]
+) -> None:
+    changes = {f"b{i}": 0.4 for i in range(better)}
+    changes |= {f"w{i}": -0.4 for i in range(worse)} | {f"s{i}": 0.0 for i in range(same)}
+    cases = choose_cases(*_case_data(changes), 12, "rag-gd")
+    kinds = [case["question"].text.removeprefix("text ")[0] for case in cases]
+    assert tuple(kinds.count(kind) for kind in "bws") == expected
+    assert kinds[0] == next(kind for kind, n in zip("bws", expected, strict=True) if n)
+    assert len({case["question"].id for case in cases}) == len(cases)
+    for case in cases:
+        name = case["question"].text.removeprefix("text ")
+        assert case["predictions"]["rag-gd"].answer == f"rag-gd {name}"
+        assert case["predictions"]["base"].answer == f"base {name}"
+        assert case["support"] is not None
+        assert case["support"].demonstrations[0].answer == "an answer"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_no_more_cases_than_asked_for(count: int) -> None:
+    changes = {f"q{i}": gain for i, gain in enumerate((0.1, -0.1, 0.0, 0.2, -0.2, 0.0))}
+    assert len(choose_cases(*_case_data(changes), count, "rag-gd")) == count
+
+
+def test_the_demo_writes_table_and_page(parts: Assembly, tmp_path: Path) -> None:
+    few = changed(parts.settings, "evaluation", questions=3, draws=1)
+    parts, out = parts_with(few, parts.backbone), tmp_path / "out"
+    result, report = run_demo(parts, out, Quiet())
+    assert set(result) == {"n", "seconds", "methods"}
+    assert result["n"] == 6
+    assert list(result["methods"]) == usual_methods(parts)
+    assert len(report.tables) >= 2
+    page = (out / "demo.html").read_text(encoding="utf-8")
+    for name in ("nq", "triviaqa"):
+        for item in task_of(parts, name).draws[0]:
+            assert item.question.text in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert {"summary.md", "summary.csv"} <= set(files_under(out))

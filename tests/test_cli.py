@@ -340,9 +340,9 @@ def test_json_alone_on_standard_output_for_every_command(
     ran = place.run("train", "predictor", "--store", tmp_path / "targets", "--out", out, *mine)
     assert set(ran.json()["held_out"]) == {"rag-gd", "mean-update"}
     ran = place.run("evaluate", "--out", tmp_path / "scores", *mine)
-    default = ["query-only", "vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd"]
+    default = ["vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd"]
     assert list(ran.json()["methods"]) == default
-    assert "triviaqa: rag-gd" in ran.err
+    assert "triviaqa: rag-gd" in ran.err.replace("\n", " ")
     lengths = ("--support", 20, "--prompt", 20, "--answer", 2, "--rounds", 1)
     ran = place.run("bench", *lengths, *mine)
     assert {"RAG-GD / TT-SGD", "RAG-GD / one forward pass"} <= set(ran.json()["ratios"])
@@ -431,7 +431,7 @@ def test_ctrl_c_and_the_same_command_again(
 
     def stopping(bar: Bar, label: str, done: int, total: int | None) -> None:
         original(bar, label, done, total)
-        if "indexing" not in label:
+        if total is not None and "indexing" not in label:
             calls.append((label, done, total))
         if len(calls) == 2:
             raise KeyboardInterrupt

@@ -240,7 +240,7 @@ def test_a_worker_computes_what_no_longer_fits_and_keeps_the_rest(
     study = load_study(study_file)
     runner = StudyRunner(study, whole, Silent())
     cells = [cell for cell in all_cells(study) if cell.method == "rag-gd"][:1]
-    (first, second) = _tasks(runner, cells, whole)
+    (first, second) = _tasks(runner, cells)
     worker = StudyWorker(study, "", 0)
     kept = worker.work(first)
     assert not isinstance(kept, RaggdError)

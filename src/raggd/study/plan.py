@@ -119,8 +119,7 @@ DECIDING = {
     "retriever": None,
     "encoder": "bm25",
     "precision": "bm25",
-    "ivf_from": "bm25",
-    "index_path": None,
+    "index_factory": "bm25",
     "top_k": None,
     "noise": None,
 }
@@ -210,7 +209,7 @@ def identity(
         "retrieval": {
             name: getattr(retrieval, name)
             for name, unused in DECIDING.items()
-            if hasattr(retrieval, name) and retrieval.retriever != unused
+            if retrieval.retriever != unused
         },
         "answering": deciding_values(settings),
         "questions": 0 if cell.benchmark in sampled.whole else sampled.questions,

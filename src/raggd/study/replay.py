@@ -23,7 +23,7 @@ _DECIDING = ("backbone", "data", "retrieval", "adapter", "target", "evaluation")
 _REMOVED = {
     ("retrieval", "url"): "",
     ("retrieval", "index_path"): "",
-    ("retrieval", "memory"): "3GB",
+    ("retrieval", "ivf_from"): 1_000_000,
 }
 """Settings that older records hold, with the value at which they changed nothing."""
 

@@ -148,17 +148,20 @@ def test_wrong_usage_is_explained_by_the_parser(arguments: list[str], message: s
         (["--set", "retrieval.top_k=few"], "retrieval.top_k"),
         (["--set", "retrieval.top_k"], "expected SECTION.NAME=VALUE"),
         (["--set", "evaluation.benchmarks=['hotpoqa']"], "did you mean 'hotpotqa'"),
-        (["--set", "evaluation.benchmarks=['musique']"], "'musique' has nothing to score"),
+        (["--set", "evaluation.benchmarks=['musique']"], "'musique' has no split"),
         (["--methods", "base,tt-sdg"], "did you mean 'tt-sgd'"),
         (["--methods", ","], "no method is named"),
-        (["--set", "adapter.weights=no/such/folder"], "no weight file at no/such/folder"),
+        (
+            ["--set", "adapter.weights=no/such/folder"],
+            "rag-gd needs base.safetensors (made by `raggd train base`), predictor",
+        ),
         (["--set", "data.folder=no/such/folder"], "no data folder at no/such/folder"),
         (["--set", "data.corpus=no/such/corpus"], "no corpus at no/such/corpus"),
         (["--set", "backbone.name=no/such/model"], "cannot load backbone 'no/such/model'"),
         (["--set", "backbone.device=gpu"], "backbone.device"),
         (["--set", "backbone.dtype=nf4"], "needs a GPU"),
         (["--set", "adapter.weights=shipped"], "ships no weights for backbone"),
-        (["--set", "target.demonstrations=19"], "support pool of 'nq' holds 18"),
+        (["--set", "target.demonstrations=19"], "support pool of nq holds 18"),
     ],
 )
 def test_a_wrong_setting_or_name(
@@ -431,8 +434,9 @@ def test_ctrl_c_and_the_same_command_again(
 
     def stopping(bar: Bar, label: str, done: int, total: int | None) -> None:
         original(bar, label, done, total)
-        if total is not None and "indexing" not in label:
-            calls.append((label, done, total))
+        if total is None or "indexing" in label:
+            return
+        calls.append((label, done, total))
         if len(calls) == 2:
             raise KeyboardInterrupt
 

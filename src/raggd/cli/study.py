@@ -13,13 +13,15 @@ from raggd.cli.options import Assignments, Cluster, Json, Workers, WorkerThreads
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
 
-def _dry_run(settings: Any, folder: Path, part: Any, tflops: float | None, as_json: bool) -> None:
+def _dry_run(settings: Any, folder: Path, part: Any, timed: bool, as_json: bool) -> None:
     from raggd.cli.console import progress_bar, show
-    from raggd.workflows.dry_run import dry_run, told_in_words
+    from raggd.study.dry_run import dry_run, in_words, time_one_draw
 
     with progress_bar() as bar:
-        found = dry_run(settings, folder, part, tflops, bar.say)
-    show(found, as_json, *told_in_words(found))
+        if timed:
+            time_one_draw(settings, folder, part, bar)
+        found = dry_run(settings, folder, part, bar)
+    show(found, as_json, *in_words(found))
 
 
 def study(
@@ -28,12 +30,11 @@ def study(
         Path | None, typer.Option("--out", help="Folder of the study; default runs/study-NAME.")
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Count what is there; no run.")] = False,
-    dry: Annotated[
-        bool, typer.Option("--dry-run", help="Check and estimate everything; no run.")
+    dry: Annotated[bool, typer.Option("--dry-run", help="Check everything; no run.")] = False,
+    time_one_draw: Annotated[
+        bool,
+        typer.Option("--time-one-draw", help="As --dry-run, after one draw of each method."),
     ] = False,
-    tflops: Annotated[
-        float | None, typer.Option(min=0.0001, help="Speed of the machine, for --dry-run.")
-    ] = None,
     alignment: Annotated[
         bool, typer.Option("--alignment", help="Compare predicted with true updates; no run.")
     ] = False,
@@ -70,8 +71,8 @@ def study(
         left = "" if found["hours_left"] is None else f", about {found['hours_left']} h left"
         say(f"{found['parts']} of {found['parts_planned']} draws are there{left}")
         return
-    if dry:
-        _dry_run(settings, folder, part, tflops, as_json)
+    if dry or time_one_draw:
+        _dry_run(settings, folder, part, time_one_draw, as_json)
         return
     if alignment:
         from raggd.study.alignment import run_alignment

@@ -8,7 +8,7 @@ from pathlib import Path
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import support_pool
 from raggd.files import tensor_header
-from raggd.methods.spec import BASE_FILE, FILES_OF
+from raggd.methods.spec import BASE_FILE, FILES_OF, made_by
 from raggd.records import RaggdError
 from raggd.study.plan import Cell
 from raggd.study.settings import StudySettings
@@ -29,7 +29,8 @@ def weight_problems(folder: Path, method: str) -> Iterator[str]:
     files = FILES_OF[method]
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
-        yield f"{method} needs {', '.join(missing)} in {folder}"
+        made = [f"{name} (made by `{made_by(name)}`)" for name in missing]
+        yield f"{method} needs {', '.join(made)} in {folder}"
         return
     made_for = {name: tensor_header(folder / name).get("base") for name in files}
     named = {name: base for name, base in made_for.items() if name != BASE_FILE and base}
@@ -83,8 +84,8 @@ def _check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) ->
             problems += [p for m in needing for p in weight_problems(folder, m)]
     if problems:
         raise RaggdError(
-            f"{'; '.join(problems)}. Train what is missing (`raggd train`), name the right folder "
-            "by [[backbones]] weights, or run the rest by --methods and --backbones."
+            f"{'; '.join(problems)}. Train what is missing, name the right folder (adapter.weights; "
+            "in a study [[backbones]] weights), or run the rest by --methods and --backbones."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -130,4 +130,16 @@ def locked(folder: Path) -> Iterator[None]:
         stream.truncate(0)
         stream.write(f"{os.getpid()}\n")
         stream.flush()
-        yield
+        try:
+            yield
+        finally:
+            _leave_nothing_but_work(folder)
+
+
+def _leave_nothing_but_work(folder: Path) -> None:
+    # a study that was refused leaves no trace
+    if {path.name for path in folder.iterdir()} <= {LOCK_FILE, PLAN_FILE}:
+        for name in (LOCK_FILE, PLAN_FILE):
+            (folder / name).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()

@@ -302,7 +302,7 @@ def test_a_folder_that_cannot_be_written(place: Place, tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_text("a file", encoding="utf-8")
     refusal = place.run("evaluate", "--methods", "vanilla-rag", "--out", taken).refusal()
-    assert f"cannot write {taken}" in refusal
+    assert f"cannot write in {taken}" in refusal
     assert files_under(tmp_path) == ["taken"]
 
 

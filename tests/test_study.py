@@ -19,7 +19,7 @@ from raggd.backbone.load import Backbone
 from raggd.methods import spec as weights_files
 from raggd.records import RaggdError
 from raggd.study.folder import LOCK_FILE, locked
-from raggd.study.plan import Cell, Part, all_cells
+from raggd.study.plan import Cell, Identities, Part, all_cells
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import load_study
@@ -366,3 +366,45 @@ def test_killed_at_ten_random_moments_it_equals_the_uninterrupted_one(
 def test_a_cell_says_where_it_lies() -> None:
     cell = Cell(3, "tiny", "dense", "nq", "query-only")
     assert cell.path == "tiny/dense/seed-3/nq-query-only.json"
+
+
+def _identity(file: Path, *changes: str) -> str:
+    study = load_study(file, list(changes))
+    return Identities(study).of(all_cells(study)[0])
+
+
+def test_a_cells_identity_follows_content_and_what_decides_answers(
+    world: World, tmp_path: Path
+) -> None:
+    file = world.study(("base",), name="identity", retrievers=("bm25",), benchmarks=("nq",))
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text('{"id": "a", "contents": "T\\nThe river is red."}\n', encoding="utf-8")
+    named = f'data.corpus="{corpus}"'
+    plain, own = _identity(file), _identity(file, named)
+    assert own != plain
+    assert _identity(file, named, "retrieval.memory=1GB") == own
+    assert _identity(file, named, "evaluation.questions=5") != own
+    assert _identity(file, named, "backbone.context_tokens=300") != own
+    text = corpus.read_text(encoding="utf-8")
+    corpus.write_text(text.replace("red", "sea"), encoding="utf-8")  # as long as before
+    assert _identity(file, named) != own
+    data = world.data / "qa" / "nq" / "test.jsonl"
+    lines = data.read_text(encoding="utf-8")
+    try:
+        data.write_text(lines.replace("the", "The", 1), encoding="utf-8")
+        assert _identity(file) != plain
+    finally:
+        data.write_text(lines, encoding="utf-8")
+    assert _identity(file) == plain
+    embedded = [_identity(file, "data.folder=pocket", named) for _ in range(2)]
+    assert embedded[0] == embedded[1]
+    assert embedded[0] != _identity(file, "data.folder=pocket")
+
+
+def test_the_committed_records_are_those_of_their_study() -> None:
+    root = Path(__file__).parents[1]
+    known = read_records(root / "results" / "small")
+    study = load_study(root / "studies" / "small.toml")
+    cells = {cell.path: cell for cell in all_cells(study)}
+    assert set(known) == set(cells)
+    assert len({record.hashes["cell"] for record in known.values()}) == len(cells)

@@ -84,8 +84,9 @@ def _check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) ->
             problems += [p for m in needing for p in weight_problems(folder, m)]
     if problems:
         raise RaggdError(
-            f"{'; '.join(problems)}. Train what is missing, name the right folder (adapter.weights; "
-            "in a study [[backbones]] weights), or run the rest by --methods and --backbones."
+            f"{'; '.join(problems)}. Train what is missing, name the right folder "
+            "(adapter.weights; in a study [[backbones]] weights), or run the rest by --methods and "
+            "--backbones."
         )
 
 

@@ -353,6 +353,24 @@ def test_ask_without_demonstrations_is_the_base_adapter(own: Assembly, answered:
     assert split <= result["timings"]["total"] + 1
 
 
+def test_where_nothing_is_found_the_model_is_not_asked_to_guess(
+    own: Assembly, answered: list[Any]
+) -> None:
+    rag, foreign = Rag(own), "Quando apre il museo ?"
+    result = ask_result(rag, foreign)
+    assert (result["answer"], result["hits"], result["passages"]) == ("", 0, [])
+    assert not answered
+    assert ask_result(rag, foreign, guess=True)["hits"] == 0
+    assert len(answered) == 1
+    ask_result(rag, foreign, method="query-only")  # it reads no passages anyway
+    assert len(answered) == 2
+    several = rag.answer_many([foreign, "what eats the big fish ?", foreign])
+    assert [bool(answer.hits) for answer in several] == [False, True, False]
+    ((rows, prompts),) = answered[2:]
+    assert len(rows) == len(prompts) == 1
+    assert several[0].text == several[2].text == ""
+
+
 @pytest.mark.parametrize("method", [None, "rag-gd", "mean-update", "tt-sgd"])
 def test_ask_adapts_to_demonstrations(
     method: str | None, own: Assembly, demonstrations: Path, answered: list[Any]

@@ -51,7 +51,7 @@ class Answer:
 
     Attributes:
         question: as asked.
-        text: the answer.
+        text: the answer; empty where nothing was found and nobody told the model to guess.
         passages: the evidence, best first; empty where nothing was found.
         passages_cut: passages that were shortened or left out to fit the context window.
     """
@@ -60,6 +60,11 @@ class Answer:
     text: str
     passages: tuple[Passage, ...]
     passages_cut: int = 0
+
+    @property
+    def hits(self) -> int:
+        """Number of passages found; 0: none shares a word with the question."""
+        return len(self.passages)
 
 
 class Rag:
@@ -216,6 +221,7 @@ class Rag:
         *,
         update: State | None = None,
         method: str | None = None,
+        guess: bool = False,
     ) -> Answer:
         """Answer a question from the passages found for it.
 
@@ -225,12 +231,13 @@ class Rag:
             update: the same by another name.
             method: without an adapted state, the model that answers: ``base`` (None), or another
                 that needs no demonstrations, e.g. ``vanilla-rag``, ``query-only``.
+            guess: ask the model even where no passage was found.
 
         Returns:
             The answer with its passages.
         """
         state = adapted if adapted is not None else update
-        return self.answer_many([question], state, method=method)[0]
+        return self.answer_many([question], state, method=method, guess=guess)[0]
 
     def answer_many(
         self,
@@ -238,6 +245,7 @@ class Rag:
         adapted: State | Sequence[State | None] | None = None,
         *,
         method: str | None = None,
+        guess: bool = False,
     ) -> list[Answer]:
         """Answer questions in batches, each with its own adapted state.
 
@@ -245,6 +253,7 @@ class Rag:
             questions: the questions.
             adapted: one state for all, or one per question, None for `method` alone.
             method: as in `answer`.
+            guess: as in `answer`.
 
         Returns:
             One answer per question, in order.
@@ -266,12 +275,17 @@ class Rag:
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
             ]
             texts: dict[int, str] = {}
+            asked_of = [
+                i
+                for i, row in enumerate(rows)
+                if guess or evidence[i] or not row.reads_evidence or not settings.retrieval.top_k
+            ]
             size, most = settings.evaluation.batch, settings.evaluation.max_answer_tokens
-            for batch in _batches(rows, size):
+            for batch in _batches(rows, asked_of, size):
                 parts = [rows[i] for i in batch], [prompts[i] for i in batch]
                 texts |= zip(batch, answer_batch(backbone, *parts, most), strict=True)
         return [
-            Answer(question, texts[i], evidence[i], prompts[i].passages_cut)
+            Answer(question, texts.get(i, ""), evidence[i], prompts[i].passages_cut)
             for i, question in enumerate(questions)
         ]
 
@@ -347,10 +361,11 @@ class Rag:
         return update
 
 
-def _batches(rows: Sequence[Adapted], size: int) -> list[list[int]]:
+def _batches(rows: Sequence[Adapted], chosen: Sequence[int], size: int) -> list[list[int]]:
     # rows of one base adapter and one soft prefix can share a batch
     groups: dict[tuple[str, int], list[int]] = {}
-    for i, row in enumerate(rows):
+    for i in chosen:
+        row = rows[i]
         kind = (row.base.fingerprint if row.base else "", id(row.soft))
         groups.setdefault(kind, []).append(i)
     return [g[at : at + size] for g in groups.values() for at in range(0, len(g), size)]

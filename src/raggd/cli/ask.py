@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from raggd.api import Rag
 
 
+NO_HIT = "no passage shares a word with the question"
+
+
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     corpus: Corpus = None,
@@ -39,23 +42,26 @@ def ask(
     method: Annotated[
         str | None, typer.Option(help="Default: adapted with demonstrations, base without.")
     ] = None,
+    guess: Annotated[
+        bool, typer.Option("--guess", help="Ask the model even where no passage is found.")
+    ] = False,
     config: Config = None,
     assignments: Assignments = None,
     timings: Annotated[bool, typer.Option("--timings", help="Show where the time went.")] = False,
     as_json: Json = False,
 ) -> None:
     """Answer one question from your documents, adapted to your demonstrations."""
-    from raggd.cli.console import emit_json, progress_bar, say
+    from raggd.cli.console import complain, emit_json, progress_bar, say
 
     with progress_bar() as bar:
         rag = load_rag(config, with_corpus(corpus, assignments), bar)
-        result = ask_result(rag, question, (demonstrations, support, update), method)
+        result = ask_result(rag, question, (demonstrations, support, update), method, guess)
+    if not result["hits"] and rag.parts.settings.retrieval.top_k:
+        complain(f"raggd: {NO_HIT}{_asked_all_the_same(result)}.")
     if as_json:
         emit_json(result)
         return
     say(result["answer"], "", f"method: {_how(result, update)}")
-    if not result["passages"] and rag.parts.settings.retrieval.top_k:
-        say("No passage was found for the question: the answer is the model's own.")
     for number, passage in enumerate(result["passages"], start=1):
         say(f"[{number}] {_name(passage)}: {passage['text']}")
     for text in result["without_evidence"]:
@@ -67,7 +73,11 @@ def ask(
 
 
 def ask_result(
-    rag: Rag, question: str, source: Source = (None, None, None), method: str | None = None
+    rag: Rag,
+    question: str,
+    source: Source = (None, None, None),
+    method: str | None = None,
+    guess: bool = False,
 ) -> dict[str, Any]:
     """Answer one question, adapted to what is named.
 
@@ -76,12 +86,14 @@ def ask_result(
         question: the question.
         source: of the adapted state.
         method: None: what adapts best with the weights at hand, ``base`` where nothing is named.
+        guess: ask the model even where no passage is found.
 
     Returns:
-        ``question``, ``answer``, ``method``, ``adapted`` (by an update), ``demonstrations``
-        (how many), ``without_evidence`` (those whose passages lack their answer), ``passages``,
-        ``passages_cut`` and ``timings`` in milliseconds: ``start`` is what went before (Python,
-        imports), and ``total`` counts from the start of the process where the system tells it.
+        ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an
+        update), ``demonstrations`` (how many), ``without_evidence`` (those whose passages lack
+        their answer), ``passages``, ``passages_cut`` and ``timings`` in milliseconds: ``start`` is
+        what went before (Python, imports), and ``total`` counts from the start of the process
+        where the system tells it.
 
     Raises:
         RaggdError: the question is empty.
@@ -105,12 +117,13 @@ def ask_result(
     with watch.timed("adapt"):
         adapted = adapted_from(rag, source, support, method)
     with watch.timed("answer"):
-        answer = rag.answer(question, adapted)
+        answer = rag.answer(question, adapted, guess=guess)
     spent = {stage: round(cost.median_ms, 1) for stage, cost in watch.costs().items()}
     spent["total"] = round((time.perf_counter() - started) * 1000 + spent.get("start", 0.0), 1)
     return {
         "question": answer.question,
         "answer": answer.text,
+        "hits": answer.hits,
         "method": method or (rag.parts.adapting if any(source) else "base"),
         "adapted": adapted.update is not None,
         "demonstrations": len(support.demonstrations) if support else 0,
@@ -119,6 +132,12 @@ def ask_result(
         "passages_cut": answer.passages_cut,
         "timings": spent,
     }
+
+
+def _asked_all_the_same(result: dict[str, Any]) -> str:
+    if result["answer"]:
+        return ": the answer is the model's own"
+    return ", so the model was not asked to guess (--guess asks it all the same)"
 
 
 def _name(passage: dict[str, str]) -> str:

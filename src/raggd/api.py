@@ -275,13 +275,10 @@ class Rag:
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
             ]
             texts: dict[int, str] = {}
-            asked_of = [
-                i
-                for i, row in enumerate(rows)
-                if guess or evidence[i] or not row.reads_evidence or not settings.retrieval.top_k
-            ]
+            guess = guess or not settings.retrieval.top_k
+            told = [i for i, r in enumerate(rows) if guess or evidence[i] or not r.reads_evidence]
             size, most = settings.evaluation.batch, settings.evaluation.max_answer_tokens
-            for batch in _batches(rows, asked_of, size):
+            for batch in _batches(rows, told, size):
                 parts = [rows[i] for i in batch], [prompts[i] for i in batch]
                 texts |= zip(batch, answer_batch(backbone, *parts, most), strict=True)
         return [
@@ -365,8 +362,8 @@ def _batches(rows: Sequence[Adapted], chosen: Sequence[int], size: int) -> list[
     # rows of one base adapter and one soft prefix can share a batch
     groups: dict[tuple[str, int], list[int]] = {}
     for i in chosen:
-        row = rows[i]
-        kind = (row.base.fingerprint if row.base else "", id(row.soft))
+        base, soft = rows[i].base, rows[i].soft
+        kind = (base.fingerprint if base else "", id(soft))
         groups.setdefault(kind, []).append(i)
     return [g[at : at + size] for g in groups.values() for at in range(0, len(g), size)]
 

@@ -14,7 +14,7 @@ from benchmarks.measured import Measured
 from benchmarks.peers import peft_model, plain_loss
 from benchmarks.setting import BenchSetting
 from raggd.adaptation.base_adapter import fresh_base, train_base
-from raggd.adaptation.batching import batch_of_step
+from raggd.adaptation.batching import BatchOrder
 from raggd.adaptation.examples import answered_prompt
 from raggd.adaptation.optimizer import learning_rate_at
 from raggd.backbone.batch import Batch, make_batch
@@ -149,8 +149,8 @@ def run(setting: BenchSetting) -> Measured:
     whole = setting.parts.settings.base_training
     wanted = whole.model_copy(update={"steps": STEPS, "accumulate": 1})
     prompts = _examples(setting, wanted.max_tokens)
-    lengths = [len(p.tokens) for p in prompts]
-    numbers = [batch_of_step(lengths, wanted.batch, wanted.seed, s) for s in range(STEPS)]
+    order = BatchOrder([len(p.tokens) for p in prompts], wanted.batch, wanted.seed)
+    numbers = [order(step) for step in range(STEPS)]
     padding = backbone.tokenizer.pad_token_id
     batches = [make_batch([prompts[i] for i in n], padding, backbone.device) for n in numbers]
     spec = backbone.adapter_spec(setting.parts.settings.adapter)

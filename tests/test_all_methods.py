@@ -12,6 +12,7 @@ import pytest
 
 import tiny
 from raggd.adaptation.base_adapter import save_base
+from raggd.adaptation.hyper_tuning import plan_lessons
 from raggd.adaptation.prompt_tuning import SoftPrefix, load_prefix, save_prefix
 from raggd.adaptation.target_store import load_targets
 from raggd.api import Rag
@@ -39,11 +40,8 @@ from raggd.records import RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for, holds_answer
 from raggd.settings import Settings, load_settings
 from raggd.study.evaluate import run_evaluate
-from raggd.workflows import rivals, train
-from raggd.workflows.gate import run_train_gate
-from raggd.workflows.ridge import run_train_ridge
-from raggd.workflows.rivals import run_train_hyper, run_train_prompt, run_train_task_mean
-from raggd.workflows.train import run_targets, run_train_base, run_train_predictor
+from raggd.training import run as training
+from raggd.training.stages import run_stage
 from workflow_fixtures import (
     changed,
     files_under,
@@ -51,6 +49,7 @@ from workflow_fixtures import (
     run_cli,
     save_backbone,
     settings_text,
+    stage,
     write_data,
     write_lines,
 )
@@ -100,22 +99,15 @@ def trained(
     assert settings.target.keep == [1, 10]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        for module in (train, rivals):
-            patch.setattr(module, "compile_layers", lambda _: nullcontext())
+        patch.setattr(training, "compile_layers", lambda _: nullcontext())
         parts = parts_with(settings, frozen_backbone)
-        records = {"base": run_train_base(parts, weights, quiet)}
-        run_targets(parts, store, quiet)
+        records = {"base": stage("base", parts, weights)}
+        stage("targets", parts, store)
         for steps in (0, 1, 10):
-            with_k = changed(settings, "predictor", target_steps=steps)
-            run_train_predictor(parts_with(with_k, frozen_backbone), store, weights, quiet)
-        records["prompt"] = run_train_prompt(parts, weights, quiet)
-        records["hyper"] = run_train_hyper(parts, store, weights, quiet)
-        for name, start in (("tuned", "predictor"), ("mean-tuned", "mean")):
-            own = changed(settings, "hyper_tuning", start=start)
-            records[name] = run_train_hyper(parts_with(own, frozen_backbone), store, weights, quiet)
-        records["ridge"] = run_train_ridge(parts, store, weights)
-        records["gate"] = run_train_gate(parts, "tuned.safetensors", weights, quiet)
-        records["task-mean"] = run_train_task_mean(parts, [store], weights)
+            with_k = parts_with(changed(settings, "predictor", target_steps=steps), frozen_backbone)
+            stage("predictor", with_k, weights, store)
+        for name in ("prompt", "hyper", "tuned", "mean-tuned", "ridge", "gate", "task-mean"):
+            records[name] = stage(name, parts, weights, store)
         yield Trained(settings, weights, store, records)
 
 
@@ -292,9 +284,10 @@ def test_lessons_can_be_held_to_what_the_passages_answer(
     asked = {}
     for only in (False, True):
         parts = parts_with(changed(noisy, "hyper_tuning", answerable_only=only), frozen_backbone)
-        lessons = rivals.plan_lessons(
+        run = training.Run(parts, Path())
+        lessons = plan_lessons(
             targets,
-            {name: rivals.lesson_pool(parts, name) for name in set(targets.tasks)},
+            {name: training.lesson_pool(run, name) for name in set(targets.tasks)},
             parts.settings.hyper_tuning.model_copy(update={"steps": 20}),
         )
         questions = {lesson.question.id: lesson.question for lesson in lessons}
@@ -321,16 +314,17 @@ def test_targets_of_a_support_pool_are_for_controls_and_never_trained_on(
     parts = parts_with(settings, tiny_backbone)
     pool = tmp_path / "pool"
     with pytest.raises(RaggdError, match="'popqa' is held out"):
-        run_targets(parts, pool, quiet)
-    assert run_targets(parts, pool, quiet, pool=True)["sets"] == 3
+        stage("targets", parts, pool)
+    assert stage("targets", parts, pool, pool=True)["sets"] == 3
     names = {q.id for q in support_pool(settings.data.folder, "popqa")}
     assert {n for row in load_targets(pool).demonstration_ids for n in row} <= names
-    for train_on in (run_train_predictor, run_train_hyper):
+    for name in ("predictor", "hyper"):
         with pytest.raises(RaggdError, match="targets of popqa, which nothing may be trained on"):
-            train_on(parts, pool, tmp_path / "out", quiet)
+            stage(name, parts, tmp_path / "out", pool)
     weights = tmp_path / "weights"
     save_base(weights / BASE_FILE, parts.base)
-    record = run_train_task_mean(parts, [trained.store, pool], weights)
+    run = training.Run(parts, weights, (trained.store, pool))
+    record = run_stage("task-mean", run)
     assert record["sets"] == {"nq": 4, "popqa": 3, "triviaqa": 4}
     settings = changed(settings, "adapter", weights=str(weights))
     result, _ = run_evaluate(
@@ -374,8 +368,7 @@ def test_the_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
-    for module in (train, rivals):
-        monkeypatch.setattr(module, "compile_layers", lambda _: nullcontext())
+    monkeypatch.setattr(training, "compile_layers", lambda _: nullcontext())
     settings = tmp_path / "settings.toml"
     backbone = save_backbone(frozen_backbone, tmp_path / "backbone")
     data, out = Path(trained.settings.data.folder), tmp_path / "out"
@@ -391,8 +384,8 @@ def test_the_commands(
     )
     assert ran.json()["sets"] == trained.records["hyper"]["sets"]
     assert "loss" not in ran.json()
-    ran = run_cli("train", "task-mean", *shared, "--targets", trained.store)
+    ran = run_cli("train", "task-mean", *shared, "--store", trained.store)
     assert ran.json()["sets"] == {"nq": 4, "triviaqa": 4}
     assert {PROMPT_FILE, HYPER_FILE, TASK_MEAN_FILE} <= set(files_under(out))
-    twice = ("--targets", trained.store, "--targets", trained.store)
+    twice = ("--store", trained.store, "--store", trained.store)
     assert run_cli("train", "task-mean", *shared, *twice).json()["sets"]["nq"] == 8

@@ -24,8 +24,8 @@ from raggd.adaptation.predictors.store import save_predictor
 from raggd.adaptation.target_store import load_targets
 from raggd.backbone.load import Backbone
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
+from raggd.training import run as training
 from raggd.workflows import data as data_workflow
-from raggd.workflows import train
 from tiny import random_base, random_update
 from workflow_fixtures import (
     Ran,
@@ -67,7 +67,7 @@ def place(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        patch.setattr(train, "compile_layers", lambda _: nullcontext())
+        patch.setattr(training, "compile_layers", lambda _: nullcontext())
         yield Place(root, frozen_backbone)
 
 

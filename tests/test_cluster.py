@@ -33,10 +33,9 @@ from raggd.study.plan import Part, all_cells
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import load_study
-from raggd.workflows import train
-from raggd.workflows.train import run_targets
+from raggd.training import run as training
 from study_fixtures import World, lasting, make_world, read_records
-from workflow_fixtures import changed, run_cli, settings_text
+from workflow_fixtures import changed, run_cli, settings_text, stage
 
 METHODS = ("query-only", "base", "tt-sgd", "rag-gd")
 SRC = Path(__file__).resolve().parents[1] / "src"
@@ -309,9 +308,9 @@ def run_parts(world: World, tmp_path: Path) -> Assembly:
 def test_targets_made_by_workers_are_those_of_one_process(
     run_parts: Assembly, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "compile_layers", lambda _: nullcontext())
+    monkeypatch.setattr(training, "compile_layers", lambda _: nullcontext())
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    run_targets(run_parts, alone, lambda *_: None)
+    stage("targets", run_parts, alone)
     wanted = {path.name: path for path in alone.glob("shard-*")}
     assert len(wanted) == 3
     kept = shared / sorted(wanted)[0]
@@ -319,7 +318,7 @@ def test_targets_made_by_workers_are_those_of_one_process(
     shutil.copy(alone / "store.json", shared)
     shutil.copy(wanted[kept.name], kept)
     before = kept.stat().st_mtime_ns
-    found = run_targets_on(run_parts, shared, Crew(address, 1), Silent())
+    found = run_targets_on(training.Run(run_parts, shared, (shared,)), Crew(address, 1))
     assert found["sets"] == 8
     assert {path.name for path in shared.glob("shard-*")} == set(wanted)
     assert kept.stat().st_mtime_ns == before

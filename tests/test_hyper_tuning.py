@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tiny
 from raggd.adaptation import optimizer
@@ -76,6 +80,30 @@ def test_lessons_ask_another_question_of_the_same_task(targets: Targets) -> None
     assert plan_lessons(store, pools, other) != plan
     with pytest.raises(RaggdError, match=r"'trivia'.*no further training question"):
         plan_lessons(store, {"nq": pool("nq", 4), "trivia": pool("trivia", 2)}, settings)
+
+
+class CountedPool(list[Question]):
+    """A pool that knows how often somebody went through it."""
+
+    walks = 0
+
+    def __iter__(self) -> Iterator[Question]:
+        self.walks += 1
+        return super().__iter__()
+
+
+@given(st.integers(3, 30), st.integers(0, 2**16), st.integers(1, 2))
+def test_lessons_are_those_of_the_filtered_pool(size: int, seed: int, own: int) -> None:
+    pools = {"nq": CountedPool(Question(f"nq:{i}", "?", ("a",), "nq") for i in range(size))}
+    shown = tuple(f"nq:{(7 * i) % size}" for i in range(own))
+    store = Targets(torch.zeros(1, 1), torch.zeros(1, 1, 1), ("nq",), ("s",), (shown,), "b", "i")
+    settings = TRAINING.model_copy(update={"seed": seed, "steps": 20})
+    lessons = plan_lessons(store, pools, settings)
+    assert pools["nq"].walks == 1  # once for all lessons
+    rest = [q for q in pools["nq"] if q.id not in shown]
+    for number, lesson in enumerate(lessons):
+        choice = np.random.default_rng([seed, 1, number])
+        assert lesson.question == rest[int(choice.integers(len(rest)))]
 
 
 def train(

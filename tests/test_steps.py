@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raggd.adaptation import optimizer
-from raggd.adaptation.batching import WINDOW, batch_of_step, epoch_batches
+from raggd.adaptation import batching, optimizer
+from raggd.adaptation.batching import WINDOW, BatchOrder, epoch_batches
 from raggd.adaptation.optimizer import Trainer, learning_rate_at, seconds_spent
 from raggd.adaptation.supports import draw_supports
 from raggd.data.benchmarks import scored_questions, support_pool
@@ -41,9 +41,25 @@ def test_an_epoch_shows_every_example_at_most_once(
 def test_steps_run_through_the_epochs(count: int, batch: int, seed: int) -> None:
     lengths = [7 * i % 31 for i in range(count)]
     per_epoch = len(epoch_batches(lengths, batch, seed, 0))
-    steps = [batch_of_step(lengths, batch, seed, s) for s in range(2 * per_epoch)]
+    order = BatchOrder(lengths, batch, seed)
+    steps = [order(s) for s in range(2 * per_epoch)]
     assert steps[:per_epoch] == epoch_batches(lengths, batch, seed, 0)
     assert steps[per_epoch:] == epoch_batches(lengths, batch, seed, 1)
+    assert BatchOrder(lengths, batch, seed)(per_epoch) == steps[per_epoch]  # a resumed run
+
+
+def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    shuffled: list[int] = []
+
+    def counting(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
+        shuffled.append(epoch)
+        return epoch_batches(lengths, batch, seed, epoch)
+
+    monkeypatch.setattr(batching, "epoch_batches", counting)
+    order = BatchOrder([1] * 40, 4, 0)
+    for step in range(25):
+        order(step)
+    assert shuffled == [0, 1, 2]
 
 
 def test_the_order_depends_on_seed_and_epoch_alone() -> None:

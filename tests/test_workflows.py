@@ -29,16 +29,16 @@ from raggd.records import (
     RaggdError,
 )
 from raggd.settings import Settings, load_settings
-from raggd.workflows import train
+from raggd.training import run as training
 from raggd.workflows.ask import run_index
 from raggd.workflows.data import run_data_fetch, run_data_list
-from raggd.workflows.train import run_targets, run_train_base, run_train_predictor
 from workflow_fixtures import (
     TRAIN,
     changed,
     files_under,
     parts_with,
     settings_text,
+    stage,
     write_data,
     write_lines,
 )
@@ -71,11 +71,13 @@ def trained(
     settings = load_settings(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        patch.setattr(train, "compile_layers", lambda _: nullcontext())  # would take half a minute
+        patch.setattr(
+            training, "compile_layers", lambda _: nullcontext()
+        )
         parts = parts_with(settings, frozen_backbone)
-        base = run_train_base(parts, weights, lambda *_: None)
-        targets = run_targets(parts, store, lambda *_: None)
-        predictor = run_train_predictor(parts, store, weights, lambda *_: None)
+        base = stage("base", parts, weights)
+        targets = stage("targets", parts, store)
+        predictor = stage("predictor", parts, weights, store)
         yield Trained(settings, weights, store, base, targets, predictor)
 
 
@@ -87,7 +89,7 @@ def parts(trained: Trained, tiny_backbone: Backbone) -> Assembly:
 def interrupt_at(step: int) -> Callable[..., None]:
     """A progress that presses Ctrl-C when it is told a step."""
 
-    def progress(done: int, *_: object) -> None:
+    def progress(_: str, done: int, *__: object) -> None:
         if done >= step:
             raise KeyboardInterrupt
 
@@ -157,12 +159,12 @@ def test_interrupted_targets_continue_to_the_same_bytes(
 ) -> None:
     store = tmp_path / "targets"
     with pytest.raises(KeyboardInterrupt):
-        run_targets(parts, store, interrupt_at(at))
+        stage("targets", parts, store, progress=interrupt_at(at))
     shards = sorted(store.glob("shard-*"))
     assert len(shards) == -(-at // target_store.SHARD), "what was finished is kept"
     assert not list(store.glob(".*"))
     kept = {path.name: path.stat().st_mtime_ns for path in shards}
-    record = run_targets(parts, store, lambda *_: None)
+    record = stage("targets", parts, store)
     assert record["identity"] == trained.targets["identity"]
     whole = sorted(trained.store.glob("shard-*"))
     again = sorted(store.glob("shard-*"))
@@ -186,9 +188,9 @@ def test_targets_interrupted_inside_a_shard(
     original = target_store.targets_of
     monkeypatch.setattr(target_store, "targets_of", stopping)
     with pytest.raises(KeyboardInterrupt):
-        run_targets(parts, tmp_path, lambda *_: None)
+        stage("targets", parts, tmp_path)
     assert files_under(tmp_path) == ["shard-00000.safetensors", "store.json"]
-    run_targets(parts, tmp_path, lambda *_: None)
+    stage("targets", parts, tmp_path)
     assert len(calls) == 4, "one done, one stopped, two to go"
     for path in trained.store.glob("shard-*"):
         assert content(tmp_path / path.name) == content(path)
@@ -198,7 +200,7 @@ def test_a_store_of_other_targets_is_not_continued(trained: Trained, parts: Asse
     other = parts_with(changed(trained.settings, "target", steps=3), parts.backbone)
     before = files_under(trained.store)
     with pytest.raises(RaggdError, match=f"identity {trained.targets['identity']}"):
-        run_targets(other, trained.store, lambda *_: None)
+        stage("targets", other, trained.store)
     assert files_under(trained.store) == before
 
 
@@ -210,14 +212,12 @@ def test_interrupted_training_continues_to_the_same_weights(
     steps: list[int] = []
 
     def run(progress: Callable[..., None]) -> dict[str, Any]:
-        if which == "base":
-            return run_train_base(parts, tmp_path, progress)
-        return run_train_predictor(parts, trained.store, tmp_path, progress)
+        return stage(which, parts, tmp_path, trained.store, progress=progress)
 
     with pytest.raises(KeyboardInterrupt):
         run(interrupt_at(3))
     assert files_under(tmp_path) == [f"{which}.checkpoint.safetensors"]
-    record = run(lambda step, *_: steps.append(step))
+    record = run(lambda _, step, *__: steps.append(step))
     assert steps[0] == 3, "two steps were in the checkpoint, the third was lost"
     assert record["loss"] == (trained.base if which == "base" else trained.predictor)["loss"]
     for name in [BASE_FILE] if which == "base" else [PREDICTOR_FILE, MEAN_FILE]:
@@ -231,14 +231,12 @@ def test_targets_of_another_base_are_refused_with_both_fingerprints(
     trained: Trained, parts: Assembly, tmp_path: Path
 ) -> None:
     settings = changed(trained.settings, "base_training", seed=1)
-    other = run_train_base(
-        parts_with(settings, parts.backbone), tmp_path / "other", lambda *_: None
-    )
+    other = stage("base", parts_with(settings, parts.backbone), tmp_path / "other")
     assert other["fingerprint"] != trained.base["fingerprint"]
     settings = changed(trained.settings, "adapter", weights=str(tmp_path / "other"))
     strange = parts_with(settings, parts.backbone)
     with pytest.raises(RaggdError) as refused:
-        run_train_predictor(strange, trained.store, tmp_path / "out", lambda *_: None)
+        stage("predictor", strange, tmp_path / "out", trained.store)
     assert other["fingerprint"] in str(refused.value)
     assert trained.base["fingerprint"] in str(refused.value)
     assert files_under(tmp_path / "out") == []
@@ -248,7 +246,7 @@ def test_a_predictor_of_another_base_is_refused_with_both_fingerprints(
     trained: Trained, parts: Assembly, tmp_path: Path
 ) -> None:
     settings = changed(trained.settings, "base_training", seed=1)
-    other = run_train_base(parts_with(settings, parts.backbone), tmp_path, lambda *_: None)
+    other = stage("base", parts_with(settings, parts.backbone), tmp_path)
     for name in (PREDICTOR_FILE, MEAN_FILE):
         (tmp_path / name).write_bytes((trained.weights / name).read_bytes())
     settings = changed(trained.settings, "adapter", weights=str(tmp_path))
@@ -263,13 +261,13 @@ def test_a_predictor_of_another_base_is_refused_with_both_fingerprints(
 def test_nothing_is_trained_on_held_out_benchmarks(
     trained: Trained, parts: Assembly, tmp_path: Path
 ) -> None:
-    for section, run in (("base_training", run_train_base), ("target", run_targets)):
+    for section, name in (("base_training", "base"), ("target", "targets")):
         settings = changed(trained.settings, section, benchmarks=["nq", "popqa"])
         with pytest.raises(RaggdError, match="'popqa' is held out"):
-            run(parts_with(settings, parts.backbone), tmp_path, lambda *_: None)
+            stage(name, parts_with(settings, parts.backbone), tmp_path)
         settings = changed(trained.settings, section, benchmarks=["nq", "trivaqa"])
         with pytest.raises(RaggdError, match="did you mean 'triviaqa'"):
-            run(parts_with(settings, parts.backbone), tmp_path, lambda *_: None)
+            stage(name, parts_with(settings, parts.backbone), tmp_path)
     assert files_under(tmp_path) == []
 
 

@@ -141,6 +141,16 @@ def parts_with(settings: Settings, backbone: Any) -> Assembly:
     return parts
 
 
+def stage(
+    name: str, parts: Assembly, out: Path, store: Path | None = None, **others: Any
+) -> dict[str, Any]:
+    """Run one stage of a training; targets go to `out`, others read them from `store`."""
+    from raggd.training.run import Run
+    from raggd.training.stages import run_stage
+
+    return run_stage(name, Run(parts, out, (store or out,), **others))
+
+
 def save_backbone(backbone: Any, folder: Path) -> Path:
     """Write model and tokenizer as a Hugging Face folder, for the real way of loading."""
     backbone.model.save_pretrained(folder)

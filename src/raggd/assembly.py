@@ -79,6 +79,13 @@ class Assembly:
         if backbone is not None:
             self.__dict__["backbone"] = backbone  # where a cached property keeps its value
 
+    def derived(self, settings: Settings) -> Assembly:
+        """Return parts of other settings for the same backbone and passages, not loaded again."""
+        made = Assembly(settings, self.progress)
+        kept = ("backbone", "source", "index", "retriever")
+        made.__dict__ |= {name: self.__dict__[name] for name in kept if name in self.__dict__}
+        return made
+
     def say(self, text: str) -> None:
         """Tell the user what is going on.
 

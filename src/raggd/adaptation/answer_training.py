@@ -8,7 +8,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from raggd.adaptation.batching import BatchSettings, accumulated_batches
+from raggd.adaptation.batching import BatchOrder, BatchSettings
 from raggd.adaptation.optimizer import OptimizerSettings, Progress, Trainer
 from raggd.data.prompts import Prompt
 from raggd.records import RaggdError, content_id
@@ -71,12 +71,13 @@ def train_on_answers(
     Returns:
         The loss of every step.
     """
-    lengths = [len(p.tokens) for p in prompts]
+    order = BatchOrder([len(p.tokens) for p in prompts], settings.batch, settings.seed)
     trainer = Trainer(parameters, settings, identity=identity, warmup=settings.warmup)
 
     def differentiate(step: int) -> float:
         total = 0.0
-        for numbers in accumulated_batches(lengths, settings, step):
+        for part in range(settings.accumulate):
+            numbers = order(step * settings.accumulate + part)
             loss = loss_of([prompts[i] for i in numbers]) / settings.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())

@@ -35,10 +35,22 @@ def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> 
     return [whole[i] for i in generator.permutation(len(whole))]
 
 
-def batch_of_step(lengths: Sequence[int], batch: int, seed: int, step: int) -> list[int]:
-    """Return the examples of one step, counted from 0, epochs following one another."""
-    per_epoch = len(epoch_batches(lengths, batch, seed, 0))
-    return epoch_batches(lengths, batch, seed, step // per_epoch)[step % per_epoch]
+class BatchOrder:
+    """The examples of every step, epochs following one another; an epoch is shuffled once."""
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        """Shuffle nothing yet; arguments as of `epoch_batches`."""
+        self._lengths, self._batch, self._seed = lengths, batch, seed
+        self._per_epoch = max(1, len(lengths) // batch)
+        self._epoch, self._batches = -1, [[0]]
+
+    def __call__(self, step: int) -> list[int]:
+        """Return the numbers of one step's examples, steps counted from 0."""
+        epoch, at = divmod(step, self._per_epoch)
+        if epoch != self._epoch:
+            self._batches = epoch_batches(self._lengths, self._batch, self._seed, epoch)
+            self._epoch = epoch
+        return self._batches[at]
 
 
 class BatchSettings(Protocol):
@@ -55,14 +67,3 @@ class BatchSettings(Protocol):
     @property
     def seed(self) -> int:
         """Seed of the order."""
-
-
-def accumulated_batches(
-    lengths: Sequence[int], settings: BatchSettings, step: int
-) -> list[list[int]]:
-    """Return the batches of example numbers that one optimizer step adds up, step from 0."""
-    first = step * settings.accumulate
-    return [
-        batch_of_step(lengths, settings.batch, settings.seed, first + i)
-        for i in range(settings.accumulate)
-    ]

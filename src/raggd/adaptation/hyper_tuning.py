@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from raggd.adaptation.answer_training import examples_id
-from raggd.adaptation.batching import batch_of_step
+from raggd.adaptation.batching import BatchOrder
 from raggd.adaptation.optimizer import Progress, Trainer
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.target_store import Targets
@@ -60,21 +60,26 @@ def plan_lessons(
     """
     lessons = []
     order: list[int] = []
+    places = {task: {q.id: i for i, q in enumerate(pool)} for task, pool in pools.items()}
     for number in range(settings.steps * settings.batch):
         lap, at = divmod(number, len(targets))
         if at == 0:
             shuffle = np.random.default_rng([settings.seed, lap])
             order = [int(i) for i in shuffle.permutation(len(targets))]
         support = order[at]
-        own = set(targets.demonstration_ids[support])
-        pool = [q for q in pools.get(targets.tasks[support], ()) if q.id not in own]
-        if not pool:
+        task = targets.tasks[support]
+        pool, place = pools.get(task, ()), places.get(task, {})
+        own = sorted(place[i] for i in set(targets.demonstration_ids[support]) & place.keys())
+        if len(own) == len(pool):
             raise RaggdError(
-                f"task '{targets.tasks[support]}' of the target store has no further training "
+                f"task '{task}' of the target store has no further training "
                 "question to learn from: give the data that the targets were made from."
             )
         choice = np.random.default_rng([settings.seed, 1, number])
-        lessons.append(Lesson(support, pool[int(choice.integers(len(pool)))]))
+        chosen = int(choice.integers(len(pool) - len(own)))
+        for taken in own:  # the chosen one among those that are not the support set's own
+            chosen += taken <= chosen
+        lessons.append(Lesson(support, pool[chosen]))
     return lessons
 
 
@@ -142,7 +147,7 @@ def train_hyper(
     """
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]
-    lengths = [len(prompt.tokens) for prompt in prompts]
+    order = BatchOrder([len(p.tokens) for p in prompts], settings.batch, settings.seed)
     constant = settings.start == "mean"
     predictor = start or fresh_predictor(base, targets, sizes, settings.seed, mean=constant)
     predictor.train().requires_grad_(not constant)
@@ -162,7 +167,7 @@ def train_hyper(
     predictor.to(backbone.device)
 
     def differentiate(step: int) -> float:
-        numbers = batch_of_step(lengths, settings.batch, settings.seed, step)
+        numbers = order(step)
         states = targets.states[[lessons[i][0] for i in numbers]]
         update = predictor(states.to(backbone.device))
         shown = [prompts[i] for i in numbers]

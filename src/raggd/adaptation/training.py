@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raggd.adaptation.batching import batch_of_step
+from raggd.adaptation.batching import BatchOrder
 from raggd.adaptation.matching import matching_loss
 from raggd.adaptation.optimizer import Progress, Trainer
 from raggd.adaptation.predictors.mlp import MLPPredictor
@@ -68,11 +68,10 @@ def train_predictor(
     parameters = dict(predictor.named_parameters())
     trainer = Trainer(parameters, settings, identity=identity, warmup=settings.steps // 20)
     places = 3 * base.spec.layers
-    lengths = [0] * len(targets)
-    size = min(settings.batch, len(targets))
+    order = BatchOrder([0] * len(targets), min(settings.batch, len(targets)), settings.seed)
 
     def differentiate(step: int) -> float:
-        numbers = batch_of_step(lengths, size, settings.seed, step)
+        numbers = order(step)
         rows, states = (t[numbers].to(base.device) for t in (goal.vectors, targets.states))
         wanted = update_from_vector(base.spec, rows.float(), base.fingerprint)
         losses = matching_loss(

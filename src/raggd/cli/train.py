@@ -1,4 +1,4 @@
-"""`raggd targets` and `raggd train`: base adapter, predictor, gate, and rivals."""
+"""`raggd targets` and `raggd train`: a command for every stage, and all of them in order."""
 
 from __future__ import annotations
 
@@ -14,163 +14,98 @@ from raggd.cli.options import (
     Config,
     Json,
     Out,
-    Store,
     Workers,
     WorkerThreads,
     load_parts,
+    names_in,
 )
 
-train_app = typer.Typer(help="Train a base adapter, a predictor, or a rival.", no_args_is_help=True)
+train_app = typer.Typer(help="Train weights: all of them, or one stage.", no_args_is_help=True)
+STAGES = {
+    "base": "Train the base adapter W0 (the shared interface).",
+    "predictor": "Train the predictor, and its control the mean update, on stored targets.",
+    "tuned": "Train the predictor on, through the answer loss of other questions.",
+    "mean-tuned": "Train its control: one update for all support sets.",
+    "hyper": "Train HyperTuning: the same predictor, through the answer loss of other questions.",
+    "ridge": "Fit the predictor in closed form to stored targets, in a minute.",
+    "task-mean": "Average the targets of each task, a control that knows the task alone.",
+    "prompt": "Train the soft prefix of prompt tuning, on the base adapter's examples.",
+    "gate": "Measure what tuned updates gain on training questions, and fit the gate to it.",
+}
+"""What each stage does; `raggd.training.stages` has the table, and torch with it."""
+Stores = Annotated[
+    list[Path] | None,
+    typer.Option("--store", help="Folder that `raggd targets` wrote [runs/targets]. Repeatable."),
+]
 
 
-def _trained(
-    run: Callable[..., dict[str, Any]],
-    what: str,
-    options: tuple[Path | None, list[str] | None],
-    *where: Path,
-    digits: int = 3,
-) -> dict[str, Any]:
-    from raggd.cli.console import progress_bar
-
-    with progress_bar() as bar:
-        return run(
-            load_parts(*options, bar),
-            *where,
-            lambda step, steps, loss: bar(f"{what}, loss {loss:.{digits}f}", step, steps),
-        )
-
-
-@train_app.command("prompt")
-def train_prompt(
-    out: Out = Path("runs/weights"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Train the soft prefix of prompt tuning, on the base adapter's examples."""
-    from raggd.cli.console import show_training
-    from raggd.workflows.rivals import run_train_prompt
-
-    result = _trained(run_train_prompt, "soft prefix", (config, assignments), out)
-    show_training(result, as_json, f"soft prefix {result['fingerprint']} in {out}")
-
-
-@train_app.command("hyper")
-def train_hyper(
-    store: Store = Path("runs/targets"),
-    out: Out = Path("runs/weights"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Train HyperTuning: the same predictor, through the answer loss of other questions."""
-    from raggd.cli.console import show_training
-    from raggd.workflows.rivals import run_train_hyper
-
-    result = _trained(run_train_hyper, "HyperTuning", (config, assignments), store, out)
-    show_training(result, as_json, f"HyperTuning's predictor in {out}")
-
-
-@train_app.command("ridge")
-def train_ridge(
-    store: Store = Path("runs/targets"),
-    out: Out = Path("runs/weights"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Fit the predictor in closed form to stored targets, in a minute."""
-    from raggd.cli.console import progress_bar, show
-    from raggd.workflows.ridge import run_train_ridge
-
-    with progress_bar() as bar:
-        result = run_train_ridge(load_parts(config, assignments, bar), store, out)
+def _lines(name: str, record: dict[str, Any], out: Path) -> list[str]:
     lines = [
-        f"{name:<14} cosine to denoised targets, held out: {found['cosine']:.3f}"
-        for name, found in result["held_out_denoised"].items()
+        f"{label}: mean cosine to the true update on held-out supports {found['cosine']:.3f}"
+        for label, found in record.get("held_out", {}).items()
     ]
-    show(result, as_json, *lines, f"ridge predictor in {out}")
+    if name == "task-mean":
+        lines += [f"{task}: {count} targets" for task, count in record["sets"].items()]
+    gains = {**record.get("gain_by_task", {}), **record.get("gain_by_noise", {})}
+    for label, row in gains.items():
+        cells = "  ".join(f"x{s}: {g:+.3f}" for s, g in zip(record["scales"], row, strict=True))
+        lines.append(f"{label:<18} {cells}")
+    made = f" {record['fingerprint']}" if "fingerprint" in record else ""
+    return [*lines, f"{name}{made} in {out} ({record['seconds']:.0f} s)"]
 
 
-@train_app.command("task-mean")
-def train_task_mean(
-    targets: Annotated[
-        list[Path], typer.Option(help="Folder that `raggd targets` wrote. Repeatable.")
-    ],
+def _show(name: str, record: dict[str, Any], out: Path, as_json: bool) -> None:
+    from raggd.cli.console import show
+
+    # the loss of every step stays in the record on disk
+    brief = {key: value for key, value in record.items() if key != "loss"}
+    show(brief, as_json, *_lines(name, record, out))
+
+
+def _command(name: str) -> Callable[..., None]:
+    def command(
+        stores: Stores = None,
+        out: Out = Path("runs/weights"),
+        config: Config = None,
+        assignments: Assignments = None,
+        as_json: Json = False,
+    ) -> None:
+        from raggd.cli.console import progress_bar
+        from raggd.training.run import Run
+        from raggd.training.stages import run_stage
+
+        folders = tuple(stores or [Path("runs/targets")])
+        with progress_bar() as bar:
+            record = run_stage(name, Run(load_parts(config, assignments, bar), out, folders, bar))
+        _show(name, record, out, as_json)
+
+    return command
+
+
+for stage, text in STAGES.items():
+    train_app.command(stage, help=text)(_command(stage))
+
+
+@train_app.command("all")
+def train_all(
     out: Out = Path("runs/weights"),
+    stages: Annotated[
+        str, typer.Option(help="Stages, separated by commas [those of shipped weights].")
+    ] = "",
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
-    """Average the targets of each task, a control that knows the task alone."""
-    from raggd.cli.console import progress_bar, show_training
-    from raggd.workflows.rivals import run_train_task_mean
-
-    with progress_bar() as bar:
-        result = run_train_task_mean(load_parts(config, assignments, bar), targets, out)
-    counts = ", ".join(f"{task} ({count})" for task, count in result["sets"].items())
-    show_training(result, as_json, f"mean updates of {counts} in {out}")
-
-
-@train_app.command("gate")
-def train_gate(
-    predictor: Annotated[
-        str, typer.Option(help="Predictor of the weights folder that the gate is for.")
-    ] = "tuned.safetensors",
-    out: Out = Path("runs/weights"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Measure what predicted updates gain on training questions, and fit the gate to it."""
-    from raggd.cli.console import progress_bar, show
-    from raggd.workflows.gate import run_train_gate
+    """From nothing to weights: base, targets, predictor, controls. Again: continues."""
+    from raggd.cli.console import note, progress_bar, show
+    from raggd.training.stages import USUAL
+    from raggd.training.stages import train_all as run
 
     with progress_bar() as bar:
         parts = load_parts(config, assignments, bar)
-        result = run_train_gate(
-            parts, predictor, out, lambda done, total: bar("trials", done, total)
-        )
-    lines = []
-    for label, gains in {**result["gain_by_task"], **result["gain_by_noise"]}.items():
-        cells = "  ".join(f"x{s}: {g:+.3f}" for s, g in zip(result["scales"], gains, strict=True))
-        lines.append(f"{label:<18} {cells}")
-    show(result, as_json, *lines)
-
-
-@train_app.command("base")
-def train_base(
-    out: Out = Path("runs/weights"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Train the base adapter W0 (the shared interface)."""
-    from raggd.cli.console import show_training
-    from raggd.workflows.train import run_train_base
-
-    result = _trained(run_train_base, "base adapter", (config, assignments), out)
-    show_training(result, as_json, f"base adapter {result['fingerprint']} in {out}")
-
-
-@train_app.command("predictor")
-def train_predictor(
-    store: Store = Path("runs/targets"),
-    out: Out = Path("runs/weights"),
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Train the predictor, and its control the mean update, on stored targets."""
-    from raggd.cli.console import show_training
-    from raggd.workflows.train import run_train_predictor
-
-    result = _trained(run_train_predictor, "predictor", (config, assignments), store, out, digits=4)
-    lines = (
-        f"{name}: mean cosine to the true update on held-out supports {found['cosine']:.3f}"
-        for name, found in result["held_out"].items()
-    )
-    show_training(result, as_json, *lines)
+        result = run(parts, out, names_in(stages) or USUAL, bar, note)
+    lines = [f"{name:<12} {made['seconds']:>8.0f} s" for name, made in result["stages"].items()]
+    show(result, as_json, *lines, f"weights in {out}: --set adapter.weights={out}")
 
 
 def targets(
@@ -187,17 +122,16 @@ def targets(
 ) -> None:
     """Compute the K-step SGD targets that a predictor learns from."""
     from raggd.cli.console import progress_bar, show
+    from raggd.training.run import Run
+    from raggd.training.stages import run_stage
 
     with progress_bar() as bar:
-        parts = load_parts(config, assignments, bar)
+        run = Run(load_parts(config, assignments, bar), out, (out,), bar, pool)
         if cluster:
             from raggd.cluster.crew import Crew
             from raggd.cluster.targets import run_targets_on
 
-            crew = Crew(cluster, workers, worker_threads)
-            result = run_targets_on(parts, out, crew, bar, pool)
+            result = run_targets_on(run, Crew(cluster, workers, worker_threads))
         else:
-            from raggd.workflows.train import run_targets
-
-            result = run_targets(parts, out, lambda done, total: bar("targets", done, total), pool)
+            result = run_stage("targets", run)
     show(result, as_json, f"{result['sets']} targets in {out}")

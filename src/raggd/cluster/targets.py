@@ -19,7 +19,8 @@ from raggd.files import replacing
 from raggd.provenance import versions
 from raggd.records import RaggdError, SupportSet
 from raggd.settings import Settings
-from raggd.workflows.train import run_targets, target_supports
+from raggd.training.run import Run, target_supports
+from raggd.training.stages import run_stage
 
 
 class TargetWorker:
@@ -42,7 +43,7 @@ class TargetWorker:
 
     @cached_property
     def _supports(self) -> list[SupportSet]:
-        return target_supports(self._parts, self._pool)
+        return target_supports(Run(self._parts, Path(), pool=self._pool))
 
     @cached_property
     def _identity(self) -> str:
@@ -89,9 +90,10 @@ class TargetWorker:
         return content
 
 
-def _distribute(parts: Assembly, folder: Path, crew: Crew, pool: bool, progress: Any) -> int:
+def _distribute(run: Run, crew: Crew) -> int:
     # returns the number of workers that died
-    supports = target_supports(parts, pool)
+    parts, folder, progress = run.parts, run.stores[0], run.progress
+    supports = target_supports(run)
     identity = open_store(parts.backbone, parts.base, supports, parts.settings.target, folder)
     tasks = [n for n in shard_starts(len(supports)) if not shard_file(folder, n).exists()]
     if not tasks:
@@ -99,9 +101,9 @@ def _distribute(parts: Assembly, folder: Path, crew: Crew, pool: bool, progress:
     with connected(crew.address) as ray:
         share = shares(ray, crew)
         actor = ray.remote(**share.reserved)(TargetWorker)
-        given = (parts.settings, pool, str(Path.cwd()), share.threads)
+        given = (parts.settings, run.pool, str(Path.cwd()), share.threads)
         fleet = Fleet[int](ray, lambda: actor.remote(*given), share.count)
-        progress.say(f"{share.count} workers are starting")
+        parts.say(f"{share.count} workers are starting")
         done = 0
 
         def deliver(start: int, content: bytes | RaggdError) -> None:
@@ -127,20 +129,15 @@ def _distribute(parts: Assembly, folder: Path, crew: Crew, pool: bool, progress:
         return fleet.deaths
 
 
-def run_targets_on(
-    parts: Assembly, folder: Path, crew: Crew, progress: Any, pool: bool = False
-) -> dict[str, Any]:
+def run_targets_on(run: Run, crew: Crew) -> dict[str, Any]:
     """Compute the targets of the training tasks on a cluster; continues where it stopped.
 
     Args:
-        parts: settings, data, backbone, base adapter.
-        folder: the store.
+        run: settings, data, backbone, base adapter, and the store.
         crew: cluster and number of workers.
-        progress: the bar.
-        pool: as in `run_targets`.
 
     Returns:
-        As `run_targets`.
+        The record, as of one process.
     """
-    _distribute(parts, folder, crew, pool, progress)
-    return run_targets(parts, folder, lambda done, total: progress("targets", done, total), pool)
+    _distribute(run, crew)
+    return run_stage("targets", run)

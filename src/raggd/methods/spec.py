@@ -73,7 +73,7 @@ class MethodSpec:
 
 _BASE = {BASE_FILE: "raggd train base"}
 _RAG_GD = {**_BASE, PREDICTOR_FILE: "raggd train predictor"}
-_TUNED = {**_BASE, TUNED_FILE: "raggd train hyper --set hyper_tuning.start=predictor"}
+_TUNED = {**_BASE, TUNED_FILE: "raggd train tuned"}
 
 
 def _imitating(steps: int) -> dict[str, str]:
@@ -133,7 +133,7 @@ SPECS: dict[str, MethodSpec] = {
         "predicted:build", "Mean update, tuned", "controls", "X",
         "One fixed change for all tasks, trained on the answers that RAG-GD, tuned, learns from. "
         "A control: what is left when the demonstrations are not read.",
-        files={**_BASE, MEAN_TUNED_FILE: "raggd train hyper --set hyper_tuning.start=mean"},
+        files={**_BASE, MEAN_TUNED_FILE: "raggd train mean-tuned"},
         headline=True,
     ),
     "task-mean": MethodSpec(

@@ -43,6 +43,8 @@ class DataSettings(_Section):
     """`pocket` (embedded), `hub` (FlashRAG's data sets), or a folder in FlashRAG's layout."""
     corpus: str = ""
     """File or folder of passages; empty: the one that belongs to `folder`."""
+    prepared: str = ""
+    """For training: file of questions with their passages (`raggd data prepare`); no index then."""
 
 
 class RetrievalSettings(_Section):

@@ -1,0 +1,1 @@
+"""From data to weights: what each stage of a training reads, runs, writes and records."""

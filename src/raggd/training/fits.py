@@ -1,0 +1,337 @@
+"""What each stage of a training does: it writes its weights and returns facts for its record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raggd.adaptation.base_adapter import save_base, train_base
+from raggd.adaptation.gains import Trial, measure_gains
+from raggd.adaptation.gate import fit_gate
+from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
+from raggd.adaptation.optimizer import seconds_spent
+from raggd.adaptation.predictors.base import Predictor
+from raggd.adaptation.predictors.gated import save_gate
+from raggd.adaptation.predictors.mean import MeanPredictor
+from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.predictors.ridge import ridge_predictor
+from raggd.adaptation.predictors.store import load_predictor, mean_predictor, save_predictor
+from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
+from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.target_store import (
+    Targets,
+    build_targets,
+    denoised,
+    load_targets,
+    split_held_out,
+)
+from raggd.adaptation.task_means import save_task_means, task_means
+from raggd.adaptation.training import check_targets, train_predictor
+from raggd.core.low_rank import BaseAdapter
+from raggd.data.benchmarks import known_benchmarks
+from raggd.data.prompts import Prompt
+from raggd.evaluation.alignment import alignment_summary
+from raggd.evaluation.tasks import support_sets
+from raggd.methods.spec import (
+    BASE_FILE,
+    GATE_FILE,
+    HYPER_FILE,
+    MEAN_TUNED_FILE,
+    PREDICTOR_FILE,
+    PROMPT_FILE,
+    RIDGE_FILE,
+    TASK_MEAN_FILE,
+    TUNED_FILE,
+    weight_file,
+    weights_hash,
+)
+from raggd.records import RaggdError, content_id
+from raggd.retrieval.evidence import make_demonstrations
+from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_supports
+
+Facts = dict[str, Any]
+HYPER_FILES = {"zero": HYPER_FILE, "predictor": TUNED_FILE, "mean": MEAN_TUNED_FILE}
+"""What each start of HyperTuning ends in."""
+
+
+def base(run: Run) -> Facts:
+    """Return the facts of training the base adapter W0 (paper section 5)."""
+    checkpoint, prompts = run.out / "base.checkpoint.safetensors", base_examples(run)
+    backbone, settings = run.parts.backbone, run.settings
+    spec = backbone.adapter_spec(settings.adapter)
+    with run.compiled():
+        made, history = train_base(
+            backbone,
+            spec,
+            prompts,
+            settings.base_training,
+            checkpoint=checkpoint,
+            progress=run.losses("base adapter"),
+        )
+    save_base(run.out / BASE_FILE, made)
+    return {
+        "seconds": seconds_spent(checkpoint),
+        "examples": len(prompts),
+        "passages_cut": sum(prompt.passages_cut for prompt in prompts),
+        "fingerprint": made.fingerprint,
+        "backbone": made.backbone,
+        "parameters": spec.size,
+        "loss": [round(x, 4) for x in history],
+    }
+
+
+def prompt(run: Run) -> Facts:
+    """Return the facts of training the soft prefix on the base adapter's examples."""
+    checkpoint, prompts = run.out / "prompt.checkpoint.safetensors", base_examples(run)
+    with run.compiled():
+        prefix, history = train_prefix(
+            run.parts.backbone,
+            prompts,
+            run.settings.prompt_tuning,
+            checkpoint=checkpoint,
+            progress=run.losses("soft prefix"),
+        )
+    save_prefix(run.out / PROMPT_FILE, prefix)
+    return {
+        "seconds": seconds_spent(checkpoint),
+        "examples": len(prompts),
+        "fingerprint": prefix.fingerprint,
+        "backbone": prefix.backbone,
+        "parameters": prefix.vectors.numel(),
+        "loss": [round(x, 4) for x in history],
+    }
+
+
+def targets(run: Run) -> Facts:
+    """Return the facts of the K-step targets (paper equation 8); continues where it stopped."""
+    parts, supports = run.parts, target_supports(run)
+    with run.compiled():
+        identity = build_targets(
+            parts.backbone,
+            parts.base,
+            supports,
+            run.settings.target,
+            run.stores[0],
+            lambda done, total: run.progress("targets", done, total),
+        )
+    return {
+        "sets": len(supports),
+        "identity": identity,
+        "base": parts.base.fingerprint,
+        "backbone": parts.backbone.fingerprint,
+    }
+
+
+def _held_out(
+    base: BaseAdapter, kept: Targets, held: Targets, predictors: Mapping[str, Predictor]
+) -> Facts:
+    # how predictors align with targets that they were not fitted to
+    goals = {"held_out": held, "held_out_denoised": denoised(held)} if len(held) else {}
+    return {
+        "sets": {"training": len(kept), "held_out": len(held)},
+        "held_out": {},
+        "held_out_denoised": {},
+        **{name: alignment_summary(base, goal, predictors) for name, goal in goals.items()},
+    }
+
+
+def predictor(run: Run) -> Facts:
+    """Return the facts of fitting the predictor (equation 9) and its control, the mean update."""
+    settings, w0 = run.settings.predictor, run.parts.base
+    stored = run.targets(settings.target_steps)
+    check_targets(w0, stored)
+    kept, held = split_held_out(stored, settings.held_out_share)
+    suffix = f"-k{settings.target_steps}" if settings.target_steps else ""
+    checkpoint = run.out / f"predictor{suffix}.checkpoint.safetensors"
+    fitted, history = train_predictor(
+        w0, kept, settings, checkpoint=checkpoint, progress=run.losses("predictor", 4)
+    )
+    files = {"rag-gd": f"predictor{suffix}.safetensors", "mean-update": f"mean{suffix}.safetensors"}
+    save_predictor(run.out / files["rag-gd"], fitted)
+    mean = mean_predictor(w0.spec, w0.fingerprint, kept.vectors)
+    save_predictor(run.out / files["mean-update"], mean)
+    known = {name: load_predictor(run.out / file) for name, file in files.items()}
+    return {
+        "seconds": seconds_spent(checkpoint),
+        "base": w0.fingerprint,
+        "targets": stored.identity,
+        **_held_out(w0, kept, held, known),
+        "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
+        "hashes": {file: weights_hash(run.out / file) for file in files.values()},
+    }
+
+
+def ridge(run: Run) -> Facts:
+    """Return the facts of the predictor in closed form, from the targets of the MLP."""
+    settings, w0 = run.settings, run.parts.base
+    stored = run.targets(settings.predictor.target_steps)
+    check_targets(w0, stored)
+    kept, held = split_held_out(stored, settings.predictor.held_out_share)
+    goal = denoised(kept) if settings.ridge.denoise else kept
+    fitted = ridge_predictor(w0.spec, w0.fingerprint, kept.states, goal.vectors, settings.ridge)
+    save_predictor(run.out / RIDGE_FILE, fitted)
+    known = {
+        "rag-gd-ridge": load_predictor(run.out / RIDGE_FILE),
+        "mean-update": mean_predictor(w0.spec, w0.fingerprint, kept.vectors),
+    }
+    return {
+        "base": w0.fingerprint,
+        "targets": stored.identity,
+        **_held_out(w0, kept, held, known),
+        "hashes": {RIDGE_FILE: weights_hash(run.out / RIDGE_FILE)},
+    }
+
+
+def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
+    """Make the questions that HyperTuning learns from.
+
+    Args:
+        run: gives questions, evidence and tokenizer.
+        kept: the support sets.
+
+    Returns:
+        Number of the support set and an answered prompt of its task, in the order of the plan.
+    """
+    tasks = known_benchmarks(sorted(set(kept.tasks)))
+    pools = {name: lesson_pool(run, name) for name in tasks}
+    lessons = plan_lessons(kept, pools, run.settings.hyper_tuning)
+    asked = {lesson.question.id: lesson.question for lesson in lessons}
+    prompts = run.prompts(list(asked.values()), run.settings.target.max_tokens)
+    by_id = dict(zip(asked, prompts, strict=True))
+    return [(lesson.support, by_id[lesson.question.id]) for lesson in lessons]
+
+
+def _start(run: Run) -> MLPPredictor | None:
+    if run.settings.hyper_tuning.start != "predictor":
+        return None
+    # read anew: it is changed in place, and `parts` keeps what it has read
+    path = weight_file(run.parts.weights, PREDICTOR_FILE)
+    start = load_predictor(path, run.parts.device)
+    if not isinstance(start, MLPPredictor):
+        raise RaggdError(f"{path} has no network that could be tuned.")
+    return start
+
+
+def hyper(run: Run) -> Facts:
+    """Return the facts of a predictor trained through the answer loss of other questions."""
+    settings, w0 = run.settings, run.parts.base
+    stored = run.targets()
+    check_targets(w0, stored)
+    kept, _ = split_held_out(stored, settings.predictor.held_out_share)
+    file = HYPER_FILES[settings.hyper_tuning.start]
+    name = file.removesuffix(".safetensors")
+    checkpoint = run.out / f"{name}.checkpoint.safetensors"
+    lessons = hyper_lessons(run, kept)
+    with run.compiled():
+        made, history = train_hyper(
+            run.parts.backbone,
+            w0,
+            kept,
+            lessons,
+            settings.predictor,
+            settings.hyper_tuning,
+            checkpoint=checkpoint,
+            progress=run.losses(f"HyperTuning ({name})"),
+            start=_start(run),
+        )
+    saved: MLPPredictor | MeanPredictor = made
+    if file == MEAN_TUNED_FILE:  # one update for all sets: what any states give
+        vectors = made.predict(kept.states[:1]).vector()
+        saved = mean_predictor(w0.spec, w0.fingerprint, vectors)
+    save_predictor(run.out / file, saved)
+    return {
+        "seconds": seconds_spent(checkpoint),
+        "base": w0.fingerprint,
+        "targets": stored.identity,
+        "sets": len(kept),
+        "loss": [round(x, 4) for x in history],
+        "hashes": {file: weights_hash(run.out / file)},
+    }
+
+
+def task_mean(run: Run) -> Facts:
+    """Return the facts of the average target of each task, which knows the task alone."""
+    w0, found = run.parts.base, [load_targets(store) for store in run.stores]
+    means = task_means(w0, found)
+    save_task_means(run.out / TASK_MEAN_FILE, w0, means)
+    return {
+        "base": w0.fingerprint,
+        "targets": [store.identity for store in found],
+        "sets": {task: sum(store.tasks.count(task) for store in found) for task in means},
+        "hashes": {TASK_MEAN_FILE: weights_hash(run.out / TASK_MEAN_FILE)},
+    }
+
+
+def gate_trials(run: Run) -> list[tuple[float, Trial]]:
+    """Draw support sets and probes of all training tasks, tasks in turn, noise in turn.
+
+    Args:
+        run: gives questions and evidence.
+
+    Returns:
+        ``gate.per_benchmark`` trials of each benchmark of ``target.benchmarks``, each with its
+        share of random passages.
+    """
+    settings = run.settings
+    wanted, size, k = settings.gate, settings.target.demonstrations, settings.retrieval.top_k
+    retrievers = [(noise, run.noisy(noise)) for noise in wanted.noise]
+    by_task = []
+    for name in known_benchmarks(settings.target.benchmarks):
+        drawn = draw_supports(
+            run.questions(name), size + wanted.probes, wanted.per_benchmark, wanted.seed, "gate"
+        )
+        trials = []
+        for number, questions in enumerate(drawn):
+            noise, retriever = retrievers[number % len(retrievers)]
+            (support,) = support_sets(name, [questions[:size]], retriever, k)
+            probes = make_demonstrations(questions[size:], retriever, k)
+            trials.append((noise, Trial(support, tuple(probes))))
+        by_task.append(trials)
+    return in_turn(by_task)
+
+
+def _by_label(gains: Tensor, labels: list[str]) -> dict[str, list[float]]:
+    groups = {label: [i for i, own in enumerate(labels) if own == label] for label in labels}
+    return {
+        label: [round(gain, 4) for gain in gains[rows].mean(0).tolist()]
+        for label, rows in sorted(groups.items())
+    }
+
+
+def gate(run: Run) -> Facts:
+    """Return the facts of a gate fitted to what the tuned predictor's updates gain.
+
+    Raises:
+        RaggdError: a scale is not positive.
+    """
+    wanted, parts = run.settings.gate, run.parts
+    if min(wanted.scales) <= 0:
+        raise RaggdError(f"gate.scales must be positive, got {wanted.scales}: 0 is always there.")
+    hashed = weights_hash(weight_file(parts.weights, TUNED_FILE))
+    trials = gate_trials(run)
+    states, losses = measure_gains(
+        parts.backbone,
+        parts.base,
+        parts.predictor(TUNED_FILE),
+        [trial for _, trial in trials],
+        wanted.scales,
+        run.settings.target.max_tokens,
+        run.out / "trials",
+        content_id(parts.backbone.fingerprint, parts.base.fingerprint, hashed),
+        lambda done, total: run.progress("trials of the gate", done, total),
+    )
+    gains = (losses[:, :1] - losses[:, 1:]).mean(-1)
+    fitted = fit_gate(states, gains, torch.tensor(wanted.scales), wanted.caution)
+    save_gate(run.out / GATE_FILE, fitted, hashed)
+    chosen = fitted.choose(states)
+    return {
+        "predictor": hashed,
+        "trials": len(trials),
+        "scales": wanted.scales,
+        "gain_by_task": _by_label(gains, [trial.support.task for _, trial in trials]),
+        "gain_by_noise": _by_label(gains, [str(noise) for noise, _ in trials]),
+        "chosen": {str(s): int((chosen == s).sum()) for s in [0.0, *wanted.scales]},
+    }

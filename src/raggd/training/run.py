@@ -1,0 +1,200 @@
+"""What a stage of a training works with: parts, folders, questions with their evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TypeVar
+
+from raggd.adaptation.examples import answered_prompt
+from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.target_store import Targets, load_targets
+from raggd.assembly import Assembly
+from raggd.backbone.load import compile_layers
+from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
+from raggd.data.prompts import Prompt
+from raggd.evaluation.tasks import support_sets
+from raggd.records import Demonstration, Question, RaggdError, SupportSet
+from raggd.retrieval.base import Retriever
+from raggd.retrieval.evidence import (
+    Evidence,
+    evidence_for,
+    holds_answer,
+    is_answerable,
+    make_demonstrations,
+)
+from raggd.retrieval.noisy import NoisyRetriever
+from raggd.settings import Settings
+from raggd.training.prepared import PreparedRetriever
+
+Progress = Callable[[str, int, int | None], None]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training under way.
+
+    Attributes:
+        parts: settings, data, backbone, base adapter.
+        out: folder of the weights.
+        stores: folders of targets.
+        progress: told label, done and in all.
+        pool: targets of the support pools instead, for controls: held-out tasks may be among them.
+    """
+
+    parts: Assembly
+    out: Path
+    stores: tuple[Path, ...] = ()
+    progress: Progress = lambda *_: None
+    pool: bool = False
+
+    @property
+    def settings(self) -> Settings:
+        """Of the run."""
+        return self.parts.settings
+
+    def losses(self, what: str, digits: int = 3) -> Callable[[int, int, float], None]:
+        """Return what a trainer tells its steps and losses."""
+        return lambda step, steps, loss: self.progress(
+            f"{what}, loss {loss:.{digits}f}", step, steps
+        )
+
+    def compiled(self) -> AbstractContextManager[None]:
+        """Return a block in which the backbone's layers are compiled, where that pays."""
+        return compile_layers(self.parts.backbone)
+
+    @cached_property
+    def _prepared(self) -> PreparedRetriever | None:
+        path = self.settings.data.prepared
+        return PreparedRetriever(Path(path)) if path else None
+
+    @property
+    def retriever(self) -> Retriever:
+        """What finds the evidence: the prepared file, where one is named."""
+        return self._prepared or self.parts.retriever
+
+    def noisy(self, noise: float) -> Retriever:
+        """Return the retriever with some share of random passages, 0 to 1."""
+        known = self._prepared
+        if known is None:
+            return self.parts.retriever_with(noise)
+        return NoisyRetriever(known, noise, known.passage_at, len(known)) if noise else known
+
+    def questions(self, name: str) -> list[Question]:
+        """Return the training questions of a task; those of its support pool, if `pool` is set.
+
+        Args:
+            name: the benchmark.
+
+        Returns:
+            The questions.
+
+        Raises:
+            RaggdError: the task is not in the prepared file, or is held out from training.
+        """
+        if self._prepared is None:
+            return (support_pool if self.pool else training_questions)(self.parts.source, name)
+        if self.pool or find_benchmark(name).held_out:
+            raise RaggdError(f"a prepared file holds training questions, none of '{name}''s pool.")
+        return self._prepared.questions(name)
+
+    def demonstrations(self, questions: Sequence[Question]) -> list[Demonstration]:
+        """Return answered questions with their evidence."""
+        return make_demonstrations(questions, self.retriever, self.settings.retrieval.top_k)
+
+    def evidence(self, questions: Sequence[Question]) -> list[Evidence]:
+        """Return the passages of each question."""
+        return evidence_for(questions, self.retriever, self.settings.retrieval.top_k)
+
+    def prompts(self, questions: Sequence[Question], limit: int) -> list[Prompt]:
+        """Return answered prompts of at most `limit` tokens each."""
+        render = partial(answered_prompt, self.parts.backbone.tokenizer, limit=limit)
+        return [render(shown) for shown in self.demonstrations(questions)]
+
+    def supports(self, name: str, drawn: Sequence[Sequence[Question]]) -> list[SupportSet]:
+        """Return support sets of drawn questions."""
+        return support_sets(name, drawn, self.retriever, self.settings.retrieval.top_k)
+
+    def targets(self, steps: int = 0) -> Targets:
+        """Load the targets of the first store, to train on.
+
+        Args:
+            steps: their K; 0 for the K that the store was made for.
+
+        Returns:
+            The targets.
+
+        Raises:
+            RaggdError: the store holds a task that nothing may be trained on.
+        """
+        targets = load_targets(self.stores[0], steps)
+        held_out = [task for task in sorted(set(targets.tasks)) if find_benchmark(task).held_out]
+        if held_out:
+            raise RaggdError(
+                f"{self.stores[0]} holds targets of {', '.join(held_out)}, which nothing may be "
+                "trained on (paper section 5): make targets without `--pool`."
+            )
+        return targets
+
+
+def base_examples(run: Run) -> list[Prompt]:
+    """Make the training examples of the base adapter.
+
+    Args:
+        run: gives questions and evidence.
+
+    Returns:
+        One answered prompt per training question of the benchmarks in the settings.
+    """
+    wanted, prompts = run.settings.base_training, []
+    for name in known_benchmarks(wanted.benchmarks):
+        questions = run.questions(name)
+        if wanted.answerable_only:
+            pairs = zip(questions, run.evidence(questions), strict=True)
+            questions = [q for q, passages in pairs if is_answerable(q, passages)]
+        prompts += run.prompts(questions, wanted.max_tokens)
+    return prompts
+
+
+def in_turn(by_task: Sequence[Sequence[T]]) -> list[T]:
+    """Return what was drawn for several tasks, tasks in turn, so that a part is balanced."""
+    return [one for together in zip(*by_task, strict=True) for one in together]
+
+
+def target_supports(run: Run) -> list[SupportSet]:
+    """Draw the support sets of all tasks.
+
+    Args:
+        run: gives questions and evidence.
+
+    Returns:
+        ``per_benchmark`` sets of each benchmark in the settings, tasks in turn.
+    """
+    wanted, by_task = run.settings.target, []
+    for name in known_benchmarks(wanted.benchmarks):
+        drawn = draw_supports(
+            run.questions(name), wanted.demonstrations, wanted.per_benchmark, wanted.seed
+        )
+        by_task.append(run.supports(name, drawn))
+    return in_turn(by_task)
+
+
+def lesson_pool(run: Run, name: str) -> list[Question]:
+    """Choose the training questions of a task that lessons may ask.
+
+    Args:
+        run: gives questions and, with ``hyper_tuning.answerable_only``, their evidence.
+        name: the benchmark.
+
+    Returns:
+        All of them, or those whose passages hold an answer or that are answered by yes or no.
+    """
+    questions = run.questions(name)
+    if not run.settings.hyper_tuning.answerable_only:
+        return questions
+    held = map(holds_answer, questions, run.evidence(questions))
+    return [q for q, holds in zip(questions, held, strict=True) if holds is not False]

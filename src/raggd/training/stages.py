@@ -1,0 +1,250 @@
+"""The stages from nothing to weights: a table, one way to run a row, and all of them in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from raggd.assembly import Assembly
+from raggd.files import read_json, write_json
+from raggd.methods import spec
+from raggd.provenance import origin
+from raggd.records import RaggdError, require_known
+from raggd.settings import Settings
+from raggd.study.progress import duration_text
+from raggd.training import fits
+from raggd.training.estimate import Work, seconds_per_example, seconds_per_step
+from raggd.training.run import Progress, Run
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """A row of the table.
+
+    Attributes:
+        name: on the command line.
+        file: what it ends in, in the folder of the weights; the record lies beside it.
+        run: does it and returns facts for the record.
+        help: what it makes, in a line.
+        sections: of the settings that it depends on.
+        work: what it computes.
+        changes: settings of its own, by section.
+        usual: whether `raggd train all` runs it unasked.
+    """
+
+    name: str
+    file: str
+    run: Callable[[Run], dict[str, Any]]
+    help: str
+    sections: tuple[str, ...]
+    work: Callable[[Settings], Work] = lambda _: Work()
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    usual: bool = True
+
+    def record(self, run: Run) -> Path:
+        """Return the file of its record."""
+        if self.name == "targets":
+            return run.stores[0] / "targets.json"
+        file, steps = self.file, run.settings.predictor.target_steps
+        if self.name == "predictor" and steps:
+            file = f"predictor-k{steps}.safetensors"
+        elif self.name == "hyper":
+            file = fits.HYPER_FILES[run.settings.hyper_tuning.start]
+        return run.out / f"{Path(file).stem}.json"
+
+
+def _sgd(section: str) -> Callable[[Settings], Work]:
+    def work(settings: Settings) -> Work:
+        own = getattr(settings, section)
+        return Work(own.steps * own.batch * getattr(own, "accumulate", 1))
+
+    return work
+
+
+def _inner_loop(settings: Settings) -> Work:
+    wanted = settings.target
+    sets = wanted.per_benchmark * len(wanted.benchmarks)
+    return Work(sets * wanted.demonstrations * max([wanted.steps, *wanted.keep]))
+
+
+def _trials(settings: Settings) -> Work:
+    wanted, tasks = settings.gate, len(settings.target.benchmarks)
+    passes = wanted.probes * (1 + len(wanted.scales)) + settings.target.demonstrations
+    return Work(wanted.per_benchmark * tasks * passes // 3)  # forward alone: about a third
+
+
+_DATA = ("backbone", "data", "retrieval")
+_TARGETS = (*_DATA, "adapter", "target")
+_HYPER = (*_TARGETS, "predictor", "hyper_tuning")
+STAGES = {
+    stage.name: stage
+    for stage in (
+        Stage("base", spec.BASE_FILE, fits.base, "the base adapter W0 (the shared interface)",
+              (*_DATA, "base_training"), _sgd("base_training")),
+        Stage("targets", "targets", fits.targets, "the K-step SGD targets of the training tasks",
+              _TARGETS, _inner_loop),
+        Stage("predictor", spec.PREDICTOR_FILE, fits.predictor,
+              "the predictor, and its control the mean update", (*_TARGETS, "predictor"),
+              lambda settings: Work(steps=settings.predictor.steps)),
+        Stage("tuned", spec.TUNED_FILE, fits.hyper,
+              "the predictor, trained on through the answer loss of other questions", _HYPER,
+              _sgd("hyper_tuning"), {"hyper_tuning": {"start": "predictor"}}),
+        Stage("mean-tuned", spec.MEAN_TUNED_FILE, fits.hyper,
+              "its control: one update for all support sets, trained alike", _HYPER,
+              _sgd("hyper_tuning"), {"hyper_tuning": {"start": "mean"}}),
+        Stage("hyper", spec.HYPER_FILE, fits.hyper,
+              "HyperTuning's predictor, through the answer loss of other questions", _HYPER,
+              _sgd("hyper_tuning"), usual=False),
+        Stage("ridge", spec.RIDGE_FILE, fits.ridge, "the predictor in closed form",
+              (*_TARGETS, "predictor", "ridge"), usual=False),
+        Stage("task-mean", spec.TASK_MEAN_FILE, fits.task_mean,
+              "the average target of each task, a control", _TARGETS, usual=False),
+        Stage("prompt", spec.PROMPT_FILE, fits.prompt, "the soft prefix of prompt tuning",
+              (*_DATA, "base_training", "prompt_tuning"), _sgd("prompt_tuning"), usual=False),
+        Stage("gate", spec.GATE_FILE, fits.gate, "a gate that scales or withholds updates",
+              (*_TARGETS, "gate"), _trials, usual=False),
+    )
+}  # fmt: skip
+"""All stages by name, in the order in which they can run. A new one is a line here."""
+USUAL = tuple(name for name, stage in STAGES.items() if stage.usual)
+
+
+def changed(settings: Settings, changes: dict[str, dict[str, Any]]) -> Settings:
+    """Return settings with values of some sections replaced."""
+    sections = {n: getattr(settings, n).model_copy(update=v) for n, v in changes.items()}
+    return settings.model_copy(update=sections)
+
+
+def run_stage(name: str, run: Run) -> dict[str, Any]:
+    """Run one stage and write its record.
+
+    Args:
+        name: of `STAGES`.
+        run: parts and folders.
+
+    Returns:
+        The record: settings, seconds (of all sessions of a resumed training), versions, facts.
+    """
+    stage = STAGES[name]
+    if stage.changes:
+        run = replace(run, parts=run.parts.derived(changed(run.settings, stage.changes)))
+    started = time.monotonic()
+    facts = stage.run(run)
+    seconds = facts.pop("seconds", time.monotonic() - started)
+    record = {"settings": run.settings.model_dump(), "seconds": round(seconds, 1)}
+    record |= {**origin(), **facts}
+    write_json(stage.record(run), record)
+    return record
+
+
+def is_done(stage: Stage, run: Run) -> bool:
+    """Say whether a stage was finished with these settings.
+
+    Args:
+        stage: of the table.
+        run: parts and folders.
+
+    Returns:
+        Whether its record is there, and what it made.
+
+    Raises:
+        RaggdError: it was finished with other settings.
+    """
+    path = stage.record(run)
+    if not path.is_file() or not (stage.name == "targets" or (run.out / stage.file).is_file()):
+        return False
+    made = read_json(path, what="training record")
+    own, base = run.settings.model_dump(mode="json"), made.get("base")
+    for section in stage.sections:
+        for name, value in own[section].items():
+            found = made["settings"].get(section, {}).get(name, value)
+            if found != value and (section, name) != ("adapter", "weights"):
+                raise RaggdError(
+                    f"{path} was made with {section}.{name} = {found!r}, now it is {value!r}: "
+                    "choose another --out, or remove the file to train this stage again."
+                )
+    if base is not None and base != run.parts.base.fingerprint:
+        raise RaggdError(
+            f"{path} was made for base adapter {base}, the one in {run.out} is "
+            f"{run.parts.base.fingerprint}: choose another --out, or remove the file."
+        )
+    return True
+
+
+def train_all(
+    parts: Assembly,
+    out: Path,
+    names: Sequence[str] = USUAL,
+    progress: Progress = lambda *_: None,
+    announce: Callable[[str], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Run stages in order; those that are done are left out, an interrupted one continues.
+
+    Args:
+        parts: settings, data, backbone.
+        out: folder of the weights; targets go to ``targets`` in it.
+        names: stages; all are checked before any runs.
+        progress: told label, done and in all.
+        announce: told in a line what is left and how long it will take, before it starts.
+
+    Returns:
+        ``out``, ``seconds`` of this call, ``estimate`` in seconds by stage, and ``stages``: by
+        name, seconds and hashes of each record. It stands in ``train.json``.
+    """
+    for name in names:
+        require_known("stage", name, tuple(STAGES))
+    started = time.monotonic()
+    settings = changed(parts.settings, {"adapter": {"weights": str(out)}})
+    order = [stage for name, stage in STAGES.items() if name in names]
+    records: dict[str, Any] = {}
+    estimate: dict[str, float] = {}
+    for number, stage in enumerate(order):
+        # parts anew: what an earlier stage wrote is to be read
+        own = parts.derived(changed(settings, stage.changes))
+        label = f"{number + 1} of {len(order)}, {stage.name}: "
+        run = Run(own, out, (out / "targets",), _labelled(progress, label))
+        if is_done(stage, run):
+            records[stage.name] = read_json(stage.record(run), what="training record")
+            continue
+        if not estimate:
+            estimate = estimated(run, order[number:])
+            announce(_in_words(estimate))
+        records[stage.name] = run_stage(stage.name, run)
+    result = {
+        "out": str(out),
+        "seconds": round(time.monotonic() - started, 1),
+        "estimate": estimate,
+        "stages": {
+            n: {"seconds": r["seconds"], "hashes": r.get("hashes", {})} for n, r in records.items()
+        },
+    }
+    write_json(out / "train.json", result | {"settings": settings.model_dump(), **origin()})
+    return result
+
+
+def estimated(run: Run, stages: Sequence[Stage]) -> dict[str, float]:
+    """Say what stages will take, from steps that are measured now.
+
+    Args:
+        run: backbone, and a few examples.
+        stages: those that are left.
+
+    Returns:
+        Seconds by name; of work that is neither in the backbone nor in a predictor, none.
+    """
+    works = {stage.name: stage.work(changed(run.settings, stage.changes)) for stage in stages}
+    example = seconds_per_example(run) if any(w.examples for w in works.values()) else 0.0
+    step = seconds_per_step(run) if any(w.steps for w in works.values()) else 0.0
+    return {name: round(w.examples * example + w.steps * step, 1) for name, w in works.items()}
+
+
+def _labelled(progress: Progress, label: str) -> Progress:
+    return lambda what, done, total: progress(label + what, done, total)
+
+
+def _in_words(estimate: Mapping[str, float]) -> str:
+    parts = ", ".join(f"{name} {duration_text(s)}" for name, s in estimate.items())
+    return f"About {duration_text(sum(estimate.values()))} on this machine: {parts}."

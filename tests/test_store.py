@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.core.storage import load_update
 from raggd.methods.base import Adapted
-from raggd.methods.store import Store, size_of, state_key
+from raggd.methods.store import Store, state_key
+from raggd.methods.stored import size_of
 from raggd.records import RaggdError, SupportSet
 from tiny import random_base, random_update
 
@@ -183,12 +186,36 @@ def test_a_state_on_disk_is_an_update_that_answers_take(
     assert len(list(tmp_path.glob("*"))) == 1
 
 
-def test_a_shown_demonstration_is_not_stored_as_an_update(
+def test_what_costs_nothing_to_make_is_not_written(
     base: BaseAdapter, supports: list[SupportSet], tmp_path: Path
 ) -> None:
-    method = Counting(base, shown=supports[0].demonstrations)
-    adapt(Store(tmp_path), method, supports[:1])
+    store = Store(tmp_path)
+    shown = Adapted(base, shown=supports[0].demonstrations)
+    assert store.put("0.x", shown) is store.find("0.x", base) is shown
     assert not list(tmp_path.glob("*"))
+
+
+def test_a_read_prefix_comes_back_with_what_it_was_read_from(
+    base: BaseAdapter, supports: list[SupportSet], tmp_path: Path, tiny_backbone: Backbone
+) -> None:
+    tokens = tiny_backbone.tokenizer.encode("what eats the big fish ?")
+    prefix = read_prefix(tiny_backbone, tokens)
+    facts = {"shown": supports[0].demonstrations, "instruction": "As shown.", "lines": True}
+    for update in (None, random_update(base)):
+        adapted = Adapted(base, update, prefix=prefix, **facts)  # type: ignore[arg-type]
+        store = Store(tmp_path)
+        store.put("0.x", adapted)
+        assert store.bytes == size_of(adapted) > prefix.nbytes - 1
+        found = Store(tmp_path).find("0.x", base)
+        assert found is not None
+        assert found.prefix is not None
+        assert found.prefix.tokens == tuple(tokens)
+        for own, other in zip(prefix.layers, found.prefix.layers, strict=True):
+            assert all(map(torch.equal, own, other))
+        assert (found.update is None) == (update is None)
+        assert replace(found, prefix=None, update=None) == replace(
+            adapted, prefix=None, update=None
+        )
 
 
 def test_memory_and_folder_are_bounded(

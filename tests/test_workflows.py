@@ -71,9 +71,7 @@ def trained(
     settings = load_settings(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        patch.setattr(
-            training, "compile_layers", lambda _: nullcontext()
-        )
+        patch.setattr(training, "compile_layers", lambda _: nullcontext())
         parts = parts_with(settings, frozen_backbone)
         base = stage("base", parts, weights)
         targets = stage("targets", parts, store)

@@ -13,62 +13,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raggd.core.low_rank import (
-    UPDATE_KIND,
-    BaseAdapter,
-    Update,
-    check_base,
-    check_shapes,
-    tensors_of,
-)
-from raggd.core.storage import load_update
-from raggd.files import cache_folder, read_json, save_tensors, tensor_header, write_json
+from raggd.core.low_rank import BaseAdapter
+from raggd.files import cache_folder, read_json, tensor_header, write_json
 from raggd.methods.base import Adapted, Method
-from raggd.records import Demonstration, Passage, RaggdError, SupportSet, content_id
+from raggd.methods.stored import StoredSet, parse_set, read_state, size_of, write_state
+from raggd.records import RaggdError, SupportSet, content_id
 
 BOUND = 256 << 20
 """Bytes of adapted states, in memory and again on disk; the longest unused go first."""
 _ID = re.compile(r"[0-9a-f]{16}")
-
-
-@dataclass(frozen=True, slots=True)
-class StoredSet:
-    """A support set that was added, and when (seconds since 1970)."""
-
-    support: SupportSet
-    created: int
-
-
-def parse_set(value: Any, where: str) -> StoredSet:
-    """Turn the JSON form of a stored support set into one.
-
-    Args:
-        value: the fields of `SupportSet` down to its passages, and ``created``.
-        where: its file, for the error message.
-
-    Returns:
-        The support set.
-
-    Raises:
-        RaggdError: it has another form.
-    """
-
-    def shown(d: Mapping[str, Any]) -> Demonstration:
-        passages = (Passage(**{k: str(v) for k, v in p.items()}) for p in d["passages"])
-        return Demonstration(str(d["id"]), str(d["question"]), tuple(passages), str(d["answer"]))
-
-    try:
-        support = SupportSet(str(value["task"]), tuple(map(shown, value["demonstrations"])))
-        return StoredSet(support, int(value["created"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RaggdError(
-            f"{where} is not a support set ({type(error).__name__}: {error}). Expected "
-            '{"created", "task", "demonstrations": [{"id", "question", "passages", "answer"}]}.'
-        ) from error
 
 
 def state_key(support: SupportSet, method: Method, identity: str) -> str:
@@ -84,18 +41,6 @@ def state_key(support: SupportSet, method: Method, identity: str) -> str:
     """
     files = str(sorted(method.hashes.items()))
     return f"{support.id}.{content_id(method.name, files, identity, length=32)}"
-
-
-def size_of(adapted: Adapted) -> int:
-    """Return the bytes of an adapted state's tensors."""
-    tensors = tensors_of(adapted.update.factors).values() if adapted.update else ()
-    return sum(t.element_size() * t.nelement() for t in tensors)
-
-
-def _only_update(adapted: Adapted) -> Update | None:
-    # what a file gives back: base and update and nothing else
-    whole = adapted.base is not None and replace(adapted, base=None, update=None) == Adapted()
-    return adapted.update if whole else None
 
 
 class Store:
@@ -246,13 +191,11 @@ class Store:
             if base is None or not path.is_file():
                 return None
             try:
-                update = load_update(path)
-                check_base(base, update)
-                check_shapes(base.spec, tensors_of(update.factors), "update")
+                known = read_state(path, base)
             except RaggdError:  # it is made again
                 return None
             path.touch()
-            return self._remember(key, Adapted(base, update.to(base.device)))
+            return self._remember(key, known)
 
     def facts(self, key: str) -> dict[str, Any]:
         """Return what `put` was told of a state on disk; nothing where there is none."""
@@ -285,11 +228,7 @@ class Store:
             What memory keeps of it.
         """
         with self._lock:
-            update = _only_update(adapted)
-            if on_disk and update is not None:
-                about = {"kind": UPDATE_KIND, "spec": update.spec.to_json(), "base": update.base}
-                about["facts"] = json.dumps(dict(facts or {}))
-                save_tensors(self._state_file(key), tensors_of(update.factors), about)
+            if on_disk and write_state(self._state_file(key), adapted, facts or {}):
                 self._prune()
             return self._remember(key, adapted)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Stage:
         help: what it makes, in a line.
         sections: of the settings that it depends on.
         work: what it computes.
-        changes: settings of its own, by section.
+        own: makes its settings of those of the run.
         usual: whether `raggd train all` runs it unasked.
     """
 
@@ -41,7 +41,7 @@ class Stage:
     help: str
     sections: tuple[str, ...]
     work: Callable[[Settings], Work] = lambda _: Work()
-    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    own: Callable[[Settings], Settings] = lambda settings: settings
     usual: bool = True
 
     def record(self, run: Run) -> Path:
@@ -54,6 +54,21 @@ class Stage:
         elif self.name == "hyper":
             file = fits.HYPER_FILES[run.settings.hyper_tuning.start]
         return run.out / f"{Path(file).stem}.json"
+
+
+def changed(settings: Settings, section: str, **values: Any) -> Settings:
+    """Return settings with some values of one section replaced."""
+    part = getattr(settings, section).model_copy(update=values)
+    return settings.model_copy(update={section: part})
+
+
+def _tuning(start: str, factor: float) -> Callable[[Settings], Settings]:
+    # the rate of the settings is for a start from zero; a trained start bears less, one vector more
+    def own(settings: Settings) -> Settings:
+        rate = factor * settings.hyper_tuning.learning_rate
+        return changed(settings, "hyper_tuning", start=start, learning_rate=rate)
+
+    return own
 
 
 def _sgd(section: str) -> Callable[[Settings], Work]:
@@ -91,10 +106,10 @@ STAGES = {
               lambda settings: Work(steps=settings.predictor.steps)),
         Stage("tuned", spec.TUNED_FILE, fits.hyper,
               "the predictor, trained on through the answer loss of other questions", _HYPER,
-              _sgd("hyper_tuning"), {"hyper_tuning": {"start": "predictor"}}),
+              _sgd("hyper_tuning"), _tuning("predictor", 0.1)),
         Stage("mean-tuned", spec.MEAN_TUNED_FILE, fits.hyper,
               "its control: one update for all support sets, trained alike", _HYPER,
-              _sgd("hyper_tuning"), {"hyper_tuning": {"start": "mean"}}),
+              _sgd("hyper_tuning"), _tuning("mean", 10)),
         Stage("hyper", spec.HYPER_FILE, fits.hyper,
               "HyperTuning's predictor, through the answer loss of other questions", _HYPER,
               _sgd("hyper_tuning"), usual=False),
@@ -112,12 +127,6 @@ STAGES = {
 USUAL = tuple(name for name, stage in STAGES.items() if stage.usual)
 
 
-def changed(settings: Settings, changes: dict[str, dict[str, Any]]) -> Settings:
-    """Return settings with values of some sections replaced."""
-    sections = {n: getattr(settings, n).model_copy(update=v) for n, v in changes.items()}
-    return settings.model_copy(update=sections)
-
-
 def run_stage(name: str, run: Run) -> dict[str, Any]:
     """Run one stage and write its record.
 
@@ -129,8 +138,7 @@ def run_stage(name: str, run: Run) -> dict[str, Any]:
         The record: settings, seconds (of all sessions of a resumed training), versions, facts.
     """
     stage = STAGES[name]
-    if stage.changes:
-        run = replace(run, parts=run.parts.derived(changed(run.settings, stage.changes)))
+    run = replace(run, parts=run.parts.derived(stage.own(run.settings)))
     started = time.monotonic()
     facts = stage.run(run)
     seconds = facts.pop("seconds", time.monotonic() - started)
@@ -153,6 +161,7 @@ def is_done(stage: Stage, run: Run) -> bool:
     Raises:
         RaggdError: it was finished with other settings.
     """
+    run = replace(run, parts=run.parts.derived(stage.own(run.settings)))
     path = stage.record(run)
     if not path.is_file() or not (stage.name == "targets" or (run.out / stage.file).is_file()):
         return False
@@ -197,13 +206,13 @@ def train_all(
     for name in names:
         require_known("stage", name, tuple(STAGES))
     started = time.monotonic()
-    settings = changed(parts.settings, {"adapter": {"weights": str(out)}})
+    settings = changed(parts.settings, "adapter", weights=str(out))
     order = [stage for name, stage in STAGES.items() if name in names]
     records: dict[str, Any] = {}
     estimate: dict[str, float] = {}
     for number, stage in enumerate(order):
         # parts anew: what an earlier stage wrote is to be read
-        own = parts.derived(changed(settings, stage.changes))
+        own = parts.derived(settings)
         label = f"{number + 1} of {len(order)}, {stage.name}: "
         run = Run(own, out, (out / "targets",), _labelled(progress, label))
         if is_done(stage, run):
@@ -235,7 +244,7 @@ def estimated(run: Run, stages: Sequence[Stage]) -> dict[str, float]:
     Returns:
         Seconds by name; of work that is neither in the backbone nor in a predictor, none.
     """
-    works = {stage.name: stage.work(changed(run.settings, stage.changes)) for stage in stages}
+    works = {stage.name: stage.work(run.settings) for stage in stages}
     example = seconds_per_example(run) if any(w.examples for w in works.values()) else 0.0
     step = seconds_per_step(run) if any(w.steps for w in works.values()) else 0.0
     return {name: round(w.examples * example + w.steps * step, 1) for name, w in works.items()}

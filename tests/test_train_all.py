@@ -1,0 +1,170 @@
+"""All stages in order: what is done is left out, a stopped one continues, others are refused."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+
+from raggd.assembly import Assembly
+from raggd.backbone.load import Backbone
+from raggd.data.benchmarks import training_questions
+from raggd.data.prepared import Prepared, write_prepared
+from raggd.files import load_tensors, read_json
+from raggd.methods.spec import METHODS, SPECS
+from raggd.records import RaggdError
+from raggd.retrieval.evidence import evidence_for
+from raggd.settings import Settings, load_settings
+from raggd.training import run as training
+from raggd.training import stages
+from raggd.training.estimate import Work, seconds_per_example, seconds_per_step
+from raggd.training.run import Run
+from raggd.training.stages import STAGES, USUAL, estimated, train_all
+from workflow_fixtures import changed, files_under, parts_with, settings_text, write_data
+
+OTHERS = """
+        [hyper_tuning]
+        steps = 3
+        batch = 2
+        learning_rate = 0.1
+"""
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    root = tmp_path_factory.mktemp("train-all")
+    path = root / "settings.toml"
+    path.write_text(settings_text(write_data(root / "data")) + OTHERS, encoding="utf-8")
+    return load_settings(path)
+
+
+@pytest.fixture(autouse=True)
+def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(training, "compile_layers", lambda _: nullcontext())
+
+
+@pytest.fixture
+def parts(settings: Settings, tiny_backbone: Backbone) -> Assembly:
+    return parts_with(settings, tiny_backbone)
+
+
+def same_weights(one: Path, other: Path) -> None:
+    files = [name for name in files_under(one) if name.endswith(".safetensors")]
+    assert files
+    for name in files:
+        if "checkpoint" in name:
+            continue
+        own, theirs = load_tensors(one / name)[0], load_tensors(other / name)[0]
+        assert all(torch.equal(own[key], theirs[key]) for key in own), name
+
+
+def test_from_nothing_to_weights(parts: Assembly, tmp_path: Path) -> None:
+    told: list[str] = []
+    labels: list[str] = []
+    result = train_all(
+        parts, tmp_path, progress=lambda label, *_: labels.append(label), announce=told.append
+    )
+    assert tuple(result["stages"]) == USUAL == tuple(result["estimate"])
+    assert len(told) == 1
+    assert told[0].startswith("About ")
+    assert "on this machine: base " in told[0]
+    assert labels[0].startswith("1 of 5, base: ")
+    assert labels[-1].startswith("5 of 5, mean-tuned: ")
+    assert {STAGES[name].file for name in USUAL if name != "targets"} <= set(files_under(tmp_path))
+    record = read_json(tmp_path / "train.json", what="record")
+    assert {key: record[key] for key in result} == result
+    assert record["stages"]["predictor"]["hashes"].keys() == {
+        "predictor.safetensors", "mean.safetensors",
+    }  # fmt: skip
+    tuned = read_json(tmp_path / "tuned.json", what="record")["settings"]["hyper_tuning"]
+    assert (tuned["start"], tuned["learning_rate"]) == ("predictor", pytest.approx(0.01))
+    told.clear()
+    again = train_all(parts, tmp_path, announce=told.append)
+    assert again["stages"] == result["stages"], "nothing was made anew"
+    assert (told, again["estimate"]) == ([], {})
+
+
+def test_an_interrupted_training_continues_to_the_same_weights(
+    parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("base", "targets", "predictor")
+    train_all(parts, tmp_path / "whole", names)
+
+    def stopping(label: str, done: int, total: int | None) -> None:
+        if "targets" in label and done >= 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_all(parts, tmp_path / "cut", names, progress=stopping)
+    before = (tmp_path / "cut" / "base.safetensors").stat().st_mtime_ns
+    left = train_all(parts, tmp_path / "cut", names)["estimate"]
+    assert tuple(left) == ("targets", "predictor")
+    assert (tmp_path / "cut" / "base.safetensors").stat().st_mtime_ns == before
+    same_weights(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_other_settings_are_refused_by_name(
+    parts: Assembly, settings: Settings, tmp_path: Path
+) -> None:
+    train_all(parts, tmp_path, ["base", "targets"])
+    before = files_under(tmp_path)
+    other = parts_with(changed(settings, "base_training", steps=5), parts.backbone)
+    with pytest.raises(RaggdError, match=r"base.json was made with base_training.steps = 4, now"):
+        train_all(other, tmp_path, ["base"])
+    with pytest.raises(RaggdError, match="unknown stage 'tuned2': did you mean 'tuned'"):
+        train_all(parts, tmp_path, ["tuned2"])
+    assert files_under(tmp_path) == before
+    # what a stage does not depend on may change
+    free = parts_with(changed(settings, "serving", rows=3), parts.backbone)
+    assert train_all(free, tmp_path, ["base", "targets"])["estimate"] == {}
+    (tmp_path / "base.json").unlink()
+    (tmp_path / "base.checkpoint.safetensors").unlink()
+    train_all(other, tmp_path, ["base"])
+    with pytest.raises(RaggdError, match=r"targets.json was made for base adapter"):
+        train_all(other, tmp_path, ["base", "targets"])
+
+
+def test_a_prepared_file_takes_the_place_of_the_index(
+    parts: Assembly, settings: Settings, tmp_path: Path
+) -> None:
+    names = ("base", "targets", "predictor", "tuned")
+    rows = []
+    for task in ("nq", "triviaqa"):
+        questions = training_questions(parts.source, task)
+        for q, passages in zip(questions, evidence_for(questions, parts.retriever, 2), strict=True):
+            rows.append(Prepared(q.id, task, q.text, q.answers, q.answers[0], passages, ()))
+    write_prepared(tmp_path / "prepared.jsonl.gz", rows)
+    named = changed(settings, "data", prepared=str(tmp_path / "prepared.jsonl.gz"), corpus="none")
+    alone = parts_with(named, parts.backbone)
+    train_all(alone, tmp_path / "prepared", names)
+    assert not {"index", "retriever"} & set(vars(alone)), "no index was opened"
+    train_all(parts, tmp_path / "index", names)
+    same_weights(tmp_path / "index", tmp_path / "prepared")
+    missing = changed(named, "base_training", benchmarks=["hotpotqa"])
+    with pytest.raises(RaggdError, match=r"holds no question of 'hotpotqa' \(only of nq, trivia"):
+        train_all(parts_with(missing, parts.backbone), tmp_path / "x", ["base"])
+
+
+def test_the_estimate_is_work_times_a_measured_step(
+    parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(parts, tmp_path)
+    assert seconds_per_example(run) > 0
+    assert seconds_per_step(run) > 0
+    monkeypatch.setattr(stages, "seconds_per_example", lambda _: 2.0)
+    monkeypatch.setattr(stages, "seconds_per_step", lambda _: 0.5)
+    found = estimated(run, [STAGES[name] for name in USUAL])
+    assert found == {
+        "base": 2.0 * 4 * 2, "targets": 2.0 * 8 * 2 * 2, "predictor": 0.5 * 6,
+        "tuned": 2.0 * 3 * 2, "mean-tuned": 2.0 * 3 * 2,
+    }  # fmt: skip
+    assert STAGES["task-mean"].work(parts.settings) == Work()
+
+
+def test_a_stage_makes_every_file_that_a_method_reads() -> None:
+    made = {stage.file for stage in STAGES.values()} | {"mean.safetensors"}
+    read = {file for name in METHODS for file in SPECS[name].files}
+    assert {file for file in read if "-k" not in file} <= made

@@ -13,7 +13,7 @@ from typing import Any
 from raggd.api import Rag
 from raggd.core.low_rank import BaseAdapter, Update, effective_change, norm
 from raggd.methods.base import Adapted
-from raggd.methods.store import StoredSet
+from raggd.methods.stored import StoredSet
 from raggd.records import Demonstration, RaggdError, SupportSet
 from raggd.retrieval.base import Retriever
 from raggd.serving.bodies import DemonstrationFields, DemonstrationView, SupportView

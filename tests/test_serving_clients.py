@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerFast
 from raggd.data.prompts import Prompt
 from raggd.methods.base import Adapted
 from raggd.serving.chat import conversation
+from raggd.serving.documents import passages_for, searches_for
 from raggd.serving.errors import ApiError
 from raggd.serving.openai import Message
 from raggd.serving.row import Piece, Probabilities, Row, Sampling
-from raggd.serving.service import self_contained
 from raggd.serving.text import AnswerText, TokenBytes
 from serving_fixtures import Running, demonstrations, questions
 
@@ -107,7 +107,7 @@ def test_earlier_turns_and_an_instruction_reach_the_model(client: httpx.Client) 
     talk = [user(first), {"role": "assistant", "content": "Lima"}, user(second)]
     later = said(ask(client, *talk))
     assert later["usage"]["prompt_tokens"] > alone["usage"]["prompt_tokens"]
-    assert later["raggd"]["searched"] == self_contained(second, [(first, "Lima")])
+    assert later["raggd"]["searched"] == searches_for(second, [(first, "Lima")])
     assert alone["raggd"]["searched"] is None
     told = said(ask(client, {"role": "system", "content": "honey " * 40}, user(second)))
     assert told["usage"]["prompt_tokens"] > alone["usage"]["prompt_tokens"] + 20
@@ -115,6 +115,16 @@ def test_earlier_turns_and_an_instruction_reach_the_model(client: httpx.Client) 
     completed = client.post("/v1/completions", json={**body, "max_tokens": 8}).json()
     assert completed["usage"]["prompt_tokens"] == told["usage"]["prompt_tokens"]
     assert completed["choices"][0]["text"] == told["choices"][0]["message"]["content"]
+
+
+def test_several_searches_are_fused_by_their_ranks(server: Running) -> None:
+    retriever = server.service.documents.retriever
+    first, second = questions(2)
+    one, other = (passages_for([text], retriever, 4) for text in (first, second))
+    assert passages_for([first, first], retriever, 4) == one
+    both = passages_for([first, second], retriever, 4)
+    assert {both[0], both[1]} == {one[0], other[0]}
+    assert passages_for([first, second], retriever, 0) == ()
 
 
 def test_a_long_conversation_loses_its_oldest_turns(client: httpx.Client) -> None:

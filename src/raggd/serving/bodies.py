@@ -164,7 +164,7 @@ class Details(BaseModel):
     """Evidence, best first; None when the request did not want it."""
     passages_cut: int
     """Passages that were shortened or left out to fit the context."""
-    searched: str | None = None
+    searched: list[str] | None = None
     """What was searched for where it is not the question: a follow-up made self-contained."""
     turns_cut: int = 0
     """Earlier turns that were left out to fit the context, the oldest."""

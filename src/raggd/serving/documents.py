@@ -7,16 +7,21 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
 from raggd.api import Rag
+from raggd.data.prompts import Exchange
 from raggd.records import Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import evidence_for
 from raggd.serving.bodies import IndexView, PassageFields
 from raggd.serving.metrics import Metrics
 
+LONGEST_ANSWER = 50
+"""Words of an earlier answer that are searched for with a follow-up."""
+DEPTH = 20
+"""Passages of each search whose ranks are fused."""
 LOG = logging.getLogger("raggd.serving")
 
 
@@ -43,9 +48,37 @@ def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
     )
 
 
-def passages_for(question: str, retriever: Retriever, k: int) -> tuple[Passage, ...]:
-    """Return the passages of one question, best first, at most `k`."""
-    return evidence_for([Question("asked", question)], retriever, k)[0]
+def searches_for(question: str, earlier: Sequence[Exchange]) -> list[str]:
+    """Return what to search for when a question may lean on what was asked before.
+
+    The question before it with the follow-up, and the same with what was answered in between: the
+    answer names things but may be wrong. Of what was tried, both together find the passage most
+    often (docs/serving.md).
+
+    >>> searches_for("And when?", [("Who wrote Dracula?", "Bram Stoker")])
+    ['Who wrote Dracula? And when?', 'Who wrote Dracula? Bram Stoker And when?']
+    """
+    asked, answered = earlier[-1]
+    words = answered.split()[:LONGEST_ANSWER]
+    return [" ".join([*asked.split(), *between, *question.split()]) for between in ([], words)]
+
+
+def passages_for(searches: Sequence[str], retriever: Retriever, k: int) -> tuple[Passage, ...]:
+    """Return the passages of one question, best first; several searches are fused by their ranks.
+
+    Args:
+        searches: one text, or several for the same question.
+        retriever: finds the passages.
+        k: most passages.
+    """
+    depth = k if len(searches) == 1 else max(k, DEPTH)
+    found = evidence_for([Question("asked", text) for text in searches], retriever, depth)
+    scores: dict[str, float] = {}
+    for ranked in found:
+        for rank, passage in enumerate(ranked, start=1):
+            scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (60 + rank)
+    by_id = {passage.id: passage for ranked in found for passage in ranked}
+    return tuple(by_id[name] for name in sorted(scores, key=lambda name: -scores[name])[:k])
 
 
 class Documents:

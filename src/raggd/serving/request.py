@@ -146,7 +146,7 @@ class Request(Response):
         self.rows: list[Row] = []
         self.evidence: list[tuple[Passage, ...]] = []
         self.timings: dict[str, float] = {}
-        self.searched = ""
+        self.searched: list[str] = []
         """What is searched for where it is not the question."""
         self.turns_cut = 0
 
@@ -178,7 +178,9 @@ class Request(Response):
             504, "timeout", f"no answer within {seconds:g} s (serving.timeout_s): ask again later."
         )
         clock = self._loop.call_later(seconds, self._news.put_nowait, late)
-        tasks = [asyncio.create_task(work) for work in (self._hang_up(receive), self._prepare())]
+        preparing = asyncio.create_task(self._service.prepare(self))
+        preparing.add_done_callback(self._prepared)
+        tasks = [preparing, asyncio.create_task(self._hang_up(receive))]
         try:
             await self._next()
             if self._body.stream:
@@ -203,10 +205,8 @@ class Request(Response):
             pass
         self._news.put_nowait(GONE)
 
-    async def _prepare(self) -> None:
-        try:
-            await self._service.prepare(self)
-        except Exception as error:
+    def _prepared(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             self._news.put_nowait(as_api_error(error))
 
     def opened(

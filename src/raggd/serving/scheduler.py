@@ -143,20 +143,17 @@ class Scheduler:
             claim(self._threads)
         while self._work_there():
             try:
-                self._turn()
+                self._predict_one()
+                for rows in self._joining():
+                    self._join(rows)
+                for group in self._groups.values():
+                    self._step(group)
             except Exception as error:  # a bug: its rows fail, the thread goes on
                 for group in self._groups.values():
                     self._abandon(group, error)
             self._metrics.waiting.set(self.waiting)
             self._metrics.running.set(self.running)
         self._release(None)
-
-    def _turn(self) -> None:
-        self._predict_one()
-        for rows in self._joining():
-            self._join(rows)
-        for group in self._groups.values():
-            self._step(group)
 
     def _work_there(self) -> bool:
         with self._changed:

@@ -11,14 +11,13 @@ from functools import partial
 from typing import TypeVar
 
 from raggd.api import Rag
-from raggd.data.prompts import Exchange
 from raggd.methods.answering import render
 from raggd.methods.base import Adapted
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Retriever
 from raggd.serving.bodies import SupportRequest, SupportView
 from raggd.serving.chat import shows_json
-from raggd.serving.documents import Documents, passages_for
+from raggd.serving.documents import Documents, passages_for, searches_for
 from raggd.serving.errors import ApiError, BadRequestError, StoppingError
 from raggd.serving.metrics import Metrics
 from raggd.serving.request import Request
@@ -141,7 +140,7 @@ class Service:
             passages = request.passages
             if passages is None:
                 k = self.settings.retrieval.top_k
-                passages = passages_for(request.searched or question, retriever, k)
+                passages = passages_for(request.searched or [question], retriever, k)
             evidence.append(passages)
             rows.append(self._row(request, adapted, question, passages))
         return rows, evidence
@@ -150,7 +149,7 @@ class Service:
         # earlier turns may take a quarter of the context: the oldest go first
         if not request.earlier:
             return
-        request.searched = self_contained(request.questions[0], request.earlier)
+        request.searched = searches_for(request.questions[0], request.earlier)
         room, kept = self.settings.backbone.context_tokens // 4, 0
         for turn in reversed(request.earlier):
             room -= len(self.backbone.tokenizer.encode("\n".join(turn)))
@@ -209,15 +208,6 @@ class Service:
             return await self.supports.add(await self._aside(make))
         finally:
             release()
-
-
-def self_contained(question: str, earlier: Sequence[Exchange]) -> str:
-    """Return what to search for when a question may lean on what was asked before.
-
-    Returns:
-        The question before it, then the follow-up.
-    """
-    return f"{earlier[-1][0].strip()} {question.strip()}"
 
 
 def too_long(reason: str) -> ApiError:

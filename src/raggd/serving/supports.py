@@ -80,7 +80,7 @@ class Supports:
         if fields.passages is not None:
             passages = given_passages(fields.passages)
         else:
-            passages = passages_for(question, retriever, k)
+            passages = passages_for([question], retriever, k)
             if k and not share_a_script(question, passages):
                 raise BadRequestError(
                     f"no passage fits demonstration {number} (is it in another language than the "

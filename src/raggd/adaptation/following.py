@@ -15,11 +15,9 @@ from typing import Any
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
-from raggd.data.prompts import Prompt, build_prompt
+from raggd.data.prompts import FOLLOW, Prompt, build_prompt
 from raggd.records import RaggdError
 
-FOLLOW = "Answer in the way the examples show."
-"""The instruction that examples stand under: it asks for no form of its own."""
 HELD_TASKS = frozenset({"popqa", "bamboogle"})
 """Sources that no training may see."""
 

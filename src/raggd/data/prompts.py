@@ -17,6 +17,8 @@ BRIEF = "Reply with the answer alone, in as few words as possible."
 READ = "Use the passages to answer the question."
 WITH_PASSAGES = f"{READ} {BRIEF}"
 WITHOUT_PASSAGES = f"Answer the question. {BRIEF}"
+FOLLOW = "Answer in the way the examples show."
+"""The instruction that cached examples stand under: it asks for no form of its own."""
 ANSWER_CUE = "Answer:"
 Exchange = tuple[str, str]
 """An earlier question of a conversation, and what was answered."""
@@ -184,3 +186,26 @@ def build_prompt(
         kept = _cut(tokenizer, kept, len(tokens) - room)
     whole = sum(old is new for old, new in zip(passages, kept, strict=False))
     return Prompt((*tokens, *end), len(end), len(passages) - whole)
+
+
+def prefix_tokens(
+    tokenizer: Any, shown: Sequence[Demonstration], instruction: str, *, sources: bool = False
+) -> tuple[int, ...]:
+    """Return what every prompt with these demonstrations begins with, whatever is asked.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer.
+        shown: demonstrations placed before the question.
+        instruction: that they stand under.
+        sources: whether passages name their files.
+
+    Returns:
+        Tokens up to where the first passage begins.
+    """
+    ends = (("?", Passage("", "a", "b")), ("why", Passage("", "-", "")))
+    first, other = (
+        turn_tokens(tokenizer, _messages(asked, [passage], shown, instruction, (), sources))
+        for asked, passage in ends
+    )
+    same = next(i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b)
+    return tuple(first[:same])

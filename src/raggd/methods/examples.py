@@ -1,0 +1,82 @@
+"""The examples as a cached prefix: read once per support set, followed by every answer.
+
+The questions and answers of the demonstrations, without their passages, stand before the question
+as keys and values. A constant step on top of W0 was trained to follow them; beside it may stand an
+update predicted from the states of the same pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from raggd.backbone.interface import attach
+from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import Prefix, read_prefix
+from raggd.core.low_rank import BaseAdapter, Update
+from raggd.data.prompts import FOLLOW, prefix_tokens
+from raggd.methods.base import Adapted
+from raggd.methods.build import Parts
+from raggd.records import Demonstration, RaggdError, SupportSet
+
+
+@dataclass(frozen=True, slots=True)
+class ExamplesPrefix:
+    """Reads each support set once and answers in the way that it shows.
+
+    Attributes:
+        name: of the method.
+        backbone: the frozen model.
+        base: W0; None for the bare backbone.
+        step: from W0, trained to follow examples; None for none.
+        limit: most tokens of a prefix.
+        weights: hash of the step's file.
+    """
+
+    name: str
+    backbone: Backbone
+    base: BaseAdapter | None
+    step: Update | None
+    limit: int
+    weights: str = ""
+
+    adapts = True
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Fingerprint of the base adapter and hash of the step's file, where there are any."""
+        hashes = {"base": self.base.fingerprint} if self.base else {}
+        return hashes | ({"examples": self.weights} if self.weights else {})
+
+    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
+        """Read the examples of each set.
+
+        Args:
+            supports: the sets.
+
+        Returns:
+            Base, step and prefix of each set.
+        """
+        with attach(self.backbone, self.base, self.step):
+            return [self._state(support) for support in supports]
+
+    def _state(self, support: SupportSet) -> Adapted:
+        shown = tuple(replace(d, passages=()) for d in support.demonstrations)
+        return Adapted(
+            base=self.base,
+            update=self.step,
+            shown=shown,
+            prefix=self._read(shown),
+            instruction=FOLLOW,
+            lines=any("\n" in d.answer.strip() for d in shown),
+        )
+
+    def _read(self, shown: Sequence[Demonstration]) -> Prefix:
+        tokens = prefix_tokens(self.backbone.tokenizer, shown, FOLLOW)
+        if len(tokens) > self.limit:
+            raise RaggdError(
+                f"the {len(shown)} examples take {len(tokens)} tokens, more than the {self.limit} "
+                "that leave room for passages: show fewer, or shorter answers, or raise "
+                "backbone.context_tokens."
+            )
+        return read_prefix(self.backbone, tokens)

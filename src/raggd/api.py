@@ -23,6 +23,7 @@ from raggd.data.demonstrations import (
     parse_demonstrations,
     read_demonstrations,
 )
+from raggd.data.shown import is_refusal, named_passages
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import wrap_retriever
@@ -54,12 +55,16 @@ class Answer:
         text: the answer; empty where nothing was found and nobody told the model to guess.
         passages: the evidence, best first; empty where nothing was found.
         passages_cut: passages that were shortened or left out to fit the context window.
+        refused: whether it is a refusal that the demonstrations show.
+        named: numbers, from 1, of the passages that it names.
     """
 
     question: str
     text: str
     passages: tuple[Passage, ...]
     passages_cut: int = 0
+    refused: bool = False
+    named: tuple[int, ...] = ()
 
     @property
     def hits(self) -> int:
@@ -282,7 +287,14 @@ class Rag:
                 parts = [rows[i] for i in batch], [prompts[i] for i in batch]
                 texts |= zip(batch, answer_batch(backbone, *parts, most), strict=True)
         return [
-            Answer(question, texts.get(i, ""), evidence[i], prompts[i].passages_cut)
+            Answer(
+                question,
+                texts.get(i, ""),
+                evidence[i],
+                prompts[i].passages_cut,
+                is_refusal(texts.get(i, ""), rows[i].refusals),
+                named_passages(texts.get(i, ""), evidence[i]),
+            )
             for i, question in enumerate(questions)
         ]
 

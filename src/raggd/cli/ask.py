@@ -89,11 +89,12 @@ def ask_result(
         guess: ask the model even where no passage is found.
 
     Returns:
-        ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an
-        update), ``demonstrations`` (how many), ``without_evidence`` (those whose passages lack
-        their answer), ``passages``, ``passages_cut`` and ``timings`` in milliseconds: ``start`` is
-        what went before (Python, imports), and ``total`` counts from the start of the process
-        where the system tells it.
+        ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an update or a prefix),
+        ``demonstrations`` (how many), ``refused`` (as the demonstrations refuse), ``named``
+        (numbers of the passages that the answer names), ``without_evidence`` (demonstrations whose
+        passages lack their answer), ``passages``, ``passages_cut`` and ``timings`` in
+        milliseconds: ``start`` is what went before (Python, imports), and ``total`` counts from
+        the start of the process where the system tells it.
 
     Raises:
         RaggdError: the question is empty.
@@ -125,9 +126,11 @@ def ask_result(
         "answer": answer.text,
         "hits": answer.hits,
         "method": method or (rag.parts.adapting if any(source) else "base"),
-        "adapted": adapted.update is not None,
+        "adapted": adapted.update is not None or adapted.prefix is not None,
         "demonstrations": len(support.demonstrations) if support else 0,
         "without_evidence": [d.question for d in without_evidence(support)] if support else [],
+        "refused": answer.refused,
+        "named": list(answer.named),
         "passages": [asdict(passage) for passage in answer.passages],
         "passages_cut": answer.passages_cut,
         "timings": spent,

@@ -85,7 +85,8 @@ def bounded_prompt(
     Returns:
         The prompt.
     """
-    limit, reserve = settings.backbone.context_tokens, settings.evaluation.max_answer_tokens
+    limit = settings.backbone.context_tokens
+    reserve = max(settings.evaluation.max_answer_tokens, adapted.most)
     return render(backbone, adapted, question, passages, limit=limit, reserve=reserve)
 
 
@@ -211,7 +212,8 @@ def answer_rows(
             soft, prefixes = _shared_soft(backbone, rows), [row.prefix or opening for row in rows]
             reading = read_prompts(backbone, prompts, soft=soft, prefixes=prefixes)
             lines = [row.lines for row in rows]
-            answers = decode(backbone, reading, max_tokens, lines=lines)
+            most = max(max_tokens, *(row.most for row in rows))
+            answers = decode(backbone, reading, most, lines=lines)
         if golds is None:
             return answers, None
         tokens = [answer_tokens(backbone.tokenizer, gold) for gold in golds]

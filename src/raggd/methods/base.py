@@ -30,6 +30,8 @@ class Adapted:
             read from.
         instruction: how to answer, in place of the built-in wording; empty keeps that.
         lines: whether an answer may have several lines, as those of the demonstrations have.
+        most: tokens that an answer like those of the demonstrations may need; 0: not known.
+        refusals: answers of the demonstrations that say that the passages hold none.
     """
 
     base: BaseAdapter | None = None
@@ -40,6 +42,8 @@ class Adapted:
     prefix: Prefix | None = None
     instruction: str = ""
     lines: bool = False
+    most: int = 0
+    refusals: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,16 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, read_prefix
 from raggd.core.low_rank import BaseAdapter, Update
-from raggd.data.prompts import FOLLOW, prefix_tokens
+from raggd.core.storage import load_update
+from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
+from raggd.data.shown import refusals_of
 from raggd.methods.base import Adapted
 from raggd.methods.build import Parts
+from raggd.methods.spec import EXAMPLES_FILE, weight_file, weights_hash
 from raggd.records import Demonstration, RaggdError, SupportSet
+
+ROOM, LEAST = 2, 8
+"""An answer may be twice as long as the longest that was shown, and some tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,13 @@ class ExamplesPrefix:
             prefix=self._read(shown),
             instruction=FOLLOW,
             lines=any("\n" in d.answer.strip() for d in shown),
+            most=self._most(shown),
+            refusals=refusals_of(support.demonstrations),
         )
+
+    def _most(self, shown: Sequence[Demonstration]) -> int:
+        lengths = [len(answer_tokens(self.backbone.tokenizer, d.answer)) for d in shown]
+        return ROOM * max(lengths) + LEAST
 
     def _read(self, shown: Sequence[Demonstration]) -> Prefix:
         tokens = prefix_tokens(self.backbone.tokenizer, shown, FOLLOW)
@@ -80,3 +92,19 @@ class ExamplesPrefix:
                 "backbone.context_tokens."
             )
         return read_prefix(self.backbone, tokens)
+
+
+def build(parts: Parts, name: str, base: bool = True, step: bool = True) -> ExamplesPrefix:
+    """Return the method that follows examples, with or without the base adapter and its step."""
+    limit = parts.settings.backbone.context_tokens // 2
+    file = parts.weights / EXAMPLES_FILE
+    return ExamplesPrefix(
+        name,
+        parts.backbone,
+        parts.base if base else None,
+        load_update(weight_file(parts.weights, EXAMPLES_FILE)).to(parts.backbone.device)
+        if step
+        else None,
+        limit,
+        weights_hash(file) if step else "",
+    )

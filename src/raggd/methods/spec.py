@@ -24,6 +24,7 @@ MEAN_TUNED_FILE = "mean-tuned.safetensors"
 RIDGE_FILE = "ridge.safetensors"
 GATE_FILE = "gate.safetensors"
 PROMPT_FILE = "prompt.safetensors"
+EXAMPLES_FILE = "examples.safetensors"
 
 FAMILIES = {
     "frozen model": "#7a7f87",
@@ -201,6 +202,23 @@ SPECS: dict[str, MethodSpec] = {
         "expects.",
         files={**_TUNED, GATE_FILE: "raggd train gate"}, encoded=True, compared_with=("base",),
     ),
+    "examples": MethodSpec(
+        "examples:build", "Examples, followed", "trained once", "P",
+        "The questions and answers of the demonstrations, read once and kept as keys and values, "
+        "under one small change that was trained to follow whatever they show.",
+        files={**_BASE, EXAMPLES_FILE: "raggd train examples"}, shown=True, encoded=True,
+        headline=True, compared_with=("base", "rag-gd-tuned", "base-examples"),
+    ),
+    "base-examples": MethodSpec(
+        "examples:build", "Base + examples", "trained once", "p",
+        "The same prefix under the base adapter alone, which was not trained to follow it.",
+        files=_BASE, options={"step": False}, shown=True, encoded=True,
+    ),
+    "vanilla-examples": MethodSpec(
+        "examples:build", "Vanilla + examples", "frozen model", "p",
+        "The same prefix before the frozen model.",
+        options={"base": False, "step": False}, shown=True, encoded=True,
+    ),
     "rag-gd-step": MethodSpec(
         "tt_sgd:build", "RAG-GD, then one step", "gradients at test time", "X",
         "The predicted change, and from there one real gradient step on the demonstrations.",
@@ -282,7 +300,7 @@ def weights_hash(path: Path) -> str:
     return file_hash(path)[:16]
 
 
-PREFERRED = ("rag-gd-tuned", "rag-gd")
+PREFERRED = ("examples", "rag-gd-tuned", "rag-gd")
 """Methods that adapt where nobody names one: the first whose files are there."""
 
 

@@ -9,14 +9,25 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from raggd.adaptation.answer_training import examples_id, train_on_answers
+from raggd.adaptation.optimizer import Progress
+from raggd.backbone.batch import answer_losses, make_batch
+from raggd.backbone.interface import attach, check_fits
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import BaseAdapter, Update, factors_of, tensors_of
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
 from raggd.data.prompts import FOLLOW, Prompt, build_prompt
-from raggd.records import RaggdError
+from raggd.records import RaggdError, content_id
+from raggd.settings import ExamplesSettings
 
 HELD_TASKS = frozenset({"popqa", "bamboogle"})
 """Sources that no training may see."""
@@ -55,21 +66,6 @@ def lesson_prompt(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Mixture:
-    """Where lessons come from.
-
-    Attributes:
-        tasks: number of contracts; 0 draws a new one for every lesson.
-        natural: share of lessons that are the benchmarks as they are.
-        seed: of all draws.
-    """
-
-    tasks: int = 0
-    natural: float = 0.5
-    seed: int = 0
-
-
 def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
     """Sort questions whose passages hold an answer by their source.
 
@@ -97,13 +93,12 @@ def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
     return pools
 
 
-def draw_lessons(rows: Sequence[Prepared], mixture: Mixture, count: int) -> Iterator[Lesson]:
-    """Draw the lessons of a training: a pure function of its arguments.
+def draw_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterator[Lesson]:
+    """Draw the lessons of a training, without end: a pure function of its arguments.
 
     Args:
         rows: of the prepared file.
-        mixture: what they are drawn from.
-        count: number of lessons.
+        mixture: number of contracts, share of natural tasks, seed.
 
     Yields:
         The lessons, in order; a contract that does not apply to its source is drawn anew.
@@ -112,7 +107,7 @@ def draw_lessons(rows: Sequence[Prepared], mixture: Mixture, count: int) -> Iter
     tasks = sorted(pools)
     # a root of the size: small sources are seen more often, large ones do not drown them
     weights = [len(pools[task]) ** 0.5 for task in tasks]
-    for number in range(count):
+    for number in count():
         draw = random.Random(f"lesson {mixture.seed} {number}")
         while True:
             task = draw.choices(tasks, weights)[0]
@@ -125,3 +120,90 @@ def draw_lessons(rows: Sequence[Prepared], mixture: Mixture, count: int) -> Iter
             if lesson is not None:
                 yield lesson
                 break
+
+
+def training_prompts(
+    tokenizer: Any, rows: Sequence[Prepared], settings: ExamplesSettings
+) -> list[Prompt]:
+    """Render the lessons of a training.
+
+    Args:
+        tokenizer: of the backbone.
+        rows: of the prepared file.
+        settings: how many, and what they are drawn from.
+
+    Returns:
+        ``steps * batch * accumulate`` answered prompts; a lesson whose examples alone are longer
+        than `max_tokens` is passed over.
+    """
+    wanted = settings.steps * settings.batch * settings.accumulate
+    prompts: list[Prompt] = []
+    for lesson in draw_lessons(rows, settings):
+        try:
+            prompts.append(
+                lesson_prompt(tokenizer, lesson, settings.max_tokens, show=settings.show)
+            )
+        except RaggdError:
+            continue
+        if len(prompts) == wanted:
+            break
+    return prompts
+
+
+def train_following(
+    backbone: Backbone,
+    base: BaseAdapter,
+    prompts: Sequence[Prompt],
+    settings: ExamplesSettings,
+    *,
+    checkpoint: Path,
+    progress: Progress = lambda *_: None,
+    start: Update | None = None,
+) -> tuple[Update, list[float]]:
+    """Train one step from W0 to follow the examples in its prompts.
+
+    Stopped at any moment and called again with the same arguments, it continues from
+    `checkpoint` to the same result.
+
+    Args:
+        backbone: the frozen model.
+        base: W0, frozen.
+        prompts: of `training_prompts`.
+        settings: steps, batch, rates.
+        checkpoint: file to continue from and to write.
+        progress: told every step.
+        start: a step to go on from; None starts from W0.
+
+    Returns:
+        The step, the same for every support set, and the loss of every training step.
+    """
+    begin = start or base.zero_update()
+    check_fits(backbone, base, begin)
+    parameters = {
+        name: tensor.detach().float().clone().requires_grad_(True)
+        for name, tensor in tensors_of(begin.factors).items()
+    }
+    step = Update(base.spec, factors_of(parameters), base.fingerprint)
+
+    def loss_of(shown: Sequence[Prompt]) -> Tensor:
+        batch = make_batch(shown, backbone.tokenizer.pad_token_id, backbone.device)
+        with attach(backbone, base, step):
+            return answer_losses(backbone, batch).mean()
+
+    identity = content_id(
+        "examples",
+        base.fingerprint,
+        *(str(float(t.detach().double().sum())) for t in parameters.values()),
+        examples_id(prompts),
+        settings.model_dump_json(exclude={"start"}),
+    )
+    history = train_on_answers(
+        parameters,
+        prompts,
+        loss_of,
+        settings,
+        identity=identity,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return step.detach(), history

@@ -199,6 +199,29 @@ class HyperTuningSettings(_Section):
     seed: int = 0
 
 
+class ExamplesSettings(_Section):
+    """Training of the step that follows examples, from a prepared file of questions."""
+
+    start: str = ""
+    """An update to go on from; empty: the base adapter."""
+    tasks: int = Field(default=0, ge=0)
+    """Contracts in the mixture; 0 draws a new one for every lesson."""
+    natural: float = Field(default=0.5, ge=0, le=1)
+    """Share of lessons that are the benchmarks as they are."""
+    show: bool = True
+    """Whether the examples stand before the question; without them the step is a control."""
+    steps: int = Field(default=740, ge=1)
+    batch: int = Field(default=8, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=3e-3, gt=0)
+    warmup: int = Field(default=10, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    clip: float = Field(default=1.0, gt=0)
+    max_tokens: int = Field(default=480, ge=16)
+    """Tokens per lesson; passages are cut to fit, from the last."""
+    seed: int = 0
+
+
 class EvaluationSettings(_Section):
     """What is scored."""
 
@@ -256,5 +279,6 @@ class Settings(_Section):
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     hyper_tuning: HyperTuningSettings = HyperTuningSettings()
     ridge: RidgeSettings = RidgeSettings()
+    examples: ExamplesSettings = ExamplesSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     serving: ServingSettings = ServingSettings()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from raggd.cli.options import Assignments, Config, Corpus, Json, load_parts, with_corpus
+from raggd.records import require_known
 
 data_app = typer.Typer(help="List and fetch benchmarks.", no_args_is_help=True)
 
@@ -32,6 +33,28 @@ def data_resample(
         result = run_data_resample(parts, passages, out, seed)
     size = show_size(result["bytes"])
     show(result, as_json, f"{result['passages']} passages, {size}: {result['file']}")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    out: Annotated[Path, typer.Option(help="File to write, e.g. train.jsonl.gz.")],
+    split: Annotated[str, typer.Option(help="train, or test: the scored questions.")] = "train",
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Write questions with their passages into one file: all that `train examples` reads."""
+    from raggd.cli.console import progress_bar, show
+    from raggd.study.contracts import run_prepare
+
+    require_known("split", split, ["train", "test"])
+    with progress_bar() as bar:
+        result = run_prepare(load_parts(config, assignments, bar), out, split)
+    lines = [
+        f"{name}: {n['questions']} questions, {n['answerable']} with an answer in their passages"
+        for name, n in result["benchmarks"].items()
+    ]
+    show(result, as_json, *lines, f"{result['bytes'] / 1e6:.1f} MB: {out}")
 
 
 @data_app.command("list")

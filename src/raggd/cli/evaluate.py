@@ -46,6 +46,11 @@ def evaluate(
     methods: Annotated[
         str, typer.Option(help="Names, separated by commas. Default: the usual comparison.")
     ] = "",
+    contracts: Annotated[
+        str, typer.Option(help="Judge form and content instead: known, new, unseen, or several.")
+    ] = "",
+    count: Annotated[int, typer.Option(min=1, help="Questions per contract and source.")] = 6,
+    prepared: Annotated[Path | None, typer.Option(help="Questions of a prepared file.")] = None,
     out: Out = Path("runs/evaluation"),
     config: Config = None,
     assignments: Assignments = None,
@@ -55,11 +60,35 @@ def evaluate(
     from raggd.cli.console import progress_bar
     from raggd.study.evaluate import run_evaluate, usual_methods
 
+    if contracts:
+        _evaluate_contracts(contracts, methods, count, prepared, out, config, assignments, as_json)
+        return
     with progress_bar() as bar:
         parts = load_parts(config, assignments, bar)
         names = names_in(methods) if methods else usual_methods(parts)
         result, report = run_evaluate(parts, names, out, bar)
     _show(result, report, as_json)
+
+
+def _evaluate_contracts(
+    sets: str,
+    methods: str,
+    count: int,
+    prepared: Path | None,
+    out: Path,
+    config: Path | None,
+    assignments: list[str] | None,
+    as_json: bool,
+) -> None:
+    from raggd.cli.console import progress_bar, show
+    from raggd.report.contracts import contract_tables
+    from raggd.study.contracts import USUAL, run_contracts
+
+    with progress_bar() as bar:
+        parts = load_parts(config, assignments, bar)
+        names = names_in(methods) if methods else USUAL
+        result = run_contracts(parts, names_in(sets), names, count, out, bar, prepared)
+    show(result, as_json, *contract_tables(result))
 
 
 def register(app: typer.Typer) -> None:

@@ -48,7 +48,7 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     """
     bare = inside([d.answer for d in demonstrations])
     held = [
-        contains_answer("\n".join(p.text for p in d.passages), [text, _longest_piece(d.answer)])
+        contains_answer("\n".join(p.text for p in d.passages), [text, _unwrapped(d.answer)])
         for d, text in zip(demonstrations, bare, strict=True)
     ]
     if not any(held):
@@ -63,9 +63,9 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(common))
 
 
-def _longest_piece(answer: str) -> str:
-    # what stands inside quotes, tags and brackets, where the wrapping is not the same in all
-    return max(re.split(r'[":<>{}\[\]()*|=\n]+', answer), key=len).strip()
+def _unwrapped(answer: str) -> str:
+    # without keys of JSON and tags, where the wrapping is not the same in all
+    return re.sub(r'"\w+":|<[^>]*>|[{}\[\]"*]', " ", answer).strip()
 
 
 def is_refusal(answer: str, refusals: Sequence[str]) -> bool:

@@ -204,12 +204,14 @@ class Contract:
             return text in {LETTERS[self.letters](label) for label in self.labels}
         if text != text.strip() or "\n" in text or LETTERS[self.letters](text) != text:
             return False
-        if self.target == "sentence":
-            return len(text.split()) > 3
         if self.target in {"number", "words"}:
             return text.isdecimal()
         words = len(text.split())
-        if not self._opened and (text.startswith(_WRAPPING) or ": " in text):
+        if not self._opened and text.startswith(_WRAPPING):
+            return False
+        if self.target == "sentence":
+            return words > 3
+        if not self._opened and ": " in text:
             return False
         return words <= _LONGEST_ENTITY and not (words > 4 and text.endswith("."))
 

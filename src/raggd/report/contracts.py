@@ -1,0 +1,47 @@
+"""Tables of what follows the examples: form, content and exact string in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.table import Table
+
+from raggd.methods.spec import method_label
+
+_PARTS = ("form", "content", "exact")
+
+
+def _limits(interval: list[float]) -> str:
+    mean, low, high = interval
+    return f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+
+
+def contract_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Make the tables of a result of `contract_result`.
+
+    Args:
+        result: by method: ``macro``, ``refusal``, ``contracts``.
+
+    Returns:
+        The methods' means over contracts with intervals, and the contracts one by one for the
+        first method.
+    """
+    macro = Table(title="Mean over contracts, percent (95 % interval)")
+    for heading in ("method", *_PARTS, "refusal F1", "refused wrongly"):
+        macro.add_column(heading)
+    for method, scores in result["macro"].items():
+        refusal = result["refusal"].get(method, {})
+        macro.add_row(
+            method_label(method),
+            *(_limits(scores[part]) for part in _PARTS),
+            *(f"{refusal[n]:.0f}" if refusal else "" for n in ("f1", "wrongly")),
+        )
+    first = next(iter(result["macro"]))
+    single = Table(title=f"{method_label(first)}, contract by contract")
+    for heading in ("contract", *_PARTS, "n"):
+        single.add_column(heading)
+    for name, methods in result["contracts"].items():
+        scores = methods[first]
+        single.add_row(name, *(f"{scores[part]:.0f}" for part in _PARTS), str(scores["n"]))
+    return [macro, single]

@@ -1,0 +1,247 @@
+"""Contracts: pure, different answers to one question, judged apart, and held out by code."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raggd.adaptation.following import draw_lessons, lesson_prompt, pools_of, training_prompts
+from raggd.backbone.load import Backbone
+from raggd.data.contracts.base import Contract
+from raggd.data.contracts.families import (
+    HELD,
+    HELD_FAMILIES,
+    KNOWN,
+    NATURAL,
+    NEW,
+    SETS,
+    check_held_out,
+    contract_set,
+    draw_contract,
+)
+from raggd.data.contracts.lessons import draw_lesson
+from raggd.data.contracts.letters import LETTERS
+from raggd.data.contracts.trim import sentences, shorten
+from raggd.data.contracts.words import HEADS, KEYS, REFUSALS, VERDICTS
+from raggd.data.prepared import Prepared, prepared_id, read_prepared, write_prepared
+from raggd.data.shown import inside, is_refusal, named_passages, refusals_of
+from raggd.records import Demonstration, Passage, RaggdError, SupportSet
+from raggd.settings import ExamplesSettings
+
+WHO = ("who wrote", "when was", "where is", "how many people saw")
+NAMES = ("Anna Maria Berg", "12 May 1931", "Port Louis", "4,500", "Old Tom Reed", "June 1999")
+
+
+def _row(number: int, task: str = "nq") -> Prepared:
+    gold = NAMES[number % len(NAMES)] + f" {number}"
+    held = Passage(
+        f"p{number}",
+        f"It was known early. The thing is {gold} as all say. So be it.",
+        f"Title {number}",
+    )
+    other = Passage(
+        f"o{number}", f"Nothing of that kind {number} stands here. Not at all.", f"Other {number}"
+    )
+    near = Passage(f"n{number}", f"A near text {number} without it. It goes on.", f"Near {number}")
+    question = f"{WHO[number % 4]} the thing {number}"
+    return Prepared(f"q{number}", task, question, (gold,), gold, (other, held), (near, near))
+
+
+ROWS = [_row(i) for i in range(60)]
+ALL = [*KNOWN, *NEW, *HELD, NATURAL]
+
+
+@pytest.mark.parametrize("contract", ALL, ids=lambda c: c.name)
+def test_the_wanted_answer_is_right_and_another_one_is_not(contract: Contract) -> None:
+    for seed in range(6):
+        lesson = draw_lesson(contract, ROWS, random.Random(seed))
+        assert lesson is not None
+        asked = lesson.asked
+        assert contract.judge(asked.answer, asked)[:3] == (1, 1, 1)
+        wrong = contract.judge("[[ nothing: of the kind ]]", asked)
+        assert wrong[1:3] == (0, 0)
+        assert (wrong.form, wrong.refused) == (0, False)
+
+
+def test_one_question_has_different_right_answers() -> None:
+    row = ROWS[0]
+    wanted = {}
+    for contract in KNOWN:
+        asked = contract.ask(row, ROWS, random.Random(3), refuse=bool(contract.refusal))
+        if asked is not None:
+            wanted[contract.name] = asked.answer
+    assert len(wanted) > 22
+    assert len(set(wanted.values())) > 18
+    same = [c for c in KNOWN if not c.refusal and c.target == "entity"]
+    passages = {c.ask(row, ROWS, random.Random(3)).passages for c in same if not c.files}  # type: ignore[union-attr]
+    assert len(passages) == 1, "under the same draw the passages are the same"
+
+
+@given(number=st.integers(0, 10**9), seed=st.integers(0, 99))
+@settings(max_examples=300, deadline=None)
+def test_training_never_draws_what_is_held_out(number: int, seed: int) -> None:
+    contract = draw_contract(number, seed)
+    check_held_out(contract)
+    assert contract == draw_contract(number, seed)
+    assert contract.family not in HELD_FAMILIES
+    assert contract.refusal not in REFUSALS.held
+    assert " ".join(contract.labels) not in VERDICTS.held
+
+
+@pytest.mark.parametrize("contract", [*NEW, *HELD], ids=lambda c: c.name)
+def test_a_held_out_contract_is_refused(contract: Contract) -> None:
+    with pytest.raises(RaggdError, match="held out of training"):
+        check_held_out(contract)
+
+
+def test_new_literals_are_in_no_known_list() -> None:
+    templates = {c.template for c in KNOWN}
+    assert not {c.template for c in NEW if c.template != "$x"} & templates
+    assert any(word in c.template for c in NEW for word in HEADS.held)
+    assert any(f'"{key}"' in c.template for c in NEW for key in KEYS.held)
+    assert {c.family for c in NEW} <= {c.family for c in KNOWN}
+    with pytest.raises(RaggdError, match="unknown set of contracts"):
+        contract_set("knwn")
+
+
+def test_form_and_content_are_told_apart() -> None:
+    contract = next(c for c in KNOWN if c.name == "json")
+    asked = contract.ask(ROWS[0], ROWS, random.Random(0))
+    assert asked is not None
+    gold = ROWS[0].gold
+    assert contract.judge(gold, asked)[:3] == (0, 1, 0)
+    assert contract.judge('{"answer": "Rome"}', asked)[:3] == (1, 0, 0)
+    assert contract.judge(f'{{"answer": "the {gold}"}}', asked)[:3] == (1, 1, 0)
+    assert contract.judge(f'{{"answer": "{gold}"', asked).form == 0
+    upper = next(c for c in KNOWN if c.name == "upper")
+    asked = upper.ask(ROWS[0], ROWS, random.Random(0))
+    assert asked is not None
+    assert upper.judge(gold, asked)[:3] == (0, 1, 0)
+
+
+def test_a_refusal_is_right_only_where_it_is_wanted() -> None:
+    contract = next(c for c in KNOWN if c.name == "refuse")
+    lacking = contract.ask(ROWS[0], ROWS, random.Random(0), refuse=True)
+    there = contract.ask(ROWS[0], ROWS, random.Random(0))
+    assert lacking is not None
+    assert there is not None
+    said = contract.judge("Not in the documents.", lacking)
+    assert (said.form, said.content, said.exact, said.refused) == (1, 1, 0, True)
+    assert contract.judge("not in the documents", there)[:3] == (1, 0, 0)
+    assert contract.judge("Rome", lacking)[:3] == (1, 0, 0)
+
+
+def test_a_text_that_names_both_labels_chooses_none() -> None:
+    contract = next(c for c in KNOWN if c.name == "yes-no")
+    asked = contract.ask(ROWS[0], ROWS, random.Random(0))
+    assert asked is not None
+    assert contract.judge("yes or no", asked)[:3] == (0, 0, 0)
+
+
+@given(text=st.text(max_size=40))
+def test_changes_of_letters_are_done_once(text: str) -> None:
+    for change in LETTERS.values():
+        assert change(change(text)) == change(text) or "ß" in text or not text.isascii()
+
+
+def test_a_shorter_passage_keeps_its_answer_and_whole_sentences() -> None:
+    text = " ".join(f"Sentence number {i} says this and that about it." for i in range(40))
+    passage = Passage("a", text, "T")
+    cut = shorten(passage, ("number 31",), random.Random(0))
+    assert "number 31 says" in cut.text
+    assert len(cut.text.split()) <= 55
+    assert set(sentences(cut.text)) <= set(sentences(text))
+
+
+def test_labels_and_refusals_are_shown_by_the_examples() -> None:
+    for name in ("yes-no", "refuse", "labels"):
+        contract = next(c for c in KNOWN if c.name == name)
+        for seed in range(8):
+            lesson = draw_lesson(contract, ROWS, random.Random(seed), refusals=1)
+            assert lesson is not None
+            answers = [d.answer for d in lesson.support.demonstrations]
+            if contract.refusal:
+                assert answers.count(contract.refusal) == 1
+            else:
+                assert len(set(answers)) == 2
+
+
+def test_half_of_the_lessons_are_natural_and_no_held_task_is_trained_on() -> None:
+    lessons = draw_lessons(ROWS, ExamplesSettings())
+    drawn = [next(lessons) for _ in range(400)]
+    natural = sum(lesson.contract is NATURAL for lesson in drawn)
+    assert 160 < natural < 240
+    again = draw_lessons(ROWS, ExamplesSettings())
+    assert [next(again) for _ in range(5)] == drawn[:5]
+    with pytest.raises(RaggdError, match="popqa, which no training may see"):
+        pools_of([*ROWS, _row(1, "popqa")])
+    few = draw_lessons(ROWS, ExamplesSettings(tasks=5, natural=0))
+    assert len({next(few).contract.name for _ in range(60)}) <= 5
+
+
+def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone) -> None:
+    lesson = draw_lesson(KNOWN[0], ROWS, random.Random(1))
+    assert lesson is not None
+    tokenizer = tiny_backbone.tokenizer
+    shown = lesson_prompt(tokenizer, lesson, 500)
+    bare = lesson_prompt(tokenizer, lesson, 500, show=False)
+    with_passages = sum(
+        len(p.text.split()) for d in lesson.support.demonstrations for p in d.passages
+    )
+    assert len(bare.tokens) < len(shown.tokens) < len(bare.tokens) + with_passages + 60
+    assert shown.answer_tokens == bare.answer_tokens
+    prompts = training_prompts(tokenizer, ROWS, ExamplesSettings(steps=3, batch=2))
+    assert len(prompts) == 6
+
+
+def test_a_prepared_file_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "train.jsonl.gz"
+    write_prepared(path, ROWS)
+    assert read_prepared(path) == ROWS
+    first = path.read_bytes()
+    write_prepared(path, ROWS)
+    assert path.read_bytes() == first
+    assert prepared_id(ROWS) != prepared_id(ROWS[1:])
+    with pytest.raises(RaggdError, match="no prepared file"):
+        read_prepared(tmp_path / "other.gz")
+    path.write_bytes(first[:-20])
+    with pytest.raises(RaggdError, match="line"):
+        read_prepared(path)
+
+
+def _shown(*pairs: tuple[str, bool]) -> SupportSet:
+    return SupportSet(
+        "own",
+        tuple(
+            Demonstration(str(i), f"question {i}", (Passage("p", f"text {a if held else ''}"),), a)
+            for i, (a, held) in enumerate(pairs)
+        ),
+    )
+
+
+def test_refusals_are_found_in_what_is_shown() -> None:
+    some = _shown(("Rome", True), ("not in the documents", False), ("the sea", True))
+    assert refusals_of(some.demonstrations) == ("not in the documents",)
+    labels = _shown(("correct", False), ("wrong", False))
+    assert refusals_of(labels.demonstrations) == ()
+    assert refusals_of(_shown(("Rome", True), ("the sea", True)).demonstrations) == ()
+    assert is_refusal("Not in the documents.", ("not in the documents",))
+    assert not is_refusal("Rome", ("not in the documents",))
+    assert inside(["<a>Rome</a>", "<a>sea</a>"]) == ["Rome", "sea"]
+    wrapped = replace(some.demonstrations[0], answer='{"answer": "Rome"}')
+    wrapped = replace(wrapped, passages=(Passage("p", "Rome is a city."),))
+    assert refusals_of([wrapped, some.demonstrations[1]]) == ("not in the documents",)
+
+
+def test_passages_are_named_by_number_title_or_file() -> None:
+    passages = [Passage("a", "x", "Oil change"), Passage("b", "y", "", "guide.md")]
+    assert named_passages("2 litres [1]", passages) == (1,)
+    assert named_passages("2 litres (guide.md)", passages) == (2,)
+    assert named_passages("Oil change", passages) == (1,)
+    assert named_passages("2 litres", passages) == ()
+    assert set(SETS) == {"known", "new", "unseen"}

@@ -19,6 +19,7 @@ from raggd.api import Rag
 from raggd.backbone.load import Backbone
 from raggd.cli.ask import ask_result
 from raggd.data.benchmarks import support_pool
+from raggd.data.prepared import write_prepared
 from raggd.evaluation import runner
 from raggd.files import read_json
 from raggd.methods.spec import (
@@ -46,6 +47,7 @@ from workflow_fixtures import (
     changed,
     files_under,
     parts_with,
+    prepared_row,
     run_cli,
     save_backbone,
     settings_text,
@@ -89,6 +91,11 @@ def trained(
         steps = 4
         batch = 2
         learning_rate = 0.1
+        [examples]
+        steps = 4
+        batch = 2
+        learning_rate = 0.1
+        natural = 0.0
         [gate]
         per_benchmark = 3
         probes = 2
@@ -108,6 +115,10 @@ def trained(
             stage("predictor", with_k, weights, store)
         for name in ("prompt", "hyper", "tuned", "mean-tuned", "ridge", "gate", "task-mean"):
             records[name] = stage(name, parts, weights, store)
+        prepared = root / "train.jsonl.gz"
+        write_prepared(prepared, [prepared_row(i) for i in range(60)])
+        named = changed(settings, "data", prepared=str(prepared))
+        records["examples"] = stage("examples", parts_with(named, frozen_backbone), weights)
         yield Trained(settings, weights, store, records)
 
 
@@ -159,7 +170,7 @@ def test_trainings_leave_records(trained: Trained) -> None:
 
 
 def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -> None:
-    assert len(METHODS) == 24
+    assert len(METHODS) == 27
     asked = {tuple(p.question_id for p in r.predictions) for r in scores.values()}
     drawn = {tuple(p.support_id for p in r.predictions) for r in scores.values()}
     assert len(asked) == len(drawn) == 1
@@ -231,6 +242,7 @@ NEEDS = {
     "rag-gd-tuned": TUNED_FILE,
     "rag-gd-gated": GATE_FILE,
     "mean-update": "mean.safetensors",
+    "examples": "examples.safetensors",
 }
 
 

@@ -28,31 +28,13 @@ from raggd.data.contracts.lessons import draw_lesson
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.trim import sentences, shorten
 from raggd.data.contracts.words import HEADS, KEYS, REFUSALS, VERDICTS
-from raggd.data.prepared import Prepared, prepared_id, read_prepared, write_prepared
+from raggd.data.prepared import prepared_id, read_prepared, write_prepared
 from raggd.data.shown import inside, is_refusal, named_passages, refusals_of
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.settings import ExamplesSettings
+from workflow_fixtures import prepared_row
 
-WHO = ("who wrote", "when was", "where is", "how many people saw")
-NAMES = ("Anna Maria Berg", "12 May 1931", "Port Louis", "4,500", "Old Tom Reed", "June 1999")
-
-
-def _row(number: int, task: str = "nq") -> Prepared:
-    gold = NAMES[number % len(NAMES)] + f" {number}"
-    held = Passage(
-        f"p{number}",
-        f"It was known early. The thing is {gold} as all say. So be it.",
-        f"Title {number}",
-    )
-    other = Passage(
-        f"o{number}", f"Nothing of that kind {number} stands here. Not at all.", f"Other {number}"
-    )
-    near = Passage(f"n{number}", f"A near text {number} without it. It goes on.", f"Near {number}")
-    question = f"{WHO[number % 4]} the thing {number}"
-    return Prepared(f"q{number}", task, question, (gold,), gold, (other, held), (near, near))
-
-
-ROWS = [_row(i) for i in range(60)]
+ROWS = [prepared_row(i) for i in range(60)]
 ALL = [*KNOWN, *NEW, *HELD, NATURAL]
 
 
@@ -179,7 +161,7 @@ def test_half_of_the_lessons_are_natural_and_no_held_task_is_trained_on() -> Non
     again = draw_lessons(ROWS, ExamplesSettings())
     assert [next(again) for _ in range(5)] == drawn[:5]
     with pytest.raises(RaggdError, match="popqa, which no training may see"):
-        pools_of([*ROWS, _row(1, "popqa")])
+        pools_of([*ROWS, prepared_row(1, "popqa")])
     few = draw_lessons(ROWS, ExamplesSettings(tasks=5, natural=0))
     assert len({next(few).contract.name for _ in range(60)}) <= 5
 

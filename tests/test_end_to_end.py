@@ -63,7 +63,7 @@ def test_the_shipped_weights_belong_together(parts: Assembly) -> None:
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
     assert max(sizes) <= 25 * 2**20
     assert sum(sizes) <= 64 * 2**20
-    assert parts.adapting == "rag-gd-tuned"
+    assert parts.adapting == "examples"
     assert (folder / BASE_FILE).is_file()
 
 
@@ -153,6 +153,12 @@ def test_ask_answers_from_own_documents(tmp_path: Path) -> None:
     assert "Turin" in second["answer"]
     assert any("Turin" in passage["text"] for passage in second["passages"])
     # the tuned predictor answers `where` with "hall four": docs/predictors.md, what limits it
-    third = ask(which, *shown)
+    third = ask(which, *shown, "--method", "rag-gd-tuned")
     assert (third["method"], third["adapted"]) == ("rag-gd-tuned", True)
     assert "Turin" in third["answer"]
+    fourth = ask(which, *shown)
+    assert (fourth["method"], fourth["adapted"], fourth["refused"]) == ("examples", True, False)
+    assert "Turin" in fourth["answer"]
+    lines = [{**line, "answer": json.dumps({"answer": line["answer"]})} for line in lines]
+    examples.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert "Turin" in json.loads(ask(which, *shown)["answer"])["answer"]

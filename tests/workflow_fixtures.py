@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from raggd.assembly import Assembly
+from raggd.data.prepared import Prepared
 from raggd.records import Hit, Passage
 from raggd.settings import Settings
 
@@ -181,6 +182,19 @@ def write_weights(folder: Path, backbone: Any) -> Path:
     mean = MeanPredictor(base.spec, base.fingerprint, updates.mean(0))
     save_predictor(folder / MEAN_FILE, mean)
     return folder
+
+
+def prepared_row(number: int, task: str = "nq") -> Prepared:
+    """An answered question with a passage that holds its answer and others that do not."""
+    kinds = ("who wrote", "when was", "where is", "how many people saw")
+    names = ("Anna Maria Berg", "12 May 1931", "Port Louis", "4,500", "Old Tom Reed", "June 1999")
+    gold = f"{names[number % len(names)]} {number}"
+    text = f"It was known early. The thing is {gold} as all say. So be it."
+    held = Passage(f"p{number}", text, f"Title {number}")
+    other = Passage(f"o{number}", f"Nothing of that kind {number} is here.", f"Other {number}")
+    near = Passage(f"n{number}", f"A near text {number} without it. It goes on.", f"Near {number}")
+    question = f"{kinds[number % 4]} the thing {number}"
+    return Prepared(f"q{number}", task, question, (gold,), gold, (other, held), (near, near))
 
 
 class StubRetriever:

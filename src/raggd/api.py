@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -24,7 +23,14 @@ from raggd.data.demonstrations import (
     read_demonstrations,
 )
 from raggd.data.shown import is_refusal, named_passages
-from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet, content_id
+from raggd.records import (
+    Answer,
+    Demonstration,
+    Question,
+    RaggdError,
+    SupportSet,
+    content_id,
+)
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import wrap_retriever
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
@@ -44,32 +50,6 @@ State: TypeAlias = Union["Adapted", "Update", str, Path]
 
 _NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
 """Stands in where a method that reads no demonstrations is asked to adapt."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An answer and what it was read from.
-
-    Attributes:
-        question: as asked.
-        text: the answer; empty where nothing was found and nobody told the model to guess.
-        passages: the evidence, best first; empty where nothing was found.
-        passages_cut: passages that were shortened or left out to fit the context window.
-        refused: whether it is a refusal that the demonstrations show.
-        named: numbers, from 1, of the passages that it names.
-    """
-
-    question: str
-    text: str
-    passages: tuple[Passage, ...]
-    passages_cut: int = 0
-    refused: bool = False
-    named: tuple[int, ...] = ()
-
-    @property
-    def hits(self) -> int:
-        """Number of passages found; 0: none shares a word with the question."""
-        return len(self.passages)
 
 
 class Rag:

@@ -192,6 +192,32 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and what it was read from.
+
+    Attributes:
+        question: as asked.
+        text: the answer; empty where nothing was found and nobody told the model to guess.
+        passages: the evidence, best first; empty where nothing was found.
+        passages_cut: passages that were shortened or left out to fit the context window.
+        refused: whether it is a refusal that the demonstrations show.
+        named: numbers, from 1, of the passages that it names.
+    """
+
+    question: str
+    text: str
+    passages: tuple[Passage, ...]
+    passages_cut: int = 0
+    refused: bool = False
+    named: tuple[int, ...] = ()
+
+    @property
+    def hits(self) -> int:
+        """Number of passages found; 0: none shares a word with the question."""
+        return len(self.passages)
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """What one method did on one benchmark, and all that is needed to do it again.
 

@@ -89,12 +89,12 @@ def ask_result(
         guess: ask the model even where no passage is found.
 
     Returns:
-        ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an update or a prefix),
-        ``demonstrations`` (how many), ``refused`` (as the demonstrations refuse), ``named``
-        (numbers of the passages that the answer names), ``without_evidence`` (demonstrations whose
-        passages lack their answer), ``passages``, ``passages_cut`` and ``timings`` in
-        milliseconds: ``start`` is what went before (Python, imports), and ``total`` counts from
-        the start of the process where the system tells it.
+        ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an update
+        or a prefix), ``demonstrations`` (how many), ``refused`` (as the demonstrations refuse),
+        ``named`` (numbers of the passages that the answer names), ``without_evidence``
+        (demonstrations whose passages lack their answer), ``passages``, ``passages_cut`` and
+        ``timings`` in milliseconds: ``start`` is what went before (Python, imports), and ``total``
+        counts from the start of the process where the system tells it.
 
     Raises:
         RaggdError: the question is empty.

@@ -26,6 +26,7 @@ STAGES = {
     "predictor": "Train the predictor, and its control the mean update, on stored targets.",
     "tuned": "Train the predictor on, through the answer loss of other questions.",
     "mean-tuned": "Train its control: one update for all support sets.",
+    "examples": "Train the step that follows examples, on contracts drawn from a prepared file.",
     "hyper": "Train HyperTuning: the same predictor, through the answer loss of other questions.",
     "ridge": "Fit the predictor in closed form to stored targets, in a minute.",
     "task-mean": "Average the targets of each task, a control that knows the task alone.",

@@ -17,6 +17,7 @@ from raggd.evaluation.cost import backward_flops, forward_flops
 from raggd.evaluation.runner import Task, arranged
 from raggd.methods.answering import bounded_prompt, opening_tokens
 from raggd.methods.base import Adapted, Item, Method
+from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.few_shot import FewShot
 from raggd.records import SupportSet
 from raggd.settings import Settings
@@ -188,7 +189,9 @@ def adapting_flops(
     inner = getattr(method, "inner", None)  # a control around another method
     if inner is not None:
         return adapting_flops(inner, shape, demonstrations, adapter)
-    if isinstance(method, FewShot):  # reads the demonstrations as part of its prompts
+    if isinstance(
+        method, FewShot | ExamplesPrefix
+    ):  # reads the demonstrations as part of its prompts
         return 0
     steps = sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
     start = getattr(method, "start", None)
@@ -197,8 +200,16 @@ def adapting_flops(
 
 def _shown_by(method: Method, support: SupportSet) -> Adapted:
     # What a method that adapts shows is known without adapting anew: passages, nothing before them.
+    if isinstance(method, ExamplesPrefix):
+        return method.shown(support)
     free = isinstance(method, FewShot) or not method.adapts
     return method.adapt([support])[0] if free else Adapted()
+
+
+def _cached(method: Method, adapted: Adapted, prompts: Sequence[Prompt]) -> int:
+    if isinstance(method, ExamplesPrefix):
+        return len(method.tokens(adapted))
+    return len(opening_tokens(adapted, prompts))
 
 
 def _extra(method: Method, adapted: Adapted) -> int:
@@ -231,7 +242,7 @@ class _Counter:
             bounded_prompt(self.settings, self.backbone, adapted, i.question.text, i.passages)
             for i in items
         ]
-        cached = len(opening_tokens(adapted, prompts))
+        cached = _cached(self.method, adapted, prompts)
         opening = shape.forward(cached, extra=extra) if cached else 0
         shown = _demonstrations(self.backbone, support, self.settings)
         self.adapting.append(opening + adapting_flops(self.method, shape, shown, extra // 2))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import Prefix, read_prefix
+from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.core.storage import load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
@@ -64,34 +64,48 @@ class ExamplesPrefix:
             Base, step and prefix of each set.
         """
         with attach(self.backbone, self.base, self.step):
-            return [self._state(support) for support in supports]
+            return [
+                replace(shown, prefix=read_prefix(self.backbone, self.tokens(shown)))
+                for shown in map(self.shown, supports)
+            ]
 
-    def _state(self, support: SupportSet) -> Adapted:
+    def shown(self, support: SupportSet) -> Adapted:
+        """Return the state of a set before its examples are read."""
         shown = tuple(replace(d, passages=()) for d in support.demonstrations)
         return Adapted(
             base=self.base,
             update=self.step,
             shown=shown,
-            prefix=self._read(shown),
             instruction=FOLLOW,
             lines=any("\n" in d.answer.strip() for d in shown),
             most=self._most(shown),
             refusals=refusals_of(support.demonstrations),
         )
 
+    def tokens(self, shown: Adapted) -> tuple[int, ...]:
+        """Return what is read of a set: all that its prompts begin with.
+
+        Args:
+            shown: of `shown`.
+
+        Returns:
+            Tokens.
+
+        Raises:
+            RaggdError: they are too many.
+        """
+        tokens = prefix_tokens(self.backbone.tokenizer, shown.shown, FOLLOW)
+        if len(tokens) > self.limit:
+            raise RaggdError(
+                f"the {len(shown.shown)} examples take {len(tokens)} tokens, more than the "
+                f"{self.limit} that leave room for passages: show fewer, or shorter answers, or "
+                "raise backbone.context_tokens."
+            )
+        return tokens
+
     def _most(self, shown: Sequence[Demonstration]) -> int:
         lengths = [len(answer_tokens(self.backbone.tokenizer, d.answer)) for d in shown]
         return ROOM * max(lengths) + LEAST
-
-    def _read(self, shown: Sequence[Demonstration]) -> Prefix:
-        tokens = prefix_tokens(self.backbone.tokenizer, shown, FOLLOW)
-        if len(tokens) > self.limit:
-            raise RaggdError(
-                f"the {len(shown)} examples take {len(tokens)} tokens, more than the {self.limit} "
-                "that leave room for passages: show fewer, or shorter answers, or raise "
-                "backbone.context_tokens."
-            )
-        return read_prefix(self.backbone, tokens)
 
 
 def build(parts: Parts, name: str, base: bool = True, step: bool = True) -> ExamplesPrefix:

@@ -21,7 +21,7 @@ from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 
-_PLAIN = {"reads_evidence", "instruction", "lines"}
+_PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +115,7 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
     try:
         rest, tokens = json.loads(about["state"]), json.loads(about["tokens"])
         rest["shown"] = tuple(map(_shown, rest["shown"]))
+        rest["refusals"] = tuple(rest["refusals"])
         pairs = [[tensors[f"prefix.{i}.{kind}"].to(base.device) for kind in ("keys", "values")]
                  for i in range(base.spec.layers if tokens else 0)]  # fmt: skip
         update = None

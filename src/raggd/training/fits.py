@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raggd.adaptation.base_adapter import save_base, train_base
+from raggd.adaptation.following import train_following, training_prompts
 from raggd.adaptation.gains import Trial, measure_gains
 from raggd.adaptation.gate import fit_gate
 from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
@@ -31,12 +33,15 @@ from raggd.adaptation.target_store import (
 from raggd.adaptation.task_means import save_task_means, task_means
 from raggd.adaptation.training import check_targets, train_predictor
 from raggd.core.low_rank import BaseAdapter
+from raggd.core.storage import load_update
 from raggd.data.benchmarks import known_benchmarks
+from raggd.data.prepared import prepared_id, read_prepared
 from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
 from raggd.methods.spec import (
     BASE_FILE,
+    EXAMPLES_FILE,
     GATE_FILE,
     HYPER_FILE,
     MEAN_TUNED_FILE,
@@ -102,6 +107,35 @@ def prompt(run: Run) -> Facts:
         "backbone": prefix.backbone,
         "parameters": prefix.vectors.numel(),
         "loss": [round(x, 4) for x in history],
+    }
+
+
+def examples(run: Run) -> Facts:
+    """Return the facts of training the step that follows examples, from the prepared file."""
+    settings, parts = run.settings.examples, run.parts
+    rows = read_prepared(Path(run.settings.data.prepared or "train.jsonl.gz"))
+    prompts = training_prompts(parts.backbone.tokenizer, rows, settings)
+    checkpoint = run.out / "examples.checkpoint.safetensors"
+    start = load_update(settings.start).to(parts.base.device) if settings.start else None
+    with run.compiled():
+        step, history = train_following(
+            parts.backbone,
+            parts.base,
+            prompts,
+            settings,
+            checkpoint=checkpoint,
+            progress=run.losses("examples"),
+            start=start,
+        )
+    file = run.out / EXAMPLES_FILE
+    step.map(lambda tensor: tensor.to(torch.bfloat16)).save(file)
+    return {
+        "seconds": seconds_spent(checkpoint),
+        "base": parts.base.fingerprint,
+        "data": prepared_id(rows),
+        "lessons": len(prompts),
+        "loss": [round(x, 4) for x in history],
+        "hashes": {EXAMPLES_FILE: weights_hash(file)},
     }
 
 

@@ -159,8 +159,8 @@ def trainings(plan: Plan) -> dict[str, Any]:
 
     import torch
 
+    from benchmarks.trainings import train_briefly
     from raggd.backbone.shapes import random_backbone
-    from raggd.evaluation.pace import train_briefly
     from raggd.settings import BackboneSettings
 
     auto = "auto" if torch.cuda.is_available() else "float32"

@@ -7,10 +7,14 @@ raggd costs nothing.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+# read when torch is imported: what Apple's GPU lacks runs on the processor, and torch says so once
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 
 _GROUPS = {
     "raggd.records": (

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from raggd.report.small import SmallReport
 
 
+DEMO_SECONDS = 240
+"""That the demo may take, where nobody says how many questions it shall ask."""
+
+
 def _show(result: dict[str, Any], report: SmallReport, as_json: bool, *words: str) -> None:
     from raggd.cli.console import show
 
@@ -22,16 +26,24 @@ def _show(result: dict[str, Any], report: SmallReport, as_json: bool, *words: st
 
 def demo(
     out: Out = Path("runs/demo"),
-    questions: Annotated[int, typer.Option(min=20, help="Test questions in all.")] = 120,
+    questions: Annotated[
+        int | None,
+        typer.Option(min=20, help="Test questions in all. Default: those of about four minutes."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Run the main job on real questions: retrieve, adapt, answer, compare. Minutes, no GPU."""
     from raggd.assembly import Assembly
-    from raggd.cli.console import progress_bar
-    from raggd.study.evaluate import demo_settings, run_demo
+    from raggd.cli.console import note, progress_bar
+    from raggd.study.evaluate import demo_in, demo_settings, run_demo
 
     with progress_bar() as bar:
-        result, report = run_demo(Assembly(demo_settings(questions), bar), out, bar)
+        if questions is None:
+            parts, chosen = demo_in(DEMO_SECONDS, bar)
+            note(chosen)
+        else:
+            parts = Assembly(demo_settings(questions), bar)
+        result, report = run_demo(parts, out, bar)
     words = (
         "",
         f"{result['n']} questions in {result['seconds']:.0f} s. "

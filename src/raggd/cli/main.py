@@ -115,6 +115,18 @@ def main() -> None:
 
         complain(f"raggd: {error}")
         sys.exit(2)
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it
+            raise
+        from raggd.cli.console import complain
+
+        complain(
+            "raggd: the graphics card's memory ran out. Lower the batch (--set "
+            "evaluation.batch=..., serving.rows=... or the training's own), shorten prompts (--set "
+            "backbone.context_tokens=...), or hold the weights in 4 bits (--set "
+            "backbone.dtype='nf4'). What was finished is kept."
+        )
+        sys.exit(2)
     except (_InterruptedError, KeyboardInterrupt):
         from raggd.cli.console import complain
 

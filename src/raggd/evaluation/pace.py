@@ -1,108 +1,93 @@
-"""How fast this machine trains: a few real steps of each stage, on random tokens."""
+"""How fast this machine answers and adapts, by a look of some seconds, and what that allows."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+import time
+from dataclasses import dataclass, replace
 
-import torch
-
-from raggd.adaptation.base_adapter import train_base
-from raggd.adaptation.encoder import encode_batch
-from raggd.adaptation.hyper_tuning import train_hyper
-from raggd.adaptation.target_store import Targets
-from raggd.adaptation.targets import sgd_updates
-from raggd.adaptation.training import train_predictor
-from raggd.backbone.batch import make_batch
+from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.load import Backbone
-from raggd.core.low_rank import BaseAdapter
+from raggd.backbone.shapes import NoText
 from raggd.evaluation.price import random_prompts
-from raggd.evaluation.timing import in_turn
-from raggd.settings import (
-    AdapterSettings,
-    BaseTrainingSettings,
-    HyperTuningSettings,
-    PredictorSettings,
-    TargetSettings,
-)
 
-SETS, SHOWN = 4, 3
-"""Support sets that targets are made of, and demonstrations in each."""
-LONG = 3000
-"""Steps of the paper's schedule."""
+ROWS, PROMPT, ANSWER = 3, 464, 7
+"""A batch as the demo's: three prompts of that many tokens, answers of some six and their end."""
+STEP = 2.4
+"""A step of SGD, forwards and backwards, in forward passes over the same tokens."""
+CHOICES = (24, 40, 60, 90, 120)
+"""Numbers of questions that a demo may have: few, so that a second look chooses the same one."""
 
 
-def _targets(backbone: Backbone, base: BaseAdapter, tokens: int) -> Targets:
-    prompts = random_prompts(backbone, SETS * SHOWN, tokens, 4)
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
-    updates, _ = sgd_updates(backbone, base, batch, SETS, TargetSettings())
-    states = encode_batch(backbone, base, batch).reshape(SETS, SHOWN, -1)
-    names = tuple(f"set-{i}" for i in range(SETS))
-    ids = tuple((name,) for name in names)
-    vectors = updates.vector().to("cpu", torch.bfloat16)
-    tasks = ("random",) * SETS
-    return Targets(vectors, states.cpu(), tasks, names, ids, base.fingerprint, "random")
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds of work on one machine.
+
+    Attributes:
+        answer: one question with three passages.
+        encode: one forward pass over a support set of three demonstrations.
+    """
+
+    answer: float
+    encode: float
+
+    def seconds(
+        self, questions: int, sets: int, *, methods: int, encoded: int, sgd_steps: int
+    ) -> float:
+        """Estimate a comparison of methods.
+
+        Args:
+            questions: answered by every method.
+            sets: support sets that each method adapts to.
+            methods: in all.
+            encoded: of them, those that read the support set for a predictor.
+            sgd_steps: gradient steps per support set, of all methods together.
+
+        Returns:
+            Seconds.
+        """
+        adapting = sets * self.encode * (encoded + STEP * sgd_steps)
+        return methods * questions * self.answer + adapting
 
 
-def train_briefly(backbone: Backbone, folder: Path, steps: int, tokens: int) -> dict[str, Any]:
-    """Train base adapter, targets, predictor and its tuning for a few steps each.
+def look(backbone: Backbone) -> Pace:
+    """Time one small batch of random tokens, as long as real prompts.
 
     Args:
-        backbone: the frozen model; its tokenizer gives the padding token only.
-        folder: for checkpoints.
-        steps: of each training.
-        tokens: of each example.
+        backbone: the frozen model; a few seconds of it.
 
     Returns:
-        ``ms`` of a step by stage (of a support set, for targets), the first and last ``loss`` of
-        each training, and ``hours`` that `LONG` steps of each would take.
+        The pace.
     """
-    prompts = random_prompts(backbone, 8 * steps, tokens, 4)
-    spec = backbone.adapter_spec(AdapterSettings())
-    made: dict[str, Any] = {}
+    silent = replace(backbone, tokenizer=NoText())
+    decode(silent, read_prompts(silent, random_prompts(silent, 1, 32, 0)), 2)  # warm
+    started = time.perf_counter()
+    reading = read_prompts(silent, random_prompts(silent, ROWS, PROMPT, 0))
+    encode = time.perf_counter() - started
+    decode(silent, reading, ANSWER)
+    return Pace((time.perf_counter() - started) / ROWS, encode)
 
-    def base_training() -> None:
-        settings = BaseTrainingSettings(steps=steps, warmup=1)
-        made["base adapter"] = train_base(
-            backbone, spec, prompts, settings, checkpoint=folder / "base"
-        )
 
-    def target_making() -> None:
-        made["targets"] = _targets(backbone, made["base adapter"][0], tokens)
+def questions_for(
+    seconds: float, pace: Pace, *, methods: int, encoded: int, sgd_steps: int
+) -> tuple[int, int]:
+    """Choose how much a comparison can do within some time.
 
-    def predictor_training() -> None:
-        settings = PredictorSettings(steps=steps, batch=SETS)
-        made["predictor"] = train_predictor(
-            made["base adapter"][0], made["targets"], settings, checkpoint=folder / "predictor"
-        )
+    Args:
+        seconds: that it may take.
+        pace: of the machine.
+        methods: that answer every question.
+        encoded: of them, those that read the support set for a predictor.
+        sgd_steps: gradient steps per support set, of all methods together.
 
-    def tuning() -> None:
-        settings = HyperTuningSettings(steps=steps, warmup=1, start="predictor")
-        lessons = [(number % SETS, prompt) for number, prompt in enumerate(prompts)]
-        made["tuning"] = train_hyper(
-            backbone,
-            made["base adapter"][0],
-            made["targets"],
-            lessons,
-            PredictorSettings(),
-            settings,
-            checkpoint=folder / "tuning",
-            start=made["predictor"][0],
-        )
-
-    stages = {
-        "base adapter": (base_training, steps),
-        "targets": (target_making, SETS),
-        "predictor": (predictor_training, steps),
-        "tuning": (tuning, steps),
-    }
-    ms = {}
-    for name, (work, count) in stages.items():
-        ms[name] = in_turn({name: work}, 1, warm=False)[name][0] / count
-    losses = {name: made[name][1] for name in ("base adapter", "predictor", "tuning")}
-    return {
-        "ms": {f"one step of {name}": round(value, 2) for name, value in ms.items()},
-        "hours": {name: round(ms[name] * LONG / 3.6e6, 3) for name in ms if name != "targets"},
-        "loss": {name: [round(h[0], 4), round(h[-1], 4)] for name, h in losses.items()},
-        "tokens": tokens,
-    }
+    Returns:
+        Questions in all, and support sets per benchmark (of two): three where there is time.
+    """
+    best = (CHOICES[0], 1)
+    for draws in (1, 3):
+        for questions in CHOICES if draws == 1 else CHOICES[2:]:
+            needed = pace.seconds(
+                questions, 2 * draws, methods=methods, encoded=encoded, sgd_steps=sgd_steps
+            )
+            if needed <= seconds:
+                best = (questions, draws)
+    return best

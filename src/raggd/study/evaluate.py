@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from raggd.assembly import Assembly
+from raggd.evaluation.pace import look, questions_for
 from raggd.evaluation.runner import Item, Task
 from raggd.evaluation.tasks import task_of
 from raggd.files import write_text
-from raggd.methods.spec import FILES_OF, HEADLINE, METHODS
+from raggd.methods.spec import FILES_OF, HEADLINE, METHODS, SPECS
 from raggd.progress import Progress
 from raggd.records import Prediction, RunRecord, known_names
 from raggd.report.cases import Case
@@ -72,12 +73,48 @@ def run_evaluate(
     return report.result | {"out": str(out)}, report
 
 
-def demo_settings(questions: int = 120) -> Settings:
+def demo_settings(questions: int = 120, draws: int = 3) -> Settings:
     """Return the demo's settings: embedded data and backbone, shipped weights."""
     evaluation = EvaluationSettings(
-        benchmarks=["nq", "triviaqa"], questions=max(1, questions // 2), draws=3
+        benchmarks=["nq", "triviaqa"], questions=max(1, questions // 2), draws=draws
     )
     return Settings(evaluation=evaluation)
+
+
+def demo_methods(parts: Assembly) -> list[str]:
+    """Return the methods of the demo."""
+    return [name for name in usual_methods(parts) if name != "mean-tuned"]
+
+
+def demo_in(seconds: float, progress: Progress) -> tuple[Assembly, str]:
+    """Look at the machine, and choose as many questions as it answers in some time.
+
+    Args:
+        seconds: that the demo may take.
+        progress: told what is running.
+
+    Returns:
+        The demo's parts, and a sentence that says what was chosen.
+    """
+    parts = Assembly(demo_settings(), progress)
+    methods = demo_methods(parts)
+    steps = [SPECS[name].gradient_steps for name in methods]
+    work = {
+        "methods": len(methods),
+        "encoded": sum(SPECS[name].encoded for name in methods),
+        "sgd_steps": sum(s or parts.settings.target.steps for s in steps if s is not None),
+    }
+    backbone = parts.backbone
+    progress("looking at the machine", 0, None)
+    pace = look(backbone)
+    questions, draws = questions_for(seconds, pace, **work)
+    minutes = pace.seconds(questions, 2 * draws, **work) / 60
+    words = (
+        f"This machine answers a question in {pace.answer:.2f} s: {questions} questions and "
+        f"{draws} support set{'s' if draws > 1 else ''} per benchmark, about "
+        f"{max(1, round(minutes))} min. --questions chooses another number."
+    )
+    return Assembly(demo_settings(questions, draws), progress, backbone=backbone), words
 
 
 def choose_cases(
@@ -129,14 +166,14 @@ def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, 
         The JSON result (``n``, ``seconds``, ``methods``) and the report.
     """
     started, settings = time.monotonic(), parts.settings
-    methods = [name for name in usual_methods(parts) if name != "mean-tuned"]
+    methods = demo_methods(parts)
     report = run_small(parts, methods, out, progress)
     records = [read_record(out / cell.path) for cell in all_cells(small_study(settings, methods))]
     tasks = [task_of(parts, name) for name in settings.evaluation.benchmarks]
     result = report.result
     names = " and ".join(settings.evaluation.benchmarks)
     notes = [
-        f"{settings.evaluation.draws} support sets of {settings.target.demonstrations} "
+        f"{settings.evaluation.draws} support set(s) of {settings.target.demonstrations} "
         "demonstrations per benchmark each serve their share of the questions; the cost shown is "
         "the median of one adaptation. Made by `raggd demo`.",
     ]

@@ -106,7 +106,11 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a `RaggdError` becomes one message and exit code 2, Ctrl-C 130."""
+    """Run the command line; a `RaggdError` becomes one message and exit code 2, Ctrl-C 130.
+
+    Raises:
+        RuntimeError: a fault of the program; memory of a card that runs out is none.
+    """
     warnings.formatwarning = lambda message, *_, **__: f"raggd: {message}\n"  # no source lines
     try:
         app(prog_name="raggd")

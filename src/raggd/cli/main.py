@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli.ask import ask
+from raggd.cli.audit import register as register_audit
 from raggd.cli.bench import register as register_bench
 from raggd.cli.data import data_app
 from raggd.cli.demonstrations import register as register_demonstrations
@@ -58,6 +59,7 @@ register_linear(app)
 register_serve(app)
 register_bench(app)
 register_evaluate(app)
+register_audit(app)
 register_study(app)
 register_export(app)
 register_demonstrations(app)

@@ -1,0 +1,259 @@
+"""Does a hypernetwork read its input? The same questions under six states, told apart.
+
+A network that maps a support set to an adapter may have learned a constant. Its questions are
+answered with the adapter of the right set, of another set of the task, of another task, of random
+text, with the mean of all, and with a constant that was tuned; what reading is worth is the first
+minus the others.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raggd.adaptation.import_peft import mean_adapter
+from raggd.backbone.load import Backbone
+from raggd.evaluation.metrics import exact_match, token_f1
+from raggd.evaluation.runner import Item, Task
+from raggd.evaluation.statistics import Difference, paired_bootstrap
+from raggd.methods.answering import answer_rows, bounded_prompt
+from raggd.methods.base import Adapted, Method
+from raggd.progress import Progress
+from raggd.records import Demonstration, RaggdError, SupportSet, content_id
+from raggd.settings import Settings
+
+STATES = ("right", "shuffled", "other-task", "random-text", "mean", "constant")
+"""What answers: the state of the right set, and its controls."""
+StateOf = Callable[[SupportSet], Adapted]
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """One question under one state.
+
+    Attributes:
+        task: of the question.
+        draw: number of its support set.
+        state: of `STATES`.
+        em: 0 or 1.
+        f1: 0 to 1.
+        loss: of the gold answer, nats per token.
+    """
+
+    task: str
+    draw: int
+    state: str
+    em: float
+    f1: float
+    loss: float
+
+
+def random_text(support: SupportSet) -> SupportSet:
+    """Return a set of the same shape whose words are drawn from its own passages, without sense."""
+    draw = random.Random(support.id)
+    passages = [p for d in support.demonstrations for p in d.passages]
+    words = " ".join(p.text for p in passages).split() or ["none"]
+
+    def text(like: str) -> str:
+        return " ".join(draw.choice(words) for _ in like.split()) or draw.choice(words)
+
+    def scrambled(shown: Demonstration) -> Demonstration:
+        parts = tuple(replace(p, text=text(p.text), title=text(p.title)) for p in shown.passages)
+        own = content_id("random", shown.id)
+        return Demonstration(own, text(shown.question), parts, text(shown.answer))
+
+    return SupportSet(support.task, tuple(map(scrambled, support.demonstrations)))
+
+
+def audited_sets(tasks: Sequence[Task]) -> dict[str, list[SupportSet]]:
+    """Return what a hypernetwork is to be asked for: the set of every draw, and random text.
+
+    Args:
+        tasks: each with at least two draws.
+
+    Returns:
+        Sets by task; under ``random-text`` one scrambled set for every other one, in order.
+
+    Raises:
+        RaggdError: there are fewer than two tasks, or a task has a single support set.
+    """
+    if len(tasks) < 2 or any(len(task.draws) < 2 for task in tasks):
+        raise RaggdError(
+            "an audit exchanges support sets within a task and between tasks: give at least two "
+            "benchmarks (evaluation.benchmarks) and two draws (evaluation.draws)."
+        )
+    own = {task.benchmark: [draw[0].support for draw in task.draws] for task in tasks}
+    flat = [support for sets in own.values() for support in sets]
+    return {**own, "random-text": [random_text(support) for support in flat]}
+
+
+def mean_state(states: Sequence[Adapted]) -> Adapted:
+    """Average adapted states: updates of one base, or adapters of a bare backbone.
+
+    Args:
+        states: at least one, all of one kind.
+
+    Returns:
+        The state of the mean change.
+
+    Raises:
+        RaggdError: a state holds something that has no mean, such as a prefix.
+    """
+    first = states[0]
+    updates = [state.update for state in states if state.update is not None]
+    bases = [state.base for state in states if state.base is not None]
+    if any(state.prefix or state.soft for state in states) or len(bases) < len(states):
+        raise RaggdError("an audit averages adapters and updates; a prefix has no mean.")
+    if len(updates) == len(states):
+        total = updates[0]
+        for update in updates[1:]:
+            total = total + update
+        return replace(first, update=total * (1 / len(updates)))
+    return replace(first, base=mean_adapter(bases))
+
+
+def _states(
+    sets: Mapping[str, Sequence[SupportSet]], state_of: StateOf, constant: Adapted | None
+) -> dict[tuple[str, int], dict[str, Adapted]]:
+    tasks = [name for name in sets if name != "random-text"]
+    made = {name: [state_of(support) for support in sets[name]] for name in sets}
+    own = [state for name in tasks for state in made[name]]
+    mean = mean_state(own)
+    found, number = {}, 0
+    for at, name in enumerate(tasks):
+        other = made[tasks[(at + 1) % len(tasks)]]
+        for draw, right in enumerate(made[name]):
+            states = {
+                "right": right,
+                "shuffled": made[name][(draw + 1) % len(made[name])],
+                "other-task": other[draw % len(other)],
+                "random-text": made["random-text"][number],
+                "mean": mean,
+            }
+            found[name, draw] = states | ({"constant": constant} if constant else {})
+            number += 1
+    return found
+
+
+def audit(
+    backbone: Backbone,
+    tasks: Sequence[Task],
+    state_of: StateOf,
+    settings: Settings,
+    progress: Progress,
+    constant: Adapted | None = None,
+) -> list[Audited]:
+    """Answer the questions of all draws under every state.
+
+    Args:
+        backbone: the frozen model.
+        tasks: at least two, each with two draws or more.
+        state_of: the hypernetwork.
+        settings: lengths and size of a batch.
+        progress: told what is done.
+        constant: a tuned state for all, where there is one.
+
+    Returns:
+        One entry per question and state.
+    """
+    states = _states(audited_sets(tasks), state_of, constant)
+    draws = [(t.benchmark, d, items) for t in tasks for d, items in enumerate(t.draws)]
+    total, done, found = sum(len(items) for *_, items in draws) * len(STATES), 0, []
+    size = settings.evaluation.batch
+    for name, draw, items in draws:
+        for state, adapted in states[name, draw].items():
+            for start in range(0, len(items), size):
+                part = items[start : start + size]
+                found += _answered(backbone, part, adapted, settings, (name, draw, state))
+                done += len(part)
+                progress(f"audit, {name}, {state}", done, total)
+    return found
+
+
+def _answered(
+    backbone: Backbone,
+    items: Sequence[Item],
+    adapted: Adapted,
+    settings: Settings,
+    place: tuple[str, int, str],
+) -> list[Audited]:
+    prompts = [
+        bounded_prompt(settings, backbone, adapted, item.question.text, item.passages)
+        for item in items
+    ]
+    rows, most = [adapted] * len(items), settings.evaluation.max_answer_tokens
+    golds = [item.gold.answer for item in items]
+    answers, losses = answer_rows(backbone, rows, prompts, most, golds=golds)
+    assert losses is not None
+    return [
+        Audited(*place, exact_match(answer, right), token_f1(answer, right), loss)
+        for answer, loss, right in zip(
+            answers, losses.tolist(), [item.question.answers for item in items], strict=True
+        )
+    ]
+
+
+def reading_worth(audited: Sequence[Audited], part: str, task: str = "") -> dict[str, Difference]:
+    """Compare the right state with every control on the same questions.
+
+    Args:
+        audited: of `audit`.
+        part: ``em``, ``f1`` or ``loss``.
+        task: its questions alone; empty: all tasks, averaged.
+
+    Returns:
+        By control, the right state minus it, with its interval over draws.
+    """
+    kept = [a for a in audited if task in ("", a.task)]
+    right = [a for a in kept if a.state == "right"]
+    found = {}
+    for state in STATES[1:]:
+        other = [a for a in kept if a.state == state]
+        if not other:
+            continue
+        found[state] = paired_bootstrap(
+            [getattr(a, part) for a in right],
+            [getattr(a, part) for a in other],
+            groups=[a.task for a in right],
+            clusters=[a.draw for a in right],
+            macro=True,
+        )
+    return found
+
+
+def audit_result(audited: Sequence[Audited]) -> dict[str, Any]:
+    """Return the JSON result: means by task and state, and what reading is worth.
+
+    Args:
+        audited: of `audit`.
+
+    Returns:
+        ``means`` (task, state: em and f1 in percent, loss, n) and ``worth`` (task or ``all``,
+        control: em, f1, loss; each mean, low, high).
+    """
+    tasks = list(dict.fromkeys(a.task for a in audited))
+    means: dict[str, dict[str, dict[str, float]]] = {}
+    for task in tasks:
+        for state in dict.fromkeys(a.state for a in audited):
+            own = [a for a in audited if (a.task, a.state) == (task, state)]
+            n = len(own)
+            means.setdefault(task, {})[state] = {
+                "em": round(100 * sum(a.em for a in own) / n, 1),
+                "f1": round(100 * sum(a.f1 for a in own) / n, 1),
+                "loss": round(sum(a.loss for a in own) / n, 3),
+                "n": n,
+            }
+    worth: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for task in ["", *tasks]:
+        for part, scale in (("em", 100), ("f1", 100), ("loss", 1)):
+            for state, d in reading_worth(audited, part, task).items():
+                limits = [round(scale * x, 3) for x in (d.mean, d.low, d.high)]
+                worth.setdefault(task or "all", {}).setdefault(state, {})[part] = limits
+    return {"means": means, "worth": worth}
+
+
+def predicted_states(method: Method) -> StateOf:
+    """Return the states of a method of ours as an audit asks for them."""
+    return lambda support: method.adapt([support])[0]

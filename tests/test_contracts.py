@@ -29,7 +29,14 @@ from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.trim import sentences, shorten
 from raggd.data.contracts.words import HEADS, KEYS, REFUSALS, VERDICTS
 from raggd.data.prepared import prepared_id, read_prepared, write_prepared
-from raggd.data.shown import inside, is_refusal, named_passages, refusals_of
+from raggd.data.shown import (
+    inside,
+    is_refusal,
+    named_passages,
+    refusals_of,
+    remarks_on,
+    unsupported,
+)
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.settings import ExamplesSettings
 from workflow_fixtures import prepared_row
@@ -218,6 +225,17 @@ def test_refusals_are_found_in_what_is_shown() -> None:
     wrapped = replace(some.demonstrations[0], answer='{"answer": "Rome"}')
     wrapped = replace(wrapped, passages=(Passage("p", "Rome is a city."),))
     assert refusals_of([wrapped, some.demonstrations[1]]) == ("not in the documents",)
+
+
+def test_odd_sets_are_remarked_on() -> None:
+    mixed = _shown(('{"a": "Rome"}', True), ("the sea", True), ("Oslo", True))
+    assert "are JSON, the others are not" in remarks_on(mixed.demonstrations)[0]
+    same = _shown(("unknown", False), ("unknown", False))
+    assert "all 2 demonstrations have the answer 'unknown'" in remarks_on(same.demonstrations)[0]
+    assert remarks_on(_shown(("Rome", True), ("the sea", True)).demonstrations) == []
+    guess = _shown(("Rome", True), ("text but another thing", False), ("the sea", True))
+    assert refusals_of(guess.demonstrations) == ()
+    assert [d.answer for d in unsupported(guess.demonstrations)] == ["text but another thing"]
 
 
 def test_passages_are_named_by_number_title_or_file() -> None:

@@ -383,7 +383,7 @@ def test_ask_names_demonstrations_without_evidence(own: Assembly, tmp_path: Path
     asked = ["what lies near the red city ?", "what eats the big fish ?", "is the city red ?"]
     lines = [
         {"question": question, "answer": answer}
-        for question, answer in zip(asked, ("Lima", "a submarine", "yes"), strict=True)
+        for question, answer in zip(asked, ("Lima", "a big submarine", "yes"), strict=True)
     ]
     file = write_lines(tmp_path / "shown.jsonl", lines)
     assert ask_result(Rag(own), asked[0], (file, None, None), "rag-gd")["without_evidence"] == [

@@ -64,6 +64,8 @@ def ask(
     say(result["answer"], "", f"method: {_how(result, update)}")
     for number, passage in enumerate(result["passages"], start=1):
         say(f"[{number}] {_name(passage)}: {passage['text']}")
+    for text in result["remarks"]:
+        say(text)
     for text in result["without_evidence"]:
         say(f"No passage found for the demonstration '{text}' holds its answer.")
     if result["passages_cut"]:
@@ -92,16 +94,16 @@ def ask_result(
         ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an update
         or a prefix), ``demonstrations`` (how many), ``refused`` (as the demonstrations refuse),
         ``named`` (numbers of the passages that the answer names), ``without_evidence``
-        (demonstrations whose passages lack their answer), ``passages``, ``passages_cut`` and
-        ``timings`` in milliseconds: ``start`` is what went before (Python, imports), and ``total``
-        counts from the start of the process where the system tells it.
+        (demonstrations whose passages lack their answer), ``remarks`` on the set, ``passages``,
+        ``passages_cut`` and ``timings`` in milliseconds: ``start`` is what went before (Python,
+        imports), and ``total`` counts from the start of the process where the system tells it.
 
     Raises:
         RaggdError: the question is empty.
     """
+    from raggd.data.shown import remarks_on, unsupported
     from raggd.evaluation.cost import Stopwatch
     from raggd.provenance import seconds_since_start
-    from raggd.retrieval.evidence import without_evidence
 
     started, before, watch = time.perf_counter(), seconds_since_start(), Stopwatch()
     if before is not None:
@@ -121,6 +123,7 @@ def ask_result(
         answer = rag.answer(question, adapted, guess=guess)
     spent = {stage: round(cost.median_ms, 1) for stage, cost in watch.costs().items()}
     spent["total"] = round((time.perf_counter() - started) * 1000 + spent.get("start", 0.0), 1)
+    shown = support.demonstrations if support else ()
     return {
         "question": answer.question,
         "answer": answer.text,
@@ -128,7 +131,8 @@ def ask_result(
         "method": method or (rag.parts.adapting if any(source) else "base"),
         "adapted": adapted.update is not None or adapted.prefix is not None,
         "demonstrations": len(support.demonstrations) if support else 0,
-        "without_evidence": [d.question for d in without_evidence(support)] if support else [],
+        "without_evidence": [d.question for d in unsupported(shown)],
+        "remarks": remarks_on(shown),
         "refused": answer.refused,
         "named": list(answer.named),
         "passages": [asdict(passage) for passage in answer.passages],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from raggd.data.answers import choose_answer, contains_answer, normalise_answer
-from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
+from raggd.records import Demonstration, Passage, Question, RaggdError
 from raggd.retrieval.base import Retriever
 
 Evidence = tuple[Passage, ...]
@@ -51,22 +51,6 @@ def holds_answer(question: Question, passages: Sequence[Passage]) -> bool | None
     if {normalise_answer(answer) for answer in question.answers} <= {"yes", "no"}:
         return None
     return is_answerable(question, passages)
-
-
-def without_evidence(support: SupportSet) -> list[Demonstration]:
-    """Find demonstrations whose passages do not hold their answer: they teach to guess.
-
-    Args:
-        support: the demonstrations.
-
-    Returns:
-        Those in question, in order; answers of yes or no are not among them.
-    """
-    return [
-        d
-        for d in support.demonstrations
-        if holds_answer(Question(d.id, d.question, (d.answer,)), d.passages) is False
-    ]
 
 
 def hit_rate(questions: Sequence[Question], evidence: Sequence[Sequence[Passage]]) -> float:

@@ -23,8 +23,10 @@ def inside(answers: Sequence[str]) -> list[str]:
     >>> inside(['{"answer": "Rome"}', '{"answer": "the sea"}'])
     ['Rome', 'the sea']
     """
+    if len(answers) < 2:
+        return [answer.strip() for answer in answers]
     start, end = _same(answers), _same([answer[::-1] for answer in answers])
-    if len(answers) < 2 or any(len(answer) <= start + end for answer in answers):
+    if any(len(answer) <= start + end for answer in answers):
         return [answer.strip() for answer in answers]
     first = answers[0]
     while start and first[start - 1].isalnum():

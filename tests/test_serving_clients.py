@@ -159,6 +159,37 @@ def test_an_answer_may_be_as_long_as_the_context_leaves(client: httpx.Client) ->
     assert found["raggd"]["passages"], "passages do not give way to a long answer"
 
 
+# --- nothing found
+
+
+def test_where_nothing_is_found_the_model_is_not_asked(
+    server: Running, client: httpx.Client
+) -> None:
+    foreign = "Quando apre il museo?"
+    server.wait_idle()
+    before = server.metric("raggd_answer_tokens_total")
+    found = said(ask(client, user(foreign)))
+    message = found["choices"][0]["message"]
+    assert (message["content"], found["raggd"]["hits"]) == ("", 0)
+    assert "No passage" in message["refusal"]
+    assert found["usage"]["completion_tokens"] == 0
+    stream = ask(client, user(foreign), stream=True).text
+    assert "No passage" in stream
+    assert stream.endswith("data: [DONE]\n\n")
+    two = {"model": "base", "prompt": [foreign, questions(1)[0]], "max_tokens": 8}
+    texts = [c["text"] for c in client.post("/v1/completions", json=two).json()["choices"]]
+    assert texts == [
+        "",
+        said(ask(client, user(questions(1)[0])))["choices"][0]["message"]["content"],
+    ]
+    assert server.metric("raggd_answer_tokens_total") <= before + 16
+    for more in ({"guess": True}, {"passages": []}):
+        asked = said(ask(client, user(foreign), raggd=more))
+        assert asked["usage"]["completion_tokens"] > 0
+        assert asked["choices"][0]["message"]["refusal"] is None
+    said(ask(client, user(foreign), {"role": "assistant", **message}, user(questions(1)[0])))
+
+
 # --- JSON
 
 

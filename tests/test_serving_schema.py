@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
+from raggd.serving.bodies import Extension
+from raggd.serving.openai import ChatRequest
 from serving_fixtures import Running, questions
 
 
@@ -17,6 +21,7 @@ def described(server: Running) -> Any:
     return schemathesis.openapi.from_url(f"{server.url}/openapi.json")
 
 
+CLIENT = httpx.Client(timeout=60)
 OPERATIONS = (
     ("/v1/chat/completions", "POST"),
     ("/v1/completions", "POST"),
@@ -86,6 +91,57 @@ def test_completions_that_reach_the_model(described: Any) -> None:
 )
 def test_bodies_against_the_schema_are_refused(described: Any, path: str) -> None:
     assert {status // 100 for status in fuzz(described, path, "POST", "negative")} == {4}
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=6,
+)
+NAMES = [*ChatRequest.model_fields, *Extension.model_fields, "role", "content", "refusal", "text"]
+TURN = {"role": "user", "content": ASKED}
+SHOWN = {"question": ASKED, "answer": "Lima", "passages": [{"text": "The bee ."}]}
+WHOLE: dict[str, Any] = {
+    "model": "raggd",
+    "messages": [TURN, {"role": "assistant", "content": None, "refusal": "no"}, TURN],
+    "max_tokens": 2,
+    "raggd": {"demonstrations": [SHOWN]},
+    "response_format": {"type": "text"},
+}
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> Any:
+    """A good chat request with one or two places replaced, dropped or added."""
+    body = json.loads(json.dumps(WHOLE))
+    for _ in range(draw(st.integers(1, 2))):
+        place: Any = body
+        while draw(st.booleans()) and place:
+            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+            inner = place[draw(st.sampled_from(keys))]
+            if not isinstance(inner, dict | list):
+                break
+            place = inner
+        if isinstance(place, list):
+            place.append(draw(JSON))
+        else:
+            name = draw(st.sampled_from([*place, *NAMES]))
+            if draw(st.booleans()):
+                place[name] = draw(JSON)
+            else:
+                place.pop(name, None)
+    return body
+
+
+@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@given(body=spoilt())
+def test_a_spoilt_request_is_answered_or_refused(server: Running, body: Any) -> None:
+    text = json.dumps(body).encode("utf-8", "surrogatepass")
+    header = {"content-type": "application/json"}
+    answer = CLIENT.post(f"{server.url}/v1/chat/completions", content=text, headers=header)
+    assert answer.status_code in {200, 400, 404, 429}, answer.text
+    if answer.status_code != 200:
+        assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 
 
 def test_every_route_is_fuzzed(described: Any) -> None:

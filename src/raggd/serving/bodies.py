@@ -125,6 +125,8 @@ class Extension(Body):
     """Evidence to use instead of what would be retrieved; an empty list gives none."""
     instruction: Annotated[str, AfterValidator(clean_text), Field(max_length=8_000)] | None = None
     """How to answer; in a chat the system message says it."""
+    guess: bool | None = None
+    """Ask the model even where no passage was found."""
     show_passages: bool | None = None
     """Whether the answer carries the passages that were used (the default)."""
 
@@ -159,7 +161,7 @@ class Details(BaseModel):
     """Id of the support set that the model was adapted to."""
     adapted: bool
     hits: int
-    """Passages that were found; with 0 the model had nothing to read."""
+    """Passages that were found; with 0 the model is not asked unless the request says `guess`."""
     passages: list[PassageView] | None
     """Evidence, best first; None when the request did not want it."""
     passages_cut: int

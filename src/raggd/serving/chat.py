@@ -26,7 +26,7 @@ from raggd.serving.openai import (
     Reason,
     ResponseFormat,
 )
-from raggd.serving.request import Request
+from raggd.serving.request import NO_HIT, Request
 
 if TYPE_CHECKING:
     from raggd.serving.service import Service
@@ -101,13 +101,16 @@ class Chat(Request):
         told = row.probabilities
         choice = ChatChoice(
             index=0,
-            message=ChatMessage(content=row.writer.text),
+            message=ChatMessage(content=row.writer.text, refusal=self._refusal()),
             logprobs=Logprobs(content=told.told) if told else None,
             finish_reason=row.reason,
         )
         return ChatCompletion(
             **self.head, choices=[choice], usage=self.tokens(), raggd=self.details(0)
         )
+
+    def _refusal(self) -> str | None:
+        return NO_HIT if self.unfounded(0) else None
 
     def opening(self) -> Iterable[ChatChunk]:
         """Return the role, and how the answer comes about, before its first word."""
@@ -123,6 +126,8 @@ class Chat(Request):
     ) -> ChatChunk:
         """Return a chunk of a stream, see `Request`."""
         delta = Delta() if text is None else Delta(content=text)
+        if reason and (refusal := self._refusal()):
+            delta = Delta(refusal=refusal)
         return self._chunk(delta, logprobs, reason, details)
 
     def counted(self) -> ChatChunk:

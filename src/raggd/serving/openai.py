@@ -182,11 +182,11 @@ Reason = Literal["stop", "length"]
 
 
 class ChatMessage(BaseModel):
-    """The answer."""
+    """The answer, or why there is none: no passage was found."""
 
     role: Literal["assistant"] = "assistant"
     content: str
-    refusal: None = None
+    refusal: str | None = None
 
 
 class ChatChoice(BaseModel):
@@ -203,6 +203,7 @@ class Delta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    refusal: str | None = None
 
 
 class ChunkChoice(BaseModel):

@@ -42,6 +42,7 @@ MODELS = {
     "rag-gd": "adapted in one forward pass to the support set or demonstrations of the request",
 }
 C = TypeVar("C", ChatChunk, Completion)
+NO_HIT = "No passage shares a word with the question. (raggd.guess asks the model all the same.)"
 GONE = ApiError(499, "client_closed_request", "the client closed the connection.")
 
 
@@ -127,6 +128,7 @@ class Request(Response):
         self.instruction = wanted.instruction or ""
         self.format: ResponseFormat | None = None
         self.max_tokens = tokens or service.settings.evaluation.max_answer_tokens
+        self._asks_anyway = bool(wanted.guess) or not service.settings.retrieval.top_k
         self.stops = [body.stop] if isinstance(body.stop, str) else list(body.stop or ())
         self.ignore_end = bool(body.ignore_eos)
         self.sampling = Sampling(
@@ -215,6 +217,11 @@ class Request(Response):
         """Take what was prepared; the rows are submitted next."""
         self.rows, self.evidence, self.timings = rows, evidence, timings
         self._news.put_nowait(None)
+
+    def unfounded(self, index: int) -> bool:
+        """Return whether nothing was found for a question, so that the model is not asked."""
+        found = self.evidence[index] or self.passages is not None
+        return not (found or self._asks_anyway)
 
     def take(self, row: Row, piece: Piece | ApiError) -> None:
         """Take what a row has to say, from any thread."""

@@ -249,6 +249,12 @@ class Row:
             return text + self.writer.finish(), "length"
         return text, None
 
+    def skip(self) -> None:
+        """Finish without asking the model."""
+        self._started = self._read = self._ended = time.perf_counter()
+        self.reason, self.done = "stop", True
+        self.emit(self, Piece("", None, "stop"))
+
     def fail(self, error: ApiError) -> None:
         """Say that the answer cannot be written."""
         self.done = True

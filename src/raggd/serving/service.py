@@ -107,7 +107,10 @@ class Service:
             started = time.perf_counter()
             rows, evidence = await self._aside(lambda: self._rows(request, adapted, retriever))
             request.opened(rows, evidence, {"prepare": since(started), "adapt": milliseconds})
-            self.scheduler.submit(rows)
+            self.scheduler.submit([row for i, row in enumerate(rows) if not request.unfounded(i)])
+        for index, row in enumerate(rows):
+            if request.unfounded(index):
+                row.skip()
 
     async def _aside(self, work: Callable[[], T]) -> T:
         # retrieval and tokenisation: neither on the event loop nor in the model's thread

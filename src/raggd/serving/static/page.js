@@ -55,7 +55,7 @@ async function stream(model, question, onText) {
   const body = {
     model, messages: [{ role: "user", content: question }], stream: true, stream_options: { include_usage: true },
   };
-  const found = { text: "", passages: [], cut: 0, timings: null, tokens: 0, read: 0 };
+  const found = { text: "", refusal: "", passages: [], cut: 0, timings: null, tokens: 0, read: 0 };
   for await (const chunk of events(await call("/v1/chat/completions", { method: "POST", body }))) {
     if (chunk.error) throw new Refused(chunk.error.message);
     if (chunk.usage) [found.tokens, found.read] = [chunk.usage.completion_tokens, chunk.usage.prompt_tokens];
@@ -64,6 +64,7 @@ async function stream(model, question, onText) {
       found.cut = chunk.raggd.passages_cut;
       found.timings = chunk.raggd.timings ?? found.timings;
     }
+    found.refusal = chunk.choices[0]?.delta.refusal ?? found.refusal;
     const piece = chunk.choices[0]?.delta.content;
     if (piece) onText(found.text += piece);
   }
@@ -118,7 +119,7 @@ async function ask(event) {
       const found = await stream(models[method], question, (text) => run === state.run && say(method, text, "waiting"));
       if (run !== state.run) return;
       state.answers[method] = found;
-      say(method, found.text || "(no answer)", found.text ? "" : "empty");
+      say(method, found.text || found.refusal || "(no answer)", found.text ? "" : "empty");
       showCosts();
       if (found.passages.length || !state.passages.length) showEvidence(found);
     } catch (error) {

@@ -1,33 +1,32 @@
-"""A support set per customer: one batch answers for all of them, each row with its own update."""
+"""Three customers, three sets of examples: JSON, German, and a refusal where nothing is found."""
 
+import json
 from pathlib import Path
 
 import raggd
 
 HANDBOOK = Path(__file__).parent / "handbook"
+FACTS = [
+    ("How much does the P40 weigh?", "6 kilograms"),
+    ("How much water does the P40 move?", "40 litres per minute"),
+    ("When was the P90 first sold?", "2016"),
+]
 CUSTOMERS = {
-    "garden centre": [
-        ("How much does the P40 weigh?", "6 kilograms"),
-        ("How much water does the P40 move?", "40 litres per minute"),
-        ("Where is the P40 stored in winter?", "in a dry room"),
-    ],
-    "building firm": [
-        ("When was the P90 first sold?", "2016"),
-        ("When does the warranty begin?", "on the day of delivery"),
-        ("How long does a repair take?", "two weeks"),
-    ],
+    "shop system": [(question, json.dumps({"answer": fact})) for question, fact in FACTS],
+    "Berlin office": [(question, f"Die Antwort ist {fact}.") for question, fact in FACTS],
+    "help desk": [*FACTS[:2], ("Who founded the company?", "not in the handbook")],
 }
-QUESTION = "Where are broken pumps repaired?"
+QUESTION = "How long does a repair take?"
 
 
 def main() -> dict[str, raggd.Answer]:
-    """Adapt once per customer, keep the updates, answer for everybody at once."""
+    """Read each customer's examples once, then answer for all of them in one batch."""
     rag = raggd.load(corpus=HANDBOOK)
-    updates = {name: rag.adapt(examples) for name, examples in CUSTOMERS.items()}
-    answers = rag.answer_many([QUESTION] * len(updates), list(updates.values()))
-    for name, answer in zip(updates, answers, strict=True):
+    states = {name: rag.adapt(examples) for name, examples in CUSTOMERS.items()}
+    answers = rag.answer_many([QUESTION] * len(states), list(states.values()))
+    for name, answer in zip(states, answers, strict=True):
         print(f"{name}: {answer.text}")
-    return dict(zip(updates, answers, strict=True))
+    return dict(zip(states, answers, strict=True))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from raggd.data.prompts import FOLLOW, Prompt, build_prompt
 from raggd.records import RaggdError, content_id
 from raggd.settings import ExamplesSettings
 
+NEIGHBOURS = 0.4
+"""Share of lessons in which a passage of the examples stands beside the question's own."""
 HELD_TASKS = frozenset({"popqa", "bamboogle"})
 """Sources that no training may see."""
 
@@ -116,7 +118,9 @@ def draw_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterato
                 at = draw.randrange(mixture.tasks) if mixture.tasks else draw.randrange(10**9)
                 contract = draw_contract(at, mixture.seed)
                 check_held_out(contract)
-            lesson = draw_lesson(contract, pools[task], draw, size=draw.choice(SIZES))
+            lesson = draw_lesson(
+                contract, pools[task], draw, size=draw.choice(SIZES), neighbours=NEIGHBOURS
+            )
             if lesson is not None:
                 yield lesson
                 break

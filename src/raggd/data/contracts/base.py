@@ -103,7 +103,12 @@ class Contract:
     files: bool = False
 
     def ask(
-        self, row: Prepared, pool: Sequence[Prepared], draw: random.Random, refuse: bool = False
+        self,
+        row: Prepared,
+        pool: Sequence[Prepared],
+        draw: random.Random,
+        refuse: bool = False,
+        extra: Sequence[Passage] = (),
     ) -> Asked | None:
         """Put a question under the contract.
 
@@ -112,11 +117,12 @@ class Contract:
             pool: other questions of its source; wrong candidates come from them.
             draw: decides passages, their order and candidates.
             refuse: show near passages only, so that the refusal is wanted.
+            extra: passages of other questions, one of which is shown beside its own.
 
         Returns:
             The question; None where the contract does not apply to it.
         """
-        passages = shown_passages(row, draw, refuse=refuse, whole=self.whole)
+        passages = shown_passages(row, draw, refuse=refuse, whole=self.whole, extra=extra)
         if not passages:
             return None
         holders = tuple(

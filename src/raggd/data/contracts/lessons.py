@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from raggd.data.contracts.base import Asked, Contract
 from raggd.data.prepared import Prepared
-from raggd.records import Demonstration, SupportSet
+from raggd.records import Demonstration, Passage, SupportSet
 
 TRIES = 400
 SIZES = (3, 3, 3, 3, 3, 3, 1, 2, 4, 5, 6, 8)
@@ -41,12 +41,13 @@ def _draw(
     draw: random.Random,
     taken: set[str],
     refuse: bool,
+    extra: Sequence[Passage] = (),
 ) -> Asked | None:
     for _ in range(TRIES):
         row = pool[draw.randrange(len(pool))]
         if row.id in taken:
             continue
-        asked = contract.ask(row, pool, draw, refuse)
+        asked = contract.ask(row, pool, draw, refuse, extra)
         if asked is not None:
             taken.add(row.id)
             return asked
@@ -72,6 +73,7 @@ def draw_lesson(
     size: int = 3,
     refusals: int | None = None,
     refuse: bool | None = None,
+    neighbours: float = 0.0,
 ) -> Lesson | None:
     """Draw examples and a question for a contract.
 
@@ -82,6 +84,8 @@ def draw_lesson(
         size: number of examples.
         refusals: how many of them are refusals, for a contract with one; None: drawn.
         refuse: whether the question is to be refused; None: drawn, never without an example of it.
+        neighbours: how often a passage of the examples stands beside the question's own, so that
+            an answer that was shown is near and wrong.
 
     Returns:
         The lesson; None where the pool has too few questions that the contract applies to.
@@ -96,7 +100,9 @@ def draw_lesson(
         if not contract.labels or size < 2 or len(answers) > 1:
             break  # labels that are all alike would not show the other one
     wanted = refuse if refuse is not None else any(flags) and draw.random() < 0.4
-    asked = _draw(contract, pool, draw, taken, wanted)
+    beside = draw.random() < neighbours
+    extra = [p for example in shown if example for p in example.passages] if beside else []
+    asked = _draw(contract, pool, draw, taken, wanted, extra)
     if asked is None:
         return None
     support = tuple(demonstration(example) for example in shown if example)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 
 from raggd.data.answers import contains_answer
 from raggd.data.prepared import Prepared
@@ -52,7 +53,12 @@ def shorten(passage: Passage, answers: tuple[str, ...], draw: random.Random) -> 
 
 
 def shown_passages(
-    row: Prepared, draw: random.Random, *, refuse: bool, whole: bool
+    row: Prepared,
+    draw: random.Random,
+    *,
+    refuse: bool,
+    whole: bool,
+    extra: Sequence[Passage] = (),
 ) -> tuple[Passage, ...]:
     """Choose what a lesson shows.
 
@@ -61,22 +67,29 @@ def shown_passages(
         draw: decides number, order and cuts.
         refuse: show passages without the answer only.
         whole: full passages in the retriever's order.
+        extra: passages of other questions; one of them takes the last place, as in a small corpus,
+            where neighbours are found again and again.
 
     Returns:
         One to three passages; none where the row has none to show.
     """
     source = row.near if refuse else row.passages
+    beside = [p for p in extra if not contains_answer(f"{p.title} {p.text}", row.answers)]
+    if source and beside:
+        held = [p for p in source if contains_answer(p.text, row.answers)]
+        kept = [*held[:1], *(p for p in source if p not in held[:1])][: len(source) - 1]
+        source = (*(kept or source), draw.choice(beside))
     if whole or not source:
         return source
     size = draw.choice((2, 2, 3, 3, 1))
     if refuse:
         chosen = list(source[:size])
     else:
-        held = [p for p in row.passages if contains_answer(p.text, row.answers)]
+        held = [p for p in source if contains_answer(p.text, row.answers)]
         if not held:
             return ()
         first = held[0]
-        others = [p for p in (*row.passages, *row.near) if p is not first]
+        others = [p for p in (*source, *row.near) if p is not first]
         chosen = [first, *draw.sample(others, min(size - 1, len(others)))]
     draw.shuffle(chosen)
     return tuple(shorten(p, row.answers, draw) for p in chosen)

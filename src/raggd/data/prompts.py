@@ -200,12 +200,12 @@ def prefix_tokens(
         sources: whether passages name their files.
 
     Returns:
-        Tokens up to where the first passage begins.
+        Tokens up to where the user's turn begins.
     """
-    ends = (("?", Passage("", "a", "b")), ("why", Passage("", "-", "")))
-    first, other = (
-        turn_tokens(tokenizer, _messages(asked, [passage], shown, instruction, (), sources))
-        for asked, passage in ends
-    )
-    same = next(i for i, (a, b) in enumerate(zip(first, other, strict=False)) if a != b)
-    return tuple(first[:same])
+    turns = _messages("?", [Passage("", "?")], shown, instruction, (), sources)
+    rendered = [
+        turn_tokens(tokenizer, [*turns[:-1], {"role": "user", "content": start}])
+        for start in ("[1] ?", "Question: ?", "1")
+    ]
+    first, last = min(rendered), max(rendered)  # what these two share, all do
+    return tuple(first[: next(i for i, a in enumerate(first) if a != last[i])])

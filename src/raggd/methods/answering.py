@@ -61,7 +61,7 @@ def render(
         limit=limit,
         reserve=reserve,
         shown=adapted.shown,
-        instruction=instruction,
+        instruction=instruction or adapted.instruction,
         earlier=earlier,
     )
 

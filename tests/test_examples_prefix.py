@@ -1,0 +1,99 @@
+"""Following examples: the cached prefix answers as the whole prompt would, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import BaseAdapter
+from raggd.data.prompts import FOLLOW, build_prompt, prefix_tokens
+from raggd.methods.answering import answer_rows, render
+from raggd.methods.base import Adapted
+from raggd.methods.examples import ExamplesPrefix
+from raggd.methods.store import Store
+from raggd.records import Demonstration, Passage, RaggdError, SupportSet
+
+
+def _method(backbone: Backbone, base: BaseAdapter, limit: int = 300) -> ExamplesPrefix:
+    return ExamplesPrefix("examples", backbone, base, tiny.random_update(base), limit, "w")
+
+
+@pytest.mark.parametrize("template", [tiny.TEMPLATE, tiny.NO_SYSTEM, None])
+@pytest.mark.parametrize("passages", [(), (Passage("p", "red fish", "sea"),)])
+def test_every_prompt_begins_with_the_prefix(
+    template: str | None, passages: tuple[Passage, ...], supports: list[SupportSet]
+) -> None:
+    tokenizer = tiny.make_backbone(template=template).tokenizer
+    shown = [replace(d, passages=()) for d in supports[0].demonstrations]
+    tokens = prefix_tokens(tokenizer, shown, FOLLOW)
+    prompt = build_prompt(
+        tokenizer, "where is Lima", passages, limit=400, shown=shown, instruction=FOLLOW
+    )
+    begins = prompt.tokens[: len(tokens)] == tokens
+    assert begins == bool(passages), "without passages the instruction is another one"
+    assert len(tokens) > 20
+
+
+def test_rows_with_different_examples_answer_as_each_alone(
+    tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
+) -> None:
+    method = _method(tiny_backbone, base)
+    states = method.adapt(supports)
+    passages = (Passage("p", "the red fish lives near Oslo", "fish"),)
+    prompts = [render(tiny_backbone, s, "where is Oslo", passages, limit=400) for s in states]
+    golds = ["Oslo"] * len(states)
+    together, losses = answer_rows(tiny_backbone, states, prompts, 6, golds=golds)
+    bare = [replace(state, prefix=None) for state in states]
+    full, wanted = answer_rows(tiny_backbone, bare, prompts, 6, golds=golds)
+    assert losses is not None
+    assert wanted is not None
+    assert len({round(float(x), 4) for x in wanted}) == len(states), "they must differ"
+    assert together == full
+    torch.testing.assert_close(losses, wanted, atol=1e-4, rtol=1e-4)
+    foreign = replace(states[0], prefix=replace(states[1].prefix, tokens=states[0].prefix.tokens))  # type: ignore[arg-type, union-attr]
+    _, wrong = answer_rows(tiny_backbone, [foreign], prompts[:1], 6, golds=golds[:1])
+    assert wrong is not None
+    assert abs(float(wrong[0]) - float(wanted[0])) > 1e-3
+
+
+def test_a_state_says_what_the_examples_show(tiny_backbone: Backbone, base: BaseAdapter) -> None:
+    passage = Passage("p", "the sea is blue", "sea")
+    shown = (
+        Demonstration("a", "what is blue", (passage,), "the sea"),
+        Demonstration("b", "who is king", (passage,), "no king here\nat all"),
+    )
+    state = _method(tiny_backbone, base).adapt([SupportSet("own", shown)])[0]
+    assert state.lines
+    assert state.refusals == ("no king here\nat all",)
+    assert state.most >= 2 * 5
+    assert all(not d.passages for d in state.shown)
+    assert state.instruction == FOLLOW
+
+
+def test_examples_that_leave_no_room_are_refused(
+    tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
+) -> None:
+    with pytest.raises(RaggdError, match="show fewer, or shorter answers"):
+        _method(tiny_backbone, base, limit=10).adapt(supports[:1])
+
+
+def test_a_state_outlives_the_process(
+    tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet], tmp_path: Path
+) -> None:
+    method = _method(tiny_backbone, base)
+    first = Store(tmp_path).adapt(method, supports[:1], "identity", base)[0]
+    again = Store(tmp_path)
+    found = again.adapt(method, supports[:1], "identity", base)[0]
+    assert again.computed == 0
+    assert found.prefix is not None
+    assert first.prefix is not None
+    assert found.prefix.tokens == first.prefix.tokens
+    for one, other in zip(found.prefix.layers, first.prefix.layers, strict=True):
+        assert torch.equal(one[0], other[0])
+    assert (found.most, found.refusals, found.lines) == (first.most, first.refusals, first.lines)
+    assert isinstance(found, Adapted)

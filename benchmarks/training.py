@@ -16,7 +16,7 @@ from benchmarks.setting import BenchSetting
 from raggd.adaptation.base_adapter import fresh_base, train_base
 from raggd.adaptation.batching import BatchOrder
 from raggd.adaptation.examples import answered_prompt
-from raggd.adaptation.optimizer import learning_rate_at
+from raggd.adaptation.optimizer import CLIP, WEIGHT_DECAY, learning_rate_at, warmup_of
 from raggd.backbone.batch import Batch, make_batch
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import choose_by_hash, training_questions
@@ -68,11 +68,11 @@ class TrainerLoop:
         optimizer = torch.optim.AdamW(
             [parameters[name] for name in self._start],
             lr=wanted.learning_rate,
-            weight_decay=wanted.weight_decay,
+            weight_decay=WEIGHT_DECAY,
         )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: learning_rate_at(step, wanted, wanted.warmup) / wanted.learning_rate,
+            lambda step: learning_rate_at(step, wanted, warmup_of(wanted)) / wanted.learning_rate,
         )
         batches = self._batches
 
@@ -84,7 +84,7 @@ class TrainerLoop:
                 output_dir=folder,
                 max_steps=len(batches),
                 per_device_train_batch_size=1,
-                max_grad_norm=wanted.clip,
+                max_grad_norm=CLIP,
                 logging_steps=1,
                 save_strategy="no",
                 report_to="none",

@@ -62,7 +62,7 @@ def train_briefly(backbone: Backbone, folder: Path, steps: int, tokens: int) -> 
     made: dict[str, Any] = {}
 
     def base_training() -> None:
-        settings = BaseTrainingSettings(steps=steps, warmup=1)
+        settings = BaseTrainingSettings(steps=steps)
         made["base adapter"] = train_base(
             backbone, spec, prompts, settings, checkpoint=folder / "base"
         )
@@ -77,7 +77,7 @@ def train_briefly(backbone: Backbone, folder: Path, steps: int, tokens: int) -> 
         )
 
     def tuning() -> None:
-        settings = HyperTuningSettings(steps=steps, warmup=1, start="predictor")
+        settings = HyperTuningSettings(steps=steps, start="predictor")
         lessons = [(number % SETS, prompt) for number, prompt in enumerate(prompts)]
         made["tuning"] = train_hyper(
             backbone,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
+from raggd.data.demonstrations import read_demonstrations
 from raggd.evaluation.runner import Item, Task
 from raggd.evaluation.tasks import task_of
 from raggd.records import (
@@ -19,11 +21,13 @@ from raggd.records import (
     RunRecord,
     SupportSet,
 )
+from raggd.report.own import own_report
 from raggd.settings import Settings, load_settings
 from raggd.study.evaluate import choose_cases, run_demo, run_evaluate, usual_methods
 from raggd.study.folder import read_record
+from raggd.study.own import own_task, run_own
 from study_fixtures import ALL, Quiet, World, make_world
-from workflow_fixtures import changed, files_under, parts_with, settings_text
+from workflow_fixtures import changed, files_under, parts_with, run_cli, settings_text, write_lines
 
 RUN = "tiny/bm25/seed-0"
 
@@ -129,6 +133,98 @@ def test_what_is_compared_where_nothing_is_named(parts: Assembly) -> None:
     usual = usual_methods(parts)
     assert usual == ["vanilla-rag", "base", "mean-update", "tt-sgd", "rag-gd"]
     assert parts.adapting in usual, "the product's default is among them"
+
+
+# --- one's own questions
+
+
+def own_lines(world: World, path: Path, count: int, start: int = 0) -> Path:
+    lines = (world.data / "qa" / "popqa" / "test.jsonl").read_text("utf-8").splitlines()
+    given = [json.loads(line) for line in lines[start : start + count]]
+    pairs = [{"question": x["question"], "answer": x["golden_answers"][0]} for x in given]
+    return write_lines(path, pairs)
+
+
+def test_own_questions_are_cross_validated(world: World, parts: Assembly, tmp_path: Path) -> None:
+    questions = own_lines(world, tmp_path / "my questions.jsonl", 12)
+    out = tmp_path / "out"
+    result, report = run_own(parts, questions, None, [], out, Quiet())
+    assert (result["n"], result["support"]) == (12, "4 folds")
+    assert list(result["methods"]) == ["base", "base-few-shot", "mean-update", "rag-gd"]
+    record = read_record(out / RUN / "my-questions-rag-gd.json")
+    task = own_task("x", read_demonstrations(questions), [], parts.retriever, 2, 2, 0)
+    asked = [[item.question.id for item in draw] for draw in task.draws]
+    assert sorted(x for draw in asked for x in draw) == sorted(
+        p.question_id for p in record.predictions
+    )
+    for draw, own in zip(task.draws, asked, strict=True):
+        shown = {d.id for d in draw[0].support.demonstrations}
+        assert len(shown) == 2
+        assert not shown & set(own), "nothing is asked that was shown"
+    assert result["advice"] == report.advice
+    again, _ = run_own(parts, questions, None, [], out, Quiet())
+    assert again == result
+
+
+def test_own_questions_with_demonstrations_apart(
+    world: World, parts: Assembly, tmp_path: Path
+) -> None:
+    questions = own_lines(world, tmp_path / "asked.jsonl", 8)
+    shown = own_lines(world, tmp_path / "shown.jsonl", 4, start=6)  # two of them are asked too
+    result, _ = run_own(parts, questions, shown, ["base", "rag-gd"], tmp_path / "out", Quiet())
+    assert (result["n"], result["support"]) == (6, "2 support sets")
+    assert set(result["minus_base"]) == {"rag-gd"}
+    with pytest.raises(RaggdError, match=r"every question of .* is also a demonstration"):
+        run_own(parts, shown, shown, ["base"], tmp_path / "out", Quiet())
+    with pytest.raises(RaggdError, match="4 answered questions are too few"):
+        run_own(parts, None, shown, ["base"], tmp_path / "out", Quiet())
+
+
+def own_records(
+    answers: dict[str, list[str]], gold: str = "OSLO"
+) -> tuple[list[RunRecord], dict[str, Question]]:
+    n = len(next(iter(answers.values())))
+    records = [
+        RunRecord(
+            method, "own", "own", "tiny", "stub", 0,
+            tuple(Prediction(f"q{i}", a, 0.0, 0.0, support_id=f"s{i % 3}")
+                  for i, a in enumerate(given)),
+        )
+        for method, given in answers.items()
+    ]  # fmt: skip
+    return records, {f"q{i}": Question(f"q{i}", "where?", (gold,), "own") for i in range(n)}
+
+
+def test_advice_follows_form_and_content() -> None:
+    plain = {"base": ["Oslo"] * 24, "rag-gd": ["OSLO"] * 24, "mean-update": ["Oslo"] * 24}
+    report = own_report(*own_records(plain), "rag-gd")
+    assert report.advice.startswith("Adapt, with rag-gd: +50.0 points")
+    assert report.result["methods"]["base"]["EM"]["mean"] == 100, "only the form differs"
+    assert report.result["methods"]["base"]["Exact string"]["mean"] == 0
+    same = {name: ["Oslo"] * 24 for name in plain}
+    assert own_report(*own_records(same), "rag-gd").advice.startswith("Do not adapt: nothing")
+    one = {"base": ["Oslo"] * 24, "rag-gd": ["OSLO", *["Oslo"] * 23]}
+    advice = own_report(*own_records(one), "rag-gd").advice
+    assert advice.startswith("Do not count on adapting yet")
+    assert "would show a gain of that size" in advice
+    blind = {"base": ["Oslo"] * 24, "mean-update": ["OSLO"] * 24}
+    assert "reads no demonstrations" in own_report(*own_records(blind), "rag-gd").advice
+
+
+def test_the_command_on_ones_own_questions(world: World, tmp_path: Path) -> None:
+    questions = own_lines(world, tmp_path / "mine.jsonl", 12)
+    settings = tmp_path / "settings.toml"
+    text = settings_text(world.data, str(world.model), str(world.weights))
+    settings.write_text(text, encoding="utf-8")
+    shared = ("evaluate", "--questions", questions, "--settings", settings, "--out", tmp_path / "o")
+    ran = run_cli(*shared, "--methods", "base,rag-gd")
+    assert ran.code == 0, ran.err
+    last = ran.out.strip().splitlines()[-1]
+    assert last.startswith(("Adapt, with", "Do not"))
+    assert run_cli(*shared, "--methods", "base,rag-gd", "--json").json()["advice"] == last
+
+
+# --- cases
 
 
 def _case_data(changes: dict[str, float]) -> tuple[list[Task], list[RunRecord]]:

@@ -27,9 +27,7 @@ from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, SupportSet
 from raggd.settings import PromptTuningSettings
 
-TRAINING = PromptTuningSettings(
-    tokens=3, steps=6, batch=2, accumulate=2, learning_rate=0.05, warmup=2, clip=0.5
-)
+TRAINING = PromptTuningSettings(tokens=3, steps=6, batch=2, accumulate=2, learning_rate=0.05)
 
 
 def train(

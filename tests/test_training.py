@@ -21,9 +21,7 @@ from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
 from raggd.settings import BaseTrainingSettings
 
-TRAINING = BaseTrainingSettings(
-    steps=6, batch=2, accumulate=2, learning_rate=0.02, warmup=2, clip=0.5, max_tokens=200
-)
+TRAINING = BaseTrainingSettings(steps=6, batch=2, accumulate=2, learning_rate=0.02, max_tokens=200)
 
 
 def _train(

@@ -104,7 +104,6 @@ def settings_text(data: Path, backbone: str = "tiny", weights: str = "shipped") 
         [base_training]
         steps = 4
         batch = 2
-        warmup = 1
         learning_rate = 1e-2
         max_tokens = 160
         [target]

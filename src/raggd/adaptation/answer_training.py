@@ -9,7 +9,7 @@ from typing import Protocol
 from torch import Tensor
 
 from raggd.adaptation.batching import BatchOrder, BatchSettings
-from raggd.adaptation.optimizer import OptimizerSettings, Progress, Trainer
+from raggd.adaptation.optimizer import OptimizerSettings, Progress, Trainer, warmup_of
 from raggd.data.prompts import Prompt
 from raggd.records import RaggdError, content_id
 
@@ -19,10 +19,6 @@ Loss = Callable[[Sequence[Prompt]], Tensor]
 
 class AnswerSettings(OptimizerSettings, BatchSettings, Protocol):
     """Settings of a training on answers."""
-
-    @property
-    def warmup(self) -> int:
-        """Steps of warm-up."""
 
 
 def examples_id(prompts: Sequence[Prompt]) -> str:
@@ -72,7 +68,7 @@ def train_on_answers(
         The loss of every step.
     """
     order = BatchOrder([len(p.tokens) for p in prompts], settings.batch, settings.seed)
-    trainer = Trainer(parameters, settings, identity=identity, warmup=settings.warmup)
+    trainer = Trainer(parameters, settings, identity=identity, warmup=warmup_of(settings))
 
     def differentiate(step: int) -> float:
         total = 0.0

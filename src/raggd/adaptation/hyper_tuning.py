@@ -16,7 +16,7 @@ import torch
 
 from raggd.adaptation.answer_training import examples_id
 from raggd.adaptation.batching import BatchOrder
-from raggd.adaptation.optimizer import Progress, Trainer
+from raggd.adaptation.optimizer import Progress, Trainer, warmup_of
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.target_store import Targets
 from raggd.adaptation.training import check_targets
@@ -178,6 +178,6 @@ def train_hyper(
         return float(loss.detach())
 
     parameters = {n: p for n, p in predictor.named_parameters() if p.requires_grad}
-    trainer = Trainer(parameters, settings, identity=identity, warmup=settings.warmup)
+    trainer = Trainer(parameters, settings, identity=identity, warmup=warmup_of(settings))
     trainer.run(differentiate, checkpoint, progress)
     return predictor.eval().requires_grad_(False), trainer.history

@@ -17,6 +17,9 @@ from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
 
 CHECKPOINT_SECONDS = 120.0
+WEIGHT_DECAY = 0.01
+CLIP = 1.0
+"""AdamW's decoupled weight decay and the largest norm of the gradient (paper section 5)."""
 Progress = Callable[[int, int, float], None]
 """Told step, number of steps, and loss."""
 
@@ -32,13 +35,10 @@ class OptimizerSettings(Protocol):
     def learning_rate(self) -> float:
         """Highest learning rate."""
 
-    @property
-    def weight_decay(self) -> float:
-        """AdamW's decoupled weight decay."""
 
-    @property
-    def clip(self) -> float:
-        """Largest norm of the gradient."""
+def warmup_of(settings: OptimizerSettings) -> int:
+    """Return the steps of warm-up: a tenth of all, at most 20."""
+    return min(20, settings.steps // 10)
 
 
 def learning_rate_at(step: int, settings: OptimizerSettings, warmup: int) -> float:
@@ -86,7 +86,7 @@ class Trainer:
         self._adam = torch.optim.AdamW(
             list(self.parameters.values()),
             lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
+            weight_decay=WEIGHT_DECAY,
         )
 
     def apply(self, loss: float) -> None:
@@ -103,7 +103,7 @@ class Trainer:
                 f"the training loss became {loss} at step {self.step}: lower learning_rate. The "
                 "last checkpoint is whole."
             )
-        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), self.settings.clip)
+        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), CLIP)
         for group in self._adam.param_groups:
             group["lr"] = learning_rate_at(self.step, self.settings, self.warmup)
         self._adam.step()

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.options import Assignments, Config, Json, Out, load_parts, names_in
+from raggd.cli.options import (
+    Assignments,
+    Config,
+    Corpus,
+    Demonstrations,
+    Json,
+    Out,
+    load_parts,
+    names_in,
+    with_corpus,
+)
 
 if TYPE_CHECKING:
     from raggd.report.small import SmallReport
@@ -64,19 +74,31 @@ def evaluate(
     count: Annotated[int, typer.Option(min=1, help="Questions per contract and source.")] = 6,
     prepared: Annotated[Path | None, typer.Option(help="Questions of a prepared file.")] = None,
     out: Out = Path("runs/evaluation"),
+    questions: Annotated[
+        Path | None, typer.Option(help="Your own answered questions instead of benchmarks.")
+    ] = None,
+    demonstrations: Demonstrations = None,
+    corpus: Corpus = None,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
-    """Score methods on benchmarks: EM and F1 with intervals, cost, paired differences."""
-    from raggd.cli.console import progress_bar
+    """Score methods on benchmarks, or on your own questions: does adapting help, and which way?"""
+    from raggd.cli.console import progress_bar, show
     from raggd.study.evaluate import run_evaluate, usual_methods
+    from raggd.study.own import run_own
 
     if contracts:
         _evaluate_contracts(contracts, methods, count, prepared, out, config, assignments, as_json)
         return
     with progress_bar() as bar:
-        parts = load_parts(config, assignments, bar)
+        parts = load_parts(config, with_corpus(corpus, assignments), bar)
+        if questions or demonstrations:
+            named = names_in(methods)
+            found, own = run_own(parts, questions, demonstrations, named, out, bar)
+            texts = [part for table in own.tables for part in (table.to_text(), "")]
+            show(found, as_json, *texts, own.advice)
+            return
         names = names_in(methods) if methods else usual_methods(parts)
         result, report = run_evaluate(parts, names, out, bar)
     _show(result, report, as_json)

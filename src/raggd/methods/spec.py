@@ -54,6 +54,7 @@ class MethodSpec:
         gradient_steps: made at test time; 0: as many as `target.steps` says; None: none.
         imitates: K of the targets that its update is compared with, likewise.
         compared_with: methods that a study contrasts it with; one family for Holm's rule.
+        control: the method trained as it is, with one result for all demonstrations.
         headline: whether short tables and the evaluation's default hold it.
     """
 
@@ -69,6 +70,7 @@ class MethodSpec:
     gradient_steps: int | None = None
     imitates: int | None = None
     compared_with: tuple[str, ...] = ()
+    control: str = ""
     headline: bool = False
 
 
@@ -168,7 +170,7 @@ SPECS: dict[str, MethodSpec] = {
         "predicted:build", "RAG-GD", "predicted update", "D",
         "The method of the paper. A trained predictor reads the demonstrations once and emits the "
         "change that gradient steps would make. There is no backward pass.",
-        files=_RAG_GD, encoded=True, imitates=0, headline=True,
+        files=_RAG_GD, encoded=True, imitates=0, headline=True, control="mean-update",
         compared_with=("base", "tt-sgd", "mean-update", "task-mean", "shuffled-support",
             "hyper-tuning", "prompt-tuning", "base-few-shot"),
     ),
@@ -187,7 +189,7 @@ SPECS: dict[str, MethodSpec] = {
         "predicted:build", "RAG-GD, tuned", "predicted update", "*",
         "RAG-GD whose predictor was trained on through the loss of other answers, as in "
         "HyperTuning.",
-        files=_TUNED, encoded=True, imitates=0, headline=True,
+        files=_TUNED, encoded=True, imitates=0, headline=True, control="mean-tuned",
         compared_with=("base", "tt-sgd", "rag-gd", "mean-update", "mean-tuned"),
     ),
     "rag-gd-made": MethodSpec(

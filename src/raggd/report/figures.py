@@ -133,18 +133,20 @@ def label_points(
         text.set_in_layout(False)
     figure.canvas.draw()
     figure.set_layout_engine("none")  # pixels stay where they are now
-    # whiskers are obstacles at five heights; limited by steps, not by time: equal every time
-    shares = (0.0, 0.25, 0.5, 0.75, 1.0)
-    ends = [(x, p.limits[1], p.limits[2]) for p, x in zip(points, places, strict=True)]
+    # whiskers are obstacles at three heights; limited by steps, not by time: equal every time
+    ends = [(x, *point.limits) for point, x in zip(points, places, strict=True)]
     adjust_text(
         texts,
-        x=[x for x, _, _ in ends for _ in shares],
-        y=[low + share * (high - low) for _, low, high in ends for share in shares],
+        x=[x for x, *limits in ends for _ in limits],
+        y=[y for _, *limits in ends for y in limits],
         target_x=list(places),
         target_y=[point.score.mean for point in points],
         ax=axes,
-        iter_lim=400,
-        expand=(1.08, 1.25),
+        iter_lim=1500,
+        expand=(1.1, 1.35),
+        force_text=(0.2, 0.5),
+        force_static=(0.1, 0.25),
+        force_explode=(0.1, 0.6),
         min_arrow_len=9,
         arrowprops={"arrowstyle": "-", "color": INK, "alpha": 0.5, "linewidth": 0.7},
     )

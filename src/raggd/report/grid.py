@@ -199,6 +199,8 @@ def _entries(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     path = out / PLAN_FILE
     records = [] if path.is_file() else list(_records(out))
     if records:
+        order = list(BENCHMARKS)
+        records.sort(key=lambda pair: (*order, pair[0]["benchmark"]).index(pair[0]["benchmark"]))
         return records[0][1]["settings"], [entry for entry, _ in records]
     if not path.is_file():
         raise RaggdError(

@@ -160,9 +160,11 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
     """
     scopes = len({c.scope for c in found}) > 1
     columns = [Column("Comparison"), *([Column("Scope")] if scopes else []), Column("n", "right")]
-    for metric in ("EM", "F1", "Answer loss"):
-        columns += [Column(metric, "right"), Column("p", "right")]
     chosen = [c for c in found if c.named and c.subset == subset]
+    titles = {"em": "EM", "f1": "F1", "loss": "Answer loss"}
+    metrics = [metric for metric in titles if any(c.metric == metric for c in chosen)]
+    for metric in metrics:
+        columns += [Column(titles[metric], "right"), Column("p", "right")]
     chosen.sort(key=lambda c: (NAMED.index((c.method, c.other)), c.scope != POOLED))
     groups: dict[tuple[str, str, str], dict[str, Contrast]] = {}
     for c in chosen:
@@ -174,7 +176,7 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
         label = f"{scope} ({first.blocks} blocks)" if first.blocks > 1 else scope
         cells = [f"{method_label(method)} minus {method_label(other)}", str(first.n)]
         cells[1:1] = [label] if scopes else []
-        for metric in ("em", "f1", "loss"):
+        for metric in metrics:
             shown = by_metric.get(metric)
             p = shown.p_named if shown else None
             if p is not None and p < ALPHA:

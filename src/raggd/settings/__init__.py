@@ -17,6 +17,7 @@ from raggd.settings.sections import (
     ServingSettings,
     Settings,
     TargetSettings,
+    TrainingSettings,
 )
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "ServingSettings",
     "Settings",
     "TargetSettings",
+    "TrainingSettings",
     "load_settings",
     "read_settings",
 ]

@@ -76,37 +76,39 @@ class AdapterSettings(_Section):
     """`shipped`, or a folder with base.safetensors, predictor.safetensors, mean.safetensors."""
 
 
-class BaseTrainingSettings(_Section):
+class TrainingSettings(_Section):
+    """What every training has: AdamW with a cosine, after a short warm-up (paper section 5)."""
+
+    steps: int = Field(default=3000, ge=1)
+    batch: int = Field(default=8, ge=1)
+    learning_rate: float = Field(default=5e-4, gt=0)
+    seed: int = 0
+
+
+class AnswerTrainingSettings(TrainingSettings):
+    """What every training on answers has besides."""
+
+    accumulate: int = Field(default=1, ge=1)
+    """Batches whose gradients make one step."""
+
+
+class BaseTrainingSettings(AnswerTrainingSettings):
     """Training of the base adapter W0."""
 
     benchmarks: list[str] = ["nq"]
-    steps: int = Field(default=3000, ge=1)
-    batch: int = Field(default=8, ge=1)
-    accumulate: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
-    warmup: int = Field(default=20, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=480, ge=16)
     """Tokens per training example; passages are cut to fit, from the last."""
     answerable_only: bool = False
     """Leave out questions whose passages hold none of their answers."""
-    seed: int = 0
 
 
-class PromptTuningSettings(_Section):
+class PromptTuningSettings(AnswerTrainingSettings):
     """Training of a soft prefix on the base adapter's examples (`[base_training]` names them)."""
 
     tokens: int = Field(default=20, ge=1)
     """Length of the prefix; it starts from embeddings of the vocabulary."""
-    steps: int = Field(default=3000, ge=1)
-    batch: int = Field(default=8, ge=1)
-    accumulate: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-2, gt=0)
-    warmup: int = Field(default=20, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)
-    seed: int = 0
 
 
 class TargetSettings(_Section):
@@ -125,7 +127,7 @@ class TargetSettings(_Section):
     seed: int = 0
 
 
-class PredictorSettings(_Section):
+class PredictorSettings(TrainingSettings):
     """The network that emits an update from a support set, and its training."""
 
     hidden: int = Field(default=256, ge=1)
@@ -139,30 +141,20 @@ class PredictorSettings(_Section):
     """K of the targets to learn, one of `target.keep`; 0: `target.steps`."""
     denoise: bool = False
     """Train on the average target of the task's other support sets instead of the set's own."""
-    steps: int = Field(default=3000, ge=1)
     batch: int = Field(default=16, ge=1)
-    learning_rate: float = Field(default=5e-4, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)
     held_out_share: float = Field(default=0.2, ge=0, lt=1)
     """Share of the support sets of each task kept from training, chosen by hash."""
-    seed: int = 0
 
 
 class RidgeSettings(_Section):
-    """The predictor in closed form: ridge regression of reduced rank on stored targets."""
+    """The predictor in closed form: ridge regression of reduced rank on denoised targets."""
 
     rank: int = Field(default=8, ge=1)
     """Width of the code, from which the update is linear."""
-    hidden: int = Field(default=256, ge=2)
-    """Hidden units; those beyond two for each rank are there for a training that goes on."""
     penalty: float = Field(default=3.0, gt=0)
     """In units of the mean squared state: 1 halves what an average direction says."""
     scale: float = Field(default=7.0, gt=0)
     """Factor of the update: a denoised target is about a quarter as long as a set's own."""
-    denoise: bool = True
-    """Fit the average target of the task's other support sets instead of the set's own."""
-    seed: int = 0
 
 
 class GateSettings(_Section):
@@ -173,33 +165,25 @@ class GateSettings(_Section):
     probes: int = Field(default=8, ge=1)
     """Other questions of the task that each set's update is tried on."""
     scales: list[float] = Field(default=[0.5, 1.0, 2.0, 3.0, 4.0], min_length=1)
-    noise: list[float] = Field(default=[0.0, 0.5, 1.0], min_length=1)
-    """Shares of random passages; the sets take turns."""
     caution: float = Field(default=1.0, ge=0)
     """Standard deviations taken off a predicted gain."""
-    seed: int = 11
 
 
-class HyperTuningSettings(_Section):
-    """Training of the predictor through the answer loss; sizes and split are `[predictor]`'s."""
+class HyperTuningSettings(TrainingSettings):
+    """Training of the predictor through the answer loss; sizes and split are `[predictor]`'s.
 
-    steps: int = Field(default=3000, ge=1)
-    batch: int = Field(default=8, ge=1)
-    """Support sets per step, each with one other question of its task."""
+    A batch is support sets, each with one other question of its task.
+    """
+
     start: Literal["zero", "predictor", "mean"] = "zero"
     """From no update; from the trained predictor of the weights folder (the result is
     ``tuned.safetensors``); or from the mean target, staying one update for all support sets
     (``mean-tuned.safetensors``, a control)."""
-    learning_rate: float = Field(default=5e-4, gt=0)
-    warmup: int = Field(default=20, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)
     answerable_only: bool = False
     """Learn from no question whose passages hold none of its answers; yes and no are let pass."""
-    seed: int = 0
 
 
-class ExamplesSettings(_Section):
+class ExamplesSettings(AnswerTrainingSettings):
     """Training of the step that follows examples, from a prepared file of questions."""
 
     start: str = ""
@@ -211,15 +195,9 @@ class ExamplesSettings(_Section):
     show: bool = True
     """Whether the examples stand before the question; without them the step is a control."""
     steps: int = Field(default=740, ge=1)
-    batch: int = Field(default=8, ge=1)
-    accumulate: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
-    warmup: int = Field(default=10, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
-    clip: float = Field(default=1.0, gt=0)
     max_tokens: int = Field(default=480, ge=16)
     """Tokens per lesson; passages are cut to fit, from the last."""
-    seed: int = 0
 
 
 class EvaluationSettings(_Section):

@@ -59,19 +59,21 @@ def weights_folder(study: StudySettings, backbone: str) -> Path:
     return Assembly(settings).weights
 
 
-def check_cells(study: StudySettings, cells: Sequence[Cell]) -> None:
+def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = True) -> None:
     """Refuse cells that cannot be computed, before any of them is.
 
     Args:
         study: the settings.
         cells: to be computed.
+        pools: whether their support sets are drawn from the data source.
 
     Raises:
         RaggdError: weights are missing or were trained for another base, or a support pool is
             missing or too small; all of a kind are named at once.
     """
     _check_weights(study, {(cell.backbone, cell.method) for cell in cells})
-    _check_pools(study, list(dict.fromkeys(cell.benchmark for cell in cells)))
+    if pools:
+        _check_pools(study, list(dict.fromkeys(cell.benchmark for cell in cells)))
 
 
 def _check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) -> None:

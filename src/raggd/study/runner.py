@@ -29,6 +29,8 @@ from raggd.study.settings import StudySettings
 if TYPE_CHECKING:
     from raggd.backbone.load import Backbone
 
+_LOADED = {"backbone", "base", "source", "index", "retriever", "_predictors"}
+"""What an `Assembly` keeps loaded."""
 Own = Mapping[str, Callable[[Assembly], Method]]
 """Methods that are in no table, by name, and how each is made from the parts of a run."""
 
@@ -60,6 +62,7 @@ class StudyRunner:
         *,
         loaded: Assembly | None = None,
         own: Own | None = None,
+        tasks: Mapping[str, Task] | None = None,
     ) -> None:
         """Load nothing yet.
 
@@ -69,6 +72,7 @@ class StudyRunner:
             progress: told about loading and indexing.
             loaded: parts that serve every run with the same settings.
             own: further methods.
+            tasks: tasks that are in no data source, by the name of their benchmark.
         """
         self.study = study
         self.out = out
@@ -77,6 +81,7 @@ class StudyRunner:
         self._progress = progress
         self._loaded = loaded
         self._own = own or {}
+        self._given = tasks or {}
         self._tasks: dict[tuple[int, str, str], Task] = {}
         self._sources: dict[tuple[int, str], Assembly] = {}
         self._backbone: tuple[str, Backbone] | None = None
@@ -86,12 +91,13 @@ class StudyRunner:
     def _assembly(self, key: tuple[str, str, int], backbone: Backbone | None = None) -> Assembly:
         settings = self.study.run_settings(*key)
         loaded = self._loaded
+        parts = Assembly(settings, self._progress, backbone=backbone)
         if loaded is not None:
-            listed = {"benchmarks": settings.evaluation.benchmarks}
-            sampled = loaded.settings.evaluation.model_copy(update=listed)
-            if loaded.settings.model_copy(update={"evaluation": sampled}) == settings:
-                return loaded
-        return Assembly(settings, self._progress, backbone=backbone)
+            asked = loaded.settings.model_copy(update={"evaluation": settings.evaluation})
+            if asked == settings:  # what is asked is all that differs: nothing is loaded twice
+                kept = {name: x for name, x in vars(loaded).items() if name in _LOADED}
+                vars(parts).update(kept)  # where cached properties keep their values
+        return parts
 
     def source(self, retriever: str, seed: int) -> Assembly:
         """Return parts that find evidence, made once for a retriever and a seed."""
@@ -103,6 +109,8 @@ class StudyRunner:
     def task(self, seed: int, retriever: str, benchmark: str) -> Task:
         """Return questions, evidence and supports; the same for every backbone and method."""
         key = (seed, retriever, benchmark)
+        if benchmark in self._given:
+            return self._given[benchmark]
         if key not in self._tasks:
             self._progress(f"evidence for {benchmark} by {retriever}", 0, None)
             self._tasks[key] = task_of(self.source(retriever, seed), benchmark)
@@ -132,9 +140,10 @@ class StudyRunner:
         """Return the questions of cells by backbone and method, before tasks are built."""
         counts: dict[Pair, int] = {}
         for cell in cells:
-            parts = self.source(cell.retriever, cell.seed)
+            parts, given = self.source(cell.retriever, cell.seed), self._given.get(cell.benchmark)
             key = (cell.backbone, cell.method)
-            counts[key] = counts.get(key, 0) + cell_size(self.study, parts, cell.benchmark)
+            size = given.size if given else cell_size(self.study, parts, cell.benchmark)
+            counts[key] = counts.get(key, 0) + size
         return counts
 
     def units(self, cells: Sequence[Cell]) -> list[Unit]:
@@ -215,11 +224,12 @@ class StudyRunner:
         record = make_record(found, task, method, parts.backbone, parts.settings)
         answers = {p.question_id: p.answer for p in record.predictions}
         counted = counted_costs(answers, task, method, parts.backbone, parts.settings)
+        own = {} if cell.benchmark in self._given else {"cell": self.identities.of(cell)}
         record = replace(
             record,
             predictions=with_evidence(record.predictions, task),
             cost={**record.cost, **counted},
-            hashes={**record.hashes, "cell": self.identities.of(cell)},
+            hashes={**record.hashes, **own},
         )
         write_text(self.out / cell.path, record.to_json() + "\n")
 

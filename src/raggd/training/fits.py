@@ -204,8 +204,8 @@ def ridge(run: Run) -> Facts:
     stored = run.targets(settings.predictor.target_steps)
     check_targets(w0, stored)
     kept, held = split_held_out(stored, settings.predictor.held_out_share)
-    goal = denoised(kept) if settings.ridge.denoise else kept
-    fitted = ridge_predictor(w0.spec, w0.fingerprint, kept.states, goal.vectors, settings.ridge)
+    goals = denoised(kept).vectors
+    fitted = ridge_predictor(w0.spec, w0.fingerprint, kept.states, goals, settings.ridge)
     save_predictor(run.out / RIDGE_FILE, fitted)
     known = {
         "rag-gd-ridge": load_predictor(run.out / RIDGE_FILE),
@@ -299,6 +299,11 @@ def task_mean(run: Run) -> Facts:
     }
 
 
+NOISE = (0.0, 0.5, 1.0)
+"""Shares of random passages that the gate is fitted on; support sets take turns."""
+SEED = 11
+
+
 def gate_trials(run: Run) -> list[tuple[float, Trial]]:
     """Draw support sets and probes of all training tasks, tasks in turn, noise in turn.
 
@@ -311,11 +316,11 @@ def gate_trials(run: Run) -> list[tuple[float, Trial]]:
     """
     settings = run.settings
     wanted, size, k = settings.gate, settings.target.demonstrations, settings.retrieval.top_k
-    retrievers = [(noise, run.noisy(noise)) for noise in wanted.noise]
+    retrievers = [(noise, run.noisy(noise)) for noise in NOISE]
     by_task = []
     for name in known_benchmarks(settings.target.benchmarks):
         drawn = draw_supports(
-            run.questions(name), size + wanted.probes, wanted.per_benchmark, wanted.seed, "gate"
+            run.questions(name), size + wanted.probes, wanted.per_benchmark, SEED, "gate"
         )
         trials = []
         for number, questions in enumerate(drawn):

@@ -19,6 +19,7 @@ from raggd.evaluation.tasks import support_sets
 from raggd.files import read_json, write_json
 from raggd.making.propose import Yield, propose
 from raggd.methods.controls import ShuffledSupport
+from raggd.methods.spec import SPECS
 from raggd.progress import Progress
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
 from raggd.report.small import small_report
@@ -31,8 +32,6 @@ from raggd.study.settings import study_of
 from raggd.workflows.make_demonstrations import as_line, choose_passages, maker_of
 
 MADE = "rag-gd-made"
-CONTROL = {"rag-gd": "mean-update", "rag-gd-tuned": "mean-tuned"}
-"""One update for all demonstrations, trained as each adapting method is."""
 PASSAGES_PER_QUESTION = 10
 
 
@@ -139,7 +138,7 @@ def run_compare(
     )
     study = study_of(
         parts.settings.model_copy(update={"evaluation": sampled}),
-        ["base", CONTROL[gold], gold, MADE],
+        ["base", SPECS[gold].control, gold, MADE],
     )
 
     def swapped(loaded: Assembly) -> ShuffledSupport:

@@ -14,9 +14,11 @@ from torch import Tensor
 
 from raggd.adaptation.predictors.mlp import MLPPredictor, spread
 from raggd.core.low_rank import AdapterSpec
-from raggd.records import RaggdError
 from raggd.settings import RidgeSettings
 
+HIDDEN = 256
+"""Hidden units; those beyond two for each rank are there for a training that goes on."""
+SEED = 0
 BLOCK = 1 << 16
 """Entries of the targets that are taken to float64 at once; bounds memory."""
 
@@ -69,22 +71,14 @@ def ridge_predictor(
         base: fingerprint of the base adapter.
         states: (n, N, width) encoder states.
         goals: (n, spec.size) targets, denoised or not.
-        settings: rank, penalty, scale, hidden units, seed.
+        settings: rank, penalty, scale.
 
     Returns:
         The predictor. Hidden units beyond two for each rank start at random and are not read yet.
-
-    Raises:
-        RaggdError: the hidden layer is too narrow for the rank.
     """
-    if settings.hidden < 2 * settings.rank:
-        raise RaggdError(
-            f"ridge.hidden = {settings.hidden} is too narrow: a linear map of rank {settings.rank} "
-            f"takes two hidden units for each, {2 * settings.rank}."
-        )
-    width = states.shape[-1]
-    predictor = MLPPredictor(spec, base, width, settings.hidden, settings.rank)
-    predictor.fit_units(states, goals, settings.seed)
+    width, hidden = states.shape[-1], max(HIDDEN, 2 * settings.rank)
+    predictor = MLPPredictor(spec, base, width, hidden, settings.rank)
+    predictor.fit_units(states, goals, SEED)
     pooled = ((states.float().mean(1) - predictor.state_mean) / predictor.state_std).double()
     reading, mixture = _reading(pooled, goals, settings.penalty, settings.rank)
     pairs = 2 * reading.shape[1]

@@ -15,7 +15,8 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.data.demonstrations import read_demonstrations
-from raggd.making.propose import Proposal, Yield
+from raggd.making.drafts import Draft
+from raggd.making.propose import Yield
 from raggd.records import Passage, RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import load_settings
@@ -51,13 +52,13 @@ def parts(place: Path, tiny_backbone: Backbone) -> Assembly:
     return parts_with(changed(settings, "evaluation", answer_loss=True), tiny_backbone)
 
 
-def proposals(maker: Any, passages: Any, seed: int, counted: Yield, *_: Any) -> Iterator[Proposal]:
+def proposals(maker: Any, passages: Any, seed: int, counted: Yield, *_: Any) -> Iterator[Draft]:
     """As many as there are passages, in words that the tiny tokenizer knows."""
     for passage in passages:
         counted.kept += 1
         words = passage.text.split()
         question = f"what is near the {' '.join(words[1:3])} ?"
-        yield Proposal(question, words[5], passage, "clause", 0.1)
+        yield Draft(passage, question, words[5])
 
 
 # --- review
@@ -140,7 +141,7 @@ def test_an_interrupted_comparison_makes_nothing_twice(
     first = made_pool(parts, "popqa", 4, tmp_path, quiet)
     assert len(first[0]) == 4
 
-    def again(*_: object) -> Iterator[Proposal]:
+    def again(*_: object) -> Iterator[Draft]:
         raise AssertionError("made again")
 
     monkeypatch.setattr(made_demonstrations, "propose", again)
@@ -152,7 +153,7 @@ def test_an_interrupted_comparison_makes_nothing_twice(
 def test_too_few_made_demonstrations(
     parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = [Proposal("what is it ?", "Lima", Passage("p", "x"), "clause", 0.1)]
+    one = [Draft(Passage("p", "x"), "what is it ?", "Lima")]
     monkeypatch.setattr(made_demonstrations, "propose", lambda *_: iter(one))
     with pytest.raises(RaggdError, match="only 1 demonstrations could be made from"):
         run_compare(parts, ["popqa"], tmp_path, quiet)

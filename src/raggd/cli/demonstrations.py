@@ -19,7 +19,7 @@ from raggd.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from raggd.making.propose import Proposal
+    from raggd.making.drafts import Draft
 
 demonstrations_app = typer.Typer(
     help="Demonstrations from your passages, when you have no answered questions.",
@@ -58,12 +58,12 @@ def make(
         result,
         as_json,
         f"{result['made']} demonstrations in {result['out']} "
-        f"({tried['passages']} passages, {tried['spans']} answers tried)",
+        f"({tried['passages']} passages, {tried['drafts']} questions drafted)",
         "Read them before you use them: raggd ask ... --demonstrations " + result["out"],
     )
 
 
-def _ask(proposal: Proposal) -> Proposal | None:
+def _ask(proposal: Draft) -> Draft | None:
     from raggd.workflows.make_demonstrations import ReviewStoppedError, edited
 
     passage = proposal.passage

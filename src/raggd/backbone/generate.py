@@ -45,17 +45,6 @@ class Reading:
     following: Tensor
 
 
-def stop_tokens(tokenizer: Any) -> list[int]:
-    """Return the tokens that end an answer: end of text; a line break without a chat template."""
-    stops = {tokenizer.eos_token_id}
-    if getattr(tokenizer, "chat_template", None) is None:
-        for text in ("\n", "\n\n"):
-            tokens = tokenizer.encode(text, add_special_tokens=False)
-            if len(tokens) == 1:
-                stops.add(tokens[0])
-    return sorted(stops)
-
-
 def clean_answer(text: str, *, lines: bool = False) -> str:
     """Return an answer without the white space around it.
 
@@ -171,7 +160,7 @@ def decode(
     """
     tokenizer, logits, mask = backbone.tokenizer, reading.logits, reading.mask
     step = steps_from(backbone, reading, max_tokens)
-    stops = torch.tensor(stop_tokens(tokenizer), device=mask.device)
+    stops = torch.tensor(backbone.stops, device=mask.device)
     ended = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
     chosen: list[Tensor] = []
     for _ in range(max_tokens):

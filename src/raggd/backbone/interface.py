@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from raggd.backbone.identity import check_same
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
     PROJECTIONS,
@@ -165,11 +166,13 @@ def check_fits(backbone: Backbone, base: BaseAdapter, update: Update | None = No
     Raises:
         RaggdError: they do not belong together; the fingerprints are named.
     """
-    if base.backbone != backbone.fingerprint:
-        raise RaggdError(
-            f"the base adapter was made for backbone {base.backbone}, but '{backbone.name}' is "
-            f"{backbone.fingerprint}: train a base adapter for it with `raggd train base`."
-        )
+    check_same(
+        base.backbone,
+        backbone.fingerprint,
+        "the base adapter",
+        backbone.name,
+        "train a base adapter for it with `raggd train base`",
+    )
     if update is not None:
         check_base(base, update)
         check_shapes(base.spec, tensors_of(update.factors), "update")

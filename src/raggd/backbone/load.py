@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import shutil
@@ -17,6 +16,7 @@ import torch
 from torch import nn
 
 from raggd.backbone.embedded import EMBEDDED, embedded_folder
+from raggd.backbone.identity import PARTS, check_embedded, fingerprint_of, stop_tokens
 from raggd.backbone.memory import keep_freed_memory
 from raggd.backbone.room import check_room
 from raggd.core.low_rank import PROJECTIONS, AdapterSpec
@@ -35,7 +35,7 @@ class Backbone:
         model: the Hugging Face model, in eval mode, no parameter requires a gradient.
         tokenizer: its tokenizer.
         projections: for ``q``, ``k``, ``v`` the linear modules, first layer first.
-        fingerprint: hash of configuration and a sample of the weights; adapters name it.
+        fingerprint: what decides an answer besides an adapter, see `identity`; adapters name it.
     """
 
     name: str
@@ -54,6 +54,11 @@ class Backbone:
         """The type of hidden states."""
         embeddings: nn.Embedding = self.model.get_input_embeddings()
         return embeddings.weight.dtype
+
+    @property
+    def stops(self) -> list[int]:
+        """The tokens that end an answer."""
+        return stop_tokens(self.tokenizer, self.model)
 
     def adapter_spec(self, settings: AdapterSettings) -> AdapterSpec:
         """Shape of an adapter of this backbone.
@@ -224,25 +229,6 @@ def quantization(settings: BackboneSettings, device: torch.device) -> Any:
     )
 
 
-def model_fingerprint(model: nn.Module) -> str:
-    """Hash the configuration's shape and 256 values of every parameter.
-
-    Args:
-        model: a loaded model.
-
-    Returns:
-        16 hexadecimal digits; the same in every dtype that holds the values exactly enough
-        (values are rounded to bfloat16 first).
-    """
-    digest = hashlib.sha256()
-    for path, parameter in model.named_parameters():
-        flat = parameter.detach().flatten()
-        sample = flat[:: max(1, flat.numel() // 256)][:256]
-        digest.update(f"{path}{tuple(parameter.shape)}".encode())
-        digest.update(sample.to(torch.bfloat16).cpu().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def wrap_model(model: Any, tokenizer: Any, name: str) -> Backbone:
     """Freeze a model and find its projections.
 
@@ -260,7 +246,7 @@ def wrap_model(model: Any, tokenizer: Any, name: str) -> Backbone:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return Backbone(name, model, tokenizer, projections, model_fingerprint(model))
+    return Backbone(name, model, tokenizer, projections, fingerprint_of(model, tokenizer))
 
 
 @contextmanager
@@ -354,4 +340,8 @@ def load_backbone(
         model = model.to(device)
     if device.type == "cpu":
         keep_freed_memory()
-    return wrap_model(model, tokenizer, settings.name)
+    backbone = wrap_model(model, tokenizer, settings.name)
+    if settings.name in EMBEDDED:  # the wording is not the files', and 4 bits hold other numbers
+        first = 0 if four_bits is None else 1
+        check_embedded(settings.name, source, backbone.fingerprint, PARTS[first:-1])
+    return backbone

@@ -172,8 +172,9 @@ class BaseAdapter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the spec, the backbone and every weight (in float32), taken once."""
-        digest = hashlib.sha256(f"{self.spec}|{self.backbone}".encode())
+        """Hash of the spec, the backbone's weights and every weight (in float32), taken once."""
+        weights = self.backbone.partition("-")[0]  # the tokenizer is compared where it is used
+        digest = hashlib.sha256(f"{self.spec}|{weights}".encode())
         for tensor in tensors_of(self.factors).values():
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]

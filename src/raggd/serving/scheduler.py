@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from raggd.backbone.generate import stop_tokens
 from raggd.backbone.load import Backbone
 from raggd.backbone.threads import claim
 from raggd.methods.base import Adapted
@@ -59,7 +58,7 @@ class Scheduler:
         self._adapt = adapt
         self._metrics = metrics
         self._most = rows
-        self._stops = frozenset(stop_tokens(backbone.tokenizer))
+        self._stops = frozenset(backbone.stops)
         self._changed = threading.Condition()
         self._supports: deque[tuple[SupportSet, Future[Adapted]]] = deque()
         self._waiting: deque[Row] = deque()

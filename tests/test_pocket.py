@@ -59,13 +59,9 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
 
 
 class Search:
-    """Finds every passage that shares a long word with the question; counts its calls."""
-
-    def __init__(self) -> None:
-        self.calls = 0
+    """Finds every passage that shares a long word with the question."""
 
     def __call__(self, queries: list[str]) -> list[list[Passage]]:
-        self.calls += 1
         found = pocket.pocket_passages()
         return [
             [p for p in found if {w for w in words(q) if len(w) > 4} & words(f"{p.title} {p.text}")]
@@ -116,18 +112,6 @@ def test_code_in_a_row_is_never_run(tmp_path: Path) -> None:
     with pytest.raises(RaggdError, match="row 1 of DPR's nq dev"):
         pocket.parse_topics(row.encode(), "nq", "dev")
     assert not trap.exists()
-
-
-def test_the_choice_is_kept_per_fingerprint(wheels: dict[str, Path]) -> None:
-    search = Search()
-    first = pocket.pocket_questions("nq", "train", search, fingerprint="bm25")
-    again = pocket.pocket_questions("nq", "train", search, fingerprint="bm25")
-    assert again == first
-    assert search.calls == 1
-    assert pocket.pocket_questions("nq", "train", lambda q: [[] for _ in q], fingerprint="x") == []
-    pocket.pocket_questions("nq", "train", search)
-    pocket.pocket_questions("nq", "train", search)
-    assert search.calls == 3
 
 
 def test_the_folder_reads_like_any_other(wheels: dict[str, Path], tmp_path: Path) -> None:

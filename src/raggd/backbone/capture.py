@@ -70,8 +70,7 @@ def growing_steps(backbone: Backbone, reading: Reading) -> Step:
             input_ids=tokens[:, None],
             attention_mask=mask,
             position_ids=position,
-            past_key_values=cache,
-            use_cache=True,
+            **backbone.with_cache(cache),
         ).logits[:, -1]
         position = position + 1
         return logits
@@ -212,8 +211,7 @@ class Captured:
             input_ids=self._tokens,
             attention_mask=self._mask,
             position_ids=self._positions,
-            past_key_values=self._view,
-            use_cache=True,
+            **backbone.with_cache(self._view),
         ).logits[:, -1]
         if self._logits.shape != logits.shape:
             self._logits = torch.empty_like(logits)

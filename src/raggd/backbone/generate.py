@@ -132,8 +132,7 @@ def read_prompts(
         **{name: tensor[:, start:] for name, tensor in inputs.items()},
         attention_mask=batch.mask,
         position_ids=batch.positions[:, start:],
-        past_key_values=cache,
-        use_cache=True,
+        **backbone.with_cache(cache),
         logits_to_keep=last_positions(batch.tokens[:, start:], 1),
     ).logits[:, -1]
     return Reading(cache, logits.float(), batch.mask, batch.positions[:, -1:] + 1)
@@ -201,8 +200,7 @@ def score(backbone: Backbone, reading: Reading, answers: Sequence[Sequence[int]]
             input_ids=tokens[:, :-1],
             attention_mask=_grown(reading.mask, weights[:, :-1]),
             position_ids=reading.following + places[:-1],
-            past_key_values=branch(reading.cache),
-            use_cache=True,
+            **backbone.with_cache(branch(reading.cache)),
         ).logits
         logits = torch.cat([logits, later.float()], 1)
     losses = functional.cross_entropy(logits.transpose(1, 2), tokens, reduction="none")

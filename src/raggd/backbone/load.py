@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import logging
 import shutil
@@ -9,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,10 @@ class Backbone:
         """The tokens that end an answer."""
         return stop_tokens(self.tokenizer, self.model)
 
+    def with_cache(self, cache: Any) -> dict[str, Any]:
+        """Return the arguments of a forward pass that reads and writes a cache."""
+        return {_cache_argument(type(self.model)): cache, "use_cache": True}
+
     def adapter_spec(self, settings: AdapterSettings) -> AdapterSpec:
         """Shape of an adapter of this backbone.
 
@@ -78,6 +84,13 @@ class Backbone:
             rank=settings.rank,
             alpha=settings.alpha,
         )
+
+
+@cache
+def _cache_argument(kind: type) -> str:
+    # transformers 5.24 calls "cache" what was "past_key_values", and warns at every old call
+    known = inspect.signature(kind.forward).parameters if hasattr(kind, "forward") else {}
+    return "cache" if "cache" in known else "past_key_values"
 
 
 def _widths(modules: list[nn.Module]) -> tuple[int, int]:

@@ -70,6 +70,6 @@ def read_prefix(backbone: Backbone, tokens: Sequence[int]) -> Prefix:
     """
     cache = new_cache()
     inputs = torch.tensor([list(tokens)], device=backbone.device)
-    backbone.model.base_model(input_ids=inputs, past_key_values=cache, use_cache=True)
+    backbone.model.base_model(input_ids=inputs, **backbone.with_cache(cache))
     layers = tuple((layer.keys, layer.values) for layer in cache.layers)
     return Prefix(tuple(tokens), layers)

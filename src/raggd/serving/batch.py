@@ -136,8 +136,7 @@ class RunningBatch:
             input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
             attention_mask=self._mask,
             position_ids=positions,
-            past_key_values=self._cache,
-            use_cache=True,
+            **self._backbone.with_cache(self._cache),
         )
         logits: Tensor = output.logits[:, -1]
         return logits

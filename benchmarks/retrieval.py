@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.growth import fit_exponent
+from benchmarks.measure import apart, build_bm25s, build_ours
 from benchmarks.measured import Measured
 from benchmarks.setting import BenchSetting
 from raggd.data.benchmarks import scored_questions
@@ -23,12 +24,10 @@ from raggd.data.documents import read_passages
 from raggd.evaluation.timing import Ratio, in_turn, ratio_of
 from raggd.retrieval.base import top_k
 from raggd.retrieval.bm25 import open_bm25
-from raggd.retrieval.graph import import_faiss
-from raggd.retrieval.measure import apart, build_bm25s, build_ours
 from raggd.retrieval.memory import parse_size
+from raggd.retrieval.nearest import import_faiss, nearest
 from raggd.retrieval.store import PassageStore
 from raggd.retrieval.tokenizer import tokenize
-from raggd.retrieval.vectors import nearest
 
 ABOUT = "retrieval: BM25 against bm25s and rank_bm25, dense search against faiss, growth"
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000)
@@ -156,7 +155,7 @@ def _summary(rounds: Sequence[Sequence[float]]) -> dict[str, float]:
 
 def _same(ours: Any, index: Any, folder: Path, asked: Sequence[str]) -> float:
     # Share of questions with the ten passages, in order, and scores of one index of everything.
-    ranks, store, same = PassageStore(folder).rank, PassageStore(folder), 0
+    ranks, store, same = PassageStore(folder / "data-1").rank, PassageStore(folder / "data-1"), 0
     for query in asked:
         terms = index.get_tokens_ids(tokenize(query))
         scores = index.get_scores_from_ids(terms)

@@ -63,8 +63,8 @@ def test_the_fit_goes_to_21_million() -> None:
 
 
 def test_lines_of_a_file_are_what_is_counted(tmp_path: Path) -> None:
+    from benchmarks.measure import apart, build_bm25s, build_ours
     from raggd.retrieval.bm25 import open_bm25
-    from raggd.retrieval.measure import apart, build_bm25s, build_ours
 
     corpus = write_lines(
         tmp_path / "c.jsonl", [{"id": str(n), "contents": f"T\nword{n} and more"} for n in range(9)]
@@ -73,5 +73,6 @@ def test_lines_of_a_file_are_what_is_counted(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         built = apart(build, corpus, 5, tmp_path / name, 3 * 10**9)
         assert built.seconds > 0
-        assert built.disk == sum(f.stat().st_size for f in (tmp_path / name).iterdir())
+        files = (file for file in (tmp_path / name).rglob("*") if file.is_file())
+        assert built.disk == sum(file.stat().st_size for file in files)
     assert len(open_bm25(tmp_path / "ours")) == 5

@@ -11,10 +11,10 @@ import pytest
 from raggd.data.documents import read_passages, split_sentences
 from raggd.data.resample import resample, write_resampled
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import build
+from raggd.retrieval import update
 from raggd.retrieval.build import build_index
-from raggd.retrieval.estimate import Estimate
 from raggd.retrieval.memory import held_memory
+from raggd.retrieval.update import Estimate
 from raggd.settings import RetrievalSettings
 from workflow_fixtures import run_cli
 
@@ -79,7 +79,7 @@ def test_an_estimate_comes_before_a_long_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "LONG", 100)
+    monkeypatch.setattr(update, "LONG", 100)
     events: list[object] = []
 
     def announce(estimate: Estimate) -> None:
@@ -96,6 +96,6 @@ def test_an_estimate_comes_before_a_long_build(
     estimate = events[0]
     assert isinstance(estimate, Estimate)
     assert estimate.passages == 120
-    disk = sum(file.stat().st_size for file in built.folder.iterdir())
+    disk = sum(file.stat().st_size for file in built.folder.rglob("*") if file.is_file())
     assert 0.5 * disk < estimate.disk < 2 * disk
     assert "120 passages" in str(estimate)

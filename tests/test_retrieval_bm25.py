@@ -35,6 +35,11 @@ def ids(hits: list) -> list[str]:
     return [hit.passage.id for hit in hits]
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
 @pytest.mark.parametrize("group", [2, 128])  # small: the pass that leaves most rows out
 @given(
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, -1.0]), max_size=30),
@@ -135,7 +140,10 @@ def test_blank_query_and_negative_k_are_refused(built: BM25Retriever, query: str
         ([], "no passages"),
         ([Passage("1", "the of and")], "words"),
         ([Passage("1", "text"), Passage("2", " ")], "number 2"),
-        ([Passage("1", "text"), Passage("2", "text"), Passage("1", "other")], "1 and 3.*'1'"),
+        (
+            [Passage("1", "text"), Passage("2", "text"), Passage("1", "other")],
+            "'1' occurs twice, as numbers 1 and 3",
+        ),
     ],
 )
 def test_bad_corpora_leave_nothing(tmp_path: Path, corpus: list[Passage], message: str) -> None:
@@ -145,17 +153,21 @@ def test_bad_corpora_leave_nothing(tmp_path: Path, corpus: list[Passage], messag
 
 
 def test_ctrl_c_leaves_the_old_index(tmp_path: Path) -> None:
+    times: list[int] = []
+
     def interrupted() -> Iterator[Passage]:
         yield Passage("new", "new text")
-        raise KeyboardInterrupt
+        times.append(1)
+        if len(times) % 2 == 0:  # the first time it is hashed
+            raise KeyboardInterrupt
 
     folder = tmp_path / "index"
     with pytest.raises(KeyboardInterrupt):
-        build_bm25(interrupted(), folder)
+        build_bm25(interrupted, folder)
     assert list(tmp_path.iterdir()) == []
     build_bm25(CORPUS, folder)
     with pytest.raises(KeyboardInterrupt):
-        build_bm25(interrupted(), folder)
+        build_bm25(interrupted, folder)
     assert ids(open_bm25(folder).search(["honey"], k=1)[0]) == ["c"]
     assert list(tmp_path.iterdir()) == [folder]
 
@@ -169,12 +181,11 @@ def test_a_folder_of_other_files_is_never_replaced(tmp_path: Path) -> None:
 
 def test_reopened_equals_built_and_builds_are_equal_bytes(tmp_path: Path) -> None:
     built = build_bm25(CORPUS, tmp_path / "one")
-    again = build_bm25(iter(CORPUS), tmp_path / "two")
+    again = build_bm25(lambda: iter(CORPUS), tmp_path / "two")
     queries = ["river London", "queen"]
     assert open_bm25(tmp_path / "one").search(queries, 4) == built.search(queries, 4)
     assert built.fingerprint == again.fingerprint
-    for file in (tmp_path / "one").iterdir():
-        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
     other = build_bm25(CORPUS[:-1], tmp_path / "three")
     assert other.fingerprint != built.fingerprint
     manifest = json.loads((tmp_path / "one" / "index.json").read_text())
@@ -184,7 +195,7 @@ def test_reopened_equals_built_and_builds_are_equal_bytes(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
-        ("format", 999, "version 999.*version 2"),
+        ("format", 999, "version 999.*version 3"),
         ("tokenizer", "0123abcd", "tokenizer 0123abcd.*uses"),
         ("parameters", {"k1": 1.5}, "parameters.*1.5.*0.9"),
         ("kind", "dense", "dense index, expected bm25"),
@@ -203,10 +214,11 @@ def test_an_index_of_another_version_is_refused(
 def test_missing_and_damaged_indexes_are_named(built: BM25Retriever, tmp_path: Path) -> None:
     with pytest.raises(RaggdError, match="raggd index"):
         open_bm25(tmp_path / "nowhere")
-    for name in ("passages.jsonl", "segment-000000.scores.npy", "term_keys.npy"):
+    for name in ("passages.jsonl", "segment-000000000000.scores.npy", "term_keys.npy"):
         folder = tmp_path / f"without {name}"
         shutil.copytree(tmp_path / "index", folder)
-        (folder / name).write_bytes((folder / name).read_bytes()[:-20])
+        file = folder / "data-1" / name
+        file.write_bytes(file.read_bytes()[:-20])
         with pytest.raises(RaggdError, match="damaged"):
             open_bm25(folder)
 
@@ -247,18 +259,16 @@ def test_build_index_builds_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     settings = RetrievalSettings()
     first = build_index(file, settings, progress=lambda done, total: seen.append(done))
     again = build_index(file, settings)
-    given = build_index(CORPUS, settings)
+    assert (first.built, again.built) == (True, False)
+    assert first.folder == again.folder
+    assert seen[-1] == len(CORPUS)
+    given = build_index(CORPUS, settings)  # the same passages from elsewhere
     streamed = build_index(lambda: iter(CORPUS), settings)
-    assert (first.built, again.built, given.built, streamed.built) == (True, False, False, False)
-    assert first.folder == again.folder == given.folder == streamed.folder
-    file.write_text("\n".join(lines[:-1]))
-    changed = build_index(file, settings)
-    assert changed.built
-    assert changed.folder != first.folder
-    assert first.retriever.fingerprint != changed.retriever.fingerprint
+    assert (given.built, streamed.built) == (True, False)
+    assert given.folder == streamed.folder != first.folder
+    assert given.retriever.fingerprint == first.retriever.fingerprint
     opened = open_retriever(first.folder, settings)
     assert opened.search(["London"], 3) == first.retriever.search(["London"], 3)
-    assert seen[-1] == len(CORPUS)
 
 
 def test_build_index_into_a_named_folder_replaces_another_index(tmp_path: Path) -> None:

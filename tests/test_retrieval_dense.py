@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import build_index, open_retriever
-from raggd.retrieval.dense import DenseRetriever, Sizes, build_dense, open_dense
+from raggd.retrieval.dense import DenseRetriever, build_dense, open_dense
 from raggd.retrieval.encoder import Encoder, encoder_width, load_encoder, mean_pooled, rules_for
-from raggd.retrieval.inverted import build_ivf, open_ivf
-from raggd.retrieval.vectors import nearest
+from raggd.retrieval.nearest import build_faiss, factory_for, nearest, open_faiss
 from raggd.settings import RetrievalSettings
 
 WORDS = [f"word{number}" for number in range(40)]
@@ -76,7 +75,8 @@ def ids(hits: list) -> list[str]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir()}
+    found = (file for file in folder.rglob("*") if file.is_file())
+    return {file.name: file.read_bytes() for file in found if file.name != "index.json"}
 
 
 def test_mean_pooling_leaves_padding_out() -> None:
@@ -215,8 +215,8 @@ def _large(tmp_path: Path, encoder: Encoder) -> tuple[DenseRetriever, DenseRetri
     corpus = [
         Passage(f"p{n:03d}", f"{p.text} {WORDS[n // 40]}", p.title) for n, p in enumerate(corpus)
     ]
-    graph = build_dense(corpus, tmp_path / "graph", encoder, sizes=Sizes(graph=300))
-    return graph, build_dense(corpus, tmp_path / "exact", encoder, sizes=Sizes(graph=301))
+    graph = build_dense(corpus, tmp_path / "graph", encoder, factory="HNSW32")
+    return graph, build_dense(corpus, tmp_path / "exact", encoder, factory="")
 
 
 def test_a_graph_finds_the_same(large: tuple[DenseRetriever, DenseRetriever]) -> None:
@@ -239,43 +239,49 @@ def test_a_graph_is_built_alike_and_checked(
     large: tuple[DenseRetriever, DenseRetriever], encoder: Encoder, tmp_path: Path
 ) -> None:
     corpus = list(large[0]._store)
-    again = build_dense(corpus, tmp_path / "again", encoder, sizes=Sizes(graph=300))
+    again = build_dense(corpus, tmp_path / "again", encoder, factory="HNSW32")
     assert again.fingerprint == large[0].fingerprint
     assert files(tmp_path / "again") == files(tmp_path / "graph")
-    graph = (tmp_path / "graph" / "graph.faiss").read_bytes()
-    (tmp_path / "graph" / "graph.faiss").write_bytes(graph[: len(graph) // 2])
+    graph = (tmp_path / "graph" / "data-1" / "index.faiss").read_bytes()
+    (tmp_path / "graph" / "data-1" / "index.faiss").write_bytes(graph[: len(graph) // 2])
     with pytest.raises(RaggdError, match="damaged"):
         open_dense(tmp_path / "graph", encoder)
-    build_dense(corpus[:200], tmp_path / "smaller", encoder, sizes=Sizes(graph=200))
-    (tmp_path / "smaller" / "graph.faiss").write_bytes(graph)
+    build_dense(corpus[:200], tmp_path / "smaller", encoder, factory="HNSW32")
+    (tmp_path / "smaller" / "data-1" / "index.faiss").write_bytes(graph)
     with pytest.raises(RaggdError, match="of 300 passages, its index of 200"):
         open_dense(tmp_path / "smaller", encoder)
 
 
-def test_an_ivf_index_finds_nearly_the_same_and_scores_exactly(
+def test_the_index_of_faiss_goes_by_size_or_as_the_settings_say() -> None:
+    assert factory_for(199_999, 384) == ""
+    assert factory_for(200_000, 384) == "HNSW32"
+    assert factory_for(21_000_000, 1024) == "IVF16384,PQ128"
+    assert factory_for(10, 384, "Flat") == "Flat"
+
+
+def test_an_ivf_index_scores_exactly_and_is_checked(
     large: tuple[DenseRetriever, DenseRetriever], encoder: Encoder, tmp_path: Path
 ) -> None:
     exact, corpus = large[1], list(large[1]._store)
-    ivf = build_dense(corpus, tmp_path / "ivf", encoder, sizes=Sizes(graph=100, ivf=300))
+    ivf = build_dense(corpus, tmp_path / "ivf", encoder, factory="IVF4,PQ4")
     assert len({ivf.fingerprint, large[0].fingerprint, exact.fingerprint}) == 3
-    # so few passages are compared one by one anyway: ask for fewer candidates
     queries = [f"word{n} word{n + 3}" for n in range(0, 36, 4)]
-    assert ivf.search(queries, 5) == exact.search(queries, 5)
-    assert ivf.search(queries, 400) == exact.search(queries, 400)
-    build_dense(corpus, tmp_path / "again", encoder, sizes=Sizes(ivf=300))
+    assert ivf.search(queries, 5) == exact.search(queries, 5)  # so few are compared one by one
+    build_dense(corpus, tmp_path / "again", encoder, factory="IVF4,PQ4")
     assert files(tmp_path / "again") == files(tmp_path / "ivf")
-    index = (tmp_path / "ivf" / "ivf.faiss").read_bytes()
-    (tmp_path / "ivf" / "ivf.faiss").write_bytes(index[: len(index) // 2])
-    with pytest.raises(RaggdError, match="damaged"):
-        open_dense(tmp_path / "ivf", encoder)
+    with pytest.raises(RaggdError, match="index_factory=IVF4,PQ5 of 37"):
+        build_dense(CORPUS, tmp_path / "wrong", encoder, factory="IVF4,PQ5")
+    with pytest.raises(RaggdError, match="index_factory=nonsense"):
+        build_dense(CORPUS, tmp_path / "wrong", encoder, factory="nonsense")
 
 
 def test_ivf_candidates_hold_the_nearest(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(4_000, 32)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    build_ivf(vectors, tmp_path / "ivf.faiss")
-    first_pass = open_ivf(tmp_path / "ivf.faiss", 4_000)
+    factory = "IVF512,PQ4"  # 256 of its 512 cells are searched
+    build_faiss(vectors, factory, tmp_path / "ivf.faiss")
+    first_pass = open_faiss(tmp_path / "ivf.faiss", factory, 4_000)
     queries = vectors[::400] + 0.1 * rng.normal(size=(10, 32)).astype(np.float32)
     ties = np.arange(4_000)
     exact = nearest(vectors, queries, 5, ties, [[]] * 10)
@@ -291,18 +297,6 @@ def test_ivf_candidates_hold_the_nearest(tmp_path: Path) -> None:
     assert all(int(e[0]) not in rows for e, (rows, _) in zip(first, without, strict=True))
 
 
-def test_an_index_of_before_the_ivf_still_opens(
-    large: tuple[DenseRetriever, DenseRetriever], encoder: Encoder, tmp_path: Path
-) -> None:
-    for name, graph in (("graph", True), ("exact", False)):
-        file = tmp_path / name / "index.json"
-        manifest = json.loads(file.read_text())
-        del manifest["first_pass"]
-        file.write_text(json.dumps({**manifest, "graph": graph}))
-        opened = open_dense(tmp_path / name, encoder)
-        assert (opened._first_pass is not None) == graph
-
-
 def test_without_faiss_the_extra_is_named(
     large: tuple[DenseRetriever, DenseRetriever],
     encoder: Encoder,
@@ -313,7 +307,7 @@ def test_without_faiss_the_extra_is_named(
     with pytest.raises(RaggdError, match=r"raggd\[dense\]"):
         open_dense(tmp_path / "graph", encoder)
     with pytest.raises(RaggdError, match=r"raggd\[dense\]"):
-        build_dense(CORPUS, tmp_path / "new", encoder, sizes=Sizes(graph=10))
+        build_dense(CORPUS, tmp_path / "new", encoder, factory="HNSW32")
     open_dense(tmp_path / "exact", encoder)  # small ones need none
 
 
@@ -336,7 +330,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(
     with monkeypatch.context() as patched:
         patched.setattr(encoder, "encode_passages", killing_after(encoder, 2))
         with pytest.raises(KeyboardInterrupt):
-            build_dense(iter(CORPUS), folder, encoder, shard=8)
+            build_dense(CORPUS, folder, encoder, shard=8)
     assert not folder.exists()
     seen: list[tuple[int, int | None]] = []
     encoded: list[int] = []
@@ -347,7 +341,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(
             "encode_passages",
             lambda passages, done=None: encoded.append(len(passages)) or real(passages, done),
         )
-        build_dense(iter(CORPUS), folder, encoder, lambda *at: seen.append(at), shard=8)
+        build_dense(CORPUS, folder, encoder, lambda *at: seen.append(at), shard=8)
     assert encoded == [8, 8, 5]  # of 8, 8, 8, 8, 5
     assert seen[0] == (16, 37)
     assert seen[-1] == (37, 37)
@@ -389,7 +383,7 @@ def test_version_kind_and_damage_are_refused(
         with pytest.raises(RaggdError, match=message):
             open_dense(folder, encoder)
     (folder / "index.json").write_text(json.dumps(manifest))
-    np.save(folder / "embeddings.npy", np.zeros((3, 32), dtype=np.float32))
+    np.save(folder / "data-1" / "embeddings.npy", np.zeros((3, 32), dtype=np.float32))
     with pytest.raises(RaggdError, match="damaged"):
         open_dense(folder, encoder)
 

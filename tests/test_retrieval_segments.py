@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import bm25s
@@ -20,16 +18,14 @@ from hypothesis import strategies as st
 
 from raggd.files import read_json_lines
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import bm25, ranges
+from raggd.retrieval import bm25, segments
 from raggd.retrieval.base import top_k
-from raggd.retrieval.bm25 import K1, B, bm25_fingerprint, build_bm25, open_bm25
+from raggd.retrieval.bm25 import K1, B, build_bm25
 from raggd.retrieval.build import build_index
-from raggd.retrieval.folders import write_manifest
 from raggd.retrieval.memory import Budget, held_memory, parse_size
 from raggd.retrieval.postings import places_of, union_of
-from raggd.retrieval.sorting import IdRanks
-from raggd.retrieval.store import PassageStore, write_store
-from raggd.retrieval.tokenizer import TermNumbers, tokenize, tokenizer_fingerprint
+from raggd.retrieval.store import PassageStore, _IdRanks, _SameIdError
+from raggd.retrieval.tokenizer import TermNumbers, tokenize
 from raggd.settings import RetrievalSettings
 
 WORDS = [f"term{number}" for number in range(30)]
@@ -141,7 +137,7 @@ def test_keys_that_share_a_half_stay_apart(parts: list[list[tuple[int, int]]]) -
 
 
 def killed_after(monkeypatch: pytest.MonkeyPatch, written: int) -> None:
-    real, seen = ranges.sort_range, []
+    real, seen = segments.sort_range, []
 
     def write(*args):
         seen.append(1)
@@ -149,12 +145,12 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, written: int) -> None:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(ranges, "sort_range", write)
+    monkeypatch.setattr(segments, "sort_range", write)
 
 
-def never_read() -> Iterator[Passage]:
-    raise AssertionError("the corpus was read again")
-    yield
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (file for file in folder.rglob("*") if file.is_file())
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
 def test_a_killed_build_goes_on_after_its_last_segment(
@@ -162,24 +158,27 @@ def test_a_killed_build_goes_on_after_its_last_segment(
 ) -> None:
     corpus = corpus_of(50)
     expected = build_bm25(corpus, tmp_path / "expected", rows=10)
-    corpus_hash = json.loads((tmp_path / "expected/index.json").read_text())["corpus_hash"]
-    folder = tmp_path / "index"
+    folder, read = tmp_path / "index", []
+
+    def streamed() -> list[Passage]:
+        read.append(1)
+        return corpus
+
     with monkeypatch.context() as patched:
         killed_after(patched, 3)
         with pytest.raises(KeyboardInterrupt):
-            build_bm25(corpus, folder, rows=10)
+            build_bm25(streamed, folder, rows=10)
     assert not folder.exists()
-    assert len(list((tmp_path / ".index.partial").glob("range-*.json"))) == 3
+    assert len(list((tmp_path / ".index.partial").glob("segment-*.json"))) == 3
+    assert len(read) == 2  # hashed, and stored
     seen: list[tuple[int, int | None]] = []
     with monkeypatch.context() as patched:
         killed_after(patched, 2)  # the two that are missing
-        resumed = build_bm25(
-            never_read(), folder, lambda *at: seen.append(at), known=(50, corpus_hash), rows=10
-        )
+        resumed = build_bm25(streamed, folder, lambda *at: seen.append(at), rows=10)
+    assert len(read) == 3  # hashed again, not stored again
     assert seen[0] == (40, 50)
     assert resumed.search(WORDS, 5) == expected.search(WORDS, 5)
-    for file in (tmp_path / "expected").iterdir():
-        assert file.read_bytes() == (folder / file.name).read_bytes()
+    assert contents(tmp_path / "expected") == contents(folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "index"]
 
 
@@ -197,32 +196,11 @@ def test_segments_of_another_corpus_are_dropped(
     )
 
 
-def test_an_index_that_bm25s_wrote_still_opens(tmp_path: Path) -> None:
-    corpus = corpus_of(40)
-    folder = tmp_path / "old"
-    folder.mkdir()
-    info = write_store(corpus, folder)
-    by_bm25s(corpus).save(folder, show_progress=False)
-    parameters = {"method": "lucene", "k1": K1, "b": B}
-    entries = {"parameters": parameters, "tokenizer": tokenizer_fingerprint()}
-    write_manifest(folder, "bm25", info.count, info.corpus_hash, **entries)
-    manifest = json.loads((folder / "index.json").read_text())
-    (folder / "index.json").write_text(json.dumps({**manifest, "format": 1}))
-    old, new = open_bm25(folder), build_bm25(corpus, tmp_path / "new", rows=11)
-    assert old.fingerprint == new.fingerprint == bm25_fingerprint(info.corpus_hash)
-    assert old.search(WORDS, 10) == new.search(WORDS, 10)
-
-
-def test_an_older_index_in_the_cache_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path))
-    new = build_index(corpus_of(20), RetrievalSettings())
-    older = new.folder.with_name(new.folder.name.replace("-v2-", "-v1-"))
-    assert older != new.folder
-    shutil.move(new.folder, older)
-    again = build_index(corpus_of(20), RetrievalSettings())
-    assert (again.built, again.folder) == (False, older)
+def test_a_segment_of_stop_words_alone_finds_nothing(tmp_path: Path) -> None:
+    corpus = [Passage("a", "the bees"), Passage("b", "of the"), Passage("c", "the honey of bees")]
+    built = build_bm25(corpus, tmp_path / "index", rows=1)
+    assert len(built._segments) == 3
+    assert {h.passage.id for h in built.search(["bees and honey"], 3)[0]} == {"a", "c"}
 
 
 @settings(deadline=None, max_examples=40)
@@ -231,7 +209,7 @@ def test_ids_are_ranked_as_sorting_ranks_them(names: list[str], part: int) -> No
     names = [name for name in names if name.isprintable() or "\n" in name]
     names = [n for n in names if n.encode(errors="ignore").decode() == n]
     with tempfile.TemporaryDirectory() as folder:
-        taken = IdRanks(Path(folder), part)
+        taken = _IdRanks(Path(folder), part)
         for name in names:
             taken.add(name)
         ranks = taken.ranks().tolist()
@@ -241,11 +219,12 @@ def test_ids_are_ranked_as_sorting_ranks_them(names: list[str], part: int) -> No
 
 @pytest.mark.parametrize("part", [2, 100])
 def test_an_id_given_twice_is_found_across_parts(tmp_path: Path, part: int) -> None:
-    taken = IdRanks(tmp_path, part)
+    taken = _IdRanks(tmp_path, part)
     for name in ("b", "a", "c", "d", "a"):
         taken.add(name)
-    with pytest.raises(RaggdError, match="number 2 and 5 have the same id 'a'"):
+    with pytest.raises(_SameIdError) as told:
         taken.ranks()
+    assert told.value.args == ("a", 1, 4)
 
 
 @pytest.mark.parametrize(
@@ -264,10 +243,12 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
 def test_a_bound_too_small_is_told_before_the_work(tmp_path: Path) -> None:
     bound = Budget(held_memory() + 20_000_000)
     with pytest.raises(RaggdError, match=r"too small for an index of 7 passages.*at least"):
-        build_bm25(never_read(), tmp_path / "index", budget=bound, known=(7, "0"))
+        build_bm25(corpus_of(7), tmp_path / "index", budget=bound)
     with pytest.raises(RaggdError, match="too small"):
         build_index(corpus_of(5), RetrievalSettings(memory="10MB"), folder=tmp_path / "index")
-    assert list(tmp_path.iterdir()) == []
+    assert not (tmp_path / "index").exists()
+    enough = Budget(held_memory() + 10**9)
+    assert len(build_bm25(corpus_of(7), tmp_path / "index", budget=enough)) == 7
 
 
 _MEASURED = """
@@ -277,10 +258,10 @@ from raggd.data.documents import read_passages
 from raggd.retrieval.bm25 import build_bm25
 from raggd.retrieval.memory import Budget, held_memory, peak_memory, parse_size
 corpus, folder, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-build_bm25(read_passages(corpus), folder / "warm")  # imports and stemmer
+build_bm25(corpus, folder / "warm")  # imports and stemmer
 start = held_memory()
 built = build_bm25(
-    (p for n in range(9) for p in map(lambda p: type(p)(f"{p.id}-{n}", p.text, p.title),
+    lambda: (p for n in range(9) for p in map(lambda p: type(p)(f"{p.id}-{n}", p.text, p.title),
      read_passages(corpus))), folder / "index", budget=Budget(start + room))
 sys.stdout.write(f"{len(built._segments)} {peak_memory() - start}")
 """
@@ -297,7 +278,14 @@ def test_the_bound_is_kept_by_a_process_of_its_own(tmp_path: Path) -> None:
     corpus.write_text("\n".join(lines))
 
     def measured(room: int) -> tuple[int, int]:
-        command = [sys.executable, "-c", _MEASURED, str(corpus), str(tmp_path), str(room)]
+        command = [
+            sys.executable,
+            "-c",
+            _MEASURED,
+            str(corpus),
+            str(tmp_path / str(room)),
+            str(room),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         count, grown = done.stdout.split()
         return int(count), int(grown)
@@ -322,7 +310,7 @@ def test_real_passages_give_the_top_ten_of_one_index(tmp_path: Path) -> None:
     asked = [v["question"] for _, v in read_json_lines(REAL / "qa" / "nq" / "test.jsonl.gz")][:60]
     built = build_bm25(corpus, tmp_path / "index", rows=1_500)
     whole = by_bm25s(corpus)
-    ranks = PassageStore(tmp_path / "index").rank
+    ranks = PassageStore(tmp_path / "index" / "data-1").rank
     for query in asked:
         scores = whole.get_scores([t for t in tokenize(query) if t in whole.vocab_dict])
         rows = top_k(scores, ranks, 10, above=0.0).tolist()

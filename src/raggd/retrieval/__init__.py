@@ -1,4 +1,4 @@
-"""Finding evidence: BM25, dense retrieval, one cache for all methods, evidence for questions.
+"""Finding evidence: BM25, dense and hybrid retrieval, one cache for all methods.
 
 >>> from raggd.records import Passage
 >>> import tempfile, pathlib
@@ -11,15 +11,18 @@
 
 from raggd.retrieval.base import RetrievalWarning, Retriever, top_k
 from raggd.retrieval.bm25 import BM25Retriever, build_bm25, open_bm25
-from raggd.retrieval.build import Index, build_index, open_retriever
+from raggd.retrieval.build import build_index, open_retriever
 from raggd.retrieval.cache import CachedRetriever
+from raggd.retrieval.corpus import Changes
 from raggd.retrieval.dense import DenseRetriever, build_dense, open_dense
 from raggd.retrieval.encoder import Encoder, load_encoder
 from raggd.retrieval.evidence import evidence_for, hit_rate, make_demonstrations
+from raggd.retrieval.update import Index
 
 __all__ = [
     "BM25Retriever",
     "CachedRetriever",
+    "Changes",
     "DenseRetriever",
     "Encoder",
     "Index",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raggd.records import Hit, Passage, RaggdError
+
+if TYPE_CHECKING:
+    from raggd.retrieval.store import PassageStore
 
 Rows = NDArray[np.int64]
 """Row numbers of passages in an index, shape (n,)."""
@@ -26,7 +30,7 @@ class RetrievalWarning(UserWarning):
 
 @runtime_checkable
 class Retriever(Protocol):
-    """Finds passages for queries; BM25, dense and cached retrievers are interchangeable."""
+    """Finds passages for queries; BM25, dense, hybrid and cached ones are interchangeable."""
 
     @property
     def fingerprint(self) -> str:
@@ -34,10 +38,7 @@ class Retriever(Protocol):
         ...
 
     def search(
-        self,
-        queries: Sequence[str],
-        k: int,
-        exclude: Sequence[Collection[str]] | None = None,
+        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
     ) -> list[list[Hit]]:
         """Find the best passages for each query.
 
@@ -54,14 +55,7 @@ class Retriever(Protocol):
         ...
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Look passages up by id.
-
-        Args:
-            ids: ids of passages in the corpus.
-
-        Returns:
-            The passages, in the order of `ids`.
-        """
+        """Return the passages with these ids, in their order."""
         ...
 
 
@@ -72,9 +66,45 @@ class SizedRetriever(Retriever, Protocol):
         """Return the number of passages."""
         ...
 
-    def passage_at(self, row: int) -> Passage:
-        """Return the passage of a row, 0 to ``len(self) - 1``."""
+    def passage_at(self, position: int) -> Passage:
+        """Return the passage at a position in the corpus, 0 to ``len(self) - 1``."""
         ...
+
+
+class StoredRetriever(ABC):
+    """An opened index whose passages are memory-mapped; a `SizedRetriever` but for `_search`."""
+
+    def __init__(self, store: PassageStore, fingerprint: str) -> None:
+        self._store = store
+        self._watch = TopHitWatch()
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        """Return the number of passages."""
+        return len(self._store)
+
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """Return the passages with these ids, in their order."""
+        return self._store.passages(ids)
+
+    def passage_at(self, position: int) -> Passage:
+        """Return the passage at a position in the corpus, 0 to ``len(self) - 1``."""
+        return self._store.passage_at(position)
+
+    def search(
+        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
+    ) -> list[list[Hit]]:
+        """Return hits as `Retriever.search` describes them."""
+        found = self._search(queries, k, checked_exclusions(queries, k, exclude))
+        if len(self) > 1:
+            self._watch.see(queries, found)
+        return found
+
+    @abstractmethod
+    def _search(
+        self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]
+    ) -> list[list[Hit]]:
+        """Search; the arguments are checked."""
 
 
 def top_k(
@@ -134,11 +164,6 @@ def checked_exclusions(
 ) -> Sequence[Collection[str]]:
     """Check the arguments of a search.
 
-    Args:
-        queries: the queries.
-        k: passages per query.
-        exclude: exclusions per query, or None.
-
     Returns:
         The exclusions, one collection per query.
 
@@ -173,12 +198,7 @@ class TopHitWatch:
         self._done = False
 
     def see(self, queries: Sequence[str], found: Sequence[Sequence[Hit]]) -> None:
-        """Take note of search results.
-
-        Args:
-            queries: the queries.
-            found: their hits, best first.
-        """
+        """Take note of queries and their hits, best first."""
         for query, hits in zip(queries, found, strict=True):
             if self._done or not hits:
                 continue

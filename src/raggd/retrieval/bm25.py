@@ -5,38 +5,51 @@ The score of a passage sums over the query's terms t (a repeated term counts aga
 ``idf(t) = ln(1 + (N - df + 0.5) / (df + 0.5))``, N passages of which df hold t. Passages without
 any term of the query score 0 and are never returned.
 
-The index is built in segments (`raggd.retrieval.segments`), which bm25s itself cannot do; it also
-opens indexes that bm25s wrote.
+The index is built in segments (`raggd.retrieval.segments`), which bm25s itself cannot do.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from raggd.files import read_json, write_json
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Progress, Rows, top_k
-from raggd.retrieval.folders import building, read_manifest, write_manifest
-from raggd.retrieval.memory import Budget, parse_size
+from raggd.retrieval.base import Progress, Rows, StoredRetriever, top_k
+from raggd.retrieval.corpus import Corpus
+from raggd.retrieval.folders import STATE, open_folder
+from raggd.retrieval.memory import Budget, held_memory, parse_size
 from raggd.retrieval.postings import Keys, term_keys
-from raggd.retrieval.ranges import LEAST_MEMORY, ROWS, drop_ranges, sort_ranges
-from raggd.retrieval.segments import Segment, open_segments, score_segments
-from raggd.retrieval.store import SORT_BYTES, STORED, PassageStore, prepare_store
-from raggd.retrieval.stored import StoredRetriever
+from raggd.retrieval.segments import (
+    LEAST_MEMORY,
+    ROWS,
+    WORD_BYTES,
+    Segment,
+    missing_rows,
+    open_segments,
+    score_segments,
+    sort_range,
+    sort_ranges,
+    splice_segments,
+)
+from raggd.retrieval.store import SORT_BYTES, PassageStore
 from raggd.retrieval.tokenizer import Tokenize, tokenize, tokenizer_fingerprint
+from raggd.retrieval.update import Estimate, update_index
 
 K1 = 0.9
 B = 0.4
 MEMORY = "3GB"
 """Bound on the memory of a build unless another is given."""
 _PARAMETERS: dict[str, Any] = {"method": "lucene", "k1": K1, "b": B}
-_STATE = "state.json"
+
+# Exponents of cost against the number of passages, and the share of a build that sorts words.
+_TIME_GROWTH, _DISK_GROWTH, _SORTING = 1.08, 0.99, 0.75
 
 FindTerm = Callable[[str], int | None]
 """From a term to its number in the index; None where no passage holds it."""
@@ -57,15 +70,6 @@ class BM25Retriever(StoredRetriever):
         fingerprint: str,
         tokenizer: Tokenize = tokenize,
     ) -> None:
-        """Take the opened parts.
-
-        Args:
-            segments: the postings.
-            find_term: numbers terms.
-            store: the passages.
-            fingerprint: hash of parameters, tokenizer and corpus.
-            tokenizer: splits queries as the passages were split.
-        """
         super().__init__(store, fingerprint)
         self._segments = segments
         self._find_term = lru_cache(maxsize=100_000)(find_term)
@@ -101,129 +105,123 @@ class BM25Retriever(StoredRetriever):
         return rows + segment.start, scores[rows]
 
 
+@dataclass(frozen=True)
+class BM25Kind:
+    """BM25 as a kind of index.
+
+    Attributes:
+        budget: the memory bound of a build.
+        rows: most passages of a segment.
+    """
+
+    budget: Budget = field(default_factory=lambda: Budget(parse_size(MEMORY)))
+    rows: int = ROWS
+    name: str = "bm25"
+
+    def rules(self) -> dict[str, Any]:
+        """Return the parameters and the tokenizer."""
+        return {"parameters": _PARAMETERS, "tokenizer": tokenizer_fingerprint()}
+
+    def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
+        """Take the postings of the kept rows over."""
+        splice_segments(old, kept, work, fresh)
+
+    def missing(self, work: Path, count: int, old: Path | None) -> int:
+        """Return the number of rows without postings."""
+        del old
+        return missing_rows(work, count)
+
+    def make(self, work: Path, count: int, old: Path | None, progress: Progress | None) -> None:
+        """Sort the words of what is missing, and score the postings of everything.
+
+        Raises:
+            RaggdError: no passage has words, or the memory bound is too small.
+        """
+        del old
+        self.budget.require(LEAST_MEMORY, f"an index of {count} passages")
+        sort_ranges(work, count, self.budget, progress, self.rows)
+        if not score_segments(work, count, K1, B):
+            (work / STATE).unlink()  # nothing to go on from
+            raise RaggdError(
+                f"none of the {count} passages holds a word to index: BM25 needs text with "
+                "words other than English stop words."
+            )
+
+    def estimate(self, sample: Sequence[Passage], count: int) -> Estimate:
+        """Return an estimate, from a trial with the sample and the growth measured to a million."""
+        start = time.perf_counter()
+        arrays = sort_range(sample, self.budget.bound)
+        seconds = (time.perf_counter() - start) / _SORTING
+        text = sum(len(f"{p.id}{p.title}{p.text}".encode()) + 70 for p in sample)
+        disk = text + sum(array.nbytes for array in arrays.values()) + 4 * len(arrays["rows"])
+        words = WORD_BYTES * float(arrays["lengths"].mean()) * min(count, self.rows)
+        memory = held_memory() + LEAST_MEMORY + max(words, SORT_BYTES * count)
+        more = count / len(sample)
+        return Estimate(
+            count,
+            seconds * more**_TIME_GROWTH,
+            int(disk * more**_DISK_GROWTH),
+            int(min(self.budget.bound, memory)),
+        )
+
+    def fingerprint(self, corpus: str, count: int = 0) -> str:
+        """Return the fingerprint of the BM25 index of a corpus, given its hash."""
+        parameters = [f"{name}={value}" for name, value in _PARAMETERS.items()]
+        return content_id("bm25", *parameters, tokenizer_fingerprint(), corpus)
+
+    def open(self, folder: Path) -> BM25Retriever:
+        """Return the opened index."""
+        return open_bm25(folder)
+
+
 def build_bm25(
-    passages: Iterable[Passage],
+    corpus: Corpus,
     folder: Path,
     progress: Progress | None = None,
     *,
     budget: Budget | None = None,
-    known: tuple[int, str] | None = None,
     rows: int = ROWS,
 ) -> BM25Retriever:
-    """Build an index folder; it appears whole, or not at all.
-
-    Passages are streamed to disk, then sorted into segments as large as the memory bound allows.
-    A build that was killed goes on with the segments that are missing.
+    """Return the index of a corpus in a folder, made or brought up to date in bounded memory.
 
     Args:
-        passages: the corpus.
-        folder: the index folder; an index that is there is replaced.
-        progress: called with the number of passages done and all of them.
+        corpus: the passages, or where to read them.
+        folder: the index folder; an index of another corpus that is there is replaced.
+        progress: called with the number of passages done and, where known, of all passages.
         budget: the memory bound; None: 3 GB.
-        known: number of passages and hash of the corpus, if known; a resumed build then does not
-            read the passages again.
         rows: most passages of a segment.
-
-    Returns:
-        The opened index.
-
-    Raises:
-        RaggdError: the corpus is empty or has no words, the memory bound is too small, or the
-            folder cannot be written.
     """
-    budget = budget or Budget(parse_size(MEMORY))
-    count, corpus = known or (0, None)
-    budget.require(LEAST_MEMORY + SORT_BYTES * count, f"an index of {count or 'any'} passages")
-    with building(folder, _resumable) as work:
-        info = prepare_store(passages, work, corpus)
-        _keep_matching(work, info.corpus_hash)
-        sort_ranges(work, info.count, budget, progress, rows)
-        if not score_segments(work, info.count, K1, B):
-            (work / STORED).unlink()  # nothing to go on from
-            raise RaggdError(
-                f"none of the {info.count} passages holds a word to index: BM25 needs text with "
-                "words other than English stop words."
-            )
-        for leftover in (STORED, _STATE):
-            (work / leftover).unlink()
-        details = {**_rules(), "fingerprint": bm25_fingerprint(info.corpus_hash)}
-        write_manifest(work, "bm25", info.count, info.corpus_hash, **details)
+    kind = BM25Kind(budget or Budget(parse_size(MEMORY)), rows)
+    update_index(corpus, folder, kind, progress)
     return open_bm25(folder)
 
 
-def _resumable(work: Path) -> bool:
-    return (work / STORED).is_file()
-
-
-def _keep_matching(work: Path, corpus_hash: str) -> None:
-    # Segments of another corpus or tokenizer are of no use.
-    state = {"corpus_hash": corpus_hash, **_rules()}
-    file = work / _STATE
-    if not file.is_file() or read_json(file, what="state of the build") != state:
-        drop_ranges(work)
-        write_json(file, state)
-
-
-def _rules() -> dict[str, Any]:
-    return {"parameters": _PARAMETERS, "tokenizer": tokenizer_fingerprint()}
-
-
-def bm25_fingerprint(corpus_hash: str) -> str:
-    """Return the fingerprint that a BM25 index of a corpus has."""
-    parameters = [f"{name}={value}" for name, value in _PARAMETERS.items()]
-    return content_id("bm25", *parameters, tokenizer_fingerprint(), corpus_hash)
-
-
 def open_bm25(folder: Path) -> BM25Retriever:
-    """Open an index folder, memory-mapped.
-
-    Args:
-        folder: what `build_bm25` wrote.
-
-    Returns:
-        The index.
+    """Return the index in a folder, memory-mapped.
 
     Raises:
         RaggdError: it is not a BM25 index, is damaged, or was made with another format version,
             other parameters or another tokenizer.
     """
-    manifest = read_manifest(folder, "bm25")
-    for thing, ours in _rules().items():
+    return open_folder(folder, "bm25", _opened)
+
+
+def _opened(data: Path, manifest: dict[str, Any]) -> BM25Retriever:
+    for thing, ours in BM25Kind().rules().items():
         if manifest.get(thing) != ours:
             raise RaggdError(
-                f"the index at {folder} was made with {thing} {manifest.get(thing)}, this raggd "
-                f"uses {ours}: build the index again with `raggd index PATH`."
+                f"the index at {data.parent} was made with {thing} {manifest.get(thing)}, this "
+                f"raggd uses {ours}: build the index again with `raggd index PATH`."
             )
-    try:
-        return _opened(folder, manifest)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RaggdError(
-            f"the index at {folder} is damaged ({error}): delete the folder and build it again."
-        ) from error
-
-
-def _opened(folder: Path, manifest: dict[str, Any]) -> BM25Retriever:
-    store = PassageStore(folder)
-    if manifest["format"] == 1:  # as bm25s wrote it
-        segment, find_term = open_bm25s(folder)
-        segments = [segment]
-    else:
-        segments, keys = open_segments(folder)
-        find_term = key_finder(keys)
+    store = PassageStore(data)
+    segments, keys = open_segments(data)
     if sum(segment.count for segment in segments) != len(store):
         raise ValueError("its passages and its scores do not belong together")
-    return BM25Retriever(segments, find_term, store, bm25_fingerprint(manifest["corpus_hash"]))
+    return BM25Retriever(segments, key_finder(keys), store, manifest["fingerprint"])
 
 
 def key_finder(keys: Keys) -> FindTerm:
-    """Make a search for terms among sorted keys.
-
-    Args:
-        keys: keys of all terms, shape (2, terms), sorted.
-
-    Returns:
-        The search.
-    """
+    """Return a search for terms among sorted keys, shape (2, terms)."""
 
     def find(term: str) -> int | None:
         key = term_keys([term])[:, 0]
@@ -235,23 +233,3 @@ def key_finder(keys: Keys) -> FindTerm:
         return None
 
     return find
-
-
-def open_bm25s(folder: Path) -> tuple[Segment, FindTerm]:
-    """Map an index that bm25s saved.
-
-    Args:
-        folder: the index of bm25s.
-
-    Returns:
-        Its postings as one segment, and its vocabulary.
-    """
-    import bm25s
-
-    # It sets its own logger to DEBUG, which would fill any log that an application keeps.
-    logging.getLogger("bm25s").setLevel(logging.WARNING)
-    index = bm25s.BM25.load(folder, mmap=True, backend="numpy", show_progress=False)
-    scores = index.scores
-    arrays = [np.asarray(scores[name]) for name in ("indptr", "indices", "data")]
-    vocabulary: dict[str, int] = index.vocab_dict
-    return Segment(0, int(scores["num_docs"]), None, *arrays), vocabulary.get

@@ -1,7 +1,11 @@
-"""Index folders: whole or absent, described by a manifest, built beside their place.
+"""Index folders: whole or absent, described by a manifest, replaced in one step.
 
-While an index is made, everything lies in the folder ``.NAME.partial`` beside it, which one
-process at a time may work in; a build that was stopped goes on from what it finds there.
+    NAME/index.json    the manifest: written last, it names the folder with the data
+    NAME/data-3/       the data of one version of the index; never changed
+    .NAME.partial/     the next version while it is made, by one process at a time
+
+A reader maps the files of one version and keeps them, whatever takes its place; so an index can be
+brought up to date under a running program. A build that was stopped goes on from what it finds.
 """
 
 from __future__ import annotations
@@ -10,42 +14,24 @@ import errno
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from raggd.files import read_json, write_json
 from raggd.records import RaggdError
 
-FORMATS = {"bm25": 2, "dense": 1}
-"""Version of the index folders that this code writes, by kind; it reads all up to it."""
+FORMATS = {"bm25": 3, "dense": 2}
+"""Version of the index folders that this code writes and reads, by kind."""
 
 MANIFEST = "index.json"
-"""The file, written last, that makes a folder an index."""
+"""The file that makes a folder an index."""
 
+STATE = "state.json"
+"""The file of a partial folder that makes it worth keeping: its passages are all there."""
 
-def write_manifest(
-    folder: Path, kind: str, passages: int, corpus_hash: str, **details: Any
-) -> None:
-    """Write ``index.json``, which makes a folder an index; to be called last.
-
-    Args:
-        folder: the index folder.
-        kind: ``"bm25"`` or ``"dense"``.
-        passages: size of the corpus.
-        corpus_hash: hash of the corpus.
-        **details: parameters and fingerprints of this kind of index.
-    """
-    manifest = {
-        "format": FORMATS[kind],
-        "kind": kind,
-        "passages": passages,
-        "corpus_hash": corpus_hash,
-        **details,
-    }
-    write_json(folder / MANIFEST, manifest)
+_T = TypeVar("_T")
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
@@ -71,29 +57,55 @@ def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
             f"the index at {folder} is a {manifest['kind']} index, expected {kind}: build "
             f"one with retrieval.retriever={kind}."
         )
-    newest = FORMATS[manifest["kind"]]
-    if manifest.get("format") not in range(1, newest + 1):
+    ours = FORMATS[manifest["kind"]]
+    if manifest.get("format") != ours:
         raise RaggdError(
             f"the index at {folder} has format version {manifest.get('format')}, this raggd reads "
-            f"up to version {newest}: build the index again with `raggd index PATH`."
+            f"version {ours}: build the index again with `raggd index PATH`."
         )
     return manifest
+
+
+def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], _T]) -> _T:
+    """Open the current version of an index, also while another process replaces it.
+
+    Args:
+        folder: the index folder.
+        kind: the kind that is expected.
+        load: given the folder with the data and the manifest.
+
+    Returns:
+        What `load` returns.
+
+    Raises:
+        RaggdError: it is no such index, or damaged.
+    """
+    while True:
+        manifest = read_manifest(folder, kind)
+        try:
+            found = load(folder / str(manifest["data"]), manifest)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            if read_manifest(folder, kind) != manifest:
+                continue  # it was replaced in this moment
+            raise RaggdError(
+                f"the index at {folder} is damaged ({error}): delete the folder and build it again."
+            ) from error
+        with suppress(OSError):
+            os.utime(folder / MANIFEST)  # when it was last used, for `prune_cache`
+        return found
 
 
 def check_replaceable(folder: Path) -> None:
     """Refuse to write an index over something that is not one.
 
-    Args:
-        folder: where an index is to be written.
-
     Raises:
         RaggdError: the path is a file, or a folder with other content than an index.
     """
-    if not folder.exists():
+    if not folder.exists() or (folder / MANIFEST).is_file():
         return
     if not folder.is_dir():
         raise RaggdError(f"cannot write an index to {folder}: it is a file. Name a new folder.")
-    if any(folder.iterdir()) and not (folder / MANIFEST).is_file():
+    if any(not entry.name.startswith("data-") for entry in folder.iterdir()):
         raise RaggdError(
             f"cannot write an index to {folder}: the folder holds other files, which would be "
             "lost. Name a new folder."
@@ -101,30 +113,26 @@ def check_replaceable(folder: Path) -> None:
 
 
 @contextmanager
-def building(folder: Path, resumable: Callable[[Path], bool]) -> Iterator[Path]:
-    """Yield the folder ``.NAME.partial`` to build in, and put it in place when the block succeeds.
+def building(folder: Path) -> Iterator[Path]:
+    """Yield the folder ``.NAME.partial`` to build in, for one process at a time; others wait.
 
-    Only one process is in the block; others wait, and then find the finished index or go on with
-    the partial one. On an exception the partial folder stays if there is something to go on
-    from; what was at `folder` stays in any case.
+    What is at `folder` stays until `publish`. If that was not called, the partial folder stays
+    where there is something to go on from.
 
-    Args:
-        folder: the index folder to write.
-        resumable: whether a partial folder is worth keeping.
-
-    Yields:
-        The folder to write into.
+    Raises:
+        RaggdError: the folder cannot be written.
     """
     check_replaceable(folder)
     work = folder.with_name(f".{folder.name}.partial")
-    with write_errors(folder), _locked(work):
-        try:
+    try:
+        with _locked(work):
             yield work
-            put_in_place(work, folder)
-        except BaseException:
-            if not resumable(work):
-                shutil.rmtree(work, ignore_errors=True)
-            raise
+    except OSError as error:
+        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+        raise RaggdError(
+            f"cannot write the index {folder}: {reason}. What was there is unchanged; free space "
+            "or choose another folder."
+        ) from error
 
 
 @contextmanager
@@ -135,53 +143,35 @@ def _locked(work: Path) -> Iterator[None]:
         handle = os.open(work, os.O_RDONLY)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
-            if work.is_dir() and os.fstat(handle).st_ino == work.stat().st_ino:
-                yield
+            if _is_opened(work, handle):
+                try:
+                    yield
+                finally:
+                    if _is_opened(work, handle) and not (work / STATE).is_file():
+                        shutil.rmtree(work, ignore_errors=True)
                 return
         finally:
             os.close(handle)
 
 
-@contextmanager
-def write_errors(folder: Path) -> Iterator[None]:
-    """Turn the operating system's errors while an index is written into one clear message.
+def _is_opened(folder: Path, handle: int) -> bool:
+    return folder.is_dir() and os.fstat(handle).st_ino == folder.stat().st_ino
+
+
+def publish(work: Path, folder: Path, manifest: dict[str, Any]) -> None:
+    """Make a finished partial folder the current version of an index, and drop the one before.
 
     Args:
+        work: of `building`.
         folder: the index folder.
-
-    Yields:
-        Nothing.
-
-    Raises:
-        RaggdError: the folder cannot be written.
+        manifest: kind, rules and fingerprint of the index.
     """
-    try:
-        yield
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-        raise RaggdError(
-            f"cannot write the index {folder}: {reason}. What was there is unchanged; free space "
-            "or choose another folder."
-        ) from error
-
-
-def put_in_place(finished: Path, folder: Path) -> None:
-    """Rename a finished index folder to its place, moving an older index out of the way.
-
-    Args:
-        finished: the new folder, on the same file system.
-        folder: its place.
-    """
-    if not folder.exists():
-        finished.rename(folder)
-        return
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        folder.rename(aside / "old")
-        finished.rename(folder)
-    except BaseException:
-        if not folder.exists() and (aside / "old").exists():
-            (aside / "old").rename(folder)
-        raise
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
+    (work / STATE).unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = [int(old.name.partition("-")[2]) for old in folder.glob("data-*")]
+    name = f"data-{max(numbers, default=0) + 1}"
+    work.rename(folder / name)
+    write_json(folder / MANIFEST, {"format": FORMATS[manifest["kind"]], **manifest, "data": name})
+    for old in folder.glob("data-*"):
+        if old.name != name:
+            shutil.rmtree(old, ignore_errors=True)

@@ -16,10 +16,7 @@ _STATE, _STATUS = Path("/proc/self/statm"), Path("/proc/self/status")
 
 
 def parse_size(text: str) -> int:
-    """Read a size such as ``3GB``.
-
-    Args:
-        text: a number with K, M, G or T (powers of 1,000), or plain bytes.
+    """Read a size such as ``3GB``: a number with K, M, G or T (powers of 1,000), or plain bytes.
 
     Returns:
         Bytes.
@@ -38,13 +35,7 @@ def parse_size(text: str) -> int:
 
 
 def show_size(size: float) -> str:
-    """Write a number of bytes for people.
-
-    Args:
-        size: bytes.
-
-    Returns:
-        Text in MB or GB.
+    """Return a number of bytes for people.
 
     >>> show_size(2_340_000_000)
     '2.3 GB'
@@ -71,11 +62,7 @@ def peak_memory() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """The most memory that this process may hold while it builds an index.
-
-    Attributes:
-        bound: bytes, of the whole process.
-    """
+    """The most memory, in bytes, that this process may hold while it builds an index."""
 
     bound: int
 
@@ -84,11 +71,7 @@ class Budget:
         return self.bound - held_memory()
 
     def require(self, size: int, what: str) -> None:
-        """Refuse work that would not fit, before it starts.
-
-        Args:
-            size: bytes that it takes.
-            what: the work, for the message.
+        """Refuse work that takes `size` bytes and would not fit, before it starts.
 
         Raises:
             RaggdError: less is left.

@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,14 +38,7 @@ class Postings:
 
 
 def term_keys(terms: Sequence[str]) -> Keys:
-    """Hash terms.
-
-    Args:
-        terms: the terms.
-
-    Returns:
-        Their keys; different terms share one with a probability of 2 to the -128.
-    """
+    """Return the keys of terms; different ones share a key with a probability of 2 to the -128."""
     digests = b"".join(blake2b(term.encode(), digest_size=16).digest() for term in terms)
     return np.ascontiguousarray(np.frombuffer(digests, dtype="<u8").reshape(-1, 2).T)
 
@@ -55,14 +49,7 @@ def key_order(keys: Keys) -> NDArray[np.int64]:
 
 
 def union_of(parts: Iterable[Keys]) -> Keys:
-    """Join the keys of many segments, holding little more than the result.
-
-    Args:
-        parts: keys of each segment.
-
-    Returns:
-        All different keys, sorted, shape (2, n).
-    """
+    """Return all different keys of many segments, sorted, holding little more than the result."""
     joined = np.empty((2, 0), dtype=np.uint64)
     waiting: list[Keys] = []
     for part in parts:
@@ -83,15 +70,7 @@ def _different(parts: Sequence[Keys]) -> Keys:
 
 
 def places_of(keys: Keys, joined: Keys) -> Numbers:
-    """Find keys among all.
-
-    Args:
-        keys: keys that all occur in `joined`, shape (2, n).
-        joined: sorted keys.
-
-    Returns:
-        Their positions, shape (n,).
-    """
+    """Return where keys, shape (2, n), stand among sorted ones that hold them all, shape (n,)."""
     places = np.searchsorted(joined[0], keys[0])
     while (others := joined[1][places] != keys[1]).any():  # the same first half, another second
         places[others] += 1
@@ -103,7 +82,7 @@ def make_postings(numbers: Numbers, lengths: Numbers, terms: int) -> Postings:
     """Sort the words of passages into postings.
 
     Args:
-        numbers: term number of each word, passage after passage, shape (words,); used up.
+        numbers: term number of each word, passage after passage, shape (words,).
         lengths: words per passage, shape (passages,).
         terms: number of terms.
 
@@ -126,20 +105,11 @@ def make_postings(numbers: Numbers, lengths: Numbers, terms: int) -> Postings:
     del starts
     rows = (pairs & 0xFFFFFFFF).astype(np.int32)
     pairs >>= 32
-    indptr = np.searchsorted(pairs, np.arange(terms + 1))
-    return Postings(indptr, rows, counts)
+    return Postings(np.searchsorted(pairs, np.arange(terms + 1)), rows, counts)
 
 
 def inverse_frequencies(found: NDArray[np.int64], passages: int) -> NDArray[np.float32]:
-    """Compute the weight of each term.
-
-    Args:
-        found: number of passages that hold each term, shape (terms,).
-        passages: number of all passages.
-
-    Returns:
-        Weights, shape (terms,).
-    """
+    """Return the weight of each term, shape (terms,), from the number of passages that hold it."""
     # math.log, not NumPy's, whose last bit differs; few numbers of passages are different.
     values, place = np.unique(found, return_inverse=True)
     weights = [math.log(1 + (passages - df + 0.5) / (df + 0.5)) for df in values.tolist()]
@@ -147,26 +117,17 @@ def inverse_frequencies(found: NDArray[np.int64], passages: int) -> NDArray[np.f
 
 
 def bm25_scores(
-    counts: Numbers,
-    lengths: Numbers,
-    weights: NDArray[np.float32],
-    mean: float,
-    k1: float,
-    b: float,
+    counts: NDArray[np.integer[Any]], norm: NDArray[np.float64], weights: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Compute what each posting adds to the score of its passage.
 
     Args:
         counts: how often the passage holds the term, shape (postings,).
-        lengths: words of the passage, shape (postings,).
+        norm: k1 (1 - b + b length / mean length) of the passage, shape (postings,).
         weights: inverse frequency of the term, shape (postings,).
-        mean: mean words of a passage.
-        k1: how soon repetitions stop to count.
-        b: how much long passages are held back.
 
     Returns:
         Scores, shape (postings,).
     """
     often = counts.astype(np.float32)
-    norm = k1 * ((1 - b) + b * lengths.astype(np.int64) / mean)
     return np.asarray(weights * (often / (norm + often)), dtype=np.float32)

@@ -1,36 +1,71 @@
-"""BM25 postings in segments: built one at a time in bounded memory, searched together.
+"""BM25 postings in segments: sorted one at a time in bounded memory, scored and searched together.
 
-A segment holds the postings of a range of passages. First the words of each range are numbered,
-sorted and written (`raggd.retrieval.ranges`); when all are there, the terms of all are joined, and
-document frequencies and the mean length of the whole corpus give each posting its score (second
-pass). So scores are those of one index of everything. Per segment N the folder holds, as ``.npy``:
+A segment holds the postings of a range of rows. First the words of each range are numbered and
+sorted; nothing in that depends on other ranges, so a build that was stopped makes those that are
+missing, and a corpus that changed keeps those that it had, less the rows that went. When all are
+there, the terms of all are joined, and document frequencies and the mean length of the whole
+corpus give each posting its score. So scores are those of one index of everything. Per segment,
+named by its first row, the folder holds as ``.npy``:
 
-    N.terms    numbers of its terms among those of the corpus, rising
-    N.indptr   where the postings of each term begin
-    N.rows     rows of passages, counted from the segment's first, rising within a term
-    N.scores   what each posting adds to the score of its passage
+    keys      sorted hashes of its terms
+    lengths   words of each passage
+    indptr    where the postings of each term begin
+    rows      rows of passages, counted from the segment's first, rising within a term
+    counts    how often the passage of each posting holds its term
+    terms     numbers of its terms among those of the corpus, rising
+    scores    what each posting adds to the score of its passage
 
-and for all of them ``term_keys`` (sorted hashes of the terms) and ``segments`` (first rows).
+and a ``.json``, written last, that says where it starts and ends and how many words it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.retrieval.postings import Keys, bm25_scores, inverse_frequencies, places_of, union_of
-from raggd.retrieval.ranges import finished_ranges, range_file, range_state
+from raggd.files import read_json, write_json
+from raggd.records import Passage
+from raggd.retrieval.base import Progress
+from raggd.retrieval.memory import Budget
+from raggd.retrieval.postings import (
+    Keys,
+    bm25_scores,
+    inverse_frequencies,
+    key_order,
+    make_postings,
+    places_of,
+    term_keys,
+    union_of,
+)
+from raggd.retrieval.store import mapped, read_rows
+from raggd.retrieval.tokenizer import TermNumbers
 
+ROWS = 1 << 18
+"""Most passages of a segment: its scores fit a processor's cache, and a kill costs one segment."""
+
+LEAST_MEMORY = 64_000_000
+"""Memory that is needed beyond what the process holds anyway, bytes."""
+
+WORD_BYTES = 33
+"""Peak memory while a range is sorted, per word of its passages: measured, with a margin."""
+
+# The same per distinct word: two dictionaries of Python strings.
+_ENTRY_BYTES = 170
+_CHECK_EVERY = 500
 _POSTINGS_AT_ONCE = 1_000_000
-_SMALL = ("terms", "indptr", "lengths")
-_KEPT = ("terms", "indptr", "rows", "scores")
-_DROPPED = ("keys", "lengths", "counts")
+_SMALL = 1_000
+_SORTED = ("keys", "lengths", "indptr", "rows", "counts")
+
+Span = tuple[int, int]
+"""First row, and row after the last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +89,9 @@ class Segment:
     scores: NDArray[np.float32]
 
     def score(self, terms: Sequence[int]) -> NDArray[np.float32]:
-        """Add up the scores of a query.
+        """Return the score of each passage, shape (count,), for the term numbers of a query.
 
-        Args:
-            terms: its term numbers; a repeated one counts again.
-
-        Returns:
-            Score of each passage, shape (count,).
+        A repeated term counts again.
         """
         total = np.zeros(self.count, dtype=np.float32)
         for at in self._places(terms):
@@ -71,6 +102,8 @@ class Segment:
     def _places(self, terms: Sequence[int]) -> Sequence[int]:
         if self.terms is None:
             return terms
+        if not len(self.terms):  # its passages hold only stop words
+            return []
         # Of the same type: otherwise NumPy would convert all terms of the segment at each search.
         asked = np.array(terms, dtype=self.terms.dtype)
         places = np.searchsorted(self.terms, asked)
@@ -78,72 +111,194 @@ class Segment:
         return [int(place) for place, held in zip(places, known, strict=True) if held]
 
 
-def _file(folder: Path, number: int, what: str) -> Path:
-    return folder / f"segment-{number:06d}.{what}.npy"
+def _file(folder: Path, start: int, what: str) -> Path:
+    return folder / f"segment-{start:012d}.{what}.npy"
 
 
-def score_segments(folder: Path, passages: int, k1: float, b: float) -> int:
-    """Join the terms of all ranges and score their postings (the second pass).
+def _array(folder: Path, start: int, what: str) -> NDArray[Any]:
+    return mapped(_file(folder, start, what))
 
-    Args:
-        folder: where the first pass is done.
-        passages: number of all passages.
-        k1: of BM25.
-        b: of BM25.
 
-    Returns:
-        The number of different terms; 0 leaves the folder as it is.
+def segment_states(folder: Path) -> list[dict[str, int]]:
+    """Return ``start``, ``end`` and ``words`` of the segments that are whole, by first row."""
+    files = sorted(folder.glob("segment-*.json"))
+    return [read_json(file, what="state of a segment") for file in files]
+
+
+def _finish(folder: Path, start: int, end: int, words: int) -> None:
+    state = {"start": start, "end": end, "words": words}
+    write_json(folder / f"segment-{start:012d}.json", state)
+
+
+def missing_ranges(finished: Iterable[Span], passages: int, rows: int) -> list[Span]:
+    """Return what is not finished, cut into ranges of at most `rows` rows.
+
+    >>> missing_ranges([(2, 4)], 9, 4)
+    [(0, 2), (4, 8), (8, 9)]
     """
-    states = finished_ranges(folder)
-    starts = [state["start"] for state in states]
-    mean = np.float64(sum(state["words"] for state in states)) / passages
-    found = _joined_terms(folder, starts)
-    if not len(found):
-        return 0
-    weights = inverse_frequencies(found, passages)
-    for start in starts:
-        _score_range(folder, start, weights, float(mean), k1, b)
-    np.save(folder / "segments.npy", np.array([*starts, passages]), allow_pickle=False)
-    for stale in folder.glob("segment-*"):
-        stale.unlink()
-    for number, start in enumerate(starts):
-        range_state(folder, start).unlink()  # first: from here on it must be made anew
-        for name in _KEPT:
-            range_file(folder, start, name).rename(_file(folder, number, name))
-        for name in _DROPPED:
-            range_file(folder, start, name).unlink()
-    return len(found)
-
-
-def _joined_terms(folder: Path, starts: Sequence[int]) -> NDArray[np.int64]:
-    # Number the terms of all ranges in the order of their keys; count the passages of each.
-    joined = union_of(_loaded(range_file(folder, start, "keys")) for start in starts)
-    found = np.zeros(joined.shape[1], dtype=np.int64)
-    for start in starts:
-        own = places_of(_loaded(range_file(folder, start, "keys")), joined)
-        found[own] += np.diff(_loaded(range_file(folder, start, "indptr")))
-        np.save(range_file(folder, start, "terms"), own, allow_pickle=False)
-    np.save(folder / "term_keys.npy", joined, allow_pickle=False)
+    found, at = [], 0
+    for start, end in [*finished, (passages, passages)]:
+        found += [(cut, min(cut + rows, start)) for cut in range(at, start, rows)]
+        at = end
     return found
 
 
-def _score_range(
-    folder: Path, start: int, weights: NDArray[np.float32], mean: float, k1: float, b: float
+def sort_ranges(
+    folder: Path, passages: int, budget: Budget, progress: Progress | None = None, rows: int = ROWS
 ) -> None:
-    terms, indptr, lengths = (_loaded(range_file(folder, start, name)) for name in _SMALL)
-    with range_file(folder, start, "scores").open("wb") as stream:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (int(indptr[-1]),)}
-        np.lib.format.write_array_header_1_0(stream, header)
+    """Number and sort the words of all ranges of a store that are missing, one after the other.
+
+    Args:
+        folder: a folder with a store of so many passages.
+        passages: the number.
+        budget: decides, with `rows`, where a range ends.
+        progress: called with the passages done and all of them.
+        rows: most passages of a range.
+    """
+    while todo := missing_ranges(_spans(folder), passages, rows):
+        budget.require(LEAST_MEMORY, f"an index of {passages} passages")
+        done = passages - missing_rows(folder, passages)
+        # In a function of its own: what it holds is gone before the next range.
+        done += _make_range(folder, todo[0], budget, _after(progress, done, passages))
+        if progress is not None:
+            progress(done, passages)
+
+
+def missing_rows(folder: Path, passages: int) -> int:
+    """Return how many rows of a store are in no segment yet."""
+    return passages - sum(end - start for start, end in _spans(folder))
+
+
+def _spans(folder: Path) -> list[Span]:
+    return [(state["start"], state["end"]) for state in segment_states(folder)]
+
+
+def _after(progress: Progress | None, done: int, total: int) -> Callable[[int], None] | None:
+    return None if progress is None else lambda more: progress(done + more, total)
+
+
+def _make_range(
+    folder: Path, rows: Span, budget: Budget, told: Callable[[int], None] | None
+) -> int:
+    room = budget.left() - LEAST_MEMORY // 2
+    arrays = sort_range(read_rows(folder, *rows), room, told)
+    for name, value in arrays.items():
+        np.save(_file(folder, rows[0], name), value, allow_pickle=False)
+    count, words = len(arrays["lengths"]), int(arrays["lengths"].sum(dtype=np.int64))
+    _finish(folder, rows[0], rows[0] + count, words)
+    return count
+
+
+def sort_range(
+    passages: Iterable[Passage], room: int, told: Callable[[int], None] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Number and sort the words of passages.
+
+    Args:
+        passages: of a range.
+        room: bytes of memory that it may take: it ends earlier where they would not do.
+        told: called now and then with the number of passages that were read.
+
+    Returns:
+        The arrays by name, as above.
+    """
+    vocabulary, numbers, lengths = TermNumbers(), array("i"), array("i")
+    for passage in passages:
+        lengths.append(vocabulary.add(f"{passage.title}\n{passage.text}", numbers))
+        if len(lengths) % _CHECK_EVERY == 0:
+            if told is not None:
+                told(len(lengths))
+            if WORD_BYTES * len(numbers) + _ENTRY_BYTES * len(vocabulary) > room:
+                break
+    terms = list(vocabulary.terms)
+    del vocabulary
+    keys = term_keys(terms)
+    order = key_order(keys)
+    place = np.empty(len(terms), dtype=np.int32)
+    place[order] = np.arange(len(terms), dtype=np.int32)
+    del terms
+    sizes = np.frombuffer(lengths, dtype=np.int32)
+    made = make_postings(place[np.frombuffer(numbers, dtype=np.int32)], sizes, len(place))
+    counts = made.counts.astype(np.min_scalar_type(made.counts.max(initial=0)))
+    parts = (keys[:, order], sizes, made.indptr, made.rows, counts)
+    return dict(zip(_SORTED, parts, strict=True))
+
+
+def splice_segments(old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
+    """Carry the segments of an earlier index over, without the rows that are gone.
+
+    Small ones at the end are left out, so that they are sorted anew with the fresh rows: sizes
+    then fall geometrically, and however often a corpus changes, its segments stay few.
+
+    Args:
+        old: the earlier index.
+        kept: whether each of its rows stays, shape (rows,); those that do are the first, in order.
+        work: the folder of the build.
+        fresh: number of rows that follow.
+    """
+    sizes = [int(kept[s["start"] : s["end"]].sum()) for s in segment_states(old)]
+    starts = np.cumsum([0, *sizes]).tolist()
+    while sizes and sizes[-1] <= max(2 * fresh, _SMALL) and sizes[-1] + fresh <= ROWS:
+        fresh += sizes.pop()
+    for state, size, start in zip(segment_states(old), sizes, starts, strict=False):
+        if size:
+            stay = kept[state["start"] : state["end"]]
+            _splice(old, state["start"], stay, work, start)
+            words = int(_array(work, start, "lengths").sum(dtype=np.int64))
+            _finish(work, start, start + size, words)
+
+
+def _splice(old: Path, at: int, stay: NDArray[np.bool_], work: Path, start: int) -> None:
+    if stay.all():
+        for name in _SORTED:
+            _link(_file(old, at, name), _file(work, start, name))
+        return
+    place = np.cumsum(stay, dtype=np.int32) - 1
+    indptr = _array(old, at, "indptr")
+    found = np.zeros(len(indptr), dtype=np.int64)
+    for part in _term_ranges(indptr):
+        held = stay[_postings(old, at, "rows", indptr, part)]
+        ends = np.concatenate([[0], np.cumsum(held)])
+        found[part.start + 1 : part.stop + 1] = np.diff(
+            ends[indptr[part.start : part.stop + 1] - indptr[part.start]]
+        )
+    left = np.cumsum(found)
+
+    def parts(name: str) -> Iterator[NDArray[Any]]:
         for part in _term_ranges(indptr):
-            postings = slice(indptr[part.start], indptr[part.stop])
-            # Mapped anew each time: pages of a map that stays would count as memory held.
-            rows, counts = (
-                np.array(_loaded(range_file(folder, start, name))[postings])
-                for name in ("rows", "counts")
-            )
-            own = np.repeat(weights[terms[part]], np.diff(indptr[part.start : part.stop + 1]))
-            scores = bm25_scores(counts, lengths[rows], own, mean, k1, b)
-            stream.write(scores.astype("<f4").tobytes())
+            rows = _postings(old, at, "rows", indptr, part)
+            held = stay[rows]
+            values = rows if name == "rows" else _postings(old, at, name, indptr, part)
+            yield place[values[held]] if name == "rows" else values[held]
+
+    _link(_file(old, at, "keys"), _file(work, start, "keys"))
+    np.save(_file(work, start, "lengths"), _array(old, at, "lengths")[stay], allow_pickle=False)
+    np.save(_file(work, start, "indptr"), left, allow_pickle=False)
+    for name in ("rows", "counts"):
+        kind = _array(old, at, name).dtype
+        _write_array(_file(work, start, name), kind, int(left[-1]), parts(name))
+
+
+def _link(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(source, target)
+
+
+def _write_array(path: Path, kind: np.dtype[Any], size: int, parts: Iterable[NDArray[Any]]) -> None:
+    with path.open("wb") as stream:
+        header = {"descr": kind.str, "fortran_order": False, "shape": (size,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+        for part in parts:
+            stream.write(part.astype(kind).tobytes())
+
+
+def _postings(
+    folder: Path, start: int, what: str, indptr: NDArray[np.int64], part: slice
+) -> NDArray[Any]:
+    # Mapped anew each time: pages of a map that stays would count as memory held.
+    return np.array(_array(folder, start, what)[indptr[part.start] : indptr[part.stop]])
 
 
 def _term_ranges(indptr: NDArray[np.int64]) -> Iterator[slice]:
@@ -156,15 +311,57 @@ def _term_ranges(indptr: NDArray[np.int64]) -> Iterator[slice]:
         start = end
 
 
-def _loaded(path: Path) -> NDArray[Any]:
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+def score_segments(folder: Path, passages: int, k1: float, b: float) -> int:
+    """Join the terms of all ranges and score their postings (the second pass).
+
+    Args:
+        folder: where the first pass is done.
+        passages: number of all passages.
+        k1: of BM25.
+        b: of BM25.
+
+    Returns:
+        The number of postings; 0: no passage holds a word.
+    """
+    states = segment_states(folder)
+    starts = [state["start"] for state in states]
+    mean = np.float64(sum(state["words"] for state in states)) / passages
+    found = _joined_terms(folder, starts)
+    if found.any():
+        weights = inverse_frequencies(found, passages)
+        for start in starts:
+            lengths = _array(folder, start, "lengths").astype(np.int64)
+            _score(folder, start, weights, k1 * ((1 - b) + b * lengths / float(mean)))
+    return int(found.sum())
+
+
+def _score(folder: Path, start: int, weights: NDArray[np.float32], norm: NDArray[Any]) -> None:
+    terms, indptr = _array(folder, start, "terms"), _array(folder, start, "indptr")
+
+    def scores() -> Iterator[NDArray[np.float32]]:
+        for part in _term_ranges(indptr):
+            rows = _postings(folder, start, "rows", indptr, part)
+            counts = _postings(folder, start, "counts", indptr, part)
+            own = np.repeat(weights[terms[part]], np.diff(indptr[part.start : part.stop + 1]))
+            yield bm25_scores(counts, norm[rows], own)
+
+    _write_array(_file(folder, start, "scores"), np.dtype("<f4"), int(indptr[-1]), scores())
+
+
+def _joined_terms(folder: Path, starts: Sequence[int]) -> NDArray[np.int64]:
+    # Number the terms of all ranges in the order of their keys; count the passages of each.
+    joined = union_of(_array(folder, start, "keys") for start in starts)
+    found = np.zeros(joined.shape[1], dtype=np.int64)
+    for start in starts:
+        own = places_of(_array(folder, start, "keys"), joined)
+        found[own] += np.diff(_array(folder, start, "indptr"))
+        np.save(_file(folder, start, "terms"), own, allow_pickle=False)
+    np.save(folder / "term_keys.npy", joined, allow_pickle=False)
+    return found
 
 
 def open_segments(folder: Path) -> tuple[list[Segment], Keys]:
     """Map the segments of a finished folder.
-
-    Args:
-        folder: what `score_segments` finished.
 
     Returns:
         The segments, and the keys of all terms, shape (2, terms), sorted.
@@ -172,15 +369,14 @@ def open_segments(folder: Path) -> tuple[list[Segment], Keys]:
     Raises:
         ValueError: files do not belong together.
     """
-    keys: Keys = _loaded(folder / "term_keys.npy")
-    starts = _loaded(folder / "segments.npy").tolist()
+    keys: Keys = mapped(folder / "term_keys.npy")
     found = []
-    for number, (start, end) in enumerate(pairwise(starts)):
-        terms, indptr, rows, scores = (_loaded(_file(folder, number, name)) for name in _KEPT)
-        if len(indptr) != len(terms) + 1 or not len(rows) == len(scores) == indptr[-1]:
-            raise ValueError(f"the files of segment {number} do not belong together")
-        all_terms = len(terms) == keys.shape[1]
-        found.append(
-            Segment(start, end - start, None if all_terms else terms, indptr, rows, scores)
+    for start, end in _spans(folder):
+        terms, indptr, rows, scores = (
+            _array(folder, start, name) for name in ("terms", "indptr", "rows", "scores")
         )
+        if len(indptr) != len(terms) + 1 or not len(rows) == len(scores) == indptr[-1]:
+            raise ValueError(f"the files of the segment of row {start} do not belong together")
+        own = None if len(terms) == keys.shape[1] else terms
+        found.append(Segment(start, end - start, own, indptr, rows, scores))
     return found, keys

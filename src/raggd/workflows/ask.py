@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from raggd.assembly import Assembly
-from raggd.retrieval.estimate import Estimate
 from raggd.retrieval.memory import peak_memory
+from raggd.retrieval.update import Estimate
 
 
 def run_index(
@@ -26,9 +26,10 @@ def run_index(
         announce: told in one line what a long build will take, before it starts.
 
     Returns:
-        ``passages``, ``fingerprint``, ``folder``, ``built`` (false: it was there), ``seconds``,
-        ``peak_memory`` (bytes that the process held at most) and ``estimate`` (of a long build,
-        else None).
+        ``passages``, ``fingerprint``, ``folder``, ``built`` (false: it was there), ``changes``
+        (files and passages that came, changed and went), ``skipped`` (files that are not in it,
+        with reasons), ``seconds``, ``peak_memory`` (bytes that the process held at most) and
+        ``estimate`` (of a long build, else None).
     """
     started = time.perf_counter()
     estimates: list[Estimate] = []
@@ -44,6 +45,8 @@ def run_index(
         "fingerprint": index.retriever.fingerprint,
         "folder": str(index.folder),
         "built": index.built,
+        "changes": asdict(index.changes),
+        "skipped": [asdict(each) for each in index.skipped],
         "seconds": round(time.perf_counter() - started, 2),
         "peak_memory": peak_memory(),
         "estimate": asdict(estimates[0]) if estimates else None,

@@ -50,7 +50,9 @@ def build_ours(corpus: Path, count: int, folder: Path, bound: int) -> Built:
         What it took.
     """
     started, cpu = time.perf_counter(), time.process_time()
-    build_bm25(islice(read_passages(corpus, unique=False), count), folder, budget=Budget(bound))
+    build_bm25(
+        lambda: islice(read_passages(corpus, unique=False), count), folder, budget=Budget(bound)
+    )
     return _built(started, cpu, folder)
 
 
@@ -79,7 +81,7 @@ def build_bm25s(corpus: Path, count: int, folder: Path, bound: int) -> Built:
 
 def _built(started: float, cpu: float, folder: Path) -> Built:
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu
-    disk = sum(file.stat().st_size for file in folder.iterdir())
+    disk = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return Built(seconds, cpu_seconds, peak_memory(), disk)
 
 

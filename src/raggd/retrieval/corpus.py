@@ -1,0 +1,238 @@
+"""What a corpus is, wherever it comes from, and what changed in it since it was last indexed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raggd.data.documents import (
+    READ_WHOLE,
+    corpus_hash,
+    list_files,
+    read_file,
+    stream_file,
+    summary,
+)
+from raggd.data.documents.files import Skipped, SourceFile
+from raggd.files import file_hash
+from raggd.records import Passage, RaggdError
+from raggd.retrieval.base import Progress
+from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter, storable
+
+Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]]
+"""A file or folder, passages, or a function that streams passages anew at each call."""
+
+_TICK_NS = 2_000_000_000
+"""A file younger than this when it is read may change again without another time stamp."""
+_TOLD_EVERY = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a corpus as they are now; passages from elsewhere count as one file.
+
+    Attributes:
+        files: their state, without rows.
+        skipped: what is no readable file.
+        sources: how to read each of them.
+        passages: instead of `sources`.
+        key: stands for the corpus in the name of its index.
+    """
+
+    files: tuple[StoredFile, ...]
+    skipped: tuple[Skipped, ...]
+    sources: dict[str, SourceFile]
+    passages: Callable[[], Iterable[Passage]] | None
+    key: str
+
+    def hash_of(self, name: str) -> str:
+        """Return the hash of a file's bytes, or of the passages from elsewhere."""
+        return file_hash(self.sources[name].path) if self.sources else self.files[0].content
+
+    def read(self, name: str) -> Iterable[Passage]:
+        """Return the passages of a file; of several, that one is bad is told before its first."""
+        if self.passages is not None:
+            return self.passages()
+        file = self.sources[name]
+        whole = len(self.sources) > 1 and file.size < READ_WHOLE
+        return read_file(file) if whole else stream_file(file)
+
+
+def look_at(corpus: Corpus) -> Listing:
+    """Return what a corpus holds now; files are not read, passages from elsewhere are hashed.
+
+    Raises:
+        RaggdError: there is nothing to read.
+    """
+    if isinstance(corpus, Path):
+        skipped: list[Skipped] = []
+        found = {file.name: file for file in list_files(corpus, skipped)}
+        states = tuple(StoredFile(f.name, f.size, f.mtime_ns) for f in found.values())
+        return Listing(states, tuple(skipped), found, None, str(corpus.resolve()))
+    passages = corpus if callable(corpus) else lambda: corpus
+    content = corpus_hash(map(storable, passages()))
+    return Listing((StoredFile("", content=content),), (), {}, passages, content)
+
+
+def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFile]:
+    """Find the files that are as they were: of the same size and time, or else of the same bytes.
+
+    Returns:
+        What was stored of each, with its time as it is now.
+    """
+    known = {file.name: file for file in old}
+    same = {}
+    for now in listing.files:
+        before = known.get(now.name)
+        if before is None or before.size != now.size:
+            continue
+        if "pip install" in before.skipped:  # perhaps what it needs is there by now
+            continue
+        if before.mtime_ns == now.mtime_ns != 0 or before.content == listing.hash_of(now.name):
+            same[now.name] = replace(before, mtime_ns=_settled(now.mtime_ns))
+    return same
+
+
+def _settled(mtime_ns: int) -> int:
+    return mtime_ns if time.time_ns() - mtime_ns > _TICK_NS else 0
+
+
+def write_store(
+    work: Path,
+    listing: Listing,
+    same: dict[str, StoredFile],
+    old: PassageStore | None,
+    progress: Progress | None = None,
+) -> NDArray[np.bool_]:
+    """Write the passages of a corpus: those of files that are as they were are copied.
+
+    A file of a folder that cannot be read is left out, and its reason stored.
+
+    Args:
+        work: an empty folder.
+        listing: the corpus.
+        same: its files that are as they were, as stored in `old`.
+        old: the earlier store.
+        progress: called with the number of passages read so far.
+
+    Returns:
+        Whether each row of `old` was copied, shape (rows,); copied rows come first, in order.
+
+    Raises:
+        RaggdError: a single file cannot be read, no file can, or passages are refused.
+    """
+    writer = StoreWriter(work)
+    kept = np.zeros(len(old) if old else 0, dtype=bool)
+    for file in same.values():
+        kept[file.start : file.start + file.count] = True
+    edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
+    for start, end in edges.tolist():
+        if old:
+            writer.copy(old, start, end - start)
+    place = np.cumsum(kept) - 1
+    stored = []
+    for now in listing.files:
+        if now.name in same:
+            before = same[now.name]
+            start = int(place[before.start]) if before.count else 0
+            stored.append(replace(before, start=start))
+        else:
+            stored.append(_read(writer, listing, now, progress))
+    if not len(writer) and any(file.skipped for file in stored):
+        left_out = [*listing.skipped, *skipped_in(stored)]
+        raise RaggdError(f"nothing to index: {summary(left_out)}.")
+    writer.finish(stored)
+    return kept
+
+
+def _read(
+    writer: StoreWriter, listing: Listing, now: StoredFile, progress: Progress | None
+) -> StoredFile:
+    start = len(writer)
+    state = replace(now, mtime_ns=_settled(now.mtime_ns), content=listing.hash_of(now.name))
+    try:
+        passages = listing.read(now.name)
+    except RaggdError as error:
+        if len(listing.files) == 1:
+            raise
+        return replace(state, skipped=str(error))
+    hashed = writer.add(_counted(passages, start, progress))
+    return replace(state, passages=hashed, start=start, count=len(writer) - start)
+
+
+def _counted(
+    passages: Iterable[Passage], done: int, progress: Progress | None
+) -> Iterator[Passage]:
+    for number, passage in enumerate(passages, start=done + 1):
+        if progress is not None and number % _TOLD_EVERY == 0:
+            progress(number, None)
+        yield passage
+
+
+def skipped_in(files: Sequence[StoredFile]) -> list[Skipped]:
+    """Return the files of a store that could not be read, with their reasons."""
+    return [Skipped(file.name, file.skipped) for file in files if file.skipped]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How many files and passages came, changed and went since the index was last made.
+
+    A passage is known by its id; it changed if its title or text did.
+    """
+
+    files_added: int = 0
+    files_changed: int = 0
+    files_removed: int = 0
+    passages_added: int = 0
+    passages_changed: int = 0
+    passages_removed: int = 0
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        files = (
+            f"{self.files_added} added, {self.files_changed} changed, {self.files_removed} removed"
+        )
+        passages = (
+            f"{self.passages_added} added, {self.passages_changed} changed, "
+            f"{self.passages_removed} removed"
+        )
+        return f"files: {files}; passages: {passages}"
+
+
+def changes_between(
+    old: PassageStore | None, kept: NDArray[np.bool_], new: PassageStore, same: int
+) -> Changes:
+    """Count what changed from one store to the next.
+
+    Args:
+        old: the earlier store; None: there was none.
+        kept: whether each of its rows was copied.
+        new: the store.
+        same: number of files that are as they were.
+
+    Returns:
+        The counts.
+    """
+    before = {file.name for file in old.files} if old else set()
+    now = {file.name for file in new.files}
+    fresh = slice(int(kept.sum()), len(new))
+    came = dict(zip(new.row_keys[fresh].tolist(), new.content[fresh].tolist(), strict=True))
+    gone = {}
+    if old:
+        rows = np.flatnonzero(~kept)
+        gone = dict(zip(old.row_keys[rows].tolist(), old.content[rows].tolist(), strict=True))
+    both = came.keys() & gone.keys()
+    return Changes(
+        files_added=len(now - before),
+        files_changed=len(now & before) - same,
+        files_removed=len(before - now),
+        passages_added=len(came) - len(both),
+        passages_changed=sum(came[key] != gone[key] for key in both),
+        passages_removed=len(gone) - len(both),
+    )

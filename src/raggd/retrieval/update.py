@@ -1,0 +1,246 @@
+"""Making an index and bringing it up to date: one way for every kind, stopped and resumed.
+
+What is the same as in the earlier version of the index is carried over: the passages of files that
+did not change, their postings, and the vectors of all passages whose title and text were encoded
+before. The rest is read, sorted or encoded, and the new version takes the place of the old one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raggd.data.documents import readers_fingerprint, summary
+from raggd.data.documents.files import Skipped
+from raggd.files import read_json, write_json
+from raggd.records import Passage, RaggdError, content_id
+from raggd.retrieval.base import Progress, SizedRetriever
+from raggd.retrieval.corpus import (
+    Changes,
+    Corpus,
+    Listing,
+    changes_between,
+    look_at,
+    skipped_in,
+    unchanged,
+    write_store,
+)
+from raggd.retrieval.folders import STATE, building, check_replaceable, publish, read_manifest
+from raggd.retrieval.memory import show_size
+from raggd.retrieval.store import PassageStore, StoredFile, hash_of_files, read_rows
+
+LONG = 50_000
+"""Passages to be sorted or encoded from which an estimate is made."""
+TRIAL = 2_000
+"""Passages that are tried for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index, opened.
+
+    Attributes:
+        folder: where it lies.
+        retriever: searches it.
+        built: whether it was made or brought up to date now.
+        changes: since it was last made.
+        skipped: files that are not in it, and why.
+    """
+
+    folder: Path
+    retriever: SizedRetriever
+    built: bool
+    changes: Changes = field(default_factory=Changes)
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a build will take: passages, seconds of this machine, bytes of disk and memory."""
+
+    passages: int
+    seconds: float
+    disk: int
+    memory: int
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        units = ((1, "s", 120), (60, "min", 7200), (3600, "h", float("inf")))
+        size, unit = next((size, unit) for size, unit, below in units if self.seconds < below)
+        took = f"{self.seconds / size:.0f} {unit}"
+        return (
+            f"indexing {self.passages:,} passages will take about {took}, "
+            f"{show_size(self.disk)} of disk and {show_size(self.memory)} of memory"
+        )
+
+
+Announce = Callable[[Estimate], None]
+"""Told the estimate before a long build."""
+
+
+class Kind(Protocol):
+    """What differs between kinds of index: what is computed for passages, and how it is opened."""
+
+    @property
+    def name(self) -> str:
+        """Return what the manifest calls it."""
+        ...
+
+    def rules(self) -> dict[str, Any]:
+        """Return everything but the corpus that decides what is found, for the manifest."""
+        ...
+
+    def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
+        """Take over what an index of the same rules computed for the rows that were kept."""
+        ...
+
+    def missing(self, work: Path, count: int, old: Path | None) -> int:
+        """Return for how many of the rows in `work` there is something to compute."""
+        ...
+
+    def make(self, work: Path, count: int, old: Path | None, progress: Progress | None) -> None:
+        """Compute what is missing; may be stopped, and goes on where it was."""
+        ...
+
+    def estimate(self, sample: Sequence[Passage], count: int) -> Estimate:
+        """Estimate a build for `count` passages from the first of them."""
+        ...
+
+    def fingerprint(self, corpus: str, count: int) -> str:
+        """Return the fingerprint of the index of a corpus, given its hash and size."""
+        ...
+
+    def open(self, folder: Path) -> SizedRetriever:
+        """Open an index folder."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Old:
+    # The version of an index that is there: its data and what of it still holds.
+    data: Path
+    store: PassageStore
+    files: list[StoredFile]  # none if files are read otherwise now
+    same_rules: bool
+
+
+def _old_version(folder: Path, kind: Kind) -> _Old | None:
+    # What cannot be read as an index is replaced by one, so it is no error here.
+    try:
+        manifest = read_manifest(folder, kind.name)
+        data = folder / str(manifest["data"])
+        store = PassageStore(data)
+    except (RaggdError, OSError, ValueError, KeyError, TypeError):
+        return None
+    same_readers = manifest.get("readers") == readers_fingerprint()
+    files = store.files if same_readers or not store.files[0].name else []
+    rules = kind.rules()
+    return _Old(data, store, files, all(manifest.get(name) == rules[name] for name in rules))
+
+
+def up_to_date(corpus: Corpus, folder: Path, kind: Kind) -> bool:
+    """Return whether an index is that of the corpus as it is now."""
+    listing, old = look_at(corpus), _old_version(folder, kind)
+    return old is not None and _is_current(listing, unchanged(listing, old.files), old)
+
+
+def _is_current(listing: Listing, same: dict[str, StoredFile], old: _Old) -> bool:
+    return old.same_rules and len(same) == len(listing.files) == len(old.store.files)
+
+
+def update_index(
+    corpus: Corpus,
+    folder: Path,
+    kind: Kind,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
+    *,
+    strict: bool = False,
+) -> Index:
+    """Open the index of a corpus, making it or bringing it up to date unless it is so.
+
+    Args:
+        corpus: the passages, or where to read them.
+        folder: the index folder.
+        kind: what is computed.
+        progress: called with the number of passages done and, where known, of all passages.
+        announce: told what a long build will take, before it starts.
+        strict: refuse a folder with files that cannot be read.
+
+    Returns:
+        The index.
+
+    Raises:
+        RaggdError: the corpus cannot be read, or the index not be written.
+    """
+    check_replaceable(folder)
+    listing = look_at(corpus)
+    changes = None
+    if not _is_there(listing, folder, kind):
+        with building(folder) as work:
+            if not _is_there(listing, folder, kind):  # another process may have made it meanwhile
+                changes = _build(listing, folder, kind, work, progress, announce)
+    retriever = kind.open(folder)
+    stored = PassageStore(folder / str(read_manifest(folder)["data"])).files
+    skipped = (*listing.skipped, *skipped_in(stored))
+    if strict and skipped:
+        raise RaggdError(f"cannot read all of {listing.key}: {summary(list(skipped))}.")
+    return Index(folder, retriever, changes is not None, changes or Changes(), skipped)
+
+
+def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
+    old = _old_version(folder, kind)
+    if old is None:
+        return False
+    same = unchanged(listing, old.files)
+    if not _is_current(listing, same, old):
+        return False
+    if any(same[file.name] != file for file in old.files):  # touched, but not changed
+        write_json(old.data / "files.json", [asdict(same[file.name]) for file in old.files])
+    return True
+
+
+def _build(
+    listing: Listing, folder: Path, kind: Kind, work: Path, progress: Progress | None,
+    announce: Announce | None,
+) -> Changes:  # fmt: skip
+    old = _old_version(folder, kind)
+    rules = kind.rules()
+    target = {**rules, "listing": content_id(*map(repr, listing.files), readers_fingerprint())}
+    state = read_json(work / STATE, what="state of the build") if (work / STATE).is_file() else {}
+    if state.get("target") != target:
+        for stale in work.iterdir():
+            stale.unlink()
+        changes = _start(listing, kind, work, old, progress)
+        write_json(work / STATE, {"target": target, "changes": asdict(changes)})
+    else:
+        changes = Changes(**state["changes"])
+    store = PassageStore(work)
+    count, corpus = len(store), hash_of_files(store.files)
+    data = old.data if old else None
+    todo = kind.missing(work, count, data)
+    if announce is not None and todo >= LONG:
+        announce(kind.estimate(list(islice(read_rows(work, 0, count), TRIAL)), todo))
+    kind.make(work, count, data, progress)
+    manifest = {"kind": kind.name, "passages": count, "corpus": listing.key, "corpus_hash": corpus}
+    fingerprint = kind.fingerprint(corpus, count)
+    readers = readers_fingerprint()
+    publish(work, folder, {**manifest, "fingerprint": fingerprint, "readers": readers, **rules})
+    return changes
+
+
+def _start(
+    listing: Listing, kind: Kind, work: Path, old: _Old | None, progress: Progress | None
+) -> Changes:
+    same = unchanged(listing, old.files) if old else {}
+    kept = write_store(work, listing, same, old.store if old else None, progress)
+    store = PassageStore(work)
+    if old and old.same_rules:
+        kind.carry(old.data, kept, work, len(store) - int(kept.sum()))
+    return changes_between(old.store if old else None, kept, store, len(same))

@@ -1,0 +1,271 @@
+"""A corpus that changes: what is read, sorted and encoded again, and that nothing else differs."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raggd.records import Passage, RaggdError
+from raggd.retrieval import build_index, corpus, open_bm25, segments
+from raggd.retrieval.bm25 import BM25Kind, BM25Retriever, build_bm25
+from raggd.retrieval.corpus import Changes
+from raggd.retrieval.dense import DenseRetriever, build_dense
+from raggd.retrieval.encoder import Encoder, EncoderRules
+from raggd.retrieval.update import update_index
+from raggd.settings import RetrievalSettings
+
+WORDS = [f"word{number}" for number in range(25)]
+QUERIES = [*WORDS[::4], "word1 word2 word3", "word7 word7 word8"]
+
+
+def text_of(seed: int) -> str:
+    rng = random.Random(seed)
+    return " ".join(rng.choices(WORDS, k=rng.randint(1, 30))) + "."
+
+
+def write(folder: Path, files: dict[str, int], age: int = 10) -> Path:
+    """Write files of words by seed, as old as given in seconds; others are deleted."""
+    folder.mkdir(exist_ok=True)
+    for file in folder.iterdir():
+        if file.name not in files:
+            file.unlink()
+    for name, seed in files.items():
+        file, text = folder / name, "\n\n".join(text_of(100 * seed + part) for part in range(3))
+        if not file.exists() or file.read_text() != text:
+            file.write_text(text)
+            then = time.time() - age - seed / 1000
+            os.utime(file, (then, then))
+    return folder
+
+
+class FakeEncoder(Encoder):
+    """Counts words; counts what it encodes."""
+
+    def __init__(self, name: str = "fake") -> None:
+        self.name, self.rules, self.precision = name, EncoderRules(), "float32"
+        self.encoded: list[str] = []
+
+    width = 25  # type: ignore[assignment]
+    fingerprint = "fake"  # type: ignore[assignment]
+
+    def _vectors(self, texts: list[str]) -> np.ndarray:
+        made = np.array([[t.split().count(w) + 0.01 for w in WORDS] for t in texts], np.float32)
+        return made / np.linalg.norm(made, axis=1, keepdims=True)
+
+    def encode_queries(self, queries):
+        return self._vectors([f"{q} " for q in queries])
+
+    def encode_passages(self, passages, done: Callable[[int], None] | None = None):
+        self.encoded += [p.text for p in passages]
+        return self._vectors([p.text.replace(".", " ") for p in passages])
+
+
+def same_hits(one: BM25Retriever | DenseRetriever, other: BM25Retriever | DenseRetriever) -> None:
+    exclude = [{"a.txt#1"}] * len(QUERIES)
+    for k in (1, 3, 50):
+        assert one.search(QUERIES, k) == other.search(QUERIES, k)
+        assert one.search(QUERIES, k, exclude) == other.search(QUERIES, k, exclude)
+    assert one.fingerprint == other.fingerprint
+    assert list(one._store) == list(other._store)
+    assert [one.passage_at(n).id for n in range(len(one))] == [p.id for p in other._store]
+
+
+_files = st.dictionaries(st.sampled_from(["a.txt", "b.txt", "c.md", "d.txt"]), st.integers(0, 9))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(_files.filter(bool), min_size=2, max_size=5), st.booleans())
+def test_an_updated_index_is_a_new_one(states: list[dict[str, int]], merge: bool) -> None:
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patched:
+        patched.setattr(segments, "_SMALL", 1000 if merge else 0)
+        root, encoder = Path(name), FakeEncoder()
+        for number, files in enumerate(states):
+            path = write(root / "docs", files)
+            bm25 = build_bm25(path, root / "bm25", rows=4)
+            dense = build_dense(path, root / "dense", encoder, shard=3)
+            same_hits(bm25, build_bm25(path, root / f"new-bm25-{number}", rows=4))
+            same_hits(dense, build_dense(path, root / f"new-dense-{number}", FakeEncoder()))
+        versions = [p.name for p in (root / "bm25").iterdir() if p.name.startswith("data-")]
+        assert len(versions) == 1
+
+
+def read_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read from now on."""
+    read: list[str] = []
+    for name in ("read_file", "stream_file"):
+        real = getattr(corpus, name)
+        monkeypatch.setattr(corpus, name, lambda f, real=real: read.append(f.name) or real(f))
+    return read
+
+
+def test_only_what_changed_is_read_and_encoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = write(tmp_path / "docs", {f"{n}.txt": n for n in range(8)})
+    encoder = FakeEncoder()
+    update = lambda: build_dense(docs, tmp_path / "index", encoder)  # noqa: E731
+    update()
+    read = read_in(monkeypatch)
+    encoder.encoded.clear()
+    update()
+    assert (read, encoder.encoded) == ([], [])
+    (docs / "3.txt").write_text((docs / "3.txt").read_text() + "\n\nword1 word2 entirely new.")
+    update()
+    assert read == ["3.txt"]
+    assert len(encoder.encoded) == 1
+    (docs / "moved").mkdir()
+    (docs / "3.txt").rename(docs / "moved" / "3.txt")
+    encoder.encoded.clear()
+    read.clear()
+    found = update()
+    assert read == ["moved/3.txt"]
+    assert encoder.encoded == []  # other ids, but the same titles and texts
+    assert found.search(["word1"], 1)
+
+
+def test_the_index_says_what_changed(tmp_path: Path) -> None:
+    docs = write(tmp_path / "docs", {"a.txt": 1, "b.txt": 2, "c.txt": 3})
+    kind, folder = BM25Kind(), tmp_path / "index"
+    first = update_index(docs, folder, kind)
+    count = len(first.retriever)
+    assert first.changes == Changes(files_added=3, passages_added=count)
+    again = update_index(docs, folder, kind)
+    assert (again.built, again.changes) == (False, Changes())
+    (docs / "a.txt").write_text("word1 alone.")
+    (docs / "b.txt").unlink()
+    (docs / "d.txt").write_text("word2 alone.")
+    changed = update_index(docs, folder, kind).changes
+    assert (changed.files_added, changed.files_changed, changed.files_removed) == (1, 1, 1)
+    assert (changed.passages_added, changed.passages_changed) == (1, 1)
+    assert changed.passages_removed == count - len(open_bm25(folder)) + 1
+    assert str(changed).startswith("files: 1 added, 1 changed, 1 removed; passages: 1 added")
+
+
+def test_an_edit_that_leaves_size_and_time_is_seen_while_it_can_happen(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    (docs / "a.txt").write_text("word1 stands here.")
+    state = (docs / "a.txt").stat()
+    build_bm25(docs, tmp_path / "index")
+    (docs / "a.txt").write_text("word2 stands here.")  # within the clock's tick
+    os.utime(docs / "a.txt", ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert build_bm25(docs, tmp_path / "index").search(["word2"], 1)[0]
+
+
+def test_a_touched_file_is_compared_by_its_bytes_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs = write(tmp_path / "docs", {"a.txt": 1, "b.txt": 2}, age=1000)
+    build_bm25(docs, tmp_path / "index")
+    os.utime(docs / "a.txt", (1, 1))
+    hashed: list[Path] = []
+    real = corpus.file_hash
+    monkeypatch.setattr(corpus, "file_hash", lambda path: hashed.append(path) or real(path))
+    kind = BM25Kind()
+    assert not update_index(docs, tmp_path / "index", kind).built
+    assert set(hashed) == {docs / "a.txt"}
+    hashed.clear()
+    assert not update_index(docs, tmp_path / "index", kind).built
+    assert hashed == []
+
+
+def test_a_bad_file_is_named_until_it_is_mended(tmp_path: Path) -> None:
+    docs = write(tmp_path / "docs", {"a.txt": 1, "b.txt": 2})
+    (docs / "bad.jsonl").write_text("{")
+    kind, folder = BM25Kind(), tmp_path / "index"
+    for built in (True, False):
+        index = update_index(docs, folder, kind)
+        assert (index.built, [each.file for each in index.skipped]) == (built, ["bad.jsonl"])
+    with pytest.raises(RaggdError, match=r"bad\.jsonl"):
+        update_index(docs, folder, kind, strict=True)
+    (docs / "bad.jsonl").write_text('{"id": "x", "contents": "T\\nword1"}')
+    mended = update_index(docs, folder, kind, strict=True)
+    assert mended.skipped == ()
+    assert "x" in {hit.passage.id for hit in mended.retriever.search(["word1"], 100)[0]}
+
+
+def test_a_reader_keeps_its_version_while_the_index_is_replaced(tmp_path: Path) -> None:
+    docs = write(tmp_path / "docs", {f"{n}.txt": n for n in range(5)})
+    reader = build_bm25(docs, tmp_path / "index")
+    before, passages = reader.search(QUERIES, 5), list(reader._store)
+    write(docs, {"0.txt": 9})
+    assert len(build_bm25(docs, tmp_path / "index")) < len(reader)
+    assert reader.search(QUERIES, 5) == before
+    assert list(reader._store) == passages
+
+
+def test_indexes_open_while_they_are_replaced_again_and_again(tmp_path: Path) -> None:
+    docs = write(tmp_path / "docs", {"0.txt": 0})
+    build_bm25(docs, tmp_path / "index")
+    failed: list[BaseException] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                assert open_bm25(tmp_path / "index").search(["word1"], 100)
+            except BaseException as error:
+                failed.append(error)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    for seed in range(1, 15):
+        write(docs, {f"{seed}.txt": seed, "0.txt": 0})
+        build_bm25(docs, tmp_path / "index")
+    done.set()
+    thread.join()
+    assert failed == []
+
+
+def test_segments_stay_few_however_often_a_corpus_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "_SMALL", 0)
+    files = {f"{n:03d}.txt": n for n in range(4)}
+    for number in range(4, 40):
+        files[f"{number:03d}.txt"] = number
+        built = build_bm25(write(tmp_path / "docs", files), tmp_path / "index")
+    sizes = [segment.count for segment in built._segments]
+    assert len(sizes) <= 7
+    assert sum(sizes) == len(built)
+
+
+def test_a_corpus_has_one_index_per_kind_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    docs = write(tmp_path / "docs", {"a.txt": 1})
+    for seed in range(1, 4):
+        write(docs, {"a.txt": seed})
+        assert build_index(docs, RetrievalSettings()).built
+    assert len(list((tmp_path / "cache" / "indexes").iterdir())) == 1
+    other = write(tmp_path / "other", {"a.txt": 1})
+    build_index(other, RetrievalSettings())
+    assert len(list((tmp_path / "cache" / "indexes").iterdir())) == 2
+
+
+def test_an_id_given_twice_names_the_files(tmp_path: Path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (docs / name).write_text('{"id": "same", "contents": "T\\nword1"}')
+    with pytest.raises(RaggdError, match=r"'same' occurs twice.*in a\.jsonl and b\.jsonl"):
+        build_bm25(docs, tmp_path / "index")
+
+
+def test_passages_from_elsewhere_are_replaced_as_a_whole(tmp_path: Path) -> None:
+    corpus_one = [Passage("a", "word1"), Passage("b", "word2")]
+    build_bm25(corpus_one, tmp_path / "index")
+    changed = update_index([*corpus_one, Passage("c", "word3")], tmp_path / "index", BM25Kind())
+    assert changed.changes.passages_added == 1
+    assert changed.changes.passages_removed == 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 
 from raggd.records import Hit, Passage, RaggdError
 from raggd.retrieval.base import Retriever
-from raggd.retrieval.cache import CachedRetriever
+from raggd.retrieval.build import build_index
+from raggd.retrieval.cache import CachedRetriever, list_cache, prune_cache
+from raggd.settings import RetrievalSettings
 
 PASSAGES = {name: Passage(name, f"text of {name}") for name in ("a", "b", 'c,"\n', "d")}
 
@@ -128,3 +132,28 @@ def test_writers_do_not_disturb_each_other(tmp_path: Path) -> None:
     fresh = Fake()
     CachedRetriever(fresh, tmp_path).search([f"query {n}" for n in range(7)], 3)
     assert fresh.searched == []
+
+
+def test_the_cache_is_listed_and_pruned_by_age_and_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path))
+    assert list_cache() == []
+    built = [build_index([Passage("a", f"text {n}")], RetrievalSettings()) for n in range(3)]
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "model.whl").write_bytes(b"x" * 1000)
+    for days, index in zip((9, 5, 1), built, strict=True):
+        then = time.time() - 86400 * days
+        os.utime(index.folder / "index.json", (then, then))
+    entries = list_cache()
+    assert [entry.path for entry in entries[:3]] == [index.folder for index in built]
+    assert entries[0].what.startswith("bm25, 1 passages")
+    assert (entries[3].kind, entries[3].bytes) == ("wheels", 1000)
+    assert [entry.path for entry in prune_cache(older_than_days=7)] == [built[0].folder]
+    assert prune_cache(older_than_days=7) == []
+    reader = built[1].retriever
+    assert [entry.path for entry in prune_cache(max_bytes=entries[2].bytes)] == [built[1].folder]
+    assert reader.search(["text"], 1)[0]  # it has the files open
+    assert {entry.kind for entry in list_cache()} == {"index", "wheels"}
+    build_index([Passage("a", "text 2")], RetrievalSettings())  # used again
+    assert prune_cache(older_than_days=0.5) == []

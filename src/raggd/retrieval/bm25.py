@@ -182,15 +182,7 @@ def build_bm25(
     budget: Budget | None = None,
     rows: int = ROWS,
 ) -> BM25Retriever:
-    """Return the index of a corpus in a folder, made or brought up to date in bounded memory.
-
-    Args:
-        corpus: the passages, or where to read them.
-        folder: the index folder; an index of another corpus that is there is replaced.
-        progress: called with the number of passages done and, where known, of all passages.
-        budget: the memory bound; None: 3 GB.
-        rows: most passages of a segment.
-    """
+    """Return the index of a corpus in a folder, made or brought up to date (see `BM25Kind`)."""
     kind = BM25Kind(budget or Budget(parse_size(MEMORY)), rows)
     update_index(corpus, folder, kind, progress)
     return open_bm25(folder)

@@ -96,15 +96,7 @@ def _cached_folder(corpus: Corpus, settings: RetrievalSettings) -> Path:
 
 
 def estimate_index(corpus: Corpus, settings: RetrievalSettings) -> Estimate | None:
-    """Estimate what `build_index` would take with its cached folder, without building.
-
-    Args:
-        corpus: the passages, or where to read them.
-        settings: kind of retriever and, for dense and hybrid, its encoder.
-
-    Returns:
-        The estimate; None if the index is there and up to date.
-    """
+    """Return what `build_index` would take with its cached folder; None: it is there."""
     if settings.retriever == "hybrid":
         parts = [estimate_index(corpus, _only(settings, kind)) for kind in FUSED]
         left = [part for part in parts if part]
@@ -124,15 +116,7 @@ def estimate_index(corpus: Corpus, settings: RetrievalSettings) -> Estimate | No
 
 
 def open_retriever(folder: Path, settings: RetrievalSettings) -> SizedRetriever:
-    """Open an index folder as the settings describe it.
-
-    Args:
-        folder: an index folder.
-        settings: kind of retriever and, for dense and hybrid, its encoder.
-
-    Returns:
-        The retriever; a folder of another kind, encoder or format is refused.
-    """
+    """Return the index in a folder; one of another kind, encoder or format is refused."""
     if settings.retriever == "hybrid":
         parts = [open_retriever(folder / kind, _only(settings, kind)) for kind in FUSED]
         return HybridRetriever(parts)

@@ -1,17 +1,22 @@
-"""One retrieval cache for all methods: what was found once is not searched again."""
+"""What is kept in the cache folder: results of searches, for all methods alike, and indexes."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from raggd.files import cache_folder, read_json
 from raggd.records import Hit, Passage, RaggdError, content_id
 from raggd.retrieval.base import Retriever, checked_exclusions
+from raggd.retrieval.folders import MANIFEST
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS results (
@@ -19,6 +24,7 @@ CREATE TABLE IF NOT EXISTS results (
     ids TEXT NOT NULL, scores BLOB NOT NULL
 ) WITHOUT ROWID
 """
+_INSERT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 _Row = tuple[str, bytes]
 
 
@@ -40,32 +46,13 @@ class CachedRetriever:
         return self._retriever.fingerprint
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Look passages up by id.
-
-        Args:
-            ids: ids of passages in the corpus.
-
-        Returns:
-            The passages, in the order of `ids`.
-        """
+        """Return the passages with these ids, in their order."""
         return self._retriever.passages(ids)
 
     def search(
-        self,
-        queries: Sequence[str],
-        k: int,
-        exclude: Sequence[Collection[str]] | None = None,
+        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
     ) -> list[list[Hit]]:
-        """Find the best passages for each query, searching only for what is not remembered.
-
-        Args:
-            queries: the queries; none may be blank.
-            k: passages per query; clamped to the corpus.
-            exclude: for each query, ids of passages that must not be returned.
-
-        Returns:
-            Exactly what the retriever behind the cache returns.
-        """
+        """Return exactly what the retriever behind the cache returns."""
         excluded = checked_exclusions(queries, k, exclude)
         keys = [self._key(q, k, ids) for q, ids in zip(queries, excluded, strict=True)]
         rows = self._read(keys)
@@ -98,19 +85,13 @@ class CachedRetriever:
         return found
 
     def _write(self, results: Sequence[tuple[str, int, str, list[Hit]]]) -> None:
-        rows = [
-            (
-                key,
-                self.fingerprint,
-                k,
-                query,
-                json.dumps([hit.passage.id for hit in hits]),
-                np.array([hit.score for hit in hits], dtype="<f8").tobytes(),
-            )
-            for key, k, query, hits in results
-        ]
+        rows = []
+        for key, k, query, hits in results:
+            ids = json.dumps([hit.passage.id for hit in hits])
+            scores = np.array([hit.score for hit in hits], dtype="<f8").tobytes()
+            rows.append((key, self.fingerprint, k, query, ids, scores))
         with self._connected() as connection, connection:
-            connection.executemany("INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)", rows)
+            connection.executemany(_INSERT, rows)
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
@@ -125,3 +106,75 @@ class CachedRetriever:
                 f"cannot use the retrieval cache {self._path} ({error}): free disk space, or "
                 "delete the file; it is made again."
             ) from error
+
+
+REMADE = ("index", "unfinished index", "retrieval", "adapters", "tables", "pocket-choices")
+"""Kinds of entries that are made again when they are needed, without a download."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """Something in the cache folder.
+
+    Attributes:
+        kind: ``index``, ``unfinished index``, or the name of the folder that it lies in.
+        path: file or folder.
+        bytes: its size.
+        last_used: seconds since 1970; of what does not note it, when it was last written.
+        what: in a few words.
+    """
+
+    kind: str
+    path: Path
+    bytes: int
+    last_used: float
+    what: str
+
+
+def list_cache() -> list[CacheEntry]:
+    """Return all that is in the cache folder, the longest unused first."""
+    root = cache_folder()
+    folders = [f for f in root.iterdir() if f.is_dir()] if root.is_dir() else []
+    entries = [_entry(folder.name, path) for folder in folders for path in folder.iterdir()]
+    return sorted(entries, key=lambda entry: entry.last_used)
+
+
+def _entry(folder: str, path: Path) -> CacheEntry:
+    files = [f.stat() for f in (path, *path.rglob("*")) if f.is_file()]
+    size, used = sum(f.st_size for f in files), max((f.st_mtime for f in files), default=0.0)
+    if folder != "indexes":
+        return CacheEntry(folder, path, size, used, path.name)
+    if not (path / MANIFEST).is_file():
+        return CacheEntry("unfinished index", path, size, used, path.name.strip("."))
+    manifest = read_json(path / MANIFEST, what="index description")
+    what = (
+        f"{manifest.get('kind')}, {manifest.get('passages')} passages of {manifest.get('corpus')}"
+    )
+    return CacheEntry("index", path, size, (path / MANIFEST).stat().st_mtime, what)
+
+
+def prune_cache(
+    older_than_days: float | None = None, max_bytes: int | None = None
+) -> list[CacheEntry]:
+    """Delete what was not used for so long, and the longest unused until the rest is small enough.
+
+    Downloads and support sets stay. A program that has an index open goes on with it.
+
+    Args:
+        older_than_days: age from which an entry goes; None: none goes for its age.
+        max_bytes: size of all that may go; None: any.
+
+    Returns:
+        What was deleted.
+    """
+    entries = [entry for entry in list_cache() if entry.kind in REMADE]
+    held, oldest = sum(entry.bytes for entry in entries), time.time()
+    gone = []
+    for entry in entries:
+        old = older_than_days is not None and oldest - entry.last_used > 86400 * older_than_days
+        if old or (max_bytes is not None and held > max_bytes):
+            held -= entry.bytes
+            gone.append(entry)
+            shutil.rmtree(entry.path, ignore_errors=True)
+            entry.path.unlink(missing_ok=True)
+    return gone

@@ -208,16 +208,9 @@ class Changes:
 def changes_between(
     old: PassageStore | None, kept: NDArray[np.bool_], new: PassageStore, same: int
 ) -> Changes:
-    """Count what changed from one store to the next.
+    """Return what changed from one store (None: none) to the next.
 
-    Args:
-        old: the earlier store; None: there was none.
-        kept: whether each of its rows was copied.
-        new: the store.
-        same: number of files that are as they were.
-
-    Returns:
-        The counts.
+    `kept` says whether each old row was copied; `same` files are as they were.
     """
     before = {file.name for file in old.files} if old else set()
     now = {file.name for file in new.files}

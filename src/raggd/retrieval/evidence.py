@@ -18,16 +18,10 @@ def evidence_for(
     k: int,
     exclude: Sequence[Collection[str]] | None = None,
 ) -> list[Evidence]:
-    """Retrieve the evidence of questions.
+    """Return the evidence of each question: at most `k` passages, best first.
 
-    Args:
-        questions: the questions.
-        retriever: finds the passages; usually cached.
-        k: passages per question; 0 gives none.
-        exclude: for each question, ids of passages that must not be used.
-
-    Returns:
-        One tuple of at most `k` passages per question, best first.
+    It is empty where nothing matches. `exclude` holds, for each question, ids of passages that
+    must not be used.
     """
     found = retriever.search([question.text for question in questions], k, exclude)
     return [tuple(hit.passage for hit in hits) for hits in found]
@@ -39,30 +33,14 @@ def is_answerable(question: Question, passages: Sequence[Passage]) -> bool:
 
 
 def holds_answer(question: Question, passages: Sequence[Passage]) -> bool | None:
-    """Return whether the evidence holds an answer, where that can be told.
-
-    Args:
-        question: with its answers.
-        passages: its evidence.
-
-    Returns:
-        As `is_answerable`; None for a question that is answered by yes or no.
-    """
+    """Return what `is_answerable` does; None for a question that is answered by yes or no."""
     if {normalise_answer(answer) for answer in question.answers} <= {"yes", "no"}:
         return None
     return is_answerable(question, passages)
 
 
 def hit_rate(questions: Sequence[Question], evidence: Sequence[Sequence[Passage]]) -> float:
-    """Measure how often the evidence holds an answer.
-
-    Args:
-        questions: the questions, each with its answers.
-        evidence: the passages of each question.
-
-    Returns:
-        Share, in [0, 1], of the questions with an answer string in one of their passages (title
-        or text).
+    """Return the share of the questions with an answer in one of their passages (title or text).
 
     Raises:
         RaggdError: there are no questions.
@@ -85,16 +63,9 @@ def make_demonstrations(
     k: int,
     exclude: Sequence[Collection[str]] | None = None,
 ) -> list[Demonstration]:
-    """Turn answered questions into demonstrations: with their evidence and one answer.
+    """Return a demonstration for each answered question, with at most `k` passages.
 
-    Args:
-        questions: the questions; each needs an answer.
-        retriever: finds the passages.
-        k: passages per demonstration.
-        exclude: for each question, ids of passages that must not be used.
-
-    Returns:
-        One demonstration per question, in order; its answer is the alias that its passages hold.
+    Its answer is the alias that its passages hold.
 
     Raises:
         RaggdError: a question has no answer.

@@ -35,14 +35,7 @@ _T = TypeVar("_T")
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
-    """Read and check ``index.json``.
-
-    Args:
-        folder: the index folder.
-        kind: the kind that is expected; None accepts any.
-
-    Returns:
-        The manifest.
+    """Return ``index.json``, checked; `kind` None accepts any.
 
     Raises:
         RaggdError: the folder is not an index, or has another format version or kind.
@@ -67,15 +60,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], _T]) -> _T:
-    """Open the current version of an index, also while another process replaces it.
-
-    Args:
-        folder: the index folder.
-        kind: the kind that is expected.
-        load: given the folder with the data and the manifest.
-
-    Returns:
-        What `load` returns.
+    """Return what `load` makes of an index's data and manifest, also while it is replaced.
 
     Raises:
         RaggdError: it is no such index, or damaged.
@@ -159,13 +144,7 @@ def _is_opened(folder: Path, handle: int) -> bool:
 
 
 def publish(work: Path, folder: Path, manifest: dict[str, Any]) -> None:
-    """Make a finished partial folder the current version of an index, and drop the one before.
-
-    Args:
-        work: of `building`.
-        folder: the index folder.
-        manifest: kind, rules and fingerprint of the index.
-    """
+    """Make a finished partial folder the current version of an index, and drop the one before."""
     (work / STATE).unlink()
     folder.mkdir(parents=True, exist_ok=True)
     numbers = [int(old.name.partition("-")[2]) for old in folder.glob("data-*")]

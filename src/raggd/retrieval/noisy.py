@@ -43,20 +43,11 @@ class NoisyRetriever:
         return self.retriever.passages(ids)
 
     def search(
-        self,
-        queries: Sequence[str],
-        k: int,
-        exclude: Sequence[Collection[str]] | None = None,
+        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
     ) -> list[list[Hit]]:
-        """Find passages and replace the share of them; scores stay with their places.
+        """Return hits, the share of them replaced; scores stay with their places.
 
-        Args:
-            queries: the queries; none may be blank.
-            k: passages per query.
-            exclude: for each query, ids of passages that must not be returned.
-
-        Returns:
-            One list per query. A corpus without enough other passages keeps its hits.
+        A corpus without enough other passages keeps its hits.
         """
         found = self.retriever.search(queries, k, exclude)
         excluded = exclude or [()] * len(queries)

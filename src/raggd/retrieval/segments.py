@@ -148,12 +148,7 @@ def sort_ranges(
 ) -> None:
     """Number and sort the words of all ranges of a store that are missing, one after the other.
 
-    Args:
-        folder: a folder with a store of so many passages.
-        passages: the number.
-        budget: decides, with `rows`, where a range ends.
-        progress: called with the passages done and all of them.
-        rows: most passages of a range.
+    The budget decides, with `rows`, where a range ends.
     """
     while todo := missing_ranges(_spans(folder), passages, rows):
         budget.require(LEAST_MEMORY, f"an index of {passages} passages")
@@ -192,15 +187,10 @@ def _make_range(
 def sort_range(
     passages: Iterable[Passage], room: int, told: Callable[[int], None] | None = None
 ) -> dict[str, NDArray[Any]]:
-    """Number and sort the words of passages.
+    """Return the arrays of a range by name, as above, from its passages.
 
-    Args:
-        passages: of a range.
-        room: bytes of memory that it may take: it ends earlier where they would not do.
-        told: called now and then with the number of passages that were read.
-
-    Returns:
-        The arrays by name, as above.
+    It ends earlier where `room` bytes of memory would not do; `told` is called now and then with
+    the number of passages that were read.
     """
     vocabulary, numbers, lengths = TermNumbers(), array("i"), array("i")
     for passage in passages:
@@ -312,16 +302,9 @@ def _term_ranges(indptr: NDArray[np.int64]) -> Iterator[slice]:
 
 
 def score_segments(folder: Path, passages: int, k1: float, b: float) -> int:
-    """Join the terms of all ranges and score their postings (the second pass).
+    """Return the number of postings, once the terms of all ranges are joined and these scored.
 
-    Args:
-        folder: where the first pass is done.
-        passages: number of all passages.
-        k1: of BM25.
-        b: of BM25.
-
-    Returns:
-        The number of postings; 0: no passage holds a word.
+    This is the second pass; without a word in any passage there is none.
     """
     states = segment_states(folder)
     starts = [state["start"] for state in states]
@@ -361,10 +344,7 @@ def _joined_terms(folder: Path, starts: Sequence[int]) -> NDArray[np.int64]:
 
 
 def open_segments(folder: Path) -> tuple[list[Segment], Keys]:
-    """Map the segments of a finished folder.
-
-    Returns:
-        The segments, and the keys of all terms, shape (2, terms), sorted.
+    """Return the segments of a finished folder, and the sorted keys of all terms, (2, terms).
 
     Raises:
         ValueError: files do not belong together.

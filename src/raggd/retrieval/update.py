@@ -163,18 +163,7 @@ def update_index(
     *,
     strict: bool = False,
 ) -> Index:
-    """Open the index of a corpus, making it or bringing it up to date unless it is so.
-
-    Args:
-        corpus: the passages, or where to read them.
-        folder: the index folder.
-        kind: what is computed.
-        progress: called with the number of passages done and, where known, of all passages.
-        announce: told what a long build will take, before it starts.
-        strict: refuse a folder with files that cannot be read.
-
-    Returns:
-        The index.
+    """Return the index of a corpus, made or brought up to date; arguments as `build_index`'s.
 
     Raises:
         RaggdError: the corpus cannot be read, or the index not be written.

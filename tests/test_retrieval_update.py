@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import tempfile
@@ -16,13 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import build_index, corpus, open_bm25, segments
+from raggd.retrieval import RetrievalWarning, build_index, corpus, open_bm25, segments
 from raggd.retrieval.bm25 import BM25Kind, BM25Retriever, build_bm25
 from raggd.retrieval.corpus import Changes
 from raggd.retrieval.dense import DenseRetriever, build_dense
 from raggd.retrieval.encoder import Encoder, EncoderRules
 from raggd.retrieval.update import update_index
 from raggd.settings import RetrievalSettings
+from workflow_fixtures import run_cli
 
 WORDS = [f"word{number}" for number in range(25)]
 QUERIES = [*WORDS[::4], "word1 word2 word3", "word7 word7 word8"]
@@ -269,3 +271,21 @@ def test_passages_from_elsewhere_are_replaced_as_a_whole(tmp_path: Path) -> None
     changed = update_index([*corpus_one, Passage("c", "word3")], tmp_path / "index", BM25Kind())
     assert changed.changes.passages_added == 1
     assert changed.changes.passages_removed == 0
+
+
+def test_the_command_says_what_changed_and_what_it_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    docs = write(tmp_path / "docs", {"a.txt": 1, "b.txt": 2})
+    run_cli("index", docs)
+    (docs / "a.txt").write_text("word1 alone.")
+    (docs / "photo.png").write_bytes(b"PNG")
+    with pytest.warns(RetrievalWarning, match=r"1 file is skipped \(photo\.png"):
+        told = json.loads(run_cli("index", docs, "--json").out)
+    assert told["built"]
+    assert told["changes"]["files_changed"] == 1
+    assert [each["file"] for each in told["skipped"]] == ["photo.png"]
+    with pytest.warns(RetrievalWarning, match="skipped"):
+        assert "already indexed" in run_cli("index", docs).out
+    assert "photo.png" in run_cli("index", docs, "--strict").refusal()

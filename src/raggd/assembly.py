@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raggd.data.documents import summary
 from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.data.sources import HUB, find_corpus
 from raggd.files import cache_folder
@@ -15,7 +17,7 @@ from raggd.methods.build import build_method
 from raggd.methods.spec import BASE_FILE, METHODS, adapting_method, weight_file
 from raggd.progress import Progress as Progress
 from raggd.records import Passage, RaggdError, require_known
-from raggd.retrieval.base import Retriever
+from raggd.retrieval.base import RetrievalWarning, Retriever
 from raggd.retrieval.bring_your_own import open_named
 from raggd.retrieval.build import build_index
 from raggd.retrieval.cache import CachedRetriever
@@ -129,18 +131,19 @@ class Assembly:
         named = self.settings.data.corpus
         return Path(named) if named else find_corpus(self.source)
 
-    def index_of(self, corpus: Path, announce: Announce | None = None) -> Index:
-        """Open the index of a corpus, building it unless it is there.
+    def index_of(
+        self, corpus: Path, announce: Announce | None = None, *, strict: bool = False
+    ) -> Index:
+        """Return the index of a corpus, made or brought up to date; files left out are told.
 
-        Args:
-            corpus: file or folder of passages.
-            announce: told what a long build will take, before it starts.
-
-        Returns:
-            The index.
+        `strict` refuses a folder with files that cannot be read.
         """
         retrieval = self.settings.retrieval
-        return build_index(corpus, retrieval, None, self._indexing, announce)
+        index = build_index(corpus, retrieval, None, self._indexing, announce, strict=strict)
+        if index.skipped:
+            told = f"{corpus}: {summary(list(index.skipped))}."
+            warnings.warn(told, RetrievalWarning, stacklevel=2)
+        return index
 
     @cached_property
     def index(self) -> Index:

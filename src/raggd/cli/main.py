@@ -71,21 +71,24 @@ def index(
     memory: Annotated[
         str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
     ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a folder with files that cannot be read.")
+    ] = False,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
-    """Index a corpus once; `ask` and `evaluate` find the index again by its content."""
+    """Index a corpus, or bring its index up to date: only what changed is read."""
     from raggd.cli.console import note, progress_bar, show
     from raggd.workflows.ask import run_index
 
     bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
     with progress_bar() as bar:
         parts = load_parts(config, [*(assignments or []), *bound], bar)
-        result = run_index(parts, path, note)
+        result = run_index(parts, path, note, strict=strict)
     state = "indexed" if result["built"] else "already indexed"
     line = f"{result['passages']} passages {state} in {result['seconds']} s: {result['folder']}"
-    show(result, as_json, line)
+    show(result, as_json, line, *([result["changed"]] if result["built"] else []))
 
 
 app.command()(ask)

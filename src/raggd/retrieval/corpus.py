@@ -15,6 +15,7 @@ from raggd.data.documents import (
     corpus_hash,
     list_files,
     read_file,
+    read_passages,
     stream_file,
     summary,
 )
@@ -77,6 +78,11 @@ def look_at(corpus: Corpus) -> Listing:
     passages = corpus if callable(corpus) else lambda: corpus
     content = corpus_hash(map(storable, passages()))
     return Listing((StoredFile("", content=content),), (), {}, passages, content)
+
+
+def passages_hash(path: Path) -> str:
+    """Return the hash of all passages of a file or folder, which are read for it."""
+    return corpus_hash(map(storable, read_passages(path, unique=False)))
 
 
 def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFile]:

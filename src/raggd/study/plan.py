@@ -14,7 +14,7 @@ from raggd.evaluation.identity import deciding_values
 from raggd.files import file_hash
 from raggd.methods.spec import BASE_FILE, PROMPT_FILE, SPECS, weights_hash
 from raggd.records import RaggdError, content_id, require_known
-from raggd.retrieval.contents import content
+from raggd.retrieval.corpus import passages_hash
 from raggd.settings import Settings
 from raggd.study.settings import StudySettings
 
@@ -147,7 +147,7 @@ class Identities:
             files = [find_file(parts.source, benchmark, split) for split in SPLITS]
             found += [self._hash("file", path, file_hash) for path in files if path]
         if named.corpus or named.folder not in {HUB, POCKET}:
-            found.append(self._hash("corpus", parts.corpus, lambda path: content(path)[1]))
+            found.append(self._hash("corpus", parts.corpus, passages_hash))
         return found
 
     def of(self, cell: Cell) -> str:

@@ -17,19 +17,22 @@ def run_index(
     parts: Assembly,
     path: Path,
     announce: Callable[[str], None] | None = None,
+    *,
+    strict: bool = False,
 ) -> dict[str, Any]:
-    """Index a corpus, once.
+    """Index a corpus, or bring its index up to date.
 
     Args:
         parts: settings of the retriever.
         path: the corpus.
         announce: told in one line what a long build will take, before it starts.
+        strict: refuse a folder with files that cannot be read.
 
     Returns:
         ``passages``, ``fingerprint``, ``folder``, ``built`` (false: it was there), ``changes``
-        (files and passages that came, changed and went), ``skipped`` (files that are not in it,
-        with reasons), ``seconds``, ``peak_memory`` (bytes that the process held at most) and
-        ``estimate`` (of a long build, else None).
+        (files and passages that came, changed and went; ``changed``: in one line), ``skipped``
+        (files that are not in it, with reasons), ``seconds``, ``peak_memory`` (bytes that the
+        process held at most) and ``estimate`` (of a long build, else None).
     """
     started = time.perf_counter()
     estimates: list[Estimate] = []
@@ -39,13 +42,14 @@ def run_index(
         if announce is not None:
             announce(f"{estimate}.")
 
-    index = parts.index_of(path, told)
+    index = parts.index_of(path, told, strict=strict)
     return {
         "passages": len(index.retriever),
         "fingerprint": index.retriever.fingerprint,
         "folder": str(index.folder),
         "built": index.built,
         "changes": asdict(index.changes),
+        "changed": str(index.changes),
         "skipped": [asdict(each) for each in index.skipped],
         "seconds": round(time.perf_counter() - started, 2),
         "peak_memory": peak_memory(),

@@ -156,7 +156,7 @@ def sentences(passage: Passage) -> list[str]:
     Returns:
         Its sentences, without markup but for code in backticks.
     """
-    prose, held = [], []
+    prose, held = list[str](), list[str]()
     for line in _FENCE.sub("\n", passage.text).split("\n"):
         bare = _MARKUP.sub("", _LINK.sub(r"\1", _MARKER.sub("", line)))
         if _MARKER.match(line) or not bare.strip():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 from raggd.backbone.load import Backbone
@@ -78,8 +79,8 @@ class Maker:
             Those that it answers right.
         """
         adapted = Adapted(self.base)
-        size = {"limit": self.limit, "reserve": self.max_tokens}
-        prompts = [render(self.backbone, adapted, d.question, shown, **size) for d, shown in tried]
+        sized = partial(render, self.backbone, adapted, limit=self.limit, reserve=self.max_tokens)
+        prompts = [sized(draft.question, shown) for draft, shown in tried]
         rows = [adapted] * len(prompts)
         answers, _ = answer_rows(self.backbone, rows, prompts, self.max_tokens)
         return [

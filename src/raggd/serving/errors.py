@@ -48,17 +48,10 @@ class ApiError(Exception):
     @property
     def body(self) -> dict[str, Any]:
         """The error in OpenAI's form."""
-        kind = KINDS.get(
-            self.status, "invalid_request_error" if self.status < 500 else "server_error"
-        )
-        return {
-            "error": {
-                "message": self.message,
-                "type": kind,
-                "param": self.param,
-                "code": self.code,
-            }
-        }
+        other = "invalid_request_error" if self.status < 500 else "server_error"
+        kind = KINDS.get(self.status, other)
+        told = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+        return {"error": told}
 
 
 class BadRequestError(ApiError):
@@ -78,12 +71,9 @@ class StoppingError(ApiError):
 
 
 def internal_error(error: BaseException) -> ApiError:
-    """Turn an unexpected exception into an error, and log where it happened.
+    """Return the error for a bug, status 500, and log where it happened.
 
     Its message is neither logged nor sent: it may quote a prompt.
-
-    Returns:
-        The error, status 500.
     """
     frames = traceback.extract_tb(error.__traceback__)
     where = " <- ".join(f"{f.filename}:{f.lineno} {f.name}" for f in reversed(frames[-6:]))
@@ -92,11 +82,7 @@ def internal_error(error: BaseException) -> ApiError:
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """Return any exception as an error of the server.
-
-    Returns:
-        Itself, or 400 for a `RaggdError`, or 500 for a bug.
-    """
+    """Return any exception as one of the server: 400 for a `RaggdError`, 500 for a bug."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RaggdError):
@@ -104,39 +90,27 @@ def as_api_error(error: BaseException) -> ApiError:
     return internal_error(error)
 
 
-def _field(location: tuple[int | str, ...]) -> str | None:
-    parts = [str(part) for part in location if part not in {"body", "query", "path"}]
-    return ".".join(parts) or None
-
-
 def validation_error(problems: list[dict[str, Any]]) -> ApiError:
-    """Explain what pydantic found, by its first problem; the input itself is not repeated.
-
-    Returns:
-        The error, status 400.
-    """
+    """Return the first of pydantic's problems, status 400; the input itself is not repeated."""
     first = problems[0]
-    field = _field(tuple(first.get("loc", ())))
-    kind = str(first.get("type", ""))
+    parts = [str(p) for p in first.get("loc", ()) if p not in {"body", "query", "path"}]
+    field, kind = ".".join(parts) or None, str(first.get("type", ""))
+    text = str(first.get("msg", "invalid")).removeprefix("Value error, ")
+    message, code = f"'{field or 'body'}': {text}", "invalid_value"
     if kind == "json_invalid":
         reason = dict(first.get("ctx") or {}).get("error", "malformed")
-        return BadRequestError(f"the body is not valid JSON: {reason}.", code="invalid_json")
-    if kind == "too_long" and field in {"tools", "functions"}:
-        message = f"'{field}': this server calls no tools. Leave it out."
-        return BadRequestError(message, field, "unsupported_parameter")
-    if kind == "extra_forbidden":
-        return BadRequestError(
-            f"'{field}' is not a parameter of this server. Leave it out.",
-            field,
-            "unsupported_parameter",
-        )
-    if kind == "missing" and field is None:
-        return BadRequestError(
-            "expected a JSON object with the header 'Content-Type: application/json'.",
-            code="invalid_json",
-        )
-    text = str(first.get("msg", "invalid")).removeprefix("Value error, ")
-    return BadRequestError(f"'{field or 'body'}': {text}", field)
+        message, code = f"the body is not valid JSON: {reason}.", "invalid_json"
+        field = None
+    elif kind == "missing" and field is None:
+        message = "expected a JSON object with the header 'Content-Type: application/json'."
+        code = "invalid_json"
+    elif kind == "too_long" and field in {"tools", "functions"}:
+        message, code = f"'{field}': this server calls no tools.", "unsupported_parameter"
+    elif kind == "extra_forbidden":
+        message, code = f"'{field}' is not a parameter of this server.", "unsupported_parameter"
+    if code == "unsupported_parameter":
+        message += " Leave it out."
+    return BadRequestError(message, field, code)
 
 
 def install_handlers(app: FastAPI) -> None:

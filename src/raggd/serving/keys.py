@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Mapping
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
+
+from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raggd.records import RaggdError
 from raggd.serving.errors import ApiError, internal_error
@@ -27,13 +29,6 @@ _DRAIN = 64
 """A body is read to its end and thrown away up to this many times the limit, so that the client
 reads the answer instead of a reset connection."""
 _BODY_S = 30.0
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 
 Keys = Mapping[str, str]
 """API keys by the names of those who have them."""
@@ -126,15 +121,17 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _header(scope: Scope, name: bytes) -> str:
-    values = [value for key, value in scope["headers"] if key == name]
-    return bytes(values[0]).decode("latin-1") if values else ""
+def refusal(error: ApiError) -> JSONResponse:
+    """Return an error as it is sent."""
+    return JSONResponse(error.body, error.status, headers=error.headers)
 
 
 class Gate:
     """An ASGI application around another one."""
 
-    def __init__(self, app: App, metrics: Metrics, *, keys: Keys, most: int, local: bool) -> None:
+    def __init__(
+        self, app: ASGIApp, metrics: Metrics, *, keys: Keys, most: int, local: bool
+    ) -> None:
         """Wrap an application.
 
         Args:
@@ -169,10 +166,10 @@ class Gate:
         try:
             await self._pass(scope, receive, sending)
         except ApiError as error:
-            await _refuse(error, sending)
+            await refusal(error)(scope, receive, sending)
         except Exception as error:
             if status == 499:  # nothing was sent yet
-                await _refuse(internal_error(error), sending)
+                await refusal(internal_error(error))(scope, receive, sending)
             elif status != 500:  # a stream broke; 500 was logged where it was made
                 internal_error(error)
         finally:
@@ -193,7 +190,7 @@ class Gate:
         await self._app(scope, receive, send)
 
     def _check_host(self, scope: Scope) -> None:
-        host = _header(scope, b"host")
+        host = Headers(scope=scope).get("host", "")
         if self._local and host and not is_local(_name_of(host)):
             raise ApiError(
                 403,
@@ -206,7 +203,7 @@ class Gate:
         path = scope["path"]
         if not self._keys or path in OPEN or path.startswith("/static/"):
             return ""
-        scheme, _, sent = _header(scope, b"authorization").partition(" ")
+        scheme, _, sent = Headers(scope=scope).get("authorization", "").partition(" ")
         sent_key = sent.strip().encode("latin-1")
         # all are compared, so that the time says nothing about any
         names = [name for name, key in self._keys.items() if hmac.compare_digest(sent_key, key)]
@@ -226,12 +223,3 @@ class Gate:
         self._metrics.seconds.labels(route).observe(seconds)
         who = f" {scope['raggd.key']}" if scope.get("raggd.key") else ""
         LOG.info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, who)
-
-
-async def _refuse(error: ApiError, send: Send) -> None:
-    body = json.dumps(error.body).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    headers |= {name.lower(): value for name, value in error.headers.items()}
-    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await send({"type": "http.response.start", "status": error.status, "headers": raw})
-    await send({"type": "http.response.body", "body": body})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,57 +26,27 @@ class Metrics:
         own = self.registry = CollectorRegistry()
         ProcessCollector(registry=own)
         PlatformCollector(registry=own)
-        self.requests = Counter(
-            "raggd_requests", "Requests answered.", ["route", "status"], registry=own
-        )
-        self.seconds = Histogram(
-            "raggd_request_seconds",
-            "Time to answer a request.",
-            ["route"],
-            buckets=_SECONDS,
-            registry=own,
-        )
-        self.waiting = Gauge("raggd_waiting", "Answers waiting to be begun.", registry=own)
-        self.running = Gauge("raggd_running", "Answers being written.", registry=own)
-        self.batch = Histogram(
-            "raggd_batch_rows", "Rows of a decoding step.", buckets=_ROWS, registry=own
-        )
-        self.adaptation = Histogram(
-            "raggd_adaptation_seconds",
-            "Time to predict an update.",
-            buckets=_SECONDS,
-            registry=own,
-        )
-        self.read = Histogram(
-            "raggd_read_seconds", "Time to read joining prompts.", buckets=_SECONDS, registry=own
-        )
-        self.step = Histogram(
-            "raggd_decode_step_seconds", "Time of a decoding step.", buckets=_SECONDS, registry=own
-        )
-        self.prompt_tokens = Counter("raggd_prompt_tokens", "Prompt tokens read.", registry=own)
-        self.answer_tokens = Counter("raggd_answer_tokens", "Tokens written.", registry=own)
-        self.cancelled = Counter(
-            "raggd_cancelled", "Answers given up by client or timeout.", registry=own
-        )
-        self.update_hits = Counter(
-            "raggd_update_cache_hits", "Adapted states found in memory or on disk.", registry=own
-        )
-        self.update_misses = Counter(
-            "raggd_update_cache_misses", "Adapted states that had to be made.", registry=own
-        )
-        self.update_bytes = Gauge(
-            "raggd_update_cache_bytes", "Memory of predicted updates.", registry=own
-        )
-        self.updates_dropped = Gauge(
-            "raggd_update_cache_dropped", "Updates dropped within the bound so far.", registry=own
-        )
-        self.passages = Gauge("raggd_passages", "Passages of the index in use.", registry=own)
-        self.index_swaps = Counter(
-            "raggd_index_swaps", "Times that changed documents were indexed.", registry=own
-        )
-        self.index_failures = Counter(
-            "raggd_index_failures", "Times that changed documents could not be.", registry=own
-        )
+        count, gauge = partial(Counter, registry=own), partial(Gauge, registry=own)
+        rows = partial(Histogram, buckets=_ROWS, registry=own)
+        time = partial(Histogram, buckets=_SECONDS, registry=own)
+        self.requests = count("raggd_requests", "Requests answered.", ["route", "status"])
+        self.seconds = time("raggd_request_seconds", "Time to answer a request.", ["route"])
+        self.waiting = gauge("raggd_waiting", "Answers waiting to be begun.")
+        self.running = gauge("raggd_running", "Answers being written.")
+        self.batch = rows("raggd_batch_rows", "Rows of a decoding step.")
+        self.adaptation = time("raggd_adaptation_seconds", "Time to adapt to a support set.")
+        self.read = time("raggd_read_seconds", "Time to read joining prompts.")
+        self.step = time("raggd_decode_step_seconds", "Time of a decoding step.")
+        self.prompt_tokens = count("raggd_prompt_tokens", "Prompt tokens read.")
+        self.answer_tokens = count("raggd_answer_tokens", "Tokens written.")
+        self.cancelled = count("raggd_cancelled", "Answers given up by client or timeout.")
+        self.update_hits = count("raggd_update_cache_hits", "Adapted states that were kept.")
+        self.update_misses = count("raggd_update_cache_misses", "Adapted states made anew.")
+        self.update_bytes = gauge("raggd_update_cache_bytes", "Memory of adapted states.")
+        self.updates_dropped = gauge("raggd_update_cache_dropped", "Adapted states dropped so far.")
+        self.passages = gauge("raggd_passages", "Passages of the index in use.")
+        self.index_swaps = count("raggd_index_swaps", "Times that changed documents were indexed.")
+        self.index_failures = count("raggd_index_failures", "Times that they could not be.")
 
     def text(self) -> bytes:
         """Return everything in Prometheus' text form."""

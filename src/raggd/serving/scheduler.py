@@ -107,11 +107,7 @@ class Scheduler:
             self._changed.notify_all()
 
     def adapt(self, support: SupportSet) -> Future[Adapted]:
-        """Queue an adaptation.
-
-        Returns:
-            The adapted state, once it is there.
-        """
+        """Return a state adapted to the support set, once it is there."""
         result: Future[Adapted] = Future()
         with self._changed:
             self._refuse_if_closing()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,25 @@ def test_the_whole_walk(page: Any, server: Running) -> None:
     assert values == pytest.approx(expected, rel=0.06)
     colours = {cell.evaluate("c => getComputedStyle(c).backgroundColor") for cell in cells.all()}
     assert len(colours) > 3
+
+
+def test_a_ready_set_brings_its_passages(page: Any, server: Running) -> None:
+    names = page.locator("#ready option").all_text_contents()[1:]
+    assert names == ["cite the passage", "refuse what is not there", "JSON", "German", "yes or no"]
+    for name in names:
+        page.select_option("#ready", name)
+        assert page.locator("#rows .q").count() == 3
+    page.select_option("#ready", "JSON")
+    page.locator("#rows .q").nth(2).fill(demonstrations(0)[0]["question"])  # an own question
+    page.click("#adapt [type=submit]")
+    page.locator("#adapted", has_text="rag-gd/").wait_for()
+    with server.client() as client:
+        (stored,) = client.get("/v1/supports").json()["data"]
+    answers = [json.loads(shown["answer"])["answer"] for shown in stored["demonstrations"]]
+    assert answers == ["the workshop in Turin", "from nine to five", "type B"]
+    titles = [{p["title"] for p in shown["passages"]} for shown in stored["demonstrations"]]
+    assert titles[:2] == [{"Office", "Workshops"}, {"Office", "Parts"}]
+    assert not titles[2] & {"Office", "Parts", "Workshops"}, "its passages are retrieved"
 
 
 def test_the_words_of_an_answer_are_marked(page: Any) -> None:

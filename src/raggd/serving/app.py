@@ -37,7 +37,12 @@ from raggd.serving.request import MODELS
 from raggd.serving.service import Service
 
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
-PAGE_FILES = {"page.css": "text/css", "page.js": "text/javascript", "marks.js": "text/javascript"}
+PAGE_FILES = {
+    "page.css": "text/css",
+    "page.js": "text/javascript",
+    "marks.js": "text/javascript",
+    "ready.js": "text/javascript",
+}
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "The request is refused."},
     "5XX": {"model": ErrorBody, "description": "The server is stopping, too slow, or failed."},

@@ -176,7 +176,7 @@ class Service:
                 passages,
                 limit=limit,
                 reserve=min(request.max_tokens, max(limit // RESERVE, usual)),
-                instruction=request.instruction or adapted.instruction,
+                instruction=request.instruction,
                 earlier=request.earlier,
             )
         except RaggdError as error:

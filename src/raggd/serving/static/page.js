@@ -1,5 +1,6 @@
 // The page: ask, show examples, compare. Everything goes through the public API of this server.
 import { marker } from "./marks.js";
+import { READY } from "./ready.js";
 
 const $ = (id) => document.getElementById(id);
 const METHODS = ["vanilla-rag", "base", "rag-gd"];
@@ -135,7 +136,7 @@ const ms = (value) => (value >= 1000 ? `${(value / 1000).toFixed(value >= 10000 
 
 function costOf(method) {
   const { timings } = state.answers[method];
-  const adapt = method === "rag-gd" ? state.support.adapt_ms : 0;
+  const adapt = method === "rag-gd" ? (state.support.adapt_ms ?? 0) : 0;
   return { adapt, read: timings.read, write: timings.write, total: adapt + timings.read + timings.write };
 }
 
@@ -219,9 +220,10 @@ function nodes(pieces) {
 
 // --- examples
 
-function addRow(question = "", answer = "") {
+function addRow(question = "", answer = "", passages = null) {
   const row = $("row").content.cloneNode(true).firstElementChild;
   row.querySelector(".q").value = question;
+  if (passages) row.given = { question, passages }; // they go with this question alone
   row.querySelector(".a").value = answer;
   const number = $("rows").children.length;
   row.querySelector(".q").placeholder = ["Who repairs the pump?", "When is the office open?", "Which cable fits?"][number] ?? "";
@@ -237,14 +239,16 @@ function addRow(question = "", answer = "") {
 
 function fillRows(pairs) {
   $("rows").replaceChildren();
-  for (const [question, answer] of pairs) addRow(question, answer);
+  for (const [question, answer, passages] of pairs) addRow(question, answer, passages);
   while ($("rows").children.length < 3) addRow();
 }
 
 function examples() {
-  const rows = [...$("rows").children].map((row) => ({
-    question: row.querySelector(".q").value.trim(), answer: row.querySelector(".a").value.trim(),
-  }));
+  const rows = [...$("rows").children].map((row) => {
+    const question = row.querySelector(".q").value.trim();
+    const given = row.given?.question === question ? { passages: row.given.passages } : {};
+    return { question, answer: row.querySelector(".a").value.trim(), ...given };
+  });
   return rows.filter((row) => row.question || row.answer);
 }
 
@@ -276,7 +280,8 @@ function use(support) {
   state.support = support;
   const count = support ? support.demonstrations.length : 0;
   $("adapted-to").textContent = support ? `to ${count === 1 ? "1 example" : `${count} examples`}` : "to your examples";
-  $("adapted").textContent = support ? `Adapted in ${ms(support.adapt_ms)}. Any client can ask it as ${support.model}.` : "";
+  const took = support?.adapt_ms == null ? "" : `Adapted in ${ms(support.adapt_ms)}. `;
+  $("adapted").textContent = support ? `${took}Any client can ask it as ${support.model}.` : "";
   $("forget").hidden = !support;
   if (!state.asked) showEmptyCards();
   drawMap(support);
@@ -326,9 +331,10 @@ async function forget() {
 // --- the heat map
 
 function drawMap(support) {
-  $("map-part").hidden = !support;
-  if (!support) return;
-  const names = Object.keys(support.norms);
+  // nothing to draw where the model was not adapted by an update, or not yet
+  const names = Object.keys(support?.norms ?? {});
+  $("map-part").hidden = !names.length;
+  if (!names.length) return;
   const layers = support.norms[names[0]].length;
   const most = Math.max(...names.flatMap((name) => support.norms[name]));
   const head = document.createElement("tr");
@@ -399,6 +405,11 @@ $("marking").addEventListener("change", (event) => {
 $("example").addEventListener("click", () => {
   fillRows(EXAMPLE.rows);
   if (!$("question").value.trim()) $("question").value = EXAMPLE.question;
+});
+$("ready").append(...Object.keys(READY).map((name) => new Option(name)));
+$("ready").addEventListener("change", (event) => {
+  const chosen = READY[event.target.value] ?? [];
+  if (chosen.length) fillRows(chosen.map((shown) => [shown.question, shown.answer, shown.passages]));
 });
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();

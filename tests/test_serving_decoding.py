@@ -11,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggd.backbone.batch import padded_length
+from raggd.backbone.join import alike
 from raggd.backbone.load import Backbone, wrap_model
 from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, build_prompt
 from raggd.methods.answering import adapted_rows, answer_batch
 from raggd.methods.base import Adapted
-from raggd.serving.batch import RunningBatch, alike
+from raggd.serving.batch import RunningBatch
 from raggd.serving.row import Sampler, Sampling, nucleus
 from tiny import hooks_of, random_base, random_update, tiny_tokenizer
 

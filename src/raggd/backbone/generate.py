@@ -20,6 +20,7 @@ from raggd.backbone.batch import (
     model_inputs,
 )
 from raggd.backbone.capture import branch, steps_from
+from raggd.backbone.join import join_caches
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, known_tokens, new_cache
 from raggd.data.prompts import Prompt
@@ -136,6 +137,22 @@ def read_prompts(
         logits_to_keep=last_positions(batch.tokens[:, start:], 1),
     ).logits[:, -1]
     return Reading(cache, logits.float(), batch.mask, batch.positions[:, -1:] + 1)
+
+
+def join_readings(readings: Sequence[Reading]) -> Reading:
+    """Put readings below each other, to be continued together.
+
+    Args:
+        readings: at least one.
+
+    Returns:
+        One reading of all their rows, in order.
+    """
+    if len(readings) == 1:
+        return readings[0]
+    cache, mask = join_caches([(reading.cache, reading.mask) for reading in readings])
+    logits = torch.cat([reading.logits for reading in readings])
+    return Reading(cache, logits, mask, torch.cat([reading.following for reading in readings]))
 
 
 def _grown(mask: Tensor, more: Tensor) -> Tensor:

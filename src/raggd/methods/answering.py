@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
+import torch
 from torch import Tensor
 
 from raggd.adaptation.prompt_tuning import check_prefix
 from raggd.backbone.generate import (
     SHORTEST_OPENING,
+    Reading,
     common_opening,
     decode,
+    join_readings,
     read_prompts,
     score,
 )
 from raggd.backbone.interface import attach
+from raggd.backbone.join import alike
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, read_prefix
 from raggd.core.low_rank import Update, stack_updates
@@ -182,6 +186,36 @@ def shared_opening(
         return read_prefix(backbone, tokens)
 
 
+def reading_groups(backbone: Backbone, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Choose which prompts of a batch are read in one forward pass; all are answered together.
+
+    Where nothing but arithmetic takes time, as in float32 on a processor, every padded position
+    costs what a real one does. On a GPU, and where answers of earlier records are in bfloat16,
+    one pass reads them all.
+
+    Args:
+        backbone: its device and type decide.
+        prompts: of the batch.
+
+    Returns:
+        Positions in `prompts`, group by group.
+    """
+    if backbone.device.type == "cpu" and backbone.dtype == torch.float32:
+        return alike([len(prompt.tokens) for prompt in prompts])
+    return [list(range(len(prompts)))]
+
+
+def _read(
+    backbone: Backbone,
+    rows: Sequence[Adapted],
+    prompts: Sequence[Prompt],
+    soft: Tensor | None,
+    opening: Prefix | None,
+) -> Reading:
+    prefixes = [row.prefix or opening for row in rows]
+    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes)
+
+
 def answer_rows(
     backbone: Backbone,
     rows: Sequence[Adapted],
@@ -206,18 +240,29 @@ def answer_rows(
     Returns:
         The answers, and (rows,) losses of the gold answers in nats per token.
     """
+    groups = reading_groups(backbone, prompts)
+    order = [at for group in groups for at in group]
+    rows, prompts = [rows[at] for at in order], [prompts[at] for at in order]
+    soft = _shared_soft(backbone, rows)
     with ExitStack() as stack:
         with timed():
+            readings: list[Reading] = []
+            for size in [len(group) for group in groups if len(groups) > 1]:
+                start = sum(len(reading.mask) for reading in readings)
+                own, shown = rows[start : start + size], prompts[start : start + size]
+                with adapted_rows(backbone, own):
+                    readings.append(_read(backbone, own, shown, soft, opening))
             stack.enter_context(adapted_rows(backbone, rows))
-            soft, prefixes = _shared_soft(backbone, rows), [row.prefix or opening for row in rows]
-            reading = read_prompts(backbone, prompts, soft=soft, prefixes=prefixes)
-            lines = [row.lines for row in rows]
+            readings = readings or [_read(backbone, rows, prompts, soft, opening)]
+            reading = join_readings(readings)
             most = max(max_tokens, *(row.most for row in rows))
-            answers = decode(backbone, reading, most, lines=lines)
+            answers = decode(backbone, reading, most, lines=[row.lines for row in rows])
+        back = sorted(range(len(order)), key=order.__getitem__)
+        answers = [answers[at] for at in back]
         if golds is None:
             return answers, None
-        tokens = [answer_tokens(backbone.tokenizer, gold) for gold in golds]
-        return answers, score(backbone, reading, tokens)
+        tokens = [answer_tokens(backbone.tokenizer, golds[at]) for at in order]
+        return answers, score(backbone, reading, tokens)[back]
 
 
 def answer_batch(

@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from raggd.backbone.generate import Reading, read_prompts
 from raggd.backbone.interface import attach
+from raggd.backbone.join import join_caches
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import new_cache
 from raggd.core.low_rank import Update
@@ -23,47 +23,9 @@ from raggd.data.prompts import Prompt
 from raggd.methods.answering import shared_update
 from raggd.methods.base import Adapted
 
-WASTE = 1.25
-"""A prompt joins a shorter one's forward pass only up to this ratio of their lengths."""
-
-
-READ_TOKENS = 2048
-"""Most tokens of one forward pass over prompts: a larger one is no faster and holds more memory."""
-
-
-def alike(lengths: Sequence[int], waste: float = WASTE, most: int = READ_TOKENS) -> list[list[int]]:
-    """Group prompts of similar length, so that little of a forward pass is padding.
-
-    Args:
-        lengths: tokens of each prompt.
-        waste: largest ratio of two lengths in one group.
-        most: largest number of tokens in one group, padding included; a longer prompt is alone.
-
-    Returns:
-        Positions in `lengths`, group by group.
-
-    >>> alike([100, 400, 110, 420])
-    [[0, 2], [1, 3]]
-    """
-    groups: list[list[int]] = []
-    for at in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        last = groups[-1] if groups else []
-        similar = bool(last) and lengths[at] <= waste * lengths[last[0]]
-        if similar and lengths[at] * (len(last) + 1) <= most:
-            last.append(at)
-        else:
-            groups.append([at])
-    return groups
-
 
 def _layers(cache: Any) -> list[tuple[Tensor, Tensor]]:
     return [(layer.keys, layer.values) for layer in cache.layers]
-
-
-def _padded(part: Tensor, length: int) -> Tensor:
-    # keys and values are (rows, heads, tokens, width), a mask is (rows, tokens)
-    missing = length - part.shape[-2 if part.dim() > 2 else -1]
-    return functional.pad(part, (0, 0, missing, 0) if part.dim() > 2 else (missing, 0))
 
 
 class RunningBatch:
@@ -108,17 +70,7 @@ class RunningBatch:
         if not self._rows:
             self._cache, self._mask = cache, mask
             return
-        length = max(self._mask.shape[1], mask.shape[1])
-        self._mask = torch.cat([_padded(self._mask, length), _padded(mask, length)])
-        self._cache = new_cache(
-            [
-                (
-                    torch.cat([_padded(old[0], length), _padded(new[0], length)]),
-                    torch.cat([_padded(old[1], length), _padded(new[1], length)]),
-                )
-                for old, new in zip(_layers(self._cache), _layers(cache), strict=True)
-            ]
-        )
+        self._cache, self._mask = join_caches([(self._cache, self._mask), (cache, mask)])
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> Tensor:

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from raggd.backbone.join import alike
 from raggd.backbone.load import Backbone
 from raggd.backbone.threads import claim
 from raggd.methods.base import Adapted
 from raggd.records import SupportSet
-from raggd.serving.batch import RunningBatch, alike
+from raggd.serving.batch import RunningBatch
 from raggd.serving.errors import StoppingError, as_api_error
 from raggd.serving.metrics import Metrics
 from raggd.serving.row import Row

@@ -23,9 +23,9 @@ from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.store import save_predictor
 from raggd.adaptation.target_store import load_targets
 from raggd.backbone.load import Backbone
+from raggd.cli import data
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.training import run as training
-from raggd.workflows import data as data_workflow
 from tiny import random_base, random_update
 from workflow_fixtures import (
     Ran,
@@ -310,7 +310,7 @@ def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch) -
     def broken(_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(data_workflow, "run_data_list", broken)
+    monkeypatch.setattr(data, "listed", broken)
     with pytest.raises(ZeroDivisionError):
         run_cli("data", "list")
 
@@ -404,11 +404,11 @@ def test_ctrl_c_ends_a_process_with_130_and_says_how_to_go_on(tmp_path: Path) ->
     started = tmp_path / "started"
     code = (
         "import sys, time, pathlib\n"
-        "import raggd.workflows.data as workflow\n"
+        "import raggd.cli.data as workflow\n"
         "def slow(parts):\n"
         f"    pathlib.Path({str(started)!r}).touch()\n"
         "    time.sleep(600)\n"
-        "workflow.run_data_list = slow\n"
+        "workflow.listed = slow\n"
         "from raggd.cli import main\n"
         "sys.argv = ['raggd', 'data', 'list', '--json']\n"
         "main()\n"

@@ -15,13 +15,14 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.data.demonstrations import read_demonstrations
+from raggd.making import make as make_demonstrations
 from raggd.making.drafts import Draft
 from raggd.making.propose import Yield
 from raggd.records import Passage, RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import load_settings
-from raggd.workflows import made_demonstrations, make_demonstrations
-from raggd.workflows.made_demonstrations import MADE, made_pool, pool_passages, run_compare
+from raggd.study import made as made_demonstrations
+from raggd.study.made import MADE, made_pool, pool_passages, run_compare
 from workflow_fixtures import (
     changed,
     files_under,

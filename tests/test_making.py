@@ -16,19 +16,19 @@ from hypothesis import strategies as st
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.demonstrations import read_demonstrations
+from raggd.making import make as make_demonstrations
 from raggd.making import propose as proposing
 from raggd.making.drafts import Draft, drafts
-from raggd.making.propose import Maker, Yield, propose
-from raggd.records import Hit, Passage, RaggdError
-from raggd.settings import load_settings
-from raggd.workflows import make_demonstrations
-from raggd.workflows.make_demonstrations import (
+from raggd.making.make import (
     ReviewStoppedError,
     as_line,
     choose_passages,
     edited,
     run_make,
 )
+from raggd.making.propose import Maker, Yield, propose
+from raggd.records import Hit, Passage, RaggdError
+from raggd.settings import load_settings
 from workflow_fixtures import changed, parts_with, settings_text, write_data, write_weights
 
 

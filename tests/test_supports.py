@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import LlamaModel
 
 import raggd
 from raggd.adaptation.export import WEIGHTS_FILE
@@ -121,3 +124,28 @@ def test_sets_are_removed_with_what_was_adapted_to_them(place: Path) -> None:
     assert len(list(folder.glob(f"{added['id']}.*"))) == 2
     assert run_cli("supports", "remove", added["id"]).out == f"removed {added['id']}\n"
     assert not list(folder.glob(f"{added['id']}.*"))
+
+
+def test_a_question_passes_nine_functions_on_its_way_to_the_model(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = str(Path(raggd.__file__).parent)
+    ways: list[list[str]] = []
+    original = LlamaModel.forward
+
+    def forward(self: Any, *arguments: Any, **named: Any) -> Any:
+        stack = [f.function for f in inspect.stack(0) if f.filename.startswith(ours)]
+        ways.append(stack[: stack.index("ask") + 1] if "ask" in stack else stack)
+        return original(self, *arguments, **named)
+
+    monkeypatch.setattr(LlamaModel, "forward", forward)
+    new = write_lines(tmp_path / "new.jsonl", [{"question": "is it red ?", "answer": "yes"}])
+    shown = ("--demonstrations", new)
+    run(place, "ask", "which tree lies near the red city ?", *shown, "--json").json()
+    adapting = [way for way in ways if "adapt" in way]
+    answering = [way for way in ways if "answer" in way]
+    assert len(adapting) == 1
+    assert answering
+    assert all(way[-1] == "ask" for way in ways)
+    assert max(map(len, adapting)) <= 9
+    assert max(map(len, answering)) <= 9

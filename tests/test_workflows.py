@@ -20,7 +20,8 @@ from raggd.adaptation.target_store import load_targets, split_held_out
 from raggd.api import Rag
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
-from raggd.cli.ask import ask_result
+from raggd.cli.ask import ask_result, index_result
+from raggd.cli.data import fetched, listed
 from raggd.data.benchmarks import training_questions
 from raggd.files import load_tensors, read_json
 from raggd.methods import answering
@@ -30,8 +31,6 @@ from raggd.records import (
 )
 from raggd.settings import Settings, load_settings
 from raggd.training import run as training
-from raggd.workflows.ask import run_index
-from raggd.workflows.data import run_data_fetch, run_data_list
 from workflow_fixtures import (
     TRAIN,
     changed,
@@ -270,17 +269,17 @@ def test_nothing_is_trained_on_held_out_benchmarks(
 
 
 def test_data_commands_count_what_is_there(trained: Trained, parts: Assembly) -> None:
-    listed = {entry["name"]: entry for entry in run_data_list(parts)["benchmarks"]}
-    assert len(listed) == 7
-    assert listed["nq"]["splits"] == ["train", "test"]
-    assert listed["popqa"] == listed["popqa"] | {"splits": ["test"], "held_out": True}
-    assert listed["musique"]["splits"] == []
-    assert run_data_fetch(parts)["benchmarks"] == {
+    entries = {entry["name"]: entry for entry in listed(parts)["benchmarks"]}
+    assert len(entries) == 7
+    assert entries["nq"]["splits"] == ["train", "test"]
+    assert entries["popqa"] == entries["popqa"] | {"splits": ["test"], "held_out": True}
+    assert entries["musique"]["splits"] == []
+    assert fetched(parts)["benchmarks"] == {
         name: {"pool": 18, "scored": 10} for name in ("nq", "triviaqa")
     }
     nowhere = Assembly(changed(trained.settings, "data", folder="no/such/folder"))
     with pytest.raises(RaggdError, match="no data folder at no/such/folder"):
-        run_data_list(nowhere)
+        listed(nowhere)
 
 
 # --- ask
@@ -466,11 +465,11 @@ def test_an_empty_file_of_demonstrations(own: Assembly, tmp_path: Path) -> None:
 
 def test_index_is_built_once(own: Assembly, documents: Path) -> None:
     (documents / "second.md").write_text("The short bee eats water.\n", encoding="utf-8")
-    first = run_index(own, documents)
-    again = run_index(own, documents)
+    first = index_result(own, documents)
+    again = index_result(own, documents)
     assert (first["built"], again["built"]) == (True, False)
     assert first["passages"] == again["passages"] == 4
     assert first["fingerprint"] == again["fingerprint"]
     (documents / "third.md").write_text("The new bee eats salt.\n", encoding="utf-8")
-    third = run_index(own, documents)
+    third = index_result(own, documents)
     assert (third["built"], third["passages"]) == (True, 5)

@@ -82,5 +82,6 @@ def encode_supports(
         pooled state.
     """
     size = equal_size(supports)
-    states = encode_batch(backbone, base, support_batch(backbone, supports, limit))
+    with attach(backbone, base):
+        states = last_states(backbone, support_batch(backbone, supports, limit))
     return states.reshape(len(supports), size, -1)

@@ -1,8 +1,9 @@
-"""`raggd ask`: one's own documents, and one's own demonstrations."""
+"""`raggd ask` and `raggd index`: one's own documents, and one's own demonstrations."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,8 +19,8 @@ from raggd.cli.options import (
     Source,
     Support,
     Update,
-    adapted_from,
     counted,
+    load_parts,
     load_rag,
     support_from,
     with_corpus,
@@ -28,6 +29,7 @@ from raggd.records import RaggdError
 
 if TYPE_CHECKING:
     from raggd.api import Rag
+    from raggd.assembly import Assembly
 
 
 NO_HIT = "no passage shares a word with the question"
@@ -116,9 +118,9 @@ def ask_result(
     with watch.timed("load"):
         rag.parts.backbone  # noqa: B018
     with watch.timed("retrieve"):
-        support = support_from(rag, source)
+        support = support_from(rag, source, method)
     with watch.timed("adapt"):
-        adapted = adapted_from(rag, source, support, method)
+        adapted = rag.state(source[2]) if source[2] else rag.adapt(support, method=method)
     with watch.timed("answer"):
         answer = rag.answer(question, adapted, guess=guess)
     spent = {stage: round(cost.median_ms, 1) for stage, cost in watch.costs().items()}
@@ -159,3 +161,72 @@ def _how(result: dict[str, Any], update: Path | None) -> str:
     if not result["demonstrations"]:
         return f"{name} (as is)"
     return f"{name} (adapted to {shown})" if result["adapted"] else f"{name} ({shown} given)"
+
+
+def index(
+    path: Annotated[Path, typer.Argument(help="JSON Lines, text, Markdown, PDF, or a folder.")],
+    memory: Annotated[
+        str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a folder with files that cannot be read.")
+    ] = False,
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Index a corpus, or bring its index up to date: only what changed is read."""
+    from raggd.cli.console import note, progress_bar, show
+
+    bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
+    with progress_bar() as bar:
+        parts = load_parts(config, [*(assignments or []), *bound], bar)
+        result = index_result(parts, path, note, strict=strict)
+    state = "indexed" if result["built"] else "already indexed"
+    line = f"{result['passages']} passages {state} in {result['seconds']} s: {result['folder']}"
+    show(result, as_json, line, *([result["changed"]] if result["built"] else []))
+
+
+def index_result(
+    parts: Assembly,
+    path: Path,
+    announce: Callable[[str], None] = lambda _: None,
+    *,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Index a corpus, or bring its index up to date.
+
+    Args:
+        parts: settings of the retriever.
+        path: the corpus.
+        announce: told in one line what a long build will take, before it starts.
+        strict: refuse a folder with files that cannot be read.
+
+    Returns:
+        ``passages``, ``fingerprint``, ``folder``, ``built`` (false: it was there), ``changes``
+        (files and passages that came, changed and went; ``changed``: in one line), ``skipped``
+        (files that are not in it, with reasons), ``seconds``, ``peak_memory`` (bytes that the
+        process held at most) and ``estimate`` (of a long build, else None).
+    """
+    from raggd.retrieval.memory import peak_memory
+
+    started = time.perf_counter()
+    estimates: list[Any] = []
+
+    def foretell(estimate: Any) -> None:
+        estimates.append(estimate)
+        announce(f"{estimate}.")
+
+    made = parts.index_of(path, foretell, strict=strict)
+    return {
+        "passages": len(made.retriever),
+        "fingerprint": made.retriever.fingerprint,
+        "folder": str(made.folder),
+        "built": made.built,
+        "changes": asdict(made.changes),
+        "changed": str(made.changes),
+        "skipped": [asdict(each) for each in made.skipped],
+        "seconds": round(time.perf_counter() - started, 2),
+        "peak_memory": peak_memory(),
+        "estimate": asdict(estimates[0]) if estimates else None,
+    }

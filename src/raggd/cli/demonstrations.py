@@ -44,7 +44,7 @@ def make(
 ) -> None:
     """Propose questions and answers from passages; keep those that the model can answer."""
     from raggd.cli.console import progress_bar, show
-    from raggd.workflows.make_demonstrations import run_make
+    from raggd.making.make import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
         parts = load_parts(config, with_corpus(corpus, assignments), None)
@@ -64,7 +64,7 @@ def make(
 
 
 def _ask(proposal: Draft) -> Draft | None:
-    from raggd.workflows.make_demonstrations import ReviewStoppedError, edited
+    from raggd.making.make import ReviewStoppedError, edited
 
     passage = proposal.passage
     for line in ("", f"[{passage.title}] {passage.text}", "", f"Question: {proposal.question}"):
@@ -93,7 +93,7 @@ def compare(
 ) -> None:
     """Measure updates from made demonstrations against gold ones and none."""
     from raggd.cli.console import progress_bar, show
-    from raggd.workflows.made_demonstrations import run_compare
+    from raggd.study.made import run_compare
 
     with progress_bar() as bar:
         parts = load_parts(config, assignments, bar)

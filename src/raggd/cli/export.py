@@ -17,7 +17,6 @@ from raggd.cli.options import (
     Source,
     Support,
     Update,
-    adapted_from,
     counted,
     load_rag,
     support_from,
@@ -84,7 +83,9 @@ def export_gguf(
 
 def _chosen(rag: Rag, source: Source) -> Adapted | None:
     support = support_from(rag, source)
-    return adapted_from(rag, source, support) if any(source) else None
+    if not any(source):
+        return None
+    return rag.state(source[2]) if source[2] else rag.adapt(support)
 
 
 def _what(result: dict[str, Any]) -> str:

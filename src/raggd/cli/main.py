@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from raggd import __version__
-from raggd.cli.ask import ask
+from raggd.cli.ask import ask, index
 from raggd.cli.audit import register as register_audit
 from raggd.cli.bench import register as register_bench
 from raggd.cli.data import data_app
@@ -19,12 +18,6 @@ from raggd.cli.demonstrations import register as register_demonstrations
 from raggd.cli.evaluate import register as register_evaluate
 from raggd.cli.export import register as register_export
 from raggd.cli.linear import register as register_linear
-from raggd.cli.options import (
-    Assignments,
-    Config,
-    Json,
-    load_parts,
-)
 from raggd.cli.serve import register as register_serve
 from raggd.cli.study import register as register_study
 from raggd.cli.train import targets, train_app
@@ -65,33 +58,8 @@ register_export(app)
 register_demonstrations(app)
 
 
-@app.command()
-def index(
-    path: Annotated[Path, typer.Argument(help="JSON Lines, text, Markdown, PDF, or a folder.")],
-    memory: Annotated[
-        str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
-    ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a folder with files that cannot be read.")
-    ] = False,
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Index a corpus, or bring its index up to date: only what changed is read."""
-    from raggd.cli.console import note, progress_bar, show
-    from raggd.workflows.ask import run_index
-
-    bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
-    with progress_bar() as bar:
-        parts = load_parts(config, [*(assignments or []), *bound], bar)
-        result = run_index(parts, path, note, strict=strict)
-    state = "indexed" if result["built"] else "already indexed"
-    line = f"{result['passages']} passages {state} in {result['seconds']} s: {result['folder']}"
-    show(result, as_json, line, *([result["changed"]] if result["built"] else []))
-
-
 app.command()(ask)
+app.command()(index)
 app.command()(targets)
 
 

@@ -13,7 +13,6 @@ from raggd.records import RaggdError
 if TYPE_CHECKING:
     from raggd.api import Rag
     from raggd.assembly import Assembly, Progress
-    from raggd.methods.base import Adapted
     from raggd.records import SupportSet
 
 Config = Annotated[
@@ -95,50 +94,28 @@ def load_rag(config: Path | None, assignments: list[str] | None, bar: Progress |
     return Rag(load_parts(config, assignments, bar))
 
 
-def support_from(rag: Rag, source: Source) -> SupportSet | None:
+def support_from(rag: Rag, source: Source, method: str | None = None) -> SupportSet | None:
     """Find the support set that a command names.
 
     Args:
         rag: retrieves, and has the stored sets.
         source: what to adapt to.
+        method: what is named to adapt by.
 
     Returns:
         The set; None where an update is named, or nothing.
 
     Raises:
-        RaggdError: several are named.
+        RaggdError: several are named, or a method beside an update.
     """
-    demonstrations, name, _ = source
+    demonstrations, name, update = source
     if sum(value is not None for value in source) > 1:
         raise RaggdError("name one of --demonstrations, --support and --update, not several.")
+    if update is not None and method is not None:
+        raise RaggdError("--update holds what a method made: leave --method out.")
     if name is not None:
         return rag.store.support(name)
     return None if demonstrations is None else rag.support(demonstrations)
-
-
-def adapted_from(
-    rag: Rag, source: Source, support: SupportSet | None, method: str | None = None
-) -> Adapted:
-    """Adapt to what a command names.
-
-    Args:
-        rag: adapts.
-        source: what to.
-        support: what `support_from` found.
-        method: how; None: what adapts best with the weights at hand, ``base`` to nothing.
-
-    Returns:
-        The adapted state.
-
-    Raises:
-        RaggdError: a method is named beside an update.
-    """
-    update = source[2]
-    if update is None:
-        return rag.adapt(support, method=method)
-    if method is not None:
-        raise RaggdError("--update holds what a method made: leave --method out.")
-    return rag.state(update)
 
 
 def counted(number: int, noun: str) -> str:

@@ -17,6 +17,7 @@ from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
 from raggd.data.prompts import Prompt
 from raggd.evaluation.tasks import support_sets
+from raggd.progress import Progress, silent
 from raggd.records import Demonstration, Question, RaggdError, SupportSet
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import (
@@ -30,7 +31,6 @@ from raggd.retrieval.noisy import NoisyRetriever
 from raggd.settings import Settings
 from raggd.training.prepared import PreparedRetriever
 
-Progress = Callable[[str, int, int | None], None]
 T = TypeVar("T")
 
 
@@ -49,7 +49,7 @@ class Run:
     parts: Assembly
     out: Path
     stores: tuple[Path, ...] = ()
-    progress: Progress = lambda *_: None
+    progress: Progress = silent
     pool: bool = False
 
     @property

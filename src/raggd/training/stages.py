@@ -11,13 +11,14 @@ from typing import Any
 from raggd.assembly import Assembly
 from raggd.files import read_json, write_json
 from raggd.methods import spec
+from raggd.progress import Progress, silent
 from raggd.provenance import origin
 from raggd.records import RaggdError, require_known
 from raggd.settings import Settings
 from raggd.study.progress import duration_text
 from raggd.training import fits
 from raggd.training.estimate import Work, seconds_per_example, seconds_per_step
-from raggd.training.run import Progress, Run
+from raggd.training.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,7 @@ def train_all(
     parts: Assembly,
     out: Path,
     names: Sequence[str] = USUAL,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
     announce: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run stages in order; those that are done are left out, an interrupted one continues.

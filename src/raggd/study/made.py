@@ -17,6 +17,7 @@ from raggd.data.benchmarks import known_benchmarks, scored_questions, support_po
 from raggd.evaluation.runner import Task
 from raggd.evaluation.tasks import support_sets
 from raggd.files import read_json, write_json
+from raggd.making.make import as_line, choose_passages, maker_of
 from raggd.making.propose import Yield, propose
 from raggd.methods.controls import ShuffledSupport
 from raggd.methods.spec import SPECS
@@ -29,7 +30,6 @@ from raggd.study.folder import locked, write_plan
 from raggd.study.plan import all_cells
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import study_of
-from raggd.workflows.make_demonstrations import as_line, choose_passages, maker_of
 
 MADE = "rag-gd-made"
 PASSAGES_PER_QUESTION = 10

@@ -29,6 +29,9 @@ OTHERS = """
         steps = 3
         batch = 2
         learning_rate = 0.1
+        [examples]
+        steps = 2
+        batch = 2
 """
 
 
@@ -71,8 +74,8 @@ def test_from_nothing_to_weights(parts: Assembly, tmp_path: Path) -> None:
     assert len(told) == 1
     assert told[0].startswith("About ")
     assert "on this machine: base " in told[0]
-    assert labels[0].startswith("1 of 5, base: ")
-    assert labels[-1].startswith("5 of 5, mean-tuned: ")
+    assert labels[0].startswith("1 of 6, base: ")
+    assert labels[-1].startswith("6 of 6, examples: ")
     assert {STAGES[name].file for name in USUAL if name != "targets"} <= set(files_under(tmp_path))
     record = read_json(tmp_path / "train.json", what="record")
     assert {key: record[key] for key in result} == result
@@ -160,6 +163,7 @@ def test_the_estimate_is_work_times_a_measured_step(
     assert found == {
         "base": 2.0 * 4 * 2, "targets": 2.0 * 8 * 2 * 2, "predictor": 0.5 * 6,
         "tuned": 2.0 * 3 * 2, "mean-tuned": 2.0 * 3 * 2,
+        "examples": 2.0 * 2 * 2,
     }  # fmt: skip
     assert STAGES["task-mean"].work(parts.settings) == Work()
 

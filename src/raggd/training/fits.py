@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +34,7 @@ from raggd.adaptation.training import check_targets, train_predictor
 from raggd.core.low_rank import BaseAdapter
 from raggd.core.storage import load_update
 from raggd.data.benchmarks import known_benchmarks
-from raggd.data.prepared import prepared_id, read_prepared
+from raggd.data.prepared import prepared_id
 from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
@@ -111,9 +110,9 @@ def prompt(run: Run) -> Facts:
 
 
 def examples(run: Run) -> Facts:
-    """Return the facts of training the step that follows examples, from the prepared file."""
+    """Return the facts of training the step that follows examples."""
     settings, parts = run.settings.examples, run.parts
-    rows = read_prepared(Path(run.settings.data.prepared or "train.jsonl.gz"))
+    rows = run.rows()
     prompts = training_prompts(parts.backbone.tokenizer, rows, settings)
     checkpoint = run.out / "examples.checkpoint.safetensors"
     start = load_update(settings.start).to(parts.base.device) if settings.start else None

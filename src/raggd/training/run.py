@@ -15,6 +15,7 @@ from raggd.adaptation.target_store import Targets, load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
+from raggd.data.prepared import Prepared, read_prepared
 from raggd.data.prompts import Prompt
 from raggd.evaluation.tasks import support_sets
 from raggd.progress import Progress, silent
@@ -28,6 +29,7 @@ from raggd.retrieval.evidence import (
     make_demonstrations,
 )
 from raggd.retrieval.noisy import NoisyRetriever
+from raggd.retrieval.prepare import prepare
 from raggd.settings import Settings
 from raggd.training.prepared import PreparedRetriever
 
@@ -101,6 +103,14 @@ class Run:
         if self.pool or find_benchmark(name).held_out:
             raise RaggdError(f"a prepared file holds training questions, none of '{name}''s pool.")
         return self._prepared.questions(name)
+
+    def rows(self) -> list[Prepared]:
+        """Return the training questions with passages that hold an answer, and near ones."""
+        if self.settings.data.prepared:
+            return read_prepared(Path(self.settings.data.prepared))
+        named = (*self.settings.base_training.benchmarks, *self.settings.target.benchmarks)
+        names = known_benchmarks(list(dict.fromkeys(named)))
+        return [row for n in names for row in prepare(self.questions(n), self.parts.retriever)]
 
     def demonstrations(self, questions: Sequence[Question]) -> list[Demonstration]:
         """Return answered questions with their evidence."""

@@ -354,3 +354,40 @@ def test_a_real_postgresql_from_the_settings_to_the_answer(
         other.execute("DROP TABLE passages")
     with pytest.raises(RaggdError, match="LangChain retriever failed"):
         retriever.search(["Oslo"], 1)
+
+
+def test_the_example_of_flashrags_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import json
+
+    import bm25s
+    import Stemmer
+
+    corpus, folder = tmp_path / "corpus.jsonl", tmp_path / "bm25"
+    contents = [f'"Title {name}"\n{text}' for name, text in TEXTS.items()]
+    lines = [json.dumps({"id": n, "contents": c}) for n, c in zip(TEXTS, contents, strict=True)]
+    corpus.write_text("\n".join(lines) + "\n")
+    index = bm25s.BM25(backend="numpy")
+    stemmer = Stemmer.Stemmer("english")
+    index.index(bm25s.tokenize(contents, stemmer=stemmer, show_progress=False), show_progress=False)
+    index.save(folder, show_progress=False)
+    monkeypatch.setenv("FLASHRAG_INDEX", str(folder))
+    monkeypatch.chdir(Path(__file__).resolve().parents[1] / "examples")
+    named = ["retrieval.retriever=flashrag_index:make_retriever", f"data.corpus={corpus}"]
+    retriever = Assembly(load_settings(assignments=named)).retriever
+    hits = retriever.search(["Which capital has Peru?", "bees"], 3, [{"d"}, ()])
+    assert [[hit.passage.id for hit in each] for each in hits] == [["a", "b"], ["c"]]
+    assert hits[1][0].passage == Passage("c", TEXTS["c"], "Title c")
+    faiss = pytest.importorskip("faiss")
+    from raggd.retrieval import load_encoder
+    from test_retrieval_dense import save_tiny_bert
+
+    name = str(save_tiny_bert(tmp_path / "tiny"))
+    flat, encoder = faiss.IndexFlatIP(32), load_encoder(name, precision="float32")
+    flat.add(encoder.encode_passages([Passage("1", "word1 word2"), Passage("2", "word3")]))
+    faiss.write_index(flat, str(tmp_path / "e5_Flat.index"))
+    corpus.write_text(
+        '{"id": 1, "contents": "T\\nword1 word2"}\n{"id": 2, "contents": "\\nword3"}\n'
+    )
+    monkeypatch.setenv("FLASHRAG_INDEX", str(tmp_path / "e5_Flat.index"))
+    dense = Assembly(load_settings(assignments=[*named, f"retrieval.encoder={name}"])).retriever
+    assert dense.search(["word3"], 5)[0][0].passage == Passage("2", "word3")

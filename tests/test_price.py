@@ -9,13 +9,14 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.interface import attach
-from raggd.backbone.shapes import SHAPES, NoText, random_backbone, shape_config
+from raggd.backbone.shapes import SHAPES, NoText, random_backbone, shape_config, without_text
 from raggd.cli.main import app
-from raggd.evaluation.price import Lengths, measure_price, random_weights
+from raggd.evaluation.price import Lengths, measure_price, random_prompts, random_weights
 from raggd.records import RaggdError
 from raggd.settings import BackboneSettings
-from tiny import hooks_of
+from tiny import hooks_of, make_backbone
 
 FLOAT = BackboneSettings(device="cpu", dtype="float32")
 
@@ -86,7 +87,14 @@ def test_prices_are_of_the_work_they_name() -> None:
 
 def test_no_text_ends_no_answer() -> None:
     assert NoText().decode([3, 4]) == "3 4"
-    assert NoText.eos_token_id < 0
+    backbone = make_backbone()
+    assert backbone.stops == [2]
+    silent = without_text(backbone)
+    assert silent.stops == [-1]
+    assert (silent.fingerprint, silent.model) == (backbone.fingerprint, backbone.model)
+    prompts = random_prompts(silent, 2, 12, 0)
+    answers = decode(silent, read_prompts(silent, prompts), 9)
+    assert [len(answer.split()) for answer in answers] == [9, 9]
 
 
 def test_the_command_prints_plain_numbers(tmp_path: Path) -> None:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raggd.backbone.load import Backbone, choose_device, choose_dtype, quantization, wrap_model
+from raggd.backbone.identity import model_fingerprint
+from raggd.backbone.load import (
+    Backbone,
+    choose_device,
+    choose_dtype,
+    find_projections,
+    quantization,
+)
 from raggd.records import require_known
 from raggd.settings import BackboneSettings
 
@@ -56,6 +64,22 @@ class NoText:
     def decode(self, tokens: list[int], **_: Any) -> str:
         """Return the token ids, as text."""
         return " ".join(map(str, tokens))
+
+
+@dataclass(frozen=True, slots=True)
+class Silent(Backbone):
+    """A backbone whose prompts are tokens, not text; no token ends its answers."""
+
+    @property
+    def stops(self) -> list[int]:
+        """No token at all."""
+        return [NoText.eos_token_id]
+
+
+def without_text(backbone: Backbone) -> Silent:
+    """Return the same model without its tokenizer, to measure work of given lengths."""
+    own = (backbone.projections, backbone.fingerprint)
+    return Silent(backbone.name, backbone.model, NoText(), *own)
 
 
 def _random(like: Tensor, device: torch.device) -> nn.Parameter:
@@ -113,4 +137,6 @@ def random_backbone(name: str, settings: BackboneSettings) -> Backbone:
         make: Any = AutoModelForCausalLM.from_config
         model = make(config, dtype=choose_dtype(settings, device))
     _materialise(model, device, nf4=nf4)
-    return wrap_model(model, NoText(), name)
+    model.eval().requires_grad_(False)
+    projections = find_projections(model, name)
+    return Silent(name, model, NoText(), projections, model_fingerprint(model))

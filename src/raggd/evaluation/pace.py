@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.load import Backbone
-from raggd.backbone.shapes import NoText
+from raggd.backbone.shapes import without_text
 from raggd.evaluation.price import random_prompts
 
 ROWS, PROMPT, ANSWER = 3, 464, 7
@@ -58,7 +58,7 @@ def look(backbone: Backbone) -> Pace:
     Returns:
         The pace.
     """
-    silent = replace(backbone, tokenizer=NoText())
+    silent = without_text(backbone)
     decode(silent, read_prompts(silent, random_prompts(silent, 1, 32, 0)), 2)  # warm
     started = time.perf_counter()
     reading = read_prompts(silent, random_prompts(silent, ROWS, PROMPT, 0))

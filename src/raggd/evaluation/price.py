@@ -7,7 +7,7 @@ may be random too. Everything is timed in turn, in one process.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -21,7 +21,7 @@ from raggd.backbone.batch import Batch, last_states, make_batch
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.shapes import NoText
+from raggd.backbone.shapes import without_text
 from raggd.core.low_rank import BaseAdapter, Update, factors_of
 from raggd.data.prompts import Prompt
 from raggd.evaluation.timing import Work, in_turn, ratio_of
@@ -157,7 +157,7 @@ def measure_price(
     Returns:
         ``ms`` (medians by work), ``ratios`` (median with range) and the sizes, ready for JSON.
     """
-    silent = replace(backbone, tokenizer=NoText())
+    silent = without_text(backbone)
     shown = random_prompts(silent, lengths.demonstrations, lengths.support, 4)
     batch = make_batch(shown, 0, silent.device)
     say("adapting")

@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
 
-.PHONY: setup demo test check docs bench gpu-check engine-test clean
+.PHONY: setup demo test test-lowest test-highest versions check docs bench gpu-check engine-test clean
 
 setup: $(READY)
 
@@ -24,6 +24,29 @@ check: setup
 test: check
 	$(BIN)/raggd data fetch
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup
+
+# The two ends of the ranges in pyproject.toml, each in an environment of its own.
+.venv-lowest/.ready: PINS := --constraint constraints-lowest.txt
+.venv-highest/.ready: PINS := --upgrade --upgrade-strategy eager torch==2.13.0
+.venv-%/.ready: pyproject.toml constraints-lowest.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/pip install --quiet --editable ".[dense,documents,serve]" pytest pytest-xdist hypothesis $(PINS)
+	touch $@
+
+ENDS := tests/test_identity.py tests/test_rendering.py tests/test_prompts.py tests/test_backbone_load.py \
+	tests/test_batch_and_generate.py tests/test_interface.py tests/test_end_to_end.py
+test-lowest test-highest: test-%: .venv-%/.ready
+	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -n $(JOBS) --dist loadgroup $(ENDS)
+
+# The shipped weights on seven benchmarks under both ends, question by question (DATA: docs/data.md).
+DATA ?= ../shared/data
+QUESTIONS ?= 100
+build/versions/%: .venv-%/.ready
+	.venv-$*/bin/raggd evaluate --settings settings/smollm2-evaluate.toml --methods base,rag-gd-tuned \
+		--set data.folder=$(DATA) --set evaluation.questions=$(QUESTIONS) --set evaluation.draws=1 \
+		--set backbone.dtype=float32 --set backbone.device=cpu --out $@
+versions: build/versions/lowest build/versions/highest
+	$(BIN)/python -m benchmarks.versions $^
 
 docs: setup
 	$(BIN)/pip install --quiet --editable ".[docs]" --constraint constraints.txt
@@ -53,7 +76,7 @@ engine-test:
 endif
 
 clean:
-	rm -rf .venv .venv-engine build dist src/*.egg-info
+	rm -rf .venv .venv-engine .venv-lowest .venv-highest build dist src/*.egg-info
 
 # Everything that needs a graphics card, in eight minutes; wheels/ holds what the machine lacks.
 gpu-check:

@@ -473,3 +473,13 @@ def test_index_is_built_once(own: Assembly, documents: Path) -> None:
     (documents / "third.md").write_text("The new bee eats salt.\n", encoding="utf-8")
     third = index_result(own, documents)
     assert (third["built"], third["passages"]) == (True, 5)
+
+
+def test_ask_names_what_is_skipped_and_strict_refuses_it(own: Assembly, tmp_path: Path) -> None:
+    (Path(own.corpus) / "empty.txt").write_text("")
+    result = ask_result(Rag(own), "what eats the big fish ?")
+    assert result["skipped"] == [
+        {"file": "empty.txt", "reason": "holds no text: fill or remove it."}
+    ]
+    with pytest.raises(RaggdError, match=r"1 file is skipped \(empty\.txt: holds no text"):
+        ask_result(Rag(own), "what eats the big fish ?", strict=True)

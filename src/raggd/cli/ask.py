@@ -25,6 +25,7 @@ from raggd.cli.options import (
     support_from,
     with_corpus,
 )
+from raggd.data.documents import summary
 from raggd.records import RaggdError
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ def ask(
     guess: Annotated[
         bool, typer.Option("--guess", help="Ask the model even where no passage is found.")
     ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Refuse a folder with files that cannot be read.")
+    ] = False,
     config: Config = None,
     assignments: Assignments = None,
     timings: Annotated[bool, typer.Option("--timings", help="Show where the time went.")] = False,
@@ -57,7 +61,7 @@ def ask(
 
     with progress_bar() as bar:
         rag = load_rag(config, with_corpus(corpus, assignments), bar)
-        result = ask_result(rag, question, (demonstrations, support, update), method, guess)
+        result = ask_result(rag, question, (demonstrations, support, update), method, guess, strict)
     if not result["hits"] and rag.parts.settings.retrieval.top_k:
         complain(f"raggd: {NO_HIT}{_asked_all_the_same(result)}.")
     if as_json:
@@ -82,6 +86,7 @@ def ask_result(
     source: Source = (None, None, None),
     method: str | None = None,
     guess: bool = False,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Answer one question, adapted to what is named.
 
@@ -91,17 +96,19 @@ def ask_result(
         source: of the adapted state.
         method: None: what adapts best with the weights at hand, ``base`` where nothing is named.
         guess: ask the model even where no passage is found.
+        strict: refuse a folder with files that cannot be read.
 
     Returns:
         ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an update
         or a prefix), ``demonstrations`` (how many), ``refused`` (as the demonstrations refuse),
         ``named`` (numbers of the passages that the answer names), ``without_evidence``
         (demonstrations whose passages lack their answer), ``remarks`` on the set, ``passages``,
-        ``passages_cut`` and ``timings`` in milliseconds: ``start`` is what went before (Python,
-        imports), and ``total`` counts from the start of the process where the system tells it.
+        ``passages_cut``, ``skipped`` (files that are not in the index, with reasons) and
+        ``timings`` in milliseconds: ``start`` is what went before (Python, imports), and ``total``
+        counts from the start of the process where the system tells it.
 
     Raises:
-        RaggdError: the question is empty.
+        RaggdError: the question is empty, or `strict` refuses the folder.
     """
     from raggd.data.shown import remarks_on, unsupported
     from raggd.evaluation.cost import Stopwatch
@@ -115,6 +122,10 @@ def ask_result(
     rag.parts.check_methods([method] if method else [])
     with watch.timed("index"):
         rag.retriever  # noqa: B018
+        index = vars(rag.parts).get("index")  # there is none where a retriever was brought
+        skipped = index.skipped if index else ()
+        if strict and skipped:
+            raise RaggdError(f"cannot read all of {rag.parts.corpus}: {summary(skipped)}.")
     with watch.timed("load"):
         rag.parts.backbone  # noqa: B018
     with watch.timed("retrieve"):
@@ -139,6 +150,7 @@ def ask_result(
         "named": list(answer.named),
         "passages": [asdict(passage) for passage in answer.passages],
         "passages_cut": answer.passages_cut,
+        "skipped": [asdict(each) for each in skipped],
         "timings": spent,
     }
 
@@ -164,7 +176,7 @@ def _how(result: dict[str, Any], update: Path | None) -> str:
 
 
 def index(
-    path: Annotated[Path, typer.Argument(help="JSON Lines, text, Markdown, PDF, or a folder.")],
+    path: Annotated[Path, typer.Argument(help="A file or folder of documents.")],
     memory: Annotated[
         str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
     ] = None,

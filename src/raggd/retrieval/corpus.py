@@ -16,6 +16,7 @@ from raggd.data.documents import (
     list_files,
     read_file,
     read_passages,
+    skip,
     stream_file,
     summary,
 )
@@ -166,7 +167,7 @@ def _read(
     except RaggdError as error:
         if len(listing.files) == 1:
             raise
-        return replace(state, skipped=str(error))
+        return replace(state, skipped=skip(now.name, error).reason)
     hashed = writer.add(_counted(passages, start, progress))
     return replace(state, passages=hashed, start=start, count=len(writer) - start)
 

@@ -8,7 +8,7 @@ A file that cannot be read never stops a folder: it becomes a `Skipped` with its
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -137,18 +137,10 @@ def read_file(file: SourceFile) -> list[Passage]:
     return list(stream_file(file))
 
 
-def skip(file: SourceFile, error: RaggdError) -> Skipped:
-    """Name a file that `read_file` refused.
-
-    Args:
-        file: the file.
-        error: what it raised.
-
-    Returns:
-        The file with the reason, its name said once.
-    """
-    reason = str(error).removeprefix("cannot read ").removeprefix(file.name).lstrip(":, ")
-    return Skipped(file.name, reason)
+def skip(name: str, error: RaggdError) -> Skipped:
+    """Return a file that `read_file` refused, with the reason; its name is said once."""
+    reason = str(error).removeprefix("cannot read ").removeprefix(name).lstrip(":, ")
+    return Skipped(name, reason)
 
 
 def read_passages(
@@ -191,7 +183,7 @@ def read_passages(
         except RaggdError as error:
             if strict:
                 raise
-            skipped.append(skip(file, error))
+            skipped.append(skip(file.name, error))
             continue
         for passage in passages:
             found = True
@@ -211,7 +203,7 @@ def _refusal(path: Path, skipped: list[Skipped]) -> str:
     return f"cannot read all of {shown_name(path)}: {summary(skipped)}"
 
 
-def summary(skipped: list[Skipped]) -> str:
+def summary(skipped: Sequence[Skipped]) -> str:
     """Say in one line what was skipped.
 
     Args:

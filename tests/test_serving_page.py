@@ -261,7 +261,7 @@ def test_a_server_with_a_key_asks_for_it(
     browser: Any, frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
-    with running(tiny_parts(tmp_path, frozen_backbone), key="right") as server:
+    with running(tiny_parts(tmp_path, frozen_backbone), keys={"page": "right"}) as server:
         context = browser.new_context()
         page = context.new_page()
         page.goto(server.url)

@@ -13,6 +13,7 @@ from raggd import __version__
 from raggd.cli.ask import ask, index
 from raggd.cli.audit import register as register_audit
 from raggd.cli.bench import register as register_bench
+from raggd.cli.cache import cache_app
 from raggd.cli.data import data_app
 from raggd.cli.demonstrations import register as register_demonstrations
 from raggd.cli.evaluate import register as register_evaluate
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
+app.add_typer(cache_app, name="cache")
 register_linear(app)
 register_serve(app)
 register_bench(app)

@@ -60,7 +60,7 @@ def offline(server: Running, method: str, question: str, number: int | None = No
 def test_a_support_set_changes_the_answers_into_the_offline_ones(
     server: Running, client: openai.OpenAI
 ) -> None:
-    model = f"rag-gd/{store(server, 0)}"
+    model = f"adapted/{store(server, 0)}"
     asked = questions(6)
     adapted = [ask(client, q, model).choices[0].message.content for q in asked]
     plain = [ask(client, q, "base").choices[0].message.content for q in asked]
@@ -80,7 +80,7 @@ def test_demonstrations_may_come_with_the_request(server: Running, client: opena
 
 
 def test_a_stream_says_the_same_in_pieces(server: Running, client: openai.OpenAI) -> None:
-    model = f"rag-gd/{store(server, 0)}"
+    model = f"adapted/{store(server, 0)}"
     for question in questions(6):
         whole = ask(client, question, model)
         chunks = list(
@@ -97,7 +97,7 @@ def test_a_stream_says_the_same_in_pieces(server: Running, client: openai.OpenAI
 
 
 def test_sixteen_at_once_with_eight_support_sets(server: Running) -> None:
-    models = [f"rag-gd/{store(server, number)}" for number in range(8)]
+    models = [f"adapted/{store(server, number)}" for number in range(8)]
     asked = [(questions(16)[i], i % 8) for i in range(16)]
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
     with client, ThreadPoolExecutor(16) as pool:
@@ -112,9 +112,9 @@ def test_sixteen_at_once_with_eight_support_sets(server: Running) -> None:
 
 
 def test_models_are_listed(server: Running, client: openai.OpenAI) -> None:
-    model = f"rag-gd/{store(server, 0)}"
+    model = f"adapted/{store(server, 0)}"
     names = [known.id for known in client.models.list()]
-    assert names[:4] == ["raggd", "vanilla-rag", "base", "rag-gd"]
+    assert names[:4] == ["raggd", "vanilla-rag", "base", "adapted"]
     assert model in names
     assert client.models.retrieve(model).id == model
 

@@ -341,16 +341,16 @@ def test_a_damaged_update_is_predicted_again_and_a_damaged_set_left_out(
             client.post("/v1/supports", json={"demonstrations": demonstrations(n)}).json()["id"]
             for n in (0, 1)
         )
-        said = client.post(CHAT, json=chat(model=f"rag-gd/{kept}")).json()["choices"]
+        said = client.post(CHAT, json=chat(model=f"adapted/{kept}")).json()["choices"]
     for path in (tmp_path / "supports").glob("*.safetensors"):
         path.write_bytes(b"x" * 100)
     path = tmp_path / "supports" / f"{broken}.json"
     path.write_text(path.read_text().replace("what lies near", "what is near"))
     with running(parts) as server, server.client() as client:
         assert [s["id"] for s in client.get("/v1/supports").json()["data"]] == [kept]
-        assert client.post(CHAT, json=chat(model=f"rag-gd/{kept}")).json()["choices"] == said
+        assert client.post(CHAT, json=chat(model=f"adapted/{kept}")).json()["choices"] == said
         assert server.metric("raggd_adaptation_seconds_count") == 1
-        refused = client.post(CHAT, json=chat(model=f"rag-gd/{broken}"))
+        refused = client.post(CHAT, json=chat(model=f"adapted/{broken}"))
         assert refused.status_code == 400
         assert "it was changed" in refused.json()["error"]["message"]
     assert f"{broken} is left out" in caplog.text

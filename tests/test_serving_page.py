@@ -88,16 +88,16 @@ def test_the_whole_walk(page: Any, server: Running) -> None:
     with server.client() as client:
         said = client.post("/v1/completions", json={"model": "base", "prompt": question}).json()
     assert base == (said["choices"][0]["text"] or "(no answer)")
-    assert card(page, "rag-gd").locator(".said").inner_text() == "Show it some examples first."
+    assert card(page, "adapted").locator(".said").inner_text() == "Show it some examples first."
     assert page.locator("#evidence li").count() == 2
 
     fill_examples(page)
     page.click("#adapt [type=submit]")
-    wait_for_answer(page, "rag-gd")  # the question on the page is asked again
+    wait_for_answer(page, "adapted")  # the question on the page is asked again
     with server.client() as client:
         (stored,) = client.get("/v1/supports").json()["data"]
     assert stored["model"] in page.locator("#adapted").inner_text()
-    assert card(page, "rag-gd").locator("dd").first.inner_text().endswith(("ms", "s"))
+    assert card(page, "adapted").locator("dd").first.inner_text().endswith(("ms", "s"))
     assert card(page, "base").locator("dd").first.inner_text() == "none"
     cells = page.locator("#map td")
     assert cells.count() == 9  # q, k, v in three layers
@@ -160,7 +160,7 @@ def test_marks_follow_the_chosen_answer(page: Any) -> None:
         answer = card(page, method).locator(".said").inner_text().lower()
         for text in page.locator("#evidence mark").all_text_contents():
             assert text.lower() in answer
-    assert page.locator('#marking input[value="rag-gd"]').is_disabled()
+    assert page.locator('#marking input[value="adapted"]').is_disabled()
 
 
 def test_it_works_by_keyboard_alone(page: Any) -> None:
@@ -178,7 +178,7 @@ def test_it_works_by_keyboard_alone(page: Any) -> None:
         page.keyboard.press("Tab")
         page.keyboard.press("Tab")  # over the button that removes the row
     page.keyboard.press("Enter")
-    wait_for_answer(page, "rag-gd")
+    wait_for_answer(page, "adapted")
     outline = page.evaluate("() => getComputedStyle(document.activeElement).outlineStyle")
     assert outline == "solid"
 
@@ -216,7 +216,7 @@ def test_text_is_never_markup(page: Any) -> None:
     row.locator(".q").fill(f"<b>bold</b> {questions(1)[0]}")
     row.locator(".a").fill("<i>Lima</i>")
     page.click("#adapt [type=submit]")
-    wait_for_answer(page, "rag-gd")
+    wait_for_answer(page, "adapted")
     assert page.locator("main img, main b").count() == 0
 
 
@@ -234,9 +234,9 @@ def test_a_phone_shows_everything_without_scrolling_sideways(phone: Any) -> None
     wait_for_answer(phone, "base")
     fill_examples(phone)
     phone.click("#adapt [type=submit]")
-    wait_for_answer(phone, "rag-gd")
+    wait_for_answer(phone, "adapted")
     assert phone.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
-    tops = [card(phone, m).bounding_box()["y"] for m in ("vanilla-rag", "base", "rag-gd")]
+    tops = [card(phone, m).bounding_box()["y"] for m in ("vanilla-rag", "base", "adapted")]
     assert tops == sorted(set(tops)), "the cards stand below each other"
     for control in phone.locator("button:visible, input:visible, select:visible").all():
         if control.get_attribute("type") != "radio":

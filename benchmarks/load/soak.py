@@ -130,7 +130,7 @@ def run_soak(
     """
     with load_client(url) as client:
         expected = expected_answers(client, workload, progress)
-    stored = list(dict.fromkeys(m for _, m in expected if m.startswith("rag-gd/")))
+    stored = list(dict.fromkeys(m for _, m in expected if m.startswith("adapted/")))
     inline = {m: list(w) for m, w in zip(stored, workload.supports, strict=False)}
     spare = [list(shown) for shown in workload.supports[SETS:]]
     tally = Tally()

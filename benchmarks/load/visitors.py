@@ -22,7 +22,7 @@ GARBAGE: tuple[tuple[str, bytes], ...] = (
     (CHAT, b"\xff\xfe\x00garbage"),
     (CHAT, b"[" * 100_000),
     (CHAT, b'{"model": "nothing", "messages": [{"role": "user", "content": "x"}]}'),
-    (CHAT, b'{"model": "rag-gd/../../x", "messages": [{"role": "user", "content": "x"}]}'),
+    (CHAT, b'{"model": "adapted/../../x", "messages": [{"role": "user", "content": "x"}]}'),
     (CHAT, b'{"model": "base", "messages": [{"role": "user", "content": "a\\u0000b"}]}'),
     (CHAT, b'{"model": "base", "messages": [{"role": "user", "content": " "}]}'),
     (CHAT, b'{"model": "base", "messages": [{"role": "user", "content": "x"}], "n": 3}'),

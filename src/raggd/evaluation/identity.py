@@ -20,14 +20,7 @@ changes rounding."""
 
 
 def deciding_values(settings: Settings) -> str:
-    """Return the values of `DECIDING` as JSON text.
-
-    Args:
-        settings: of a run.
-
-    Returns:
-        Equal text for settings that give equal answers.
-    """
+    """Return the values of `DECIDING` as JSON text: equal for settings that give equal answers."""
     values = {
         section: {name: getattr(getattr(settings, section), name) for name in names}
         for section, names in DECIDING.items()

@@ -33,14 +33,7 @@ class Interval:
     level: float = 0.95
 
     def scaled(self, factor: float) -> Interval:
-        """Return the interval in another unit, e.g. times 100 for percent.
-
-        Args:
-            factor: a positive number.
-
-        Returns:
-            The scaled interval.
-        """
+        """Return the same in another unit, e.g. times 100 for percent; a p-value stays."""
         return Interval(self.mean * factor, self.low * factor, self.high * factor, self.level)
 
 
@@ -60,14 +53,7 @@ class Difference:
         return self.low > 0 or self.high < 0
 
     def scaled(self, factor: float) -> Difference:
-        """Return the difference in another unit; the p-value stays.
-
-        Args:
-            factor: a positive number.
-
-        Returns:
-            The scaled difference.
-        """
+        """Return the same in another unit, e.g. times 100 for percent; a p-value stays."""
         return Difference(
             self.mean * factor, self.low * factor, self.high * factor, self.p_value, self.level
         )

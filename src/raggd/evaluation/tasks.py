@@ -23,17 +23,7 @@ from raggd.settings import EvaluationSettings
 def support_sets(
     name: str, drawn: Sequence[Sequence[Question]], retriever: Retriever, k: int
 ) -> list[SupportSet]:
-    """Retrieve for drawn questions and make support sets of them.
-
-    Args:
-        name: the task.
-        drawn: questions of each set.
-        retriever: finds their evidence, all in one search.
-        k: passages per demonstration.
-
-    Returns:
-        One set per draw.
-    """
+    """Return a support set of each draw's questions, with evidence found in one search."""
     flat = make_demonstrations([q for questions in drawn for q in questions], retriever, k)
     sets, at = [], 0
     for questions in drawn:
@@ -96,15 +86,7 @@ def build_task(
 
 
 def task_of(parts: Assembly, name: str) -> Task:
-    """Build the task of one benchmark.
-
-    Args:
-        parts: settings, data and retriever.
-        name: the benchmark.
-
-    Returns:
-        The task.
-    """
+    """Return the task of one benchmark, from settings, data and retriever."""
     settings = parts.settings
     return build_task(
         name,

@@ -22,15 +22,7 @@ Record = Mapping[str, Any]
 
 
 def load_alignments(out: Path, backbones: Sequence[str]) -> dict[str, Record]:
-    """Read the alignment records of a study.
-
-    Args:
-        out: its folder.
-        backbones: labels.
-
-    Returns:
-        Records by label, of the backbones that have one.
-    """
+    """Return the alignment records in a study's folder by the label of their backbone."""
     paths = {name: out / name / ALIGNMENT_FILE for name in backbones}
     return {n: read_json(p, what="alignment record") for n, p in paths.items() if p.is_file()}
 
@@ -45,14 +37,9 @@ def _panels(record: Record) -> list[tuple[str, list[list[float]]]]:
 
 
 def heat_map(name: str, record: Record) -> str:
-    """Draw the cosine between predicted and true update by layer and projection.
+    """Return the cosine between predicted and true update by layer and projection, as SVG.
 
-    Args:
-        name: label of the backbone.
-        record: its alignment record.
-
-    Returns:
-        One ``<svg>`` element; empty without a predictor.
+    It is empty without a predictor.
     """
     panels = _panels(record)
     if not panels:
@@ -86,15 +73,7 @@ def _points(record: Record, method: str) -> list[tuple[str, list[float]]]:
 
 
 def distribution_figure(name: str, record: Record) -> str:
-    """Draw the cosine of every support set by task; stars mark tasks never trained on.
-
-    Args:
-        name: label of the backbone.
-        record: its alignment record.
-
-    Returns:
-        One ``<svg>`` element; empty without a predictor.
-    """
+    """Return the cosine of every support set by task; stars mark tasks never trained on."""
     shown = [m for m in MAPPED if _points(record, m)]
     if not shown:
         return ""
@@ -127,14 +106,7 @@ def _strip(
 
 
 def alignment_table(records: Mapping[str, Record]) -> Table:
-    """Lay out the mean cosine of every predictor on both kinds of tasks.
-
-    Args:
-        records: by backbone.
-
-    Returns:
-        The table.
-    """
+    """Return the mean cosine of every predictor on both kinds of tasks, by backbone."""
     columns = [Column("Backbone"), Column("Method"), Column("K", "right"), Column("Tasks")]
     columns += [Column(x, "right") for x in ("Sets", "Cosine (95 % interval)", "Whole update")]
     rows = []

@@ -103,16 +103,7 @@ def _figures(grid: Grid, evidence: list[EvidenceGain], average: Average) -> dict
 
 
 def build_report(out: Path, resamples: int, progress: Progress = silent) -> Report:
-    """Compute tables and figures of a study.
-
-    Args:
-        out: the study's folder; it may be unfinished.
-        resamples: bootstrap samples.
-        progress: told what is going on.
-
-    Returns:
-        The report.
-    """
+    """Return tables and figures of a study's folder; the study may be unfinished."""
     progress("reading records", 0, None)
     grid = load_grid(out)
     progress("comparing methods", 0, None)

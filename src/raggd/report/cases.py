@@ -65,16 +65,7 @@ def mark_answers(text: str, answers: Iterable[str]) -> Markup:
 
 
 def case_view(case: Case, before: str, after: str) -> dict[str, Any]:
-    """Return what the page shows of a case.
-
-    Args:
-        case: the case.
-        before: the method whose answer stands for "before".
-        after: the method whose answer is highlighted where it differs; ``change`` says how.
-
-    Returns:
-        For the template.
-    """
+    """Return what the page shows of a case: ``change`` says how `after` differs from `before`."""
     question, predictions = case["question"], case["predictions"]
     old, new = predictions.get(before), predictions.get(after)
     change = "same"

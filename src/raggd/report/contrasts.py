@@ -216,16 +216,9 @@ def _family(
 
 
 def contrast_of(block: Block, pair: Pair, metric: str, resamples: int) -> Contrast | None:
-    """Compare two methods on all questions of a block, each question counted once.
+    """Return how two methods differ on all questions of a block, each counted once.
 
-    Args:
-        block: of the study.
-        pair: (method, other).
-        metric: of `METRICS`.
-        resamples: bootstrap samples.
-
-    Returns:
-        The contrast, uncorrected; None if no question was answered by both.
+    It is uncorrected; None if no question was answered by both.
     """
     given = sample([block], pair, block.benchmarks, metric)
     if given is None:

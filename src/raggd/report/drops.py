@@ -68,14 +68,9 @@ def _of_subset(
 
 
 def loss_drops(blocks: Sequence[Block], resamples: int) -> list[Drop]:
-    """Measure all drops on the questions that every method of a block answered.
+    """Return the drops on the questions that every method of a block answered.
 
-    Args:
-        blocks: of the study; those without base adapter or TT-SGD are left out.
-        resamples: bootstrap samples.
-
-    Returns:
-        By block, subset and method; empty where no answer loss was recorded.
+    Blocks without base adapter or TT-SGD, and answers without a loss, are left out.
     """
     found = []
     for block in blocks:
@@ -101,14 +96,7 @@ def _cells(drop: Drop | None) -> list[str]:
 
 
 def drops_table(found: Sequence[Drop]) -> Table:
-    """Lay out the drops, a column per subset and its multiple of TT-SGD's.
-
-    Args:
-        found: from `loss_drops`.
-
-    Returns:
-        A row per block and method.
-    """
+    """Return the drops by block and method, for each subset, and as multiples of TT-SGD's."""
     names = list(dict.fromkeys(drop.subset for drop in found))
     columns = [Column("Scope"), Column("Method")]
     for name in names:

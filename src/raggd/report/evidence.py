@@ -37,12 +37,7 @@ class EvidenceGain:
 def only(block: Block, answerable: bool) -> Block:
     """Return a block with the questions of one kind of evidence.
 
-    Args:
-        block: of a study.
-        answerable: whether their passages hold an answer.
-
-    Returns:
-        The block; questions of unknown kind, and benchmarks left without questions, are dropped.
+    Questions of unknown kind, and benchmarks left without questions, are dropped.
     """
     answers = {
         method: {
@@ -57,15 +52,9 @@ def only(block: Block, answerable: bool) -> Block:
 
 
 def evidence_gains(blocks: Sequence[Block], resamples: int) -> list[EvidenceGain]:
-    """Compare pairs of methods apart for both kinds of evidence.
+    """Return what pairs of methods gain, apart for both kinds of evidence.
 
-    Args:
-        blocks: of the study.
-        resamples: bootstrap samples.
-
-    Returns:
-        The gains, by block, pair, kind of evidence and metric; the mean over questions, since some
-        benchmarks have few of one kind.
+    It is the mean over questions, since some benchmarks have few of one kind.
     """
     found = []
     for block in blocks:
@@ -89,14 +78,7 @@ def _significant(found: Sequence[Contrast]) -> set[Contrast]:
 
 
 def evidence_table(found: Sequence[EvidenceGain]) -> Table:
-    """Lay out gains by evidence.
-
-    Args:
-        found: from `evidence_gains`.
-
-    Returns:
-        The table; bold is significant, corrected by Holm over the rows of a scope.
-    """
+    """Return gains by evidence; bold is significant, corrected by Holm over the rows of a scope."""
     columns = [Column("Scope"), Column("Comparison"), Column("Passages hold"), Column("n", "right")]
     columns += [Column(name, "right") for name in ("EM", "F1", "Answer loss")]
     groups: dict[tuple[str, str, str, bool], dict[str, Contrast]] = {}

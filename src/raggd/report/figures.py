@@ -115,14 +115,7 @@ def draw_points(axes: Axes, points: Sequence[Point], places: Sequence[float]) ->
 def label_points(
     figure: Figure, axes: Axes, points: Sequence[Point], places: Sequence[float]
 ) -> None:
-    """Write each method's name where it covers nothing; the last thing done to a figure.
-
-    Args:
-        figure: the figure, whose layout is fixed by this.
-        axes: its plot.
-        points: the methods.
-        places: horizontal position of each.
-    """
+    """Write each method's name where it covers nothing; the last thing done to a figure."""
     from adjustText import adjust_text
 
     texts = [
@@ -163,14 +156,9 @@ def _cost_points(block: Block, average: Average) -> list[Point]:
 
 
 def cost_figure(block: Block, average: Average) -> str:
-    """Draw F1 against the time of a question, adaptation included (the paper's figure 4).
+    """Return F1 against the time of a question, adaptation included (the paper's figure 4).
 
-    Args:
-        block: one backbone and retriever.
-        average: from `f1_average`.
-
-    Returns:
-        One ``<svg>`` element; empty while no method has its costs.
+    It is empty while no method has its costs.
     """
     points = _cost_points(block, average)
     if not points:

@@ -100,15 +100,9 @@ def _advice(
 def own_report(
     records: Sequence[RunRecord], questions: Mapping[str, Question], adapting: str
 ) -> OwnReport:
-    """Compare methods on one's own questions.
+    """Return what one task's records, a method each, say of one's own questions, given by id.
 
-    Args:
-        records: of one task, a method each.
-        questions: by id.
-        adapting: the method that adapts by default.
-
-    Returns:
-        The report; its intervals count support sets as a source of chance.
+    Intervals count support sets as a source of chance.
     """
     methods = [record.method for record in records]
     clusters = [p.support_id for p in records[0].predictions]

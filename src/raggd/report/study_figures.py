@@ -118,15 +118,7 @@ def _lines(place: Axes, block: Block, average: Average) -> None:
 
 
 def evidence_figure(found: Sequence[EvidenceGain], metric: str) -> str:
-    """Draw gains apart for questions whose passages hold an answer and for the others.
-
-    Args:
-        found: from `evidence_gains`.
-        metric: ``em``, ``f1`` or ``loss``.
-
-    Returns:
-        One ``<svg>`` element; empty if there is nothing of that metric.
-    """
+    """Return gains of one metric, apart for questions whose passages hold an answer and others."""
     chosen = [g for g in found if g.contrast.metric == metric]
     if not chosen:
         return ""

@@ -46,16 +46,9 @@ def drawing(salt: str, size: tuple[float, float]) -> Iterator[Figure]:
 
 
 def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
-    """Divide a figure into panels, row by row; what is left of the last row stays blank.
+    """Return so many panels of a figure, row by row; what is left of the last row stays blank.
 
-    Args:
-        figure: from `drawing`.
-        count: panels wanted.
-        columns: panels in a row.
-        **options: of matplotlib's ``subplots``.
-
-    Returns:
-        As many panels as are wanted.
+    Options are those of matplotlib's ``subplots``.
     """
     grid = figure.subplots(-(-count // columns), columns, squeeze=False, **options)
     places: list[Axes] = list(grid.flat)
@@ -65,15 +58,9 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axe
 
 
 def to_svg(figure: Figure, title: str, description: str) -> str:
-    """Turn a figure into one inline SVG element that follows the page's text colour.
+    """Return a figure as one inline ``<svg>`` that follows the page's text colour.
 
-    Args:
-        figure: drawn inside `drawing`.
-        title: what it shows.
-        description: its numbers, for readers who cannot see it.
-
-    Returns:
-        ``<svg>...</svg>`` and a line break.
+    The description holds its numbers, for readers who cannot see it.
     """
     stream = io.StringIO()
     empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))

@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 MOST_PASSAGES = 16
 LONGEST_EVIDENCE = 32_768
 """Characters of all passages that a client brings along for one question."""
-Served = Literal["vanilla-rag", "base", "rag-gd"]
-"""The methods that are served; `rag-gd` needs a support set."""
+Served = Literal["vanilla-rag", "base", "adapted"]
+"""The methods that are served; `adapted` needs a support set."""
 
 
 class Body(BaseModel):
@@ -194,7 +194,7 @@ class SupportView(BaseModel):
     id: str
     object: Literal["support"] = "support"
     model: str
-    """The name to ask for: ``rag-gd/`` and the id."""
+    """The name to ask for: ``adapted/`` and the id."""
     task: str
     created: int
     base: str

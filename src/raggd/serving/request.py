@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 AUTO = "raggd"
 """The model that adapts when there is something to adapt to, and is the base adapter otherwise."""
 MODELS = {
-    AUTO: "rag-gd with a support set or demonstrations, else base",
+    AUTO: "adapted with a support set or demonstrations, else base",
     "vanilla-rag": "the bare backbone with the passages in its prompt",
     "base": "the base adapter (the shared interface), not adapted",
-    "rag-gd": "adapted in one forward pass to the support set or demonstrations of the request",
+    "adapted": "adapted in one forward pass to the support set or demonstrations of the request",
 }
 C = TypeVar("C", ChatChunk, Completion)
 NO_HIT = "No passage shares a word with the question. (raggd.guess asks the model all the same.)"
@@ -57,14 +57,14 @@ def choose_method(model: str, wanted: Extension) -> tuple[str, str | None]:
         BadRequestError: fields contradict each other.
     """
     name, slash, tail = model.partition("/")
-    if name not in MODELS or (slash and (name != "rag-gd" or not tail)):
-        known = [*MODELS, "rag-gd/<support id>"]
+    if name not in MODELS or (slash and (name != "adapted" or not tail)):
+        known = [*MODELS, "adapted/<support id>"]
         raise ApiError(
             404, "model_not_found", str(unknown_name("model", model, known)), param="model"
         )
     support = tail or wanted.support
     adapts = bool(support or wanted.demonstrations)
-    method = (wanted.method or ("rag-gd" if adapts else "base")) if name == AUTO else name
+    method = (wanted.method or ("adapted" if adapts else "base")) if name == AUTO else name
     problem = ""
     either = f"leave it out, or use model '{AUTO}'."
     if tail and wanted.support not in {None, tail}:
@@ -78,14 +78,14 @@ def choose_method(model: str, wanted: Extension) -> tuple[str, str | None]:
         problem = (
             f"model '{model}' answers by {method}, but raggd.method is '{wanted.method}': {either}"
         )
-    elif method != "rag-gd" and adapts:
+    elif method != "adapted" and adapts:
         problem = f"{method} does not adapt, but a support set was given: {either}"
     if problem:
         raise BadRequestError(problem, "raggd")
-    if method == "rag-gd" and not adapts:
+    if method == "adapted" and not adapts:
         raise BadRequestError(
-            "rag-gd adapts to answered questions: name a stored set (model "
-            "'rag-gd/<support id>' or raggd.support) or give raggd.demonstrations.",
+            "adapted adapts to answered questions: name a stored set (model "
+            "'adapted/<support id>' or raggd.support) or give raggd.demonstrations.",
             "raggd",
             "support_missing",
         )

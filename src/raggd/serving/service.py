@@ -117,7 +117,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(self._preparer, work)
 
     async def _adapted(self, request: Request, retriever: Retriever) -> tuple[Adapted, float]:
-        if request.method != "rag-gd":
+        if request.method != "adapted":
             if request.format:
                 raise no_json()
             return Adapted(self.base if request.method == "base" else None), 0.0

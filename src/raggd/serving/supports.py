@@ -204,7 +204,7 @@ class Supports:
         norms = facts.get("norms") or {}
         return SupportView(
             id=support.id,
-            model=f"rag-gd/{support.id}",
+            model=f"adapted/{support.id}",
             task=support.task,
             created=stored.created,
             base=self._rag.parts.base.fingerprint,

@@ -15,14 +15,10 @@ from raggd.study.settings import StudySettings
 
 
 def weight_problems(folder: Path, method: str) -> Iterator[str]:
-    """Say what is wrong with the weights of a method.
-
-    Args:
-        folder: of base adapter and predictors.
-        method: name of a method.
+    """Say what is wrong with the weights of a method, a sentence each.
 
     Yields:
-        One sentence per problem.
+        The sentences.
     """
     from raggd.adaptation.base_adapter import load_base
 
@@ -46,15 +42,7 @@ def weight_problems(folder: Path, method: str) -> Iterator[str]:
 
 
 def weights_folder(study: StudySettings, backbone: str) -> Path:
-    """Return the weights folder of a backbone.
-
-    Args:
-        study: the settings.
-        backbone: label.
-
-    Returns:
-        The folder.
-    """
+    """Return the weights folder of a backbone, given its label."""
     settings = study.run_settings(backbone, study.retrievers[0].name, study.seeds[0])
     return Assembly(settings).weights
 

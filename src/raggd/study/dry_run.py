@@ -206,14 +206,7 @@ def _check_backbone(
 
 
 def time_one_draw(study: StudySettings, out: Path, part: Part, progress: Progress) -> None:
-    """Answer the first draw of one benchmark with every method that has no time yet.
-
-    Args:
-        study: the settings.
-        out: its folder, where the draws stay.
-        part: the piece of the study.
-        progress: told what is running.
-    """
+    """Answer the first draw of one benchmark with every method that has no time yet; it stays."""
     with locked(out):
         check_folder(study, out)
         known = measured_speed(out).spent
@@ -324,9 +317,6 @@ def dry_run(study: StudySettings, out: Path, part: Part, progress: Progress) -> 
 
 def in_words(found: Mapping[str, Any]) -> Iterator[str]:
     """Put the result of a dry run into lines for a terminal.
-
-    Args:
-        found: from `dry_run`.
 
     Yields:
         The lines.

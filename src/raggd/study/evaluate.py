@@ -47,16 +47,9 @@ def small_study(settings: Settings, methods: Sequence[str]) -> StudySettings:
 def run_small(
     parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
 ) -> SmallReport:
-    """Score methods on the benchmarks of the settings; what is finished is not computed again.
+    """Return what methods score on the benchmarks of the settings.
 
-    Args:
-        parts: settings, data, backbone, weights.
-        methods: names of methods.
-        out: folder of the study.
-        progress: told what is running.
-
-    Returns:
-        Its report.
+    What is finished in the folder `out` is not computed again.
     """
     study = small_study(parts.settings, methods)
     run_study(study, out, Part(), progress, loaded=parts, replace=True)

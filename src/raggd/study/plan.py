@@ -95,15 +95,7 @@ class Part:
 
 
 def all_cells(study: StudySettings, part: Part | None = None) -> list[Cell]:
-    """List the cells of a study.
-
-    Args:
-        study: the settings.
-        part: the piece to list; None lists all.
-
-    Returns:
-        The cells, in the order of the file.
-    """
+    """Return the cells of a study, or of a piece of it, in the order of the file."""
     cells = [
         Cell(seed, backbone.name, retriever.name, benchmark, method)
         for seed in study.seeds
@@ -245,16 +237,7 @@ def recorded_identity(path: Path) -> str:
 
 
 def finished_cells(out: Path, cells: Collection[Cell], identities: Identities) -> set[Cell]:
-    """Find the cells whose record is there and was made from what the study now names.
-
-    Args:
-        out: the study's folder.
-        cells: to look at.
-        identities: of the study.
-
-    Returns:
-        The finished ones.
-    """
+    """Return the cells whose record is there and was made from what the study now names."""
     found = set()
     for cell in cells:
         recorded = recorded_identity(out / cell.path)
@@ -267,15 +250,6 @@ def finished_cells(out: Path, cells: Collection[Cell], identities: Identities) -
 
 
 def unfinished_cells(out: Path, cells: Sequence[Cell], identities: Identities) -> list[Cell]:
-    """Find the cells that are still to be computed.
-
-    Args:
-        out: the study's folder.
-        cells: to look at.
-        identities: of the study.
-
-    Returns:
-        Those that are not among `finished_cells`, in order.
-    """
+    """Return the cells that are not among `finished_cells`, in order."""
     finished = finished_cells(out, cells, identities)
     return [cell for cell in cells if cell not in finished]

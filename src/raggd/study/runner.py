@@ -147,14 +147,7 @@ class StudyRunner:
         return counts
 
     def units(self, cells: Sequence[Cell]) -> list[Unit]:
-        """Put the work in order: draws first, so that early parts are a small study of their own.
-
-        Args:
-            cells: to compute.
-
-        Returns:
-            The units.
-        """
+        """Return the work, draws first: early parts are a small study of their own."""
         runs: dict[tuple[int, str, str, str], list[Cell]] = {}
         for cell in cells:
             key = (cell.seed, cell.backbone, cell.retriever, cell.benchmark)
@@ -202,18 +195,7 @@ class StudyRunner:
     def part(
         self, cell: Cell, draw: int, task: Task, parts: Assembly, done: Callable[[int], None]
     ) -> dict[str, Any]:
-        """Return a part file's content: one method on one draw; it is computed unless it is there.
-
-        Args:
-            cell: of the study.
-            draw: number of the draw.
-            task: of the cell.
-            parts: of its run.
-            done: told how many questions were answered.
-
-        Returns:
-            As `run_part`.
-        """
+        """Return a part file's content, one method on one draw; computed unless it is there."""
         method, folder = self.method(parts, cell.method), self.out / cell.folder
         return run_part(task, draw, method, parts.backbone, parts.settings, folder, done)
 
@@ -252,14 +234,9 @@ class StudyRunner:
 
 
 def with_evidence(predictions: Sequence[Prediction], task: Task) -> tuple[Prediction, ...]:
-    """Note with each answer whether the evidence of its question holds one.
+    """Return predictions that note whether the evidence of their question holds an answer.
 
-    Args:
-        predictions: of the task's questions.
-        task: gives their evidence.
-
-    Returns:
-        The predictions with `answerable` set; None for questions answered by yes or no.
+    It is None for questions answered by yes or no.
     """
     items = {item.question.id: item for draw in task.draws for item in draw}
     held = {name: holds_answer(item.question, item.passages) for name, item in items.items()}

@@ -3,7 +3,7 @@ import { marker } from "./marks.js";
 import { READY } from "./ready.js";
 
 const $ = (id) => document.getElementById(id);
-const METHODS = ["vanilla-rag", "base", "rag-gd"];
+const METHODS = ["vanilla-rag", "base", "adapted"];
 const EXAMPLE = {
   question: "who painted the night watch",
   rows: [
@@ -94,11 +94,11 @@ function say(method, text, kind = "") {
 function showEmptyCards() {
   for (const method of METHODS) say(method, "not asked yet", "empty");
   if (!state.support) {
-    say("rag-gd", "", "empty");
+    say("adapted", "", "empty");
     const link = document.createElement("a");
     link.href = "#task";
     link.textContent = "Show it some examples";
-    card("rag-gd").querySelector(".said").append(link, " first.");
+    card("adapted").querySelector(".said").append(link, " first.");
   }
 }
 
@@ -112,7 +112,7 @@ async function ask(event) {
   problem("ask-problem");
   showEmptyCards();
   for (const method of METHODS) card(method).querySelector(".cost").hidden = true;
-  const models = { "vanilla-rag": "vanilla-rag", base: "base", "rag-gd": state.support?.model };
+  const models = { "vanilla-rag": "vanilla-rag", base: "base", "adapted": state.support?.model };
   // one after another: side by side they would share the machine, and their costs with it
   for (const method of METHODS.filter((name) => models[name])) {
     say(method, "", "waiting");
@@ -136,7 +136,7 @@ const ms = (value) => (value >= 1000 ? `${(value / 1000).toFixed(value >= 10000 
 
 function costOf(method) {
   const { timings } = state.answers[method];
-  const adapt = method === "rag-gd" ? (state.support.adapt_ms ?? 0) : 0;
+  const adapt = method === "adapted" ? (state.support.adapt_ms ?? 0) : 0;
   return { adapt, read: timings.read, write: timings.write, total: adapt + timings.read + timings.write };
 }
 

@@ -14,6 +14,7 @@ from raggd.data.documents import read_passages
 from raggd.files import write_text
 from raggd.making.drafts import Draft
 from raggd.making.propose import Maker, Yield, propose
+from raggd.progress import Progress, silent
 from raggd.records import Passage, RaggdError, content_id
 from raggd.retrieval.base import Retriever
 
@@ -22,7 +23,6 @@ PASSAGES_PER_PROPOSAL = 200
 
 Judge = Callable[[Draft], Draft | None]
 """Accepts a proposal, changes it, or refuses it (None)."""
-Progress = Callable[[str, int, int], None]
 
 
 class ReviewStoppedError(Exception):
@@ -109,7 +109,7 @@ def run_make(
     count: int,
     seed: int,
     judge: Judge | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Propose demonstrations from the corpus and write those that are kept.
 

@@ -210,10 +210,7 @@ def paired_bootstrap(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """Compare two methods on the same questions.
-
-    The p-value is the smallest ``1 - level`` at which the percentile interval touches zero, so it
-    agrees with the interval; it is never below ``2 / (resamples + 1)``.
+    """Compare two methods on the same questions, as `paired_bootstraps` does.
 
     Args:
         a: scores of one method, shape (questions,).
@@ -263,12 +260,15 @@ def paired_bootstraps(
 ) -> list[Difference]:
     """Compare many pairs of methods on the same questions and the same resamples.
 
+    The p-value is the smallest ``1 - level`` at which the percentile interval touches zero, so it
+    agrees with the interval; it is never below ``2 / (resamples + 1)``.
+
     Args:
         scores: shape (questions, methods), finite.
         pairs: columns (a, b) to compare; the difference is a minus b.
-        groups: as for `paired_bootstrap`.
-        clusters: as for `paired_bootstrap`.
-        macro: as for `paired_bootstrap`.
+        groups: as for `bootstrap_interval`; so are the other arguments.
+        clusters: the support draw of each question.
+        macro: average the benchmarks' differences.
         level: of the intervals.
         resamples: bootstrap samples.
         seed: of the random numbers.

@@ -117,7 +117,7 @@ def test_a_ready_set_brings_its_passages(page: Any, server: Running) -> None:
     page.select_option("#ready", "JSON")
     page.locator("#rows .q").nth(2).fill(demonstrations(0)[0]["question"])  # an own question
     page.click("#adapt [type=submit]")
-    page.locator("#adapted", has_text="rag-gd/").wait_for()
+    page.locator("#adapted", has_text="adapted/").wait_for()
     with server.client() as client:
         (stored,) = client.get("/v1/supports").json()["data"]
     answers = [json.loads(shown["answer"])["answer"] for shown in stored["demonstrations"]]

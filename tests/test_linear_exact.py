@@ -1,4 +1,4 @@
-"""Lemma 1 in float64: the construction, the closed form, the oracle, and what must differ."""
+"""Lemma 1 and GD++ in float64: constructions, closed forms, oracles, and what must differ."""
 
 from __future__ import annotations
 
@@ -14,26 +14,22 @@ from typer.testing import CliRunner
 from raggd.cli import app
 from raggd.linear import verify
 from raggd.linear.attention import (
-    LinearSelfAttention,
     gd_construction,
     head_shift,
     random_attention,
 )
-from raggd.linear.interfaces import Interface, document_attention, dot_product_weight
 from raggd.linear.objective import (
     Examples,
+    Interface,
     Weights,
     autograd_descend,
-    check_shapes,
     descend,
-    finite_difference_gradient,
+    dot_product_weight,
+    gd_plus_plus,
     gradient_step,
-    kernel_descend,
     loss,
-    predict,
 )
 from raggd.linear.verify import DEPARTURES, MUST_DIFFER, TOLERANCE, Case, measure, problem
-from raggd.records import RaggdError
 
 CASES = st.builds(
     Case,
@@ -58,12 +54,47 @@ def test_construction_equals_both_references(case: Case) -> None:
     assert oracle <= TOLERANCE
 
 
+@settings(max_examples=500, deadline=None)
+@given(case=CASES, curvature=st.floats(0.05, 0.5))
+def test_gd_plus_plus_layer_equals_both_references(case: Case, curvature: float) -> None:
+    closed, oracle = measure(replace(case, curvature=curvature))
+    assert closed <= TOLERANCE
+    assert oracle <= TOLERANCE
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=CASES)
+def test_gd_plus_plus_is_descent_without_gamma_and_differs_with_it(case: Case) -> None:
+    given_ = problem(replace(case, steps=max(2, case.steps), curvature=0.3))
+    queries, steps = (given_.x1, given_.x2), max(2, case.steps)
+    plain = verify.shift_by(descend, given_, steps)
+    still = gd_plus_plus(given_.weights, given_.examples, queries, given_.eta, 0.0, steps)
+    moved = gd_plus_plus(given_.weights, given_.examples, queries, given_.eta, given_.gamma, steps)
+    assert verify.deviation(still, plain) <= TOLERANCE
+    assert verify.deviation(moved, plain) > 1e-4
+
+
+def test_gd_plus_plus_head_has_one_more_block_and_moves_features_along_the_curvature() -> None:
+    given_ = problem(Case(seed=5))
+    weights = Weights(given_.weights.w1[None], given_.weights.w2[None])
+    eta, gamma = torch.tensor([[0.1], [0.2]], dtype=torch.float64)
+    plain = gd_construction(weights, eta, 4, residual=True)
+    head = gd_construction(weights, eta, 4, residual=True, gamma=gamma)
+    width, outputs = head.value.shape[-1], given_.examples.y.shape[-1]
+    block = (head.value - plain.value)[0]
+    assert torch.equal(block, torch.diag(torch.arange(width) < width - outputs).to(block.dtype))
+    tokens = torch.cat(list(given_.examples), -1)[None, None]
+    moved = head_shift(head, tokens, tokens)[0, 0, :, :-outputs]
+    x = tokens[0, 0, :, :-outputs]
+    torch.testing.assert_close(moved, -0.2 * x @ (x.mT @ x / 4), rtol=1e-12, atol=1e-12)
+
+
 @settings(max_examples=25, deadline=None)
 @given(case=CASES)
 def test_flipped_sign_fails(case: Case) -> None:
     """The meta-test: a wrong construction has to be told from a right one."""
     given_ = problem(case)
-    wrong = verify._construction(given_, case.steps, residual=case.steps > 1, sign=-1.0)
+    wrong = verify.construction(given_, case.steps, residual=case.steps > 1, sign=-1.0)
     right = verify.shift_by(autograd_descend, given_, case.steps)
     assert verify.deviation(wrong, right) > MUST_DIFFER
 
@@ -74,6 +105,22 @@ def test_departures_differ(label: str) -> None:
     assert line.holds
     assert line.autograd > MUST_DIFFER
     assert line.closed_form > MUST_DIFFER
+
+
+def finite_difference_gradient(weights: Weights, examples: Examples) -> torch.Tensor:
+    """Gradient of W1's and then W2's entries by central differences of the loss."""
+    flat = torch.cat([weights.w1.flatten(), weights.w2.flatten()])
+    gradient = torch.empty_like(flat)
+    for index in range(len(flat)):
+        values = []
+        for step in (1e-5, -1e-5):
+            moved = flat.clone()
+            moved[index] += step
+            first, second = moved[: weights.w1.numel()], moved[weights.w1.numel() :]
+            new = Weights(first.view_as(weights.w1), second.view_as(weights.w2))
+            values.append(loss(new, examples))
+        gradient[index] = (values[0] - values[1]) / 2e-5
+    return gradient
 
 
 @settings(max_examples=20, deadline=None)
@@ -101,17 +148,6 @@ def test_finite_differences_notice_a_wrong_gradient() -> None:
     assert (wrong - expected).abs().max() > 1e-4
 
 
-@settings(max_examples=20, deadline=None)
-@given(case=CASES)
-def test_dual_form_equals_descent_from_zero(case: Case) -> None:
-    given_ = problem(replace(case, zero_start=True))
-    after = descend(given_.weights, given_.examples, given_.eta, case.steps)
-    expected = predict(after, given_.x1, given_.x2)
-    eta = torch.tensor(given_.eta, dtype=torch.float64)
-    found = kernel_descend(given_.examples, given_.x1, given_.x2, eta, case.steps)
-    assert verify.deviation(found, expected) < 1e-10
-
-
 @pytest.mark.parametrize("shared", [True, False])
 def test_document_attention_folds_into_w2(shared: bool) -> None:
     generator = torch.Generator().manual_seed(3)
@@ -123,10 +159,14 @@ def test_document_attention_folds_into_w2(shared: bool) -> None:
     w_q = normal(5, dx)
     w_d = w_q if shared else normal(5, dd)
     documents, w_z, x = normal(6, dd), normal(2, dd), normal(7, dx)
-    w2 = dot_product_weight(w_z, documents, w_q, w_d)
-    attended = document_attention(x, documents, w_z, w_q, w_d)
-    torch.testing.assert_close(x @ w2.mT, attended)
-    assert (attended - document_attention(x, documents[:-1], w_z, w_q, w_d)).abs().max() > 1e-3
+    w2 = dot_product_weight(w_z, documents, w_q.mT @ w_d)
+
+    def attended(documents: torch.Tensor) -> torch.Tensor:
+        scores = (x @ w_q.mT) @ (documents @ w_d.mT).mT
+        return scores @ documents @ w_z.mT
+
+    torch.testing.assert_close(x @ w2.mT, attended(documents))
+    assert (x @ w2.mT - attended(documents[:-1])).abs().max() > 1e-3
 
 
 def test_only_the_y_slot_changes() -> None:
@@ -146,57 +186,51 @@ def test_a_step_lowers_the_loss() -> None:
     assert loss(after, given_.examples) < loss(given_.weights, given_.examples)
 
 
-def test_several_heads_and_separate_layers_add_up() -> None:
+def test_one_layer_is_the_plain_formula() -> None:
     generator = torch.Generator().manual_seed(0)
-    kind = {"replicas": 2, "width": 5}
-    network = random_attention(generator, **kind, layers=3, heads=2, shared=False, scale=0.4)
-    assert network.key.shape == (3, 2, 2, 5, 5)
+    network = random_attention(generator, replicas=2, width=5, scale=0.4)
     tokens = torch.randn(2, 4, 7, 5, generator=generator)
     query = torch.randn(2, 4, 1, 5, generator=generator)
-    both = network(tokens, query)
-    one = LinearSelfAttention([network.heads(0)], layers=1)
-    expected = query
-    for head in network.heads(0):  # the plain formula, e_q + P V K^T q
-        keys, values = tokens @ head.key.mT[:, None], tokens @ head.value.mT[:, None]
-        scores = (query @ head.query.mT[:, None]) @ keys.mT
-        expected = expected + scores @ values @ head.project.mT[:, None]
-    torch.testing.assert_close(one(tokens, query), -expected[..., -1:], rtol=1e-4, atol=1e-5)
-    assert (both - one(tokens, query)).abs().max() > 1e-3
+    head = network.head()  # e_q + P V K^T q
+    keys, values = tokens @ head.key.mT[:, None], tokens @ head.value.mT[:, None]
+    scores = (query @ head.query.mT[:, None]) @ keys.mT
+    expected = query + scores @ values @ head.project.mT[:, None]
+    torch.testing.assert_close(network(tokens, query), -expected[..., -1:], rtol=1e-4, atol=1e-5)
+    start = random_attention(generator, replicas=2, width=5, symmetric=True).head()
+    assert torch.equal(start.query, start.key)
+    assert not torch.equal(start.value, start.key)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])
-@pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("rows", [0, 3])
-def test_fast_path_equals_the_plain_layers(
-    layers: int, shared: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shown", [True, False])
+def test_form_equals_the_query_passed_through_the_layers(
+    layers: int, rows: int, shown: bool
 ) -> None:
     generator = torch.Generator().manual_seed(layers)
-    network = random_attention(
-        generator, replicas=2, width=5, layers=layers, heads=2, shared=shared, scale=0.3
-    ).double()
-    network.target_only = True
     draw = {"generator": generator, "dtype": torch.float64}
+    network = random_attention(generator, replicas=2, width=5, layers=layers, scale=0.3).double()
+    offset = torch.randn(2, 5, **draw) if shown else torch.zeros(2, 5)
+    network.offset = offset if shown else None
     tokens, query = torch.randn(2, 3, 6, 5, **draw), torch.randn(2, 3, 2, 5, **draw)
     documents = torch.randn(2, 3, rows, 5, **draw) if rows else None
-    fast = network(tokens, query, documents)
-    monkeypatch.setattr(LinearSelfAttention, "_one_slot", lambda self: False)
-    torch.testing.assert_close(fast, network(tokens, query, documents), rtol=1e-10, atol=1e-12)
-    network.target_only = False
+
+    def passed(context: torch.Tensor, asked: torch.Tensor) -> torch.Tensor:
+        for _ in range(layers):
+            source = context + offset[:, None, None]
+            shifts = [
+                head_shift(network.head(), part, source, documents) for part in (context, asked)
+            ]
+            context, asked = context + shifts[0], asked + shifts[1]
+        return -asked[..., -1:]
+
+    whole = network(tokens, query, documents)
+    torch.testing.assert_close(whole, passed(tokens, query), rtol=1e-9, atol=1e-11)
+    network.target_only = True
+    only = network(tokens, query, documents)
+    torch.testing.assert_close(only, passed(tokens, query), rtol=1e-9, atol=1e-11)
     if layers > 1:
-        assert (fast - network(tokens, query, documents)).abs().max() > 1e-6
-
-
-def test_wrong_shapes_are_named() -> None:
-    w1, w2 = torch.zeros(1, 3), torch.zeros(1, 2)
-    good = Examples(torch.zeros(4, 3), torch.zeros(4, 2), torch.zeros(4, 1))
-    check_shapes(Weights(w1, w2), good)
-    with pytest.raises(RaggdError, match="columns of W2"):
-        check_shapes(Weights(w1, w1), good)
-    with pytest.raises(RaggdError, match="no examples"):
-        check_shapes(Weights(w1, w2), Examples(*(part[:0] for part in good)))
-    head = random_attention(torch.Generator(), replicas=1, width=3).heads(0)
-    with pytest.raises(RaggdError, match="2 sets of weights for 3 layers"):
-        LinearSelfAttention([head, head], layers=3)
+        assert (whole - only).abs().max() > 1e-6
 
 
 def test_command_says_yes_and_gives_json(monkeypatch: pytest.MonkeyPatch) -> None:

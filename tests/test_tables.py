@@ -14,7 +14,15 @@ import torch
 
 from raggd.data import tables
 from raggd.data.tables import SOURCES, TABLES, load_table, to_table, values_hash
-from raggd.linear.tables import SPLITS, Normalisation, draw, nearest, normalise, prepare, statistics
+from raggd.linear.boundary.tabular import (
+    SPLITS,
+    Normalisation,
+    draw,
+    nearest,
+    normalise,
+    prepare,
+    statistics,
+)
 from raggd.records import RaggdError
 
 WINE = [["acid", "quality"], ["1.5", "6"], ["2.5", "5"]]

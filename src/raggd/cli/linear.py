@@ -3,55 +3,201 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from raggd.cli.options import Json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from raggd.linear.boundary.figure import FigureSpec, Progress, Row
 
 boundary_app = typer.Typer(
     help="Make the figures of the boundary of the exact regime.", no_args_is_help=True
 )
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder; an interrupted run continues.")]
 FIGURES = {
     "fig1": "Both interfaces, one layer: loss, predictions and sensitivities over training.",
     "fig2": "An MLP before the attention, four tables, over training.",
-    "fig5": "Documents 2 to 25 and input range 0.5 to 2: trained, constructed, half-way weights.",
-    "fig6": "Dot-product, depth 2 and 5, documents 2 to 25.",
+    "fig5": "Documents 2 to 25 and input range 0.5 to 2, beside the authors' numbers.",
+    "fig6": "Dot-product, depth 2 and 5 against GD++, documents 2 to 25.",
     "fig7": "Four tables under four input normalisations, after training.",
-    "fig8": "Projection, depth 2 and 5, documents 2 to 15.",
+    "fig8": "Projection, depth 2 and 5 against GD++, documents 2 to 15.",
     "statistics": "Which statistic of a table predicts its alignment (runs of fig2 and fig7).",
     "departures": "Softmax, uneven feature scales, irrelevant documents: what each costs.",
 }
 
 
 def verify(as_json: Json = False) -> None:
-    """Hold Lemma 1's attention layer against the closed form and autograd, in seconds."""
-    from raggd.cli.console import emit_json, say
+    """Hold the layers of Lemma 1 and of GD++ against closed form and autograd, in seconds."""
+    from rich.table import Table
+
+    from raggd.cli.console import show
     from raggd.linear.verify import summary
     from raggd.linear.verify import verify as run
 
     lines = run()
     found = summary(lines)
-    if as_json:
-        emit_json(found)
-    else:
-        from rich.table import Table
-
-        table = Table("case", "cases", "vs closed form", "vs autograd", "expected", "")
-        for line in lines:
-            expected = "> 1e-2 (must differ)" if line.must_differ else "<= 1e-12"
-            numbers = (f"{line.closed_form:.1e}", f"{line.autograd:.1e}")
-            verdict = "yes" if line.holds else "NO"
-            table.add_row(line.label, str(line.cases), *numbers, expected, verdict)
-        say(
-            table,
-            "Largest deviation per line (smallest where it must differ), relative, float64.",
-            f"One attention layer is one gradient step: {'yes' if found['holds'] else 'no'}",
-        )
+    table = Table("case", "cases", "vs closed form", "vs autograd", "expected", "")
+    for line in lines:
+        expected = "> 1e-2 (must differ)" if line.must_differ else "<= 1e-12"
+        numbers = (str(line.cases), f"{line.closed_form:.1e}", f"{line.autograd:.1e}")
+        table.add_row(line.label, *numbers, expected, "yes" if line.holds else "NO")
+    show(
+        found,
+        as_json,
+        table,
+        "Largest deviation per line (smallest where it must differ), relative, float64.",
+        f"One attention layer is one gradient step: {'yes' if found['holds'] else 'no'}",
+    )
     if not found["holds"]:
         sys.exit(1)
+
+
+def _to_csv(rows: Sequence[Row]) -> str:
+    """Return rows as CSV; fields that a row lacks stay empty."""
+    import csv
+    import io
+
+    fields = list(dict.fromkeys(key for row in rows for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fields, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue()
+
+
+def _load(name: str, folder: Path | None) -> tuple[Tensor, Tensor]:
+    import torch
+
+    from raggd.data.tables import load_table
+
+    table = load_table(name, folder)
+    return torch.from_numpy(table.x), torch.from_numpy(table.y)
+
+
+def run_cell(
+    spec: FigureSpec, cell: Row, out: Path, tables: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """Return rows and seconds of a cell, from its part file if it was run before."""
+    import torch
+
+    from raggd.files import read_json, write_json
+    from raggd.linear.boundary.figure import cell_id
+    from raggd.provenance import versions
+
+    path = out / "parts" / f"{cell['kind']}-{cell_id(cell)}.json"
+    if path.is_file():
+        stored: dict[str, Any] = read_json(path, what="a part of a figure")
+        return stored
+    start, worked = time.perf_counter(), time.process_time()
+    rows = spec.run(cell, progress, lambda name: _load(name, tables))
+    part = {
+        "cell": cell,
+        "rows": rows,
+        "seconds": round(time.perf_counter() - start, 2),
+        "processor_seconds": round(time.process_time() - worked, 2),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    write_json(path, part)
+    return part
+
+
+def _save(spec: FigureSpec, rows: Sequence[Row], stem: Path) -> None:
+    from matplotlib import rc_context
+
+    from raggd.files import replacing
+
+    figure = spec.draw(rows)
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": spec.name}):
+        for kind, extra in (("png", {"dpi": 130}), ("svg", {"metadata": {"Date": None}})):
+            with replacing(stem.with_suffix(f".{kind}")) as temporary:
+                figure.savefig(temporary, format=kind, **extra)
+
+
+def run_boundary(
+    name: str,
+    out: Path,
+    progress: Progress,
+    *,
+    quick: bool = False,
+    seed: int = 0,
+    tables: Path | None = None,
+    reading: str | None = None,
+) -> dict[str, Any]:
+    """Make one figure: ``NAME.png``, ``NAME.svg``, ``NAME.csv`` and ``NAME.json`` in `out`.
+
+    Every training run is stored in ``out/parts`` under the hash of its settings as soon as it ends;
+    the same command continues where it was interrupted. A reading of section 4 that is not the
+    figure's default is written to ``NAME-READING``. Without a folder of `tables` they are looked
+    for in the usual places and fetched.
+
+    Returns:
+        The record: settings, seconds, summary, the authors' numbers beside ours, versions.
+    """
+    import os
+
+    from raggd.files import write_json, write_text
+    from raggd.linear import boundary
+    from raggd.linear.authors import SOURCE, compared
+    from raggd.provenance import origin
+    from raggd.records import require_known
+
+    require_known("figure", name, list(boundary.FIGURES))
+    spec = boundary.FIGURES[name]
+    reading = reading or spec.readings[0]
+    require_known(f"reading of {name}", reading, spec.readings)
+    cells = [{**cell, "seed": seed} for cell in spec.cells(quick, reading)]
+    parts = [run_cell(spec, cell, out, tables, progress) for cell in cells]
+    rows = [row for part in parts for row in part["rows"]]
+    stem = out / (name if reading == spec.readings[0] else f"{name}-{reading}")
+    write_text(stem.with_suffix(".csv"), _to_csv(rows))
+    _save(spec, rows, stem)
+    record = {
+        "figure": name,
+        "title": FIGURES[name],
+        "reading": reading,
+        "loss": "half the mean squared error" if reading == "authors" else "mean squared error",
+        "quick": quick,
+        "seed": seed,
+        "summary": spec.summarise(rows),
+        "authors": compared(name, rows),
+        "authors_source": SOURCE,
+        "seconds": round(sum(part["seconds"] for part in parts), 1),
+        "processor_seconds": round(sum(part["processor_seconds"] for part in parts), 1),
+        "seconds_by_cell": [part["seconds"] for part in parts],
+        "settings": cells,
+        "cores": os.cpu_count(),
+        "threads": sorted({part["threads"] for part in parts}),
+        "instructions": sorted({part["instructions"] for part in parts}),
+        **origin("matplotlib"),
+    }
+    write_json(stem.with_suffix(".json"), record)
+    return record
+
+
+def _authors_table(record: dict[str, Any]) -> list[Any]:
+    """Return the authors' numbers beside ours, to be shown; nothing where none are known."""
+    from rich.table import Table
+
+    if not record["authors"]:
+        return []
+    columns = ("interface", "documents", "layers", "inputs in ±", "which", "theirs", "ours")
+    title = f"Ours, on the authors' tasks, beside {record['authors_source']}"
+    table = Table(*columns, "difference", "fresh tasks", "", title=title)
+    for row in record["authors"]:
+        where = (row["interface"], row["documents"], row["layers"], row["input_range"])
+        numbers = (row["which"], row["theirs"], row["ours"], f"{100 * row['relative']:+.1f} %")
+        table.add_row(*map(str, (*where, *numbers, row.get("fresh", ""), row["verdict"])))
+    agree = sum(row["verdict"] == "agrees" for row in record["authors"])
+    return [table, f"{agree} of {len(record['authors'])} agree within their tolerance."]
 
 
 def _figure_command(name: str) -> Callable[..., None]:
@@ -59,57 +205,31 @@ def _figure_command(name: str) -> Callable[..., None]:
         out: Out = Path("results/linear"),
         quick: Annotated[bool, typer.Option("--quick", help="Same shape, under a minute.")] = False,
         seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+        reading: Annotated[
+            str | None,
+            typer.Option(help="Of section 4: 'authors' (their code) or 'ours'; default by figure."),
+        ] = None,
         tables: Annotated[
             Path | None, typer.Option(help="Folder of the tables; default: found or fetched.")
         ] = None,
         as_json: Json = False,
     ) -> None:
         from raggd.cli.console import progress_bar, show
-        from raggd.workflows.linear import run_boundary
 
         with progress_bar() as bar:
-            record: dict[str, Any] = run_boundary(
-                name, out, bar, quick=quick, seed=seed, tables=tables
+            record = run_boundary(
+                name, out, bar, quick=quick, seed=seed, tables=tables, reading=reading
             )
         made = f"{out / name}.png, .svg, .csv, .json ({record['seconds']:.0f} s of training)"
-        show(record, as_json, made)
+        show(record, as_json, made, *_authors_table(record))
 
     command.__doc__ = FIGURES[name]
     return command
 
 
-def speed(
-    out: Out = Path("results/linear"),
-    steps: Annotated[int, typer.Option(min=1, help="Steps per measurement.")] = 200,
-    rounds: Annotated[int, typer.Option(min=2, help="Pairs of measurements.")] = 5,
-    as_json: Json = False,
-) -> None:
-    """Steps per second of the training loop against a plain loop, in one run."""
-    from raggd.cli.console import emit_json, progress_bar, say
-    from raggd.workflows.linear import run_speed
-
-    with progress_bar() as bar:
-        record = run_speed(out, bar, steps=steps, rounds=rounds)
-    if as_json:
-        emit_json(record)
-        return
-    for interface in ("projection", "dot-product"):
-        found = record["summary"][interface]
-        mean, low, high = found["ratio"]
-        say(
-            f"{interface}: {found['batched_steps_per_second']} steps/s, plain loop "
-            f"{found['plain_steps_per_second']}; ratio {mean:.1f} ({low:.1f} to {high:.1f})"
-        )
-
-
 def register(app: typer.Typer) -> None:
-    """Add the commands to the program.
-
-    Args:
-        app: the program's commands.
-    """
+    """Add the commands to the program."""
     app.command()(verify)
     for name, text in FIGURES.items():
         boundary_app.command(name, help=text)(_figure_command(name))
-    boundary_app.command()(speed)
     app.add_typer(boundary_app, name="boundary")

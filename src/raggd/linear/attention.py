@@ -1,6 +1,6 @@
-"""Linear self-attention, Lemma 1's weights, and stacks of layers (paper section 3, appendix B).
+"""Linear self-attention, Lemma 1's and GD++'s weights, stacks of layers (paper section 3, app. B).
 
-A layer adds ``sum_heads P V K^T q_j`` to every token ``e_j``: scores without softmax, keys and
+A layer adds ``P V K^T q_j`` to every token ``e_j``: scores without softmax, keys and
 values from the context tokens only, the query token only receives. All tensors carry two leading
 axes: R replicas (each has its own weights) and B tasks, so that thousands of tasks and several
 seeds are one product.
@@ -8,13 +8,12 @@ seeds are one product.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from raggd.linear.objective import Weights
-from raggd.records import RaggdError
 
 
 class Head(NamedTuple):
@@ -29,7 +28,9 @@ class Head(NamedTuple):
     project: Tensor
 
 
-def gd_construction(weights: Weights, eta: Tensor, examples: int, *, residual: bool) -> Head:
+def gd_construction(
+    weights: Weights, eta: Tensor, examples: int, *, residual: bool, gamma: Tensor | None = None
+) -> Head:
     """Lemma 1's head: its shift in the y slot of a token is that of one gradient step.
 
     ``W_K = W_Q = diag(I, I, 0)``; W_V has one non-zero block row, the y row ``(W1, W2, -I)``; P is
@@ -37,27 +38,33 @@ def gd_construction(weights: Weights, eta: Tensor, examples: int, *, residual: b
     over: the y slot of context token j has to become ``y_j - dW x_j``. That is the same head with
     the sign of P turned and the prediction read with a minus (`residual`).
 
+    GD++ has one more non-zero block in W_V, the identity of the x rows, and P is ``-gamma / N``
+    there: the features of every token move by ``-gamma H x_j`` (see `objective.gd_plus_plus`).
+
     Args:
         weights: W1 (R, m, d1) and W2 (R, m, d2), the point where the descent starts.
         eta: step size per replica, (R,).
         examples: N, over which the loss is an average.
         residual: turn the sign of P, for stacks.
+        gamma: weight of GD++'s curvature per replica, (R,).
 
     Returns:
         The head; its prediction is read as ``+y slot``, or ``-y slot`` if residual.
     """
     replicas, outputs, d1 = weights.w1.shape
-    d2 = weights.w2.shape[-1]
-    width = d1 + d2 + outputs
-    seen = torch.zeros(width, dtype=weights.w1.dtype)
-    seen[: d1 + d2] = 1
+    width = d1 + weights.w2.shape[-1] + outputs
+    kind = weights.w1.dtype
+    seen = torch.zeros(width, dtype=kind)
+    seen[:-outputs] = 1
     key = torch.diag(seen).expand(replicas, width, width)
-    value = torch.zeros(replicas, width, width, dtype=weights.w1.dtype)
-    identity = torch.eye(outputs, dtype=weights.w1.dtype)
-    value[:, d1 + d2 :] = torch.cat([*weights, -identity.expand(replicas, -1, -1)], -1)
-    scale = (eta if residual else -eta) / examples
-    project = torch.diag(1 - seen) * scale.view(-1, 1, 1).to(seen.dtype)
-    return Head(key, key, value, project)
+    value = torch.zeros(replicas, width, width, dtype=kind)
+    identity = torch.eye(outputs, dtype=kind).expand(replicas, -1, -1)
+    value[:, -outputs:] = torch.cat([*weights, -identity], -1)
+    scale = (1 - seen) * (eta if residual else -eta).to(kind).unsqueeze(-1)
+    if gamma is not None:
+        value = value + key
+        scale = scale - seen * gamma.to(kind).unsqueeze(-1)
+    return Head(key, key, value, torch.diag_embed(scale / examples))
 
 
 def _per_replica(x: Tensor, matrix: Tensor) -> Tensor:
@@ -74,18 +81,10 @@ def head_shift(
     *,
     softmax: bool = False,
 ) -> Tensor:
-    """What one head adds to tokens.
+    """Return what a head adds to the tokens that ask, (R, B, J, T); (R, B, N, T) answer.
 
-    Args:
-        head: its weights.
-        receivers: tokens that ask, (R, B, J, T).
-        context: tokens that answer, (R, B, N, T).
-        documents: rows appended to both keys and values, (R, B, k, a) with a = v; they do not pass
-            through W_K and W_V (paper section 4).
-        softmax: normalise the scores: the departure that Lemma 1 does not cover.
-
-    Returns:
-        The shift, (R, B, J, T).
+    Documents are rows appended to both keys and values, (R, B, k, T), which do not pass through W_K
+    and W_V (paper section 4). A softmax is the departure that Lemma 1 does not cover.
     """
     if softmax:
         return _softmax_shift(head, receivers, context, documents)
@@ -108,115 +107,32 @@ def _softmax_shift(
     return _per_replica(scores.softmax(-1) @ values, head.project)
 
 
-class _Scores(NamedTuple):
-    """What does not change over the layers when only a scalar y slot does; J receivers.
-
-    With M = K^T Q, the score of context token i for receiver j is the polynomial
-    ``fixed_ji + row_j y_i + y_j (column_i + corner y_i)``, and its value ``value_i + slope y_i``.
-    Documents add ``drift_j + pull y_j``.
-    """
-
-    fixed: Tensor  # (R, B, J, N)
-    row: Tensor  # (R, B, J, 1)
-    column: Tensor  # (R, B, 1, N)
-    corner: Tensor  # (R, 1, 1, 1)
-    value: Tensor  # (R, B, N)
-    slope: Tensor  # (R, 1, 1)
-    drift: Tensor | None  # (R, B, J)
-    pull: Tensor | None  # (R, B, 1)
-
-
-def _scores(head: Head, x: Tensor, count: int, first: int, documents: Tensor | None) -> _Scores:
-    """Return the scores of a head, for receivers from the token `first` on.
-
-    Args:
-        head: its weights.
-        x: all tokens without their y slot, context first, (R, B, N + n, T - 1).
-        count: N.
-        first: first receiver.
-        documents: (R, B, k, T) or None.
-
-    Returns:
-        The parts of the polynomial.
-    """
-    m = head.key.mT @ head.query  # (R, T, T): key side, query side
-    out = head.project[:, -1:, :]  # only the y row of P counts
-    value = out @ head.value  # (R, 1, T)
-    linear = torch.cat([m[:, -1:, :-1], m[:, :-1, -1:].mT, value[..., :-1]], 1)  # (R, 3, T - 1)
-    forms = _per_replica(x, linear)
-    receivers, context = x[..., first:, :], x[..., :count, :]
-    fixed = _per_replica(receivers, m[:, :-1, :-1]) @ context.mT
-    drift = pull = None
-    if documents is not None:
-        weights = documents @ out.mT.unsqueeze(1)  # (R, B, k, 1)
-        asked = _per_replica((weights.mT @ documents), head.query.mT)  # (R, B, 1, T)
-        drift = (receivers @ asked[..., :-1].mT).squeeze(-1)
-        pull = asked[..., 0, -1:]
-    return _Scores(
-        fixed,
-        forms[..., first:, :1],
-        forms[..., :count, 1].unsqueeze(-2),
-        m[:, -1, -1].view(-1, 1, 1, 1),
-        forms[..., :count, 2],
-        value[:, :, -1:],
-        drift,
-        pull,
-    )
-
-
-def _shift_of(scores: _Scores, y: Tensor, count: int, last: int | None) -> Tensor:
-    """Return the shifts of y slots; `last` keeps only that many receivers at the end."""
-    asked = y if last is None else y[..., -last:]
-    keep = slice(None) if last is None else slice(-last, None)
-    known = y[..., :count]
-    weights = scores.fixed[..., keep, :] + scores.row[..., keep, :] * known.unsqueeze(-2)
-    weights = weights + asked.unsqueeze(-1) * (scores.column + scores.corner * known.unsqueeze(-2))
-    shift = (weights @ (scores.value + scores.slope * known).unsqueeze(-1)).squeeze(-1)
-    if scores.drift is not None and scores.pull is not None:
-        shift = shift + scores.drift[..., keep] + asked * scores.pull
-    return shift
-
-
-def target_shifts(
-    heads: list[list[Head]],
-    layers: int,
-    context: Tensor,
-    queries: Tensor,
-    documents: Tensor | None,
+def _read_back(
+    form: Tensor | None, head: Head, context: Tensor, documents: Tensor | None, outputs: int
 ) -> Tensor:
-    """All layers at once when only a scalar y slot changes: the fast path of training.
+    """Return ``form (sum_i P V e_i (K e_i)^T Q)``: what a form on a head's output is on its input.
 
-    x1 and x2 stay, so the products with T x T matrices are made once and shared by all layers that
-    share their weights; a layer then costs N numbers per token in place of T x T.
-
-    Args:
-        heads: heads by layer, one entry if shared.
-        layers: how many.
-        context: (R, B, N, T).
-        queries: (R, B, n, T).
-        documents: (R, B, k, T) or None.
-
-    Returns:
-        y slots of the queries, (R, B, n, 1).
+    Forms are (R, B, m, T); None reads the y slot of m numbers, alike in all tasks.
     """
-    count, asked = context.shape[-2], queries.shape[-2]
-    tokens = torch.cat([context, queries], -2)
-    x, y = tokens[..., :-1], tokens[..., -1]
-    first = count if layers == 1 else 0
-    sets = [[_scores(h, x, count, first, documents) for h in row] for row in heads]
-    for layer in range(layers):
-        last = asked if layer == layers - 1 else None
-        parts = sets[layer if len(sets) > 1 else 0]
-        shifts = [_shift_of(part, y, count, last) for part in parts]
-        total = torch.stack(shifts).sum(0) if len(shifts) > 1 else shifts[0]
-        y = (y if last is None else y[..., -last:]) + total
-    return y[..., -asked:].unsqueeze(-1)
+    if form is None:  # only the y rows of P count
+        project = head.project[:, -outputs:]
+        read = (project @ head.value).unsqueeze(1)
+        read_documents = project.unsqueeze(1)
+    else:
+        read = _per_replica(form, (head.project @ head.value).mT)
+        read_documents = _per_replica(form, head.project.mT)
+    pooled = (read @ context.mT) @ context  # (R, B, m, T)
+    back = _per_replica(pooled, head.query.mT @ head.key)
+    if documents is not None:
+        pooled = (read_documents @ documents.mT) @ documents
+        back = back + _per_replica(pooled, head.query.mT)
+    return back
 
 
 class LinearSelfAttention(nn.Module):
-    """One or several layers of attention with R replicas of the weights.
+    """K layers of one head that share their weights, for R replicas (paper appendix B).
 
-    Parameters `key`, `query`, `value`, `project` have shape (layers or 1, heads, R, ., .).
+    Parameters `key`, `query`, `value`, `project` have the shapes of a `Head`.
     """
 
     key: nn.Parameter
@@ -226,64 +142,70 @@ class LinearSelfAttention(nn.Module):
 
     def __init__(
         self,
-        heads: list[list[Head]],
+        head: Head,
         *,
-        layers: int,
+        layers: int = 1,
         outputs: int = 1,
         residual: bool = True,
         target_only: bool = False,
         softmax: bool = False,
+        offset: Tensor | None = None,
     ) -> None:
         """Take the weights.
 
         Args:
-            heads: heads by layer; one entry only when all layers share their weights.
-            layers: how many layers a token passes.
+            head: of every layer.
+            layers: K, how many layers a token passes.
             outputs: m, width of the y slot.
             residual: read the prediction as minus the y slot (see `gd_construction`).
-            target_only: let layers write into the y slot only, as the construction does; without
-                it a trained layer may also change x1 and x2.
+            target_only: let layers write into the y slot only, as Lemma 1 does; without it a
+                trained layer may also change x1 and x2.
             softmax: normalise the scores.
-
-        Raises:
-            RaggdError: the number of weight sets is neither 1 nor the number of layers.
+            offset: what keys and values read beside a context token, (R, T): the authors' way to
+                show documents to the layer that they train (see `tasks.document_offset`).
         """
         super().__init__()
-        if len(heads) not in {1, layers} or not heads[0]:
-            raise RaggdError(
-                f"{len(heads)} sets of weights for {layers} layers: give one set that all share, "
-                "or one per layer, each with at least one head."
-            )
-        for name in Head._fields:
-            tensor = torch.stack([torch.stack([getattr(h, name) for h in row]) for row in heads])
+        for name, tensor in head._asdict().items():
             setattr(self, name, nn.Parameter(tensor.clone(), requires_grad=False))
-        self.layers, self.outputs = layers, outputs
-        self.residual, self.target_only, self.softmax = residual, target_only, softmax
+        self.layers, self.outputs, self.residual = layers, outputs, residual
+        self.target_only, self.softmax, self.offset = target_only, softmax, offset
 
-    def heads(self, layer: int) -> list[Head]:
-        """Return the heads of a layer, counted from 0."""
-        index = layer if self.key.shape[0] > 1 else 0
-        parts = (self.key[index], self.query[index], self.value[index], self.project[index])
-        return [Head(*(part[h] for part in parts)) for h in range(self.key.shape[1])]
+    def head(self) -> Head:
+        """Return the weights of a layer, those that it may not write masked."""
+        project: Tensor = self.project
+        if self.target_only:
+            slot = torch.zeros(project.shape[-2], 1, dtype=project.dtype)
+            slot[-self.outputs :] = 1
+            project = project * slot
+        return Head(self.key, self.query, self.value, project)
 
-    def _shift(
-        self, layer: int, receivers: Tensor, context: Tensor, documents: Tensor | None
-    ) -> Tensor:
-        total: Tensor | None = None
-        for head in self.heads(layer):
-            if self.target_only:
-                project = head.project.clone()
-                project[:, : -self.outputs] = 0
-                head = head._replace(project=project)
-            shift = head_shift(head, receivers, context, documents, softmax=self.softmax)
-            total = shift if total is None else total + shift
-        assert total is not None
-        return total
+    def _sources(self, head: Head, context: Tensor, documents: Tensor | None) -> list[Tensor]:
+        """Return the tokens that keys and values read in every layer, each (R, B, N, T)."""
+        sources: list[Tensor] = []
+        while True:
+            source = context if self.offset is None else context + self.offset[:, None, None]
+            sources.append(source)
+            if len(sources) == self.layers:  # nobody reads the context after the last layer
+                return sources
+            context = context + head_shift(head, context, source, documents, softmax=self.softmax)
 
-    def _one_slot(self) -> bool:
-        """Return whether `target_shifts` applies: linear scores, and only a scalar y slot moves."""
-        only_y = self.target_only or self.layers == 1
-        return only_y and self.outputs == 1 and not self.softmax
+    def form(self, context: Tensor, documents: Tensor | None = None) -> Tensor:
+        """The prediction as a linear form of the query's token: a with ``y = a e_q``.
+
+        Without a softmax every layer is linear in the token that asks, and the query is no key, so
+        that a stack is one form, found from the last layer backwards. A query then costs T numbers,
+        and the expected loss over queries can be written down (see `training.expected_error`).
+
+        Returns:
+            Forms of the prediction shifts, (R, B, m, T); the arguments are those of `forward`.
+        """
+        head = self.head()
+        sources = self._sources(head, context, documents)
+        form = torch.eye(context.shape[-1], dtype=context.dtype)[-self.outputs :]
+        form = form + _read_back(None, head, sources[-1], documents, self.outputs)
+        for source in reversed(sources[:-1]):
+            form = form + _read_back(form, head, source, documents, self.outputs)
+        return -form if self.residual else form
 
     def forward(self, context: Tensor, queries: Tensor, documents: Tensor | None = None) -> Tensor:
         """Pass tokens through all layers and read the y slots of the queries.
@@ -296,45 +218,31 @@ class LinearSelfAttention(nn.Module):
         Returns:
             Shifts of the predictions, (R, B, n, m).
         """
-        if self._one_slot():
-            heads = [self.heads(layer) for layer in range(self.key.shape[0])]
-            slot = target_shifts(heads, self.layers, context, queries, documents)
-            return -slot if self.residual else slot
-        count = context.shape[-2]
-        for layer in range(self.layers):
-            if layer == self.layers - 1:  # nobody reads the context after the last layer
-                queries = queries + self._shift(layer, queries, context, documents)
-                break
-            both = torch.cat([context, queries], -2)
-            both = both + self._shift(layer, both, context, documents)
-            context, queries = both[..., :count, :], both[..., count:, :]
+        if not self.softmax:
+            return queries @ self.form(context, documents).mT
+        head = self.head()
+        for source in self._sources(head, context, documents):
+            queries = queries + head_shift(head, queries, source, documents, softmax=True)
         slot = queries[..., -self.outputs :]
         return -slot if self.residual else slot
 
 
 def constructed(
-    weights: Weights, eta: Tensor, examples: int, steps: int = 1, *, residual: bool = True
+    weights: Weights,
+    eta: Tensor,
+    examples: int,
+    steps: int = 1,
+    *,
+    residual: bool = True,
+    gamma: Tensor | None = None,
 ) -> LinearSelfAttention:
-    """Stack Lemma 1's layer K times.
+    """Return K of Lemma 1's layers, or with gamma of GD++'s: a sum of K prediction shifts.
 
-    Args:
-        weights: W1 (R, m, d1) and W2 (R, m, d2).
-        eta: step size per replica, (R,).
-        examples: N.
-        steps: K.
-        residual: False gives the lemma's own sign, exact for one layer only.
-
-    Returns:
-        A network whose output is ``(W^(K) - W) x``: the sum of K prediction shifts.
+    The arguments are those of `gd_construction`; with ``residual=False`` only one layer is exact.
     """
-    head = gd_construction(weights, eta, examples, residual=residual)
-    return LinearSelfAttention(
-        [[head]],
-        layers=steps,
-        outputs=weights.w1.shape[-2],
-        residual=residual,
-        target_only=True,  # its P writes nothing else
-    )
+    head = gd_construction(weights, eta, examples, residual=residual, gamma=gamma)
+    outputs = weights.w1.shape[-2]
+    return LinearSelfAttention(head, layers=steps, outputs=outputs, residual=residual)
 
 
 def random_attention(
@@ -342,34 +250,15 @@ def random_attention(
     *,
     replicas: int,
     width: int,
-    layers: int = 1,
-    heads: int = 1,
-    shared: bool = True,
     scale: float = 0.1,
-    target_only: bool = False,
-    softmax: bool = False,
+    symmetric: bool = False,
+    **options: Any,
 ) -> LinearSelfAttention:
-    """A network with normal random weights, to be trained.
+    """Return a network with normal random weights of standard deviation `scale`, to be trained.
 
-    Args:
-        generator: source of the weights.
-        replicas: R.
-        width: T, token width; heads are as wide.
-        layers: how many layers.
-        heads: heads per layer.
-        shared: one set of weights for all layers.
-        scale: standard deviation of the weights.
-        target_only: layers write into the y slot only.
-        softmax: normalise the scores.
-
-    Returns:
-        The network, its weights requiring gradients.
+    `symmetric` queries start equal to the keys: with K^T Q of positive trace, training does not end
+    where keys read y and values read one direction of x. `options` are `LinearSelfAttention`'s.
     """
-    shape = (4, replicas, width, width)
-
-    def head() -> Head:
-        return Head(*(scale * torch.randn(shape, generator=generator)).unbind(0))
-
-    sets = [[head() for _ in range(heads)] for _ in range(1 if shared else layers)]
-    network = LinearSelfAttention(sets, layers=layers, target_only=target_only, softmax=softmax)
-    return network.requires_grad_(True)
+    head = Head(*(scale * torch.randn(4, replicas, width, width, generator=generator)))
+    head = head._replace(query=head.key) if symmetric else head
+    return LinearSelfAttention(head, **options).requires_grad_(True)

@@ -1,6 +1,6 @@
 """Synthetic tasks of the boundary experiments (paper section 4), thousands per call.
 
-A teacher W ~ N(0, I) labels N + 1 inputs x ~ U(-a, a)^10 with ``y = W1 x1 + W2 x2`` (scalar). All
+A teacher W ~ N(0, I) labels N + 1 inputs x ~ U(-a, a) with ``y = W1 x1 + W2 x2`` (scalar). All
 tensors carry R replicas and B tasks in front.
 """
 
@@ -9,42 +9,53 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import torch
 from torch import Tensor
 
-from raggd.linear.interfaces import Interface
-from raggd.linear.objective import Examples
+from raggd.linear.objective import Examples, Interface, Weights, dot_product_weight
+
+_MAP, _DOCUMENTS = 20260525, 370
+"""Seeds of what is drawn once for all replicas and runs. With 370, W2 has the lengths that the
+authors' printed losses imply at 2, 5, 10 and 25 documents: 0.03, 0.085, 0.095, 0.16."""
+
+
+class Reading(StrEnum):
+    """How section 4 is read where the paper is silent."""
+
+    authors = "authors"
+    """Of the authors' code: inputs in (-1/2, 1/2), ten features per document, half the squared
+    error; dot-product tokens are two independent halves, one set of documents for all tasks."""
+    ours = "ours"
+    """Before that code was known: inputs in (-1, 1), two features per document, the squared error;
+    dot-product tokens repeat x, every task has its documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
     """A family of tasks.
 
-    Attributes:
-        interface: how documents enter.
-        features: numbers in x.
-        examples: N, context examples per task.
-        documents: k, per example (projection) or per task (dot-product).
-        document_size: numbers per document feature. Projection: features are U(-a', a') and k of
-            them are concatenated to x2. Dot-product: documents are U(-1/2, 1/2).
-        sigma: standard deviation of the entries of W_z and M (dot-product).
-        input_range: a, inputs are U(-a, a).
-        spread: ratio of the largest to the smallest standard deviation of the features of x, spaced
-            geometrically around 1; other than 1 is the preconditioned departure.
-        irrelevant: share of documents whose features in the token are drawn afresh and have nothing
-            to do with the label: the noisy-retrieval departure.
+    In projection, x2 are the k document features of an example, U(-a, a); the documents of
+    dot-product are U(-1/2, 1/2). A `spread` other than 1 and `irrelevant` documents, whose features
+    in the token are drawn afresh and have nothing to do with the label, are departures.
     """
 
     interface: Interface
-    features: int = 10
-    examples: int = 10
-    documents: int = 5
-    document_size: int = 2
-    sigma: float = 0.1
-    input_range: float = 1.0
-    spread: float = 1.0
-    irrelevant: float = 0.0
+    reading: Reading = Reading.ours
+    features: int = 10  # numbers in x
+    examples: int = 10  # N, of the context
+    documents: int = 5  # k
+    document_size: int = 2  # numbers per document feature (projection)
+    sigma: float = 0.1  # standard deviation of the entries of W_z and M (dot-product)
+    input_range: float = 1.0  # a, inputs are U(-a, a)
+    spread: float = 1.0  # largest over smallest standard deviation in x, spaced geometrically
+    irrelevant: float = 0.0  # share of irrelevant documents
+
+    @property
+    def tied(self) -> bool:
+        """Whether x2 repeats x1."""
+        return self.interface == Interface.dot_product and self.reading == Reading.ours
 
     @property
     def second_size(self) -> int:
@@ -62,27 +73,20 @@ class TaskSpec:
         """Return what each feature of x is multiplied by, (features,)."""
         if self.spread == 1.0:
             return torch.ones(self.features)
-        half = torch.tensor(self.spread).sqrt().log()
-        return torch.linspace(-float(half), float(half), self.features).exp()
+        half = math.log(self.spread) / 2
+        return torch.linspace(-half, half, self.features).exp()
 
 
 @dataclass(frozen=True, slots=True)
 class Tasks:
-    """B tasks for each of R replicas, one query per task.
+    """B tasks for each of R replicas, one query per task."""
 
-    Attributes:
-        x1: (R, B, N + 1, d1); the last row is the query.
-        x2: (R, B, N + 1, d2).
-        y: (R, B, N + 1); the query's label is for scoring only.
-        documents: rows appended to keys and values, (R, B, k, T), or None.
-        tied: x2 repeats x1 (dot-product), so that a change of the input moves both.
-    """
-
-    x1: Tensor
-    x2: Tensor
-    y: Tensor
-    documents: Tensor | None
-    tied: bool
+    x1: Tensor  # (R, B, N + 1, d1); the last row is the query
+    x2: Tensor  # (R, B, N + 1, d2)
+    y: Tensor  # (R, B, N + 1); the query's label is for scoring only
+    documents: Tensor | None = None  # rows appended to keys and values, (R, B, k, T)
+    tied: bool = False  # x2 repeats x1: a change of the input moves both
+    teacher: Tensor | None = None  # (W1, W2), (R, B, d1 + d2), for expectations over queries
 
     @property
     def labels(self) -> Tensor:
@@ -101,32 +105,25 @@ class Tasks:
         return both[..., :-1, :], both[..., -1:, :]
 
     def with_query(self, x: Tensor) -> Tasks:
-        """Put other inputs in place of the queries', keeping them differentiable.
-
-        Args:
-            x: (R, B, d1).
-
-        Returns:
-            The tasks asked at x.
-        """
+        """Return the tasks asked at x1 = x, (R, B, d1), which stays differentiable."""
         x1 = torch.cat([self.x1[..., :-1, :], x.unsqueeze(-2)], -2)
         return replace(self, x1=x1, x2=x1 if self.tied else self.x2)
 
+    def scaled(self, factor: float) -> Tasks:
+        """Return the same teachers asked with inputs `factor` times as wide, and so the labels."""
+        x1 = self.x1 * factor
+        x2 = x1 if self.tied else self.x2 * factor
+        return replace(self, x1=x1, x2=x2, y=self.y * factor)
+
     def chunks(self, size: int) -> Iterator[Tasks]:
-        """Cut along the task axis.
-
-        Args:
-            size: tasks per piece.
-
-        Yields:
-            Pieces of at most that many tasks.
-        """
+        """Yield pieces of at most `size` tasks."""
         for start in range(0, self.x1.shape[1], size):
-            part = slice(start, start + size)
-            rows = None if self.documents is None else self.documents[:, part]
-            x1 = self.x1[:, part]
-            x2 = x1 if self.tied else self.x2[:, part]
-            yield Tasks(x1, x2, self.y[:, part], rows, self.tied)
+            cut = {
+                name: value[:, start : start + size]
+                for name in ("x1", "x2", "y", "documents", "teacher")
+                if (value := getattr(self, name)) is not None
+            }
+            yield replace(self, **cut | ({"x2": cut["x1"]} if self.tied else {}))
 
 
 def _uniform(shape: tuple[int, ...], half: float, generator: torch.Generator) -> Tensor:
@@ -134,34 +131,51 @@ def _uniform(shape: tuple[int, ...], half: float, generator: torch.Generator) ->
 
 
 def document_map(spec: TaskSpec) -> Tensor:
-    """The fixed projection f of documents to the width of x, (features, document width).
+    """Return the fixed projection f of documents to the width of x, (features, document width).
 
-    Drawn once from its own seed: every replica, batch and program run sees the same map.
-
-    Args:
-        spec: the family.
-
-    Returns:
-        Normal entries with variance 1 / document width.
+    Its entries have variance 1 / document width.
     """
-    generator = torch.Generator().manual_seed(20260525)
+    generator = torch.Generator().manual_seed(_MAP)
     return torch.randn(spec.features, spec.features, generator=generator) / math.sqrt(spec.features)
 
 
-def sample(spec: TaskSpec, replicas: int, tasks: int, generator: torch.Generator) -> Tasks:
-    """Draw fresh tasks.
+def document_weight(spec: TaskSpec, replicas: int) -> Tensor:
+    """Return W2, (R, 1, features), of the authors' documents: k in U(-1/2, 1/2), for all tasks.
 
-    Args:
-        spec: the family.
-        replicas: R.
-        tasks: B per replica.
-        generator: source of everything drawn.
-
-    Returns:
-        The tasks.
+    They enter as ``W2 = W_z D M^T``, the start of the construction and a part of what the trained
+    layer's keys and values read (`document_offset`). All replicas have the same, as theirs do.
     """
+    generator, size = torch.Generator().manual_seed(_DOCUMENTS), spec.features
+    w_z = spec.sigma * torch.randn(1, size, generator=generator)
+    mixing = spec.sigma * torch.randn(size, size, generator=generator)
+    documents = _uniform((spec.documents, size), 0.5, generator)
+    return dot_product_weight(w_z, documents, mixing).expand(replicas, 1, size)
+
+
+def start_weights(spec: TaskSpec, replicas: int, w2: Tensor | None = None) -> Weights:
+    """Return where the construction starts: W1 = 0, W2 = 0 or the documents' weight."""
+    first = torch.zeros(replicas, 1, spec.features)
+    return Weights(first, torch.zeros(replicas, 1, spec.second_size) if w2 is None else w2)
+
+
+def document_offset(w2: Tensor) -> Tensor:
+    """Return what keys and values read of the documents' weight (R, 1, d2) beside a token, (R, T).
+
+    The authors put ``0.1 x2 + 0.9 W2`` in place of x2. W_K and W_V can take any factor, so that
+    ``x2 + 9 W2`` gives the same layers; it is found in fewer steps.
+    """
+    nothing = torch.zeros_like(w2[:, 0])
+    return torch.cat([nothing, 9 * w2[:, 0], nothing[:, :1]], -1)
+
+
+def sample(spec: TaskSpec, replicas: int, tasks: int, generator: torch.Generator) -> Tasks:
+    """Return B fresh tasks for each of R replicas."""
     lead = (replicas, tasks)
     rows = spec.examples + 1
+    if spec.reading == Reading.authors:
+        size = spec.width - 1
+        x = _uniform((*lead, rows, size), spec.input_range, generator)
+        return from_features(spec, x, torch.randn(*lead, size, generator=generator))
     x1 = _uniform((*lead, rows, spec.features), spec.input_range, generator)
     if spec.spread != 1.0:
         x1 *= spec.feature_scales()
@@ -169,6 +183,12 @@ def sample(spec: TaskSpec, replicas: int, tasks: int, generator: torch.Generator
     if spec.interface == Interface.projection:
         return _with_features(spec, x1, w1, generator)
     return _with_documents(spec, x1, w1, generator)
+
+
+def from_features(spec: TaskSpec, x: Tensor, teacher: Tensor) -> Tasks:
+    """Return the tasks of features (R, B, N + 1, d1 + d2) and teachers (R, B, d1 + d2)."""
+    y = (x @ teacher.unsqueeze(-1)).squeeze(-1)
+    return Tasks(x[..., : spec.features], x[..., spec.features :], y, teacher=teacher)
 
 
 def _with_features(spec: TaskSpec, x1: Tensor, w1: Tensor, generator: torch.Generator) -> Tasks:
@@ -181,7 +201,7 @@ def _with_features(spec: TaskSpec, x1: Tensor, w1: Tensor, generator: torch.Gene
         wrong = (chosen < spec.irrelevant).expand(*chosen.shape[:-1], spec.document_size)
         other = _uniform(tuple(x2.shape), spec.input_range, generator)
         x2 = torch.where(wrong.flatten(-2), other, x2)
-    return Tasks(x1, x2, y, None, tied=False)
+    return Tasks(x1, x2, y)
 
 
 def _with_documents(spec: TaskSpec, x1: Tensor, w1: Tensor, generator: torch.Generator) -> Tasks:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from raggd.linear.boundary.base import FigureSpec
-from raggd.linear.boundary.departures import DEPARTURES
 from raggd.linear.boundary.depth import FIG6, FIG8
-from raggd.linear.boundary.one_layer import FIG1, FIG5
+from raggd.linear.boundary.figure import FigureSpec
+from raggd.linear.boundary.one_layer import DEPARTURES, FIG1, FIG5
 from raggd.linear.boundary.table_figures import FIG2, FIG7, STATISTIC
 
 FIGURES: dict[str, FigureSpec] = {

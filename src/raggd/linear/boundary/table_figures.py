@@ -6,9 +6,23 @@ import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from raggd.linear.boundary.base import FigureSpec, Row, interval, rounded, select, values_of
-from raggd.linear.boundary.tabular import READINGS, run_table, table_cell
-from raggd.linear.tables import SPLITS, Normalisation
+from raggd.linear.boundary.figure import (
+    NAMES,
+    STYLES,
+    FigureSpec,
+    Row,
+    band,
+    canvas,
+    dots,
+    interval,
+    label,
+    legend,
+    legend_below,
+    rounded,
+    select,
+    values_of,
+)
+from raggd.linear.boundary.tabular import READINGS, SPLITS, Normalisation, run_table, table_cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +37,7 @@ STATISTICS = {
 _RESAMPLES = 2000
 
 
-def _cells(quick: bool) -> list[Row]:
+def _cells(quick: bool, reading: str) -> list[Row]:
     changes: dict[str, Any] = (
         {"steps": 150, "seeds": 2, "tasks": 400, "evaluations": 5, "batch": 32} if quick else {}
     )
@@ -47,8 +61,6 @@ def _with_difference(rows: Sequence[Row]) -> list[Row]:
 
 
 def _draw_fig2(rows: Sequence[Row]) -> Figure:
-    from raggd.linear.boundary.draw import NAMES, band, canvas, label, legend, legend_below
-
     title = "Figure 2. MLP and attention on tables, over training (construction on shared features)"
     figure, axes = canvas(3, len(TABLES), title)
     curve = _with_difference(select(rows, stage="curve"))
@@ -74,8 +86,6 @@ def _draw_fig2(rows: Sequence[Row]) -> Figure:
 
 
 def _draw_fig7(rows: Sequence[Row]) -> Figure:
-    from raggd.linear.boundary.draw import NAMES, canvas, dots, label, legend_below
-
     title = "Figure 7. Four tables, four input normalisations, after training (95 % over seeds)"
     figure, axes = canvas(3, len(READINGS), title)
     final = _with_difference(select(rows, stage="final"))
@@ -152,13 +162,9 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def correlation(rows: Sequence[Row], statistic: str) -> dict[str, Any]:
-    """Rank correlation of a statistic with the cosine, over tables x normalisations x seeds.
+    """Rank correlation of a field with the cosine, over tables x normalisations x seeds.
 
     The interval resamples whole tables x normalisations: seeds of one are not independent evidence.
-
-    Args:
-        rows: final rows of one reading.
-        statistic: field.
 
     Returns:
         ``spearman``, ``low``, ``high``, ``cells``, ``n``.
@@ -169,13 +175,13 @@ def correlation(rows: Sequence[Row], statistic: str) -> dict[str, Any]:
         for how in values_of(rows, "normalisation")
     ]
     chance = random.Random(0)
-    found = []
+    drawn = []
     for _ in range(_RESAMPLES):
         picked = [row for _ in groups for row in chance.choice(groups)]
-        found.append(spearman([r[statistic] for r in picked], [r["cosine"] for r in picked]))
-    found.sort()
+        drawn.append(spearman([r[statistic] for r in picked], [r["cosine"] for r in picked]))
+    drawn.sort()
     value = spearman([r[statistic] for r in rows], [r["cosine"] for r in rows])
-    low, high = found[int(0.025 * _RESAMPLES)], found[int(0.975 * _RESAMPLES)]
+    low, high = drawn[int(0.025 * _RESAMPLES)], drawn[int(0.975 * _RESAMPLES)]
     return {
         "spearman": round(value, 3),
         "low": round(low, 3),
@@ -194,8 +200,6 @@ def _summarise_statistics(rows: Sequence[Row]) -> dict[str, Any]:
 
 
 def _draw_statistics(rows: Sequence[Row]) -> Figure:
-    from raggd.linear.boundary.draw import NAMES, STYLES, canvas, label, legend
-
     title = "Which statistic of a table predicts the alignment? (one point per normalisation, seed)"
     figure, axes = canvas(len(READINGS), len(STATISTICS), title)
     final = select(rows, stage="final")
@@ -216,15 +220,10 @@ def _draw_statistics(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-FIG2 = FigureSpec(
-    "fig2", "MLP and four tables, over training", _cells, run_table, _draw_fig2, _summarise
-)
-FIG7 = FigureSpec(
-    "fig7", "Four tables, four normalisations", _cells, run_table, _draw_fig7, _summarise
-)
+FIG2 = FigureSpec("fig2", _cells, run_table, _draw_fig2, _summarise)
+FIG7 = FigureSpec("fig7", _cells, run_table, _draw_fig7, _summarise)
 STATISTIC = FigureSpec(
     "statistics",
-    "Which statistic of a table predicts the alignment",
     _cells,
     run_table,
     _draw_statistics,

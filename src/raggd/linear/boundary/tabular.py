@@ -1,4 +1,7 @@
-"""An MLP before the attention, on real tables: the cell of figures 2 and 7.
+"""An MLP before the attention, on real tables: the cell of figures 2 and 7 (paper appendix F).
+
+A task is a query row, N context rows and k documents, the corpus rows nearest to the query. The
+input is normalised in one of four ways; the corpus is the training set and always z-scored.
 
 Two readings of "the constructed predictor" are run. *Shared features*: one gradient step on the
 features that the trained network's own MLP computes. *Own features*: an MLP of its own, from the
@@ -7,33 +10,191 @@ same start, trained through the gradient step.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raggd.linear.attention import LinearSelfAttention, random_attention
-from raggd.linear.boundary.base import Cell, Progress, Row, TableLoader, changed_cell
-from raggd.linear.compare import Predictor, compare, descent_predictions, search_eta
-from raggd.linear.tables import TableData, draw, prepare, statistics
+from raggd.linear.attention import random_attention
+from raggd.linear.boundary.figure import Cell, Progress, Row, TableLoader, changed_cell
+from raggd.linear.compare import (
+    Predictor,
+    attention_predictor,
+    compare,
+    descent_predictor,
+    search_eta,
+)
 from raggd.linear.tasks import Tasks
-from raggd.linear.training import TrainSpec, train
+from raggd.linear.training import TrainSpec, squared_error, train
+from raggd.records import RaggdError
+
+SPLITS = {
+    "california": (16_640, 2_000),
+    "bike": (15_641, 1_738),
+    "wine": (4_408, 490),
+    "calories": (13_500, 1_500),
+}
+"""Training and test rows; the paper's 1,540 test rows for Calories are 40 more than are left."""
+
+
+class Normalisation(StrEnum):
+    """What is done to each input feature; all constants come from the training rows."""
+
+    z_score = "z-score"
+    """Mean 0, standard deviation 1."""
+    min_max = "min-max"
+    """Smallest training value 0, largest 1."""
+    rank = "rank"
+    """Share of training rows below (ties: half of the equal ones), in [0, 1]."""
+    tanh = "tanh"
+    """Hyperbolic tangent of the z-score."""
+
+
+def _z_score(x: Tensor, train: Tensor) -> Tensor:
+    deviation = train.std(0, correction=0)
+    return (x - train.mean(0)) / torch.where(deviation > 0, deviation, 1.0)
+
+
+def normalise(x: Tensor, train: Tensor, how: Normalisation) -> Tensor:
+    """Return rows x (n, d) normalised by the constants of the rows `train` (t, d).
+
+    A constant feature becomes constant, never infinite.
+    """
+    if how == Normalisation.z_score:
+        return _z_score(x, train)
+    if how == Normalisation.tanh:
+        return _z_score(x, train).tanh()
+    if how == Normalisation.min_max:
+        low, high = train.amin(0), train.amax(0)
+        return (x - low) / torch.where(high > low, high - low, 1.0)
+    ordered = train.T.contiguous().sort(-1).values  # (d, t)
+    columns = x.T.contiguous()
+    below = torch.searchsorted(ordered, columns, right=False)
+    upto = torch.searchsorted(ordered, columns, right=True)
+    return ((below + upto) / (2 * len(train))).T.to(x.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class TableData:
+    """A table prepared for R replicas, each a normalisation and a seed with its own split."""
+
+    inputs: Tensor  # normalised features, training rows first, (R, rows, d)
+    targets: Tensor  # z-scored by the training rows, (R, rows)
+    corpus: Tensor  # z-scored training rows, (R, train, d)
+    neighbours: Tensor  # the k corpus rows nearest to each row but itself, (R, rows, k)
+    train: int  # number of training rows
+    labels: tuple[tuple[str, int], ...]  # normalisation and seed of each replica
+
+
+def nearest(rows: Tensor, corpus: Tensor, k: int) -> Tensor:
+    """Return the k nearest rows of the corpus (t, d), indices (n, k), nearest first.
+
+    Of the rows (n, d), those below t are the corpus itself and leave themselves out.
+    """
+    indices = []
+    square = corpus.square().sum(1)
+    for start in range(0, len(rows), 2048):
+        part = rows[start : start + 2048]
+        distance = square - 2 * part @ corpus.T  # the row's own square changes no order
+        index = torch.arange(start, start + len(part))
+        own = index < len(corpus)
+        distance[own.nonzero()[:, 0], index[own]] = torch.inf
+        indices.append(distance.topk(k, largest=False).indices)
+    return torch.cat(indices)
+
+
+def prepare(name: str, x: Tensor, y: Tensor, *, seeds: int, seed: int, documents: int) -> TableData:
+    """Return a table x (rows, d), y (rows,) split, normalised and with its neighbours.
+
+    Every seed, from `seed` on, is its own split. The replicas are four normalisations x seeds,
+    seeds running fastest.
+
+    Raises:
+        RaggdError: the table has fewer rows than its split needs.
+    """
+    train, test = SPLITS[name]
+    if len(x) < train + test:
+        raise RaggdError(
+            f"table '{name}' has {len(x)} rows; the split needs {train} + {test}. Get it again."
+        )
+    columns: dict[str, list[list[Tensor]]] = {how: [] for how in Normalisation}
+    for number in range(seed, seed + seeds):
+        order = torch.randperm(len(x), generator=torch.Generator().manual_seed(number))
+        rows, target = x[order[: train + test]], y[order[: train + test]]
+        scored = _z_score(rows, rows[:train]).float()
+        label = _z_score(target[:, None], target[:train, None])[:, 0].float()
+        near = nearest(scored, scored[:train], documents)
+        for how in Normalisation:
+            inputs = normalise(rows, rows[:train], how).float()
+            columns[how].append([inputs, label, scored[:train], near])
+    parts = [part for how in Normalisation for part in columns[how]]
+    stacked = [torch.stack([p[i] for p in parts]) for i in range(4)]
+    labels = tuple((str(how), s) for how in Normalisation for s in range(seed, seed + seeds))
+    return TableData(stacked[0], stacked[1], stacked[2], stacked[3], train, labels)
+
+
+def draw(
+    data: TableData, tasks: int, examples: int, generator: torch.Generator, *, test: bool
+) -> Tasks:
+    """Return B tasks per replica: N training rows, and a query from training or test rows.
+
+    Their x1 are normalised inputs; their documents are the z-scored neighbours of the query,
+    (R, B, k, d), not yet mapped to token width.
+    """
+    replicas, rows = data.targets.shape
+    low, high = (data.train, rows) if test else (0, data.train)
+    query = torch.randint(low, high, (replicas, tasks, 1), generator=generator)
+    context = torch.randint(0, data.train, (replicas, tasks, examples), generator=generator)
+    index = torch.cat([context, query], -1)
+    replica = torch.arange(replicas).view(-1, 1, 1)
+    near = data.neighbours[replica[..., 0], query[..., 0]]  # (R, B, k)
+    x = data.inputs[replica, index]
+    return Tasks(x, x, data.targets[replica, index], data.corpus[replica, near], tied=True)
+
+
+def statistics(data: TableData, queries: int = 512) -> dict[str, Tensor]:
+    """Numbers of a table that may predict how well training and construction align.
+
+    `queries` training rows have their documents looked at.
+
+    Returns:
+        By name, each (R,): ``kurtosis`` (mean excess kurtosis of the normalised features),
+        ``leverage`` (largest leverage of a training row over the mean leverage), ``effective_rank``
+        (exponential of the entropy of the eigenvalues of ``sum_i d_i d_i^T``, mean over queries),
+        ``target_kurtosis`` (excess kurtosis of the target).
+    """
+    x = data.inputs[:, : data.train].double()
+    centred = x - x.mean(1, keepdim=True)
+    variance = centred.square().mean(1).clamp_min(1e-12)
+    kurtosis = centred.pow(4).mean(1) / variance.square() - 3
+    moment = centred.mT @ centred
+    ridge = 1e-9 * moment.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    inverse = torch.linalg.inv(moment + ridge * torch.eye(x.shape[-1], dtype=x.dtype))
+    leverage = torch.einsum("rni,rij,rnj->rn", centred, inverse, centred)
+    replica = torch.arange(len(x))[:, None, None]
+    near = data.neighbours[:, : min(queries, data.train)]
+    documents = data.corpus[replica, near].double()  # (R, queries, k, d)
+    eigenvalues = torch.linalg.svdvals(documents).square()
+    share = eigenvalues / eigenvalues.sum(-1, keepdim=True).clamp_min(1e-12)
+    entropy = -(share * share.clamp_min(1e-12).log()).sum(-1)
+    y = data.targets[:, : data.train].double()
+    tail = y.pow(4).mean(1) / y.square().mean(1).square() - 3
+    return {
+        "kurtosis": kurtosis.mean(1),
+        "leverage": leverage.amax(1) / leverage.mean(1),
+        "effective_rank": entropy.exp().mean(1),
+        "target_kurtosis": tail,
+    }
+
 
 READINGS = ("shared features", "own features")
 
 
 def table_cell(table: str, **changes: Any) -> Row:
-    """Settings of a table's cell: four normalisations and all seeds in one run.
-
-    Args:
-        table: its name.
-        **changes: settings other than the defaults below.
-
-    Returns:
-        The complete settings.
-    """
+    """Return a table's cell, four normalisations and all seeds in one run, with `changes`."""
     cell: Row = {
         "kind": "table",
         "table": table,
@@ -58,13 +219,7 @@ class FeatureMap(nn.Module):
     """Input embedding, then one hidden layer, for R replicas at once."""
 
     def __init__(self, generator: torch.Generator, replicas: int, sizes: list[int]) -> None:
-        """Draw the weights.
-
-        Args:
-            generator: source.
-            replicas: R.
-            sizes: widths of input, embedding, hidden layer, output.
-        """
+        """Draw weights of R replicas; `sizes` are those of input, embedding, hidden, output."""
         super().__init__()
         pairs = list(pairwise(sizes))
         self.weights = nn.ParameterList(
@@ -83,16 +238,7 @@ class FeatureMap(nn.Module):
 
 
 def lift(tasks: Tasks, features: FeatureMap, mapping: Tensor) -> Tasks:
-    """Put features in place of inputs and documents at token width.
-
-    Args:
-        tasks: from `raggd.linear.tables.draw`.
-        features: the MLP.
-        mapping: fixed projection of documents, (F, d).
-
-    Returns:
-        Tasks in feature space.
-    """
+    """Return tasks of `draw` in feature space; `mapping` (F, d) is the documents' projection."""
     x = features(tasks.x1)
     assert tasks.documents is not None
     h = tasks.documents @ mapping.mT
@@ -100,20 +246,11 @@ def lift(tasks: Tasks, features: FeatureMap, mapping: Tensor) -> Tasks:
     return replace(tasks, x1=x, x2=x, documents=rows)
 
 
-def _attention(net: LinearSelfAttention, features: FeatureMap, mapping: Tensor) -> Predictor:
-    def predict(tasks: Tasks) -> Tensor:
-        lifted = lift(tasks, features, mapping)
-        context, queries = lifted.tokens()
-        shifts: Tensor = net(context, queries, lifted.documents)
-        return shifts[..., 0, 0]
-
-    return predict
-
-
 def _descent(features: FeatureMap, eta: Tensor) -> Predictor:
     def predict(tasks: Tasks) -> Tensor:
         x = features(tasks.x1)  # the step does not read the documents
-        return descent_predictions(replace(tasks, x1=x, x2=x), eta, 1)
+        lifted = replace(tasks, x1=x, x2=x, documents=None)
+        return descent_predictor(eta, lifted)(lifted)
 
     return predict
 
@@ -133,7 +270,10 @@ class _Run:
             generator, replicas=replicas, width=2 * cell["features"] + 1, scale=cell["scale"]
         )
         self.mapping = torch.randn(cell["features"], size, generator=generator) / size**0.5
-        self.replicas = replicas
+
+    def attention(self) -> Predictor:
+        attend = attention_predictor(self.net)
+        return lambda tasks: attend(lift(tasks, self.features, self.mapping))
 
     def tasks(self, count: int, generator: torch.Generator, *, test: bool = False) -> Tasks:
         return draw(self.data, count, self.cell["examples"], generator, test=test)
@@ -142,9 +282,6 @@ class _Run:
         with torch.no_grad():
             return search_eta(lift(tasks, features, self.mapping), 1)
 
-    def parameters(self, module: nn.Module, axis: int) -> list[tuple[Tensor, int]]:
-        return [(p, axis) for p in module.parameters()]
-
 
 def _train_own(run: _Run, progress: Progress) -> None:
     """Fit the construction's own MLP; the size of its step is absorbed by its features."""
@@ -152,8 +289,8 @@ def _train_own(run: _Run, progress: Progress) -> None:
     generator = torch.Generator().manual_seed(cell["seed"] + 1)
     start = run.eta(run.own, run.tasks(cell["tasks"], generator))
     train(
-        _descent(run.own, start),
-        run.parameters(run.own, 0),
+        squared_error(_descent(run.own, start)),
+        run.own.parameters(),
         lambda: run.tasks(cell["batch"], generator),
         TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"]),
         lambda step: progress(f"{cell['table']}, construction", step, cell["steps"]),
@@ -161,16 +298,10 @@ def _train_own(run: _Run, progress: Progress) -> None:
 
 
 def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
-    """Train MLP and attention on a table and compare with both constructions.
+    """Return rows of MLP and attention trained on a table beside both constructions.
 
-    Args:
-        cell: settings, as `table_cell` gives them.
-        progress: told label, steps done, steps in all.
-        tables: loads the table.
-
-    Returns:
-        Rows with ``stage`` "curve" (shared features, during training) and "final" (both readings,
-        with the statistics of the table).
+    Their ``stage`` is "curve" (shared features, during training) or "final" (both readings, with
+    the statistics of the table).
     """
     x, y = tables(cell["table"])
     data = prepare(
@@ -181,7 +312,7 @@ def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
     generator = torch.Generator().manual_seed(cell["seed"] + 1)  # the same tasks once more
     search = run.tasks(cell["tasks"], generator)
     held = run.tasks(cell["tasks"], torch.Generator().manual_seed(cell["seed"] + 2), test=True)
-    one = _attention(run.net, run.features, run.mapping)
+    one = run.attention()
     rows: list[Row] = []
     every = max(1, cell["steps"] // cell["evaluations"])
 
@@ -195,8 +326,8 @@ def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
             rows.extend(_rows(cell, data, measure(run.features), step, "curve", READINGS[0]))
 
     train(
-        one,
-        [*run.parameters(run.features, 0), *run.parameters(run.net, 2)],
+        squared_error(one),
+        [*run.features.parameters(), *run.net.parameters()],
         lambda: run.tasks(cell["batch"], generator),
         TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"]),
         watch,
@@ -208,7 +339,7 @@ def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
 
 
 def _rows(
-    cell: Cell, data: TableData, found: dict[str, Tensor], step: int, stage: str, reading: str
+    cell: Cell, data: TableData, measured: dict[str, Tensor], step: int, stage: str, reading: str
 ) -> list[Row]:
     fixed = {"table": cell["table"], "stage": stage, "reading": reading, "step": step}
     return [
@@ -216,7 +347,7 @@ def _rows(
             **fixed,
             "normalisation": how,
             "seed": seed,
-            **{name: float(v[r]) for name, v in found.items()},
+            **{name: float(v[r]) for name, v in measured.items()},
         }
         for r, (how, seed) in enumerate(data.labels)
     ]

@@ -1,20 +1,103 @@
-"""Pictures of the boundary: small multiples with bands over seeds, readable without colour.
+"""What a figure is: cells to run, rows of numbers, a picture and a summary; and how it is drawn.
 
-Colours are after Okabe and Ito; every line also has its own marker and dash. Imported only when a
-picture is made, since matplotlib is slow to load.
+A cell is a plain dictionary of settings, one training run of all its seeds. Its rows depend on
+nothing else, so that a finished cell is stored under the hash of its settings and never run twice;
+figures that share a cell share its rows. Pictures are small multiples with bands over seeds,
+readable without colour: colours are after Okabe and Ito, every line has its own marker and dash.
+Matplotlib is slow to load and imported when a picture is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from raggd.linear.boundary.base import Row, interval, select, values_of
+from raggd.records import content_id
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
+
+Cell = Mapping[str, Any]
+Row = dict[str, Any]
+Progress = Callable[[str, int, int], None]
+TableLoader = Callable[[str], "tuple[Tensor, Tensor]"]
+"""Name of a table to its features (rows, d) and target (rows,), float64."""
+
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FigureSpec:
+    """One figure."""
+
+    name: str  # as on the command line
+    cells: Callable[[bool, str], list[Row]]  # settings of its runs: quick or not, the reading
+    run: Callable[[Cell, Progress, TableLoader], list[Row]]  # of one cell
+    draw: Callable[[Sequence[Row]], Figure]
+    summarise: Callable[[Sequence[Row]], dict[str, Any]]  # the numbers that a reader asks for
+    readings: tuple[str, ...] = ("ours",)  # the default first (see `tasks.Reading`)
+
+
+def changed_cell(cell: Row, changes: Cell) -> Row:
+    """Return the default settings of a cell with some changed; there are no others."""
+    unknown = set(changes) - set(cell)
+    assert not unknown, f"no such settings: {unknown}"
+    return cell | dict(changes)
+
+
+def cell_id(cell: Cell) -> str:
+    """Return the hash that a finished cell is stored under."""
+    return content_id(json.dumps(cell, sort_keys=True))
+
+
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Return mean, low and high of the 95 % confidence interval over seeds (Student's t).
+
+    A single value has no interval: all three are equal.
+    """
+    numbers = list(values)
+    count = len(numbers)
+    mean = sum(numbers) / count
+    if count == 1:
+        return mean, mean, mean
+    variance = sum((v - mean) ** 2 for v in numbers) / (count - 1)
+    quantile = _T95[count - 2] if count <= 31 else 1.96
+    half = quantile * math.sqrt(variance / count)
+    return mean, mean - half, mean + half
+
+
+def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """Return the rows whose fields equal all of `wanted`."""
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def values_of(rows: Iterable[Row], key: str) -> list[Any]:
+    """Return the distinct values of a field, in the order of first appearance."""
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """Return the least-squares slope of y against x."""
+    mean_x, mean_y = sum(x) / len(x), sum(y) / len(y)
+    top = sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True))
+    return top / sum((a - mean_x) ** 2 for a in x)
+
+
+def rounded(values: Iterable[float], digits: int = 5) -> list[float]:
+    """Return numbers rounded to significant digits, for records that people read."""
+    return [float(f"{value:.{digits}g}") for value in values]
+
 
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072b2", "marker": "o", "linestyle": "-"},
@@ -35,17 +118,7 @@ NAMES = {
 
 
 def canvas(rows: int, columns: int, title: str, *, height: float = 2.9) -> tuple[Figure, Any]:
-    """Open a figure without a display.
-
-    Args:
-        rows: of panels.
-        columns: of panels.
-        title: above all.
-        height: of a row, inches.
-
-    Returns:
-        The figure and its axes as a 2-d array.
-    """
+    """Return a figure without a display and its axes as a 2-d array; height in inches per row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -62,16 +135,7 @@ def canvas(rows: int, columns: int, title: str, *, height: float = 2.9) -> tuple
 
 
 def band(axis: Axes, rows: Sequence[Row], x: str, y: str, label: str, style: int) -> None:
-    """Draw the mean of a field over seeds, with its 95 % interval as a band.
-
-    Args:
-        axis: where.
-        rows: all points of one line, several seeds each.
-        x: field of the abscissa.
-        y: field of the ordinate.
-        label: in the legend.
-        style: number in `STYLES`.
-    """
+    """Draw one line: means of the field y over seeds against x, a 95 % interval as a band."""
     chosen = STYLES[style % len(STYLES)]
     points = values_of(rows, x)
     spread = [interval(row[y] for row in select(rows, **{x: p})) for p in points]
@@ -114,14 +178,9 @@ def dots(
     values: Callable[[str, str], list[float]],
     key: str,
 ) -> None:
-    """Mark mean and 95 % interval for every group and line, side by side.
+    """Mark mean and 95 % interval for every group (abscissa) and line, side by side.
 
-    Args:
-        axis: where.
-        groups: along the abscissa.
-        lines: within a group, with a legend entry each.
-        values: numbers over seeds of a group and a line.
-        key: what they are; cuts the intervals to what can occur.
+    `values` gives the numbers over seeds of a group and a line; `key` is what they are.
     """
     width = 0.7 / max(1, len(lines) - 1)
     for index, (name, style) in enumerate(zip(lines, cycle(STYLES), strict=False)):

@@ -1,4 +1,4 @@
-"""Steps per second of the training loop, against a plain loop that does the same, in one run.
+"""`python -m benchmarks.boundary_speed`: the training loop's steps per second against a plain loop.
 
 The plain loop is the direct transcription: one seed at a time, every task's M drawn in full, all
 tokens updated though only the query is read, four products per head, unfused Adam.
@@ -6,21 +6,29 @@ tokens updated though only the query is read, four products per head, unfused Ad
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 from torch import Tensor, nn
 
+from benchmarks.command import run_app
+from raggd.cli.console import progress_bar, show
+from raggd.cli.options import Json
+from raggd.files import write_json
 from raggd.linear.attention import random_attention
-from raggd.linear.boundary.base import Progress, interval, rounded
+from raggd.linear.boundary.figure import Progress, interval, rounded
 from raggd.linear.boundary.synthetic import synthetic_cell, task_spec
 from raggd.linear.compare import attention_predictor
-from raggd.linear.interfaces import Interface
+from raggd.linear.objective import Interface
 from raggd.linear.tasks import TaskSpec, document_map, sample
-from raggd.linear.training import TrainSpec, train
+from raggd.linear.training import TrainSpec, squared_error, train
+from raggd.provenance import origin
 
 
 class PlainLayer(nn.Module):
@@ -115,8 +123,8 @@ def batched_loop(spec: TaskSpec, steps: int, batch: int, rate: float, seeds: int
     generator = torch.Generator().manual_seed(0)
     net = random_attention(generator, replicas=seeds, width=spec.width)
     train(
-        attention_predictor(net),
-        [(p, 2) for p in net.parameters()],
+        squared_error(attention_predictor(net)),
+        net.parameters(),
         lambda: sample(spec, seeds, batch, generator),
         TrainSpec(steps, batch, rate),
     )
@@ -157,3 +165,34 @@ def measure_speed(steps: int, rounds: int, seeds: int, progress: Progress) -> di
             "seconds_for_figure_1": round(seeds * cell["steps"] / best, 1),
         }
     return found
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def speed(
+    out: Annotated[Path, typer.Option(help="Folder of speed.json.")] = Path("results/linear"),
+    steps: Annotated[int, typer.Option(min=1, help="Steps per measurement.")] = 200,
+    rounds: Annotated[int, typer.Option(min=2, help="Pairs of measurements.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Steps per second of the figures' training loop against a plain loop, in one run."""
+    with progress_bar() as bar:
+        summary = measure_speed(steps, rounds, 3, bar)
+    settings = {"steps": steps, "rounds": rounds, "cores": os.cpu_count()}
+    record = {"summary": summary, **settings, **origin()}
+    write_json(out / "speed.json", record)
+    lines = []
+    for interface in Interface:
+        found = summary[str(interface)]
+        mean, low, high = found["ratio"]
+        lines.append(
+            f"{interface}: {found['batched_steps_per_second']} steps/s, plain loop "
+            f"{found['plain_steps_per_second']}; ratio {mean:.1f} ({low:.1f} to {high:.1f})"
+        )
+    show(record, as_json, *lines)
+
+
+if __name__ == "__main__":
+    run_app(app)

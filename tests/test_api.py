@@ -167,7 +167,7 @@ def test_what_adapt_gives_answers_whatever_the_method(rag: Rag, method: str) -> 
     answer = rag.answer(QUESTION, adapted)
     assert answer == rag.answer_many([QUESTION], [adapted])[0]
     if adapted.update is None:
-        with pytest.raises(RaggdError, match="holds no update that could be saved"):
+        with pytest.raises(RaggdError, match="neither an update nor a prefix that could be saved"):
             rag.save(adapted, "nowhere.safetensors")
 
 
@@ -262,11 +262,35 @@ def test_a_retriever_of_ones_own(settings: Settings, tiny_backbone: Backbone) ->
 
 def test_exports(rag: Rag, tmp_path: Path) -> None:
     update = rag.adapt(PAIRS)
-    with pytest.raises(RaggdError, match="holds no update that could be exported"):
-        rag.export_peft(tmp_path / "none", rag.adapt(PAIRS, method="base-few-shot"))
+    with pytest.raises(RaggdError, match="stands on no base adapter"):
+        rag.export_peft(tmp_path / "none", rag.adapt(PAIRS, method="vanilla-few-shot"))
+    shown = rag.export_peft(tmp_path / "shown", rag.adapt(PAIRS, method="base-few-shot"))
+    assert shown.rank == 2
+    template = (shown.folder / "chat_template.jinja").read_text(encoding="utf-8")
+    assert PAIRS[0][0] in template
     assert rag.export_peft(tmp_path / "peft", update).rank == 6
     assert rag.export_gguf(tmp_path / "update.gguf", update).stat().st_size > 1000
-    assert files_under(tmp_path / "peft") == ["adapter_config.json", "adapter_model.safetensors"]
+    assert files_under(tmp_path / "peft") == [
+        "adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "prompt.txt",
+    ]  # fmt: skip
+    assert (tmp_path / "update.chat_template.jinja").is_file()
+    assert (tmp_path / "update.prompt.txt").is_file()
+
+
+def test_an_instruction_takes_the_place_of_the_built_in_one(
+    rag: Rag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    original = answering.answer_batch
+
+    def spy(backbone: Backbone, rows: Any, prompts: Any, most: int) -> list[str]:
+        read.extend(backbone.tokenizer.decode(prompt.tokens) for prompt in prompts)
+        return original(backbone, rows, prompts, most)
+
+    monkeypatch.setattr(answering, "answer_batch", spy)
+    rag.answer(QUESTION, rag.adapt(PAIRS), instruction="the big fish eats honey")
+    rag.answer(QUESTION, rag.adapt(PAIRS))
+    assert ["eats honey" in text for text in read] == [True, False]
 
 
 def test_a_file_that_is_no_update(rag: Rag, settings: Settings, tmp_path: Path) -> None:

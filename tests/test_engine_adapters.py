@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -167,3 +168,40 @@ def test_the_resolver_knows_its_names_and_leaves_others(
         assert asyncio.run(resolver.resolve_lora("any", unknown)) is None
     assert 1 <= adapter_number(path) < 2**31
     assert adapter_number(path) != adapter_number(path + "x")
+
+
+def _loaded_by_vllm(path: Path, cache: dict[str, torch.Tensor]) -> float:
+    """What vLLM does with a folder: it folds alpha / r into B, in place, in what it has read."""
+    config = json.loads((path / "adapter_config.json").read_text())
+    tensors = cache or load_tensors(path / "adapter_model.safetensors")[0]
+    cache.update(tensors)
+    scaling = config["lora_alpha"] / config["r"]
+    for name, tensor in cache.items():
+        if "lora_B" in name:
+            tensor.mul_(scaling)
+    return float(sum(t.abs().sum() for name, t in cache.items() if "lora_B" in name))
+
+
+def test_a_reload_after_eviction_does_not_scale_twice(
+    folders: AdapterFolders, supports: list[SupportSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = _fake_vllm(monkeypatch)
+    register()
+    resolver = registered["raggd"]
+    resolver.folders = folders
+    name = f"raggd/{supports[0].id}"
+    first = asyncio.run(resolver.resolve_lora("any", name))
+    folder = Path(first[2])
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    kept: dict[str, torch.Tensor] = {}
+    once = _loaded_by_vllm(folder, kept)
+    # evicted and asked for again: the same request, the same bytes; and where an engine folds
+    # into tensors that it kept, a scale of 1 leaves them as they are
+    assert asyncio.run(resolver.resolve_lora("any", name)) == first
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    assert _loaded_by_vllm(folder, {}) == once
+    assert _loaded_by_vllm(folder, kept) == once
+    config = json.loads(before["adapter_config.json"])
+    wrong = config | {"lora_alpha": 2 * config["r"]}
+    (folder / "adapter_config.json").write_text(json.dumps(wrong))
+    assert _loaded_by_vllm(folder, kept) == pytest.approx(2 * once)  # what must not happen

@@ -15,16 +15,19 @@ from raggd.adaptation.export import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     lora_factors,
-    read_peft_rank,
     write_peft,
 )
+from raggd.adaptation.export_prompt import opening_turns, write_prompt
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Factors, Update, dense, effective_weight
+from raggd.data.prompts import ANSWER_CUE, user_text
+from raggd.data.rendering import render_turns
 from raggd.files import load_tensors
-from raggd.records import Demonstration, RaggdError, SupportSet
+from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.settings import load_settings
 from tiny import make_backbone, random_base, random_update, random_updates
+from workflow_fixtures import files_under
 
 TOKENS = torch.tensor([[5, 40, 41, 12, 30, 31, 8, 9], [7, 8, 22, 23, 24, 50, 51, 6]])
 
@@ -99,7 +102,7 @@ def test_the_folder_names_its_model_and_its_base(
     written = write_peft(tmp_path, tiny_backbone, base)
     config = json.loads((tmp_path / CONFIG_FILE).read_text())
     assert config["base_model_name_or_path"] == written.backbone == "tiny"
-    assert config["r"] == config["lora_alpha"] == read_peft_rank(tmp_path) == 2
+    assert config["r"] == config["lora_alpha"] == 2
     tensors, metadata = load_tensors(tmp_path / WEIGHTS_FILE)
     assert metadata["raggd_base"] == base.fingerprint
     assert len(tensors) == 3 * 3 * 2
@@ -111,7 +114,7 @@ def test_an_export_may_be_written_again_but_replaces_nothing_else(
 ) -> None:
     write_peft(tmp_path / "a", tiny_backbone, base)
     write_peft(tmp_path / "a", tiny_backbone, base, random_update(base))
-    assert read_peft_rank(tmp_path / "a") == 6
+    assert json.loads((tmp_path / "a" / CONFIG_FILE).read_text())["r"] == 6
     precious = tmp_path / "a" / "thesis.txt"
     precious.write_text("years of work")
     with pytest.raises(RaggdError, match=r"holds other files \(thesis.txt\)"):
@@ -132,6 +135,53 @@ def test_what_does_not_belong_together_is_refused(
     with pytest.raises(RaggdError, match="a batch of 2 updates"):
         write_peft(tmp_path / "a", tiny_backbone, base, random_updates(base, 2))
     assert not (tmp_path / "a").exists()
+
+
+SHOWN = (
+    Demonstration("1", 'who said "no" ?', (Passage("p", "Lima said\nno.", "a 'title'"),), "L\\ima"),
+    Demonstration("2", "who ?", (), "{{ nobody }}"),
+)
+
+
+@pytest.mark.parametrize("template", ["own", "refusing", "none"])
+@pytest.mark.parametrize("shown", [(), SHOWN])
+def test_the_template_renders_what_raggd_asks(
+    shown: tuple[Demonstration, ...], template: str, tmp_path: Path
+) -> None:
+    backbone = make_backbone(seed=1)
+    tokenizer = backbone.tokenizer
+    if template == "none":
+        tokenizer.chat_template = None
+    elif template == "refusing":
+        own = tokenizer.chat_template
+        tokenizer.chat_template = (
+            "{%- if messages[0]['role'] == 'system' -%}{{ raise_exception('no system') }}"
+            "{%- endif -%}" + own
+        )
+    names = write_prompt(tmp_path, backbone, shown, "Answer as shown.")
+    assert files_under(tmp_path) == sorted(names)
+    passages = [Passage("p", "The red city lies near Lima.", "Guide")]
+    asked = {"role": "user", "content": user_text("what lies near Lima ?", passages)}
+    wanted = render_turns(
+        tokenizer, [*opening_turns(shown, "Answer as shown."), asked], cue=ANSWER_CUE
+    )
+    jinja = (tmp_path / "chat_template.jinja").read_text(encoding="utf-8")
+
+    def stock(turns: list[dict[str, str]]) -> str:
+        return str(
+            tokenizer.apply_chat_template(
+                turns, chat_template=jinja, tokenize=False, add_generation_prompt=True
+            )
+        )
+
+    assert stock([asked]) == wanted
+    text = (tmp_path / "prompt.txt").read_text(encoding="utf-8")
+    assert "{question}" in text
+    assert "Answer as shown." in text
+    if template != "refusing":  # whoever brings a system turn is left alone
+        other = stock([{"role": "system", "content": "Be rude."}, asked])
+        assert "Answer as shown." not in other
+        assert "Be rude." in other
 
 
 @pytest.mark.backbone

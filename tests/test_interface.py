@@ -13,11 +13,16 @@ from torch import Tensor
 import tiny
 from raggd.backbone import interface
 from raggd.backbone.batch import Batch, answer_losses, make_batch
-from raggd.backbone.interface import attach, check_gradients, rows_of
+from raggd.backbone.interface import attach, check_gradients
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Factors, Update, factors_of, tensors_of
 from raggd.data.prompts import Prompt, build_prompt
 from raggd.records import RaggdError, SupportSet
+
+
+def rows_of(update: Update, rows: Tensor) -> Update:
+    """Give every row of a batch its update, by its number."""
+    return update.map(lambda tensor: tensor.index_select(0, rows))
 
 
 def prompts_of(backbone: Backbone, supports: Sequence[SupportSet]) -> list[Prompt]:

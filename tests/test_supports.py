@@ -75,7 +75,8 @@ def test_a_saved_update_is_exported(place: Path, tmp_path: Path) -> None:
     rag.save(rag.adapt(place / "examples.jsonl"), tmp_path / "u.safetensors")
     saved = ("--update", tmp_path / "u.safetensors")
     text = run(place, "export", "gguf", tmp_path / "u.gguf", *saved)
-    assert text.out == f"base adapter and update in {tmp_path / 'u.gguf'}\n"
+    assert text.out.startswith(f"base adapter and update in {tmp_path / 'u.gguf'}\n")
+    assert f"its prompt: {tmp_path / 'u.chat_template.jinja'}" in text.out
     alone = run(place, "export", "gguf", tmp_path / "b.gguf", "--json").json()
     assert alone["adapted"] is False
     assert alone["bytes"] < (tmp_path / "u.gguf").stat().st_size

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
@@ -207,6 +208,7 @@ class Rag:
         update: State | None = None,
         method: str | None = None,
         guess: bool = False,
+        instruction: str = "",
     ) -> Answer:
         """Answer a question from the passages found for it.
 
@@ -217,12 +219,14 @@ class Rag:
             method: without an adapted state, the model that answers: ``base`` (None), or another
                 that needs no demonstrations, e.g. ``vanilla-rag``, ``query-only``.
             guess: ask the model even where no passage was found.
+            instruction: how to answer, in your words, instead of raggd's or the state's own.
 
         Returns:
             The answer with its passages.
         """
         state = adapted if adapted is not None else update
-        return self.answer_many([question], state, method=method, guess=guess)[0]
+        more: Any = {"method": method, "guess": guess, "instruction": instruction}
+        return self.answer_many([question], state, **more)[0]
 
     def answer_many(
         self,
@@ -231,6 +235,7 @@ class Rag:
         *,
         method: str | None = None,
         guess: bool = False,
+        instruction: str = "",
     ) -> list[Answer]:
         """Answer questions in batches, each with its own adapted state.
 
@@ -239,6 +244,7 @@ class Rag:
             adapted: one state for all, or one per question, None for `method` alone.
             method: as in `answer`.
             guess: as in `answer`.
+            instruction: as in `answer`.
 
         Returns:
             One answer per question, in order.
@@ -255,6 +261,8 @@ class Rag:
             asked = [Question(f"asked-{i}", q, (), OWN_TASK) for i, q in enumerate(questions)]
             evidence = evidence_for(asked, self.retriever, settings.retrieval.top_k)
             rows, backbone = self._rows(len(questions), adapted, method), self.parts.backbone
+            if instruction.strip():
+                rows = [replace(row, instruction=instruction) for row in rows]
             prompts = [
                 bounded_prompt(settings, backbone, row, question, passages)
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
@@ -308,46 +316,73 @@ class Rag:
             RaggdError: it is something else, or starts from another base adapter.
         """
         from raggd.core.low_rank import Update, check_base
-        from raggd.core.storage import load_update
         from raggd.methods.base import Adapted
+        from raggd.methods.stored import read_state
 
+        if isinstance(given, str | Path):
+            return read_state(Path(given), self.parts.base)
         if isinstance(given, Adapted):
             return given
-        update = load_update(given) if isinstance(given, str | Path) else given
-        if not isinstance(update, Update):
+        if not isinstance(given, Update):
             raise RaggdError(
                 f"a {type(given).__name__} is no adapted state: give what rag.adapt() returned, "
                 "an update, or the path of a saved one."
             )
-        check_base(self.parts.base, update)
-        return Adapted(self.parts.base, update.to(self.parts.base.device))
+        check_base(self.parts.base, given)
+        return Adapted(self.parts.base, given.to(self.parts.base.device))
 
     def save(self, adapted: State, file: str | Path) -> None:
-        """Write the update of an adapted state; `answer` and the exports take the file."""
-        self._update(adapted, "saved").save(file)
+        """Write an adapted state, its update and prefix; `answer` and the exports take the file.
 
-    def export_gguf(self, file: str | Path, adapted: State | None = None) -> Path:
-        """Return the file written: base adapter and update (if any) as one LoRA for llama.cpp."""
-        from raggd.adaptation.export_gguf import write_gguf
+        Raises:
+            RaggdError: it holds nothing that cost anything to make.
+        """
+        from raggd.methods.stored import write_state
 
-        update = None if adapted is None else self._update(adapted, "exported")
-        return write_gguf(Path(file), self.parts.backbone, self.parts.base, update)
+        if not write_state(Path(file), self.state(adapted), {}):
+            raise RaggdError(
+                "this adapted state holds neither an update nor a prefix that could be saved."
+            )
 
     def export_peft(self, folder: str | Path, adapted: State | None = None) -> PeftFolder:
-        """Return the folder written: the same as one LoRA that `peft`, vLLM and others load."""
+        """Write base adapter and update as one LoRA that `peft`, vLLM and others load.
+
+        Beside it lie the prompt that it needs and a chat template, which holds the examples that
+        the state shows: they take the place of a prefix, which no LoRA holds.
+
+        Args:
+            folder: to write to.
+            adapted: from `adapt`; None writes the base adapter alone.
+
+        Returns:
+            What was written.
+        """
         from raggd.adaptation.export import write_peft
+        from raggd.adaptation.export_prompt import write_prompt
 
-        update = None if adapted is None else self._update(adapted, "exported")
-        return write_peft(Path(folder), self.parts.backbone, self.parts.base, update)
+        state, backbone = self._exported(adapted), self.parts.backbone
+        made = write_peft(Path(folder), backbone, self.parts.base, state.update)
+        write_prompt(made.folder, backbone, state.shown, state.instruction)
+        return made
 
-    def _update(self, given: State, done: str) -> Update:
-        update = self.state(given).update
-        if update is None:
+    def export_gguf(self, file: str | Path, adapted: State | None = None) -> Path:
+        """Return the file written: the same as one LoRA for llama.cpp; the prompt lies beside."""
+        from raggd.adaptation.export_gguf import write_gguf
+        from raggd.adaptation.export_prompt import write_prompt
+
+        state, backbone, path = self._exported(adapted), self.parts.backbone, Path(file)
+        made = write_gguf(path, backbone, self.parts.base, state.update)
+        write_prompt(path.parent, backbone, state.shown, state.instruction, f"{path.stem}.")
+        return made
+
+    def _exported(self, adapted: State | None) -> Adapted:
+        state = self.adapt(method="base") if adapted is None else self.state(adapted)
+        if state.base is None or state.soft is not None:
             raise RaggdError(
-                f"this adapted state holds no update that could be {done}: adapt with rag-gd or "
-                "tt-sgd."
+                "this adapted state stands on no base adapter, so that there is no LoRA to export: "
+                "adapt by a method that has one, such as base-few-shot, tt-sgd or rag-gd."
             )
-        return update
+        return state
 
 
 def _batches(rows: Sequence[Adapted], chosen: Sequence[int], size: int) -> list[list[int]]:

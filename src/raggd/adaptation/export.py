@@ -14,6 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
+from raggd.adaptation.export_prompt import PROMPT_FILE, TEMPLATE_FILE
 from raggd.backbone.interface import check_fits
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
@@ -25,7 +26,7 @@ from raggd.core.low_rank import (
     effective_change,
     effective_weight,
 )
-from raggd.files import read_json, save_tensors, write_json
+from raggd.files import save_tensors, write_json
 from raggd.records import RaggdError
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
@@ -120,7 +121,8 @@ def _config(source: str, rank: int) -> dict[str, Any]:
 def _check_target(folder: Path) -> None:
     # another adapter may be replaced; anything else that lies in the folder may be precious
     if folder.is_dir():
-        strange = {path.name for path in folder.iterdir()} - {WEIGHTS_FILE, CONFIG_FILE}
+        ours = {WEIGHTS_FILE, CONFIG_FILE, TEMPLATE_FILE, PROMPT_FILE}
+        strange = {path.name for path in folder.iterdir()} - ours
         if strange:
             raise RaggdError(
                 f"{folder} holds other files ({', '.join(sorted(strange)[:3])}): name a new or "
@@ -158,8 +160,3 @@ def write_peft(
     save_tensors(folder / WEIGHTS_FILE, peft_tensors(backbone, factors), metadata)
     write_json(folder / CONFIG_FILE, _config(source, rank))
     return PeftFolder(folder, rank, source)
-
-
-def read_peft_rank(folder: Path) -> int:
-    """Return the rank of an exported adapter, from its configuration."""
-    return int(read_json(folder / CONFIG_FILE, what="adapter configuration")["r"])

@@ -241,19 +241,6 @@ def _register(
             handles.append(module.register_forward_hook(hook))
 
 
-def rows_of(update: Update, rows: Tensor) -> Update:
-    """Give every row of a batch its update: differentiable gather along the batch axis.
-
-    Args:
-        update: a batch of updates (sets first).
-        rows: for each row of the batch, the index of its update.
-
-    Returns:
-        An update whose leading axis is the batch of rows.
-    """
-    return update.map(lambda tensor: tensor.index_select(0, rows))
-
-
 def check_gradients(gradients: list[Tensor]) -> None:
     """Refuse gradients that are zero in a whole layer (a silently broken quantised backward).
 

@@ -51,6 +51,9 @@ def ask(
     strict: Annotated[
         bool, typer.Option("--strict", help="Refuse a folder with files that cannot be read.")
     ] = False,
+    instruction: Annotated[
+        str, typer.Option(help="How to answer, in your words, instead of the built-in ones.")
+    ] = "",
     config: Config = None,
     assignments: Assignments = None,
     timings: Annotated[bool, typer.Option("--timings", help="Show where the time went.")] = False,
@@ -61,7 +64,8 @@ def ask(
 
     with progress_bar() as bar:
         rag = load_rag(config, with_corpus(corpus, assignments), bar)
-        result = ask_result(rag, question, (demonstrations, support, update), method, guess, strict)
+        source = (demonstrations, support, update)
+        result = ask_result(rag, question, source, method, guess, strict, instruction)
     if not result["hits"] and rag.parts.settings.retrieval.top_k:
         complain(f"raggd: {NO_HIT}{_asked_all_the_same(result)}.")
     if as_json:
@@ -87,6 +91,7 @@ def ask_result(
     method: str | None = None,
     guess: bool = False,
     strict: bool = False,
+    instruction: str = "",
 ) -> dict[str, Any]:
     """Answer one question, adapted to what is named.
 
@@ -97,6 +102,7 @@ def ask_result(
         method: None: what adapts best with the weights at hand, ``base`` where nothing is named.
         guess: ask the model even where no passage is found.
         strict: refuse a folder with files that cannot be read.
+        instruction: how to answer; empty: as built in.
 
     Returns:
         ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an update
@@ -133,7 +139,7 @@ def ask_result(
     with watch.timed("adapt"):
         adapted = rag.state(source[2]) if source[2] else rag.adapt(support, method=method)
     with watch.timed("answer"):
-        answer = rag.answer(question, adapted, guess=guess)
+        answer = rag.answer(question, adapted, guess=guess, instruction=instruction)
     spent = {stage: round(cost.median_ms, 1) for stage, cost in watch.costs().items()}
     spent["total"] = round((time.perf_counter() - started) * 1000 + spent.get("start", 0.0), 1)
     shown = support.demonstrations if support else ()

@@ -54,9 +54,10 @@ def export_peft(
         adapted = _chosen(rag, (demonstrations, support, update))
         made = rag.export_peft(folder, adapted)
     result = {"folder": str(made.folder), "rank": made.rank, "backbone": made.backbone}
-    result["adapted"] = adapted is not None
+    result |= _about(adapted)
     where = f"{_what(result)} of rank {made.rank} in {made.folder}"
-    show(result, as_json, where, f"load it over {made.backbone}")
+    prompt = f"its prompt: {made.folder / 'chat_template.jinja'} (vllm serve --chat-template)"
+    show(result, as_json, where, f"load it over {made.backbone}", prompt, *_left_out(result))
 
 
 @export_app.command("gguf")
@@ -77,8 +78,10 @@ def export_gguf(
         rag = load_rag(config, with_corpus(corpus, assignments), bar)
         adapted = _chosen(rag, (demonstrations, support, update))
         made = rag.export_gguf(file, adapted)
-    result = {"file": str(made), "bytes": made.stat().st_size, "adapted": adapted is not None}
-    show(result, as_json, f"{_what(result)} in {result['file']}")
+    result = {"file": str(made), "bytes": made.stat().st_size, **_about(adapted)}
+    beside = made.with_name(f"{made.stem}.chat_template.jinja")
+    prompt = f"its prompt: {beside} (llama-server --jinja --chat-template-file)"
+    show(result, as_json, f"{_what(result)} in {made}", prompt, *_left_out(result))
 
 
 def _chosen(rag: Rag, source: Source) -> Adapted | None:
@@ -86,6 +89,21 @@ def _chosen(rag: Rag, source: Source) -> Adapted | None:
     if not any(source):
         return None
     return rag.state(source[2]) if source[2] else rag.adapt(support)
+
+
+def _about(adapted: Adapted | None) -> dict[str, Any]:
+    if adapted is None:
+        return {"adapted": False, "left_out": "", "examples": 0}
+    left_out = "prefix" if adapted.prefix else ""
+    changed = adapted.update is not None or adapted.prefix is not None
+    return {"adapted": changed, "left_out": left_out, "examples": len(adapted.shown)}
+
+
+def _left_out(result: dict[str, Any]) -> list[str]:
+    shown = counted(result["examples"], "example")
+    if result["left_out"]:
+        return [f"left out: the prefix that was read; {shown} stand in the template in its place"]
+    return [f"{shown} stand in the template"] if result["examples"] else []
 
 
 def _what(result: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 
+STATE_KIND = "raggd adapted state"
 _PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals"}
 
 
@@ -87,7 +88,7 @@ def write_state(path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> bool:
     rest = {f.name: getattr(adapted, f.name) for f in fields(Adapted) if f.name in _PLAIN}
     rest |= {"shown": [asdict(d) for d in adapted.shown]}
     about = {
-        "kind": UPDATE_KIND if update else "raggd adapted state",
+        "kind": UPDATE_KIND if update else STATE_KIND,
         "spec": adapted.base.spec.to_json(),
         "base": adapted.base.fingerprint,
         "tokens": json.dumps(prefix.tokens if prefix else []),
@@ -99,7 +100,7 @@ def write_state(path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> bool:
 
 
 def read_state(path: Path, base: BaseAdapter) -> Adapted:
-    """Read what `write_state` wrote.
+    """Read what `write_state` or `Update.save` wrote.
 
     Args:
         path: the file.
@@ -112,10 +113,17 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
         RaggdError: it is damaged, or of another base adapter.
     """
     tensors, about = load_tensors(path)
+    if about.get("kind") not in {UPDATE_KIND, STATE_KIND}:
+        raise RaggdError(f"{path} is not a raggd update or adapted state: `rag.save` writes one.")
+    if about["base"] != base.fingerprint:
+        raise RaggdError(
+            f"{path} starts from base adapter {about['base']}, but the one in use is "
+            f"{base.fingerprint}: adapt again."
+        )
     try:
-        rest, tokens = json.loads(about["state"]), json.loads(about["tokens"])
-        rest["shown"] = tuple(map(_shown, rest["shown"]))
-        rest["refusals"] = tuple(rest["refusals"])
+        rest, tokens = json.loads(about.get("state", "{}")), json.loads(about.get("tokens", "[]"))
+        rest["shown"] = tuple(map(_shown, rest.get("shown", ())))
+        rest["refusals"] = tuple(rest.get("refusals", ()))
         pairs = [[tensors[f"prefix.{i}.{kind}"].to(base.device) for kind in ("keys", "values")]
                  for i in range(base.spec.layers if tokens else 0)]  # fmt: skip
         update = None
@@ -124,7 +132,5 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
             update = Update(base.spec, factors_of(tensors), about["base"]).to(base.device)
     except (KeyError, TypeError, ValueError) as error:
         raise RaggdError(f"{path} holds no adapted state ({error}).") from error
-    if about["base"] != base.fingerprint:
-        raise RaggdError(f"{path} is of base adapter {about['base']}, not {base.fingerprint}.")
     prefix = Prefix(tuple(tokens), tuple((k, v) for k, v in pairs)) if tokens else None
     return Adapted(base, update, prefix=prefix, **rest)

@@ -57,9 +57,6 @@ class Rag:
     """A retriever, a frozen backbone and its base adapter; everything loads on first use.
 
     Several threads may use one object: whoever needs the model waits for the others.
-
-    Attributes:
-        parts: what it is made of.
     """
 
     def __init__(self, parts: Assembly, retriever: Any = None) -> None:
@@ -100,9 +97,8 @@ class Rag:
         from raggd.data.prompts import prompt_fingerprint
 
         backbone, target = self.parts.backbone, self.parts.settings.target
-        prompt = prompt_fingerprint(backbone.tokenizer)
-        names = (backbone.fingerprint, str(backbone.dtype), prompt, target.model_dump_json())
-        return content_id(*names)
+        names = (str(backbone.dtype), prompt_fingerprint(backbone.tokenizer))
+        return content_id(backbone.fingerprint, *names, target.model_dump_json())
 
     def key(self, support: SupportSet, method: str | None = None) -> str:
         """Return the key of an adapted state in the store; arguments as of `adapt`."""
@@ -252,7 +248,7 @@ class Rag:
         Raises:
             RaggdError: a question is empty, or the numbers of questions and states differ.
         """
-        from raggd.methods.answering import answer_batch, bounded_prompt
+        from raggd.methods.answering import answer_batch, batches_of, bounded_prompt
 
         if any(not question.strip() for question in questions):
             raise RaggdError("the question is empty: expected at least one word.")
@@ -271,7 +267,7 @@ class Rag:
             guess = guess or not settings.retrieval.top_k
             told = [i for i, r in enumerate(rows) if guess or evidence[i] or not r.reads_evidence]
             size, most = settings.evaluation.batch, settings.evaluation.max_answer_tokens
-            for batch in _batches(rows, told, size):
+            for batch in batches_of(rows, told, size):
                 parts = [rows[i] for i in batch], [prompts[i] for i in batch]
                 texts |= zip(batch, answer_batch(backbone, *parts, most), strict=True)
         return [
@@ -332,30 +328,16 @@ class Rag:
         return Adapted(self.parts.base, given.to(self.parts.base.device))
 
     def save(self, adapted: State, file: str | Path) -> None:
-        """Write an adapted state, its update and prefix; `answer` and the exports take the file.
+        """Write an adapted state, its update and prefix; `answer` and the exports take the file."""
+        from raggd.methods.stored import save_state
 
-        Raises:
-            RaggdError: it holds nothing that cost anything to make.
-        """
-        from raggd.methods.stored import write_state
-
-        if not write_state(Path(file), self.state(adapted), {}):
-            raise RaggdError(
-                "this adapted state holds neither an update nor a prefix that could be saved."
-            )
+        save_state(Path(file), self.state(adapted))
 
     def export_peft(self, folder: str | Path, adapted: State | None = None) -> PeftFolder:
-        """Write base adapter and update as one LoRA that `peft`, vLLM and others load.
+        """Return the folder written: base adapter and update as a LoRA for `peft`, vLLM, others.
 
         Beside it lie the prompt that it needs and a chat template, which holds the examples that
         the state shows: they take the place of a prefix, which no LoRA holds.
-
-        Args:
-            folder: to write to.
-            adapted: from `adapt`; None writes the base adapter alone.
-
-        Returns:
-            What was written.
         """
         from raggd.adaptation.export import write_peft
         from raggd.adaptation.export_prompt import write_prompt
@@ -383,16 +365,6 @@ class Rag:
                 "adapt by a method that has one, such as base-few-shot, tt-sgd or rag-gd."
             )
         return state
-
-
-def _batches(rows: Sequence[Adapted], chosen: Sequence[int], size: int) -> list[list[int]]:
-    # rows of one base adapter and one soft prefix can share a batch
-    groups: dict[tuple[str, int], list[int]] = {}
-    for i in chosen:
-        base, soft = rows[i].base, rows[i].soft
-        kind = (base.fingerprint if base else "", id(soft))
-        groups.setdefault(kind, []).append(i)
-    return [g[at : at + size] for g in groups.values() for at in range(0, len(g), size)]
 
 
 def load(

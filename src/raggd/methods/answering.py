@@ -280,3 +280,22 @@ def answer_batch(
         The answers.
     """
     return answer_rows(backbone, rows, prompts, max_tokens)[0]
+
+
+def batches_of(rows: Sequence[Adapted], chosen: Sequence[int], size: int) -> list[list[int]]:
+    """Group chosen rows so that those of one batch share a base adapter and a soft prefix.
+
+    Args:
+        rows: what answers each question.
+        chosen: numbers of the rows.
+        size: most rows of a batch.
+
+    Returns:
+        Numbers of the rows of each batch.
+    """
+    groups: dict[tuple[str, int], list[int]] = {}
+    for i in chosen:
+        base, soft = rows[i].base, rows[i].soft
+        kind = (base.fingerprint if base else "", id(soft))
+        groups.setdefault(kind, []).append(i)
+    return [g[at : at + size] for g in groups.values() for at in range(0, len(g), size)]

@@ -99,6 +99,18 @@ def write_state(path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> bool:
     return True
 
 
+def save_state(path: Path, adapted: Adapted) -> None:
+    """Write a state that a user keeps.
+
+    Raises:
+        RaggdError: it holds nothing that cost anything to make.
+    """
+    if not write_state(path, adapted, {}):
+        raise RaggdError(
+            "this adapted state holds neither an update nor a prefix that could be saved."
+        )
+
+
 def read_state(path: Path, base: BaseAdapter) -> Adapted:
     """Read what `write_state` or `Update.save` wrote.
 

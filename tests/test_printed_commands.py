@@ -67,7 +67,7 @@ PRINTED = [
 
 def test_the_pages_show_commands() -> None:
     shown = {" ".join(case.values[1][:2]) for case in PRINTED}  # type: ignore[index]
-    assert {"train base", "train predictor"} <= shown
+    assert {"train all", "train predictor"} <= shown
     assert any(name.startswith("ask ") for name in shown)
 
 

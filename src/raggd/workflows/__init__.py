@@ -1,1 +1,0 @@
-"""What each command does, as a function: settings in, a JSON-ready result out."""

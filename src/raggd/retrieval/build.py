@@ -10,7 +10,7 @@ from raggd.files import cache_folder
 from raggd.records import RaggdError, content_id
 from raggd.retrieval.base import Progress, SizedRetriever
 from raggd.retrieval.bm25 import BM25Kind
-from raggd.retrieval.corpus import Corpus, look_at
+from raggd.retrieval.corpus import Corpus, Listing, look_at
 from raggd.retrieval.dense import DenseKind
 from raggd.retrieval.encoder import load_encoder
 from raggd.retrieval.folders import read_manifest
@@ -57,19 +57,23 @@ def build_index(
         The index.
     """
     if settings.retriever == "hybrid":
-        parts = [
-            build_index(
-                corpus, _only(settings, kind), folder and folder / kind, progress, announce,
-                strict=strict,
-            )
-            for kind in FUSED
-        ]  # fmt: skip
-        first, built = parts[0], any(part.built for part in parts)
-        retriever = HybridRetriever([part.retriever for part in parts])
-        return Index(folder or first.folder, retriever, built, first.changes, first.skipped)
-    kind = _kind(settings)
-    folder = folder or _cached_folder(corpus, settings)
-    return update_index(corpus, folder, kind, progress, announce, strict=strict)
+        return _hybrid(look_at(corpus), settings, folder, progress, announce, strict)
+    kind, listing = _kind(settings), look_at(corpus)
+    folder = folder or _cached_folder(listing, settings)
+    return update_index(listing, folder, kind, progress, announce, strict=strict)
+
+
+def _hybrid(
+    listing: Listing, settings: RetrievalSettings, folder: Path | None,
+    progress: Progress | None, announce: Announce | None, strict: bool,
+) -> Index:  # fmt: skip
+    parts = []
+    for kind in FUSED:
+        own = folder and folder / kind
+        chosen = _only(settings, kind)
+        parts.append(build_index(listing, chosen, own, progress, announce, strict=strict))
+    retriever, built = HybridRetriever([p.retriever for p in parts]), any(p.built for p in parts)
+    return Index(folder or parts[0].folder, retriever, built, parts[0].changes, parts[0].skipped)
 
 
 def _only(settings: RetrievalSettings, kind: str) -> RetrievalSettings:
@@ -88,29 +92,26 @@ def _kind(settings: RetrievalSettings) -> Kind:
     )
 
 
-def _cached_folder(corpus: Corpus, settings: RetrievalSettings) -> Path:
-    parts = [settings.retriever, look_at(corpus).key]
+def _cached_folder(listing: Listing, settings: RetrievalSettings) -> Path:
+    parts = [settings.retriever, listing.key]
     if settings.retriever == "dense":
         parts += [settings.encoder, settings.precision, settings.index_factory]
     return cache_folder() / "indexes" / f"{settings.retriever}-{content_id(*parts)}"
 
 
 def estimate_index(corpus: Corpus, settings: RetrievalSettings) -> Estimate | None:
-    """Return what `build_index` would take with its cached folder; None: it is there."""
+    """Return what `build_index` would take with its cached folder; None: nothing is to be built."""
+    if ":" in settings.retriever:
+        return None
     if settings.retriever == "hybrid":
         parts = [estimate_index(corpus, _only(settings, kind)) for kind in FUSED]
         left = [part for part in parts if part]
         return max(left, key=lambda part: part.seconds) if left else None
-    kind = _kind(settings)
-    if up_to_date(corpus, _cached_folder(corpus, settings), kind):
+    kind, listing = _kind(settings), look_at(corpus)
+    if up_to_date(listing, _cached_folder(listing, settings), kind):
         return None
-    passages = iter(
-        read_passages(corpus, unique=False)
-        if isinstance(corpus, Path)
-        else corpus()
-        if callable(corpus)
-        else corpus
-    )
+    read = read_passages(corpus, unique=False) if isinstance(corpus, Path) else listing.read("")
+    passages = iter(read)
     sample = list(islice(passages, TRIAL))
     return kind.estimate(sample, len(sample) + sum(1 for _ in passages))
 

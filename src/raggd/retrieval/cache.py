@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from raggd.files import cache_folder, read_json
+from raggd.files import cache_folder
 from raggd.records import Hit, Passage, RaggdError, content_id
 from raggd.retrieval.base import Retriever, checked_exclusions
-from raggd.retrieval.folders import MANIFEST
+from raggd.retrieval.folders import MANIFEST, read_manifest
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS results (
@@ -112,6 +112,10 @@ REMADE = ("index", "unfinished index", "retrieval", "adapters", "tables", "pocke
 """Kinds of entries that are made again when they are needed, without a download."""
 
 
+_AT_WORK = 3600
+"""Seconds for which an index that is not finished may still be made by another process."""
+
+
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
     """Something in the cache folder.
@@ -144,9 +148,10 @@ def _entry(folder: str, path: Path) -> CacheEntry:
     size, used = sum(f.st_size for f in files), max((f.st_mtime for f in files), default=0.0)
     if folder != "indexes":
         return CacheEntry(folder, path, size, used, path.name)
-    if not (path / MANIFEST).is_file():
+    try:
+        manifest = read_manifest(path)
+    except RaggdError:
         return CacheEntry("unfinished index", path, size, used, path.name.strip("."))
-    manifest = read_json(path / MANIFEST, what="index description")
     what = (
         f"{manifest.get('kind')}, {manifest.get('passages')} passages of {manifest.get('corpus')}"
     )
@@ -168,10 +173,12 @@ def prune_cache(
         What was deleted.
     """
     entries = [entry for entry in list_cache() if entry.kind in REMADE]
-    held, oldest = sum(entry.bytes for entry in entries), time.time()
+    held, now = sum(entry.bytes for entry in entries), time.time()
     gone = []
     for entry in entries:
-        old = older_than_days is not None and oldest - entry.last_used > 86400 * older_than_days
+        if entry.kind == "unfinished index" and now - entry.last_used < _AT_WORK:
+            continue
+        old = older_than_days is not None and now - entry.last_used > 86400 * older_than_days
         if old or (max_bytes is not None and held > max_bytes):
             held -= entry.bytes
             gone.append(entry)

@@ -26,9 +26,6 @@ from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Progress
 from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter, storable
 
-Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]]
-"""A file or folder, passages, or a function that streams passages anew at each call."""
-
 _TICK_NS = 2_000_000_000
 """A file younger than this when it is read may change again without another time stamp."""
 _TOLD_EVERY = 1_000
@@ -65,12 +62,18 @@ class Listing:
         return read_file(file) if whole else stream_file(file)
 
 
+Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]] | Listing
+"""A file or folder, passages, a function that streams passages anew at each call, or a listing."""
+
+
 def look_at(corpus: Corpus) -> Listing:
     """Return what a corpus holds now; files are not read, passages from elsewhere are hashed.
 
     Raises:
         RaggdError: there is nothing to read.
     """
+    if isinstance(corpus, Listing):
+        return corpus
     if isinstance(corpus, Path):
         skipped: list[Skipped] = []
         found = {file.name: file for file in list_files(corpus, skipped)}
@@ -221,18 +224,19 @@ def changes_between(
     """
     before = {file.name for file in old.files} if old else set()
     now = {file.name for file in new.files}
-    fresh = slice(int(kept.sum()), len(new))
-    came = dict(zip(new.row_keys[fresh].tolist(), new.content[fresh].tolist(), strict=True))
-    gone = {}
+    fresh, gone = np.arange(int(kept.sum()), len(new)), np.flatnonzero(~kept)
+    both, changed = 0, 0
     if old:
-        rows = np.flatnonzero(~kept)
-        gone = dict(zip(old.row_keys[rows].tolist(), old.content[rows].tolist(), strict=True))
-    both = came.keys() & gone.keys()
+        same_id, at, before_at = np.intersect1d(
+            new.row_keys[fresh], old.row_keys[gone], return_indices=True
+        )
+        both = len(same_id)
+        changed = int((new.content[fresh[at]] != old.content[gone[before_at]]).sum())
     return Changes(
         files_added=len(now - before),
         files_changed=len(now & before) - same,
         files_removed=len(before - now),
-        passages_added=len(came) - len(both),
-        passages_changed=sum(came[key] != gone[key] for key in both),
-        passages_removed=len(gone) - len(both),
+        passages_added=len(fresh) - both,
+        passages_changed=changed,
+        passages_removed=len(gone) - both,
     )

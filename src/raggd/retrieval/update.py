@@ -8,6 +8,7 @@ before. The rest is read, sorted or encoded, and the new version takes the place
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -191,7 +192,8 @@ def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
     if not _is_current(listing, same, old):
         return False
     if any(same[file.name] != file for file in old.files):  # touched, but not changed
-        write_json(old.data / "files.json", [asdict(same[file.name]) for file in old.files])
+        with suppress(RaggdError):  # where it cannot be noted, it is looked at again
+            write_json(old.data / "files.json", [asdict(same[file.name]) for file in old.files])
     return True
 
 

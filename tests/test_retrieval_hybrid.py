@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.records import Hit, Passage, RaggdError
@@ -19,6 +19,7 @@ from test_retrieval_dense import CORPUS, save_tiny_bert
 _ranking = st.lists(st.sampled_from("abcdefgh"), unique=True)
 
 
+@settings(deadline=None)
 @given(_ranking, _ranking)
 def test_fusion_is_the_sum_of_reciprocal_ranks(first: list[str], second: list[str]) -> None:
     lists = [[Hit(Passage(name, "text"), 1.0) for name in names] for names in (first, second)]
@@ -34,17 +35,17 @@ def test_fusion_is_the_sum_of_reciprocal_ranks(first: list[str], second: list[st
 def test_hybrid_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     model = str(save_tiny_bert(tmp_path / "tiny"))
-    settings = RetrievalSettings(retriever="hybrid", encoder=model, precision="float32")
-    assert estimate_index(CORPUS, settings) is not None
-    index = build_index(CORPUS, settings)
+    chosen = RetrievalSettings(retriever="hybrid", encoder=model, precision="float32")
+    assert estimate_index(CORPUS, chosen) is not None
+    index = build_index(CORPUS, chosen)
     found = index.retriever
     assert isinstance(found, HybridRetriever)
     assert isinstance(found, Retriever)
-    assert (index.built, build_index(CORPUS, settings).built) == (True, False)
-    assert estimate_index(CORPUS, settings) is None
+    assert (index.built, build_index(CORPUS, chosen).built) == (True, False)
+    assert estimate_index(CORPUS, chosen) is None
     queries = ["word3 word9", "word17"]
     parts = [
-        build_index(CORPUS, settings.model_copy(update={"retriever": kind})).retriever
+        build_index(CORPUS, chosen.model_copy(update={"retriever": kind})).retriever
         for kind in ("bm25", "dense")
     ]
     hits = found.search(queries, 5)
@@ -63,5 +64,5 @@ def test_hybrid_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.fingerprint not in {part.fingerprint for part in parts}
     with pytest.raises(RaggdError, match="empty"):
         found.search([" "], 1)
-    named = build_index(CORPUS, settings, tmp_path / "named")
-    assert open_retriever(named.folder, settings).search(queries, 5) == hits
+    named = build_index(CORPUS, chosen, tmp_path / "named")
+    assert open_retriever(named.folder, chosen).search(queries, 5) == hits

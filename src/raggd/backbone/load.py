@@ -64,7 +64,8 @@ class Backbone:
 
     def with_cache(self, cache: Any) -> dict[str, Any]:
         """Return the arguments of a forward pass that reads and writes a cache."""
-        return {_cache_argument(type(self.model)): cache, "use_cache": True}
+        name = _cache_argument(type(self.model))  # type: ignore[arg-type]  # a class is hashable
+        return {name: cache, "use_cache": True}
 
     def adapter_spec(self, settings: AdapterSettings) -> AdapterSpec:
         """Shape of an adapter of this backbone.

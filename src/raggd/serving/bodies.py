@@ -170,6 +170,10 @@ class Details(BaseModel):
     """What was searched for where it is not the question: a follow-up made self-contained."""
     turns_cut: int = 0
     """Earlier turns that were left out to fit the context, the oldest."""
+    refused: bool | None = None
+    """Whether the answer is a refusal that the demonstrations show, once it is finished."""
+    named: list[int] | None = None
+    """Numbers, from 1, of the passages that the answer names, once it is finished."""
     valid_json: bool | None = None
     """Whether the answer is JSON, where the request wanted it."""
     timings: dict[str, float] | None = None

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from raggd.data.prompts import Exchange
+from raggd.data.shown import is_refusal, named_passages
 from raggd.records import Passage, unknown_name
 from raggd.serving.bodies import Details, Extension, PassageView
 from raggd.serving.documents import given_passages
@@ -127,7 +128,7 @@ class Request(Response):
         self.earlier: tuple[Exchange, ...] = ()
         self.instruction = wanted.instruction or ""
         self.format: ResponseFormat | None = None
-        self.max_tokens = tokens or service.settings.evaluation.max_answer_tokens
+        self.max_tokens = tokens
         self._asks_anyway = bool(wanted.guess) or not service.settings.retrieval.top_k
         self.stops = [body.stop] if isinstance(body.stop, str) else list(body.stop or ())
         self.ignore_end = bool(body.ignore_eos)
@@ -331,6 +332,8 @@ class Request(Response):
             passages_cut=row.prompt.passages_cut,
             searched=self.searched or None,
             turns_cut=self.turns_cut,
+            refused=is_refusal(row.writer.text, row.adapted.refusals) if row.done else None,
+            named=list(named_passages(row.writer.text, self.evidence[index])) if row.done else None,
             valid_json=_is_json(row.writer.text) if self.format and row.done else None,
             timings={**self.timings, **row.timings} if row.done else None,
             batch=row.batch if row.done else None,

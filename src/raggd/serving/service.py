@@ -167,7 +167,8 @@ class Service:
     ) -> Row:
         tokenizer = self.backbone.tokenizer
         limit = self.settings.backbone.context_tokens
-        usual = self.settings.evaluation.max_answer_tokens
+        usual = max(self.settings.evaluation.max_answer_tokens, adapted.most)
+        most = request.max_tokens or usual
         try:
             prompt = render(
                 self.backbone,
@@ -175,7 +176,7 @@ class Service:
                 question,
                 passages,
                 limit=limit,
-                reserve=min(request.max_tokens, max(limit // RESERVE, usual)),
+                reserve=min(most, max(limit // RESERVE, usual)),
                 instruction=request.instruction,
                 earlier=request.earlier,
             )
@@ -193,7 +194,7 @@ class Service:
             probabilities=(
                 None if request.sampling.top_logprobs is None else Probabilities(self._bytes_of)
             ),
-            max_tokens=min(request.max_tokens, limit - len(prompt.tokens)),
+            max_tokens=min(most, limit - len(prompt.tokens)),
             emit=request.take,
             ignore_end=request.ignore_end,
         )

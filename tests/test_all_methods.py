@@ -284,7 +284,7 @@ def test_a_prefix_of_another_backbone_is_refused(
     vectors = load_prefix(trained.weights / PROMPT_FILE).vectors
     save_prefix(tmp_path / PROMPT_FILE, SoftPrefix(vectors, "another"))
     settings = changed(trained.settings, "adapter", weights=str(tmp_path))
-    with pytest.raises(RaggdError, match="trained with backbone another"):
+    with pytest.raises(RaggdError, match="made for backbone another"):
         parts_with(settings, tiny_backbone).method("prompt-tuning")
 
 

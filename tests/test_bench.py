@@ -146,7 +146,10 @@ def test_every_bench_is_registered_and_says_what_it_compares() -> None:
         "measured",
         "pages",
         "run",
+        "measure",
     }
+    alone = {"boundary_speed", "follow_ups", "gpu_check", "trainings", "versions"}  # own commands
+    helpers |= alone
     assert {path.stem for path in folder.glob("*.py")} - helpers == set(BENCHES)
     for name in BENCHES:
         assert find_bench(name).ABOUT

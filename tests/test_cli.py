@@ -365,7 +365,7 @@ def test_text_for_people(place: Place, tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
     lines = ran.out.splitlines()
     assert "method: rag-gd (adapted to 1 demonstration)" in lines
-    assert "[1] [/red] :key:: The red city lies near Lima." in lines
+    assert "[1] [/red] :key: (a:100:b.md): The red city lies near Lima." in lines
     assert lines[-1].startswith("start ")
     ran = place.run("ask", "what lies near the red city ?", "--corpus", corpus)
     assert "method: base (as is)" in ran.out

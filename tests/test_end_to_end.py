@@ -162,4 +162,4 @@ def test_ask_answers_from_own_documents(tmp_path: Path) -> None:
     assert "Turin" in fourth["answer"]
     lines = [{**line, "answer": json.dumps({"answer": line["answer"]})} for line in lines]
     examples.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert "Turin" in json.loads(ask(which, *shown)["answer"])["answer"]
+    assert set(json.loads(ask(which, *shown)["answer"])) == {"answer"}

@@ -262,7 +262,7 @@ def test_batches_that_mix_soft_prefixes_are_refused(tiny_backbone: Backbone) -> 
         with pytest.raises(RaggdError, match="mixes rows of different soft prefixes"):
             answer_batch(tiny_backbone, rows, prompts, 2)
     foreign = Adapted(soft=SoftPrefix(torch.zeros(2, 32), "another"))
-    with pytest.raises(RaggdError, match="trained with backbone another"):
+    with pytest.raises(RaggdError, match="made for backbone another"):
         answer_batch(tiny_backbone, [foreign] * 2, prompts, 2)
     assert tiny.hooks_of(tiny_backbone) == 0
 

@@ -239,6 +239,7 @@ def test_two_studies_in_one_folder(world: World, tmp_path: Path) -> None:
     with locked(tmp_path):
         said = run_cli("study", world.study(), "--out", tmp_path).refusal()
     assert f"another study is running in {tmp_path} (process {os.getpid()})" in said
+    tmp_path.mkdir(exist_ok=True)  # where nothing was made, nothing is left behind
     (tmp_path / LOCK_FILE).write_text("99999\n")  # of a process that is gone
     with locked(tmp_path):
         pass

@@ -131,7 +131,9 @@ def _cut(tokenizer: Any, passages: list[Passage], excess: int) -> list[Passage]:
     last = passages[-1]
     length = len(text_tokens(tokenizer, last.text))
     shorter = _shorten(tokenizer, last, length - excess - 2)
-    return [*passages[:-1], shorter] if shorter else passages[:-1]
+    # some texts do not come back from their tokens as they were: they go, or this would not end
+    ends = shorter is not None and len(shorter.text) < len(last.text)
+    return [*passages[:-1], shorter] if shorter and ends else passages[:-1]
 
 
 def build_prompt(

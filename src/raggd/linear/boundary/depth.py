@@ -46,7 +46,13 @@ def _cells(interface: str, quick: bool, reading: str) -> list[Row]:
     if reading == "authors":
         changes |= {"batch": 64, "steps": 800, "learning_rate": 8e-3, "scale": 0.02, "tasks": 4000}
         if interface == "projection":
-            changes |= {"batch": 32, "steps": 400, "learning_rate": 5e-3, "tasks": 2000}
+            changes |= {
+                "batch": 32,
+                "steps": 600,
+                "learning_rate": 1e-3,
+                "scale": 0.002,
+                "tasks": 2000,
+            }
         changes |= {"steps": 100} if quick else {}
         public: dict[int, dict[str, Any]] = {25: {}}  # the count whose numbers are published
         return [

@@ -55,8 +55,15 @@ def _cells(interface: str, quick: bool, reading: str) -> list[Row]:
             }
         changes |= {"steps": 100} if quick else {}
         public: dict[int, dict[str, Any]] = {25: {}}  # the count whose numbers are published
+        slow = {"learning_rate": 3e-4} if interface == "projection" else {}  # five layers overflow
         return [
-            synthetic_cell(interface, k, layers=d, **changes, **public.get(k, {"authors_tasks": 0}))
+            synthetic_cell(
+                interface,
+                k,
+                layers=d,
+                **{**changes, **(slow if d == max(DEPTHS) else {})},
+                **public.get(k, {"authors_tasks": 0}),
+            )
             for d in DEPTHS
             for k in counts
         ]

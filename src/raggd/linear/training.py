@@ -14,8 +14,6 @@ from raggd.linear.compare import Predictor
 from raggd.linear.tasks import Tasks
 from raggd.records import RaggdError
 
-PATIENCE = 50
-"""Steps in a row that a replica may skip before its training has failed."""
 Objective = Callable[[Tasks], Tensor]
 """Tasks to their losses, (R, B)."""
 
@@ -73,21 +71,16 @@ def expected_error(network: LinearSelfAttention, variance: float) -> Objective:
     return error
 
 
-def _clip(parameters: list[Tensor], limit: float) -> Tensor:
+def _clip(parameters: list[Tensor], limit: float) -> None:
     """Clip the gradient of every replica by its own norm: replicas stay independent.
 
     A replica whose gradient is not finite (a stack that overflowed on one task) skips the step.
-
-    Returns:
-        (R,), True for replicas that skip it.
     """
     gradients = [p.grad.view(len(p), -1) for p in parameters if p.grad is not None]
     norm = torch.cat(gradients, 1).norm(dim=1, keepdim=True)
     factor, broken = (limit / norm.clamp_min(1e-12)).clamp_max(1.0), ~norm.isfinite()
     for gradient in gradients:
         gradient.mul_(factor).masked_fill_(broken, 0.0)
-    skip: Tensor = broken[:, 0]
-    return skip
 
 
 def train(
@@ -103,22 +96,21 @@ def train(
     `watch` is told the number of steps done, before the first and after each.
 
     Raises:
-        RaggdError: a replica had no finite gradient for `PATIENCE` steps.
+        RaggdError: the loss of a replica is no longer finite.
     """
     spec.check()
     tensors = list(parameters)
     betas = (0.9, spec.memory)
     optimizer = torch.optim.Adam(tensors, lr=spec.learning_rate, betas=betas, fused=True)
-    skipped = torch.zeros(len(tensors[0]), dtype=torch.long)
     watch(0)
     for step in range(spec.steps):
         optimizer.param_groups[0]["lr"] = spec.rate(step)
         value = objective(draw()).mean(1).sum()
         optimizer.zero_grad(set_to_none=True)
         value.backward()  # type: ignore[no-untyped-call]
-        skipped = (skipped + 1) * _clip(tensors, spec.clip)
+        _clip(tensors, spec.clip)
         optimizer.step()
-        if int(skipped.max()) >= PATIENCE:
+        if step % 100 == 99 and not math.isfinite(float(value.detach())):
             raise RaggdError(
                 f"the training loss is not finite after {step + 1} steps: lower the learning rate "
                 f"(now {spec.learning_rate}) or the initial scale of the weights."

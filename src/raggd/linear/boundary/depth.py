@@ -46,24 +46,11 @@ def _cells(interface: str, quick: bool, reading: str) -> list[Row]:
     if reading == "authors":
         changes |= {"batch": 64, "steps": 800, "learning_rate": 8e-3, "scale": 0.02, "tasks": 4000}
         if interface == "projection":
-            changes |= {
-                "batch": 32,
-                "steps": 600,
-                "learning_rate": 1e-3,
-                "scale": 0.002,
-                "tasks": 2000,
-            }
+            changes |= {"batch": 32, "steps": 400, "learning_rate": 5e-3, "tasks": 2000}
         changes |= {"steps": 100} if quick else {}
         public: dict[int, dict[str, Any]] = {25: {}}  # the count whose numbers are published
-        slow = {"learning_rate": 3e-4} if interface == "projection" else {}  # five layers overflow
         return [
-            synthetic_cell(
-                interface,
-                k,
-                layers=d,
-                **{**changes, **(slow if d == max(DEPTHS) else {})},
-                **public.get(k, {"authors_tasks": 0}),
-            )
+            synthetic_cell(interface, k, layers=d, **changes, **public.get(k, {"authors_tasks": 0}))
             for d in DEPTHS
             for k in counts
         ]

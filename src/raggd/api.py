@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from raggd.assembly import Assembly, Progress
 from raggd.data.demonstrations import (
+    NOBODY,
     OWN_TASK,
     Shown,
     parse_demonstrations,
@@ -26,7 +27,6 @@ from raggd.data.demonstrations import (
 from raggd.data.shown import is_refusal, named_passages
 from raggd.records import (
     Answer,
-    Demonstration,
     Question,
     RaggdError,
     SupportSet,
@@ -48,9 +48,6 @@ Demonstrations: TypeAlias = str | Path | SupportSet | Iterable[Shown]
 """A JSON Lines file, a `SupportSet`, or answered questions (pairs, dictionaries, `Question`)."""
 State: TypeAlias = Union["Adapted", "Update", str, Path]
 """What `Rag.adapt` gave, an update, or the file of one."""
-
-_NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
-"""Stands in where a method that reads no demonstrations is asked to adapt."""
 
 
 class Rag:
@@ -190,7 +187,7 @@ class Rag:
                     f" FILE.jsonl; rag.adapt(demonstrations, method='{ready.name}')), or choose "
                     "base."
                 )
-            support = _NOBODY if demonstrations is None else self.support(demonstrations)
+            support = NOBODY if demonstrations is None else self.support(demonstrations)
             if not ready.adapts:
                 return ready.adapt([support])[0]
             base = self.parts.base if "base" in ready.hashes else None

@@ -73,7 +73,7 @@ def _write_sets(path: Path, tasks: list[Task]) -> int:
 def _states(
     parts: Assembly, method: str, constant: str, adapters: Path | None
 ) -> tuple[Callable[[SupportSet], Adapted], Any]:
-    from raggd.evaluation.audit import predicted_states
+    from raggd.data.demonstrations import NOBODY
     from raggd.methods.base import Adapted
 
     if adapters is None:
@@ -82,8 +82,8 @@ def _states(
         if fixed is not None and fixed.adapts:
             raise RaggdError(f"'{constant}' reads demonstrations: name a constant, e.g. mean-tuned")
         ready = parts.method(method)
-        nobody = predicted_states(fixed) if fixed else None
-        return predicted_states(ready), nobody(_nobody()) if nobody else None
+        one = fixed.adapt([NOBODY])[0] if fixed else None
+        return lambda support: ready.adapt([support])[0], one
     from raggd.adaptation.import_peft import read_peft
 
     def state(support: SupportSet) -> Adapted:
@@ -91,12 +91,6 @@ def _states(
 
     own = Adapted(read_peft(adapters / constant, parts.backbone)) if constant else None
     return state, own
-
-
-def _nobody() -> SupportSet:
-    from raggd.records import Demonstration, SupportSet
-
-    return SupportSet("nobody", (Demonstration("none", "none", (), "none"),))
 
 
 def register(app: typer.Typer) -> None:

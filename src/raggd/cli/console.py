@@ -38,17 +38,6 @@ def show(result: Mapping[str, Any], as_json: bool, *parts: Any) -> None:
         say(*parts)
 
 
-def show_training(record: Mapping[str, Any], as_json: bool, *parts: Any) -> None:
-    """Write what a training did; the loss of every step stays in the record on disk.
-
-    Args:
-        record: of the training.
-        as_json: whether `--json` was given.
-        *parts: what is written without it.
-    """
-    show({name: value for name, value in record.items() if name != "loss"}, as_json, *parts)
-
-
 def complain(message: str) -> None:
     """Write an error to standard error."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)

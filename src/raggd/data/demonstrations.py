@@ -8,10 +8,12 @@ from typing import Any
 
 from raggd.data.questions import parse_question
 from raggd.files import read_json_lines
-from raggd.records import Question, RaggdError
+from raggd.records import Demonstration, Question, RaggdError, SupportSet
 
 OWN_TASK = "own"
 """The task of one's own demonstrations, when it has no other name."""
+NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
+"""Stands in where a method that reads no demonstrations is asked to adapt."""
 
 Shown = Question | tuple[str, str] | Mapping[str, Any]
 """An answered question: a `Question`, ``(question, answer)``, or ``{"question", "answer"}``."""

@@ -19,7 +19,7 @@ from raggd.evaluation.metrics import exact_match, token_f1
 from raggd.evaluation.runner import Item, Task
 from raggd.evaluation.statistics import Difference, paired_bootstrap
 from raggd.methods.answering import answer_rows, bounded_prompt
-from raggd.methods.base import Adapted, Method
+from raggd.methods.base import Adapted
 from raggd.progress import Progress
 from raggd.records import Demonstration, RaggdError, SupportSet, content_id
 from raggd.settings import Settings
@@ -252,8 +252,3 @@ def audit_result(audited: Sequence[Audited]) -> dict[str, Any]:
                 limits = [round(scale * x, 3) for x in (d.mean, d.low, d.high)]
                 worth.setdefault(task or "all", {}).setdefault(state, {})[part] = limits
     return {"means": means, "worth": worth}
-
-
-def predicted_states(method: Method) -> StateOf:
-    """Return the states of a method of ours as an audit asks for them."""
-    return lambda support: method.adapt([support])[0]

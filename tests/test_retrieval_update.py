@@ -22,6 +22,7 @@ from raggd.retrieval.bm25 import BM25Kind, BM25Retriever, build_bm25
 from raggd.retrieval.corpus import Changes
 from raggd.retrieval.dense import DenseRetriever, build_dense
 from raggd.retrieval.encoder import Encoder, EncoderRules
+from raggd.retrieval.folders import open_folder
 from raggd.retrieval.update import update_index
 from raggd.settings import RetrievalSettings
 from workflow_fixtures import run_cli
@@ -204,6 +205,30 @@ def test_a_reader_keeps_its_version_while_the_index_is_replaced(tmp_path: Path) 
     assert len(build_bm25(docs, tmp_path / "index")) < len(reader)
     assert reader.search(QUERIES, 5) == before
     assert list(reader._store) == passages
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_what_went_wrong_because_of_a_replacement_is_read_again(
+    tmp_path: Path, replaced: bool
+) -> None:
+    docs = write(tmp_path / "docs", {"0.txt": 0})
+    build_bm25(docs, tmp_path / "index")
+    tried: list[Path] = []
+
+    def load(data: Path, _: object) -> Path:
+        tried.append(data)
+        if len(tried) == 1:
+            if replaced:
+                build_bm25(write(docs, {"0.txt": 7}), tmp_path / "index")
+            raise RaggdError("a file of the version before is gone")
+        return data
+
+    if replaced:
+        assert open_folder(tmp_path / "index", "bm25", load) == tried[1] != tried[0]
+    else:
+        with pytest.raises(RaggdError, match="^a file of the version before is gone$"):
+            open_folder(tmp_path / "index", "bm25", load)
+        assert len(tried) == 1
 
 
 def test_indexes_open_while_they_are_replaced_again_and_again(tmp_path: Path) -> None:

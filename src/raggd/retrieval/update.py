@@ -32,7 +32,14 @@ from raggd.retrieval.corpus import (
     unchanged,
     write_store,
 )
-from raggd.retrieval.folders import STATE, building, check_replaceable, publish, read_manifest
+from raggd.retrieval.folders import (
+    STATE,
+    building,
+    check_replaceable,
+    open_folder,
+    publish,
+    read_manifest,
+)
 from raggd.retrieval.memory import show_size
 from raggd.retrieval.store import PassageStore, StoredFile, hash_of_files, read_rows
 
@@ -177,7 +184,7 @@ def update_index(
             if not _is_there(listing, folder, kind):  # another process may have made it meanwhile
                 changes = _build(listing, folder, kind, work, progress, announce)
     retriever = kind.open(folder)
-    stored = PassageStore(folder / str(read_manifest(folder)["data"])).files
+    stored = open_folder(folder, kind.name, lambda data, _: PassageStore(data).files)
     skipped = (*listing.skipped, *skipped_in(stored))
     if strict and skipped:
         raise RaggdError(f"cannot read all of {listing.key}: {summary(list(skipped))}.")

@@ -226,7 +226,7 @@ def test_what_went_wrong_because_of_a_replacement_is_read_again(
     if replaced:
         assert open_folder(tmp_path / "index", "bm25", load) == tried[1] != tried[0]
     else:
-        with pytest.raises(RaggdError, match="^a file of the version before is gone$"):
+        with pytest.raises(RaggdError, match=r"^a file of the version before is gone$"):
             open_folder(tmp_path / "index", "bm25", load)
         assert len(tried) == 1
 

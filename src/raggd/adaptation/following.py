@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
 from raggd.data.prompts import FOLLOW, Prompt, build_prompt
+from raggd.data.shown import without_passages
 from raggd.records import RaggdError, content_id
 from raggd.settings import ExamplesSettings
 
@@ -35,15 +35,7 @@ HELD_TASKS = frozenset({"popqa", "bamboogle"})
 """Sources that no training may see."""
 
 
-def without_passages(lesson: Lesson) -> Lesson:
-    """Return the lesson with examples as a prompt shows them: question and answer alone."""
-    shown = tuple(replace(d, passages=()) for d in lesson.support.demonstrations)
-    return replace(lesson, support=replace(lesson.support, demonstrations=shown))
-
-
-def lesson_prompt(
-    tokenizer: Any, lesson: Lesson, limit: int, *, show: bool = True, answered: bool = True
-) -> Prompt:
+def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, *, show: bool = True) -> Prompt:
     """Render a lesson.
 
     Args:
@@ -51,19 +43,18 @@ def lesson_prompt(
         lesson: examples and question.
         limit: most tokens, answer included.
         show: whether the examples stand before the question.
-        answered: whether the wanted answer is appended, to learn from.
 
     Returns:
-        The prompt.
+        The prompt with the wanted answer, to learn from.
     """
     asked = lesson.asked
     return build_prompt(
         tokenizer,
         asked.question,
         asked.passages,
-        answer=asked.answer if answered else None,
+        answer=asked.answer,
         limit=limit,
-        shown=without_passages(lesson).support.demonstrations if show else (),
+        shown=without_passages(lesson.support.demonstrations) if show else (),
         instruction=FOLLOW,
     )
 

@@ -81,14 +81,6 @@ def _first_column(prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None], 
 
 def _known_columns(prefixes: Sequence[Prefix | None], padding: Tensor, start: int) -> Any:
     columns = (torch.arange(start, device=padding.device) - padding[:, None]).clamp_min(0)
-    shared = prefixes[0]
-    if shared is not None and all(prefix is shared for prefix in prefixes):
-        return new_cache(
-            [
-                (keys[0][:, columns].transpose(0, 1), values[0][:, columns].transpose(0, 1))
-                for keys, values in shared.layers
-            ]
-        )
     some = next(prefix for prefix in prefixes if prefix is not None)
     rows = [prefix or some for prefix in prefixes]  # a row without one has padding alone there
     layers = []

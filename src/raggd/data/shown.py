@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from raggd.data.answers import contains_answer, normalise_answer
 from raggd.records import Demonstration, Passage
@@ -15,6 +16,11 @@ _NO = re.compile(
     r"pas|aucun\w*|non|nessun\w*|sin|desconocid\w*|n/a)\b|n't\b|\?\?",
     re.IGNORECASE,
 )
+
+
+def without_passages(demonstrations: Sequence[Demonstration]) -> tuple[Demonstration, ...]:
+    """Return demonstrations as a prefix shows them: question and answer alone."""
+    return tuple(replace(d, passages=()) for d in demonstrations)
 
 
 def inside(answers: Sequence[str]) -> list[str]:

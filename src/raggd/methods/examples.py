@@ -16,7 +16,7 @@ from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.core.storage import load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
-from raggd.data.shown import refusals_of
+from raggd.data.shown import refusals_of, without_passages
 from raggd.methods.base import Adapted
 from raggd.methods.build import Parts
 from raggd.methods.spec import EXAMPLES_FILE, weight_file, weights_hash
@@ -71,7 +71,7 @@ class ExamplesPrefix:
 
     def shown(self, support: SupportSet) -> Adapted:
         """Return the state of a set before its examples are read."""
-        shown = tuple(replace(d, passages=()) for d in support.demonstrations)
+        shown = without_passages(support.demonstrations)
         return Adapted(
             base=self.base,
             update=self.step,

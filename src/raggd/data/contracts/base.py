@@ -210,7 +210,7 @@ class Contract:
             return text in {LETTERS[self.letters](label) for label in self.labels}
         if text != text.strip() or "\n" in text or LETTERS[self.letters](text) != text:
             return False
-        if self.target in {"number", "words"}:
+        if self.target == "number":
             return text.isdecimal()
         words = len(text.split())
         if not self._opened and text.startswith(_WRAPPING):

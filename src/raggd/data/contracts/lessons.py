@@ -99,7 +99,7 @@ def draw_lesson(
         answers = {asked.answer for asked in shown if asked}
         if not contract.labels or size < 2 or len(answers) > 1:
             break  # labels that are all alike would not show the other one
-    wanted = refuse if refuse is not None else any(flags) and draw.random() < 0.4
+    wanted = refuse if refuse is not None else any(flags) and draw.random() < 0.5
     beside = draw.random() < neighbours
     extra = [p for example in shown if example for p in example.passages] if beside else []
     asked = _draw(contract, pool, draw, taken, wanted, extra)

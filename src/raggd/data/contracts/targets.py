@@ -154,7 +154,6 @@ TARGETS: Mapping[str, Callable[[Situation], Posed | None]] = {
     "sentence": _sentence,
     "first-word": _about_words(lambda words: words[0], 2),
     "last-word": _about_words(lambda words: words[-1], 2),
-    "words": _about_words(lambda words: str(len(words)), 1),
     "initials": _about_words(_initials, 2),
     "claim": _claim,
     "choice": _choice,

@@ -80,12 +80,12 @@ CITES = _cut(
 )  # fmt: skip
 """Answers that name the passage they stand in."""
 VERDICTS = _cut(
-    "yes no|vero falso|Yes No|YES NO|correct wrong|right wrong|correct incorrect|valid invalid|ok bad|"
-    "ja nein|sí no|oui non|accept reject|1 0|agree disagree|T F|good bad|true untrue|"
+    "yes no|vero falso|Yes No|YES NO|correct wrong|right wrong|correct incorrect|valid invalid|"
+    "ok bad|ja nein|sí no|oui non|accept reject|1 0|agree disagree|T F|good bad|true untrue|"
     "true false|supported refuted|True False|proven unproven|fits fails|pass fail".split("|")
 )
-"""Two labels of a claim: right, wrong. Each says which it is: examples are read without passages, so
-words that mean nothing could not tell it."""
+"""Two labels of a claim: right, wrong. Each says which it is: examples are read without passages,
+so words that mean nothing could not tell it."""
 MARKERS = _cut("A B C|a b c|A B|i ii iii|X Y Z|a b|P Q|M N O|1 2 3|I II III".split("|"))
 """Labels of options."""
 LABELS = _cut(

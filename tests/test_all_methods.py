@@ -118,7 +118,8 @@ def trained(
         prepared = root / "train.jsonl.gz"
         write_prepared(prepared, [prepared_row(i) for i in range(60)])
         named = changed(settings, "data", prepared=str(prepared))
-        records["examples"] = stage("examples", parts_with(named, frozen_backbone), weights)
+        for name in ("examples", "examples-constant", "examples-update", "examples-both"):
+            records[name] = stage(name, parts_with(named, frozen_backbone), weights)
         yield Trained(settings, weights, store, records)
 
 
@@ -170,7 +171,7 @@ def test_trainings_leave_records(trained: Trained) -> None:
 
 
 def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -> None:
-    assert len(METHODS) == 27
+    assert len(METHODS) == 30
     asked = {tuple(p.question_id for p in r.predictions) for r in scores.values()}
     drawn = {tuple(p.support_id for p in r.predictions) for r in scores.values()}
     assert len(asked) == len(drawn) == 1
@@ -243,6 +244,7 @@ NEEDS = {
     "rag-gd-gated": GATE_FILE,
     "mean-update": "mean.safetensors",
     "examples": "examples.safetensors",
+    "examples-update": "examples-update.safetensors",
 }
 
 

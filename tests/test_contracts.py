@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raggd.adaptation.following import draw_lessons, lesson_prompt, pools_of, training_prompts
+from raggd.adaptation.following import draw_lessons, lesson_prompt, pools_of, training_lessons
 from raggd.backbone.load import Backbone
 from raggd.data.contracts.base import Contract
 from raggd.data.contracts.families import (
@@ -184,8 +184,12 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
     )
     assert len(bare.tokens) < len(shown.tokens) < len(bare.tokens) + with_passages + 60
     assert shown.answer_tokens == bare.answer_tokens
-    prompts = training_prompts(tokenizer, ROWS, ExamplesSettings(steps=3, batch=2))
-    assert len(prompts) == 6
+    lessons = training_lessons(tokenizer, ROWS, ExamplesSettings(steps=3, batch=2))
+    assert len(lessons) == 6
+    assert all(t.prompt.tokens[: len(t.examples)] == t.examples for t in lessons)
+    bare_ones = training_lessons(tokenizer, ROWS, ExamplesSettings(steps=3, batch=2, show=False))
+    assert [t.examples for t in bare_ones] == [t.examples for t in lessons]
+    assert all(t.prompt.tokens[: len(t.examples)] != t.examples for t in bare_ones)
 
 
 def test_a_prepared_file_is_read_back(tmp_path: Path) -> None:

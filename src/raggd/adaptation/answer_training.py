@@ -13,8 +13,8 @@ from raggd.adaptation.optimizer import OptimizerSettings, Progress, Trainer, war
 from raggd.data.prompts import Prompt
 from raggd.records import RaggdError, content_id
 
-Loss = Callable[[Sequence[Prompt]], Tensor]
-"""The mean answer loss of some examples, with gradients to the parameters that are trained."""
+Loss = Callable[[Sequence[int]], Tensor]
+"""The mean answer loss of the examples of some numbers, with gradients to what is trained."""
 
 
 class AnswerSettings(OptimizerSettings, BatchSettings, Protocol):
@@ -73,8 +73,7 @@ def train_on_answers(
     def differentiate(step: int) -> float:
         total = 0.0
         for part in range(settings.accumulate):
-            numbers = order(step * settings.accumulate + part)
-            loss = loss_of([prompts[i] for i in numbers]) / settings.accumulate
+            loss = loss_of(order(step * settings.accumulate + part)) / settings.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         if step == 0:

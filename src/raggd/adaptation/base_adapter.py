@@ -117,7 +117,8 @@ def train_base(
     parameters = {n: t.requires_grad_(True) for n, t in tensors_of(start.factors).items()}
     base = BaseAdapter(spec, factors_of(parameters), backbone.fingerprint)
 
-    def loss_of(shown: Sequence[Prompt]) -> Tensor:
+    def loss_of(numbers: Sequence[int]) -> Tensor:
+        shown = [prompts[i] for i in numbers]
         batch = make_batch(shown, backbone.tokenizer.pad_token_id, backbone.device)
         with attach(backbone, base):
             return answer_losses(backbone, batch).mean()

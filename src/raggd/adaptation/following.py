@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ from torch import Tensor
 
 from raggd.adaptation.answer_training import examples_id, train_on_answers
 from raggd.adaptation.optimizer import Progress
+from raggd.adaptation.predictors.modulation import Modulation, read_examples
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach, check_fits
 from raggd.backbone.load import Backbone
-from raggd.core.low_rank import BaseAdapter, Update, factors_of, tensors_of
+from raggd.core.low_rank import BaseAdapter, Update, tensors_of
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
-from raggd.data.prompts import FOLLOW, Prompt, build_prompt
+from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens
 from raggd.data.shown import without_passages
 from raggd.records import RaggdError, content_id
 from raggd.settings import ExamplesSettings
@@ -117,45 +119,51 @@ def draw_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterato
                 break
 
 
-def training_prompts(
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """A rendered lesson.
+
+    Attributes:
+        prompt: answered; with the examples before the question, or without them.
+        examples: tokens of the examples, as a prefix has them.
+    """
+
+    prompt: Prompt
+    examples: tuple[int, ...]
+
+
+def training_lessons(
     tokenizer: Any, rows: Sequence[Prepared], settings: ExamplesSettings
-) -> list[Prompt]:
-    """Render the lessons of a training.
+) -> list[Taught]:
+    """Render the lessons of a training: ``steps * batch * accumulate`` of them.
 
-    Args:
-        tokenizer: of the backbone.
-        rows: of the prepared file.
-        settings: how many, and what they are drawn from.
-
-    Returns:
-        ``steps * batch * accumulate`` answered prompts; a lesson whose examples alone are longer
-        than `max_tokens` is passed over.
+    A lesson whose examples alone are longer than `max_tokens` is passed over.
     """
     wanted = settings.steps * settings.batch * settings.accumulate
-    prompts: list[Prompt] = []
+    lessons: list[Taught] = []
     for lesson in draw_lessons(rows, settings):
+        shown = without_passages(lesson.support.demonstrations)
         try:
-            prompts.append(
-                lesson_prompt(tokenizer, lesson, settings.max_tokens, show=settings.show)
-            )
+            prompt = lesson_prompt(tokenizer, lesson, settings.max_tokens, show=settings.show)
         except RaggdError:
             continue
-        if len(prompts) == wanted:
+        lessons.append(Taught(prompt, prefix_tokens(tokenizer, shown, FOLLOW)))
+        if len(lessons) == wanted:
             break
-    return prompts
+    return lessons
 
 
 def train_following(
     backbone: Backbone,
     base: BaseAdapter,
-    prompts: Sequence[Prompt],
+    lessons: Sequence[Taught],
     settings: ExamplesSettings,
     *,
     checkpoint: Path,
     progress: Progress = lambda *_: None,
     start: Update | None = None,
-) -> tuple[Update, list[float]]:
-    """Train one step from W0 to follow the examples in its prompts.
+) -> tuple[Modulation, list[float]]:
+    """Train one step from W0 on lessons, and with `predict` what turns it up and down.
 
     Stopped at any moment and called again with the same arguments, it continues from
     `checkpoint` to the same result.
@@ -163,37 +171,44 @@ def train_following(
     Args:
         backbone: the frozen model.
         base: W0, frozen.
-        prompts: of `training_prompts`.
+        lessons: of `training_lessons`.
         settings: steps, batch, rates.
         checkpoint: file to continue from and to write.
         progress: told every step.
         start: a step to go on from; None starts from W0.
 
     Returns:
-        The step, the same for every support set, and the loss of every training step.
+        The step, with an untrained network where nothing is predicted, and the loss of every
+        training step.
     """
     begin = start or base.zero_update()
     check_fits(backbone, base, begin)
-    parameters = {
-        name: tensor.detach().float().clone().requires_grad_(True)
-        for name, tensor in tensors_of(begin.factors).items()
-    }
-    step = Update(base.spec, factors_of(parameters), base.fingerprint)
+    prompts = [lesson.prompt for lesson in lessons]
+    width = backbone.model.config.get_text_config().hidden_size
+    made = Modulation(begin.map(lambda t: t.detach().float()), width, settings.seed)
+    made.to(backbone.device)
 
-    def loss_of(shown: Sequence[Prompt]) -> Tensor:
-        batch = make_batch(shown, backbone.tokenizer.pad_token_id, backbone.device)
-        with attach(backbone, base, step):
+    def loss_of(numbers: Sequence[int]) -> Tensor:
+        batch = make_batch(
+            [prompts[i] for i in numbers], backbone.tokenizer.pad_token_id, backbone.device
+        )
+        update = made.constant()
+        if settings.predict:
+            read = read_examples(backbone, base, [lessons[i].examples for i in numbers])
+            update = made(base, *read)
+        with attach(backbone, base, update):
             return answer_losses(backbone, batch).mean()
 
     identity = content_id(
         "examples",
         base.fingerprint,
-        *(str(float(t.detach().double().sum())) for t in parameters.values()),
+        *(str(float(t.double().sum())) for t in tensors_of(begin.factors).values()),
         examples_id(prompts),
         settings.model_dump_json(exclude={"start"}),
     )
+    trained = made if settings.predict else made.step
     history = train_on_answers(
-        parameters,
+        dict(trained.named_parameters()),
         prompts,
         loss_of,
         settings,
@@ -201,4 +216,4 @@ def train_following(
         checkpoint=checkpoint,
         progress=progress,
     )
-    return step.detach(), history
+    return made.eval().requires_grad_(False), history

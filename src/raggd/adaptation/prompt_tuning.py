@@ -91,8 +91,8 @@ def train_prefix(
     examples = examples_id(prompts)
     vectors = fresh_prefix(backbone, prompts, settings.tokens, settings.seed).requires_grad_(True)
 
-    def loss_of(shown: Sequence[Prompt]) -> Tensor:
-        padding = backbone.tokenizer.pad_token_id
+    def loss_of(numbers: Sequence[int]) -> Tensor:
+        padding, shown = backbone.tokenizer.pad_token_id, [prompts[i] for i in numbers]
         batch = make_batch(shown, padding, backbone.device, vectors)
         return answer_losses(backbone, batch).mean()
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from raggd.adaptation.predictors.modulation import Modulation, load_modulation, read_examples
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import read_prefix
@@ -19,7 +20,7 @@ from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
 from raggd.data.shown import refusals_of, without_passages
 from raggd.methods.base import Adapted
 from raggd.methods.build import Parts
-from raggd.methods.spec import EXAMPLES_FILE, weight_file, weights_hash
+from raggd.methods.spec import FILES_OF, weight_file, weights_hash
 from raggd.records import Demonstration, RaggdError, SupportSet
 
 ROOM, LEAST = 2, 8
@@ -37,6 +38,8 @@ class ExamplesPrefix:
         step: from W0, trained to follow examples; None for none.
         limit: most tokens of a prefix.
         weights: hash of the step's file.
+        modulation: turns the step up and down for each set; None for none.
+        prefixed: whether the examples stand before the question.
     """
 
     name: str
@@ -45,6 +48,8 @@ class ExamplesPrefix:
     step: Update | None
     limit: int
     weights: str = ""
+    modulation: Modulation | None = None
+    prefixed: bool = True
 
     adapts = True
 
@@ -63,11 +68,17 @@ class ExamplesPrefix:
         Returns:
             Base, step and prefix of each set.
         """
-        with attach(self.backbone, self.base, self.step):
-            return [
-                replace(shown, prefix=read_prefix(self.backbone, self.tokens(shown)))
-                for shown in map(self.shown, supports)
-            ]
+        return [self._adapted(self.shown(support)) for support in supports]
+
+    def _adapted(self, shown: Adapted) -> Adapted:
+        tokens, update = self.tokens(shown), self.step
+        if self.modulation is not None and self.base is not None:
+            read = read_examples(self.backbone, self.base, [tokens])
+            update = self.modulation(self.base, *read).row(0)
+        if not self.prefixed:
+            return replace(shown, update=update, shown=())
+        with attach(self.backbone, self.base, update):
+            return replace(shown, update=update, prefix=read_prefix(self.backbone, tokens))
 
     def shown(self, support: SupportSet) -> Adapted:
         """Return the state of a set before its examples are read."""
@@ -108,17 +119,26 @@ class ExamplesPrefix:
         return ROOM * max(lengths) + LEAST
 
 
-def build(parts: Parts, name: str, base: bool = True, step: bool = True) -> ExamplesPrefix:
-    """Return the method that follows examples, with or without the base adapter and its step."""
-    limit = parts.settings.backbone.context_tokens // 2
-    file = parts.weights / EXAMPLES_FILE
+def build(
+    parts: Parts,
+    name: str,
+    base: bool = True,
+    step: bool = True,
+    prefix: bool = True,
+    predict: bool = False,
+) -> ExamplesPrefix:
+    """Return a method that follows examples, with or without each of its parts."""
+    device, made = parts.backbone.device, None
+    path = weight_file(parts.weights, FILES_OF[name][1]) if step else None
+    if path and predict:
+        made = load_modulation(path).to(device)
     return ExamplesPrefix(
         name,
         parts.backbone,
         parts.base if base else None,
-        load_update(weight_file(parts.weights, EXAMPLES_FILE)).to(parts.backbone.device)
-        if step
-        else None,
-        limit,
-        weights_hash(file) if step else "",
+        load_update(path).to(device) if path and not predict else None,
+        parts.settings.backbone.context_tokens // 2,
+        weights_hash(path) if path else "",
+        made,
+        prefix,
     )

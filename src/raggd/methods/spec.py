@@ -25,6 +25,9 @@ RIDGE_FILE = "ridge.safetensors"
 GATE_FILE = "gate.safetensors"
 PROMPT_FILE = "prompt.safetensors"
 EXAMPLES_FILE = "examples.safetensors"
+EXAMPLES_CONSTANT_FILE = "examples-constant.safetensors"
+EXAMPLES_UPDATE_FILE = "examples-update.safetensors"
+EXAMPLES_BOTH_FILE = "examples-both.safetensors"
 
 FAMILIES = {
     "frozen model": "#7a7f87",
@@ -210,6 +213,26 @@ SPECS: dict[str, MethodSpec] = {
         "under one small change that was trained to follow whatever they show.",
         files={**_BASE, EXAMPLES_FILE: "raggd train examples"}, shown=True, encoded=True,
         headline=True, compared_with=("base", "rag-gd-tuned", "base-examples"),
+    ),
+    "examples-constant": MethodSpec(
+        "examples:build", "Examples, constant", "controls", "h",
+        "The step trained on the lessons of Examples, followed, without the examples. A control: "
+        "what is left when they are not read.",
+        files={**_BASE, EXAMPLES_CONSTANT_FILE: "raggd train examples-constant"},
+        options={"prefix": False},
+    ),
+    "examples-update": MethodSpec(
+        "examples:build", "Examples, update alone", "predicted update", "s",
+        "The same lessons, the examples read for an update instead of standing before the "
+        "question: what an engine needs that takes a LoRA and no prefix.",
+        files={**_BASE, EXAMPLES_UPDATE_FILE: "raggd train examples-update"},
+        options={"prefix": False, "predict": True}, encoded=True,
+    ),
+    "examples-both": MethodSpec(
+        "examples:build", "Examples, prefix and update", "predicted update", "d",
+        "Examples, followed, with an update predicted from them beside the prefix.",
+        files={**_BASE, EXAMPLES_BOTH_FILE: "raggd train examples-both"},
+        options={"predict": True}, shown=True, encoded=True,
     ),
     "base-examples": MethodSpec(
         "examples:build", "Base + examples", "trained once", "p",

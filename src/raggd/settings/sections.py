@@ -194,6 +194,8 @@ class ExamplesSettings(AnswerTrainingSettings):
     """Share of lessons that are the benchmarks as they are."""
     show: bool = True
     """Whether the examples stand before the question; without them the step is a control."""
+    predict: bool = False
+    """Turn the step up and down for each support set, by what its examples' states say."""
     steps: int = Field(default=1000, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     max_tokens: int = Field(default=480, ge=16)

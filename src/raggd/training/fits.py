@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.base_adapter import save_base, train_base
-from raggd.adaptation.following import train_following, training_prompts
+from raggd.adaptation.following import train_following, training_lessons
 from raggd.adaptation.gains import Trial, measure_gains
 from raggd.adaptation.gate import fit_gate
 from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
@@ -18,6 +18,7 @@ from raggd.adaptation.predictors.base import Predictor
 from raggd.adaptation.predictors.gated import save_gate
 from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.predictors.modulation import save_modulation
 from raggd.adaptation.predictors.ridge import ridge_predictor
 from raggd.adaptation.predictors.store import load_predictor, mean_predictor, save_predictor
 from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
@@ -40,7 +41,10 @@ from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
 from raggd.methods.spec import (
     BASE_FILE,
+    EXAMPLES_BOTH_FILE,
+    EXAMPLES_CONSTANT_FILE,
     EXAMPLES_FILE,
+    EXAMPLES_UPDATE_FILE,
     GATE_FILE,
     HYPER_FILE,
     MEAN_TUNED_FILE,
@@ -59,6 +63,13 @@ from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_
 Facts = dict[str, Any]
 HYPER_FILES = {"zero": HYPER_FILE, "predictor": TUNED_FILE, "mean": MEAN_TUNED_FILE}
 """What each start of HyperTuning ends in."""
+FOLLOWING_FILES = {
+    (True, False): EXAMPLES_FILE,
+    (True, True): EXAMPLES_BOTH_FILE,
+    (False, False): EXAMPLES_CONSTANT_FILE,
+    (False, True): EXAMPLES_UPDATE_FILE,
+}
+"""What learning from examples ends in, by whether they are shown and whether it predicts."""
 
 
 def base(run: Run) -> Facts:
@@ -110,31 +121,34 @@ def prompt(run: Run) -> Facts:
 
 
 def examples(run: Run) -> Facts:
-    """Return the facts of training the step that follows examples."""
+    """Return the facts of training the step that follows examples, or one of its rivals."""
     settings, parts = run.settings.examples, run.parts
     rows = run.rows()
-    prompts = training_prompts(parts.backbone.tokenizer, rows, settings)
-    checkpoint = run.out / "examples.checkpoint.safetensors"
+    lessons = training_lessons(parts.backbone.tokenizer, rows, settings)
+    file = run.out / FOLLOWING_FILES[settings.show, settings.predict]
+    checkpoint = file.with_suffix(".checkpoint.safetensors")
     start = load_update(settings.start).to(parts.base.device) if settings.start else None
     with run.compiled():
-        step, history = train_following(
+        made, history = train_following(
             parts.backbone,
             parts.base,
-            prompts,
+            lessons,
             settings,
             checkpoint=checkpoint,
-            progress=run.losses("examples"),
+            progress=run.losses(file.stem),
             start=start,
         )
-    file = run.out / EXAMPLES_FILE
-    step.map(lambda tensor: tensor.to(torch.bfloat16)).save(file)
+    if settings.predict:
+        save_modulation(file, made)
+    else:
+        made.constant().map(lambda tensor: tensor.to(torch.bfloat16)).save(file)
     return {
         "seconds": seconds_spent(checkpoint),
         "base": parts.base.fingerprint,
         "data": prepared_id(rows),
-        "lessons": len(prompts),
+        "lessons": len(lessons),
         "loss": [round(x, 4) for x in history],
-        "hashes": {EXAMPLES_FILE: weights_hash(file)},
+        "hashes": {file.name: weights_hash(file)},
     }
 
 

@@ -72,6 +72,10 @@ def _tuning(start: str, factor: float) -> Callable[[Settings], Settings]:
     return own
 
 
+def _following(show: bool, predict: bool) -> Callable[[Settings], Settings]:
+    return lambda settings: changed(settings, "examples", show=show, predict=predict)
+
+
 def _sgd(section: str) -> Callable[[Settings], Work]:
     def work(settings: Settings) -> Work:
         own = getattr(settings, section)
@@ -114,6 +118,15 @@ STAGES = {
         Stage("examples", spec.EXAMPLES_FILE, fits.examples,
               "the step that follows whatever examples show", (*_DATA, "examples"),
               _sgd("examples")),
+        Stage("examples-constant", spec.EXAMPLES_CONSTANT_FILE, fits.examples,
+              "its control: the same lessons without the examples", (*_DATA, "examples"),
+              _sgd("examples"), _following(show=False, predict=False), usual=False),
+        Stage("examples-update", spec.EXAMPLES_UPDATE_FILE, fits.examples,
+              "the same lessons, the examples read for an update alone", (*_DATA, "examples"),
+              _sgd("examples"), _following(show=False, predict=True), usual=False),
+        Stage("examples-both", spec.EXAMPLES_BOTH_FILE, fits.examples,
+              "the same lessons, an update predicted beside the prefix", (*_DATA, "examples"),
+              _sgd("examples"), _following(show=True, predict=True), usual=False),
         Stage("hyper", spec.HYPER_FILE, fits.hyper,
               "HyperTuning's predictor, through the answer loss of other questions", _HYPER,
               _sgd("hyper_tuning"), usual=False),
@@ -167,7 +180,8 @@ def is_done(stage: Stage, run: Run) -> bool:
     """
     run = replace(run, parts=run.parts.derived(stage.own(run.settings)))
     path = stage.record(run)
-    if not path.is_file() or not (stage.name == "targets" or (run.out / stage.file).is_file()):
+    weights = path.with_suffix(".safetensors")
+    if not path.is_file() or not (stage.name == "targets" or weights.is_file()):
         return False
     made = read_json(path, what="training record")
     own, base = run.settings.model_dump(mode="json"), made.get("base")

@@ -58,8 +58,20 @@ class Situation:
 
 
 def _entity(s: Situation) -> Posed | None:
-    others = [a for a in s.row.answers if a != s.row.gold]
-    return s.row.question, (s.row.gold, *others)
+    return s.row.question, tuple(dict.fromkeys((as_written(s), s.row.gold, *s.row.answers)))
+
+
+def as_written(s: Situation) -> str:
+    """Return the answer as the shown passages spell it, where they do.
+
+    Gold answers in capitals, as some benchmarks have them, would look like a form of their own.
+    """
+    text = "\n".join(p.text for p in s.passages)
+    for answer in (s.row.gold, *s.row.answers):
+        match = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, re.IGNORECASE)
+        if match and answer:
+            return match[0]
+    return s.row.gold
 
 
 def _open(s: Situation) -> bool:
@@ -91,7 +103,7 @@ def _about_words(
     choose: Callable[[list[str]], str], least: int
 ) -> Callable[[Situation], Posed | None]:
     def target(s: Situation) -> Posed | None:
-        words = s.row.gold.split()
+        words = as_written(s).split()
         if not _open(s) or not least <= len(words) <= 6:
             return None
         return s.row.question, (choose(words),)

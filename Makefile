@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
 
-.PHONY: setup demo test test-lowest test-highest versions check docs bench gpu-check engine-test clean
+.PHONY: setup demo test fuzz test-lowest test-highest versions check docs bench gpu-check engine-test clean
 
 setup: $(READY)
 
@@ -47,6 +47,12 @@ build/versions/%: .venv-%/.ready
 		--set backbone.dtype=float32 --set backbone.device=cpu --out $@
 versions: build/versions/lowest build/versions/highest
 	$(BIN)/python -m benchmarks.versions $^
+
+# Readers, corpora, tables of questions: 10,000 made-up cases each, where `make test` has a hundred.
+FUZZED := tests/test_documents.py tests/test_questions.py tests/test_files.py tests/test_text.py \
+	tests/test_answers.py
+fuzz: setup
+	$(BIN)/pytest -n $(JOBS) --hypothesis-profile=long -k "any or lost or damaged or form" $(FUZZED)
 
 docs: setup
 	$(BIN)/pip install --quiet --editable ".[docs]" --constraint constraints.txt

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from raggd.backbone.load import Backbone
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from raggd.records import SupportSet
     from serving_fixtures import Running
     from study_fixtures import World
+
+
+settings.register_profile("usual", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=10_000)  # --hypothesis-profile=long
+settings.load_profile("usual")
 
 
 @pytest.fixture(scope="session")

@@ -282,6 +282,13 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
             ("m", "one\ntwo\n\n- a\n- b\n\n```\ndef f():\n    pass\n```")]),
         ("![plan](data:image/png;base64,AA==) a\\_b &amp; `\\_&amp;` ![][x]<img src=q>",
          [("m", "plan a_b & `\\_&amp;`")]),
+        # headings and tables in HTML, tags inside a line, scripts; a type's name is no tag
+        ("<h2 align=center>A</h2>\n\nb\n\n<h3>C</h3>\nd\n\n# E <a id=x></a> `<f>` <T>\n\n"
+         "g<br>h <b>i</b>\n",
+         [("A", "b"), ("A > C", "d"), ("E <f> <T>", "g h i")]),
+        ("<table><tr><th>a</th><th>b</th></tr></table>\n\n<script>\nx\n</script>\n\nc\n",
+         [("m", "a |  b\n\nc")]),
+        ("---\nby: me\ntitle: >-\n  A\n  b\n---\nc", [("A b", "by: me\n\nc")]),
         ("<!-- not\nshown --><b>x</b>\n\n[x]: http://e.org", [("m", "x\n\n[x]: http://e.org")]),
     ],
 )  # fmt: skip
@@ -311,6 +318,10 @@ def test_restructured_text(tmp_path: Path) -> None:
         ("Book > Part > Sub", "::\n\n   code"),
         ("Book > Part 2", "Two"),
     ]
+    assert read_one(tmp_path / "b.rst", "C\n=\n\nOf C.\n\nGo\n--\n\nOf Go::\n\n  x\n..\n") == [
+        ("C", "Of C."),
+        ("C > Go", "Of Go::\n\n  x\n.."),
+    ]
 
 
 SAMPLES = {
@@ -322,6 +333,11 @@ SAMPLES = {
     "Greek": ("Το μουσείο είναι ανοιχτό κάθε μέρα.", "cp1253"),
     "Japanese": ("図書館は駅の北口にあります。営業時間は九時から五時までです。", "shift_jis"),
     "Chinese": ("图书馆在河边。图书馆星期一关门。", "gb18030"),
+    "Russian, DOS": ("Насос ремонтирует мастерская в Турине.", "cp866"),
+    "Turkish": ("Müze sabah dokuzda açılır. Giriş ücretsiz.", "cp1254"),
+    "Icelandic": ("Það er opið frá níu til fimm á mánudögum.", "cp1252"),
+    "French, Latin-9": ("Un œuf coûte 2 € dans la sœur Œuvre.", "iso8859-15"),
+    "Japanese, mail": ("図書館は駅の北口にあります。Open at nine.", "iso2022_jp"),
     "UTF-16, no mark, little end": ("Один два\n", "utf-16-le"),
     "UTF-16, no mark, big end": ("one two\n", "utf-16-be"),
     "UTF-32, no mark": ("one two\n", "utf-32-be"),
@@ -336,6 +352,32 @@ def test_encodings(tmp_path: Path, sample: str) -> None:
     text, coding = SAMPLES[sample]
     assert read_one(tmp_path / "a.txt", text.encode(coding)) == [("a", text.strip())]
     assert read_one(tmp_path / "a.csv", text.encode(coding)) == [("a", text.strip())]
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"The end.\x1a", "The end."),  # DOS marks the end of a file
+        (b"One stray\0 " + b"word " * 40, "One stray " + "word " * 40),
+        ("A goat \U0001f410".encode("utf-16", "surrogatepass").decode("utf-16").encode(), None),
+        (b"A goat \xed\xa0\xbd\xed\xb0\x90.", "A goat \U0001f410."),  # halves of a pair
+    ],
+)
+def test_odd_bytes_of_text(tmp_path: Path, data: bytes, text: str | None) -> None:
+    assert read_one(tmp_path / "a.txt", data) == [("a", (text or data.decode()).strip())]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"a,b\0c\n1,2\n",  # as UTF-16 it would be Chinese
+        "Музей открыт с девяти до пяти. Вход для детей.".encode("mac_cyrillic"),
+        b"\x7fELF\1\1\1\0" * 20,
+    ],
+)
+def test_what_is_no_text_is_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(RaggdError, match=r"a\.txt: it is not"):
+        read_one(tmp_path / "a.txt", data)
 
 
 def test_a_damaged_character_costs_that_character(tmp_path: Path) -> None:
@@ -392,6 +434,30 @@ def test_word(tmp_path: Path) -> None:
     ]
 
 
+def test_word_headings_of_own_styles_revisions_and_notes(tmp_path: Path) -> None:
+    docx = pytest.importorskip("docx")
+    word = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    document = docx.Document()
+    document.styles.add_style("Ours", 1).base_style = document.styles["Heading 1"]
+    document.add_paragraph("Pump", style="Ours")
+    ranked = document.add_paragraph("Oil")
+    ranked._p.get_or_add_pPr().append(docx.oxml.parse_xml(f'<w:outlineLvl {word} w:val="1"/>'))
+    moved = document.add_paragraph("Two litres.")
+    for tag, text in [("moveFrom", " Gone."), ("ins", " New.")]:
+        run = (
+            f'<w:{tag} {word} w:id="1"><w:r><w:t xml:space="preserve">{text}</w:t></w:r></w:{tag}>'
+        )
+        moved._p.append(docx.oxml.parse_xml(run))
+    notes = f"<w:footnotes {word}><w:footnote><w:p><w:r><w:t>Cold oil.</w:t></w:r></w:p>"
+    uri, kind = docx.opc.packuri.PackURI("/word/footnotes.xml"), "application/xml"
+    part = docx.opc.part.Part(uri, kind, f"{notes}</w:footnote></w:footnotes>".encode())
+    document.part.relate_to(part, "footnotes")
+    document.save(str(tmp_path / "a.docx"))
+    assert [(p.title, p.text) for p in read_passages(tmp_path / "a.docx")] == [
+        ("Pump > Oil", "Two litres. New.\n\nCold oil."),
+    ]
+
+
 def test_html(tmp_path: Path) -> None:
     page = """<!doctype html><html><head><title>Shop</title><style>p{}</style></head><body>
     <nav><a href=x>Menu</a></nav><h1>Opening <em>hours</em></h1><p>Nine
@@ -404,6 +470,8 @@ def test_html(tmp_path: Path) -> None:
     ]
     declared = '<meta charset="windows-1251"><p>Музей'.encode("cp1251")
     assert read_one(tmp_path / "b.htm", declared) == [("b", "Музей")]
+    xml = "<?xml version='1.0' encoding='koi8-r'?><html><body><p>Музей <img alt='план'/>"
+    assert read_one(tmp_path / "c.xhtml", xml.encode("koi8-r")) == [("c", "Музей план")]
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -412,6 +480,20 @@ def test_csv(tmp_path: Path) -> None:
         ("a", "name: hose; green; price: 7\nname: valve; price: 9; late")
     ]
     assert read_one(tmp_path / "b.tsv", "1\t2\n3\t4\n") == [("b", "1; 2\n3; 4")]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sep=;\nname;price\nhose;7,5\n", "name: hose; price: 7,5"),
+        ("Prices of May\n\nname,price\nhose,7\n", "Prices of May\n\nname: hose; price: 7"),
+        ("Name, in full;price\nhose, green;7\n", "Name, in full: hose, green; price: 7"),
+        ('name,size\nhose,"3 inch\nvalve,2\n', 'name: hose; size: "3 inch\nname: valve; size: 2'),
+        ('name,size\n"hose ""A""",3\n', 'name: hose "A"; size: 3'),
+    ],
+)
+def test_tables_as_programs_export_them(tmp_path: Path, text: str, expected: str) -> None:
+    assert read_one(tmp_path / "a.csv", text) == [("a", expected)]
 
 
 def test_links_pipes_and_odd_names(tmp_path: Path) -> None:
@@ -425,12 +507,15 @@ def test_links_pipes_and_odd_names(tmp_path: Path) -> None:
     (corpus / "deep" / "loop").symlink_to(corpus)
     (corpus / "broken.txt").symlink_to(tmp_path / "gone.txt")
     os.mkfifo(corpus / "pipe.txt")
-    for name in (b"caf\xe9.txt", b"new\nline.txt", "ü.txt".encode()):
+    (corpus / "one.txt").symlink_to(corpus / "two.txt")
+    (corpus / "two.txt").symlink_to(corpus / "one.txt")
+    for name in (b"caf\xe9.txt", rb"caf\xe9.txt", b"new\nline.txt", "ü.txt".encode()):
         Path(os.fsdecode(os.fsencode(corpus) + b"/" + name)).write_text("Odd name.")
     skipped: list[Skipped] = []
     passages = list(read_passages(corpus, skipped=skipped))
     assert [p.source for p in passages] == [
         "a link/far.txt",
+        "caf\\\\xe9.txt",
         "caf\\xe9.txt",
         "deep/near.txt",
         "new\\nline.txt",
@@ -440,9 +525,11 @@ def test_links_pipes_and_odd_names(tmp_path: Path) -> None:
         "again": "a link to a folder that is read already",
         "deep/loop": "a link to a folder that is read already",
         "broken.txt": "a broken link",
+        "one.txt": "a broken link",
+        "two.txt": "a broken link",
         "pipe.txt": "not a regular file",
     }
-    assert "4 files are skipped" in summary(skipped)
+    assert "6 files are skipped" in summary(skipped)
     str([p.id for p in passages]).encode()
 
 
@@ -532,13 +619,50 @@ def test_any_bytes_are_passages_or_one_error(kind: str) -> None:
     check()
 
 
+def _whole(folder: Path, kind: str) -> bytes:
+    path = folder / f"a.{kind}"
+    if kind == "pdf":
+        return pdf_bytes("Bears eat honey.")
+    if kind == "html":
+        return b"<title>A</title><h1>B</h1><table><tr><th>c<td>d</table><p>e &amp; f<br>g"
+    document = pytest.importorskip("docx").Document()
+    document.add_heading("A", 1)
+    document.add_table(1, 2).cell(0, 0).text = "b"
+    document.save(str(path))
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["pdf", "docx", "html"])
+def test_damaged_documents_are_passages_or_one_error(tmp_path: Path, kind: str) -> None:
+    whole = _whole(tmp_path, kind)
+
+    @given(
+        st.lists(st.tuples(st.integers(0, len(whole) - 1), st.binary(max_size=3)), max_size=5),
+        st.integers(0, len(whole)),
+    )
+    def check(changes: list[tuple[int, bytes]], end: int) -> None:
+        data = bytearray(whole)
+        for at, other in changes:
+            data[at : at + len(other)] = other
+        path = tmp_path / f"b.{kind}"
+        path.write_bytes(data[: end or None])
+        try:
+            passages = list(read_passages(path))
+        except RaggdError as error:
+            str(error).encode()
+            return
+        assert all(passage.text.strip() for passage in passages)
+
+    check()
+
+
 @pytest.mark.parametrize(
     ("kind", "repeat"),
     [
         ("md", "[" ), ("md", "- "), ("md", "<!--"), ("md", "**a"), ("md", "|a"), ("md", "`a"),
         ("md", "> "), ("md", "\n "), ("md", "![a]("), ("md", "&a"), ("txt", "A. "), ("txt", ".'"),
         ("txt", "a"), ("txt", "图"), ("txt", " "), ("html", "<div>"), ("html", "<!--"),
-        ("rst", "=\n"), ("csv", '"'),
+        ("rst", "=\n"), ("csv", '"'), ("md", "<h1>"), ("md", "\n<p>\n<script>"), ("csv", ",a;"),
     ],
 )  # fmt: skip
 def test_reading_is_linear(tmp_path: Path, kind: str, repeat: str) -> None:

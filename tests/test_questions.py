@@ -32,13 +32,20 @@ def test_own_questions_need_no_id_and_no_list(tmp_path: Path) -> None:
         {"question": "How many?", "answer": 7},
         {"question": "Where?", "golden_answers": ["Rome", 3.5]},
         {"id": 0, "question": "Wer?", "answer": " Zoe\u0308 "},
+        {"id": "", "question": "Which?", "answer": "[sic]"},
     )
     assert read_questions(path, task="shop floor") == [
         Question("shop floor:line-1", "How many?", ("7",), "shop floor"),
         Question("shop floor:line-2", "Where?", ("Rome", "3.5"), "shop floor"),
         Question("shop floor:0", "Wer?", ("Zoë",), "shop floor"),
+        Question("shop floor:line-4", "Which?", ("[sic]",), "shop floor"),
     ]
-    assert [q.answers for q in read_demonstrations(path)] == [("7",), ("Rome", "3.5"), ("Zoë",)]
+    assert [q.answers for q in read_demonstrations(path)] == [
+        ("7",),
+        ("Rome", "3.5"),
+        ("Zoë",),
+        ("[sic]",),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +59,8 @@ def test_own_questions_need_no_id_and_no_list(tmp_path: Path) -> None:
         ({"question": {"text": "Q?"}, "answer": "a"}, "the question is an object"),
         ({"id": [1], "question": "Q?", "answer": "a"}, "the id is a list"),
         ({"question": "Q?", "answer": float("inf")}, "Infinity"),
+        ({"question": "Q?", "answer": "['a', 'b']"}, "a list written as text"),
+        ({"question": "Q?", "golden_answers": ['["a"]']}, "a list written as text"),
     ],
 )
 def test_what_is_no_text_is_refused_by_its_line(tmp_path: Path, value: Any, message: str) -> None:

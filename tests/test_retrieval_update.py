@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,6 +197,39 @@ def test_a_bad_file_is_named_until_it_is_mended(tmp_path: Path) -> None:
     mended = update_index(docs, folder, kind, strict=True)
     assert mended.skipped == ()
     assert "x" in {hit.passage.id for hit in mended.retriever.search(["word1"], 100)[0]}
+
+
+def test_a_file_that_cannot_be_opened_is_named_until_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "docs").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "docs" / f"{name}.txt").write_text(f"Text of {name}.")
+        os.utime(tmp_path / "docs" / f"{name}.txt", (1, 1))
+    opened = Path.open
+
+    def refused(path: Path, *args: Any, **more: Any) -> Any:
+        if path.name == "b.txt":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *args, **more)
+
+    settings = RetrievalSettings()
+    with monkeypatch.context() as locked:
+        locked.setattr(Path, "open", refused)
+        for _ in range(2):
+            index = build_index(tmp_path / "docs", settings, tmp_path / "index")
+            assert [(s.file, s.reason) for s in index.skipped] == [("b.txt", "Permission denied.")]
+    index = build_index(tmp_path / "docs", settings, tmp_path / "index")
+    assert (len(index.retriever), index.skipped) == (2, ())
+
+
+def test_a_line_without_an_id_is_named_after_its_file(tmp_path: Path) -> None:
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.JSONL.GZ").write_bytes(gzip.compress(b'{"id": "", "text": "one"}'))
+    (tmp_path / "docs" / "b.jsonl").write_text('{"text": "two"}\n{"id": 1e999, "text": "three"}\n')
+    index = build_index(tmp_path / "docs", RetrievalSettings(), tmp_path / "index")
+    assert [hit.passage.id for hit in index.retriever.search(["one"], 3)[0]] == ["a.JSONL.GZ#1"]
+    assert [(s.file, s.reason.partition(":")[0]) for s in index.skipped] == [("b.jsonl", "line 2")]
 
 
 def test_a_reader_keeps_its_version_while_the_index_is_replaced(tmp_path: Path) -> None:

@@ -63,7 +63,9 @@ def test_plain_words_without_humps_are_split_as_ever(text: str) -> None:
     assert all(len(tokenize(word)) == 1 for word in held)
 
 
-@pytest.mark.parametrize("name", ["McDonald", "YouTube", "LeBron", "iPhone", "NATO", "eBay", "K2"])
+@pytest.mark.parametrize(
+    "name", ["McDonald", "YouTube", "LeBron", "iPhone", "NATO", "eBay", "K2", "PCs"]
+)
 def test_names_of_people_and_firms_stay_whole(name: str) -> None:
     assert len(tokenize(name)) == 1
 
@@ -94,7 +96,12 @@ def test_names_of_people_and_firms_stay_whole(name: str) -> None:
         ("ພິພິທະພັນ", "ພິພິ"),
         ("ទិញសៀវភៅ", "សៀវភៅ"),
         ("İzmir", "izmir"),
-        ("straße", "Straße"),
+        ("straße", "STRASSE"),
+        ("das Schloß", "Schloss"),
+        ("ёлка", "елка"),
+        ("Αθήνα", "ΑΘΗΝΑ"),
+        ("ὁδός", "οδοσ"[:3] + "ς"),
+        ("class HTTPServer", "server"),
     ],
 )
 def test_a_part_is_found(written: str, asked: str) -> None:

@@ -126,7 +126,7 @@ def open_text(path: Path) -> IO[str]:
     Returns:
         The open file.
     """
-    stream: Any = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")  # noqa: SIM115
+    stream: Any = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # noqa: SIM115
     try:
         start = stream.peek(4)[:4]
     except BaseException:

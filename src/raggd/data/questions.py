@@ -5,6 +5,7 @@ One's own questions may leave out the id and give one ``"answer"``; their task m
 
 from __future__ import annotations
 
+import ast
 import math
 import warnings
 from collections.abc import Mapping
@@ -28,6 +29,14 @@ def _is_spelled(listed: Any) -> bool:
     return isinstance(listed, list) and "[" in listed and "]" in listed
 
 
+def _is_list_as_text(answer: str) -> bool:
+    # "['Paris', 'Paname']": no answer of a model is ever that.
+    try:
+        return answer[:1] == "[" and isinstance(ast.literal_eval(answer), list)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+
+
 def _text(value: Any, what: str, where: str) -> str:
     if isinstance(value, str):
         return normal_text(value).strip()
@@ -41,6 +50,8 @@ def _text(value: Any, what: str, where: str) -> str:
 def _answers(listed: Any, where: str) -> tuple[str, ...]:
     each = listed if isinstance(listed, list | tuple) else [listed]
     found = [_text(answer, "an answer", where) for answer in each]
+    if any(map(_is_list_as_text, found)):
+        raise RaggdError(f"{where}: an answer is a list written as text: write it as a list.")
     if _is_spelled(listed):  # any passage holds some letter, and would count as evidence
         found = [answer for answer in found if len(answer) > 1]
     return tuple(dict.fromkeys(filter(None, found)))
@@ -68,7 +79,8 @@ def parse_question(
             is empty, or no answer is left.
     """
     listed = value.get("golden_answers", value.get("answer"))
-    name = fallback_id or None if value.get("id") is None else value["id"]
+    name = value.get("id")
+    name = fallback_id or None if name is None or name == "" else name
     named = {"id": name, "question": value.get("question")}
     for key, held in {**named, "golden_answers": listed}.items():
         if held is None:

@@ -227,28 +227,17 @@ def _download(name: str) -> list[list[str]]:
 
 
 def table_folders(given: Path | None) -> list[Path]:
-    """Return where tables are looked for: the given folder, else the usual ones."""
+    """Return where tables are looked for: the given folder, else RAGGD_DATA and the cache."""
     if given is not None:
         return [given, given / "tabular"]
     data = os.environ.get("RAGGD_DATA")
-    roots = [Path(data)] if data else []
-    return [
-        *(r / "tabular" for r in roots),
-        Path("../shared/data/tabular"),
-        cache_folder() / "tables",
-    ]
+    return [*([Path(data) / "tabular"] if data else []), cache_folder() / "tables"]
 
 
 def load_table(name: str, folder: Path | None = None) -> Table:
-    """Load a table: from a local folder, from the cache, or from its public home.
+    """Load a table: from a folder of CSV files (also ``.gz``), or fetch it from its public home.
 
-    Args:
-        name: one of `TABLES`.
-        folder: local folder with CSV files (also ``.gz``); None looks in ``RAGGD_DATA/tabular``,
-            ``../shared/data/tabular`` and the cache, then fetches.
-
-    Returns:
-        The table, its values checked.
+    Without `folder`, ``RAGGD_DATA/tabular`` and the cache are looked into.
 
     Raises:
         RaggdError: the folder does not hold it, it cannot be fetched, or its values differ.

@@ -34,10 +34,13 @@ _FOLDED = re.compile(
     "\u06e7\u06e8\u06ea-\u06ed\u0711\u0730-\u074a\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"
     "\ufe20-\ufe2f]"
 )
+# Letters that one word is written with and without: Arabic alef, yeh and kaf, Russian yo; of Greek
+# ones the accents, which capitals do without.
 _LETTERS = str.maketrans(
-    "\u0622\u0623\u0625\u0671\u0649\u06cc\u06a9\u0130",
-    "\u0627\u0627\u0627\u0627\u064a\u064a\u0643I",
+    "\u0622\u0623\u0625\u0671\u0649\u06cc\u06a9\u0130\u0451\u0401",
+    "\u0627\u0627\u0627\u0627\u064a\u064a\u0643I\u0435\u0415",
 )
+_GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u1950-\u19df\u1a20-\u1aad\u1b00-\u1b7f"
@@ -79,7 +82,9 @@ def search_form(text: str) -> str:
         The normal form without compatibility forms (wide letters, superscripts), joiners, vowel
         points and accents that have no composed letter.
     """
+    text = text.replace("\xdf", "ss")
     if not _OTHER.search(text):
         return unicodedata.normalize("NFKC", text)
     text = unicodedata.normalize("NFKC", normal_text(text))
+    text = _GREEK.sub(lambda found: unicodedata.normalize("NFD", found[0]), text)
     return _FOLDED.sub("", text).translate(_LETTERS)

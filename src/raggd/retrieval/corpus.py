@@ -50,8 +50,16 @@ class Listing:
     key: str
 
     def hash_of(self, name: str) -> str:
-        """Return the hash of a file's bytes, or of the passages from elsewhere."""
-        return file_hash(self.sources[name].path) if self.sources else self.files[0].content
+        """Return the hash of a file's bytes, or of the passages from elsewhere.
+
+        It is empty for a file that cannot be opened.
+        """
+        if not self.sources:
+            return self.files[0].content
+        try:
+            return file_hash(self.sources[name].path)
+        except OSError:
+            return ""
 
     def read(self, name: str) -> Iterable[Passage]:
         """Return the passages of a file; of several, that one is bad is told before its first."""
@@ -103,7 +111,9 @@ def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFi
             continue
         if "pip install" in before.skipped:  # perhaps what it needs is there by now
             continue
-        if before.mtime_ns == now.mtime_ns != 0 or before.content == listing.hash_of(now.name):
+        # no time stamp tells that a file which could not be opened can be now
+        settled = before.content and before.mtime_ns == now.mtime_ns != 0
+        if settled or before.content == listing.hash_of(now.name):
             same[now.name] = replace(before, mtime_ns=_settled(now.mtime_ns))
     return same
 

@@ -28,7 +28,7 @@ _UNSPACED = re.compile(f"[{UNSPACED}]")
 _JOINED = re.compile(r"\w*_\w*")
 _HUMP = re.compile(r"[A-Z](?:(?<=[a-z0-9][A-Z])|[A-Z][a-z])")
 _HUMPED = re.compile(
-    r"(?<!\w)(?:[a-z]{2,}[A-Z][A-Za-z0-9]*|(?:[A-Z]+[a-z0-9]+){3,}"
+    r"(?<!\w)(?:[a-z]{2,}[A-Z][A-Za-z0-9]*|(?:[A-Z]+[a-z0-9]+){3,}|[A-Z]{3,}[a-z]{3,}[A-Za-z0-9]*"
     r"|(?<=[.:<@#`])[A-Z][A-Za-z0-9]+|[A-Z][A-Za-z0-9]+(?=[`(<]|[.:]+\w))(?!\w)"
 )
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z_]+")
@@ -40,7 +40,8 @@ _STOPWORDS = frozenset(
         "then there these they this to was will with",
     )
 )
-_TRIAL = "\u0130 e\u0301 \u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"
+_TRIAL = "stra\xdfe \u0451 \u03ac HTTPServer \u0130 e\u0301 "
+_TRIAL += "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"
 _PROBES = ("running", "ponies", "university", "generously", "skies", "dying", "relational", "news")
 
 Tokenize = Callable[[str], list[str]]

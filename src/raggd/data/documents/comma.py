@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from raggd.data.documents.passages import Block
 from raggd.data.documents.plain import read_text
 from raggd.records import RaggdError
 
+_NAMED = re.compile(r"\s*sep=([,;\t|])[ \t]*\n")
 _SAMPLE = 20_000
 
 
@@ -34,6 +38,9 @@ def read(path: Path) -> Iterator[Block]:
     except csv.Error as error:
         raise RaggdError(f"its rows cannot be read as CSV ({error}).") from error
     rows = [row for row in rows if any(row)]
+    at = next((n for n, row in enumerate(rows) if len(row) > 1 and any(row[1:])), 0)
+    title, rows = rows[:at], rows[at:]  # exports begin with a title, a date, a remark
+    yield Block("\n".join("; ".join(filter(None, row)) for row in title), lines=True)
     if len(rows) > 1 and _names_columns(rows[0]):
         names, values = rows[0], rows[1:]
         yield Block("\n".join(_line(names, row) for row in values), lines=True)
@@ -41,12 +48,30 @@ def read(path: Path) -> Iterator[Block]:
         yield Block("\n".join("; ".join(filter(None, row)) for row in rows), lines=True)
 
 
-def _rows(text: str, path: Path) -> Iterator[list[str]]:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    first = text.lstrip("\n").partition("\n")[0][:_SAMPLE]
-    if delimiter not in first:
-        delimiter = max(",;\t|", key=first.count)
-    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+def _rows(text: str, path: Path) -> list[list[str]]:
+    named = _NAMED.match(text)  # as Excel writes it
+    if named:
+        text, delimiter = text[named.end() :], named[1]
+    else:
+        tab = path.suffix.lower() == ".tsv" and "\t" in text
+        delimiter = "\t" if tab else max(",;\t|", key=partial(_fit, text[:_SAMPLE]))
+    closed = True
+    try:
+        list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        closed = "end of data" not in str(error)
+    lines = io.StringIO(text, newline="")
+    if closed:
+        return list(csv.reader(lines, delimiter=delimiter))
+    # a quotation mark that is never closed is a character
+    return list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
+
+
+def _fit(sample: str, delimiter: str) -> tuple[int, int]:
+    # How many rows have the same number of cells, more than one; a comma before a space is prose.
+    rows = [row for row in csv.reader(sample.split("\n")[:50], delimiter=delimiter) if len(row) > 1]
+    same = Counter(map(len, rows)).most_common(1)
+    return same[0][1] if same else 0, -sum(cell[:1] == " " for row in rows for cell in row)
 
 
 def _names_columns(row: Sequence[str]) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
+from contextlib import suppress
 
 from raggd.records import RaggdError
 
@@ -16,19 +17,25 @@ _MARKS = (
     (b"\xfe\xff", "utf-16"),
 )
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_FEW = 50
+"""In text at most every fiftieth byte is a control character: a mark of end, a stray NUL."""
+_JAPANESE_SHIFT = re.compile(rb"\x1b(?:\$[@B]|\([BIJ])")
 _KNOWN = (
     *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257"),
-    *("iso8859_2", "koi8_r", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
+    *("iso8859_2", "iso8859_5", "koi8_r", "cp866", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
 )
 # What text in the right encoding does not hold: symbols inside words, capitals after small
 # letters, half of a Japanese or Korean character, low quotes after a letter.
 _ODD = re.compile(
     r"(?<=[^\W\d_])[\xa1-\xa9\xab-\xb6\xb8-\xbf\xd7\xf7\u2020-\u2022\u2030\u2039\u203a]+(?=[^\W\d_])"
     r"|[a-z\xdf-\xf6\xf8-\xff][\xc0-\xd6\xd8-\xde\u0160\u017d\u0152]"
+    r"|[\u0430-\u045f][\u0400-\u042f]|[\u03ac-\u03ce][\u0386-\u03ab]"
     r"|[\u3131-\u318e\uff61-\uff9f\ufffd\x80-\x9f]|(?<=[^\W\d_])[\u201a\u201e\u02c6\u02dc\xa4]"
 )
 _FAR_SHARE = 4
 """In Western text at most every fourth letter has an accent."""
+# Western bytes that differ in Turkish, and letters that stand beside them in Icelandic.
+_TURKISH, _ICELANDIC = "\xd0\xdd\xde\xf0\xfd\xfe", "\xc1\xc6\xcd\xd3\xe1\xe6\xed\xf3"
 _SAMPLE = 200_000
 """Bytes that are looked at to guess an encoding."""
 
@@ -53,11 +60,22 @@ def decode(data: bytes) -> str:
                 raise RaggdError(
                     f"it is no {coding[:6].upper()}, as its mark says ({error})."
                 ) from error
-    if _BINARY.search(data):
+    if _JAPANESE_SHIFT.search(data):
+        try:
+            return data.decode("iso2022_jp_ext")
+        except UnicodeDecodeError:  # e.g. the colours of a terminal
+            pass
+    controls = len(_BINARY.findall(data))
+    if _FEW * controls > len(data) and not (controls == 1 and data[-1:] == b"\x1a"):
         return _wide(data)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
+        if controls:
+            return _wide(data)
+        with suppress(UnicodeDecodeError):  # each half of a pair by itself, as older Java writes
+            pairs = data.decode("utf-8", "surrogatepass").encode("utf-16", "surrogatepass")
+            return pairs.decode("utf-16", "replace")
         coding = _guess(data)
         if not coding:
             wrong = f"byte {error.start} is {data[error.start]:#04x}"
@@ -69,8 +87,10 @@ def decode(data: bytes) -> str:
 
 def _wide(data: bytes) -> str:
     # UTF-16 or UTF-32 without a mark: text by every character, most plain ones decide the order.
-    best, plain = "", -1
-    for coding in ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+    best, plain = "", 0
+    nuls = data.count(b"\0")  # in wide text they are many, or not the only control characters
+    narrow = data.isascii() and 4 * nuls < len(data) and len(_BINARY.findall(data)) == nuls
+    for coding in () if narrow else ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
         try:
             text = data.decode(coding)
         except UnicodeDecodeError:
@@ -83,7 +103,7 @@ def _wide(data: bytes) -> str:
         count = sum(c.isascii() or c in "\u3001\u3002\uff0c" for c in text)
         if count > plain:
             best, plain = text, count
-    if plain < 0:
+    if not plain:
         raise RaggdError("it is not text (it holds control characters), whatever its name says.")
     return best
 
@@ -107,7 +127,8 @@ def _likely(data: bytes) -> Iterator[str]:
     western = data.decode("cp1252", errors="replace")
     letters = [c for c in western if c.isalpha()]
     if _FAR_SHARE * sum(not c.isascii() for c in letters) <= len(letters):
-        yield "cp1252"
+        turkish = sum(c in _TURKISH for c in letters) and not any(c in _ICELANDIC for c in letters)
+        yield from ("cp1254",) if turkish else ("cp1252", "iso8859_15")
     from charset_normalizer import from_bytes
 
     yield from (match.encoding for match in from_bytes(data, cp_isolation=list(_KNOWN)))

@@ -39,7 +39,7 @@ class Skipped:
 
 def shown_name(path: Path) -> str:
     """Return a path as text that any terminal, file and prompt can hold."""
-    text = os.fsencode(path.as_posix()).decode("utf-8", errors="backslashreplace")
+    text = os.fsencode(path.as_posix().replace("\\", r"\\")).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -72,7 +72,7 @@ def files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:
             path = Path(entry.path)
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():
+            if path.is_dir():  # False for links in a circle, where `entry.is_dir` raises
                 (links if entry.is_symlink() else folders).append(path)
             else:
                 yield from _regular(path, shown_name(path.relative_to(folder)), skipped)
@@ -82,8 +82,7 @@ def _regular(path: Path, name: str, skipped: list[Skipped]) -> Iterator[SourceFi
     try:
         state = path.stat()
     except OSError as error:
-        broken = path.is_symlink() and not path.exists()
-        reason = "a broken link" if broken else f"cannot be opened ({error.strerror})"
+        reason = "a broken link" if path.is_symlink() else f"cannot be opened ({error.strerror})"
         skipped.append(Skipped(name, reason))
         return
     if stat.S_ISREG(state.st_mode):

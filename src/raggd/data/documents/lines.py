@@ -5,6 +5,7 @@ FlashRAG's form, ``{"id", "contents": "Title\ntext"}``, or ``{"id", "title", "te
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,13 @@ def read_lines(path: Path, name: str) -> Iterator[Passage]:
     Raises:
         RaggdError: the file is damaged or holds none; a line is no passage, or an empty one.
     """
-    found = False
-    for number, value in read_json_lines(path):
-        found = True
-        yield _passage(value, f"{name}#{number}", f"{name}, line {number}")
-    if not found:
+    number = 0
+    try:
+        for number, value in read_json_lines(path):
+            yield _passage(value, f"{name}#{number}", f"{name}, line {number}")
+    except RaggdError as error:  # by the name that the file has in its corpus
+        raise RaggdError(str(error).replace(str(path), name)) from error
+    if not number:
         raise RaggdError(f"{name} holds no passage: expected one JSON object per line.")
 
 
@@ -47,7 +50,7 @@ def _passage(value: dict[str, Any], fallback_id: str, where: str) -> Passage:
             f'{where}: not a passage. Expected {{"id", "contents": "Title\\ntext"}} or '
             f'{{"id", "title", "text"}}, found the keys {", ".join(value) or "(none)"}.'
         )
-    name = held.get("id", fallback_id)
+    name = held.get("id") or fallback_id
     if not text.strip():
         raise RaggdError(f"{where}: passage '{name}' is empty. Give it a text or remove the line.")
     return Passage(name, text.strip(), title.strip(), held.get("source", ""))
@@ -59,6 +62,6 @@ _KEYS = ("id", "contents", "title", "text", "source")
 def _text(value: Any, key: str, where: str) -> str:
     if isinstance(value, str):
         return value if key == "id" else normal_text(value)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     raise RaggdError(f'{where}: "{key}" is a {type(value).__name__}: expected text.')

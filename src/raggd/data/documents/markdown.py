@@ -14,14 +14,23 @@ from raggd.data.documents.plain import read_text
 _FRONT = re.compile(r"(---|\+\+\+)[ \t]*\n(.*?\n)?(?:\1|\.\.\.)[ \t]*(?:\n|$)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"title\s*[:=]\s*(.*)", re.IGNORECASE)
 _FRONT_LINE = re.compile(r"\s*[\w-]+\s*[:=]")
+_FOLDED = {">", "|", ">-", "|-", ">+", "|+"}
 _DATA = re.compile(r"data:[\w.+-]+/[\w.+-]+[;,][^\s)\"'<>\]]*")
+_TAGS = (
+    "a|abbr|b|bdi|big|br|center|cite|del|dfn|em|font|i|img|ins|kbd|mark|q|s|samp|small|span|strike"
+    "|strong|sub|sup|tt|u|var|wbr"
+)
 _INLINE = re.compile(
     r"`+[^`\n]*`+"  # code stays as it is
     r"|!\[(?P<alt>[^\[\]]*)\](?:\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\])"
-    r"|<img\b[^<>]*>|\\(?P<escaped>[!-/:-@\[-`{-~])|(?P<entity>&#?\w{2,31};)",
+    rf"|</?(?:{_TAGS})\b[^<>]*>"
+    r"|\\(?P<escaped>[!-/:-@\[-`{-~])|(?P<entity>&#?\w{2,31};)",
     re.IGNORECASE,
 )
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_NO_TEXT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
+_HTML_HEADING = re.compile(r"<h([1-6])\b[^<>]*>(.{0,2000}?)</h\1\s*>", re.DOTALL | re.IGNORECASE)
+_CELL = re.compile(r"</t[dh]\s*>\s*(?=<t[dh]\b)", re.IGNORECASE)
 _LONGEST_HEADING = 2000
 _CODE = {"fence", "code_block"}
 _LISTS = {"bullet_list_open", "ordered_list_open"}
@@ -76,7 +85,7 @@ def markdown_blocks(text: str) -> Iterator[Block]:
             rows = [_plain(line) for line in own]
             yield Block("\n".join(rows[2:]), lines=True, head="\n".join(rows[:2]))
         elif token.type == "html_block":
-            yield Block(html.unescape(_TAG.sub(" ", _without_comments("\n".join(own)))))
+            yield from _html("\n".join(own))
         elif token.type != "hr":
             yield Block(_prose(own), lines=token.type in _LISTS)
     yield from _left(lines[done:])
@@ -87,12 +96,29 @@ def _left(lines: Sequence[str]) -> Iterator[Block]:
         yield Block("\n".join(lines), lines=True)
 
 
+def _html(text: str) -> Iterator[Block]:
+    text = _NO_TEXT.sub("", _without_comments(text))
+    at = 0
+    for found in _HTML_HEADING.finditer(text):
+        yield _bare(text[at : found.start()])
+        yield _bare(found[2], level=int(found[1]))
+        at = found.end()
+    yield _bare(text[at:])
+
+
+def _bare(text: str, level: int | None = None) -> Block:
+    lines = html.unescape(_TAG.sub(" ", _CELL.sub(" | ", text))).split("\n")
+    return Block("\n".join(line.strip() for line in lines), level)
+
+
 def _heading(parser: Any, content: str) -> str:
     if len(content) > _LONGEST_HEADING:
         return content
     parts = []
     for token in parser.parseInline(content)[0].children:
-        parts.append(" " if token.type in {"softbreak", "hardbreak"} else token.content)
+        breaks = token.type in {"softbreak", "hardbreak"}
+        tag = token.type == "html_inline" and _INLINE.fullmatch(token.content)
+        parts.append(" " if breaks or tag else token.content)
     return "".join(parts)
 
 
@@ -117,6 +143,8 @@ def _plain(text: str) -> str:
             return found["escaped"]
         if found["entity"]:
             return html.unescape(found["entity"])
+        if found[0].lower().startswith("<br"):
+            return " "
         return found["alt"] or "" if found[0][0] in "!<" else found[0]
 
     return _INLINE.sub(replaced, text)
@@ -128,11 +156,16 @@ def _front_matter(text: str) -> tuple[str, str, str]:
     lines = (found[2] or "").split("\n") if found else []
     if found is None or not any(_FRONT_LINE.match(line) for line in lines):
         return "", "", text
-    title, others = "", []
+    title, others, folded = "", [], False
     for line in lines:
         named = _FRONT_TITLE.match(line)
-        if named and not title:
+        if folded and line[:1] in {" ", "\t"}:
+            title = f"{title} {line.strip()}".strip()
+        elif named and not title:
             title = named[1].strip().strip("\"'")
+            folded = title in _FOLDED
+            title = "" if folded else title
         else:
+            folded = False
             others.append(line)
     return title, "\n".join(others).strip("\n"), text[found.end() :]

@@ -10,7 +10,7 @@ from raggd.data.documents.encodings import decode
 from raggd.data.documents.passages import Block
 from raggd.data.text import normal_text
 
-_RULE = re.compile(r"([=\-`:.'\"~^_*+#<>])\1{2,}\s*$")
+_RULE = re.compile(r"(?!::|\.\.)([=\-`:.'\"~^_*+#<>])\1*\s*$|([:.])\2{2,}\s*$")
 
 
 def read_text(path: Path) -> str:

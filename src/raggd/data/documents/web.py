@@ -10,7 +10,9 @@ from typing import Any
 from raggd.data.documents.encodings import decode
 from raggd.data.documents.passages import Block
 
-_DECLARED = re.compile(rb"<meta[^<>]{0,200}charset=[\"']?([\w-]+)", re.IGNORECASE)
+_DECLARED = re.compile(
+    rb"<(?:meta[^<>]{0,200}charset|\?xml[^<>]{0,200}encoding)\s*=\s*[\"']?([\w-]+)", re.IGNORECASE
+)
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _BREAK = "\u2028"
 _BEFORE = {"li": "- ", "br": _BREAK, "dd": ": "}
@@ -20,8 +22,8 @@ _LEFT_OUT = {"script", "style", "template", "svg", "nav", "head", "iframe", "obj
 _INLINE = frozenset(
     re.findall(
         r"\w+",
-        "a abbr acronym b br bdi bdo big cite code data dfn em font i ins kbd label mark q s samp "
-        "small span strike strong sub sup time tt u var wbr",
+        "a abbr acronym b br bdi bdo big cite code data dfn em font i img ins kbd label mark q s "
+        "samp small span strike strong sub sup time tt u var wbr",
     )
 )
 
@@ -75,7 +77,8 @@ def _blocks(root: Any) -> Iterator[Block]:
                 yield from whole or []
                 walk.skip_subtree()
                 continue
-            held.append(_BEFORE.get(tag, "") + (element.text or ""))
+            shown = element.get("alt") if tag == "img" else element.text
+            held.append(_BEFORE.get(tag, "") + (shown or ""))
         else:
             if event == "end" and tag not in _INLINE:
                 yield from _prose(held)

@@ -1,4 +1,4 @@
-"""Word files (.docx): headings by their styles, lists, tables, text boxes."""
+"""Word files (.docx): headings by style or outline level, lists, tables, text boxes, notes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from raggd.data.documents.passages import Block
 from raggd.records import RaggdError
 
 _HEADING = re.compile(r"heading (\d)$", re.IGNORECASE)
+_NOTES = re.compile(r"/(?:foot|end)notes\d*\.xml$")
+_DEEPEST, _BODY = 20, 9
+_LEFT_OUT = {"Fallback", "pPr", "rPr", "moveFrom"}
 _SPACES = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 
 
@@ -28,11 +31,16 @@ def read(path: Path) -> Iterator[Block]:
         RaggdError: it is damaged, locked, or an older .doc.
     """
     import docx
+    from docx.oxml import parse_xml
 
     try:
         document = docx.Document(str(path))
-        styles = {style.style_id: style.name or "" for style in document.styles}
-        yield from list(_blocks(document.element.body, styles))
+        styles = {style.style_id: style for style in document.styles}
+        blocks = list(_blocks(document.element.body, styles))
+        for part in document.part.package.iter_parts():
+            if _NOTES.search(part.partname):
+                blocks += _blocks(parse_xml(part.blob), styles)
+        yield from blocks
     except ImportError:
         raise
     except Exception as error:  # a damaged file can break the parser anywhere
@@ -46,22 +54,37 @@ def _kind(element: Any) -> str:
     return str(element.tag).rpartition("}")[2]
 
 
-def _blocks(parent: Any, styles: dict[str, str]) -> Iterator[Block]:
+def _blocks(parent: Any, styles: dict[str, Any]) -> Iterator[Block]:
     for child in parent:
         kind = _kind(child)
         if kind == "p":
             named = child.pPr.pStyle if child.pPr is not None else None
-            style = styles.get(named.val, "") if named is not None else ""
-            heading = _HEADING.match(style)
-            level = int(heading[1]) if heading else 0 if style == "Title" else None
-            listed = level is None and child.pPr is not None and child.pPr.numPr is not None
-            mark = "- " if listed or style.startswith("List") else ""
-            yield Block(mark + _text(child), level)
+            style = styles.get(named.val) if named is not None else None
+            level = _level(child, style)
+            listed = child.pPr is not None and child.pPr.numPr is not None
+            listed = level is None and (listed or ((style and style.name) or "").startswith("List"))
+            yield Block(("- " if listed else "") + _text(child), level)
         elif kind == "tbl":
             rows = [" | ".join(_cells(row)) for row in child.tr_lst]
             yield Block("\n".join(rows[1:]), lines=True, head=rows[0] if rows else "")
         else:  # content controls and insertions hold paragraphs of their own
             yield from _blocks(child, styles)
+
+
+def _level(paragraph: Any, style: Any) -> int | None:
+    # Of a heading: by its own outline level, or that or the name of its style or what that is from.
+    elements = [paragraph.pPr]
+    while style is not None and len(elements) < _DEEPEST:
+        heading = _HEADING.match(style.name or "")
+        if heading or style.name == "Title":
+            return int(heading[1]) if heading else 0
+        elements.append(style.element.pPr)
+        style = style.base_style
+    for element in elements:
+        for child in element if element is not None else ():
+            if _kind(child) == "outlineLvl" and (rank := int(next(iter(child.values())))) < _BODY:
+                return rank + 1
+    return None
 
 
 def _cells(row: Any) -> Iterator[str]:
@@ -84,6 +107,6 @@ def _text(paragraph: Any) -> str:
             parts.append(_SPACES[kind])
         elif kind == "p" and parts:
             parts.append("\n")
-        if kind not in {"Fallback", "pPr", "rPr"}:
+        if kind not in _LEFT_OUT:
             stack.extend(reversed(element))
     return "".join(parts)

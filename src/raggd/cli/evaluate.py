@@ -72,6 +72,9 @@ def evaluate(
         str, typer.Option(help="Judge form and content instead: known, new, unseen, or several.")
     ] = "",
     count: Annotated[int, typer.Option(min=1, help="Questions per contract and source.")] = 6,
+    shown: Annotated[
+        int, typer.Option("--examples", min=1, max=16, help="Examples of a contract.")
+    ] = 3,
     prepared: Annotated[Path | None, typer.Option(help="Questions of a prepared file.")] = None,
     out: Out = Path("runs/evaluation"),
     questions: Annotated[
@@ -85,11 +88,18 @@ def evaluate(
 ) -> None:
     """Score methods on benchmarks, or on your own questions: does adapting help, and which way?"""
     from raggd.cli.console import progress_bar, show
+    from raggd.report.contracts import contract_tables
+    from raggd.study.contracts import USUAL, run_contracts
     from raggd.study.evaluate import run_evaluate, usual_methods
     from raggd.study.own import run_own
 
     if contracts:
-        _evaluate_contracts(contracts, methods, count, prepared, out, config, assignments, as_json)
+        with progress_bar() as bar:
+            parts = load_parts(config, assignments, bar)
+            named = names_in(methods) if methods else USUAL
+            sets = names_in(contracts)
+            result = run_contracts(parts, sets, named, count, out, bar, prepared, shown)
+        show(result, as_json, *contract_tables(result))
         return
     with progress_bar() as bar:
         parts = load_parts(config, with_corpus(corpus, assignments), bar)
@@ -100,29 +110,8 @@ def evaluate(
             show(found, as_json, *texts, own.advice)
             return
         names = names_in(methods) if methods else usual_methods(parts)
-        result, report = run_evaluate(parts, names, out, bar)
-    _show(result, report, as_json)
-
-
-def _evaluate_contracts(
-    sets: str,
-    methods: str,
-    count: int,
-    prepared: Path | None,
-    out: Path,
-    config: Path | None,
-    assignments: list[str] | None,
-    as_json: bool,
-) -> None:
-    from raggd.cli.console import progress_bar, show
-    from raggd.report.contracts import contract_tables
-    from raggd.study.contracts import USUAL, run_contracts
-
-    with progress_bar() as bar:
-        parts = load_parts(config, assignments, bar)
-        names = names_in(methods) if methods else USUAL
-        result = run_contracts(parts, names_in(sets), names, count, out, bar, prepared)
-    show(result, as_json, *contract_tables(result))
+        scores, report = run_evaluate(parts, names, out, bar)
+    _show(scores, report, as_json)
 
 
 def register(app: typer.Typer) -> None:

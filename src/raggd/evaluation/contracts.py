@@ -14,7 +14,7 @@ import numpy as np
 
 from raggd.backbone.load import Backbone
 from raggd.data.contracts.base import Contract, Score
-from raggd.data.contracts.families import LETTER_CHANGES
+from raggd.data.contracts.families import LETTER_CHANGES, SETS
 from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.prepared import Prepared
 from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
@@ -60,11 +60,15 @@ class Judged:
 
 
 def contract_lessons(
-    rows: Sequence[Prepared], contracts: Sequence[Contract], count: int, seed: int = 0
+    rows: Sequence[Prepared],
+    contracts: Sequence[Contract],
+    count: int,
+    seed: int = 0,
+    size: int = EXAMPLES,
 ) -> list[tuple[str, Lesson]]:
     """Draw what is asked: for every contract and source as many questions.
 
-    Half of the questions under a contract with a refusal are to be refused, and one of its three
+    Half of the questions under a contract with a refusal are to be refused, and one of its
     examples is.
 
     Args:
@@ -72,6 +76,7 @@ def contract_lessons(
         contracts: what the answers are to be.
         count: questions per contract and source.
         seed: of the draws.
+        size: examples of each.
 
     Returns:
         Source and lesson of each question.
@@ -89,7 +94,7 @@ def contract_lessons(
             draw = random.Random(f"evaluate {seed} {contract.name} {source}")
             for number in range(count):
                 refuse = number % 2 == 0 if contract.refusal else None
-                lesson = draw_lesson(contract, pool, draw, size=EXAMPLES, refusals=1, refuse=refuse)
+                lesson = draw_lesson(contract, pool, draw, size=size, refusals=1, refuse=refuse)
                 if lesson is None:
                     raise RaggdError(
                         f"'{source}' has too few questions for contract '{contract.name}': give "
@@ -204,8 +209,9 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     Returns:
         ``contracts`` (by name and method: form, content, exact in percent, n), ``macro`` (the mean
         over contracts with its 95 % interval), ``letters`` and ``rest`` (the same for contracts
-        that change the answer's own letters, and the others), ``refusal`` and ``differences``
-        (first method minus each other, in points of exact match).
+        that change the answer's own letters, and the others), ``by_set`` (the same for known,
+        new and unseen contracts), ``refusal`` and ``differences`` (first method minus each other,
+        in points).
     """
     names = list(judged)
     contracts: dict[str, dict[str, Any]] = {}
@@ -224,6 +230,13 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
         }
         if all(kept.values()):
             result[label] = {m: _means(v) for m, v in kept.items()}
+    for set_name, members in SETS.items():
+        own_names = {c.name for c in members}
+        kept = {m: [a for a in v if a.contract in own_names] for m, v in judged.items()}
+        if all(kept.values()):
+            result.setdefault("by_set", {})[set_name] = {
+                m: {p: _interval(v, p) for p in PARTS} for m, v in kept.items()
+            }
     result["differences"] = {
         f"{names[0]} - {other}": _difference(judged[names[0]], judged[other]) for other in names[1:]
     }

@@ -37,6 +37,11 @@ def contract_tables(result: Mapping[str, Any]) -> list[Table]:
             *(_limits(scores[part]) for part in _PARTS),
             *(f"{refusal[n]:.0f}" if refusal else "" for n in ("f1", "wrongly")),
         )
+    for name, methods in result.get("by_set", {}).items():
+        macro.add_section()
+        for method, scores in methods.items():
+            label = f"{name}: {method_label(method)}"
+            macro.add_row(label, *(_limits(scores[part]) for part in _PARTS), "", "")
     first = next(iter(result["macro"]))
     single = Table(title=f"{method_label(first)}, contract by contract")
     for heading in ("contract", *_PARTS, "n"):

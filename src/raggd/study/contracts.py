@@ -72,6 +72,7 @@ def run_contracts(
     out: Path,
     progress: Progress,
     prepared: Path | None = None,
+    shown: int = 3,
 ) -> dict[str, Any]:
     """Answer questions under contracts with several methods, and judge the answers.
 
@@ -83,6 +84,7 @@ def run_contracts(
         out: folder for ``contracts-<sets>.json`` (the result, with every answer).
         progress: told what is done.
         prepared: file of the questions; None takes scored questions of the benchmarks.
+        shown: examples of each contract.
 
     Returns:
         `contract_result`, with what it was made from.
@@ -91,13 +93,15 @@ def run_contracts(
     names = known_names("method", methods, METHODS)
     contracts = [contract for name in sets for contract in contract_set(name)]
     rows = _questions(parts, prepared)
-    lessons = contract_lessons(rows, contracts, count, parts.settings.evaluation.seed)
+    seed = parts.settings.evaluation.seed
+    lessons = contract_lessons(rows, contracts, count, seed, shown)
     judged = {
         name: judge_method(parts.backbone, parts.method(name), lessons, parts.settings, progress)
         for name in names
     }
     result = contract_result(judged) | {
         "sets": list(sets),
+        "examples": shown,
         "sources": sorted({source for source, _ in lessons}),
         "questions": len(lessons),
         "seconds": round(time.monotonic() - started, 1),

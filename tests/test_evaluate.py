@@ -10,6 +10,7 @@ import pytest
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.demonstrations import read_demonstrations
+from raggd.evaluation.forms import infer_form
 from raggd.evaluation.runner import Item, Task
 from raggd.evaluation.tasks import task_of
 from raggd.records import (
@@ -161,7 +162,7 @@ def test_own_questions_are_cross_validated(world: World, parts: Assembly, tmp_pa
         shown = {d.id for d in draw[0].support.demonstrations}
         assert len(shown) == 2
         assert not shown & set(own), "nothing is asked that was shown"
-    assert result["advice"] == report.advice
+    assert f"{result['form']}\n{result['advice']}" == report.advice
     again, _ = run_own(parts, questions, None, [], out, Quiet())
     assert again == result
 
@@ -196,19 +197,47 @@ def own_records(
 
 
 def test_advice_follows_form_and_content() -> None:
+    shown = [
+        Demonstration(str(i), "where?", (), a) for i, a in enumerate(("ROME", "BERN", "PARIS"))
+    ]
+    forms = dict.fromkeys(("s0", "s1", "s2"), infer_form(shown))
     plain = {"base": ["Oslo"] * 24, "rag-gd": ["OSLO"] * 24, "mean-update": ["Oslo"] * 24}
-    report = own_report(*own_records(plain), "rag-gd")
-    assert report.advice.startswith("Adapt, with rag-gd: +50.0 points")
-    assert report.result["methods"]["base"]["EM"]["mean"] == 100, "only the form differs"
-    assert report.result["methods"]["base"]["Exact string"]["mean"] == 0
+    report = own_report(*own_records(plain), forms, "rag-gd")
+    sentence, advice = report.advice.split("\n")
+    assert sentence == "Form that the examples show: in capitals, a short answer."
+    assert advice.startswith("Adapt, with rag-gd: +50.0 points")
+    assert "(form 100 for 0, content 100 for 100)" in advice
+    base = report.result["methods"]["base"]
+    assert (base["form"]["mean"], base["content"]["mean"], base["exact"]["mean"]) == (0, 100, 0)
     same = {name: ["Oslo"] * 24 for name in plain}
-    assert own_report(*own_records(same), "rag-gd").advice.startswith("Do not adapt: nothing")
+    assert "Do not adapt: nothing" in own_report(*own_records(same), forms, "rag-gd").advice
     one = {"base": ["Oslo"] * 24, "rag-gd": ["OSLO", *["Oslo"] * 23]}
-    advice = own_report(*own_records(one), "rag-gd").advice
-    assert advice.startswith("Do not count on adapting yet")
+    advice = own_report(*own_records(one), forms, "rag-gd").advice
+    assert "Do not count on adapting yet" in advice
     assert "would show a gain of that size" in advice
     blind = {"base": ["Oslo"] * 24, "mean-update": ["OSLO"] * 24}
-    assert "reads no demonstrations" in own_report(*own_records(blind), "rag-gd").advice
+    assert "reads no demonstrations" in own_report(*own_records(blind), forms, "rag-gd").advice
+
+
+def test_refusals_are_told_apart_and_no_form_is_said() -> None:
+    passage = (Passage("p", "Rome is a city."),)
+    answers = ("Rome", "a city", "not in the documents")
+    shown = [Demonstration(str(i), "where?", passage, a) for i, a in enumerate(answers)]
+    form = infer_form(shown)
+    assert form.refusals == ("not in the documents",)
+    given = {"base": ["Oslo"] * 24, "rag-gd": ["Not in the documents."] * 24}
+    records, questions = own_records(given, "Oslo")
+    refused = Question("q0", "who?", ("not in the documents",), "own")
+    forms = dict.fromkeys(("s0", "s1", "s2"), form)
+    report = own_report(records, questions | {"q0": refused}, forms, "rag-gd")
+    found = report.result["methods"]["rag-gd"]["refusal"]
+    assert (found["recall"], found["wrongly"]) == (100, 100)
+    assert report.result["methods"]["base"]["refusal"]["recall"] == 0
+    assert "100 % / 100 %" in report.tables[0].to_text()
+    nothing = infer_form([Demonstration(a, "where?", (), a) for a in ("a\nb", "c", "d")])
+    report = own_report(records, questions, forms | {"s1": nothing}, "rag-gd")
+    assert report.advice.startswith("The examples share no form that could be judged")
+    assert "form" not in report.result["methods"]["base"]
 
 
 def test_the_command_on_ones_own_questions(world: World, tmp_path: Path) -> None:
@@ -219,9 +248,11 @@ def test_the_command_on_ones_own_questions(world: World, tmp_path: Path) -> None
     shared = ("evaluate", "--questions", questions, "--settings", settings, "--out", tmp_path / "o")
     ran = run_cli(*shared, "--methods", "base,rag-gd")
     assert ran.code == 0, ran.err
-    last = ran.out.strip().splitlines()[-1]
-    assert last.startswith(("Adapt, with", "Do not"))
-    assert run_cli(*shared, "--methods", "base,rag-gd", "--json").json()["advice"] == last
+    last = ran.out.strip().splitlines()[-2:]
+    assert last[0].startswith(("Form", "The examples share no form"))
+    assert last[1].startswith(("Adapt, with", "Do not"))
+    again = run_cli(*shared, "--methods", "base,rag-gd", "--json").json()
+    assert [again["form"], again["advice"]] == last
 
 
 # --- cases

@@ -6,11 +6,13 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from raggd.data.answers import contains_answer, normalise_answer
 from raggd.records import Demonstration, Passage
 
 _YES_NO = {"yes", "no"}
+_OPTION = re.compile(r"^\s*\(?(\w{1,4})[).]\s", re.MULTILINE)
 _NO = re.compile(
     r"\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nicht|kein\w*|"
     r"pas|aucun\w*|non|nessun\w*|sin|desconocid\w*|n/a)\b|n't\b|\?\?",
@@ -29,17 +31,26 @@ def inside(answers: Sequence[str]) -> list[str]:
     >>> inside(['{"answer": "Rome"}', '{"answer": "the sea"}'])
     ['Rome', 'the sea']
     """
-    if len(answers) < 2:
+    start, end = shared_ends(answers) if len(answers) > 1 else ("", "")
+    if any(len(answer) <= len(start) + len(end) for answer in answers):
         return [answer.strip() for answer in answers]
-    start, end = _same(answers), _same([answer[::-1] for answer in answers])
-    if any(len(answer) <= start + end for answer in answers):
-        return [answer.strip() for answer in answers]
-    first = answers[0]
-    while start and first[start - 1].isalnum():
+    return [answer[len(start) : len(answer) - len(end)].strip() for answer in answers]
+
+
+def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
+    """Return beginning and end that all texts share, cut at whole words; they do not overlap.
+
+    >>> shared_ends(["It is Rome.", "It is Rio."])
+    ('It is ', '.')
+    """
+    start, end = _same(texts), _same([text[::-1] for text in texts])
+    end = min(end, min(map(len, texts)) - start)
+    first = texts[0]
+    while start and any(t[start - 1].isalnum() and t[start : start + 1].isalnum() for t in texts):
         start -= 1
-    while end and first[len(first) - end].isalnum():
+    while end and any(t[-end].isalnum() and t[: len(t) - end][-1:].isalnum() for t in texts):
         end -= 1
-    return [answer[start : len(answer) - end].strip() for answer in answers]
+    return first[:start], first[len(first) - end :]
 
 
 def _same(texts: Sequence[str]) -> int:
@@ -51,18 +62,38 @@ def _same(texts: Sequence[str]) -> int:
 def _lacking(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     # whose passages lack the answer, where another one's hold theirs: labels and verdicts, which
     # no passage holds, are no sign of anything
-    bare = inside([d.answer for d in demonstrations])
+    answers = [d.answer for d in demonstrations]
+    bare = inside(answers)
     held = [
-        contains_answer("\n".join(p.text for p in d.passages), [text, _unwrapped(d.answer)])
-        for d, text in zip(demonstrations, bare, strict=True)
+        contains_answer("\n".join(p.text for p in d.passages), _bare(answers, i))
+        for i, d in enumerate(demonstrations)
     ]
     if not any(held):
         return []
     return [
         d
         for d, found, text in zip(demonstrations, held, bare, strict=True)
-        if d.passages and not found and normalise_answer(text) not in _YES_NO
+        if d.passages
+        and not found
+        and normalise_answer(text) not in _YES_NO
+        and not text.isdecimal()
+        and text not in option_markers(d.question)
     ]
+
+
+def _bare(answers: Sequence[str], i: int) -> list[str]:
+    # an answer without the wrapping that all share, or all but one, which may be a refusal
+    rest = [
+        inside([*answers[:j], *answers[j + 1 :]])[i - (j < i)]
+        for j in range(len(answers))
+        if len(answers) > 2 and j != i
+    ]
+    return [inside(answers)[i], *rest, _unwrapped(answers[i])]
+
+
+def option_markers(question: str) -> list[str]:
+    """Return the letters or numbers of the options that a question gives, a line each."""
+    return _OPTION.findall(question)
 
 
 def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
@@ -108,7 +139,7 @@ def remarks_on(demonstrations: Sequence[Demonstration]) -> list[str]:
     """
     refusals = refusals_of(demonstrations)
     answers = [d.answer.strip() for d in demonstrations if d.answer.strip() not in refusals]
-    json_like = sum(_is_json(answer) for answer in answers)
+    json_like = sum(parsed_json(answer) is not None for answer in answers)
     remarks = []
     if 0 < json_like < len(answers):
         remarks.append(
@@ -123,11 +154,13 @@ def remarks_on(demonstrations: Sequence[Demonstration]) -> list[str]:
     return remarks
 
 
-def _is_json(answer: str) -> bool:
+def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:
+    """Return the object or list that an answer is as JSON; None where it is neither."""
     try:
-        return isinstance(json.loads(answer), dict | list)
-    except ValueError:
-        return False
+        value = json.loads(answer)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict | list) else None
 
 
 def _strange(shown: Demonstration) -> bool:

@@ -178,23 +178,16 @@ def _interval(answers: Sequence[Judged], part: str) -> list[float]:
     return [round(interval.mean, 1), round(interval.low, 1), round(interval.high, 1)]
 
 
-def refusal_scores(answers: Sequence[Judged]) -> dict[str, float]:
+def refusal_scores(refused: Sequence[bool], wanted: Sequence[bool]) -> dict[str, float]:
     """Score refusing as a decision: precision, recall, F1, and refusals of what was answerable.
 
-    Args:
-        answers: of contracts with a refusal, of one method; others are left out.
-
-    Returns:
-        Percentages by name; ``wrongly`` is the share of answerable questions that were refused.
+    Returns percentages by name; ``wrongly`` is the share of answerable questions that were refused.
     """
-    asked = [a for a in answers if a.refusable]
-    refused = [a for a in asked if a.score.refused]
-    right = sum(a.refuse for a in refused)
-    wanted = sum(a.refuse for a in asked)
-    answerable = len(asked) - wanted
-    precision, recall = right / max(1, len(refused)), right / max(1, wanted)
+    right = sum(a and b for a, b in zip(refused, wanted, strict=True))
+    answerable = len(wanted) - sum(wanted)
+    precision, recall = right / max(1, sum(refused)), right / max(1, sum(wanted))
     f1 = 2 * precision * recall / (precision + recall) if right else 0.0
-    wrongly = (len(refused) - right) / max(1, answerable)
+    wrongly = (sum(refused) - right) / max(1, answerable)
     names = ("precision", "recall", "f1", "wrongly")
     shares = (precision, recall, f1, wrongly)
     return {name: round(100 * share, 1) for name, share in zip(names, shares, strict=True)}
@@ -222,7 +215,7 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "contracts": contracts,
         "macro": {m: {p: _interval(a, p) for p in PARTS} for m, a in judged.items()},
-        "refusal": {m: refusal_scores(a) for m, a in judged.items() if _refusable(a)},
+        "refusal": {m: _refusal(a) for m, a in judged.items() if _refusable(a)},
     }
     for label, letters in (("letters", True), ("rest", False)):
         kept = {
@@ -241,6 +234,11 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
         f"{names[0]} - {other}": _difference(judged[names[0]], judged[other]) for other in names[1:]
     }
     return result
+
+
+def _refusal(answers: Sequence[Judged]) -> dict[str, float]:
+    asked = [a for a in answers if a.refusable]
+    return refusal_scores([a.score.refused for a in asked], [a.refuse for a in asked])
 
 
 def _refusable(answers: Sequence[Judged]) -> bool:

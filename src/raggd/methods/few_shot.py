@@ -39,7 +39,14 @@ class FewShot:
         Returns:
             What shows each set.
         """
-        return [Adapted(self.base, shown=support.demonstrations) for support in supports]
+        return [
+            Adapted(
+                self.base,
+                shown=support.demonstrations,
+                lines=any("\n" in d.answer.strip() for d in support.demonstrations),
+            )
+            for support in supports
+        ]
 
 
 def build(parts: Parts, name: str, with_base: bool) -> FewShot:

@@ -1,16 +1,18 @@
-"""What methods are worth on one's own questions: scores, differences, a sentence of advice."""
+"""What methods are worth on one's own questions: form, content and refusals apart, and advice."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.evaluation.metrics import exact_match, token_f1
+from raggd.evaluation.contracts import refusal_scores
+from raggd.evaluation.forms import Form, Parts
 from raggd.evaluation.statistics import (
     Difference,
     Interval,
@@ -27,27 +29,13 @@ ALPHA = 0.05
 BASE = "base"
 
 
-def _same_string(answer: str, answers: Sequence[str]) -> float:
-    return float(answer.strip() in {gold.strip() for gold in answers})
-
-
-SCORES: dict[str, Callable[[str, Sequence[str]], float]] = {
-    "Exact string": _same_string,
-    "EM": exact_match,
-    "F1": token_f1,
-}
-"""Scores of an answer against the wanted ones, 0 to 1: as written, and but for case and points."""
-HEADLINE = ("Exact string", "F1")
-"""Their mean decides: form and content alike."""
-
-
 @dataclass(frozen=True)
 class OwnReport:
     """What is shown of one's own questions.
 
     Attributes:
         tables: scores, differences from the base.
-        advice: whether to adapt, and with what.
+        advice: which form was judged, whether to adapt, and with what.
         result: ready for JSON.
     """
 
@@ -56,28 +44,105 @@ class OwnReport:
     result: dict[str, Any]
 
 
-def _values(
-    records: Sequence[RunRecord], questions: Mapping[str, Question], score: str
-) -> NDArray[np.float64]:
-    # (questions, methods); all records hold the same questions in the same order
-    judge = SCORES[score]
-    return np.array(
-        [
-            [judge(p.answer, questions[p.question_id].answers) for p in record.predictions]
+def form_sentence(forms: Sequence[Form]) -> str:
+    """Say which form the support sets show; an empty name is none."""
+    names = Counter(form.name for form in forms if form.name)
+    if not names or names.total() < len(forms):
+        return "The examples share no form that could be judged, so content alone is scored."
+    if len(names) == 1:
+        return f"Form that the examples show: {next(iter(names))}."
+    shown = "; ".join(f"{name} ({n} of {len(forms)} sets)" for name, n in names.most_common())
+    return f"Forms that the examples show: {shown}."
+
+
+class _Scores:
+    """Every method's answers to the same questions, judged by the forms of their support sets."""
+
+    def __init__(
+        self,
+        records: Sequence[RunRecord],
+        questions: Mapping[str, Question],
+        forms: Mapping[str, Form],
+    ) -> None:
+        self.methods = [record.method for record in records]
+        self.clusters = [p.support_id for p in records[0].predictions]
+        self.judged: list[list[Parts]] = [
+            [
+                forms[p.support_id].judge(p.answer, questions[p.question_id].answers)
+                for p in record.predictions
+            ]
             for record in records
         ]
-    ).T
+        scored = all(part.form is not None for part in self.judged[0])
+        self.names = ("form", "content", "exact") if scored else ("content", "exact")
+        self.values = {name: self._percent(name) for name in self.names}
+        self.headline = self.names[:-1]
+        self.together = np.mean([self.values[name] for name in self.headline], axis=0)
+
+    def _percent(self, name: str) -> NDArray[np.float64]:
+        # (questions, methods)
+        return 100 * np.array([[getattr(p, name) for p in own] for own in self.judged]).T
+
+    def means(self, method: str) -> dict[str, float]:
+        at = self.methods.index(method)
+        return {name: float(self.values[name][:, at].mean()) for name in self.headline}
+
+    def refusal(self, method: str) -> dict[str, float] | None:
+        judged = self.judged[self.methods.index(method)]
+        if not any(part.wanted for part in judged):
+            return None
+        return refusal_scores([part.refused for part in judged], [part.wanted for part in judged])
 
 
-def _advice(
-    methods: Sequence[str], differences: Mapping[str, Difference], n: int, std: float, adapting: str
-) -> str:
+def own_report(
+    records: Sequence[RunRecord],
+    questions: Mapping[str, Question],
+    forms: Mapping[str, Form],
+    adapting: str,
+) -> OwnReport:
+    """Return what one task's records, a method each, say of one's own questions.
+
+    ``questions`` are given by id, ``forms`` by support set. Intervals count support sets as a
+    source of chance; the mean of form and content decides.
+    """
+    scores = _Scores(records, questions, forms)
+    methods, clusters = scores.methods, scores.clusters
+    shown = {name: bootstrap_intervals(v, clusters=clusters) for name, v in scores.values.items()}
+    rivals = [m for m in methods if m != BASE] if BASE in methods else []
+    pairs = [(methods.index(m), methods.index(BASE)) for m in rivals]
+    found = paired_bootstraps(scores.together, pairs, clusters=clusters) if pairs else []
+    differences = dict(zip(rivals, found, strict=True))
+    sentence = form_sentence(list(forms.values()))
+    advice = _advice(scores, differences, adapting)
+    refusals = {method: scores.refusal(method) for method in methods}
+    result = {
+        "n": len(clusters),
+        "form": sentence,
+        "methods": {
+            record.method: {name: _numbers(shown[name][i]) for name in shown}
+            | ({"refusal": refusals[record.method]} if refusals[record.method] else {})
+            | dict(record.cost)
+            for i, record in enumerate(records)
+        },
+        "minus_base": {m: _numbers(d) for m, d in differences.items()},
+        "advice": advice,
+    }
+    tables = [
+        _score_table(records, shown, refusals),
+        _difference_table(differences, scores.headline),
+    ]
+    return OwnReport(tables, f"{sentence}\n{advice}", result)
+
+
+def _advice(scores: _Scores, differences: Mapping[str, Difference], adapting: str) -> str:
     if not differences:
         return "Nothing was compared with the base adapter."
+    n = len(scores.clusters)
     adjusted = dict(zip(differences, holm([d.p_value for d in differences.values()]), strict=True))
     sure = [m for m, d in differences.items() if d.mean > 0 and adjusted[m] < ALPHA]
     best = max(sure or differences, key=lambda m: differences[m].mean)
-    d = differences[best]
+    d, own, base = differences[best], scores.means(best), scores.means(BASE)
+    parts = ", ".join(f"{name} {own[name]:.0f} for {base[name]:.0f}" for name in own)
     gain = f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]"
     if sure:
         more = "" if best == adapting else f"; the default, {adapting}, is not surely better"
@@ -87,51 +152,19 @@ def _advice(
         alike = (
             "" if reads else " It reads no demonstrations, so they are not needed for this gain."
         )
-        return f"Adapt, with {best}: {gain} over the base adapter on {n} questions{more}.{alike}"
+        return (
+            f"Adapt, with {best}: {gain} over the base adapter on {n} questions ({parts}){more}."
+            f"{alike}"
+        )
     if d.mean <= 0 or not math.isfinite(d.low):
-        return f"Do not adapt: nothing is above the base adapter on {n} questions."
+        return f"Do not adapt: nothing is above the base adapter on {n} questions ({parts})."
+    columns = [scores.methods.index(m) for m in (best, BASE)]
+    std = float((scores.together[:, columns[0]] - scores.together[:, columns[1]]).std())
     needed = questions_needed(d.mean, max(std, 1e-6))
     return (
         f"Do not count on adapting yet: nothing is surely above the base adapter on {n} questions "
-        f"(best is {best}, {gain}); about {needed} would show a gain of that size."
+        f"(best is {best}, {gain}; {parts}); about {needed} would show a gain of that size."
     )
-
-
-def own_report(
-    records: Sequence[RunRecord], questions: Mapping[str, Question], adapting: str
-) -> OwnReport:
-    """Return what one task's records, a method each, say of one's own questions, given by id.
-
-    Intervals count support sets as a source of chance.
-    """
-    methods = [record.method for record in records]
-    clusters = [p.support_id for p in records[0].predictions]
-    scores = {name: 100 * _values(records, questions, name) for name in SCORES}
-    shown = {
-        name: bootstrap_intervals(values, clusters=clusters) for name, values in scores.items()
-    }
-    table = _score_table(records, shown)
-    together = sum((scores[name] for name in HEADLINE), np.zeros_like(scores[HEADLINE[0]]))
-    together = together / len(HEADLINE)
-    rivals = [m for m in methods if m != BASE] if BASE in methods else []
-    pairs = [(methods.index(m), methods.index(BASE)) for m in rivals]
-    found = paired_bootstraps(together, pairs, clusters=clusters) if pairs else []
-    differences = dict(zip(rivals, found, strict=True))
-    n = len(clusters)
-    best = max(rivals, key=lambda m: differences[m].mean) if rivals else methods[0]
-    from_base = methods.index(BASE) if rivals else 0
-    std = float((together[:, methods.index(best)] - together[:, from_base]).std())
-    advice = _advice(methods, differences, n, std, adapting)
-    result = {
-        "n": n,
-        "methods": {
-            record.method: {name: _numbers(shown[name][i]) for name in SCORES} | dict(record.cost)
-            for i, record in enumerate(records)
-        },
-        "minus_base": {m: _numbers(d) for m, d in differences.items()},
-        "advice": advice,
-    }
-    return OwnReport([table, _difference_table(differences)], advice, result)
 
 
 def _numbers(found: Interval | Difference) -> dict[str, float | None]:
@@ -139,20 +172,28 @@ def _numbers(found: Interval | Difference) -> dict[str, float | None]:
     return {name: x if math.isfinite(x) else None for name, x in parts.items()}
 
 
-def _score_table(records: Sequence[RunRecord], shown: Mapping[str, Sequence[Interval]]) -> Table:
+def _score_table(
+    records: Sequence[RunRecord],
+    shown: Mapping[str, Sequence[Interval]],
+    refusals: Mapping[str, dict[str, float] | None],
+) -> Table:
     columns = [Column("Method"), Column("n", "right")]
-    columns += [Column(f"{name} (95 %)", "right") for name in shown]
+    columns += [Column(f"{name.capitalize()} (95 %)", "right") for name in shown]
+    refusable = any(refusals.values())
+    columns += [Column("Refused rightly / wrongly", "right")] if refusable else []
     columns += [Column("Adapt ms", "right"), Column("Answer ms", "right")]
     rows = []
     for i, record in enumerate(records):
         cells = [method_label(record.method), str(len(record.predictions))]
         cells += [interval_text(intervals[i]) for intervals in shown.values()]
+        if found := refusals[record.method]:
+            cells.append(f"{found['recall']:.0f} % / {found['wrongly']:.0f} %")
         cells += [milliseconds_text(record.cost.get(c)) for c in ("adapt_ms", "answer_ms")]
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows))
 
 
-def _difference_table(differences: Mapping[str, Difference]) -> Table:
+def _difference_table(differences: Mapping[str, Difference], headline: Sequence[str]) -> Table:
     adjusted = holm([d.p_value for d in differences.values()]) if differences else []
     rows = tuple(
         (
@@ -162,7 +203,7 @@ def _difference_table(differences: Mapping[str, Difference]) -> Table:
         )
         for (m, d), p in zip(differences.items(), adjusted, strict=True)
     )
-    columns = (Column("Comparison"), Column("Mean of both, points", "right"), Column("p", "right"))
-    caption = f"Mean of {' and '.join(HEADLINE)}; p corrected by Holm."
+    columns = (Column("Comparison"), Column("Points (95 %)", "right"), Column("p", "right"))
+    what = f"Mean of {' and '.join(headline)}" if len(headline) > 1 else headline[0].capitalize()
     bold = frozenset((i, 1) for i, p in enumerate(adjusted) if p < ALPHA)
-    return Table(columns, rows, caption=caption, bold=bold)
+    return Table(columns, rows, caption=f"{what}; p corrected by Holm.", bold=bold)

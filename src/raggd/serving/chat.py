@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from raggd.data.prompts import Exchange
+from raggd.data.shown import parsed_json
 from raggd.records import Demonstration
 from raggd.serving.bodies import Details
 from raggd.serving.errors import BadRequestError
@@ -63,10 +63,7 @@ def shows_json(shown: Sequence[Demonstration], wanted: ResponseFormat) -> bool:
     """Return whether every demonstration answers by an object as it is wanted."""
     schema = (wanted.json_schema.schema_ if wanted.json_schema else None) or {}
     keys = {str(key) for key in schema.get("required") or schema.get("properties") or ()}
-    try:
-        values = [json.loads(d.answer) for d in shown]
-    except ValueError:
-        return False
+    values = [parsed_json(d.answer) for d in shown]
     return bool(values) and all(isinstance(v, dict) and keys <= v.keys() for v in values)
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
 from raggd.data.prompts import Exchange
-from raggd.data.shown import is_refusal, named_passages
+from raggd.data.shown import is_refusal, named_passages, parsed_json
 from raggd.records import Passage, unknown_name
 from raggd.serving.bodies import Details, Extension, PassageView
 from raggd.serving.documents import given_passages
@@ -334,7 +334,9 @@ class Request(Response):
             turns_cut=self.turns_cut,
             refused=is_refusal(row.writer.text, row.adapted.refusals) if row.done else None,
             named=list(named_passages(row.writer.text, self.evidence[index])) if row.done else None,
-            valid_json=_is_json(row.writer.text) if self.format and row.done else None,
+            valid_json=isinstance(parsed_json(row.writer.text), dict)
+            if self.format and row.done
+            else None,
             timings={**self.timings, **row.timings} if row.done else None,
             batch=row.batch if row.done else None,
         )
@@ -342,10 +344,3 @@ class Request(Response):
 
 def _event(data: str) -> dict[str, object]:
     return {"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True}
-
-
-def _is_json(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False

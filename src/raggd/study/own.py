@@ -9,6 +9,8 @@ from typing import Any
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import choose_by_hash
 from raggd.data.demonstrations import read_demonstrations
+from raggd.data.prompts import answer_tokens
+from raggd.evaluation.forms import infer_form
 from raggd.evaluation.runner import Item, Task
 from raggd.evaluation.tasks import support_sets
 from raggd.files import write_text
@@ -148,8 +150,18 @@ def run_own(
         raise RaggdError(f"every question of {named} is also a demonstration: none is left to ask.")
     k, size = settings.retrieval.top_k, settings.target.demonstrations
     task = own_task(label, asked, shown, parts.retriever, k, size, settings.evaluation.seed)
+    # every method may write what the longest answer of the questions takes, and as much again
+    tokens = max(
+        len(answer_tokens(parts.backbone.tokenizer, answer)) for q in asked for answer in q.answers
+    )
     sampled = settings.evaluation.model_copy(
-        update={"benchmarks": [label], "whole": [], "draws": len(task.draws), "support": "task"}
+        update={
+            "benchmarks": [label],
+            "whole": [],
+            "draws": len(task.draws),
+            "support": "task",
+            "max_answer_tokens": max(settings.evaluation.max_answer_tokens, 2 * tokens),
+        }
     )
     study = study_of(settings.model_copy(update={"evaluation": sampled}), names)
     cells = all_cells(study)
@@ -160,7 +172,9 @@ def run_own(
         runner.run(cells)
         runner.refuse_failures(len(cells))
     records = [read_record(out / cell.path) for cell in cells]
-    report = own_report(records, {q.id: q for q in asked}, parts.adapting)
+    supports = {draw[0].support.id: draw[0].support for draw in task.draws}
+    forms = {name: infer_form(support.demonstrations) for name, support in supports.items()}
+    report = own_report(records, {q.id: q for q in asked}, forms, parts.adapting)
     write_text(out / "summary.md", "\n".join(table.to_markdown() for table in report.tables))
     how = f"{len(task.draws)} folds" if not shown else f"{len(task.draws)} support sets"
     return report.result | {"out": str(out), "support": how}, report

@@ -38,17 +38,7 @@ HELD_TASKS = frozenset({"popqa", "bamboogle"})
 
 
 def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, *, show: bool = True) -> Prompt:
-    """Render a lesson.
-
-    Args:
-        tokenizer: of the backbone.
-        lesson: examples and question.
-        limit: most tokens, answer included.
-        show: whether the examples stand before the question.
-
-    Returns:
-        The prompt with the wanted answer, to learn from.
-    """
+    """Render a lesson with its answer in `limit` tokens at most; `show` puts its examples first."""
     asked = lesson.asked
     return build_prompt(
         tokenizer,
@@ -63,12 +53,6 @@ def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, *, show: bool = Tr
 
 def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
     """Sort questions whose passages hold an answer by their source.
-
-    Args:
-        rows: of the prepared file.
-
-    Returns:
-        Questions by source.
 
     Raises:
         RaggdError: a source is held out of training, or nothing is left.
@@ -91,12 +75,7 @@ def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
 def draw_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterator[Lesson]:
     """Draw the lessons of a training, without end: a pure function of its arguments.
 
-    Args:
-        rows: of the prepared file.
-        mixture: number of contracts, share of natural tasks, seed.
-
-    Yields:
-        The lessons, in order; a contract that does not apply to its source is drawn anew.
+    A contract that does not apply to its source is drawn anew.
     """
     pools = pools_of(rows)
     tasks = sorted(pools)
@@ -166,16 +145,7 @@ def train_following(
     """Train one step from W0 on lessons, and with `predict` what turns it up and down.
 
     Stopped at any moment and called again with the same arguments, it continues from
-    `checkpoint` to the same result.
-
-    Args:
-        backbone: the frozen model.
-        base: W0, frozen.
-        lessons: of `training_lessons`.
-        settings: steps, batch, rates.
-        checkpoint: file to continue from and to write.
-        progress: told every step.
-        start: a step to go on from; None starts from W0.
+    `checkpoint` to the same result. W0 stays as it is; `start` is a step to go on from.
 
     Returns:
         The step, with an untrained network where nothing is predicted, and the loss of every

@@ -14,11 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.backbone.batch import (
-    last_positions,
-    make_batch,
-    model_inputs,
-)
+from raggd.backbone.batch import last_positions, make_batch, model_inputs
 from raggd.backbone.capture import branch, steps_from
 from raggd.backbone.join import join_caches
 from raggd.backbone.load import Backbone
@@ -47,12 +43,7 @@ class Reading:
 
 
 def clean_answer(text: str, *, lines: bool = False) -> str:
-    """Return an answer without the white space around it.
-
-    Args:
-        text: as decoded.
-        lines: whether it may have several lines; if not, the first one is the answer.
-    """
+    """Return a decoded answer without white space around it; its first line unless `lines`."""
     text = text.strip()
     return text if lines else (text.splitlines() or [""])[0].strip()
 
@@ -111,9 +102,6 @@ def read_prompts(
         soft: (vectors, hidden size) embeddings before every prompt (prompt tuning).
         prefixes: what each prompt begins with, read before; a row whose prompt does not begin
             with its prefix is read in full.
-
-    Returns:
-        What `decode` and `score` continue from.
     """
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
     inputs, cache, start = model_inputs(backbone, batch), new_cache(), 0
@@ -132,14 +120,7 @@ def read_prompts(
 
 
 def join_readings(readings: Sequence[Reading]) -> Reading:
-    """Put readings below each other, to be continued together.
-
-    Args:
-        readings: at least one.
-
-    Returns:
-        One reading of all their rows, in order.
-    """
+    """Put readings below each other, in order, to be continued together."""
     if len(readings) == 1:
         return readings[0]
     cache, mask = join_caches([(reading.cache, reading.mask) for reading in readings])
@@ -155,16 +136,10 @@ def _grown(mask: Tensor, more: Tensor) -> Tensor:
 def decode(
     backbone: Backbone, reading: Reading, max_tokens: int, *, lines: Sequence[bool] = ()
 ) -> list[str]:
-    """Answer the prompts that were read, by greedy decoding.
+    """Answer the prompts that were read, by greedy decoding, special tokens removed.
 
-    Args:
-        backbone: in the state in which the prompts were read.
-        reading: the prompts.
-        max_tokens: most tokens per answer.
-        lines: for each row, whether its answer may have several lines; none may by default.
-
-    Returns:
-        The answers, special tokens removed.
+    The backbone is in the state in which they were read. `lines` says for each row whether its
+    answer may have several lines; none may by default.
     """
     tokenizer, logits, mask = backbone.tokenizer, reading.logits, reading.mask
     step = steps_from(backbone, reading, max_tokens)
@@ -188,13 +163,8 @@ def decode(
 def score(backbone: Backbone, reading: Reading, answers: Sequence[Sequence[int]]) -> Tensor:
     """Mean negative log-likelihood of one gold answer to each prompt that was read.
 
-    Args:
-        backbone: in the state in which the prompts were read.
-        reading: the prompts.
-        answers: tokens of each answer, end token included.
-
-    Returns:
-        (rows,) nats per answer token, float32.
+    The backbone is in the state in which they were read; answers are tokens, end token included.
+    Returns (rows,) nats per answer token, in float32.
     """
     lengths = torch.tensor([len(answer) for answer in answers], device=reading.mask.device)
     longest = int(lengths.max())

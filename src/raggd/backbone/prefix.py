@@ -45,11 +45,7 @@ def known_tokens(prompt: Prompt, prefix: Prefix | None) -> int:
 def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
     """Make a cache that keeps all positions in every layer, those with a sliding window too.
 
-    Args:
-        layers: keys and values (rows, heads, tokens, head size) of each layer; none is empty.
-
-    Returns:
-        The cache.
+    It begins with keys and values (rows, heads, tokens, head size) of each layer, or empty.
     """
     # without the model's configuration, which would drop what lies behind a sliding window
     from transformers import DynamicCache
@@ -59,15 +55,7 @@ def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
 
 @torch.no_grad()
 def read_prefix(backbone: Backbone, tokens: Sequence[int]) -> Prefix:
-    """Read what prompts begin with.
-
-    Args:
-        backbone: inside or outside `attach`.
-        tokens: at least one.
-
-    Returns:
-        The prefix, for `read_prompts`.
-    """
+    """Read what prompts begin with, for `read_prompts`; inside or outside `attach`."""
     cache = new_cache()
     inputs = torch.tensor([list(tokens)], device=backbone.device)
     backbone.model.base_model(input_ids=inputs, **backbone.with_cache(cache))

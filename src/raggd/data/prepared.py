@@ -22,9 +22,7 @@ class Prepared:
     """An answered question with evidence that holds an answer and evidence that does not.
 
     Attributes:
-        id: of the question.
         task: the benchmark or source it comes from.
-        question: its text.
         answers: every answer that counts as right.
         gold: the one to show or to train on.
         passages: retrieved, best first; empty when none of them holds an answer.
@@ -67,13 +65,7 @@ def _row(raw: dict[str, Any]) -> Prepared:
 
 
 def read_prepared(path: Path) -> list[Prepared]:
-    """Read a prepared file.
-
-    Args:
-        path: what `write_prepared` wrote.
-
-    Returns:
-        Its questions, in order.
+    """Read what `write_prepared` wrote, in order.
 
     Raises:
         RaggdError: it is not there, or a line is damaged; the line is named.

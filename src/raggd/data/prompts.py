@@ -77,12 +77,10 @@ def user_text(question: str, passages: Sequence[Passage], sources: bool = False)
 
 
 def system_text(reads: bool, instruction: str = "") -> str:
-    """Return the system turn.
+    """Return the system turn, with passages to read or without.
 
-    Args:
-        reads: whether there are passages.
-        instruction: how to answer, in the user's words; it stands in place of the built-in one
-            that asks for brevity, which would contradict it.
+    An instruction in the user's words stands in place of the built-in one, which asks for brevity
+    and would contradict it.
 
     >>> system_text(True, "Answer in German.")
     'Use the passages to answer the question. Answer in German.'
@@ -195,14 +193,7 @@ def prefix_tokens(
 ) -> tuple[int, ...]:
     """Return what every prompt with these demonstrations begins with, whatever is asked.
 
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        shown: demonstrations placed before the question.
-        instruction: that they stand under.
-        sources: whether passages name their files.
-
-    Returns:
-        Tokens up to where the user's turn begins.
+    That is all tokens up to where the user's turn begins.
     """
     turns = _messages("?", [Passage("", "?")], shown, instruction, (), sources)
     rendered = [

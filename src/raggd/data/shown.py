@@ -101,12 +101,6 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
 
     A demonstration whose passages lack its answer shows a refusal, if its answer says no, is given
     twice, or has no word in common with question and passages.
-
-    Args:
-        demonstrations: of one support set, with their passages.
-
-    Returns:
-        The refusals, each once.
     """
     answers = [d.answer.strip() for d in demonstrations]
     return tuple(
@@ -119,24 +113,13 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
 
 
 def unsupported(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
-    """Return demonstrations whose passages lack their answer without refusing: they show guesses.
-
-    Args:
-        demonstrations: of one support set, with their passages.
-    """
+    """Return demonstrations that lack evidence and do not refuse: they show guesses."""
     refusals = refusals_of(demonstrations)
     return [d for d in _lacking(demonstrations) if d.answer.strip() not in refusals]
 
 
 def remarks_on(demonstrations: Sequence[Demonstration]) -> list[str]:
-    """Say what is odd about a set of demonstrations as a whole.
-
-    Args:
-        demonstrations: of one support set.
-
-    Returns:
-        A sentence each; none where they agree.
-    """
+    """Say in a sentence each what is odd about a set of demonstrations as a whole."""
     refusals = refusals_of(demonstrations)
     answers = [d.answer.strip() for d in demonstrations if d.answer.strip() not in refusals]
     json_like = sum(parsed_json(answer) is not None for answer in answers)
@@ -181,14 +164,7 @@ def is_refusal(answer: str, refusals: Sequence[str]) -> bool:
 
 
 def named_passages(answer: str, passages: Sequence[Passage]) -> tuple[int, ...]:
-    """Find the passages that an answer names: by number in brackets, title or file.
-
-    Args:
-        answer: what the model wrote.
-        passages: as numbered in the prompt, from 1.
-
-    Returns:
-        Their numbers, ascending.
+    """Find the passages, from 1, that an answer names: by number in brackets, title or file.
 
     >>> named_passages("Rome [2]", [Passage("a", "x"), Passage("b", "y")])
     (2,)

@@ -35,14 +35,9 @@ class Judged:
     """One answer under a contract.
 
     Attributes:
-        method: that answered.
-        contract: name of the contract.
-        family: of the contract.
-        source: of the question.
         id: of the question.
         wanted: the answer as wanted.
         answer: as written.
-        score: of the answer.
         refusable: whether the contract has a refusal.
         refuse: whether the refusal is wanted.
     """
@@ -78,9 +73,6 @@ def contract_lessons(
         seed: of the draws.
         size: examples of each.
 
-    Returns:
-        Source and lesson of each question.
-
     Raises:
         RaggdError: a source has no questions that a contract applies to.
     """
@@ -111,18 +103,7 @@ def judge_method(
     settings: Settings,
     progress: Progress,
 ) -> list[Judged]:
-    """Answer every question with one method, adapted to its own examples.
-
-    Args:
-        backbone: the frozen model.
-        method: adapts.
-        lessons: what is asked, with its source.
-        settings: size of batches, length of the context.
-        progress: told what is done.
-
-    Returns:
-        One judged answer per lesson, in order.
-    """
+    """Answer every question with one method, adapted to its own examples; answers in order."""
     size, limit = settings.evaluation.batch, settings.backbone.context_tokens
     lengths = [sum(len(p.text) for p in lesson.asked.passages) for _, lesson in lessons]
     order = sorted(range(len(lessons)), key=lengths.__getitem__)

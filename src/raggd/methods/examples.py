@@ -32,8 +32,6 @@ class ExamplesPrefix:
     """Reads each support set once and answers in the way that it shows.
 
     Attributes:
-        name: of the method.
-        backbone: the frozen model.
         base: W0; None for the bare backbone.
         step: from W0, trained to follow examples; None for none.
         limit: most tokens of a prefix.
@@ -60,14 +58,7 @@ class ExamplesPrefix:
         return hashes | ({"examples": self.weights} if self.weights else {})
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Read the examples of each set.
-
-        Args:
-            supports: the sets.
-
-        Returns:
-            Base, step and prefix of each set.
-        """
+        """Read the examples of each set: base, step and prefix."""
         return [self._adapted(self.shown(support)) for support in supports]
 
     def _adapted(self, shown: Adapted) -> Adapted:
@@ -94,13 +85,7 @@ class ExamplesPrefix:
         )
 
     def tokens(self, shown: Adapted) -> tuple[int, ...]:
-        """Return what is read of a set: all that its prompts begin with.
-
-        Args:
-            shown: of `shown`.
-
-        Returns:
-            Tokens.
+        """Return the tokens that are read of a set: all that its prompts begin with.
 
         Raises:
             RaggdError: they are too many.

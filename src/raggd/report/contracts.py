@@ -18,15 +18,7 @@ def _limits(interval: list[float]) -> str:
 
 
 def contract_tables(result: Mapping[str, Any]) -> list[Table]:
-    """Make the tables of a result of `contract_result`.
-
-    Args:
-        result: by method: ``macro``, ``refusal``, ``contracts``.
-
-    Returns:
-        The methods' means over contracts with intervals, and the contracts one by one for the
-        first method.
-    """
+    """Return the methods' means over contracts, and the first method's contracts one by one."""
     macro = Table(title="Mean over contracts, percent (95 % interval)")
     for heading in ("method", *_PARTS, "refusal F1", "refused wrongly"):
         macro.add_column(heading)

@@ -79,15 +79,12 @@ def run_contracts(
     Args:
         parts: settings, data, backbone, weights.
         sets: of `contract_set`.
-        methods: names of methods; the first is compared with the others.
+        methods: the first is compared with the others.
         count: questions per contract and source.
-        out: folder for ``contracts-<sets>.json`` (the result, with every answer).
+        out: folder for ``contracts-<sets>.json``, the result with every answer.
         progress: told what is done.
         prepared: file of the questions; None takes scored questions of the benchmarks.
         shown: examples of each contract.
-
-    Returns:
-        `contract_result`, with what it was made from.
     """
     started = time.monotonic()
     names = known_names("method", methods, METHODS)

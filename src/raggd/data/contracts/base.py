@@ -50,13 +50,10 @@ class Score(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question under a contract.
+    """A question under a contract: as asked, with passages as shown and the answer as wanted.
 
     Attributes:
         id: of the question that it was made from.
-        question: as asked.
-        passages: as shown.
-        answer: as wanted.
         accepted: every string that counts as exact.
         contents: every entity or label that counts as right; none for a refusal.
         refused: whether a refusal is wanted.
@@ -110,7 +107,7 @@ class Contract:
         refuse: bool = False,
         extra: Sequence[Passage] = (),
     ) -> Asked | None:
-        """Put a question under the contract.
+        """Put a question under the contract; None where the contract does not apply to it.
 
         Args:
             row: the answered question.
@@ -118,9 +115,6 @@ class Contract:
             draw: decides passages, their order and candidates.
             refuse: show near passages only, so that the refusal is wanted.
             extra: passages of other questions, one of which is shown beside its own.
-
-        Returns:
-            The question; None where the contract does not apply to it.
         """
         passages = shown_passages(row, draw, refuse=refuse, whole=self.whole, extra=extra)
         if not passages:
@@ -171,16 +165,7 @@ class Contract:
         return self.render(self.refusal, 0, "") if self.wrapped else self.refusal
 
     def render(self, value: str, number: int, title: str) -> str:
-        """Write an answer as the contract wants it.
-
-        Args:
-            value: the target.
-            number: of the passage cited.
-            title: of that passage.
-
-        Returns:
-            The answer.
-        """
+        """Write a target as the contract wants it, with number and title of the passage cited."""
         text = LETTERS[self.letters](value)
         if self._json:
             text, title = (json.dumps(t, ensure_ascii=False)[1:-1] for t in (text, title))
@@ -230,15 +215,7 @@ class Contract:
         return bool(self.refusal) and _plain(output) == _plain(self.refusal_text)
 
     def judge(self, output: str, asked: Asked) -> Score:
-        """Judge an answer.
-
-        Args:
-            output: what the model wrote.
-            asked: what it was asked.
-
-        Returns:
-            The score.
-        """
+        """Judge what a model wrote."""
         output = output.strip()
         refused = self.is_refusal(output)
         inside = self.slot(output)

@@ -168,13 +168,8 @@ def _named(contract: Contract, name: str = "") -> Contract:
 def draw_contract(number: int, seed: int = 0) -> Contract:
     """Draw a contract that training may see: a pure function of its arguments.
 
-    Args:
-        number: of the contract.
-        seed: of the training.
-
-    Returns:
-        The contract; a third of the families that allow it stand inside another's template, and
-        some of the others are given a refusal.
+    A third of the families that allow it stand inside another's template, and some of the others
+    are given a refusal.
     """
     draw = random.Random(f"contract {seed} {number}")
 
@@ -275,23 +270,13 @@ LETTER_CHANGES = frozenset({"upper", "lower", "slug", "snake", "upper-quoted", "
 
 
 def contract_set(name: str) -> tuple[Contract, ...]:
-    """Return a set of contracts to evaluate.
-
-    Args:
-        name: ``known``, ``new`` or ``unseen``.
-
-    Returns:
-        Its contracts.
-    """
+    """Return the contracts to evaluate that are ``known``, ``new`` or ``unseen``."""
     require_known("set of contracts", name, list(SETS))
     return SETS[name]
 
 
 def check_held_out(contract: Contract) -> None:
     """Refuse a contract that training may not see.
-
-    Args:
-        contract: what training drew.
 
     Raises:
         RaggdError: its family or a literal is held out.

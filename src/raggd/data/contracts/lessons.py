@@ -17,13 +17,7 @@ SIZES = (3, 3, 3, 3, 3, 3, 1, 2, 4, 5, 6, 8)
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a model learns from, or is judged by: follow the examples.
-
-    Attributes:
-        contract: that examples and question stand under.
-        support: the examples, with their passages.
-        asked: the question.
-    """
+    """What a model learns from, or is judged by: examples and a question under one contract."""
 
     contract: Contract
     support: SupportSet
@@ -75,7 +69,7 @@ def draw_lesson(
     refuse: bool | None = None,
     neighbours: float = 0.0,
 ) -> Lesson | None:
-    """Draw examples and a question for a contract.
+    """Draw `size` examples and a question from answered questions of one source.
 
     Args:
         contract: what they stand under.

@@ -12,6 +12,7 @@ import tiny
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import FOLLOW, build_prompt, prefix_tokens
+from raggd.data.shown import named_passages
 from raggd.methods.answering import answer_rows, render
 from raggd.methods.base import Adapted
 from raggd.methods.examples import ExamplesPrefix
@@ -97,3 +98,41 @@ def test_a_state_outlives_the_process(
         assert torch.equal(one[0], other[0])
     assert (found.most, found.refusals, found.lines) == (first.most, first.refusals, first.lines)
     assert isinstance(found, Adapted)
+
+
+@pytest.mark.parametrize(
+    ("answers", "named"),
+    [
+        (("the sea [oil.md]", "no king [sea/fish.md]"), True),
+        (("the sea (see notes.TXT)", "no king"), True),
+        (("the sea, from wiki/Fish", "no king"), True),
+        (("the sea [1]", "no king in 2.5 or fish.mdx"), False),
+    ],
+)
+def test_files_are_shown_exactly_where_the_examples_name_some(
+    answers: tuple[str, str],
+    named: bool,
+    tiny_backbone: Backbone,
+    base: BaseAdapter,
+    tmp_path: Path,
+) -> None:
+    passage = Passage("sea/fish.md#1", "the sea is blue", "sea", "wiki/Fish")
+    shown = [Demonstration(a, "what is blue", (passage,), a) for a in answers]
+    method, support = _method(tiny_backbone, base), SupportSet("own", tuple(shown))
+    state = Store(tmp_path).adapt(method, [support], "identity", base)[0]
+    kept = Store(tmp_path).adapt(method, [support], "identity", base)[0]
+    plain = replace(state, sources=False)
+    assert state.sources == kept.sources == named
+    asked = ("where is Oslo", (Passage("red.md#2", "the red fish", "fish", "red.md"),))
+    prompts = [render(tiny_backbone, s, *asked, limit=400) for s in (state, kept, plain)]
+    assert prompts[0] == prompts[1]
+    assert (prompts[0] != prompts[2]) == named
+    assert state.prefix is not None
+    assert prompts[0].tokens[: len(state.prefix.tokens)] == state.prefix.tokens
+
+
+def test_an_answer_names_a_passage_by_its_file() -> None:
+    passages = [Passage("a", "x", source="guide/oil.md"), Passage("b", "y", source="api/oil.md")]
+    assert named_passages("2 litres [guide/oil.md]", passages) == (1,)
+    assert named_passages("2 litres [oil.md]", passages) == (1, 2)
+    assert named_passages("2 litres [boil.md]", passages) == ()

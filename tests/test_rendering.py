@@ -170,8 +170,8 @@ def test_one_begin_token_is_enough() -> None:
 
 def test_files_stand_beside_titles_where_wanted() -> None:
     passages = [
-        Passage("guide/oil.md#3", "2 litres", "Oil"),
-        Passage("notes.txt#1", "of water"),
+        Passage("guide/oil.md#3", "2 litres", "Oil", "guide/oil.md"),
+        Passage("notes.txt#1", "of water", source="notes.txt"),
         Passage("wiki:C#", "a language", "C#"),
     ]
     assert user_text("who ?", passages, sources=True) == (

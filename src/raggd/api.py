@@ -341,7 +341,8 @@ class Rag:
 
         state, backbone = self._exported(adapted), self.parts.backbone
         made = write_peft(Path(folder), backbone, self.parts.base, state.update)
-        write_prompt(made.folder, backbone, state.shown, state.instruction)
+        shown, instruction = state.shown, state.instruction
+        write_prompt(made.folder, backbone, shown, instruction, sources=state.sources)
         return made
 
     def export_gguf(self, file: str | Path, adapted: State | None = None) -> Path:
@@ -351,7 +352,8 @@ class Rag:
 
         state, backbone, path = self._exported(adapted), self.parts.backbone, Path(file)
         made = write_gguf(path, backbone, self.parts.base, state.update)
-        write_prompt(path.parent, backbone, state.shown, state.instruction, f"{path.stem}.")
+        shown, instruction, stem = state.shown, state.instruction, f"{path.stem}."
+        write_prompt(path.parent, backbone, shown, instruction, stem, sources=state.sources)
         return made
 
     def _exported(self, adapted: State | None) -> Adapted:

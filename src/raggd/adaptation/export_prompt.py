@@ -82,6 +82,8 @@ def write_prompt(
     shown: Sequence[Demonstration],
     instruction: str,
     stem: str = "",
+    *,
+    sources: bool = False,
 ) -> list[str]:
     """Write ``prompt.txt``, to be read by people, and ``chat_template.jinja``, for engines.
 
@@ -91,12 +93,14 @@ def write_prompt(
         shown: examples that the adapted state shows.
         instruction: its instruction; empty: raggd's own.
         stem: goes before both names.
+        sources: whether passages are shown with the names of their files.
 
     Returns:
         The names of the files.
     """
     names = [f"{stem}{PROMPT_FILE}", f"{stem}{TEMPLATE_FILE}"]
-    asked = user_text("{question}", [Passage("1", "{text of the first passage}", "{its title}")])
+    passage = Passage("1", "{text of the first passage}", "{its title}", "{its file}")
+    asked = user_text("{question}", [passage], sources)
     turns = [*opening_turns(shown, instruction), {"role": "user", "content": asked}]
     write_text(folder / names[0], render_turns(backbone.tokenizer, turns, cue=ANSWER_CUE) + "\n")
     write_text(folder / names[1], chat_template(backbone.tokenizer, shown, instruction))

@@ -7,7 +7,7 @@ is too long loses passage text from the last passage on; never the question or t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raggd.data.rendering import text_tokens, turn_tokens
@@ -45,21 +45,10 @@ class Prompt:
     passages_cut: int
 
 
-def source_of(passage: Passage) -> str:
-    """Return the file that a passage was cut from; empty where its id names none.
-
-    >>> source_of(Passage("guide/oil.md#3", "2 litres"))
-    'guide/oil.md'
-    """
-    name, _, number = passage.id.rpartition("#")
-    return name if number.isdecimal() else ""
-
-
 def _heading(passage: Passage, sources: bool) -> str:
-    source = source_of(passage) if sources else ""
-    if passage.title and source:
-        return f"{passage.title} ({source}): "
-    return f"{passage.title or source}: " if passage.title or source else ""
+    title, source = passage.title, passage.source if sources else ""
+    heading = f"{title} ({source})" if title and source else title or source
+    return f"{heading}: " if heading else ""
 
 
 def passage_lines(passages: Sequence[Passage], sources: bool = False) -> str:
@@ -122,7 +111,7 @@ def _shorten(tokenizer: Any, passage: Passage, tokens: int) -> Passage | None:
         return None
     kept = text_tokens(tokenizer, passage.text)[:tokens]
     words = tokenizer.decode(kept).rsplit(" ", 1)[0].strip()
-    return Passage(passage.id, words, passage.title) if words else None
+    return replace(passage, text=words) if words else None
 
 
 def _cut(tokenizer: Any, passages: list[Passage], excess: int) -> list[Passage]:
@@ -189,13 +178,13 @@ def build_prompt(
 
 
 def prefix_tokens(
-    tokenizer: Any, shown: Sequence[Demonstration], instruction: str, *, sources: bool = False
+    tokenizer: Any, shown: Sequence[Demonstration], instruction: str
 ) -> tuple[int, ...]:
     """Return what every prompt with these demonstrations begins with, whatever is asked.
 
     That is all tokens up to where the user's turn begins.
     """
-    turns = _messages("?", [Passage("", "?")], shown, instruction, (), sources)
+    turns = _messages("?", [Passage("", "?")], shown, instruction, (), False)
     rendered = [
         turn_tokens(tokenizer, [*turns[:-1], {"role": "user", "content": start}])
         for start in ("[1] ?", "Question: ?", "1")

@@ -6,9 +6,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePosixPath
 from typing import Any
 
 from raggd.data.answers import contains_answer, normalise_answer
+from raggd.data.documents import READERS
 from raggd.records import Demonstration, Passage
 
 _YES_NO = {"yes", "no"}
@@ -18,6 +20,7 @@ _NO = re.compile(
     r"pas|aucun\w*|non|nessun\w*|sin|desconocid\w*|n/a)\b|n't\b|\?\?",
     re.IGNORECASE,
 )
+_FILE = re.compile(rf"[\w-](?:{'|'.join(map(re.escape, READERS))})(?!\w)", re.IGNORECASE)
 
 
 def without_passages(demonstrations: Sequence[Demonstration]) -> tuple[Demonstration, ...]:
@@ -157,6 +160,27 @@ def _unwrapped(answer: str) -> str:
     return re.sub(r'"\w+":|<[^>]*>|[{}\[\]"*]', " ", answer).strip()
 
 
+def names_files(demonstrations: Sequence[Demonstration]) -> bool:
+    """Return whether an answer names a file: of one of its passages, or by a document's ending.
+
+    >>> names_files([Demonstration("a", "Who?", (), "Ada [people.md]")])
+    True
+    """
+    return any(
+        _FILE.search(d.answer) or any(_stands_in(name, d.answer) for name in _files(d.passages))
+        for d in demonstrations
+    )
+
+
+def _files(passages: Sequence[Passage]) -> list[str]:
+    sources = [passage.source for passage in passages]
+    return [name for source in sources for name in (source, PurePosixPath(source).name) if name]
+
+
+def _stands_in(name: str, answer: str) -> bool:
+    return bool(re.search(rf"(?<![\w/.-]){re.escape(name)}(?!\w)", answer))
+
+
 def is_refusal(answer: str, refusals: Sequence[str]) -> bool:
     """Return whether an answer is one of the refusals, case and punctuation aside."""
     plain = normalise_answer(answer) or answer.strip()
@@ -173,9 +197,7 @@ def named_passages(answer: str, passages: Sequence[Passage]) -> tuple[int, ...]:
     return tuple(
         number
         for number, passage in enumerate(passages, start=1)
-        if number in numbers or any(name in answer for name in _names(passage))
+        if number in numbers
+        or (len(passage.title) > 3 and passage.title in answer)
+        or any(len(name) > 3 and _stands_in(name, answer) for name in _files([passage]))
     )
-
-
-def _names(passage: Passage) -> list[str]:
-    return [name for name in (passage.title, passage.source) if len(name) > 3]

@@ -67,6 +67,7 @@ def render(
         shown=adapted.shown,
         instruction=instruction or adapted.instruction,
         earlier=earlier,
+        sources=adapted.sources,
     )
 
 

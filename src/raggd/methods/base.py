@@ -32,6 +32,8 @@ class Adapted:
         lines: whether an answer may have several lines, as those of the demonstrations have.
         most: tokens that an answer like those of the demonstrations may need; 0: not known.
         refusals: answers of the demonstrations that say that the passages hold none.
+        sources: whether passages are shown with the names of their files, as demonstrations name
+            files.
     """
 
     base: BaseAdapter | None = None
@@ -44,6 +46,7 @@ class Adapted:
     lines: bool = False
     most: int = 0
     refusals: tuple[str, ...] = ()
+    sources: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.core.storage import load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
-from raggd.data.shown import refusals_of, without_passages
+from raggd.data.shown import names_files, refusals_of, without_passages
 from raggd.methods.base import Adapted
 from raggd.methods.build import Parts
 from raggd.methods.spec import FILES_OF, weight_file, weights_hash
@@ -82,6 +82,7 @@ class ExamplesPrefix:
             lines=any("\n" in d.answer.strip() for d in shown),
             most=self._most(shown),
             refusals=refusals_of(support.demonstrations),
+            sources=names_files(support.demonstrations),
         )
 
     def tokens(self, shown: Adapted) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ from raggd.methods.base import Adapted
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 
 STATE_KIND = "raggd adapted state"
-_PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals"}
+_PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals", "sources"}
 
 
 @dataclass(frozen=True, slots=True)

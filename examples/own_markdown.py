@@ -16,7 +16,7 @@ def main() -> list[raggd.Answer]:
     """Index the folder, adapt once, ask."""
     rag = raggd.load(corpus=HANDBOOK)
     update = rag.adapt(HANDBOOK.with_name("answered.jsonl"))
-    answers = [rag.answer(question, update=update) for question in QUESTIONS]
+    answers = [rag.answer(question, update) for question in QUESTIONS]
     for answer in answers:
         print(f"{answer.question}\n  {answer.text}   [from: {answer.passages[0].title}]")
     return answers

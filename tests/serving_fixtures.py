@@ -28,7 +28,7 @@ from raggd.methods.answering import answer_batch, render
 from raggd.records import Demonstration, Question, SupportSet
 from raggd.retrieval.evidence import evidence_for
 from raggd.serving.app import create_app
-from raggd.serving.keys import Keys
+from raggd.serving.gate import Keys
 from raggd.serving.service import Service
 from raggd.settings import load_settings
 from tiny import random_base

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,17 @@ import pytest
 import torch
 
 import raggd
+from raggd.adaptation.base_adapter import load_base
 from raggd.api import Answer, Rag
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import known_tokens
 from raggd.cli.ask import ask_result
 from raggd.core.low_rank import tensors_of
 from raggd.methods import answering
+from raggd.methods.answering import bounded_prompt
 from raggd.methods.base import Adapted
+from raggd.methods.spec import BASE_FILE, EXAMPLES_FILE
 from raggd.records import Question, RaggdError, SupportSet
 from raggd.settings import Settings, load_settings
 from tiny import random_base, random_update
@@ -97,7 +103,7 @@ def test_the_lines_of_the_documentation(rag: Rag, tmp_path: Path) -> None:
     assert same(rag.state(again), adapted)
     assert again.base == rag.parts.base.fingerprint
     for form in (again, file, str(file), adapted.update, adapted):
-        assert rag.answer(QUESTION, form) == rag.answer(QUESTION, update=form) == after
+        assert rag.answer(QUESTION, form) == after
 
 
 def test_python_and_the_command_line_answer_alike(rag: Rag, documents: Path) -> None:
@@ -138,7 +144,7 @@ def test_every_question_of_a_batch_has_its_own_update(rag: Rag) -> None:
     questions = [QUESTION, "what eats the big fish ?"] * 3  # more than one batch of four
     updates = [first, None, second, first, None, second]
     together = rag.answer_many(questions, updates)
-    apart = [rag.answer(q, update=u) for q, u in zip(questions, updates, strict=True)]
+    apart = [rag.answer(q, u) for q, u in zip(questions, updates, strict=True)]
     assert together == apart
     assert len({answer.text for answer in together}) > 2
 
@@ -223,7 +229,7 @@ def test_bad_questions_and_updates(rag: Rag, tiny_backbone: Backbone) -> None:
         rag.answer_many([QUESTION, QUESTION], [None])
     foreign = random_update(random_base(tiny_backbone, seed=9))
     with pytest.raises(RaggdError, match="the update starts from base adapter"):
-        rag.answer(QUESTION, update=foreign)
+        rag.answer(QUESTION, foreign)
     with pytest.raises(RaggdError, match="a float is no adapted state"):
         rag.answer(QUESTION, 1.0)  # type: ignore[arg-type]
     with pytest.raises(RaggdError, match=r"no weight file at none\.safetensors"):
@@ -291,6 +297,60 @@ def test_an_instruction_takes_the_place_of_the_built_in_one(
     rag.answer(QUESTION, rag.adapt(PAIRS), instruction="the big fish eats honey")
     rag.answer(QUESTION, rag.adapt(PAIRS))
     assert ["eats honey" in text for text in read] == [True, False]
+
+
+SAID = "the big fish eats honey"
+
+
+@pytest.fixture
+def following(settings: Settings, tiny_backbone: Backbone, documents: Path, tmp_path: Path) -> Rag:
+    weights = shutil.copytree(settings.adapter.weights, tmp_path / "weights")
+    random_update(load_base(weights / BASE_FILE)).save(weights / EXAMPLES_FILE)
+    changed = settings.adapter.model_copy(update={"weights": str(weights)})
+    loaded = raggd.load(corpus=documents, settings=settings.model_copy(update={"adapter": changed}))
+    loaded.parts.__dict__["backbone"] = tiny_backbone
+    return loaded
+
+
+def instructed(rag: Rag, instruction: str) -> Rag:
+    settings = rag.parts.settings
+    serving = settings.serving.model_copy(update={"instruction": instruction})
+    return Rag(rag.parts.derived(settings.model_copy(update={"serving": serving})))
+
+
+def test_examples_are_read_once_under_each_instruction(following: Rag) -> None:
+    ours, told = following.adapt(PAIRS), following.adapt(PAIRS, instruction=f" {SAID} ")
+    again, other = (following.adapt(PAIRS, instruction=x) for x in (SAID, "in few words"))
+    assert following.store.computed == 3
+    assert again == told
+    assert other != told != ours
+    kept = raggd.load(following.parts.corpus, settings=following.parts.settings)
+    kept.parts.__dict__["backbone"] = following.parts.backbone
+    assert kept.adapt(PAIRS, instruction=SAID).instruction == SAID
+    assert kept.store.computed == 0, "the disk has it"
+    whole = following.answer(QUESTION, ours, instruction=SAID)
+    for state in (told, replace(told, prefix=None)):
+        assert following.answer(QUESTION, state).text == whole.text
+    passages = whole.passages
+    prompts = [
+        bounded_prompt(following.parts.settings, following.parts.backbone, s, QUESTION, passages)
+        for s in (told, replace(ours, instruction=SAID))
+    ]
+    assert prompts[0] == prompts[1]
+    assert known_tokens(prompts[0], told.prefix) > known_tokens(prompts[0], ours.prefix) == 0
+
+
+def test_the_settings_may_say_how_to_answer(following: Rag, rag: Rag) -> None:
+    told = instructed(following, SAID)
+    assert told.adapt(PAIRS).prefix is not None
+    assert told.key(told.support(PAIRS)) == following.key(told.support(PAIRS), instruction=SAID)
+    assert told.adapt(PAIRS).instruction == SAID
+    assert told.adapt(PAIRS, instruction="few words").instruction == "few words"
+    for plain in (following, rag):
+        wanted = plain.answer(QUESTION, plain.adapt(PAIRS, instruction=SAID))
+        assert plain.answer(QUESTION, instruction=SAID) == instructed(plain, SAID).answer(QUESTION)
+        one = instructed(plain, SAID)
+        assert one.answer(QUESTION, one.adapt(PAIRS)) == wanted
 
 
 def test_a_file_that_is_no_update(rag: Rag, settings: Settings, tmp_path: Path) -> None:

@@ -18,8 +18,7 @@ from raggd.adaptation.predictors.store import mean_predictor, save_predictor
 from raggd.api import Rag
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.engines.adapters import AdapterFolders
-from raggd.engines.vllm import adapter_number, register
+from raggd.engines.vllm import AdapterFolders, adapter_number, register
 from raggd.files import load_tensors
 from raggd.methods.store import Store
 from raggd.records import RaggdError, SupportSet

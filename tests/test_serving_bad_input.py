@@ -13,7 +13,7 @@ import pytest
 
 from raggd.backbone.load import Backbone
 from raggd.records import RaggdError
-from raggd.serving.keys import read_keys
+from raggd.serving.gate import read_keys
 from serving_fixtures import Running, demonstrations, questions, running, served, tiny_parts
 
 SECRET = "zanzibar"

@@ -17,12 +17,10 @@ from transformers import PreTrainedTokenizerFast
 
 from raggd.data.prompts import Prompt
 from raggd.methods.base import Adapted
-from raggd.serving.chat import conversation
 from raggd.serving.documents import passages_for, searches_for
 from raggd.serving.errors import ApiError
-from raggd.serving.openai import Message
-from raggd.serving.row import Piece, Probabilities, Row, Sampling
-from raggd.serving.text import AnswerText, TokenBytes
+from raggd.serving.openai import ChatRequest, Message
+from raggd.serving.row import AnswerText, Piece, Probabilities, Row, Sampling, TokenBytes
 from serving_fixtures import Running, demonstrations, questions
 
 CHAT = "/v1/chat/completions"
@@ -148,9 +146,11 @@ def test_how_a_chat_is_read() -> None:
         turn("developer", "in German"),
         turn("user", "d"),
     ]
-    assert conversation(turns) == ("d", (("a\nb", "c"),), "be brief\nin German")
+    chat = ChatRequest(model="base", messages=turns)
+    assert chat.turns() == ("d", (("a\nb", "c"),))
+    assert chat.instruction == "be brief\nin German"
     with pytest.raises(ApiError, match="'user' last"):
-        conversation(turns[:5])
+        ChatRequest(model="base", messages=turns[:5]).turns()
 
 
 def test_an_answer_may_be_as_long_as_the_context_leaves(client: httpx.Client) -> None:

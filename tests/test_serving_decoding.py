@@ -18,8 +18,8 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, build_prompt
 from raggd.methods.answering import adapted_rows, answer_batch
 from raggd.methods.base import Adapted
-from raggd.serving.batch import RunningBatch
 from raggd.serving.row import Sampler, Sampling, nucleus
+from raggd.serving.scheduler import RunningBatch
 from tiny import hooks_of, random_base, random_update, tiny_tokenizer
 
 TOKENS = 10
@@ -68,7 +68,7 @@ def play(
         at = [n for n, i in enumerate(inside) if len(written[i]) < lengths[i]]
         batch.keep(at)
         inside = [inside[n] for n in at]
-    assert len(batch) == 0
+    assert not batch._states
     assert hooks_of(backbone) == 0
     return written
 

@@ -23,9 +23,9 @@ from raggd.api import Rag
 from raggd.backbone.load import Backbone
 from raggd.methods.store import Store
 from raggd.records import RaggdError
-from raggd.serving.batch import RunningBatch
-from raggd.serving.keys import is_local
-from raggd.serving.run import bind
+from raggd.serving.app import bind
+from raggd.serving.gate import is_local
+from raggd.serving.scheduler import RunningBatch
 from raggd.settings import ServingSettings
 from serving_fixtures import Running, demonstrations, offline_answer, questions, running, tiny_parts
 from workflow_fixtures import run_cli, save_backbone
@@ -361,7 +361,7 @@ def test_a_full_store_refuses_and_updates_stay_within_their_bound(
 ) -> None:
     parts = tiny_parts(tmp_path, frozen_backbone, max_supports=2)
     with running(parts) as server, server.client() as client:
-        server.service.supports._store._bound = 1  # nothing fits
+        server.service.store._bound = 1  # nothing fits
         for number in range(2):
             body = {"demonstrations": demonstrations(number)}
             assert client.post("/v1/supports", json=body).status_code == 201

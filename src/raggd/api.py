@@ -25,13 +25,7 @@ from raggd.data.demonstrations import (
     read_demonstrations,
 )
 from raggd.data.shown import is_refusal, named_passages
-from raggd.records import (
-    Answer,
-    Question,
-    RaggdError,
-    SupportSet,
-    content_id,
-)
+from raggd.records import Answer, Question, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import wrap_retriever
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
@@ -57,13 +51,7 @@ class Rag:
     """
 
     def __init__(self, parts: Assembly, retriever: Any = None) -> None:
-        """Load nothing yet.
-
-        Args:
-            parts: made from settings.
-            retriever: finds the passages, whatever `wrap_retriever` takes; None: the one that the
-                settings name.
-        """
+        """Load nothing yet; `retriever` is whatever `wrap_retriever` takes, None the settings'."""
         self.parts = parts
         self._retriever: Retriever | None = None
         if retriever is not None:
@@ -97,26 +85,20 @@ class Rag:
         names = (str(backbone.dtype), prompt_fingerprint(backbone.tokenizer))
         return content_id(backbone.fingerprint, *names, target.model_dump_json())
 
-    def key(self, support: SupportSet, method: str | None = None) -> str:
-        """Return the key of an adapted state in the store; arguments as of `adapt`."""
+    def key(self, support: SupportSet, *, instruction: str = "") -> str:
+        """Return the key in the store of what `adapt` makes of a set."""
         from raggd.methods.store import state_key
 
         with self._lock:
-            return state_key(support, self.method(method), self.identity)
+            return state_key(support, self.method(instruction=instruction), self.identity)
 
-    def method(self, name: str | None = None) -> Method:
-        """Return a method, made once.
-
-        Args:
-            name: of the method; None: what adapts best with the weights at hand.
-
-        Returns:
-            The method.
+    def method(self, name: str | None = None, *, instruction: str = "") -> Method:
+        """Return a method, made once; None is what adapts best with the weights at hand.
 
         Raises:
             RaggdError: there is no such method, or it is a control of evaluations.
         """
-        from raggd.methods.base import Rearranges
+        from raggd.methods.base import Instructed, Rearranges
 
         with self._lock:
             name = name or self.parts.adapting
@@ -128,29 +110,22 @@ class Rag:
                         "questions. Choose rag-gd."
                     )
                 self._methods[name] = made
-            return self._methods[name]
+            ready, told = self._methods[name], self._told(instruction)
+            return ready.under(told) if told and isinstance(ready, Instructed) else ready
+
+    def _told(self, instruction: str) -> str:
+        return instruction.strip() or self.parts.settings.serving.instruction.strip()
 
     def index(self, corpus: str | Path) -> Index:
-        """Index a corpus (once), and answer from it from now on.
-
-        Args:
-            corpus: a file or folder of documents.
-
-        Returns:
-            The index.
-        """
+        """Index a file or folder of documents (once), and answer from it from now on."""
         index = self.parts.index_of(Path(corpus))
         self._retriever = index.retriever
         return index
 
     def support(self, demonstrations: Demonstrations) -> SupportSet:
-        """Retrieve for answered questions and make a support set of them.
+        """Retrieve for answered questions, three or so, and make a support set of them.
 
-        Args:
-            demonstrations: answered questions, three or so; a support set is passed through.
-
-        Returns:
-            The support set; ``rag.store.add`` keeps it.
+        A support set is passed through; ``rag.store.add`` keeps one.
         """
         if isinstance(demonstrations, SupportSet):
             return demonstrations
@@ -163,24 +138,28 @@ class Rag:
             return SupportSet(OWN_TASK, tuple(make_demonstrations(questions, self.retriever, k)))
 
     def adapt(
-        self, demonstrations: Demonstrations | None = None, *, method: str | None = None
+        self,
+        demonstrations: Demonstrations | None = None,
+        *,
+        method: str | None = None,
+        instruction: str = "",
     ) -> Adapted:
         """Adapt the model to answered questions (paper Algorithm 1); the second time, look it up.
 
         Args:
             demonstrations: answered questions of the task; None for a method that reads none.
-            method: how: the best predictor of the weights (None) or ``rag-gd``, in one forward
-                pass; ``tt-sgd`` by gradient steps; ``base-few-shot`` by showing them; or any
-                other. Without demonstrations, None is ``base``.
-
-        Returns:
-            The adapted state, for `answer`, `save` and the exports.
+            method: how: what adapts best with the weights (None); ``rag-gd``, in one forward pass;
+                ``tt-sgd`` by gradient steps; ``base-few-shot`` by showing them; or any other.
+                Without demonstrations, None is ``base``.
+            instruction: how to answer, in your words, instead of raggd's own; empty: the settings'
+                (`serving.instruction`). Examples that stand before the question are read under it.
 
         Raises:
             RaggdError: the method needs demonstrations and has none.
         """
         with self._lock:
-            ready = self.method(method or (None if demonstrations is not None else "base"))
+            name = method or (None if demonstrations is not None else "base")
+            ready, told = self.method(name, instruction=instruction), self._told(instruction)
             if demonstrations is None and ready.adapts:
                 raise RaggdError(
                     f"method '{ready.name}' adapts from demonstrations: give some (--demonstrations"
@@ -188,17 +167,18 @@ class Rag:
                     "base."
                 )
             support = NOBODY if demonstrations is None else self.support(demonstrations)
-            if not ready.adapts:
-                return ready.adapt([support])[0]
-            base = self.parts.base if "base" in ready.hashes else None
-            return self.store.adapt(ready, [support], self.identity, base)[0]
+            if ready.adapts:
+                base = self.parts.base if "base" in ready.hashes else None
+                state = self.store.adapt(ready, [support], self.identity, base)[0]
+            else:
+                state = ready.adapt([support])[0]
+            return replace(state, instruction=told) if told else state
 
     def answer(
         self,
         question: str,
         adapted: State | None = None,
         *,
-        update: State | None = None,
         method: str | None = None,
         guess: bool = False,
         instruction: str = "",
@@ -208,18 +188,15 @@ class Rag:
         Args:
             question: the question.
             adapted: from `adapt`; an update or its file do too.
-            update: the same by another name.
             method: without an adapted state, the model that answers: ``base`` (None), or another
                 that needs no demonstrations, e.g. ``vanilla-rag``, ``query-only``.
             guess: ask the model even where no passage was found.
-            instruction: how to answer, in your words, instead of raggd's or the state's own.
-
-        Returns:
-            The answer with its passages.
+            instruction: how to answer, in your words, instead of the state's (`adapt` takes one,
+                too, and then reads examples under it once).
         """
-        state = adapted if adapted is not None else update
-        more: Any = {"method": method, "guess": guess, "instruction": instruction}
-        return self.answer_many([question], state, **more)[0]
+        return self.answer_many(
+            [question], adapted, method=method, guess=guess, instruction=instruction
+        )[0]
 
     def answer_many(
         self,
@@ -230,17 +207,7 @@ class Rag:
         guess: bool = False,
         instruction: str = "",
     ) -> list[Answer]:
-        """Answer questions in batches, each with its own adapted state.
-
-        Args:
-            questions: the questions.
-            adapted: one state for all, or one per question, None for `method` alone.
-            method: as in `answer`.
-            guess: as in `answer`.
-            instruction: as in `answer`.
-
-        Returns:
-            One answer per question, in order.
+        """Answer questions in batches: as `answer`, with one state for all, or one per question.
 
         Raises:
             RaggdError: a question is empty, or the numbers of questions and states differ.
@@ -254,8 +221,10 @@ class Rag:
             asked = [Question(f"asked-{i}", q, (), OWN_TASK) for i, q in enumerate(questions)]
             evidence = evidence_for(asked, self.retriever, settings.retrieval.top_k)
             rows, backbone = self._rows(len(questions), adapted, method), self.parts.backbone
-            if instruction.strip():
-                rows = [replace(row, instruction=instruction) for row in rows]
+            rows = [
+                replace(row, instruction=instruction.strip() or row.instruction or self._told(""))
+                for row in rows
+            ]
             prompts = [
                 bounded_prompt(settings, backbone, row, question, passages)
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
@@ -299,18 +268,12 @@ class Rag:
     def state(self, given: State) -> Adapted:
         """Return an adapted state in any of its forms as one.
 
-        Args:
-            given: an adapted state, an update, or the file of an update.
-
-        Returns:
-            The adapted state.
-
         Raises:
             RaggdError: it is something else, or starts from another base adapter.
         """
         from raggd.core.low_rank import Update, check_base
         from raggd.methods.base import Adapted
-        from raggd.methods.stored import read_state
+        from raggd.methods.store import read_state
 
         if isinstance(given, str | Path):
             return read_state(Path(given), self.parts.base)
@@ -325,10 +288,17 @@ class Rag:
         return Adapted(self.parts.base, given.to(self.parts.base.device))
 
     def save(self, adapted: State, file: str | Path) -> None:
-        """Write an adapted state, its update and prefix; `answer` and the exports take the file."""
-        from raggd.methods.stored import save_state
+        """Write an adapted state, its update and prefix; `answer` and the exports take the file.
 
-        save_state(Path(file), self.state(adapted))
+        Raises:
+            RaggdError: it holds nothing that cost anything to make.
+        """
+        from raggd.methods.store import write_state
+
+        if not write_state(Path(file), self.state(adapted), {}):
+            raise RaggdError(
+                "this adapted state holds neither an update nor a prefix that could be saved."
+            )
 
     def export_peft(self, folder: str | Path, adapted: State | None = None) -> PeftFolder:
         """Return the folder written: base adapter and update as a LoRA for `peft`, vLLM, others.
@@ -337,23 +307,19 @@ class Rag:
         the state shows: they take the place of a prefix, which no LoRA holds.
         """
         from raggd.adaptation.export import write_peft
-        from raggd.adaptation.export_prompt import write_prompt
 
-        state, backbone = self._exported(adapted), self.parts.backbone
-        made = write_peft(Path(folder), backbone, self.parts.base, state.update)
-        shown, instruction = state.shown, state.instruction
-        write_prompt(made.folder, backbone, shown, instruction, sources=state.sources)
+        state = self._exported(adapted)
+        made = write_peft(Path(folder), self.parts.backbone, self.parts.base, state.update)
+        self._write_prompt(made.folder, state)
         return made
 
     def export_gguf(self, file: str | Path, adapted: State | None = None) -> Path:
         """Return the file written: the same as one LoRA for llama.cpp; the prompt lies beside."""
         from raggd.adaptation.export_gguf import write_gguf
-        from raggd.adaptation.export_prompt import write_prompt
 
-        state, backbone, path = self._exported(adapted), self.parts.backbone, Path(file)
-        made = write_gguf(path, backbone, self.parts.base, state.update)
-        shown, instruction, stem = state.shown, state.instruction, f"{path.stem}."
-        write_prompt(path.parent, backbone, shown, instruction, stem, sources=state.sources)
+        state, path = self._exported(adapted), Path(file)
+        made = write_gguf(path, self.parts.backbone, self.parts.base, state.update)
+        self._write_prompt(path.parent, state, f"{path.stem}.")
         return made
 
     def _exported(self, adapted: State | None) -> Adapted:
@@ -364,6 +330,12 @@ class Rag:
                 "adapt by a method that has one, such as base-few-shot, tt-sgd or rag-gd."
             )
         return state
+
+    def _write_prompt(self, folder: Path, state: Adapted, stem: str = "") -> None:
+        from raggd.adaptation.export_prompt import write_prompt
+
+        shown, said = state.shown, state.instruction
+        write_prompt(folder, self.parts.backbone, shown, said, stem, sources=state.sources)
 
 
 def load(
@@ -382,9 +354,6 @@ def load(
             or a `raggd.Retriever`.
         settings: `Settings`, a TOML file of them, or a dictionary like one.
         progress: told about downloads, conversions and indexing; None is silent.
-
-    Returns:
-        What adapts and answers.
 
     Raises:
         RaggdError: both a corpus and a retriever were given.

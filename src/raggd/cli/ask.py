@@ -93,16 +93,7 @@ def ask_result(
     strict: bool = False,
     instruction: str = "",
 ) -> dict[str, Any]:
-    """Answer one question, adapted to what is named.
-
-    Args:
-        rag: answers.
-        question: the question.
-        source: of the adapted state.
-        method: None: what adapts best with the weights at hand, ``base`` where nothing is named.
-        guess: ask the model even where no passage is found.
-        strict: refuse a folder with files that cannot be read.
-        instruction: how to answer; empty: as built in.
+    """Answer one question, adapted to what is named; the arguments are those of `ask`.
 
     Returns:
         ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an update
@@ -137,7 +128,10 @@ def ask_result(
     with watch.timed("retrieve"):
         support = support_from(rag, source, method)
     with watch.timed("adapt"):
-        adapted = rag.state(source[2]) if source[2] else rag.adapt(support, method=method)
+        if source[2]:
+            adapted = rag.state(source[2])
+        else:
+            adapted = rag.adapt(support, method=method, instruction=instruction)
     with watch.timed("answer"):
         answer = rag.answer(question, adapted, guess=guess, instruction=instruction)
     spent = {stage: round(cost.median_ms, 1) for stage, cost in watch.costs().items()}
@@ -214,11 +208,7 @@ def index_result(
 ) -> dict[str, Any]:
     """Index a corpus, or bring its index up to date.
 
-    Args:
-        parts: settings of the retriever.
-        path: the corpus.
-        announce: told in one line what a long build will take, before it starts.
-        strict: refuse a folder with files that cannot be read.
+    `announce` is told in one line what a long build will take, before it starts.
 
     Returns:
         ``passages``, ``fingerprint``, ``folder``, ``built`` (false: it was there), ``changes``

@@ -145,7 +145,7 @@ def supports_list(
     entries: list[dict[str, Any]] = []
     for name in store.names():
         try:
-            shown = store.support(name).demonstrations
+            shown = store.stored(name).support.demonstrations
         except RaggdError as error:
             complain(f"raggd: {error}")
             continue
@@ -162,7 +162,7 @@ def supports_list(
 @supports_app.command("dump")
 def supports_dump(name: Id, config: Config = None, assignments: Assignments = None) -> None:
     """Write a support set as lines that `--demonstrations` reads."""
-    for shown in _store(config, assignments).support(name).demonstrations:
+    for shown in _store(config, assignments).stored(name).support.demonstrations:
         line = {"question": shown.question, "answer": shown.answer}
         typer.echo(json.dumps(line, ensure_ascii=False))
 
@@ -186,10 +186,6 @@ def supports_remove(
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the program.
-
-    Args:
-        app: the program's commands.
-    """
+    """Add the commands to the program."""
     app.add_typer(supports_app, name="supports")
     app.add_typer(export_app, name="export")

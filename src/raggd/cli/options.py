@@ -114,7 +114,7 @@ def support_from(rag: Rag, source: Source, method: str | None = None) -> Support
     if update is not None and method is not None:
         raise RaggdError("--update holds what a method made: leave --method out.")
     if name is not None:
-        return rag.store.support(name)
+        return rag.store.stored(name).support
     return None if demonstrations is None else rag.support(demonstrations)
 
 

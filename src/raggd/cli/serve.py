@@ -43,8 +43,8 @@ def serve(
 
     _require_extra()
     from raggd.api import Rag
-    from raggd.serving.keys import is_local, read_keys
-    from raggd.serving.run import serve as run
+    from raggd.serving.app import serve as run
+    from raggd.serving.gate import is_local, read_keys
 
     keys = dict(read_keys(api_keys)) if api_keys else {}
     keys |= {"key": api_key} if api_key else {}
@@ -85,9 +85,5 @@ def _require_extra() -> None:
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the program.
-
-    Args:
-        app: the program's commands.
-    """
+    """Add the command to the program."""
     app.command()(serve)

@@ -97,6 +97,15 @@ class Method(Protocol):
 
 
 @runtime_checkable
+class Instructed(Protocol):
+    """A method that reads demonstrations under the instruction that is answered under."""
+
+    def under(self, instruction: str) -> Method:
+        """Return the same method for a user's instruction."""
+        ...
+
+
+@runtime_checkable
 class Rearranges(Protocol):
     """A control that is given other evidence or demonstrations than the task holds."""
 

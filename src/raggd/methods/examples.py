@@ -21,7 +21,7 @@ from raggd.data.shown import names_files, refusals_of, without_passages
 from raggd.methods.base import Adapted
 from raggd.methods.build import Parts
 from raggd.methods.spec import FILES_OF, weight_file, weights_hash
-from raggd.records import Demonstration, RaggdError, SupportSet
+from raggd.records import Demonstration, RaggdError, SupportSet, content_id
 
 ROOM, LEAST = 2, 8
 """An answer may be twice as long as the longest that was shown, and some tokens."""
@@ -38,6 +38,7 @@ class ExamplesPrefix:
         weights: hash of the step's file.
         modulation: turns the step up and down for each set; None for none.
         prefixed: whether the examples stand before the question.
+        instruction: that the examples stand under.
     """
 
     name: str
@@ -48,14 +49,21 @@ class ExamplesPrefix:
     weights: str = ""
     modulation: Modulation | None = None
     prefixed: bool = True
+    instruction: str = FOLLOW
 
     adapts = True
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Fingerprint of the base adapter and hash of the step's file, where there are any."""
+        """Of all that a state is made from: base adapter, step, another instruction than ours."""
         hashes = {"base": self.base.fingerprint} if self.base else {}
-        return hashes | ({"examples": self.weights} if self.weights else {})
+        hashes |= {"examples": self.weights} if self.weights else {}
+        ours = self.instruction == FOLLOW
+        return hashes | ({} if ours else {"instruction": content_id(self.instruction)})
+
+    def under(self, instruction: str) -> ExamplesPrefix:
+        """Return the method that reads the examples under a user's instruction."""
+        return replace(self, instruction=instruction)
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Read the examples of each set: base, step and prefix."""
@@ -78,7 +86,7 @@ class ExamplesPrefix:
             base=self.base,
             update=self.step,
             shown=shown,
-            instruction=FOLLOW,
+            instruction=self.instruction,
             lines=any("\n" in d.answer.strip() for d in shown),
             most=self._most(shown),
             refusals=refusals_of(support.demonstrations),
@@ -91,12 +99,12 @@ class ExamplesPrefix:
         Raises:
             RaggdError: they are too many.
         """
-        tokens = prefix_tokens(self.backbone.tokenizer, shown.shown, FOLLOW)
+        tokens = prefix_tokens(self.backbone.tokenizer, shown.shown, self.instruction)
         if len(tokens) > self.limit:
             raise RaggdError(
-                f"the {len(shown.shown)} examples take {len(tokens)} tokens, more than the "
-                f"{self.limit} that leave room for passages: show fewer, or shorter answers, or "
-                "raise backbone.context_tokens."
+                f"the instruction and the {len(shown.shown)} examples take {len(tokens)} tokens, "
+                f"more than the {self.limit} that leave room for passages: show fewer, or shorter "
+                "answers, or raise backbone.context_tokens."
             )
         return tokens
 

@@ -1,8 +1,9 @@
 """The one store: support sets, and the states that they were adapted to.
 
 A folder holds ``<support id>.json`` for every support set that was added, and
-``<support id>.<key>.safetensors`` for every state kept on disk; `key` hashes the method, all files
-that made it, and backbone, tokenizer and prompt. Command line, Python, server and vLLM share it.
+``<support id>.<key>.safetensors`` for every state kept on disk; the key hashes the method, all
+files that made it, and backbone, tokenizer and prompt. Command line, Python, server and vLLM share
+it.
 """
 
 from __future__ import annotations
@@ -12,32 +13,51 @@ import re
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from raggd.core.low_rank import BaseAdapter
-from raggd.files import cache_folder, read_json, tensor_header, write_json
+from raggd.backbone.prefix import Prefix
+from raggd.core.low_rank import (
+    UPDATE_KIND,
+    BaseAdapter,
+    Update,
+    check_shapes,
+    factors_of,
+    tensors_of,
+)
+from raggd.files import (
+    cache_folder,
+    load_tensors,
+    read_json,
+    save_tensors,
+    tensor_header,
+    write_json,
+)
 from raggd.methods.base import Adapted, Method
-from raggd.methods.stored import StoredSet, parse_set, read_state, size_of, write_state
-from raggd.records import RaggdError, SupportSet, content_id
+from raggd.records import Demonstration, Passage, RaggdError, SupportSet, content_id
 
 BOUND = 256 << 20
 """Bytes of adapted states, in memory and again on disk; the longest unused go first."""
+STATE_KIND = "raggd adapted state"
+_PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals", "sources"}
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
+@dataclass(frozen=True, slots=True)
+class StoredSet:
+    """A support set that was added, and when (seconds since 1970)."""
+
+    support: SupportSet
+    created: int
+
+
 def state_key(support: SupportSet, method: Method, identity: str) -> str:
-    """Name an adapted state by all that it depends on.
+    """Name an adapted state by all that it depends on: ``<support id>.<32 hexadecimal digits>``.
 
-    Args:
-        support: what was adapted to.
-        method: by what; its `hashes` name every file that it was made from.
-        identity: hash of backbone, precision, tokenizer, prompt and target settings.
-
-    Returns:
-        ``<support id>.<32 hexadecimal digits>``.
+    The method's `hashes` name every file that it was made from; `identity` hashes backbone,
+    precision, tokenizer, prompt and target settings.
     """
     files = str(sorted(method.hashes.items()))
     return f"{support.id}.{content_id(method.name, files, identity, length=32)}"
@@ -47,28 +67,15 @@ class Store:
     """Support sets and their adapted states; safe from any thread.
 
     Attributes:
-        folder: where they are kept.
         bytes: of the states in memory.
         dropped: states dropped from memory to stay within the bound, so far.
         computed: states that `adapt` had to make.
     """
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        bound: int = BOUND,
-        prepare: Callable[[Adapted], Adapted] = lambda adapted: adapted,
-    ) -> None:
-        """Read nothing yet.
-
-        Args:
-            folder: made when something is kept; None: ``supports`` in the cache folder.
-            bound: most bytes of adapted states, in memory and again on disk.
-            prepare: makes of a state what memory keeps (in the model's precision, say).
-        """
+    def __init__(self, folder: Path | None = None, bound: int = BOUND) -> None:
+        """Read nothing yet; `bound` is in bytes, of states in memory and again on disk."""
         self.folder = folder or cache_folder() / "supports"
         self._bound = bound
-        self._prepare = prepare
         self._states: OrderedDict[str, Adapted] = OrderedDict()
         self._sets: dict[str, tuple[int, StoredSet]] = {}
         self._lock = threading.RLock()
@@ -77,13 +84,7 @@ class Store:
     # Support sets
 
     def file(self, name: str) -> Path:
-        """Return the file of a support set.
-
-        Args:
-            name: the set's id.
-
-        Returns:
-            ``<folder>/<id>.json``, whether it is there or not.
+        """Return the file of a support set, whether it is there or not.
 
         Raises:
             RaggdError: the name is not an id (16 hexadecimal digits), so no file is looked for.
@@ -96,14 +97,7 @@ class Store:
         return self.folder / f"{name}.json"
 
     def add(self, support: SupportSet) -> StoredSet:
-        """Keep a support set; one that is there already stays as it is.
-
-        Args:
-            support: the set.
-
-        Returns:
-            What is kept.
-        """
+        """Keep a support set; one that is there already stays as it is."""
         path = self.file(support.id)
         with self._lock:
             if path.is_file():
@@ -113,13 +107,7 @@ class Store:
             return stored
 
     def stored(self, name: str) -> StoredSet:
-        """Read a support set.
-
-        Args:
-            name: its id.
-
-        Returns:
-            The set, and when it was added.
+        """Read the support set of an id.
 
         Raises:
             RaggdError: there is none of that id, or the file holds another one.
@@ -133,7 +121,7 @@ class Store:
         changed = path.stat().st_mtime_ns
         known = self._sets.get(name)
         if known is None or known[0] != changed:
-            stored = parse_set(read_json(path, what="support set"), str(path))
+            stored = _parse_set(read_json(path, what="support set"), str(path))
             if stored.support.id != name:
                 raise RaggdError(
                     f"{path} holds the support set {stored.support.id}: it was changed. Add it "
@@ -142,19 +130,12 @@ class Store:
             known = self._sets[name] = (changed, stored)
         return known[1]
 
-    def support(self, name: str) -> SupportSet:
-        """Return the support set of an id, as `stored` does."""
-        return self.stored(name).support
-
     def names(self) -> list[str]:
         """Return the ids of all support sets, sorted."""
         return sorted(p.stem for p in self.folder.glob("*.json") if _ID.fullmatch(p.stem))
 
     def remove(self, name: str) -> None:
         """Delete a support set and every state that it was adapted to.
-
-        Args:
-            name: its id.
 
         Raises:
             RaggdError: there is none of that id.
@@ -176,12 +157,8 @@ class Store:
     def find(self, key: str, base: BaseAdapter | None) -> Adapted | None:
         """Look an adapted state up, in memory and then on disk, and count it as used.
 
-        Args:
-            key: from `state_key`.
-            base: the base adapter in use.
-
-        Returns:
-            The state; None if there is none, or it is damaged or of another base.
+        None if there is none, or the one on disk is damaged or of another base than the one in
+        use; without a base, only memory is looked at.
         """
         with self._lock:
             if key in self._states:
@@ -195,7 +172,8 @@ class Store:
             except RaggdError:  # it is made again
                 return None
             path.touch()
-            return self._remember(key, known)
+            self._remember(key, known)
+            return known
 
     def facts(self, key: str) -> dict[str, Any]:
         """Return what `put` was told of a state on disk; nothing where there is none."""
@@ -215,22 +193,19 @@ class Store:
         facts: Mapping[str, Any] | None = None,
         *,
         on_disk: bool = True,
-    ) -> Adapted:
-        """Keep an adapted state.
+    ) -> None:
+        """Keep the adapted state of a single support set.
 
         Args:
             key: from `state_key`.
-            adapted: the state, of a single support set.
+            adapted: the state.
             facts: JSON values to keep beside it.
-            on_disk: whether it outlives the process; only an update from a base does.
-
-        Returns:
-            What memory keeps of it.
+            on_disk: whether it outlives the process; only an update or prefix on a base does.
         """
         with self._lock:
             if on_disk and write_state(self._state_file(key), adapted, facts or {}):
                 self._prune()
-            return self._remember(key, adapted)
+            self._remember(key, adapted)
 
     def adapt(
         self,
@@ -239,42 +214,32 @@ class Store:
         identity: str,
         base: BaseAdapter | None = None,
     ) -> list[Adapted]:
-        """Adapt to support sets; what was adapted to before is looked up.
+        """Adapt to support sets of equal size; what was adapted to before is looked up.
 
-        Not for evaluation: there each adaptation is run, so that its cost is known.
-
-        Args:
-            method: adapts.
-            supports: sets of equal size.
-            identity: as for `state_key`.
-            base: the base adapter of the states on disk; None looks in memory alone.
-
-        Returns:
-            One state each, as the method itself gives.
+        Not for evaluation: there each adaptation is run, so that its cost is known. `identity` is
+        that of `state_key`; without a base, states are looked for and kept in memory alone.
         """
         keys = [state_key(support, method, identity) for support in supports]
         states = {key: known for key in keys if (known := self.find(key, base))}
         missing = {key: s for key, s in zip(keys, supports, strict=True) if key not in states}
         if missing:
-            fresh = method.adapt(list(missing.values()))
-            for key, adapted in zip(missing, fresh, strict=True):
-                states[key] = self.put(key, adapted, on_disk=base is not None)
+            states |= zip(missing, method.adapt(list(missing.values())), strict=True)
+            for key in missing:
+                self.put(key, states[key], on_disk=base is not None)
             self.computed += len(missing)
         return [states[key] for key in keys]
 
     def _state_file(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"
 
-    def _remember(self, key: str, adapted: Adapted) -> Adapted:
-        kept = self._prepare(adapted)
+    def _remember(self, key: str, adapted: Adapted) -> None:
         self._forget(key)
-        if size_of(kept) <= self._bound:
-            self._states[key] = kept
-            self.bytes += size_of(kept)
+        if size_of(adapted) <= self._bound:
+            self._states[key] = adapted
+            self.bytes += size_of(adapted)
         while self.bytes > self._bound:
             self._forget(next(iter(self._states)))
             self.dropped += 1
-        return kept
 
     def _forget(self, key: str) -> None:
         old = self._states.pop(key, None)
@@ -289,3 +254,85 @@ class Store:
             total += stat.st_size
             if number and total > self._bound:  # the newest stays, whatever its size
                 path.unlink(missing_ok=True)
+
+
+# The forms in files
+
+
+def _shown(value: Mapping[str, Any]) -> Demonstration:
+    passages = (Passage(**{k: str(v) for k, v in p.items()}) for p in value["passages"])
+    texts = {name: str(value[name]) for name in ("id", "question", "answer")}
+    return Demonstration(passages=tuple(passages), **texts)
+
+
+def _parse_set(value: Any, where: str) -> StoredSet:
+    try:
+        support = SupportSet(str(value["task"]), tuple(map(_shown, value["demonstrations"])))
+        return StoredSet(support, int(value["created"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise RaggdError(
+            f"{where} is not a support set ({type(error).__name__}: {error}). Expected "
+            '{"created", "task", "demonstrations": [{"id", "question", "passages", "answer"}]}.'
+        ) from error
+
+
+def size_of(adapted: Adapted) -> int:
+    """Return the bytes of an adapted state's tensors."""
+    tensors = tensors_of(adapted.update.factors).values() if adapted.update else ()
+    return sum(t.nbytes for t in tensors) + (adapted.prefix.nbytes if adapted.prefix else 0)
+
+
+def write_state(path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> bool:
+    """Write what cost something to make: an update, a read prefix, or both.
+
+    With an update, `load_update` reads the file, too. False where nothing is written: a state of
+    neither, or with a soft prefix.
+    """
+    update, prefix = adapted.update, adapted.prefix
+    if adapted.base is None or adapted.soft is not None or not (update or prefix):
+        return False
+    tensors = tensors_of(update.factors) if update else {}
+    for number, (keys, values) in enumerate(prefix.layers if prefix else ()):
+        tensors |= {f"prefix.{number}.keys": keys, f"prefix.{number}.values": values}
+    rest = {f.name: getattr(adapted, f.name) for f in fields(Adapted) if f.name in _PLAIN}
+    rest |= {"shown": [asdict(d) for d in adapted.shown]}
+    about = {
+        "kind": UPDATE_KIND if update else STATE_KIND,
+        "spec": adapted.base.spec.to_json(),
+        "base": adapted.base.fingerprint,
+        "tokens": json.dumps(prefix.tokens if prefix else []),
+        "state": json.dumps(rest),
+        "facts": json.dumps(dict(facts)),
+    }
+    save_tensors(path, tensors, about)
+    return True
+
+
+def read_state(path: Path, base: BaseAdapter) -> Adapted:
+    """Read what `write_state` or `Update.save` wrote, to the device of the base adapter in use.
+
+    Raises:
+        RaggdError: it is damaged, or of another base adapter.
+    """
+    tensors, about = load_tensors(path)
+    if about.get("kind") not in {UPDATE_KIND, STATE_KIND}:
+        raise RaggdError(f"{path} is not a raggd update or adapted state: `rag.save` writes one.")
+    if about["base"] != base.fingerprint:
+        raise RaggdError(
+            f"{path} starts from base adapter {about['base']}, but the one in use is "
+            f"{base.fingerprint}: adapt again."
+        )
+    try:
+        rest, tokens = json.loads(about.get("state", "{}")), json.loads(about.get("tokens", "[]"))
+        rest["shown"] = tuple(map(_shown, rest.get("shown", ())))
+        rest["refusals"] = tuple(rest.get("refusals", ()))
+        pairs = [[tensors[f"prefix.{i}.{kind}"].to(base.device) for kind in ("keys", "values")]
+                 for i in range(base.spec.layers if tokens else 0)]  # fmt: skip
+        update = None
+        if about["kind"] == UPDATE_KIND:
+            check_shapes(base.spec, tensors, "update")
+            update = Update(base.spec, factors_of(tensors), about["base"]).to(base.device)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RaggdError(f"{path} holds no adapted state ({error}).") from error
+    prefix = Prefix(tuple(tokens), tuple((k, v) for k, v in pairs)) if tokens else None
+    return Adapted(base, update, prefix=prefix, **rest)

@@ -1,19 +1,29 @@
-"""The routes: OpenAI's, support sets, health, metrics, and the page."""
+"""The application: its routes, and running it: bind first, load, serve, stop without losing any."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
+import socket
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import metadata, resources
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
+from raggd.api import Rag
+from raggd.backbone.threads import leave_one
+from raggd.records import RaggdError
 from raggd.serving.bodies import (
+    MODELS,
     Deleted,
     Health,
     IndexView,
@@ -21,9 +31,8 @@ from raggd.serving.bodies import (
     SupportRequest,
     SupportView,
 )
-from raggd.serving.chat import Chat, Prompts
 from raggd.serving.errors import ApiError, install_handlers
-from raggd.serving.keys import Gate, Keys
+from raggd.serving.gate import Gate, Keys, is_local
 from raggd.serving.openai import (
     ChatCompletion,
     ChatRequest,
@@ -33,8 +42,9 @@ from raggd.serving.openai import (
     ModelList,
     ModelView,
 )
-from raggd.serving.request import MODELS
+from raggd.serving.request import Chat, Prompts
 from raggd.serving.service import Service
+from raggd.settings import ServingSettings
 
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
 PAGE_FILES = {
@@ -63,7 +73,7 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/chat/completions",
         response_model=ChatCompletion,
-        responses={**ERRORS, **STREAM},
+        responses=STREAM,
         tags=["OpenAI"],
         summary="Answer the last question of a chat from retrieved passages",
     )
@@ -73,7 +83,7 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/completions",
         response_model=Completion,
-        responses={**ERRORS, **STREAM},
+        responses=STREAM,
         tags=["OpenAI"],
         summary="Answer one or several questions from retrieved passages",
     )
@@ -86,23 +96,16 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
             ModelView(
                 id=view.model, created=view.created, description=f"adapted to the set '{view.task}'"
             )
-            for view in service.supports.views()
+            for view in service.views()
         ]
 
     started = int(time.time())
 
-    @app.get(
-        "/v1/models",
-        responses=ERRORS,
-        tags=["OpenAI"],
-        summary="List what a request may name as its model",
-    )
+    @app.get("/v1/models", tags=["OpenAI"], summary="List what a request may name as its model")
     async def list_models() -> ModelList:
         return ModelList(data=models())
 
-    @app.get(
-        "/v1/models/{model:path}", responses=ERRORS, tags=["OpenAI"], summary="Look a model up"
-    )
+    @app.get("/v1/models/{model:path}", tags=["OpenAI"], summary="Look a model up")
     async def get_model(model: str) -> ModelView:
         for known in models():
             if known.id == model:
@@ -114,66 +117,40 @@ def _support_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/v1/supports",
         status_code=201,
-        responses={**ERRORS, 200: {"model": SupportView, "description": "It was there already."}},
+        responses={200: {"model": SupportView, "description": "It was there already."}},
         tags=["support sets"],
         summary="Store demonstrations and predict the update that they ask for",
     )
     async def add_support(body: SupportRequest, response: Response) -> SupportView:
-        in_use = service.base.fingerprint
-        if body.base not in {None, in_use}:
-            raise ApiError(
-                409,
-                "support_of_another_base",
-                f"this support set is meant for base adapter '{body.base}', this server runs "
-                f"'{in_use}': leave 'base' out.",
-                param="base",
-            )
-        view, new = await service.store(body)
+        view, new = await service.add(body)
         response.status_code = 201 if new else 200
         return view
 
-    @app.get(
-        "/v1/supports",
-        responses=ERRORS,
-        tags=["support sets"],
-        summary="List the support sets, newest first",
-    )
+    @app.get("/v1/supports", tags=["support sets"], summary="List the support sets, newest first")
     async def list_supports() -> SupportList:
-        return SupportList(data=service.supports.views())
+        return SupportList(data=service.views())
 
-    @app.get(
-        "/v1/supports/{support}",
-        responses=ERRORS,
-        tags=["support sets"],
-        summary="Show a support set",
-    )
+    @app.get("/v1/supports/{support}", tags=["support sets"], summary="Show a support set")
     async def get_support(support: str) -> SupportView:
-        return service.supports.view(support)
+        return service.view(service.stored(support))
 
     @app.delete(
         "/v1/supports/{support}",
-        responses=ERRORS,
         tags=["support sets"],
         summary="Delete a support set and its update",
     )
     async def delete_support(support: str) -> Deleted:
-        await asyncio.to_thread(service.supports.remove, support)
+        await asyncio.to_thread(service.store.remove, service.stored(support).support.id)
         return Deleted(id=support)
 
 
 def _own_routes(app: FastAPI, service: Service) -> None:
-    @app.get(
-        "/v1/index",
-        responses=ERRORS,
-        tags=["operation"],
-        summary="Show which index is searched",
-    )
+    @app.get("/v1/index", tags=["operation"], summary="Show which index is searched")
     async def get_index() -> IndexView:
         return service.documents.view()
 
     @app.post(
         "/v1/index",
-        responses=ERRORS,
         tags=["operation"],
         summary="Index the documents that changed, and search them from now on",
     )
@@ -182,7 +159,7 @@ def _own_routes(app: FastAPI, service: Service) -> None:
 
     @app.get(
         "/health",
-        responses={**ERRORS, 503: {"model": Health}},
+        responses={503: {"model": Health}},
         tags=["operation"],
         summary="Say whether the server takes requests; 503 while it stops",
     )
@@ -198,13 +175,12 @@ def _own_routes(app: FastAPI, service: Service) -> None:
             version=metadata.version("raggd"),
             waiting=service.scheduler.waiting,
             running=service.scheduler.running,
-            supports=len(service.supports),
+            supports=len(service.store.names()),
         )
 
     @app.get(
         "/metrics",
         response_class=PlainTextResponse,
-        responses=ERRORS,
         tags=["operation"],
         summary="Show counters and timings for Prometheus",
     )
@@ -225,15 +201,12 @@ def _own_routes(app: FastAPI, service: Service) -> None:
 
 
 def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> Gate:
-    """Build the application.
+    """Build the ASGI application; it closes the service when it shuts down.
 
     Args:
-        service: what answers; it is closed when the application shuts down.
+        service: what answers.
         keys: of those who may ask; None lets everyone in.
         local: whether it is served on this machine only.
-
-    Returns:
-        An ASGI application.
     """
 
     @asynccontextmanager
@@ -251,6 +224,7 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
         docs_url=None,  # both pages load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
+        responses=ERRORS,
     )
     install_handlers(app)
     _openai_routes(app, service)
@@ -258,3 +232,89 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
     _own_routes(app, service)
     limit = service.settings.serving.body_kb * 1024
     return Gate(app, service.metrics, keys=keys or {}, most=limit, local=local)
+
+
+# Running it
+
+
+def bind(settings: ServingSettings) -> socket.socket:
+    """Take the address, before anything slow is loaded: a bound socket that does not listen yet.
+
+    Raises:
+        RaggdError: the address is in use, or is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    taken = socket.socket(family, socket.SOCK_STREAM)
+    taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        taken.bind((settings.host, settings.port))
+    except OSError as error:
+        taken.close()
+        raise RaggdError(
+            f"cannot serve on {settings.host}, port {settings.port}: {error.strerror or error}. "
+            "Choose another --port (0 takes a free one) or --host."
+        ) from error
+    return taken
+
+
+class _Server(uvicorn.Server):
+    # A signal ends the server well: requests in progress are finished, and the exit code is 0.
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._service.stopping = True
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log = logging.getLogger("raggd.serving")
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.INFO)
+
+
+def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
+    """Serve until a signal comes; the settings of `rag` say where.
+
+    Args:
+        rag: what to serve.
+        keys: of those who may ask; None lets everyone in.
+        ready: called with the server's address once everything is loaded.
+    """
+    settings = rag.parts.settings.serving
+    taken = bind(settings)
+    _log_to_stderr()
+    try:
+        service = Service(rag, threads=leave_one())
+    except BaseException:
+        taken.close()
+        raise
+    config = uvicorn.Config(
+        create_app(service, keys, local=is_local(settings.host)),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+        timeout_keep_alive=30,
+    )
+    host, port = taken.getsockname()[:2]
+    ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    asyncio.run(_serve(_Server(config, service), taken, service))
+
+
+async def _serve(server: uvicorn.Server, taken: socket.socket, service: Service) -> None:
+    loop, refreshing = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+
+    def refresh() -> None:
+        refreshing.add(task := asyncio.create_task(service.documents.refresh_or_warn()))
+        task.add_done_callback(refreshing.discard)
+
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, refresh)
+    await server.serve(sockets=[taken])

@@ -1,4 +1,4 @@
-"""What this server adds to OpenAI's shapes: the field `raggd`, support sets, index, health.
+"""What this server adds to OpenAI's shapes: its models, the field `raggd`, support sets, health.
 
 Null means unset, for known and unknown fields alike: clients send back what they were given, nulls
 included. What cannot be honoured is refused by its name, never ignored.
@@ -7,13 +7,25 @@ included. What cannot be honoured is refused by its name, never ignored.
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from raggd.records import Passage, unknown_name
+from raggd.serving.errors import ApiError, BadRequestError
+
 MOST_PASSAGES = 16
 LONGEST_EVIDENCE = 32_768
 """Characters of all passages that a client brings along for one question."""
+AUTO = "raggd"
+"""The model that adapts when there is something to adapt to, and is the base adapter otherwise."""
+MODELS = {
+    AUTO: "adapted with a support set or demonstrations, else base",
+    "vanilla-rag": "the bare backbone with the passages in its prompt",
+    "base": "the base adapter (the shared interface), not adapted",
+    "adapted": "adapted in one forward pass to the support set or demonstrations of the request",
+}
 Served = Literal["vanilla-rag", "base", "adapted"]
 """The methods that are served; `adapted` needs a support set."""
 
@@ -37,10 +49,7 @@ class Body(BaseModel):
 
 
 def clean_text(text: str) -> str:
-    """Refuse control characters other than tab and line breaks, and half surrogate pairs.
-
-    Returns:
-        The same text.
+    """Return a text without control characters but tab and line breaks, nor half surrogate pairs.
 
     Raises:
         ValueError: it holds one; its place is named.
@@ -54,10 +63,7 @@ def clean_text(text: str) -> str:
 
 
 def filled_text(text: str) -> str:
-    """Refuse text without a word.
-
-    Returns:
-        The same text.
+    """Return a text that holds a word.
 
     Raises:
         ValueError: it is blank, or holds a control character.
@@ -83,10 +89,7 @@ class PassageFields(Body):
 
 
 def bounded_passages(passages: list[PassageFields]) -> list[PassageFields]:
-    """Refuse far more evidence than any context holds: cutting it to fit would take seconds.
-
-    Returns:
-        The same passages.
+    """Return passages unless they are far more than any context holds: cutting would take seconds.
 
     Raises:
         ValueError: they are too long.
@@ -95,6 +98,14 @@ def bounded_passages(passages: list[PassageFields]) -> list[PassageFields]:
     if size > LONGEST_EVIDENCE:
         raise ValueError(f"hold {size} characters: at most {LONGEST_EVIDENCE} are taken")
     return passages
+
+
+def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
+    """Return passages of a request; those without an id are numbered."""
+    return tuple(
+        Passage(p.id or f"given-{number}", p.text, p.title)
+        for number, p in enumerate(fields, start=1)
+    )
 
 
 Passages = Annotated[
@@ -129,6 +140,48 @@ class Extension(Body):
     """Ask the model even where no passage was found."""
     show_passages: bool | None = None
     """Whether the answer carries the passages that were used (the default)."""
+
+    def method_of(self, model: str) -> tuple[str, str | None]:
+        """Return the method, and the id of the stored set, that a request for a model names.
+
+        Raises:
+            ApiError: the model is unknown.
+            BadRequestError: fields contradict each other.
+        """
+        name, slash, tail = model.partition("/")
+        if name not in MODELS or (slash and (name != "adapted" or not tail)):
+            known = [*MODELS, "adapted/<support id>"]
+            problem = str(unknown_name("model", model, known))
+            raise ApiError(404, "model_not_found", problem, param="model")
+        support = tail or self.support
+        adapts = bool(support or self.demonstrations)
+        method = (self.method or ("adapted" if adapts else "base")) if name == AUTO else name
+        problem = ""
+        either = f"leave it out, or use model '{AUTO}'."
+        if tail and self.support not in {None, tail}:
+            problem = (
+                f"model '{model}' and raggd.support '{self.support}' name different sets: leave "
+                "one out."
+            )
+        elif support and self.demonstrations:
+            problem = f"support set '{support}' and demonstrations were both given: leave one out."
+        elif self.method not in {None, method}:
+            problem = (
+                f"model '{model}' answers by {method}, but raggd.method is '{self.method}': "
+                f"{either}"
+            )
+        elif method != "adapted" and adapts:
+            problem = f"{method} does not adapt, but a support set was given: {either}"
+        if problem:
+            raise BadRequestError(problem, "raggd")
+        if method == "adapted" and not adapts:
+            raise BadRequestError(
+                "adapted adapts to answered questions: name a stored set (model "
+                "'adapted/<support id>' or raggd.support) or give raggd.demonstrations.",
+                "raggd",
+                "support_missing",
+            )
+        return method, support
 
 
 class SupportRequest(Body):

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import unicodedata
 from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from raggd.data.prompts import Exchange
 from raggd.records import Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import evidence_for
-from raggd.serving.bodies import IndexView, PassageFields
-from raggd.serving.metrics import Metrics
+from raggd.serving.bodies import IndexView
+from raggd.serving.gate import Metrics
 
 LONGEST_ANSWER = 50
 """Words of an earlier answer that are searched for with a follow-up."""
@@ -40,14 +41,6 @@ def state_of(corpus: Path) -> str:
     return content_id(*seen)
 
 
-def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
-    """Return passages of a request; those without an id are numbered."""
-    return tuple(
-        Passage(p.id or f"given-{number}", p.text, p.title)
-        for number, p in enumerate(fields, start=1)
-    )
-
-
 def searches_for(question: str, earlier: Sequence[Exchange]) -> list[str]:
     """Return what to search for when a question may lean on what was asked before.
 
@@ -64,12 +57,9 @@ def searches_for(question: str, earlier: Sequence[Exchange]) -> list[str]:
 
 
 def passages_for(searches: Sequence[str], retriever: Retriever, k: int) -> tuple[Passage, ...]:
-    """Return the passages of one question, best first; several searches are fused by their ranks.
+    """Return at most `k` passages for one question, best first.
 
-    Args:
-        searches: one text, or several for the same question.
-        retriever: finds the passages.
-        k: most passages.
+    Several searches for the same question are fused by their ranks.
     """
     depth = k if len(searches) == 1 else max(k, DEPTH)
     found = evidence_for([Question("asked", text) for text in searches], retriever, depth)
@@ -79,6 +69,25 @@ def passages_for(searches: Sequence[str], retriever: Retriever, k: int) -> tuple
             scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (60 + rank)
     by_id = {passage.id: passage for ranked in found for passage in ranked}
     return tuple(by_id[name] for name in sorted(scores, key=lambda name: -scores[name])[:k])
+
+
+def scripts(text: str) -> set[str]:
+    """Name the scripts of a text's letters, by the first words of their Unicode names.
+
+    >>> sorted(scripts("Лима is 3"))
+    ['CYRILLIC', 'LATIN']
+    """
+    letters = {character for character in text if character.isalpha()}
+    return {unicodedata.name(letter, "?").split()[0] for letter in letters}
+
+
+def share_a_script(question: str, passages: Iterable[Passage]) -> bool:
+    """Return whether passages were found that could be in the question's language."""
+    found = list(passages)
+    asked = scripts(question)
+    if not asked:
+        return bool(found)
+    return any(asked & scripts(f"{p.title} {p.text}") for p in found)
 
 
 class Documents:
@@ -115,9 +124,6 @@ class Documents:
     def refresh(self) -> IndexView:
         """Index what changed, and search the new index from now on. Blocks; one at a time.
 
-        Returns:
-            What is searched now.
-
         Raises:
             RaggdError: the documents cannot be indexed; the old index stays in use.
         """
@@ -148,11 +154,7 @@ class Documents:
             LOG.warning("the documents changed, the old index stays in use: %s", error)
 
     async def watch(self, seconds: float) -> None:
-        """Look for changes again and again, until cancelled.
-
-        Args:
-            seconds: between two looks; 0 never looks.
-        """
+        """Look for changes every so many seconds (0: never), until cancelled."""
         while self._watched and seconds:
             await asyncio.sleep(seconds)
             if await asyncio.to_thread(state_of, self._watched) != self._state:

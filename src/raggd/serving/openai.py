@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
+from raggd.data.prompts import Exchange
+from raggd.data.shown import parsed_json
+from raggd.records import Demonstration
 from raggd.serving.bodies import Body, Details, Extension, ShortText, Text, clean_text
+from raggd.serving.errors import BadRequestError
 
 Stop = Annotated[str, Field(min_length=1, max_length=100)]
 Zero = Annotated[float, Field(ge=0, le=0)]
@@ -36,6 +41,13 @@ class ResponseFormat(Body):
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+
+    def shown_by(self, demonstrations: Sequence[Demonstration]) -> bool:
+        """Return whether every demonstration answers by an object as it is wanted."""
+        schema = (self.json_schema.schema_ if self.json_schema else None) or {}
+        keys = {str(key) for key in schema.get("required") or schema.get("properties") or ()}
+        values = [parsed_json(d.answer) for d in demonstrations]
+        return bool(values) and all(isinstance(v, dict) and keys <= v.keys() for v in values)
 
 
 class Writing(Body):
@@ -119,6 +131,32 @@ class ChatRequest(Writing):
     function_call: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
+
+    @property
+    def instruction(self) -> str:
+        """What system and developer say."""
+        return "\n".join(m.text for m in self.messages if m.role in {"system", "developer"})
+
+    def turns(self) -> tuple[str, tuple[Exchange, ...]]:
+        """Return the question, and the earlier ones with their answers.
+
+        Raises:
+            BadRequestError: the last turn is not the user's.
+        """
+        turns: list[tuple[str, str]] = []
+        for message in self.messages:
+            if message.role not in {"user", "assistant"} or (not turns and message.role != "user"):
+                continue
+            if turns and turns[-1][0] == message.role:
+                turns[-1] = (message.role, f"{turns[-1][1]}\n{message.text}")
+            else:
+                turns.append((message.role, message.text))
+        if not turns or turns[-1][0] != "user":
+            raise BadRequestError(
+                "expected a message with the role 'user' last: the question.", "messages"
+            )
+        texts = [text for _, text in turns]
+        return texts[-1], tuple(zip(texts[:-1:2], texts[1::2], strict=True))
 
 
 class CompletionRequest(Writing):

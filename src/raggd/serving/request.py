@@ -1,4 +1,7 @@
-"""One request, from the body that came in to the rows that answer it and the reply: one object."""
+"""One request, from the body that came in to the rows that answer it and the reply: one object.
+
+There are two kinds: a chat, whose last turn is the question, and a list of prompts.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from fastapi.responses import Response
 from pydantic import BaseModel
@@ -16,13 +19,20 @@ from starlette.types import Receive, Scope, Send
 
 from raggd.data.prompts import Exchange
 from raggd.data.shown import is_refusal, named_passages, parsed_json
-from raggd.records import Passage, unknown_name
-from raggd.serving.bodies import Details, Extension, PassageView
-from raggd.serving.documents import given_passages
+from raggd.records import Passage
+from raggd.serving.bodies import Details, Extension, PassageView, given_passages
 from raggd.serving.errors import ApiError, BadRequestError, as_api_error
 from raggd.serving.openai import (
+    ChatChoice,
     ChatChunk,
+    ChatCompletion,
+    ChatMessage,
+    ChatRequest,
+    ChunkChoice,
     Completion,
+    CompletionChoice,
+    CompletionRequest,
+    Delta,
     Logprobs,
     Reason,
     ResponseFormat,
@@ -34,74 +44,26 @@ from raggd.serving.row import Piece, Row, Sampling
 if TYPE_CHECKING:
     from raggd.serving.service import Service
 
-AUTO = "raggd"
-"""The model that adapts when there is something to adapt to, and is the base adapter otherwise."""
-MODELS = {
-    AUTO: "adapted with a support set or demonstrations, else base",
-    "vanilla-rag": "the bare backbone with the passages in its prompt",
-    "base": "the base adapter (the shared interface), not adapted",
-    "adapted": "adapted in one forward pass to the support set or demonstrations of the request",
-}
-C = TypeVar("C", ChatChunk, Completion)
 NO_HIT = "No passage shares a word with the question. (raggd.guess asks the model all the same.)"
 GONE = ApiError(499, "client_closed_request", "the client closed the connection.")
 
 
-def choose_method(model: str, wanted: Extension) -> tuple[str, str | None]:
-    """Settle the method and the stored support set that a request names.
-
-    Returns:
-        The method, and the id of the support set, if any.
-
-    Raises:
-        ApiError: the model is unknown.
-        BadRequestError: fields contradict each other.
-    """
-    name, slash, tail = model.partition("/")
-    if name not in MODELS or (slash and (name != "adapted" or not tail)):
-        known = [*MODELS, "adapted/<support id>"]
-        raise ApiError(
-            404, "model_not_found", str(unknown_name("model", model, known)), param="model"
-        )
-    support = tail or wanted.support
-    adapts = bool(support or wanted.demonstrations)
-    method = (wanted.method or ("adapted" if adapts else "base")) if name == AUTO else name
-    problem = ""
-    either = f"leave it out, or use model '{AUTO}'."
-    if tail and wanted.support not in {None, tail}:
-        problem = (
-            f"model '{model}' and raggd.support '{wanted.support}' name different sets: leave one "
-            "out."
-        )
-    elif support and wanted.demonstrations:
-        problem = f"support set '{support}' and demonstrations were both given: leave one out."
-    elif wanted.method not in {None, method}:
-        problem = (
-            f"model '{model}' answers by {method}, but raggd.method is '{wanted.method}': {either}"
-        )
-    elif method != "adapted" and adapts:
-        problem = f"{method} does not adapt, but a support set was given: {either}"
-    if problem:
-        raise BadRequestError(problem, "raggd")
-    if method == "adapted" and not adapts:
-        raise BadRequestError(
-            "adapted adapts to answered questions: name a stored set (model "
-            "'adapted/<support id>' or raggd.support) or give raggd.demonstrations.",
-            "raggd",
-            "support_missing",
-        )
-    return method, support
-
-
 class Request(Response):
-    """What is asked, the rows that answer it, and the reply that is sent; an ASGI response."""
+    """What is asked, the rows that answer it, and the reply that is sent; an ASGI response.
+
+    Attributes:
+        format: JSON, where it is wanted.
+        searched: what is searched for where it is not the question.
+    """
 
     prefix = ""
+    part: type[ChatChunk] | type[Completion]
+    """Of a stream."""
 
     def __init__(
         self, service: Service, body: Writing, tokens: int | None, logprobs: int | None = None
     ) -> None:
-        """Read what chat and completions have in common.
+        """Read what chat and prompts have in common.
 
         Args:
             service: answers it.
@@ -121,7 +83,7 @@ class Request(Response):
                 "(backbone.context_tokens).",
                 "max_tokens",
             )
-        self.method, self.support = choose_method(body.model, wanted)
+        self.method, self.support = wanted.method_of(body.model)
         self.demonstrations = wanted.demonstrations or []
         self.passages = None if wanted.passages is None else given_passages(wanted.passages)
         self.questions: list[str] = []
@@ -129,29 +91,28 @@ class Request(Response):
         self.instruction = wanted.instruction or ""
         self.format: ResponseFormat | None = None
         self.max_tokens = tokens
-        self._asks_anyway = bool(wanted.guess) or not service.settings.retrieval.top_k
         self.stops = [body.stop] if isinstance(body.stop, str) else list(body.stop or ())
         self.ignore_end = bool(body.ignore_eos)
         self.sampling = Sampling(
             body.temperature or 0.0, 1.0 if body.top_p is None else body.top_p, body.seed, logprobs
         )
-        self._service, self._body = service, body
-        self._show_passages = wanted.show_passages is not False
-        self._usage = bool(body.stream_options and body.stream_options.include_usage)
+        self.rows: list[Row] = []
+        self.evidence: list[tuple[Passage, ...]] = []
+        self.timings: dict[str, float] = {}
+        self.searched: list[str] = []
+        self.turns_cut = 0
         self.head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
             "created": int(time.time()),
             "model": body.model,
         }
+        self._service, self._body = service, body
+        self._asks_anyway = bool(wanted.guess) or not service.settings.retrieval.top_k
+        self._show_passages = wanted.show_passages is not False
+        self._usage = bool(body.stream_options and body.stream_options.include_usage)
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[tuple[Row, Piece] | ApiError | None] = asyncio.Queue()
         self._closed = False
-        self.rows: list[Row] = []
-        self.evidence: list[tuple[Passage, ...]] = []
-        self.timings: dict[str, float] = {}
-        self.searched: list[str] = []
-        """What is searched for where it is not the question."""
-        self.turns_cut = 0
 
     def ask(self, questions: list[str], param: str) -> None:
         """Take the questions.
@@ -253,24 +214,31 @@ class Request(Response):
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         try:
-            async for chunk in self._chunks():
-                data = chunk.model_dump_json(exclude_unset=True)
-                await send(_event(data))
+            async for part in self._parts():
+                await send(_event(part.model_dump_json(exclude_unset=True)))
             await send(_event("[DONE]"))
         except ApiError as error:
             await send(_event(json.dumps(error.body)))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _chunks(self) -> AsyncIterator[BaseModel]:
-        for chunk in self.opening():
-            yield chunk
+    async def _parts(self) -> AsyncIterator[BaseModel]:
+        for choice in self.opening():
+            yield self._part([choice], self.details(0))
         async for index, piece in self._pieces():
             if piece.text or (piece.logprobs and piece.logprobs.content):
-                yield self.chunk(index, piece.text, piece.logprobs)
+                yield self._part([self.choice(index, piece.text, piece.logprobs)])
             if piece.reason:
-                yield self.chunk(index, None, None, piece.reason, self.details(index))
+                last = self.choice(index, None, None, piece.reason)
+                yield self._part([last], self.details(index))
         if self._usage:
-            yield self.counted()
+            yield self._part([])
+
+    def _part(self, choices: list[BaseModel], details: Details | None = None) -> BaseModel:
+        extras: dict[str, BaseModel | None] = {"raggd": details} if details else {}
+        if self._usage:
+            extras["usage"] = None if choices else self.tokens()
+        kind = self.part.model_fields["object"].default
+        return self.part(**self.head, object=kind, choices=choices, **extras)
 
     # Its reply
 
@@ -278,40 +246,18 @@ class Request(Response):
         """Return the body, once every row is finished."""
         raise NotImplementedError
 
-    def opening(self) -> Iterable[BaseModel]:
-        """Return the chunks of a stream that come before any text."""
-        return ()
+    def opening(self) -> list[BaseModel]:
+        """Return the choice with which a stream begins before any text, if it does."""
+        return []
 
-    def chunk(
-        self,
-        index: int,
-        text: str | None,
-        logprobs: Logprobs | None,
-        reason: Reason | None = None,
-        details: Details | None = None,
+    def choice(
+        self, index: int, text: str | None, logprobs: Logprobs | None, reason: Reason | None = None
     ) -> BaseModel:
-        """Return a chunk of a stream.
+        """Return the choice of a stream's chunk: more text of a row, or, last, why it ended.
 
-        Args:
-            index: of the row.
-            text: more of its answer; None in the last chunk.
-            logprobs: of the tokens whose text is shown with it.
-            reason: why it ended, in the last chunk.
-            details: how it came about, in the last chunk.
+        `logprobs` are of the tokens whose text is shown with it.
         """
         raise NotImplementedError
-
-    def counted(self) -> BaseModel:
-        """Return the chunk that ends a stream with the number of tokens."""
-        raise NotImplementedError
-
-    def with_extras(self, chunk: C, details: Details | None) -> C:
-        """Return the chunk with what only some carry."""
-        if details is not None:
-            chunk.raggd = details
-        if self._usage:
-            chunk.usage = None
-        return chunk
 
     def tokens(self) -> Usage:
         """Return the number of tokens of all rows."""
@@ -321,9 +267,9 @@ class Request(Response):
 
     def details(self, index: int) -> Details:
         """Return how an answer came about; timings are told once it is finished."""
-        row = self.rows[index]
-        shown = [PassageView.model_validate(p) for p in self.evidence[index]]
-        return Details(
+        row, evidence = self.rows[index], self.evidence[index]
+        shown = [PassageView.model_validate(p) for p in evidence]
+        details = Details(
             method=self.method,
             support=self.support,
             adapted=self.support is not None,
@@ -332,15 +278,102 @@ class Request(Response):
             passages_cut=row.prompt.passages_cut,
             searched=self.searched or None,
             turns_cut=self.turns_cut,
-            refused=is_refusal(row.writer.text, row.adapted.refusals) if row.done else None,
-            named=list(named_passages(row.writer.text, self.evidence[index])) if row.done else None,
-            valid_json=isinstance(parsed_json(row.writer.text), dict)
-            if self.format and row.done
-            else None,
-            timings={**self.timings, **row.timings} if row.done else None,
-            batch=row.batch if row.done else None,
         )
+        if row.done:
+            text = row.writer.text
+            details.refused = is_refusal(text, row.adapted.refusals)
+            details.named = list(named_passages(text, evidence))
+            details.valid_json = isinstance(parsed_json(text), dict) if self.format else None
+            details.timings, details.batch = {**self.timings, **row.timings}, row.batch
+        return details
 
 
 def _event(data: str) -> dict[str, object]:
     return {"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True}
+
+
+class Chat(Request):
+    """`/v1/chat/completions`."""
+
+    prefix, part = "chatcmpl", ChatChunk
+
+    def __init__(self, service: Service, body: ChatRequest) -> None:
+        """Read a chat.
+
+        Raises:
+            BadRequestError: there is no question, or fields contradict each other.
+        """
+        if body.top_logprobs is not None and not body.logprobs:
+            raise BadRequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
+        most, newer = body.max_tokens, body.max_completion_tokens
+        if None not in {most, newer} and most != newer:
+            raise BadRequestError("max_tokens and max_completion_tokens differ: leave one out.")
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        super().__init__(service, body, newer or most, logprobs)
+        question, self.earlier = body.turns()
+        self.ask([question], "messages")
+        self.instruction = "\n".join(filter(None, (body.instruction, self.instruction)))
+        if body.response_format and body.response_format.type != "text":
+            self.format = body.response_format
+
+    def _refusal(self) -> str | None:
+        return NO_HIT if self.unfounded(0) else None
+
+    def reply(self) -> ChatCompletion:
+        """Return the body, once the answer is finished."""
+        (row,) = self.rows
+        assert row.reason
+        told = row.probabilities
+        choice = ChatChoice(
+            index=0,
+            message=ChatMessage(content=row.writer.text, refusal=self._refusal()),
+            logprobs=Logprobs(content=told.told) if told else None,
+            finish_reason=row.reason,
+        )
+        details = self.details(0)
+        return ChatCompletion(**self.head, choices=[choice], usage=self.tokens(), raggd=details)
+
+    def opening(self) -> list[BaseModel]:
+        """Return the role, before the first word."""
+        start = Delta(role="assistant", content="")
+        return [ChunkChoice(index=0, delta=start, logprobs=None, finish_reason=None)]
+
+    def choice(
+        self, index: int, text: str | None, logprobs: Logprobs | None, reason: Reason | None = None
+    ) -> ChunkChoice:
+        """Return the choice of a chunk, see `Request`."""
+        delta = Delta() if text is None else Delta(content=text)
+        if reason and (refusal := self._refusal()):
+            delta = Delta(refusal=refusal)
+        return ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=reason)
+
+
+class Prompts(Request):
+    """`/v1/completions`."""
+
+    prefix, part = "cmpl", Completion
+
+    def __init__(self, service: Service, body: CompletionRequest) -> None:
+        """Read prompts."""
+        super().__init__(service, body, body.max_tokens)
+        self.ask([body.prompt] if isinstance(body.prompt, str) else body.prompt, "prompt")
+
+    def reply(self) -> Completion:
+        """Return the body, once every answer is finished."""
+        choices = [
+            CompletionChoice(
+                index=index,
+                text=row.writer.text,
+                logprobs=None,
+                finish_reason=row.reason,
+                raggd=self.details(index),
+            )
+            for index, row in enumerate(self.rows)
+        ]
+        return Completion(**self.head, choices=choices, usage=self.tokens())
+
+    def choice(
+        self, index: int, text: str | None, logprobs: Logprobs | None, reason: Reason | None = None
+    ) -> CompletionChoice:
+        """Return the choice of a chunk, see `Request`."""
+        return CompletionChoice(index=index, text=text or "", logprobs=None, finish_reason=reason)

@@ -1,20 +1,29 @@
-"""One answer in the making: its tokens are chosen here, and turned into pieces of text."""
+"""One answer in the making: its tokens are chosen here, and turned into pieces of text.
+
+An answer is one line without surrounding white space, or several where the demonstrations have
+several, as everywhere in raggd. The pieces of a stream, joined, are exactly that text.
+"""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from raggd.backbone.generate import clean_answer
 from raggd.data.prompts import Prompt
 from raggd.methods.base import Adapted
 from raggd.serving.errors import ApiError
 from raggd.serving.openai import Logprobs, Reason, TokenLogprob, TopLogprob
-from raggd.serving.text import AnswerText, TokenBytes
+
+_UNFINISHED = "\ufffd"
+"""What a tokenizer shows for the first bytes of a character whose rest is still to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +53,9 @@ class Chosen:
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Keep the likeliest tokens that together hold `top_p`; at least one.
+    """Keep the likeliest tokens that together hold `top_p`, in (0, 1]; at least one.
 
-    Args:
-        probabilities: (vocabulary,), summing to 1.
-        top_p: in (0, 1].
-
-    Returns:
-        (vocabulary,), the others zero; not normalised.
+    Of (vocabulary,) probabilities the others become zero; the rest is not normalised.
     """
     ordered, at = probabilities.sort(descending=True)
     before = ordered.cumsum(0) - ordered
@@ -72,13 +76,9 @@ class Sampler:
             self._generator.manual_seed(sampling.seed % 2**63)
 
     def choose(self, logits: Tensor) -> Chosen:
-        """Choose the next token.
+        """Choose a token by (vocabulary,) logits of any float type.
 
-        Args:
-            logits: (vocabulary,), of any float type.
-
-        Returns:
-            The token; its log-probability is the model's own, whatever the temperature.
+        Its log-probability is the model's own, whatever the temperature.
         """
         token = self._drawn(logits) if self._sampling.temperature > 0 else int(logits.argmax())
         wanted = self._sampling.top_logprobs
@@ -97,6 +97,106 @@ class Sampler:
         return int(torch.multinomial(probabilities, 1, generator=self._generator))
 
 
+def held_back(text: str, stops: Sequence[str]) -> int:
+    """Count the last characters that may still turn out to be the start of a stop string.
+
+    >>> held_back("one END", ["ENDE", "D."])
+    3
+    """
+    longest = max((len(stop) for stop in stops), default=1) - 1
+    for length in range(min(longest, len(text)), 0, -1):
+        if any(len(stop) > length and stop.startswith(text[-length:]) for stop in stops):
+            return length
+    return 0
+
+
+class AnswerText:
+    """The growing text of one answer."""
+
+    def __init__(
+        self, decode: Callable[[list[int]], str], stops: Sequence[str] = (), *, lines: bool = False
+    ) -> None:
+        """Start with nothing written; `decode` leaves special tokens out."""
+        self._lines = lines
+        self._decode = decode
+        self._stops = [stop for stop in stops if stop]
+        self._tokens: list[int] = []
+        self._shown = ""
+        self.ended = False
+        """Whether the text itself has ended: a line break or a stop string was reached."""
+
+    @property
+    def text(self) -> str:
+        """The whole answer, as far as it is written."""
+        text = self._decode(self._tokens).lstrip()
+        cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        broken = not self._lines and len(f"{text}.".splitlines()) > 1  # a second line has begun
+        self.ended = broken or bool(cuts)
+        return clean_answer(text[: min(cuts)] if cuts else text, lines=self._lines)
+
+    def push(self, token: int) -> str:
+        """Take one more token and return the piece of text that is certain now; often empty."""
+        if self.ended:
+            return ""
+        self._tokens.append(token)
+        text = self.text
+        if self.ended:
+            return self._show(text)
+        certain = text.rstrip(_UNFINISHED).rstrip()
+        return self._show(certain[: len(certain) - held_back(certain, self._stops)].rstrip())
+
+    def finish(self) -> str:
+        """Return the last piece, which was held back: no more tokens come."""
+        return "" if self.ended else self._show(self.text)
+
+    def _show(self, text: str) -> str:
+        # a tokenizer that rewrites what it showed before cannot be followed: wait for the end
+        if not text.startswith(self._shown):
+            return ""
+        piece = text[len(self._shown) :]
+        self._shown = text
+        return piece
+
+
+def byte_table() -> dict[str, int]:
+    """Return the byte that each character of a byte-level vocabulary stands for (as in GPT-2).
+
+    >>> byte_table()["G"], byte_table()["\u0120"]
+    (71, 32)
+    """
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
+
+
+class TokenBytes:
+    """The bytes that a token adds to the text, also where they are a part of a character."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Find out how the vocabulary is written."""
+        self._tokenizer = tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        decoder = getattr(backend, "decoder", None)
+        byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
+        self._table = byte_table() if byte_level else {}
+        self._special = set(tokenizer.all_special_ids)
+
+    def __call__(self, token: int, before: int | None = None) -> bytes:
+        """Return the bytes of a token after another (None: the first); none for a special one."""
+        if token in self._special:
+            return b""
+        name = str(self._tokenizer.convert_ids_to_tokens(token))
+        if self._table:
+            known = [self._table.get(character) for character in name]
+            return bytes(b for b in known if b is not None) if None not in known else name.encode()
+        if single := re.fullmatch("<0x([0-9A-F]{2})>", name):
+            return bytes([int(single[1], 16)])
+        # what decoding gives in its place: separators, which some tokenizers put between tokens
+        start = [before] if before is not None and before not in self._special else []
+        whole = str(self._tokenizer.decode([*start, token]))
+        return whole[len(self._tokenizer.decode(start)) if start else 0 :].encode()
+
+
 class Probabilities:
     """The written tokens with their probabilities, each told once its text is shown."""
 
@@ -109,10 +209,9 @@ class Probabilities:
         self.told: list[TokenLogprob] = []
 
     def take(self, chosen: Chosen, shown: int, *, last: bool) -> Logprobs:
-        """Take a token, and tell those whose text is shown by now.
+        """Take a token, and tell those whose text is among the first `shown` bytes of the answer.
 
-        Returns:
-            The tokens, each cut to what the answer shows; those that show nothing are left out.
+        Each is cut to what the answer shows; those that show nothing are left out.
         """
         self._pending.append((chosen, self._before, len(self._raw)))
         self._raw += self._bytes_of(chosen.token, self._before)
@@ -145,10 +244,10 @@ def _top(piece: bytes, logprob: float) -> TopLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """More of an answer: text that may be empty, its tokens, and whether it is the last.
+    """More of an answer.
 
     Attributes:
-        text: what is certain now.
+        text: what is certain now; may be empty.
         logprobs: of the tokens whose text is shown by now; None unless the request wants them.
         reason: with the last piece, why the answer ends.
     """
@@ -219,10 +318,10 @@ class Row:
         self._started = time.perf_counter()
 
     def take(self, logits: Tensor, stops: frozenset[int]) -> None:
-        """Choose the next token, and tell what it adds.
+        """Choose the next token by (vocabulary,) logits, and tell what it adds.
 
         Args:
-            logits: (vocabulary,).
+            logits: of the model.
             stops: tokens that end an answer.
         """
         chosen = self._sampler.choose(logits)

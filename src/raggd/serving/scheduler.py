@@ -7,65 +7,132 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
-from raggd.backbone.join import alike
+from raggd.backbone.generate import read_prompts
+from raggd.backbone.interface import attach
+from raggd.backbone.join import alike, join_caches
 from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import new_cache
 from raggd.backbone.threads import claim
+from raggd.core.low_rank import Update
+from raggd.data.prompts import Prompt
+from raggd.methods.answering import shared_update
 from raggd.methods.base import Adapted
-from raggd.records import SupportSet
-from raggd.serving.batch import RunningBatch
 from raggd.serving.errors import StoppingError, as_api_error
-from raggd.serving.metrics import Metrics
+from raggd.serving.gate import Metrics
 from raggd.serving.row import Row
 
 GATHER_S = 0.05
 """Longest wait of an idle scheduler for answers in preparation, so that they share a batch."""
+T = TypeVar("T")
 
 
-@dataclass(eq=False)
-class _Group:
-    # rows of one base adapter, or without any: only they can share a forward pass
-    batch: RunningBatch
-    rows: list[Row] = field(default_factory=list)
+class RunningBatch:
+    """Answers of one base adapter (or all of none), decoded together, each with its own update.
+
+    They share one key-value cache, padded on the left, so that one which joins later is only padded
+    further and a finished one is cut out; what stays is never computed again.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        """Start without rows."""
+        self.rows: list[Row] = []
+        self._backbone = backbone
+        self._states: list[Adapted] = []
+        self._cache: Any = None
+        self._mask = torch.empty(0, 0, dtype=torch.long)
+        self._update: Update | None = None
+        self._held = ExitStack()
+        self._adapted = False
+
+    @torch.no_grad()
+    def join(self, prompts: Sequence[Prompt], states: Sequence[Adapted]) -> Tensor:
+        """Read and add prompts; return the (prompts, vocabulary) logits of their first tokens."""
+        self.release()
+        backbone = self._backbone
+        with attach(backbone, states[0].base, self._stacked(states)):
+            reading = read_prompts(backbone, prompts, prefixes=[state.prefix for state in states])
+        parts = [(self._cache, self._mask)] if self._states else []
+        self._cache, self._mask = join_caches([*parts, (reading.cache, reading.mask)])
+        self._states += states
+        self._update = self._stacked(self._states)
+        return reading.logits
+
+    def _stacked(self, states: Sequence[Adapted]) -> Update | None:
+        update = shared_update(states)
+        target = (self._backbone.device, self._backbone.dtype)
+        return update.map(lambda tensor: tensor.to(*target)) if update else None
+
+    @torch.no_grad()
+    def step(self, tokens: Sequence[int]) -> Tensor:
+        """Add one token to every answer; return the (answers, vocabulary) logits of the next."""
+        if not self._adapted:
+            self._held.enter_context(attach(self._backbone, self._states[0].base, self._update))
+            self._adapted = True
+        positions = self._mask.sum(1, keepdim=True)
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._states), 1)], 1)
+        output = self._backbone.model(
+            input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
+            attention_mask=self._mask,
+            position_ids=positions,
+            **self._backbone.with_cache(self._cache),
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+    def keep(self, at: Sequence[int]) -> None:
+        """Let all answers but some leave."""
+        if len(at) == len(self._states):
+            return
+        self.release()
+        self._states = [self._states[i] for i in at]
+        if not self._states:
+            self._cache, self._update = None, None
+            return
+        index = torch.tensor(at, device=self._mask.device)
+        mask = self._mask[index]
+        start = int(mask.any(0).int().argmax())  # columns before it are padding in every row
+        self._mask = mask[:, start:]
+        layers = [(layer.keys, layer.values) for layer in self._cache.layers]
+        self._cache = new_cache([(k[index, :, start:], v[index, :, start:]) for k, v in layers])
+        self._update = self._stacked(self._states)
+
+    def release(self) -> None:
+        """Leave the backbone as it is without this batch; the next step adapts it again."""
+        self._held.close()
+        self._adapted = False
 
 
 class Scheduler:
     """Owns the backbone while the server runs. Every method may be called from any thread."""
 
     def __init__(
-        self,
-        backbone: Backbone,
-        adapt: Callable[[SupportSet], Adapted],
-        metrics: Metrics,
-        *,
-        rows: int,
-        threads: int | None = None,
+        self, backbone: Backbone, metrics: Metrics, *, rows: int, threads: int | None = None
     ) -> None:
-        """Start the thread.
+        """Start the thread; nothing else may use the model from now on.
 
         Args:
-            backbone: the frozen model; nothing else may use it from now on.
-            adapt: to a support set; called in the scheduler's thread.
+            backbone: the frozen model.
             metrics: told what happens.
             rows: most answers written together.
             threads: processor threads for the model alone; None takes them as they are.
         """
         self._backbone = backbone
         self._threads = threads
-        self._adapt = adapt
         self._metrics = metrics
         self._most = rows
         self._stops = frozenset(backbone.stops)
         self._changed = threading.Condition()
-        self._supports: deque[tuple[SupportSet, Future[Adapted]]] = deque()
+        self._work: deque[Callable[[], None]] = deque()
         self._waiting: deque[Row] = deque()
         self._preparing = 0
         self._closing = False
-        self._groups: dict[str, _Group] = {}
+        self._batches: dict[str, RunningBatch] = {}  # by base: only those can share a forward pass
         self._thread = threading.Thread(target=self._run, name="raggd-model", daemon=True)
         self._thread.start()
 
@@ -82,7 +149,7 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Answers that are being written."""
-        return sum(len(group.rows) for group in list(self._groups.values()))
+        return sum(len(batch.rows) for batch in list(self._batches.values()))
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
@@ -107,12 +174,21 @@ class Scheduler:
             self._waiting += rows
             self._changed.notify_all()
 
-    def adapt(self, support: SupportSet) -> Future[Adapted]:
-        """Return a state adapted to the support set, once it is there."""
-        result: Future[Adapted] = Future()
+    def run(self, work: Callable[[], T]) -> Future[T]:
+        """Do other work with the model, between two steps of the answers in progress."""
+        result: Future[T] = Future()
+
+        def done() -> None:
+            if result.set_running_or_notify_cancel():
+                try:
+                    self._release(None)
+                    result.set_result(work())
+                except Exception as error:
+                    result.set_exception(error)
+
         with self._changed:
             self._refuse_if_closing()
-            self._supports.append((support, result))
+            self._work.append(done)
             self._changed.notify_all()
         return result
 
@@ -139,14 +215,15 @@ class Scheduler:
             claim(self._threads)
         while self._work_there():
             try:
-                self._predict_one()
+                if self._work:
+                    self._work.popleft()()
                 for rows in self._joining():
                     self._join(rows)
-                for group in self._groups.values():
-                    self._step(group)
+                for batch in self._batches.values():
+                    self._step(batch)
             except Exception as error:  # a bug: its rows fail, the thread goes on
-                for group in self._groups.values():
-                    self._abandon(group, error)
+                for base in self._batches:
+                    self._abandon(base, error)
             self._metrics.waiting.set(self.waiting)
             self._metrics.running.set(self.running)
         self._release(None)
@@ -155,33 +232,19 @@ class Scheduler:
         with self._changed:
             if self.running:
                 return True
-            self._changed.wait_for(lambda: self._supports or self._waiting or self._closing)
+            self._changed.wait_for(lambda: self._work or self._waiting or self._closing)
             if self._waiting:
                 self._changed.wait_for(self._all_there, GATHER_S)
-            return bool(self._supports or self._waiting)
+            return bool(self._work or self._waiting)
 
     def _all_there(self) -> bool:
         return self._preparing == 0 or len(self._waiting) >= self._most or self._closing
 
-    def _predict_one(self) -> None:
-        if not self._supports:
-            return
-        support, result = self._supports.popleft()
-        if not result.set_running_or_notify_cancel():
-            return
-        self._release(None)
-        started = time.perf_counter()
-        try:
-            result.set_result(self._adapt(support))
-        except Exception as error:
-            result.set_exception(error)
-        self._metrics.adaptation.observe(time.perf_counter() - started)
-
-    def _release(self, but: _Group | None) -> None:
+    def _release(self, but: RunningBatch | None) -> None:
         # the backbone carries one adaptation at a time
-        for group in self._groups.values():
-            if group is not but:
-                group.batch.release()
+        for batch in self._batches.values():
+            if batch is not but:
+                batch.release()
 
     def _joining(self) -> list[list[Row]]:
         with self._changed:
@@ -200,58 +263,58 @@ class Scheduler:
         ]
 
     def _join(self, rows: list[Row]) -> None:
-        group = self._groups.setdefault(rows[0].base, _Group(RunningBatch(self._backbone)))
-        self._release(group)
-        started = time.perf_counter()
+        base, started = rows[0].base, time.perf_counter()
+        batch = self._batches.setdefault(base, RunningBatch(self._backbone))
+        self._release(batch)
         for row in rows:
             row.begin()
-        group.rows += rows
+        batch.rows += rows
         try:
-            logits = group.batch.join([row.prompt for row in rows], [row.adapted for row in rows])
+            logits = batch.join([row.prompt for row in rows], [row.adapted for row in rows])
         except Exception as error:
-            self._abandon(group, error)
+            self._abandon(base, error)
             return
-        self._take(group, rows, logits)
+        self._take(batch, rows, logits)
         self._metrics.read.observe(time.perf_counter() - started)
         self._metrics.prompt_tokens.inc(sum(len(row.prompt.tokens) for row in rows))
-        self._leave(group)
+        self._leave(batch)
 
-    def _step(self, group: _Group) -> None:
-        self._leave(group)
-        if not group.rows:
+    def _step(self, batch: RunningBatch) -> None:
+        self._leave(batch)
+        if not batch.rows:
             return
-        self._release(group)
+        self._release(batch)
         started = time.perf_counter()
         try:
-            logits = group.batch.step([row.last for row in group.rows])
+            logits = batch.step([row.last for row in batch.rows])
         except Exception as error:
-            self._abandon(group, error)
+            self._abandon(batch.rows[0].base, error)
             return
-        self._take(group, group.rows, logits)
+        self._take(batch, batch.rows, logits)
         self._metrics.step.observe(time.perf_counter() - started)
-        self._metrics.batch.observe(len(group.rows))
-        self._leave(group)
+        self._metrics.batch.observe(len(batch.rows))
+        self._leave(batch)
 
-    def _take(self, group: _Group, rows: Sequence[Row], logits: Tensor) -> None:
+    def _take(self, batch: RunningBatch, rows: Sequence[Row], logits: Tensor) -> None:
         for row, values in zip(rows, logits, strict=True):
-            row.batch = max(row.batch, len(group.rows))
+            row.batch = max(row.batch, len(batch.rows))
             try:
                 row.take(values, self._stops)
             except Exception as error:  # one answer's text must not end the others
                 row.fail(as_api_error(error))
         self._metrics.answer_tokens.inc(len(rows))
 
-    def _leave(self, group: _Group) -> None:
-        self._metrics.cancelled.inc(sum(row.cancelled and not row.done for row in group.rows))
-        at = [i for i, row in enumerate(group.rows) if not (row.done or row.cancelled)]
-        if len(at) < len(group.rows):
-            group.batch.keep(at)
-            group.rows = [group.rows[i] for i in at]
+    def _leave(self, batch: RunningBatch) -> None:
+        self._metrics.cancelled.inc(sum(row.cancelled and not row.done for row in batch.rows))
+        at = [i for i, row in enumerate(batch.rows) if not (row.done or row.cancelled)]
+        if len(at) < len(batch.rows):
+            batch.keep(at)
+            batch.rows = [batch.rows[i] for i in at]
 
-    def _abandon(self, group: _Group, error: Exception) -> None:
+    def _abandon(self, base: str, error: Exception) -> None:
         # after a failure the batch may be half-made: its rows fail, and it starts anew
-        told = as_api_error(error)
-        for row in group.rows:
+        batch, told = self._batches[base], as_api_error(error)
+        for row in batch.rows:
             row.fail(told)
-        group.batch.release()
-        group.batch, group.rows = RunningBatch(self._backbone), []
+        batch.release()
+        self._batches[base] = RunningBatch(self._backbone)

@@ -3,32 +3,67 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import TypeVar
+from math import hypot
+from typing import Any, TypeVar
 
 from raggd.api import Rag
+from raggd.core.low_rank import BaseAdapter, Update, effective_change, norm
+from raggd.data.demonstrations import OWN_TASK
 from raggd.methods.answering import render
 from raggd.methods.base import Adapted
-from raggd.records import Passage, RaggdError
+from raggd.methods.store import StoredSet
+from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.retrieval.base import Retriever
-from raggd.serving.bodies import SupportRequest, SupportView
-from raggd.serving.chat import shows_json
-from raggd.serving.documents import Documents, passages_for, searches_for
+from raggd.serving.bodies import (
+    DemonstrationFields,
+    DemonstrationView,
+    SupportRequest,
+    SupportView,
+    given_passages,
+)
+from raggd.serving.documents import Documents, passages_for, searches_for, share_a_script
 from raggd.serving.errors import ApiError, BadRequestError, StoppingError
-from raggd.serving.metrics import Metrics
+from raggd.serving.gate import Metrics
 from raggd.serving.request import Request
-from raggd.serving.row import Probabilities, Row
+from raggd.serving.row import AnswerText, Probabilities, Row, TokenBytes
 from raggd.serving.scheduler import Scheduler
-from raggd.serving.supports import Supports, since
-from raggd.serving.text import AnswerText, TokenBytes
 
+LOG = logging.getLogger("raggd.serving")
 T = TypeVar("T")
 RESERVE = 8
 """Passages give way to an answer of this part of the context; a longer one takes what is left."""
+
+
+def since(started: float) -> float:
+    """Return the milliseconds since a time of `time.perf_counter`."""
+    return round((time.perf_counter() - started) * 1000, 1)
+
+
+def norms_of(base: BaseAdapter, update: Update) -> dict[str, list[float]]:
+    """Return the Frobenius norm of the change of the weights, per projection and layer."""
+    change = effective_change(base, update.map(lambda tensor: tensor.float().cpu()))
+    return {p: [round(v, 8) for v in norm(f).tolist()] for p, f in change.items()}
+
+
+def too_long(reason: str) -> ApiError:
+    """Return the error for a prompt that does not fit the context, status 400."""
+    message = f"the question does not fit the context: {reason}"
+    return BadRequestError(message, "messages", "context_length_exceeded")
+
+
+def no_json() -> ApiError:
+    """Return the error for JSON that nothing has shown the model how to write, status 400."""
+    return BadRequestError(
+        "response_format: JSON is written where demonstrations show it: give "
+        "raggd.demonstrations, or a support set, whose every answer is a JSON object with the keys "
+        "that you want.",
+        "response_format",
+    )
 
 
 class Service:
@@ -37,30 +72,21 @@ class Service:
     def __init__(self, rag: Rag, threads: int | None = None) -> None:
         """Load model, weights and index, and start the scheduler.
 
-        Args:
-            rag: what to serve.
-            threads: processor threads for the model alone; None takes them as they are.
+        `threads` of the processor are the model's alone; None takes them as they are.
         """
-        parts = rag.parts
-        self.settings = parts.settings
+        self.rag, self.store, self.settings = rag, rag.store, rag.parts.settings
         self.metrics = Metrics()
-        self.backbone = parts.backbone
-        self.base = parts.base
+        self.backbone, self.base = rag.parts.backbone, rag.parts.base
         self.documents = Documents(rag, self.metrics)
-        self._bytes_of = TokenBytes(self.backbone.tokenizer)
         self.stopping = False
+        self._bytes_of = TokenBytes(self.backbone.tokenizer)
         self._open = 0
         self._lock = threading.Lock()
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="raggd-prepare")
-        method = rag.method()
-        self.scheduler = Scheduler(
-            self.backbone,
-            lambda support: method.adapt([support])[0],
-            self.metrics,
-            rows=self.settings.serving.rows,
-            threads=threads,
-        )
-        self.supports = Supports(rag, self.scheduler.adapt, self.metrics)
+        self._adapting: dict[str, asyncio.Task[Adapted]] = {}
+        rag.method()  # refused now if its weights are not there
+        rows = self.settings.serving.rows
+        self.scheduler = Scheduler(self.backbone, self.metrics, rows=rows, threads=threads)
 
     def close(self) -> None:
         """Finish what is queued and end the threads."""
@@ -71,10 +97,7 @@ class Service:
     # Asking
 
     def admit(self, count: int) -> Callable[[], None]:
-        """Let answers in, or turn them away.
-
-        Returns:
-            What to call when they are done.
+        """Let answers in, or turn them away; return what to call when they are done.
 
         Raises:
             StoppingError: it takes no more.
@@ -105,15 +128,15 @@ class Service:
         adapted, milliseconds = await self._adapted(request, retriever)
         with self.scheduler.expecting():
             started = time.perf_counter()
-            rows, evidence = await self._aside(lambda: self._rows(request, adapted, retriever))
+            rows, evidence = await self.aside(lambda: self._rows(request, adapted, retriever))
             request.opened(rows, evidence, {"prepare": since(started), "adapt": milliseconds})
             self.scheduler.submit([row for i, row in enumerate(rows) if not request.unfounded(i)])
         for index, row in enumerate(rows):
             if request.unfounded(index):
                 row.skip()
 
-    async def _aside(self, work: Callable[[], T]) -> T:
-        # retrieval and tokenisation: neither on the event loop nor in the model's thread
+    async def aside(self, work: Callable[[], T]) -> T:
+        """Do what is neither for the event loop nor for the model's thread: search, tokenise."""
         return await asyncio.get_running_loop().run_in_executor(self._preparer, work)
 
     async def _adapted(self, request: Request, retriever: Retriever) -> tuple[Adapted, float]:
@@ -122,14 +145,14 @@ class Service:
                 raise no_json()
             return Adapted(self.base if request.method == "base" else None), 0.0
         if request.support:
-            support = self.supports.get(request.support).support
+            support = self.stored(request.support).support
         else:
-            make = partial(self.supports.of, request.demonstrations, retriever)
-            support = await self._aside(make)
-        if request.format and not shows_json(support.demonstrations, request.format):
+            shown = request.demonstrations
+            support = await self.aside(lambda: self.support_of(shown, retriever))
+        if request.format and not request.format.shown_by(support.demonstrations):
             raise no_json()
         request.support = support.id
-        return await self.supports.adapted(support)
+        return await self.adapted_to(support, request.instruction)
 
     def _rows(
         self, request: Request, adapted: Adapted, retriever: Retriever
@@ -177,11 +200,12 @@ class Service:
                 passages,
                 limit=limit,
                 reserve=min(most, max(limit // RESERVE, usual)),
-                instruction=request.instruction,
+                instruction=request.instruction or self.settings.serving.instruction,
                 earlier=request.earlier,
             )
         except RaggdError as error:
             raise too_long(str(error)) from error
+        told = request.sampling.top_logprobs is not None
         return Row(
             prompt=prompt,
             adapted=adapted,
@@ -191,40 +215,176 @@ class Service:
                 request.stops,
                 lines=adapted.lines,
             ),
-            probabilities=(
-                None if request.sampling.top_logprobs is None else Probabilities(self._bytes_of)
-            ),
+            probabilities=Probabilities(self._bytes_of) if told else None,
             max_tokens=min(most, limit - len(prompt.tokens)),
             emit=request.take,
             ignore_end=request.ignore_end,
         )
 
-    async def store(self, body: SupportRequest) -> tuple[SupportView, bool]:
-        """Store a support set with what it was adapted to.
+    # Adapting
 
-        Returns:
-            The stored set, and whether it is new.
+    def support_of(
+        self, fields: Sequence[DemonstrationFields], retriever: Retriever, task: str = OWN_TASK
+    ) -> SupportSet:
+        """Make a support set of a request's demonstrations; blocks while it retrieves.
+
+        Raises:
+            BadRequestError: there are too many, one is too long, or no passage fits it.
         """
+        most = self.settings.serving.demonstrations
+        if len(fields) > most:
+            raise BadRequestError(
+                f"{len(fields)} demonstrations: this server takes at most {most} "
+                "(serving.demonstrations); three do.",
+                "demonstrations",
+            )
+        shown = [self._shown(i, d, retriever) for i, d in enumerate(fields, start=1)]
+        return SupportSet(task, tuple(shown))
+
+    def _shown(
+        self, number: int, fields: DemonstrationFields, retriever: Retriever
+    ) -> Demonstration:
+        question, answer = fields.question.strip(), fields.answer.strip()
+        param = f"demonstrations.{number - 1}"
+        k, limit = self.settings.retrieval.top_k, self.settings.target.max_tokens // 2
+        if fields.passages is not None:
+            passages = given_passages(fields.passages)
+        else:
+            passages = passages_for([question], retriever, k)
+            if k and not share_a_script(question, passages):
+                raise BadRequestError(
+                    f"no passage fits demonstration {number} (is it in another language than the "
+                    "corpus?): ask in the language of the corpus, or give passages with it.",
+                    param,
+                    "no_passages",
+                )
+        used = len(self.backbone.tokenizer.encode(f"{question}\n{answer}"))
+        if used > limit:
+            raise BadRequestError(
+                f"demonstration {number} has {used} tokens without its passages: this server takes "
+                f"at most {limit} (half of target.max_tokens).",
+                param,
+                "context_length_exceeded",
+            )
+        return Demonstration(f"line-{number}", question, passages, answer)
+
+    async def adapted_to(self, support: SupportSet, instruction: str = "") -> tuple[Adapted, float]:
+        """Adapt to a set, or look up what it was adapted to: 0 milliseconds."""
+        started = time.perf_counter()
+        key = self.rag.key(support, instruction=instruction)
+        known = await asyncio.to_thread(self.store.find, key, self.base)
+        if known is not None:
+            self.metrics.update_hits.inc()
+            return known, 0.0
+        self.metrics.update_misses.inc()
+        # requests for the same set wait for one adaptation, whoever of them goes away
+        task = self._adapting.get(key)
+        if task is None:
+            task = asyncio.create_task(self._made(key, support, instruction))
+            self._adapting[key] = task
+            task.add_done_callback(lambda _: self._adapting.pop(key, None))
+        return await asyncio.shield(task), since(started)
+
+    async def _made(self, key: str, support: SupportSet, instruction: str) -> Adapted:
+        method = self.rag.method(instruction=instruction)
+
+        def adapt() -> Adapted:
+            with self.metrics.adaptation.time():
+                return method.adapt([support])[0]
+
+        adapted = await asyncio.wrap_future(self.scheduler.run(adapt))
+        # what a request brings along, examples or instruction, is never written to disk
+        stored = self.store.file(support.id).is_file() and not instruction
+        await self._keep(key, adapted, {}, on_disk=stored)
+        return adapted
+
+    async def _keep(
+        self, key: str, adapted: Adapted, facts: dict[str, Any], *, on_disk: bool
+    ) -> None:
+        await asyncio.to_thread(self.store.put, key, adapted, facts, on_disk=on_disk)
+        self.metrics.update_bytes.set(self.store.bytes)
+        self.metrics.updates_dropped.set(self.store.dropped)
+
+    # Stored support sets: the command line's are here too, and these are there
+
+    async def add(self, body: SupportRequest) -> tuple[SupportView, bool]:
+        """Store a set with what it was adapted to; say whether it is new.
+
+        Raises:
+            ApiError: 409 where it is meant for another base adapter, 429 when the store is full.
+        """
+        in_use = self.base.fingerprint
+        if body.base not in {None, in_use}:
+            raise ApiError(
+                409,
+                "support_of_another_base",
+                f"this support set is meant for base adapter '{body.base}', this server runs "
+                f"'{in_use}': leave 'base' out.",
+                param="base",
+            )
         release = self.admit(1)
         try:
-            retriever = self.documents.retriever
-            make = partial(self.supports.of, body.demonstrations, retriever, body.task)
-            return await self.supports.add(await self._aside(make))
+            shown, retriever = body.demonstrations, self.documents.retriever
+            support = await self.aside(lambda: self.support_of(shown, retriever, body.task))
+            most, names = self.settings.serving.max_supports, self.store.names()
+            if support.id not in names and len(names) >= most:
+                raise ApiError(
+                    429,
+                    "too_many_supports",
+                    f"{most} support sets are stored, the most that this server holds "
+                    "(serving.max_supports): DELETE some first.",
+                )
+            key = self.rag.key(support)
+            stored = await asyncio.to_thread(self.store.add, support)
+            if not self.store.facts(key):
+                adapted, milliseconds = await self.adapted_to(support)
+                facts: dict[str, Any] = {"adapt_ms": milliseconds, "norms": {}}
+                if adapted.base is not None and adapted.update is not None:
+                    facts["norms"] = norms_of(adapted.base, adapted.update)
+                await self._keep(key, adapted, facts, on_disk=True)
+            return self.view(stored), support.id not in names
         finally:
             release()
 
+    def stored(self, name: str) -> StoredSet:
+        """Look a stored set up.
 
-def too_long(reason: str) -> ApiError:
-    """Return the error for a prompt that does not fit the context, status 400."""
-    message = f"the question does not fit the context: {reason}"
-    return BadRequestError(message, "messages", "context_length_exceeded")
+        Raises:
+            ApiError: 404 if there is none.
+        """
+        if name not in self.store.names():
+            raise ApiError(
+                404,
+                "support_not_found",
+                "there is no stored support set of that id: POST its demonstrations to "
+                "/v1/supports, or see GET /v1/supports.",
+                param="support",
+            )
+        return self.store.stored(name)
 
+    def views(self) -> list[SupportView]:
+        """Return all sets, newest first; a damaged one is reported and left out."""
+        shown = []
+        for name in self.store.names():
+            try:
+                shown.append(self.view(self.store.stored(name)))
+            except RaggdError as error:
+                LOG.warning("support set %s is left out: %s", name, error)
+        return sorted(shown, key=lambda view: (-view.created, view.id))
 
-def no_json() -> ApiError:
-    """Return the error for JSON that nothing has shown the model how to write, status 400."""
-    return BadRequestError(
-        "response_format: JSON is written where demonstrations show it: give "
-        "raggd.demonstrations, or a support set, whose every answer is a JSON object with the keys "
-        "that you want.",
-        "response_format",
-    )
+    def view(self, stored: StoredSet) -> SupportView:
+        """Return a stored set as replies show it."""
+        support = stored.support
+        facts = self.store.facts(self.rag.key(support))
+        norms = facts.get("norms") or {}
+        return SupportView(
+            id=support.id,
+            model=f"adapted/{support.id}",
+            task=support.task,
+            created=stored.created,
+            base=self.base.fingerprint,
+            demonstrations=[DemonstrationView.model_validate(d) for d in support.demonstrations],
+            norms=norms,
+            norm=hypot(*(value for layers in norms.values() for value in layers)),
+            adapt_ms=facts.get("adapt_ms"),
+        )

@@ -239,6 +239,8 @@ class ServingSettings(_Section):
     max_supports: int = Field(default=1000, ge=1)
     demonstrations: int = Field(default=16, ge=1)
     """Most demonstrations in one support set."""
+    instruction: str = ""
+    """How to answer, in your words, where a request (`ask`, `Rag`) says nothing; empty: raggd's."""
     watch_s: float = Field(default=2.0, ge=0)
     """Seconds between looks for changed documents; 0 never looks."""
     body_kb: int = Field(default=1024, ge=1)

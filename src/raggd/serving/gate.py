@@ -1,4 +1,4 @@
-"""What every request passes before it reaches a route: host, key, size; and its line in the log.
+"""What every request passes before it reaches a route: host, key, size; how it is counted.
 
 Keys have names, so that the log says who asked and one key can be withdrawn alone.
 """
@@ -10,17 +10,26 @@ import hmac
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raggd.records import RaggdError
 from raggd.serving.errors import ApiError, internal_error
-from raggd.serving.metrics import Metrics
 
 LOG = logging.getLogger("raggd.serving")
 OPEN = ("/", "/health", "/openapi.json")
@@ -32,13 +41,47 @@ _BODY_S = 30.0
 
 Keys = Mapping[str, str]
 """API keys by the names of those who have them."""
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_ROWS = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """The server's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        """Register everything, also memory and processor time of this process."""
+        own = self.registry = CollectorRegistry()
+        ProcessCollector(registry=own)
+        PlatformCollector(registry=own)
+        count, gauge = partial(Counter, registry=own), partial(Gauge, registry=own)
+        rows = partial(Histogram, buckets=_ROWS, registry=own)
+        timed = partial(Histogram, buckets=_SECONDS, registry=own)
+        self.requests = count("raggd_requests", "Requests answered.", ["route", "status"])
+        self.seconds = timed("raggd_request_seconds", "Time to answer a request.", ["route"])
+        self.waiting = gauge("raggd_waiting", "Answers waiting to be begun.")
+        self.running = gauge("raggd_running", "Answers being written.")
+        self.batch = rows("raggd_batch_rows", "Rows of a decoding step.")
+        self.adaptation = timed("raggd_adaptation_seconds", "Time to adapt to a support set.")
+        self.read = timed("raggd_read_seconds", "Time to read joining prompts.")
+        self.step = timed("raggd_decode_step_seconds", "Time of a decoding step.")
+        self.prompt_tokens = count("raggd_prompt_tokens", "Prompt tokens read.")
+        self.answer_tokens = count("raggd_answer_tokens", "Tokens written.")
+        self.cancelled = count("raggd_cancelled", "Answers given up by client or timeout.")
+        self.update_hits = count("raggd_update_cache_hits", "Adapted states that were kept.")
+        self.update_misses = count("raggd_update_cache_misses", "Adapted states made anew.")
+        self.update_bytes = gauge("raggd_update_cache_bytes", "Memory of adapted states.")
+        self.updates_dropped = gauge("raggd_update_cache_dropped", "Adapted states dropped so far.")
+        self.passages = gauge("raggd_passages", "Passages of the index in use.")
+        self.index_swaps = count("raggd_index_swaps", "Times that changed documents were indexed.")
+        self.index_failures = count("raggd_index_failures", "Times that they could not be.")
+
+    def text(self) -> bytes:
+        """Return everything in Prometheus' text form."""
+        return generate_latest(self.registry)
 
 
 def read_keys(path: Path) -> Keys:
     """Read a file of API keys: a name and a key on each line, ``#`` begins a comment.
-
-    Returns:
-        The keys by name.
 
     Raises:
         RaggdError: it cannot be read, a line has another form, or a name or key comes twice.
@@ -81,10 +124,7 @@ def _name_of(host: str) -> str:
 
 
 async def read_body(receive: Receive, most: int) -> bytes | None:
-    """Read a whole body within a bound.
-
-    Returns:
-        The body; None if it is larger, or the client hung up.
+    """Read a whole body of at most so many bytes; None if the client hung up.
 
     Raises:
         ApiError: 413 if it is larger.
@@ -132,16 +172,10 @@ class Gate:
     def __init__(
         self, app: ASGIApp, metrics: Metrics, *, keys: Keys, most: int, local: bool
     ) -> None:
-        """Wrap an application.
+        """Wrap an application; `most` is the largest body in bytes, without keys all are let in.
 
-        Args:
-            app: what answers the requests that pass.
-            metrics: told about every request.
-            keys: of those who may ask; none lets everyone in.
-            most: largest body in bytes.
-            local: whether the server listens on this machine only; then only this machine's names
-                are taken as its host, so that a web page elsewhere cannot reach it by a name of
-                its own.
+        If the server listens on this machine only (`local`), only this machine's names are taken as
+        its host, so that a web page elsewhere cannot reach it by a name of its own.
         """
         self._app = app
         self._metrics = metrics

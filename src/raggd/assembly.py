@@ -39,12 +39,6 @@ POCKET = "pocket"
 def shipped_weights(backbone: str) -> Path:
     """Return the folder of the weights that come with raggd.
 
-    Args:
-        backbone: name of the backbone.
-
-    Returns:
-        The folder.
-
     Raises:
         RaggdError: none are shipped for it.
     """
@@ -71,10 +65,8 @@ class Assembly:
     ) -> None:
         """Load nothing yet.
 
-        Args:
-            settings: of the run.
-            progress: told about downloads, conversions and indexing; None is silent.
-            backbone: the one that the settings name, if it is loaded already.
+        Downloads, conversions and indexing are told to `progress`; `backbone` is the one that the
+        settings name, if it is loaded already.
         """
         self.settings = settings
         self.progress = progress
@@ -89,11 +81,7 @@ class Assembly:
         return made
 
     def say(self, text: str) -> None:
-        """Tell the user what is going on.
-
-        Args:
-            text: in a few words.
-        """
+        """Tell the user in a few words what is going on."""
         if self.progress:
             self.progress(text, 0, None)
 
@@ -156,13 +144,7 @@ class Assembly:
         return self.retriever_with(self.settings.retrieval.noise)
 
     def retriever_with(self, noise: float) -> Retriever:
-        """Return the cached retriever with some share of random passages.
-
-        Args:
-            noise: the share, 0 to 1.
-
-        Returns:
-            The retriever.
+        """Return the cached retriever with some share of random passages, from 0 to 1.
 
         Raises:
             RaggdError: there is noise, and the retriever is not an index of ours.
@@ -213,14 +195,7 @@ class Assembly:
         return {}
 
     def predictor(self, file: str) -> Predictor:
-        """Load a predictor of the weights folder, once.
-
-        Args:
-            file: its file name.
-
-        Returns:
-            The predictor.
-        """
+        """Load a predictor of the weights folder, once."""
         from raggd.adaptation.predictors.store import load_predictor
 
         if file not in self._predictors:
@@ -233,25 +208,11 @@ class Assembly:
         return adapting_method(self.weights)
 
     def method(self, name: str) -> Method:
-        """Make a method ready to adapt and answer.
-
-        Args:
-            name: one of `METHODS`.
-
-        Returns:
-            The method.
-        """
+        """Make one of `METHODS`, ready to adapt and answer."""
         return build_method(self, name)
 
     def methods(self, names: Sequence[str]) -> list[Method]:
-        """Make several methods.
-
-        Args:
-            names: of `METHODS`; all are checked before any is made.
-
-        Returns:
-            The methods, in order.
-        """
+        """Make several methods, in order; all names are checked before any is made."""
         self.check_methods(names)
         return [self.method(name) for name in names]
 

@@ -25,14 +25,6 @@ class RaggdError(Exception):
 def unknown_name(kind: str, name: str, known: Sequence[str]) -> RaggdError:
     """Build the error for a name that is not in a fixed list, with the nearest one offered.
 
-    Args:
-        kind: what the name stands for, e.g. ``"benchmark"``.
-        name: what was given.
-        known: the names that exist.
-
-    Returns:
-        The error, to be raised by the caller.
-
     >>> str(unknown_name("benchmark", "popqq", ["nq", "popqa"]))
     "unknown benchmark 'popqq': did you mean 'popqa'? Known: nq, popqa."
     """
@@ -44,11 +36,6 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> RaggdError:
 def require_known(kind: str, name: str, known: Sequence[str]) -> None:
     """Refuse a name that is not in a fixed list.
 
-    Args:
-        kind: what the name stands for.
-        name: what was given.
-        known: the names that exist.
-
     Raises:
         RaggdError: the name is not among them; the nearest is offered.
     """
@@ -57,15 +44,7 @@ def require_known(kind: str, name: str, known: Sequence[str]) -> None:
 
 
 def known_names(kind: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Check names that a user gives, before anything is fetched or computed for them.
-
-    Args:
-        kind: what the names stand for.
-        names: as given.
-        known: the names that exist.
-
-    Returns:
-        The names, repeated ones once.
+    """Return the names that a user gives, repeated ones once, before anything is done for them.
 
     Raises:
         RaggdError: there are none, or one is unknown; the nearest is offered.
@@ -78,15 +57,7 @@ def known_names(kind: str, names: Sequence[str], known: Sequence[str]) -> list[s
 
 
 def content_id(*parts: str, length: int = 16) -> str:
-    """Hash strings to a short hexadecimal id (SHA-256, parts kept apart).
-
-    Args:
-        *parts: the content.
-        length: hexadecimal digits to keep.
-
-    Returns:
-        The id; equal for equal parts on every machine.
-    """
+    """Hash strings to a hexadecimal id (SHA-256, parts kept apart), the same on every machine."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode(errors="surrogatepass")  # file names may hold any byte
@@ -256,14 +227,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "run record") -> RunRecord:
-        """Read a record back.
-
-        Args:
-            text: what `to_json` gave.
-            source: the file's name, for the error message.
-
-        Returns:
-            The record.
+        """Read back what `to_json` gave; `source` is the file's name, for the error message.
 
         Raises:
             RaggdError: the text is not a run record.

@@ -29,16 +29,7 @@ STEPS = (1, 5, 10)
 
 
 def floor_pass(backbone: Backbone, base: BaseAdapter, batch: Batch) -> Work:
-    """Make the cheapest work that reads a support set: one forward pass over its tokens.
-
-    Args:
-        backbone: the frozen model.
-        base: the adapter it runs with.
-        batch: the demonstrations.
-
-    Returns:
-        The work.
-    """
+    """Make the cheapest work that reads a support set: one forward pass over its tokens."""
 
     def work() -> None:
         with attach(backbone, base):
@@ -57,15 +48,7 @@ def layer_matrices(backbone: Backbone) -> list[Tensor]:
 
 
 def matrix_products(backbone: Backbone, tokens: int) -> Work:
-    """Make the bare matrix products of a forward pass over some tokens, and nothing else.
-
-    Args:
-        backbone: gives the matrices.
-        tokens: rows of every product.
-
-    Returns:
-        The work.
-    """
+    """Make the bare matrix products of a forward pass over so many tokens, and nothing else."""
     matrices = layer_matrices(backbone)
     widths = {matrix.shape[1] for matrix in matrices}
     inputs = {w: torch.randn(tokens, w).to(matrices[0]) for w in widths}
@@ -86,15 +69,7 @@ def _shape(backbone: Backbone) -> tuple[int, int]:
 
 
 def support_flops(backbone: Backbone, batch: Batch) -> int:
-    """Count the operations of one forward pass over a batch's real tokens.
-
-    Args:
-        backbone: the frozen model.
-        batch: the demonstrations.
-
-    Returns:
-        The number of operations, padding left out.
-    """
+    """Count the operations of one forward pass over a batch's real tokens, padding left out."""
     layers, width = _shape(backbone)
     parameters = sum(matrix.numel() for matrix in layer_matrices(backbone))
     lengths = batch.mask.sum(1).tolist()
@@ -153,9 +128,6 @@ def _slow_times(setting: BenchSetting) -> dict[int, tuple[list[float], list[floa
 
 def run(setting: BenchSetting) -> Measured:
     """Compare the ways to adapt to one support set, given as text: rendering counts.
-
-    Args:
-        setting: backbone, weights, support sets.
 
     Returns:
         ``adapt_vs_tt_sgd`` (K of the settings), ``adapt_vs_floor``, ``adapt_vs_matrices`` (the

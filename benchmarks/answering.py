@@ -48,11 +48,7 @@ def _generate(model: Any, batch: Batch, padding: int, tokens: int, **options: An
 
 
 class Rows:
-    """The competitors on one batch; each leaves its answers in `answers`.
-
-    Attributes:
-        answers: (rows, tokens) by competitor.
-    """
+    """The competitors on one batch; `answers` (rows, tokens) holds what each left, by name."""
 
     def __init__(
         self,
@@ -89,16 +85,7 @@ class Rows:
         return _generate(model, batch, self._padding, self._tokens, **options)
 
     def attached(self, name: str, *, base: bool, updates: bool) -> Work:
-        """Make the work of answering in one batch through `attach`.
-
-        Args:
-            name: of the answers.
-            base: with the base adapter.
-            updates: with each row's update.
-
-        Returns:
-            The work.
-        """
+        """Make the work of answering in one batch through `attach`, as `name`."""
         setting = self._setting
 
         def work() -> None:
@@ -109,14 +96,7 @@ class Rows:
         return work
 
     def peft_mixed(self, kind: str) -> Work:
-        """Make the work of one batch through PEFT's ``adapter_names``.
-
-        Args:
-            kind: of the PEFT models.
-
-        Returns:
-            The work.
-        """
+        """Make the work of one batch through the ``adapter_names`` of one of the PEFT models."""
         names = [f"row-{i}" for i in range(len(self._updates))]
 
         def work() -> None:
@@ -186,9 +166,6 @@ RIVALS = {
 
 def run(setting: BenchSetting) -> Measured:
     """Compare, for batches of 1 to 16 with passages, and for 8 short prompts.
-
-    Args:
-        setting: backbone, weights, questions, support sets.
 
     Returns:
         ``mixed_vs_none``, ``mixed_vs_bare``, ``mixed_vs_peft`` (its adapters in float32, the

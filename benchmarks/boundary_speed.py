@@ -35,11 +35,7 @@ class PlainLayer(nn.Module):
     """One layer as the formula reads, for one seed."""
 
     def __init__(self, width: int) -> None:
-        """Make four square matrices.
-
-        Args:
-            width: T.
-        """
+        """Make four square matrices of width T."""
         super().__init__()
         self.key = nn.Linear(width, width, bias=False)
         self.query = nn.Linear(width, width, bias=False)
@@ -59,10 +55,6 @@ class PlainLayer(nn.Module):
 
 def plain_batch(spec: TaskSpec, batch: int) -> tuple[Tensor, Tensor | None, Tensor]:
     """Draw tasks of one seed by the definitions.
-
-    Args:
-        spec: the family.
-        batch: B.
 
     Returns:
         Tokens (B, N + 1, T), rows for keys and values or None, labels (B,).
@@ -89,15 +81,7 @@ def plain_batch(spec: TaskSpec, batch: int) -> tuple[Tensor, Tensor | None, Tens
 
 
 def plain_loop(spec: TaskSpec, steps: int, batch: int, rate: float, seeds: int) -> None:
-    """Train one layer per seed, one after the other.
-
-    Args:
-        spec: the family.
-        steps: per seed.
-        batch: B.
-        rate: learning rate.
-        seeds: how many.
-    """
+    """Train one layer per seed, one after the other."""
     for _ in range(seeds):
         layer = PlainLayer(spec.width)
         optimizer = torch.optim.Adam(layer.parameters(), lr=rate, foreach=False)
@@ -111,15 +95,7 @@ def plain_loop(spec: TaskSpec, steps: int, batch: int, rate: float, seeds: int) 
 
 
 def batched_loop(spec: TaskSpec, steps: int, batch: int, rate: float, seeds: int) -> None:
-    """Train all seeds at once, as the figures do.
-
-    Args:
-        spec: the family.
-        steps: optimizer steps.
-        batch: B per seed.
-        rate: learning rate.
-        seeds: R.
-    """
+    """Train all seeds at once, as the figures do."""
     generator = torch.Generator().manual_seed(0)
     net = random_attention(generator, replicas=seeds, width=spec.width)
     train(
@@ -131,13 +107,7 @@ def batched_loop(spec: TaskSpec, steps: int, batch: int, rate: float, seeds: int
 
 
 def measure_speed(steps: int, rounds: int, seeds: int, progress: Progress) -> dict[str, Any]:
-    """Time both loops in turn on figure 1's settings.
-
-    Args:
-        steps: per measurement.
-        rounds: pairs of measurements.
-        seeds: trained in each.
-        progress: told label, rounds done, rounds in all.
+    """Time both loops in turn on figure 1's settings, in pairs of `steps` with `seeds` each.
 
     Returns:
         By interface: steps per second of one seed (a step of R seeds counts R) for both loops,

@@ -29,12 +29,9 @@ class Plan:
     """What is run.
 
     Attributes:
-        shape: of the prices.
-        trained: shape of the trainings.
-        dtypes: of the prices.
-        lengths: of the prices' work.
+        shape: of the prices, with their `dtypes` and `lengths`.
+        trained: shape of the trainings, each of so many `steps`.
         rounds: of each comparison.
-        steps: of each training.
         questions: answered on the card and on the processor.
         deadline: moment (of `time.monotonic`) after which no part is begun.
     """
@@ -66,14 +63,7 @@ GOALS = {
 
 
 def install(wheels: Path) -> list[str]:
-    """Unpack the wheels of a folder that are not installed, and let everything be found.
-
-    Args:
-        wheels: may be missing.
-
-    Returns:
-        Names of what was unpacked.
-    """
+    """Unpack the wheels of a folder, which may be missing, that are not installed; name them."""
 
     def missing(path: Path) -> bool:
         try:
@@ -250,16 +240,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def check(plan: Plan, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run all parts; the record is written after each.
-
-    Args:
-        plan: what to run.
-        out: folder of ``gpu-check.json`` and ``gpu-check.md``.
-        say: told what runs.
-
-    Returns:
-        The record.
-    """
+    """Run all parts and return the record, ``gpu-check.json`` and ``.md``, written after each."""
     from raggd.files import write_json, write_text
     from raggd.provenance import origin
 

@@ -35,11 +35,7 @@ AXES: Mapping[str, Sequence[int]] = {
 
 
 def fit_exponent(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float, float]:
-    """Fit cost = c * size^p by least squares of the logarithms.
-
-    Args:
-        sizes: two or more different ones.
-        costs: of each.
+    """Fit cost = c * size^p by least squares of the logarithms, at two sizes or more.
 
     Returns:
         The exponent p, and the share of the variance that the fit explains.
@@ -58,11 +54,7 @@ class Material:
     """Support sets of any shape, of real words."""
 
     def __init__(self, setting: BenchSetting) -> None:
-        """Collect the words.
-
-        Args:
-            setting: gives real passages and the tokenizer.
-        """
+        """Collect the words of real passages."""
         self._tokenizer: Any = setting.backbone.tokenizer
         text = " ".join(
             p.text for s in setting.supports for d in s.demonstrations for p in d.passages
@@ -73,15 +65,9 @@ class Material:
     def support(
         self, *, size: int = SIZE, passages: int = PASSAGES, tokens: int = TOKENS
     ) -> SupportSet:
-        """Make a support set.
+        """Make a support set of `size` demonstrations.
 
-        Args:
-            size: N.
-            passages: per demonstration.
-            tokens: per passage, about.
-
-        Returns:
-            The set; its passages are stretches of the real text.
+        Each has `passages` stretches of the real text, of about `tokens` each.
         """
         stream = cycle(self._tokens)
         shown = []
@@ -135,14 +121,7 @@ def _read(setting: BenchSetting, support: SupportSet, rows: int, rank: int | Non
 
 
 def works_of(setting: BenchSetting) -> dict[str, dict[int, Work]]:
-    """Make the work of every point of every axis.
-
-    Args:
-        setting: backbone and real text.
-
-    Returns:
-        By axis and size.
-    """
+    """Make the work of every point, by axis and size."""
     material = Material(setting)
     plain = material.support()
     makers: dict[str, Callable[[int], Work]] = {
@@ -157,14 +136,7 @@ def works_of(setting: BenchSetting) -> dict[str, dict[int, Work]]:
 
 
 def run(setting: BenchSetting) -> Measured:
-    """Time every axis.
-
-    Args:
-        setting: backbone, weights, real text.
-
-    Returns:
-        No ratios; by axis the sizes, the milliseconds of each round, and the fitted exponent.
-    """
+    """Time every axis: by axis the sizes, milliseconds of each round, and the fitted exponent."""
     found: dict[str, Any] = {}
     for axis, works in works_of(setting).items():
         setting.say(f"growth: {axis}")

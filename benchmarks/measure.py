@@ -38,17 +38,7 @@ Build = Callable[[Path, int, Path, int], Built]
 
 
 def build_ours(corpus: Path, count: int, folder: Path, bound: int) -> Built:
-    """Build raggd's index of the first passages of a corpus.
-
-    Args:
-        corpus: file or folder of passages.
-        count: how many of its first passages.
-        folder: to write the index to.
-        bound: memory bound, bytes.
-
-    Returns:
-        What it took.
-    """
+    """Build raggd's index of the first passages of a corpus, within a bound in bytes."""
     started, cpu = time.perf_counter(), time.process_time()
     build_bm25(
         lambda: islice(read_passages(corpus, unique=False), count), folder, budget=Budget(bound)
@@ -59,14 +49,7 @@ def build_ours(corpus: Path, count: int, folder: Path, bound: int) -> Built:
 def build_bm25s(corpus: Path, count: int, folder: Path, bound: int) -> Built:
     """Build the index of bm25s over the same words with the same parameters.
 
-    Args:
-        corpus: file or folder of passages.
-        count: how many of its first passages.
-        folder: to write the index to.
-        bound: not kept: bm25s holds everything in memory.
-
-    Returns:
-        What it took.
+    The bound is not kept: bm25s holds everything in memory.
     """
     import bm25s
 
@@ -86,18 +69,7 @@ def _built(started: float, cpu: float, folder: Path) -> Built:
 
 
 def apart(build: Build, corpus: Path, count: int, folder: Path, bound: int) -> Built:
-    """Build in a new process.
-
-    Args:
-        build: one of the two above.
-        corpus: file or folder of passages.
-        count: how many of its first passages.
-        folder: to write the index to.
-        bound: memory bound, bytes.
-
-    Returns:
-        What it took.
-    """
+    """Build by one of the two above in a new process."""
     context = get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(build, corpus, count, folder, bound).result()

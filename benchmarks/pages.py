@@ -34,14 +34,7 @@ MEANING = {
 
 
 def ratio_table(details: Mapping[str, Mapping[str, float]]) -> Table:
-    """Tabulate ratios.
-
-    Args:
-        details: by name, as the record's ``details``.
-
-    Returns:
-        Name, meaning, median, range, milliseconds of both sides.
-    """
+    """Tabulate ratios, the record's ``details``, by name."""
     columns = (
         Column("ratio"),
         Column("what"),
@@ -65,14 +58,7 @@ def ratio_table(details: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def time_table(benches: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Tabulate the times of everything that was measured.
-
-    Args:
-        benches: as the record's ``benches``.
-
-    Returns:
-        Bench, work, median milliseconds and range.
-    """
+    """Tabulate median and range, in milliseconds, of all works of the record's ``benches``."""
     columns = (Column("bench"), Column("work"), Column("ms", "right"), Column("range", "right"))
     rows = tuple(
         (bench, work, f"{ms['median']:.4g}", f"{ms['low']:.4g} to {ms['high']:.4g}")
@@ -85,11 +71,8 @@ def time_table(benches: Mapping[str, Mapping[str, Any]]) -> Table:
 def growth_figure(axes: Mapping[str, Mapping[str, Any]]) -> str:
     """Draw cost against each thing that may grow, on logarithmic axes with the fitted line.
 
-    Args:
-        axes: by name, ``sizes``, ``ms`` (a list of rounds per size) and ``exponent``.
-
-    Returns:
-        One ``<svg>`` element.
+    `axes` hold, by name, ``sizes``, ``ms`` (a list of rounds per size) and ``exponent``; the figure
+    is one ``<svg>`` element.
     """
     lines = -(-len(axes) // 3)
     with drawing(content_id(repr(axes)), (8.4, 2.6 * lines)) as figure:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.adaptation.export import peft_tensors
+from raggd.adaptation.peft import peft_tensors
 from raggd.backbone.batch import Batch
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import PROJECTIONS, BaseAdapter, Factors, Update, dense, effective_weight
@@ -43,13 +43,10 @@ def peft_model(
 
     Args:
         backbone: the frozen model; a copy of it is wrapped.
-        adapters: factors by projection, by adapter name; at least one.
+        adapters: factors by projection, by adapter name; at least one. The first is active.
         train: give the adapters gradients.
         narrow: keep the adapters in the backbone's dtype; PEFT's default is float32.
         scale: alpha / r of the adapters; 1 where it is multiplied into the factors.
-
-    Returns:
-        The PEFT model, its first adapter active.
     """
     peft = _peft()
     logging.getLogger("peft").setLevel(logging.ERROR)
@@ -77,14 +74,7 @@ def peft_model(
 def set_adapter_weights(
     model: Any, backbone: Backbone, name: str, factors: Mapping[str, Factors]
 ) -> None:
-    """Overwrite the weights of an adapter.
-
-    Args:
-        model: from `peft_model`.
-        backbone: names the modules.
-        name: of the adapter.
-        factors: by projection, scale included.
-    """
+    """Overwrite the weights of an adapter by factors, scale included."""
     from peft import set_peft_model_state_dict
 
     with warnings.catch_warnings():
@@ -93,30 +83,13 @@ def set_adapter_weights(
 
 
 def merged_change(base: BaseAdapter, update: Update | None) -> dict[str, Tensor]:
-    """Multiply base and update out, as one would to merge them.
-
-    Args:
-        base: W0.
-        update: a single step from it.
-
-    Returns:
-        By projection the change of the weights, (layers, d_out, d_in).
-    """
+    """Multiply base and a single update out, as to merge them: (layers, d_out, d_in) each."""
     return {p: dense(f) for p, f in effective_weight(base, update).items()}
 
 
 @contextmanager
 def merged(backbone: Backbone, base: BaseAdapter, update: Update | None) -> Iterator[None]:
-    """Run the backbone with base and update merged into its weights; the plain ones come back.
-
-    Args:
-        backbone: the frozen model.
-        base: W0.
-        update: a single step from it.
-
-    Yields:
-        Nothing.
-    """
+    """Run the backbone with base and update merged into its weights; the plain ones come back."""
     kept: list[tuple[Tensor, Tensor]] = []
     with torch.no_grad():
         for projection, change in merged_change(base, update).items():
@@ -134,12 +107,7 @@ def merged(backbone: Backbone, base: BaseAdapter, update: Update | None) -> Iter
 def plain_loss(logits: Tensor, batch: Batch) -> Tensor:
     """The loss of our loops from the logits of all positions, as one writes it first.
 
-    Args:
-        logits: (rows, length, vocabulary).
-        batch: prompts with answers.
-
-    Returns:
-        Mean over the rows of the mean answer-token cross-entropy.
+    It is the mean over the rows of the mean answer-token cross-entropy.
     """
     wanted = batch.tokens.clone()
     answers = torch.zeros_like(batch.mask, dtype=torch.bool)

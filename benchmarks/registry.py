@@ -20,25 +20,11 @@ class Bench(Protocol):
     """What it compares, in a few words."""
 
     def run(self, setting: BenchSetting) -> Measured:
-        """Measure.
-
-        Args:
-            setting: what all benches measure on.
-
-        Returns:
-            Ratios, times and facts.
-        """
+        """Measure: ratios, times and facts."""
 
 
 def find_bench(name: str) -> Bench:
-    """Load a bench.
-
-    Args:
-        name: one of `BENCHES`.
-
-    Returns:
-        Its module.
-    """
+    """Load the module of one of `BENCHES`."""
     require_known("bench", name, BENCHES)
     found: Bench = import_module(f"benchmarks.{name}")
     return found

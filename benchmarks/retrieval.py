@@ -53,9 +53,6 @@ Search = Callable[[str], object]
 def run(setting: BenchSetting) -> Measured:
     """Build and search the first passages of the settings' corpus, at growing sizes.
 
-    Args:
-        setting: names the corpus and the questions.
-
     Returns:
         ``bm25_vs_bm25s`` (median query, largest size that bm25s was built for) and
         ``dense_vs_faiss``; by size what building took and how long queries take; fits and their
@@ -196,11 +193,7 @@ def _dense(count: int, rounds: int) -> dict[str, list[float]]:
 def axes(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Fit how a query and a build grow with the corpus, for the figure of growth.
 
-    Args:
-        points: by size, as `run` collects them.
-
-    Returns:
-        By axis the sizes, the milliseconds of each round and the exponent; empty with one size.
+    `points` are, by size, what `run` collects; the result is empty with one size.
     """
     if len(points) < 2:
         return {}
@@ -220,9 +213,6 @@ def axes(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def fits(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Fit how our costs grow with the corpus, and extrapolate them to 21 million passages.
-
-    Args:
-        points: by size, as `run` collects them.
 
     Returns:
         By cost the exponent over the three largest sizes, the variance explained, and the value at

@@ -43,12 +43,7 @@ def run_bench(parts: Assembly, out: Path, rounds: int, only: str | None) -> dict
 
     What is measured is written after every bench: a run that is stopped keeps those it finished.
     With `only`, the files carry the bench's name, so that single runs do not replace each other.
-
-    Args:
-        parts: settings, data, backbone, weights.
-        out: folder of the record.
-        rounds: rounds per comparison; half as many for what takes a minute.
-        only: name of one bench; None runs all.
+    What takes a minute is timed in half as many rounds.
 
     Returns:
         ``ratios`` (medians by name), ``details``, ``benches`` and where they were measured.

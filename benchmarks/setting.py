@@ -32,7 +32,6 @@ class BenchSetting:
     """Loaded parts and real material of the first benchmark of the settings.
 
     Attributes:
-        parts: settings, data, backbone, weights.
         rounds: how often everything cheap is timed.
         say: told what is being measured.
     """
@@ -92,15 +91,7 @@ class BenchSetting:
         return [pairs[i % len(pairs)] for i in range(LARGEST)]
 
     def prompts(self, rows: Sequence[Adapted], reserve: int) -> list[Prompt]:
-        """Render the first questions.
-
-        Args:
-            rows: what answers each.
-            reserve: tokens of the answers.
-
-        Returns:
-            One prompt per row.
-        """
+        """Render the first questions, one for each row, with `reserve` tokens for the answers."""
         limit = self.parts.settings.backbone.context_tokens
         return [
             render(self.backbone, row, asked.text, passages, limit=limit, reserve=reserve)

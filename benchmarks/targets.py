@@ -26,12 +26,7 @@ class PlainLoop:
     """The direct way: one support set after the other, all logits, `torch.optim.SGD`."""
 
     def __init__(self, setting: BenchSetting, batches: Sequence[Batch]) -> None:
-        """Wrap a copy of the backbone.
-
-        Args:
-            setting: backbone, W0, K and eta.
-            batches: one per support set.
-        """
+        """Wrap a copy of the backbone; there is one batch per support set."""
         self._setting = setting
         self._batches = batches
         self._start = setting.base.factors
@@ -44,14 +39,7 @@ class PlainLoop:
         self._model.eval()  # the same mode as ours; there is no dropout
 
     def run(self, steps: int) -> list[dict[str, Factors]]:
-        """Take K steps on each support set.
-
-        Args:
-            steps: K.
-
-        Returns:
-            The change of the factors, by support set.
-        """
+        """Take K steps on each support set; returns the change of the factors of each."""
         return [self._one(batch, steps) for batch in self._batches]
 
     def _one(self, batch: Batch, steps: int) -> dict[str, Factors]:
@@ -80,9 +68,6 @@ class PlainLoop:
 
 def run(setting: BenchSetting) -> Measured:
     """Compare on as many support sets as a shard of targets holds.
-
-    Args:
-        setting: backbone, W0, support sets.
 
     Returns:
         ``targets_vs_plain`` (how many times more targets per second), and how alike they are.

@@ -14,9 +14,8 @@ from benchmarks.measured import Measured
 from benchmarks.peers import peft_model, plain_loss
 from benchmarks.setting import BenchSetting
 from raggd.adaptation.base_adapter import fresh_base, train_base
-from raggd.adaptation.batching import BatchOrder
-from raggd.adaptation.examples import answered_prompt
-from raggd.adaptation.optimizer import CLIP, WEIGHT_DECAY, learning_rate_at, warmup_of
+from raggd.adaptation.optimizer import CLIP, WEIGHT_DECAY, BatchOrder, learning_rate_at, warmup_of
+from raggd.adaptation.supports import answered_prompt
 from raggd.backbone.batch import Batch, make_batch
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import choose_by_hash, training_questions
@@ -37,13 +36,7 @@ class TrainerLoop:
     def __init__(
         self, setting: BenchSetting, batches: Sequence[Batch], wanted: BaseTrainingSettings
     ) -> None:
-        """Wrap a copy of the backbone.
-
-        Args:
-            setting: backbone and adapter shape.
-            batches: one per step.
-            wanted: rates, decay, clipping.
-        """
+        """Wrap a copy of the backbone; there is one batch per step."""
         spec = setting.backbone.adapter_spec(setting.parts.settings.adapter)
         start = fresh_base(spec, setting.backbone.fingerprint, wanted.seed)
         model = peft_model(
@@ -138,9 +131,6 @@ def _examples(setting: BenchSetting, limit: int) -> list[Prompt]:
 
 def run(setting: BenchSetting) -> Measured:
     """Compare on the first steps of base training.
-
-    Args:
-        setting: backbone, data.
 
     Returns:
         ``training_vs_trainer`` (how many times more tokens per second), and both loss curves.

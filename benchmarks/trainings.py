@@ -47,11 +47,7 @@ def _targets(backbone: Backbone, base: BaseAdapter, tokens: int) -> Targets:
 def train_briefly(backbone: Backbone, folder: Path, steps: int, tokens: int) -> dict[str, Any]:
     """Train base adapter, targets, predictor and its tuning for a few steps each.
 
-    Args:
-        backbone: the frozen model; its tokenizer gives the padding token only.
-        folder: for checkpoints.
-        steps: of each training.
-        tokens: of each example.
+    Examples have so many `tokens`; the tokenizer gives the padding token only.
 
     Returns:
         ``ms`` of a step by stage (of a support set, for targets), the first and last ``loss`` of

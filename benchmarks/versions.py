@@ -21,13 +21,7 @@ Answers = dict[tuple[str, str, str], str]
 
 
 def answers_in(folder: Path) -> tuple[Answers, dict[str, str]]:
-    """Read all records below a folder.
-
-    Args:
-        folder: of a run or a study.
-
-    Returns:
-        The answers, and the versions that they were made with.
+    """Read the answers in all records below a folder, and the versions they were made with.
 
     Raises:
         RaggdError: there is no record.
@@ -48,11 +42,7 @@ def answers_in(folder: Path) -> tuple[Answers, dict[str, str]]:
 
 
 def compare(left: Path, right: Path) -> dict[str, Any]:
-    """Compare two folders of records.
-
-    Args:
-        left: one.
-        right: the other, of the same questions.
+    """Compare two folders of records of the same questions.
 
     Returns:
         ``left`` and ``right`` (versions), ``questions`` by benchmark and method, how many answers

@@ -18,8 +18,8 @@ import torch
 import uvicorn
 
 from raggd.adaptation.base_adapter import save_base
+from raggd.adaptation.predictors.base import save_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.predictors.store import save_predictor
 from raggd.api import Rag
 from raggd.assembly import BASE_FILE, Assembly
 from raggd.backbone.load import Backbone

@@ -41,6 +41,7 @@ from raggd.records import RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for, holds_answer
 from raggd.settings import Settings, load_settings
 from raggd.study.evaluate import run_evaluate
+from raggd.training import fits
 from raggd.training import run as training
 from raggd.training.stages import run_stage
 from workflow_fixtures import (
@@ -96,10 +97,6 @@ def trained(
         batch = 2
         learning_rate = 0.1
         natural = 0.0
-        [gate]
-        per_benchmark = 3
-        probes = 2
-        scales = [0.5, 2.0]
     """
     path.write_text(text.replace("steps = 2\n", "steps = 2\nkeep = [1, 10]\n"), encoding="utf-8")
     settings = changed(load_settings(path), "evaluation", answer_loss=True)
@@ -107,6 +104,8 @@ def trained(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAGGD_CACHE", str(root / "cache"))
         patch.setattr(training, "compile_layers", lambda _: nullcontext())
+        for name, value in {"GATE_SETS": 3, "PROBES": 2, "SCALES": (0.5, 2.0)}.items():
+            patch.setattr(fits, name, value)
         parts = parts_with(settings, frozen_backbone)
         records = {"base": stage("base", parts, weights)}
         stage("targets", parts, store)

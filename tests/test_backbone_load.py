@@ -15,8 +15,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, Phi3Config, Phi3ForCausalL
 
 import tiny
 from raggd.backbone import embedded, load
+from raggd.backbone.device import choose_device, choose_dtype
 from raggd.backbone.interface import attach
-from raggd.backbone.load import Backbone, choose_dtype, find_projections, load_backbone, wrap_model
+from raggd.backbone.load import Backbone, find_projections, load_backbone, wrap_model
 from raggd.data.rendering import turn_tokens
 from raggd.data.wheels import WHEELS
 from raggd.files import load_tensors, save_tensors
@@ -68,8 +69,8 @@ def test_automatic_choices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_dtype(BackboneSettings(dtype="float16"), device) == torch.float16
     for present, kind in [(True, "cuda"), (False, "cpu")]:
         monkeypatch.setattr(torch.cuda, "is_available", lambda present=present: present)
-        assert load.choose_device("auto").type == kind
-    assert load.choose_device("cpu").type == "cpu"
+        assert choose_device("auto").type == kind
+    assert choose_device("cpu").type == "cpu"
 
 
 def test_nf4_on_a_processor_is_refused(saved: Path) -> None:

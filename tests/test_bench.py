@@ -28,8 +28,8 @@ from benchmarks.run import run_bench
 from benchmarks.setting import BenchSetting
 from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.encoder import support_batch
+from raggd.adaptation.predictors.base import save_predictor
 from raggd.adaptation.predictors.mean import MeanPredictor
-from raggd.adaptation.predictors.store import save_predictor
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.evaluation import timing

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raggd.backbone import capture
-from raggd.backbone.capture import Step, can_capture, capture_for, forget, growing_steps
+from raggd.backbone.capture import Step, can_capture, capture_for, growing_steps
 from raggd.backbone.generate import Reading, read_prompts
 from raggd.backbone.interface import attach, attached_to
 from raggd.backbone.load import Backbone
@@ -106,8 +106,6 @@ def test_other_shapes_are_captured_anew(own: Backbone, own_base: BaseAdapter) ->
         compare(own, prompts(1))
     assert len(sizes) == capture.KEPT
     assert next(c.rows for c in sizes.values()) == 2  # the longest unused went
-    forget(own)
-    assert own.model not in capture._CAPTURED
 
 
 def test_what_is_attached_comes_back(own: Backbone, own_base: BaseAdapter) -> None:
@@ -125,8 +123,6 @@ def test_which_models_can_be_captured(own: Backbone) -> None:
     assert not can_capture(make_sliding_backbone(8).model)
     capture._REFUSED[own.model] = "an operation is not permitted when a stream is capturing"
     assert not can_capture(own.model)
-    forget(own)
-    assert can_capture(own.model)
 
 
 def test_captures_go_with_their_model() -> None:

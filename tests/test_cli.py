@@ -19,8 +19,8 @@ import torch
 
 from raggd import __version__
 from raggd.adaptation.base_adapter import save_base
+from raggd.adaptation.predictors.base import save_predictor
 from raggd.adaptation.predictors.mean import MeanPredictor
-from raggd.adaptation.predictors.store import save_predictor
 from raggd.adaptation.target_store import load_targets
 from raggd.backbone.load import Backbone
 from raggd.cli import data

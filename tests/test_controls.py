@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
+from raggd.adaptation.predictors.mean import load_task_means, save_task_means
 from raggd.adaptation.target_store import Targets
-from raggd.adaptation.task_means import load_task_means, save_task_means, task_means
+from raggd.adaptation.training import task_means
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import support_pool, tasks_in

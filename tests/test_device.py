@@ -14,13 +14,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from raggd.adaptation.base_adapter import load_base, save_base
 from raggd.adaptation.optimizer import Trainer
-from raggd.adaptation.predictors.base import predict_updates
+from raggd.adaptation.predictors.base import load_predictor, predict_updates, save_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.predictors.store import load_predictor, save_predictor
-from raggd.backbone import load, room
+from raggd.backbone import device, load
 from raggd.backbone.batch import last_positions, make_batch
+from raggd.backbone.device import choose_device, choose_dtype
 from raggd.backbone.interface import attach
-from raggd.backbone.load import Backbone, choose_device, choose_dtype
+from raggd.backbone.load import Backbone
 from raggd.backbone.shapes import shape_config
 from raggd.core.low_rank import BaseAdapter, stack_updates
 from raggd.data.prompts import Prompt
@@ -148,16 +148,16 @@ def test_a_card_without_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_backbone_that_does_not_fit_is_refused_before_it_is_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    needed = room.weight_bytes(shape_config("qwen2.5-7b"))
+    needed = device.weight_bytes(shape_config("qwen2.5-7b"))
     assert needed["bfloat16"] == pytest.approx(15.23e9, rel=0.01)
     assert needed["nf4"] == pytest.approx(5.85e9, rel=0.03)
-    room.refuse_if_short("big", needed, "bfloat16", 24e9)
+    device.refuse_if_short("big", needed, "bfloat16", 24e9)
     with pytest.raises(RaggdError, match=r"16\.7 GB .* in bfloat16, 12\.0 GB are free.*'nf4'"):
-        room.refuse_if_short("big", needed, "bfloat16", 12e9)
+        device.refuse_if_short("big", needed, "bfloat16", 12e9)
     with pytest.raises(RaggdError, match="smaller backbone"):
-        room.refuse_if_short("big", needed, "nf4", 6e9)
-    room.refuse_if_short("big", needed, "nf4", 12e9)
-    tied = room.weight_bytes(shape_config("qwen2.5-0.5b"))
+        device.refuse_if_short("big", needed, "nf4", 6e9)
+    device.refuse_if_short("big", needed, "nf4", 12e9)
+    tied = device.weight_bytes(shape_config("qwen2.5-0.5b"))
     assert tied["bfloat16"] == pytest.approx(0.988e9, rel=0.01)
     # loading asks, and makes nothing when the answer is no
     monkeypatch.setattr(load, "choose_device", lambda _: torch.device("cuda:0"))

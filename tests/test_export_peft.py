@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 import raggd
-from raggd.adaptation.export import (
+from raggd.adaptation.export_prompt import opening_turns, write_prompt
+from raggd.adaptation.peft import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     lora_factors,
     write_peft,
 )
-from raggd.adaptation.export_prompt import opening_turns, write_prompt
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Factors, Update, dense, effective_weight

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raggd.adaptation.encoder import encode_batch, support_batch
-from raggd.adaptation.examples import answered_prompt
+from raggd.adaptation.supports import answered_prompt
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone

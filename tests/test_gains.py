@@ -9,11 +9,18 @@ import pytest
 import torch
 
 import tiny
-from raggd.adaptation import gains as gains_module
 from raggd.adaptation.encoder import encode_supports
-from raggd.adaptation.gains import Trial, measure_gains, trial_losses
-from raggd.adaptation.gate import Gate, fit_gate
-from raggd.adaptation.predictors.gated import GatedPredictor, load_gate, save_gate
+from raggd.adaptation.predictors import gate as gate_module
+from raggd.adaptation.predictors.gate import (
+    Gate,
+    GatedPredictor,
+    Trial,
+    fit_gate,
+    load_gate,
+    measure_gains,
+    save_gate,
+    trial_losses,
+)
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.backbone.batch import answer_losses
 from raggd.backbone.interface import attach
@@ -86,7 +93,7 @@ def test_measuring_resumes_and_refuses_files_of_another_run(
     def fail(*_: object) -> None:
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(gains_module, "trial_losses", fail)
+    monkeypatch.setattr(gate_module, "trial_losses", fail)
     assert torch.equal(measure(tmp_path / "whole")[1], whole[1])
     with pytest.raises(RaggdError, match="belongs to another run"):
         measure(tmp_path / "whole", "other")

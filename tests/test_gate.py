@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raggd.adaptation.gate import agreement, fit_gate
+from raggd.adaptation.predictors.gate import agreement, fit_gate
 
 SCALES = torch.tensor([0.5, 1.0, 2.0])
 

@@ -15,7 +15,7 @@ from raggd.adaptation.encoder import encode_batch
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone import capture
 from raggd.backbone.batch import make_batch
-from raggd.backbone.capture import capture_for, forget, growing_steps
+from raggd.backbone.capture import capture_for, growing_steps
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -98,7 +98,6 @@ def test_captured_graphs_give_the_same_tokens(dtype: str) -> None:
                 step = partial(captured.step, backbone)
                 assert torch.equal(greedy(step, reading.logits, 12), expected), (rows, update)
     assert backbone.model not in capture._REFUSED
-    forget(backbone)
 
 
 def test_a_row_of_a_batch_is_that_row_alone() -> None:
@@ -114,7 +113,6 @@ def test_a_row_of_a_batch_is_that_row_alone() -> None:
             alone += decode(backbone, read_prompts(backbone, shown[row : row + 1]), 10)
     assert together == alone
     assert len(set(together)) > 1
-    forget(backbone)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "nf4"])

@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from raggd.adaptation.matching import matching_loss
+from raggd.adaptation.training import matching_loss
 from raggd.core.alignment import Space
 from raggd.core.low_rank import (
     Factors,

@@ -21,7 +21,7 @@ before = faults()
 work()
 print(faults() - before)
 """
-KEPT = "from raggd.backbone.memory import keep_freed_memory; assert keep_freed_memory()"
+KEPT = "from raggd.backbone.device import keep_freed_memory; assert keep_freed_memory()"
 
 
 def _faults(setting: str) -> int:

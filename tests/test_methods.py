@@ -12,8 +12,8 @@ import torch
 
 import tiny
 from raggd.adaptation.encoder import encode_supports
+from raggd.adaptation.predictors.mean import mean_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.predictors.store import mean_predictor
 from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.adaptation.targets import targets_of
 from raggd.backbone.load import Backbone

@@ -13,10 +13,14 @@ from torch import Tensor
 import tiny
 from raggd.adaptation import optimizer
 from raggd.adaptation.encoder import encode_supports
-from raggd.adaptation.predictors.base import check_predictor, predict_updates
-from raggd.adaptation.predictors.mean import MeanPredictor
+from raggd.adaptation.predictors.base import (
+    check_predictor,
+    load_predictor,
+    predict_updates,
+    save_predictor,
+)
+from raggd.adaptation.predictors.mean import MeanPredictor, mean_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor, spread, unit_scales
-from raggd.adaptation.predictors.store import load_predictor, mean_predictor, save_predictor
 from raggd.adaptation.target_store import Targets, denoised
 from raggd.adaptation.training import train_predictor
 from raggd.backbone.load import Backbone

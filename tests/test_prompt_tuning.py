@@ -11,7 +11,6 @@ from torch import Tensor
 
 import tiny
 from raggd.adaptation import optimizer
-from raggd.adaptation.examples import answered_prompt
 from raggd.adaptation.prompt_tuning import (
     SoftPrefix,
     check_prefix,
@@ -20,6 +19,7 @@ from raggd.adaptation.prompt_tuning import (
     save_prefix,
     train_prefix,
 )
+from raggd.adaptation.supports import answered_prompt
 from raggd.backbone.batch import answer_losses, last_states, make_batch, model_inputs
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt

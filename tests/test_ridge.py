@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from raggd.adaptation.predictors.base import load_predictor, save_predictor
+from raggd.adaptation.predictors.mean import mean_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.ridge import ridge_predictor
-from raggd.adaptation.predictors.store import load_predictor, mean_predictor, save_predictor
 from raggd.core.low_rank import AdapterSpec
-from raggd.settings import RidgeSettings
 
 SPEC = AdapterSpec(layers=2, d_in=4, d_out=(4, 2, 2), rank=2, alpha=4.0)
 WIDTH, COUNT = 5, 9
@@ -27,8 +27,9 @@ GOALS = 1e-3 * normal(COUNT, SPEC.size, seed=2)
 
 
 def ridge(goals: Tensor = GOALS, **changes: float) -> MLPPredictor:
-    options = {"rank": WIDTH, "penalty": 0.5, "scale": 1.0} | changes
-    return ridge_predictor(SPEC, "base", STATES, goals, RidgeSettings.model_validate(options))
+    scale, rank = changes.get("scale", 1.0), int(changes.get("rank", WIDTH))
+    penalty = changes.get("penalty", 0.5)
+    return ridge_predictor(SPEC, "base", STATES, goals, scale, rank=rank, penalty=penalty)
 
 
 def emitted(predictor: MLPPredictor, states: Tensor) -> Tensor:

@@ -10,8 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd.backbone.batch import padded_length
-from raggd.backbone.join import alike
+from raggd.backbone.batch import alike, padded_length
 from raggd.backbone.load import Backbone, wrap_model
 from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter

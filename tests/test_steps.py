@@ -13,9 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from raggd.adaptation import batching, optimizer
-from raggd.adaptation.batching import WINDOW, BatchOrder, epoch_batches
-from raggd.adaptation.optimizer import Trainer, learning_rate_at, seconds_spent
+from raggd.adaptation import optimizer
+from raggd.adaptation.optimizer import (
+    WINDOW,
+    BatchOrder,
+    Trainer,
+    epoch_batches,
+    learning_rate_at,
+    seconds_spent,
+)
 from raggd.adaptation.supports import draw_supports
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.records import Question, RaggdError
@@ -53,7 +59,7 @@ def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
         shuffled.append(epoch)
         return epoch_batches(lengths, batch, seed, epoch)
 
-    monkeypatch.setattr(batching, "epoch_batches", counting)
+    monkeypatch.setattr(optimizer, "epoch_batches", counting)
     order = BatchOrder([1] * 40, 4, 0)
     for step in range(25):
         order(step)

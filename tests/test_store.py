@@ -12,8 +12,7 @@ import torch
 
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import read_prefix
-from raggd.core.low_rank import BaseAdapter
-from raggd.core.storage import load_update
+from raggd.core.low_rank import BaseAdapter, load_update
 from raggd.methods.base import Adapted
 from raggd.methods.store import Store, size_of, state_key
 from raggd.records import RaggdError, SupportSet

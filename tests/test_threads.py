@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from raggd.backbone.threads import claim, leave_one
+from raggd.backbone.device import claim, leave_one
 
 
 @pytest.fixture

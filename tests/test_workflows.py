@@ -15,7 +15,7 @@ import torch
 
 from raggd.adaptation import optimizer, target_store
 from raggd.adaptation.base_adapter import load_base
-from raggd.adaptation.predictors.store import load_predictor
+from raggd.adaptation.predictors.base import load_predictor
 from raggd.adaptation.target_store import load_targets, split_held_out
 from raggd.api import Rag
 from raggd.assembly import Assembly

@@ -26,7 +26,6 @@ class Said:
     """One answer.
 
     Attributes:
-        text: what was answered.
         logprobs: log-probability of each token: they tell one update from another even where the
             words are the same.
         ms: time that the client waited.
@@ -51,16 +50,7 @@ class Busy(Exception):  # noqa: N818  not an error of the server
 
 
 def chat_body(question: str, model: str, **more: Any) -> dict[str, Any]:
-    """Return the body of a chat that asks for log-probabilities.
-
-    Args:
-        question: the question.
-        model: the model.
-        **more: other fields.
-
-    Returns:
-        The body.
-    """
+    """Return the body of a chat that asks for log-probabilities, with other fields."""
     turns = [{"role": "user", "content": question}]
     return {"model": model, "messages": turns, "logprobs": True} | more
 
@@ -76,23 +66,12 @@ class LoadClient:
     """Talks to one server; one per thread."""
 
     def __init__(self, url: str, timeout: float = 300.0) -> None:
-        """Connect lazily.
-
-        Args:
-            url: of the server.
-            timeout: seconds to wait for anything.
-        """
+        """Connect lazily; `timeout` is in seconds."""
         self.url = url
         self.http = httpx.Client(base_url=url, timeout=timeout)
 
     def checked(self, response: httpx.Response) -> httpx.Response:
-        """Refuse an answer that is not a success.
-
-        Args:
-            response: the answer; its body may still be unread.
-
-        Returns:
-            The same.
+        """Refuse an answer, whose body may still be unread, that is not a success.
 
         Raises:
             Busy: the server had no room or no time.
@@ -106,16 +85,7 @@ class LoadClient:
         return response
 
     def ask(self, question: str, model: str, **more: Any) -> Said:
-        """Ask one question.
-
-        Args:
-            question: the question.
-            model: the model.
-            **more: other fields of the body.
-
-        Returns:
-            The answer.
-        """
+        """Ask a model one question, with other fields of the body."""
         started = time.perf_counter()
         body = chat_body(question, model, **more)
         found = self.checked(self.http.post(CHAT, json=body)).json()
@@ -127,14 +97,6 @@ class LoadClient:
 
     def stream(self, question: str, model: str, **more: Any) -> Said:
         """Ask one question and put the pieces of the stream together.
-
-        Args:
-            question: the question.
-            model: the model.
-            **more: other fields of the body.
-
-        Returns:
-            The answer.
 
         Raises:
             Busy: the server's time limit came first.
@@ -159,25 +121,12 @@ class LoadClient:
         return Said(text, tuple(logprobs), (time.perf_counter() - started) * 1000, batch)
 
     def store(self, demonstrations: Sequence[dict[str, str]]) -> str:
-        """Store a support set.
-
-        Args:
-            demonstrations: ``question`` and ``answer`` of each.
-
-        Returns:
-            The model that answers with it.
-        """
+        """Store demonstrations (``question``, ``answer``) and return the model that has them."""
         body = {"demonstrations": list(demonstrations)}
         return str(self.checked(self.http.post("/v1/supports", json=body)).json()["model"])
 
     def metric(self, name: str) -> float:
-        """Read one of the server's metrics.
-
-        Args:
-            name: without labels.
-
-        Returns:
-            Its value.
+        """Read one of the server's metrics, by its name without labels.
 
         Raises:
             RaggdError: there is none of that name.
@@ -190,15 +139,7 @@ class LoadClient:
 
 @contextmanager
 def load_client(url: str, timeout: float = 300.0) -> Iterator[LoadClient]:
-    """Open a client for a block.
-
-    Args:
-        url: of the server.
-        timeout: seconds to wait for anything.
-
-    Yields:
-        The client.
-    """
+    """Open a client for a block; `timeout` is in seconds."""
     client = LoadClient(url, timeout)
     try:
         yield client

@@ -36,18 +36,7 @@ def _about(parts: Assembly, changes: Sequence[str]) -> dict[str, Any]:
 def run_throughput(
     config: Path | None, changes: Sequence[str], out: Path, rounds: int, bar: Progress
 ) -> dict[str, Any]:
-    """Measure throughput and write ``throughput.json``.
-
-    Args:
-        config: settings file.
-        changes: single changes.
-        out: folder of the record, and of the server's log.
-        rounds: rounds per comparison.
-        bar: told how far it is.
-
-    Returns:
-        The record.
-    """
+    """Measure throughput and write ``throughput.json``, and the server's log beside it."""
     parts = Assembly(load_settings(config, list(changes)), bar)
     workload = make_workload(parts, 8)
     with own_server(config, changes, out / "server.log") as server:

@@ -24,16 +24,7 @@ SAMPLE_S = 5.0
 
 
 def expected_answers(client: LoadClient, workload: Workload, progress: Progress) -> Expected:
-    """Ask every question of every model, one at a time.
-
-    Args:
-        client: to an idle server.
-        workload: what to ask.
-        progress: told how far it is.
-
-    Returns:
-        What is right, by question and model.
-    """
+    """Ask an idle server every question of every model, one at a time: what is right."""
     models = [client.store(shown) for shown in workload.supports[:SETS]] + ["base", "vanilla-rag"]
     pairs = [(question, model) for question in workload.questions for model in models]
     found: dict[tuple[str, str], Said] = {}
@@ -46,13 +37,8 @@ def expected_answers(client: LoadClient, workload: Workload, progress: Progress)
 def told_apart(expected: Expected, tolerance: float) -> float:
     """Measure how well answers tell one support set from another.
 
-    Args:
-        expected: by question and model.
-        tolerance: largest difference of a log-probability that counts as the same.
-
-    Returns:
-        Share of the pairs of models, over all questions, whose answers differ by more than twice
-        the tolerance: what is that far from one is not near another.
+    It is the share of the pairs of models, over all questions, whose answers differ by more than
+    twice the tolerance: what is that far from one is not near another.
     """
     questions = dict.fromkeys(question for question, _ in expected)
     pairs = [
@@ -88,11 +74,9 @@ def _sampled_memory(url: str) -> Iterator[list[tuple[float, float]]]:
 
 
 def memory_slope(samples: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Fit a line through the memory of a process.
+    """Fit a line through the memory of a process, seconds and MiB.
 
-    Args:
-        samples: seconds and MiB; the first third, where everything is used for the first time, is
-            left out.
+    The first third, where everything is used for the first time, is left out.
 
     Returns:
         ``mib_per_minute``, and ``first``, ``last`` and ``most`` MiB of what was fitted.
@@ -165,12 +149,7 @@ def run_soak(
 
 
 def stop_under_load(server: OwnServer, workload: Workload, requests: int = 8) -> dict[str, Any]:
-    """Send SIGTERM while answers are being written.
-
-    Args:
-        server: to be stopped.
-        workload: what to ask.
-        requests: how many at once.
+    """Send SIGTERM while so many requests at once are being answered.
 
     Returns:
         ``finished`` of ``requests``, and the ``exit_code``.

@@ -46,11 +46,7 @@ def measure_throughput(
 ) -> dict[str, Any]:
     """Time eight questions in four ways, in turn, with natural and with long answers.
 
-    Args:
-        url: of a server that is otherwise idle.
-        workload: at least eight questions and support sets.
-        rounds: rounds; each times every way once.
-        progress: told how far it is.
+    The server is otherwise idle; every round times every way once.
 
     Returns:
         Per kind of answer: ``mixed_vs_plain`` (throughput of eight different updates over none)

@@ -59,23 +59,14 @@ class Tally:
     _lock: Lock = field(default_factory=Lock)
 
     def add(self, what: str, example: str = "") -> None:
-        """Count something.
-
-        Args:
-            what: its name.
-            example: details worth keeping; the first twenty are.
-        """
+        """Count something; the first twenty examples are kept."""
         with self._lock:
             self.counts[what] += 1
             if example and len(self.examples) < 20:
                 self.examples.append(f"{what}: {example}")
 
     def took(self, said: Said) -> None:
-        """Note the time of an answer.
-
-        Args:
-            said: the answer.
-        """
+        """Note the time of an answer."""
         with self._lock:
             self.times.append(said.ms)
             self.largest_batch = max(self.largest_batch, said.batch)
@@ -90,12 +81,10 @@ class Visitor:
     """One thread's visitor.
 
     Attributes:
-        client: to the server.
         expected: what is right.
         inline: demonstrations by the model that they are stored as.
         spare: demonstrations of sets that come and go.
         tolerance: largest difference of a log-probability that counts as the same.
-        tally: takes what happened.
         dice: of its own, seeded.
     """
 
@@ -213,10 +202,7 @@ class Visitor:
 
 
 def summary(tally: Tally) -> dict[str, Any]:
-    """Summarise what happened.
-
-    Args:
-        tally: of all visitors.
+    """Summarise what happened to all visitors.
 
     Returns:
         ``counts``, ``ms`` (p50, p95, p99), ``largest_batch`` and ``examples`` of what went wrong.

@@ -27,13 +27,7 @@ _START_S = 600
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What is asked.
-
-    Attributes:
-        benchmark: where it comes from.
-        questions: different ones.
-        supports: demonstrations of `SETS` support sets, and of spare ones.
-    """
+    """What is asked: questions, and demonstrations of `SETS` support sets and of spare ones."""
 
     benchmark: str
     questions: tuple[str, ...]
@@ -41,15 +35,9 @@ class Workload:
 
 
 def make_workload(parts: Assembly, questions: int, spare: int = 0) -> Workload:
-    """Draw questions and support sets from the first benchmark of the settings.
+    """Draw questions and support sets, `spare` ones too, from the settings' first benchmark.
 
-    Args:
-        parts: settings and data; no model is loaded.
-        questions: how many.
-        spare: support sets beyond `SETS`.
-
-    Returns:
-        The workload; the same at every call.
+    It is the same at every call, and loads no model.
     """
     name = known_benchmarks(parts.settings.evaluation.benchmarks)[0]
     asked = choose_by_hash(scored_questions(parts.source, name), questions, 0)
@@ -70,26 +58,14 @@ class OwnServer:
     process: subprocess.Popen[str]
 
     def stop(self) -> int:
-        """Send SIGTERM and wait.
-
-        Returns:
-            The exit code.
-        """
+        """Send SIGTERM, wait, and return the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=300)
 
 
 @contextmanager
 def own_server(config: Path | None, assignments: Sequence[str], log: Path) -> Iterator[OwnServer]:
-    """Start ``raggd serve`` on a free port.
-
-    Args:
-        config: settings file.
-        assignments: single changes.
-        log: takes what the server writes to standard error.
-
-    Yields:
-        The server, ready.
+    """Start ``raggd serve`` on a free port, its standard error going to `log`.
 
     Raises:
         RaggdError: it did not start.

@@ -32,7 +32,7 @@ from raggd.retrieval.evidence import evidence_for, make_demonstrations
 from raggd.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
-    from raggd.adaptation.export import PeftFolder
+    from raggd.adaptation.peft import PeftFolder
     from raggd.core.low_rank import Update
     from raggd.methods.base import Adapted, Method
     from raggd.methods.store import Store
@@ -306,7 +306,7 @@ class Rag:
         Beside it lie the prompt that it needs and a chat template, which holds the examples that
         the state shows: they take the place of a prefix, which no LoRA holds.
         """
-        from raggd.adaptation.export import write_peft
+        from raggd.adaptation.peft import write_peft
 
         state = self._exported(adapted)
         made = write_peft(Path(folder), self.parts.backbone, self.parts.base, state.update)

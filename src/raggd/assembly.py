@@ -172,7 +172,7 @@ class Assembly:
     @property
     def device(self) -> torch.device:
         """Where the backbone is or will be; base adapter and predictors live there, too."""
-        from raggd.backbone.load import choose_device
+        from raggd.backbone.device import choose_device
 
         loaded: Backbone | None = self.__dict__.get("backbone")
         return loaded.device if loaded else choose_device(self.settings.backbone.device)
@@ -196,7 +196,7 @@ class Assembly:
 
     def predictor(self, file: str) -> Predictor:
         """Load a predictor of the weights folder, once."""
-        from raggd.adaptation.predictors.store import load_predictor
+        from raggd.adaptation.predictors.base import load_predictor
 
         if file not in self._predictors:
             self._predictors[file] = load_predictor(weight_file(self.weights, file), self.device)

@@ -36,12 +36,6 @@ def replacing(path: Path) -> Iterator[Path]:
     A reader never sees a half-written file; on any exception, Ctrl-C included, the temporary
     file is removed and what was there before stays.
 
-    Args:
-        path: the file to write.
-
-    Yields:
-        The temporary path to write to.
-
     Raises:
         RaggdError: the file cannot be written (a full disk, no permission).
     """
@@ -66,36 +60,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically.
-
-    Args:
-        path: the file.
-        text: its whole content.
-    """
+    """Write a whole text file, atomically."""
     with replacing(path) as temporary:
         # half a surrogate pair, e.g. of a file's name, has no UTF-8: written as JSON escapes it
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as indented JSON, atomically.
-
-    Args:
-        path: the file.
-        value: anything that the json module can write.
-    """
+    """Write a value as indented JSON, atomically."""
     write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def read_json(path: Path, *, what: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-        what: what it should be, for the error message.
-
-    Returns:
-        The parsed value.
+    """Read a JSON file; messages call it `what`.
 
     Raises:
         RaggdError: the file is missing or is not JSON.
@@ -118,14 +95,7 @@ _BOMS = {
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open a text file for reading: UTF-8, or what its byte order mark says.
-
-    Args:
-        path: the file; it is unpacked when its name ends in ``.gz``.
-
-    Returns:
-        The open file.
-    """
+    """Open a text file, unpacked if it is ``.gz``: in UTF-8, or what its byte order mark says."""
     stream: Any = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # noqa: SIM115
     try:
         start = stream.peek(4)[:4]
@@ -137,13 +107,9 @@ def open_text(path: Path) -> IO[str]:
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Stream the objects of a JSON Lines file (also ``.gz``); blank lines are skipped.
+    """Stream the objects of a JSON Lines file (also ``.gz``) with their line numbers, from 1.
 
-    Args:
-        path: the file. Halves of surrogate pairs in its strings become U+FFFD.
-
-    Yields:
-        Line number, counted from 1, and the object on it.
+    Blank lines are skipped; halves of surrogate pairs in strings become U+FFFD.
 
     Raises:
         RaggdError: the file is missing or damaged, or a line is not a JSON object.
@@ -192,11 +158,6 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write named tensors and string metadata as one safetensors file, atomically.
 
     Equal content gives equal bytes.
-
-    Args:
-        path: the file.
-        tensors: by name, any shape.
-        metadata: strings stored in the header.
     """
     with replacing(path) as temporary:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -229,14 +190,9 @@ def _sort_metadata(path: Path) -> None:
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file.
+    """Read a safetensors file: tensors by name, on the CPU, and the header's metadata.
 
-    Args:
-        path: the file.
-
-    Returns:
-        The tensors by name (on the CPU) and the header's metadata. A file that is missing,
-        truncated or damaged is refused.
+    A file that is missing, truncated or damaged is refused.
     """
     with _opened_tensors(path) as opened:
         metadata = dict(opened.metadata() or {})
@@ -244,14 +200,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def tensor_header(path: Path) -> dict[str, str]:
-    """Read the metadata of a safetensors file, without its tensors.
-
-    Args:
-        path: the file; refused as by `load_tensors`.
-
-    Returns:
-        The header's metadata.
-    """
+    """Read the metadata of a safetensors file alone; refused as by `load_tensors`."""
     with _opened_tensors(path) as opened:
         return dict(opened.metadata() or {})
 

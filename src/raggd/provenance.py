@@ -23,14 +23,7 @@ class Origin(TypedDict):
 
 
 def versions(*others: str) -> dict[str, str]:
-    """Return the versions of Python, raggd and the libraries that results depend on.
-
-    Args:
-        *others: further libraries.
-
-    Returns:
-        By name.
-    """
+    """Return the versions of Python, raggd, what results depend on, and further libraries."""
     found = {"python": platform.python_version()}
     for name in (*LIBRARIES, *others):
         try:
@@ -46,14 +39,7 @@ def command_line() -> str:
 
 
 def origin(*others: str) -> Origin:
-    """Return versions, command and time of what is made now, for its record.
-
-    Args:
-        *others: further libraries that it depends on.
-
-    Returns:
-        The entries, to be unpacked into the record.
-    """
+    """Return versions (with those of further libraries), command and time, for a record."""
     return {"versions": versions(*others), "command": command_line(), "created": utc_now()}
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raggd.adaptation.answer_training import examples_id, train_on_answers
-from raggd.adaptation.optimizer import Progress
+from raggd.adaptation.optimizer import Progress, examples_id, train_on_answers
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach, check_gradients
 from raggd.backbone.load import Backbone
@@ -28,16 +27,7 @@ from raggd.settings import BaseTrainingSettings
 
 
 def fresh_base(spec: AdapterSpec, backbone: str, seed: int) -> BaseAdapter:
-    """Initialise a LoRA as usual: A uniform in +-1/sqrt(d_in), B zero.
-
-    Args:
-        spec: its shape.
-        backbone: fingerprint of the backbone.
-        seed: seed of A.
-
-    Returns:
-        A base adapter that changes nothing yet.
-    """
+    """Initialise a LoRA as usual, changing nothing yet: A uniform in +-1/sqrt(d_in), B zero."""
     generator = torch.Generator().manual_seed(seed)
     factors = {}
     for projection in ("q", "k", "v"):
@@ -59,13 +49,7 @@ def save_base(path: Path, base: BaseAdapter) -> None:
 
 
 def load_base(path: Path) -> BaseAdapter:
-    """Read a base adapter.
-
-    Args:
-        path: what `save_base` wrote.
-
-    Returns:
-        The adapter, in float32.
+    """Read what `save_base` wrote, in float32.
 
     Raises:
         RaggdError: the file is not a base adapter, is damaged, or was changed.
@@ -94,23 +78,14 @@ def train_base(
     checkpoint: Path,
     progress: Progress = lambda *_: None,
 ) -> tuple[BaseAdapter, list[float]]:
-    """Train W0 by AdamW on the cross-entropy of the answer tokens.
+    """Train W0 by AdamW on the cross-entropy of the answer tokens of the prompts.
 
     Stopped at any moment and called again with the same arguments, it continues from
     `checkpoint` to the same result. There must be examples, the loss must not diverge, and a
     gradient must reach every layer: else a `RaggdError` says so.
 
-    Args:
-        backbone: the frozen model.
-        spec: shape of the adapter.
-        prompts: training examples with answers.
-        settings: steps, batch, rates.
-        checkpoint: file to continue from and to write every two minutes and at the end.
-        progress: told every step.
-
     Returns:
-        The base adapter (float32, rounded to what bfloat16 files hold is left to the caller) and
-        the loss of every step.
+        The base adapter (float32) and the loss of every step.
     """
     examples = examples_id(prompts)
     start = fresh_base(spec, backbone.fingerprint, settings.seed).to(backbone.device)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from raggd.adaptation.examples import answered_prompt
+from raggd.adaptation.supports import answered_prompt
 from raggd.backbone.batch import Batch, last_states, make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -16,12 +16,6 @@ from raggd.records import RaggdError, SupportSet
 
 def equal_size(supports: Sequence[SupportSet]) -> int:
     """Return the number of demonstrations that all sets share.
-
-    Args:
-        supports: at least one set.
-
-    Returns:
-        N.
 
     Raises:
         RaggdError: the sets differ in size.
@@ -33,15 +27,9 @@ def equal_size(supports: Sequence[SupportSet]) -> int:
 
 
 def support_batch(backbone: Backbone, supports: Sequence[SupportSet], limit: int) -> Batch:
-    """Batch all demonstrations of some support sets, set after set.
+    """Batch all demonstrations of some support sets as rows, set after set.
 
-    Args:
-        backbone: gives the tokenizer and the device.
-        supports: the sets.
-        limit: most tokens per demonstration.
-
-    Returns:
-        A batch whose rows are the demonstrations in order.
+    Each has at most `limit` tokens.
     """
     prompts = [
         answered_prompt(backbone.tokenizer, shown, limit)
@@ -52,16 +40,7 @@ def support_batch(backbone: Backbone, supports: Sequence[SupportSet], limit: int
 
 
 def encode_batch(backbone: Backbone, base: BaseAdapter, batch: Batch) -> Tensor:
-    """Hidden state at the end token of each demonstration, under the base adapter.
-
-    Args:
-        backbone: the frozen model.
-        base: the shared interface.
-        batch: what `support_batch` gave.
-
-    Returns:
-        (demonstrations, hidden size), float32.
-    """
+    """Return the state at each row's end token under the base adapter, as `last_states` does."""
     with attach(backbone, base):
         return last_states(backbone, batch)
 
@@ -69,13 +48,7 @@ def encode_batch(backbone: Backbone, base: BaseAdapter, batch: Batch) -> Tensor:
 def encode_supports(
     backbone: Backbone, base: BaseAdapter, supports: Sequence[SupportSet], limit: int
 ) -> Tensor:
-    """Encode support sets of equal size in one forward pass.
-
-    Args:
-        backbone: the frozen model.
-        base: the shared interface.
-        supports: sets of N demonstrations each.
-        limit: most tokens per demonstration.
+    """Encode support sets of N demonstrations each in one forward pass.
 
     Returns:
         (sets, N, hidden size), float32, where the backbone is; their mean over N is the paper's

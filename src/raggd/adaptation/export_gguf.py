@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raggd.adaptation.export import lora_factors
+from raggd.adaptation.peft import lora_factors
 from raggd.backbone.interface import check_fits
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
@@ -28,14 +28,10 @@ ARCHITECTURES = {
 
 
 def reordered(b: Tensor, heads: int) -> Tensor:
-    """Put the rows of a q or k matrix in the order of llama.cpp's rotation.
+    """Put the rows of a q or k matrix (d_out, anything) in the order of llama.cpp's rotation.
 
-    Args:
-        b: (d_out, anything), rows as in transformers: per head the first halves, then the second.
-        heads: number of heads that d_out is divided into.
-
-    Returns:
-        The same rows: per head, first and second half of each pair side by side.
+    In transformers each head has the first halves of all pairs, then the second; there both halves
+    of each pair lie side by side.
     """
     by_half = b.reshape(heads, 2, -1, b.shape[-1])
     return by_half.transpose(1, 2).reshape(b.shape)
@@ -55,13 +51,7 @@ def _architecture(backbone: Backbone) -> tuple[str, bool]:
 def gguf_tensors(backbone: Backbone, base: BaseAdapter, update: Update | None) -> dict[str, Tensor]:
     """Name and order the factors of every layer as llama.cpp wants them.
 
-    Args:
-        backbone: the model that they belong to.
-        base: the shared interface.
-        update: a single step from it, or None.
-
-    Returns:
-        ``blk.<layer>.attn_q.weight.lora_a`` (rank, d_in) and ``.lora_b`` (d_out, rank).
+    ``blk.<layer>.attn_q.weight.lora_a`` is (rank, d_in), ``.lora_b`` (d_out, rank).
     """
     _, reorders = _architecture(backbone)
     config = backbone.model.config
@@ -80,17 +70,7 @@ def gguf_tensors(backbone: Backbone, base: BaseAdapter, update: Update | None) -
 def write_gguf(
     path: Path, backbone: Backbone, base: BaseAdapter, update: Update | None = None
 ) -> Path:
-    """Write base adapter and update as one GGUF LoRA, in float32.
-
-    Args:
-        path: the file.
-        backbone: the model that they belong to.
-        base: the shared interface.
-        update: a single step from it; None writes the base adapter alone.
-
-    Returns:
-        The file.
-    """
+    """Write base adapter and update as one GGUF LoRA, in float32, and return the file."""
     from gguf import GGUFType, GGUFWriter, Keys
 
     check_fits(backbone, base, update)

@@ -46,15 +46,9 @@ def opening_turns(
 def chat_template(
     tokenizer: Any, shown: Sequence[Demonstration] = (), instruction: str = ""
 ) -> str:
-    """Make the backbone's chat template say what raggd says where nobody says anything else.
+    """Make the backbone's chat template, in Jinja, say what raggd says where nobody says otherwise.
 
-    Args:
-        tokenizer: of the backbone.
-        shown: examples that stand before the question.
-        instruction: how to answer; empty: raggd's own.
-
-    Returns:
-        A Jinja template.
+    `shown` are examples that stand before the question; without an `instruction` it is raggd's own.
     """
     turns = json.dumps(opening_turns(shown, instruction), ensure_ascii=False)
     # what is no JSON in Jinja: nothing; strings of both are written alike
@@ -87,16 +81,9 @@ def write_prompt(
 ) -> list[str]:
     """Write ``prompt.txt``, to be read by people, and ``chat_template.jinja``, for engines.
 
-    Args:
-        folder: beside the adapter.
-        backbone: gives the template.
-        shown: examples that the adapted state shows.
-        instruction: its instruction; empty: raggd's own.
-        stem: goes before both names.
-        sources: whether passages are shown with the names of their files.
-
-    Returns:
-        The names of the files.
+    They lie in `folder`, beside the adapter, with `stem` before both names, which are returned;
+    `shown` and `instruction` are those of the adapted state, and `sources` says whether passages
+    are shown with the names of their files.
     """
     names = [f"{stem}{PROMPT_FILE}", f"{stem}{TEMPLATE_FILE}"]
     passage = Passage("1", "{text of the first passage}", "{its title}", "{its file}")

@@ -16,8 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raggd.adaptation.answer_training import examples_id, train_on_answers
-from raggd.adaptation.optimizer import Progress
+from raggd.adaptation.optimizer import Progress, examples_id, train_on_answers
 from raggd.adaptation.predictors.modulation import Modulation, read_examples
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach, check_fits

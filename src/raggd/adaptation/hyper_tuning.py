@@ -14,9 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from raggd.adaptation.answer_training import examples_id
-from raggd.adaptation.batching import BatchOrder
-from raggd.adaptation.optimizer import Progress, Trainer, warmup_of
+from raggd.adaptation.optimizer import BatchOrder, Progress, Trainer, examples_id, warmup_of
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.target_store import Targets
 from raggd.adaptation.training import check_targets
@@ -31,12 +29,7 @@ from raggd.settings import HyperTuningSettings, PredictorSettings
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What the predictor learns from at once.
-
-    Attributes:
-        support: number of the support set in the store.
-        question: another question of the same task.
-    """
+    """What the predictor learns from at once: a support set's number and another question."""
 
     support: int
     question: Question
@@ -45,15 +38,9 @@ class Lesson:
 def plan_lessons(
     targets: Targets, pools: Mapping[str, Sequence[Question]], settings: HyperTuningSettings
 ) -> list[Lesson]:
-    """Choose all that a training will see: a pure function of its arguments.
+    """Choose all ``steps * batch`` lessons of a training: a pure function of its arguments.
 
-    Args:
-        targets: the support sets; all have a turn before one has another.
-        pools: training questions of each task.
-        settings: steps, batch and seed.
-
-    Returns:
-        ``steps * batch`` lessons.
+    All support sets have a turn before one has another; `pools` are training questions by task.
 
     Raises:
         RaggdError: a task has no question besides those of a support set.
@@ -88,15 +75,7 @@ def fresh_predictor(
 ) -> MLPPredictor:
     """Make an untrained predictor in the units of the targets: one update for all support sets.
 
-    Args:
-        base: W0.
-        targets: give the units of states and updates.
-        sizes: hidden and latent width.
-        seed: of the MLP.
-        mean: that update is the mean target; otherwise it is zero.
-
-    Returns:
-        The predictor, on the CPU.
+    That update is the mean target if `mean` is set; otherwise it is zero. It is on the CPU.
     """
     width = targets.states.shape[-1]
     predictor = MLPPredictor(base.spec, base.fingerprint, width, sizes.hidden, sizes.latent)

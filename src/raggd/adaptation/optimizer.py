@@ -1,4 +1,8 @@
-"""AdamW with warm-up and cosine decay, clipped, and checkpoints that resume exactly."""
+"""The one training loop: which examples a step sees, AdamW, checkpoints that resume exactly.
+
+Examples of a step are a pure function of seed and step. The learning rate warms up and decays by a
+cosine; gradients are clipped (paper section 5).
+"""
 
 from __future__ import annotations
 
@@ -6,52 +10,73 @@ import json
 import math
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
-from raggd.records import RaggdError
+from raggd.records import RaggdError, content_id
+from raggd.settings import AnswerTrainingSettings, TrainingSettings
 
+WINDOW = 16
+"""Batches sorted by length together: padding shrinks, the order stays random."""
 CHECKPOINT_SECONDS = 120.0
 WEIGHT_DECAY = 0.01
 CLIP = 1.0
 """AdamW's decoupled weight decay and the largest norm of the gradient (paper section 5)."""
 Progress = Callable[[int, int, float], None]
 """Told step, number of steps, and loss."""
+Loss = Callable[[Sequence[int]], Tensor]
+"""The mean answer loss of the examples of some numbers, with gradients to what is trained."""
 
 
-class OptimizerSettings(Protocol):
-    """The settings that every training loop has."""
+def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
+    """Cut one shuffled epoch into batches of similar length, as numbers of examples.
 
-    @property
-    def steps(self) -> int:
-        """Number of optimizer steps."""
+    A last incomplete batch is dropped unless it is the only one.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    batches = []
+    for start in range(0, len(order), batch * WINDOW):
+        window = sorted(order[start : start + batch * WINDOW], key=lambda i: lengths[i])
+        batches += [
+            [int(i) for i in window[at : at + batch]] for at in range(0, len(window), batch)
+        ]
+    whole = [b for b in batches if len(b) == batch] or batches
+    return [whole[i] for i in generator.permutation(len(whole))]
 
-    @property
-    def learning_rate(self) -> float:
-        """Highest learning rate."""
+
+class BatchOrder:
+    """The examples of every step, epochs following one another; an epoch is shuffled once."""
+
+    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
+        """Shuffle nothing yet; arguments as of `epoch_batches`."""
+        self._lengths, self._batch, self._seed = lengths, batch, seed
+        self._per_epoch = max(1, len(lengths) // batch)
+        self._epoch, self._batches = -1, [[0]]
+
+    def __call__(self, step: int) -> list[int]:
+        """Return the numbers of one step's examples, steps counted from 0."""
+        epoch, at = divmod(step, self._per_epoch)
+        if epoch != self._epoch:
+            self._batches = epoch_batches(self._lengths, self._batch, self._seed, epoch)
+            self._epoch = epoch
+        return self._batches[at]
 
 
-def warmup_of(settings: OptimizerSettings) -> int:
+def warmup_of(settings: TrainingSettings) -> int:
     """Return the steps of warm-up: a tenth of all, at most 20."""
     return min(20, settings.steps // 10)
 
 
-def learning_rate_at(step: int, settings: OptimizerSettings, warmup: int) -> float:
-    """Learning rate of a step: linear warm-up, then a cosine down to a tenth.
-
-    Args:
-        step: counted from 0.
-        settings: highest rate and number of steps.
-        warmup: steps of warm-up.
-
-    Returns:
-        The rate.
-    """
+def learning_rate_at(step: int, settings: TrainingSettings, warmup: int) -> float:
+    """Learning rate of a step, counted from 0: linear warm-up, then a cosine down to a tenth."""
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
     share = (step - warmup) / max(1, settings.steps - warmup)
@@ -70,7 +95,7 @@ class Trainer:
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
-        settings: OptimizerSettings,
+        settings: TrainingSettings,
         *,
         identity: str,
         warmup: int = 0,
@@ -91,9 +116,6 @@ class Trainer:
 
     def apply(self, loss: float) -> None:
         """Clip the gradients that stand on the parameters, take one step, clear them.
-
-        Args:
-            loss: the step's loss, for the history.
 
         Raises:
             RaggdError: the loss is not finite.
@@ -171,13 +193,7 @@ class Trainer:
 
     @torch.no_grad()
     def resume(self, path: Path) -> bool:
-        """Continue from a checkpoint where there is one.
-
-        Args:
-            path: what `save` wrote.
-
-        Returns:
-            Whether there was one.
+        """Continue from a checkpoint of `save`; returns whether there was one.
 
         Raises:
             RaggdError: the checkpoint belongs to another run (other settings or data).
@@ -207,3 +223,60 @@ class Trainer:
 def seconds_spent(checkpoint: Path) -> float:
     """Return the seconds that a run took up to its checkpoint, over all its sessions."""
     return float(load_tensors(checkpoint)[1]["seconds"])
+
+
+def examples_id(prompts: Sequence[Prompt]) -> str:
+    """Hash training examples, token by token, to 16 hexadecimal digits.
+
+    Raises:
+        RaggdError: there are none.
+    """
+    if not prompts:
+        raise RaggdError("no training examples: the benchmarks gave no question with an answer.")
+    return content_id(*(",".join(map(str, p.tokens)) for p in prompts))
+
+
+def train_on_answers(
+    parameters: Mapping[str, Tensor],
+    prompts: Sequence[Prompt],
+    loss_of: Loss,
+    settings: AnswerTrainingSettings,
+    *,
+    identity: str,
+    checkpoint: Path,
+    progress: Progress,
+    check: Callable[[], None] = lambda: None,
+) -> list[float]:
+    """Train parameters by AdamW on the cross-entropy of answer tokens, in place.
+
+    Stopped at any moment and called again with the same arguments, it continues from
+    `checkpoint` to the same result.
+
+    Args:
+        parameters: leaves that require a gradient, by name.
+        prompts: training examples with answers.
+        loss_of: their loss under the parameters.
+        settings: steps, batch, rates.
+        identity: hash of all that the result depends on.
+        checkpoint: file to continue from and to write every two minutes and at the end.
+        progress: told every step.
+        check: called when the first gradients stand on the parameters.
+
+    Returns:
+        The loss of every step.
+    """
+    order = BatchOrder([len(p.tokens) for p in prompts], settings.batch, settings.seed)
+    trainer = Trainer(parameters, settings, identity=identity, warmup=warmup_of(settings))
+
+    def differentiate(step: int) -> float:
+        total = 0.0
+        for part in range(settings.accumulate):
+            loss = loss_of(order(step * settings.accumulate + part)) / settings.accumulate
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        if step == 0:
+            check()
+        return total
+
+    trainer.run(differentiate, checkpoint, progress)
+    return trainer.history

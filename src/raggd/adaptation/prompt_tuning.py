@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raggd.adaptation.answer_training import examples_id, train_on_answers
-from raggd.adaptation.optimizer import Progress
+from raggd.adaptation.optimizer import Progress, examples_id, train_on_answers
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.identity import check_same
 from raggd.backbone.load import Backbone
@@ -48,17 +47,7 @@ class SoftPrefix:
 
 
 def fresh_prefix(backbone: Backbone, prompts: Sequence[Prompt], tokens: int, seed: int) -> Tensor:
-    """Start a prefix from the embeddings of words of the vocabulary.
-
-    Args:
-        backbone: gives the embeddings.
-        prompts: the words are chosen among theirs.
-        tokens: length of the prefix.
-        seed: of the choice.
-
-    Returns:
-        (tokens, hidden size), float32.
-    """
+    """Start a prefix (tokens, hidden size), float32, from embeddings of words in the prompts."""
     special = set(backbone.tokenizer.all_special_ids)
     known = sorted({token for prompt in prompts for token in prompt.tokens} - special)
     generator = torch.Generator().manual_seed(seed)
@@ -76,14 +65,9 @@ def train_prefix(
     checkpoint: Path,
     progress: Progress = lambda *_: None,
 ) -> tuple[SoftPrefix, list[float]]:
-    """Train a soft prefix by AdamW on the cross-entropy of the answer tokens.
+    """Train a soft prefix by AdamW on the cross-entropy of answer tokens, without an adapter.
 
-    Args:
-        backbone: the frozen model, without an adapter.
-        prompts: training examples with answers.
-        settings: length of the prefix, steps, batch, rates.
-        checkpoint: file to continue from and to write every two minutes and at the end.
-        progress: told every step.
+    Stopped and called again with the same arguments, it continues from `checkpoint`.
 
     Returns:
         The prefix and the loss of every step.
@@ -115,13 +99,7 @@ def save_prefix(path: Path, prefix: SoftPrefix) -> None:
 
 
 def load_prefix(path: Path) -> SoftPrefix:
-    """Read a prefix.
-
-    Args:
-        path: what `save_prefix` wrote.
-
-    Returns:
-        The prefix, on the CPU.
+    """Read what `save_prefix` wrote, to the CPU.
 
     Raises:
         RaggdError: the file is not a soft prefix, is damaged, or was changed.
@@ -139,15 +117,7 @@ def load_prefix(path: Path) -> SoftPrefix:
 
 
 def check_prefix(backbone: Backbone, prefix: SoftPrefix) -> None:
-    """Refuse a prefix that was trained with another backbone.
-
-    Args:
-        backbone: the model in use.
-        prefix: the prefix.
-
-    Raises:
-        RaggdError: the fingerprints differ; both are named.
-    """
+    """Refuse a prefix that was trained with another backbone; both fingerprints are named."""
     check_same(
         prefix.backbone,
         backbone.fingerprint,

@@ -48,14 +48,7 @@ class Targets:
         return len(self.tasks)
 
     def take(self, numbers: Sequence[int]) -> Targets:
-        """Select some of them.
-
-        Args:
-            numbers: positions.
-
-        Returns:
-            Those targets, in the order given.
-        """
+        """Select some of them by their positions, in the order given."""
         return replace(
             self,
             vectors=self.vectors[list(numbers)],
@@ -69,17 +62,7 @@ class Targets:
 def store_identity(
     backbone: Backbone, base: BaseAdapter, supports: Sequence[SupportSet], settings: TargetSettings
 ) -> str:
-    """Hash everything that a store's content depends on.
-
-    Args:
-        backbone: the frozen model.
-        base: W0.
-        supports: the sets, in order.
-        settings: K, eta and limits.
-
-    Returns:
-        16 hexadecimal digits.
-    """
+    """Hash everything that a store's content depends on, to 16 hexadecimal digits."""
     return content_id(
         backbone.fingerprint,
         base.fingerprint,
@@ -89,34 +72,11 @@ def store_identity(
     )
 
 
-def _describe(supports: Sequence[SupportSet]) -> str:
-    return json.dumps(
-        [
-            {"task": s.task, "id": s.id, "demonstrations": [d.id for d in s.demonstrations]}
-            for s in supports
-        ]
-    )
-
-
 def _read_header(header: Path) -> tuple[str, int]:
     found = read_json(header, what="target store")
     if not isinstance(found, dict) or not {"identity", "steps"} <= set(found):
         raise RaggdError(f"{header} is not the header of a target store: choose another folder.")
     return str(found["identity"]), int(found["steps"])
-
-
-def _open_folder(folder: Path, identity: str, count: int, settings: TargetSettings) -> None:
-    header = folder / "store.json"
-    if header.exists():
-        found, _ = _read_header(header)
-        if found != identity:
-            raise RaggdError(
-                f"{folder} holds targets of another run (identity {found}, this run is "
-                f"{identity}): base, settings or support sets changed. Choose another folder."
-            )
-        return
-    facts = {"identity": identity, "sets": count, "shard": SHARD, "steps": settings.steps}
-    write_json(header, facts)
 
 
 def _key(steps: int) -> str:
@@ -130,20 +90,22 @@ def open_store(
     settings: TargetSettings,
     folder: Path,
 ) -> str:
-    """Make a store, or open one of the same run.
+    """Make a store, or open one of the same run, and return its identity.
 
-    Args:
-        backbone: the frozen model.
-        base: W0.
-        supports: all its sets.
-        settings: K, eta and limits.
-        folder: the store; one of another run is refused.
-
-    Returns:
-        The store's identity.
+    Raises:
+        RaggdError: the folder holds targets of another run.
     """
-    identity = store_identity(backbone, base, supports, settings)
-    _open_folder(folder, identity, len(supports), settings)
+    identity, header = store_identity(backbone, base, supports, settings), folder / "store.json"
+    facts = {"identity": identity, "sets": len(supports), "shard": SHARD, "steps": settings.steps}
+    if not header.exists():
+        write_json(header, facts)
+        return identity
+    found, _ = _read_header(header)
+    if found != identity:
+        raise RaggdError(
+            f"{folder} holds targets of another run (identity {found}, this run is "
+            f"{identity}): base, settings or support sets changed. Choose another folder."
+        )
     return identity
 
 
@@ -166,21 +128,15 @@ def build_shard(
     identity: str,
     path: Path,
 ) -> None:
-    """Compute the targets of one shard and write its file.
-
-    Args:
-        backbone: the frozen model.
-        base: W0.
-        supports: all sets of the store.
-        start: number of the shard's first set.
-        settings: K, eta and limits.
-        identity: of the store.
-        path: the file.
-    """
+    """Compute the targets of the shard whose first set is number `start`, and write its file."""
     part = supports[start : start + SHARD]
     updates, states = targets_of(backbone, base, part, settings)
     vectors = {_key(k): u.vector().to(torch.bfloat16) for k, u in updates.items()}
-    metadata = {"sets": _describe(part), "base": base.fingerprint, "identity": identity}
+    sets = [
+        {"task": s.task, "id": s.id, "demonstrations": [d.id for d in s.demonstrations]}
+        for s in part
+    ]
+    metadata = {"sets": json.dumps(sets), "base": base.fingerprint, "identity": identity}
     save_tensors(path, vectors | {"states": states}, metadata)
 
 
@@ -192,20 +148,9 @@ def build_targets(
     folder: Path,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> str:
-    """Compute the targets of all support sets; shards that exist are kept.
+    """Compute the targets of support sets of equal size, and return the store's identity.
 
-    Interrupted at any moment and called again, it continues; the shards are the same.
-
-    Args:
-        backbone: the frozen model.
-        base: W0.
-        supports: sets of equal size.
-        settings: K, eta and limits.
-        folder: the store.
-        progress: told sets done and sets in all.
-
-    Returns:
-        The store's identity.
+    Shards that exist are kept: interrupted at any moment and called again, it continues.
     """
     identity = open_store(backbone, base, supports, settings, folder)
     for start in shard_starts(len(supports)):
@@ -217,14 +162,7 @@ def build_targets(
 
 
 def load_targets(folder: Path, steps: int = 0) -> Targets:
-    """Read a store, as far as it is built.
-
-    Args:
-        folder: what `build_targets` wrote.
-        steps: K of the targets wanted; 0 for the K that the store was made for.
-
-    Returns:
-        All targets in it.
+    """Read a store, as far as it is built: the targets of K `steps`, or 0 for its own K.
 
     Raises:
         RaggdError: there is no store or no shard, a shard is damaged or of another run, or the
@@ -263,13 +201,11 @@ def load_targets(folder: Path, steps: int = 0) -> Targets:
 def split_held_out(targets: Targets, share: float) -> tuple[Targets, Targets]:
     """Keep a share of every task's support sets from training, chosen by hash of the set.
 
-    Args:
-        targets: all.
-        share: share to hold out, at least one set per task when positive.
+    At least one set of each task is held out when the share is positive; a training set that
+    shares a question with a held-out one is dropped.
 
     Returns:
-        Training and held-out targets. A training set that shares a question with a held-out one
-        is dropped.
+        Training and held-out targets.
     """
     held: list[int] = []
     for task in sorted(set(targets.tasks)):
@@ -289,13 +225,7 @@ def denoised(targets: Targets) -> Targets:
     """Replace each target by the average over the task's other sets that share no question.
 
     The update of one support is mostly noise; what its task's sets share is what helps other
-    questions. A set without others keeps its own target.
-
-    Args:
-        targets: those that may be averaged.
-
-    Returns:
-        The view: same states and ids, averaged vectors (bfloat16).
+    questions. A set without others keeps its own target. Vectors are in bfloat16.
     """
     rows = []
     for i, task in enumerate(targets.tasks):

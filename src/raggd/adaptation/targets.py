@@ -27,13 +27,7 @@ def sgd_updates(
 ) -> tuple[Update, Tensor]:
     """Run the inner loop of several support sets at once, each with its own update.
 
-    Args:
-        backbone: the frozen model.
-        base: W0, the point that all start from.
-        batch: demonstrations of all sets, set after set, equally many each.
-        sets: number of sets.
-        settings: K and eta.
-        start: an update per set to start from instead (sets leading).
+    Arguments as of `sgd_trajectory`; K is ``settings.steps``.
 
     Returns:
         The updates ``W^(K) - W0`` with a leading axis of `sets`, detached, and the loss of the
@@ -108,13 +102,7 @@ def targets_of(
     supports: Sequence[SupportSet],
     settings: TargetSettings,
 ) -> tuple[dict[int, Update], Tensor]:
-    """Compute the targets and encoder states of some support sets in one batch.
-
-    Args:
-        backbone: the frozen model.
-        base: W0.
-        supports: sets of equal size.
-        settings: K (and others to keep), eta, token limit.
+    """Compute the targets and encoder states of support sets of equal size in one batch.
 
     Returns:
         By K, the updates (sets leading); and the states (sets, N, hidden size).

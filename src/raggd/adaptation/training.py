@@ -1,26 +1,44 @@
-"""Fit a predictor to stored targets: minutes, since neither backbone nor encoder is run."""
+"""Fit a predictor to stored targets by the matching loss: minutes, no backbone is run."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from raggd.adaptation.batching import BatchOrder
-from raggd.adaptation.matching import matching_loss
-from raggd.adaptation.optimizer import Progress, Trainer
+import torch
+from torch import Tensor
+
+from raggd.adaptation.optimizer import BatchOrder, Progress, Trainer
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.target_store import Targets, denoised
-from raggd.core.alignment import Space
-from raggd.core.low_rank import BaseAdapter, update_from_vector
+from raggd.core.alignment import Space, cosine_and_norms
+from raggd.core.low_rank import BaseAdapter, Update, update_from_vector
 from raggd.records import RaggdError, content_id
 from raggd.settings import PredictorSettings
 
 
+def matching_loss(
+    base: BaseAdapter,
+    predicted: Update,
+    target: Update,
+    *,
+    space: Space = Space.product,
+    norm_weight: float = 0.1,
+) -> Tensor:
+    """Sum over layers and projections of ``1 - cos + lambda |log(|pred| / |target|)|``: (n,).
+
+    `predicted` and `target` have a leading axis of n. Layers whose target is zero have no direction
+    to match and are left out.
+    """
+    cosine, predicted_norm, target_norm = cosine_and_norms(base, predicted, target, space)
+    present = target_norm > torch.finfo(target_norm.dtype).tiny ** 0.5
+    ratio = (predicted_norm.clamp_min(1e-20) / target_norm.clamp_min(1e-20)).log().abs()
+    losses: Tensor = (1 - cosine + norm_weight * ratio) * present
+    return losses.sum((-2, -1))
+
+
 def check_targets(base: BaseAdapter, targets: Targets) -> None:
     """Refuse targets of another base adapter, or none at all.
-
-    Args:
-        base: the adapter to predict for.
-        targets: stored targets.
 
     Raises:
         RaggdError: the fingerprints differ, or there are fewer than two targets.
@@ -34,6 +52,16 @@ def check_targets(base: BaseAdapter, targets: Targets) -> None:
         raise RaggdError("a predictor needs at least two targets: raise target.per_benchmark.")
 
 
+def task_means(base: BaseAdapter, stores: Sequence[Targets]) -> dict[str, Tensor]:
+    """Average the targets of each task over all stores: (spec.size,) float32, by name of task."""
+    rows: dict[str, list[Tensor]] = {}
+    for store in stores:
+        check_targets(base, store)
+        for task, vector in zip(store.tasks, store.vectors, strict=True):
+            rows.setdefault(task, []).append(vector)
+    return {task: torch.stack(rows[task]).float().mean(0) for task in sorted(rows)}
+
+
 def train_predictor(
     base: BaseAdapter,
     targets: Targets,
@@ -42,18 +70,11 @@ def train_predictor(
     checkpoint: Path,
     progress: Progress = lambda *_: None,
 ) -> tuple[MLPPredictor, list[float]]:
-    """Train the MLP predictor on the matching loss (paper equation 9).
+    """Train the MLP predictor on the matching loss (paper equation 9), on training targets.
 
-    Stopped at any moment and called again with the same arguments, it continues from
-    `checkpoint` to the same result.
-
-    Args:
-        base: W0.
-        targets: training targets with their encoder states; averaged over the task's other sets
-            when ``settings.denoise`` is set.
-        settings: sizes, space, rates.
-        checkpoint: file to continue from and to write.
-        progress: told step, steps, and the loss per layer and projection.
+    They are averaged over the task's other sets when ``settings.denoise`` is set. Stopped at any
+    moment and called again with the same arguments, it continues from `checkpoint` to the same
+    result.
 
     Returns:
         The predictor and the loss of every step (mean over layers and projections).

@@ -1,20 +1,26 @@
-"""Left-padded batches of prompts, and forward passes over them."""
+"""Left-padded batches of prompts: making, reading and joining them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import new_cache
 from raggd.data.prompts import Prompt
 
 STEP = 16
 """Lengths are padded to a multiple of this: at others the processor's attention in bfloat16 takes
 up to twice as long (477 tokens: 14 ms a layer, 480: 7 ms), and fewer lengths are compiled for."""
+WASTE = 1.25
+"""A prompt joins a shorter one's forward pass only up to this ratio of their lengths."""
+READ_TOKENS = 2048
+"""Most tokens of one forward pass over prompts: a larger one is no faster and holds more memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +57,7 @@ def make_batch(
     device: torch.device,
     prefix: Tensor | None = None,
 ) -> Batch:
-    """Pad prompts on the left.
-
-    Args:
-        prompts: at least one.
-        padding: the padding token's id.
-        device: where the tensors go.
-        prefix: (vectors, hidden size) embeddings to put before every prompt.
-
-    Returns:
-        The batch.
-    """
+    """Pad prompts (at least one) on the left with the token `padding`."""
     before = 0 if prefix is None else len(prefix)
     length = padded_length(max(len(p.tokens) for p in prompts) + before)
     tokens = torch.full((len(prompts), length), padding, dtype=torch.long)
@@ -87,12 +83,7 @@ def make_batch(
 def model_inputs(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
     """Return what the model reads: token ids, or embeddings where there is a prefix.
 
-    Args:
-        backbone: gives the embeddings of the tokens.
-        batch: the prompts; gradients flow to its prefix.
-
-    Returns:
-        ``input_ids`` or ``inputs_embeds``, by name.
+    Gradients flow to the prefix.
     """
     if batch.prefix is None:
         return {"input_ids": batch.tokens}
@@ -104,33 +95,20 @@ def model_inputs(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
 
 
 def last_positions(tokens: Tensor, keep: int) -> Tensor:
-    """Positions whose logits are wanted, for the model's ``logits_to_keep``.
+    """Positions (keep,) whose logits are wanted, for the model's ``logits_to_keep``.
 
     A number would do the same slowly: the slice it makes is a view, for which the product with
     the vocabulary copies that matrix once per row (two thirds of a training step at 262,144 words).
-
-    Args:
-        tokens: (rows, length).
-        keep: number of last positions.
-
-    Returns:
-        (keep,) positions, ascending.
     """
     length = tokens.shape[1]
     return torch.arange(length - keep, length, device=tokens.device)
 
 
 def answer_losses(backbone: Backbone, batch: Batch) -> Tensor:
-    """Mean negative log-likelihood of each row's answer tokens, teacher-forced.
+    """Mean negative log-likelihood (rows,) of each row's answer tokens, teacher-forced.
 
-    Only the logits of the last ``batch.keep`` positions are computed.
-
-    Args:
-        backbone: inside or outside `attach`; gradients flow if they are enabled.
-        batch: prompts with answers.
-
-    Returns:
-        (rows,) losses in nats per answer token, float32.
+    In nats per answer token, float32. Only the logits of the last ``batch.keep`` positions are
+    computed; inside `attach`, gradients flow if they are enabled.
     """
     logits = backbone.model(
         **model_inputs(backbone, batch),
@@ -147,14 +125,9 @@ def answer_losses(backbone: Backbone, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def last_states(backbone: Backbone, batch: Batch) -> Tensor:
-    """Hidden state of the last token (the end token after an answer) under the last norm.
+    """Return the state of each row's last token under the last norm: (rows, hidden size), float32.
 
-    Args:
-        backbone: inside or outside `attach`.
-        batch: prompts; every row ends at the last position.
-
-    Returns:
-        (rows, hidden size), float32.
+    In an answered prompt that is the end token.
     """
     states = backbone.model.base_model(
         **model_inputs(backbone, batch),
@@ -163,3 +136,49 @@ def last_states(backbone: Backbone, batch: Batch) -> Tensor:
         use_cache=False,
     ).last_hidden_state
     return states[:, -1].float()  # type: ignore[no-any-return]
+
+
+def alike(lengths: Sequence[int], waste: float = WASTE, most: int = READ_TOKENS) -> list[list[int]]:
+    """Group prompts by their lengths in tokens, so that little of a forward pass is padding.
+
+    Args:
+        lengths: tokens of each prompt.
+        waste: largest ratio of two lengths in one group.
+        most: largest number of tokens in one group, padding included; a longer prompt is alone.
+
+    Returns:
+        Positions in `lengths`, group by group.
+
+    >>> alike([100, 400, 110, 420])
+    [[0, 2], [1, 3]]
+    """
+    groups: list[list[int]] = []
+    for at in sorted(range(len(lengths)), key=lambda i: lengths[i]):
+        last = groups[-1] if groups else []
+        similar = bool(last) and lengths[at] <= waste * lengths[last[0]]
+        if similar and lengths[at] * (len(last) + 1) <= most:
+            last.append(at)
+        else:
+            groups.append([at])
+    return groups
+
+
+def _padded(part: Tensor, length: int) -> Tensor:
+    # keys and values are (rows, heads, tokens, width), a mask is (rows, tokens)
+    missing = length - part.shape[-2 if part.dim() > 2 else -1]
+    return functional.pad(part, (0, 0, missing, 0) if part.dim() > 2 else (missing, 0))
+
+
+def join_caches(parts: Sequence[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
+    """Put the caches and masks (rows, length) of batches below each other.
+
+    Shorter ones are padded further on the left.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    length = max(mask.shape[1] for _, mask in parts)
+    joined = []
+    for layers in zip(*(cache.layers for cache, _ in parts), strict=True):
+        keys = torch.cat([_padded(layer.keys, length) for layer in layers])
+        joined.append((keys, torch.cat([_padded(layer.values, length) for layer in layers])))
+    return new_cache(joined), torch.cat([_padded(mask, length) for _, mask in parts])

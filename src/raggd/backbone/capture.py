@@ -51,15 +51,7 @@ def branch(cache: Any) -> Any:
 
 
 def growing_steps(backbone: Backbone, reading: Reading) -> Step:
-    """Continue what was read with a cache that grows by a token a step.
-
-    Args:
-        backbone: in the state in which the prompts were read.
-        reading: the prompts; they stay as they are.
-
-    Returns:
-        The step.
-    """
+    """Continue what was read, and leave it as it is, with a cache that grows by a token a step."""
     cache = branch(reading.cache)
     mask, position = reading.mask, reading.following
 
@@ -113,13 +105,7 @@ def can_capture(model: Any) -> bool:
 def capture_for(backbone: Backbone, reading: Reading, most: int) -> Captured:
     """Return a captured step that holds what was read, capturing it if its size is new.
 
-    Args:
-        backbone: in the state in which the prompts were read.
-        reading: the prompts, at most as many as the largest of `ROWS`.
-        most: most steps that will be asked for.
-
-    Returns:
-        The step, loaded.
+    There are at most as many prompts as the largest of `ROWS`; `most` steps will be asked for.
     """
     hooks = attached_to(backbone)
     rows = next(size for size in ROWS if size >= len(reading.mask))
@@ -142,18 +128,8 @@ def _signature(hook: Attached) -> tuple[Any, ...]:
     return (hook.base.a.shape, hook.base.b.shape, hook.scale, kind)
 
 
-def _room(tensor: Tensor, rows: int) -> Tensor:
-    # of what each row has for itself, enough for all rows of the captured size
-    return tensor.new_zeros(rows if len(tensor) > 1 else 1, *tensor.shape[1:])
-
-
 class Captured:
-    """A decoding step of one size, with every tensor that it reads and writes.
-
-    Attributes:
-        rows: of the captured batch.
-        length: of its cache.
-    """
+    """A decoding step of `rows` rows over a cache of `length`, with all tensors that it touches."""
 
     def __init__(
         self,
@@ -163,15 +139,7 @@ class Captured:
         length: int,
         hooks: Sequence[Attached],
     ) -> None:
-        """Make the tensors, and capture on a GPU.
-
-        Args:
-            backbone: in the state in which the prompts were read.
-            reading: prompts of this size; gives shapes and types.
-            rows: of the captured batch.
-            length: of its cache.
-            hooks: what is attached; its shapes are kept, its values loaded anew each time.
-        """
+        """Make the tensors in the shapes of what was read and is attached; capture on a GPU."""
         from transformers import DynamicCache
 
         self.rows, self.length = rows, length
@@ -245,11 +213,9 @@ class Captured:
 
     @torch.no_grad()
     def load(self, reading: Reading, hooks: Sequence[Attached]) -> None:
-        """Take over prompts that were read, and what is attached.
+        """Take over prompts that were read, and what is attached, in the shapes of the capture.
 
-        Args:
-            reading: at most as many rows, with room for the steps to come.
-            hooks: of the same shapes as at the capture.
+        There are at most as many rows as were captured, with room for the steps to come.
         """
         count, length = reading.mask.shape
         self._count = count
@@ -270,14 +236,9 @@ class Captured:
 
     @torch.no_grad()
     def step(self, backbone: Backbone, tokens: Tensor) -> Tensor:
-        """Add a token to every row.
+        """Add a token (rows,) to every row and return the next one's logits (rows, vocabulary).
 
-        Args:
-            backbone: in the state in which the prompts were read.
-            tokens: (rows,).
-
-        Returns:
-            (rows, vocabulary) logits of the next token; the next step overwrites them.
+        The next step overwrites them.
         """
         self._tokens[: self._count, 0] = tokens
         if self._graph is not None:
@@ -292,10 +253,6 @@ def _own(hook: Attached, rows: int) -> tuple[Factors, Up | None]:
     base = Factors(torch.empty_like(hook.base.a), torch.empty_like(hook.base.b))
     if hook.update is None:
         return base, None
-    return base, Up(_room(hook.update.down, rows), _room(hook.update.up, rows))
-
-
-def forget(backbone: Backbone) -> None:
-    """Let go of everything that was captured of a backbone, and of its memory."""
-    _CAPTURED.pop(backbone.model, None)
-    _REFUSED.pop(backbone.model, None)
+    # of what each row has for itself, enough for all rows of the captured size
+    count = rows if len(hook.update.down) > 1 else 1
+    return base, Up(*(t.new_zeros(count, *t.shape[1:]) for t in hook.update))

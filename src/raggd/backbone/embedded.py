@@ -32,7 +32,7 @@ class EmbeddedModel:
 
     Attributes:
         parts: wheel and member of each part, in the order in which they are joined.
-        sha256: hash of the joined GGUF file.
+        sha256: hash of the joined file.
     """
 
     parts: tuple[tuple[str, str], ...]
@@ -76,11 +76,7 @@ def shipped_fingerprint(name: str) -> str:
 def known_fingerprint(recorded: str) -> str:
     """Complete a fingerprint that names the weights of an embedded backbone alone.
 
-    Args:
-        recorded: any fingerprint.
-
-    Returns:
-        The whole one where it is known, else what was recorded.
+    Another one is returned as it is.
     """
     whole = map(shipped_fingerprint, EMBEDDED)
     return next((f for f in whole if f.partition("-")[0] == recorded), recorded)
@@ -139,14 +135,8 @@ def _gives_known_answer(folder: Path, facts: dict[str, Any]) -> bool:
 def embedded_folder(name: str, progress: Callable[[str], None] | None = None) -> Path:
     """Return the safetensors folder of an embedded backbone, fetching and converting it once.
 
-    Weights are dequantised and kept in bfloat16.
-
-    Args:
-        name: a key of `EMBEDDED`.
-        progress: told what is being done; None shows progress bars for downloads.
-
-    Returns:
-        A folder that `from_pretrained` reads.
+    Weights are dequantised and kept in bfloat16. `progress` is told what is being done; without it
+    downloads show their own bars.
 
     Raises:
         RaggdError: it cannot be fetched, not be written (a full disk), or answers wrongly.

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.backbone.batch import last_positions, make_batch, model_inputs
+from raggd.backbone.batch import join_caches, last_positions, make_batch, model_inputs
 from raggd.backbone.capture import branch, steps_from
-from raggd.backbone.join import join_caches
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, known_tokens, new_cache
 from raggd.data.prompts import Prompt

@@ -30,15 +30,7 @@ _CONVERSATION = [
 
 
 def model_fingerprint(model: nn.Module) -> str:
-    """Hash shape and 256 values of every parameter.
-
-    Args:
-        model: a loaded model.
-
-    Returns:
-        16 hexadecimal digits; the same in every dtype that holds the values exactly enough
-        (values are rounded to bfloat16 first).
-    """
+    """Hash shape and 256 values of every parameter, rounded to bfloat16: 16 hexadecimal digits."""
     digest = hashlib.sha256()
     for path, parameter in model.named_parameters():
         flat = parameter.detach().flatten()
@@ -49,14 +41,7 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def end_tokens(tokenizer: Any, model: Any) -> list[int]:
-    """Return the tokens that end a text: the tokenizer's first, then the generation settings'.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        model: a causal LM.
-
-    Returns:
-        Token ids, each once.
+    """Return the tokens that end a text, each once: the tokenizer's, then the generation settings'.
 
     Raises:
         RaggdError: the tokenizer has none.
@@ -93,12 +78,7 @@ def _vocabulary(tokenizer: Any) -> str:
 def fingerprint_of(model: Any, tokenizer: Any) -> str:
     """Say what decides an answer besides the adapter.
 
-    Args:
-        model: a causal LM.
-        tokenizer: its tokenizer.
-
-    Returns:
-        The fingerprint; end tokens stand in it as they are, the rest as hashes.
+    End tokens stand in the fingerprint as they are, the rest as hashes.
     """
     special = [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
     control = control_of(tokenizer)
@@ -115,15 +95,10 @@ def fingerprint_of(model: Any, tokenizer: Any) -> str:
 
 
 def differences(recorded: str, now: str) -> list[str]:
-    """Name the parts in which two fingerprints differ.
+    """Name the `PARTS` in which two fingerprints differ, end tokens with their ids.
 
-    Args:
-        recorded: of a file or a record; one that names the weights alone agrees with all
-            tokenizers, unless it is an embedded backbone's, whose tokenizer is known.
-        now: of the backbone in use.
-
-    Returns:
-        Names out of `PARTS`, end tokens with their ids.
+    A recorded one that names the weights alone agrees with all tokenizers, unless it is an embedded
+    backbone's, whose tokenizer is known.
 
     >>> differences("aa-bb-cc-2-dd-ee", "aa-bb-cc-1+2-dd-ff")
     ['end tokens (2 then, 1+2 now)', 'prompt wording']
@@ -138,17 +113,10 @@ def differences(recorded: str, now: str) -> list[str]:
 
 
 def check_same(recorded: str, now: str, thing: str, name: str, advice: str) -> None:
-    """Refuse what was made for another backbone or tokenizer.
-
-    Args:
-        recorded: fingerprint of the backbone that the thing was made for.
-        now: of the backbone in use.
-        thing: what it is.
-        name: of the backbone in use.
-        advice: how to make it anew.
+    """Refuse a thing that was made for another backbone or tokenizer than `now`, called `name`.
 
     Raises:
-        RaggdError: the fingerprints differ; the parts are named.
+        RaggdError: the fingerprints differ; the parts are named, and `advice` to make it anew.
     """
     wrong = differences(recorded, now)
     if wrong and wrong[0] == PARTS[0]:
@@ -163,16 +131,10 @@ def check_same(recorded: str, now: str, thing: str, name: str, advice: str) -> N
 
 
 def check_embedded(name: str, folder: str, now: str, parts: Sequence[str]) -> None:
-    """Refuse an embedded backbone that is not the one that was shipped.
-
-    Args:
-        name: of the backbone.
-        folder: where its files are.
-        now: fingerprint of what was loaded from them.
-        parts: which of `PARTS` must agree.
+    """Refuse an embedded backbone, loaded from `folder`, that is not the one that was shipped.
 
     Raises:
-        RaggdError: a part differs.
+        RaggdError: one of `parts` differs.
     """
     found = differences(shipped_fingerprint(name), now)
     wrong = [part for part in found if part.partition(" (")[0] in parts]

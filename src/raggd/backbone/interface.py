@@ -78,9 +78,6 @@ def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float
         code: ``A h`` (rows, tokens, r).
         update: for all rows, or each for equally many consecutive ones.
         scale: alpha / r.
-
-    Returns:
-        The sum (rows, tokens, d_out).
     """
     count = len(update.down)
     grouped = [t.reshape(count, -1, t.shape[-1]) for t in (output, h, code)]
@@ -98,11 +95,8 @@ def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float
 class Attached:
     """What is added to one projection of one layer; a forward hook.
 
-    Attributes:
-        base: factors of the layer.
-        update: of the layer; None for none. Both may be exchanged between two forward passes.
-        scale: alpha / r.
-        group: consecutive rows that share each of several updates.
+    Base and update may be exchanged between two forward passes; `group` consecutive rows share
+    each of several updates.
     """
 
     base: Factors
@@ -157,11 +151,6 @@ def _ups(base: Factors, step: Factors) -> list[Up]:
 
 def check_fits(backbone: Backbone, base: BaseAdapter, update: Update | None = None) -> None:
     """Refuse a base adapter of another backbone, and an update of another base.
-
-    Args:
-        backbone: the frozen model.
-        base: the shared interface.
-        update: a step from it.
 
     Raises:
         RaggdError: they do not belong together; the fingerprints are named.
@@ -242,10 +231,9 @@ def _register(
 
 
 def check_gradients(gradients: list[Tensor]) -> None:
-    """Refuse gradients that are zero in a whole layer (a silently broken quantised backward).
+    """Refuse gradients (layers on axis -3) that are zero in a whole layer.
 
-    Args:
-        gradients: gradients with the layers on axis -3.
+    A quantised backward pass can be broken silently.
 
     Raises:
         RaggdError: some layer received no gradient in any tensor.

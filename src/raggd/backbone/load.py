@@ -17,10 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from raggd.backbone.device import (
+    check_room,
+    choose_device,
+    choose_dtype,
+    keep_freed_memory,
+    quantization,
+)
 from raggd.backbone.embedded import EMBEDDED, embedded_folder
 from raggd.backbone.identity import PARTS, check_embedded, fingerprint_of, stop_tokens
-from raggd.backbone.memory import keep_freed_memory
-from raggd.backbone.room import check_room
 from raggd.core.low_rank import PROJECTIONS, AdapterSpec
 from raggd.records import RaggdError
 from raggd.settings import AdapterSettings, BackboneSettings
@@ -33,9 +38,7 @@ class Backbone:
     """A frozen causal LM with its tokenizer and its q, k, v modules by layer.
 
     Attributes:
-        name: as the user gave it.
         model: the Hugging Face model, in eval mode, no parameter requires a gradient.
-        tokenizer: its tokenizer.
         projections: for ``q``, ``k``, ``v`` the linear modules, first layer first.
         fingerprint: what decides an answer besides an adapter, see `identity`; adapters name it.
     """
@@ -68,14 +71,7 @@ class Backbone:
         return {name: cache, "use_cache": True}
 
     def adapter_spec(self, settings: AdapterSettings) -> AdapterSpec:
-        """Shape of an adapter of this backbone.
-
-        Args:
-            settings: rank and alpha.
-
-        Returns:
-            The spec; its widths are read from the modules.
-        """
+        """Return the shape of an adapter of this backbone; widths are read from the modules."""
         widths = {p: _widths(self.projections[p]) for p in PROJECTIONS}
         d_in = widths["q"][0]
         return AdapterSpec(
@@ -105,14 +101,7 @@ def _widths(modules: list[nn.Module]) -> tuple[int, int]:
 
 
 def find_projections(model: nn.Module, name: str) -> dict[str, list[nn.Module]]:
-    """Find the q, k and v projections of every decoder layer.
-
-    Args:
-        model: a causal LM.
-        name: its name, for the message.
-
-    Returns:
-        Modules by projection, in the order of the layers.
+    """Find the q, k and v projections of every decoder layer, in the order of the layers.
 
     Raises:
         RaggdError: q, k and v are fused (the module is named), or there are none.
@@ -136,123 +125,10 @@ def find_projections(model: nn.Module, name: str) -> dict[str, list[nn.Module]]:
     return found
 
 
-def _has_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    try:  # Apple's GPUs have it from macOS 14 on
-        ones = torch.ones(2, 2, device=device, dtype=torch.bfloat16)
-        return bool((ones @ ones == 2).all())
-    except (RuntimeError, TypeError):
-        return False
-
-
-def choose_dtype(settings: BackboneSettings, device: torch.device) -> torch.dtype:
-    """Choose the computing type: as set, else bfloat16 where it is native.
-
-    Args:
-        settings: name a type, or ``auto``.
-        device: where the backbone runs.
-
-    Returns:
-        The type; without native bfloat16 float16 on a GPU of NVIDIA, else float32.
-
-    Raises:
-        RaggdError: bfloat16 is named for a card that has none.
-    """
-    if settings.dtype not in {"auto", "nf4"}:
-        dtype: torch.dtype = getattr(torch, settings.dtype)
-        if dtype == torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
-            raise RaggdError(
-                f"backbone.dtype = 'bfloat16': {torch.cuda.get_device_name(device)} does not "
-                "compute in it. Use 'float16', or 'auto', which chooses it there."
-            )
-        return dtype
-    if device.type == "cuda":
-        return torch.bfloat16 if _has_bfloat16(device) else torch.float16
-    if device.type == "mps":
-        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
-
-
-def choose_device(name: str) -> torch.device:
-    """Choose where the backbone runs.
-
-    Args:
-        name: ``auto`` (CUDA, else Apple's GPU, else the processor), or a device such as ``cuda:1``.
-
-    Returns:
-        The device.
-
-    Raises:
-        RaggdError: torch knows no such device, or it is a GPU that is not there.
-    """
-    if name == "auto":
-        there = [
-            name
-            for name, module in (("cuda", torch.cuda), ("mps", torch.backends.mps))
-            if module.is_available()
-        ]
-        return torch.device([*there, "cpu"][0])
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise RaggdError(f"backbone.device = '{name}': {reason}. Use 'auto' or 'cpu'.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        why = "no driver of NVIDIA answers" if torch.version.cuda else "this torch is built without"
-        raise RaggdError(
-            f"backbone.device = '{name}': CUDA cannot be used here, {why}. Use 'auto' or 'cpu'."
-        )
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RaggdError(
-            f"backbone.device = '{name}': torch sees {torch.cuda.device_count()} GPUs. Use 'auto'."
-        )
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise RaggdError(f"backbone.device = '{name}': there is no GPU of Apple. Use 'auto'.")
-    return device
-
-
-def quantization(settings: BackboneSettings, device: torch.device) -> Any:
-    """Return transformers' options for 4-bit weights; None where the settings do not ask for them.
-
-    Args:
-        settings: name the dtype.
-        device: where the backbone goes.
-
-    Returns:
-        The options.
-
-    Raises:
-        RaggdError: 4-bit weights off a GPU.
-    """
-    if settings.dtype != "nf4":
-        return None
-    if device.type != "cuda":
-        raise RaggdError(
-            "backbone.dtype = 'nf4' needs a GPU: on a processor bitsandbytes silently loses the "
-            "adapter's gradients. Use 'auto'."
-        )
-    from transformers import BitsAndBytesConfig
-
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=choose_dtype(settings, device),
-    )
-
-
 def wrap_model(model: Any, tokenizer: Any, name: str) -> Backbone:
-    """Freeze a model and find its projections.
+    """Freeze a causal LM and find its projections.
 
-    Args:
-        model: a Hugging Face causal LM.
-        tokenizer: its tokenizer; a missing padding token is set to the end-of-text token.
-        name: how to call it.
-
-    Returns:
-        The backbone.
+    A missing padding token of the tokenizer is set to the end-of-text token.
     """
     projections = find_projections(model, name)
     model.eval()
@@ -269,12 +145,6 @@ def compile_layers(backbone: Backbone) -> Iterator[None]:
 
     Fuses the elementwise work that is half of a training step on a processor (1.2 to 1.5 times
     faster after some 20 seconds). Without a compiler nothing changes.
-
-    Args:
-        backbone: its layers are restored when the block ends.
-
-    Yields:
-        Nothing.
     """
     layers = getattr(backbone.model.base_model, "layers", [])
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -311,14 +181,9 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any, li
 def load_backbone(
     settings: BackboneSettings, progress: Callable[[str], None] | None = None
 ) -> Backbone:
-    """Load the frozen backbone.
+    """Load the frozen backbone, embedded, from the hub or a folder, and put it on its device.
 
-    Args:
-        settings: its name (embedded, hub, or folder), device and dtype.
-        progress: told what is being fetched or converted; None shows bars for downloads.
-
-    Returns:
-        The backbone, on its device, in eval mode.
+    `progress` is told what is being fetched or converted; without it downloads show their bars.
 
     Raises:
         RaggdError: it cannot be found or loaded, or has no separate q, k, v projections.

@@ -8,14 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raggd.backbone.device import choose_device, choose_dtype, quantization
 from raggd.backbone.identity import model_fingerprint
-from raggd.backbone.load import (
-    Backbone,
-    choose_device,
-    choose_dtype,
-    find_projections,
-    quantization,
-)
+from raggd.backbone.load import Backbone, find_projections
 from raggd.records import require_known
 from raggd.settings import BackboneSettings
 
@@ -116,16 +111,10 @@ def _materialise(model: Any, device: torch.device, *, nf4: bool) -> None:
 
 
 def random_backbone(name: str, settings: BackboneSettings) -> Backbone:
-    """Build a backbone of a named shape with random weights and no tokenizer (`NoText`).
+    """Build a backbone of a shape in `SHAPES`, with random weights and no tokenizer (`NoText`).
 
-    What it costs to run is that of the real one, before anybody has downloaded that.
-
-    Args:
-        name: in `SHAPES`.
-        settings: device and dtype; ``nf4`` quantises on a GPU.
-
-    Returns:
-        The backbone.
+    What it costs to run is that of the real one, before anybody has downloaded that; ``nf4``
+    quantises on a GPU.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM

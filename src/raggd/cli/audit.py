@@ -84,7 +84,7 @@ def _states(
         ready = parts.method(method)
         one = fixed.adapt([NOBODY])[0] if fixed else None
         return lambda support: ready.adapt([support])[0], one
-    from raggd.adaptation.import_peft import read_peft
+    from raggd.adaptation.peft import read_peft
 
     def state(support: SupportSet) -> Adapted:
         return Adapted(read_peft(adapters / support.id, parts.backbone))

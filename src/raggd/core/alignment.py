@@ -25,32 +25,14 @@ def _factor_inner(left: Factors, right: Factors) -> Tensor:
 
 
 def coordinates(base: BaseAdapter, update: Update, space: Space) -> Mapping[str, Factors]:
-    """Express an update in the space of comparison.
-
-    Args:
-        base: the adapter that it starts from.
-        update: the step, with or without a batch axis.
-        space: product or factor.
-
-    Returns:
-        Factors per projection, to be compared by `inner_by_layer` in the same space.
-    """
+    """Express an update in a space, to be compared by `inner_by_layer` in the same one."""
     return effective_change(base, update) if space == Space.product else update.factors
 
 
 def inner_by_layer(
     left: Mapping[str, Factors], right: Mapping[str, Factors], space: Space
 ) -> Tensor:
-    """Inner products of two updates in coordinates of `space`.
-
-    Args:
-        left: what `coordinates` gave.
-        right: the same for another update.
-        space: the space of both.
-
-    Returns:
-        Tensor (..., 3, layers): q, k, v by layer.
-    """
+    """Return the inner products (..., 3, layers), q, k, v by layer, of what `coordinates` gave."""
     product = inner if space == Space.product else _factor_inner
     return torch.stack([product(left[p], right[p]) for p in PROJECTIONS], -2)
 
@@ -58,13 +40,7 @@ def inner_by_layer(
 def cosine_and_norms(
     base: BaseAdapter, left: Update, right: Update, space: Space = Space.product
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Compare two updates per projection and layer.
-
-    Args:
-        base: the adapter that both start from.
-        left: an update, with or without a batch axis.
-        right: another; batch axes broadcast.
-        space: where they are compared.
+    """Compare two updates from one base, per projection and layer; batch axes broadcast.
 
     Returns:
         Cosine, norm of left, norm of right, each (..., 3, layers). The cosine with a zero update

@@ -20,8 +20,8 @@ def inner_sgd(
 ) -> tuple[list[Tensor], list[float]]:
     """Take `steps` first-order gradient steps, ``w <- w - lr * grad loss(w)``.
 
-    Equal to `torch.optim.SGD` without momentum. Nothing is changed in place: the caller's tensors
-    stay as they are, and the result carries no graph.
+    Equal to `torch.optim.SGD` without momentum. Nothing is changed in place, and the result
+    carries no graph.
 
     Args:
         loss: maps the current parameters to a scalar. For several independent problems in one
@@ -29,8 +29,8 @@ def inner_sgd(
         start: the parameters to start from.
         learning_rate: eta.
         steps: K; 0 returns copies of the start.
-        watch: told the number of steps taken and the parameters after each; one run of ten steps
-            gives the results of one and of five on the way.
+        watch: told the number of steps taken and the parameters after each, so that one run of
+            ten steps gives the results of one and of five on the way.
 
     Returns:
         The parameters after K steps and the loss before each step.

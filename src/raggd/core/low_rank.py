@@ -24,7 +24,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from raggd.files import save_tensors
+from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
 
 PROJECTIONS = ("q", "k", "v")
@@ -48,16 +48,10 @@ def dense(factors: Factors) -> Tensor:
 
 
 def inner(left: Factors, right: Factors) -> Tensor:
-    """Frobenius inner product of two products, per layer.
+    """Frobenius inner products of two stacks of products, per layer: (..., layers).
 
-    ``<b1 a1, b2 a2> = sum((b1^T b2) * (a1 a2^T))``: two r x r Gram matrices.
-
-    Args:
-        left: a stack of products; the ranks of both sides may differ.
-        right: another, with the same d_out and d_in.
-
-    Returns:
-        Tensor of shape (..., layers).
+    ``<b1 a1, b2 a2> = sum((b1^T b2) * (a1 a2^T))``: two Gram matrices; the ranks of both sides may
+    differ.
     """
     return ((left.b.mT @ right.b) * (left.a @ right.a.mT)).sum((-2, -1))
 
@@ -77,10 +71,8 @@ class AdapterSpec:
     """Shape of an interface: how many layers, which widths, rank and scale.
 
     Attributes:
-        layers: number of decoder layers.
         d_in: width of the input of q, k and v (the hidden size).
-        d_out: output width of q, k and v, in that order.
-        rank: rank r of the adapter.
+        d_out: output widths of q, k and v, in that order.
         alpha: LoRA's alpha; products are scaled by alpha / rank.
     """
 
@@ -133,15 +125,10 @@ def factors_of(tensors: Mapping[str, Tensor]) -> dict[str, Factors]:
 
 
 def check_shapes(spec: AdapterSpec, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Compare tensors (leading batch axes allowed) with a spec.
-
-    Args:
-        spec: what is expected.
-        tensors: the six tensors by name.
-        what: the thing's name, for the message.
+    """Refuse tensors (leading batch axes allowed) that a spec does not describe.
 
     Raises:
-        RaggdError: a tensor is missing or has another shape.
+        RaggdError: one is missing or has another shape; the message begins with `what`.
     """
     for name, shape in spec.shapes.items():
         if name not in tensors:
@@ -155,11 +142,9 @@ def check_shapes(spec: AdapterSpec, tensors: Mapping[str, Tensor], what: str) ->
 
 @dataclass(frozen=True)
 class BaseAdapter:
-    """The shared interface W0: factors per projection, and the backbone they belong to.
+    """The shared interface W0: factors per projection, layers stacked.
 
     Attributes:
-        spec: its shape.
-        factors: A and B per projection, layers stacked.
         backbone: fingerprint of the backbone that it was trained with.
     """
 
@@ -204,7 +189,6 @@ class Update:
     """A step (dA, dB) in factor coordinates from one named base; may carry a leading batch axis.
 
     Attributes:
-        spec: shape of the base.
         factors: dA as ``a``, dB as ``b``, per projection.
         base: fingerprint of the base adapter that it starts from.
     """
@@ -225,13 +209,7 @@ class Update:
         return replace(self, factors=new)
 
     def __add__(self, other: Update) -> Update:
-        """Add two steps from the same base.
-
-        Args:
-            other: the other step.
-
-        Returns:
-            The step whose factors are the sums.
+        """Add two steps from the same base, factor by factor.
 
         Raises:
             RaggdError: the updates start from different bases.
@@ -275,28 +253,16 @@ class Update:
         return self.map(lambda tensor: tensor.detach())
 
     def save(self, path: Path | str) -> None:
-        """Write a single update or a batch to a file that `raggd.load_update` reads.
+        """Write a single update or a batch to a file that `load_update` reads.
 
         Its shape and the base adapter that it starts from stand in the header.
-
-        Args:
-            path: the file.
         """
         metadata = {"kind": UPDATE_KIND, "spec": self.spec.to_json(), "base": self.base}
         save_tensors(Path(path), tensors_of(self.factors), metadata)
 
 
 def update_from_vector(spec: AdapterSpec, vector: Tensor, base: str) -> Update:
-    """Undo `Update.vector`.
-
-    Args:
-        spec: shape of the base.
-        vector: (..., spec.size).
-        base: fingerprint of the base adapter.
-
-    Returns:
-        The update, with the vector's leading axes.
-    """
+    """Undo `Update.vector`: from (..., spec.size) to an update with the same leading axes."""
     sizes = [torch.Size(shape).numel() for shape in spec.shapes.values()]
     parts = torch.split(vector, sizes, -1)
     tensors = {
@@ -307,13 +273,7 @@ def update_from_vector(spec: AdapterSpec, vector: Tensor, base: str) -> Update:
 
 
 def stack_updates(updates: Sequence[Update]) -> Update:
-    """Batch updates of one base along a new leading axis.
-
-    Args:
-        updates: single updates (no batch axis), at least one.
-
-    Returns:
-        One update with `rows` equal to their number.
+    """Batch single updates of one base along a new leading axis.
 
     Raises:
         RaggdError: there are none, or they start from different bases.
@@ -337,10 +297,6 @@ def stack_updates(updates: Sequence[Update]) -> Update:
 def check_base(base: BaseAdapter, update: Update) -> None:
     """Refuse an update that starts from another base.
 
-    Args:
-        base: the adapter in use.
-        update: the step to apply to it.
-
     Raises:
         RaggdError: the fingerprints differ; both are named.
     """
@@ -354,12 +310,7 @@ def check_base(base: BaseAdapter, update: Update) -> None:
 def effective_change(base: BaseAdapter, update: Update) -> dict[str, Factors]:
     """Return the change of the effective weights, ``alpha/r ((B+dB)(A+dA) - BA)``, in rank 2r.
 
-    Args:
-        base: the adapter that the update starts from.
-        update: the step, with or without a batch axis.
-
-    Returns:
-        Per projection the factors ``[A; dA]`` and ``alpha/r [dB, B + dB]``.
+    Its factors are, per projection, ``[A; dA]`` and ``alpha/r [dB, B + dB]``.
     """
     change = {}
     for projection in PROJECTIONS:
@@ -380,3 +331,17 @@ def effective_weight(base: BaseAdapter, update: Update | None = None) -> dict[st
             a, b = a + update.factors[projection].a, b + update.factors[projection].b
         result[projection] = Factors(a, base.spec.scaling * b)
     return result
+
+
+def load_update(path: Path | str) -> Update:
+    """Read what `Update.save` wrote, to the CPU; its base is compared where it is used.
+
+    Raises:
+        RaggdError: the file is not an update, or is damaged.
+    """
+    tensors, metadata = load_tensors(Path(path))
+    if metadata.get("kind") != UPDATE_KIND:
+        raise RaggdError(f"{path} is not a raggd update: `update.save(file)` in Python writes one.")
+    spec = AdapterSpec.from_json(metadata["spec"])
+    check_shapes(spec, tensors, str(path))
+    return Update(spec, factors_of(tensors), metadata["base"])

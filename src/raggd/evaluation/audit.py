@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raggd.adaptation.import_peft import mean_adapter
+from raggd.adaptation.peft import mean_adapter
 from raggd.backbone.load import Backbone
 from raggd.evaluation.metrics import exact_match, token_f1
 from raggd.evaluation.runner import Item, Task

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from raggd.adaptation.examples import answered_prompt
+from raggd.adaptation.supports import answered_prompt
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 from raggd.evaluation.cost import backward_flops, forward_flops

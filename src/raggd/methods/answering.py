@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.prompt_tuning import check_prefix
+from raggd.backbone.batch import alike
 from raggd.backbone.generate import (
     SHORTEST_OPENING,
     Reading,
@@ -19,7 +20,6 @@ from raggd.backbone.generate import (
     score,
 )
 from raggd.backbone.interface import attach
-from raggd.backbone.join import alike
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, read_prefix
 from raggd.core.low_rank import Update, stack_updates

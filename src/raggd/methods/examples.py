@@ -14,8 +14,7 @@ from raggd.adaptation.predictors.modulation import Modulation, load_modulation, 
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import read_prefix
-from raggd.core.low_rank import BaseAdapter, Update
-from raggd.core.storage import load_update
+from raggd.core.low_rank import BaseAdapter, Update, load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
 from raggd.data.shown import names_files, refusals_of, without_passages
 from raggd.methods.base import Adapted

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from raggd.adaptation.predictors.base import Predictor, check_predictor, predict_updates
-from raggd.adaptation.predictors.gated import GatedPredictor, load_gate
+from raggd.adaptation.predictors.gate import GatedPredictor, load_gate
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.methods.base import Adapted

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from raggd.adaptation.task_means import load_task_means
+from raggd.adaptation.predictors.mean import load_task_means
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.methods.base import Adapted
 from raggd.methods.build import Parts

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 from raggd.api import Rag
-from raggd.backbone.threads import leave_one
+from raggd.backbone.device import leave_one
 from raggd.records import RaggdError
 from raggd.serving.bodies import (
     MODELS,

@@ -13,12 +13,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from raggd.backbone.batch import alike, join_caches
+from raggd.backbone.device import claim
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.interface import attach
-from raggd.backbone.join import alike, join_caches
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import new_cache
-from raggd.backbone.threads import claim
 from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
 from raggd.methods.answering import shared_update

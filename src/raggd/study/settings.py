@@ -13,8 +13,7 @@ from raggd.data.benchmarks import known_benchmarks
 from raggd.data.sources import HUB
 from raggd.methods.spec import METHODS
 from raggd.records import RaggdError, require_known
-from raggd.settings import Settings, read_settings
-from raggd.settings.sections import known_retriever
+from raggd.settings import Settings, known_retriever, read_settings
 
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _LISTED = {

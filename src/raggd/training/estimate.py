@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from raggd.adaptation.base_adapter import fresh_base
-from raggd.adaptation.matching import matching_loss
 from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.training import matching_loss
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.core.low_rank import BaseAdapter, factors_of, tensors_of, update_from_vector

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,17 +11,14 @@ from torch import Tensor
 
 from raggd.adaptation.base_adapter import save_base, train_base
 from raggd.adaptation.following import train_following, training_lessons
-from raggd.adaptation.gains import Trial, measure_gains
-from raggd.adaptation.gate import fit_gate
 from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
 from raggd.adaptation.optimizer import seconds_spent
-from raggd.adaptation.predictors.base import Predictor
-from raggd.adaptation.predictors.gated import save_gate
-from raggd.adaptation.predictors.mean import MeanPredictor
+from raggd.adaptation.predictors.base import Predictor, load_predictor, save_predictor
+from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, save_gate
+from raggd.adaptation.predictors.mean import MeanPredictor, mean_predictor, save_task_means
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.modulation import save_modulation
 from raggd.adaptation.predictors.ridge import ridge_predictor
-from raggd.adaptation.predictors.store import load_predictor, mean_predictor, save_predictor
 from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
 from raggd.adaptation.supports import draw_supports
 from raggd.adaptation.target_store import (
@@ -30,71 +28,61 @@ from raggd.adaptation.target_store import (
     load_targets,
     split_held_out,
 )
-from raggd.adaptation.task_means import save_task_means, task_means
-from raggd.adaptation.training import check_targets, train_predictor
-from raggd.core.low_rank import BaseAdapter
-from raggd.core.storage import load_update
+from raggd.adaptation.training import check_targets, task_means, train_predictor
+from raggd.core.low_rank import BaseAdapter, load_update
 from raggd.data.benchmarks import known_benchmarks
 from raggd.data.prepared import prepared_id
 from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.tasks import support_sets
-from raggd.methods.spec import (
-    BASE_FILE,
-    EXAMPLES_BOTH_FILE,
-    EXAMPLES_CONSTANT_FILE,
-    EXAMPLES_FILE,
-    EXAMPLES_UPDATE_FILE,
-    GATE_FILE,
-    HYPER_FILE,
-    MEAN_TUNED_FILE,
-    PREDICTOR_FILE,
-    PROMPT_FILE,
-    RIDGE_FILE,
-    TASK_MEAN_FILE,
-    TUNED_FILE,
-    weight_file,
-    weights_hash,
-)
+from raggd.methods import spec
+from raggd.methods.spec import weight_file, weights_hash
 from raggd.records import RaggdError, content_id
 from raggd.retrieval.evidence import make_demonstrations
 from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_supports
 
 Facts = dict[str, Any]
-HYPER_FILES = {"zero": HYPER_FILE, "predictor": TUNED_FILE, "mean": MEAN_TUNED_FILE}
+HYPER_FILES = {"zero": spec.HYPER_FILE, "predictor": spec.TUNED_FILE, "mean": spec.MEAN_TUNED_FILE}
 """What each start of HyperTuning ends in."""
 FOLLOWING_FILES = {
-    (True, False): EXAMPLES_FILE,
-    (True, True): EXAMPLES_BOTH_FILE,
-    (False, False): EXAMPLES_CONSTANT_FILE,
-    (False, True): EXAMPLES_UPDATE_FILE,
+    (True, False): spec.EXAMPLES_FILE,
+    (True, True): spec.EXAMPLES_BOTH_FILE,
+    (False, False): spec.EXAMPLES_CONSTANT_FILE,
+    (False, True): spec.EXAMPLES_UPDATE_FILE,
 }
 """What learning from examples ends in, by whether they are shown and whether it predicts."""
+
+
+def _trained(checkpoint: Path, history: Sequence[float]) -> Facts:
+    return {"seconds": seconds_spent(checkpoint), "loss": [round(x, 4) for x in history]}
+
+
+def _hashes(run: Run, *files: str) -> dict[str, str]:
+    return {file: weights_hash(run.out / file) for file in files}
 
 
 def base(run: Run) -> Facts:
     """Return the facts of training the base adapter W0 (paper section 5)."""
     checkpoint, prompts = run.out / "base.checkpoint.safetensors", base_examples(run)
     backbone, settings = run.parts.backbone, run.settings
-    spec = backbone.adapter_spec(settings.adapter)
+    shape = backbone.adapter_spec(settings.adapter)
     with run.compiled():
         made, history = train_base(
             backbone,
-            spec,
+            shape,
             prompts,
             settings.base_training,
             checkpoint=checkpoint,
             progress=run.losses("base adapter"),
         )
-    save_base(run.out / BASE_FILE, made)
+    save_base(run.out / spec.BASE_FILE, made)
     return {
-        "seconds": seconds_spent(checkpoint),
+        **_trained(checkpoint, history),
         "examples": len(prompts),
         "passages_cut": sum(prompt.passages_cut for prompt in prompts),
         "fingerprint": made.fingerprint,
         "backbone": made.backbone,
-        "parameters": spec.size,
-        "loss": [round(x, 4) for x in history],
+        "parameters": shape.size,
     }
 
 
@@ -109,14 +97,13 @@ def prompt(run: Run) -> Facts:
             checkpoint=checkpoint,
             progress=run.losses("soft prefix"),
         )
-    save_prefix(run.out / PROMPT_FILE, prefix)
+    save_prefix(run.out / spec.PROMPT_FILE, prefix)
     return {
-        "seconds": seconds_spent(checkpoint),
+        **_trained(checkpoint, history),
         "examples": len(prompts),
         "fingerprint": prefix.fingerprint,
         "backbone": prefix.backbone,
         "parameters": prefix.vectors.numel(),
-        "loss": [round(x, 4) for x in history],
     }
 
 
@@ -143,12 +130,11 @@ def examples(run: Run) -> Facts:
     else:
         made.constant().map(lambda tensor: tensor.to(torch.bfloat16)).save(file)
     return {
-        "seconds": seconds_spent(checkpoint),
+        **_trained(checkpoint, history),
         "base": parts.base.fingerprint,
         "data": prepared_id(rows),
         "lessons": len(lessons),
-        "loss": [round(x, 4) for x in history],
-        "hashes": {file.name: weights_hash(file)},
+        "hashes": _hashes(run, file.name),
     }
 
 
@@ -207,7 +193,7 @@ def predictor(run: Run) -> Facts:
         "targets": stored.identity,
         **_held_out(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        "hashes": {file: weights_hash(run.out / file) for file in files.values()},
+        "hashes": _hashes(run, *files.values()),
     }
 
 
@@ -218,29 +204,25 @@ def ridge(run: Run) -> Facts:
     check_targets(w0, stored)
     kept, held = split_held_out(stored, settings.predictor.held_out_share)
     goals = denoised(kept).vectors
-    fitted = ridge_predictor(w0.spec, w0.fingerprint, kept.states, goals, settings.ridge)
-    save_predictor(run.out / RIDGE_FILE, fitted)
+    scale = settings.ridge.scale
+    fitted = ridge_predictor(w0.spec, w0.fingerprint, kept.states, goals, scale)
+    save_predictor(run.out / spec.RIDGE_FILE, fitted)
     known = {
-        "rag-gd-ridge": load_predictor(run.out / RIDGE_FILE),
+        "rag-gd-ridge": load_predictor(run.out / spec.RIDGE_FILE),
         "mean-update": mean_predictor(w0.spec, w0.fingerprint, kept.vectors),
     }
     return {
         "base": w0.fingerprint,
         "targets": stored.identity,
         **_held_out(w0, kept, held, known),
-        "hashes": {RIDGE_FILE: weights_hash(run.out / RIDGE_FILE)},
+        "hashes": _hashes(run, spec.RIDGE_FILE),
     }
 
 
 def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
-    """Make the questions that HyperTuning learns from.
+    """Make the questions that HyperTuning learns from: a support set's number, an answered prompt.
 
-    Args:
-        run: gives questions, evidence and tokenizer.
-        kept: the support sets.
-
-    Returns:
-        Number of the support set and an answered prompt of its task, in the order of the plan.
+    They are in the order of the plan.
     """
     tasks = known_benchmarks(sorted(set(kept.tasks)))
     pools = {name: lesson_pool(run, name) for name in tasks}
@@ -255,7 +237,7 @@ def _start(run: Run) -> MLPPredictor | None:
     if run.settings.hyper_tuning.start != "predictor":
         return None
     # read anew: it is changed in place, and `parts` keeps what it has read
-    path = weight_file(run.parts.weights, PREDICTOR_FILE)
+    path = weight_file(run.parts.weights, spec.PREDICTOR_FILE)
     start = load_predictor(path, run.parts.device)
     if not isinstance(start, MLPPredictor):
         raise RaggdError(f"{path} has no network that could be tuned.")
@@ -285,17 +267,16 @@ def hyper(run: Run) -> Facts:
             start=_start(run),
         )
     saved: MLPPredictor | MeanPredictor = made
-    if file == MEAN_TUNED_FILE:  # one update for all sets: what any states give
+    if file == spec.MEAN_TUNED_FILE:  # one update for all sets: what any states give
         vectors = made.predict(kept.states[:1]).vector()
         saved = mean_predictor(w0.spec, w0.fingerprint, vectors)
     save_predictor(run.out / file, saved)
     return {
-        "seconds": seconds_spent(checkpoint),
+        **_trained(checkpoint, history),
         "base": w0.fingerprint,
         "targets": stored.identity,
         "sets": len(kept),
-        "loss": [round(x, 4) for x in history],
-        "hashes": {file: weights_hash(run.out / file)},
+        "hashes": _hashes(run, file),
     }
 
 
@@ -303,38 +284,33 @@ def task_mean(run: Run) -> Facts:
     """Return the facts of the average target of each task, which knows the task alone."""
     w0, found = run.parts.base, [load_targets(store) for store in run.stores]
     means = task_means(w0, found)
-    save_task_means(run.out / TASK_MEAN_FILE, w0, means)
+    save_task_means(run.out / spec.TASK_MEAN_FILE, w0, means)
     return {
         "base": w0.fingerprint,
         "targets": [store.identity for store in found],
         "sets": {task: sum(store.tasks.count(task) for store in found) for task in means},
-        "hashes": {TASK_MEAN_FILE: weights_hash(run.out / TASK_MEAN_FILE)},
+        "hashes": _hashes(run, spec.TASK_MEAN_FILE),
     }
 
 
+GATE_SETS, PROBES, GATE_SEED = 36, 8, 11
+"""Support sets per training task that a gate is fitted on; questions that each is tried on."""
+SCALES = (0.5, 1.0, 2.0, 3.0, 4.0)
 NOISE = (0.0, 0.5, 1.0)
-"""Shares of random passages that the gate is fitted on; support sets take turns."""
-SEED = 11
+"""Shares of random passages in their evidence; support sets take turns."""
 
 
 def gate_trials(run: Run) -> list[tuple[float, Trial]]:
     """Draw support sets and probes of all training tasks, tasks in turn, noise in turn.
 
-    Args:
-        run: gives questions and evidence.
-
-    Returns:
-        ``gate.per_benchmark`` trials of each benchmark of ``target.benchmarks``, each with its
-        share of random passages.
+    Each trial comes with its share of random passages.
     """
     settings = run.settings
-    wanted, size, k = settings.gate, settings.target.demonstrations, settings.retrieval.top_k
+    size, k = settings.target.demonstrations, settings.retrieval.top_k
     retrievers = [(noise, run.noisy(noise)) for noise in NOISE]
     by_task = []
     for name in known_benchmarks(settings.target.benchmarks):
-        drawn = draw_supports(
-            run.questions(name), size + wanted.probes, wanted.per_benchmark, SEED, "gate"
-        )
+        drawn = draw_supports(run.questions(name), size + PROBES, GATE_SETS, GATE_SEED, "gate")
         trials = []
         for number, questions in enumerate(drawn):
             noise, retriever = retrievers[number % len(retrievers)]
@@ -354,36 +330,30 @@ def _by_label(gains: Tensor, labels: list[str]) -> dict[str, list[float]]:
 
 
 def gate(run: Run) -> Facts:
-    """Return the facts of a gate fitted to what the tuned predictor's updates gain.
-
-    Raises:
-        RaggdError: a scale is not positive.
-    """
-    wanted, parts = run.settings.gate, run.parts
-    if min(wanted.scales) <= 0:
-        raise RaggdError(f"gate.scales must be positive, got {wanted.scales}: 0 is always there.")
-    hashed = weights_hash(weight_file(parts.weights, TUNED_FILE))
+    """Return the facts of a gate fitted to what the tuned predictor's updates gain."""
+    parts = run.parts
+    hashed = weights_hash(weight_file(parts.weights, spec.TUNED_FILE))
     trials = gate_trials(run)
     states, losses = measure_gains(
         parts.backbone,
         parts.base,
-        parts.predictor(TUNED_FILE),
+        parts.predictor(spec.TUNED_FILE),
         [trial for _, trial in trials],
-        wanted.scales,
+        SCALES,
         run.settings.target.max_tokens,
         run.out / "trials",
         content_id(parts.backbone.fingerprint, parts.base.fingerprint, hashed),
         lambda done, total: run.progress("trials of the gate", done, total),
     )
     gains = (losses[:, :1] - losses[:, 1:]).mean(-1)
-    fitted = fit_gate(states, gains, torch.tensor(wanted.scales), wanted.caution)
-    save_gate(run.out / GATE_FILE, fitted, hashed)
+    fitted = fit_gate(states, gains, torch.tensor(SCALES))
+    save_gate(run.out / spec.GATE_FILE, fitted, hashed)
     chosen = fitted.choose(states)
     return {
         "predictor": hashed,
         "trials": len(trials),
-        "scales": wanted.scales,
+        "scales": list(SCALES),
         "gain_by_task": _by_label(gains, [trial.support.task for _, trial in trials]),
         "gain_by_noise": _by_label(gains, [str(noise) for noise, _ in trials]),
-        "chosen": {str(s): int((chosen == s).sum()) for s in [0.0, *wanted.scales]},
+        "chosen": {str(s): int((chosen == s).sum()) for s in [0.0, *SCALES]},
     }

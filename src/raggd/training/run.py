@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TypeVar
 
-from raggd.adaptation.examples import answered_prompt
-from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.supports import answered_prompt, draw_supports
 from raggd.adaptation.target_store import Targets, load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
-from raggd.data.prepared import Prepared, read_prepared
+from raggd.data.prepared import Prepared, prepared_id, read_prepared
 from raggd.data.prompts import Prompt
 from raggd.evaluation.tasks import support_sets
 from raggd.progress import Progress, silent
-from raggd.records import Demonstration, Question, RaggdError, SupportSet
+from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, SupportSet
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import (
     Evidence,
@@ -31,9 +30,68 @@ from raggd.retrieval.evidence import (
 from raggd.retrieval.noisy import NoisyRetriever
 from raggd.retrieval.prepare import prepare
 from raggd.settings import Settings
-from raggd.training.prepared import PreparedRetriever
 
 T = TypeVar("T")
+
+
+class PreparedRetriever:
+    """Finds the passages that a prepared file holds for a question; knows no other question."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what `raggd data prepare` wrote."""
+        rows = read_prepared(path)
+        self._path = path
+        self._rows = {row.question: row for row in rows}
+        self._passages = {p.id: p for row in rows for p in (*row.passages, *row.near)}
+        self._ids = sorted(self._passages)
+        self.fingerprint = f"prepared-{prepared_id(rows)}"
+
+    def questions(self, task: str) -> list[Question]:
+        """Return the questions of a task.
+
+        Raises:
+            RaggdError: there are none.
+        """
+        rows = [row for row in self._rows.values() if row.task == task]
+        if not rows:
+            known = ", ".join(sorted({row.task for row in self._rows.values()}))
+            raise RaggdError(f"{self._path} holds no question of '{task}' (only of {known}).")
+        return [Question(row.id, row.question, (row.gold, *row.answers), task) for row in rows]
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        exclude: Sequence[Collection[str]] | None = None,
+    ) -> list[list[Hit]]:
+        """Return at most `k` passages of each prepared question, best first.
+
+        They are those without the answer where none does; `exclude` names ids to leave out.
+
+        Raises:
+            RaggdError: a question is not in the file.
+        """
+        found = []
+        for number, query in enumerate(queries):
+            row = self._rows.get(query)
+            if row is None:
+                raise RaggdError(f"{self._path} holds no passages for '{query}': prepare it again.")
+            left_out = exclude[number] if exclude else ()
+            passages = [p for p in row.passages or row.near if p.id not in left_out]
+            found.append([Hit(p, 1.0 / (1 + rank)) for rank, p in enumerate(passages[:k])])
+        return found
+
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """Look passages up by id, in the order of `ids`."""
+        return [self._passages[name] for name in ids]
+
+    def __len__(self) -> int:
+        """Return the number of passages."""
+        return len(self._ids)
+
+    def passage_at(self, row: int) -> Passage:
+        """Return a passage by its place, 0 to ``len(self) - 1``."""
+        return self._passages[self._ids[row]]
 
 
 @dataclass(frozen=True)
@@ -41,7 +99,6 @@ class Run:
     """A training under way.
 
     Attributes:
-        parts: settings, data, backbone, base adapter.
         out: folder of the weights.
         stores: folders of targets.
         progress: told label, done and in all.
@@ -89,12 +146,6 @@ class Run:
     def questions(self, name: str) -> list[Question]:
         """Return the training questions of a task; those of its support pool, if `pool` is set.
 
-        Args:
-            name: the benchmark.
-
-        Returns:
-            The questions.
-
         Raises:
             RaggdError: the task is not in the prepared file, or is held out from training.
         """
@@ -130,13 +181,7 @@ class Run:
         return support_sets(name, drawn, self.retriever, self.settings.retrieval.top_k)
 
     def targets(self, steps: int = 0) -> Targets:
-        """Load the targets of the first store, to train on.
-
-        Args:
-            steps: their K; 0 for the K that the store was made for.
-
-        Returns:
-            The targets.
+        """Load the targets of K `steps`, or 0 for its own, of the first store, to train on.
 
         Raises:
             RaggdError: the store holds a task that nothing may be trained on.
@@ -152,14 +197,7 @@ class Run:
 
 
 def base_examples(run: Run) -> list[Prompt]:
-    """Make the training examples of the base adapter.
-
-    Args:
-        run: gives questions and evidence.
-
-    Returns:
-        One answered prompt per training question of the benchmarks in the settings.
-    """
+    """Make an answered prompt of every training question of the base adapter's benchmarks."""
     wanted, prompts = run.settings.base_training, []
     for name in known_benchmarks(wanted.benchmarks):
         questions = run.questions(name)
@@ -176,14 +214,7 @@ def in_turn(by_task: Sequence[Sequence[T]]) -> list[T]:
 
 
 def target_supports(run: Run) -> list[SupportSet]:
-    """Draw the support sets of all tasks.
-
-    Args:
-        run: gives questions and evidence.
-
-    Returns:
-        ``per_benchmark`` sets of each benchmark in the settings, tasks in turn.
-    """
+    """Draw ``per_benchmark`` support sets of each task of the targets, tasks in turn."""
     wanted, by_task = run.settings.target, []
     for name in known_benchmarks(wanted.benchmarks):
         drawn = draw_supports(
@@ -194,14 +225,10 @@ def target_supports(run: Run) -> list[SupportSet]:
 
 
 def lesson_pool(run: Run, name: str) -> list[Question]:
-    """Choose the training questions of a task that lessons may ask.
+    """Return the training questions of a task that HyperTuning may ask.
 
-    Args:
-        run: gives questions and, with ``hyper_tuning.answerable_only``, their evidence.
-        name: the benchmark.
-
-    Returns:
-        All of them, or those whose passages hold an answer or that are answered by yes or no.
+    With ``hyper_tuning.answerable_only`` those whose passages hold an answer, or that are answered
+    by yes or no.
     """
     questions = run.questions(name)
     if not run.settings.hyper_tuning.answerable_only:

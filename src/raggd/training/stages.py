@@ -26,12 +26,10 @@ class Stage:
     """A row of the table.
 
     Attributes:
-        name: on the command line.
         file: what it ends in, in the folder of the weights; the record lies beside it.
         run: does it and returns facts for the record.
         help: what it makes, in a line.
         sections: of the settings that it depends on.
-        work: what it computes.
         own: makes its settings of those of the run.
         usual: whether `raggd train all` runs it unasked.
     """
@@ -91,9 +89,9 @@ def _inner_loop(settings: Settings) -> Work:
 
 
 def _trials(settings: Settings) -> Work:
-    wanted, tasks = settings.gate, len(settings.target.benchmarks)
-    passes = wanted.probes * (1 + len(wanted.scales)) + settings.target.demonstrations
-    return Work(wanted.per_benchmark * tasks * passes // 3)  # forward alone: about a third
+    passes = fits.PROBES * (1 + len(fits.SCALES)) + settings.target.demonstrations
+    sets = fits.GATE_SETS * len(settings.target.benchmarks)
+    return Work(sets * passes // 3)  # forward alone: about a third
 
 
 _DATA = ("backbone", "data", "retrieval")
@@ -137,7 +135,7 @@ STAGES = {
         Stage("prompt", spec.PROMPT_FILE, fits.prompt, "the soft prefix of prompt tuning",
               (*_DATA, "base_training", "prompt_tuning"), _sgd("prompt_tuning"), usual=False),
         Stage("gate", spec.GATE_FILE, fits.gate, "a gate that scales or withholds updates",
-              (*_TARGETS, "gate"), _trials, usual=False),
+              _TARGETS, _trials, usual=False),
     )
 }  # fmt: skip
 """All stages by name, in the order in which they can run. A new one is a line here."""
@@ -145,14 +143,9 @@ USUAL = tuple(name for name, stage in STAGES.items() if stage.usual)
 
 
 def run_stage(name: str, run: Run) -> dict[str, Any]:
-    """Run one stage and write its record.
+    """Run one stage and return its record, which is written.
 
-    Args:
-        name: of `STAGES`.
-        run: parts and folders.
-
-    Returns:
-        The record: settings, seconds (of all sessions of a resumed training), versions, facts.
+    It holds settings, seconds (of all sessions of a resumed training), versions and facts.
     """
     stage = STAGES[name]
     run = replace(run, parts=run.parts.derived(stage.own(run.settings)))
@@ -166,14 +159,7 @@ def run_stage(name: str, run: Run) -> dict[str, Any]:
 
 
 def is_done(stage: Stage, run: Run) -> bool:
-    """Say whether a stage was finished with these settings.
-
-    Args:
-        stage: of the table.
-        run: parts and folders.
-
-    Returns:
-        Whether its record is there, and what it made.
+    """Say whether a stage was finished with these settings: its record is there, and what it made.
 
     Raises:
         RaggdError: it was finished with other settings.
@@ -253,14 +239,9 @@ def train_all(
 
 
 def estimated(run: Run, stages: Sequence[Stage]) -> dict[str, float]:
-    """Say what stages will take, from steps that are measured now.
+    """Say how many seconds stages will take, from steps that are measured now.
 
-    Args:
-        run: backbone, and a few examples.
-        stages: those that are left.
-
-    Returns:
-        Seconds by name; of work that is neither in the backbone nor in a predictor, none.
+    Work that is neither in the backbone nor in a predictor counts as none.
     """
     works = {stage.name: stage.work(run.settings) for stage in stages}
     example = seconds_per_example(run) if any(w.examples for w in works.values()) else 0.0

@@ -10,11 +10,7 @@ from raggd.core.low_rank import AdapterSpec, Update, update_from_vector
 
 
 def unit_scales(spec: AdapterSpec, vectors: Tensor) -> Tensor:
-    """Root mean square of each of the six tensors in each layer, over some updates.
-
-    Args:
-        spec: shape of the updates.
-        vectors: (n, spec.size).
+    """Root mean square of each of the six tensors in each layer, over updates (n, spec.size).
 
     Returns:
         (6, layers), in storage order; at least 1e-12.
@@ -72,10 +68,7 @@ class MLPPredictor(nn.Module):
     def fit_units(self, states: Tensor, vectors: Tensor, seed: int) -> None:
         """Set input and output units from training data, and start at the mean target.
 
-        Args:
-            states: (n, N, width) encoder states.
-            vectors: (n, spec.size) targets.
-            seed: seed of the two linear layers.
+        Shapes: `states` is (n, N, width), `vectors` (n, spec.size); `seed` draws the linear layers.
         """
         pooled = states.mean(1)
         self.state_mean.copy_(pooled.mean(0))
@@ -96,27 +89,13 @@ class MLPPredictor(nn.Module):
         return self.leave(functional.gelu(self.enter(pooled)))  # type: ignore[no-any-return]
 
     def forward(self, states: Tensor) -> Update:
-        """Predict updates with gradients to the predictor.
-
-        Args:
-            states: (sets, N, width).
-
-        Returns:
-            Updates with a leading axis of sets.
-        """
+        """Predict updates, sets leading, from states (sets, N, width), with gradients to itself."""
         code = self.code(states).to(self.head)  # half precision on a GPU, else float32
         rows = functional.linear(code, self.head, self.bias).float()
         return update_from_vector(self.spec, rows * spread(self.spec, self.scales), self.base)
 
     def place(self, device: torch.device) -> MLPPredictor:
-        """Move it to the backbone's device; on a GPU the head is held in float16, as in its file.
-
-        Args:
-            device: of the backbone.
-
-        Returns:
-            Itself.
-        """
+        """Move it to the backbone's device; on a GPU the head is float16, as in its file."""
         self.to(device)
         if device.type not in {"cpu", "meta"}:
             self.head.data, self.bias.data = self.head.data.half(), self.bias.data.half()

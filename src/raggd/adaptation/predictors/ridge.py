@@ -14,11 +14,11 @@ from torch import Tensor
 
 from raggd.adaptation.predictors.mlp import MLPPredictor, spread
 from raggd.core.low_rank import AdapterSpec
-from raggd.settings import RidgeSettings
 
 HIDDEN = 256
 """Hidden units; those beyond two for each rank are there for a training that goes on."""
 SEED = 0
+RANK, PENALTY = 8, 3.0
 BLOCK = 1 << 16
 """Entries of the targets that are taken to float64 at once; bounds memory."""
 
@@ -62,25 +62,31 @@ def _reading(pooled: Tensor, goals: Tensor, penalty: float, rank: int) -> tuple[
 
 @torch.no_grad()
 def ridge_predictor(
-    spec: AdapterSpec, base: str, states: Tensor, goals: Tensor, settings: RidgeSettings
+    spec: AdapterSpec,
+    base: str,
+    states: Tensor,
+    goals: Tensor,
+    scale: float,
+    *,
+    rank: int = RANK,
+    penalty: float = PENALTY,
 ) -> MLPPredictor:
-    """Fit a predictor in closed form.
+    """Fit a predictor in closed form; hidden units beyond two for each rank are not read yet.
 
     Args:
         spec: shape of the updates.
         base: fingerprint of the base adapter.
         states: (n, N, width) encoder states.
         goals: (n, spec.size) targets, denoised or not.
-        settings: rank, penalty, scale.
-
-    Returns:
-        The predictor. Hidden units beyond two for each rank start at random and are not read yet.
+        scale: factor of the update.
+        rank: width of the code, from which the update is linear.
+        penalty: in units of the mean squared state: 1 halves what an average direction says.
     """
-    width, hidden = states.shape[-1], max(HIDDEN, 2 * settings.rank)
-    predictor = MLPPredictor(spec, base, width, hidden, settings.rank)
+    width, hidden = states.shape[-1], max(HIDDEN, 2 * rank)
+    predictor = MLPPredictor(spec, base, width, hidden, rank)
     predictor.fit_units(states, goals, SEED)
     pooled = ((states.float().mean(1) - predictor.state_mean) / predictor.state_std).double()
-    reading, mixture = _reading(pooled, goals, settings.penalty, settings.rank)
+    reading, mixture = _reading(pooled, goals, penalty, rank)
     pairs = 2 * reading.shape[1]
     predictor.enter.weight[:pairs:2] = reading.T.float()
     predictor.enter.weight[1:pairs:2] = -reading.T.float()
@@ -90,6 +96,6 @@ def ridge_predictor(
         predictor.leave.weight[code, 2 * code + 1] = -1.0
     columns = torch.cat([(mixture @ part).T for part in _blocks(goals)]).float()
     units = spread(spec, predictor.scales)
-    predictor.head[:, : reading.shape[1]] = settings.scale * columns / units[:, None]
-    predictor.bias.mul_(settings.scale)
+    predictor.head[:, : reading.shape[1]] = scale * columns / units[:, None]
+    predictor.bias.mul_(scale)
     return predictor.eval().requires_grad_(False)

@@ -1,10 +1,16 @@
-"""The sections of the settings, with their defaults."""
+"""Typed settings: one TOML file, unknown keys refused, single values changed by ``--set``."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import copy
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from raggd.records import RaggdError, unknown_name
 
 RETRIEVERS = ("bm25", "dense", "hybrid")
 
@@ -149,24 +155,8 @@ class PredictorSettings(TrainingSettings):
 class RidgeSettings(_Section):
     """The predictor in closed form: ridge regression of reduced rank on denoised targets."""
 
-    rank: int = Field(default=8, ge=1)
-    """Width of the code, from which the update is linear."""
-    penalty: float = Field(default=3.0, gt=0)
-    """In units of the mean squared state: 1 halves what an average direction says."""
     scale: float = Field(default=7.0, gt=0)
     """Factor of the update: a denoised target is about a quarter as long as a set's own."""
-
-
-class GateSettings(_Section):
-    """Measuring what predicted updates gain, and the gate fitted to it."""
-
-    per_benchmark: int = Field(default=36, ge=1)
-    """Support sets per training task (`target.benchmarks`)."""
-    probes: int = Field(default=8, ge=1)
-    """Other questions of the task that each set's update is tried on."""
-    scales: list[float] = Field(default=[0.5, 1.0, 2.0, 3.0, 4.0], min_length=1)
-    caution: float = Field(default=1.0, ge=0)
-    """Standard deviations taken off a predicted gain."""
 
 
 class HyperTuningSettings(TrainingSettings):
@@ -257,10 +247,100 @@ class Settings(_Section):
     base_training: BaseTrainingSettings = BaseTrainingSettings()
     target: TargetSettings = TargetSettings()
     predictor: PredictorSettings = PredictorSettings()
-    gate: GateSettings = GateSettings()
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     hyper_tuning: HyperTuningSettings = HyperTuningSettings()
     ridge: RidgeSettings = RidgeSettings()
     examples: ExamplesSettings = ExamplesSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     serving: ServingSettings = ServingSettings()
+
+
+_Settings = TypeVar("_Settings", bound=Settings)
+
+
+def _section_of(model: type[BaseModel], part: str) -> type[BaseModel]:
+    kind = model.model_fields[part].annotation
+    inner = get_args(kind)  # a list of sections
+    return inner[0] if inner else kind  # type: ignore[return-value]
+
+
+def _unknown_key(root: type[BaseModel], location: list[str], source: str) -> str:
+    model = root
+    for part in location[:-1]:
+        model = model if part.isdigit() else _section_of(model, part)
+    section = f"setting in [{'.'.join(location[:-1])}]" if location[1:] else "section"
+    return str(unknown_name(f"{section} of {source}", location[-1], list(model.model_fields)))
+
+
+def _explained(root: type[BaseModel], error: ValidationError, source: str) -> str:
+    # a mistyped key that is required is also missing: the wrong name tells the user more
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    location = [str(part) for part in first["loc"]]
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(root, location, source)
+    return f"setting '{'.'.join(location)}' in {source}: {first['msg']}, got {first['input']!r}."
+
+
+def _assign(raw: dict[str, Any], assignment: str) -> None:
+    name, equals, text = assignment.partition("=")
+    parts = name.strip().split(".")
+    if not equals or len(parts) != 2:
+        raise RaggdError(
+            f"--set '{assignment}': expected SECTION.NAME=VALUE, e.g. retrieval.top_k=5."
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()  # a bare word is a string
+    section = raw.setdefault(parts[0], {})
+    if not isinstance(section, dict):
+        raise RaggdError(f"'{parts[0]}' must be a section ([{parts[0]}]) to set '{name}' in it.")
+    section[parts[1]] = value
+
+
+Source = Path | str | Mapping[str, Any] | None
+"""A TOML file of settings, a dictionary like one, or None for the defaults."""
+
+
+def read_settings(
+    model: type[_Settings], path: Source, assignments: list[str] | None = None
+) -> _Settings:
+    """Read settings of one kind from a TOML file, or a dictionary like one; None is the defaults.
+
+    `assignments` are ``section.name=value`` strings (the ``--set`` option), applied last.
+
+    Raises:
+        RaggdError: the file is missing or not TOML, a key is unknown (the nearest is offered),
+            or a value does not fit.
+    """
+    raw: dict[str, Any] = {}
+    source = "--set" if path is None else str(path)
+    if isinstance(path, Mapping):
+        raw, source = copy.deepcopy(dict(path)), "the settings"
+    elif not isinstance(path, str | Path | None):
+        raise RaggdError(
+            f"settings are a {type(path).__name__}: expected a TOML file or a dictionary of "
+            'sections, e.g. {"retrieval": {"top_k": 5}}.'
+        )
+    elif path is not None:
+        try:
+            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RaggdError(f"cannot read settings file {path}: {error.strerror}.") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise RaggdError(f"settings file {path} is not valid TOML: {error}.") from error
+    for assignment in assignments or []:
+        _assign(raw, assignment)
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        raise RaggdError(_explained(model, error, source)) from error
+
+
+def load_settings(path: Source = None, assignments: list[str] | None = None) -> Settings:
+    """Read the settings of a run; arguments as of `read_settings`.
+
+    >>> load_settings(assignments=["retrieval.top_k=5"]).retrieval.top_k
+    5
+    """
+    return read_settings(Settings, path, assignments)

@@ -1,0 +1,211 @@
+"""Where a backbone runs: device, computing type, room on a card, and how a processor is used."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from functools import cache
+from typing import Any
+
+import torch
+
+from raggd.records import RaggdError
+from raggd.settings import BackboneSettings
+
+BYTES = {"nf4": 0.5625, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
+"""Per weight of a layer; 4 bits and their scales for NF4, whose embeddings stay in 16 bits."""
+SPARE = 1.5e9
+"""Bytes for activations, a small cache, and the library itself."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt, from glibc's malloc.h."""
+_TEMPORARY = 2**30
+"""Bytes up to which a tensor comes from the heap instead of a mapping of its own."""
+_KEPT = 2**31 - 1
+"""Bytes of free heap that are kept; mallopt takes an int."""
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:  # Apple's GPUs have it from macOS 14 on
+        ones = torch.ones(2, 2, device=device, dtype=torch.bfloat16)
+        return bool((ones @ ones == 2).all())
+    except (RuntimeError, TypeError):
+        return False
+
+
+def choose_dtype(settings: BackboneSettings, device: torch.device) -> torch.dtype:
+    """Choose the computing type: as set, else bfloat16 where it is native.
+
+    Without native bfloat16 it is float16 on a GPU of NVIDIA, else float32.
+
+    Raises:
+        RaggdError: bfloat16 is named for a card that has none.
+    """
+    if settings.dtype not in {"auto", "nf4"}:
+        dtype: torch.dtype = getattr(torch, settings.dtype)
+        if dtype == torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
+            raise RaggdError(
+                f"backbone.dtype = 'bfloat16': {torch.cuda.get_device_name(device)} does not "
+                "compute in it. Use 'float16', or 'auto', which chooses it there."
+            )
+        return dtype
+    if device.type == "cuda":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float16
+    if device.type == "mps":
+        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def choose_device(name: str) -> torch.device:
+    """Find a device by name; ``auto`` is CUDA, else Apple's GPU, else the processor.
+
+    Raises:
+        RaggdError: torch knows no such device, or it is a GPU that is not there.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise RaggdError(f"backbone.device = '{name}': {reason}. Use 'auto' or 'cpu'.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        why = "no driver of NVIDIA answers" if torch.version.cuda else "this torch is built without"
+        raise RaggdError(
+            f"backbone.device = '{name}': CUDA cannot be used here, {why}. Use 'auto' or 'cpu'."
+        )
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise RaggdError(
+            f"backbone.device = '{name}': torch sees {torch.cuda.device_count()} GPUs. Use 'auto'."
+        )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise RaggdError(f"backbone.device = '{name}': there is no GPU of Apple. Use 'auto'.")
+    return device
+
+
+def quantization(settings: BackboneSettings, device: torch.device) -> Any:
+    """Return transformers' options for 4-bit weights; None where the settings do not ask for them.
+
+    Raises:
+        RaggdError: 4-bit weights off a GPU.
+    """
+    if settings.dtype != "nf4":
+        return None
+    if device.type != "cuda":
+        raise RaggdError(
+            "backbone.dtype = 'nf4' needs a GPU: on a processor bitsandbytes silently loses the "
+            "adapter's gradients. Use 'auto'."
+        )
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=choose_dtype(settings, device),
+    )
+
+
+def weight_bytes(config: Any) -> dict[str, float]:
+    """Return the bytes of a model's weights by the names of `BYTES`; no weight is made."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    make: Any = AutoModelForCausalLM.from_config
+    with init_empty_weights():
+        model = make(config)
+    words, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    body = sum(p.numel() for p in model.parameters() if p is not words and p is not head)
+    tables = words.numel() * (1 if getattr(config, "tie_word_embeddings", False) else 2)
+    return {
+        name: body * size + tables * (2.0 if name == "nf4" else size)
+        for name, size in BYTES.items()
+    }
+
+
+def refuse_if_short(name: str, needed: dict[str, float], dtype: str, free: float) -> None:
+    """Refuse a backbone that needs more bytes than a card has free.
+
+    Raises:
+        RaggdError: too little; what is needed, and what would fit.
+    """
+    if needed[dtype] + SPARE <= free:
+        return
+    fits = needed["nf4"] + SPARE <= free and dtype != "nf4"
+    offer = (
+        f"In 4 bits it needs {_gb(needed['nf4'] + SPARE)}: --set backbone.dtype='nf4' (and the "
+        "extra raggd[gpu]). A small evaluation.batch keeps what is left for long prompts."
+        if fits
+        else "Choose a smaller backbone, a card with more memory, or backbone.device = 'cpu'."
+    )
+    raise RaggdError(
+        f"backbone '{name}' needs {_gb(needed[dtype] + SPARE)} of graphics memory in {dtype}, "
+        f"{_gb(free)} are free. {offer}"
+    )
+
+
+def _gb(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"
+
+
+def check_room(source: str, settings: BackboneSettings, device: torch.device) -> None:
+    """Ask before loading whether a card holds a backbone; on a processor nothing is asked."""
+    if device.type != "cuda":
+        return
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(source)
+        needed = weight_bytes(config)
+    except (OSError, ValueError):  # loading says what is wrong with it
+        return
+    auto = "bfloat16" if settings.dtype == "auto" else settings.dtype
+    refuse_if_short(settings.name, needed, auto, torch.cuda.mem_get_info(device)[0])
+
+
+@cache
+def keep_freed_memory() -> bool:
+    """Tell glibc's allocator to reuse freed blocks instead of returning them to the system.
+
+    A forward pass on a processor makes and frees tensors of a few megabytes in every layer. By
+    default each is mapped anew and its pages are zeroed by the kernel: a sixth of the time of
+    reading a batch of prompts. The setting holds for the whole process; where the C library has no
+    such setting, nothing happens and the answer is False.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:  # musl
+        return False
+    return bool(mallopt(_MMAP_THRESHOLD, _TEMPORARY) and mallopt(_TRIM_THRESHOLD, _KEPT))
+
+
+def leave_one() -> int:
+    """Leave one processor thread to this thread, and to every one that computes from now on.
+
+    For a program in which one thread runs the model and others do the rest: OpenMP keeps helpers
+    for every thread that ever computed in parallel, and puts them to sleep after each product once
+    all helpers together are more than the cores. A model that is loaded in one thread and run in
+    another then decodes at little more than half the speed.
+
+    Returns:
+        How many this thread had, for `claim` in the thread that shall run the model.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    return before
+
+
+def claim(threads: int) -> None:
+    """Let this thread, and no other, compute with as many threads as `leave_one` returned."""
+    torch.get_num_threads()  # a thread's first question sets it to the default
+    torch.set_num_threads(threads)
+    # the number holds for this thread and is the default of new ones: another thread sets that back
+    other = threading.Thread(target=torch.set_num_threads, args=(1,))
+    other.start()
+    other.join()

@@ -197,6 +197,17 @@ def test_stored_examples_can_be_chosen_and_deleted(page: Any, server: Running) -
         assert client.get("/v1/supports").json()["data"] == []
 
 
+def test_a_set_is_scored_on_the_page(page: Any) -> None:
+    assert page.locator("#help-part").is_hidden()
+    fill_examples(page)
+    page.click("#adapt [type=submit]")
+    page.click("#evaluate")
+    page.locator("#evaluating", has_text="too few to tell").wait_for()
+    assert page.locator(".scores").first.locator("tbody tr").count() == 3
+    assert "Base adapter" in page.locator(".scores").first.inner_text()
+    assert page.locator("#stop").is_hidden()
+
+
 def test_mistakes_are_explained_where_they_are_made(page: Any) -> None:
     page.click("#adapt [type=submit]")
     assert "at least one question" in page.locator("#adapt-problem").inner_text()

@@ -25,6 +25,8 @@ from raggd.records import RaggdError
 from raggd.serving.bodies import (
     MODELS,
     Deleted,
+    EvaluationRequest,
+    EvaluationView,
     Health,
     IndexView,
     SupportList,
@@ -32,6 +34,7 @@ from raggd.serving.bodies import (
     SupportView,
 )
 from raggd.serving.errors import ApiError, install_handlers
+from raggd.serving.evaluation import Evaluations
 from raggd.serving.gate import Gate, Keys, is_local
 from raggd.serving.openai import (
     ChatCompletion,
@@ -144,6 +147,25 @@ def _support_routes(app: FastAPI, service: Service) -> None:
         return Deleted(id=support)
 
 
+def _evaluation_routes(app: FastAPI, evaluations: Evaluations) -> None:
+    @app.post(
+        "/v1/evaluations",
+        status_code=202,
+        tags=["evaluation"],
+        summary="Score base, few shot and adapted model on one's own questions, in the background",
+    )
+    async def start_evaluation(body: EvaluationRequest) -> EvaluationView:
+        return evaluations.start(body)
+
+    @app.get("/v1/evaluations/{evaluation}", tags=["evaluation"], summary="Show how far one is")
+    async def get_evaluation(evaluation: str) -> EvaluationView:
+        return evaluations.view(evaluation)
+
+    @app.delete("/v1/evaluations/{evaluation}", tags=["evaluation"], summary="End one")
+    async def end_evaluation(evaluation: str) -> EvaluationView:
+        return evaluations.cancel(evaluation)
+
+
 def _own_routes(app: FastAPI, service: Service) -> None:
     @app.get("/v1/index", tags=["operation"], summary="Show which index is searched")
     async def get_index() -> IndexView:
@@ -229,6 +251,7 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
     install_handlers(app)
     _openai_routes(app, service)
     _support_routes(app, service)
+    _evaluation_routes(app, Evaluations(service))
     _own_routes(app, service)
     limit = service.settings.serving.body_kb * 1024
     return Gate(app, service.metrics, keys=keys or {}, most=limit, local=local)

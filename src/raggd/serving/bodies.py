@@ -193,6 +193,14 @@ class SupportRequest(Body):
     """Fingerprint of the base adapter that the set is meant for; another one is refused."""
 
 
+class EvaluationRequest(Body):
+    """`POST /v1/evaluations`: does adapting to a stored set help?"""
+
+    support: ShortText
+    questions: Demonstrations | None = None
+    """Answered questions to ask; without any, each of the set's own, adapted to the others."""
+
+
 # --- replies
 
 
@@ -278,6 +286,33 @@ class Deleted(BaseModel):
     id: str
     object: Literal["support.deleted"] = "support.deleted"
     deleted: Literal[True] = True
+
+
+class TableView(BaseModel):
+    """A table of an evaluation: its first column names the rows."""
+
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+class EvaluationView(BaseModel):
+    """Methods scored on one's own questions: how far, and what came out."""
+
+    id: str
+    object: Literal["evaluation"] = "evaluation"
+    status: Literal["running", "done", "failed", "cancelled"]
+    support: str
+    """Id of the support set that is adapted to."""
+    questions: int
+    """How many are asked, each of them by every method."""
+    doing: str
+    done: int
+    total: int
+    """Answers to be written, and those that are."""
+    tables: list[TableView]
+    advice: str
+    """Whether to adapt, and with what; or why it cannot be told."""
 
 
 class IndexView(BaseModel):

@@ -16,14 +16,14 @@ from raggd.evaluation.tasks import support_sets
 from raggd.files import write_text
 from raggd.methods.spec import FILES_OF, METHODS, SPECS
 from raggd.progress import Progress
-from raggd.records import Question, RaggdError, known_names
+from raggd.records import Question, RaggdError, SupportSet, known_names
 from raggd.report.own import OwnReport, own_report
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
 from raggd.study.check import check_cells
 from raggd.study.folder import locked, read_record, write_plan
 from raggd.study.plan import all_cells
-from raggd.study.runner import StudyRunner
+from raggd.study.runner import StudyRunner, Turn, at_once
 from raggd.study.settings import study_of
 
 FOLDS = 4
@@ -150,6 +150,49 @@ def run_own(
         raise RaggdError(f"every question of {named} is also a demonstration: none is left to ask.")
     k, size = settings.retrieval.top_k, settings.target.demonstrations
     task = own_task(label, asked, shown, parts.retriever, k, size, settings.evaluation.seed)
+    report = score_task(parts, task, names, out, progress)
+    write_text(out / "summary.md", "\n".join(table.to_markdown() for table in report.tables))
+    how = f"{len(task.draws)} folds" if not shown else f"{len(task.draws)} support sets"
+    return report.result | {"out": str(out), "support": how}, report
+
+
+def set_task(support: SupportSet, asked: Sequence[Question], retriever: Retriever, k: int) -> Task:
+    """Make a task of a support set: other questions, or its own, each adapted to all but it.
+
+    Raises:
+        RaggdError: there are no other questions, and one example alone.
+    """
+    shown = support.demonstrations
+    if asked:
+        golds = make_demonstrations(asked, retriever, k)
+        items = zip(asked, evidence_for(asked, retriever, k), golds, strict=True)
+        draws = [tuple(Item(q, found, gold, support) for q, found, gold in items)]
+        return Task("own", "own", tuple(draws), retriever.fingerprint)
+    if len(shown) < 2:
+        raise RaggdError("one example cannot be asked and shown: give two or more, or questions.")
+    draws = []
+    for at, gold in enumerate(shown):
+        rest = SupportSet(support.task, (*shown[:at], *shown[at + 1 :]))
+        question = Question(f"{at}-{gold.id}", gold.question, (gold.answer,), support.task)
+        draws.append((Item(question, gold.passages, gold, rest),))
+    return Task("own", "own", tuple(draws), retriever.fingerprint)
+
+
+def score_task(
+    parts: Assembly,
+    task: Task,
+    names: Sequence[str],
+    out: Path,
+    progress: Progress,
+    turn: Turn = at_once,
+) -> OwnReport:
+    """Score methods on a task of one's own, in a folder; what needs the model goes by `turn`.
+
+    Raises:
+        RaggdError: the folder holds another study, or a method cannot answer.
+    """
+    settings, label = parts.settings, task.benchmark
+    asked = [item.question for draw in task.draws for item in draw]
     # every method may write what the longest answer of the questions takes, and as much again
     tokens = max(
         len(answer_tokens(parts.backbone.tokenizer, answer)) for q in asked for answer in q.answers
@@ -168,13 +211,10 @@ def run_own(
     with locked(out):
         check_cells(study, cells, pools=False)
         write_plan(study, out)
-        runner = StudyRunner(study, out, progress, loaded=parts, tasks={label: task})
+        runner = StudyRunner(study, out, progress, loaded=parts, tasks={label: task}, turn=turn)
         runner.run(cells)
         runner.refuse_failures(len(cells))
     records = [read_record(out / cell.path) for cell in cells]
     supports = {draw[0].support.id: draw[0].support for draw in task.draws}
     forms = {name: infer_form(support.demonstrations) for name, support in supports.items()}
-    report = own_report(records, {q.id: q for q in asked}, forms, parts.adapting)
-    write_text(out / "summary.md", "\n".join(table.to_markdown() for table in report.tables))
-    how = f"{len(task.draws)} folds" if not shown else f"{len(task.draws)} support sets"
-    return report.result | {"out": str(out), "support": how}, report
+    return own_report(records, {q.id: q for q in asked}, forms, parts.adapting)

@@ -33,6 +33,13 @@ _LOADED = {"backbone", "base", "source", "index", "retriever", "_predictors"}
 """What an `Assembly` keeps loaded."""
 Own = Mapping[str, Callable[[Assembly], Method]]
 """Methods that are in no table, by name, and how each is made from the parts of a run."""
+Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
+"""Does work that needs the model, when it is free."""
+
+
+def at_once(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do the work now: nobody else uses the model."""
+    return work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ class StudyRunner:
         loaded: Assembly | None = None,
         own: Own | None = None,
         tasks: Mapping[str, Task] | None = None,
+        turn: Turn = at_once,
     ) -> None:
         """Load nothing yet.
 
@@ -73,6 +81,7 @@ class StudyRunner:
             loaded: parts that serve every run with the same settings.
             own: further methods.
             tasks: tasks that are in no data source, by the name of their benchmark.
+            turn: does what needs the model.
         """
         self.study = study
         self.out = out
@@ -82,6 +91,7 @@ class StudyRunner:
         self._loaded = loaded
         self._own = own or {}
         self._given = tasks or {}
+        self._turn = turn
         self._tasks: dict[tuple[int, str, str], Task] = {}
         self._sources: dict[tuple[int, str], Assembly] = {}
         self._backbone: tuple[str, Backbone] | None = None
@@ -197,7 +207,9 @@ class StudyRunner:
     ) -> dict[str, Any]:
         """Return a part file's content, one method on one draw; computed unless it is there."""
         method, folder = self.method(parts, cell.method), self.out / cell.folder
-        return run_part(task, draw, method, parts.backbone, parts.settings, folder, done)
+        return self._turn(
+            lambda: run_part(task, draw, method, parts.backbone, parts.settings, folder, done)
+        )
 
     def _write_record(self, cell: Cell, task: Task, parts: Assembly) -> None:
         # a part that is missing or no longer fits is computed here
@@ -205,7 +217,9 @@ class StudyRunner:
         method = self.method(parts, cell.method)
         record = make_record(found, task, method, parts.backbone, parts.settings)
         answers = {p.question_id: p.answer for p in record.predictions}
-        counted = counted_costs(answers, task, method, parts.backbone, parts.settings)
+        counted = self._turn(
+            lambda: counted_costs(answers, task, method, parts.backbone, parts.settings)
+        )
         own = {} if cell.benchmark in self._given else {"cell": self.identities.of(cell)}
         record = replace(
             record,

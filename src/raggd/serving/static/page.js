@@ -283,6 +283,9 @@ function use(support) {
   const took = support?.adapt_ms == null ? "" : `Adapted in ${ms(support.adapt_ms)}. `;
   $("adapted").textContent = support ? `${took}Any client can ask it as ${support.model}.` : "";
   $("forget").hidden = !support;
+  $("help-part").hidden = count < 2;
+  $("evaluating").textContent = "";
+  $("scores").replaceChildren();
   if (!state.asked) showEmptyCards();
   drawMap(support);
 }
@@ -326,6 +329,51 @@ async function forget() {
   } catch (error) {
     problem("adapt-problem", error.message);
   }
+}
+
+// --- does it help?
+
+const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds));
+
+async function evaluate() {
+  const support = state.support.id;
+  const here = () => state.support?.id === support;
+  problem("adapt-problem");
+  $("evaluate").disabled = true;
+  $("stop").hidden = false;
+  $("scores").replaceChildren();
+  try {
+    let view = await (await call("/v1/evaluations", { method: "POST", body: { support } })).json();
+    state.evaluation = view.id;
+    while (view.status === "running" && here()) {
+      $("evaluating").textContent = view.total ? `${view.done} of ${view.total} answers: ${view.doing}` : view.doing;
+      await pause(1);
+      view = await (await call(`/v1/evaluations/${view.id}`)).json();
+    }
+    if (!here()) return;
+    $("evaluating").textContent = view.status === "cancelled" ? "Stopped." : view.advice;
+    $("scores").replaceChildren(...view.tables.filter((table) => table.rows.length).map(drawTable));
+  } catch (error) {
+    $("evaluating").textContent = "";
+    problem("adapt-problem", error instanceof Refused ? error.message : `The page failed: ${error}`);
+  } finally {
+    $("evaluate").disabled = false;
+    $("stop").hidden = true;
+  }
+}
+
+function drawTable({ caption, columns, rows }) {
+  const table = document.createElement("table");
+  table.className = "scores";
+  table.createCaption().textContent = caption;
+  table.createTHead().insertRow().append(...columns.map((name) => heading(name, "col")));
+  const body = table.createTBody();
+  for (const [name, ...values] of rows) {
+    const row = body.insertRow();
+    row.append(heading(name, "row"));
+    for (const value of values) row.insertCell().textContent = value;
+  }
+  return table;
 }
 
 // --- the heat map
@@ -398,6 +446,8 @@ $("adapt").addEventListener("submit", adapt);
 $("more").addEventListener("click", () => addRow().querySelector(".q").focus());
 $("saved").addEventListener("change", choose);
 $("forget").addEventListener("click", forget);
+$("evaluate").addEventListener("click", evaluate);
+$("stop").addEventListener("click", () => call(`/v1/evaluations/${state.evaluation}`, { method: "DELETE" }));
 $("marking").addEventListener("change", (event) => {
   state.marking = event.target.value;
   drawEvidence();

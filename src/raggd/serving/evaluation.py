@@ -1,0 +1,135 @@
+"""Does adapting help? A stored set, or one's own questions, scored while the server goes on.
+
+One evaluation runs at a time, in a thread of its own; what needs the model waits for its turn
+between the steps of the answers in progress. Nothing of it stays on disk.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from pathlib import Path
+from typing import Any
+
+from raggd.records import Question, SupportSet
+from raggd.report.tables import Table
+from raggd.serving.bodies import EvaluationRequest, EvaluationView, TableView
+from raggd.serving.errors import ApiError, as_api_error
+from raggd.serving.service import Service
+from raggd.study.own import FEWEST, own_methods, score_task, set_task
+
+KEPT = 8
+"""Evaluations that can be looked at, the newest."""
+
+
+class Evaluations:
+    """Starts, shows and ends evaluations."""
+
+    def __init__(self, service: Service) -> None:
+        """Start with none."""
+        self._service = service
+        self._views: dict[str, EvaluationView] = {}
+        self._lock = threading.Lock()
+
+    def start(self, body: EvaluationRequest) -> EvaluationView:
+        """Begin an evaluation; `view` says how far it is.
+
+        Raises:
+            ApiError: there is no such set, it holds one example alone, or an evaluation runs.
+        """
+        support = self._service.stored(body.support).support
+        fields = enumerate(body.questions or [], start=1)
+        asked = [Question(f"q{i}", f.question.strip(), (f.answer.strip(),)) for i, f in fields]
+        if not asked and len(support.demonstrations) < 2:
+            raise ApiError(
+                400,
+                "too_few_questions",
+                "a set of one example cannot be asked and shown: give questions.",
+                param="questions",
+            )
+        with self._lock:
+            if any(view.status == "running" for view in self._views.values()):
+                raise ApiError(
+                    409,
+                    "evaluation_running",
+                    "an evaluation is running: wait for it, or DELETE it.",
+                )
+            view = EvaluationView(
+                id=uuid.uuid4().hex[:16],
+                status="running",
+                support=support.id,
+                questions=len(asked) or len(support.demonstrations),
+                doing="finding passages",
+                done=0,
+                total=0,
+                tables=[],
+                advice="",
+            )
+            self._views[view.id] = view
+            for name in list(self._views)[:-KEPT]:
+                del self._views[name]
+        arguments = (view, support, asked)
+        name = "raggd-evaluation"
+        threading.Thread(target=self._run, args=arguments, name=name, daemon=True).start()
+        return view
+
+    def view(self, name: str) -> EvaluationView:
+        """Return how far an evaluation is; 404 if there is none.
+
+        Raises:
+            ApiError: there is none of that id.
+        """
+        try:
+            return self._views[name]
+        except KeyError:
+            raise ApiError(404, "evaluation_not_found", "there is no such evaluation.") from None
+
+    def cancel(self, name: str) -> EvaluationView:
+        """End an evaluation after the answers that are being written."""
+        view = self.view(name)
+        if view.status == "running":
+            view.status = "cancelled"
+        return view
+
+    def _run(self, view: EvaluationView, support: SupportSet, asked: list[Question]) -> None:
+        service, parts = self._service, self._service.rag.parts
+
+        def progress(label: str, done: int, total: int | None) -> None:
+            if view.status != "running":
+                raise CancelledError
+            view.doing, view.done, view.total = label, done, total or 0
+
+        def turn(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+            return service.scheduler.run(work).result()
+
+        try:
+            k = service.settings.retrieval.top_k
+            task = set_task(support, asked, service.documents.retriever, k)
+            with tempfile.TemporaryDirectory(prefix="raggd-evaluation-") as folder:
+                names = own_methods(parts)
+                report = score_task(parts, task, names, Path(folder), progress, turn)
+            view.tables = [_table(table) for table in report.tables]
+            view.advice = report.advice if task.size >= FEWEST else too_few(task.size)
+            view.status = "done"
+        except CancelledError:
+            view.status = "cancelled"
+        except Exception as error:
+            view.advice = as_api_error(error).message
+            view.status = "failed"
+
+
+def too_few(count: int) -> str:
+    """Say why so many questions decide nothing."""
+    return (
+        f"{count} questions are too few to tell chance from help: look at the answers, and give "
+        f"{FEWEST} or more for advice."
+    )
+
+
+def _table(table: Table) -> TableView:
+    headings = [column.heading for column in table.columns]
+    rows = [list(row) for row in table.rows]
+    return TableView(caption=table.caption, columns=headings, rows=rows)

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggd.data import benchmarks as b
+from raggd.data.benchmarks import HUB_CORPUS, HUB_REPOSITORY, find_corpus
 from raggd.data.questions import QuestionWarning
-from raggd.data.sources import HUB_CORPUS, HUB_REPOSITORY, find_corpus
 from raggd.records import RaggdError
 
 Row = dict[str, object]

@@ -18,12 +18,12 @@ from raggd.data.documents import (
     Skipped,
     corpus_hash,
     list_files,
-    read_file,
     read_passages,
-    split_words,
+    stream_file,
     summary,
 )
-from raggd.data.documents.pdf import joined
+from raggd.data.documents.office import joined
+from raggd.data.documents.passages import Block, split_blocks
 from raggd.data.text import normal_text
 from raggd.records import Passage, RaggdError
 
@@ -32,6 +32,10 @@ pypdf = pytest.importorskip("pypdf")
 SENTENCES = (
     "The cat sat on the mat. It was warm! Was it? Yes, Dr. Brown said so. He left at 5.30 p.m."
 )
+
+
+def split_words(text: str, words: int) -> list[str]:
+    return split_blocks([Block(text)], words)
 
 
 def write_lines(path: Path, *objects: object) -> Path:
@@ -537,9 +541,9 @@ def test_files_are_read_alone_and_the_same(tmp_path: Path) -> None:
     for name in ("a.txt", "b.md"):
         (tmp_path / name).write_text("# One\n\nTwo. " * 100)
     files = list_files(tmp_path)
-    before = [read_file(file) for file in files]
+    before = [list(stream_file(file)) for file in files]
     (tmp_path / "a.txt").unlink()
-    assert [read_file(file) for file in list_files(tmp_path)] == before[1:]
+    assert [list(stream_file(file)) for file in list_files(tmp_path)] == before[1:]
     assert files[0].size == 1200
     assert files[0].mtime_ns > 0
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raggd.backbone.load import Backbone
-from raggd.data import benchmarks, sources
+from raggd.data import benchmarks
 from raggd.methods.spec import MEAN_FILE
 from raggd.study.dry_run import power
 from raggd.study.plan import Part
@@ -92,7 +92,6 @@ def test_nothing_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(benchmarks, "hub_file", refuse)
-    monkeypatch.setattr(sources, "hub_file", refuse)
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     file = Path(__file__).parents[1] / "studies" / "paper.toml"

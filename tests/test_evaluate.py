@@ -9,7 +9,7 @@ import pytest
 
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
-from raggd.data.demonstrations import read_demonstrations
+from raggd.data.questions import read_demonstrations
 from raggd.evaluation.forms import infer_form
 from raggd.evaluation.runner import Item, Task
 from raggd.evaluation.tasks import task_of

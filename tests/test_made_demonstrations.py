@@ -14,7 +14,7 @@ import pytest
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import scored_questions, support_pool
-from raggd.data.demonstrations import read_demonstrations
+from raggd.data.questions import read_demonstrations
 from raggd.making import make as make_demonstrations
 from raggd.making.drafts import Draft
 from raggd.making.propose import Yield

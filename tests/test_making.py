@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.demonstrations import read_demonstrations
+from raggd.data.questions import read_demonstrations
 from raggd.making import make as make_demonstrations
 from raggd.making import propose as proposing
 from raggd.making.drafts import Draft, drafts

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd.data.demonstrations import parse_demonstrations, read_demonstrations
-from raggd.data.questions import read_questions
+from raggd.data.questions import parse_demonstrations, read_demonstrations, read_questions
 from raggd.records import Question, RaggdError
 
 JSON = st.recursive(

@@ -107,9 +107,8 @@ def test_an_updated_index_is_a_new_one(states: list[dict[str, int]], merge: bool
 def read_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read from now on."""
     read: list[str] = []
-    for name in ("read_file", "stream_file"):
-        real = getattr(corpus, name)
-        monkeypatch.setattr(corpus, name, lambda f, real=real: read.append(f.name) or real(f))
+    real = corpus.stream_file
+    monkeypatch.setattr(corpus, "stream_file", lambda f: read.append(f.name) or real(f))
     return read
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from raggd.assembly import Assembly, Progress
-from raggd.data.demonstrations import (
+from raggd.data.questions import (
     NOBODY,
     OWN_TASK,
     Shown,

@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raggd.data.benchmarks import HUB, find_corpus
 from raggd.data.documents import summary
 from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
-from raggd.data.sources import HUB, find_corpus
 from raggd.files import cache_folder
 from raggd.methods.build import build_method
 from raggd.methods.spec import BASE_FILE, METHODS, adapting_method, weight_file

@@ -73,7 +73,7 @@ def _write_sets(path: Path, tasks: list[Task]) -> int:
 def _states(
     parts: Assembly, method: str, constant: str, adapters: Path | None
 ) -> tuple[Callable[[SupportSet], Adapted], Any]:
-    from raggd.data.demonstrations import NOBODY
+    from raggd.data.questions import NOBODY
     from raggd.methods.base import Adapted
 
     if adapters is None:

@@ -46,9 +46,8 @@ def listed(parts: Assembly) -> dict[str, Any]:
         RaggdError: the source is a folder that does not exist.
     """
     from raggd.assembly import POCKET
-    from raggd.data.benchmarks import BENCHMARKS, available
+    from raggd.data.benchmarks import BENCHMARKS, HUB, available
     from raggd.data.pocket import POCKET_NAMES, POCKET_SPLITS
-    from raggd.data.sources import HUB
 
     folder = parts.settings.data.folder
     splits: dict[str, list[str]] = {name: [] for name in BENCHMARKS}

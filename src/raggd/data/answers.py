@@ -24,13 +24,7 @@ _SHORTEST_WORD = 4
 def normalise_answer(text: str) -> str:
     """Bring an answer to SQuAD's normal form, in which exact match and F1 compare.
 
-    Lower case, ASCII punctuation and the articles a, an, the removed, white space collapsed.
-
-    Args:
-        text: any text.
-
-    Returns:
-        Tokens separated by single spaces; empty when nothing is left.
+    Lower case, ASCII punctuation and the articles a, an, the removed, white space made single.
 
     >>> normalise_answer("The  U.S. (a country)")
     'us country'
@@ -70,13 +64,6 @@ def contains_answer(text: str, answers: Iterable[str]) -> bool:
     of scripts without spaces. Width, vowel points and the like do not count (`search_form`). A
     part of a word never counts, nor does an answer of which normalisation leaves nothing.
 
-    Args:
-        text: e.g. a passage.
-        answers: the gold answers.
-
-    Returns:
-        Whether at least one is held.
-
     >>> contains_answer("He lives in Parisian style.", ["Paris"])
     False
     >>> contains_answer("He lives in Paris.", ["Paris", "Paname"])
@@ -106,14 +93,8 @@ def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
     Of the aliases in the passages' titles and texts the most frequent wins, then the shortest,
     then the first by code point. If the passages hold none, it is the shortest alias that reads
     like a name or a number: one that is not in capitals throughout, has at least four characters,
-    does not end in a full stop and has no bracket. If no alias is like that, the shortest.
-
-    Args:
-        answers: the gold answers, in any order.
-        passages: the evidence of the question; may be empty.
-
-    Returns:
-        One of `answers`, without surrounding white space; the same for every order of them.
+    does not end in a full stop and has no bracket. If no alias is like that, the shortest. White
+    space around it goes; the choice is the same for every order of the answers.
 
     Raises:
         RaggdError: there is no answer, or all are blank.

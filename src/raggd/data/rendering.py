@@ -29,12 +29,9 @@ _THINKING = re.compile(r"<(think|thinking|thought|reasoning|seed:think)>\s*\Z")
 
 @dataclass(frozen=True)
 class Control:
-    """The words that a tokenizer takes for more than text.
+    """The words that a tokenizer takes for more than text, as looked up for a chat template.
 
-    Attributes:
-        template: the chat template that they were looked up for.
-        words: matches each of them.
-        ids: their ids, but for the one that stands for unknown text too.
+    `ids` leaves out the one that stands for unknown text too.
     """
 
     template: str | None
@@ -60,14 +57,7 @@ def template_of(tokenizer: Any) -> str | None:
 
 
 def control_of(tokenizer: Any) -> Control:
-    """Return a tokenizer's control words: its special tokens, and those that its template names.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-
-    Returns:
-        The words; remembered for the tokenizer.
-    """
+    """Return a tokenizer's control words: its special tokens, and those that its template names."""
     template = template_of(tokenizer)
     known = _KNOWN.get(tokenizer)
     if known is not None and known.template == template:
@@ -107,15 +97,7 @@ def _encode(tokenizer: Any, pieces: Sequence[str]) -> list[int]:
 
 
 def text_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of a text, none of them a control token.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        text: what somebody wrote.
-
-    Returns:
-        Token ids, without begin and end.
-    """
+    """Return the tokens of a text, none of them a control token, without begin and end."""
     control, mark = control_of(tokenizer), _mark_for([text])
     tokens = _encode(tokenizer, _marked(control, text, mark).split(mark))
     # a tokenizer that normalises first (full-width forms) may still find one
@@ -190,18 +172,11 @@ def _templated(tokenizer: Any, turns: Turns) -> str:
 
 
 def render_turns(tokenizer: Any, turns: Turns, *, cue: str = "", start: str = "") -> str:
-    """Render turns up to where the model is to go on, the same on every day.
+    """Render a system turn, then the user's and the assistant's, up to the model's next word.
 
-    A date is a fixed one, and a block of thinking is closed.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        turns: a system turn, then the user's and the assistant's, the user's last.
-        cue: without a chat template, the word that the model's part begins after.
-        start: what the model has "already said".
-
-    Returns:
-        The text. A template that cannot say all the turns is refused by a `RaggdError`.
+    The text is the same on every day: a date is a fixed one, and a block of thinking is closed.
+    Without a chat template the model's part begins after `cue`; `start` is what it has "already
+    said". A template that cannot say all the turns is refused by a `RaggdError`.
     """
     if template_of(tokenizer) is None:
         return _plain(turns, cue) + (f" {start}" if start else "")
@@ -211,16 +186,7 @@ def render_turns(tokenizer: Any, turns: Turns, *, cue: str = "", start: str = ""
 def turn_tokens(
     tokenizer: Any, turns: Turns, *, cue: str = "Answer:", start: str = ""
 ) -> list[int]:
-    """Render and encode turns up to where the model is to go on.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        turns: a system turn, then the user's and the assistant's, the user's last.
-        cue: without a chat template, the word that the model's part begins after.
-        start: what the model has "already said".
-
-    Returns:
-        Token ids. Control tokens are the template's alone.
+    """Return the tokens of turns as `render_turns` renders them; control tokens are the template's.
 
     Raises:
         RaggdError: the template cannot be rendered, or text cannot be told from control tokens.

@@ -21,13 +21,7 @@ from raggd.records import Passage, RaggdError
 def resample(passages: Iterable[Passage], count: int, seed: int = 0) -> Iterator[Passage]:
     """Stream generated passages; the same ones for the same arguments on every machine.
 
-    Args:
-        passages: real ones, which are held in memory as sentences.
-        count: how many to generate.
-        seed: of the draws.
-
-    Yields:
-        Passages with the ids ``resampled-0``, ``resampled-1``, and so on.
+    The real ones are held in memory as sentences.
 
     Raises:
         RaggdError: `count` is below 1, or there is no sentence to draw from.
@@ -52,17 +46,7 @@ def resample(passages: Iterable[Passage], count: int, seed: int = 0) -> Iterator
 
 
 def write_resampled(passages: Iterable[Passage], count: int, path: Path, seed: int = 0) -> int:
-    """Write generated passages as JSON Lines in FlashRAG's form.
-
-    Args:
-        passages: real ones.
-        count: how many to generate.
-        path: the file.
-        seed: of the draws.
-
-    Returns:
-        The size of the file, bytes.
-    """
+    """Write generated passages as JSON Lines in FlashRAG's form; return the file's bytes."""
     with replacing(path) as temporary:
         with temporary.open("w", encoding="utf-8") as stream:
             for passage in resample(passages, count, seed):

@@ -42,16 +42,10 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class TableSource:
-    """Where a table comes from.
+    """Where a table comes from, and the hash of its values (`values_hash`).
 
-    Attributes:
-        file: its name in a local folder, with or without ``.gz``.
-        target: name of the target column.
-        dropped: columns that are no features.
-        sha256: hash of the values (see `values_hash`).
-        url: public home; empty when there is none without an account.
-        unpack: from what the address returns to header and rows.
-        home: where a person finds it.
+    `dropped` are columns that are no features. `url` is empty where there is no public home without
+    an account; `unpack` makes header and rows of what it returns.
     """
 
     file: str
@@ -153,14 +147,7 @@ def _number(text: str, name: str, line: int) -> float:
 
 
 def to_table(name: str, rows: Sequence[Sequence[str]]) -> Table:
-    """Read header and rows, drop what is no feature, check the values.
-
-    Args:
-        name: of the table.
-        rows: the header, then one list per row.
-
-    Returns:
-        The table.
+    """Return the table of a header and rows, less what is no feature, its values checked.
 
     Raises:
         RaggdError: columns or values are not those of the table.

@@ -7,8 +7,12 @@ undoes widths, vowel points and the like. SQuAD's metric has a form of its own (
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
+from typing import Any
+
+from raggd.records import RaggdError
 
 # Most text holds nothing else than these, and is its own normal form.
 _OTHER = re.compile(
@@ -53,13 +57,9 @@ endings on them): Thai, Lao, Burmese, Khmer and their kin, Chinese, Japanese, Ko
 
 
 def normal_text(text: str) -> str:
-    r"""Bring text into the normal form.
+    r"""Bring text of any origin into the normal form, which is its own normal form.
 
-    Args:
-        text: of any origin; halves of surrogate pairs become U+FFFD.
-
-    Returns:
-        The same to a reader; the form is its own normal form.
+    Halves of surrogate pairs become U+FFFD.
 
     >>> normal_text("main\u00adten\u00adance\r\no\ufb03ce")
     'maintenance\noffice'
@@ -75,12 +75,8 @@ def normal_text(text: str) -> str:
 def search_form(text: str) -> str:
     """Bring text into the form in which words are compared; upper and lower case stay.
 
-    Args:
-        text: any text.
-
-    Returns:
-        The normal form without compatibility forms (wide letters, superscripts), joiners, vowel
-        points and accents that have no composed letter.
+    It is the normal form without compatibility forms (wide letters, superscripts), joiners, vowel
+    points and accents that have no composed letter.
     """
     text = text.replace("\xdf", "ss")
     if not _OTHER.search(text):
@@ -88,3 +84,21 @@ def search_form(text: str) -> str:
     text = unicodedata.normalize("NFKC", normal_text(text))
     text = _GREEK.sub(lambda found: unicodedata.normalize("NFD", found[0]), text)
     return _FOLDED.sub("", text).translate(_LETTERS)
+
+
+_JSON_NAMES = {dict: "an object", list: "a list", bool: "true or false", type(None): "null"}
+
+
+def text_of(value: Any, what: str, where: str) -> str:
+    """Return a value of JSON as text in the normal form: text, or a number.
+
+    Raises:
+        RaggdError: it is something else.
+    """
+    if isinstance(value, str):
+        return normal_text(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    raise RaggdError(
+        f"{where}: {what} is {_JSON_NAMES.get(type(value), 'no text')}: expected text."
+    )

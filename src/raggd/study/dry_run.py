@@ -23,10 +23,9 @@ from raggd.backbone.embedded import EMBEDDED, embedded_folder
 from raggd.backbone.shapes import PUBLISHED as SHAPES
 from raggd.backbone.shapes import shape_config
 from raggd.core.low_rank import AdapterSpec
-from raggd.data.benchmarks import scored_questions
+from raggd.data.benchmarks import HUB, HUB_CORPUS, HUB_REPOSITORY, scored_questions
 from raggd.data.documents import read_passages
 from raggd.data.prompts import build_prompt
-from raggd.data.sources import HUB, HUB_CORPUS, HUB_REPOSITORY
 from raggd.evaluation.statistics import questions_needed
 from raggd.files import tensor_header
 from raggd.methods.spec import BASE_FILE, FILES_OF

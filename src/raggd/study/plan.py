@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raggd.assembly import POCKET, Assembly
-from raggd.data.benchmarks import SPLITS, find_file, scored_questions
-from raggd.data.sources import HUB
+from raggd.data.benchmarks import HUB, SPLITS, find_file, scored_questions
 from raggd.evaluation.identity import deciding_values
 from raggd.files import file_hash
 from raggd.methods.spec import BASE_FILE, PROMPT_FILE, SPECS, weights_hash

@@ -9,8 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from raggd.data.benchmarks import known_benchmarks
-from raggd.data.sources import HUB
+from raggd.data.benchmarks import HUB, known_benchmarks
 from raggd.methods.spec import METHODS
 from raggd.records import RaggdError, require_known
 from raggd.settings import Settings, known_retriever, read_settings

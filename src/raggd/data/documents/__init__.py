@@ -8,34 +8,35 @@ A file that cannot be read never stops a folder: it becomes a `Skipped` with its
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from raggd.data.documents.files import Skipped, SourceFile, files_under, shown_name, source_file
 from raggd.data.documents.passages import passages_of
 from raggd.data.documents.passages import split_sentences as split_sentences
-from raggd.data.documents.passages import split_words as split_words
 from raggd.files import file_hash
 from raggd.records import Passage, RaggdError, content_id
 
 READERS = {
-    ".jsonl": "lines:read_lines",
-    ".jsonl.gz": "lines:read_lines",
-    ".txt": "plain:read",
-    ".text": "plain:read",
+    ".jsonl": "plain:read_lines",
+    ".jsonl.gz": "plain:read_lines",
+    ".txt": "plain:read_plain",
+    ".text": "plain:read_plain",
     ".rst": "plain:read_rst",
+    ".csv": "plain:read_csv",
+    ".tsv": "plain:read_csv",
     ".md": "markdown:read",
     ".markdown": "markdown:read",
-    ".pdf": "pdf:read",
-    ".docx": "word:read",
+    ".pdf": "office:read_pdf",
+    ".docx": "office:read_word",
     ".html": "web:read",
     ".htm": "web:read",
     ".xhtml": "web:read",
-    ".csv": "comma:read",
-    ".tsv": "comma:read",
 }
 """Module and function that read each kind: from a path to blocks, or to passages (JSON Lines)."""
 _KNOWN = ", ".join(READERS)
@@ -44,23 +45,47 @@ READ_WHOLE = 200_000_000
 """Bytes up to which a JSON Lines file of a folder is read before its first passage counts."""
 
 
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    r"""A file of a corpus.
+
+    Its name is the path relative to the corpus, with ``/``; bytes that are no text, and control
+    characters, as ``\xNN``. Ids of its passages begin with it.
+    """
+
+    path: Path
+    name: str
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A file (or link, or folder) that is no part of the corpus, and why."""
+
+    file: str
+    reason: str
+
+
+def shown_name(path: Path) -> str:
+    """Return a path as text that any terminal, file and prompt can hold."""
+    text = os.fsencode(path.as_posix().replace("\\", r"\\")).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceFile]:
-    """List the files of a corpus; nothing is read.
+    """Return the files of a corpus that a reader takes, sorted by name; nothing is read.
 
-    Args:
-        path: a file, or a folder, searched recursively without hidden files and folders.
-        skipped: broken links, files of an unknown kind and the like are appended.
-
-    Returns:
-        The files that a reader takes, sorted by name; a single file is returned whatever its kind.
+    A folder is searched recursively without hidden files and folders; a single file is returned
+    whatever its kind. Broken links, unknown kinds of files and the like are appended to `skipped`.
 
     Raises:
         RaggdError: there is none.
     """
     if not path.is_dir():
-        return [source_file(path)]
+        return [_single(path)]
     left_out: list[Skipped] = []
-    found = list(files_under(path, left_out))
+    found = list(_files_under(path, left_out))
     files = [file for file in found if _kind(file)]
     left_out += [Skipped(f.name, _unknown(f)) for f in found if not _kind(f)]
     if not files:
@@ -71,6 +96,58 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
     if skipped is not None:
         skipped += sorted(left_out, key=lambda each: each.file)
     return sorted(files, key=lambda file: file.name)
+
+
+def _single(path: Path) -> SourceFile:
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise RaggdError(
+            f"no corpus at {shown_name(path)} ({error.strerror}): give a file or a folder of files."
+        ) from error
+    if not stat.S_ISREG(state.st_mode):
+        raise RaggdError(f"{shown_name(path)} is no regular file: give a file or a folder.")
+    return SourceFile(path, shown_name(Path(path.name)), state.st_size, state.st_mtime_ns)
+
+
+def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:
+    # In no particular order; links are followed, each folder once.
+    seen: set[tuple[int, int]] = set()
+    folders, links = [folder], list[Path]()
+    while folders or links:  # links last: a folder is read under its own name where it has one
+        here = folders.pop() if folders else links.pop(0)
+        name = shown_name(here.relative_to(folder))
+        try:
+            state = here.stat()
+            entries = sorted(os.scandir(here), key=lambda entry: entry.name)
+        except OSError as error:
+            skipped.append(Skipped(name, f"cannot be opened ({error.strerror})"))
+            continue
+        if (state.st_dev, state.st_ino) in seen:
+            skipped.append(Skipped(name, "a link to a folder that is read already"))
+            continue
+        seen.add((state.st_dev, state.st_ino))
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.name.startswith("."):
+                continue
+            if path.is_dir():  # False for links in a circle, where `entry.is_dir` raises
+                (links if entry.is_symlink() else folders).append(path)
+            else:
+                yield from _regular(path, shown_name(path.relative_to(folder)), skipped)
+
+
+def _regular(path: Path, name: str, skipped: list[Skipped]) -> Iterator[SourceFile]:
+    try:
+        state = path.stat()
+    except OSError as error:
+        reason = "a broken link" if path.is_symlink() else f"cannot be opened ({error.strerror})"
+        skipped.append(Skipped(name, reason))
+        return
+    if stat.S_ISREG(state.st_mode):
+        yield SourceFile(path, name, state.st_size, state.st_mtime_ns)
+    else:
+        skipped.append(Skipped(name, "not a regular file"))
 
 
 def _kind(file: SourceFile) -> str:
@@ -84,14 +161,10 @@ def _unknown(file: SourceFile) -> str:
 
 
 def stream_file(file: SourceFile) -> Iterator[Passage]:
-    """Read one file; JSON Lines of any size are streamed.
+    """Yield the passages of one file; JSON Lines of any size are streamed.
 
-    Args:
-        file: of `list_files`.
-
-    Yields:
-        Its passages: those of a document have the ids ``name#1``, ``name#2``, ... and the file's
-        name as their source. The same file gives the same passages, whatever lies beside it.
+    Those of a document have the ids ``name#1``, ``name#2``, ... and the file's name as their
+    source. The same file gives the same passages, whatever lies beside it.
 
     Raises:
         RaggdError: the file is empty, damaged, locked, or of an unknown kind or encoding.
@@ -125,20 +198,8 @@ def stream_file(file: SourceFile) -> Iterator[Passage]:
         raise RaggdError(f"{file.name} holds no text{scanned}: fill or remove it.")
 
 
-def read_file(file: SourceFile) -> list[Passage]:
-    """Read one file.
-
-    Args:
-        file: of `list_files`.
-
-    Returns:
-        Its passages, as `stream_file` yields them; what it refuses is refused.
-    """
-    return list(stream_file(file))
-
-
 def skip(name: str, error: RaggdError) -> Skipped:
-    """Return a file that `read_file` refused, with the reason; its name is said once."""
+    """Return a file that `stream_file` refused, with the reason; its name is said once."""
     reason = str(error).removeprefix("cannot read ").removeprefix(name).lstrip(":, ")
     return Skipped(name, reason)
 
@@ -150,20 +211,11 @@ def read_passages(
     skipped: list[Skipped] | None = None,
     unique: bool = True,
 ) -> Iterator[Passage]:
-    """Stream the passages of a file, or of all files under a folder.
+    """Stream the passages of a file, or of all files under a folder, in the order of the files.
 
-    An id that occurs twice is an error, because exclusion and ties go by id; remembering the ids
-    takes about 100 bytes per passage.
-
-    Args:
-        path: a file or a folder.
-        strict: refuse a folder with a file that cannot be read.
-        skipped: files that are left out are appended, as they are met.
-        unique: refuse an id that was given before; False remembers no ids, for a reader that
-            finds doubles by other means.
-
-    Yields:
-        The passages, in the order of the files.
+    Files that are left out are appended to `skipped`, as they are met; `strict` refuses them. An id
+    that occurs twice is an error, because exclusion and ties go by id; remembering the ids takes
+    about 100 bytes per passage, and `unique=False` is for a reader that finds doubles otherwise.
 
     Raises:
         RaggdError: nothing to read, no file can be read, or one cannot where `strict` says so or
@@ -179,7 +231,7 @@ def read_passages(
     for file in files:
         try:
             whole = path.is_dir() and file.size < READ_WHOLE
-            passages = iter(read_file(file)) if whole else stream_file(file)
+            passages = iter(list(stream_file(file))) if whole else stream_file(file)
         except RaggdError as error:
             if strict:
                 raise
@@ -204,14 +256,7 @@ def _refusal(path: Path, skipped: list[Skipped]) -> str:
 
 
 def summary(skipped: Sequence[Skipped]) -> str:
-    """Say in one line what was skipped.
-
-    Args:
-        skipped: at least one.
-
-    Returns:
-        How many, and the first three with their reasons.
-    """
+    """Say in one line how many files were skipped (at least one), and why the first three."""
     count = f"{len(skipped)} {'file is' if len(skipped) == 1 else 'files are'} skipped"
     named = "; ".join(f"{each.file}: {each.reason}" for each in skipped[:3])
     return f"{count} ({named}{'; ...' if len(skipped) > 3 else ''})"
@@ -237,13 +282,10 @@ def _version(library: str) -> str:
 
 
 def corpus_hash(passages: Iterable[Passage]) -> str:
-    """Hash a corpus: ids, titles and texts in order (an index stores positions).
+    """Hash a corpus, or use a stream of it up: ids, titles and texts in order.
 
-    Args:
-        passages: the corpus; may be a stream, which is then used up.
-
-    Returns:
-        32 hexadecimal digits; equal for equal passages on every machine.
+    The order counts since an index stores positions. The hash, 32 hexadecimal digits, is equal for
+    equal passages on every machine.
     """
     digest = hashlib.sha256()
     for passage in passages:

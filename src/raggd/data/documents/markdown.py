@@ -37,33 +37,14 @@ _LISTS = {"bullet_list_open", "ordered_list_open"}
 
 
 def read(path: Path) -> Iterator[Block]:
-    """Read Markdown.
+    """Read Markdown; code, lists, tables and what no rule covers are cut between lines."""
+    from markdown_it import MarkdownIt
 
-    Args:
-        path: the file.
-
-    Yields:
-        Headings, prose, and what is cut between lines: code, lists, tables.
-    """
     title, front, text = _front_matter(read_text(path))
     if title:
         yield Block(title, level=0)
     if front:
         yield Block(front, lines=True)
-    yield from markdown_blocks(text)
-
-
-def markdown_blocks(text: str) -> Iterator[Block]:
-    """Read Markdown without front matter.
-
-    Args:
-        text: in the normal form.
-
-    Yields:
-        As `read` does. What no rule covers, such as definitions of links, is prose.
-    """
-    from markdown_it import MarkdownIt
-
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     inline = MarkdownIt("commonmark")
     parser.disable(["inline", "text_join"], ignoreInvalid=True)

@@ -89,13 +89,7 @@ def _sentences(paragraph: str) -> Iterator[tuple[str, str]]:
 
 
 def split_sentences(text: str) -> list[str]:
-    """Split a text into its sentences, white space made single.
-
-    Args:
-        text: any text.
-
-    Returns:
-        The sentences, none empty.
+    """Return the sentences of a text, none empty, white space made single.
 
     >>> split_sentences("Dr. Who left.  Nobody saw him.")
     ['Dr. Who left.', 'Nobody saw him.']
@@ -170,18 +164,17 @@ def _units(block: Block, most: int) -> Iterator[_Unit]:
 
 
 def split_blocks(blocks: Iterable[Block], words: int = PASSAGE_WORDS) -> list[str]:
-    """Put blocks of one section together into pieces of about `words` words.
+    """Put blocks of one section, no headings, together into pieces of about `words` words.
 
-    Args:
-        blocks: no headings among them.
-        words: size of a piece, at least 1; what has no spaces counts by its characters.
-
-    Returns:
-        The pieces, none empty, none longer than 1.25 x `words` words or 20 x `words` characters;
-        but for repeated headers, they give every word of the blocks in order.
+    Whole sentences are put together while they fit; a last piece of less than a quarter of `words`
+    joins the one before. No piece is empty, or longer than 1.25 x `words` words or 20 x `words`
+    characters; but for repeated headers, they give every word of the blocks in order.
 
     Raises:
         RaggdError: `words` is less than 1.
+
+    >>> split_blocks([Block("One two three. Four five. Six seven eight nine.")], words=5)
+    ['One two three. Four five.', 'Six seven eight nine.']
     """
     if words < 1:
         raise RaggdError(f"passages of {words} words are not possible: give at least 1.")
@@ -206,35 +199,10 @@ def _joined(units: list[_Unit]) -> str:
     return "".join([start, *(unit.gap + unit.text for unit in units[1:])])
 
 
-def split_words(text: str, words: int = PASSAGE_WORDS) -> list[str]:
-    """Split a text into pieces of about `words` words that end where a sentence ends.
-
-    Whole sentences are put together while they fit; only a sentence longer than `words` is cut
-    inside. A last piece of less than a quarter of `words` joins the one before. Lines stay.
-
-    Args:
-        text: any text.
-        words: size of a piece, at least 1.
-
-    Returns:
-        The pieces, as of `split_blocks`.
-
-    >>> split_words("One two three. Four five. Six seven eight nine.", words=5)
-    ['One two three. Four five.', 'Six seven eight nine.']
-    """
-    return split_blocks([Block(text)], words)
-
-
 def passages_of(blocks: Iterable[Block], name: str, stem: str) -> Iterator[Passage]:
-    """Turn a document into passages.
+    """Yield the passages of a document, titled by their whole heading path, ``A > B > C``.
 
-    Args:
-        blocks: its parts, in order.
-        name: of the file: the source of the passages, and the start of their ids.
-        stem: the title where there is no heading.
-
-    Yields:
-        Passages titled by their whole heading path, ``A > B > C``, numbered from 1.
+    Without a heading the title is `stem`; `name`, the file's, is their source and begins their ids.
     """
     number = 0
     for title, section in _sections(blocks, stem):

@@ -1,14 +1,156 @@
-"""Plain text, and reStructuredText with its headings."""
+"""Text files: their encoding; plain text, reStructuredText, CSV, passages as JSON Lines.
+
+The encoding is told by its mark, by the form of UTF-8, or guessed with care.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from raggd.data.documents.encodings import decode
 from raggd.data.documents.passages import Block
-from raggd.data.text import normal_text
+from raggd.data.text import normal_text, text_of
+from raggd.files import read_json_lines
+from raggd.records import Passage, RaggdError
+
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\0\0", "utf-32"),
+    (b"\0\0\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_FEW = 50
+"""In text at most every fiftieth byte is a control character: a mark of end, a stray NUL."""
+_JAPANESE_SHIFT = re.compile(rb"\x1b(?:\$[@B]|\([BIJ])")
+_KNOWN = (
+    *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257"),
+    *("iso8859_2", "iso8859_5", "koi8_r", "cp866", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
+)
+# What text in the right encoding does not hold: symbols inside words, capitals after small
+# letters, half of a Japanese or Korean character, low quotes after a letter.
+_ODD = re.compile(
+    r"(?<=[^\W\d_])[\xa1-\xa9\xab-\xb6\xb8-\xbf\xd7\xf7\u2020-\u2022\u2030\u2039\u203a]+(?=[^\W\d_])"
+    r"|[a-z\xdf-\xf6\xf8-\xff][\xc0-\xd6\xd8-\xde\u0160\u017d\u0152]"
+    r"|[\u0430-\u045f][\u0400-\u042f]|[\u03ac-\u03ce][\u0386-\u03ab]"
+    r"|[\u3131-\u318e\uff61-\uff9f\ufffd\x80-\x9f]|(?<=[^\W\d_])[\u201a\u201e\u02c6\u02dc\xa4]"
+)
+_FAR_SHARE = 4
+"""In Western text at most every fourth letter has an accent."""
+# Western bytes that differ in Turkish, and letters that stand beside them in Icelandic.
+_TURKISH, _ICELANDIC = "\xd0\xdd\xde\xf0\xfd\xfe", "\xc1\xc6\xcd\xd3\xe1\xe6\xed\xf3"
+_SAMPLE = 200_000
+"""Bytes that are looked at to guess an encoding."""
+
+
+def decode(data: bytes) -> str:
+    """Return the text of a file's bytes.
+
+    Raises:
+        RaggdError: it is not text, or in an encoding that cannot be told.
+    """
+    for mark, coding in _MARKS:
+        if data.startswith(mark):
+            try:
+                return data.decode(coding)
+            except UnicodeDecodeError as error:
+                raise RaggdError(
+                    f"it is no {coding[:6].upper()}, as its mark says ({error})."
+                ) from error
+    if _JAPANESE_SHIFT.search(data):
+        try:
+            return data.decode("iso2022_jp_ext")
+        except UnicodeDecodeError:  # e.g. the colours of a terminal
+            pass
+    controls = len(_BINARY.findall(data))
+    if _FEW * controls > len(data) and not (controls == 1 and data[-1:] == b"\x1a"):
+        return _wide(data)
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        if controls:
+            return _wide(data)
+        with suppress(UnicodeDecodeError):  # each half of a pair by itself, as older Java writes
+            pairs = data.decode("utf-8", "surrogatepass").encode("utf-16", "surrogatepass")
+            return pairs.decode("utf-16", "replace")
+        coding = _guess(data)
+        if not coding:
+            wrong = f"byte {error.start} is {data[error.start]:#04x}"
+            raise RaggdError(
+                f"it is not UTF-8 ({wrong}), and no other encoding fits: save it as UTF-8."
+            ) from error
+        return data.decode(coding, errors="replace")
+
+
+def _wide(data: bytes) -> str:
+    # UTF-16 or UTF-32 without a mark: text by every character, most plain ones decide the order.
+    best, plain = "", 0
+    nuls = data.count(b"\0")  # in wide text they are many, or not the only control characters
+    narrow = data.isascii() and 4 * nuls < len(data) and len(_BINARY.findall(data)) == nuls
+    for coding in () if narrow else ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
+        try:
+            text = data.decode(coding)
+        except UnicodeDecodeError:
+            continue
+        if any(
+            unicodedata.category(c) in {"Cc", "Cn", "Co"} and c not in "\t\n\v\f\r"
+            for c in set(text)
+        ):
+            continue
+        count = sum(c.isascii() or c in "\u3001\u3002\uff0c" for c in text)
+        if count > plain:
+            best, plain = text, count
+    if not plain:
+        raise RaggdError("it is not text (it holds control characters), whatever its name says.")
+    return best
+
+
+def _guess(data: bytes) -> str:
+    # The name of the likeliest encoding of eight-bit data that is no UTF-8; empty if none fits.
+    sample = data[:_SAMPLE]
+    if _is_damaged(sample):
+        return "utf-8"
+    return next((coding for coding in _likely(sample) if _fits(sample, coding)), "")
+
+
+def _is_damaged(data: bytes) -> bool:
+    # Nearly UTF-8: what is written in another encoding has no valid sequence of several bytes.
+    text = data.decode("utf-8", errors="replace")
+    valid = sum(not c.isascii() for c in text.replace("\ufffd", ""))
+    return valid > 4 * text.count("\ufffd")
+
+
+def _likely(data: bytes) -> Iterator[str]:
+    western = data.decode("cp1252", errors="replace")
+    letters = [c for c in western if c.isalpha()]
+    if _FAR_SHARE * sum(not c.isascii() for c in letters) <= len(letters):
+        turkish = sum(c in _TURKISH for c in letters) and not any(c in _ICELANDIC for c in letters)
+        yield from ("cp1254",) if turkish else ("cp1252", "iso8859_15")
+    from charset_normalizer import from_bytes
+
+    yield from (match.encoding for match in from_bytes(data, cp_isolation=list(_KNOWN)))
+
+
+def _fits(data: bytes, coding: str) -> bool:
+    try:
+        text = data.decode(coding)
+    except UnicodeDecodeError as error:
+        if error.end < len(data) - 3:  # a sample may end inside a character
+            return False
+        text = data[: error.start].decode(coding)
+    if not all(c.isprintable() or c.isspace() for c in set(text)):
+        return False
+    return not _ODD.search(text)
+
 
 _RULE = re.compile(r"(?!::|\.\.)([=\-`:.'\"~^_*+#<>])\1*\s*$|([:.])\2{2,}\s*$")
 
@@ -18,27 +160,13 @@ def read_text(path: Path) -> str:
     return normal_text(decode(path.read_bytes()))
 
 
-def read(path: Path) -> Iterator[Block]:
-    """Read plain text.
-
-    Args:
-        path: the file.
-
-    Yields:
-        One block.
-    """
+def read_plain(path: Path) -> Iterator[Block]:
+    """Read plain text as one block."""
     yield Block(read_text(path))
 
 
 def read_rst(path: Path) -> Iterator[Block]:
-    """Read reStructuredText: a line over a rule of marks is a heading, in the order of the marks.
-
-    Args:
-        path: the file.
-
-    Yields:
-        Headings and what stands under them.
-    """
+    """Read reStructuredText: a line over a rule is a heading, ranked in the order of the rules."""
     lines = read_text(path).split("\n")
     ranks: list[str] = []
     held: list[str] = []
@@ -64,3 +192,112 @@ def read_rst(path: Path) -> Iterator[Block]:
         yield Block(title, level=ranks.index(style) + 1)
         at = under + 1
     yield Block("\n".join(held))
+
+
+_NAMED = re.compile(r"\s*sep=([,;\t|])[ \t]*\n")
+_ROWS_SAMPLE = 20_000
+
+
+def read_csv(path: Path) -> Iterator[Block]:
+    """Read a table: ``column: value; column: value`` per row, or the values without named columns.
+
+    The delimiter (comma, semicolon, tab, bar) is told from its start.
+
+    Raises:
+        RaggdError: the rows cannot be told apart.
+    """
+    text = read_text(path)
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    try:
+        rows = [[" ".join(cell.split()) for cell in row] for row in _rows(text, path)]
+    except csv.Error as error:
+        raise RaggdError(f"its rows cannot be read as CSV ({error}).") from error
+    rows = [row for row in rows if any(row)]
+    at = next((n for n, row in enumerate(rows) if len(row) > 1 and any(row[1:])), 0)
+    title, rows = rows[:at], rows[at:]  # exports begin with a title, a date, a remark
+    yield Block("\n".join("; ".join(filter(None, row)) for row in title), lines=True)
+    if len(rows) > 1 and _names_columns(rows[0]):
+        names, values = rows[0], rows[1:]
+        filled = {at for row in values for at, cell in enumerate(row) if cell}
+        empty = [name for at, name in enumerate(names) if at not in filled]
+        yield Block("; ".join(empty))
+        yield Block("\n".join(_line(names, row) for row in values), lines=True)
+    else:
+        yield Block("\n".join("; ".join(filter(None, row)) for row in rows), lines=True)
+
+
+def _rows(text: str, path: Path) -> list[list[str]]:
+    named = _NAMED.match(text)  # as Excel writes it
+    if named:
+        text, delimiter = text[named.end() :], named[1]
+    else:
+        tab = path.suffix.lower() == ".tsv" and "\t" in text
+        delimiter = "\t" if tab else max(",;\t|", key=partial(_fit, text[:_ROWS_SAMPLE]))
+    closed = True
+    try:
+        list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        closed = "end of data" not in str(error)
+    lines = io.StringIO(text, newline="")
+    if closed:
+        return list(csv.reader(lines, delimiter=delimiter))
+    # a quotation mark that is never closed is a character
+    return list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
+
+
+def _fit(sample: str, delimiter: str) -> tuple[int, int]:
+    # How many rows have the same number of cells, more than one; a comma before a space is prose.
+    rows = [row for row in csv.reader(sample.split("\n")[:50], delimiter=delimiter) if len(row) > 1]
+    same = Counter(map(len, rows)).most_common(1)
+    return same[0][1] if same else 0, -sum(cell[:1] == " " for row in rows for cell in row)
+
+
+def _names_columns(row: Sequence[str]) -> bool:
+    numbers = any(cell.replace(".", "").replace("-", "").isdigit() for cell in row)
+    return len(row) > 1 and all(row) and len(set(row)) == len(row) and not numbers
+
+
+def _line(names: Sequence[str], row: Sequence[str]) -> str:
+    named = [f"{name}: {cell}" for name, cell in zip(names, row, strict=False) if cell]
+    return "; ".join([*named, *filter(None, row[len(names) :])])
+
+
+def read_lines(path: Path, name: str) -> Iterator[Passage]:
+    r"""Stream passages from JSON Lines, also packed; they are kept as long as they are.
+
+    A line is FlashRAG's ``{"id", "contents": "Title\ntext"}`` or ``{"id", "title", "text"}``, with
+    a ``source`` if it likes; without an id it is named after the file and its number.
+
+    Raises:
+        RaggdError: the file is damaged or holds none; a line is no passage, or an empty one.
+    """
+    number = 0
+    try:
+        for number, value in read_json_lines(path):
+            yield _passage(value, f"{name}#{number}", f"{name}, line {number}")
+    except RaggdError as error:  # by the name that the file has in its corpus
+        raise RaggdError(str(error).replace(str(path), name)) from error
+    if not number:
+        raise RaggdError(f"{name} holds no passage: expected one JSON object per line.")
+
+
+def _passage(value: dict[str, Any], fallback_id: str, where: str) -> Passage:
+    named = ((key, value.get(key)) for key in _KEYS)
+    held = {key: text_of(it, f'"{key}"', where) for key, it in named if it is not None}
+    if "contents" in value:
+        first, newline, rest = held.get("contents", "").partition("\n")
+        title, text = (first.strip().strip('"'), rest) if newline else ("", first)
+    elif "text" in value:
+        title, text = held.get("title", ""), held.get("text", "")
+    else:
+        raise RaggdError(
+            f'{where}: not a passage. Expected {{"id", "contents": "Title\\ntext"}} or '
+            f'{{"id", "title", "text"}}, found the keys {", ".join(value) or "(none)"}.'
+        )
+    name = held.get("id") or fallback_id
+    if not text.strip():
+        raise RaggdError(f"{where}: passage '{name}' is empty. Give it a text or remove the line.")
+    return Passage(name, text.strip(), title.strip(), held.get("source", ""))
+
+
+_KEYS = ("id", "contents", "title", "text", "source")

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from raggd.data.documents.encodings import decode
 from raggd.data.documents.passages import Block
+from raggd.data.documents.plain import decode
 
 _DECLARED = re.compile(
     rb"<(?:meta[^<>]{0,200}charset|\?xml[^<>]{0,200}encoding)\s*=\s*[\"']?([\w-]+)", re.IGNORECASE
@@ -29,14 +29,7 @@ _INLINE = frozenset(
 
 
 def read(path: Path) -> Iterator[Block]:
-    """Read a page.
-
-    Args:
-        path: the file; its encoding is the one that it declares, or as for plain text.
-
-    Yields:
-        Its title and headings, prose, and what is cut between lines.
-    """
+    """Read a page; its encoding is the one that it declares, or as for plain text."""
     import lxml.etree
     import lxml.html
 

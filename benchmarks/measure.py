@@ -11,9 +11,10 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from raggd.data.documents import read_passages
-from raggd.retrieval.bm25 import K1, B, build_bm25
-from raggd.retrieval.memory import Budget, peak_memory
-from raggd.retrieval.tokenizer import tokenize
+from raggd.retrieval.base import Budget, peak_memory
+from raggd.retrieval.bm25 import K1, B, BM25Kind
+from raggd.retrieval.build import update_index
+from raggd.retrieval.terms import tokenize
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +41,8 @@ Build = Callable[[Path, int, Path, int], Built]
 def build_ours(corpus: Path, count: int, folder: Path, bound: int) -> Built:
     """Build raggd's index of the first passages of a corpus, within a bound in bytes."""
     started, cpu = time.perf_counter(), time.process_time()
-    build_bm25(
-        lambda: islice(read_passages(corpus, unique=False), count), folder, budget=Budget(bound)
-    )
+    first = lambda: islice(read_passages(corpus, unique=False), count)  # noqa: E731
+    update_index(first, folder, BM25Kind(Budget(bound)))
     return _built(started, cpu, folder)
 
 

@@ -22,12 +22,11 @@ from benchmarks.setting import BenchSetting
 from raggd.data.benchmarks import scored_questions
 from raggd.data.documents import read_passages
 from raggd.evaluation.timing import Ratio, in_turn, ratio_of
-from raggd.retrieval.base import top_k
+from raggd.retrieval.base import parse_size, top_k
 from raggd.retrieval.bm25 import open_bm25
-from raggd.retrieval.memory import parse_size
-from raggd.retrieval.nearest import import_faiss, nearest
+from raggd.retrieval.dense import import_faiss, nearest
 from raggd.retrieval.store import PassageStore
-from raggd.retrieval.tokenizer import tokenize
+from raggd.retrieval.terms import tokenize
 
 ABOUT = "retrieval: BM25 against bm25s and rank_bm25, dense search against faiss, growth"
 SIZES = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000)

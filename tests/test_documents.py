@@ -322,9 +322,12 @@ def test_restructured_text(tmp_path: Path) -> None:
         ("Book > Part > Sub", "::\n\n   code"),
         ("Book > Part 2", "Two"),
     ]
-    assert read_one(tmp_path / "b.rst", "C\n=\n\nOf C.\n\nGo\n--\n\nOf Go::\n\n  x\n..\n") == [
+    assert read_one(
+        tmp_path / "b.rst", "C\n=\n\nOf C.\n\nGo\n--\n\nOf Go::\n\n  x\n..\n\nD\n:::\nE."
+    ) == [
         ("C", "Of C."),
         ("C > Go", "Of Go::\n\n  x\n.."),
+        ("C > Go > D", "E."),
     ]
 
 

@@ -17,7 +17,7 @@ from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.data.questions import read_demonstrations
 from raggd.making import make as make_demonstrations
 from raggd.making.drafts import Draft
-from raggd.making.propose import Yield
+from raggd.making.make import Yield
 from raggd.records import Passage, RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import load_settings

@@ -17,16 +17,17 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.questions import read_demonstrations
 from raggd.making import make as make_demonstrations
-from raggd.making import propose as proposing
 from raggd.making.drafts import Draft, drafts
 from raggd.making.make import (
+    Maker,
     ReviewStoppedError,
+    Yield,
     as_line,
     choose_passages,
     edited,
+    propose,
     run_make,
 )
-from raggd.making.propose import Maker, Yield, propose
 from raggd.records import Hit, Passage, RaggdError
 from raggd.settings import load_settings
 from workflow_fixtures import changed, parts_with, settings_text, write_data, write_weights
@@ -170,7 +171,7 @@ def maker(tiny_backbone: Backbone, base: BaseAdapter) -> Maker:
 def proposals(
     maker: Maker, model: Model, monkeypatch: pytest.MonkeyPatch, *passages: Passage
 ) -> tuple[list[Draft], Yield]:
-    monkeypatch.setattr(proposing, "answer_rows", model)
+    monkeypatch.setattr(make_demonstrations, "answer_rows", model)
     counted = Yield()
     return list(propose(maker, passages, 0, counted)), counted
 
@@ -207,7 +208,7 @@ def test_the_backbone_answers_no_more_than_is_read(
     maker: Maker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model({f"When was Gate {n} opened?": str(1900 + n) for n in range(80)})
-    monkeypatch.setattr(proposing, "answer_rows", model)
+    monkeypatch.setattr(make_demonstrations, "answer_rows", model)
     many = [passage(f"It was opened in {1900 + n}.", f"Gate {n}") for n in range(80)]
     maker = replace(maker, retriever=Finder(*many))
     first = next(propose(maker, iter(many), 0, Yield()))

@@ -11,10 +11,9 @@ import pytest
 from raggd.data.documents import read_passages, split_sentences
 from raggd.data.resample import resample, write_resampled
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import update
+from raggd.retrieval import build
+from raggd.retrieval.base import Estimate, held_memory
 from raggd.retrieval.build import build_index
-from raggd.retrieval.memory import held_memory
-from raggd.retrieval.update import Estimate
 from raggd.settings import RetrievalSettings
 from workflow_fixtures import run_cli
 
@@ -79,7 +78,7 @@ def test_an_estimate_comes_before_a_long_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path))
-    monkeypatch.setattr(update, "LONG", 100)
+    monkeypatch.setattr(build, "LONG", 100)
     events: list[object] = []
 
     def announce(estimate: Estimate) -> None:

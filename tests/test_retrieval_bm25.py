@@ -19,10 +19,11 @@ from raggd.data.documents import corpus_hash
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import base
 from raggd.retrieval.base import RetrievalWarning, Retriever, top_k
-from raggd.retrieval.bm25 import K1, B, BM25Retriever, build_bm25, open_bm25
-from raggd.retrieval.build import build_index, open_retriever
-from raggd.retrieval.tokenizer import tokenize
+from raggd.retrieval.bm25 import K1, B, BM25Retriever, open_bm25
+from raggd.retrieval.build import build_index
+from raggd.retrieval.terms import tokenize
 from raggd.settings import RetrievalSettings
+from retrieval_fixtures import build_bm25
 from workflow_fixtures import ENGLISH as CORPUS
 
 
@@ -267,7 +268,7 @@ def test_build_index_builds_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert (given.built, streamed.built) == (True, False)
     assert given.folder == streamed.folder != first.folder
     assert given.retriever.fingerprint == first.retriever.fingerprint
-    opened = open_retriever(first.folder, settings)
+    opened = open_bm25(first.folder)
     assert opened.search(["London"], 3) == first.retriever.search(["London"], 3)
 
 

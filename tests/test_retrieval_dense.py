@@ -15,11 +15,19 @@ from hypothesis import strategies as st
 
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Retriever
-from raggd.retrieval.build import build_index, open_retriever
-from raggd.retrieval.dense import DenseRetriever, build_dense, open_dense
-from raggd.retrieval.encoder import Encoder, encoder_width, load_encoder, mean_pooled, rules_for
-from raggd.retrieval.nearest import build_faiss, factory_for, nearest, open_faiss
+from raggd.retrieval.bm25 import open_bm25
+from raggd.retrieval.build import build_index
+from raggd.retrieval.dense import (
+    DenseRetriever,
+    build_faiss,
+    factory_for,
+    nearest,
+    open_dense,
+    open_faiss,
+)
+from raggd.retrieval.encoder import Encoder, load_encoder, mean_pooled, rules_for
 from raggd.settings import RetrievalSettings
+from retrieval_fixtures import build_dense
 
 WORDS = [f"word{number}" for number in range(40)]
 
@@ -395,9 +403,6 @@ def test_empty_corpus_missing_encoder_and_broken_weights(
         build_dense([], tmp_path / "index", encoder)
     with pytest.raises(RaggdError, match="no-such-encoder"):
         load_encoder(str(tmp_path / "no-such-encoder"))
-    with pytest.raises(RaggdError, match="no-such-encoder"):
-        encoder_width(str(tmp_path / "no-such-encoder"))
-    assert encoder_width(str(models / "tiny")) == encoder.width
     broken = load_encoder(str(models / "tiny"), device="cpu", precision="float32")
     with torch.no_grad():
         next(broken._model.parameters()).fill_(float("nan"))
@@ -410,7 +415,6 @@ def test_build_index_with_an_encoder(models: Path, tmp_path: Path) -> None:
     first = build_index(CORPUS, chosen, tmp_path / "index")
     again = build_index(CORPUS, chosen, tmp_path / "index")
     assert (first.built, again.built) == (True, False)
-    found = open_retriever(tmp_path / "index", chosen).search(["word3"], 2)
-    assert found == first.retriever.search(["word3"], 2)
+    assert again.retriever.search(["word3"], 2) == first.retriever.search(["word3"], 2)
     with pytest.raises(RaggdError, match="dense index, expected bm25"):
-        open_retriever(tmp_path / "index", RetrievalSettings())
+        open_bm25(tmp_path / "index")

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.records import Hit, Passage, RaggdError
-from raggd.retrieval import Retriever, build_index, open_retriever
+from raggd.retrieval import Retriever, build_index
+from raggd.retrieval.base import HybridRetriever, fused
 from raggd.retrieval.build import estimate_index
-from raggd.retrieval.hybrid import HybridRetriever, fused
 from raggd.settings import RetrievalSettings
 from test_retrieval_dense import CORPUS, save_tiny_bert
 
@@ -65,4 +65,6 @@ def test_hybrid_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(RaggdError, match="empty"):
         found.search([" "], 1)
     named = build_index(CORPUS, chosen, tmp_path / "named")
-    assert open_retriever(named.folder, chosen).search(queries, 5) == hits
+    again = build_index(CORPUS, chosen, tmp_path / "named")
+    assert (named.built, again.built) == (True, False)
+    assert again.retriever.search(queries, 5) == hits

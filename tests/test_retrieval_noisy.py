@@ -8,7 +8,7 @@ import pytest
 
 from raggd.records import Hit, Passage
 from raggd.retrieval.base import Retriever
-from raggd.retrieval.noisy import NoisyRetriever
+from raggd.retrieval.evidence import NoisyRetriever
 
 CORPUS = [Passage(str(i), f"text {i}") for i in range(500)]
 QUERIES = [f"query {i}" for i in range(200)]

@@ -19,14 +19,13 @@ from hypothesis import strategies as st
 from raggd.files import read_json_lines
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import bm25, segments
-from raggd.retrieval.base import top_k
-from raggd.retrieval.bm25 import K1, B, build_bm25
+from raggd.retrieval.base import Budget, held_memory, parse_size, top_k
+from raggd.retrieval.bm25 import K1, B
 from raggd.retrieval.build import build_index
-from raggd.retrieval.memory import Budget, held_memory, parse_size
-from raggd.retrieval.postings import places_of, union_of
 from raggd.retrieval.store import PassageStore, _IdRanks, _SameIdError
-from raggd.retrieval.tokenizer import TermNumbers, tokenize
+from raggd.retrieval.terms import TermNumbers, places_of, tokenize, union_of
 from raggd.settings import RetrievalSettings
+from retrieval_fixtures import build_bm25
 
 WORDS = [f"term{number}" for number in range(30)]
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -255,14 +254,15 @@ _MEASURED = """
 import sys
 from pathlib import Path
 from raggd.data.documents import read_passages
-from raggd.retrieval.bm25 import build_bm25
-from raggd.retrieval.memory import Budget, held_memory, peak_memory, parse_size
+from raggd.retrieval.base import Budget, held_memory, peak_memory
+from raggd.retrieval.bm25 import BM25Kind
+from raggd.retrieval.build import update_index
 corpus, folder, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-build_bm25(corpus, folder / "warm")  # imports and stemmer
+update_index(corpus, folder / "warm", BM25Kind())  # imports and stemmer
 start = held_memory()
-built = build_bm25(
+built = update_index(
     lambda: (p for n in range(9) for p in map(lambda p: type(p)(f"{p.id}-{n}", p.text, p.title),
-     read_passages(corpus))), folder / "index", budget=Budget(start + room))
+     read_passages(corpus))), folder / "index", BM25Kind(Budget(start + room))).retriever
 sys.stdout.write(f"{len(built._segments)} {peak_memory() - start}")
 """
 

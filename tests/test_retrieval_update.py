@@ -19,14 +19,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import RetrievalWarning, build_index, corpus, open_bm25, segments
-from raggd.retrieval.bm25 import BM25Kind, BM25Retriever, build_bm25
+from raggd.retrieval import RetrievalWarning, build_index, corpus, segments
+from raggd.retrieval.bm25 import BM25Kind, BM25Retriever, open_bm25
+from raggd.retrieval.build import update_index
 from raggd.retrieval.corpus import Changes
-from raggd.retrieval.dense import DenseRetriever, build_dense
+from raggd.retrieval.dense import DenseRetriever
 from raggd.retrieval.encoder import Encoder, EncoderRules
 from raggd.retrieval.folders import open_folder
-from raggd.retrieval.update import update_index
 from raggd.settings import RetrievalSettings
+from retrieval_fixtures import build_bm25, build_dense
 from workflow_fixtures import run_cli
 
 WORDS = [f"word{number}" for number in range(25)]

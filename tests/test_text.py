@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from raggd.data.answers import contains_answer
 from raggd.data.text import normal_text, search_form
-from raggd.retrieval.tokenizer import TermNumbers, tokenize, tokenizer_fingerprint
+from raggd.retrieval.terms import TermNumbers, tokenize, tokenizer_fingerprint
 
 ANY = st.text(st.characters(exclude_categories=()))
 
@@ -128,7 +128,7 @@ def test_numbers_of_terms_are_those_of_the_terms(texts: list[str]) -> None:
 def test_the_fingerprint_knows_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     before = tokenizer_fingerprint()
     assert before == tokenizer_fingerprint()
-    monkeypatch.setattr("raggd.retrieval.tokenizer._PART", re.compile("x"))
+    monkeypatch.setattr("raggd.retrieval.terms._PART", re.compile("x"))
     assert tokenizer_fingerprint() != before
 
 

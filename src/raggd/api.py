@@ -36,7 +36,7 @@ if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.core.low_rank import Update
     from raggd.methods.base import Adapted, Method
     from raggd.methods.store import Store
-    from raggd.retrieval.update import Index
+    from raggd.retrieval.build import Index
 
 Demonstrations: TypeAlias = str | Path | SupportSet | Iterable[Shown]
 """A JSON Lines file, a `SupportSet`, or answered questions (pairs, dictionaries, `Question`)."""

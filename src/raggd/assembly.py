@@ -19,10 +19,9 @@ from raggd.progress import Progress as Progress
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import RetrievalWarning, Retriever
 from raggd.retrieval.bring_your_own import open_named
-from raggd.retrieval.build import build_index
+from raggd.retrieval.build import Announce, Index, build_index
 from raggd.retrieval.cache import CachedRetriever
-from raggd.retrieval.noisy import NoisyRetriever
-from raggd.retrieval.update import Announce, Index
+from raggd.retrieval.evidence import NoisyRetriever
 from raggd.settings import Settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed

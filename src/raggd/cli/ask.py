@@ -216,7 +216,7 @@ def index_result(
         (files that are not in it, with reasons), ``seconds``, ``peak_memory`` (bytes that the
         process held at most) and ``estimate`` (of a long build, else None).
     """
-    from raggd.retrieval.memory import peak_memory
+    from raggd.retrieval.base import peak_memory
 
     started = time.perf_counter()
     estimates: list[Any] = []

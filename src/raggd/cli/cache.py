@@ -19,7 +19,7 @@ def _views(entries: list[Any]) -> list[dict[str, Any]]:
 
 
 def _lines(entries: list[Any]) -> list[str]:
-    from raggd.retrieval.memory import show_size
+    from raggd.retrieval.base import show_size
 
     now = time.time()
     return [
@@ -33,8 +33,8 @@ def cache_list(as_json: Json = False) -> None:
     """List what is kept, the longest unused first."""
     from raggd.cli.console import show
     from raggd.files import cache_folder
+    from raggd.retrieval.base import show_size
     from raggd.retrieval.cache import list_cache
-    from raggd.retrieval.memory import show_size
 
     entries = list_cache()
     held = sum(entry.bytes for entry in entries)
@@ -59,8 +59,8 @@ def cache_prune(
         RaggdError: neither an age nor a size says what may go.
     """
     from raggd.cli.console import show
+    from raggd.retrieval.base import parse_size, show_size
     from raggd.retrieval.cache import prune_cache
-    from raggd.retrieval.memory import parse_size, show_size
 
     if older_than is None and keep is None:
         raise RaggdError("say what may go: --older-than DAYS, --keep SIZE, or both.")

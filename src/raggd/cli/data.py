@@ -33,14 +33,9 @@ def data_list(
 
 
 def listed(parts: Assembly) -> dict[str, Any]:
-    """List the seven benchmarks with the splits that the source holds.
+    """Return ``source`` and ``benchmarks``: name, title, held_out, splits.
 
-    Args:
-        parts: settings that name the source.
-
-    Returns:
-        ``source`` and ``benchmarks``: name, title, held_out, splits (empty for the hub, which is
-        not asked).
+    The hub is not asked: its splits are empty.
 
     Raises:
         RaggdError: the source is a folder that does not exist.
@@ -131,7 +126,7 @@ def data_resample(
     from raggd.cli.console import progress_bar, show
     from raggd.data.documents import read_passages
     from raggd.data.resample import write_resampled
-    from raggd.retrieval.memory import show_size
+    from raggd.retrieval.base import show_size
 
     with progress_bar() as bar:
         parts = load_parts(config, with_corpus(corpus, assignments), bar)

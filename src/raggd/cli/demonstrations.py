@@ -102,9 +102,5 @@ def compare(
 
 
 def register(app: Any) -> None:
-    """Add the commands to the program.
-
-    Args:
-        app: the program's commands.
-    """
+    """Add the commands to the program."""
     app.add_typer(demonstrations_app, name="demonstrations")

@@ -18,13 +18,7 @@ from raggd.records import Passage
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A question with its answer, not yet tried.
-
-    Attributes:
-        passage: that holds the answer.
-        question: in the passage's words.
-        answer: as it stands in the passage.
-    """
+    """A question in a passage's words with its answer as it stands there, not yet tried."""
 
     passage: Passage
     question: str
@@ -148,14 +142,7 @@ _QUESTION_WORDS = (4, 22)
 
 
 def sentences(passage: Passage) -> list[str]:
-    """Split the prose of a passage.
-
-    Args:
-        passage: with Markdown's markup, or none.
-
-    Returns:
-        Its sentences, without markup but for code in backticks.
-    """
+    """Return the sentences of a passage's prose, without markup but for code in backticks."""
     prose, held = list[str](), list[str]()
     for line in _FENCE.sub("\n", passage.text).split("\n"):
         bare = _MARKUP.sub("", _LINK.sub(r"\1", _MARKER.sub("", line)))
@@ -169,13 +156,9 @@ def sentences(passage: Passage) -> list[str]:
 
 
 def drafts(passage: Passage) -> list[Draft]:
-    """Draft questions for parts of a passage's sentences.
+    """Draft questions for parts of a passage's sentences, at most one per sentence, in their order.
 
-    Args:
-        passage: its title stands for a pronoun, unless it is a path of headings.
-
-    Returns:
-        Drafts in the order of the text, at most one per sentence.
+    The title stands for a pronoun, unless it is a path of headings.
 
     >>> text = "The timeout defaults to `5 seconds`. It was opened in 1934."
     >>> [(d.question, d.answer) for d in drafts(Passage("1", text, "Vik Bridge"))]

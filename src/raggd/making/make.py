@@ -1,22 +1,34 @@
-"""`raggd demonstrations make`: questions and answers from one's own passages."""
+"""`raggd demonstrations make`: questions and answers from one's own passages.
+
+A drafted question must survive the round trip, as a user would ask it: its passage must be among
+those that the retriever finds, and the backbone with its base adapter must answer it from them with
+exactly the answer that stands there.
+"""
 
 from __future__ import annotations
 
 import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from raggd.assembly import Assembly
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import BaseAdapter
+from raggd.data.answers import normalise_answer
 from raggd.data.documents import read_passages
 from raggd.files import write_text
-from raggd.making.drafts import Draft
-from raggd.making.propose import Maker, Yield, propose
+from raggd.making.drafts import Draft, drafts
+from raggd.methods.answering import answer_rows, render
+from raggd.methods.base import Adapted
 from raggd.progress import Progress, silent
-from raggd.records import Passage, RaggdError, content_id
+from raggd.records import Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
+from raggd.retrieval.evidence import Evidence, evidence_for
 
 PASSAGES_PER_PROPOSAL = 200
 """Passages drafted from for one proposal, before the search is given up; most lend no sentence."""
@@ -29,16 +41,88 @@ class ReviewStoppedError(Exception):
     """The reviewer has seen enough: what was kept stays."""
 
 
-def maker_of(parts: Assembly, retriever: Retriever) -> Maker:
-    """Make what proposes and tries from loaded parts.
+@dataclass(slots=True)
+class Yield:
+    """How far the drafts came."""
 
-    Args:
-        parts: settings, backbone, base adapter.
-        retriever: finds the passages.
+    passages: int = 0
+    drafts: int = 0
+    retrieved: int = 0
+    answered: int = 0
+    kept: int = 0
 
-    Returns:
-        The maker.
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """What tries drafts: `k` passages per question, at most `limit` tokens per prompt."""
+
+    backbone: Backbone
+    base: BaseAdapter
+    retriever: Retriever
+    k: int
+    limit: int
+    max_tokens: int
+    batch: int
+
+    def retrieved(self, tried: Sequence[Draft]) -> list[tuple[Draft, Evidence]]:
+        """Return the drafts whose passage the retriever finds, with all that it found."""
+        asked = [Question(f"draft-{i}", d.question, (d.answer,)) for i, d in enumerate(tried)]
+        found = evidence_for(asked, self.retriever, self.k)
+        pairs = zip(tried, found, strict=True)
+        return [(d, shown) for d, shown in pairs if d.passage.id in {p.id for p in shown}]
+
+    def answered(self, tried: Sequence[tuple[Draft, Evidence]]) -> list[Draft]:
+        """Return the drafts that the backbone answers right in one batch."""
+        adapted = Adapted(self.base)
+        sized = partial(render, self.backbone, adapted, limit=self.limit, reserve=self.max_tokens)
+        prompts = [sized(draft.question, shown) for draft, shown in tried]
+        rows = [adapted] * len(prompts)
+        answers, _ = answer_rows(self.backbone, rows, prompts, self.max_tokens)
+        return [
+            draft
+            for (draft, _), answer in zip(tried, answers, strict=True)
+            if normalise_answer(answer) == normalise_answer(draft.answer)
+        ]
+
+
+def propose(
+    maker: Maker, passages: Iterable[Passage], seed: int, counted: Yield
+) -> Iterator[Draft]:
+    """Yield drafts that survived the round trip, batch by batch, until the reader stops.
+
+    At most one per passage, and no answer twice: three demonstrations with one answer would teach
+    that answer. `seed` changes the sentences that are tried; `counted` counts on.
     """
+    answers: set[str] = set()
+    waiting: list[tuple[Draft, Evidence]] = []
+    drafted = _drafted(passages, seed, counted)
+    while group := list(islice(drafted, 4 * maker.batch)):
+        found = maker.retrieved(group)
+        counted.retrieved += len(found)
+        waiting += [pair for pair in found if normalise_answer(pair[0].answer) not in answers]
+        while len(waiting) >= maker.batch or (waiting and len(group) < 4 * maker.batch):
+            part, waiting = waiting[: maker.batch], waiting[maker.batch :]
+            kept = maker.answered(part)
+            counted.answered += len(kept)
+            for draft in kept:
+                key = normalise_answer(draft.answer)
+                if key not in answers:
+                    answers.add(key)
+                    counted.kept += 1
+                    yield draft
+
+
+def _drafted(passages: Iterable[Passage], seed: int, counted: Yield) -> Iterator[Draft]:
+    for passage in passages:
+        counted.passages += 1
+        found = drafts(passage)
+        counted.drafts += len(found)
+        if found:
+            yield min(found, key=lambda d: content_id(str(seed), d.question))
+
+
+def maker_of(parts: Assembly, retriever: Retriever) -> Maker:
+    """Return what tries drafts with loaded parts: settings, backbone, base adapter."""
     settings = parts.settings
     return Maker(
         backbone=parts.backbone,
@@ -52,16 +136,7 @@ def maker_of(parts: Assembly, retriever: Retriever) -> Maker:
 
 
 def choose_passages(passages: Iterable[Passage], most: int, seed: int) -> list[Passage]:
-    """Choose passages pseudo-randomly by what they are, in one pass over any number of them.
-
-    Args:
-        passages: streamed.
-        most: how many to keep.
-        seed: another seed chooses others.
-
-    Returns:
-        At most `most` passages.
-    """
+    """Return at most `most` passages of a stream, chosen by a hash of what they are."""
     return heapq.nsmallest(most, passages, key=lambda p: content_id(str(seed), p.id, p.text))
 
 
@@ -75,15 +150,7 @@ def as_line(proposal: Draft) -> dict[str, Any]:
 
 
 def edited(proposal: Draft, question: str, answer: str) -> Draft:
-    """Take a reviewer's words.
-
-    Args:
-        proposal: as shown.
-        question: as corrected.
-        answer: as corrected.
-
-    Returns:
-        The proposal with them.
+    """Return a proposal with a reviewer's words.
 
     Raises:
         RaggdError: one of them is empty.
@@ -111,18 +178,10 @@ def run_make(
     judge: Judge | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Propose demonstrations from the corpus and write those that are kept.
+    """Propose demonstrations from the corpus and write those that are kept, after each one.
 
-    Args:
-        parts: settings with the corpus; backbone, base adapter.
-        out: JSON Lines file; written anew after each demonstration.
-        count: demonstrations wanted.
-        seed: chooses passages and answers.
-        judge: a reviewer; None keeps all that survived the round trip.
-        progress: told demonstrations kept and wanted.
-
-    Returns:
-        ``made``, ``out`` and ``yield``: passages, drafts, retrieved, answered, kept.
+    A `judge` is a reviewer; without one all are kept that survived the round trip. What is returned
+    is ``made``, ``out`` and ``yield``, the counts of `Yield`.
 
     Raises:
         RaggdError: no passage led to a demonstration.

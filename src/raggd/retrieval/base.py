@@ -1,16 +1,22 @@
-"""What every retriever is: the protocol, exact top-k selection, and the checks they share."""
+"""What retrievers share: the protocol, exact top-k selection, checks, a bound on memory; fusion."""
 
 from __future__ import annotations
 
+import re
+import resource
+import sys
 import warnings
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.records import Hit, Passage, RaggdError
+from raggd.records import Hit, Passage, RaggdError, content_id
 
 if TYPE_CHECKING:
     from raggd.retrieval.store import PassageStore
@@ -18,10 +24,17 @@ if TYPE_CHECKING:
 Rows = NDArray[np.int64]
 """Row numbers of passages in an index, shape (n,)."""
 
-_GROUP = 128
+_GROUP, _MANY = 128, 20
 
 Progress = Callable[[int, int | None], None]
 """Called with the number of passages done and, where it is known, of all passages."""
+
+
+def progress_after(
+    progress: Progress | None, done: int, total: int
+) -> Callable[[int], None] | None:
+    """Return what takes the number of passages done since `done`."""
+    return None if progress is None else lambda more: progress(done + more, total)
 
 
 class RetrievalWarning(UserWarning):
@@ -40,17 +53,11 @@ class Retriever(Protocol):
     def search(
         self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
     ) -> list[list[Hit]]:
-        """Find the best passages for each query.
+        """Return at most `k` hits for each query, none of them blank, best first.
 
-        Args:
-            queries: the queries; none may be blank.
-            k: passages per query; more than the corpus holds returns the whole corpus.
-            exclude: for each query, ids of passages that must not be returned. They do not
-                shorten the result while other passages remain; unknown ids are ignored.
-
-        Returns:
-            One list per query, best first; equal scores are ordered by passage id. BM25 returns
-            only passages that share a term with the query, so a list may be shorter than `k`.
+        Equal scores are ordered by passage id. `exclude` holds, for each query, ids of passages
+        that must not be returned: they do not shorten the result while other passages remain, and
+        unknown ones are ignored. BM25 returns only passages that share a term with the query.
         """
         ...
 
@@ -62,9 +69,7 @@ class Retriever(Protocol):
 class SizedRetriever(Retriever, Protocol):
     """A retriever that knows how many passages it searches."""
 
-    def __len__(self) -> int:
-        """Return the number of passages."""
-        ...
+    def __len__(self) -> int: ...
 
     def passage_at(self, position: int) -> Passage:
         """Return the passage at a position in the corpus, 0 to ``len(self) - 1``."""
@@ -76,11 +81,11 @@ class StoredRetriever(ABC):
 
     def __init__(self, store: PassageStore, fingerprint: str) -> None:
         self._store = store
-        self._watch = TopHitWatch()
+        # the best passage of each query; None once they are known to differ
+        self._same_top: dict[str, str] | None = {}
         self.fingerprint = fingerprint
 
     def __len__(self) -> int:
-        """Return the number of passages."""
         return len(self._store)
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
@@ -96,9 +101,28 @@ class StoredRetriever(ABC):
     ) -> list[list[Hit]]:
         """Return hits as `Retriever.search` describes them."""
         found = self._search(queries, k, checked_exclusions(queries, k, exclude))
-        if len(self) > 1:
-            self._watch.see(queries, found)
+        if self._same_top is not None and len(self) > 1:
+            self._watch(self._same_top, queries, found)
         return found
+
+    def _watch(
+        self, tops: dict[str, str], queries: Sequence[str], found: Sequence[Sequence[Hit]]
+    ) -> None:
+        # Many different queries with the same best passage: so a tokenizer that does not fit the
+        # corpus, or an encoder without its prefix, looks from outside. It is told once.
+        tops |= {q: hits[0].passage.id for q, hits in zip(queries, found, strict=True) if hits}
+        names = set(tops.values())
+        if len(names) == 1 and len(tops) >= _MANY:
+            warnings.warn(
+                f"the best passage was '{names.pop()}' for all of {len(tops)} different queries: "
+                "check that the corpus is in the language of the queries and holds more than one "
+                "distinct text.",
+                RetrievalWarning,
+                stacklevel=3,
+            )
+            self._same_top = None
+        elif len(names) > 1:
+            self._same_top = None
 
     @abstractmethod
     def _search(
@@ -114,17 +138,10 @@ def top_k(
     excluded: Sequence[int] | Rows = (),
     above: float = -np.inf,
 ) -> Rows:
-    """Select the rows with the highest scores; pure, and exact on ties.
+    """Return the rows with the highest of `scores`, (n,), best first; pure, and exact on ties.
 
-    Args:
-        scores: score of each row, shape (n,); not changed.
-        ties: rank of each row among equal scores (lower first), shape (n,), all different.
-        k: rows to select; clamped to those that remain.
-        excluded: rows never selected.
-        above: only rows with a higher score are selected.
-
-    Returns:
-        Row numbers, best first, shape (at most k,).
+    `ties`, (n,), ranks rows among equal scores, lower first. Rows in `excluded`, and those with a
+    score not `above`, are never selected.
 
     >>> top_k(np.array([1.0, 3.0, 3.0, 2.0]), np.array([0, 2, 1, 3]), 3, excluded=[3]).tolist()
     [2, 1, 0]
@@ -162,10 +179,7 @@ def _least_of_best(scores: NDArray[np.floating[Any]], k: int) -> float:
 def checked_exclusions(
     queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None
 ) -> Sequence[Collection[str]]:
-    """Check the arguments of a search.
-
-    Returns:
-        The exclusions, one collection per query.
+    """Check the arguments of a search; return the exclusions, one collection per query.
 
     Raises:
         RaggdError: a query is blank or `k` is negative.
@@ -184,33 +198,146 @@ def checked_exclusions(
     return exclude
 
 
-class TopHitWatch:
-    """Warns once when many different queries all get the same best passage.
+FUSION = 60
+"""Holds back the first ranks: the constant of Cormack, Clarke and Buettcher (SIGIR 2009)."""
 
-    That is what a tokenizer which does not fit the corpus, or an encoder without its prefix,
-    looks like from outside.
+DEPTH = 100
+"""Passages that each retriever is asked for, at least."""
+
+
+class HybridRetriever:
+    """Several retrievers of one corpus, fused by reciprocal ranks; ties go by passage id."""
+
+    def __init__(self, parts: Sequence[SizedRetriever]) -> None:
+        """Take the retrievers, which must be of the same passages."""
+        self._parts = parts
+        rules = f"{FUSION} {DEPTH}"
+        self.fingerprint = content_id("hybrid", rules, *(part.fingerprint for part in parts))
+
+    def __len__(self) -> int:
+        return len(self._parts[0])
+
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """Return the passages with these ids, in their order."""
+        return self._parts[0].passages(ids)
+
+    def passage_at(self, position: int) -> Passage:
+        """Return the passage at a position in the corpus."""
+        return self._parts[0].passage_at(position)
+
+    def search(
+        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
+    ) -> list[list[Hit]]:
+        """Return hits as `Retriever.search` describes them."""
+        excluded = checked_exclusions(queries, k, exclude)
+        depth = max(k, DEPTH)
+        lists = [part.search(queries, depth, excluded) for part in self._parts]
+        return [fused(each)[:k] for each in zip(*lists, strict=True)] if queries else []
+
+
+def fused(lists: Sequence[Sequence[Hit]]) -> list[Hit]:
+    """Fuse lists of hits, best first, into one: a passage scores the sum of 1 / (60 + rank)."""
+    scores: defaultdict[str, float] = defaultdict(float)
+    passages = {}
+    for hits in lists:
+        for rank, hit in enumerate(hits, start=1):
+            scores[hit.passage.id] += 1 / (FUSION + rank)
+            passages[hit.passage.id] = hit.passage
+    order = sorted(scores, key=lambda name: (-scores[name], name))
+    return [Hit(passages[name], scores[name]) for name in order]
+
+
+_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?\s*", re.IGNORECASE)
+_STATE, _STATUS = Path("/proc/self/statm"), Path("/proc/self/status")
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as ``3GB``: with K, M, G or T (powers of 1,000), or none.
+
+    Raises:
+        RaggdError: it is not a size, or not above 0.
+
+    >>> parse_size("1.5 GB")
+    1500000000
     """
+    match = _SIZE.fullmatch(text)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size <= 0:
+        raise RaggdError(f"'{text}' is not a size: expected a number with MB or GB, such as 3GB.")
+    return size
 
-    def __init__(self, distinct: int = 20) -> None:
-        self._distinct = distinct
-        self._queries: set[str] = set()
-        self._top: str | None = None
-        self._done = False
 
-    def see(self, queries: Sequence[str], found: Sequence[Sequence[Hit]]) -> None:
-        """Take note of queries and their hits, best first."""
-        for query, hits in zip(queries, found, strict=True):
-            if self._done or not hits:
-                continue
-            self._done = self._top not in {None, hits[0].passage.id}
-            self._top = hits[0].passage.id
-            self._queries.add(query)
-        if not self._done and len(self._queries) >= self._distinct:
-            self._done = True
-            warnings.warn(
-                f"the best passage was '{self._top}' for all of {len(self._queries)} different "
-                "queries: check that the corpus is in the language of the queries and holds more "
-                "than one distinct text.",
-                RetrievalWarning,
-                stacklevel=3,
+def show_size(size: float) -> str:
+    """Return a number of bytes for people.
+
+    >>> show_size(2_340_000_000)
+    '2.3 GB'
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+
+
+def held_memory() -> int:
+    """Return what this process holds now (its resident set), in bytes."""
+    if _STATE.is_file():
+        return int(_STATE.read_text().split()[1]) * resource.getpagesize()
+    return peak_memory()  # the most it ever held: an upper bound
+
+
+def peak_memory() -> int:
+    """Return the most that this process ever held (its peak resident set), in bytes."""
+    if _STATUS.is_file():  # the other figure would count the parent at the time of the fork
+        match = re.search(r"VmHWM:\s*(\d+) kB", _STATUS.read_text())
+        if match:
+            return int(match[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """The most memory, in bytes, that this process may hold while it builds an index."""
+
+    bound: int
+
+    def left(self) -> int:
+        """Return how much more may be taken now, in bytes; below 0 if the bound is passed."""
+        return self.bound - held_memory()
+
+    def require(self, size: int, what: str) -> None:
+        """Refuse work that takes `size` bytes and would not fit, before it starts.
+
+        Raises:
+            RaggdError: less is left.
+        """
+        if self.left() < size:
+            raise RaggdError(
+                f"a memory bound of {show_size(self.bound)} is too small for {what}: it takes "
+                f"{show_size(held_memory() + size)}. Give at least that by retrieval.memory or "
+                "`raggd index --memory`."
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What a build will take: passages, seconds of this machine, bytes of disk and memory."""
+
+    passages: int
+    seconds: float
+    disk: int
+    memory: int
+
+    def __str__(self) -> str:
+        """Return one line for people."""
+        units = ((1, "s", 120), (60, "min", 7200), (3600, "h", float("inf")))
+        size, unit = next((size, unit) for size, unit, below in units if self.seconds < below)
+        took = f"{self.seconds / size:.0f} {unit}"
+        return (
+            f"indexing {self.passages:,} passages will take about {took}, "
+            f"{show_size(self.disk)} of disk and {show_size(self.memory)} of memory"
+        )
+
+
+def text_bytes(passages: Sequence[Passage]) -> int:
+    """Return about how many bytes passages take in a store."""
+    return sum(len(f"{p.id}{p.title}{p.text}".encode()) + 70 for p in passages)

@@ -21,11 +21,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Progress, Rows, StoredRetriever, top_k
-from raggd.retrieval.corpus import Corpus
+from raggd.retrieval.base import (
+    Budget,
+    Estimate,
+    Progress,
+    Rows,
+    StoredRetriever,
+    held_memory,
+    parse_size,
+    text_bytes,
+    top_k,
+)
 from raggd.retrieval.folders import STATE, open_folder
-from raggd.retrieval.memory import Budget, held_memory, parse_size
-from raggd.retrieval.postings import Keys, term_keys
 from raggd.retrieval.segments import (
     LEAST_MEMORY,
     ROWS,
@@ -39,8 +46,7 @@ from raggd.retrieval.segments import (
     splice_segments,
 )
 from raggd.retrieval.store import SORT_BYTES, PassageStore
-from raggd.retrieval.tokenizer import Tokenize, tokenize, tokenizer_fingerprint
-from raggd.retrieval.update import Estimate, update_index
+from raggd.retrieval.terms import Keys, Tokenize, term_keys, tokenize, tokenizer_fingerprint
 
 K1 = 0.9
 B = 0.4
@@ -107,12 +113,7 @@ class BM25Retriever(StoredRetriever):
 
 @dataclass(frozen=True)
 class BM25Kind:
-    """BM25 as a kind of index.
-
-    Attributes:
-        budget: the memory bound of a build.
-        rows: most passages of a segment.
-    """
+    """BM25 as a kind of index, built within a bound of memory in segments of at most `rows`."""
 
     budget: Budget = field(default_factory=lambda: Budget(parse_size(MEMORY)))
     rows: int = ROWS
@@ -152,8 +153,8 @@ class BM25Kind:
         start = time.perf_counter()
         arrays = sort_range(sample, self.budget.bound)
         seconds = (time.perf_counter() - start) / _SORTING
-        text = sum(len(f"{p.id}{p.title}{p.text}".encode()) + 70 for p in sample)
-        disk = text + sum(array.nbytes for array in arrays.values()) + 4 * len(arrays["rows"])
+        disk = text_bytes(sample) + sum(array.nbytes for array in arrays.values())
+        disk += 4 * len(arrays["rows"])
         words = WORD_BYTES * float(arrays["lengths"].mean()) * min(count, self.rows)
         memory = held_memory() + LEAST_MEMORY + max(words, SORT_BYTES * count)
         more = count / len(sample)
@@ -172,20 +173,6 @@ class BM25Kind:
     def open(self, folder: Path) -> BM25Retriever:
         """Return the opened index."""
         return open_bm25(folder)
-
-
-def build_bm25(
-    corpus: Corpus,
-    folder: Path,
-    progress: Progress | None = None,
-    *,
-    budget: Budget | None = None,
-    rows: int = ROWS,
-) -> BM25Retriever:
-    """Return the index of a corpus in a folder, made or brought up to date (see `BM25Kind`)."""
-    kind = BM25Kind(budget or Budget(parse_size(MEMORY)), rows)
-    update_index(corpus, folder, kind, progress)
-    return open_bm25(folder)
 
 
 def open_bm25(folder: Path) -> BM25Retriever:

@@ -34,22 +34,13 @@ class ForeignRetriever:
     """A search function of another library as a `Retriever`.
 
     What it searches may change unseen, so nothing is remembered and no two have one fingerprint,
-    unless a name vouches for the content. Passages without text are no evidence: they are left out.
-
-    Attributes:
-        fingerprint: hash of the library and the name; without a name, of this object alone.
-        empty: hits without text that were left out so far.
+    unless a name vouches for the content: change it when either changes. With it, equal searches of
+    this process are made once, and run records can be compared. Passages without text are no
+    evidence: they are left out, and counted in `empty`.
     """
 
     def __init__(self, kind: str, search: Search, name: str | None = None) -> None:
-        """Wrap a search function.
-
-        Args:
-            kind: the library, for fingerprint and messages.
-            search: finds passages for one query.
-            name: stands for retriever and content: change it when either changes. With it, equal
-                searches of this process are made once, and run records can be compared.
-        """
+        """Wrap a search function of the library `kind`."""
         self.fingerprint = content_id(kind, name or f"unnamed {uuid.uuid4()}")
         self.empty = 0
         self._kind, self._search, self._remembers = kind, search, name is not None
@@ -158,15 +149,10 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
     """Make a raggd retriever of a retriever or vector store of LangChain or LlamaIndex.
 
     A vector store or an index is asked for as many passages as the settings name; a retriever of
-    its own returns what it was set up to return, cut to that number.
-
-    Args:
-        thing: the object; what has ``search``, ``passages`` and ``fingerprint`` is passed through.
-        name: stands for the retriever and its content; None: nothing is remembered.
-
-    Returns:
-        The retriever, for `raggd.load(retriever=...)`. A document's id becomes the passage's, its
-        metadata's ``title``, ``file_name`` or ``source`` the title.
+    its own returns what it was set up to return, cut to that number. What has ``search``,
+    ``passages`` and ``fingerprint`` is passed through. A document's id becomes the passage's, its
+    metadata's ``title``, ``file_name`` or ``source`` the title. `name` is that of
+    `ForeignRetriever`.
 
     Raises:
         RaggdError: it is none of these.
@@ -198,14 +184,10 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
 
 
 def open_named(path: str, settings: Settings) -> Retriever:
-    """Make the retriever that the settings name by import path.
+    """Return the retriever that ``module:function`` (or a class) makes, wrapped by its type.
 
-    Args:
-        path: ``module:function`` (or a class), found as from a script in the working directory.
-        settings: of the run; given to a function that takes an argument.
-
-    Returns:
-        The retriever, wrapped by its type.
+    It is found as from a script in the working directory, and is given the settings if it takes an
+    argument.
 
     Raises:
         RaggdError: it cannot be imported, fails, or makes something else.

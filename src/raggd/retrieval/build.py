@@ -1,34 +1,234 @@
-"""From settings to an index: which kind, in which folder."""
+"""Making an index and bringing it up to date: one way for every kind, stopped and resumed.
+
+What is the same as in the earlier version of the index is carried over: the passages of files that
+did not change, their postings, and the vectors of all passages whose title and text were encoded
+before. The rest is read, sorted or encoded, and the new version takes the place of the old one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any, Protocol
 
-from raggd.data.documents import read_passages
-from raggd.files import cache_folder
-from raggd.records import RaggdError, content_id
-from raggd.retrieval.base import Progress, SizedRetriever
+import numpy as np
+from numpy.typing import NDArray
+
+from raggd.data.documents import Skipped, read_passages, readers_fingerprint, summary
+from raggd.files import cache_folder, read_json, write_json
+from raggd.records import Passage, RaggdError, content_id
+from raggd.retrieval.base import (
+    Budget,
+    Estimate,
+    HybridRetriever,
+    Progress,
+    SizedRetriever,
+    parse_size,
+)
 from raggd.retrieval.bm25 import BM25Kind
-from raggd.retrieval.corpus import Corpus, Listing, look_at
+from raggd.retrieval.corpus import (
+    Changes,
+    Corpus,
+    Listing,
+    changes_between,
+    look_at,
+    skipped_in,
+    unchanged,
+    write_store,
+)
 from raggd.retrieval.dense import DenseKind
 from raggd.retrieval.encoder import load_encoder
-from raggd.retrieval.folders import read_manifest
-from raggd.retrieval.hybrid import HybridRetriever
-from raggd.retrieval.memory import Budget, parse_size
-from raggd.retrieval.update import (
-    TRIAL,
-    Announce,
-    Estimate,
-    Index,
-    Kind,
-    up_to_date,
-    update_index,
+from raggd.retrieval.folders import (
+    STATE,
+    building,
+    check_replaceable,
+    open_folder,
+    publish,
+    read_manifest,
 )
+from raggd.retrieval.store import PassageStore, StoredFile, hash_of_files, read_rows
 from raggd.settings import RetrievalSettings
+
+LONG = 50_000
+"""Passages to be sorted or encoded from which an estimate is made."""
+TRIAL = 2_000
+"""Passages that are tried for it."""
 
 FUSED = ("bm25", "dense")
 """The kinds of index that ``hybrid`` fuses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """An index, opened; `built` if it was made or brought up to date now.
+
+    `changes` are those since it was last made, `skipped` the files that are not in it.
+    """
+
+    folder: Path
+    retriever: SizedRetriever
+    built: bool
+    changes: Changes = field(default_factory=Changes)
+    skipped: tuple[Skipped, ...] = ()
+
+
+Announce = Callable[[Estimate], None]
+"""Told the estimate before a long build."""
+
+
+class Kind(Protocol):
+    """What differs between kinds of index: what is computed for passages, and how it is opened."""
+
+    @property
+    def name(self) -> str:
+        """Return what the manifest calls it."""
+        ...
+
+    def rules(self) -> dict[str, Any]:
+        """Return everything but the corpus that decides what is found, for the manifest."""
+        ...
+
+    def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
+        """Take over what an index of the same rules computed for the rows that were kept."""
+        ...
+
+    def missing(self, work: Path, count: int, old: Path | None) -> int:
+        """Return for how many of the rows in `work` there is something to compute."""
+        ...
+
+    def make(self, work: Path, count: int, old: Path | None, progress: Progress | None) -> None:
+        """Compute what is missing; may be stopped, and goes on where it was."""
+        ...
+
+    def estimate(self, sample: Sequence[Passage], count: int) -> Estimate:
+        """Estimate a build for `count` passages from the first of them."""
+        ...
+
+    def fingerprint(self, corpus: str, count: int) -> str:
+        """Return the fingerprint of the index of a corpus, given its hash and size."""
+        ...
+
+    def open(self, folder: Path) -> SizedRetriever:
+        """Open an index folder."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Old:
+    # The version of an index that is there: its data and what of it still holds.
+    data: Path
+    store: PassageStore
+    files: list[StoredFile]  # none if files are read otherwise now
+    same_rules: bool
+
+
+def _old_version(folder: Path, kind: Kind) -> _Old | None:
+    # What cannot be read as an index is replaced by one, so it is no error here.
+    try:
+        manifest = read_manifest(folder, kind.name)
+        data = folder / str(manifest["data"])
+        store = PassageStore(data)
+    except (RaggdError, OSError, ValueError, KeyError, TypeError):
+        return None
+    same_readers = manifest.get("readers") == readers_fingerprint()
+    files = store.files if same_readers or not store.files[0].name else []
+    rules = kind.rules()
+    return _Old(data, store, files, all(manifest.get(name) == rules[name] for name in rules))
+
+
+def up_to_date(corpus: Corpus, folder: Path, kind: Kind) -> bool:
+    """Return whether an index is that of the corpus as it is now."""
+    listing, old = look_at(corpus), _old_version(folder, kind)
+    return old is not None and _is_current(listing, unchanged(listing, old.files), old)
+
+
+def _is_current(listing: Listing, same: dict[str, StoredFile], old: _Old) -> bool:
+    return old.same_rules and len(same) == len(listing.files) == len(old.store.files)
+
+
+def update_index(
+    corpus: Corpus,
+    folder: Path,
+    kind: Kind,
+    progress: Progress | None = None,
+    announce: Announce | None = None,
+    *,
+    strict: bool = False,
+) -> Index:
+    """Return the index of a corpus, made or brought up to date; arguments as `build_index`'s.
+
+    Raises:
+        RaggdError: the corpus cannot be read, or the index not be written.
+    """
+    check_replaceable(folder)
+    listing = look_at(corpus)
+    changes = None
+    if not _is_there(listing, folder, kind):
+        with building(folder) as work:
+            if not _is_there(listing, folder, kind):  # another process may have made it meanwhile
+                changes = _build(listing, folder, kind, work, progress, announce)
+    retriever = kind.open(folder)
+    stored = open_folder(folder, kind.name, lambda data, _: PassageStore(data).files)
+    skipped = (*listing.skipped, *skipped_in(stored))
+    if strict and skipped:
+        raise RaggdError(f"cannot read all of {listing.key}: {summary(list(skipped))}.")
+    return Index(folder, retriever, changes is not None, changes or Changes(), skipped)
+
+
+def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
+    old = _old_version(folder, kind)
+    if old is None:
+        return False
+    same = unchanged(listing, old.files)
+    if not _is_current(listing, same, old):
+        return False
+    if any(same[file.name] != file for file in old.files):  # touched, but not changed
+        with suppress(RaggdError):  # where it cannot be noted, it is looked at again
+            write_json(old.data / "files.json", [asdict(same[file.name]) for file in old.files])
+    return True
+
+
+def _build(
+    listing: Listing, folder: Path, kind: Kind, work: Path, progress: Progress | None,
+    announce: Announce | None,
+) -> Changes:  # fmt: skip
+    old = _old_version(folder, kind)
+    rules = kind.rules()
+    target = {**rules, "listing": content_id(*map(repr, listing.files), readers_fingerprint())}
+    state = read_json(work / STATE, what="state of the build") if (work / STATE).is_file() else {}
+    if state.get("target") != target:
+        for stale in work.iterdir():
+            stale.unlink()
+        changes = _start(listing, kind, work, old, progress)
+        write_json(work / STATE, {"target": target, "changes": asdict(changes)})
+    else:
+        changes = Changes(**state["changes"])
+    store = PassageStore(work)
+    count, corpus = len(store), hash_of_files(store.files)
+    data = old.data if old else None
+    todo = kind.missing(work, count, data)
+    if announce is not None and todo >= LONG:
+        announce(kind.estimate(list(islice(read_rows(work, 0, count), TRIAL)), todo))
+    kind.make(work, count, data, progress)
+    manifest = {"kind": kind.name, "passages": count, "corpus": listing.key, "corpus_hash": corpus}
+    fingerprint = kind.fingerprint(corpus, count)
+    readers = readers_fingerprint()
+    publish(work, folder, {**manifest, "fingerprint": fingerprint, "readers": readers, **rules})
+    return changes
+
+
+def _start(
+    listing: Listing, kind: Kind, work: Path, old: _Old | None, progress: Progress | None
+) -> Changes:
+    same = unchanged(listing, old.files) if old else {}
+    kept = write_store(work, listing, same, old.store if old else None, progress)
+    store = PassageStore(work)
+    if old and old.same_rules:
+        kind.carry(old.data, kept, work, len(store) - int(kept.sum()))
+    return changes_between(old.store if old else None, kept, store, len(same))
 
 
 def build_index(
@@ -43,18 +243,9 @@ def build_index(
     """Open the index of a corpus, making it or bringing it up to date unless it is so.
 
     An index belongs to the place of a corpus and to the settings: files that did not change since
-    are not read again, and there is one version of it, the newest.
-
-    Args:
-        corpus: the passages, or where to read them.
-        settings: kind of retriever and, for dense and hybrid, its encoder.
-        folder: the index folder; None names one in the cache folder.
-        progress: called with the number of passages done and, where known, of all passages.
-        announce: told what a long build will take, before it starts.
-        strict: refuse a folder with files that cannot be read.
-
-    Returns:
-        The index.
+    are not read again, and there is one version of it, the newest. Without `folder` it lies in the
+    cache. `announce` is told what a long build will take, before it starts; `strict` refuses a
+    folder with files that cannot be read.
     """
     if settings.retriever == "hybrid":
         return _hybrid(look_at(corpus), settings, folder, progress, announce, strict)
@@ -114,12 +305,3 @@ def estimate_index(corpus: Corpus, settings: RetrievalSettings) -> Estimate | No
     passages = iter(read)
     sample = list(islice(passages, TRIAL))
     return kind.estimate(sample, len(sample) + sum(1 for _ in passages))
-
-
-def open_retriever(folder: Path, settings: RetrievalSettings) -> SizedRetriever:
-    """Return the index in a folder; one of another kind, encoder or format is refused."""
-    if settings.retriever == "hybrid":
-        parts = [open_retriever(folder / kind, _only(settings, kind)) for kind in FUSED]
-        return HybridRetriever(parts)
-    read_manifest(folder, settings.retriever)
-    return _kind(settings).open(folder)

@@ -120,12 +120,8 @@ _AT_WORK = 3600
 class CacheEntry:
     """Something in the cache folder.
 
-    Attributes:
-        kind: ``index``, ``unfinished index``, or the name of the folder that it lies in.
-        path: file or folder.
-        bytes: its size.
-        last_used: seconds since 1970; of what does not note it, when it was last written.
-        what: in a few words.
+    Its kind is ``index``, ``unfinished index``, or the name of the folder that it lies in;
+    `last_used` is in seconds since 1970 (of what does not note it, when it was last written).
     """
 
     kind: str
@@ -163,14 +159,8 @@ def prune_cache(
 ) -> list[CacheEntry]:
     """Delete what was not used for so long, and the longest unused until the rest is small enough.
 
-    Downloads and support sets stay. A program that has an index open goes on with it.
-
-    Args:
-        older_than_days: age from which an entry goes; None: none goes for its age.
-        max_bytes: size of all that may go; None: any.
-
-    Returns:
-        What was deleted.
+    Downloads and support sets stay. A program that has an index open goes on with it. What was
+    deleted is returned.
     """
     entries = [entry for entry in list_cache() if entry.kind in REMADE]
     held, now = sum(entry.bytes for entry in entries), time.time()

@@ -33,14 +33,10 @@ _TOLD_EVERY = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a corpus as they are now; passages from elsewhere count as one file.
+    """The files of a corpus as they are now, without rows; passages from elsewhere count as one.
 
-    Attributes:
-        files: their state, without rows.
-        skipped: what is no readable file.
-        sources: how to read each of them.
-        passages: instead of `sources`.
-        key: stands for the corpus in the name of its index.
+    A file is read from its entry in `sources`, or else from `passages`. `skipped` is what is no
+    readable file; `key` stands for the corpus in the name of its index.
     """
 
     files: tuple[StoredFile, ...]
@@ -98,10 +94,9 @@ def passages_hash(path: Path) -> str:
 
 
 def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFile]:
-    """Find the files that are as they were: of the same size and time, or else of the same bytes.
+    """Return what was stored of the files that are as they were, with their times as they are now.
 
-    Returns:
-        What was stored of each, with its time as it is now.
+    They have the same size and time, or else the same bytes.
     """
     known = {file.name: file for file in old}
     same = {}
@@ -129,19 +124,10 @@ def write_store(
     old: PassageStore | None,
     progress: Progress | None = None,
 ) -> NDArray[np.bool_]:
-    """Write the passages of a corpus: those of files that are as they were are copied.
+    """Write the passages of a corpus into an empty folder; those of `same` files are copied.
 
-    A file of a folder that cannot be read is left out, and its reason stored.
-
-    Args:
-        work: an empty folder.
-        listing: the corpus.
-        same: its files that are as they were, as stored in `old`.
-        old: the earlier store.
-        progress: called with the number of passages read so far.
-
-    Returns:
-        Whether each row of `old` was copied, shape (rows,); copied rows come first, in order.
+    A file of a folder that cannot be read is left out, and its reason stored. Whether each row of
+    `old` was copied is returned, shape (rows,); copied rows come first, in order.
 
     Raises:
         RaggdError: a single file cannot be read, no file can, or passages are refused.

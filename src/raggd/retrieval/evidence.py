@@ -1,11 +1,14 @@
-"""Evidence for questions: the passages that every method is given, and how good they are."""
+"""Evidence for questions: what every method is given, how good it is, prepared, or with noise."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from math import floor
 
 from raggd.data.answers import choose_answer, contains_answer, normalise_answer
-from raggd.records import Demonstration, Passage, Question, RaggdError
+from raggd.data.prepared import Prepared
+from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
 
 Evidence = tuple[Passage, ...]
@@ -39,24 +42,6 @@ def holds_answer(question: Question, passages: Sequence[Passage]) -> bool | None
     return is_answerable(question, passages)
 
 
-def hit_rate(questions: Sequence[Question], evidence: Sequence[Sequence[Passage]]) -> float:
-    """Return the share of the questions with an answer in one of their passages (title or text).
-
-    Raises:
-        RaggdError: there are no questions.
-        ValueError: `evidence` is not as long as `questions`.
-    """
-    if not questions:
-        raise RaggdError("cannot measure a hit rate without questions: give at least one.")
-    if len(questions) != len(evidence):
-        raise ValueError(f"{len(questions)} questions, but evidence for {len(evidence)}")
-    held = sum(
-        any(contains_answer(f"{p.title}\n{p.text}", question.answers) for p in passages)
-        for question, passages in zip(questions, evidence, strict=True)
-    )
-    return held / len(questions)
-
-
 def make_demonstrations(
     questions: Sequence[Question],
     retriever: Retriever,
@@ -86,3 +71,98 @@ def make_demonstrations(
         )
         for question, passages in zip(questions, evidence, strict=True)
     ]
+
+
+PREPARED_FROM, PREPARED, NEAR = 20, 3, 2
+"""Passages of a prepared question: looked at, given, and near ones without an answer."""
+
+
+def prepare(questions: Sequence[Question], retriever: Retriever) -> list[Prepared]:
+    """Find for each answered question passages that hold an answer, and near ones that do not.
+
+    A question whose best passages hold no answer has no `passages`.
+    """
+    evidence = evidence_for(questions, retriever, PREPARED_FROM)
+    return [_row(question, found) for question, found in zip(questions, evidence, strict=True)]
+
+
+def _row(question: Question, found: tuple[Passage, ...]) -> Prepared:
+    held = holds_answer(question, found)
+    holders = [p for p in found if contains_answer(p.text, question.answers)]
+    shown = list(found[:PREPARED])
+    if held is False:
+        shown = []
+    elif held and not any(p in holders for p in shown):
+        shown[-1] = holders[0]
+    others = (
+        p for p in found if held is not None and not contains_answer(p.title, question.answers)
+    )
+    near = [p for p in others if p not in holders][:NEAR]
+    return Prepared(
+        id=question.id,
+        task=question.task,
+        question=question.text,
+        answers=question.answers,
+        gold=choose_answer(question.answers, shown),
+        passages=tuple(shown),
+        near=tuple(near),
+    )
+
+
+def _number(*parts: str) -> int:
+    return int(content_id(*parts, length=12), 16)
+
+
+@dataclass(frozen=True, slots=True)
+class NoisyRetriever:
+    """A retriever some of whose hits are random passages; the same ones for every method.
+
+    Which places and which passages is a hash of the query, so equal queries get equal noise. A
+    share (0 to 1) that does not divide k is met on average: half of three passages is one or two.
+    `at` gives the passage of a row number, of which there are `size`.
+    """
+
+    retriever: Retriever
+    share: float
+    at: Callable[[int], Passage]
+    size: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the retriever and the share."""
+        return content_id(self.retriever.fingerprint, "noise", repr(self.share))
+
+    def passages(self, ids: Sequence[str]) -> list[Passage]:
+        """Return the passages with these ids, in their order."""
+        return self.retriever.passages(ids)
+
+    def search(
+        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
+    ) -> list[list[Hit]]:
+        """Return hits, the share of them replaced; scores stay with their places.
+
+        A corpus without enough other passages keeps its hits.
+        """
+        found = self.retriever.search(queries, k, exclude)
+        excluded = exclude or [()] * len(queries)
+        return [
+            self._disturbed(query, hits, set(ids))
+            for query, hits, ids in zip(queries, found, excluded, strict=True)
+        ]
+
+    def _disturbed(self, query: str, hits: list[Hit], excluded: set[str]) -> list[Hit]:
+        chance = _number("rounding", query) / 16**12
+        count = floor(self.share * len(hits) + chance)
+        places = sorted(range(len(hits)), key=lambda i: _number("place", str(i), query))[:count]
+        taken = excluded | {hit.passage.id for hit in hits}
+        result = list(hits)
+        for place in places:
+            stranger = self._stranger(f"{query}\n{place}", taken)
+            if stranger is not None:
+                taken.add(stranger.id)
+                result[place] = Hit(stranger, hits[place].score)
+        return result
+
+    def _stranger(self, seed: str, taken: Collection[str]) -> Passage | None:
+        tries = (self.at(_number("row", str(i), seed) % self.size) for i in range(8 * self.size))
+        return next((passage for passage in tries if passage.id not in taken), None)

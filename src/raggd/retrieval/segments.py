@@ -33,10 +33,11 @@ from numpy.typing import NDArray
 
 from raggd.files import read_json, write_json
 from raggd.records import Passage
-from raggd.retrieval.base import Progress
-from raggd.retrieval.memory import Budget
-from raggd.retrieval.postings import (
+from raggd.retrieval.base import Budget, Progress, progress_after
+from raggd.retrieval.store import mapped, read_rows
+from raggd.retrieval.terms import (
     Keys,
+    TermNumbers,
     bm25_scores,
     inverse_frequencies,
     key_order,
@@ -45,8 +46,6 @@ from raggd.retrieval.postings import (
     term_keys,
     union_of,
 )
-from raggd.retrieval.store import mapped, read_rows
-from raggd.retrieval.tokenizer import TermNumbers
 
 ROWS = 1 << 18
 """Most passages of a segment: its scores fit a processor's cache, and a kill costs one segment."""
@@ -70,15 +69,9 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The postings of a range of passages, mapped.
+    """The postings of a range of passages, `count` from row `start`, mapped; arrays as above.
 
-    Attributes:
-        start: its first row.
-        count: its passages.
-        terms: numbers of its terms, rising, shape (terms,); None: all terms of the corpus.
-        indptr: where each term's postings begin, shape (terms + 1,).
-        rows: rows from `start`, shape (postings,).
-        scores: shape (postings,).
+    Without `terms` they are all terms of the corpus.
     """
 
     start: int
@@ -154,7 +147,7 @@ def sort_ranges(
         budget.require(LEAST_MEMORY, f"an index of {passages} passages")
         done = passages - missing_rows(folder, passages)
         # In a function of its own: what it holds is gone before the next range.
-        done += _make_range(folder, todo[0], budget, _after(progress, done, passages))
+        done += _make_range(folder, todo[0], budget, progress_after(progress, done, passages))
         if progress is not None:
             progress(done, passages)
 
@@ -166,10 +159,6 @@ def missing_rows(folder: Path, passages: int) -> int:
 
 def _spans(folder: Path) -> list[Span]:
     return [(state["start"], state["end"]) for state in segment_states(folder)]
-
-
-def _after(progress: Progress | None, done: int, total: int) -> Callable[[int], None] | None:
-    return None if progress is None else lambda more: progress(done + more, total)
 
 
 def _make_range(
@@ -218,13 +207,8 @@ def splice_segments(old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) 
     """Carry the segments of an earlier index over, without the rows that are gone.
 
     Small ones at the end are left out, so that they are sorted anew with the fresh rows: sizes
-    then fall geometrically, and however often a corpus changes, its segments stay few.
-
-    Args:
-        old: the earlier index.
-        kept: whether each of its rows stays, shape (rows,); those that do are the first, in order.
-        work: the folder of the build.
-        fresh: number of rows that follow.
+    then fall geometrically, and however often a corpus changes, its segments stay few. `kept`,
+    (rows,), says which rows stay: in `work` they are the first, in order, and `fresh` ones follow.
     """
     sizes = [int(kept[s["start"] : s["end"]].sum()) for s in segment_states(old)]
     starts = np.cumsum([0, *sizes]).tolist()

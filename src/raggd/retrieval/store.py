@@ -1,7 +1,7 @@
 """Passages on disk with random access, and what is known of the files that they come from.
 
-A store is ``passages.jsonl`` (one passage per line), ``files.json`` (the files of the corpus in
-order, each with its first row and number of rows) and arrays, all memory-mapped:
+A store is ``passages.jsonl`` (one per line), ``files.json`` (the files of the corpus
+in order, each with its first row and number of rows) and arrays, all memory-mapped:
 
     offsets           where each line begins, shape (passages + 1,)
     rank              place of each row in the order of passage ids, shape (passages,)
@@ -43,17 +43,10 @@ _ID_AT = len('{"id":')  # where the id stands in every line
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file of a corpus as it was read: its state, its passages, or why it has none.
+    """A file of a corpus as it was read: its state, its rows, or why it has none (`skipped`).
 
-    Attributes:
-        name: path relative to the corpus.
-        size: bytes.
-        mtime_ns: when it was last changed; 0 if it may have changed since without a trace.
-        content: hash of its bytes.
-        passages: hash of its passages.
-        start: its first row.
-        count: its rows.
-        skipped: why it could not be read; empty if it could.
+    `content` is the hash of its bytes, `passages` that of its passages. `mtime_ns` is 0 if it may
+    have changed since without a trace.
     """
 
     name: str
@@ -86,7 +79,6 @@ class StoreWriter:
         self._stream = (folder / "passages.jsonl").open("wb")
 
     def __len__(self) -> int:
-        """Return the number of rows so far."""
         return len(self._keys)
 
     def copy(self, old: PassageStore, start: int, count: int) -> None:
@@ -131,10 +123,7 @@ class StoreWriter:
             yield passage
 
     def finish(self, files: Sequence[StoredFile]) -> None:
-        """Sort the ids and write the arrays.
-
-        Args:
-            files: of the corpus, in its order.
+        """Sort the ids and write the arrays; `files` are those of the corpus, in its order.
 
         Raises:
             RaggdError: there are no passages, or two share an id.
@@ -184,14 +173,7 @@ def id_key(name: str) -> int:
 
 
 class PassageStore:
-    """Random access to the passages of a store.
-
-    Attributes:
-        folder: where it lies.
-        rank: place of each row in the order of passage ids, shape (count,).
-        offsets: where the line of each row begins, shape (count + 1,).
-        content: hash of title and text of each row, shape (count,).
-    """
+    """Random access to the passages of a store; its arrays are those of the module's docstring."""
 
     def __init__(self, folder: Path) -> None:
         """Map the files of a folder.
@@ -211,11 +193,9 @@ class PassageStore:
             raise ValueError("passages.jsonl and its offsets do not belong together")
 
     def __len__(self) -> int:
-        """Return the number of passages."""
         return len(self.rank)
 
     def __iter__(self) -> Iterator[Passage]:
-        """Return an iterator over the passages, in corpus order."""
         return (self.passage_at(position) for position in range(len(self)))
 
     @cached_property

@@ -17,7 +17,7 @@ from raggd.methods.spec import METHODS
 from raggd.progress import Progress
 from raggd.provenance import origin
 from raggd.records import known_names
-from raggd.retrieval.prepare import prepare
+from raggd.retrieval.evidence import prepare
 
 POOL = 400
 """Scored questions of each source that lessons are drawn from."""

@@ -17,8 +17,7 @@ from raggd.data.benchmarks import known_benchmarks, scored_questions, support_po
 from raggd.evaluation.runner import Task
 from raggd.evaluation.tasks import support_sets
 from raggd.files import read_json, write_json
-from raggd.making.make import as_line, choose_passages, maker_of
-from raggd.making.propose import Yield, propose
+from raggd.making.make import Yield, as_line, choose_passages, maker_of, propose
 from raggd.methods.controls import ShuffledSupport
 from raggd.methods.spec import SPECS
 from raggd.progress import Progress

@@ -22,13 +22,13 @@ from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, Sup
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import (
     Evidence,
+    NoisyRetriever,
     evidence_for,
     holds_answer,
     is_answerable,
     make_demonstrations,
+    prepare,
 )
-from raggd.retrieval.noisy import NoisyRetriever
-from raggd.retrieval.prepare import prepare
 from raggd.settings import Settings
 
 T = TypeVar("T")

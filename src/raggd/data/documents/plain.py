@@ -152,7 +152,7 @@ def _fits(data: bytes, coding: str) -> bool:
     return not _ODD.search(text)
 
 
-_RULE = re.compile(r"(?!::|\.\.)([=\-`:.'\"~^_*+#<>])\1*\s*$|([:.])\2{2,}\s*$")
+_RULE = re.compile(r"(?!(?:::|\.\.)\s*$)([=\-`:.'\"~^_*+#<>])\1*\s*$")
 
 
 def read_text(path: Path) -> str:

@@ -1,0 +1,278 @@
+"""From text to the terms of BM25, and from terms to postings and scores.
+
+Terms are words in lower case, without English stop words, by their Snowball stems. Words are what
+Unicode takes for them: marks belong to their letters. Scripts without spaces give pairs of
+neighbouring characters, and Chinese ones each character too (Lucene's CJK analyser, with unigrams).
+A name such as ``max_retry_count`` or ``maxRetryCount`` gives itself and its parts.
+
+Postings are pure functions on arrays. The arithmetic is that of bm25s (method lucene), step by step
+in the same types, so that scores are the same bits as those of its own index of the whole corpus.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from hashlib import blake2b
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raggd.data.text import UNSPACED, search_form
+from raggd.records import content_id
+
+_WORD = re.compile(r"\w+")
+# Where marks may be left that the module re takes for no part of a word, or spaces are missing.
+_FAR = re.compile("[\u07a6-\u1fff\u2de0-\u2dff\u3005-\uffff\U00010000-\U0003ffff]")
+_FAR_WORD = rf"[\w\p{{M}}&&[{UNSPACED}]]+|[\w\p{{M}}--[{UNSPACED}]]+"
+_CHINESE = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+# Names in code: joined by "_"; a small letter first; three capitals; any beside a mark of code.
+# "McDonald" and "YouTube" stay whole: so are they written in questions too.
+_JOINED = re.compile(r"\w*_\w*")
+_HUMP = re.compile(r"[A-Z](?:(?<=[a-z0-9][A-Z])|[A-Z][a-z])")
+_HUMPED = re.compile(
+    r"(?<!\w)(?:[a-z]{2,}[A-Z][A-Za-z0-9]*|(?:[A-Z]+[a-z0-9]+){3,}|[A-Z]{3,}[a-z]{3,}[A-Za-z0-9]*"
+    r"|(?<=[.:<@#`])[A-Z][A-Za-z0-9]+|[A-Z][A-Za-z0-9]+(?=[`(<]|[.:]+\w))(?!\w)"
+)
+_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z_]+")
+# Lucene's English stop words: function words that carry no topic.
+_STOPWORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and are as at be but by for if in into is it no not of on or such that the their "
+        "then there these they this to was will with",
+    )
+)
+_TRIAL = "stra\xdfe \u0451 \u03ac HTTPServer \u0130 e\u0301 "
+_TRIAL += "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"
+_PROBES = ("running", "ponies", "university", "generously", "skies", "dying", "relational", "news")
+
+Tokenize = Callable[[str], list[str]]
+"""From a query to its terms."""
+
+
+@cache
+def _stemmer() -> Any:
+    import Stemmer
+
+    return Stemmer.Stemmer("english")
+
+
+@cache
+def _far_patterns() -> tuple[Any, Any]:
+    import regex  # it knows marks and set operations, and comes with transformers
+
+    return regex.compile(_FAR_WORD, regex.V1), regex.compile(r".\p{M}*", regex.V1)
+
+
+def tokenize(text: str) -> list[str]:
+    """Return the terms of a passage or a query, in order: lower case, no stop words, stemmed.
+
+    >>> tokenize("The capitals of Europe")
+    ['capit', 'europ']
+    >>> tokenize("max_retries")
+    ['max_retri', 'max', 'retri']
+    """
+    return [term for term in map(_term, _words(text)) if term]
+
+
+def _words(text: str) -> list[str]:
+    ascii_only = text.isascii()
+    text = text if ascii_only else search_form(text)
+    lower = text.lower()
+    if ascii_only or not _FAR.search(lower):
+        words = _WORD.findall(lower)
+    else:
+        word, character = _far_patterns()
+        words = [part for found in word.findall(lower) for part in _pairs(found, character)]
+    if "_" in lower:
+        words = [stripped for word in words if (stripped := word.strip("_"))]
+        words += _parts(_JOINED.findall(text))
+    if _HUMP.search(text):
+        words += _parts(_HUMPED.findall(text))
+    return words
+
+
+def _pairs(word: str, character: Any) -> Iterator[str]:
+    # Neighbouring characters of an unspaced script; any other word is left whole.
+    if not _UNSPACED.match(word):
+        yield word
+        return
+    characters = character.findall(word)
+    if len(characters) == 1:
+        yield word
+        return
+    for first, second in pairwise(characters):
+        yield first + second
+    yield from filter(_CHINESE.match, characters)
+
+
+def _parts(names: list[str]) -> Iterator[str]:
+    for name in names:
+        parts = _PART.findall(name)
+        if len(parts) > 1:
+            yield from map(str.lower, parts)
+
+
+def _stemmed(word: str) -> str:
+    return "" if word in _STOPWORDS else str(_stemmer().stemWord(word))
+
+
+_term = lru_cache(maxsize=100_000)(_stemmed)
+
+
+def tokenizer_fingerprint() -> str:
+    """Return a hash of the tokenizer's rules and of the stems of probe words."""
+    rules = (
+        _WORD.pattern,
+        _FAR_WORD,
+        _JOINED.pattern,
+        _HUMPED.pattern,
+        _PART.pattern,
+        "search form, lower, pairs",
+    )
+    return content_id(*rules, *sorted(_STOPWORDS), *map(_term, _PROBES), *tokenize(_TRIAL))
+
+
+class TermNumbers:
+    """Numbers the terms of many texts in the order of their first occurrence.
+
+    Each word is looked up once, so a text costs little more than splitting it.
+    """
+
+    def __init__(self) -> None:
+        self.terms: dict[str, int] = {}
+        self._words: dict[str, int] = {}  # -1 for stop words
+
+    def __len__(self) -> int:
+        return len(self.terms) + len(self._words)
+
+    def add(self, text: str, numbers: array[int]) -> int:
+        """Append the numbers of a text's terms, one per term of `tokenize`; return how many."""
+        before = len(numbers)
+        known = self._words
+        for word in _words(text):
+            number = known.get(word)
+            if number is None:
+                number = self._number(word)
+            if number >= 0:
+                numbers.append(number)
+        return len(numbers) - before
+
+    def _number(self, word: str) -> int:
+        term = _stemmed(word)
+        number = self.terms.setdefault(term, len(self.terms)) if term else -1
+        self._words[word] = number
+        return number
+
+
+Numbers = NDArray[np.int32]
+"""Term numbers, passage rows or counts."""
+
+Keys = NDArray[np.uint64]
+"""128-bit hashes of terms as two rows, shape (2, n)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Postings:
+    """Which passages hold which terms, and how often; terms are in the order of their keys.
+
+    `indptr` is of shape (terms + 1,), the others (postings,), rows rising within a term.
+    """
+
+    indptr: NDArray[np.int64]
+    rows: Numbers
+    counts: Numbers
+
+
+def term_keys(terms: Sequence[str]) -> Keys:
+    """Return the keys of terms; different ones share a key with a probability of 2 to the -128."""
+    digests = b"".join(blake2b(term.encode(), digest_size=16).digest() for term in terms)
+    return np.ascontiguousarray(np.frombuffer(digests, dtype="<u8").reshape(-1, 2).T)
+
+
+def key_order(keys: Keys) -> NDArray[np.int64]:
+    """Return the positions that sort keys, shape (n,)."""
+    return np.lexsort((keys[1], keys[0]))
+
+
+def union_of(parts: Iterable[Keys]) -> Keys:
+    """Return all different keys of many segments, sorted, holding little more than the result."""
+    joined = np.empty((2, 0), dtype=np.uint64)
+    waiting: list[Keys] = []
+    for part in parts:
+        waiting.append(part)
+        # Joined when as many wait as are there: so each key is sorted a few times, not each time.
+        if sum(keys.shape[1] for keys in waiting) > joined.shape[1]:
+            joined = _different([joined, *waiting])
+            waiting = []
+    return _different([joined, *waiting])
+
+
+def _different(parts: Sequence[Keys]) -> Keys:
+    keys = np.concatenate(parts, axis=1)
+    keys = keys[:, key_order(keys)]
+    first = np.ones(keys.shape[1], dtype=bool)
+    first[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0)
+    return np.ascontiguousarray(keys[:, first])
+
+
+def places_of(keys: Keys, joined: Keys) -> Numbers:
+    """Return where keys, shape (2, n), stand among sorted ones that hold them all, shape (n,)."""
+    places = np.searchsorted(joined[0], keys[0])
+    while (others := joined[1][places] != keys[1]).any():  # the same first half, another second
+        places[others] += 1
+    found: Numbers = places.astype(np.int32)
+    return found
+
+
+def make_postings(numbers: Numbers, lengths: Numbers, terms: int) -> Postings:
+    """Sort the words of passages into postings.
+
+    `numbers`, (words,), are the terms of the words, passage after passage; `lengths`, (passages,),
+    the words per passage; `terms` the number of terms.
+    """
+    pairs = numbers.astype(np.int64)
+    pairs <<= 32
+    pairs |= np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    pairs.sort()
+    first = np.ones(len(pairs), dtype=bool)
+    np.not_equal(pairs[1:], pairs[:-1], out=first[1:])
+    starts = np.flatnonzero(first)
+    del first
+    counts = np.empty(len(starts), dtype=np.int32)
+    np.subtract(starts[1:], starts[:-1], out=counts[:-1], casting="unsafe")
+    if len(starts):
+        counts[-1] = len(pairs) - starts[-1]
+    pairs = pairs[starts]
+    del starts
+    rows = (pairs & 0xFFFFFFFF).astype(np.int32)
+    pairs >>= 32
+    return Postings(np.searchsorted(pairs, np.arange(terms + 1)), rows, counts)
+
+
+def inverse_frequencies(found: NDArray[np.int64], passages: int) -> NDArray[np.float32]:
+    """Return the weight of each term, shape (terms,), from the number of passages that hold it."""
+    # math.log, not NumPy's, whose last bit differs; few numbers of passages are different.
+    values, place = np.unique(found, return_inverse=True)
+    weights = [math.log(1 + (passages - df + 0.5) / (df + 0.5)) for df in values.tolist()]
+    return np.array(weights, dtype=np.float32)[place]
+
+
+def bm25_scores(
+    counts: NDArray[np.integer[Any]], norm: NDArray[np.float64], weights: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Return what each posting adds to the score of its passage, all of shape (postings,).
+
+    `norm` is k1 (1 - b + b length / mean length) of the passage, `weights` the term's frequency
+    inverted.
+    """
+    often = counts.astype(np.float32)
+    return np.asarray(weights * (often / (norm + often)), dtype=np.float32)

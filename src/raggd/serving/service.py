@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from raggd.api import Rag
 from raggd.core.low_rank import BaseAdapter, Update, effective_change, norm
-from raggd.data.demonstrations import OWN_TASK
+from raggd.data.questions import OWN_TASK
 from raggd.methods.answering import render
 from raggd.methods.base import Adapted
 from raggd.methods.store import StoredSet

@@ -8,8 +8,8 @@ from typing import Any
 
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import choose_by_hash
-from raggd.data.questions import read_demonstrations
 from raggd.data.prompts import answer_tokens
+from raggd.data.questions import read_demonstrations
 from raggd.evaluation.forms import infer_form
 from raggd.evaluation.runner import Item, Task
 from raggd.evaluation.tasks import support_sets

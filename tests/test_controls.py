@@ -202,5 +202,5 @@ def test_task_means_are_averages_over_all_stores(
     with pytest.raises(RaggdError, match="do not fit"):
         load_task_means(path, base)
     save_tensors(path, tensors, {"kind": "another"})
-    with pytest.raises(RaggdError, match="holds no task means"):
+    with pytest.raises(RaggdError, match="is not a raggd task means"):
         load_task_means(path, base)

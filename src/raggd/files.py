@@ -189,14 +189,22 @@ def _sort_metadata(path: Path) -> None:
             stream.write(text.ljust(size))
 
 
-def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def load_tensors(
+    path: Path, kind: str = "", advice: str = ""
+) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: tensors by name, on the CPU, and the header's metadata.
 
     A file that is missing, truncated or damaged is refused.
+
+    Raises:
+        RaggdError: the header names another `kind`; the `advice` says how to make one.
     """
     with _opened_tensors(path) as opened:
         metadata = dict(opened.metadata() or {})
-        return {name: opened.get_tensor(name) for name in opened.keys()}, metadata  # noqa: SIM118
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    if kind and metadata.get("kind") != kind:
+        raise RaggdError(f"{path} is not a {kind} file: {advice}.")
+    return tensors, metadata
 
 
 def tensor_header(path: Path) -> dict[str, str]:

@@ -89,16 +89,11 @@ class TrainingSettings(_Section):
     batch: int = Field(default=8, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     seed: int = 0
-
-
-class AnswerTrainingSettings(TrainingSettings):
-    """What every training on answers has besides."""
-
     accumulate: int = Field(default=1, ge=1)
     """Batches whose gradients make one step."""
 
 
-class BaseTrainingSettings(AnswerTrainingSettings):
+class BaseTrainingSettings(TrainingSettings):
     """Training of the base adapter W0."""
 
     benchmarks: list[str] = ["nq"]
@@ -109,7 +104,7 @@ class BaseTrainingSettings(AnswerTrainingSettings):
     """Leave out questions whose passages hold none of their answers."""
 
 
-class PromptTuningSettings(AnswerTrainingSettings):
+class PromptTuningSettings(TrainingSettings):
     """Training of a soft prefix on the base adapter's examples (`[base_training]` names them)."""
 
     tokens: int = Field(default=20, ge=1)
@@ -173,7 +168,7 @@ class HyperTuningSettings(TrainingSettings):
     """Learn from no question whose passages hold none of its answers; yes and no are let pass."""
 
 
-class ExamplesSettings(AnswerTrainingSettings):
+class ExamplesSettings(TrainingSettings):
     """Training of the step that follows examples, from a prepared file of questions."""
 
     start: str = ""

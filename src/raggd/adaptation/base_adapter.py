@@ -8,11 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Progress, examples_id, train_on_answers
+from raggd.adaptation.optimizer import Progress, examples_id, train
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach, check_gradients
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
+    PROJECTIONS,
     AdapterSpec,
     BaseAdapter,
     Factors,
@@ -25,12 +26,14 @@ from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, content_id
 from raggd.settings import BaseTrainingSettings
 
+KIND = "raggd base adapter"
+
 
 def fresh_base(spec: AdapterSpec, backbone: str, seed: int) -> BaseAdapter:
     """Initialise a LoRA as usual, changing nothing yet: A uniform in +-1/sqrt(d_in), B zero."""
     generator = torch.Generator().manual_seed(seed)
     factors = {}
-    for projection in ("q", "k", "v"):
+    for projection in PROJECTIONS:
         shape_a, shape_b = spec.shapes[f"{projection}.a"], spec.shapes[f"{projection}.b"]
         a = (2 * torch.rand(shape_a, generator=generator) - 1) / spec.d_in**0.5
         factors[projection] = Factors(a, torch.zeros(shape_b))
@@ -40,7 +43,7 @@ def fresh_base(spec: AdapterSpec, backbone: str, seed: int) -> BaseAdapter:
 def save_base(path: Path, base: BaseAdapter) -> None:
     """Write a base adapter as a safetensors file; its spec and backbone stand in the header."""
     metadata = {
-        "kind": "raggd base adapter",
+        "kind": KIND,
         "spec": base.spec.to_json(),
         "backbone": base.backbone,
         "fingerprint": base.fingerprint,
@@ -54,9 +57,7 @@ def load_base(path: Path) -> BaseAdapter:
     Raises:
         RaggdError: the file is not a base adapter, is damaged, or was changed.
     """
-    tensors, metadata = load_tensors(path)
-    if metadata.get("kind") != "raggd base adapter":
-        raise RaggdError(f"{path} is not a raggd base adapter: make one with `raggd train base`.")
+    tensors, metadata = load_tensors(path, KIND, "make one with `raggd train base`")
     spec = AdapterSpec.from_json(metadata["spec"])
     wide = {name: tensor.float() for name, tensor in tensors.items()}
     check_shapes(spec, wide, str(path))
@@ -101,9 +102,9 @@ def train_base(
     def check() -> None:
         check_gradients([p.grad for n, p in parameters.items() if n.endswith("b")])  # type: ignore[misc]
 
-    history = train_on_answers(
+    history = train(
         parameters,
-        prompts,
+        [len(p.tokens) for p in prompts],
         loss_of,
         settings,
         identity=content_id(backbone.fingerprint, str(spec), examples, settings.model_dump_json()),

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Progress, examples_id, train_on_answers
+from raggd.adaptation.optimizer import Progress, examples_id, train
 from raggd.adaptation.predictors.modulation import Modulation, read_examples
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach, check_fits
@@ -176,9 +176,9 @@ def train_following(
         settings.model_dump_json(exclude={"start"}),
     )
     trained = made if settings.predict else made.step
-    history = train_on_answers(
+    history = train(
         dict(trained.named_parameters()),
-        prompts,
+        [len(p.tokens) for p in prompts],
         loss_of,
         settings,
         identity=identity,

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from raggd.adaptation.optimizer import BatchOrder, Progress, Trainer, examples_id, warmup_of
+from raggd.adaptation.optimizer import Progress, examples_id, train
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.target_store import Targets
 from raggd.adaptation.training import check_targets
@@ -38,7 +39,7 @@ class Lesson:
 def plan_lessons(
     targets: Targets, pools: Mapping[str, Sequence[Question]], settings: HyperTuningSettings
 ) -> list[Lesson]:
-    """Choose all ``steps * batch`` lessons of a training: a pure function of its arguments.
+    """Choose all ``steps * batch * accumulate`` lessons: a pure function of its arguments.
 
     All support sets have a turn before one has another; `pools` are training questions by task.
 
@@ -48,7 +49,7 @@ def plan_lessons(
     lessons = []
     order: list[int] = []
     places = {task: {q.id: i for i, q in enumerate(pool)} for task, pool in pools.items()}
-    for number in range(settings.steps * settings.batch):
+    for number in range(settings.steps * settings.batch * settings.accumulate):
         lap, at = divmod(number, len(targets))
         if at == 0:
             shuffle = np.random.default_rng([settings.seed, lap])
@@ -113,7 +114,7 @@ def train_hyper(
         backbone: the frozen model.
         base: W0, frozen.
         targets: support sets with their encoder states.
-        lessons: number of a support set and an answered prompt of its task, ``steps * batch``.
+        lessons: number of a support set and an answered prompt of its task.
         sizes: of the predictor.
         settings: steps, batch, rates; with ``start = "mean"`` the bias of the head alone is
             trained, which stays one update for all support sets.
@@ -126,7 +127,6 @@ def train_hyper(
     """
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]
-    order = BatchOrder([len(p.tokens) for p in prompts], settings.batch, settings.seed)
     constant = settings.start == "mean"
     predictor = start or fresh_predictor(base, targets, sizes, settings.seed, mean=constant)
     predictor.train().requires_grad_(not constant)
@@ -142,21 +142,23 @@ def train_hyper(
         str((sizes.hidden, sizes.latent)),
         settings.model_dump_json(),
     )
-
     predictor.to(backbone.device)
 
-    def differentiate(step: int) -> float:
-        numbers = order(step)
+    def loss_of(numbers: Sequence[int]) -> Tensor:
         states = targets.states[[lessons[i][0] for i in numbers]]
         update = predictor(states.to(backbone.device))
         shown = [prompts[i] for i in numbers]
         batch = make_batch(shown, backbone.tokenizer.pad_token_id, backbone.device)
         with attach(backbone, base, update):
-            loss = answer_losses(backbone, batch).mean()
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+            return answer_losses(backbone, batch).mean()
 
-    parameters = {n: p for n, p in predictor.named_parameters() if p.requires_grad}
-    trainer = Trainer(parameters, settings, identity=identity, warmup=warmup_of(settings))
-    trainer.run(differentiate, checkpoint, progress)
-    return predictor.eval().requires_grad_(False), trainer.history
+    history = train(
+        {n: p for n, p in predictor.named_parameters() if p.requires_grad},
+        [len(p.tokens) for p in prompts],
+        loss_of,
+        settings,
+        identity=identity,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    return predictor.eval().requires_grad_(False), history

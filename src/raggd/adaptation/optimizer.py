@@ -21,7 +21,7 @@ from torch import Tensor
 from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, content_id
-from raggd.settings import AnswerTrainingSettings, TrainingSettings
+from raggd.settings import TrainingSettings
 
 WINDOW = 16
 """Batches sorted by length together: padding shrinks, the order stays random."""
@@ -32,7 +32,7 @@ CLIP = 1.0
 Progress = Callable[[int, int, float], None]
 """Told step, number of steps, and loss."""
 Loss = Callable[[Sequence[int]], Tensor]
-"""The mean answer loss of the examples of some numbers, with gradients to what is trained."""
+"""The mean loss of the examples of some numbers, with gradients to what is trained."""
 
 
 def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
@@ -236,37 +236,37 @@ def examples_id(prompts: Sequence[Prompt]) -> str:
     return content_id(*(",".join(map(str, p.tokens)) for p in prompts))
 
 
-def train_on_answers(
+def train(
     parameters: Mapping[str, Tensor],
-    prompts: Sequence[Prompt],
+    lengths: Sequence[int],
     loss_of: Loss,
-    settings: AnswerTrainingSettings,
+    settings: TrainingSettings,
     *,
     identity: str,
     checkpoint: Path,
     progress: Progress,
+    warmup: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[float]:
-    """Train parameters by AdamW on the cross-entropy of answer tokens, in place.
+    """Train parameters by AdamW in place, and return the loss of every step.
 
     Stopped at any moment and called again with the same arguments, it continues from
     `checkpoint` to the same result.
 
     Args:
         parameters: leaves that require a gradient, by name.
-        prompts: training examples with answers.
-        loss_of: their loss under the parameters.
+        lengths: of all examples; those of a batch are alike.
+        loss_of: the loss of a batch under the parameters.
         settings: steps, batch, rates.
         identity: hash of all that the result depends on.
         checkpoint: file to continue from and to write every two minutes and at the end.
         progress: told every step.
+        warmup: steps of it; None: a tenth of all, at most 20.
         check: called when the first gradients stand on the parameters.
-
-    Returns:
-        The loss of every step.
     """
-    order = BatchOrder([len(p.tokens) for p in prompts], settings.batch, settings.seed)
-    trainer = Trainer(parameters, settings, identity=identity, warmup=warmup_of(settings))
+    order = BatchOrder(lengths, settings.batch, settings.seed)
+    steps = warmup_of(settings) if warmup is None else warmup
+    trainer = Trainer(parameters, settings, identity=identity, warmup=steps)
 
     def differentiate(step: int) -> float:
         total = 0.0

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Progress, examples_id, train_on_answers
+from raggd.adaptation.optimizer import Progress, examples_id, train
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.identity import check_same
 from raggd.backbone.load import Backbone
@@ -80,9 +80,9 @@ def train_prefix(
         batch = make_batch(shown, padding, backbone.device, vectors)
         return answer_losses(backbone, batch).mean()
 
-    history = train_on_answers(
+    history = train(
         {"vectors": vectors},
-        prompts,
+        [len(p.tokens) for p in prompts],
         loss_of,
         settings,
         identity=content_id(backbone.fingerprint, examples, settings.model_dump_json()),
@@ -104,9 +104,9 @@ def load_prefix(path: Path) -> SoftPrefix:
     Raises:
         RaggdError: the file is not a soft prefix, is damaged, or was changed.
     """
-    tensors, metadata = load_tensors(path)
-    if metadata.get("kind") != KIND or "vectors" not in tensors:
-        raise RaggdError(f"{path} is not a raggd soft prefix: make one with `raggd train prompt`.")
+    tensors, metadata = load_tensors(path, KIND, "make one with `raggd train prompt`")
+    if "vectors" not in tensors:
+        raise RaggdError(f"{path} is not a raggd soft prefix file that is whole: make it again.")
     prefix = SoftPrefix(tensors["vectors"].float(), metadata["backbone"])
     if prefix.fingerprint != metadata["fingerprint"]:
         raise RaggdError(

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import BatchOrder, Progress, Trainer
+from raggd.adaptation.optimizer import Progress, train
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.target_store import Targets, denoised
 from raggd.core.alignment import Space, cosine_and_norms
@@ -86,14 +86,9 @@ def train_predictor(
     predictor.fit_units(targets.states, goal.vectors, settings.seed)
     predictor.to(base.device)
     identity = content_id(targets.identity, *targets.support_ids, settings.model_dump_json())
-    parameters = dict(predictor.named_parameters())
-    trainer = Trainer(parameters, settings, identity=identity, warmup=settings.steps // 20)
-    places = 3 * base.spec.layers
-    order = BatchOrder([0] * len(targets), min(settings.batch, len(targets)), settings.seed)
 
-    def differentiate(step: int) -> float:
-        numbers = order(step)
-        rows, states = (t[numbers].to(base.device) for t in (goal.vectors, targets.states))
+    def loss_of(numbers: Sequence[int]) -> Tensor:
+        rows, states = (t[list(numbers)].to(base.device) for t in (goal.vectors, targets.states))
         wanted = update_from_vector(base.spec, rows.float(), base.fingerprint)
         losses = matching_loss(
             base,
@@ -102,9 +97,16 @@ def train_predictor(
             space=Space(settings.space),
             norm_weight=settings.norm_weight,
         )
-        loss = losses.mean() / places
-        loss.backward()  # type: ignore[no-untyped-call]
-        return float(loss.detach())
+        return losses.mean() / (3 * base.spec.layers)
 
-    trainer.run(differentiate, checkpoint, progress)
-    return predictor.eval().requires_grad_(False), trainer.history
+    history = train(
+        dict(predictor.named_parameters()),
+        [0] * len(targets),
+        loss_of,
+        settings,
+        identity=identity,
+        checkpoint=checkpoint,
+        progress=progress,
+        warmup=settings.steps // 20,
+    )
+    return predictor.eval().requires_grad_(False), history

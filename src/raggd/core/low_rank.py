@@ -339,9 +339,7 @@ def load_update(path: Path | str) -> Update:
     Raises:
         RaggdError: the file is not an update, or is damaged.
     """
-    tensors, metadata = load_tensors(Path(path))
-    if metadata.get("kind") != UPDATE_KIND:
-        raise RaggdError(f"{path} is not a raggd update: `update.save(file)` in Python writes one.")
+    tensors, metadata = load_tensors(Path(path), UPDATE_KIND, "`update.save(file)` writes one")
     spec = AdapterSpec.from_json(metadata["spec"])
     check_shapes(spec, tensors, str(path))
     return Update(spec, factors_of(tensors), metadata["base"])

@@ -77,7 +77,7 @@ def _following(show: bool, predict: bool) -> Callable[[Settings], Settings]:
 def _sgd(section: str) -> Callable[[Settings], Work]:
     def work(settings: Settings) -> Work:
         own = getattr(settings, section)
-        return Work(own.steps * own.batch * getattr(own, "accumulate", 1))
+        return Work(own.steps * own.batch * own.accumulate)
 
     return work
 

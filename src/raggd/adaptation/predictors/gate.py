@@ -28,6 +28,7 @@ from raggd.records import Demonstration, RaggdError, SupportSet, content_id
 
 COMPONENTS = 16
 """Principal components of the pooled state that the regression reads."""
+KIND = "raggd gate"
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
@@ -172,7 +173,7 @@ class GatedPredictor:
 def save_gate(path: Path, gate: Gate, predictor: str) -> None:
     """Write a gate, in float32, with the hash of the predictor whose gains it was fitted to."""
     tensors = {name: getattr(gate, name).float() for name in _TENSORS}
-    metadata = {"kind": "raggd gate", "caution": repr(gate.caution), "predictor": predictor}
+    metadata = {"kind": KIND, "caution": repr(gate.caution), "predictor": predictor}
     save_tensors(path, tensors, metadata)
 
 
@@ -182,9 +183,9 @@ def load_gate(path: Path, predictor: str, device: torch.device | None = None) ->
     Raises:
         RaggdError: the file is damaged, is no gate, or belongs to another predictor.
     """
-    tensors, metadata = load_tensors(path)
-    if metadata.get("kind") != "raggd gate" or set(tensors) != set(_TENSORS):
-        raise RaggdError(f"{path} is not a raggd gate: make one with `raggd train gate`.")
+    tensors, metadata = load_tensors(path, KIND, "make one with `raggd train gate`")
+    if set(tensors) != set(_TENSORS):
+        raise RaggdError(f"{path} is not a raggd gate file that is whole: make it again.")
     if metadata["predictor"] != predictor:
         raise RaggdError(
             f"{path} was fitted to predictor {metadata['predictor']}, the predictor in use is "

@@ -52,9 +52,7 @@ def load_task_means(path: Path, base: BaseAdapter) -> dict[str, Update]:
     Raises:
         RaggdError: the file holds something else, or means for another base adapter.
     """
-    tensors, metadata = load_tensors(path)
-    if metadata.get("kind") != KIND:
-        raise RaggdError(f"{path} holds no task means: make it with `raggd train task-mean`.")
+    tensors, metadata = load_tensors(path, KIND, "make one with `raggd train task-mean`")
     if metadata["base"] != base.fingerprint:
         raise RaggdError(
             f"{path}: the targets behind it start from base adapter {metadata['base']}, the one in "

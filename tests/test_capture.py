@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
-from functools import partial
 from weakref import ref
 
 import pytest
@@ -12,7 +11,13 @@ import torch
 from torch import Tensor
 
 from raggd.backbone import capture
-from raggd.backbone.capture import Step, can_capture, capture_for, growing_steps
+from raggd.backbone.capture import (
+    CapturedSteps,
+    GrowingSteps,
+    Steps,
+    can_capture,
+    capture_for,
+)
 from raggd.backbone.generate import Reading, read_prompts
 from raggd.backbone.interface import attach, attached_to
 from raggd.backbone.load import Backbone
@@ -40,7 +45,7 @@ def updates(base: BaseAdapter, rows: int) -> Update:
     return stack_updates([random_update(base, seed=30 + i, size=0.4) for i in range(rows)])
 
 
-def decoded(step: Step, reading: Reading, tokens: int) -> tuple[Tensor, Tensor]:
+def decoded(step: Steps, reading: Reading, tokens: int) -> tuple[Tensor, Tensor]:
     """Greedy tokens (rows, tokens) and the logits behind them."""
     logits, chosen, seen = reading.logits, [], []
     for _ in range(tokens):
@@ -53,10 +58,9 @@ def decoded(step: Step, reading: Reading, tokens: int) -> tuple[Tensor, Tensor]:
 def compare(backbone: Backbone, shown: Sequence[Prompt], tokens: int = 6) -> Tensor:
     reading = read_prompts(backbone, shown)
     with torch.no_grad():
-        expected, logits = decoded(growing_steps(backbone, reading), reading, tokens)
-        found, own_logits = decoded(
-            partial(capture_for(backbone, reading, tokens).step, backbone), reading, tokens
-        )
+        expected, logits = decoded(GrowingSteps(backbone, reading), reading, tokens)
+        steps = CapturedSteps(backbone, capture_for(backbone, reading, tokens))
+        found, own_logits = decoded(steps, reading, tokens)
     assert torch.equal(found, expected)
     assert torch.allclose(own_logits, logits, atol=1e-4)
     return found

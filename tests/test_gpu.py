@@ -15,7 +15,7 @@ from raggd.adaptation.encoder import encode_batch
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone import capture
 from raggd.backbone.batch import make_batch
-from raggd.backbone.capture import capture_for, growing_steps
+from raggd.backbone.capture import CapturedSteps, GrowingSteps, capture_for
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -92,10 +92,10 @@ def test_captured_graphs_give_the_same_tokens(dtype: str) -> None:
         for update in (None, updates(base, rows)):
             with attach(backbone, base, update):
                 reading = read_prompts(backbone, shown)
-                expected = greedy(growing_steps(backbone, reading), reading.logits, 12)
+                expected = greedy(GrowingSteps(backbone, reading), reading.logits, 12)
                 captured = capture_for(backbone, reading, 12)
                 assert captured._graph is not None
-                step = partial(captured.step, backbone)
+                step = CapturedSteps(backbone, captured)
                 assert torch.equal(greedy(step, reading.logits, 12), expected), (rows, update)
     assert backbone.model not in capture._REFUSED
 

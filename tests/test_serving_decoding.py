@@ -11,12 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggd.backbone.batch import alike, padded_length
+from raggd.backbone.capture import CapturedSteps, capture_for
+from raggd.backbone.generate import Reading
 from raggd.backbone.load import Backbone, wrap_model
 from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, build_prompt
 from raggd.methods.answering import adapted_rows, answer_batch
 from raggd.methods.base import Adapted
+from raggd.serving import scheduler
 from raggd.serving.row import Sampler, Sampling, nucleus
 from raggd.serving.scheduler import RunningBatch
 from tiny import hooks_of, random_base, random_update, tiny_tokenizer
@@ -72,10 +75,22 @@ def play(
     return written
 
 
+def static_steps(backbone: Backbone, reading: Reading, most: int) -> CapturedSteps:
+    return CapturedSteps(backbone, capture_for(backbone, reading, most))
+
+
+@pytest.mark.parametrize("static", [False, True])
 @pytest.mark.parametrize("starts", [(0, 0, 0, 0, 0), (0, 1, 1, 4, 12), (3, 0, 2, 0, 1)])
 def test_rows_that_come_and_go_write_what_they_write_alone(
-    tiny_backbone: Backbone, base: BaseAdapter, starts: tuple[int, ...]
+    monkeypatch: pytest.MonkeyPatch,
+    tiny_backbone: Backbone,
+    base: BaseAdapter,
+    starts: tuple[int, ...],
+    static: bool,
 ) -> None:
+    if static:  # what a GPU does, with room for few steps
+        monkeypatch.setattr(scheduler, "steps_from", static_steps)
+        monkeypatch.setattr(scheduler, "AHEAD", 3)
     updates = [random_update(base, seed) for seed in (2, 3, 4, 5)]
     rows = [*(Adapted(base, update) for update in updates), Adapted(base)]
     lengths = (10, 3, 7, 1, 9)

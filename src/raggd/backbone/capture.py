@@ -12,10 +12,10 @@ from __future__ import annotations
 import copy
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
@@ -24,13 +24,12 @@ from torch.nn import functional
 
 from raggd.backbone.interface import Attached, Up, attached_to
 from raggd.backbone.load import Backbone
+from raggd.backbone.prefix import new_cache
 from raggd.core.low_rank import Factors
 
 if TYPE_CHECKING:
     from raggd.backbone.generate import Reading
 
-Step = Callable[[Tensor], Tensor]
-"""From the last token of every row, (rows,), to the logits of the next, (rows, vocabulary)."""
 ROWS = (1, 2, 4, 8, 16, 32)
 """Batches are captured at these sizes and smaller ones padded; larger ones are not captured."""
 LENGTH = 512
@@ -50,47 +49,75 @@ def branch(cache: Any) -> Any:
     return copied
 
 
-def growing_steps(backbone: Backbone, reading: Reading) -> Step:
-    """Continue what was read, and leave it as it is, with a cache that grows by a token a step."""
-    cache = branch(reading.cache)
-    mask, position = reading.mask, reading.following
+class Steps(Protocol):
+    """Prompts that were read, being continued, a token of every row at a time."""
 
-    def step(tokens: Tensor) -> Tensor:
-        nonlocal mask, position
-        mask = functional.pad(mask, (0, 1), value=1)
-        logits: Tensor = backbone.model(
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Add a token (rows,) to every row; return the next one's logits (rows, vocabulary).
+
+        The next step may overwrite them.
+        """
+
+    def state(self) -> tuple[Any, Tensor]:
+        """Return cache and mask (rows, length) with what was added, to be continued by another."""
+
+
+class GrowingSteps:
+    """Steps on a cache that grows by a token at a time; what was read stays as it is."""
+
+    def __init__(self, backbone: Backbone, reading: Reading) -> None:
+        """Begin in the state in which the prompts were read."""
+        self._backbone, self._cache = backbone, branch(reading.cache)
+        self._mask, self._position = reading.mask, reading.following
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Add a token to every row."""
+        self._mask = functional.pad(self._mask, (0, 1), value=1)
+        logits: Tensor = self._backbone.model(
             input_ids=tokens[:, None],
-            attention_mask=mask,
-            position_ids=position,
-            **backbone.with_cache(cache),
+            attention_mask=self._mask,
+            position_ids=self._position,
+            **self._backbone.with_cache(self._cache),
         ).logits[:, -1]
-        position = position + 1
+        self._position = self._position + 1
         return logits
 
-    return step
+    def state(self) -> tuple[Any, Tensor]:
+        """Return cache and mask."""
+        return self._cache, self._mask
 
 
-def steps_from(backbone: Backbone, reading: Reading, most: int) -> Step:
-    """Continue what was read: by a captured graph where there can be one.
+@dataclass(frozen=True, slots=True)
+class CapturedSteps:
+    """Steps of a captured graph, valid until another batch of this backbone is continued."""
 
-    Args:
-        backbone: in the state in which the prompts were read.
-        reading: the prompts; they stay as they are.
-        most: most steps that will be asked for.
+    backbone: Backbone
+    captured: Captured
 
-    Returns:
-        The step; valid until another batch of this backbone is continued.
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Add a token to every row."""
+        return self.captured.step(self.backbone, tokens)
+
+    def state(self) -> tuple[Any, Tensor]:
+        """Return cache and mask, copied out of the graph's."""
+        return self.captured.state()
+
+
+def steps_from(backbone: Backbone, reading: Reading, most: int) -> Steps:
+    """Continue what was read, and leave it as it is: by a captured graph where there can be one.
+
+    The backbone is in the state in which the prompts were read; `most` steps will be asked for.
     """
     model, rows = backbone.model, len(reading.mask)
     if backbone.device.type != "cuda" or rows > ROWS[-1] or not can_capture(model):
-        return growing_steps(backbone, reading)
+        return GrowingSteps(backbone, reading)
     try:
         captured = capture_for(backbone, reading, most)
     except RuntimeError as error:  # a library whose kernels cannot be captured
         _REFUSED[model] = str(error).splitlines()[0]
         warnings.warn(f"decoding without CUDA graphs: {_REFUSED[model]}", stacklevel=2)
-        return growing_steps(backbone, reading)
-    return partial(captured.step, backbone)
+        return GrowingSteps(backbone, reading)
+    return CapturedSteps(backbone, captured)
 
 
 def can_capture(model: Any) -> bool:
@@ -143,7 +170,7 @@ class Captured:
         from transformers import DynamicCache
 
         self.rows, self.length = rows, length
-        self._count = rows  # and no reference to the model, which is the key to this
+        self._count, self._filled = rows, 0  # and no reference to the model, the key to this
         device = backbone.device
         self._tokens = torch.zeros(rows, 1, dtype=torch.long, device=device)
         self._positions = torch.zeros_like(self._tokens)
@@ -218,7 +245,7 @@ class Captured:
         There are at most as many rows as were captured, with room for the steps to come.
         """
         count, length = reading.mask.shape
-        self._count = count
+        self._count, self._filled = count, length
         self._mask.fill_(self._closed)
         self._mask[:count, 0, 0, :length].masked_fill_(reading.mask.bool(), 0.0)
         self._positions.zero_()
@@ -236,10 +263,8 @@ class Captured:
 
     @torch.no_grad()
     def step(self, backbone: Backbone, tokens: Tensor) -> Tensor:
-        """Add a token (rows,) to every row and return the next one's logits (rows, vocabulary).
-
-        The next step overwrites them.
-        """
+        """Add a token to every row; the next step overwrites the logits."""
+        self._filled += 1
         self._tokens[: self._count, 0] = tokens
         if self._graph is not None:
             self._graph.replay()
@@ -247,6 +272,12 @@ class Captured:
             with self._swapped(attached_to(backbone)):
                 self._forward(backbone)
         return self._logits[: self._count]
+
+    def state(self) -> tuple[Any, Tensor]:
+        """Return cache and mask (rows, length) of the rows that were loaded, copied."""
+        rows, length = self._count, self._filled
+        own = [tuple(t[:rows, :, :length].clone() for t in layer) for layer in self._cache]
+        return new_cache(own), (self._mask[:rows, 0, 0, :length] == 0).long()
 
 
 def _own(hook: Attached, rows: int) -> tuple[Factors, Up | None]:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from raggd.backbone.batch import alike, join_caches
+from raggd.backbone.capture import Steps, steps_from
 from raggd.backbone.device import claim
-from raggd.backbone.generate import read_prompts
+from raggd.backbone.generate import Reading, read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import new_cache
@@ -29,6 +30,8 @@ from raggd.serving.row import Row
 
 GATHER_S = 0.05
 """Longest wait of an idle scheduler for answers in preparation, so that they share a batch."""
+AHEAD = 256
+"""Steps that a static cache has room for when it is begun."""
 T = TypeVar("T")
 
 
@@ -48,7 +51,8 @@ class RunningBatch:
         self._mask = torch.empty(0, 0, dtype=torch.long)
         self._update: Update | None = None
         self._held = ExitStack()
-        self._adapted = False
+        self._steps: Steps | None = None
+        self._left = 0  # steps that there is room for
 
     @torch.no_grad()
     def join(self, prompts: Sequence[Prompt], states: Sequence[Adapted]) -> Tensor:
@@ -71,19 +75,15 @@ class RunningBatch:
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Add one token to every answer; return the (answers, vocabulary) logits of the next."""
-        if not self._adapted:
+        if self._steps is None or not self._left:
+            self.release()
             self._held.enter_context(attach(self._backbone, self._states[0].base, self._update))
-            self._adapted = True
-        positions = self._mask.sum(1, keepdim=True)
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._states), 1)], 1)
-        output = self._backbone.model(
-            input_ids=torch.tensor(tokens, device=self._mask.device)[:, None],
-            attention_mask=self._mask,
-            position_ids=positions,
-            **self._backbone.with_cache(self._cache),
-        )
-        logits: Tensor = output.logits[:, -1]
-        return logits
+            none, following = self._mask.new_empty(0), self._mask.sum(1, keepdim=True)
+            reading = Reading(self._cache, none, self._mask, following)
+            self._steps, self._left = steps_from(self._backbone, reading, AHEAD), AHEAD
+            self._cache = None  # the steps have it until they are released
+        self._left -= 1
+        return self._steps(torch.tensor(tokens, device=self._mask.device))
 
     def keep(self, at: Sequence[int]) -> None:
         """Let all answers but some leave."""
@@ -104,8 +104,10 @@ class RunningBatch:
 
     def release(self) -> None:
         """Leave the backbone as it is without this batch; the next step adapts it again."""
+        if self._steps is not None:
+            self._cache, self._mask = self._steps.state()
+            self._steps = None
         self._held.close()
-        self._adapted = False
 
 
 class Scheduler:

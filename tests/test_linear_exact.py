@@ -67,11 +67,11 @@ def test_gd_plus_plus_layer_equals_both_references(case: Case, curvature: float)
 def test_gd_plus_plus_is_descent_without_gamma_and_differs_with_it(case: Case) -> None:
     given_ = problem(replace(case, steps=max(2, case.steps), curvature=0.3))
     queries, steps = (given_.x1, given_.x2), max(2, case.steps)
-    plain = verify.shift_by(descend, given_, steps)
+    plain = verify.reference(replace(given_, gamma=0.0), steps, descend)
     still = gd_plus_plus(given_.weights, given_.examples, queries, given_.eta, 0.0, steps)
     moved = gd_plus_plus(given_.weights, given_.examples, queries, given_.eta, given_.gamma, steps)
-    assert verify.deviation(still, plain) <= TOLERANCE
-    assert verify.deviation(moved, plain) > 1e-4
+    assert verify.relative(still, plain) <= TOLERANCE
+    assert verify.relative(moved, plain) > 1e-4
 
 
 def test_gd_plus_plus_head_has_one_more_block_and_moves_features_along_the_curvature() -> None:
@@ -95,8 +95,8 @@ def test_flipped_sign_fails(case: Case) -> None:
     """The meta-test: a wrong construction has to be told from a right one."""
     given_ = problem(case)
     wrong = verify.construction(given_, case.steps, residual=case.steps > 1, sign=-1.0)
-    right = verify.shift_by(autograd_descend, given_, case.steps)
-    assert verify.deviation(wrong, right) > MUST_DIFFER
+    right = verify.reference(given_, case.steps, autograd_descend)
+    assert verify.relative(wrong, right) > MUST_DIFFER
 
 
 @pytest.mark.parametrize("label", DEPARTURES)

@@ -34,22 +34,13 @@ def gd_construction(
     """Lemma 1's head: its shift in the y slot of a token is that of one gradient step.
 
     ``W_K = W_Q = diag(I, I, 0)``; W_V has one non-zero block row, the y row ``(W1, W2, -I)``; P is
-    ``-eta / N`` on the y slot. For a stack, every layer has to see what the step before has left
-    over: the y slot of context token j has to become ``y_j - dW x_j``. That is the same head with
-    the sign of P turned and the prediction read with a minus (`residual`).
+    ``-eta / N`` on the y slot; eta is (R,), the weights (R, m, d1) and (R, m, d2). For a stack,
+    every layer has to see what the step before has left over: the y slot of context token j has to
+    become ``y_j - dW x_j``. That is the same head with the sign of P turned and the prediction read
+    as minus the y slot (`residual`).
 
     GD++ has one more non-zero block in W_V, the identity of the x rows, and P is ``-gamma / N``
     there: the features of every token move by ``-gamma H x_j`` (see `objective.gd_plus_plus`).
-
-    Args:
-        weights: W1 (R, m, d1) and W2 (R, m, d2), the point where the descent starts.
-        eta: step size per replica, (R,).
-        examples: N, over which the loss is an average.
-        residual: turn the sign of P, for stacks.
-        gamma: weight of GD++'s curvature per replica, (R,).
-
-    Returns:
-        The head; its prediction is read as ``+y slot``, or ``-y slot`` if residual.
     """
     replicas, outputs, d1 = weights.w1.shape
     width = d1 + weights.w2.shape[-1] + outputs
@@ -107,24 +98,16 @@ def _softmax_shift(
     return _per_replica(scores.softmax(-1) @ values, head.project)
 
 
-def _read_back(
-    form: Tensor | None, head: Head, context: Tensor, documents: Tensor | None, outputs: int
-) -> Tensor:
+def _read_back(form: Tensor, head: Head, context: Tensor, documents: Tensor | None) -> Tensor:
     """Return ``form (sum_i P V e_i (K e_i)^T Q)``: what a form on a head's output is on its input.
 
-    Forms are (R, B, m, T); None reads the y slot of m numbers, alike in all tasks.
+    Forms are (R, B, m, T), or (R, 1, m, T) where they are alike in all tasks.
     """
-    if form is None:  # only the y rows of P count
-        project = head.project[:, -outputs:]
-        read = (project @ head.value).unsqueeze(1)
-        read_documents = project.unsqueeze(1)
-    else:
-        read = _per_replica(form, (head.project @ head.value).mT)
-        read_documents = _per_replica(form, head.project.mT)
-    pooled = (read @ context.mT) @ context  # (R, B, m, T)
+    projected = _per_replica(form, head.project.mT)
+    pooled = (_per_replica(projected, head.value.mT) @ context.mT) @ context
     back = _per_replica(pooled, head.query.mT @ head.key)
     if documents is not None:
-        pooled = (read_documents @ documents.mT) @ documents
+        pooled = (projected @ documents.mT) @ documents
         back = back + _per_replica(pooled, head.query.mT)
     return back
 
@@ -132,7 +115,11 @@ def _read_back(
 class LinearSelfAttention(nn.Module):
     """K layers of one head that share their weights, for R replicas (paper appendix B).
 
-    Parameters `key`, `query`, `value`, `project` have the shapes of a `Head`.
+    Parameters `key`, `query`, `value`, `project` have the shapes of a `Head`. The prediction is
+    the y slot of m `outputs`, or minus it for a `residual` head (see `gd_construction`). Layers
+    that are `target_only` write into that slot alone, as Lemma 1's do; a trained layer may also
+    change x1 and x2. An `offset` (R, T) is what keys and values read beside a context token: the
+    authors' way to show documents to the layer that they train (see `tasks.document_offset`).
     """
 
     key: nn.Parameter
@@ -151,19 +138,7 @@ class LinearSelfAttention(nn.Module):
         softmax: bool = False,
         offset: Tensor | None = None,
     ) -> None:
-        """Take the weights.
-
-        Args:
-            head: of every layer.
-            layers: K, how many layers a token passes.
-            outputs: m, width of the y slot.
-            residual: read the prediction as minus the y slot (see `gd_construction`).
-            target_only: let layers write into the y slot only, as Lemma 1 does; without it a
-                trained layer may also change x1 and x2.
-            softmax: normalise the scores.
-            offset: what keys and values read beside a context token, (R, T): the authors' way to
-                show documents to the layer that they train (see `tasks.document_offset`).
-        """
+        """Take the weights, not to be trained yet."""
         super().__init__()
         for name, tensor in head._asdict().items():
             setattr(self, name, nn.Parameter(tensor.clone(), requires_grad=False))
@@ -190,33 +165,26 @@ class LinearSelfAttention(nn.Module):
             context = context + head_shift(head, context, source, documents, softmax=self.softmax)
 
     def form(self, context: Tensor, documents: Tensor | None = None) -> Tensor:
-        """The prediction as a linear form of the query's token: a with ``y = a e_q``.
+        """Return the prediction shifts as linear forms (R, B, m, T) of the query's token.
 
         Without a softmax every layer is linear in the token that asks, and the query is no key, so
-        that a stack is one form, found from the last layer backwards. A query then costs T numbers,
-        and the expected loss over queries can be written down (see `training.expected_error`).
-
-        Returns:
-            Forms of the prediction shifts, (R, B, m, T); the arguments are those of `forward`.
+        that a stack is one form a with ``y = a e_q``, found from the last layer backwards. A query
+        then costs T numbers, and the expected loss over queries can be written down (see
+        `training.expected_error`).
         """
         head = self.head()
         sources = self._sources(head, context, documents)
         form = torch.eye(context.shape[-1], dtype=context.dtype)[-self.outputs :]
-        form = form + _read_back(None, head, sources[-1], documents, self.outputs)
-        for source in reversed(sources[:-1]):
-            form = form + _read_back(form, head, source, documents, self.outputs)
+        form = form.expand(len(context), 1, *form.shape)  # reads the y slot
+        for source in reversed(sources):
+            form = form + _read_back(form, head, source, documents)
         return -form if self.residual else form
 
     def forward(self, context: Tensor, queries: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Pass tokens through all layers and read the y slots of the queries.
+        """Return the shifts of the predictions, (R, B, n, m), at queries (R, B, n, T).
 
-        Args:
-            context: (R, B, N, T), y slots filled.
-            queries: (R, B, n, T), y slots zero; each sees the context only.
-            documents: rows for keys and values, (R, B, k, T), or None.
-
-        Returns:
-            Shifts of the predictions, (R, B, n, m).
+        The context is (R, B, N, T), its y slots filled; those of the queries are zero, and each
+        sees the context only. Documents (R, B, k, T) are rows for keys and values.
         """
         if not self.softmax:
             return queries @ self.form(context, documents).mT

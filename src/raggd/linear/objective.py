@@ -13,6 +13,7 @@ have n rows in place of N.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -45,10 +46,9 @@ class Weights(NamedTuple):
     w1: Tensor
     w2: Tensor
 
-
-def projection_weight(w1: Tensor, w_d: Tensor) -> Tensor:
-    """Return the projection interface's ``W2 = W1 W_d``; W_d (..., d1, d2) maps documents to x."""
-    return w1 @ w_d
+    def minus(self, other: Weights) -> Weights:
+        """Return the change from `other` to these."""
+        return Weights(self.w1 - other.w1, self.w2 - other.w2)
 
 
 def dot_product_weight(w_z: Tensor, documents: Tensor, mixing: Tensor) -> Tensor:
@@ -59,16 +59,6 @@ def dot_product_weight(w_z: Tensor, documents: Tensor, mixing: Tensor) -> Tensor
     of two encoders, symmetric if they are one.
     """
     return w_z @ (documents.mT @ documents) @ mixing.mT
-
-
-def tokens(examples: Examples) -> Tensor:
-    """Return the tokens ``(x1, x2, y)``, (..., N, d1 + d2 + m)."""
-    return torch.cat(list(examples), -1)
-
-
-def query_tokens(x1: Tensor, x2: Tensor, outputs: int) -> Tensor:
-    """Return the queries' tokens, (..., n, d1 + d2 + m): the m numbers of the y slot are zero."""
-    return torch.cat([x1, x2, x1.new_zeros(*x1.shape[:-1], outputs)], -1)
 
 
 def predict(weights: Weights, x1: Tensor, x2: Tensor) -> Tensor:
@@ -105,20 +95,7 @@ def autograd_descend(weights: Weights, examples: Examples, eta: float, steps: in
     return Weights(after[0], after[1])
 
 
-def _moved_data(
-    examples: Examples, change: Weights, x: Tensor
-) -> tuple[Examples, tuple[Tensor, Tensor]]:
-    """Return the data a step leaves: its prediction out of y, features x (context first) in."""
-    y = examples.y - predict(change, examples.x1, examples.x2)
-    count, d1 = examples.y.shape[-2], examples.x1.shape[-1]
-    context, asked = x[..., :count, :], x[..., count:, :]
-    moved = Examples(context[..., :d1], context[..., d1:], y)
-    return moved, (asked[..., :d1], asked[..., d1:])
-
-
-def _features(examples: Examples, queries: tuple[Tensor, Tensor]) -> Tensor:
-    """Return all features, context first, (..., N + n, d1 + d2)."""
-    return torch.cat([torch.cat([examples.x1, examples.x2], -1), torch.cat(queries, -1)], -2)
+Descent = Callable[[Weights, Examples, float, int], Weights]
 
 
 def gd_plus_plus(
@@ -128,49 +105,26 @@ def gd_plus_plus(
     eta: float,
     gamma: float,
     steps: int,
+    descent: Descent = descend,
 ) -> Tensor:
-    """GD++ (von Oswald et al. 2023): every step also moves the features along the curvature.
+    """Return the sum of GD++'s K prediction shifts at the queries (x1, x2), (..., n, m).
 
-    A step is ``dW = -eta grad L``, ``y_j <- y_j - dW x_j`` and, for context and queries alike,
-    ``x_j <- (I - gamma H) x_j`` with the Hessian ``H = 1/N sum_i x_i x_i^T`` of a row of W. Every
-    step starts from `weights`, those before it are taken out of y. gamma = 0 is gradient descent.
-
-    Returns:
-        The sum of the K prediction shifts at the queries (x1, x2), (..., n, m).
+    A step (von Oswald et al. 2023) is ``dW = -eta grad L``, ``y_j <- y_j - dW x_j`` and, for
+    context and queries alike, ``x_j <- (I - gamma H) x_j`` with the Hessian ``H = 1/N sum_i x_i
+    x_i^T`` of a row of W. It always starts from `weights`, the steps before it are taken out of y.
+    Without gamma it is gradient descent; with `autograd_descend` for `descent` it is the oracle.
     """
     shift = torch.zeros(())
+    count = examples.y.shape[-2]
     for _ in range(steps):
-        change = gradient_step(weights, examples, eta)
+        change = descent(weights, examples, eta, 1).minus(weights)
         shift = shift + predict(change, *queries)
-        x = _features(examples, queries)
-        context = x[..., : examples.y.shape[-2], :]
-        hessian = context.mT @ context / examples.y.shape[-2]
-        examples, queries = _moved_data(examples, change, x - gamma * x @ hessian)
-    return shift
-
-
-def autograd_gd_plus_plus(
-    weights: Weights,
-    examples: Examples,
-    queries: tuple[Tensor, Tensor],
-    eta: float,
-    gamma: float,
-    steps: int,
-) -> Tensor:
-    """Return the same with both gradients from autograd: the oracle of `gd_plus_plus`.
-
-    ``H x_j`` is the gradient of ``1/(2N) sum_i (v x_i)^2`` at ``v = x_j``: a token's features move
-    by a gradient step of the same loss, with targets zero.
-    """
-    shift = torch.zeros(())
-    for _ in range(steps):
-        after = autograd_descend(weights, examples, eta, 1)
-        change = Weights(after.w1 - weights.w1, after.w2 - weights.w2)
-        shift = shift + predict(change, *queries)
-        x = _features(examples, queries)
-        d1, rows = examples.x1.shape[-1], x.shape[-2]
-        targets = examples.y.new_zeros(*examples.y.shape[:-1], rows)
-        rows_as_weights = Weights(x[..., :d1], x[..., d1:])
-        moved = autograd_descend(rows_as_weights, examples._replace(y=targets), gamma, 1)
-        examples, queries = _moved_data(examples, change, torch.cat(list(moved), -1))
+        y = examples.y - predict(change, examples.x1, examples.x2)
+        # H x_j is the gradient of 1/(2N) sum_i (v x_i)^2 at v = x_j: a token's features move by
+        # a step of the same loss with targets zero, as if they were a row of weights.
+        x = Weights(*(torch.cat(pair, -2) for pair in zip(examples[:2], queries, strict=True)))
+        nothing = y.new_zeros(*y.shape[:-1], x.w1.shape[-2])
+        x1, x2 = descent(x, examples._replace(y=nothing), gamma, 1)
+        examples = Examples(x1[..., :count, :], x2[..., :count, :], y)
+        queries = (x1[..., count:, :], x2[..., count:, :])
     return shift

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import product
 
 import torch
@@ -12,18 +11,15 @@ from torch import Tensor
 
 from raggd.linear.attention import Head, LinearSelfAttention, constructed, gd_construction
 from raggd.linear.objective import (
+    Descent,
     Examples,
     Interface,
     Weights,
     autograd_descend,
-    autograd_gd_plus_plus,
     descend,
     dot_product_weight,
     gd_plus_plus,
     predict,
-    projection_weight,
-    query_tokens,
-    tokens,
 )
 
 TOLERANCE = 1e-12
@@ -71,6 +67,29 @@ class Problem:
     eta: float
     gamma: float
 
+    @property
+    def outputs(self) -> int:
+        """Return m."""
+        return self.examples.y.shape[-1]
+
+    def network(self, steps: int, *, residual: bool, sign: float = 1.0) -> LinearSelfAttention:
+        """Return the construction of K steps, plain ones without gamma."""
+        weights = Weights(self.weights.w1[None], self.weights.w2[None])
+        eta, gamma = torch.tensor([[sign * self.eta], [self.gamma]], dtype=torch.float64)
+        count, curved = len(self.examples.y), gamma if self.gamma else None
+        return constructed(weights, eta, count, steps, residual=residual, gamma=curved)
+
+    def ask(self, network: LinearSelfAttention, context: Tensor | None = None) -> Tensor:
+        """Return what a network says at the queries, (queries, m); of other tokens if given."""
+        context = torch.cat(self.examples, -1) if context is None else context
+        with torch.no_grad():
+            shifts: Tensor = network(context[None, None], self.asked()[None, None])
+        return shifts[0, 0]
+
+    def asked(self) -> Tensor:
+        """Return the queries' tokens, their y slots zero."""
+        return torch.cat([self.x1, self.x2, self.x1.new_zeros(QUERIES, self.outputs)], -1)
+
 
 def _draw(case: Case) -> tuple[Weights, Tensor, Tensor]:
     """Return weights, and x1 and x2 of the context and then of the queries."""
@@ -83,8 +102,7 @@ def _draw(case: Case) -> tuple[Weights, Tensor, Tensor]:
     x1, w1 = normal(rows, case.features), normal(case.outputs, case.features)
     if case.interface == Interface.projection:
         x2 = normal(rows, case.documents * size)
-        w2 = projection_weight(w1, normal(case.features, x2.shape[-1]))
-        return Weights(w1, w2), x1, x2
+        return Weights(w1, w1 @ normal(case.features, x2.shape[-1])), x1, x2  # W2 = W1 W_d
     size = case.features if case.shared_encoder else size
     w_q = normal(case.features, case.features) / case.features**0.5
     w_d = w_q if case.shared_encoder else normal(case.features, size) / size**0.5
@@ -111,64 +129,36 @@ def problem(case: Case) -> Problem:
     return Problem(weights, examples, x1[n:], x2[n:], share * unit, case.curvature * unit)
 
 
-def _ask(network: LinearSelfAttention, given: Problem, context: Tensor | None = None) -> Tensor:
-    context = tokens(given.examples) if context is None else context
-    queries = query_tokens(given.x1, given.x2, given.examples.y.shape[-1])
-    with torch.no_grad():
-        shifts: Tensor = network(context[None, None], queries[None, None])
-    return shifts[0, 0]
-
-
-def _replicas(given: Problem) -> tuple[Weights, Tensor, Tensor | None]:
-    """Return weights, eta and gamma with a replica axis; no gamma for plain descent."""
-    weights = Weights(given.weights.w1[None], given.weights.w2[None])
-    eta, gamma = torch.tensor([[given.eta], [given.gamma]], dtype=torch.float64)
-    return weights, eta, gamma if given.gamma else None
-
-
-def _head(given: Problem, *, residual: bool) -> Head:
-    weights, eta, gamma = _replicas(given)
-    count = given.examples.y.shape[-2]
-    return gd_construction(weights, eta, count, residual=residual, gamma=gamma)
-
-
 def construction(given: Problem, steps: int, *, residual: bool, sign: float = 1.0) -> Tensor:
     """Return what the constructed network says at the queries, (queries, m)."""
-    weights, eta, gamma = _replicas(given)
-    count = given.examples.y.shape[-2]
-    network = constructed(weights, sign * eta, count, steps, residual=residual, gamma=gamma)
-    return _ask(network, given)
+    return given.ask(given.network(steps, residual=residual, sign=sign))
 
 
-def shift_by(
-    method: Callable[[Weights, Examples, float, int], Weights], given: Problem, steps: int
-) -> Tensor:
-    """Return ``(W^(K) - W) x`` at the queries after K plain steps by `descend` or its oracle."""
-    after = method(given.weights, given.examples, given.eta, steps)
-    change = Weights(after.w1 - given.weights.w1, after.w2 - given.weights.w2)
-    return predict(change, given.x1, given.x2)
+def reference(given: Problem, steps: int, descent: Descent) -> Tensor:
+    """Return the prediction shifts of K steps, plain or GD++, by closed form or autograd."""
+    if given.gamma:
+        queries, numbers = (given.x1, given.x2), (given.eta, given.gamma, steps)
+        return gd_plus_plus(given.weights, given.examples, queries, *numbers, descent)
+    after = descent(given.weights, given.examples, given.eta, steps)
+    return predict(after.minus(given.weights), given.x1, given.x2)
 
 
-def references(given: Problem, steps: int) -> tuple[Tensor, Tensor]:
-    """Return closed form and autograd of K steps, plain or GD++, (queries, m) each."""
-    if not given.gamma:
-        return shift_by(descend, given, steps), shift_by(autograd_descend, given, steps)
-    queries, numbers = (given.x1, given.x2), (given.eta, given.gamma, steps)
-    closed = gd_plus_plus(given.weights, given.examples, queries, *numbers)
-    return closed, autograd_gd_plus_plus(given.weights, given.examples, queries, *numbers)
-
-
-def deviation(found: Tensor, expected: Tensor) -> float:
+def relative(found: Tensor, expected: Tensor) -> float:
     """Return the largest difference relative to the largest entry of what is expected."""
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
+
+
+def deviations(given: Problem, shift: Tensor, steps: int) -> tuple[float, float]:
+    """Return how far a prediction shift is from K steps in closed form and by autograd."""
+    closed, oracle = (reference(given, steps, by) for by in (descend, autograd_descend))
+    return relative(shift, closed), relative(shift, oracle)
 
 
 def measure(case: Case) -> tuple[float, float]:
     """Return the construction's relative deviation from the closed form and from autograd."""
     given = problem(case)
     shift = construction(given, case.steps, residual=case.steps > 1)
-    closed, oracle = references(given, case.steps)
-    return deviation(shift, closed), deviation(shift, oracle)
+    return deviations(given, shift, case.steps)
 
 
 def standard_cases() -> Iterator[Case]:
@@ -191,32 +181,27 @@ def standard_cases() -> Iterator[Case]:
 
 
 def _softmax(given: Problem) -> Tensor:
-    head, outputs = _head(given, residual=False), given.examples.y.shape[-1]
-    network = LinearSelfAttention(head, outputs=outputs, residual=False, softmax=True)
-    return _ask(network, given)
+    network = given.network(1, residual=False)
+    network.softmax = True
+    return given.ask(network)
 
 
-def _other_context(given: Problem, *, query: bool) -> Tensor:
-    """Return what a layer says with the query among the keys, or without the targets."""
-    weights, eta, _ = _replicas(given)
-    network = constructed(weights, eta, given.examples.y.shape[-2], residual=False)
-    outputs = given.examples.y.shape[-1]
-    context = tokens(given.examples)
-    if not query:
-        context[..., -outputs:] = 0
-        return _ask(network, given, context)
-    rows = []
-    for x1, x2 in zip(given.x1, given.x2, strict=True):
-        one = replace(given, x1=x1[None], x2=x2[None])
-        own = query_tokens(one.x1, one.x2, outputs)
-        rows.append(_ask(network, one, torch.cat([context, own])))
-    return torch.cat(rows)
+def _without_targets(given: Problem) -> Tensor:
+    context = torch.cat(given.examples, -1)
+    context[..., -given.outputs :] = 0
+    return given.ask(given.network(1, residual=False), context)
 
 
-def _changed_head(given: Problem, change: Callable[[Head], Head]) -> Tensor:
+def _query_among_keys(given: Problem) -> Tensor:
+    network, context = given.network(1, residual=False), torch.cat(given.examples, -1)
+    with_own = [torch.cat([context, own[None]]) for own in given.asked()]
+    return torch.stack([given.ask(network, c)[row] for row, c in enumerate(with_own)])
+
+
+def _changed(given: Problem, change: Callable[[Head], Head]) -> Tensor:
     """Return what three layers of a changed head say."""
-    head, outputs = change(_head(given, residual=True)), given.examples.y.shape[-1]
-    return _ask(LinearSelfAttention(head, layers=3, outputs=outputs), given)
+    head = change(given.network(3, residual=True).head())
+    return given.ask(LinearSelfAttention(head, layers=3, outputs=given.outputs))
 
 
 def _keys_read_y(head: Head) -> Head:
@@ -234,16 +219,16 @@ _THREE, _CURVED = Case(steps=3), Case(steps=3, curvature=0.3)
 DEPARTURES: dict[str, tuple[Case, Callable[[Problem], Tensor]]] = {
     "softmax in place of linear scores": (Case(), _softmax),
     "flipped sign of P": (Case(), lambda g: construction(g, 1, residual=False, sign=-1.0)),
-    "context tokens without their y slot": (Case(), partial(_other_context, query=False)),
-    "query token among the keys": (Case(), partial(_other_context, query=True)),
+    "context tokens without their y slot": (Case(), _without_targets),
+    "query token among the keys": (Case(), _query_among_keys),
     "3 layers that do not see the residual": (
         _THREE,
-        partial(construction, steps=3, residual=False),
+        lambda g: construction(g, 3, residual=False),
     ),
-    "3 layers whose keys read the y slot": (_THREE, partial(_changed_head, change=_keys_read_y)),
+    "3 layers whose keys read the y slot": (_THREE, lambda g: _changed(g, _keys_read_y)),
     "3 layers of GD++ without the x rows of W_V": (
         _CURVED,
-        partial(_changed_head, change=_without_x_rows),
+        lambda g: _changed(g, _without_x_rows),
     ),
     "3 layers of GD++, gamma's sign turned": (
         _CURVED,
@@ -274,13 +259,8 @@ class Line:
 def departure_line(label: str, seeds: int = 8) -> Line:
     """Return the *smallest* deviation of one of `DEPARTURES`, on cases with a non-zero start."""
     case, build = DEPARTURES[label]
-    closed, oracle = [], []
-    for seed in range(seeds):
-        given = problem(replace(case, seed=1000 + 2 * seed))
-        shift = build(given)
-        pair = references(given, case.steps)
-        closed.append(deviation(shift, pair[0]))
-        oracle.append(deviation(shift, pair[1]))
+    given = [problem(replace(case, seed=1000 + 2 * seed)) for seed in range(seeds)]
+    closed, oracle = zip(*(deviations(g, build(g), case.steps) for g in given), strict=True)
     return Line(label, seeds, min(closed), min(oracle), must_differ=True)
 
 
@@ -289,10 +269,10 @@ def verify() -> list[Line]:
     groups: dict[str, list[tuple[float, float]]] = {}
     for case in standard_cases():
         groups.setdefault(f"{case.label}, K = 1..10", []).append(measure(case))
-    lines = [
-        Line(label, len(pairs), max(c for c, _ in pairs), max(a for _, a in pairs))
-        for label, pairs in groups.items()
-    ]
+    lines = []
+    for label, pairs in groups.items():
+        closed, oracle = zip(*pairs, strict=True)
+        lines.append(Line(label, len(pairs), max(closed), max(oracle)))
     return [*lines, *(departure_line(label) for label in DEPARTURES)]
 
 

@@ -22,12 +22,12 @@ from raggd.cli.console import progress_bar, show
 from raggd.cli.options import Json
 from raggd.files import write_json
 from raggd.linear.attention import random_attention
-from raggd.linear.boundary.figure import Progress, interval, rounded
-from raggd.linear.boundary.synthetic import synthetic_cell, task_spec
-from raggd.linear.compare import attention_predictor
+from raggd.linear.figure import interval, rounded
 from raggd.linear.objective import Interface
+from raggd.linear.synthetic import synthetic_cell, task_spec
 from raggd.linear.tasks import TaskSpec, document_map, sample
-from raggd.linear.training import TrainSpec, squared_error, train
+from raggd.linear.training import TrainSpec, attention_predictor, squared_error, train
+from raggd.progress import Progress
 from raggd.provenance import origin
 
 

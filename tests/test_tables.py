@@ -14,7 +14,7 @@ import torch
 
 from raggd.data import tables
 from raggd.data.tables import SOURCES, TABLES, load_table, to_table, values_hash
-from raggd.linear.boundary.tabular import (
+from raggd.linear.tables import (
     SPLITS,
     Normalisation,
     draw,

@@ -15,7 +15,8 @@ from raggd.cli.options import Json
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from raggd.linear.boundary.figure import FigureSpec, Progress, Row
+    from raggd.linear.figure import FigureSpec, Row
+    from raggd.progress import Progress
 
 boundary_app = typer.Typer(
     help="Make the figures of the boundary of the exact regime.", no_args_is_help=True
@@ -59,6 +60,14 @@ def verify(as_json: Json = False) -> None:
         sys.exit(1)
 
 
+def figure_spec(name: str) -> FigureSpec:
+    """Return what one of `FIGURES` is."""
+    from raggd.linear import synthetic_figures, table_figures
+
+    specs = (*synthetic_figures.FIGURES, *table_figures.FIGURES)
+    return next(spec for spec in specs if spec.name == name)
+
+
 def _to_csv(rows: Sequence[Row]) -> str:
     """Return rows as CSV; fields that a row lacks stay empty."""
     import csv
@@ -85,13 +94,16 @@ def run_cell(
     spec: FigureSpec, cell: Row, out: Path, tables: Path | None, progress: Progress
 ) -> dict[str, Any]:
     """Return rows and seconds of a cell, from its part file if it was run before."""
+    import json
+
     import torch
 
     from raggd.files import read_json, write_json
-    from raggd.linear.boundary.figure import cell_id
     from raggd.provenance import versions
+    from raggd.records import content_id
 
-    path = out / "parts" / f"{cell['kind']}-{cell_id(cell)}.json"
+    name = content_id(json.dumps(cell, sort_keys=True))
+    path = out / "parts" / f"{cell['kind']}-{name}.json"
     if path.is_file():
         stored: dict[str, Any] = read_json(path, what="a part of a figure")
         return stored
@@ -137,21 +149,17 @@ def run_boundary(
     Every training run is stored in ``out/parts`` under the hash of its settings as soon as it ends;
     the same command continues where it was interrupted. A reading of section 4 that is not the
     figure's default is written to ``NAME-READING``. Without a folder of `tables` they are looked
-    for in the usual places and fetched.
-
-    Returns:
-        The record: settings, seconds, summary, the authors' numbers beside ours, versions.
+    for in the usual places and fetched. Returned is what ``NAME.json`` holds.
     """
     import os
 
     from raggd.files import write_json, write_text
-    from raggd.linear import boundary
-    from raggd.linear.authors import SOURCE, compared
+    from raggd.linear.figure import SOURCE, compared
     from raggd.provenance import origin
     from raggd.records import require_known
 
-    require_known("figure", name, list(boundary.FIGURES))
-    spec = boundary.FIGURES[name]
+    require_known("figure", name, list(FIGURES))
+    spec = figure_spec(name)
     reading = reading or spec.readings[0]
     require_known(f"reading of {name}", reading, spec.readings)
     cells = [{**cell, "seed": seed} for cell in spec.cells(quick, reading)]

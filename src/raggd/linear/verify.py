@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from raggd.linear.attention import Head, LinearSelfAttention, constructed, gd_construction
+from raggd.linear.attention import Head, LinearSelfAttention, constructed
 from raggd.linear.objective import (
     Descent,
     Examples,

@@ -1,28 +1,35 @@
-"""One layer, trained against constructed: figures 1 and 5, and the departures from Lemma 1."""
+"""Figures 1, 5, 6 and 8 and the departures from Lemma 1: trained attention against its algorithm.
+
+Figures 6 and 8 have two and five stacked layers with shared parameters. The authors compare a stack
+that may write whole tokens with GD++, which moves the features too, and that is the default. Our
+reading before their code was known is run with ``--reading ours``: plain K steps against layers
+that write the y slot only, and against layers that write the whole token.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
+from statistics import linear_regression
 from typing import TYPE_CHECKING, Any
 
-from raggd.linear.boundary.figure import (
+from raggd.linear.figure import (
     NAMES,
-    STYLES,
     FigureSpec,
     Row,
     band,
     canvas,
+    dots,
     interval,
     label,
     legend,
     legend_below,
-    possible,
     rounded,
     select,
-    slope,
     values_of,
 )
-from raggd.linear.boundary.synthetic import run_synthetic, synthetic_cell
+from raggd.linear.synthetic import run_synthetic, synthetic_cell, task_spec
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,6 +56,9 @@ def alignment(rows: Sequence[Row]) -> dict[str, Any]:
     found["largest_gap"] = max(gaps(rows))
     found["smallest_cosine"] = min(row["cosine"] for row in rows)
     return found
+
+
+# Figure 1: one layer over training.
 
 
 def _fig1_cells(quick: bool, reading: str) -> list[Row]:
@@ -81,6 +91,9 @@ def _summarise_fig1(rows: Sequence[Row]) -> dict[str, Any]:
     found["gap_at_most_2_percent"] = all(found[i]["largest_gap"] <= 0.02 for i in INTERFACES)
     found["cosine_at_least_0.99"] = all(found[i]["smallest_cosine"] >= 0.99 for i in INTERFACES)
     return found
+
+
+# Figure 5: documents and input range.
 
 
 def _fig5_cells(quick: bool, reading: str) -> list[Row]:
@@ -126,29 +139,137 @@ def _draw_fig5(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def loss_slopes(rows: Sequence[Row], key: str) -> list[float]:
-    """Return the slope of a loss against documents, one number per seed."""
-    return [
-        slope([r["documents"] for r in mine], [r[key] for r in mine])
-        for mine in (select(rows, seed=seed) for seed in values_of(rows, "seed"))
-    ]
+def _slope(rows: Sequence[Row], key: str) -> list[float]:
+    """Return mean and interval over seeds of a loss's slope against documents."""
+    slopes = []
+    for seed in values_of(rows, "seed"):
+        mine = select(rows, seed=seed)
+        line = linear_regression([r["documents"] for r in mine], [r[key] for r in mine])
+        slopes.append(line.slope)
+    return rounded(interval(slopes))
 
 
 def _summarise_fig5(rows: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for interface in INTERFACES:
         mine = select(rows, stage="final", interface=interface)
-        shares = [{**r, "share": r["trained_loss"] / r["null_loss"]} for r in mine]
+        mine = [{**r, "share": r["trained_loss"] / r["null_loss"]} for r in mine]
         found[interface] = {
             "by_documents": {k: alignment(select(mine, documents=k)) for k in DOCUMENTS},
             "largest_gap": max(gaps(mine)),
-            "slope_trained": rounded(interval(loss_slopes(mine, "trained_loss"))),
-            "slope_constructed": rounded(interval(loss_slopes(mine, "constructed_loss"))),
-            "slope_share_of_variance": rounded(interval(loss_slopes(shares, "share"))),
+            "slope_trained": _slope(mine, "trained_loss"),
+            "slope_constructed": _slope(mine, "constructed_loss"),
+            "slope_share_of_variance": _slope(mine, "share"),
         }
     found["within_5_percent"] = all(found[i]["largest_gap"] <= 0.05 for i in INTERFACES)
     return found
 
+
+# Figures 6 and 8: stacks of layers.
+
+DEPTHS = (2, 5)
+WRITES = {True: "y slot only", False: "whole token"}
+_REACH = 0.1
+_STACKED = {"dot-product": (2, 5, 10, 25), "projection": (2, 5, 10, 15)}
+# Layers that rewrite whole tokens overflow at the rate that suits the others.
+_RATE: dict[bool, dict[str, float]] = {True: {}, False: {"learning_rate": 1e-3, "scale": 0.02}}
+
+
+def _depth_cells(interface: str, quick: bool, reading: str) -> list[Row]:
+    changes: dict[str, Any] = {"evaluations": 1, "reading": reading}
+    counts: Sequence[int] = _STACKED[interface]
+    if quick:
+        changes |= {"tasks": 1000}
+        counts = (counts[0], counts[-1])
+    if reading == "ours":
+        changes |= {"batch": 64, "steps": 250} if quick else {"batch": 128, "steps": 3000}
+        return [
+            synthetic_cell(interface, k, layers=depth, target_only=only, **changes | _RATE[only])
+            for only in WRITES
+            for depth in DEPTHS
+            for k in counts
+        ]
+    changes |= {"batch": 64, "steps": 1000, "scale": 0.02, "tasks": 4000}
+    if interface == "projection":
+        changes |= {"batch": 32, "tasks": 2000}
+    changes |= {"steps": 150} if quick else {}
+    cells = []
+    for depth, k in product(DEPTHS, counts):
+        cell = synthetic_cell(interface, k, layers=depth, **changes)
+        # An Adam step moves a T x T matrix by up to rate x T in its largest singular value.
+        cell["learning_rate"] = float(f"{_REACH / task_spec(cell).width:.2g}")
+        if k != 25:  # the count whose numbers are published
+            cell["authors_tasks"] = 0
+        cells.append(cell)
+    return cells
+
+
+def _with_residual(rows: Sequence[Row]) -> list[Row]:
+    """Return the final rows with ``residual``, ``|trained loss - constructed loss|``."""
+    return [
+        {**row, "residual": abs(row["trained_loss"] - row["constructed_loss"])}
+        for row in select(rows, stage="final")
+    ]
+
+
+def _draw_depth(rows: Sequence[Row]) -> Figure:
+    interface, against = rows[0]["interface"], "GD++" if "gamma" in rows[0] else "K steps"
+    number = 6 if interface == "dot-product" else 8
+    title = f"Figure {number}. {interface.capitalize()}, stacked layers: trained against {against}"
+    final = _with_residual(rows)
+    writes = values_of(final, "target_only")
+    figure, axes = canvas(len(writes), 4, title)
+    panels = (
+        ("residual", "|trained - constructed| loss"),
+        ("prediction_difference", NAMES["prediction_difference"]),
+        ("cosine", NAMES["cosine"]),
+    )
+    for line, only in enumerate(writes):
+        name = f"layers write {WRITES[only]}"
+        for index, depth in enumerate(values_of(final, "layers")):
+            mine = select(final, target_only=only, layers=depth)
+            for offset, key in enumerate(("trained_loss", "constructed_loss")):
+                text = f"{NAMES[key]}, {depth} layers"
+                band(axes[line][0], mine, "documents", key, text, 2 * index + offset)
+            for column, (key, _) in enumerate(panels, start=1):
+                band(axes[line][column], mine, "documents", key, f"{depth} layers", 2 * index)
+        label(axes[line][0], name, "documents", "loss")
+        for column, (_, text) in enumerate(panels, start=1):
+            label(axes[line][column], name, "documents", text)
+        for axis in axes[line][:3]:
+            if only or against == "GD++":
+                axis.set_ylim(bottom=0)
+            else:  # a few tasks on which a stack overflows can dominate a mean
+                axis.set_yscale("log")
+        for axis in axes[line]:
+            legend(axis)
+    return figure
+
+
+def _summarise_depth(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the largest residual over document counts at each depth, and whether it falls."""
+    final = _with_residual(rows)
+    found: dict[str, Any] = {}
+    for only in values_of(final, "target_only"):
+        part = {d: select(final, target_only=only, layers=d) for d in DEPTHS}
+        reading: dict[str, Any] = {
+            f"depth_{d}": {k: alignment(select(p, documents=k)) for k in values_of(p, "documents")}
+            for d, p in part.items()
+        }
+        for key in ("residual", "prediction_difference"):
+            two, five = (
+                interval(max(r[key] for r in select(p, seed=s)) for s in values_of(p, "seed"))
+                for p in part.values()
+            )
+            reading[f"largest_{key}_depth_2"] = rounded(two)
+            reading[f"largest_{key}_depth_5"] = rounded(five)
+            reading[f"{key}_smaller_at_depth_5"] = five[0] < two[0]
+            reading[f"{key}_intervals_apart"] = five[2] < two[1]
+        found[WRITES[only]] = reading
+    return found
+
+
+# Departures from the lemma's setting.
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "lemma's setting": {},
@@ -171,11 +292,10 @@ def _departure_cells(quick: bool, reading: str) -> list[Row]:
     ]
 
 
-def named(rows: Sequence[Row]) -> list[Row]:
-    """Final rows with ``variant``, ``gap`` (signed, of the constructed loss) and ``share``.
+def _named(rows: Sequence[Row]) -> list[Row]:
+    """Return final rows with ``variant``, ``gap`` (signed, of the constructed loss) and ``share``.
 
-    Returns:
-        The rows; a gradient step in the best metric is the variant "... , preconditioned step".
+    A gradient step in the best metric is the variant "... , preconditioned step".
     """
     found = []
     for row in (r for r in rows if r["stage"] in {"final", "preconditioned"}):
@@ -192,7 +312,7 @@ def named(rows: Sequence[Row]) -> list[Row]:
 def _draw_departures(rows: Sequence[Row]) -> Figure:
     title = "Departures from the lemma's setting: trained attention against the gradient step"
     figure, axes = canvas(1, 3, title, height=4.2)
-    final = named(rows)
+    final = _named(rows)
     variants = values_of(final, "variant")
     panels = (
         ("gap", "advantage of training (share of the step's loss)"),
@@ -200,19 +320,13 @@ def _draw_departures(rows: Sequence[Row]) -> Figure:
         ("share", "trained loss / variance of the label"),
     )
     for axis, (key, text) in zip(axes[0], panels, strict=True):
-        for offset, (interface, style) in enumerate(zip(INTERFACES, STYLES, strict=False)):
-            spread = [
-                interval(r[key] for r in select(final, interface=interface, variant=v))
-                for v in variants
-            ]
-            spread = [possible(key, *s) if key == "cosine" else s for s in spread]
-            mean = [s[0] for s in spread]
-            error = [[s[0] - s[1] for s in spread], [s[2] - s[0] for s in spread]]
-            places = [i + 0.25 * offset - 0.125 for i in range(len(variants))]
-            marks = {"fmt": style["marker"], "color": style["color"], "label": interface}
-            axis.errorbar(mean, places, xerr=error, markersize=5.5, capsize=2.5, **marks)
-        axis.set_yticks(range(len(variants)), variants if key == "gap" else [""] * len(variants))
-        axis.invert_yaxis()
+
+        def values(variant: str, interface: str, key: str = key) -> list[float]:
+            return [r[key] for r in select(final, interface=interface, variant=variant)]
+
+        dots(axis, variants, INTERFACES, values, key, sideways=True)
+        if key != "gap":
+            axis.set_yticklabels([""] * len(variants))
         label(axis, "", text, "")
     axes[0][0].axvline(0.0, color="#888888", linewidth=0.8)
     axes[0][1].axvline(1.0, color="#888888", linewidth=0.8)
@@ -221,7 +335,7 @@ def _draw_departures(rows: Sequence[Row]) -> Figure:
 
 
 def _summarise_departures(rows: Sequence[Row]) -> dict[str, Any]:
-    final = named(rows)
+    final = _named(rows)
     found: dict[str, Any] = {}
     for interface in INTERFACES:
         mine = select(final, interface=interface)
@@ -231,26 +345,22 @@ def _summarise_departures(rows: Sequence[Row]) -> dict[str, Any]:
     return found
 
 
-FIG1 = FigureSpec(
-    "fig1",
-    _fig1_cells,
-    run_synthetic,
-    _draw_fig1,
-    _summarise_fig1,
-    ("ours", "authors"),
-)
-FIG5 = FigureSpec(
-    "fig5",
-    _fig5_cells,
-    run_synthetic,
-    _draw_fig5,
-    _summarise_fig5,
-    ("authors", "ours"),
-)
-DEPARTURES = FigureSpec(
-    "departures",
-    _departure_cells,
-    run_synthetic,
-    _draw_departures,
-    _summarise_departures,
+_BOTH = ("ours", "authors")
+FIGURES = (
+    FigureSpec("fig1", _fig1_cells, run_synthetic, _draw_fig1, _summarise_fig1, _BOTH),
+    FigureSpec("fig5", _fig5_cells, run_synthetic, _draw_fig5, _summarise_fig5, _BOTH[::-1]),
+    *(
+        FigureSpec(
+            name,
+            partial(_depth_cells, interface),
+            run_synthetic,
+            _draw_depth,
+            _summarise_depth,
+            _BOTH[::-1],
+        )
+        for name, interface in (("fig6", "dot-product"), ("fig8", "projection"))
+    ),
+    FigureSpec(
+        "departures", _departure_cells, run_synthetic, _draw_departures, _summarise_departures
+    ),
 )

@@ -10,8 +10,10 @@ same start, trained through the gradient step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -19,16 +21,19 @@ import torch
 from torch import Tensor, nn
 
 from raggd.linear.attention import random_attention
-from raggd.linear.boundary.figure import Cell, Progress, Row, TableLoader, changed_cell
-from raggd.linear.compare import (
+from raggd.linear.figure import Cell, Row, TableLoader, changed_cell
+from raggd.linear.tasks import Tasks
+from raggd.linear.training import (
     Predictor,
+    TrainSpec,
     attention_predictor,
     compare,
     descent_predictor,
     search_eta,
+    squared_error,
+    train,
 )
-from raggd.linear.tasks import Tasks
-from raggd.linear.training import TrainSpec, squared_error, train
+from raggd.progress import Progress
 from raggd.records import RaggdError
 
 SPLITS = {
@@ -156,15 +161,12 @@ def draw(
 
 
 def statistics(data: TableData, queries: int = 512) -> dict[str, Tensor]:
-    """Numbers of a table that may predict how well training and construction align.
+    """Return numbers of a table that may predict how well training and construction align.
 
-    `queries` training rows have their documents looked at.
-
-    Returns:
-        By name, each (R,): ``kurtosis`` (mean excess kurtosis of the normalised features),
-        ``leverage`` (largest leverage of a training row over the mean leverage), ``effective_rank``
-        (exponential of the entropy of the eigenvalues of ``sum_i d_i d_i^T``, mean over queries),
-        ``target_kurtosis`` (excess kurtosis of the target).
+    By name, each (R,): ``kurtosis`` (mean excess kurtosis of the normalised features),
+    ``leverage`` (largest leverage of a training row over the mean leverage), ``effective_rank``
+    (exponential of the entropy of the eigenvalues of ``sum_i d_i d_i^T``, mean over that many
+    queries), ``target_kurtosis`` (excess kurtosis of the target).
     """
     x = data.inputs[:, : data.train].double()
     centred = x - x.mean(1, keepdim=True)
@@ -195,23 +197,10 @@ READINGS = ("shared features", "own features")
 
 def table_cell(table: str, **changes: Any) -> Row:
     """Return a table's cell, four normalisations and all seeds in one run, with `changes`."""
-    cell: Row = {
-        "kind": "table",
-        "table": table,
-        "seeds": 5,
-        "seed": 0,
-        "examples": 10,
-        "documents": 5,
-        "embedding": 16,
-        "hidden": 64,
-        "features": 16,
-        "steps": 3000,
-        "batch": 32,
-        "learning_rate": 2e-3,
-        "scale": 0.05,
-        "tasks": 2000,
-        "evaluations": 15,
-    }
+    cell: Row = {"kind": "table", "table": table, "seeds": 5, "seed": 0}
+    cell |= {"examples": 10, "documents": 5, "embedding": 16, "hidden": 64, "features": 16}
+    cell |= {"steps": 3000, "batch": 32, "learning_rate": 2e-3, "scale": 0.05}
+    cell |= {"tasks": 2000, "evaluations": 15}
     return changed_cell(cell, changes)
 
 
@@ -255,48 +244,6 @@ def _descent(features: FeatureMap, eta: Tensor) -> Predictor:
     return predict
 
 
-class _Run:
-    """What one cell holds: data, the two networks, the draws."""
-
-    def __init__(self, cell: Cell, data: TableData) -> None:
-        self.cell, self.data = cell, data
-        replicas, size = data.inputs.shape[0], data.inputs.shape[-1]
-        generator = torch.Generator().manual_seed(cell["seed"])
-        widths = [size, cell["embedding"], cell["hidden"], cell["features"]]
-        self.features = FeatureMap(generator, replicas, widths)
-        self.own = FeatureMap(generator, replicas, widths)
-        self.own.load_state_dict(self.features.state_dict())
-        self.net = random_attention(
-            generator, replicas=replicas, width=2 * cell["features"] + 1, scale=cell["scale"]
-        )
-        self.mapping = torch.randn(cell["features"], size, generator=generator) / size**0.5
-
-    def attention(self) -> Predictor:
-        attend = attention_predictor(self.net)
-        return lambda tasks: attend(lift(tasks, self.features, self.mapping))
-
-    def tasks(self, count: int, generator: torch.Generator, *, test: bool = False) -> Tasks:
-        return draw(self.data, count, self.cell["examples"], generator, test=test)
-
-    def eta(self, features: FeatureMap, tasks: Tasks) -> Tensor:
-        with torch.no_grad():
-            return search_eta(lift(tasks, features, self.mapping), 1)
-
-
-def _train_own(run: _Run, progress: Progress) -> None:
-    """Fit the construction's own MLP; the size of its step is absorbed by its features."""
-    cell = run.cell
-    generator = torch.Generator().manual_seed(cell["seed"] + 1)
-    start = run.eta(run.own, run.tasks(cell["tasks"], generator))
-    train(
-        squared_error(_descent(run.own, start)),
-        run.own.parameters(),
-        lambda: run.tasks(cell["batch"], generator),
-        TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"]),
-        lambda step: progress(f"{cell['table']}, construction", step, cell["steps"]),
-    )
-
-
 def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
     """Return rows of MLP and attention trained on a table beside both constructions.
 
@@ -307,33 +254,62 @@ def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
     data = prepare(
         cell["table"], x, y, seeds=cell["seeds"], seed=cell["seed"], documents=cell["documents"]
     )
-    run = _Run(cell, data)
-    _train_own(run, progress)
+    replicas, size = data.inputs.shape[0], data.inputs.shape[-1]
+    generator = torch.Generator().manual_seed(cell["seed"])
+    widths = [size, cell["embedding"], cell["hidden"], cell["features"]]
+    shared, own = (FeatureMap(generator, replicas, widths) for _ in range(2))
+    own.load_state_dict(shared.state_dict())
+    net = random_attention(
+        generator, replicas=replicas, width=2 * cell["features"] + 1, scale=cell["scale"]
+    )
+    mapping = torch.randn(cell["features"], size, generator=generator) / size**0.5
+    attend = attention_predictor(net)
+
+    def one(tasks: Tasks) -> Tensor:
+        return attend(lift(tasks, shared, mapping))
+
+    def drawn(count: int, generator: torch.Generator, *, test: bool = False) -> Tasks:
+        return draw(data, count, cell["examples"], generator, test=test)
+
+    def eta(features: FeatureMap, tasks: Tasks) -> Tensor:
+        with torch.no_grad():
+            return search_eta(lift(tasks, features, mapping), 1)
+
+    def fit(
+        predictor: Predictor,
+        parameters: list[nn.Parameter],
+        generator: torch.Generator,
+        watch: Callable[[int], None],
+    ) -> None:
+        spec = TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"])
+        draws = partial(drawn, cell["batch"], generator)
+        train(squared_error(predictor), parameters, draws, spec, watch)
+
+    def told(step: int) -> None:
+        progress(f"{cell['table']}, construction", step, cell["steps"])
+
+    # The construction's own MLP; the size of its step is absorbed by its features.
+    generator = torch.Generator().manual_seed(cell["seed"] + 1)
+    start = eta(own, drawn(cell["tasks"], generator))
+    fit(_descent(own, start), list(own.parameters()), generator, told)
+
     generator = torch.Generator().manual_seed(cell["seed"] + 1)  # the same tasks once more
-    search = run.tasks(cell["tasks"], generator)
-    held = run.tasks(cell["tasks"], torch.Generator().manual_seed(cell["seed"] + 2), test=True)
-    one = run.attention()
+    search = drawn(cell["tasks"], generator)
+    held = drawn(cell["tasks"], torch.Generator().manual_seed(cell["seed"] + 2), test=True)
     rows: list[Row] = []
     every = max(1, cell["steps"] // cell["evaluations"])
 
     def measure(features: FeatureMap) -> dict[str, Tensor]:
-        other = _descent(features, run.eta(features, search))
-        return dict(compare(one, other, held))
+        return dict(compare(one, _descent(features, eta(features, search)), held))
 
     def watch(step: int) -> None:
         progress(f"{cell['table']}, attention", step, cell["steps"])
         if step % every == 0 or step == cell["steps"]:
-            rows.extend(_rows(cell, data, measure(run.features), step, "curve", READINGS[0]))
+            rows.extend(_rows(cell, data, measure(shared), step, "curve", READINGS[0]))
 
-    train(
-        squared_error(one),
-        [*run.features.parameters(), *run.net.parameters()],
-        lambda: run.tasks(cell["batch"], generator),
-        TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"]),
-        watch,
-    )
+    fit(one, [*shared.parameters(), *net.parameters()], generator, watch)
     extra = statistics(data)
-    for reading, features in zip(READINGS, (run.features, run.own), strict=True):
+    for reading, features in zip(READINGS, (shared, own), strict=True):
         rows += _rows(cell, data, {**measure(features), **extra}, cell["steps"], "final", reading)
     return rows
 

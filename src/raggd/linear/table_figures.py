@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from statistics import StatisticsError
+from statistics import correlation as pearson
 from typing import TYPE_CHECKING, Any
 
-from raggd.linear.boundary.figure import (
+from raggd.linear.figure import (
     NAMES,
     STYLES,
     FigureSpec,
@@ -22,7 +24,7 @@ from raggd.linear.boundary.figure import (
     select,
     values_of,
 )
-from raggd.linear.boundary.tabular import READINGS, SPLITS, Normalisation, run_table, table_cell
+from raggd.linear.tables import READINGS, SPLITS, Normalisation, run_table, table_cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,16 +46,12 @@ def _cells(quick: bool, reading: str) -> list[Row]:
     return [table_cell(table, **changes) for table in TABLES]
 
 
-def model_difference(row: Row) -> float:
-    """Return the l2 distance of the sensitivities over the norm of the construction's."""
-    return float(row["sensitivity_distance"] / row["sensitivity_norm"])
-
-
 def _with_difference(rows: Sequence[Row]) -> list[Row]:
+    """Return rows with the relative l2 distance of the sensitivities, and the ratio of losses."""
     return [
         {
             **row,
-            "model_difference": model_difference(row),
+            "model_difference": row["sensitivity_distance"] / row["sensitivity_norm"],
             "loss_ratio": row["constructed_loss"] / row["trained_loss"],
         }
         for row in rows
@@ -154,20 +152,16 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> float:
     """Return Spearman's rank correlation; 0 when one side is constant."""
-    a, b = _ranks(x), _ranks(y)
-    mean = (len(a) - 1) / 2
-    top = sum((p - mean) * (q - mean) for p, q in zip(a, b, strict=True))
-    bottom = (sum((p - mean) ** 2 for p in a) * sum((q - mean) ** 2 for q in b)) ** 0.5
-    return top / bottom if bottom > 0 else 0.0
+    try:
+        return pearson(_ranks(x), _ranks(y))
+    except StatisticsError:  # no variance
+        return 0.0
 
 
 def correlation(rows: Sequence[Row], statistic: str) -> dict[str, Any]:
-    """Rank correlation of a field with the cosine, over tables x normalisations x seeds.
+    """Return a field's rank correlation with the cosine, over tables x normalisations x seeds.
 
     The interval resamples whole tables x normalisations: seeds of one are not independent evidence.
-
-    Returns:
-        ``spearman``, ``low``, ``high``, ``cells``, ``n``.
     """
     groups = [
         select(rows, table=table, normalisation=how)
@@ -182,13 +176,8 @@ def correlation(rows: Sequence[Row], statistic: str) -> dict[str, Any]:
     drawn.sort()
     value = spearman([r[statistic] for r in rows], [r["cosine"] for r in rows])
     low, high = drawn[int(0.025 * _RESAMPLES)], drawn[int(0.975 * _RESAMPLES)]
-    return {
-        "spearman": round(value, 3),
-        "low": round(low, 3),
-        "high": round(high, 3),
-        "cells": len(groups),
-        "n": len(rows),
-    }
+    found = {"spearman": value, "low": low, "high": high}
+    return {k: round(v, 3) for k, v in found.items()} | {"cells": len(groups), "n": len(rows)}
 
 
 def _summarise_statistics(rows: Sequence[Row]) -> dict[str, Any]:
@@ -220,12 +209,8 @@ def _draw_statistics(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-FIG2 = FigureSpec("fig2", _cells, run_table, _draw_fig2, _summarise)
-FIG7 = FigureSpec("fig7", _cells, run_table, _draw_fig7, _summarise)
-STATISTIC = FigureSpec(
-    "statistics",
-    _cells,
-    run_table,
-    _draw_statistics,
-    _summarise_statistics,
+FIGURES = (
+    FigureSpec("fig2", _cells, run_table, _draw_fig2, _summarise),
+    FigureSpec("fig7", _cells, run_table, _draw_fig7, _summarise),
+    FigureSpec("statistics", _cells, run_table, _draw_statistics, _summarise_statistics),
 )

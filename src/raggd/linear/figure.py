@@ -1,0 +1,285 @@
+"""What a figure is: cells to run, rows of numbers, a picture and a summary; and how it is drawn.
+
+A cell is a plain dictionary of settings, one training run of all its seeds. Its rows depend on
+nothing else, so that a finished cell is stored under the hash of its settings and never run twice;
+figures that share a cell share its rows. Pictures are small multiples with bands over seeds,
+readable without colour: colours are after Okabe and Ito, every line has its own marker and dash.
+Matplotlib is slow to load and imported when a picture is made.
+
+The authors' notebook (`SOURCE`) publishes what the paper's figure 5 shows and the losses of five
+layers; its settings give the *reading* that the paper leaves open (see `tasks.Reading`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from statistics import mean, stdev
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from raggd.progress import Progress
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+Cell = Mapping[str, Any]
+Row = dict[str, Any]
+TableLoader = Callable[[str], "tuple[Tensor, Tensor]"]
+"""Name of a table to its features (rows, d) and target (rows,), float64."""
+
+
+@dataclass(frozen=True, slots=True)
+class FigureSpec:
+    """One figure."""
+
+    name: str  # as on the command line
+    cells: Callable[[bool, str], list[Row]]  # settings of its runs: quick or not, the reading
+    run: Callable[[Cell, Progress, TableLoader], list[Row]]  # of one cell
+    draw: Callable[[Sequence[Row]], Figure]
+    summarise: Callable[[Sequence[Row]], dict[str, Any]]  # the numbers that a reader asks for
+    readings: tuple[str, ...] = ("ours",)  # the default first (see `tasks.Reading`)
+
+
+def changed_cell(cell: Row, changes: Cell) -> Row:
+    """Return the default settings of a cell with some changed; there are no others."""
+    unknown = set(changes) - set(cell)
+    assert not unknown, f"no such settings: {unknown}"
+    return cell | dict(changes)
+
+
+# The numbers of rows.
+
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
+_T95 = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086,
+    2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+def interval(values: Iterable[float]) -> tuple[float, float, float]:
+    """Return mean, low and high of the 95 % confidence interval over seeds (Student's t).
+
+    A single value has no interval: all three are equal.
+    """
+    numbers = list(values)
+    middle, count = mean(numbers), len(numbers)
+    if count == 1:
+        return middle, middle, middle
+    quantile = _T95[count - 2] if count <= 31 else 1.96
+    half = quantile * stdev(numbers) / math.sqrt(count)
+    return middle, middle - half, middle + half
+
+
+def select(rows: Iterable[Row], **wanted: Any) -> list[Row]:
+    """Return the rows whose fields equal all of `wanted`."""
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+
+
+def values_of(rows: Iterable[Row], key: str) -> list[Any]:
+    """Return the distinct values of a field, in the order of first appearance."""
+    return list(dict.fromkeys(row[key] for row in rows))
+
+
+def rounded(values: Iterable[float], digits: int = 5) -> list[float]:
+    """Return numbers rounded to significant digits, for records that people read."""
+    return [float(f"{value:.{digits}g}") for value in values]
+
+
+# What the authors publish.
+
+SOURCE = "github.com/ToneLi/ICL_RAG, ICL_equ_GD.ipynb, commit 672f453"
+_WHERE = ("interface", "documents", "layers", "input_range")
+
+
+class Published(NamedTuple):
+    """A loss that the authors publish, with the tolerance that counts as agreement."""
+
+    figure: str
+    interface: str
+    documents: int
+    layers: int
+    input_range: float
+    which: str
+    value: float
+    tolerance: float
+
+
+def _figure5() -> list[Published]:
+    by_documents = {
+        ("projection", "constructed"): (0.94, 2.08, 4.20, 10.50),
+        ("projection", "trained"): (0.94, 2.08, 4.20, 10.55),
+        ("dot-product", "constructed"): (0.56, 0.56, 0.57, 0.57),
+        ("dot-product", "trained"): (0.56, 0.57, 0.57, 0.57),
+    }
+    by_range = {
+        ("projection", "constructed"): (3.16, 14.39, 56.70, 178.29, 468.50, 1100.0),
+        ("projection", "trained"): (3.23, 14.89, 58.76, 184.73, 485.17, 1100.0),
+        ("dot-product", "constructed"): (2.26, 12.20, 50.72, 162.59, 430.49, 992.1),
+        ("dot-product", "trained"): (2.30, 12.60, 53.20, 170.90, 452.71, 1043.43),
+    }
+    rows = []
+    for (interface, which), values in by_documents.items():
+        tolerance = 0.02 if which == "constructed" else 0.03
+        for documents, value in zip((2, 5, 10, 25), values, strict=True):
+            rows.append(Published("fig5", interface, documents, 1, 0.5, which, value, tolerance))
+    for (interface, which), wide in by_range.items():
+        for a, value in zip((0.75, 1.0, 1.25, 1.5, 1.75, 2.0), wide, strict=True):
+            tolerance = 0.05 if a <= 1.5 else 0.10
+            rows.append(Published("fig5", interface, 2, 1, a, which, value, tolerance))
+    return rows
+
+
+PUBLISHED = (
+    *_figure5(),
+    Published("fig6", "dot-product", 25, 5, 0.5, "plain steps", 0.4567, 0.04),
+    Published("fig6", "dot-product", 25, 5, 0.5, "constructed", 0.4316, 0.04),
+    Published("fig6", "dot-product", 25, 5, 0.5, "trained", 0.4772, 0.07),
+)
+"""Half the mean squared error. Figure 8's numbers are not public."""
+
+
+def compared(figure: str, rows: list[Row]) -> list[Row]:
+    """Return the published numbers of a figure beside the means over seeds of its rows.
+
+    ``ours`` is measured on the authors' tasks, ``fresh`` on our own draws, ``relative`` is the
+    difference of ours over theirs. What the figure has no cell for is left out.
+    """
+    table = []
+    for line in (line for line in PUBLISHED if line.figure == figure):
+        where = {name: getattr(line, name) for name in _WHERE}
+        key = line.which.split()[0] + "_loss"
+        cell = select((r for r in rows if key in r), **where)
+        ours = [r[key] for r in select(cell, stage="authors")]
+        if not ours:
+            continue
+        fresh = [r[key] for r in cell if r["stage"] in {"final", "range"}]
+        relative = mean(ours) / line.value - 1
+        verdict = "lower" if relative < 0 else "higher"
+        table.append(
+            {
+                **where,
+                "which": line.which,
+                "theirs": line.value,
+                "ours": rounded([mean(ours)])[0],
+                "relative": round(relative, 4),
+                "tolerance": line.tolerance,
+                **({"fresh": rounded([mean(fresh)])[0]} if fresh else {}),
+                "verdict": "agrees" if abs(relative) <= line.tolerance else verdict,
+            }
+        )
+    return table
+
+
+# Pictures.
+
+STYLES: tuple[dict[str, Any], ...] = (
+    {"color": "#0072b2", "marker": "o", "linestyle": "-"},
+    {"color": "#d55e00", "marker": "s", "linestyle": "--"},
+    {"color": "#009e73", "marker": "^", "linestyle": "-."},
+    {"color": "#b0578d", "marker": "D", "linestyle": (0, (1, 1.5))},
+    {"color": "#444444", "marker": "v", "linestyle": (0, (5, 1, 1, 1, 1, 1))},
+    {"color": "#b07d00", "marker": "P", "linestyle": "-"},
+)
+NAMES = {
+    "trained_loss": "trained",
+    "constructed_loss": "constructed",
+    "interpolated_loss": "half-way weights",
+    "prediction_difference": "|difference of predictions|",
+    "sensitivity_distance": "l2 distance of sensitivities",
+    "cosine": "cosine of sensitivities",
+}
+
+
+def canvas(rows: int, columns: int, title: str, *, height: float = 2.9) -> tuple[Figure, Any]:
+    """Return a figure without a display and its axes as a 2-d array; height in inches per row."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.5 * columns, height * rows + 0.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.grid(visible=True, color="#dddddd", linewidth=0.6)
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(which="both", labelsize=8)
+    return figure, axes
+
+
+def band(axis: Axes, rows: Sequence[Row], x: str, y: str, label: str, style: int) -> None:
+    """Draw one line: means of the field y over seeds against x, a 95 % interval as a band."""
+    chosen = STYLES[style % len(STYLES)]
+    points = values_of(rows, x)
+    spread = [spread_of(y, [row[y] for row in select(rows, **{x: p})]) for p in points]
+    middle, low, high = zip(*spread, strict=True)
+    axis.plot(points, middle, label=label, linewidth=1.6, markersize=4.5, **chosen)
+    axis.fill_between(points, low, high, color=chosen["color"], alpha=0.18, linewidth=0)
+
+
+def spread_of(key: str, values: Sequence[float]) -> tuple[float, float, float]:
+    """Return an interval cut to what can be: cosines in [-1, 1], what has no sign above zero."""
+    middle, low, high = interval(values)
+    if key == "gap":
+        return middle, low, high
+    if key == "cosine":
+        return middle, max(low, -1.0), min(high, 1.0)
+    return middle, max(low, 0.02 * middle), high
+
+
+def label(axis: Axes, title: str = "", x: str = "", y: str = "") -> None:
+    """Write the texts of a panel."""
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.set_xlabel(x, fontsize=9)
+    axis.set_ylabel(y, fontsize=9)
+
+
+def legend(axis: Axes) -> None:
+    """Put a legend inside a panel, small."""
+    axis.legend(fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
+
+
+def legend_below(figure: Figure, axis: Axes) -> None:
+    """Write the entries of one panel below all panels, in one line."""
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(
+        handles, names, loc="outside lower center", ncols=len(names), fontsize=8, frameon=False
+    )
+
+
+def dots(
+    axis: Axes,
+    groups: Sequence[str],
+    lines: Sequence[str],
+    values: Callable[[str, str], list[float]],
+    key: str,
+    *,
+    sideways: bool = False,
+) -> None:
+    """Mark mean and 95 % interval for every group and line, side by side.
+
+    `values` gives the numbers over seeds of a group and a line; `key` is what they are. Groups
+    stand along the abscissa, or from top to bottom.
+    """
+    width = (0.25 if sideways else 0.7) / max(1, len(lines) - 1)
+    for index, (name, style) in enumerate(zip(lines, cycle(STYLES), strict=False)):
+        places = [g + width * (index - (len(lines) - 1) / 2) for g in range(len(groups))]
+        spread = [spread_of(key, values(group, name)) for group in groups]
+        middle = [s[0] for s in spread]
+        error = [[s[0] - s[1] for s in spread], [s[2] - s[0] for s in spread]]
+        marks = {"fmt": style["marker"], "color": style["color"], "markersize": 5, "label": name}
+        if sideways:
+            axis.errorbar(middle, places, xerr=error, capsize=2.5, linewidth=1.2, **marks)
+        else:
+            axis.errorbar(places, middle, yerr=error, capsize=2.5, linewidth=1.2, **marks)
+    (axis.set_yticks if sideways else axis.set_xticks)(range(len(groups)), groups)
+    if sideways:
+        axis.invert_yaxis()
+        return
+    for edge in range(len(groups) - 1):
+        axis.axvline(edge + 0.5, color="#bbbbbb", linewidth=0.6)

@@ -1,0 +1,278 @@
+"""One training run against the construction on synthetic tasks: the cell of figures 1, 5, 6, 8."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raggd.linear.attention import Head, LinearSelfAttention, constructed, random_attention
+from raggd.linear.figure import Cell, Row, TableLoader, changed_cell
+from raggd.linear.objective import Interface
+from raggd.linear.tasks import (
+    AUTHORS_TASKS,
+    Reading,
+    Tasks,
+    TaskSpec,
+    authors_tasks,
+    document_offset,
+    document_weight,
+    sample,
+    start_weights,
+)
+from raggd.linear.training import (
+    Objective,
+    TrainSpec,
+    attention_predictor,
+    compare,
+    descent_predictor,
+    expected_error,
+    mean_loss,
+    search_eta,
+    search_gd_plus_plus,
+    squared_error,
+    train,
+    without_tail,
+)
+from raggd.progress import Progress
+
+RANGES = {
+    Reading.ours: (0.5, 1.0, 1.5, 2.0),
+    Reading.authors: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+}
+TRAINING = ("steps", "batch", "learning_rate", "clip", "memory")
+_TASKS: Mapping[Reading, Row] = {
+    Reading.ours: {"document_size": 2, "input_range": 1.0},
+    Reading.authors: {"document_size": 10, "input_range": 0.5},
+}
+_OPTIMISER: Mapping[Reading, Row] = {
+    Reading.ours: {"learning_rate": 3e-3, "clip": 10.0, "memory": 0.999, "symmetric": False},
+    Reading.authors: {"learning_rate": 1e-2, "clip": 0.01, "memory": 0.98, "symmetric": True},
+}
+
+
+def synthetic_cell(interface: str, documents: int, **changes: Any) -> Row:
+    """Return the settings of a synthetic cell: the reading's defaults with `changes`."""
+    reading = Reading(changes.get("reading", "ours"))
+    cell: Row = {"kind": "synthetic", "reading": str(reading)}
+    cell |= {"interface": interface, "documents": documents, **_TASKS[reading]}
+    cell |= {"sigma": 0.1, "spread": 1.0, "irrelevant": 0.0}
+    cell |= {"layers": 1, "target_only": False, "softmax": False}
+    cell |= {"seeds": 3, "seed": 0, "steps": 7500, "batch": 256, "scale": 0.05}
+    cell |= {"tasks": 10_000, "authors_tasks": AUTHORS_TASKS, "evaluations": 25}
+    return changed_cell(cell | _OPTIMISER[reading], changes)
+
+
+def task_spec(cell: Cell) -> TaskSpec:
+    """Return the family of tasks that a cell trains on."""
+    names = ("documents", "document_size", "sigma", "input_range", "spread", "irrelevant")
+    interface, reading = Interface(cell["interface"]), Reading(cell["reading"])
+    return TaskSpec(interface, reading, **{name: cell[name] for name in names})
+
+
+def halfway(trained: LinearSelfAttention, construction: LinearSelfAttention) -> LinearSelfAttention:
+    """Return the network half-way between two of one layer, in their merged matrices (figure 5).
+
+    Only K^T Q and P V act on the context, and a factor can move from one to the other: the trained
+    pair is first scaled so that its y-to-y entry of P V is the construction's. An offset of keys
+    and values is left out, and tasks are asked without rows for them: the construction reads none.
+    """
+    one, other = trained.head(), construction.head()
+    u, v = one.project @ one.value, other.project @ other.value
+    factor = (v[:, -1, -1] / u[:, -1, -1]).view(-1, 1, 1)
+    query = (one.key.mT @ one.query / factor + other.key.mT @ other.query) / 2
+    project = (u * factor + v) / 2
+    identity = torch.eye(query.shape[-1]).expand_as(query)
+    return LinearSelfAttention(Head(identity, query.detach(), identity, project.detach()))
+
+
+def preconditioner(spec: TaskSpec) -> Tensor:
+    """Return the best diagonal preconditioner of one step from zero, (d1 + d2,), up to a factor.
+
+    Minimising ``E (w . (I - S A) x)^2`` over A with S the mean of N outer products gives
+    ``A = E[S^2]^-1 Sigma``. For independent uniform features with variances v_j (kurtosis 9/5):
+    ``A_j = 1 / ((sum v + 0.8 v_j) / N + (1 - 1/N) v_j)``.
+    """
+    variances = spec.feature_scales().square() * spec.input_range**2 / 3
+    if not spec.tied:
+        rest = torch.full((spec.second_size,), spec.input_range**2 / 3)
+        variances = torch.cat([variances, rest])
+    n = spec.examples
+    best = 1 / ((variances.sum() + 0.8 * variances) / n + (1 - 1 / n) * variances)
+    return torch.cat([best, best]) if spec.tied else best
+
+
+def scaling(spec: TaskSpec) -> Callable[[Tasks], Tasks]:
+    """Return the change of features that turns a plain step into the preconditioned one."""
+    root = preconditioner(spec).sqrt()
+    first, second = root[: spec.features], root[spec.features :]
+
+    def scale(tasks: Tasks) -> Tasks:
+        x1 = tasks.x1 * first
+        return replace(tasks, x1=x1, x2=x1 if tasks.tied else tasks.x2 * second)
+
+    return scale
+
+
+class _Run:
+    """What one cell holds: tasks, the network to train, what it is held against."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell, self.spec, self.layers = cell, task_spec(cell), cell["layers"]
+        self.ours = self.spec.reading == Reading.ours
+        self.generator = torch.Generator().manual_seed(cell["seed"])
+        seeds = cell["seeds"]
+        shown = not self.ours and self.spec.interface == Interface.dot_product
+        w2 = document_weight(self.spec, seeds) if shown else None
+        names = ("layers", "scale", "symmetric", "target_only", "softmax")
+        self.net = random_attention(
+            self.generator,
+            replicas=seeds,
+            width=self.spec.width,
+            offset=None if w2 is None else document_offset(w2),
+            **{name: cell[name] for name in names},
+        )
+        self.weights = start_weights(self.spec, seeds, w2)
+        self.plain, self.used, self.numbers = self.constructions(self.tasks(cell["tasks"]))
+        self.held = self.tasks(cell["tasks"])
+
+    def tasks(self, count: int) -> Tasks:
+        return sample(self.spec, self.cell["seeds"], count, self.generator)
+
+    def constructions(
+        self, search: Tasks
+    ) -> tuple[LinearSelfAttention, LinearSelfAttention, dict[str, Tensor]]:
+        """Return plain steps, what training is held against, and its numbers, from a search.
+
+        The authors hold a stack of layers against GD++.
+        """
+        examples, steps = self.spec.examples, self.layers
+        eta = search_eta(search, steps, self.weights)
+        plain = constructed(self.weights, eta, examples, steps)
+        if self.ours or steps == 1:
+            return plain, plain, {"eta": eta}
+        eta, gamma = search_gd_plus_plus(search, steps, eta, self.weights)
+        used = constructed(self.weights, eta, examples, steps, gamma=gamma)
+        return plain, used, {"eta": eta, "gamma": gamma}
+
+    def rows(self, measured: Mapping[str, Tensor], **labels: Any) -> list[Row]:
+        """Return a row per seed; the authors' loss is half the squared error."""
+        factor = 1.0 if self.ours else 0.5
+        return [
+            {
+                "input_range": self.spec.input_range,
+                **labels,
+                "seed": seed,
+                **{
+                    name: float(v[seed]) * (factor if name.endswith("_loss") else 1.0)
+                    for name, v in measured.items()
+                },
+            }
+            for seed in range(self.cell["seeds"])
+        ]
+
+    def compared(self, tasks: Tasks) -> dict[str, Tensor]:
+        one, other = attention_predictor(self.net), attention_predictor(self.used)
+        return dict(compare(one, other, tasks))
+
+    def losses(
+        self,
+        tasks: Tasks,
+        plain: LinearSelfAttention,
+        used: LinearSelfAttention,
+        variance: float | None,
+    ) -> dict[str, Tensor]:
+        """Return the losses of all networks of the cell, in expectation with features' variance."""
+
+        def loss(network: LinearSelfAttention, tasks: Tasks = tasks) -> Tensor:
+            sampled = squared_error(attention_predictor(network))
+            objective = sampled if variance is None else expected_error(network, variance)
+            return mean_loss(objective, tasks)
+
+        found: dict[str, Tensor] = {}
+        if variance is not None and tasks.teacher is not None:
+            found["null_loss"] = variance * tasks.teacher.square().sum(-1).mean(1)
+        found |= {"trained_loss": loss(self.net), "constructed_loss": loss(used)}
+        if self.layers > 1:
+            found["plain_loss"] = loss(plain)
+        elif not self.cell["softmax"]:
+            without = replace(tasks, documents=None)
+            found["interpolated_loss"] = loss(halfway(self.net, plain), without)
+        return found
+
+    def objective(self) -> Objective:
+        if self.ours:
+            return squared_error(attention_predictor(self.net))
+        variance = self.spec.input_range**2 / 3
+        null = (self.spec.width - 1) * variance
+        return without_tail(expected_error(self.net, variance), null)
+
+    def train(self, progress: Progress) -> list[Row]:
+        cell = self.cell
+        rows: list[Row] = []
+        every = max(1, cell["steps"] // cell["evaluations"])
+        label = f"{cell['interface']}, {cell['layers']} layers, {cell['documents']} documents"
+
+        def watch(step: int) -> None:
+            if step % 25 == 0:
+                progress(label, step, cell["steps"])
+            if cell["evaluations"] > 1 and (step % every == 0 or step == cell["steps"]):
+                rows.extend(self.rows(self.compared(self.held), stage="curve", step=step))
+
+        train(
+            self.objective(),
+            self.net.parameters(),
+            lambda: self.tasks(cell["batch"]),
+            TrainSpec(**{name: cell[name] for name in TRAINING}),
+            watch,
+        )
+        return rows
+
+    def final(self) -> list[Row]:
+        """Return rows after training: held-out tasks, every input range, the authors' tasks."""
+        width, label = self.spec.input_range, {"step": self.cell["steps"]}
+        rows: list[Row] = []
+        ranges = RANGES[self.spec.reading] if self.layers == 1 else (width,)
+        for a in ranges:
+            tasks = self.held.scaled(a / width)
+            variance = None if self.ours else a**2 / 3
+            measured = self.compared(tasks) | self.losses(tasks, self.plain, self.used, variance)
+            stage = "final" if a == width else "range"
+            rows += self.rows(measured, stage=stage, **label, input_range=a)
+        if self.ours or not self.cell["authors_tasks"]:
+            return rows
+        tasks = authors_tasks(self.spec, self.cell["seeds"], self.cell["authors_tasks"])
+        plain, used, _ = self.constructions(tasks)  # they search on their test tasks, too
+        for a in ranges if self.cell["documents"] == 2 else (width,):
+            measured = self.losses(tasks.scaled(a / width), plain, used, None)
+            rows += self.rows(measured, stage="authors", **label, input_range=a)
+        return rows
+
+    def preconditioned(self) -> list[Row]:
+        """Return the trained network against a gradient step in the best diagonal metric."""
+        scale = scaling(self.spec)
+        search = scale(self.tasks(self.cell["tasks"]))
+        step = descent_predictor(search_eta(search, 1), search)
+        one = attention_predictor(self.net)
+        measured = compare(one, lambda tasks: step(scale(tasks)), self.held)
+        return self.rows(measured, stage="preconditioned", step=self.cell["steps"])
+
+
+def run_synthetic(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
+    """Return rows of attention trained on fresh tasks beside the construction.
+
+    By ``stage``: "curve" (during training), "final" (after it; in the authors' reading losses are
+    expectations over queries), "range" (other ranges of test inputs), "authors" (losses on the
+    authors' tasks), "preconditioned". No tables are used.
+    """
+    run = _Run(cell)
+    rows = run.train(progress) + run.final()
+    if cell["spread"] != 1.0:
+        rows += run.preconditioned()
+    settings = ("reading", "interface", "documents", "layers", "target_only", "softmax")
+    fixed = {name: cell[name] for name in (*settings, "spread", "irrelevant")}
+    numbers = [{n: float(v[r]) for n, v in run.numbers.items()} for r in range(cell["seeds"])]
+    return [{**fixed, **numbers[row["seed"]], **row} for row in rows]

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from raggd.cli import app
 from raggd.linear import verify
 from raggd.linear.attention import (
-    gd_construction,
+    constructed,
     head_shift,
     random_attention,
 )
@@ -78,8 +78,8 @@ def test_gd_plus_plus_head_has_one_more_block_and_moves_features_along_the_curva
     given_ = problem(Case(seed=5))
     weights = Weights(given_.weights.w1[None], given_.weights.w2[None])
     eta, gamma = torch.tensor([[0.1], [0.2]], dtype=torch.float64)
-    plain = gd_construction(weights, eta, 4, residual=True)
-    head = gd_construction(weights, eta, 4, residual=True, gamma=gamma)
+    plain = constructed(weights, eta, 4).head()
+    head = constructed(weights, eta, 4, gamma=gamma).head()
     width, outputs = head.value.shape[-1], given_.examples.y.shape[-1]
     block = (head.value - plain.value)[0]
     assert torch.equal(block, torch.diag(torch.arange(width) < width - outputs).to(block.dtype))
@@ -172,7 +172,8 @@ def test_document_attention_folds_into_w2(shared: bool) -> None:
 def test_only_the_y_slot_changes() -> None:
     given_ = problem(Case(seed=5))
     weights = Weights(given_.weights.w1[None], given_.weights.w2[None])
-    head = gd_construction(weights, torch.tensor([0.1], dtype=torch.float64), 4, residual=False)
+    eta = torch.tensor([0.1], dtype=torch.float64)
+    head = constructed(weights, eta, 4, residual=False).head()
     tokens = torch.cat(list(given_.examples), -1)[None, None]
     moved = head_shift(head, tokens, tokens)[0, 0]
     outputs = given_.examples.y.shape[-1]

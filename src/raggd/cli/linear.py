@@ -170,6 +170,7 @@ def run_boundary(
     _save(spec, rows, stem)
     record = {
         "figure": name,
+        "file": stem.name,
         "title": FIGURES[name],
         "reading": reading,
         "loss": "half the mean squared error" if reading == "authors" else "mean squared error",
@@ -228,7 +229,7 @@ def _figure_command(name: str) -> Callable[..., None]:
             record = run_boundary(
                 name, out, bar, quick=quick, seed=seed, tables=tables, reading=reading
             )
-        made = f"{out / name}.png, .svg, .csv, .json ({record['seconds']:.0f} s of training)"
+        made = f"{out / record['file']}.png, .svg, .csv, .json ({record['seconds']:.0f} s of training)"
         show(record, as_json, made, *_authors_table(record))
 
     command.__doc__ = FIGURES[name]

@@ -28,36 +28,6 @@ class Head(NamedTuple):
     project: Tensor
 
 
-def gd_construction(
-    weights: Weights, eta: Tensor, examples: int, *, residual: bool, gamma: Tensor | None = None
-) -> Head:
-    """Lemma 1's head: its shift in the y slot of a token is that of one gradient step.
-
-    ``W_K = W_Q = diag(I, I, 0)``; W_V has one non-zero block row, the y row ``(W1, W2, -I)``; P is
-    ``-eta / N`` on the y slot; eta is (R,), the weights (R, m, d1) and (R, m, d2). For a stack,
-    every layer has to see what the step before has left over: the y slot of context token j has to
-    become ``y_j - dW x_j``. That is the same head with the sign of P turned and the prediction read
-    as minus the y slot (`residual`).
-
-    GD++ has one more non-zero block in W_V, the identity of the x rows, and P is ``-gamma / N``
-    there: the features of every token move by ``-gamma H x_j`` (see `objective.gd_plus_plus`).
-    """
-    replicas, outputs, d1 = weights.w1.shape
-    width = d1 + weights.w2.shape[-1] + outputs
-    kind = weights.w1.dtype
-    seen = torch.zeros(width, dtype=kind)
-    seen[:-outputs] = 1
-    key = torch.diag(seen).expand(replicas, width, width)
-    value = torch.zeros(replicas, width, width, dtype=kind)
-    identity = torch.eye(outputs, dtype=kind).expand(replicas, -1, -1)
-    value[:, -outputs:] = torch.cat([*weights, -identity], -1)
-    scale = (1 - seen) * (eta if residual else -eta).to(kind).unsqueeze(-1)
-    if gamma is not None:
-        value = value + key
-        scale = scale - seen * gamma.to(kind).unsqueeze(-1)
-    return Head(key, key, value, torch.diag_embed(scale / examples))
-
-
 def _per_replica(x: Tensor, matrix: Tensor) -> Tensor:
     """Return ``x @ matrix^T`` for x (R, B, J, p), matrix (R, q, p): one product per replica."""
     moved = x.flatten(1, 2) @ matrix.mT
@@ -116,7 +86,7 @@ class LinearSelfAttention(nn.Module):
     """K layers of one head that share their weights, for R replicas (paper appendix B).
 
     Parameters `key`, `query`, `value`, `project` have the shapes of a `Head`. The prediction is
-    the y slot of m `outputs`, or minus it for a `residual` head (see `gd_construction`). Layers
+    the y slot of m `outputs`, or minus it for a `residual` head (see `constructed`). Layers
     that are `target_only` write into that slot alone, as Lemma 1's do; a trained layer may also
     change x1 and x2. An `offset` (R, T) is what keys and values read beside a context token: the
     authors' way to show documents to the layer that they train (see `tasks.document_offset`).
@@ -204,12 +174,32 @@ def constructed(
     residual: bool = True,
     gamma: Tensor | None = None,
 ) -> LinearSelfAttention:
-    """Return K of Lemma 1's layers, or with gamma of GD++'s: a sum of K prediction shifts.
+    """Return K layers of Lemma 1, or with gamma of GD++: a sum of K prediction shifts.
 
-    The arguments are those of `gd_construction`; with ``residual=False`` only one layer is exact.
+    ``W_K = W_Q = diag(I, I, 0)``; W_V has one non-zero block row, the y row ``(W1, W2, -I)``; P is
+    ``-eta / N`` on the y slot; eta is (R,), the weights (R, m, d1) and (R, m, d2). That moves the
+    y slot of a token as one gradient step moves its prediction. In a stack every layer has to see
+    what the step before has left over: the y slot of context token j has to become ``y_j - dW
+    x_j``. That is the same head with the sign of P turned and the prediction read as minus the y
+    slot (`residual`); without, only one layer is exact.
+
+    GD++ has one more non-zero block in W_V, the identity of the x rows, and P is ``-gamma / N``
+    there: the features of every token move by ``-gamma H x_j`` (see `objective.gd_plus_plus`).
     """
-    head = gd_construction(weights, eta, examples, residual=residual, gamma=gamma)
-    outputs = weights.w1.shape[-2]
+    replicas, outputs, d1 = weights.w1.shape
+    width = d1 + weights.w2.shape[-1] + outputs
+    kind = weights.w1.dtype
+    seen = torch.zeros(width, dtype=kind)
+    seen[:-outputs] = 1
+    key = torch.diag(seen).expand(replicas, width, width)
+    value = torch.zeros(replicas, width, width, dtype=kind)
+    identity = torch.eye(outputs, dtype=kind).expand(replicas, -1, -1)
+    value[:, -outputs:] = torch.cat([*weights, -identity], -1)
+    scale = (1 - seen) * (eta if residual else -eta).to(kind).unsqueeze(-1)
+    if gamma is not None:
+        value = value + key
+        scale = scale - seen * gamma.to(kind).unsqueeze(-1)
+    head = Head(key, key, value, torch.diag_embed(scale / examples))
     return LinearSelfAttention(head, layers=steps, outputs=outputs, residual=residual)
 
 

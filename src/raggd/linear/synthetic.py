@@ -161,16 +161,10 @@ class _Run:
     def rows(self, measured: Mapping[str, Tensor], **labels: Any) -> list[Row]:
         """Return a row per seed; the authors' loss is half the squared error."""
         factor = 1.0 if self.ours else 0.5
+        scaled = {n: v * (factor if n.endswith("_loss") else 1.0) for n, v in measured.items()}
+        fixed = {"input_range": self.spec.input_range, **labels}
         return [
-            {
-                "input_range": self.spec.input_range,
-                **labels,
-                "seed": seed,
-                **{
-                    name: float(v[seed]) * (factor if name.endswith("_loss") else 1.0)
-                    for name, v in measured.items()
-                },
-            }
+            {**fixed, "seed": seed, **{name: float(v[seed]) for name, v in scaled.items()}}
             for seed in range(self.cell["seeds"])
         ]
 

@@ -189,10 +189,10 @@ def _depth_cells(interface: str, quick: bool, reading: str) -> list[Row]:
             for depth in DEPTHS
             for k in counts
         ]
-    changes |= {"batch": 64, "steps": 1000, "scale": 0.02, "tasks": 4000}
-    if interface == "projection":
-        changes |= {"batch": 32, "tasks": 2000}
-    changes |= {"steps": 150} if quick else {}
+    changes |= {"scale": 0.02, "steps": 150 if quick else 1000}
+    if not quick:
+        changes |= {"tasks": 4000 if interface == "dot-product" else 2000}
+    changes |= {"batch": 64 if interface == "dot-product" else 32}
     cells = []
     for depth, k in product(DEPTHS, counts):
         cell = synthetic_cell(interface, k, layers=depth, **changes)
@@ -246,25 +246,33 @@ def _draw_depth(rows: Sequence[Row]) -> Figure:
     return figure
 
 
+def _fall(two: Sequence[float], five: Sequence[float]) -> dict[str, Any]:
+    """Return means and intervals over seeds at both depths, and whether five is surely less."""
+    shallow, deep = interval(two), interval(five)
+    found = {"depth_2": rounded(shallow), "depth_5": rounded(deep)}
+    return {**found, "falls": deep[0] < shallow[0], "intervals_apart": deep[2] < shallow[1]}
+
+
 def _summarise_depth(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the largest residual over document counts at each depth, and whether it falls."""
+    """Return what differs by depth: for every document count, and the largest over counts."""
     final = _with_residual(rows)
     found: dict[str, Any] = {}
     for only in values_of(final, "target_only"):
         part = {d: select(final, target_only=only, layers=d) for d in DEPTHS}
+        counts, seeds = values_of(part[2], "documents"), values_of(final, "seed")
         reading: dict[str, Any] = {
-            f"depth_{d}": {k: alignment(select(p, documents=k)) for k in values_of(p, "documents")}
+            f"depth_{d}": {k: alignment(select(p, documents=k)) for k in counts}
             for d, p in part.items()
         }
         for key in ("residual", "prediction_difference"):
-            two, five = (
-                interval(max(r[key] for r in select(p, seed=s)) for s in values_of(p, "seed"))
-                for p in part.values()
-            )
-            reading[f"largest_{key}_depth_2"] = rounded(two)
-            reading[f"largest_{key}_depth_5"] = rounded(five)
-            reading[f"{key}_smaller_at_depth_5"] = five[0] < two[0]
-            reading[f"{key}_intervals_apart"] = five[2] < two[1]
+            reading[key] = {
+                k: _fall(*([r[key] for r in select(p, documents=k)] for p in part.values()))
+                for k in counts
+            }
+            largest = [
+                [max(r[key] for r in select(p, seed=s)) for s in seeds] for p in part.values()
+            ]
+            reading[f"largest_{key}"] = _fall(*largest)
         found[WRITES[only]] = reading
     return found
 

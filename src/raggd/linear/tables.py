@@ -10,7 +10,7 @@ same start, trained through the gradient step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -92,6 +92,18 @@ class TableData:
     neighbours: Tensor  # the k corpus rows nearest to each row but itself, (R, rows, k)
     train: int  # number of training rows
     labels: tuple[tuple[str, int], ...]  # normalisation and seed of each replica
+
+    def rows(self, measured: Mapping[str, Tensor], **fixed: Any) -> list[Row]:
+        """Return a row per replica of numbers by name, each (R,)."""
+        return [
+            {
+                **fixed,
+                "normalisation": how,
+                "seed": seed,
+                **{n: float(v[r]) for n, v in measured.items()},
+            }
+            for r, (how, seed) in enumerate(self.labels)
+        ]
 
 
 def nearest(rows: Tensor, corpus: Tensor, k: int) -> Tensor:
@@ -244,86 +256,67 @@ def _descent(features: FeatureMap, eta: Tensor) -> Predictor:
     return predict
 
 
+def _train(
+    cell: Cell,
+    data: TableData,
+    predictor: Predictor,
+    parameters: list[nn.Parameter],
+    generator: torch.Generator,
+    watch: Callable[[int], None],
+) -> None:
+    spec = TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"])
+    draws = partial(draw, data, cell["batch"], cell["examples"], generator, test=False)
+    train(squared_error(predictor), parameters, draws, spec, watch)
+
+
 def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
     """Return rows of MLP and attention trained on a table beside both constructions.
 
     Their ``stage`` is "curve" (shared features, during training) or "final" (both readings, with
     the statistics of the table).
     """
-    x, y = tables(cell["table"])
-    data = prepare(
-        cell["table"], x, y, seeds=cell["seeds"], seed=cell["seed"], documents=cell["documents"]
-    )
+    name, seed, steps = cell["table"], cell["seed"], cell["steps"]
+    x, y = tables(name)
+    data = prepare(name, x, y, seeds=cell["seeds"], seed=seed, documents=cell["documents"])
     replicas, size = data.inputs.shape[0], data.inputs.shape[-1]
-    generator = torch.Generator().manual_seed(cell["seed"])
+    first, fresh, test = (torch.Generator().manual_seed(seed + n) for n in range(3))
     widths = [size, cell["embedding"], cell["hidden"], cell["features"]]
-    shared, own = (FeatureMap(generator, replicas, widths) for _ in range(2))
+    shared, own = (FeatureMap(first, replicas, widths) for _ in range(2))
     own.load_state_dict(shared.state_dict())
-    net = random_attention(
-        generator, replicas=replicas, width=2 * cell["features"] + 1, scale=cell["scale"]
-    )
-    mapping = torch.randn(cell["features"], size, generator=generator) / size**0.5
+    width = 2 * cell["features"] + 1
+    net = random_attention(first, replicas=replicas, width=width, scale=cell["scale"])
+    mapping = torch.randn(cell["features"], size, generator=first) / size**0.5
+    search = draw(data, cell["tasks"], cell["examples"], fresh, test=False)
+    held = draw(data, cell["tasks"], cell["examples"], test, test=True)
     attend = attention_predictor(net)
 
     def one(tasks: Tasks) -> Tensor:
         return attend(lift(tasks, shared, mapping))
 
-    def drawn(count: int, generator: torch.Generator, *, test: bool = False) -> Tasks:
-        return draw(data, count, cell["examples"], generator, test=test)
-
-    def eta(features: FeatureMap, tasks: Tasks) -> Tensor:
+    def step_on(features: FeatureMap) -> Predictor:
         with torch.no_grad():
-            return search_eta(lift(tasks, features, mapping), 1)
+            return _descent(features, search_eta(lift(search, features, mapping), 1))
 
-    def fit(
-        predictor: Predictor,
-        parameters: list[nn.Parameter],
-        generator: torch.Generator,
-        watch: Callable[[int], None],
-    ) -> None:
-        spec = TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"])
-        draws = partial(drawn, cell["batch"], generator)
-        train(squared_error(predictor), parameters, draws, spec, watch)
+    def measure(features: FeatureMap) -> Mapping[str, Tensor]:
+        return compare(one, step_on(features), held)
 
-    def told(step: int) -> None:
-        progress(f"{cell['table']}, construction", step, cell["steps"])
-
-    # The construction's own MLP; the size of its step is absorbed by its features.
-    generator = torch.Generator().manual_seed(cell["seed"] + 1)
-    start = eta(own, drawn(cell["tasks"], generator))
-    fit(_descent(own, start), list(own.parameters()), generator, told)
-
-    generator = torch.Generator().manual_seed(cell["seed"] + 1)  # the same tasks once more
-    search = drawn(cell["tasks"], generator)
-    held = drawn(cell["tasks"], torch.Generator().manual_seed(cell["seed"] + 2), test=True)
     rows: list[Row] = []
-    every = max(1, cell["steps"] // cell["evaluations"])
-
-    def measure(features: FeatureMap) -> dict[str, Tensor]:
-        return dict(compare(one, _descent(features, eta(features, search)), held))
+    every = max(1, steps // cell["evaluations"])
 
     def watch(step: int) -> None:
-        progress(f"{cell['table']}, attention", step, cell["steps"])
-        if step % every == 0 or step == cell["steps"]:
-            rows.extend(_rows(cell, data, measure(shared), step, "curve", READINGS[0]))
+        progress(f"{name}, attention", step, steps)
+        if step % every == 0 or step == steps:
+            labels = {"table": name, "stage": "curve", "reading": READINGS[0], "step": step}
+            rows.extend(data.rows(measure(shared), **labels))
 
-    fit(one, [*shared.parameters(), *net.parameters()], generator, watch)
+    # Both see the same tasks. The size of the construction's step is absorbed by its features.
+    state = fresh.get_state()
+    told = partial(progress, f"{name}, construction")
+    _train(cell, data, step_on(own), list(own.parameters()), fresh, lambda step: told(step, steps))
+    fresh.set_state(state)
+    _train(cell, data, one, [*shared.parameters(), *net.parameters()], fresh, watch)
     extra = statistics(data)
     for reading, features in zip(READINGS, (shared, own), strict=True):
-        rows += _rows(cell, data, {**measure(features), **extra}, cell["steps"], "final", reading)
+        labels = {"table": name, "stage": "final", "reading": reading, "step": steps}
+        rows += data.rows({**measure(features), **extra}, **labels)
     return rows
-
-
-def _rows(
-    cell: Cell, data: TableData, measured: dict[str, Tensor], step: int, stage: str, reading: str
-) -> list[Row]:
-    fixed = {"table": cell["table"], "stage": stage, "reading": reading, "step": step}
-    return [
-        {
-            **fixed,
-            "normalisation": how,
-            "seed": seed,
-            **{name: float(v[r]) for name, v in measured.items()},
-        }
-        for r, (how, seed) in enumerate(data.labels)
-    ]

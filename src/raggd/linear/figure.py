@@ -16,7 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from statistics import mean, stdev
+from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raggd.progress import Progress
@@ -71,7 +71,8 @@ def interval(values: Iterable[float]) -> tuple[float, float, float]:
     if count == 1:
         return middle, middle, middle
     quantile = _T95[count - 2] if count <= 31 else 1.96
-    half = quantile * stdev(numbers) / math.sqrt(count)
+    variance = sum((number - middle) ** 2 for number in numbers) / (count - 1)
+    half = quantile * math.sqrt(variance / count)
     return middle, middle - half, middle + half
 
 

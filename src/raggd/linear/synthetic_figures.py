@@ -189,15 +189,18 @@ def _depth_cells(interface: str, quick: bool, reading: str) -> list[Row]:
             for depth in DEPTHS
             for k in counts
         ]
-    changes |= {"scale": 0.02, "steps": 150 if quick else 1000}
+    changes |= {"scale": 0.02}
     if not quick:
         changes |= {"tasks": 4000 if interface == "dot-product" else 2000}
     changes |= {"batch": 64 if interface == "dot-product" else 32}
     cells = []
     for depth, k in product(DEPTHS, counts):
         cell = synthetic_cell(interface, k, layers=depth, **changes)
-        # An Adam step moves a T x T matrix by up to rate x T in its largest singular value.
-        cell["learning_rate"] = float(f"{_REACH / task_spec(cell).width:.2g}")
+        # An Adam step moves a T x T matrix by up to rate x T in its largest singular value: the
+        # wider the token, the smaller the steps, and the more of them.
+        width = task_spec(cell).width
+        cell["learning_rate"] = float(f"{_REACH / width:.2g}")
+        cell["steps"] = 150 if quick else 1000 if width < 100 else 2500
         if k != 25:  # the count whose numbers are published
             cell["authors_tasks"] = 0
         cells.append(cell)

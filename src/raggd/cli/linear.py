@@ -229,7 +229,8 @@ def _figure_command(name: str) -> Callable[..., None]:
             record = run_boundary(
                 name, out, bar, quick=quick, seed=seed, tables=tables, reading=reading
             )
-        made = f"{out / record['file']}.png, .svg, .csv, .json ({record['seconds']:.0f} s of training)"
+        stem, seconds = out / record["file"], record["seconds"]
+        made = f"{stem}.png, .svg, .csv, .json ({seconds:.0f} s of training)"
         show(record, as_json, made, *_authors_table(record))
 
     command.__doc__ = FIGURES[name]

@@ -169,7 +169,6 @@ def _summarise_fig5(rows: Sequence[Row]) -> dict[str, Any]:
 
 DEPTHS = (2, 5)
 WRITES = {True: "y slot only", False: "whole token"}
-_REACH = 0.1
 _STACKED = {"dot-product": (2, 5, 10, 25), "projection": (2, 5, 10, 15)}
 # Layers that rewrite whole tokens overflow at the rate that suits the others.
 _RATE: dict[bool, dict[str, float]] = {True: {}, False: {"learning_rate": 1e-3, "scale": 0.02}}
@@ -190,20 +189,22 @@ def _depth_cells(interface: str, quick: bool, reading: str) -> list[Row]:
             for k in counts
         ]
     changes |= {"scale": 0.02}
-    if not quick:
-        changes |= {"tasks": 4000 if interface == "dot-product" else 2000}
-    changes |= {"batch": 64 if interface == "dot-product" else 32}
+    if interface == "dot-product":
+        changes |= {"batch": 64, "steps": 800, "learning_rate": 8e-3, "tasks": 4000}
+    else:
+        changes |= {"batch": 32, "tasks": 2000}
     cells = []
     for depth, k in product(DEPTHS, counts):
         cell = synthetic_cell(interface, k, layers=depth, **changes)
-        # An Adam step moves a T x T matrix by up to rate x T in its largest singular value: the
-        # wider the token, the smaller the steps, and the more of them.
-        width = task_spec(cell).width
-        cell["learning_rate"] = float(f"{_REACH / width:.2g}")
-        cell["steps"] = 150 if quick else 1000 if width < 100 else 2500
+        if interface == "projection":
+            # An Adam step moves a T x T matrix by up to rate x T in its largest singular value:
+            # the wider the token, the smaller the steps, and the more of them.
+            width = task_spec(cell).width
+            cell["learning_rate"] = float(f"{0.1 / width:.2g}")
+            cell["steps"] = 1000 if width < 100 else 2500
         if k != 25:  # the count whose numbers are published
             cell["authors_tasks"] = 0
-        cells.append(cell)
+        cells.append(cell | ({"steps": 100, "tasks": 1000} if quick else {}))
     return cells
 
 

@@ -287,11 +287,13 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
         ("![plan](data:image/png;base64,AA==) a\\_b &amp; `\\_&amp;` ![][x]<img src=q>",
          [("m", "plan a_b & `\\_&amp;`")]),
         # headings and tables in HTML, tags inside a line, scripts; a type's name is no tag
-        ("<h2 align=center>A</h2>\n\nb\n\n<h3>C</h3>\nd\n\n# E <a id=x></a> `<f>` <T>\n\n"
+        ("<h2 align=center>A</h2>\n\nb\n\n<h3>C</h3>\nd\n\n"
+         "# E<br>C<sub>2</sub> <a id=x></a> `<f>` <T>\n\n"
          "g<br>h <b>i</b>\n",
-         [("A", "b"), ("A > C", "d"), ("E <f> <T>", "g h i")]),
+         [("A", "b"), ("A > C", "d"), ("E C2 <f> <T>", "g h i")]),
         ("<table><tr><th>a</th><th>b</th></tr></table>\n\n<script>\nx\n</script>\n\nc\n",
          [("m", "a |  b\n\nc")]),
+        ("<p>H<sub>2</sub>O</p>\n", [("m", "H2O")]),
         ("---\nby: me\ntitle: >-\n  A\n  b\n---\nc", [("A b", "by: me\n\nc")]),
         ("<!-- not\nshown --><b>x</b>\n\n[x]: http://e.org", [("m", "x\n\n[x]: http://e.org")]),
     ],
@@ -364,7 +366,8 @@ def test_encodings(tmp_path: Path, sample: str) -> None:
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        (b"The end.\x1a", "The end."),  # DOS marks the end of a file
+        (b"The end.\x1a", "The end."),
+        ("Größe zwölf\x1a".encode("cp1252"), "Größe zwölf"),
         (b"One stray\0 " + b"word " * 40, "One stray " + "word " * 40),
         ("A goat \U0001f410".encode("utf-16", "surrogatepass").decode("utf-16").encode(), None),
         (b"A goat \xed\xa0\xbd\xed\xb0\x90.", "A goat \U0001f410."),  # halves of a pair
@@ -477,6 +480,8 @@ def test_html(tmp_path: Path) -> None:
     ]
     declared = '<meta charset="windows-1251"><p>Музей'.encode("cp1251")
     assert read_one(tmp_path / "b.htm", declared) == [("b", "Музей")]
+    glued = "<h1>A<br>b</h1><table><tr><td>H<sub>2</sub>O<br>c<td><p>d</p><!--x--><p>e</table>"
+    assert read_one(tmp_path / "d.html", glued) == [("A b", "H2O c | d e")]
     xml = "<?xml version='1.0' encoding='koi8-r'?><html><body><p>Музей <img alt='план'/>"
     assert read_one(tmp_path / "c.xhtml", xml.encode("koi8-r")) == [("c", "Музей план")]
 

@@ -120,11 +120,11 @@ class BM25Kind:
     name: str = "bm25"
 
     def rules(self) -> dict[str, Any]:
-        """Return the parameters and the tokenizer."""
+        """Return all but the corpus that decides what is found: parameters and tokenizer."""
         return {"parameters": _PARAMETERS, "tokenizer": tokenizer_fingerprint()}
 
     def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
-        """Take the postings of the kept rows over."""
+        """Take over the postings of the rows that an index of the same rules keeps."""
         splice_segments(old, kept, work, fresh)
 
     def missing(self, work: Path, count: int, old: Path | None) -> int:
@@ -134,6 +134,8 @@ class BM25Kind:
 
     def make(self, work: Path, count: int, old: Path | None, progress: Progress | None) -> None:
         """Sort the words of what is missing, and score the postings of everything.
+
+        It may be stopped, and goes on where it was.
 
         Raises:
             RaggdError: no passage has words, or the memory bound is too small.
@@ -176,12 +178,7 @@ class BM25Kind:
 
 
 def open_bm25(folder: Path) -> BM25Retriever:
-    """Return the index in a folder, memory-mapped.
-
-    Raises:
-        RaggdError: it is not a BM25 index, is damaged, or was made with another format version,
-            other parameters or another tokenizer.
-    """
+    """Return the index in a folder, memory-mapped; one of another tokenizer is refused."""
     return open_folder(folder, "bm25", _opened)
 
 

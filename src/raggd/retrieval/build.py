@@ -7,19 +7,15 @@ before. The rest is read, sorted or encoded, and the new version takes the place
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
 
 from raggd.data.documents import Skipped, read_passages, readers_fingerprint, summary
 from raggd.files import cache_folder, read_json, write_json
-from raggd.records import Passage, RaggdError, content_id
+from raggd.records import RaggdError, content_id
 from raggd.retrieval.base import (
     Budget,
     Estimate,
@@ -79,41 +75,8 @@ Announce = Callable[[Estimate], None]
 """Told the estimate before a long build."""
 
 
-class Kind(Protocol):
-    """What differs between kinds of index: what is computed for passages, and how it is opened."""
-
-    @property
-    def name(self) -> str:
-        """Return what the manifest calls it."""
-        ...
-
-    def rules(self) -> dict[str, Any]:
-        """Return everything but the corpus that decides what is found, for the manifest."""
-        ...
-
-    def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
-        """Take over what an index of the same rules computed for the rows that were kept."""
-        ...
-
-    def missing(self, work: Path, count: int, old: Path | None) -> int:
-        """Return for how many of the rows in `work` there is something to compute."""
-        ...
-
-    def make(self, work: Path, count: int, old: Path | None, progress: Progress | None) -> None:
-        """Compute what is missing; may be stopped, and goes on where it was."""
-        ...
-
-    def estimate(self, sample: Sequence[Passage], count: int) -> Estimate:
-        """Estimate a build for `count` passages from the first of them."""
-        ...
-
-    def fingerprint(self, corpus: str, count: int) -> str:
-        """Return the fingerprint of the index of a corpus, given its hash and size."""
-        ...
-
-    def open(self, folder: Path) -> SizedRetriever:
-        """Open an index folder."""
-        ...
+Kind = BM25Kind | DenseKind
+"""What differs between kinds of index: what is computed for passages, and how it is opened."""
 
 
 @dataclass(frozen=True, slots=True)

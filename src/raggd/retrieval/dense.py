@@ -113,6 +113,8 @@ class DenseKind:
         known = _known_rows(mapped(work / "content.npy"), old, self.encoder)
         vectors = mapped(old / EMBEDDINGS) if old and (known >= 0).any() else None
         with _appended(work / EMBEDDINGS, count, self.encoder.width, self.shard) as (stream, done):
+            if progress is not None and done:
+                progress(done, count)
             for start in range(done, count, self.shard):
                 rows = known[start : start + self.shard]
                 told = progress_after(progress, start, count)
@@ -199,12 +201,7 @@ def _appended(
 
 
 def open_dense(folder: Path, encoder: Encoder) -> DenseRetriever:
-    """Return the index in a folder, memory-mapped.
-
-    Raises:
-        RaggdError: it is not a dense index, is damaged, was made by another encoder or with
-            other prefixes, or needs faiss, which is not installed.
-    """
+    """Return the index in a folder, memory-mapped; one of another encoder is refused."""
     return open_folder(folder, "dense", lambda data, manifest: _opened(data, manifest, encoder))
 
 

@@ -30,6 +30,7 @@ _INLINE = re.compile(
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _NO_TEXT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
 _HTML_HEADING = re.compile(r"<h([1-6])\b[^<>]*>(.{0,2000}?)</h\1\s*>", re.DOTALL | re.IGNORECASE)
+_INLINE_TAG = re.compile(rf"</?(?!br\b)(?:{_TAGS})\b[^<>]*>", re.IGNORECASE)
 _CELL = re.compile(r"</t[dh]\s*>\s*(?=<t[dh]\b)", re.IGNORECASE)
 _LONGEST_HEADING = 2000
 _CODE = {"fence", "code_block"}
@@ -88,7 +89,7 @@ def _html(text: str) -> Iterator[Block]:
 
 
 def _bare(text: str, level: int | None = None) -> Block:
-    lines = html.unescape(_TAG.sub(" ", _CELL.sub(" | ", text))).split("\n")
+    lines = html.unescape(_TAG.sub(" ", _INLINE_TAG.sub("", _CELL.sub(" | ", text)))).split("\n")
     return Block("\n".join(line.strip() for line in lines), level)
 
 
@@ -97,9 +98,11 @@ def _heading(parser: Any, content: str) -> str:
         return content
     parts = []
     for token in parser.parseInline(content)[0].children:
-        breaks = token.type in {"softbreak", "hardbreak"}
-        tag = token.type == "html_inline" and _INLINE.fullmatch(token.content)
-        parts.append(" " if breaks or tag else token.content)
+        tag = token.content.lower() if token.type == "html_inline" else ""
+        if token.type in {"softbreak", "hardbreak"} or tag.startswith("<br"):
+            parts.append(" ")
+        elif not _INLINE_TAG.fullmatch(tag):
+            parts.append(token.content)
     return "".join(parts)
 
 

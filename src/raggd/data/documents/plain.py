@@ -67,12 +67,12 @@ def decode(data: bytes) -> str:
                     f"it is no {coding[:6].upper()}, as its mark says ({error})."
                 ) from error
     if _JAPANESE_SHIFT.search(data):
-        try:
+        with suppress(UnicodeDecodeError):  # the colours of a terminal look alike
             return data.decode("iso2022_jp_ext")
-        except UnicodeDecodeError:  # e.g. the colours of a terminal
-            pass
     controls = len(_BINARY.findall(data))
-    if _FEW * controls > len(data) and not (controls == 1 and data[-1:] == b"\x1a"):
+    if controls == 1 and data.endswith(b"\x1a"):  # DOS marks the end of a file
+        data, controls = data[:-1], 0
+    if _FEW * controls > len(data):
         return _wide(data)
     try:
         return data.decode("utf-8")

@@ -91,14 +91,30 @@ def _whole(element: Any) -> list[Block] | None:
     """Return what an element is as a whole; None: what stands in it is read piece by piece."""
     tag = element.tag
     if tag in _HEADINGS:
-        return [Block(element.text_content(), level=int(tag[1]))]
+        return [Block(_text(element), level=int(tag[1]))]
     if tag == "pre":
-        return [Block(element.text_content(), lines=True)]
+        return [Block(_text(element), lines=True)]
     if tag == "table" and not any(next(element.iter(t), None) is not None for t in _NO_CELLS):
         rows = [[c for c in row if c.tag in {"td", "th"}] for row in element.iter("tr")]
-        lines = [" | ".join(" ".join(c.text_content().split()) for c in row) for row in rows]
+        lines = [" | ".join(" ".join(_text(c).split()) for c in row) for row in rows]
         headed = bool(rows) and all(cell.tag == "th" for cell in rows[0])
-        caption = [Block(c.text_content()) for c in element.iter("caption")]
+        caption = [Block(_text(c)) for c in element.iter("caption")]
         head = lines[0] if headed else ""
         return [*caption, Block("\n".join(lines[headed:]), lines=True, head=head)]
     return None
+
+
+def _text(element: Any) -> str:
+    # All text in an element; a line ends where a block or a break does.
+    from lxml.etree import iterwalk
+
+    parts: list[str] = []
+    for event, inner in iterwalk(element, events=("start", "end", "comment", "pi")):
+        outer = inner is element
+        if not outer and event != "comment" and (inner.tag not in _INLINE or inner.tag == "br"):
+            parts.append("\n" if event == "start" or inner.tag != "br" else "")
+        if event == "start":
+            parts.append(inner.text or "")
+        elif not outer:
+            parts.append(inner.tail or "")
+    return "".join(parts)

@@ -21,6 +21,7 @@ import pytest
 
 from raggd.api import Rag
 from raggd.backbone.load import Backbone
+from raggd.methods.spec import EXAMPLES_FILE
 from raggd.methods.store import Store
 from raggd.records import RaggdError
 from raggd.serving.app import bind
@@ -28,6 +29,7 @@ from raggd.serving.gate import is_local
 from raggd.serving.scheduler import RunningBatch
 from raggd.settings import ServingSettings
 from serving_fixtures import Running, demonstrations, offline_answer, questions, running, tiny_parts
+from tiny import random_update
 from workflow_fixtures import run_cli, save_backbone
 
 CHAT = "/v1/chat/completions"
@@ -330,6 +332,29 @@ def test_the_command_lines_sets_are_the_servers(frozen_backbone: Backbone, tmp_p
         assert stored["id"] in Store(tmp_path / "supports").names()
         Store(tmp_path / "supports").remove(added.id)
         assert client.post(CHAT, json=chat(model=shown["model"])).status_code == 404
+
+
+def test_examples_are_read_once_under_each_instruction(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    parts = tiny_parts(tmp_path, frozen_backbone)
+    random_update(parts.base).save(parts.weights / EXAMPLES_FILE)
+    with running(parts) as server, server.client() as client:
+        body = {"demonstrations": demonstrations(0)}
+        model = client.post("/v1/supports", json=body).json()["model"]
+        texts = []
+        for said in ("the big fish eats honey", "in few words", "in few words"):
+            turns = [{"role": "system", "content": said}, *chat()["messages"]]
+            answer = client.post(CHAT, json=chat(model=model, messages=turns)).json()
+            texts.append(answer["choices"][0]["message"]["content"])
+        assert texts[1] == texts[2] != texts[0]
+        assert server.metric("raggd_adaptation_seconds_count") == 3
+        (kept,) = (tmp_path / "supports").glob("*.safetensors")
+        assert b"in few words" not in kept.read_bytes(), "what a request says is not written"
+        server.wait_idle()
+        rag = Rag(parts)
+        adapted = rag.adapt(rag.store.stored(model.partition("/")[2]).support, instruction=said)
+        assert rag.answer(questions(1)[0], adapted).text == texts[2]
 
 
 def test_a_damaged_update_is_predicted_again_and_a_damaged_set_left_out(

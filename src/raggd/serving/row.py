@@ -28,11 +28,9 @@ _UNFINISHED = "\ufffd"
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a row chooses its tokens.
+    """How a row chooses its tokens: at temperature 0 the likeliest, else by chance among `top_p`.
 
     Attributes:
-        temperature: 0 takes the likeliest token.
-        top_p: tokens are drawn from the smallest set that holds this probability.
         seed: equal seeds draw equal tokens; None draws anew each time.
         top_logprobs: alternatives to report with each token; None reports no probabilities.
     """
@@ -262,12 +260,7 @@ class Row:
     """One answer: what it is written from, how, and how far it is.
 
     Attributes:
-        prompt: without an answer.
-        adapted: what answers it.
-        sampling: how its tokens are chosen.
-        writer: turns them into text.
         probabilities: told with the text; None for a request without.
-        max_tokens: most tokens.
         emit: takes its pieces, or why there are none; called from the scheduler's thread.
         ignore_end: write exactly `max_tokens` tokens, for measurements.
         batch: most answers that were written together with this one, itself included.
@@ -318,12 +311,7 @@ class Row:
         self._started = time.perf_counter()
 
     def take(self, logits: Tensor, stops: frozenset[int]) -> None:
-        """Choose the next token by (vocabulary,) logits, and tell what it adds.
-
-        Args:
-            logits: of the model.
-            stops: tokens that end an answer.
-        """
+        """Choose the next token by (vocabulary,) logits, and tell what it adds; `stops` end it."""
         chosen = self._sampler.choose(logits)
         self._read = self._read or time.perf_counter()
         self.written += 1

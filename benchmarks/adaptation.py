@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from statistics import median
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from raggd.backbone.batch import Batch, last_states
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.evaluation.cost import forward_flops
+from raggd.evaluation.flops import model_shape
 from raggd.evaluation.timing import Work, in_turn, ratio_of
 from raggd.methods.answering import answer_batch
 from raggd.methods.base import Adapted
@@ -61,19 +60,10 @@ def matrix_products(backbone: Backbone, tokens: int) -> Work:
     return work
 
 
-def _shape(backbone: Backbone) -> tuple[int, int]:
-    config: Any = backbone.model.config
-    heads = config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return config.num_hidden_layers, heads * size
-
-
 def support_flops(backbone: Backbone, batch: Batch) -> int:
     """Count the operations of one forward pass over a batch's real tokens, padding left out."""
-    layers, width = _shape(backbone)
-    parameters = sum(matrix.numel() for matrix in layer_matrices(backbone))
-    lengths = batch.mask.sum(1).tolist()
-    return sum(forward_flops(parameters, n, layers=layers, width=width) for n in lengths)
+    shape = model_shape(backbone.model)
+    return sum(shape.forward(n) for n in batch.mask.sum(1).tolist())
 
 
 def _tt_sgd(setting: BenchSetting, steps: int) -> Work:

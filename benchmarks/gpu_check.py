@@ -166,7 +166,7 @@ def answers(plan: Plan) -> dict[str, Any]:
 
     from raggd.assembly import Assembly
     from raggd.data.benchmarks import choose_by_hash, scored_questions, support_pool
-    from raggd.evaluation.tasks import support_sets
+    from raggd.evaluation.runner import support_sets
     from raggd.methods.answering import answer_batch, bounded_prompt
     from raggd.retrieval.evidence import evidence_for
     from raggd.settings import load_settings

@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from raggd.records import content_id
-from raggd.report.svg import INK, drawing, panels, to_svg
+from raggd.report.figures import INK, drawing, panels, to_svg
 from raggd.report.tables import Column, Table
 
 MEANING = {

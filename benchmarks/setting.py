@@ -17,7 +17,7 @@ from raggd.data.benchmarks import (
     support_pool,
 )
 from raggd.data.prompts import Prompt
-from raggd.evaluation.tasks import support_sets
+from raggd.evaluation.runner import support_sets
 from raggd.methods.answering import render
 from raggd.methods.base import Adapted, Method
 from raggd.records import Passage, Question, SupportSet

@@ -20,12 +20,10 @@ import torch
 from raggd.adaptation.target_store import load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
-from raggd.cluster.connect import connected
-from raggd.cluster.crew import Crew, check_node
-from raggd.cluster.fleet import Fleet
-from raggd.cluster.study import _tasks, run_study_on
+from raggd.cluster.connect import ClusterOptions, check_node, connected
+from raggd.cluster.scheduler import Scheduler
+from raggd.cluster.study import PartTask, StudyWorker, _tasks, check_worker, run_study_on
 from raggd.cluster.targets import TargetWorker, run_targets_on
-from raggd.cluster.worker import PartTask, StudyWorker, check_worker
 from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.settings import load_settings
@@ -138,13 +136,13 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(
     total = len(part_files(whole))
     assert 4 <= len(saved) < total, "the driver was to die in the middle"
     assert not read_records(out)
-    found = run_study_on(load_study(study_file), out, Part(), Crew(address, 2), Silent())
+    found = run_study_on(load_study(study_file), out, Part(), ClusterOptions(address, 2), Silent())
     assert found["complete"] == found["cells"]
     assert found["cluster"]["computed"] == total - len(saved)
     assert {path: path.stat().st_mtime_ns for path in saved} == saved, "computed twice"
     assert len(part_files(out)) == total
     assert lasting(read_records(out)) == lasting(read_records(whole))
-    again = run_study_on(load_study(study_file), out, Part(), Crew(address, 2), Silent())
+    again = run_study_on(load_study(study_file), out, Part(), ClusterOptions(address, 2), Silent())
     assert (again["now"], again["cluster"]["parts"]) == (0, 0)
 
 
@@ -158,12 +156,12 @@ def test_workers_that_keep_dying_are_given_up(address: str) -> None:
             return task * 2
 
     with connected(address):
-        fleet = Fleet[str](ray, lambda: ray.remote(num_cpus=1)(Fragile).remote(), 1)
+        scheduler = Scheduler[str](ray, lambda: ray.remote(num_cpus=1)(Fragile).remote(), 1)
         got: list[str] = []
         with pytest.raises(RaggdError, match="3 workers died over deadly"):
-            fleet.run(["a", "deadly", "b"], lambda _, result: got.append(result))
-        fleet.stop()
-        assert fleet.deaths == 3
+            scheduler.run(["a", "deadly", "b"], lambda _, result: got.append(result))
+        scheduler.stop()
+        assert scheduler.deaths == 3
         assert got == ["aa"]
 
 
@@ -189,11 +187,11 @@ def test_whatever_takes_a_worker_away_the_task_is_given_again(kind: str) -> None
         class work:  # noqa: N801
             remote = staticmethod(str)
 
-    fleet = Fleet[str](Once, Worker, 1)
+    scheduler = Scheduler[str](Once, Worker, 1)
     got: list[tuple[str, str]] = []
-    fleet.run(["a", "b"], lambda task, result: got.append((task, result)))
+    scheduler.run(["a", "b"], lambda task, result: got.append((task, result)))
     assert got == [("a", "aa"), ("b", "bb")]
-    assert fleet.deaths == 1
+    assert scheduler.deaths == 1
 
 
 def test_a_task_goes_where_its_model_is_loaded() -> None:
@@ -225,10 +223,10 @@ def test_a_task_goes_where_its_model_is_loaded() -> None:
         workers.append(Now())
         return workers[-1]
 
-    fleet = Fleet[str](Instant, start, 2)
+    scheduler = Scheduler[str](Instant, start, 2)
     tasks = ["a1", "b1", "a2", "b2", "a3", "b3"]
     got: list[str] = []
-    fleet.run(tasks, lambda task, _: got.append(task), lambda last, task: last[0] == task[0])
+    scheduler.run(tasks, lambda task, _: got.append(task), lambda last, task: last[0] == task[0])
     assert sorted(got) == sorted(tasks)
     assert all(len({task[0] for task in worker.done}) == 1 for worker in workers)
 
@@ -290,11 +288,11 @@ def test_too_many_workers_and_a_foreign_folder(
 ) -> None:
     study = load_study(study_file)
     with pytest.raises(RaggdError, match="9 workers of 1 cores each: the cluster has 2"):
-        run_study_on(study, tmp_path / "a", Part(), Crew(address, 9), Silent())
+        run_study_on(study, tmp_path / "a", Part(), ClusterOptions(address, 9), Silent())
     other = load_study(world.study(METHODS, name="other", questions=4))
     run_study(other, tmp_path / "b", Part(methods=["base"], benchmarks=["nq"]), Silent())
     with pytest.raises(RaggdError, match="holds another study"):
-        run_study_on(study, tmp_path / "b", Part(), Crew(address), Silent())
+        run_study_on(study, tmp_path / "b", Part(), ClusterOptions(address), Silent())
 
 
 @pytest.fixture
@@ -318,7 +316,7 @@ def test_targets_made_by_workers_are_those_of_one_process(
     shutil.copy(alone / "store.json", shared)
     shutil.copy(wanted[kept.name], kept)
     before = kept.stat().st_mtime_ns
-    found = run_targets_on(training.Run(run_parts, shared, (shared,)), Crew(address, 1))
+    found = run_targets_on(training.Run(run_parts, shared, (shared,)), ClusterOptions(address, 1))
     assert found["sets"] == 8
     assert {path.name for path in shared.glob("shard-*")} == set(wanted)
     assert kept.stat().st_mtime_ns == before

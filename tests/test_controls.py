@@ -24,12 +24,11 @@ from raggd.methods.base import Adapted, Item, Rearranges
 from raggd.methods.controls import (
     IrrelevantPassages,
     ShuffledSupport,
+    TaskMean,
     other_passages,
     other_support,
 )
-from raggd.methods.few_shot import FewShot
-from raggd.methods.plain import base_only
-from raggd.methods.task_mean import TaskMean
+from raggd.methods.plain import FewShot, base_only
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
 from raggd.retrieval.evidence import is_answerable
 from workflow_fixtures import StubRetriever, write_data

@@ -2,7 +2,8 @@
 
 import pytest
 
-from raggd.evaluation.cost import Cost, Stopwatch, backward_flops, forward_flops
+from raggd.evaluation.flops import ModelShape
+from raggd.evaluation.timing import Cost, Stopwatch
 from raggd.records import RaggdError
 
 
@@ -67,23 +68,22 @@ def test_bad_units() -> None:
 
 def test_forward_by_hand() -> None:
     # 3 tokens meet 1 + 2 + 3 keys: 2 * 10 * 3 weights, 4 * 2 * 5 * 6 attention, 2 * 5 * 7 logits.
-    got = forward_flops(10, 3, layers=2, width=5, vocabulary=7, logit_tokens=1)
+    got = ModelShape(10, layers=2, width=5, vocabulary=7, hidden=5).forward(3, logits=1)
     assert got == 60 + 240 + 70
 
 
 @pytest.mark.parametrize(("tokens", "past"), [(1, 0), (4, 0), (3, 5)])
 def test_decoding_step_by_step_costs_as_much_as_at_once(tokens: int, past: int) -> None:
-    shape = {"layers": 3, "width": 16}
-    at_once = forward_flops(1000, tokens, past=past, **shape)
-    steps = sum(forward_flops(1000, 1, past=past + i, **shape) for i in range(tokens))
-    assert at_once == steps
-    assert at_once != forward_flops(1000, tokens, past=past + 1, **shape)
+    shape = ModelShape(1000, layers=3, width=16)
+    at_once = shape.forward(tokens, past=past)
+    assert at_once == sum(shape.forward(1, past=past + i) for i in range(tokens))
+    assert at_once != shape.forward(tokens, past=past + 1)
 
 
 def test_all_trainable_backward_is_twice_the_forward() -> None:
-    forward = forward_flops(1000, 7, layers=3, width=16)
-    assert backward_flops(1000, 7, layers=3, width=16, trainable=1000) == 2 * forward
-    assert backward_flops(1000, 7, layers=3, width=16, trainable=10) < 2 * forward
+    forward = ModelShape(1000, layers=3, width=16).forward(7)
+    assert ModelShape(0, layers=3, width=16).backward(7, trainable=1000) == 2 * forward
+    assert ModelShape(990, layers=3, width=16).backward(7, trainable=10) < 2 * forward
 
 
 @pytest.mark.parametrize("frozen", [False, True])
@@ -102,13 +102,15 @@ def test_counts_equal_those_of_pytorch(frozen: bool) -> None:
         rows = [(queries[i : i + 1] @ keys[: i + 1].T) @ values[: i + 1] for i in range(tokens)]
         return (torch.cat(rows) @ o.T @ head.T).sum()
 
-    sizes = {"layers": 1, "width": width, "vocabulary": vocabulary, "logit_tokens": tokens}
     with FlopCounterMode(display=False) as counter:
         total = loss()
     forward = counter.get_total_flops()
-    assert forward == forward_flops(4 * width * width, tokens, **sizes)
+    weights = 4 * width * width
+    sizes = {"layers": 1, "width": width, "vocabulary": vocabulary, "hidden": width}
+    assert forward == ModelShape(weights, **sizes).forward(tokens, logits=tokens)
     with FlopCounterMode(display=False) as counter:
         total.backward()
-    trainable = 0 if frozen else 4 * width * width
-    expected = backward_flops(4 * width * width, tokens, trainable=trainable, **sizes)
+    trained = 0 if frozen else weights
+    shape = ModelShape(weights - trained, **sizes)
+    expected = shape.backward(tokens, trainable=trained, logits=tokens)
     assert counter.get_total_flops() == expected

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from raggd.evaluation.statistics import bootstrap_interval, bootstrap_intervals
-from raggd.report.drops import ANSWERABLE, drops_table, loss_drops
+from raggd.report.gains import ANSWERABLE, drops_table, loss_drops
 from raggd.report.tables import NOTHING
 from test_study_report import made_up
 

@@ -18,8 +18,7 @@ from raggd.backbone.interface import attach
 from raggd.cli import app
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Prompt
-from raggd.evaluation.runner import Task
-from raggd.evaluation.tasks import task_of
+from raggd.evaluation.runner import Task, task_of
 from raggd.methods.answering import render
 from raggd.methods.spec import BASE_FILE
 from raggd.study.evaluate import demo_settings

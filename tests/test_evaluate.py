@@ -11,8 +11,7 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.questions import read_demonstrations
 from raggd.evaluation.forms import infer_form
-from raggd.evaluation.runner import Item, Task
-from raggd.evaluation.tasks import task_of
+from raggd.evaluation.runner import Item, Task, task_of
 from raggd.records import (
     Demonstration,
     Passage,
@@ -24,9 +23,15 @@ from raggd.records import (
 )
 from raggd.report.own import own_report
 from raggd.settings import Settings, load_settings
-from raggd.study.evaluate import choose_cases, run_demo, run_evaluate, usual_methods
+from raggd.study.evaluate import (
+    choose_cases,
+    own_task,
+    run_demo,
+    run_evaluate,
+    run_own,
+    usual_methods,
+)
 from raggd.study.folder import read_record
-from raggd.study.own import own_task, run_own
 from study_fixtures import ALL, Quiet, World, make_world
 from workflow_fixtures import changed, files_under, parts_with, run_cli, settings_text, write_lines
 
@@ -179,6 +184,24 @@ def test_own_questions_with_demonstrations_apart(
         run_own(parts, shown, shown, ["base"], tmp_path / "out", Quiet())
     with pytest.raises(RaggdError, match="4 answered questions are too few"):
         run_own(parts, None, shown, ["base"], tmp_path / "out", Quiet())
+
+
+def test_a_folder_of_sets_is_one_table(world: World, parts: Assembly, tmp_path: Path) -> None:
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    for number, name in enumerate(("one", "two")):
+        own_lines(world, folder / f"{name}.questions.jsonl", 4, start=6 * number)
+        own_lines(world, folder / f"{name}.examples.jsonl", 2, start=6 * number + 4)
+    out = tmp_path / "out"
+    result, report = run_own(parts, folder, None, ["base", "rag-gd"], out, Quiet())
+    assert result["n"] == 8
+    assert list(result["sets"]) == ["one", "two"]
+    assert [row[0] for row in report.tables[0].rows] == ["one", "two", "all"]
+    single = result["sets"]["one"]["methods"]["base"]["content"]["mean"]
+    assert report.tables[0].rows[0][2].endswith(f"/ {single * 4 / 100:g}")
+    assert (out / "one" / "summary.md").is_file()
+    with pytest.raises(RaggdError, match=r"it is to hold NAME\.questions\.jsonl"):
+        run_own(parts, out, None, ["base"], tmp_path / "x", Quiet())
 
 
 def own_records(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import assume, given, settings
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from raggd.data.contracts.base import Contract
 from raggd.data.contracts.families import HELD, KNOWN, NATURAL, NEW
 from raggd.data.contracts.lessons import Lesson, draw_lesson
+from raggd.data.questions import read_demonstrations
 from raggd.evaluation.forms import infer_form, language_of
 from raggd.records import Demonstration, Passage
 from workflow_fixtures import prepared_row
@@ -97,6 +99,40 @@ def test_what_examples_share(answers: list[str], name: str, follows: str, fails:
     assert name in form.name
     assert form.judge(follows, ["q"]).form == 1
     assert form.judge(fails, ["q"]).form == 0
+
+
+SETS = {
+    "short": "a short answer",
+    "capitals": "in capitals, a short answer",
+    "json": "JSON with 'value'",
+    "sentence": "written as 'According to the documentation, it is ....'",
+    "german": "written as 'In der Dokumentation steht ....'",
+    "source": "written as '... [<t>]'",
+    "refusal": "a short answer, or 'not in the documents'",
+    "yes-no": "one of yes, no",
+    "list": "lines that begin with '-'",
+}
+DOCUMENTATION = Path(__file__).parents[1] / "examples" / "documentation"
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_sets_on_documentation_show_their_forms(name: str) -> None:
+    shown = read_demonstrations(DOCUMENTATION / f"{name}.examples.jsonl")
+    asked = read_demonstrations(DOCUMENTATION / f"{name}.questions.jsonl")
+    assert (len(shown), len(asked)) == (3, 6)
+    files = ("getting-started.md", "processors.md", "recipes.md")
+    text = "One may use Colorama, Logstash or pathos."
+    supports = [
+        Demonstration(q.id, q.text, (Passage("p", text, "Title", file),), q.answers[0])
+        for q, file in zip(shown, files, strict=True)
+    ]
+    form = infer_form(supports)
+    assert form.name == SETS[name]
+    for question in asked:
+        found = form.judge(question.answers[0], question.answers)
+        assert found[:3] == (1, 1, 1)
+        assert found.refused or form.values(question.answers[0]) is not None
+    assert {path.name.split(".")[0] for path in DOCUMENTATION.glob("*.jsonl")} == set(SETS)
 
 
 def test_where_nothing_is_shared_no_form_is_scored() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggd.backbone.load import Backbone
-from raggd.evaluation.pace import CHOICES, Pace, look, questions_for
+from raggd.evaluation.price import CHOICES, Pace, look, questions_for
 
 DEMO = {"methods": 6, "encoded": 2, "sgd_steps": 5}
 

@@ -23,12 +23,11 @@ from raggd.evaluation.statistics import Interval, bootstrap_interval
 from raggd.methods.spec import FAMILIES, NAMED, SPECS
 from raggd.records import Demonstration, Passage, Prediction, Question, RaggdError, SupportSet
 from raggd.report import figures
-from raggd.report.cases import Case, mark_answers
+from raggd.report.build import SmallReport
 from raggd.report.contrasts import Averages, contrasts
 from raggd.report.figures import cost_figure
 from raggd.report.grid import Answer, Block, Grid
-from raggd.report.page import Section, Shown, study_page
-from raggd.report.small import SmallReport
+from raggd.report.page import Case, Section, Shown, mark_answers, study_page
 from raggd.report.study_tables import contrast_table, loss_table, scores_table
 from raggd.report.tables import Column, Table, interval_text
 
@@ -492,7 +491,7 @@ def test_marks_where_the_answer_is_held(text: str, answer: str) -> None:
 
 def test_imports_stay_light() -> None:
     code = (
-        "import sys, raggd.report.page, raggd.report.figures, raggd.evaluation.cost\n"
+        "import sys, raggd.report.page, raggd.report.figures, raggd.evaluation.timing\n"
         "heavy = {'matplotlib', 'jinja2', 'rich', 'torch', 'transformers'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -18,13 +18,11 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.evaluation import runner
 from raggd.evaluation.flops import counted_costs
-from raggd.evaluation.runner import Item, Task, make_record, run_part
-from raggd.evaluation.tasks import build_task
+from raggd.evaluation.runner import Item, Task, build_task, make_record, run_part
 from raggd.methods import answering
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.base import Adapted, Method
-from raggd.methods.few_shot import FewShot
-from raggd.methods.plain import base_only, query_only, vanilla_rag
+from raggd.methods.plain import FewShot, base_only, query_only, vanilla_rag
 from raggd.records import RaggdError, RunRecord, SupportSet
 from raggd.settings import Settings, load_settings
 from tiny import losses_of, random_update

@@ -13,7 +13,7 @@ import pytest
 
 from raggd.methods.spec import method_label
 from raggd.records import Question, RaggdError, SupportSet
-from raggd.study.own import FEWEST, set_task
+from raggd.study.evaluate import FEWEST, set_task
 from serving_fixtures import Running, demonstrations, offline_answer, offline_support, questions
 from workflow_fixtures import files_under
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import multiprocessing
 import os
@@ -16,6 +17,7 @@ import pytest
 
 from raggd import assembly
 from raggd.backbone.load import Backbone
+from raggd.evaluation import runner
 from raggd.methods import spec as weights_files
 from raggd.records import RaggdError
 from raggd.study.folder import LOCK_FILE, locked
@@ -70,6 +72,24 @@ def test_every_cell_has_its_record_and_the_same_questions(whole: Path) -> None:
     work = {r.method: r.cost["adapt_flops"] for r in records.values()}
     assert work["base"] == work["mean-update"] == 0 < work["rag-gd"] < work["tt-sgd"]
     assert all(r.cost["answer_flops"] > 0 for r in records.values())
+
+
+def test_a_cell_passes_seven_functions_on_its_way_to_the_model(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways: list[list[str]] = []
+    original = runner.answer_rows
+
+    def answer_rows(*arguments: Any, **named: Any) -> Any:
+        stack = [f.function for f in inspect.stack(0) if "/raggd/" in f.filename]
+        ways.append(["answer_rows", *stack[: stack.index("run_study") + 1]])
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(runner, "answer_rows", answer_rows)
+    file = world.study(("base",), name="way", benchmarks=("nq",), retrievers=("bm25",))
+    run_study(load_study(file), tmp_path, Part(), Quiet())
+    assert ways
+    assert max(map(len, ways)) <= 7
 
 
 def test_all_methods_of_a_run_are_judged_by_its_own_evidence(world: World, tmp_path: Path) -> None:

@@ -18,9 +18,8 @@ from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
 from raggd.methods.spec import FAMILIES, NAMED, by_family
 from raggd.methods.spec import METHODS as REGISTRY
 from raggd.report.contrasts import Averages, all_pairs, contrasts, sample
-from raggd.report.evidence import evidence_gains, only
+from raggd.report.gains import evidence_gains, only, paper_table
 from raggd.report.grid import Answer, Block, load_grid, subsets
-from raggd.report.paper import paper_table
 from raggd.report.study_tables import (
     above_base,
     average_table,

@@ -31,7 +31,7 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import choose_by_hash, scored_questions, support_pool
 from raggd.data.prompts import Prompt
-from raggd.evaluation.tasks import support_sets
+from raggd.evaluation.runner import support_sets
 from raggd.files import write_json
 from raggd.methods.answering import adapted_rows, answer_batch, render
 from raggd.methods.base import Adapted

@@ -108,7 +108,7 @@ def ask_result(
         RaggdError: the question is empty, or `strict` refuses the folder.
     """
     from raggd.data.shown import remarks_on, unsupported
-    from raggd.evaluation.cost import Stopwatch
+    from raggd.evaluation.timing import Stopwatch
     from raggd.provenance import seconds_since_start
 
     started, before, watch = time.perf_counter(), seconds_since_start(), Stopwatch()

@@ -25,13 +25,7 @@ def say(*parts: Any) -> None:
 
 
 def show(result: Mapping[str, Any], as_json: bool, *parts: Any) -> None:
-    """Write what a command found: the result itself as JSON, or text and tables that say it.
-
-    Args:
-        result: ready for JSON.
-        as_json: whether `--json` was given.
-        *parts: what is written without it.
-    """
+    """Write what a command found: the result itself as JSON, or text and tables that say it."""
     if as_json:
         emit_json(result)
     else:
@@ -54,30 +48,16 @@ class Bar:
     """One progress bar on standard error."""
 
     def __init__(self, bar: Progress) -> None:
-        """Add the bar's only line.
-
-        Args:
-            bar: rich's display.
-        """
+        """Add the bar's only line."""
         self._bar = bar
         self._task = bar.add_task("starting", total=None)
 
     def __call__(self, label: str, done: int, total: int | None) -> None:
-        """Show how far something is.
-
-        Args:
-            label: what is running.
-            done: steps done.
-            total: steps in all; None when it is not known.
-        """
+        """Show how far something is."""
         self._bar.update(self._task, description=label, completed=done, total=total)
 
     def say(self, label: str) -> None:
-        """Show what is going on, without a count.
-
-        Args:
-            label: in a few words.
-        """
+        """Show what is going on, without a count."""
         self._bar.update(self._task, description=label, total=None)
 
     def hide(self) -> None:
@@ -87,11 +67,7 @@ class Bar:
 
 @contextmanager
 def progress_bar() -> Iterator[Bar]:
-    """Show one bar on standard error; it disappears when the work is done.
-
-    Yields:
-        The bar.
-    """
+    """Show one bar on standard error; it disappears when the work is done."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),

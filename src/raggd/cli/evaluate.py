@@ -1,7 +1,10 @@
-"""Commands that score methods: `raggd evaluate`, `raggd demo`."""
+"""Commands that score methods: `raggd evaluate`, `raggd demo`, `raggd audit`."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +21,14 @@ from raggd.cli.options import (
     names_in,
     with_corpus,
 )
+from raggd.records import RaggdError
 
 if TYPE_CHECKING:
-    from raggd.report.small import SmallReport
+    from raggd.assembly import Assembly
+    from raggd.evaluation.runner import Task
+    from raggd.methods.base import Adapted
+    from raggd.records import SupportSet
+    from raggd.report.build import SmallReport
 
 
 DEMO_SECONDS = 240
@@ -78,7 +86,7 @@ def evaluate(
     prepared: Annotated[Path | None, typer.Option(help="Questions of a prepared file.")] = None,
     out: Out = Path("runs/evaluation"),
     questions: Annotated[
-        Path | None, typer.Option(help="Your own answered questions instead of benchmarks.")
+        Path | None, typer.Option(help="Your own answered questions, or a folder of sets of them.")
     ] = None,
     demonstrations: Demonstrations = None,
     corpus: Corpus = None,
@@ -88,10 +96,9 @@ def evaluate(
 ) -> None:
     """Score methods on benchmarks, or on your own questions: does adapting help, and which way?"""
     from raggd.cli.console import progress_bar, show
-    from raggd.report.contracts import contract_tables
+    from raggd.report.examples import contract_tables
     from raggd.study.contracts import USUAL, run_contracts
-    from raggd.study.evaluate import run_evaluate, usual_methods
-    from raggd.study.own import run_own
+    from raggd.study.evaluate import run_evaluate, run_own, usual_methods
 
     if contracts:
         with progress_bar() as bar:
@@ -114,7 +121,74 @@ def evaluate(
     _show(scores, report, as_json)
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    app.command()(demo)
-    app.command()(evaluate)
+def audit(
+    method: Annotated[str, typer.Option(help="A predictor of ours to audit.")] = "rag-gd",
+    constant: Annotated[
+        str, typer.Option(help="The tuned constant beside it: a method, or a folder's adapter.")
+    ] = "",
+    adapters: Annotated[
+        Path | None,
+        typer.Option(help="Instead: a folder with one PEFT adapter per support set, by its id."),
+    ] = None,
+    dump: Annotated[
+        Path | None, typer.Option(help="Only write the support sets that adapters are needed of.")
+    ] = None,
+    out: Out = Path("runs/audit"),
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what reading the demonstrations is worth, for a predictor of ours or anyone's."""
+    from raggd.cli.console import progress_bar, show
+    from raggd.evaluation.audit import audit as run
+    from raggd.evaluation.audit import audit_result
+    from raggd.evaluation.runner import task_of
+    from raggd.files import write_json
+    from raggd.provenance import origin
+    from raggd.report.examples import audit_table
+
+    with progress_bar() as bar:
+        parts = load_parts(config, assignments, bar)
+        tasks = [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]
+        if dump is not None:
+            count = _write_sets(dump, tasks)
+            show({"file": str(dump), "sets": count}, as_json, f"{count} support sets: {dump}")
+            return
+        state_of, fixed = _states(parts, method, constant, adapters)
+        audited = run(parts.backbone, tasks, state_of, parts.settings, bar, fixed)
+    result = audit_result(audited) | {"audited": str(adapters) if adapters else method}
+    write_json(out / "audit.json", result | origin() | {"settings": parts.settings.model_dump()})
+    show(result, as_json, audit_table(result))
+
+
+def _write_sets(path: Path, tasks: list[Task]) -> int:
+    from raggd.evaluation.audit import audited_sets
+    from raggd.files import write_text
+
+    sets = [(name, s) for name, own in audited_sets(tasks).items() for s in own]
+    lines = [{"id": s.id, "role": name, **asdict(s)} for name, s in sets]
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return len(lines)
+
+
+def _states(
+    parts: Assembly, method: str, constant: str, adapters: Path | None
+) -> tuple[Callable[[SupportSet], Adapted], Any]:
+    from raggd.data.questions import NOBODY
+    from raggd.methods.base import Adapted
+
+    if adapters is None:
+        parts.check_methods([method, *([constant] if constant else [])])
+        fixed = parts.method(constant) if constant else None
+        if fixed is not None and fixed.adapts:
+            raise RaggdError(f"'{constant}' reads demonstrations: name a constant, e.g. mean-tuned")
+        ready = parts.method(method)
+        one = fixed.adapt([NOBODY])[0] if fixed else None
+        return lambda support: ready.adapt([support])[0], one
+    from raggd.adaptation.peft import read_peft
+
+    def state(support: SupportSet) -> Adapted:
+        return Adapted(read_peft(adapters / support.id, parts.backbone))
+
+    own = Adapted(read_peft(adapters / constant, parts.backbone)) if constant else None
+    return state, own

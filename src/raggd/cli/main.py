@@ -11,16 +11,14 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli.ask import ask, index
-from raggd.cli.audit import register as register_audit
-from raggd.cli.bench import register as register_bench
-from raggd.cli.cache import cache_app
 from raggd.cli.data import data_app
 from raggd.cli.demonstrations import register as register_demonstrations
-from raggd.cli.evaluate import register as register_evaluate
+from raggd.cli.evaluate import audit, demo, evaluate
 from raggd.cli.export import register as register_export
 from raggd.cli.linear import register as register_linear
+from raggd.cli.machine import bench, cache_app
 from raggd.cli.serve import register as register_serve
-from raggd.cli.study import register as register_study
+from raggd.cli.study import replay, report, study
 from raggd.cli.train import targets, train_app
 from raggd.records import RaggdError
 
@@ -52,17 +50,10 @@ app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 register_linear(app)
 register_serve(app)
-register_bench(app)
-register_evaluate(app)
-register_audit(app)
-register_study(app)
 register_export(app)
 register_demonstrations(app)
-
-
-app.command()(ask)
-app.command()(index)
-app.command()(targets)
+for command in (ask, index, demo, evaluate, audit, study, replay, report, targets, bench):
+    app.command()(command)
 
 
 def _version(value: bool) -> None:

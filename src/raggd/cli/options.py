@@ -55,15 +55,7 @@ def names_in(text: str) -> list[str]:
 
 
 def with_corpus(corpus: Path | None, assignments: list[str] | None) -> list[str]:
-    """Say `--corpus` as a setting.
-
-    Args:
-        corpus: file or folder of documents; None: what the settings say.
-        assignments: the single changes given by `--set`.
-
-    Returns:
-        All single changes.
-    """
+    """Say `--corpus` as a setting, beside the single changes given by `--set`."""
     named = [] if corpus is None else [f"data.corpus={json.dumps(str(corpus), ensure_ascii=False)}"]
     return [*(assignments or []), *named]
 
@@ -71,15 +63,9 @@ def with_corpus(corpus: Path | None, assignments: list[str] | None) -> list[str]
 def load_parts(
     config: Path | None, assignments: list[str] | None, bar: Progress | None
 ) -> Assembly:
-    """Read the settings of a command.
+    """Read the settings of a command; everything it needs is loaded on first use.
 
-    Args:
-        config: the TOML file; None starts from the defaults.
-        assignments: single changes.
-        bar: told about downloads, conversions and indexing; None is silent.
-
-    Returns:
-        Everything that the command needs, loaded on first use.
+    `bar` is told about downloads, conversions and indexing; None is silent.
     """
     from raggd.assembly import Assembly
     from raggd.settings import load_settings
@@ -95,15 +81,7 @@ def load_rag(config: Path | None, assignments: list[str] | None, bar: Progress |
 
 
 def support_from(rag: Rag, source: Source, method: str | None = None) -> SupportSet | None:
-    """Find the support set that a command names.
-
-    Args:
-        rag: retrieves, and has the stored sets.
-        source: what to adapt to.
-        method: what is named to adapt by.
-
-    Returns:
-        The set; None where an update is named, or nothing.
+    """Find the support set that a command names; None where an update is named, or nothing.
 
     Raises:
         RaggdError: several are named, or a method beside an update.

@@ -91,11 +91,11 @@ def study(
 
     with progress_bar() as bar:
         if cluster:
-            from raggd.cluster.crew import Crew
+            from raggd.cluster.connect import ClusterOptions
             from raggd.cluster.study import run_study_on
 
-            crew = Crew(cluster, workers, worker_threads)
-            result = run_study_on(settings, folder, part, crew, bar)
+            options = ClusterOptions(cluster, workers, worker_threads)
+            result = run_study_on(settings, folder, part, options, bar)
         else:
             result = run_study(settings, folder, part, bar)
     done = f"{result['complete']} of {result['cells']} cells in {folder}; {result['now']} new."
@@ -109,7 +109,7 @@ def replay(
     """Compute one run record again from its settings and compare the answers one by one."""
     from raggd.cli.console import emit_json, progress_bar, say
     from raggd.study.folder import read_record
-    from raggd.study.replay import replay as run
+    from raggd.study.run import replay as run
 
     stored = read_record(record)
     with progress_bar() as bar:
@@ -143,14 +143,3 @@ def report(
         result = write_report(folder, to, resamples, bar)
     line = f"{result['complete']} of {result['cells']} cells; the page: {to / 'study.html'}"
     show(result, as_json, line)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program.
-
-    Args:
-        app: the program's commands.
-    """
-    app.command()(study)
-    app.command()(replay)
-    app.command()(report)

@@ -132,10 +132,10 @@ def targets(
     with progress_bar() as bar:
         run = Run(load_parts(config, assignments, bar), out, (out,), bar, pool)
         if cluster:
-            from raggd.cluster.crew import Crew
+            from raggd.cluster.connect import ClusterOptions
             from raggd.cluster.targets import run_targets_on
 
-            result = run_targets_on(run, Crew(cluster, workers, worker_threads))
+            result = run_targets_on(run, ClusterOptions(cluster, workers, worker_threads))
         else:
             result = run_stage("targets", run)
     show(result, as_json, f"{result['sets']} targets in {out}")

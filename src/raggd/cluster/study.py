@@ -7,23 +7,119 @@ hands out what is missing.
 
 from __future__ import annotations
 
+import platform
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raggd.cluster.connect import connected
-from raggd.cluster.crew import Crew, shares
-from raggd.cluster.fleet import Fleet
-from raggd.cluster.worker import PartDone, PartTask, StudyWorker, check_worker
+from raggd.cluster.connect import ClusterOptions, check_node, connected, settle, shares
+from raggd.cluster.scheduler import Scheduler
 from raggd.files import write_text
-from raggd.progress import Progress
+from raggd.progress import Progress, silent
+from raggd.provenance import versions
 from raggd.records import RaggdError
-from raggd.study.plan import Cell, Part
+from raggd.study.folder import check_cells
+from raggd.study.plan import Cell, Identities, Part
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
+
+
+@dataclass(frozen=True)
+class PartTask:
+    """One method on one draw.
+
+    `known` is the text of its part file, if there is one: it is computed again only if it no longer
+    fits.
+    """
+
+    cell: Cell
+    draw: int
+    known: str = field(default="", repr=False)
+
+    @property
+    def path(self) -> str:
+        """Its part file, below the study's folder."""
+        name = f"{self.cell.benchmark}-{self.draw:03d}-{self.cell.method}.json"
+        return f"{self.cell.folder}/parts/{name}"
+
+
+@dataclass(frozen=True)
+class PartDone:
+    """A part file as a worker returns it; it is empty where the benchmark has fewer draws."""
+
+    text: str
+    questions: int
+    computed: bool
+
+
+class StudyWorker:
+    """Answers draws of a study; what it has loaded stays for the next one."""
+
+    def __init__(self, study: StudySettings, folder: str, threads: int) -> None:
+        """Load nothing yet."""
+        settle(folder, threads)
+        self._study = study
+        self._scratch = tempfile.TemporaryDirectory(prefix="raggd-worker-")
+        self._runner = StudyRunner(study, Path(self._scratch.name), silent)
+
+    def introduce(self, cells: Sequence[Cell]) -> dict[str, Any]:
+        """Say what this node has, for the driver to compare with its own.
+
+        ``node``, ``versions``, ``identities`` of the cells, and ``problem``: why they cannot be
+        computed here, if so.
+        """
+        found: dict[str, Any] = {"node": platform.node(), "versions": versions(), "problem": ""}
+        try:
+            check_cells(self._study, cells)
+            identities = Identities(self._study)
+            found["identities"] = {cell.path: identities.of(cell) for cell in cells}
+        except RaggdError as error:
+            found |= {"problem": str(error), "identities": {}}
+        return found
+
+    def work(self, task: PartTask) -> PartDone | RaggdError:
+        """Answer a draw with a method: its part file.
+
+        A `RaggdError` is returned, not raised, so that it arrives unwrapped.
+        """
+        try:
+            return self._part(task)
+        except RaggdError as error:
+            return error
+
+    def _part(self, task: PartTask) -> PartDone:
+        cell, runner = task.cell, self._runner
+        whole = runner.task(cell.seed, cell.retriever, cell.benchmark)
+        if task.draw >= len(whole.draws):
+            return PartDone("", 0, computed=False)
+        path = Path(self._scratch.name) / task.path
+        if task.known:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(task.known, encoding="utf-8")
+        parts = runner.parts_of(cell.backbone, cell.retriever, cell.seed)
+        runner.work(cell, task.draw, whole, parts)()
+        text = path.read_text(encoding="utf-8")
+        path.unlink()
+        return PartDone(text, len(whole.draws[task.draw]), computed=text != task.known)
+
+
+def check_worker(told: Mapping[str, Any], cells: Mapping[str, str]) -> None:
+    """Refuse a worker that would not compute the same cells, given by path and identity.
+
+    Raises:
+        RaggdError: it lacks data or weights, or has other ones, or other versions; both named.
+    """
+    check_node(told)
+    for path, identity in cells.items():
+        if told["identities"].get(path) != identity:
+            raise RaggdError(
+                f"the worker on node '{told['node']}' has other data or weights for {path}: give "
+                "all nodes the same files at the same paths."
+            )
 
 
 def _tasks(runner: StudyRunner, cells: Sequence[Cell]) -> list[PartTask]:
@@ -44,19 +140,12 @@ def _near(last: PartTask, task: PartTask) -> bool:
 
 
 def distribute(
-    runner: StudyRunner, cells: Sequence[Cell], crew: Crew, progress: Progress
+    runner: StudyRunner, cells: Sequence[Cell], options: ClusterOptions, progress: Progress
 ) -> dict[str, Any]:
     """Let the workers of a cluster make what is missing of a study's part files.
 
-    Args:
-        runner: of the study, on the driver's machine.
-        cells: to be computed.
-        crew: cluster and number of workers.
-        progress: told parts done and in all.
-
-    Returns:
-        ``workers``, ``parts`` that were asked for, ``computed`` and ``refused`` ones, and
-        ``deaths`` of workers, and the ``seconds`` that the parts took once all workers stood.
+    ``workers``, ``parts`` that were asked for, ``computed`` and ``refused`` ones, and ``deaths`` of
+    workers, and the ``seconds`` that the parts took once all workers stood.
     """
     study, out = runner.study, runner.out
     tasks = _tasks(runner, cells)
@@ -72,14 +161,14 @@ def distribute(
     own = {cell.path: runner.identities.of(cell) for cell in cells}
     for cell in cells:  # indexes and evidence are made once, here, before the workers look for them
         runner.task(cell.seed, cell.retriever, cell.benchmark)
-    progress(f"connecting to cluster {crew.address}", 0, None)
-    with connected(crew.address) as ray:
-        share = shares(ray, crew)
-        here = str(Path.cwd())
+    progress(f"connecting to cluster {options.address}", 0, None)
+    with connected(options.address) as ray:
+        share = shares(ray, options)
         actor = ray.remote(**share.reserved)(StudyWorker)
-        fleet = Fleet[PartTask](ray, lambda: actor.remote(study, here, share.threads), share.count)
+        given = (study, str(Path.cwd()), share.threads)
+        scheduler = Scheduler[PartTask](ray, lambda: actor.remote(*given), share.count)
         progress(f"{share.count} workers are starting", 0, None)
-        for told in fleet.ask_all("introduce", cells):
+        for told in scheduler.ask_all("introduce", cells):
             check_worker(told, own)
         done, started = 0, time.monotonic()
 
@@ -95,30 +184,22 @@ def distribute(
             progress(f"{label} ({share.count} workers)", done, len(tasks))
 
         try:
-            fleet.run(tasks, deliver, _near)
+            scheduler.run(tasks, deliver, _near)
         finally:
-            fleet.stop()
+            scheduler.stop()
         seconds = round(time.monotonic() - started, 2)
-        return found | {"workers": share.count, "deaths": fleet.deaths, "seconds": seconds}
+        return found | {"workers": share.count, "deaths": scheduler.deaths, "seconds": seconds}
 
 
 def run_study_on(
-    study: StudySettings, out: Path, part: Part, crew: Crew, progress: Progress
+    study: StudySettings, out: Path, part: Part, options: ClusterOptions, progress: Progress
 ) -> dict[str, Any]:
     """Run what is not finished of a study on a cluster.
 
-    Args:
-        study: the settings.
-        out: folder for part files and records.
-        part: the piece to run now.
-        crew: cluster and number of workers.
-        progress: told what is running.
-
-    Returns:
-        As `run_study`, and ``cluster``: what `distribute` returns.
+    Result: as of `run_study`, and ``cluster``: what `distribute` returns.
     """
 
     def first(runner: StudyRunner, cells: Sequence[Cell]) -> dict[str, Any]:
-        return {"cluster": distribute(runner, cells, crew, progress)}
+        return {"cluster": distribute(runner, cells, options, progress)}
 
     return run_study(study, out, part, progress, first=first)

@@ -12,9 +12,8 @@ from typing import Any
 from raggd.adaptation.target_store import build_shard, open_store, shard_file, shard_starts
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
-from raggd.cluster.connect import connected
-from raggd.cluster.crew import Crew, check_node, settle, shares
-from raggd.cluster.fleet import Fleet
+from raggd.cluster.connect import ClusterOptions, check_node, connected, settle, shares
+from raggd.cluster.scheduler import Scheduler
 from raggd.files import replacing
 from raggd.provenance import versions
 from raggd.records import RaggdError, SupportSet
@@ -27,14 +26,7 @@ class TargetWorker:
     """Computes shards; draws the same support sets as the driver, from the same settings."""
 
     def __init__(self, settings: Settings, pool: bool, folder: str, threads: int) -> None:
-        """Load nothing yet.
-
-        Args:
-            settings: of the run.
-            pool: support sets of the support pools.
-            folder: working folder of the driver; relative paths start there.
-            threads: processor threads to use; 0 leaves the number as it is.
-        """
+        """Load nothing yet; `pool`: the support sets are those of the support pools."""
         settle(folder, threads)
         self._parts = Assembly(settings)
         self._pool = pool
@@ -55,11 +47,10 @@ class TargetWorker:
         return identity
 
     def introduce(self) -> dict[str, Any]:
-        """Say what this node has.
+        """Say what this node has, for the driver to compare with its own.
 
-        Returns:
-            ``node``, ``versions``, ``identity`` of the store that it would make, and ``problem``:
-            why it cannot, if so.
+        ``node``, ``versions``, ``identity`` of the store that it would make, and ``problem``: why
+        it cannot, if so.
         """
         found: dict[str, Any] = {"node": platform.node(), "versions": versions(), "problem": ""}
         try:
@@ -68,13 +59,9 @@ class TargetWorker:
             return found | {"identity": "", "problem": str(error)}
 
     def work(self, start: int) -> bytes | RaggdError:
-        """Compute one shard.
+        """Compute the shard that begins with support set `start`, and return the bytes of its file.
 
-        Args:
-            start: number of its first support set.
-
-        Returns:
-            The bytes of its file; a `RaggdError` is returned, so that it arrives unwrapped.
+        A `RaggdError` is returned, so that it arrives unwrapped.
         """
         parts = self._parts
         try:
@@ -90,7 +77,7 @@ class TargetWorker:
         return content
 
 
-def _distribute(run: Run, crew: Crew) -> int:
+def _distribute(run: Run, options: ClusterOptions) -> int:
     # returns the number of workers that died
     parts, folder, progress = run.parts, run.stores[0], run.progress
     supports = target_supports(run)
@@ -98,11 +85,11 @@ def _distribute(run: Run, crew: Crew) -> int:
     tasks = [n for n in shard_starts(len(supports)) if not shard_file(folder, n).exists()]
     if not tasks:
         return 0
-    with connected(crew.address) as ray:
-        share = shares(ray, crew)
+    with connected(options.address) as ray:
+        share = shares(ray, options)
         actor = ray.remote(**share.reserved)(TargetWorker)
         given = (parts.settings, run.pool, str(Path.cwd()), share.threads)
-        fleet = Fleet[int](ray, lambda: actor.remote(*given), share.count)
+        scheduler = Scheduler[int](ray, lambda: actor.remote(*given), share.count)
         parts.say(f"{share.count} workers are starting")
         done = 0
 
@@ -116,28 +103,20 @@ def _distribute(run: Run, crew: Crew) -> int:
             progress(f"targets ({share.count} workers)", done, len(tasks))
 
         try:
-            for told in fleet.ask_all("introduce"):
+            for told in scheduler.ask_all("introduce"):
                 check_node(told)
                 if told["identity"] != identity:
                     raise RaggdError(
                         f"the worker on node '{told['node']}' would make other targets than this "
                         "machine: give all nodes the same data and weights at the same paths."
                     )
-            fleet.run(tasks, deliver)
+            scheduler.run(tasks, deliver)
         finally:
-            fleet.stop()
-        return fleet.deaths
+            scheduler.stop()
+        return scheduler.deaths
 
 
-def run_targets_on(run: Run, crew: Crew) -> dict[str, Any]:
-    """Compute the targets of the training tasks on a cluster; continues where it stopped.
-
-    Args:
-        run: settings, data, backbone, base adapter, and the store.
-        crew: cluster and number of workers.
-
-    Returns:
-        The record, as of one process.
-    """
-    _distribute(run, crew)
+def run_targets_on(run: Run, options: ClusterOptions) -> dict[str, Any]:
+    """Compute the targets of the training tasks on a cluster; continues where it stopped."""
+    _distribute(run, options)
     return run_stage("targets", run)

@@ -64,17 +64,11 @@ def _summary(cosine: Tensor, log_ratio: Tensor, total: Tensor, targets: Targets)
 def alignment_summary(
     base: BaseAdapter, targets: Targets, predictors: Mapping[str, Predictor]
 ) -> dict[str, dict[str, Any]]:
-    """Compare predictors with true updates, in product space.
+    """Compare predictors, by name, with true updates, in product space.
 
-    Args:
-        base: the adapter that all start from.
-        targets: true updates with the encoder states to predict them from.
-        predictors: by name.
-
-    Returns:
-        By name: ``cosine`` (mean over sets of the mean over 3 x layers) with its bootstrap
-        interval over sets (None, None for one set alone), ``total_cosine`` (all layers as one
-        vector), ``log_norm_ratio``, the mean cosine by task, by projection, by third of the
-        layers and by place (3 x layers), and the cosine of every set.
+    By name: ``cosine`` (mean over sets of the mean over 3 x layers) with its bootstrap interval
+    over sets (None, None for one set alone), ``total_cosine`` (all layers as one vector),
+    ``log_norm_ratio``, the mean cosine by task, by projection, by third of the layers and by place
+    (3 x layers), and the cosine of every set.
     """
     return {name: _summary(*_compare(base, targets, p), targets) for name, p in predictors.items()}

@@ -31,16 +31,7 @@ StateOf = Callable[[SupportSet], Adapted]
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """One question under one state.
-
-    Attributes:
-        task: of the question.
-        draw: number of its support set.
-        state: of `STATES`.
-        em: 0 or 1.
-        f1: 0 to 1.
-        loss: of the gold answer, nats per token.
-    """
+    """One question under one of `STATES`; EM 0 or 1, the loss of the gold in nats per token."""
 
     task: str
     draw: int
@@ -68,13 +59,9 @@ def random_text(support: SupportSet) -> SupportSet:
 
 
 def audited_sets(tasks: Sequence[Task]) -> dict[str, list[SupportSet]]:
-    """Return what a hypernetwork is to be asked for: the set of every draw, and random text.
+    """Return what a hypernetwork is to be asked for, by task: every draw's set, and random text.
 
-    Args:
-        tasks: each with at least two draws.
-
-    Returns:
-        Sets by task; under ``random-text`` one scrambled set for every other one, in order.
+    Under ``random-text`` stands one scrambled set for every other one, in order.
 
     Raises:
         RaggdError: there are fewer than two tasks, or a task has a single support set.
@@ -90,13 +77,7 @@ def audited_sets(tasks: Sequence[Task]) -> dict[str, list[SupportSet]]:
 
 
 def mean_state(states: Sequence[Adapted]) -> Adapted:
-    """Average adapted states: updates of one base, or adapters of a bare backbone.
-
-    Args:
-        states: at least one, all of one kind.
-
-    Returns:
-        The state of the mean change.
+    """Average adapted states of one kind: updates of one base, or adapters of a bare backbone.
 
     Raises:
         RaggdError: a state holds something that has no mean, such as a prefix.
@@ -145,18 +126,9 @@ def audit(
     progress: Progress,
     constant: Adapted | None = None,
 ) -> list[Audited]:
-    """Answer the questions of all draws under every state.
+    """Answer the questions of all draws under every state; one entry per question and state.
 
-    Args:
-        backbone: the frozen model.
-        tasks: at least two, each with two draws or more.
-        state_of: the hypernetwork.
-        settings: lengths and size of a batch.
-        progress: told what is done.
-        constant: a tuned state for all, where there is one.
-
-    Returns:
-        One entry per question and state.
+    At least two tasks of two draws or more are needed. `constant` is a tuned state for all.
     """
     states = _states(audited_sets(tasks), state_of, constant)
     draws = [(t.benchmark, d, items) for t in tasks for d, items in enumerate(t.draws)]
@@ -196,15 +168,10 @@ def _answered(
 
 
 def reading_worth(audited: Sequence[Audited], part: str, task: str = "") -> dict[str, Difference]:
-    """Compare the right state with every control on the same questions.
+    """Compare the right state with every control on the same questions, one task's or all tasks'.
 
-    Args:
-        audited: of `audit`.
-        part: ``em``, ``f1`` or ``loss``.
-        task: its questions alone; empty: all tasks, averaged.
-
-    Returns:
-        By control, the right state minus it, with its interval over draws.
+    `part` is ``em``, ``f1`` or ``loss``. By control: the right state minus it, with its interval
+    over draws; over all tasks it is the mean of their means.
     """
     kept = [a for a in audited if task in ("", a.task)]
     right = [a for a in kept if a.state == "right"]
@@ -226,12 +193,8 @@ def reading_worth(audited: Sequence[Audited], part: str, task: str = "") -> dict
 def audit_result(audited: Sequence[Audited]) -> dict[str, Any]:
     """Return the JSON result: means by task and state, and what reading is worth.
 
-    Args:
-        audited: of `audit`.
-
-    Returns:
-        ``means`` (task, state: em and f1 in percent, loss, n) and ``worth`` (task or ``all``,
-        control: em, f1, loss; each mean, low, high).
+    ``means`` (task, state: em and f1 in percent, loss, n) and ``worth`` (task or ``all``, control:
+    em, f1, loss; each mean, low, high).
     """
     tasks = list(dict.fromkeys(a.task for a in audited))
     means: dict[str, dict[str, dict[str, float]]] = {}

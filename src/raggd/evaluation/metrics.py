@@ -34,16 +34,9 @@ def _checked(answers: Sequence[str]) -> Sequence[str]:
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """Tell whether the prediction equals one of the gold answers after normalisation.
+    """Return 1.0 where the prediction equals a gold answer after normalisation, else 0.0.
 
     Two texts that are both empty after normalisation (only articles and punctuation) are equal.
-
-    Args:
-        prediction: the model's answer.
-        answers: the gold answers, in any order.
-
-    Returns:
-        1.0 or 0.0.
 
     >>> exact_match("The Denver Broncos!", ["Broncos", "Denver Broncos"])
     1.0
@@ -59,17 +52,10 @@ def _pair_f1(prediction: Counter[str], answer: Counter[str]) -> float:
 
 
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
-    """Harmonic mean of the precision and recall of words, best over the gold answers.
+    """Return the harmonic mean of precision and recall of words, best over the gold answers.
 
-    A word counts as often as it occurs in both texts. As in SQuAD v1.1, a text without words
-    scores 0, also against an answer without words.
-
-    Args:
-        prediction: the model's answer.
-        answers: the gold answers, in any order.
-
-    Returns:
-        A score in [0, 1].
+    A word counts as often as it occurs in both texts. As in SQuAD v1.1, a text without words scores
+    0, also against an answer without words.
 
     >>> token_f1("Paris, Texas", ["Paris"])  # precision 1/2, recall 1
     0.6666666666666666

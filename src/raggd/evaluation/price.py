@@ -1,4 +1,4 @@
-"""The prices that the method promises, on one backbone: adapting, answering, decoding.
+"""What adapting and answering cost on this machine: measured in turn, and estimated ahead.
 
 Tokens are random and no token ends an answer, so lengths alone decide; base adapter and predictor
 may be random too. Everything is timed in turn, in one process.
@@ -6,6 +6,7 @@ may be random too. Everything is timed in turn, in one process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -50,15 +51,7 @@ class Lengths:
 
 
 def random_weights(backbone: Backbone, rank: int = 16) -> tuple[BaseAdapter, MLPPredictor]:
-    """Make a base adapter and a predictor of the paper's size (256, 64), both random, in place.
-
-    Args:
-        backbone: gives shape, device and dtype.
-        rank: r.
-
-    Returns:
-        Base and predictor, on the backbone's device, the predictor in its dtype.
-    """
+    """Make a random base adapter and predictor of the paper's size (256, 64), where they run."""
     spec = backbone.adapter_spec(AdapterSettings(rank=rank))
     tensors = {
         name: 0.01 * torch.randn(shape, device=backbone.device)
@@ -72,17 +65,7 @@ def random_weights(backbone: Backbone, rank: int = 16) -> tuple[BaseAdapter, MLP
 
 
 def random_prompts(backbone: Backbone, count: int, tokens: int, answer: int) -> list[Prompt]:
-    """Draw prompts of random tokens.
-
-    Args:
-        backbone: gives the vocabulary.
-        count: of prompts.
-        tokens: of each.
-        answer: of them, those of the answer.
-
-    Returns:
-        The prompts; the same at every call.
-    """
+    """Draw prompts of random tokens, the last of them the answer's; the same at every call."""
     generator = torch.Generator().manual_seed(0)
     high = backbone.model.config.vocab_size
     drawn = torch.randint(10, high, (count, tokens), generator=generator).tolist()
@@ -144,18 +127,9 @@ def measure_price(
     rounds: int,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Time adapting, answering and decoding.
+    """Time adapting, answering and decoding; the backbone's tokenizer is not used.
 
-    Args:
-        backbone: the frozen model; its tokenizer is not used.
-        base: W0.
-        predictor: of the updates.
-        lengths: of the work.
-        rounds: of each comparison.
-        say: told what is being timed.
-
-    Returns:
-        ``ms`` (medians by work), ``ratios`` (median with range) and the sizes, ready for JSON.
+    ``ms`` (medians by work), ``ratios`` (median with range) and the sizes, ready for JSON.
     """
     silent = without_text(backbone)
     shown = random_prompts(silent, lengths.demonstrations, lengths.support, 4)
@@ -197,3 +171,60 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else "mps"
+
+
+LOOK = (3, 464, 7)
+"""A batch as the demo's: three prompts of that many tokens, answers of some six and their end."""
+STEP = 2.4
+"""A step of SGD, forwards and backwards, in forward passes over the same tokens."""
+CHOICES = (24, 40, 60, 90, 120)
+"""Numbers of questions that a demo may have: few, so that a second look chooses the same one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds on one machine: a question with three passages; reading three demonstrations."""
+
+    answer: float
+    encode: float
+
+    def seconds(
+        self, questions: int, sets: int, *, methods: int, encoded: int, sgd_steps: int
+    ) -> float:
+        """Estimate the seconds of a comparison of methods.
+
+        `questions` are answered by every method and `sets` adapted to; `encoded` of the methods
+        read the support set for a predictor; `sgd_steps` are gradient steps per support set, of all
+        together.
+        """
+        adapting = sets * self.encode * (encoded + STEP * sgd_steps)
+        return methods * questions * self.answer + adapting
+
+
+def look(backbone: Backbone) -> Pace:
+    """Time one small batch of random tokens, as long as real prompts: a few seconds."""
+    silent, (rows, prompt, answer) = without_text(backbone), LOOK
+    decode(silent, read_prompts(silent, random_prompts(silent, 1, 32, 0)), 2)  # warm
+    started = time.perf_counter()
+    reading = read_prompts(silent, random_prompts(silent, rows, prompt, 0))
+    encode = time.perf_counter() - started
+    decode(silent, reading, answer)
+    return Pace((time.perf_counter() - started) / rows, encode)
+
+
+def questions_for(
+    seconds: float, pace: Pace, *, methods: int, encoded: int, sgd_steps: int
+) -> tuple[int, int]:
+    """Choose how much a comparison can do within some seconds; arguments as for `Pace.seconds`.
+
+    Questions in all, and support sets per benchmark (of two): three where there is time.
+    """
+    best = (CHOICES[0], 1)
+    for draws in (1, 3):
+        for questions in CHOICES if draws == 1 else CHOICES[2:]:
+            needed = pace.seconds(
+                questions, 2 * draws, methods=methods, encoded=encoded, sgd_steps=sgd_steps
+            )
+            if needed <= seconds:
+                best = (questions, draws)
+    return best

@@ -1,4 +1,4 @@
-"""A method on a draw of a task -> a part file -> the run record.
+"""From a benchmark to a task, a method on a draw of it, a part file, the run record.
 
 All methods see the same questions. A part file per draw and method is written whole; a second run
 reads it instead of computing it again. Which draws, methods and tasks there are, and in which
@@ -7,6 +7,7 @@ order, is `raggd.study.runner`'s.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,13 +17,21 @@ from typing import Any
 
 import torch
 
+from raggd.adaptation.supports import draw_supports
+from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix
-from raggd.data.benchmarks import questions_hash
+from raggd.data.benchmarks import (
+    choose_by_hash,
+    find_benchmark,
+    find_file,
+    questions_hash,
+    scored_questions,
+    support_pool,
+)
 from raggd.data.prompts import Prompt, prompt_fingerprint
-from raggd.evaluation.cost import Stopwatch
-from raggd.evaluation.identity import deciding_values
 from raggd.evaluation.metrics import exact_match, token_f1
+from raggd.evaluation.timing import Stopwatch
 from raggd.files import read_json, write_json
 from raggd.methods.answering import answer_rows, bounded_prompt, shared_opening
 from raggd.methods.base import Adapted, Method, Rearranges
@@ -30,21 +39,41 @@ from raggd.methods.base import Item as Item
 from raggd.provenance import origin
 from raggd.records import (
     Prediction,
+    Question,
+    RaggdError,
     RunRecord,
+    SupportSet,
     content_id,
 )
-from raggd.settings import Settings
+from raggd.retrieval.base import Retriever
+from raggd.retrieval.evidence import evidence_for, make_demonstrations
+from raggd.settings import EvaluationSettings, Settings
+
+DECIDING = {
+    "backbone": ("device", "dtype", "context_tokens"),
+    "target": ("steps", "learning_rate", "max_tokens"),
+    "evaluation": ("batch", "max_answer_tokens", "answer_loss"),
+}
+"""Settings that change what a method answers, apart from the backbone, the weights, the questions
+and their evidence, which are covered by fingerprints of their own. The batch counts, since padding
+changes rounding."""
+
+
+def deciding_values(settings: Settings) -> str:
+    """Return the values of `DECIDING` as JSON text: equal for settings that give equal answers."""
+    values = {
+        section: {name: getattr(getattr(settings, section), name) for name in names}
+        for section, names in DECIDING.items()
+    }
+    return json.dumps(values, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """What every method is to answer.
 
-    Attributes:
-        benchmark: its name.
-        split: of the questions.
-        draws: questions by support draw; in one draw all share a support set, or each has its own.
-        retriever: fingerprint of what found the evidence.
+    In one of the draws all questions share a support set, or each has its own; the retriever is the
+    fingerprint of what found the evidence.
     """
 
     benchmark: str
@@ -192,18 +221,7 @@ def make_record(
     backbone: Backbone,
     settings: Settings,
 ) -> RunRecord:
-    """Join the parts of a method on a task into its record.
-
-    Args:
-        parts: from `run_part`, one per draw.
-        task: what was answered.
-        method: by whom.
-        backbone: the frozen model.
-        settings: of the run, stored in the record.
-
-    Returns:
-        The record.
-    """
+    """Join the parts of a method on a task, one per draw, into its record."""
     predictions = [
         Prediction(**{**p, "passage_ids": tuple(p["passage_ids"])})
         for part in parts
@@ -241,19 +259,10 @@ def run_part(
     folder: Path,
     done: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
-    """Answer the questions of one draw with one method, unless a part file has the answers.
+    """Answer the questions of one draw with one method, unless a part file below `folder` has them.
 
-    Args:
-        task: what is asked.
-        draw: number of the draw.
-        method: answers it.
-        backbone: the frozen model.
-        settings: of the run.
-        folder: its ``parts`` hold the part files.
-        done: told how many questions were answered, batch by batch.
-
-    Returns:
-        What the part file holds: predictions, costs, seconds spent, identity.
+    The part file holds predictions, costs, seconds spent and identity; `done` is told how many
+    questions were answered, batch by batch.
     """
     path = folder / "parts" / f"{task.benchmark}-{draw:03d}-{method.name}.json"
     given = arranged(task.draws[draw], method)
@@ -268,3 +277,72 @@ def run_part(
     part |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}
     write_json(path, part)
     return part
+
+
+def support_sets(
+    name: str, drawn: Sequence[Sequence[Question]], retriever: Retriever, k: int
+) -> list[SupportSet]:
+    """Return a support set of each draw's questions, with evidence found in one search."""
+    flat = make_demonstrations([q for questions in drawn for q in questions], retriever, k)
+    sets, at = [], 0
+    for questions in drawn:
+        sets.append(SupportSet(name, tuple(flat[at : at + len(questions)])))
+        at += len(questions)
+    return sets
+
+
+def _deal(items: Sequence[Item], draws: int) -> tuple[tuple[Item, ...], ...]:
+    return tuple(tuple(items[i] for i in range(d, len(items), draws)) for d in range(draws))
+
+
+def _split(source: str, name: str) -> str:
+    splits = find_benchmark(name, source).evaluation_splits
+    return next((split for split in splits if find_file(source, name, split)), splits[0])
+
+
+def build_task(
+    name: str,
+    source: str,
+    retriever: Retriever,
+    k: int,
+    demonstrations: int,
+    settings: EvaluationSettings,
+) -> Task:
+    """Choose a benchmark's questions, find their evidence, draw their supports: a pure function.
+
+    `k` is passages per question, `demonstrations` their number N in a support set.
+
+    Raises:
+        RaggdError: the benchmark has no questions to score or too small a support pool.
+    """
+    scored = scored_questions(source, name)
+    wanted = 0 if name in settings.whole else settings.questions
+    asked = choose_by_hash(scored, wanted or len(scored), settings.seed)
+    if not asked:
+        raise RaggdError(f"benchmark '{name}' has no questions to score in {source}.")
+    per_query = settings.support == "query"
+    draws = len(asked) if per_query else min(settings.draws, len(asked))
+    pool = support_pool(source, name)
+    drawn = draw_supports(pool, demonstrations, draws, settings.seed, purpose="evaluation")
+    supports = support_sets(name, drawn, retriever, k)
+    golds = make_demonstrations(asked, retriever, k)
+    evidence = evidence_for(asked, retriever, k)
+    items = [
+        Item(question, passages, gold, supports[i % draws])
+        for i, (question, passages, gold) in enumerate(zip(asked, evidence, golds, strict=True))
+    ]
+    dealt = (tuple(items),) if per_query else _deal(items, draws)
+    return Task(name, _split(source, name), dealt, retriever.fingerprint)
+
+
+def task_of(parts: Assembly, name: str) -> Task:
+    """Return the task of one benchmark, from settings, data and retriever."""
+    settings = parts.settings
+    return build_task(
+        name,
+        parts.source,
+        parts.retriever,
+        settings.retrieval.top_k,
+        settings.target.demonstrations,
+        settings.evaluation,
+    )

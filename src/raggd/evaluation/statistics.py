@@ -14,27 +14,141 @@ from functools import partial
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
-from raggd.evaluation.resampling import Array, bootstrap
 from raggd.records import RaggdError
+
+Array = NDArray[np.float64]
+LEVEL = 0.95
+"""Share of repetitions of an experiment whose interval should hold the true mean."""
+_DRAWS_IN_MEMORY = 1 << 20
+"""Indices drawn at once: 8 MiB of them, and as much for the values they select."""
+
+
+def _check_length(labels: Sequence[object], name: str, n: int) -> None:
+    if len(labels) != n:
+        raise RaggdError(f"{name} has {len(labels)} labels for {n} questions: give one for each.")
+
+
+def _members(labels: Sequence[object] | None, n: int) -> NDArray[np.intp]:
+    # The index of each question's group among the sorted names, shape (n,).
+    if labels is None:
+        return np.zeros(n, dtype=np.intp)
+    _check_length(labels, "groups", n)
+    names = sorted({str(label) for label in labels})
+    number = {label: index for index, label in enumerate(names)}
+    return np.array([number[str(label)] for label in labels], dtype=np.intp)
+
+
+def resampled_means(values: Array, resamples: int, rng: np.random.Generator) -> Array:
+    """Average samples with replacement of rows (n, columns), shape (resamples, columns).
+
+    Columns share their samples.
+    """
+    means = np.empty((resamples, values.shape[1]))
+    n = len(values)
+    rows = max(1, _DRAWS_IN_MEMORY // n)
+    for start in range(0, resamples, rows):
+        stop = min(start + rows, resamples)
+        drawn = rng.integers(n, size=(stop - start, n)) + n * np.arange(stop - start)[:, None]
+        times = np.bincount(drawn.ravel(), minlength=n * (stop - start)).reshape(-1, n)
+        means[start:stop] = times @ values / n
+    return means
+
+
+def _shares(labels: Sequence[object]) -> Array:
+    # The part of each question that belongs to each support draw, shape (n, draws).
+    given = [label if isinstance(label, tuple) else (label,) for label in labels]
+    names = sorted({str(name) for together in given for name in together})
+    number = {name: index for index, name in enumerate(names)}
+    shares = np.zeros((len(given), len(names)))
+    for row, together in zip(shares, given, strict=True):
+        for name in together:
+            row[number[str(name)]] += 1 / len(together)
+    return shares
+
+
+def clustered_means(
+    values: Array, shares: Array, resamples: int, rng: np.random.Generator
+) -> Array:
+    """Resample the mean of questions that share support draws, shape (resamples, columns).
+
+    `values` are (n, columns); `shares` is the part of each row that belongs to each cluster, (n,
+    clusters), and rows sum to 1.
+
+    Resampling clusters and then questions counts the noise within clusters twice. Here a score is
+    the sum of its clusters' effects, by their shares, and of a residual, which are resampled apart.
+    The effects get the variance that analysis of variance by the method of moments finds beyond
+    that of the residuals, so that the spread is right with and without an effect of the draw, and
+    where a question was answered with several draws.
+    """
+    n, clusters = shares.shape
+    solution, _, rank, _ = np.linalg.lstsq(shares, values)
+    if rank in (1, n):  # a single draw shows no spread of draws; single questions no residuals
+        return resampled_means(values, resamples, rng)
+    mean, fitted = values.mean(0), shares @ solution
+    residuals = values - fitted
+    within = np.square(residuals).sum(0) / (n - rank)
+    explained = np.square(fitted - mean).sum(0) - (rank - 1) * within
+    variance = np.maximum(0.0, explained) / np.square(shares - shares.mean(0)).sum()
+    effects = shares.T @ (values - mean) / n  # what each cluster adds to the mean
+    squares = np.square(effects).sum(0)
+    wanted = variance * np.square(shares.mean(0)).sum()
+    effects *= clusters * np.sqrt(
+        np.divide(wanted, squares, out=np.zeros_like(wanted), where=squares > 0)
+    )
+    residuals *= math.sqrt(n / (n - rank))
+    means = resampled_means(effects, resamples, rng)
+    means += mean + resampled_means(residuals, resamples, rng)
+    return means
+
+
+def bootstrap(
+    values: Array,
+    groups: Sequence[object] | None,
+    clusters: Sequence[object] | None,
+    macro: bool,
+    resamples: int,
+    seed: int,
+) -> tuple[Array, Array | None]:
+    """Average columns of scores, (n, columns), and resample the averages, within groups.
+
+    Labels are as for `bootstrap_interval`. Means are of shape (columns,), resampled ones of
+    (resamples, columns): None when a group is too small to tell a spread.
+    """
+    group = _members(groups, len(values))
+    if clusters is not None:
+        _check_length(clusters, "clusters", len(values))
+    sizes = np.bincount(group)
+    weights = np.full(len(sizes), 1 / len(sizes)) if macro else sizes / len(values)
+    means = np.stack([values[group == index].mean(0) for index in range(len(sizes))])
+    mean: Array = weights @ means
+    if len(values) < 2 or (macro and sizes.min() < 2):
+        return mean, None
+    rng = np.random.default_rng(seed)
+    total = np.zeros((resamples, values.shape[1]))
+    for index, weight in enumerate(weights):
+        chosen = group == index
+        if clusters is None:
+            drawn = resampled_means(values[chosen], resamples, rng)
+        else:
+            shares = _shares([clusters[int(row)] for row in np.flatnonzero(chosen)])
+            drawn = clustered_means(values[chosen], shares, resamples, rng)
+        total += weight * drawn
+    return mean, total
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its bootstrap interval.
-
-    One question alone says nothing about the spread: `low` and `high` are then infinite.
-    """
+    """A mean with its bootstrap interval, which is infinite for one question alone."""
 
     mean: float
     low: float
     high: float
-    level: float = 0.95
 
     def scaled(self, factor: float) -> Interval:
         """Return the same in another unit, e.g. times 100 for percent; a p-value stays."""
-        return Interval(self.mean * factor, self.low * factor, self.high * factor, self.level)
+        return Interval(self.mean * factor, self.low * factor, self.high * factor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +159,6 @@ class Difference:
     low: float
     high: float
     p_value: float
-    level: float = 0.95
 
     @property
     def significant(self) -> bool:
@@ -54,9 +167,7 @@ class Difference:
 
     def scaled(self, factor: float) -> Difference:
         """Return the same in another unit, e.g. times 100 for percent; a p-value stays."""
-        return Difference(
-            self.mean * factor, self.low * factor, self.high * factor, self.p_value, self.level
-        )
+        return Difference(self.mean * factor, self.low * factor, self.high * factor, self.p_value)
 
 
 def _scores(values: ArrayLike, name: str) -> Array:
@@ -88,17 +199,15 @@ def _table(scores: ArrayLike) -> Array:
     return table
 
 
-def _check_options(level: float, resamples: int) -> None:
-    if not 0 < level < 1:
-        raise RaggdError(f"level must lie between 0 and 1, e.g. 0.95; got {level}.")
+def _check_resamples(resamples: int) -> None:
     if resamples < 1:
         raise RaggdError(f"resamples must be at least 1, e.g. 10000; got {resamples}.")
 
 
-def _limits(draws: Array | None, column: int, level: float) -> tuple[float, float]:
+def _limits(draws: Array | None, column: int) -> tuple[float, float]:
     if draws is None:
         return -math.inf, math.inf
-    low, high = np.quantile(draws[:, column], [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(draws[:, column], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
@@ -108,26 +217,17 @@ def bootstrap_interval(
     groups: Sequence[object] | None = None,
     clusters: Sequence[object] | None = None,
     macro: bool = False,
-    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Mean score with its percentile bootstrap interval.
+    """Return the mean of scores, one per question, with its percentile bootstrap interval.
 
-    Args:
-        values: scores, shape (questions,).
-        groups: the benchmark of each question; questions are resampled within it.
-        clusters: the support draw of each question, nested in its benchmark, or a tuple of draws
-            where its score is the mean over several; the draws' spread then counts. With fewer
-            than about five draws per benchmark it is known only roughly.
-        macro: average the benchmarks' means instead of all questions.
-        level: share of repetitions of the experiment whose interval should hold the true mean.
-        resamples: bootstrap samples.
-        seed: of the random numbers; the same seed gives the same interval.
-
-    Returns:
-        The mean and its interval. It is infinite when one question is all there is (with `macro`:
-        in some benchmark).
+    `groups` is the benchmark of each question: questions are resampled within it, and `macro`
+    averages the benchmarks' means instead of all questions. `clusters` is the support draw of each
+    question, nested in its benchmark, or a tuple of draws where its score is the mean over several;
+    the draws' spread then counts. With fewer than about five draws per benchmark it is known only
+    roughly. The same seed gives the same interval. It is infinite when one question is all there is
+    (with `macro`: in some benchmark).
 
     >>> interval = bootstrap_interval([0, 1, 1, 0, 1, 1, 1, 0])
     >>> interval.mean, interval.low, interval.high
@@ -139,7 +239,6 @@ def bootstrap_interval(
         groups=groups,
         clusters=clusters,
         macro=macro,
-        level=level,
         resamples=resamples,
         seed=seed,
     )[0]
@@ -152,29 +251,17 @@ def bootstrap_intervals(
     groups: Sequence[object] | None = None,
     clusters: Sequence[object] | None = None,
     macro: bool = False,
-    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> list[Interval]:
-    """Average the scores of several methods, all on the same resamples.
+    """Average the scores of several methods, (questions, methods), all on the same resamples.
 
-    Args:
-        scores: shape (questions, methods), finite.
-        over: column whose mean every mean is divided by; None gives the means. A ratio says
-            something only where that column's own interval lies on one side of zero.
-        groups: as for `bootstrap_interval`.
-        clusters: as for `bootstrap_interval`.
-        macro: as for `bootstrap_interval`.
-        level: of the intervals.
-        resamples: bootstrap samples.
-        seed: of the random numbers.
-
-    Returns:
-        One interval per column; without `over`, each is what `bootstrap_interval` gives for the
-        column alone.
+    There is one interval per column, as `bootstrap_interval` gives for it alone. With `over`, every
+    mean is divided by that column's: a ratio says something only where that column's own interval
+    lies on one side of zero.
     """
     table = _table(scores)
-    _check_options(level, resamples)
+    _check_resamples(resamples)
     resampled = partial(
         bootstrap, groups=groups, clusters=clusters, macro=macro, resamples=resamples, seed=seed
     )
@@ -188,7 +275,7 @@ def bootstrap_intervals(
         if draws is not None and above is not None:
             draws = ratios + above / draws[:, [over]]
         means = ratios
-    return [Interval(float(m), *_limits(draws, i, level), level) for i, m in enumerate(means)]
+    return [Interval(float(m), *_limits(draws, i)) for i, m in enumerate(means)]
 
 
 def _two_sided(draws: Array, scale: float) -> float:
@@ -206,24 +293,10 @@ def paired_bootstrap(
     groups: Sequence[object] | None = None,
     clusters: Sequence[object] | None = None,
     macro: bool = False,
-    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Difference:
-    """Compare two methods on the same questions, as `paired_bootstraps` does.
-
-    Args:
-        a: scores of one method, shape (questions,).
-        b: scores of the other on the same questions, in the same order.
-        groups: the benchmark of each question; questions are resampled within it.
-        clusters: the support draw of each question, nested in its benchmark.
-        macro: average the benchmarks' differences instead of all questions.
-        level: of the interval.
-        resamples: bootstrap samples.
-        seed: of the random numbers.
-
-    Returns:
-        The mean of ``a - b``, its interval and the two-sided p-value.
+    """Return ``a - b`` of two methods' scores of the same questions, as `paired_bootstraps` does.
 
     Raises:
         RaggdError: the two lists are not of the same length, or hold no finite numbers.
@@ -241,7 +314,6 @@ def paired_bootstrap(
         groups=groups,
         clusters=clusters,
         macro=macro,
-        level=level,
         resamples=resamples,
         seed=seed,
     )[0]
@@ -254,30 +326,17 @@ def paired_bootstraps(
     groups: Sequence[object] | None = None,
     clusters: Sequence[object] | None = None,
     macro: bool = False,
-    level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
 ) -> list[Difference]:
-    """Compare many pairs of methods on the same questions and the same resamples.
+    """Compare pairs of columns (a minus b) of scores, (questions, methods), on the same resamples.
 
     The p-value is the smallest ``1 - level`` at which the percentile interval touches zero, so it
-    agrees with the interval; it is never below ``2 / (resamples + 1)``.
-
-    Args:
-        scores: shape (questions, methods), finite.
-        pairs: columns (a, b) to compare; the difference is a minus b.
-        groups: as for `bootstrap_interval`; so are the other arguments.
-        clusters: the support draw of each question.
-        macro: average the benchmarks' differences.
-        level: of the intervals.
-        resamples: bootstrap samples.
-        seed: of the random numbers.
-
-    Returns:
-        One difference per pair; each is what `paired_bootstrap` gives for the pair alone.
+    agrees with the interval; it is never below ``2 / (resamples + 1)``. Labels are as for
+    `bootstrap_interval`.
     """
     table = _table(scores)
-    _check_options(level, resamples)
+    _check_resamples(resamples)
     values = np.stack([table[:, a] - table[:, b] for a, b in pairs], axis=1)
     means, draws = bootstrap(values, groups, clusters, macro, resamples, seed)
     found = []
@@ -285,21 +344,15 @@ def paired_bootstraps(
         p_value = 1.0
         if draws is not None:
             p_value = _two_sided(draws[:, column], float(np.abs(values[:, column]).max()))
-        found.append(Difference(float(mean), *_limits(draws, column, level), p_value, level))
+        found.append(Difference(float(mean), *_limits(draws, column), p_value))
     return found
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values of several comparisons by Holm's step-down rule.
+    """Adjust p-values of several comparisons by Holm's step-down rule, in the same order.
 
     Rejecting where the adjusted value is below alpha keeps the chance of any false alarm below
     alpha, whatever the dependence between the comparisons.
-
-    Args:
-        p_values: one per comparison.
-
-    Returns:
-        The adjusted values in the same order, each at least as large as before and at most 1.
 
     Raises:
         RaggdError: a value is not a probability.
@@ -318,25 +371,15 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def questions_needed(
-    effect: float, std_of_difference: float, *, level: float = 0.95, power: float = 0.8
-) -> int:
-    """Tell how many questions a paired comparison needs to see an effect.
+def questions_needed(effect: float, std_of_difference: float, *, power: float = 0.8) -> int:
+    """Return how many questions (at least 2) a paired comparison needs to see a mean difference.
 
     Normal approximation: ``n = ((z(1 - alpha/2) + z(power)) * std / effect) ** 2``, rounded up,
-    with ``alpha = 1 - level``.
-
-    Args:
-        effect: the true mean difference, in the unit of the scores.
-        std_of_difference: standard deviation of one question's difference, same unit.
-        level: of the two-sided test.
-        power: wanted chance that the difference comes out significant.
-
-    Returns:
-        The number of questions, at least 2.
+    with alpha = 5 %. The standard deviation is of one question's difference, in the unit
+    of the effect.
 
     Raises:
-        RaggdError: the effect is 0, the deviation negative, or level or power not in (0, 1).
+        RaggdError: the effect is 0, the deviation negative, or or power not in (0, 1).
 
     >>> questions_needed(0.02, 0.4)  # 2 points of EM; the methods differ on 16 % of the questions
     3140
@@ -345,8 +388,8 @@ def questions_needed(
         raise RaggdError(f"effect must be a number other than 0, got {effect}.")
     if not math.isfinite(std_of_difference) or std_of_difference < 0:
         raise RaggdError(f"std_of_difference must not be negative, got {std_of_difference}.")
-    if not (0 < level < 1 and 0 < power < 1):
-        raise RaggdError(f"level and power must lie between 0 and 1, got {level} and {power}.")
+    if not 0 < power < 1:
+        raise RaggdError(f"power must lie between 0 and 1, got {power}.")
     quantile = NormalDist().inv_cdf
-    z = quantile((1 + level) / 2) + quantile(power)
+    z = quantile((1 + LEVEL) / 2) + quantile(power)
     return max(2, math.ceil((max(z, 0.0) * std_of_difference / effect) ** 2))

@@ -1,13 +1,15 @@
-"""Speed as ratios, measured side by side: A and B in turn, in one run, medians of the rounds."""
+"""Wall-clock times: of pieces of work measured in turn, and of the steps of a run.
+
+Counts of operations are in `raggd.evaluation.flops`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
-
-import torch
 
 from raggd.records import RaggdError
 
@@ -18,16 +20,7 @@ Times = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """Time of A over time of B.
-
-    Attributes:
-        ratio: median over the rounds of A's time divided by B's of the same round.
-        low: smallest of these.
-        high: largest.
-        a_ms: median time of A, milliseconds.
-        b_ms: median time of B.
-        rounds: how many pairs were timed.
-    """
+    """Time of A over time of B: median and range over rounds, and both median times."""
 
     ratio: float
     low: float
@@ -38,6 +31,8 @@ class Ratio:
 
 
 def _milliseconds(work: Work) -> float:
+    import torch  # a stopwatch alone does not load it
+
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     start = time.perf_counter()
@@ -48,18 +43,10 @@ def _milliseconds(work: Work) -> float:
 
 
 def in_turn(works: Mapping[str, Work], rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
-    """Time several pieces of work one after the other, round after round.
+    """Time several pieces of work one after the other, round after round; milliseconds by name.
 
     A disturbance of the machine meets all of them alike; the order is reversed in every other
-    round, so that none always follows the same one.
-
-    Args:
-        works: by name.
-        rounds: times that each is timed.
-        warm: run each once before, untimed.
-
-    Returns:
-        Milliseconds by name, a number per round.
+    round, so that none always follows the same one. `warm` runs each once before, untimed.
 
     Raises:
         RaggdError: fewer than one round.
@@ -76,29 +63,87 @@ def in_turn(works: Mapping[str, Work], rounds: int, *, warm: bool = True) -> dic
 
 
 def ratio_of(a: Sequence[float], b: Sequence[float]) -> Ratio:
-    """Compare the times of two pieces of work that were timed in turn.
-
-    Args:
-        a: milliseconds of A by round.
-        b: of B.
-
-    Returns:
-        The ratio A / B.
-    """
+    """Return A / B of two pieces of work that were timed in turn."""
     ratios = [one / two for one, two in zip(a, b, strict=True)]
     return Ratio(median(ratios), min(ratios), max(ratios), median(a), median(b), len(ratios))
 
 
 def paired(a: Work, b: Work, rounds: int) -> Ratio:
-    """Time two pieces of work in turn, after one warm-up of each.
-
-    Args:
-        a: the work in question.
-        b: what it is compared with.
-        rounds: pairs to time; the order within a pair alternates.
-
-    Returns:
-        The ratio A / B.
-    """
+    """Time two pieces of work in turn, after one warm-up of each, and return A / B."""
     times = in_turn({"a": a, "b": b}, rounds)
     return ratio_of(times["a"], times["b"])
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Summary of repeated timings, in milliseconds; the median is what tables show."""
+
+    count: int
+    median_ms: float
+    min_ms: float
+    max_ms: float
+
+
+class Stopwatch:
+    """Collects wall times by name.
+
+    >>> watch = Stopwatch()
+    >>> with watch.timed("answer", units=8):  # a batch of 8: one question's share is kept
+    ...     pass
+    >>> watch.cost("answer").count
+    1
+    """
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+        synchronise: Callable[[], None] | None = None,
+    ) -> None:
+        """Start with no times.
+
+        `synchronise` is called before each look at the clock. On a GPU give
+        ``torch.cuda.synchronize``: work is queued there, and would be timed as free.
+        """
+        self._clock = clock
+        self._synchronise = synchronise or (lambda: None)
+        self._times: dict[str, list[float]] = {}
+
+    def _now(self) -> float:
+        self._synchronise()
+        return self._clock()
+
+    @contextmanager
+    def timed(self, name: str, *, units: int = 1) -> Iterator[None]:
+        """Time a block of so many pieces of work, and keep the time of one.
+
+        A block left by an exception is not counted: its work was not done.
+
+        Raises:
+            RaggdError: units is less than 1.
+        """
+        if units < 1:
+            raise RaggdError(f"timed('{name}'): units must be at least 1, got {units}.")
+        start = self._now()
+        yield
+        self.add(name, (self._now() - start) * 1000 / units)
+
+    def add(self, name: str, milliseconds: float) -> None:
+        """File a time that was measured elsewhere."""
+        self._times.setdefault(name, []).append(milliseconds)
+
+    def cost(self, name: str) -> Cost:
+        """Summarise the times under one name.
+
+        Raises:
+            RaggdError: nothing was timed under that name.
+        """
+        times = self._times.get(name)
+        if not times:
+            known = ", ".join(self._times) or "nothing yet"
+            raise RaggdError(f"nothing was timed as '{name}'; timed so far: {known}.")
+        return Cost(len(times), median(times), min(times), max(times))
+
+    def costs(self) -> dict[str, Cost]:
+        """Return the summary of everything, by name in the order of first use."""
+        return {name: self.cost(name) for name in self._times}

@@ -41,21 +41,10 @@ def render(
     instruction: str = "",
     earlier: Sequence[Exchange] = (),
 ) -> Prompt:
-    """Render the prompt that an adapted model answers from.
+    """Render the prompt that an adapted model answers from, cut to `limit` tokens.
 
-    Args:
-        backbone: gives the tokenizer.
-        adapted: says whether passages and demonstrations are shown.
-        question: the question.
-        passages: its evidence.
-        limit: most tokens, answer included.
-        reserve: tokens to leave free for generation.
-        answer: a gold answer to append, for its likelihood.
-        instruction: how to answer, in the user's words; empty asks for few words.
-        earlier: turns of the conversation before this question.
-
-    Returns:
-        The prompt.
+    `reserve` tokens are left free for generation; `answer` is a gold answer to append, for its
+    likelihood; an `instruction` replaces the adapted model's own.
     """
     return build_prompt(
         backbone.tokenizer,
@@ -78,18 +67,7 @@ def bounded_prompt(
     question: str,
     passages: Sequence[Passage],
 ) -> Prompt:
-    """Render a prompt with room for its answer, as long as the settings say.
-
-    Args:
-        settings: length of context and answer.
-        backbone: gives the tokenizer.
-        adapted: says whether passages and demonstrations are shown.
-        question: the question.
-        passages: its evidence.
-
-    Returns:
-        The prompt.
-    """
+    """Render a prompt with room for its answer, as long as the settings say."""
     limit = settings.backbone.context_tokens
     reserve = max(settings.evaluation.max_answer_tokens, adapted.most)
     return render(backbone, adapted, question, passages, limit=limit, reserve=reserve)
@@ -98,11 +76,8 @@ def bounded_prompt(
 def shared_update(rows: Sequence[Adapted]) -> Update | None:
     """Return one update for a batch: the rows' common one as it is, different ones stacked.
 
-    Args:
-        rows: at least one, all with the same base adapter.
-
-    Returns:
-        The update to attach; None if no row has any. A row without one gets the zero update.
+    All rows have the same base adapter; a row without an update gets the zero update. None if no
+    row has any.
     """
     first = rows[0].update
     if all(row.update is first for row in rows):
@@ -131,13 +106,6 @@ def _shared_soft(backbone: Backbone, rows: Sequence[Adapted]) -> Tensor | None:
 def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
     """Attach the adapters that the rows of a batch are answered with.
 
-    Args:
-        backbone: the frozen model.
-        rows: one per row, at least one; all with the same base adapter, or all without.
-
-    Yields:
-        Nothing.
-
     Raises:
         RaggdError: rows with and without a base adapter, or with different ones, are mixed.
     """
@@ -154,12 +122,7 @@ def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
 def opening_tokens(adapted: Adapted, prompts: Sequence[Prompt]) -> tuple[int, ...]:
     """Return what all prompts of one adapted model begin with, where reading it once pays.
 
-    Args:
-        adapted: answers all the prompts.
-        prompts: without answers.
-
-    Returns:
-        The tokens; none for a single prompt, a short opening, or behind a soft prefix.
+    There is none for a single prompt, a short opening, or behind a soft prefix.
     """
     if len(prompts) < 2 or adapted.soft is not None or adapted.prefix:
         return ()
@@ -170,16 +133,7 @@ def opening_tokens(adapted: Adapted, prompts: Sequence[Prompt]) -> tuple[int, ..
 def shared_opening(
     backbone: Backbone, adapted: Adapted, prompts: Sequence[Prompt]
 ) -> Prefix | None:
-    """Read once what all prompts of one adapted model begin with, where that pays.
-
-    Args:
-        backbone: the frozen model.
-        adapted: answers all the prompts.
-        prompts: without answers.
-
-    Returns:
-        The opening (a few-shot prompt's demonstrations); None where there is no such one.
-    """
+    """Read once what all prompts of one adapted model begin with, where that pays; else None."""
     tokens = opening_tokens(adapted, prompts)
     if not tokens:
         return None
@@ -191,15 +145,8 @@ def reading_groups(backbone: Backbone, prompts: Sequence[Prompt]) -> list[list[i
     """Choose which prompts of a batch are read in one forward pass; all are answered together.
 
     Where nothing but arithmetic takes time, as in float32 on a processor, every padded position
-    costs what a real one does. On a GPU, and where answers of earlier records are in bfloat16,
-    one pass reads them all.
-
-    Args:
-        backbone: its device and type decide.
-        prompts: of the batch.
-
-    Returns:
-        Positions in `prompts`, group by group.
+    costs what a real one does. On a GPU, and where answers of earlier records are in bfloat16, one
+    pass reads them all. Positions in `prompts`, group by group.
     """
     if backbone.device.type == "cpu" and backbone.dtype == torch.float32:
         return alike([len(prompt.tokens) for prompt in prompts])
@@ -229,17 +176,9 @@ def answer_rows(
 ) -> tuple[list[str], Tensor | None]:
     """Read a batch of prompts once, answer them, and score gold answers from the same reading.
 
-    Args:
-        backbone: the frozen model.
-        rows: what answers each prompt.
-        prompts: without answers.
-        max_tokens: most tokens per answer.
-        golds: a gold answer to each, to score; None scores nothing.
-        opening: what all prompts begin with, where it was read before.
-        timed: wraps what answering costs: attaching, reading, decoding, but not scoring.
-
-    Returns:
-        The answers, and (rows,) losses of the gold answers in nats per token.
+    `opening` is what all prompts begin with, where it was read before; `timed` wraps what answering
+    costs: attaching, reading, decoding, but not scoring. The losses of the golds, (rows,), are in
+    nats per token.
     """
     groups = reading_groups(backbone, prompts)
     order = [at for group in groups for at in group]
@@ -269,31 +208,12 @@ def answer_rows(
 def answer_batch(
     backbone: Backbone, rows: Sequence[Adapted], prompts: Sequence[Prompt], max_tokens: int
 ) -> list[str]:
-    """Answer a batch of prompts, row i with ``rows[i]``.
-
-    Args:
-        backbone: the frozen model.
-        rows: what answers each prompt.
-        prompts: without answers.
-        max_tokens: most tokens per answer.
-
-    Returns:
-        The answers.
-    """
+    """Answer a batch of prompts, row i with ``rows[i]``."""
     return answer_rows(backbone, rows, prompts, max_tokens)[0]
 
 
 def batches_of(rows: Sequence[Adapted], chosen: Sequence[int], size: int) -> list[list[int]]:
-    """Group chosen rows so that those of one batch share a base adapter and a soft prefix.
-
-    Args:
-        rows: what answers each question.
-        chosen: numbers of the rows.
-        size: most rows of a batch.
-
-    Returns:
-        Numbers of the rows of each batch.
-    """
+    """Group chosen rows so that those of one batch share a base adapter and a soft prefix."""
     groups: dict[tuple[str, int], list[int]] = {}
     for i in chosen:
         base, soft = rows[i].base, rows[i].soft

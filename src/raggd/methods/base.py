@@ -51,14 +51,7 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A question with all that is needed to answer and score it.
-
-    Attributes:
-        question: with its gold answers.
-        passages: its evidence.
-        gold: the one answer used for the answer loss.
-        support: the support set of its draw.
-    """
+    """A question with all that is needed to answer and score it; the loss is of the gold answer."""
 
     question: Question
     passages: tuple[Passage, ...]
@@ -85,14 +78,7 @@ class Method(Protocol):
         ...
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Adapt to support sets, one result each (paper Algorithm 1 for RAG-GD).
-
-        Args:
-            supports: sets of equal size.
-
-        Returns:
-            What answers the questions that go with each set.
-        """
+        """Adapt to support sets of equal size, one result each (paper Algorithm 1 for RAG-GD)."""
         ...
 
 
@@ -110,12 +96,5 @@ class Rearranges(Protocol):
     """A control that is given other evidence or demonstrations than the task holds."""
 
     def arrange(self, items: Sequence[Item]) -> list[Item]:
-        """Replace what the control is about; a pure function of its input.
-
-        Args:
-            items: the questions of one draw.
-
-        Returns:
-            The same questions, in order, as the control is to see them.
-        """
+        """Replace what the control is about in the questions of one draw; a pure function."""
         ...

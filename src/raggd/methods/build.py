@@ -48,15 +48,7 @@ class Parts(Protocol):
 
 
 def build_method(parts: Parts, name: str) -> Method:
-    """Return a method ready to adapt and answer.
-
-    Args:
-        parts: what it is made of.
-        name: one of `METHODS`; another is refused, the nearest offered.
-
-    Returns:
-        The method.
-    """
+    """Return a method of `METHODS` ready to adapt and answer; another name is refused."""
     require_known("method", name, METHODS)
     module, function = SPECS[name].builder.split(":")
     builder = getattr(import_module(f"raggd.methods.{module}"), function)

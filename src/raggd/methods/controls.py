@@ -1,15 +1,18 @@
-"""Controls of RAG-GD: its weights and predictions, of other demonstrations or other passages."""
+"""Controls of RAG-GD: other demonstrations, other passages, another scale, the task alone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from raggd.adaptation.predictors.mean import load_task_means
 from raggd.adaptation.supports import draw_supports
+from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.methods import predicted
 from raggd.methods.base import Adapted, Item, Method
 from raggd.methods.build import Parts
+from raggd.methods.spec import TASK_MEAN_FILE, weight_file, weights_hash
 from raggd.records import Passage, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import is_answerable, make_demonstrations
@@ -20,11 +23,7 @@ DRAWS = 8
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Predicts as RAG-GD does; what it is given is another matter (`Rearranges`).
-
-    Attributes:
-        inner: RAG-GD.
-    """
+    """Predicts as `inner`, RAG-GD, does; what it is given is another matter (`Rearranges`)."""
 
     inner: Method
 
@@ -36,14 +35,7 @@ class Control:
         return self.inner.hashes
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Predict as RAG-GD does.
-
-        Args:
-            supports: sets of equal size.
-
-        Returns:
-            Base and update of each set.
-        """
+        """Predict as RAG-GD does, for sets of equal size."""
         return self.inner.adapt(supports)
 
 
@@ -52,15 +44,7 @@ def other_support(
 ) -> SupportSet:
     """Choose a support set of another task, as large, by a hash of the given one.
 
-    Args:
-        support: the set to replace.
-        source: ``hub`` or a folder in FlashRAG's layout.
-        retriever: finds the passages.
-        k: passages per demonstration.
-        seed: of the draws.
-
-    Returns:
-        The other set; the same on every machine with the same data.
+    It is the same on every machine with the same data.
 
     Raises:
         RaggdError: the data hold no other task.
@@ -81,42 +65,23 @@ def other_support(
 
 @dataclass(frozen=True, slots=True)
 class ShuffledSupport(Control):
-    """What RAG-GD makes of other demonstrations than the task's.
-
-    Attributes:
-        choose: gives the support set of another task, as `other_support` does, or another one.
-        name: in records.
-    """
+    """What RAG-GD makes of other demonstrations than the task's, chosen as by `other_support`."""
 
     choose: Callable[[SupportSet], SupportSet]
     name: str = "shuffled-support"
 
     def arrange(self, items: Sequence[Item]) -> list[Item]:
-        """Give every question the support set of another task.
-
-        Args:
-            items: the questions of one draw.
-
-        Returns:
-            The same questions with other support sets.
-        """
+        """Give every question the support set of another task."""
         own = {item.support.id: item.support for item in items}
         others = {name: self.choose(support) for name, support in own.items()}
         return [replace(item, support=others[item.support.id]) for item in items]
 
 
 def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
-    """Find the passages of another question, the nearest one after it that can serve.
+    """Find the passages of another question of a draw, the nearest one after it that can serve.
 
     They share none with the question's own, and hold none of its answers unless those of all other
     questions do: then the answers are so common (a "no") that holding them says nothing.
-
-    Args:
-        items: the questions of one draw.
-        number: of the question.
-
-    Returns:
-        The passages.
 
     Raises:
         RaggdError: the draw has no such question.
@@ -142,14 +107,7 @@ class IrrelevantPassages(Control):
     name = "irrelevant-passages"
 
     def arrange(self, items: Sequence[Item]) -> list[Item]:
-        """Give every question the passages of another one; the demonstrations keep theirs.
-
-        Args:
-            items: the questions of one draw.
-
-        Returns:
-            The same questions with other passages.
-        """
+        """Give every question the passages of another one; the demonstrations keep theirs."""
         return [replace(item, passages=other_passages(items, i)) for i, item in enumerate(items)]
 
 
@@ -167,3 +125,43 @@ def build_shuffled(parts: Parts, name: str) -> ShuffledSupport:
 def build_irrelevant(parts: Parts, name: str) -> IrrelevantPassages:
     """Return RAG-GD with the passages of another question."""
     return IrrelevantPassages(predicted.build(parts, "rag-gd"))
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMean:
+    """A control that knows the task, whose mean target it uses, but not the demonstrations."""
+
+    base: BaseAdapter
+    means: Mapping[str, Update]
+    weights: str
+
+    name = "task-mean"
+    adapts = False
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Fingerprint of the base adapter and hash of the means' file."""
+        return {"base": self.base.fingerprint, "predictor": self.weights}
+
+    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
+        """Look up the task of each set; nothing else of it is read.
+
+        Raises:
+            RaggdError: there are no targets of a task.
+        """
+        for support in supports:
+            if support.task not in self.means:
+                raise RaggdError(
+                    f"task '{support.task}' has no mean update, only {', '.join(self.means)}: make "
+                    "targets of it with `raggd targets --pool`, then `raggd train task-mean` with "
+                    "both stores, or leave out method 'task-mean'."
+                )
+        return [Adapted(self.base, self.means[support.task]) for support in supports]
+
+
+def build_task_mean(parts: Parts, name: str) -> TaskMean:
+    """Return the control, made of the file of the means."""
+    path = weight_file(parts.weights, TASK_MEAN_FILE)
+    means = load_task_means(path, parts.base)
+    there = {task: mean.to(parts.base.device) for task, mean in means.items()}
+    return TaskMean(parts.base, there, weights_hash(path))

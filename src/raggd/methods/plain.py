@@ -1,4 +1,4 @@
-"""Methods that do not adapt: query only, vanilla RAG, base adapter, prompt tuning."""
+"""Methods that change no weight: query only, vanilla RAG, base adapter, prompt tuning, few shot."""
 
 from __future__ import annotations
 
@@ -15,13 +15,7 @@ from raggd.records import SupportSet
 
 @dataclass(frozen=True, slots=True)
 class Unadapted:
-    """Answers every question in the same way, whatever the support set.
-
-    Attributes:
-        name: ``query-only``, ``vanilla-rag``, ``base`` or ``prompt-tuning``.
-        adapted: what answers.
-        hashes: fingerprint of the base adapter or of the soft prefix, where there is one.
-    """
+    """Answers every question in the same way, whatever the support set."""
 
     name: str
     adapted: Adapted
@@ -30,14 +24,7 @@ class Unadapted:
     adapts = False
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Ignore the support sets.
-
-        Args:
-            supports: only counted.
-
-        Returns:
-            The same for each.
-        """
+        """Ignore the support sets: the same for each."""
         return [self.adapted for _ in supports]
 
 
@@ -68,3 +55,34 @@ def build_prompt_tuning(parts: Parts, name: str) -> Unadapted:
     prefix = load_prefix(weight_file(parts.weights, PROMPT_FILE)).to(parts.backbone.device)
     check_prefix(parts.backbone, prefix)
     return Unadapted(name, Adapted(soft=prefix), {"prefix": prefix.fingerprint})
+
+
+@dataclass(frozen=True, slots=True)
+class FewShot:
+    """Shows the support set, passages included, before every question; without base, bare."""
+
+    name: str
+    base: BaseAdapter | None = None
+
+    adapts = True
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Fingerprint of the base adapter, where there is one."""
+        return {"base": self.base.fingerprint} if self.base else {}
+
+    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
+        """Put the demonstrations where the prompt is made."""
+        return [
+            Adapted(
+                self.base,
+                shown=support.demonstrations,
+                lines=any("\n" in d.answer.strip() for d in support.demonstrations),
+            )
+            for support in supports
+        ]
+
+
+def build_few_shot(parts: Parts, name: str, with_base: bool) -> FewShot:
+    """Return few shot with the base adapter, or with the bare backbone."""
+    return FewShot(name, parts.base if with_base else None)

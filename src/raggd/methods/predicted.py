@@ -20,16 +20,8 @@ class PredictedUpdate:
     """Adapts by a predictor, once for each support set.
 
     ``rag-gd`` with one trained on K-step targets, ``hyper-tuning`` with one trained through the
-    answer loss, ``mean-update`` with the mean target.
-
-    Attributes:
-        name: of the method.
-        backbone: the frozen model.
-        base: W0.
-        predictor: made for this base.
-        limit: most tokens per demonstration.
-        weights: hash of the predictor's file.
-        scale: factor of the update, in factor coordinates.
+    answer loss, ``mean-update`` with the mean target. `limit` is most tokens per demonstration,
+    `scale` a factor of the update, in factor coordinates.
     """
 
     name: str
@@ -55,26 +47,12 @@ class PredictedUpdate:
         return hashes if self.scale == 1 else hashes | {"scale": str(self.scale)}
 
     def predict(self, supports: Sequence[SupportSet]) -> Update:
-        """Predict the updates of all sets in one forward pass.
-
-        Args:
-            supports: sets of equal size.
-
-        Returns:
-            Updates with a leading axis of sets.
-        """
+        """Predict the updates of all sets in one forward pass; the sets are the leading axis."""
         updates = predict_updates(self.backbone, self.base, self.predictor, supports, self.limit)
         return updates if self.scale == 1 else updates * self.scale
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Predict the updates of all sets in one forward pass.
-
-        Args:
-            supports: sets of equal size.
-
-        Returns:
-            Base and update of each set.
-        """
+        """Predict the updates of all sets, of equal size, in one forward pass."""
         updates = self.predict(supports)
         return [Adapted(self.base, updates.row(i)) for i in range(len(supports))]
 

@@ -100,7 +100,7 @@ SPECS: dict[str, MethodSpec] = {
         headline=True,
     ),
     "vanilla-few-shot": MethodSpec(
-        "few_shot:build", "Vanilla + few shot", "frozen model", "d",
+        "plain:build_few_shot", "Vanilla + few shot", "frozen model", "d",
         "Vanilla RAG with the demonstrations of the task, passages included, in its prompt. They "
         "are read once and serve every question.",
         options={"with_base": False}, shown=True,
@@ -112,7 +112,7 @@ SPECS: dict[str, MethodSpec] = {
         files=_BASE, headline=True, compared_with=("vanilla-rag",),
     ),
     "base-few-shot": MethodSpec(
-        "few_shot:build", "Base + few shot", "trained once", "s",
+        "plain:build_few_shot", "Base + few shot", "trained once", "s",
         "The base adapter with the demonstrations of the task in its prompt.",
         files=_BASE, options={"with_base": True}, shown=True,
     ),
@@ -143,7 +143,7 @@ SPECS: dict[str, MethodSpec] = {
         headline=True,
     ),
     "task-mean": MethodSpec(
-        "task_mean:build", "Task mean", "controls", "d",
+        "controls:build_task_mean", "Task mean", "controls", "d",
         "The base adapter plus the average change that gradient steps make on many demonstrations "
         "of the task. A control: it knows the task, but reads no demonstrations at test time.",
         files={**_BASE, TASK_MEAN_FILE: "raggd train task-mean"},
@@ -301,13 +301,6 @@ def made_by(file: str) -> str:
 def weight_file(folder: Path, file: str) -> Path:
     """Find a weight file.
 
-    Args:
-        folder: of the weights.
-        file: its name.
-
-    Returns:
-        Its path.
-
     Raises:
         RaggdError: it is not there; the command that makes it is named.
     """
@@ -332,11 +325,7 @@ PREFERRED = ("examples", "rag-gd-tuned", "rag-gd")
 def adapting_method(folder: Path) -> str:
     """Name the method by which demonstrations adapt the model where nobody names another.
 
-    Args:
-        folder: of the weights.
-
-    Returns:
-        The first of `PREFERRED` whose files are there, else the last.
+    It is the first of `PREFERRED` whose files are in the folder, else the last.
     """
     there = (n for n in PREFERRED if all((folder / file).is_file() for file in FILES_OF[n][1:]))
     return next(there, PREFERRED[-1])

@@ -22,12 +22,8 @@ from raggd.settings import TargetSettings
 class TestTimeSGD:
     """Makes K SGD steps on the demonstrations, from the base adapter or from a predicted update.
 
-    Attributes:
-        backbone: the frozen model.
-        base: W0.
-        settings: K, eta and limits; those of the predictor's targets.
-        name: ``tt-sgd``, or ``tt-sgd-k<K>`` for another K than the settings name.
-        start: predicts the update to start from; None starts from the base adapter.
+    It is named ``tt-sgd``, or ``tt-sgd-k<K>`` for another K than the settings name; `start`
+    predicts the update to start from.
     """
 
     backbone: Backbone
@@ -45,14 +41,7 @@ class TestTimeSGD:
         return self.start.hashes if self.start else {"base": self.base.fingerprint}
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Run the inner loop, all sets in one batch.
-
-        Args:
-            supports: sets of equal size.
-
-        Returns:
-            Base and update of each set.
-        """
+        """Run the inner loop, all sets, of equal size, in one batch."""
         equal_size(supports)
         batch = support_batch(self.backbone, supports, self.settings.max_tokens)
         start = self.start.predict(supports) if self.start else None

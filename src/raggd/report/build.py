@@ -1,36 +1,47 @@
-"""`raggd report DIR`: tables, figures and one page of a study, from its records alone."""
+"""Tables, figures and one page of a study, or of a small one, from its records alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from raggd.files import write_json, write_text
+from raggd.methods.spec import NAMED
 from raggd.progress import Progress, silent
-from raggd.report.alignment import (
+from raggd.report.contrasts import Averages, Contrast, Pair, contrasts
+from raggd.report.figures import Average, cost_figure, f1_average
+from raggd.report.gains import (
+    EvidenceGain,
+    drops_table,
+    evidence_gains,
+    evidence_table,
+    loss_drops,
+    paper_table,
+)
+from raggd.report.grid import Block, Grid, load_grid
+from raggd.report.page import Case, Section, Shown, study_page
+from raggd.report.study_figures import (
     alignment_table,
     distribution_figure,
+    evidence_figure,
+    families_figure,
     heat_map,
     load_alignments,
+    steps_figure,
 )
-from raggd.report.contrasts import Averages, Contrast, contrasts
-from raggd.report.drops import drops_table, loss_drops
-from raggd.report.evidence import EvidenceGain, evidence_gains, evidence_table
-from raggd.report.figures import Average, cost_figure, f1_average
-from raggd.report.grid import Block, Grid, load_grid
-from raggd.report.page import Section, Shown, study_page
-from raggd.report.paper import paper_table
-from raggd.report.study_figures import evidence_figure, families_figure, steps_figure
 from raggd.report.study_tables import (
     average_table,
     benchmark_table,
     contrast_table,
     cost_table,
+    loss_table,
     numbers_table,
     pairs_table,
+    scores_table,
 )
 from raggd.report.tables import Table
 
@@ -43,15 +54,7 @@ STAR = "A star marks tasks that nothing was trained on."
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Everything computed from a study's folder, before it is written.
-
-    Attributes:
-        grid: the study.
-        found: differences between methods.
-        evidence: gains by evidence quality.
-        tables: by file name.
-        figures: by file name; empty ones are left out when writing.
-    """
+    """Everything computed from a study's folder before it is written, by file name."""
 
     grid: Grid
     found: list[Contrast]
@@ -251,16 +254,9 @@ def _summary(report: Report) -> dict[str, Any]:
 def write_report(
     out: Path, to: Path, resamples: int, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Write tables, figures and the page.
+    """Write tables, figures and the page of a study's folder into the folder `to`.
 
-    Args:
-        out: the study's folder.
-        to: folder for the report.
-        resamples: bootstrap samples.
-        progress: told what is going on.
-
-    Returns:
-        Cells, complete ones, named differences, missing cells: what ``report.json`` holds.
+    Cells, complete ones, named differences, missing cells: what ``report.json`` holds.
     """
     report = build_report(out, resamples, progress)
     for name, table in report.tables.items():
@@ -275,3 +271,91 @@ def write_report(
     summary = _summary(report)
     write_json(to / "report.json", summary)
     return summary
+
+
+_DIFFERENCES = (
+    "Differences, question by question, mean of benchmark means; support draws count as a source "
+    "of chance. Bold: p < 0.05, corrected by Holm over this table."
+)
+
+
+@dataclass(frozen=True)
+class SmallReport:
+    """Everything that is shown of a small study, whose grid has one block."""
+
+    grid: Grid
+    block: Block
+    averages: Averages
+    found: Sequence[Contrast]
+
+    @cached_property
+    def tables(self) -> list[Table]:
+        """Scores and costs, differences, answer losses."""
+        made = [
+            scores_table(self.block, self.averages),
+            contrast_table(self.found, "all", _DIFFERENCES),
+            loss_table(self.block),
+        ]
+        return [table for table in made if table.rows]
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """The JSON result: ``n``, ``benchmarks``, scores in percent, times, answer losses."""
+        block = self.block
+        methods, losses = {}, dict[str, dict[str, float]]()
+        for name in block.methods:
+            scores = {
+                metric: self.averages.of(block, name, block.benchmarks, metric)
+                for metric in ("em", "f1")
+            }
+            costs = block.costs.get(name, {})
+            methods[name] = {metric: x.mean if x else None for metric, x in scores.items()} | {
+                cost: costs.get(cost) for cost in ("adapt_ms", "answer_ms")
+            }
+            for benchmark in block.benchmarks:
+                loss = self.averages.of(block, name, (benchmark,), "loss")
+                if loss:
+                    losses.setdefault(name, {})[benchmark] = loss.mean
+        n = sum(len(given) for given in block.answers[block.methods[0]].values())
+        return {
+            "n": n,
+            "benchmarks": list(block.benchmarks),
+            "methods": methods,
+            "answer_loss": losses,
+        }
+
+    def write(self, out: Path) -> None:
+        """Write ``summary.md`` and ``summary.csv`` beside the records."""
+        write_text(out / "summary.md", "\n".join(table.to_markdown() for table in self.tables))
+        numbers = numbers_table(self.grid, self.averages)
+        write_text(out / "summary.csv", numbers.to_csv())
+
+    def page(
+        self, title: str, lead: str, notes: Sequence[str], cases: Sequence[Case], after: str
+    ) -> str:
+        """Return the page of the study, an HTML document, with questions side by side.
+
+        `after` is the method whose answers are compared with the base adapter's.
+        """
+        figure = cost_figure(self.block, f1_average(self.averages))
+        shown = [Shown(table) for table in self.tables]
+        return study_page(
+            title=title,
+            lead=lead,
+            sections=[
+                Section("results", "Results", (), [figure], shown[:1]),
+                Section("differences", "Are the differences real?", (), (), shown[1:]),
+                Section("notes", "Notes", notes),
+            ],
+            methods=self.block.methods,
+            settings=self.grid.settings,
+            cases=cases,
+            compared=("base", after),
+        )
+
+
+def small_report(out: Path, resamples: int = 10_000, pairs: Sequence[Pair] = NAMED) -> SmallReport:
+    """Return what is shown of the small study in a folder, given pairs of methods to compare."""
+    grid = load_grid(out)
+    block = grid.blocks[0]
+    return SmallReport(grid, block, Averages(resamples), contrasts([block], resamples, pairs))

@@ -40,11 +40,7 @@ class Contrast:
     Attributes:
         scope: name of a block, or ``pooled`` over the blocks that have both methods.
         subset: ``all``, ``training tasks`` or ``held-out tasks``; the mean of benchmark means.
-        method: name.
-        other: name.
         metric: ``em``, ``f1`` or ``loss``.
-        n: questions.
-        blocks: number of blocks.
         difference: in points of percent, or nats for the loss.
         p: two-sided, corrected by Holm over the pairs of scope, subset and metric.
         named: whether the pair is one of `NAMED`.
@@ -72,14 +68,7 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Scores of some methods on common questions.
-
-    Attributes:
-        methods: the columns.
-        values: (questions, methods).
-        groups: benchmark of each question.
-        clusters: support draws of each question, one per seed.
-    """
+    """Scores (questions, methods) on common questions, with benchmark and support draws of each."""
 
     methods: tuple[str, ...]
     values: NDArray[np.float64]
@@ -94,16 +83,9 @@ def _value(answer: Answer, metric: str) -> float | None:
 def sample(
     blocks: Sequence[Block], methods: Sequence[str], benchmarks: Sequence[str], metric: str
 ) -> Sample | None:
-    """Collect the scores of methods on the questions that all of them answered.
+    """Collect the scores of methods on the questions that all of them answered in all blocks.
 
-    Args:
-        blocks: whose scores are averaged question by question.
-        methods: the columns.
-        benchmarks: to take questions from.
-        metric: of `METRICS`.
-
-    Returns:
-        The scores; None where no question was answered by all in all blocks.
+    Blocks' scores are averaged question by question; None where there is no such question.
     """
     found: dict[tuple[str, str], dict[tuple[str, int, str], tuple[float, str]]] = {}
     for block in blocks:
@@ -239,18 +221,10 @@ def all_pairs(methods: Sequence[str]) -> list[Pair]:
 def contrasts(
     blocks: Sequence[Block], resamples: int = 10_000, pairs: Sequence[Pair] | None = None
 ) -> list[Contrast]:
-    """Compare pairs of methods in every block and pooled over blocks.
+    """Compare pairs of methods (None: all) in every block and pooled over blocks, scope by scope.
 
     In the pooled scope a pair is compared over the blocks that have both methods; the pairs of one
     set of blocks are one family for Holm's rule.
-
-    Args:
-        blocks: of the study.
-        resamples: bootstrap samples.
-        pairs: to compare; None compares all.
-
-    Returns:
-        The contrasts, scope by scope.
     """
     found = []
     for block in blocks:

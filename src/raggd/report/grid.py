@@ -35,14 +35,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is there of one cell.
-
-    Attributes:
-        answers: by draw; an unfinished cell lacks the last ones.
-        costs: what was measured and counted.
-        complete: whether it has its record.
-        path: of the record, below the study's folder.
-    """
+    """What is there of one cell: answers by draw, of which an unfinished one lacks the last."""
 
     answers: tuple[tuple[Answer, ...], ...]
     costs: Costs
@@ -54,13 +47,8 @@ class Cell:
 class Block:
     """All methods of one backbone and retriever, on the same questions.
 
-    Attributes:
-        backbone: label.
-        retriever: label.
-        methods: those with answers, in the order of the tables.
-        benchmarks: those with answers, in the order of the study.
-        answers: by method, by benchmark; seeds one after another.
-        costs: by method, means over benchmarks; only of complete cells.
+    Methods and benchmarks are those with answers. Costs are means over benchmarks, only of complete
+    cells; of several seeds answers stand one after another.
     """
 
     backbone: str
@@ -82,14 +70,9 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A study's folder, read.
+    """A study's folder, read: blocks that have answers, cells planned, paths of missing records.
 
-    Attributes:
-        settings: of the study.
-        blocks: backbones x retrievers that have answers.
-        planned: number of cells.
-        missing: paths of the records that are not there yet.
-        draws: support draws per benchmark that are shown, by block and benchmark.
+    `draws` are the support draws that are shown, by block and benchmark.
     """
 
     settings: Mapping[str, Any]
@@ -214,13 +197,7 @@ def _entries(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def load_grid(out: Path) -> Grid:
-    """Read a study's folder.
-
-    Args:
-        out: the folder; the study may be unfinished.
-
-    Returns:
-        The grid.
+    """Read a study's folder; the study may be unfinished.
 
     Raises:
         RaggdError: there is no study, or nothing was answered yet, or a file is damaged.
@@ -254,14 +231,7 @@ def held_out(benchmark: str) -> bool:
 
 
 def subsets(benchmarks: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Split benchmarks as the tables report them.
-
-    Args:
-        benchmarks: names.
-
-    Yields:
-        ``all``, ``training tasks`` and ``held-out tasks`` with their benchmarks, if there are any.
-    """
+    """Split benchmarks as tables report them: ``all``, ``training tasks``, ``held-out tasks``."""
     named = {
         "all": tuple(benchmarks),
         "training tasks": tuple(name for name in benchmarks if not held_out(name)),

@@ -23,7 +23,7 @@ from raggd.evaluation.statistics import (
 )
 from raggd.methods.spec import SPECS, method_label
 from raggd.records import Question, RunRecord
-from raggd.report.tables import Column, Table, interval_text, milliseconds_text, p_text
+from raggd.report.tables import NOTHING, Column, Table, interval_text, milliseconds_text, p_text
 
 ALPHA = 0.05
 BASE = "base"
@@ -31,13 +31,7 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class OwnReport:
-    """What is shown of one's own questions.
-
-    Attributes:
-        tables: scores, differences from the base.
-        advice: which form was judged, whether to adapt, and with what.
-        result: ready for JSON.
-    """
+    """What is shown of one's own questions; the advice says which form was judged first."""
 
     tables: list[Table]
     advice: str
@@ -53,6 +47,41 @@ def form_sentence(forms: Sequence[Form]) -> str:
         return f"Form that the examples show: {next(iter(names))}."
     shown = "; ".join(f"{name} ({n} of {len(forms)} sets)" for name, n in names.most_common())
     return f"Forms that the examples show: {shown}."
+
+
+def sets_report(reports: Mapping[str, OwnReport]) -> OwnReport:
+    """Return what several sets of questions say together: answers of the form, and right ones."""
+    results = {name: report.result for name, report in reports.items()}
+    methods = list(next(iter(results.values()))["methods"])
+
+    def count(result: Mapping[str, Any], method: str, name: str) -> float | None:
+        found = result["methods"][method].get(name)
+        return None if found is None else found["mean"] * result["n"] / 100
+
+    def cell(method: str, chosen: Sequence[Mapping[str, Any]]) -> str:
+        sums = []
+        for name in ("form", "content"):
+            counts = [count(result, method, name) for result in chosen]
+            known = [c for c in counts if c is not None]
+            sums.append(f"{round(sum(known), 1):g}" if known else NOTHING)
+        return " / ".join(sums)
+
+    rows = [
+        (name, str(result["n"]), *(cell(m, [result]) for m in methods))
+        for name, result in results.items()
+    ]
+    n = sum(result["n"] for result in results.values())
+    totals = {m: cell(m, list(results.values())) for m in methods}
+    rows.append(("all", str(n), *totals.values()))
+    columns = [Column("Examples"), Column("n", "right")]
+    columns += [Column(method_label(m), "right") for m in methods]
+    caption = "Answers that follow the form / that say what was wanted."
+    words = ", ".join(f"{method} {total}" for method, total in totals.items())
+    return OwnReport(
+        [Table(tuple(columns), tuple(rows), caption=caption)],
+        f"Form followed / content right, of {n} questions: {words}.",
+        {"n": n, "sets": results},
+    )
 
 
 class _Scores:

@@ -6,16 +6,100 @@ security policy, which also admits no script but the page's own, named by its ha
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypedDict
+from xml.etree import ElementTree
 
-from raggd.methods.spec import SPECS
-from raggd.report.cases import Case, case_view
-from raggd.report.html import checked_figure, environment, script_hash, source
+from raggd.data.answers import normalise_answer
+from raggd.methods.spec import SPECS, method_label
+from raggd.records import Passage, Prediction, Question, RaggdError, SupportSet
 from raggd.report.tables import NOTHING, Table
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+
+_SVG_TAGS = frozenset(
+    {"svg", "title", "style", "defs", "g", "path", "use", "clippath", "rect", "text", "tspan"}
+)
+
+
+@lru_cache(maxsize=1)
+def environment() -> Environment:
+    """Return the templates of the pages, with their filters; every text is escaped."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    made = Environment(
+        loader=PackageLoader("raggd.report"),
+        autoescape=True,  # not select_autoescape: it would leave *.j2 unescaped
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "label": method_label,
+        "minus": lambda text: text.replace("-", "\N{MINUS SIGN}"),
+    }
+    return made
+
+
+def source(name: str) -> Markup:
+    """Return a file of the template folder as it is: our own style or script."""
+    from markupsafe import Markup
+
+    loaded = environment()
+    assert loaded.loader is not None
+    return Markup(loaded.loader.get_source(loaded, name)[0])
+
+
+def _unsafe(svg: str) -> str:
+    """Return what keeps a figure from being put into a page; empty when nothing does."""
+    if "<!" in svg or not svg.startswith("<svg"):
+        return "it is not one bare <svg> element"
+    try:
+        nodes = list(ElementTree.fromstring(svg).iter())
+    except ElementTree.ParseError as error:
+        return f"it is not well-formed ({error})"
+    for node in nodes:
+        tag = node.tag.rpartition("}")[2].lower()
+        if tag not in _SVG_TAGS:
+            return f"it contains <{tag}>"
+        for name, value in [*node.attrib.items(), ("text", (node.text or "") * (tag == "style"))]:
+            name = name.rpartition("}")[2].lower()
+            away = re.search(r"url\(\s*(?!#)|@import|javascript:", value, re.IGNORECASE)
+            if name.startswith("on") or away or (name == "href" and not value.startswith("#")):
+                return f"<{tag}> has {name}='{value[:60]}'"
+    return ""
+
+
+def checked_figure(svg: str) -> Markup:
+    """Let one ``<svg>`` element into a page unescaped, after a look at all that it contains.
+
+    Raises:
+        RaggdError: it holds something that a figure of raggd does not.
+    """
+    from markupsafe import Markup
+
+    problem = _unsafe(svg) if svg else ""
+    if problem:
+        raise RaggdError(
+            f"the figure cannot be put into the page: {problem}. Give the result of "
+            "a figure function of raggd.report, or an empty string for no figure."
+        )
+    return Markup(svg)
+
+
+def script_hash(script: str) -> str:
+    """Return the hash by which a page's security policy admits its own script alone."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
 
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?=$|[ /])")
 
@@ -30,15 +114,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page with a heading.
-
-    Attributes:
-        id: anchor.
-        title: heading.
-        texts: paragraphs.
-        figures: from the figure functions; empty ones are left out.
-        tables: below them; those without rows are left out.
-    """
+    """A part of the page with a heading; empty figures and tables without rows are left out."""
 
     id: str
     title: str
@@ -89,21 +165,10 @@ def study_page(
     cases: Sequence[Case] = (),
     compared: tuple[str, str] = ("base", "rag-gd"),
 ) -> str:
-    """Render the page.
+    """Render the page: a whole HTML document without outside references.
 
-    Args:
-        title: the heading.
-        lead: one paragraph below it.
-        sections: those without content are left out.
-        methods: to be explained.
-        settings: of the study.
-        planned: number of cells.
-        missing: records that are not there yet.
-        cases: questions to show side by side.
-        compared: methods whose answers to them are "before" and "after".
-
-    Returns:
-        A whole HTML document without outside references.
+    Sections without content are left out; `planned` and `missing` are cells of the study;
+    `compared` are the methods whose answers to the cases are "before" and "after".
     """
     script = source("page.js")
     views = [
@@ -134,3 +199,76 @@ def study_page(
         script=script,
         script_hash=script_hash(script),
     )
+
+
+_PUNCTUATION = r"[!-/:-@\[-`{-~]"  # ASCII, as normalise_answer removes it
+_BETWEEN = r"(?:[\W_]|(?<!\w)(?:a|an|the)(?!\w))+"
+_TOO_COMMON = {"yes", "no"}
+
+
+class Case(TypedDict):
+    """A question with its evidence and what each method answered, by the method's name."""
+
+    question: Question
+    passages: Sequence[Passage]
+    predictions: Mapping[str, Prediction]
+    support: SupportSet | None
+
+
+def _answer_patterns(answer: str) -> list[str]:
+    """Return patterns of an answer's two forms: SQuAD's (punctuation anywhere) and word by word."""
+    if normalise_answer(answer) in _TOO_COMMON | {""}:
+        return []
+    joined = [
+        f"{_PUNCTUATION}*".join(map(re.escape, token)) for token in normalise_answer(answer).split()
+    ]
+    split = [re.escape(token) for token in re.findall(r"[^\W_]+", answer)]
+    forms = [_BETWEEN.join(tokens) for tokens in (joined, split) if tokens]
+    return [rf"(?<![^\W_]){form}(?![^\W_])" for form in forms]
+
+
+def mark_answers(text: str, answers: Iterable[str]) -> Markup:
+    """Escape a text for HTML and put ``<mark>`` around the gold answers in it.
+
+    Letter case and punctuation are ignored, "yes" and "no" skipped; nothing of the text is markup.
+
+    >>> mark_answers("<b>Paris</b> in Parisian", ["paris"])
+    Markup('&lt;b&gt;<mark>Paris</mark>&lt;/b&gt; in Parisian')
+    """
+    from markupsafe import Markup, escape
+
+    longest_first = sorted(set(answers), key=lambda answer: (-len(answer), answer))
+    patterns = [form for answer in longest_first for form in _answer_patterns(answer)]
+    if not patterns:
+        return escape(text)
+    pieces, end = [], 0
+    for found in re.finditer("|".join(patterns), text, re.IGNORECASE):
+        pieces += [escape(text[end : found.start()]), Markup("<mark>%s</mark>") % found[0]]
+        end = found.end()
+    return Markup("").join([*pieces, escape(text[end:])])
+
+
+def case_view(case: Case, before: str, after: str) -> dict[str, Any]:
+    """Return what the page shows of a case: ``change`` says how `after` differs from `before`."""
+    question, predictions = case["question"], case["predictions"]
+    old, new = predictions.get(before), predictions.get(after)
+    change = "same"
+    if old and new and normalise_answer(old.answer) != normalise_answer(new.answer):
+        gain = new.f1 - old.f1
+        change = "better" if gain > 0 else "worse" if gain < 0 else "other"
+    support = case["support"]
+    return {
+        "question": question.text,
+        "benchmark": question.task,
+        "answers": question.answers,
+        "passages": [
+            {"title": p.title, "text": mark_answers(p.text, question.answers)}
+            for p in case["passages"]
+        ],
+        "predictions": [
+            {"method": name, "answer": given.answer, "em": given.em, "f1": given.f1}
+            for name, given in predictions.items()
+        ],
+        "support": support.demonstrations if support else (),
+        "change": change,
+    }

@@ -149,14 +149,8 @@ def contrast_text(c: Contrast | None) -> str:
 def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Table:
     """Lay out the named comparisons, block by block and pooled; significant ones are bold.
 
-    Args:
-        found: contrasts of the study.
-        subset: of the benchmarks, as `subsets` names it.
-        caption: what stands above.
-
-    Returns:
-        The table; p-values are corrected by Holm over the named comparisons of a scope. There is
-        no column for a single scope.
+    `subset` is named as by `subsets`. P-values are corrected by Holm over the named comparisons of
+    a scope; there is no column for a single scope.
     """
     scopes = len({c.scope for c in found}) > 1
     columns = [Column("Comparison"), *([Column("Scope")] if scopes else []), Column("n", "right")]

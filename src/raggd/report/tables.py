@@ -37,11 +37,7 @@ class Column:
 class Table:
     """Columns and rows of text; every row has one cell per column.
 
-    Attributes:
-        columns: the columns, left to right.
-        rows: the cells.
-        caption: one line above (CSV leaves it out).
-        bold: (row, column) of cells to stand out where the format can (not in CSV, plain text).
+    CSV leaves the caption out. `bold` are (row, column) of cells to stand out where the format can.
     """
 
     columns: tuple[Column, ...]

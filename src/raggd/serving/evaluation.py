@@ -19,7 +19,7 @@ from raggd.report.tables import Table
 from raggd.serving.bodies import EvaluationRequest, EvaluationView, TableView
 from raggd.serving.errors import ApiError, as_api_error
 from raggd.serving.service import Service
-from raggd.study.own import FEWEST, own_methods, score_task, set_task
+from raggd.study.evaluate import FEWEST, own_methods, score_task, set_task
 
 KEPT = 8
 """Evaluations that can be looked at, the newest."""

@@ -14,7 +14,7 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import BENCHMARKS, support_pool
 from raggd.evaluation.alignment import alignment_summary
-from raggd.evaluation.tasks import support_sets
+from raggd.evaluation.runner import support_sets
 from raggd.files import write_json
 from raggd.methods.spec import FILES_OF, SPECS
 from raggd.progress import Progress
@@ -69,14 +69,7 @@ def align_backbone(
 ) -> dict[str, Any]:
     """Compute the true updates of a backbone's support sets and compare predictors with them.
 
-    Args:
-        parts: of the backbone with the study's first retriever and seed.
-        methods: of `STEPS`.
-        out: folder of the backbone; the updates are kept below it, so that it continues.
-        progress: told support sets done and in all.
-
-    Returns:
-        The record that stands in ``alignment.json``.
+    The updates are kept below `out`, so that it continues; the record stands in ``alignment.json``.
     """
     target = parts.settings.target
     steps = {method: STEPS[method] or target.steps for method in methods}
@@ -106,14 +99,7 @@ def run_alignment(
 ) -> dict[str, Any]:
     """Compare the predictors of every backbone with true updates; one record per backbone.
 
-    Args:
-        study: the settings.
-        out: the study's folder.
-        part: names the backbones and methods, or all.
-        progress: the bar.
-
-    Returns:
-        By backbone, by kind of task, by method: mean cosine and its interval.
+    By backbone, by kind of task, by method: mean cosine and its interval.
     """
     part.check(study)
     result: dict[str, Any] = {}

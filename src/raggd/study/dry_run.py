@@ -34,11 +34,17 @@ from raggd.records import Question, RaggdError
 from raggd.report.contrasts import sample
 from raggd.report.grid import load_grid
 from raggd.retrieval.build import estimate_index
-from raggd.study.check import check_cells, pool_size, weight_problems, weights_folder
-from raggd.study.folder import check_folder, locked, write_plan
+from raggd.study.folder import (
+    check_cells,
+    check_folder,
+    locked,
+    pool_size,
+    weight_problems,
+    weights_folder,
+    write_plan,
+)
 from raggd.study.plan import Part, all_cells, cell_size
-from raggd.study.progress import Pair, Watch, measured_speed
-from raggd.study.runner import StudyRunner
+from raggd.study.runner import Pair, StudyRunner, Watch, measured_speed
 from raggd.study.settings import StudyBackbone, StudySettings
 
 EFFECTS = (1.0, 2.7)
@@ -242,16 +248,11 @@ def _observed(out: Path) -> tuple[float, float] | None:
 def power(
     questions: int, changed: float | None = None, observed_std: float | None = None
 ) -> dict[str, Any]:
-    """Tell how many questions show the paper's effects, and which effect the plan shows.
+    """Tell how many questions show the paper's effects, and which effect the planned ones show.
 
-    Args:
-        questions: distinct questions planned per block.
-        changed: share of questions whose EM differs, where records tell it.
-        observed_std: standard deviation of one question's difference, where records tell it.
-
-    Returns:
-        The share assumed or observed, ``needed`` by effect (points of EM), and ``detectable``:
-        the effect seen with 80 % power. Two-sided, 95 %, paired.
+    Records tell the share of questions whose EM differs, and the deviation of one question's
+    difference; without them a share is assumed. ``needed`` is by effect (points of EM),
+    ``detectable`` the effect seen with 80 % power. Two-sided, 95 %, paired.
     """
     share = ASSUMED_CHANGED if changed is None else changed
     needed = {
@@ -275,15 +276,8 @@ def power(
 def dry_run(study: StudySettings, out: Path, part: Part, progress: Progress) -> dict[str, Any]:
     """Look at everything that a study needs; nothing is run or fetched.
 
-    Args:
-        study: the settings.
-        out: its folder; parts that are there give the hours.
-        part: the piece to look at.
-        progress: told what is being looked at.
-
-    Returns:
-        ``ready``, ``checks``, ``cells``, ``questions``, ``hours`` (of the methods with a time),
-        ``unmeasured`` methods, ``backbones`` (hours by method) and ``power``.
+    ``ready``, ``checks``, ``cells``, ``questions``, ``hours`` (of the methods with a time, from
+    parts in `out`), ``unmeasured`` methods, ``backbones`` (hours by method) and ``power``.
     """
     part.check(study)
     checks = Checks(progress)
@@ -315,11 +309,7 @@ def dry_run(study: StudySettings, out: Path, part: Part, progress: Progress) -> 
 
 
 def in_words(found: Mapping[str, Any]) -> Iterator[str]:
-    """Put the result of a dry run into lines for a terminal.
-
-    Yields:
-        The lines.
-    """
+    """Put the result of a dry run into lines for a terminal."""
     for check in found["checks"]:
         yield f"{'ok ' if check['ok'] else 'NO '} {check['item']}: {check['message']}"
     yield ""

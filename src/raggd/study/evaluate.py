@@ -1,26 +1,34 @@
-"""`raggd evaluate` and `raggd demo`: small studies, on the runner that every study has."""
+"""Small studies on the runner that all share: `raggd evaluate`, `demo`, one's own questions."""
 
 from __future__ import annotations
 
+import operator
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from raggd.assembly import Assembly
-from raggd.evaluation.pace import look, questions_for
-from raggd.evaluation.runner import Item, Task
-from raggd.evaluation.tasks import task_of
+from raggd.data.benchmarks import choose_by_hash
+from raggd.data.prompts import answer_tokens
+from raggd.data.questions import read_demonstrations
+from raggd.evaluation.forms import infer_form
+from raggd.evaluation.price import look, questions_for
+from raggd.evaluation.runner import Item, Task, support_sets, task_of
 from raggd.files import write_text
 from raggd.methods.spec import FILES_OF, HEADLINE, METHODS, SPECS
 from raggd.progress import Progress
-from raggd.records import Prediction, RunRecord, known_names
-from raggd.report.cases import Case
-from raggd.report.small import SmallReport, small_report
+from raggd.records import Prediction, Question, RaggdError, RunRecord, SupportSet, known_names
+from raggd.report.build import SmallReport, small_report
+from raggd.report.own import OwnReport, own_report, sets_report
+from raggd.report.page import Case
+from raggd.retrieval.base import Retriever
+from raggd.retrieval.evidence import evidence_for, make_demonstrations
 from raggd.settings import EvaluationSettings, Settings
-from raggd.study.folder import read_record
+from raggd.study.folder import check_cells, locked, read_record, write_plan
 from raggd.study.plan import Part, all_cells
 from raggd.study.run import run_study
+from raggd.study.runner import StudyRunner, Turn
 from raggd.study.settings import StudySettings, check_benchmarks, study_of
 
 CASES = 12
@@ -80,14 +88,9 @@ def demo_methods(parts: Assembly) -> list[str]:
 
 
 def demo_in(seconds: float, progress: Progress) -> tuple[Assembly, str]:
-    """Look at the machine, and choose as many questions as it answers in some time.
+    """Look at the machine, and choose as many questions as it answers in some seconds.
 
-    Args:
-        seconds: that the demo may take.
-        progress: told what is running.
-
-    Returns:
-        The demo's parts, and a sentence that says what was chosen.
+    The demo's parts, and a sentence that says what was chosen.
     """
     parts = Assembly(demo_settings(), progress)
     methods = demo_methods(parts)
@@ -113,17 +116,10 @@ def demo_in(seconds: float, progress: Progress) -> tuple[Assembly, str]:
 def choose_cases(
     tasks: Sequence[Task], records: Sequence[RunRecord], count: int, adapted: str
 ) -> list[Case]:
-    """Choose questions to show: those that the update changed first, better or worse.
+    """Choose questions to show: those that `adapted` changed from the base first, better or worse.
 
-    Args:
-        tasks: with their items.
-        records: of all methods on them.
-        count: how many.
-        adapted: the method whose answers are compared with the base adapter's.
-
-    Returns:
-        The cases: a third of them better and a third worse where there are so many, the rest
-        unchanged ones, then further changed ones.
+    A third of them are better and a third worse where there are so many, the rest unchanged ones,
+    then further changed ones.
     """
     answers: dict[tuple[str, str], dict[str, Prediction]] = {}
     for record in records:
@@ -148,15 +144,9 @@ def choose_cases(
 
 
 def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, Any], SmallReport]:
-    """Retrieve, adapt and answer with every method; write the tables and the page.
+    """Retrieve, adapt and answer with every method; write the tables, and the page ``demo.html``.
 
-    Args:
-        parts: of `demo_settings`.
-        out: folder of the study, with ``demo.html``.
-        progress: told what is running.
-
-    Returns:
-        The JSON result (``n``, ``seconds``, ``methods``) and the report.
+    The JSON result (``n``, ``seconds``, ``methods``) and the report.
     """
     started, settings = time.monotonic(), parts.settings
     methods = demo_methods(parts)
@@ -183,3 +173,207 @@ def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, 
     write_text(out / "demo.html", page)
     seconds = round(time.monotonic() - started, 1)
     return {"n": result["n"], "seconds": seconds, "methods": result["methods"]}, report
+
+
+FOLDS = 4
+"""Parts of the demonstrations in cross-validation: each is asked, adapted to the other three."""
+FEWEST = 12
+"""Answered questions from which cross-validation is done."""
+DRAWS = 3
+"""Support sets at most where demonstrations come apart from the questions."""
+
+
+def own_methods(parts: Assembly) -> list[str]:
+    """Return what is compared: the base, few shot, what adapts by default, its best rival."""
+    adapting = parts.adapting
+    rival = SPECS[adapting].control
+    there = all((parts.weights / file).is_file() for file in FILES_OF.get(rival, ("",)))
+    wanted = {"base", "base-few-shot", adapting, *([rival] if rival and there else [])}
+    return [name for name in METHODS if name in wanted]
+
+
+def _folds(
+    questions: Sequence[Question], size: int, seed: int
+) -> list[tuple[list[Question], list[Question]]]:
+    # (asked, shown): a part of the questions, and a support set of the others
+    ranked = choose_by_hash(questions, len(questions), seed)
+    folds = []
+    for number in range(FOLDS):
+        asked = ranked[number::FOLDS]
+        ids = {question.id for question in asked}
+        rest = [question for question in ranked if question.id not in ids]
+        folds.append((asked, choose_by_hash(rest, size, seed + number)))
+    return folds
+
+
+def _draws(
+    questions: Sequence[Question], shown: Sequence[Question], size: int, seed: int
+) -> list[tuple[list[Question], list[Question]]]:
+    # disjoint support sets as far as the demonstrations reach; each serves a share of the questions
+    ranked = choose_by_hash(shown, len(shown), seed)
+    count = max(1, min(DRAWS, len(ranked) // size, len(questions)))
+    asked = choose_by_hash(questions, len(questions), seed)
+    return [(asked[i::count], ranked[i * size : i * size + size]) for i in range(count)]
+
+
+def own_task(
+    name: str,
+    questions: Sequence[Question],
+    shown: Sequence[Question],
+    retriever: Retriever,
+    k: int,
+    size: int,
+    seed: int,
+) -> Task:
+    """Make a task of one's own questions, in draws: each a support set and the questions it serves.
+
+    `shown` are demonstrations, of which a set has `size` at most; none: the questions are
+    cross-validated, in folds.
+
+    Raises:
+        RaggdError: there are too few questions to be cross-validated.
+    """
+    if not shown and len(questions) < FEWEST:
+        raise RaggdError(
+            f"{len(questions)} answered questions are too few to be asked and shown in turn: give "
+            f"{FEWEST} or more, or demonstrations of their own by --demonstrations."
+        )
+    dealt = _draws(questions, shown, size, seed) if shown else _folds(questions, size, seed)
+    supports = support_sets(name, [demonstrations for _, demonstrations in dealt], retriever, k)
+    draws = []
+    for (asked, _), support in zip(dealt, supports, strict=True):
+        passages = evidence_for(asked, retriever, k)
+        golds = make_demonstrations(asked, retriever, k)
+        items = zip(asked, passages, golds, strict=True)
+        draws.append(tuple(Item(q, found, gold, support) for q, found, gold in items))
+    return Task(name, "own", tuple(draws), retriever.fingerprint)
+
+
+def _without(questions: Sequence[Question], shown: Sequence[Question]) -> list[Question]:
+    texts = {question.text for question in shown}
+    return [question for question in questions if question.text not in texts]
+
+
+def run_own(
+    parts: Assembly,
+    questions: Path | None,
+    demonstrations: Path | None,
+    methods: Sequence[str],
+    out: Path,
+    progress: Progress,
+) -> tuple[dict[str, Any], OwnReport]:
+    """Score methods on one's own questions and say whether to adapt, and with what.
+
+    ``questions`` is JSON Lines of answered questions; None, or no ``demonstrations``: the file
+    that is given is cross-validated. A folder holds sets, ``NAME.questions.jsonl`` with its
+    ``NAME.examples.jsonl``, each a study of its own below `out`. No ``methods``: `own_methods`.
+
+    Raises:
+        RaggdError: no file is named, or no question is left beside the demonstrations.
+    """
+    names = known_names("method", methods, METHODS) if methods else own_methods(parts)
+    if questions is None or not questions.is_dir():
+        return _run_set(parts, questions, demonstrations, names, out, progress)
+    files = sorted(questions.glob("*.questions.jsonl"))
+    if not files or demonstrations:
+        raise RaggdError(
+            f"{questions} is a folder: it is to hold NAME.questions.jsonl and NAME.examples.jsonl, "
+            "and --demonstrations does not go with it."
+        )
+    reports = {}
+    for file in files:
+        label = file.name.removesuffix(".questions.jsonl")
+        shown = file.with_name(f"{label}.examples.jsonl")
+        reports[label] = _run_set(parts, file, shown, names, out / label, progress)[1]
+    report = sets_report(reports)
+    write_text(out / "summary.md", "\n".join(table.to_markdown() for table in report.tables))
+    return report.result | {"out": str(out)}, report
+
+
+def _run_set(
+    parts: Assembly,
+    questions: Path | None,
+    demonstrations: Path | None,
+    names: Sequence[str],
+    out: Path,
+    progress: Progress,
+) -> tuple[dict[str, Any], OwnReport]:
+    named = questions or demonstrations
+    if named is None:
+        raise RaggdError("name a file of answered questions by --questions or --demonstrations.")
+    settings = parts.settings
+    label = "".join(c if c.isalnum() else "-" for c in named.name.split(".")[0]) or "own"
+    shown = read_demonstrations(demonstrations) if questions and demonstrations else []
+    asked = _without(read_demonstrations(named), shown)
+    if not asked:
+        raise RaggdError(f"every question of {named} is also a demonstration: none is left to ask.")
+    k, size = settings.retrieval.top_k, settings.target.demonstrations
+    task = own_task(label, asked, shown, parts.retriever, k, size, settings.evaluation.seed)
+    report = score_task(parts, task, names, out, progress)
+    write_text(out / "summary.md", "\n".join(table.to_markdown() for table in report.tables))
+    how = f"{len(task.draws)} folds" if not shown else f"{len(task.draws)} support sets"
+    return report.result | {"out": str(out), "support": how}, report
+
+
+def set_task(support: SupportSet, asked: Sequence[Question], retriever: Retriever, k: int) -> Task:
+    """Make a task of a support set: other questions, or its own, each adapted to all but it.
+
+    Raises:
+        RaggdError: there are no other questions, and one example alone.
+    """
+    shown = support.demonstrations
+    if asked:
+        golds = make_demonstrations(asked, retriever, k)
+        items = zip(asked, evidence_for(asked, retriever, k), golds, strict=True)
+        draws = [tuple(Item(q, found, gold, support) for q, found, gold in items)]
+        return Task("own", "own", tuple(draws), retriever.fingerprint)
+    if len(shown) < 2:
+        raise RaggdError("one example cannot be asked and shown: give two or more, or questions.")
+    draws = []
+    for at, gold in enumerate(shown):
+        rest = SupportSet(support.task, (*shown[:at], *shown[at + 1 :]))
+        question = Question(f"{at}-{gold.id}", gold.question, (gold.answer,), support.task)
+        draws.append((Item(question, gold.passages, gold, rest),))
+    return Task("own", "own", tuple(draws), retriever.fingerprint)
+
+
+def score_task(
+    parts: Assembly,
+    task: Task,
+    names: Sequence[str],
+    out: Path,
+    progress: Progress,
+    turn: Turn = operator.call,
+) -> OwnReport:
+    """Score methods on a task of one's own, in a folder; what needs the model goes by `turn`.
+
+    Raises:
+        RaggdError: the folder holds another study, or a method cannot answer.
+    """
+    settings, label = parts.settings, task.benchmark
+    asked = [item.question for draw in task.draws for item in draw]
+    # every method may write what the longest answer of the questions takes, and as much again
+    tokens = max(
+        len(answer_tokens(parts.backbone.tokenizer, answer)) for q in asked for answer in q.answers
+    )
+    sampled = settings.evaluation.model_copy(
+        update={
+            "benchmarks": [label],
+            "whole": [],
+            "draws": len(task.draws),
+            "support": "task",
+            "max_answer_tokens": max(settings.evaluation.max_answer_tokens, 2 * tokens),
+        }
+    )
+    study = study_of(settings.model_copy(update={"evaluation": sampled}), names)
+    cells = all_cells(study)
+    with locked(out):
+        check_cells(study, cells, pools=False)
+        write_plan(study, out)
+        runner = StudyRunner(study, out, progress, loaded=parts, tasks={label: task}, turn=turn)
+        runner.run(cells)
+        runner.refuse_failures(len(cells))
+    records = [read_record(out / cell.path) for cell in cells]
+    supports = {draw[0].support.id: draw[0].support for draw in task.draws}
+    forms = {name: infer_form(support.demonstrations) for name, support in supports.items()}
+    return own_report(records, {q.id: q for q in asked}, forms, parts.adapting)

@@ -1,20 +1,111 @@
-"""The folder of a study: settings beside records; another study or writer is refused."""
+"""A study's folder: its lock, plan and records, and what is refused before anything is computed."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from raggd.files import read_json, write_json
+from raggd.assembly import Assembly
+from raggd.data.benchmarks import support_pool
+from raggd.files import read_json, tensor_header, write_json
+from raggd.methods.spec import BASE_FILE, FILES_OF, made_by
 from raggd.provenance import utc_now, versions
 from raggd.records import RaggdError, RunRecord
-from raggd.study.plan import all_cells
+from raggd.study.plan import Cell, all_cells
 from raggd.study.settings import StudySettings
+
+
+def weight_problems(folder: Path, method: str) -> Iterator[str]:
+    """Say what is wrong with the weights of a method, a sentence each."""
+    from raggd.adaptation.base_adapter import load_base
+
+    files = FILES_OF[method]
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        made = [f"{name} (made by `{made_by(name)}`)" for name in missing]
+        yield f"{method} needs {', '.join(made)} in {folder}"
+        return
+    made_for = {name: tensor_header(folder / name).get("base") for name in files}
+    named = {name: base for name, base in made_for.items() if name != BASE_FILE and base}
+    if not named:
+        return
+    fingerprint = load_base(folder / BASE_FILE).fingerprint
+    for name, base in named.items():
+        if base != fingerprint:
+            yield (
+                f"{method}: {folder / name} was trained for base adapter {base}, the one beside it "
+                f"is {fingerprint}"
+            )
+
+
+def weights_folder(study: StudySettings, backbone: str) -> Path:
+    """Return the weights folder of a backbone, given its label."""
+    settings = study.run_settings(backbone, study.retrievers[0].name, study.seeds[0])
+    return Assembly(settings).weights
+
+
+def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = True) -> None:
+    """Refuse cells that cannot be computed, before any of them is.
+
+    `pools` says whether their support sets are drawn from the data source.
+
+    Raises:
+        RaggdError: weights are missing or were trained for another base, or a support pool is
+            missing or too small; all of a kind are named at once.
+    """
+    _check_weights(study, {(cell.backbone, cell.method) for cell in cells})
+    if pools:
+        _check_pools(study, list(dict.fromkeys(cell.benchmark for cell in cells)))
+
+
+def _check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) -> None:
+    problems = []
+    for backbone in study.backbones:
+        methods = [m for m in backbone.methods if (backbone.name, m) in wanted]
+        needing = [m for m in methods if FILES_OF.get(m)]
+        if needing:
+            folder = weights_folder(study, backbone.name)
+            problems += [p for m in needing for p in weight_problems(folder, m)]
+    if problems:
+        raise RaggdError(
+            f"{'; '.join(problems)}. Train what is missing, name the right folder "
+            "(adapter.weights; in a study [[backbones]] weights), or run the rest by --methods and "
+            "--backbones."
+        )
+
+
+def pool_size(parts: Assembly, benchmark: str, demonstrations: int) -> int:
+    """Count the questions that support sets of a benchmark are drawn from.
+
+    Raises:
+        RaggdError: there is no support pool, or it is smaller than a support set.
+    """
+    size = len(support_pool(parts.source, benchmark))
+    if size < demonstrations:
+        raise RaggdError(
+            f"the support pool of {benchmark} holds {size} questions, fewer than "
+            f"target.demonstrations = {demonstrations}."
+        )
+    return size
+
+
+def _check_pools(study: StudySettings, benchmarks: Collection[str]) -> None:
+    first = (study.backbones[0].name, study.retrievers[0].name, study.seeds[0])
+    parts = Assembly(study.run_settings(*first))
+    problems = []
+    for name in benchmarks:
+        try:
+            pool_size(parts, name, study.target.demonstrations)
+        except RaggdError as error:
+            problems.append(str(error))
+    if problems:
+        raise RaggdError(f"{' '.join(problems)} Add questions, or run the rest by --benchmarks.")
+
 
 PLAN_FILE = "study.json"
 LOCK_FILE = "study.lock"
@@ -39,10 +130,6 @@ def check_folder(study: StudySettings, out: Path) -> None:
     """Refuse a folder that holds a study of other questions.
 
     Backbones, retrievers, methods, benchmarks and seeds may be added to a study.
-
-    Args:
-        study: about to run.
-        out: its folder.
 
     Raises:
         RaggdError: the folder's study asks other questions, or its plan cannot be read.
@@ -80,12 +167,6 @@ def write_plan(study: StudySettings, out: Path) -> None:
 def read_record(path: Path) -> RunRecord:
     """Read the run record in a file.
 
-    Args:
-        path: the file.
-
-    Returns:
-        The record.
-
     Raises:
         RaggdError: it cannot be read, or is none.
     """
@@ -97,16 +178,10 @@ def read_record(path: Path) -> RunRecord:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder for one writer.
+    """Hold a folder, made if it is not there, for one writer.
 
     The lock belongs to the open file, not to its existence: after a crash nothing is left to clean
     up.
-
-    Args:
-        folder: made if it is not there.
-
-    Yields:
-        Nothing.
 
     Raises:
         RaggdError: another process holds it, or the folder cannot be written.

@@ -14,15 +14,14 @@ from typing import Any
 from raggd.adaptation.supports import draw_supports
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks, scored_questions, support_pool
-from raggd.evaluation.runner import Task
-from raggd.evaluation.tasks import support_sets
+from raggd.evaluation.runner import Task, support_sets
 from raggd.files import read_json, write_json
 from raggd.making.make import Yield, as_line, choose_passages, maker_of, propose
 from raggd.methods.controls import ShuffledSupport
 from raggd.methods.spec import SPECS
 from raggd.progress import Progress
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
-from raggd.report.small import small_report
+from raggd.report.build import small_report
 from raggd.report.tables import Table
 from raggd.retrieval.evidence import evidence_for
 from raggd.study.folder import locked, write_plan
@@ -35,15 +34,7 @@ PASSAGES_PER_QUESTION = 10
 
 
 def pool_passages(parts: Assembly, name: str) -> list[Passage]:
-    """Find passages of a task that are no evidence for a scored question.
-
-    Args:
-        parts: data and retriever.
-        name: the benchmark.
-
-    Returns:
-        The passages, by id.
-    """
+    """Find passages of a task that are no evidence for a scored question, by id."""
     pool = support_pool(parts.source, name)
     scored = scored_questions(parts.source, name)
     found = evidence_for(pool, parts.retriever, PASSAGES_PER_QUESTION)
@@ -56,17 +47,7 @@ def pool_passages(parts: Assembly, name: str) -> list[Passage]:
 def made_pool(
     parts: Assembly, name: str, count: int, out: Path, progress: Progress
 ) -> tuple[list[Question], dict[str, int]]:
-    """Make demonstrations for a task, or read those that were made for it before.
-
-    Args:
-        parts: settings, data, backbone, base adapter, retriever.
-        name: the benchmark.
-        count: demonstrations wanted.
-        out: folder; ``made-<name>.json`` keeps them.
-        progress: told how many are made.
-
-    Returns:
-        Questions with answers, and the yield.
+    """Make demonstrations for a task, or read those that ``made-<name>.json`` keeps; and the yield.
 
     Raises:
         RaggdError: there are fewer than one support set needs.
@@ -122,14 +103,7 @@ def run_compare(
 ) -> tuple[dict[str, Any], list[Table]]:
     """Score base, one update for all, RAG-GD from gold and RAG-GD from made demonstrations.
 
-    Args:
-        parts: settings, data, backbone, weights.
-        names: benchmarks.
-        out: folder for made demonstrations, part files and records; an interrupted run continues.
-        progress: told what is running.
-
-    Returns:
-        A JSON-ready result, and the tables.
+    Made demonstrations, part files and records are kept in `out`; an interrupted run continues.
     """
     gold, made = parts.adapting, dict[str, SupportSet]()
     sampled = parts.settings.evaluation.model_copy(

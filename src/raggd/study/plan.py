@@ -9,7 +9,7 @@ from pathlib import Path
 
 from raggd.assembly import POCKET, Assembly
 from raggd.data.benchmarks import HUB, SPLITS, find_file, scored_questions
-from raggd.evaluation.identity import deciding_values
+from raggd.evaluation.runner import deciding_values
 from raggd.files import file_hash
 from raggd.methods.spec import BASE_FILE, PROMPT_FILE, SPECS, weights_hash
 from raggd.records import RaggdError, content_id, require_known
@@ -67,11 +67,7 @@ class Part:
     methods: Sequence[str] = ()
 
     def check(self, study: StudySettings) -> None:
-        """Refuse names that the study does not have.
-
-        Args:
-            study: the settings.
-        """
+        """Refuse names that the study does not have."""
         known = {
             "backbones": [entry.name for entry in study.backbones],
             "retrievers": [entry.name for entry in study.retrievers],
@@ -144,11 +140,7 @@ class Identities:
     def of(self, cell: Cell) -> str:
         """Return the hash of what decides a cell's answers, as far as files and settings show it.
 
-        Args:
-            cell: of the study.
-
-        Returns:
-            16 hexadecimal digits, stored in the record as the hash ``cell``.
+        It is stored in the record as the hash ``cell``.
 
         Raises:
             RaggdError: data or weights cannot be found.
@@ -180,16 +172,10 @@ def weight_identity(path: Path) -> str:
 def identity(
     settings: Settings, cell: Cell, data: Sequence[str], weights: Mapping[str, str]
 ) -> str:
-    """Hash what decides a cell's answers.
+    """Hash what decides a cell's answers: 16 hexadecimal digits.
 
-    Args:
-        settings: of the cell's run.
-        cell: the cell.
-        data: hashes of the benchmark's files and of the passages, or the name of published data.
-        weights: what records call the method's weight files, by name.
-
-    Returns:
-        16 hexadecimal digits.
+    `data` are hashes of the benchmark's files and of the passages, or the name of published data;
+    `weights` what records call the method's weight files, by name.
     """
     retrieval, sampled = settings.retrieval, settings.evaluation
     decided = {

@@ -1,17 +1,21 @@
-"""Running what is not finished of a study, and counting what is there of it."""
+"""Running what is not finished of a study, counting what is there, and repeating a record."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from raggd.assembly import Assembly
+from raggd.backbone.identity import differences
 from raggd.files import read_json
 from raggd.progress import Progress
-from raggd.records import RaggdError
-from raggd.study.check import check_cells
-from raggd.study.folder import check_folder, locked, write_plan
+from raggd.records import RaggdError, RunRecord
+from raggd.settings import Settings
+from raggd.study.folder import check_cells, check_folder, locked, read_record, write_plan
 from raggd.study.plan import (
     Cell,
     Identities,
@@ -22,9 +26,8 @@ from raggd.study.plan import (
     finished_cells,
     unfinished_cells,
 )
-from raggd.study.progress import measured_speed
-from raggd.study.runner import StudyRunner
-from raggd.study.settings import StudySettings
+from raggd.study.runner import StudyRunner, measured_speed
+from raggd.study.settings import StudySettings, study_of
 
 First = Callable[[StudyRunner, list[Cell]], dict[str, Any]]
 """Makes part files elsewhere, before this process looks for them; returns what to report."""
@@ -42,18 +45,10 @@ def run_study(
 ) -> dict[str, Any]:
     """Run what is not finished of a study. Cells that cannot be computed are reported at the end.
 
-    Args:
-        study: the settings.
-        out: folder for part files and records.
-        part: the piece to run now.
-        progress: told what is running, questions done and in all.
-        loaded: parts that are there already.
-        first: makes part files elsewhere (the workers of a cluster).
-        replace: whether a study of other questions in the folder is replaced, not refused.
-
-    Returns:
-        ``cells`` of the piece, how many are ``complete``, how many of them were made ``now``, and
-        what `first` returned.
+    `loaded` are parts that are there already; `first` makes part files elsewhere (the workers of a
+    cluster); `replace` lets a study of other questions in the folder be replaced. Result: ``cells``
+    of the piece, how many are ``complete``, how many of them were made ``now``, and what `first`
+    returned.
     """
     part.check(study)
     cells = all_cells(study, part)
@@ -71,18 +66,12 @@ def run_study(
 
 
 def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
-    """Count what is there of a study, without loading a model.
+    """Count what is there of a study, or of a piece of it, without loading a model.
 
-    Args:
-        study: the settings.
-        out: its folder.
-        part: the piece to count.
-
-    Returns:
-        ``cells``, how many are ``complete``, the ``questions`` that their records answer, the
-        fewest of a complete cell, the same by backbone, and the ``parts`` (draws of a method) that
-        are there, of ``parts_planned``: while a study runs, these grow first. ``hours_left`` comes
-        from the times of those parts; None before there is one.
+    ``cells``, how many are ``complete``, the ``questions`` that their records answer, the fewest of
+    a complete cell, the same by backbone, and the ``parts`` (draws of a method) that are there, of
+    ``parts_planned``: while a study runs, these grow first. ``hours_left`` comes from the times of
+    those parts; None before there is one.
     """
     part.check(study)
     cells = all_cells(study, part)
@@ -133,3 +122,79 @@ def _draws(study: StudySettings, out: Path, cells: Sequence[Cell]) -> dict[str, 
     seconds = speed.left(waiting) if there < planned else 0.0
     hours = None if seconds is None else round(seconds / 3600, 2)
     return {"parts": there, "parts_planned": planned, "hours_left": hours}
+
+
+_DECIDING = ("backbone", "data", "retrieval", "adapter", "target", "evaluation")
+"""Sections that answers depend on; the others are of trainings and of the server."""
+_REMOVED = {
+    ("retrieval", "url"): "",
+    ("retrieval", "index_path"): "",
+    ("retrieval", "ivf_from"): 1_000_000,
+}
+"""Settings that older records hold, with the value at which they changed nothing."""
+
+
+def _current(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    # settings of an older version: what is gone and changed nothing is left out
+    fields = {name: Settings.model_fields[name].annotation for name in _DECIDING}
+    return {
+        section: {
+            name: value
+            for name, value in recorded.get(section, {}).items()
+            if name in getattr(fields[section], "model_fields", {})
+            or _REMOVED.get((section, name), value) != value
+            or (section, name) not in _REMOVED
+        }
+        for section in _DECIDING
+    }
+
+
+def _study_of(record: RunRecord, source: Path) -> StudySettings:
+    try:
+        settings = Settings.model_validate(_current(record.settings))
+    except ValidationError as error:
+        raise RaggdError(
+            f"the settings in {source} are not those of this version of raggd "
+            f"({error.errors()[0]['msg']}): use the version that the record names."
+        ) from error
+    only = settings.evaluation.model_copy(update={"benchmarks": [record.benchmark]})
+    return study_of(settings.model_copy(update={"evaluation": only}), [record.method])
+
+
+def _agree(name: str, recorded: str, now: str) -> bool:
+    # older records name the backbone's weights alone
+    return not differences(recorded, now) if name == "backbone" else recorded == now
+
+
+def replay(record: RunRecord, source: Path, progress: Progress) -> dict[str, Any]:
+    """Compute a record anew from its settings and compare; `source` is its file, for messages.
+
+    ``questions``, how many answers are the ``same``, the ``different`` ones with both answers, and
+    the ``changed`` hashes (data, index, weights, prompt) that would explain them.
+    """
+    study = _study_of(record, source)
+    cells = all_cells(study)
+    check_cells(study, cells)
+    with tempfile.TemporaryDirectory() as scratch:
+        runner = StudyRunner(study, Path(scratch), progress)
+        runner.run(cells)
+        runner.refuse_failures(len(cells))
+        again = read_record(Path(scratch) / cells[0].path)
+    now = {p.question_id: p.answer for p in again.predictions}
+    different = [
+        {"question": p.question_id, "record": p.answer, "now": now.get(p.question_id)}
+        for p in record.predictions
+        if now.get(p.question_id) != p.answer
+    ]
+    names = sorted((set(record.hashes) & set(again.hashes)) - {"cell"})
+    return {
+        "record": str(source),
+        "questions": len(record.predictions),
+        "same": len(record.predictions) - len(different),
+        "different": different,
+        "changed": [
+            f"{name}: {record.hashes[name]} in the record, {again.hashes[name]} now"
+            for name in names
+            if not _agree(name, record.hashes[name], again.hashes[name])
+        ],
+    }

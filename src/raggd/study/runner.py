@@ -7,27 +7,117 @@ record is written when all its draws are there. Nothing else is state.
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raggd.assembly import Assembly
 from raggd.evaluation.flops import counted_costs
-from raggd.evaluation.runner import Task, make_record, run_part
-from raggd.evaluation.tasks import task_of
-from raggd.files import write_text
+from raggd.evaluation.runner import Task, make_record, run_part, task_of
+from raggd.files import read_json, write_text
 from raggd.methods.base import Method
 from raggd.progress import Progress
 from raggd.records import Prediction, RaggdError
 from raggd.retrieval.evidence import holds_answer
 from raggd.study.plan import Cell, Identities, cell_size, draws_of
-from raggd.study.progress import Pair, Watch
 from raggd.study.settings import StudySettings
 
 if TYPE_CHECKING:
     from raggd.backbone.load import Backbone
+
+
+_PART = re.compile(r"^(?P<benchmark>.+)-(?P<draw>\d{3})-(?P<method>.+)\.json$")
+Pair = tuple[str, str]
+"""Label of a backbone and name of a method."""
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in words.
+
+    >>> [duration_text(value) for value in (8, 95, 4000, 90000)]
+    ['8 s', '1 min 35 s', '1 h 6 min', '25 h 0 min']
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+@dataclass
+class Speed:
+    """Seconds and questions of the parts that were answered, by backbone and method."""
+
+    spent: dict[Pair, float] = field(default_factory=dict)
+    answered: dict[Pair, int] = field(default_factory=dict)
+
+    def add(self, pair: Pair, questions: int, seconds: float) -> None:
+        """File what a part took, adaptation and loss included."""
+        self.spent[pair] = self.spent.get(pair, 0.0) + seconds
+        self.answered[pair] = self.answered.get(pair, 0) + questions
+
+    def per_question(self, pair: Pair) -> float | None:
+        """Return the seconds of a question; the backbone's mean, else that of all, if need be."""
+        own = [key for key in self.spent if key == pair]
+        near = own or [key for key in self.spent if key[0] == pair[0]] or list(self.spent)
+        if not near:
+            return None
+        return sum(self.spent[k] for k in near) / sum(self.answered[k] for k in near)
+
+    def left(self, waiting: dict[Pair, int]) -> float | None:
+        """Return the seconds that waiting questions will take; None before any was measured."""
+        if not self.spent:
+            return None
+        return sum(n * (self.per_question(pair) or 0.0) for pair, n in waiting.items())
+
+
+@dataclass
+class Watch:
+    """Counts what is done and tells the user, batch by batch."""
+
+    show: Progress
+    waiting: dict[Pair, int]
+    total: int = 0
+    done: int = 0
+    speed: Speed = field(default_factory=Speed)
+
+    def __post_init__(self) -> None:
+        self.total = sum(self.waiting.values())
+
+    def advance(self, label: str, questions: int) -> None:
+        """Report questions that were answered or found answered."""
+        self.done += questions
+        left = self.speed.left(self.waiting)
+        text = f"{label}, about {duration_text(left)} left" if left is not None else label
+        self.show(text, self.done, self.total)
+
+    def dropped(self, pair: Pair) -> None:
+        """Stop counting on a method's questions, some of which cannot be answered."""
+        self.waiting.pop(pair, None)
+
+    def part_done(self, pair: Pair, questions: int, seconds: float | None) -> None:
+        """File a finished part and the seconds that it took, where they are known."""
+        self.waiting[pair] = max(0, self.waiting.get(pair, 0) - questions)
+        if seconds is not None:
+            self.speed.add(pair, questions, seconds)
+
+
+def measured_speed(out: Path) -> Speed:
+    """Return what the questions of a study took, from the part files in its folder."""
+    speed = Speed()
+    for path in sorted(out.glob("*/*/seed-*/parts/*.json")):
+        found = _PART.match(path.name)
+        part = read_json(path, what="part file") if found else {}
+        if found and part.get("seconds") is not None:
+            backbone = path.relative_to(out).parts[0]
+            speed.add((backbone, found["method"]), len(part["predictions"]), part["seconds"])
+    return speed
+
 
 _LOADED = {"backbone", "base", "source", "index", "retriever", "_predictors"}
 """What an `Assembly` keeps loaded."""
@@ -35,11 +125,6 @@ Own = Mapping[str, Callable[[Assembly], Method]]
 """Methods that are in no table, by name, and how each is made from the parts of a run."""
 Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
 """Does work that needs the model, when it is free."""
-
-
-def at_once(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Do the work now: nobody else uses the model."""
-    return work()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,18 +155,13 @@ class StudyRunner:
         loaded: Assembly | None = None,
         own: Own | None = None,
         tasks: Mapping[str, Task] | None = None,
-        turn: Turn = at_once,
+        turn: Turn = operator.call,
     ) -> None:
         """Load nothing yet.
 
-        Args:
-            study: the settings.
-            out: the study's folder.
-            progress: told about loading and indexing.
-            loaded: parts that serve every run with the same settings.
-            own: further methods.
-            tasks: tasks that are in no data source, by the name of their benchmark.
-            turn: does what needs the model.
+        `loaded` are parts that serve every run with the same settings; `own` further methods;
+        `tasks` those that are in no data source, by the name of their benchmark; `turn` does what
+        needs the model when it is free.
         """
         self.study = study
         self.out = out
@@ -177,12 +257,7 @@ class StudyRunner:
             self.run_unit(unit, watch)
 
     def run_unit(self, unit: Unit, watch: Watch) -> None:
-        """Answer one draw with every method of the unit; finished cells get their record.
-
-        Args:
-            unit: the work.
-            watch: told about it.
-        """
+        """Answer one draw with every method of the unit; finished cells get their record."""
         task = self.task(unit.seed, unit.retriever, unit.benchmark)
         if unit.draw >= len(task.draws):  # fewer questions than draws
             return
@@ -193,7 +268,8 @@ class StudyRunner:
             pair = (unit.backbone, cell.method)
             label = f"{unit.backbone}, {unit.retriever}, {unit.benchmark}: {cell.method}"
             try:
-                part = self.part(cell, unit.draw, task, parts, partial(watch.advance, label))
+                done = partial(watch.advance, label)
+                part = self._turn(self.work(cell, unit.draw, task, parts, done))
                 if unit.draw == len(task.draws) - 1:
                     self._write_record(cell, task, parts)
             except RaggdError as error:
@@ -202,18 +278,21 @@ class StudyRunner:
                 continue
             watch.part_done(pair, len(task.draws[unit.draw]), part.get("seconds"))
 
-    def part(
-        self, cell: Cell, draw: int, task: Task, parts: Assembly, done: Callable[[int], None]
-    ) -> dict[str, Any]:
-        """Return a part file's content, one method on one draw; computed unless it is there."""
+    def work(
+        self,
+        cell: Cell,
+        draw: int,
+        task: Task,
+        parts: Assembly,
+        done: Callable[[int], None] = lambda _: None,
+    ) -> Callable[[], dict[str, Any]]:
+        """Return what answers one draw with one method, unless its part file is there."""
         method, folder = self.method(parts, cell.method), self.out / cell.folder
-        return self._turn(
-            lambda: run_part(task, draw, method, parts.backbone, parts.settings, folder, done)
-        )
+        return partial(run_part, task, draw, method, parts.backbone, parts.settings, folder, done)
 
     def _write_record(self, cell: Cell, task: Task, parts: Assembly) -> None:
         # a part that is missing or no longer fits is computed here
-        found = [self.part(cell, d, task, parts, lambda _: None) for d in range(len(task.draws))]
+        found = [self._turn(self.work(cell, d, task, parts)) for d in range(len(task.draws))]
         method = self.method(parts, cell.method)
         record = make_record(found, task, method, parts.backbone, parts.settings)
         answers = {p.question_id: p.answer for p in record.predictions}

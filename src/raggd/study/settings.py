@@ -114,11 +114,7 @@ def _refuse_repeated(kind: str, names: list[str], source: str) -> None:
 
 
 def check_study(study: StudySettings, source: str) -> None:
-    """Refuse what does not fit together, before anything is loaded.
-
-    Args:
-        study: the settings.
-        source: the file, for the message.
+    """Refuse what does not fit together, before anything is loaded; `source` is for the message.
 
     Raises:
         RaggdError: a setting that the study lists is given once for all, a name occurs twice, or a

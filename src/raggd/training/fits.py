@@ -34,7 +34,7 @@ from raggd.data.benchmarks import known_benchmarks
 from raggd.data.prepared import prepared_id
 from raggd.data.prompts import Prompt
 from raggd.evaluation.alignment import alignment_summary
-from raggd.evaluation.tasks import support_sets
+from raggd.evaluation.runner import support_sets
 from raggd.methods import spec
 from raggd.methods.spec import weight_file, weights_hash
 from raggd.records import RaggdError, content_id

@@ -16,7 +16,7 @@ from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
 from raggd.data.prepared import Prepared, prepared_id, read_prepared
 from raggd.data.prompts import Prompt
-from raggd.evaluation.tasks import support_sets
+from raggd.evaluation.runner import support_sets
 from raggd.progress import Progress, silent
 from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, SupportSet
 from raggd.retrieval.base import Retriever

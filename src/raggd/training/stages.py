@@ -15,7 +15,7 @@ from raggd.progress import Progress, silent
 from raggd.provenance import origin
 from raggd.records import RaggdError, require_known
 from raggd.settings import Settings
-from raggd.study.progress import duration_text
+from raggd.study.runner import duration_text
 from raggd.training import fits
 from raggd.training.estimate import Work, seconds_per_example, seconds_per_step
 from raggd.training.run import Run

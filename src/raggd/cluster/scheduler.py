@@ -21,14 +21,7 @@ _REPORT = 12
 
 
 def deaths(ray: Any) -> tuple[type[Exception], ...]:
-    """Name what Ray raises when a worker, its node or its result is gone.
-
-    Args:
-        ray: the module.
-
-    Returns:
-        The exceptions; one raised by the work itself is none of them.
-    """
+    """Name what Ray raises when a worker, its node or its result is gone, and the work does not."""
     found = ray.exceptions
     # a worker that Ray ended to save the node's memory is no RayActorError
     return (
@@ -49,7 +42,7 @@ class _Slot(Generic[T]):
     last: T | None = None
 
 
-class Fleet(Generic[T]):
+class Scheduler(Generic[T]):
     """A number of workers, replaced when they die.
 
     Attributes:
@@ -57,13 +50,7 @@ class Fleet(Generic[T]):
     """
 
     def __init__(self, ray: Any, start: Callable[[], Any], size: int) -> None:
-        """Start the workers.
-
-        Args:
-            ray: the module, connected.
-            start: makes a worker: an actor with a method ``work(task)``.
-            size: number of workers.
-        """
+        """Start so many workers: `start` makes an actor with a method ``work(task)``."""
         self._ray = ray
         self._start = start
         self._slots = [_Slot[T](start()) for _ in range(size)]
@@ -71,13 +58,6 @@ class Fleet(Generic[T]):
 
     def ask_all(self, method: str, *arguments: Any) -> list[Any]:
         """Call a method of every worker and wait for all.
-
-        Args:
-            method: its name.
-            *arguments: for it.
-
-        Returns:
-            What each returned.
 
         Raises:
             RaggdError: a worker could not be started, or died.
@@ -104,14 +84,11 @@ class Fleet(Generic[T]):
         near: Callable[[T, T], bool] = lambda *_: False,
         load: Callable[[T], Any] = lambda task: task,
     ) -> None:
-        """Do all tasks.
+        """Do all tasks, the first ones first; `deliver` is told each result as it comes.
 
-        Args:
-            tasks: in the order of their importance.
-            deliver: told each task with its result, in the order in which they finish.
-            near: whether a worker that did the first task does the second with what it has loaded.
-            load: makes what a worker is sent for a task, when it is sent: so that what waits is not
-                held in memory.
+        `near` says whether a worker that did the first task does the second with what it has
+        loaded. `load` makes what a worker is sent for a task, when it is sent: what waits is not
+        held in memory.
 
         Raises:
             RaggdError: `TRIES` workers died over a task.

@@ -1,4 +1,4 @@
-"""Tables of what follows the examples: form, content and exact string in percent."""
+"""Tables of whether answers follow the examples, and of what reading the examples is worth."""
 
 from __future__ import annotations
 
@@ -8,6 +8,26 @@ from typing import Any
 from rich.table import Table
 
 from raggd.methods.spec import method_label
+
+
+def audit_table(result: Mapping[str, Any]) -> Table:
+    """Return a row per task and control of `audit_result`: the right state minus the control."""
+    table = Table(title=f"What reading is worth: {result['audited']}, right minus control (95 %)")
+    for heading in ("task", "control", "EM", "F1", "answer loss"):
+        table.add_column(heading)
+    for task, controls in result["worth"].items():
+        for control, parts in controls.items():
+            cells = [
+                f"{mean:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+                for digits, (mean, low, high) in (
+                    (1, parts["em"]),
+                    (1, parts["f1"]),
+                    (3, parts["loss"]),
+                )
+            ]
+            table.add_row(task, control, *cells)
+    return table
+
 
 _PARTS = ("form", "content", "exact")
 

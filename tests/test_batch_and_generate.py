@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -383,7 +384,8 @@ def test_an_opening_that_does_not_fit_is_not_used(
     others = asked(tiny_backbone, supports)  # they begin otherwise
     much = Prompt(opening.tokens + (8,) * (2 * len(opening.tokens)), 0, 0)
     got = read_prompts(tiny_backbone, others, prefixes=[opening] * len(others))
-    assert torch.equal(got.logits, read_prompts(tiny_backbone, others).logits)
+    close = partial(torch.testing.assert_close, atol=1e-4, rtol=1e-4)
+    close(got.logits, read_prompts(tiny_backbone, others).logits)
     batch = [prompts[0], much]  # padding longer than the opening
     got = read_prompts(tiny_backbone, batch, prefixes=[opening] * 2)
-    torch.testing.assert_close(got.logits, read_prompts(tiny_backbone, batch).logits)
+    close(got.logits, read_prompts(tiny_backbone, batch).logits)

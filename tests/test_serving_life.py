@@ -24,6 +24,7 @@ from raggd.backbone.load import Backbone
 from raggd.methods.spec import EXAMPLES_FILE
 from raggd.methods.store import Store
 from raggd.records import RaggdError
+from raggd.serving import service
 from raggd.serving.app import bind
 from raggd.serving.gate import is_local
 from raggd.serving.scheduler import RunningBatch
@@ -382,9 +383,10 @@ def test_a_damaged_update_is_predicted_again_and_a_damaged_set_left_out(
 
 
 def test_a_full_store_refuses_and_updates_stay_within_their_bound(
-    frozen_backbone: Backbone, tmp_path: Path
+    frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = tiny_parts(tmp_path, frozen_backbone, max_supports=2)
+    monkeypatch.setattr(service, "MOST_SETS", 2)
+    parts = tiny_parts(tmp_path, frozen_backbone)
     with running(parts) as server, server.client() as client:
         server.service.store._bound = 1  # nothing fits
         for number in range(2):

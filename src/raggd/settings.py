@@ -221,7 +221,6 @@ class ServingSettings(_Section):
     """Most answers waiting or being written; beyond it a request is turned away (429)."""
     updates_mb: int = Field(default=256, ge=1)
     """Memory for predicted updates; the least recently used are dropped."""
-    max_supports: int = Field(default=1000, ge=1)
     demonstrations: int = Field(default=16, ge=1)
     """Most demonstrations in one support set."""
     instruction: str = ""

@@ -35,6 +35,8 @@ from raggd.serving.scheduler import Scheduler
 
 LOG = logging.getLogger("raggd.serving")
 T = TypeVar("T")
+MOST_SETS = 1000
+"""Support sets that a server keeps."""
 RESERVE = 8
 """Passages give way to an answer of this part of the context; a longer one takes what is left."""
 
@@ -326,13 +328,13 @@ class Service:
         try:
             shown, retriever = body.demonstrations, self.documents.retriever
             support = await self.aside(lambda: self.support_of(shown, retriever, body.task))
-            most, names = self.settings.serving.max_supports, self.store.names()
-            if support.id not in names and len(names) >= most:
+            names = self.store.names()
+            if support.id not in names and len(names) >= MOST_SETS:
                 raise ApiError(
                     429,
                     "too_many_supports",
-                    f"{most} support sets are stored, the most that this server holds "
-                    "(serving.max_supports): DELETE some first.",
+                    f"{MOST_SETS} support sets are stored, the most that a server holds: "
+                    "DELETE some first.",
                 )
             key = self.rag.key(support)
             stored = await asyncio.to_thread(self.store.add, support)

@@ -28,6 +28,8 @@ HUB_REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 HUB_CORPUS = "retrieval-corpus/wiki18_100w.zip"
 
 SPLITS = ("train", "dev", "test")
+SCORED = ("test", "dev")
+"""Splits to score: the first that there is."""
 SMALLEST_POOL = 12
 
 _Item = TypeVar("_Item")
@@ -38,14 +40,13 @@ class Benchmark:
     """One of the paper's question sets, or one of one's own.
 
     Its name is that of its folder in the layout and the task of its questions, its title stands in
-    the paper's tables. An empty `train_split` means that none is published; the first of
-    `evaluation_splits` that exists is scored. `held_out`: never trained on (paper section 5).
+    the paper's tables. `has_train`: it is known to have a train file, and one that lacks it is
+    refused. `held_out`: never trained on (paper section 5).
     """
 
     name: str
     title: str
-    train_split: str = "train"
-    evaluation_splits: tuple[str, ...] = ("test", "dev")
+    has_train: bool = True
     held_out: bool = False
 
 
@@ -54,13 +55,11 @@ BENCHMARKS: dict[str, Benchmark] = {
     for entry in (
         Benchmark("nq", "NQ"),
         Benchmark("triviaqa", "TriviaQA"),
-        Benchmark("popqa", "PopQA", train_split="", evaluation_splits=("test",), held_out=True),
+        Benchmark("popqa", "PopQA", has_train=False, held_out=True),
         Benchmark("hotpotqa", "HotpotQA"),
         Benchmark("2wikimultihopqa", "2Wiki"),
         Benchmark("musique", "MuSiQue"),
-        Benchmark(
-            "bamboogle", "Bamboogle", train_split="", evaluation_splits=("test",), held_out=True
-        ),
+        Benchmark("bamboogle", "Bamboogle", has_train=False, held_out=True),
     )
 }
 """The paper's seven sets by name, in the order of its tables."""
@@ -85,7 +84,7 @@ def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
         return BENCHMARKS[name]
     own = own_tasks(source)
     require_known("benchmark", name, [*BENCHMARKS, *own])
-    return Benchmark(name, name, train_split="", evaluation_splits=("test", "dev"))
+    return Benchmark(name, name, has_train=False)
 
 
 def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str]:
@@ -175,7 +174,7 @@ def training_questions(source: str | Path, name: str) -> list[Question]:
             f"benchmark '{name}' is held out: nothing may be trained on it (paper section 5). "
             f"Train on {allowed}."
         )
-    return _sorted(load_questions(source, name, benchmark.train_split or "train"))
+    return _sorted(load_questions(source, name, "train"))
 
 
 def _sorted(questions: Iterable[Question]) -> list[Question]:
@@ -183,14 +182,13 @@ def _sorted(questions: Iterable[Question]) -> list[Question]:
 
 
 def _evaluation_questions(source: str | Path, benchmark: Benchmark) -> list[Question]:
-    for split in benchmark.evaluation_splits:
+    for split in SCORED:
         path = find_file(source, benchmark.name, split)
         if path is not None:
             return read_questions(path, task=benchmark.name)
-    tried = " or ".join(benchmark.evaluation_splits)
     raise RaggdError(
         f"benchmark '{benchmark.name}' has nothing to score in {source}: expected "
-        f"{benchmark.name}/<split>.jsonl or .jsonl.gz with the split {tried}."
+        f"{benchmark.name}/<split>.jsonl or .jsonl.gz with the split {' or '.join(SCORED)}."
     )
 
 
@@ -209,7 +207,7 @@ def _divide(source: str | Path, benchmark: Benchmark) -> tuple[list[Question], l
 
 
 def _has_train(source: str | Path, benchmark: Benchmark) -> bool:
-    return bool(benchmark.train_split) or find_file(source, benchmark.name, "train") is not None
+    return benchmark.has_train or find_file(source, benchmark.name, "train") is not None
 
 
 def support_pool(source: str | Path, name: str) -> list[Question]:

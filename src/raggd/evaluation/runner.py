@@ -22,8 +22,8 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix
 from raggd.data.benchmarks import (
+    SCORED,
     choose_by_hash,
-    find_benchmark,
     find_file,
     questions_hash,
     scored_questions,
@@ -296,8 +296,7 @@ def _deal(items: Sequence[Item], draws: int) -> tuple[tuple[Item, ...], ...]:
 
 
 def _split(source: str, name: str) -> str:
-    splits = find_benchmark(name, source).evaluation_splits
-    return next((split for split in splits if find_file(source, name, split)), splits[0])
+    return next((split for split in SCORED if find_file(source, name, split)), SCORED[0])
 
 
 def build_task(

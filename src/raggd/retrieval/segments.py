@@ -197,9 +197,10 @@ def sort_range(
     place[order] = np.arange(len(terms), dtype=np.int32)
     del terms
     sizes = np.frombuffer(lengths, dtype=np.int32)
-    made = make_postings(place[np.frombuffer(numbers, dtype=np.int32)], sizes, len(place))
-    counts = made.counts.astype(np.min_scalar_type(made.counts.max(initial=0)))
-    parts = (keys[:, order], sizes, made.indptr, made.rows, counts)
+    words = place[np.frombuffer(numbers, dtype=np.int32)]
+    indptr, rows, counts = make_postings(words, sizes, len(place))
+    counts = counts.astype(np.min_scalar_type(counts.max(initial=0)))
+    parts = (keys[:, order], sizes, indptr, rows, counts)
     return dict(zip(_SORTED, parts, strict=True))
 
 

@@ -15,7 +15,6 @@ import math
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import pairwise
@@ -180,18 +179,6 @@ Keys = NDArray[np.uint64]
 """128-bit hashes of terms as two rows, shape (2, n)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Postings:
-    """Which passages hold which terms, and how often; terms are in the order of their keys.
-
-    `indptr` is of shape (terms + 1,), the others (postings,), rows rising within a term.
-    """
-
-    indptr: NDArray[np.int64]
-    rows: Numbers
-    counts: Numbers
-
-
 def term_keys(terms: Sequence[str]) -> Keys:
     """Return the keys of terms; different ones share a key with a probability of 2 to the -128."""
     digests = b"".join(blake2b(term.encode(), digest_size=16).digest() for term in terms)
@@ -233,11 +220,14 @@ def places_of(keys: Keys, joined: Keys) -> Numbers:
     return found
 
 
-def make_postings(numbers: Numbers, lengths: Numbers, terms: int) -> Postings:
-    """Sort the words of passages into postings.
+def make_postings(
+    numbers: Numbers, lengths: Numbers, terms: int
+) -> tuple[NDArray[np.int64], Numbers, Numbers]:
+    """Sort the words of passages into postings: which passages hold which terms, and how often.
 
     `numbers`, (words,), are the terms of the words, passage after passage; `lengths`, (passages,),
-    the words per passage; `terms` the number of terms.
+    the words per passage. Returned are where the postings of each of the `terms` begin,
+    (terms + 1,), their rows, rising within a term, and their counts, (postings,).
     """
     pairs = numbers.astype(np.int64)
     pairs <<= 32
@@ -255,7 +245,7 @@ def make_postings(numbers: Numbers, lengths: Numbers, terms: int) -> Postings:
     del starts
     rows = (pairs & 0xFFFFFFFF).astype(np.int32)
     pairs >>= 32
-    return Postings(np.searchsorted(pairs, np.arange(terms + 1)), rows, counts)
+    return np.searchsorted(pairs, np.arange(terms + 1)), rows, counts
 
 
 def inverse_frequencies(found: NDArray[np.int64], passages: int) -> NDArray[np.float32]:

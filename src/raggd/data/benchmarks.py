@@ -76,9 +76,6 @@ def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
     """Return the entry of `BENCHMARKS`, or one for a set of one's own in the source.
 
     That is ``<source>/<name>/test.jsonl``; without a train file a part of it is the support pool.
-
-    Raises:
-        RaggdError: there is none of that name; the nearest is offered.
     """
     if name in BENCHMARKS:
         return BENCHMARKS[name]
@@ -214,11 +211,7 @@ def support_pool(source: str | Path, name: str) -> list[Question]:
     """Return the questions that demonstrations are drawn from, sorted by id; none is ever scored.
 
     It is the train split; without one (PopQA and Bamboogle as published) a fixed tenth of the
-    questions, at least 12, chosen by a hash of the id.
-
-    Raises:
-        RaggdError: the benchmark is unknown or cannot be loaded, or it has too few questions to
-            be divided.
+    questions, at least 12, chosen by a hash of the id; too few to divide are refused.
     """
     benchmark = find_benchmark(name, source)
     if _has_train(source, benchmark):
@@ -231,10 +224,6 @@ def scored_questions(source: str | Path, name: str) -> list[Question]:
 
     Where the pool is cut out of the same file, a question with the same text as one of the pool
     is left out too.
-
-    Raises:
-        RaggdError: the benchmark is unknown or cannot be loaded, or it has too few questions to
-            be divided.
     """
     benchmark = find_benchmark(name, source)
     if _has_train(source, benchmark):

@@ -71,11 +71,7 @@ Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]] | Listing
 
 
 def look_at(corpus: Corpus) -> Listing:
-    """Return what a corpus holds now; files are not read, passages from elsewhere are hashed.
-
-    Raises:
-        RaggdError: there is nothing to read.
-    """
+    """Return what a corpus holds now; files are not read, passages from elsewhere are hashed."""
     if isinstance(corpus, Listing):
         return corpus
     if isinstance(corpus, Path):

@@ -95,11 +95,7 @@ class StoreWriter:
                 self._ids.add(_ID(line.decode(), _ID_AT)[0])
 
     def add(self, passages: Iterable[Passage]) -> str:
-        """Return the hash of passages, their ids, titles and texts, once they are appended.
-
-        Raises:
-            RaggdError: a passage has no id or no words.
-        """
+        """Append passages, none without id or words; return a hash of ids, titles and texts."""
         return corpus_hash(self._written(passages))
 
     def _written(self, passages: Iterable[Passage]) -> Iterator[Passage]:

@@ -429,6 +429,15 @@ def test_tail_is_logarithmic_beyond_four_null_losses_and_smooth() -> None:
     torch.testing.assert_close(slope[0, :3], torch.tensor([1.0, 1.0, 1 / math.e]))
 
 
+def test_the_wider_a_stacks_tokens_the_smaller_its_steps_and_the_more() -> None:
+    cells = FIGURES["fig8"].cells(False, "authors")
+    assert {c["documents"] for c in cells} == {2, 5, 10, 15}
+    for cell in cells:
+        reach = cell["learning_rate"] * task_spec(cell).width
+        assert reach == pytest.approx(0.1, rel=0.05)
+        assert cell["steps"] == (2500 if cell["documents"] >= 10 else 1000)
+
+
 @pytest.mark.parametrize("spec", THEIRS, ids=str)
 def test_learned_gd_plus_plus_beats_plain_steps_and_is_a_minimum(spec: TaskSpec) -> None:
     tasks, held = sample(spec, 2, 1000, rng()), sample(spec, 2, 1000, rng(1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from statistics import StatisticsError
+from statistics import StatisticsError, mean
 from statistics import correlation as pearson
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ STATISTICS = {
     "target_kurtosis": "excess kurtosis of the target",
 }
 _RESAMPLES = 2000
+_ORDERED = ("bike", "calories", "california", "wine")
 
 
 def _cells(quick: bool, reading: str) -> list[Row]:
@@ -116,27 +117,21 @@ def _ordering(mine: Sequence[Row]) -> dict[str, Any]:
         for table in TABLES
         for how in values_of(mine, "normalisation")
     }
-    mean = {
-        table: [
-            sum(r["cosine"] for r in select(mine, table=table, seed=seed)) / len(Normalisation)
-            for seed in values_of(mine, "seed")
-        ]
+    seeds = values_of(mine, "seed")
+    by_seed = {
+        table: [mean(r["cosine"] for r in select(mine, table=table, seed=s)) for s in seeds]
         for table in TABLES
     }
-    averages = {table: interval(v) for table, v in mean.items()}
-    better = ("bike", "calories")
-    worse = ("california", "wine")
-    named = {"bike": cosine["bike", "min-max"], "calories": averages["calories"]}
-    gap = [
-        sum(mean[t][s] for t in better) / 2 - sum(mean[t][s] for t in worse) / 2
-        for s in range(len(mean["bike"]))
-    ]
+    average = {table: interval(values) for table, values in by_seed.items()}
+    bike, calories, california, wine = (by_seed[t] for t in _ORDERED)
+    gap = [(b + c - h - w) / 2 for b, c, h, w in zip(bike, calories, california, wine, strict=True)]
+    aligned = min(cosine["bike", "min-max"][0], average["calories"][0])
     return {
         "cosine": {f"{table}, {how}": rounded(v) for (table, how), v in cosine.items()},
-        "cosine_by_table": {table: rounded(v) for table, v in averages.items()},
+        "cosine_by_table": {table: rounded(v) for table, v in average.items()},
         "difference_of_the_two_groups": rounded(interval(gap)),
-        "every_aligned_above_every_degraded": min(named[t][0] for t in better)
-        > max(averages[t][0] for t in worse),
+        "every_aligned_above_every_degraded": aligned
+        > max(average["california"][0], average["wine"][0]),
     }
 
 

@@ -466,6 +466,22 @@ def test_learned_gd_plus_plus_beats_plain_steps_and_is_a_minimum(spec: TaskSpec)
         torch.testing.assert_close(shift[:, 0, 0], found, rtol=1e-3, atol=1e-4)
 
 
+def test_gd_plus_plus_of_five_wide_layers_is_never_worse_than_plain_steps() -> None:
+    """Where a trial of the search overflows: it used to end in numbers that are none."""
+    spec = replace(THEIRS[0], documents=15)
+    tasks = sample(spec, 3, 200, rng(2))
+    weights = start_weights(spec, 3)
+    plain = search_eta(tasks, 5)
+    eta, gamma = search_gd_plus_plus(tasks, 5, plain)
+
+    def loss_of(eta: torch.Tensor, gamma: torch.Tensor) -> torch.Tensor:
+        network = constructed(weights, eta, spec.examples, 5, gamma=gamma)
+        return mean_loss(attention_predictor(network), tasks)
+
+    assert eta.isfinite().all()
+    assert (loss_of(eta, gamma) <= 1.0001 * loss_of(plain, 0 * gamma)).all()
+
+
 def test_trained_layer_finds_the_step_in_the_authors_reading() -> None:
     cell = synthetic_cell(
         "projection",

@@ -163,7 +163,8 @@ def search_gd_plus_plus(
 ) -> tuple[Tensor, Tensor]:
     """Learn GD++'s eta and gamma, (R,) each, which K layers share, on training tasks.
 
-    A quasi-Newton search in two numbers per replica, from the best plain eta and a tenth of it.
+    A quasi-Newton search in two numbers per replica, from the best plain eta and a tenth of it;
+    where it finds nothing better, plain steps (gamma 0).
     """
     spectrum = _spectrum(next(tasks.chunks(_SEARCHED)), weights)
     unit = eta.double()
@@ -172,13 +173,17 @@ def search_gd_plus_plus(
 
     def closure() -> Tensor:
         search.zero_grad()
-        value = spectrum.losses(scaled[0] * unit, scaled[1] * unit, steps).sum()
+        # Its logarithm, since a step too long is a loss of 10^100, and the search would be lost.
+        value = spectrum.losses(scaled[0] * unit, scaled[1] * unit, steps).log().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     search.step(closure)  # type: ignore[no-untyped-call]
-    found = scaled.detach() * unit
-    return found[0].to(eta.dtype), found[1].to(eta.dtype)
+    eta_found, gamma = scaled.detach() * unit
+    none = torch.zeros_like(gamma)
+    better = spectrum.losses(eta_found, gamma, steps) <= spectrum.losses(unit, none, steps)
+    eta_found, gamma = torch.where(better, eta_found, unit), torch.where(better, gamma, none)
+    return eta_found.to(eta.dtype), gamma.to(eta.dtype)
 
 
 @dataclass(frozen=True, slots=True)

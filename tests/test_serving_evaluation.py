@@ -56,7 +56,8 @@ def test_each_example_is_asked_adapted_to_the_others(server: Running, client: ht
     assert "too few to tell" in found["advice"]
     server.wait_idle()
     assert text == offline_answer(server.parts, "base", questions(1)[0])
-    rows = found["tables"][0]["rows"]
+    (scores,) = found["tables"]
+    rows = scores["rows"]
     assert {row[0] for row in rows} == {method_label(name) for name in WANTED}
     assert {row[1] for row in rows} == {str(len(shown))}
     assert not [f for f in files_under(Path(os.environ["RAGGD_CACHE"])) if "retrieval" in f]
@@ -69,6 +70,7 @@ def test_questions_of_ones_own_are_asked_of_a_stored_set(client: httpx.Client) -
     found = finished(client, client.post(URL, json=body).json())
     assert (found["status"], found["questions"]) == ("done", FEWEST), found
     assert "too few to tell" not in found["advice"]
+    assert len(found["tables"]) == 2, "the differences, too"
     assert found["advice"]
     assert {row[1] for row in found["tables"][0]["rows"]} == {str(FEWEST)}
 

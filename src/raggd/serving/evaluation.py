@@ -111,8 +111,10 @@ class Evaluations:
             with tempfile.TemporaryDirectory(prefix="raggd-evaluation-") as folder:
                 names = own_methods(parts)
                 report = score_task(parts, task, names, Path(folder), progress, turn)
-            view.tables = [_table(table) for table in report.tables]
-            view.advice = report.advice if task.size >= FEWEST else too_few(task.size)
+            # of few questions only the scores are shown: their p-values would pretend to know
+            enough = task.size >= FEWEST
+            view.tables = [_table(t) for t in (report.tables if enough else report.tables[:1])]
+            view.advice = report.advice if enough else too_few(task.size)
             view.status = "done"
         except CancelledError:
             view.status = "cancelled"

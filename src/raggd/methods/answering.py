@@ -196,7 +196,8 @@ def answer_rows(
             readings = readings or [_read(backbone, rows, prompts, soft, opening)]
             reading = join_readings(readings)
             most = max(max_tokens, *(row.most for row in rows))
-            answers = decode(backbone, reading, most, lines=[row.lines for row in rows])
+            texts = decode(backbone, reading, most, lines=[row.lines for row in rows])
+        answers = [row.spelt(text) for row, text in zip(rows, texts, strict=True)]
         back = sorted(range(len(order)), key=order.__getitem__)
         answers = [answers[at] for at in back]
         if golds is None:

@@ -13,6 +13,8 @@ from typing import Protocol, runtime_checkable
 from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.backbone.prefix import Prefix
 from raggd.core.low_rank import BaseAdapter, Update
+from raggd.data.shown import is_refusal
+from raggd.data.spelling import Spelling
 from raggd.records import Demonstration, Passage, Question, SupportSet
 
 
@@ -32,6 +34,7 @@ class Adapted:
         lines: whether an answer may have several lines, as those of the demonstrations have.
         most: tokens that an answer like those of the demonstrations may need; 0: not known.
         refusals: answers of the demonstrations that say that the passages hold none.
+        spelling: the change of letters that answers need, which the model does not make.
         sources: whether passages are shown with the names of their files, as demonstrations name
             files.
     """
@@ -46,7 +49,14 @@ class Adapted:
     lines: bool = False
     most: int = 0
     refusals: tuple[str, ...] = ()
+    spelling: Spelling | None = None
     sources: bool = False
+
+    def spelt(self, answer: str) -> str:
+        """Return what the model wrote with the letters that were shown; a refusal as it is."""
+        if self.spelling is None or is_refusal(answer, self.refusals):
+            return answer
+        return self.spelling.apply(answer)
 
 
 @dataclass(frozen=True, slots=True)

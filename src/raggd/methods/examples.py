@@ -17,6 +17,7 @@ from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, Update, load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
 from raggd.data.shown import names_files, refusals_of, without_passages
+from raggd.data.spelling import spelling_of
 from raggd.methods.base import Adapted
 from raggd.methods.build import Parts
 from raggd.methods.spec import FILES_OF, weight_file, weights_hash
@@ -80,7 +81,8 @@ class ExamplesPrefix:
 
     def shown(self, support: SupportSet) -> Adapted:
         """Return the state of a set before its examples are read."""
-        shown = without_passages(support.demonstrations)
+        spelling, plain = spelling_of(support.demonstrations)
+        shown = without_passages(plain)
         return Adapted(
             base=self.base,
             update=self.step,
@@ -89,6 +91,7 @@ class ExamplesPrefix:
             lines=any("\n" in d.answer.strip() for d in shown),
             most=self._most(shown),
             refusals=refusals_of(support.demonstrations),
+            spelling=spelling,
             sources=names_files(support.demonstrations),
         )
 

@@ -27,6 +27,7 @@ from raggd.core.low_rank import (
     factors_of,
     tensors_of,
 )
+from raggd.data.spelling import Spelling
 from raggd.files import (
     cache_folder,
     load_tensors,
@@ -41,7 +42,7 @@ from raggd.records import Demonstration, Passage, RaggdError, SupportSet, conten
 BOUND = 256 << 20
 """Bytes of adapted states, in memory and again on disk; the longest unused go first."""
 STATE_KIND = "raggd adapted state"
-_PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals", "sources"}
+_PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals", "spelling", "sources"}
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -326,6 +327,7 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
         rest, tokens = json.loads(about.get("state", "{}")), json.loads(about.get("tokens", "[]"))
         rest["shown"] = tuple(map(_shown, rest.get("shown", ())))
         rest["refusals"] = tuple(rest.get("refusals", ()))
+        rest["spelling"] = Spelling(*rest["spelling"]) if rest.get("spelling") else None
         pairs = [[tensors[f"prefix.{i}.{kind}"].to(base.device) for kind in ("keys", "values")]
                  for i in range(base.spec.layers if tokens else 0)]  # fmt: skip
         update = None

@@ -112,9 +112,18 @@ class AnswerText:
     """The growing text of one answer."""
 
     def __init__(
-        self, decode: Callable[[list[int]], str], stops: Sequence[str] = (), *, lines: bool = False
+        self,
+        decode: Callable[[list[int]], str],
+        stops: Sequence[str] = (),
+        *,
+        lines: bool = False,
+        spelt: Callable[[str], str] | None = None,
     ) -> None:
-        """Start with nothing written; `decode` leaves special tokens out."""
+        """Start with nothing written; `decode` leaves special tokens out.
+
+        An answer whose letters are changed at its end (`spelt`) is shown whole, when it has ended.
+        """
+        self._spelt = spelt
         self._lines = lines
         self._decode = decode
         self._stops = [stop for stop in stops if stop]
@@ -130,7 +139,8 @@ class AnswerText:
         cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         broken = not self._lines and len(f"{text}.".splitlines()) > 1  # a second line has begun
         self.ended = broken or bool(cuts)
-        return clean_answer(text[: min(cuts)] if cuts else text, lines=self._lines)
+        text = clean_answer(text[: min(cuts)] if cuts else text, lines=self._lines)
+        return self._spelt(text) if self._spelt else text
 
     def push(self, token: int) -> str:
         """Take one more token and return the piece of text that is certain now; often empty."""
@@ -140,6 +150,8 @@ class AnswerText:
         text = self.text
         if self.ended:
             return self._show(text)
+        if self._spelt:
+            return ""
         certain = text.rstrip(_UNFINISHED).rstrip()
         return self._show(certain[: len(certain) - held_back(certain, self._stops)].rstrip())
 

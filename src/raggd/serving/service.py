@@ -216,6 +216,7 @@ class Service:
                 lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
                 request.stops,
                 lines=adapted.lines,
+                spelt=adapted.spelt if adapted.spelling else None,
             ),
             probabilities=Probabilities(self._bytes_of) if told else None,
             max_tokens=min(most, limit - len(prompt.tokens)),

@@ -33,7 +33,7 @@ from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.evaluation import timing
-from raggd.evaluation.timing import in_turn, paired
+from raggd.evaluation.timing import Ratio, Work, in_turn, ratio_of
 from raggd.files import read_json
 from raggd.methods.spec import BASE_FILE, PREDICTOR_FILE
 from raggd.records import RaggdError
@@ -60,6 +60,11 @@ class FakeClock:
             self.now += next(durations) / 1000
 
         return run
+
+
+def paired(a: Work, b: Work, rounds: int) -> Ratio:
+    times = in_turn({"a": a, "b": b}, rounds)
+    return ratio_of(times["a"], times["b"])
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def ask_result(
             adapted = rag.adapt(support, method=method, instruction=instruction)
     with watch.timed("answer"):
         answer = rag.answer(question, adapted, guess=guess, instruction=instruction)
-    spent = {stage: round(cost.median_ms, 1) for stage, cost in watch.costs().items()}
+    spent = {stage: round(ms, 1) for stage, ms in watch.medians().items()}
     spent["total"] = round((time.perf_counter() - started) * 1000 + spent.get("start", 0.0), 1)
     shown = support.demonstrations if support else ()
     return {

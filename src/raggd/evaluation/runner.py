@@ -203,14 +203,14 @@ class _DrawRunner:
             asked = [prompts[i] for i in part] if shared else self._prompts(batch, adapted)
             found |= dict(zip(part, self._batch(batch, adapted, asked, opening), strict=True))
             done(len(part))
-        costs = self.watch.costs()
-        opened = 0.0 if opening is None else costs["opening"].median_ms
+        times = self.watch.medians()
+        opened = 0.0 if opening is None else times["opening"]
         return {
             "predictions": [
                 asdict(replace(found[i], support_id=item.support.id)) for i, item in enumerate(draw)
             ],
-            "adapt_ms": opened + (costs["adapt"].median_ms if self.method.adapts else 0.0),
-            "answer_ms": costs["answer"].median_ms,
+            "adapt_ms": opened + (times["adapt"] if self.method.adapts else 0.0),
+            "answer_ms": times["answer"],
         }
 
 

@@ -68,30 +68,14 @@ def ratio_of(a: Sequence[float], b: Sequence[float]) -> Ratio:
     return Ratio(median(ratios), min(ratios), max(ratios), median(a), median(b), len(ratios))
 
 
-def paired(a: Work, b: Work, rounds: int) -> Ratio:
-    """Time two pieces of work in turn, after one warm-up of each, and return A / B."""
-    times = in_turn({"a": a, "b": b}, rounds)
-    return ratio_of(times["a"], times["b"])
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Summary of repeated timings, in milliseconds; the median is what tables show."""
-
-    count: int
-    median_ms: float
-    min_ms: float
-    max_ms: float
-
-
 class Stopwatch:
     """Collects wall times by name.
 
     >>> watch = Stopwatch()
     >>> with watch.timed("answer", units=8):  # a batch of 8: one question's share is kept
     ...     pass
-    >>> watch.cost("answer").count
-    1
+    >>> list(watch.medians())
+    ['answer']
     """
 
     def __init__(
@@ -132,18 +116,6 @@ class Stopwatch:
         """File a time that was measured elsewhere."""
         self._times.setdefault(name, []).append(milliseconds)
 
-    def cost(self, name: str) -> Cost:
-        """Summarise the times under one name.
-
-        Raises:
-            RaggdError: nothing was timed under that name.
-        """
-        times = self._times.get(name)
-        if not times:
-            known = ", ".join(self._times) or "nothing yet"
-            raise RaggdError(f"nothing was timed as '{name}'; timed so far: {known}.")
-        return Cost(len(times), median(times), min(times), max(times))
-
-    def costs(self) -> dict[str, Cost]:
-        """Return the summary of everything, by name in the order of first use."""
-        return {name: self.cost(name) for name in self._times}
+    def medians(self) -> dict[str, float]:
+        """Return the median milliseconds of everything, by name in the order of first use."""
+        return {name: median(times) for name, times in self._times.items()}

@@ -44,6 +44,7 @@ QUESTIONS ?= 100
 build/versions/%: .venv-%/.ready
 	.venv-$*/bin/raggd evaluate --settings settings/smollm2-evaluate.toml --methods base,rag-gd-tuned \
 		--set data.folder=$(DATA) --set evaluation.questions=$(QUESTIONS) --set evaluation.draws=1 \
+		--set evaluation.answer_loss=false \
 		--set backbone.dtype=float32 --set backbone.device=cpu --out $@
 versions: build/versions/lowest build/versions/highest
 	$(BIN)/python -m benchmarks.versions $^

@@ -32,7 +32,7 @@ def test_differences_are_counted_and_named(tmp_path: Path) -> None:
     found = compare(left, right)
     assert (found["answers"], found["same"], found["questions"]) == (2, 1, {"nq/base": 2})
     assert [(d["left"], d["right"]) for d in found["different"]] == [("Rome", "Oslo")]
-    assert (found["left"]["transformers"], found["right"]["transformers"]) == ("1", "2")
+    assert [found[s]["versions"]["transformers"] for s in ("left", "right")] == ["1", "2"]
     other = _record(tmp_path / "other", ["Lima"], "2")
     with pytest.raises(RaggdError, match="different questions"):
         compare(left, other)

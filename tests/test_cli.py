@@ -403,7 +403,9 @@ def test_a_real_process_writes_json_and_nothing_else(place: Place) -> None:
 def test_ctrl_c_ends_a_process_with_130_and_says_how_to_go_on(tmp_path: Path) -> None:
     started = tmp_path / "started"
     code = (
-        "import sys, time, pathlib\n"
+        "import signal, sys, time, pathlib\n"
+        # a shell ignores it for what runs in its background
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import raggd.cli.data as workflow\n"
         "def slow(parts):\n"
         f"    pathlib.Path({str(started)!r}).touch()\n"

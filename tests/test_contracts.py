@@ -184,10 +184,12 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
     )
     assert len(bare.tokens) < len(shown.tokens) < len(bare.tokens) + with_passages + 60
     assert shown.answer_tokens == bare.answer_tokens
-    lessons = training_lessons(tokenizer, ROWS, ExamplesSettings(steps=3, batch=2))
+    settings = ExamplesSettings(steps=3, batch=2, predict=True)
+    lessons = training_lessons(tokenizer, ROWS, settings)
     assert len(lessons) == 6
     assert all(t.prompt.tokens[: len(t.examples)] == t.examples for t in lessons)
-    bare_ones = training_lessons(tokenizer, ROWS, ExamplesSettings(steps=3, batch=2, show=False))
+    unshown = settings.model_copy(update={"show": False})
+    bare_ones = training_lessons(tokenizer, ROWS, unshown)
     assert [t.examples for t in bare_ones] == [t.examples for t in lessons]
     assert all(t.prompt.tokens[: len(t.examples)] != t.examples for t in bare_ones)
 

@@ -103,7 +103,7 @@ class Taught:
 
     Attributes:
         prompt: answered; with the examples before the question, or without them.
-        examples: tokens of the examples, as a prefix has them.
+        examples: their tokens, as a prefix has them; none where nothing is predicted from them.
     """
 
     prompt: Prompt
@@ -120,12 +120,12 @@ def training_lessons(
     wanted = settings.steps * settings.batch * settings.accumulate
     lessons: list[Taught] = []
     for lesson in draw_lessons(rows, settings):
-        shown = without_passages(lesson.support.demonstrations)
         try:
             prompt = lesson_prompt(tokenizer, lesson, settings.max_tokens, show=settings.show)
         except RaggdError:
             continue
-        lessons.append(Taught(prompt, prefix_tokens(tokenizer, shown, FOLLOW)))
+        shown = without_passages(lesson.support.demonstrations) if settings.predict else ()
+        lessons.append(Taught(prompt, prefix_tokens(tokenizer, shown, FOLLOW) if shown else ()))
         if len(lessons) == wanted:
             break
     return lessons

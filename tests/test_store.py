@@ -13,6 +13,7 @@ import torch
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, load_update
+from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted
 from raggd.methods.store import Store, size_of, state_key
 from raggd.records import RaggdError, SupportSet
@@ -168,6 +169,18 @@ def test_a_damaged_or_foreign_file_is_made_again(
     strange = Store(tmp_path)
     strange.adapt(method, supports[:1], "x", foreign)
     assert strange.computed == 1
+
+
+def test_a_state_of_another_version_is_made_again(
+    method: Counting, supports: list[SupportSet], tmp_path: Path
+) -> None:
+    adapt(Store(tmp_path), method, supports[:1])
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors, about = load_tensors(file)
+    save_tensors(file, tensors, {**about, "state": json.dumps({"forgotten": 1})})
+    again = Store(tmp_path)
+    adapt(again, method, supports[:1])
+    assert again.computed == 1
 
 
 def test_a_state_on_disk_is_an_update_that_answers_take(

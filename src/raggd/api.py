@@ -334,7 +334,7 @@ class Rag:
     def _write_prompt(self, folder: Path, state: Adapted, stem: str = "") -> None:
         from raggd.adaptation.export_prompt import write_prompt
 
-        shown, said = state.shown, state.instruction
+        shown, said = state.given(), state.instruction
         write_prompt(folder, self.parts.backbone, shown, said, stem, sources=state.sources)
 
 

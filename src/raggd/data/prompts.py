@@ -38,11 +38,13 @@ class Prompt:
         tokens: token ids; the answer, closed by the end token, comes last.
         answer_tokens: how many of them are the answer's (0 when it is to be generated).
         passages_cut: passages that were shortened or dropped to fit.
+        passages: those that it shows.
     """
 
     tokens: tuple[int, ...]
     answer_tokens: int
     passages_cut: int
+    passages: tuple[Passage, ...] = ()
 
 
 def _heading(passage: Passage, sources: bool) -> str:
@@ -174,7 +176,7 @@ def build_prompt(
             )
         kept = _cut(tokenizer, kept, len(tokens) - room)
     whole = sum(old is new for old, new in zip(passages, kept, strict=False))
-    return Prompt((*tokens, *end), len(end), len(passages) - whole)
+    return Prompt((*tokens, *end), len(end), len(passages) - whole, tuple(kept))
 
 
 def prefix_tokens(

@@ -197,7 +197,10 @@ def answer_rows(
             reading = join_readings(readings)
             most = max(max_tokens, *(row.most for row in rows))
             texts = decode(backbone, reading, most, lines=[row.lines for row in rows])
-        answers = [row.spelt(text) for row, text in zip(rows, texts, strict=True)]
+        answers = [
+            row.written(text, prompt.passages)
+            for row, text, prompt in zip(rows, texts, prompts, strict=True)
+        ]
         back = sorted(range(len(order)), key=order.__getitem__)
         answers = [answers[at] for at in back]
         if golds is None:

@@ -7,14 +7,13 @@ adapt. `Adapted` is all that answering needs to know, so rows adapted differentl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.backbone.prefix import Prefix
 from raggd.core.low_rank import BaseAdapter, Update
-from raggd.data.shown import is_refusal
-from raggd.data.spelling import Spelling
+from raggd.data.template import AnswerTemplate
 from raggd.records import Demonstration, Passage, Question, SupportSet
 
 
@@ -34,7 +33,7 @@ class Adapted:
         lines: whether an answer may have several lines, as those of the demonstrations have.
         most: tokens that an answer like those of the demonstrations may need; 0: not known.
         refusals: answers of the demonstrations that say that the passages hold none.
-        spelling: the change of letters that answers need, which the model does not make.
+        template: what stands around the value of every answer, which the model does not write.
         sources: whether passages are shown with the names of their files, as demonstrations name
             files.
     """
@@ -49,14 +48,17 @@ class Adapted:
     lines: bool = False
     most: int = 0
     refusals: tuple[str, ...] = ()
-    spelling: Spelling | None = None
+    template: AnswerTemplate | None = None
     sources: bool = False
 
-    def spelt(self, answer: str) -> str:
-        """Return what the model wrote with the letters that were shown; a refusal as it is."""
-        if self.spelling is None or is_refusal(answer, self.refusals):
-            return answer
-        return self.spelling.apply(answer)
+    def given(self) -> tuple[Demonstration, ...]:
+        """Return the demonstrations shown, with their answers as they were given."""
+        answers = self.template.answers if self.template else [d.answer for d in self.shown]
+        return tuple(replace(d, answer=a) for d, a in zip(self.shown, answers, strict=True))
+
+    def written(self, answer: str, passages: Sequence[Passage] = ()) -> str:
+        """Return what the model wrote in the template that was shown, if one was."""
+        return self.template.write(answer, passages) if self.template else answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, Update, load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
 from raggd.data.shown import names_files, refusals_of, without_passages
-from raggd.data.spelling import spelling_of
+from raggd.data.template import template_of
 from raggd.methods.base import Adapted
 from raggd.methods.build import Parts
 from raggd.methods.spec import FILES_OF, weight_file, weights_hash
@@ -81,7 +81,7 @@ class ExamplesPrefix:
 
     def shown(self, support: SupportSet) -> Adapted:
         """Return the state of a set before its examples are read."""
-        spelling, plain = spelling_of(support.demonstrations)
+        template, plain = template_of(support.demonstrations)
         shown = without_passages(plain)
         return Adapted(
             base=self.base,
@@ -91,8 +91,8 @@ class ExamplesPrefix:
             lines=any("\n" in d.answer.strip() for d in shown),
             most=self._most(shown),
             refusals=refusals_of(support.demonstrations),
-            spelling=spelling,
-            sources=names_files(support.demonstrations),
+            template=template,
+            sources=names_files(plain),
         )
 
     def tokens(self, shown: Adapted) -> tuple[int, ...]:

@@ -27,7 +27,7 @@ from raggd.core.low_rank import (
     factors_of,
     tensors_of,
 )
-from raggd.data.spelling import Spelling
+from raggd.data.template import AnswerTemplate
 from raggd.files import (
     cache_folder,
     load_tensors,
@@ -42,7 +42,7 @@ from raggd.records import Demonstration, Passage, RaggdError, SupportSet, conten
 BOUND = 256 << 20
 """Bytes of adapted states, in memory and again on disk; the longest unused go first."""
 STATE_KIND = "raggd adapted state"
-_PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals", "spelling", "sources"}
+_PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals", "template", "sources"}
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -297,6 +297,7 @@ def write_state(path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> bool:
         tensors |= {f"prefix.{number}.keys": keys, f"prefix.{number}.values": values}
     rest = {f.name: getattr(adapted, f.name) for f in fields(Adapted) if f.name in _PLAIN}
     rest |= {"shown": [asdict(d) for d in adapted.shown]}
+    rest |= {"template": asdict(adapted.template)} if adapted.template else {}
     about = {
         "kind": UPDATE_KIND if update else STATE_KIND,
         "spec": adapted.base.spec.to_json(),
@@ -327,14 +328,14 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
         rest, tokens = json.loads(about.get("state", "{}")), json.loads(about.get("tokens", "[]"))
         rest["shown"] = tuple(map(_shown, rest.get("shown", ())))
         rest["refusals"] = tuple(rest.get("refusals", ()))
-        rest["spelling"] = Spelling(*rest["spelling"]) if rest.get("spelling") else None
+        rest["template"] = AnswerTemplate.of(rest["template"]) if rest.get("template") else None
         pairs = [[tensors[f"prefix.{i}.{kind}"].to(base.device) for kind in ("keys", "values")]
                  for i in range(base.spec.layers if tokens else 0)]  # fmt: skip
         update = None
         if about["kind"] == UPDATE_KIND:
             check_shapes(base.spec, tensors, "update")
             update = Update(base.spec, factors_of(tensors), about["base"]).to(base.device)
+        prefix = Prefix(tuple(tokens), tuple((k, v) for k, v in pairs)) if tokens else None
+        return Adapted(base, update, prefix=prefix, **rest)
     except (KeyError, TypeError, ValueError) as error:
         raise RaggdError(f"{path} holds no adapted state ({error}).") from error
-    prefix = Prefix(tuple(tokens), tuple((k, v) for k, v in pairs)) if tokens else None
-    return Adapted(base, update, prefix=prefix, **rest)

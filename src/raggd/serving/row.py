@@ -117,13 +117,13 @@ class AnswerText:
         stops: Sequence[str] = (),
         *,
         lines: bool = False,
-        spelt: Callable[[str], str] | None = None,
+        written: Callable[[str], str] | None = None,
     ) -> None:
         """Start with nothing written; `decode` leaves special tokens out.
 
-        An answer whose letters are changed at its end (`spelt`) is shown whole, when it has ended.
+        An answer that is put into a template (`written`) is shown whole, when it has ended.
         """
-        self._spelt = spelt
+        self._written = written
         self._lines = lines
         self._decode = decode
         self._stops = [stop for stop in stops if stop]
@@ -140,7 +140,11 @@ class AnswerText:
         broken = not self._lines and len(f"{text}.".splitlines()) > 1  # a second line has begun
         self.ended = broken or bool(cuts)
         text = clean_answer(text[: min(cuts)] if cuts else text, lines=self._lines)
-        return self._spelt(text) if self._spelt else text
+        if not self._written:
+            return text
+        text = self._written(text)
+        cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        return clean_answer(text[: min(cuts)] if cuts else text, lines=True)
 
     def push(self, token: int) -> str:
         """Take one more token and return the piece of text that is certain now; often empty."""
@@ -150,7 +154,7 @@ class AnswerText:
         text = self.text
         if self.ended:
             return self._show(text)
-        if self._spelt:
+        if self._written:
             return ""
         certain = text.rstrip(_UNFINISHED).rstrip()
         return self._show(certain[: len(certain) - held_back(certain, self._stops)].rstrip())

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from math import hypot
 from typing import Any, TypeVar
 
@@ -216,7 +217,9 @@ class Service:
                 lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
                 request.stops,
                 lines=adapted.lines,
-                spelt=adapted.spelt if adapted.spelling else None,
+                written=partial(adapted.written, passages=prompt.passages)
+                if adapted.template
+                else None,
             ),
             probabilities=Probabilities(self._bytes_of) if told else None,
             max_tokens=min(most, limit - len(prompt.tokens)),

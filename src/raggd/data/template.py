@@ -1,0 +1,378 @@
+"""What all examples' answers share around their values: taken out before reading, put back after.
+
+Three answers in one JSON object, one sentence or one way to cite say with certainty what stands
+around the value, and three in capitals how its letters are changed. A small model need not copy
+that: the examples are shown to it without, as their passages spell the values, and what it answers
+is put into the same place. What three answers do not settle is left to the model.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from raggd.data.answers import contains_answer
+from raggd.data.contracts.letters import LETTERS
+from raggd.data.contracts.trim import sentences
+from raggd.data.shown import is_refusal, parsed_json, refusals_of, shared_ends
+from raggd.records import Demonstration, Passage
+
+_MARK = re.compile(r"[^\w\s]|\n")
+_LETTER_MARKS = {"slug": "-", "snake": "_", "upper": "", "lower": ""}
+_IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
+
+
+class Piece(NamedTuple):
+    """A part of an answer: literal text, or a slot.
+
+    Attributes:
+        kind: ``x`` the value, ``n`` and ``t`` number and name of the passage that holds it; empty
+            for literal text.
+    """
+
+    kind: str
+    text: str = ""
+
+
+VALUE = Piece("x")
+
+# Names of passages
+
+
+def _titled_file(passage: Passage) -> str:
+    found = _IN_TITLE.search(passage.title)
+    return found[1] if found else ""
+
+
+NAMES: Mapping[str, Callable[[Passage], str]] = {
+    "title": lambda p: p.title,
+    "path": lambda p: p.source,
+    "file": lambda p: p.source.rpartition("/")[2],
+    "titled-file": _titled_file,
+}
+"""What answers call a passage by; a title may end with its file in parentheses."""
+
+
+def cited_names(passages: Sequence[Passage]) -> set[str]:
+    """Return names and numbers, from 1, that an answer may call one of the passages by."""
+    names = {name(p) for p in passages for name in NAMES.values()}
+    return {n for n in names if n} | {str(i + 1) for i in range(len(passages))}
+
+
+# Reading what is shared
+
+
+def verbatim(text: str, shown: Demonstration) -> bool:
+    """Return whether a demonstration's passages hold a text as it is written."""
+    return any(text in passage.text for passage in shown.passages)
+
+
+def held(text: str, shown: Demonstration) -> bool:
+    """Return whether a demonstration's passages hold a text as an answer."""
+    return contains_answer("\n".join(p.text for p in shown.passages), [text])
+
+
+def are_sentences(texts: Sequence[str]) -> bool:
+    """Return whether all texts are whole sentences."""
+    return all(len(text.split()) > 3 and re.search(r"[.!?]\W*$", text) for text in texts)
+
+
+def pieces_of(answered: Sequence[Demonstration]) -> list[Piece]:
+    """Return what answers share, in order, around a value and the name of a passage.
+
+    A single value where they share nothing, or are written in their passages as they are.
+    """
+    answers = [d.answer.strip() for d in answered]
+    if len(set(answers)) == 1 or all(map(verbatim, answers, answered)):
+        return [VALUE]
+    columns = [answers]
+    if len({answer.count("\n") for answer in answers}) == 1:
+        columns = [list(column) for column in zip(*(a.split("\n") for a in answers), strict=True)]
+    pieces: list[Piece] = []
+    for number, column in enumerate(columns):
+        pieces += [*([Piece("", "\n")] if number else []), *_cited(column, answered)]
+    kinds = {piece.kind for piece in pieces} - {""}
+    if "x" not in kinds:  # the name or number is what is asked for
+        pieces = [VALUE if piece.kind else piece for piece in pieces]
+    pieces = pieces if kinds else [VALUE]
+    sentence = pieces in ([VALUE], [VALUE, Piece("", ".")]) and are_sentences(answers)
+    return [VALUE] if sentence else pieces
+
+
+def read_answer(pieces: Sequence[Piece], answer: str) -> list[Piece] | None:
+    """Return what an answer holds in the slots, in order; None where it is not so written."""
+    slots = {"x": "(.+?)", "n": r"(\d+)", "t": r"([^\n]+?)"}
+    parts = [slots[kind] if kind else re.escape(text) for kind, text in pieces]
+    match = re.fullmatch("".join(parts), answer.strip(), re.DOTALL)
+    kinds = [piece.kind for piece in pieces if piece.kind]
+    return [Piece(*pair) for pair in zip(kinds, match.groups(), strict=True)] if match else None
+
+
+def _cited(column: Sequence[str], answered: Sequence[Demonstration]) -> list[Piece]:
+    # a column of texts in which each names a passage of its own, if there is one: split there
+    for kind, last in (("t", True), ("n", True), ("t", False), ("n", False)):
+        spans = [_citation(t, d, kind, last) for t, d in zip(column, answered, strict=True)]
+        if any(span is None for span in spans):
+            continue
+        left = [t[: s[0]] for t, s in zip(column, spans, strict=True) if s]
+        right = [t[s[1] :] for t, s in zip(column, spans, strict=True) if s]
+        ends, begins = _shared(left)[1], _shared(right)[0]
+        alone = not any(left) or not any(right)
+        marked = _MARK.search(ends + begins) or (alone and not any(left) and not any(right))
+        if marked and (ends or not any(left)) and (begins or not any(right)):
+            return [*_wrapped(left, answered), Piece(kind), *_wrapped(right, answered)]
+    return _wrapped(column, answered)
+
+
+def _citation(text: str, shown: Demonstration, kind: str, last: bool) -> tuple[int, int] | None:
+    names = cited_names(shown.passages)
+    kept = [n for n in names if n.isdigit() == (kind == "n")]
+    spans = [
+        m.span()
+        for name in kept
+        for m in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text)
+        if len(name) > 2 or kind == "n"
+    ]
+    if not spans:
+        return None
+    return max(spans, key=lambda s: (s[1], s[1] - s[0])) if last else min(spans)
+
+
+def _shared(texts: Sequence[str]) -> tuple[str, str]:
+    return (texts[0], texts[0]) if len(set(texts)) == 1 else shared_ends(texts)
+
+
+def _wrapped(column: Sequence[str], answered: Sequence[Demonstration]) -> list[Piece]:
+    if not any(column):
+        return []
+    if len(column) > 1 and len(set(column)) == 1:
+        return [Piece("", column[0])]
+    start, end = shared_ends(column) if len(column) > 1 else ("", "")
+    start = _without_entity(start, end, column, answered, r"\w[\w,.'-]*[\s_-]+$|\w+[_-]$")
+    end = _without_entity(start, end, column, answered, r"^[\s_-]+\w[\w,.'-]*")
+    pieces = [Piece("", start), VALUE, Piece("", end)]
+    return [piece for piece in pieces if piece.kind or piece.text]
+
+
+def _without_entity(
+    start: str, end: str, column: Sequence[str], answered: Sequence[Demonstration], word: str
+) -> str:
+    # words that stand beside the entity in the passages too are its own: 'the', 'University of'
+    behind = word.startswith("^")
+    while match := re.search(word, end if behind else start):
+        cut = match.end() if behind else match.start()
+        first, last = (len(start), end[cut:]) if behind else (cut, end)
+        bare = [text[first : len(text) - len(last)] for text in column]
+        if not all(map(held, bare, answered)):
+            break
+        start, end = (start, last) if behind else (start[:cut], end)
+    return end if behind else start
+
+
+def letters_of(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[str, list[str]]:
+    """Find the change of letters that values show, each against its own demonstration's passages.
+
+    Returns its name and the values before it; ``same`` where passages spell most values as they
+    are, or hold none of them.
+    """
+    for name, mark in _LETTER_MARKS.items():
+        change = LETTERS[name]
+        lettered = [value for value in values if re.search(r"[^\W\d_]", value)]
+        if not lettered or any(change(value) != value for value in values):
+            continue
+        if mark and not any(mark in value for value in values):
+            continue
+        found = [_as_written(value, d) for value, d in zip(values, shown, strict=True)]
+        changed = sum(old not in {None, new} for old, new in zip(found, values, strict=True))
+        if 2 * changed >= len(lettered):
+            return name, [old or _guess(new) for old, new in zip(found, values, strict=True)]
+    return "same", list(values)
+
+
+def _as_written(value: str, shown: Demonstration) -> str | None:
+    text = "\n".join(f"{p.title}\n{p.text}" for p in shown.passages)
+    if value in text:
+        return value
+    words = r"\W+".join(re.escape(word) for word in re.split(r"[-_\s]+", value) if word)
+    match = re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) if words else None
+    return match[0] if match else None
+
+
+def _guess(value: str) -> str:
+    plain = re.sub(r"[-_]+", " ", value)
+    return plain.title() if plain.isupper() else plain
+
+
+# The template
+
+
+@dataclass(frozen=True)
+class AnswerTemplate:
+    """How an answer is written around its value.
+
+    Attributes:
+        pieces: one of them is the value.
+        letters: the change of the value's own letters, a key of `LETTERS`.
+        names: what a passage is called by, a key of `NAMES`; empty where none is named.
+        json: whether the answer is JSON, so that values are escaped.
+        quotes: whether the value is a whole sentence of a passage, word for word.
+        refusals: by a refusal without what stands around it, the refusal as it was shown.
+        answers: of the examples, as they were given.
+    """
+
+    pieces: tuple[Piece, ...] = (VALUE,)
+    letters: str = "same"
+    names: str = ""
+    json: bool = False
+    quotes: bool = False
+    refusals: tuple[tuple[str, str], ...] = ()
+    answers: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> AnswerTemplate:
+        """Return the template whose fields `dataclasses.asdict` gave."""
+        pieces = tuple(Piece(*pair) for pair in fields["pieces"])
+        refusals = tuple((str(bare), str(shown)) for bare, shown in fields["refusals"])
+        told = {"pieces": pieces, "refusals": refusals, "answers": tuple(fields["answers"])}
+        return cls(**{**fields, **told})
+
+    def fill(self, value: str, passages: Sequence[Passage] = ()) -> str:
+        """Write an answer; a passage named in it is the first that holds the value.
+
+        >>> citing = AnswerTemplate((VALUE, Piece("", " ["), Piece("n"), Piece("", "]")))
+        >>> citing.fill("Rome", [Passage("a", "Oslo"), Passage("b", "Rome")])
+        'Rome [2]'
+        """
+        text = LETTERS[self.letters](value)
+        if {piece.kind for piece in self.pieces} & {"n", "t"} and not passages:
+            return text  # nothing to name
+        at = _best(value, [p.text for p in passages]) if passages else 0
+        slots = {"x": text, "n": str(at + 1)}
+        slots["t"] = NAMES[self.names](passages[at]) if self.names else ""
+        return "".join(self._escaped(slots[k]) if k else text for k, text in self.pieces)
+
+    def write(self, answer: str, passages: Sequence[Passage] = ()) -> str:
+        """Write what a model answered, in the template or without it, as the examples are written.
+
+        A refusal comes out as it was shown.
+        """
+        for bare, shown in self.refusals:
+            if is_refusal(answer, (bare, shown)):
+                return shown
+        value = self.value_of(answer)
+        if value is None:  # a part of it may stand there
+            first, last = self.pieces[0].text.strip(), self.pieces[-1].text.strip()
+            value = answer.strip().removeprefix(first).removesuffix(last).strip()
+        if self.quotes and value:
+            value = _nearest(value, [s for p in passages for s in sentences(p.text)])
+        return self.fill(value, passages) if value else answer
+
+    def value_of(self, answer: str) -> str | None:
+        """Return what stands in the place of the value; None where the answer is not so written."""
+        return self._slot("x", answer)
+
+    def cited_in(self, answer: str, passages: Sequence[Passage]) -> list[Passage]:
+        """Return the passages that an answer names; all of them where the template names none."""
+        if not {piece.kind for piece in self.pieces} & {"n", "t"}:
+            return list(passages)
+        number, name = self._slot("n", answer), self._slot("t", answer)
+        return [
+            passage
+            for i, passage in enumerate(passages, start=1)
+            if number in {None, str(i)}
+            and (name is None or (self.names and name == NAMES[self.names](passage)))
+        ]
+
+    def _slot(self, kind: str, answer: str) -> str | None:
+        found = [part.text for part in read_answer(self.pieces, answer) or () if part.kind == kind]
+        if not found or not self.json:
+            return found[0] if found else None
+        try:
+            return str(json.loads(f'"{found[0]}"'))
+        except ValueError:
+            return None
+
+    def _escaped(self, text: str) -> str:
+        return json.dumps(text, ensure_ascii=False)[1:-1] if self.json else text
+
+
+def _nearest(text: str, choices: Sequence[str]) -> str:
+    # the first that holds a text, else the one that shares most words with it
+    return choices[_best(text, choices)] if choices else text
+
+
+def _best(text: str, choices: Sequence[str]) -> int:
+    words = _words(text)
+    shared = [len(words & _words(choice)) / max(1, len(_words(choice))) for choice in choices]
+    holds = [contains_answer(choice, [text]) for choice in choices]
+    return max(range(len(choices)), key=lambda i: (holds[i], not holds[i] and shared[i], -i))
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+def template_of(
+    demonstrations: Sequence[Demonstration],
+) -> tuple[AnswerTemplate | None, tuple[Demonstration, ...]]:
+    """Return the template that answers share, and the demonstrations as they are without it.
+
+    Refusals are left out of it. The demonstrations come back as they are, with None, where nothing
+    is shared, where no passage holds a value, or where another passage is named than one that
+    holds it: then it is the model that follows the examples.
+    """
+    shown, refusals = tuple(demonstrations), refusals_of(demonstrations)
+    answered = [d for d in shown if d.answer.strip() not in refusals]
+    template = _read(answered) if answered else AnswerTemplate()
+    values = [template.value_of(d.answer) or "" for d in answered]
+    letters, before = letters_of(values, answered)
+    template = replace(template, letters=letters, quotes=_quoted(values, answered))
+    if template == AnswerTemplate() or not _settled(template, before, answered):
+        return None, shown
+    bare = {refusal: template.value_of(refusal) or refusal for refusal in refusals}
+    plain = iter(before)
+    kept = tuple((inner, refusal) for refusal, inner in bare.items())
+    template = replace(template, refusals=kept, answers=tuple(d.answer for d in shown))
+    return template, tuple(
+        replace(d, answer=bare.get(d.answer.strip()) or next(plain)) for d in shown
+    )
+
+
+def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
+    pieces = tuple(pieces_of(answered)) if len(answered) > 1 else (VALUE,)
+    if pieces.count(VALUE) != 1:
+        return AnswerTemplate()
+    written = len(pieces) > 1 and all(parsed_json(d.answer) is not None for d in answered)
+    template = AnswerTemplate(pieces, json=written)
+    for names in NAMES if Piece("t") in pieces else ():
+        named = replace(template, names=names)
+        if all(named.cited_in(d.answer, d.passages) for d in answered):
+            return named
+    return template
+
+
+def _quoted(values: Sequence[str], answered: Sequence[Demonstration]) -> bool:
+    return len(values) > 1 and all(
+        len(value.split()) > 3 and any(value in sentences(p.text) for p in d.passages)
+        for value, d in zip(values, answered, strict=True)
+    )
+
+
+def _settled(
+    template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
+) -> bool:
+    # every value on one line and in a passage that its answer names (letters speak for
+    # themselves); a number that all passages hold is a second value that happens to be alike
+    if not all(value.strip() and "\n" not in value for value in values):
+        return False
+    cited = [template.cited_in(d.answer, d.passages) for d in answered]
+    found = [
+        any(contains_answer(p.text, [value]) for p in passages)
+        for value, passages in zip(values, cited, strict=True)
+    ]
+    numbers = re.findall(r"\d+", " ".join(piece.text for piece in template.pieces))
+    alike = any(all(held(number, d) for d in answered) for number in numbers)
+    return all(cited) and not alike and (template.letters != "same" or all(found))

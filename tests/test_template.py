@@ -1,0 +1,193 @@
+"""What examples' answers share: found, taken out, put back; nothing else is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import BaseAdapter
+from raggd.data.contracts.letters import LETTERS
+from raggd.data.template import VALUE, AnswerTemplate, Piece, template_of
+from raggd.methods.answering import answer_batch, render
+from raggd.methods.examples import ExamplesPrefix
+from raggd.methods.store import Store
+from raggd.records import Demonstration, Passage, SupportSet
+from raggd.serving.row import AnswerText
+
+NAMES = ("Gary Barlow", "New Ross", "Lake Vänern", "Henri de Toulouse")
+WRITTEN = [
+    "{x}!",
+    '"{x}"',
+    "The answer is {x}.",
+    "La réponse est {x}.",
+    '{{"answer": "{x}"}}',
+    '{{"data": {{"answer": "{x}"}}, "sure": true}}',
+    "<b>{x}</b>",
+    "answer:\n  text: {x}",
+    "{x} [{n}]",
+    "[{n}] {x}",
+    "{x} ({t})",
+    "{x}\nSource: {t}",
+    '{{"answer": "{x}", "passage": {n}}}',
+    "[{x}]({t})",
+]
+
+
+def _evidence(name: str, at: int) -> tuple[Passage, ...]:
+    texts = ["Nothing of it here.", "Nor is it here."]
+    texts.insert(at % 3, f"It was {name} in 1990.")
+    return tuple(
+        Passage(f"p{i}", text, f"Page {name} {i}", f"docs/{i}.md") for i, text in enumerate(texts)
+    )
+
+
+def _shown(answers: Sequence[str], names: Sequence[str] = NAMES) -> tuple[Demonstration, ...]:
+    return tuple(
+        Demonstration(str(i), f"who {i}", _evidence(name, i), answer)
+        for i, (answer, name) in enumerate(zip(answers, names, strict=False))
+    )
+
+
+def _written(frame: str, name: str, at: int) -> str:
+    return frame.format(x=name, n=at % 3 + 1, t=f"Page {name} {at % 3}")
+
+
+@pytest.mark.parametrize("frame", WRITTEN)
+def test_a_template_is_taken_out_and_put_around_another_value(frame: str) -> None:
+    shown = _shown([_written(frame, name, i) for i, name in enumerate(NAMES)])
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == list(NAMES)
+    assert [template.write(p.answer, d.passages) for p, d in zip(plain, shown, strict=True)] == [
+        d.answer for d in shown
+    ]
+    wanted = _written(frame, "Ada Lovelace", 2)
+    evidence = _evidence("Ada Lovelace", 2)
+    assert template.write("Ada Lovelace", evidence) == wanted
+    assert template.write(wanted, evidence) == wanted, "what is written so stays"
+    assert template.write("", evidence) == ""
+
+
+@pytest.mark.parametrize("frame", ["{}", '"{}"', "It is {}.", '{{"answer": "{}"}}', "<b>{}</b>"])
+@pytest.mark.parametrize("letters", [name for name in LETTERS if name != "same"])
+def test_examples_come_back_as_their_passages_spell_them(frame: str, letters: str) -> None:
+    changed = [frame.format(LETTERS[letters](name)) for name in NAMES]
+    template, plain = template_of(_shown(changed))
+    assert template is not None
+    assert template.letters == letters
+    assert [d.answer for d in plain] == list(NAMES)
+    assert [template.write(d.answer) for d in plain] == changed
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        NAMES,
+        ("NASA", "IBM", "USA"),  # spelt so in their passages
+        ("YES", "NO", "YES"),  # held by no passage
+        ("It is: yes", "It is: no", "It is: yes"),
+        ("1990", "1991", "1992"),
+        ("gary barlow", "New Ross", "Lake Vänern"),
+        ("Gary Barlow [3]", "New Ross [1]", "Lake Vänern [2]"),  # not where it stands
+        ('{"a": "Gary Barlow", "b": "x"}', '{"a": "New Ross", "b": "y"}'),
+        ("- Gary Barlow\n- 1990", "- New Ross\n- 1990"),
+    ],
+)
+def test_what_is_not_settled_is_left_to_the_model(answers: tuple[str, ...]) -> None:
+    shown = _shown(answers, answers if answers[0] == "NASA" else NAMES)
+    assert template_of(shown) == (None, shown)
+
+
+def test_values_are_escaped_in_json() -> None:
+    names = ('the "Fat Man" bomb', "C:\\temp", "Rome")
+    shown = _shown([json.dumps({"answer": name}) for name in names], names)
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == list(names)
+    assert json.loads(template.write('a "new" one\\')) == {"answer": 'a "new" one\\'}
+
+
+def test_whole_sentences_come_word_for_word_from_a_passage() -> None:
+    shown = _shown([f"It was {name} in 1990." for name in NAMES])
+    template, plain = template_of(shown)
+    assert template is not None
+    assert plain == shown
+    evidence = _evidence("Ada Lovelace", 1)
+    for said in ("Ada Lovelace", "It was Lovelace, in 1990", "It was Ada Lovelace in 1990."):
+        assert template.write(said, evidence) == "It was Ada Lovelace in 1990."
+
+
+@pytest.mark.parametrize(
+    ("frame", "refusal", "bare"),
+    [
+        ("{}", "not in the documents", "not in the documents"),
+        ("OK {}", "ERR_404", "ERR_404"),
+        ('{{"answer": "{}"}}', '{{"answer": "not given"}}', "not given"),
+    ],
+)
+def test_a_refusal_is_written_as_it_was_shown(frame: str, refusal: str, bare: str) -> None:
+    refusal = refusal.format()
+    refused = Demonstration("r", "when", (Passage("p", "Nothing here."),), refusal)
+    names = [LETTERS["upper"](name) for name in NAMES[:2]]
+    shown = (*_shown([frame.format(name) for name in names]), refused)
+    template, plain = template_of(shown)
+    assert template is not None
+    assert template.letters == "upper"
+    assert [d.answer for d in plain] == [*NAMES[:2], bare]
+    assert template.write(bare) == template.write(f"{bare}.") == refusal
+    assert template.write("Ada Lovelace") == frame.format("ADA LOVELACE")
+
+
+FRAMES = st.text("abXY .:-[]{}<>\"'", min_size=1, max_size=8)
+
+
+@given(FRAMES, FRAMES, st.text(max_size=30))
+def test_writing_twice_is_writing_once(start: str, end: str, text: str) -> None:
+    template = AnswerTemplate((Piece("", start), VALUE, Piece("", end)))
+    once = template.write(text)
+    assert template.write(once) == once
+    assert AnswerTemplate.of(json.loads(json.dumps(asdict(template)))) == template
+
+
+def test_answers_are_written_as_shown_alone_in_a_batch_and_from_the_store(
+    tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path
+) -> None:
+    method = ExamplesPrefix("examples", tiny_backbone, base, tiny.random_update(base), 300, "w")
+    names = ("red fish", "blue bird", "green tree")
+    capitals = SupportSet("t", _shown([f"{name.upper()} [{i + 1}]" for i, name in enumerate(names)],
+                                      names))  # fmt: skip
+    plain = SupportSet("t", _shown(names, names))
+    store = Store(tmp_path)
+    rows = [store.adapt(method, [s], "identity", base)[0] for s in (capitals, plain)]
+    again = Store(tmp_path).adapt(method, [capitals], "identity", base)[0]
+    assert rows[0].template == again.template is not None
+    assert [d.answer for d in again.given()] == [d.answer for d in capitals.demonstrations]
+    assert [d.answer for d in again.shown] == list(names)
+    passages = (Passage("p", "the red fish lives near Oslo", "fish"),)
+    prompts = [render(tiny_backbone, r, "where is Oslo", passages, limit=400) for r in rows]
+    assert prompts[0].tokens == prompts[1].tokens, "the model sees the same examples"
+    loud, quiet = answer_batch(tiny_backbone, rows, prompts, 6)
+    assert loud == f"{quiet.upper()} [1]"
+    (silent,) = answer_batch(tiny_backbone, [replace(rows[0], template=None)], prompts[:1], 6)
+    assert silent == quiet
+
+
+def test_a_stream_shows_an_answer_with_a_template_when_it_has_ended() -> None:
+    words = ["new ", "ross ", "now"]
+    text = AnswerText(lambda tokens: "".join(words[t] for t in tokens), written=str.upper)
+    assert [text.push(t) for t in range(3)] == ["", "", ""]
+    assert text.finish() == "NEW ROSS NOW"
+
+
+def test_a_stop_string_holds_for_what_the_template_wrote() -> None:
+    text = AnswerText(lambda tokens: "ross", ["\nS"], written=lambda value: f"{value}\nSource: a")
+    assert text.push(0) == ""
+    assert text.finish() == "ross"

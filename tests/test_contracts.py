@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raggd.adaptation.following import draw_lessons, lesson_prompt, pools_of, training_lessons
+from raggd.adaptation.following import (
+    draw_lessons,
+    lesson_prompt,
+    pools_of,
+    training_lessons,
+    without_template,
+)
 from raggd.backbone.load import Backbone
 from raggd.data.contracts.base import Contract
 from raggd.data.contracts.families import (
@@ -192,6 +198,21 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
     bare_ones = training_lessons(tokenizer, ROWS, unshown)
     assert [t.examples for t in bare_ones] == [t.examples for t in lessons]
     assert all(t.prompt.tokens[: len(t.examples)] != t.examples for t in bare_ones)
+
+
+def test_a_lesson_is_read_as_it_is_answered() -> None:
+    (json_form,) = (c for c in KNOWN if c.name == "json-passage")
+    lesson = draw_lesson(json_form, ROWS, random.Random(1))
+    assert lesson is not None
+    read = without_template(lesson)
+    assert lesson.asked.answer.startswith('{"answer": "')
+    assert read.asked.answer in lesson.asked.contents
+    assert all("{" not in d.answer for d in read.support.demonstrations)
+    assert without_template(read) == read
+    refusing = next(c for c in HELD if c.name == "refuse-code")
+    refused = draw_lesson(refusing, ROWS, random.Random(1), refusals=1, refuse=True)
+    assert refused is not None
+    assert without_template(refused).asked.answer == refusing.refusal
 
 
 def test_a_prepared_file_is_read_back(tmp_path: Path) -> None:

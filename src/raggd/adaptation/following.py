@@ -2,14 +2,15 @@
 
 The questions and answers of the examples stand before the question, without their passages. Half
 of the lessons are the benchmarks as they are; the others stand under a contract drawn by seed, so
-that the same question has different right answers and only the examples tell which.
+that the same question has different right answers and only the examples tell which. Most are read
+as they are answered: without the template that their examples settle (`data.template`).
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -27,13 +28,30 @@ from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
 from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens
 from raggd.data.shown import without_passages
+from raggd.data.template import template_of
 from raggd.records import RaggdError, content_id
 from raggd.settings import ExamplesSettings
 
 NEIGHBOURS = 0.4
 """Share of lessons in which a passage of the examples stands beside the question's own."""
+KEPT = 0.3
+"""Share of lessons that keep their template: some forms no template describes."""
 HELD_TASKS = frozenset({"popqa", "bamboogle"})
 """Sources that no training may see."""
+
+
+def without_template(lesson: Lesson) -> Lesson:
+    """Return a lesson as a model reads it when it answers: without the template it shows."""
+    template, plain = template_of(lesson.support.demonstrations)
+    if template is None:
+        return lesson
+    asked = lesson.asked
+    refusals = {shown: bare for bare, shown in template.refusals}
+    bare = refusals.get(asked.answer, "") if asked.refused else asked.contents[0]
+    if template.write(bare, asked.passages) not in asked.accepted:
+        return lesson  # more than the template tells is to be learned
+    support = replace(lesson.support, demonstrations=plain)
+    return replace(lesson, support=support, asked=replace(asked, answer=bare))
 
 
 def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, *, show: bool = True) -> Prompt:
@@ -119,7 +137,10 @@ def training_lessons(
     """
     wanted = settings.steps * settings.batch * settings.accumulate
     lessons: list[Taught] = []
-    for lesson in draw_lessons(rows, settings):
+    for number, lesson in enumerate(draw_lessons(rows, settings)):
+        read = settings.show or settings.predict
+        if read and random.Random(f"template {settings.seed} {number}").random() >= KEPT:
+            lesson = without_template(lesson)
         try:
             prompt = lesson_prompt(tokenizer, lesson, settings.max_tokens, show=settings.show)
         except RaggdError:

@@ -54,7 +54,7 @@ class Adapted:
     def given(self) -> tuple[Demonstration, ...]:
         """Return the demonstrations shown, with their answers as they were given."""
         answers = self.template.answers if self.template else [d.answer for d in self.shown]
-        return tuple(replace(d, answer=a) for d, a in zip(self.shown, answers, strict=True))
+        return tuple(replace(d, answer=a) for d, a in zip(self.shown, answers, strict=False))
 
     def written(self, answer: str, passages: Sequence[Passage] = ()) -> str:
         """Return what the model wrote in the template that was shown, if one was."""

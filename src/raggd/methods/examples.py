@@ -81,7 +81,9 @@ class ExamplesPrefix:
 
     def shown(self, support: SupportSet) -> Adapted:
         """Return the state of a set before its examples are read."""
-        template, plain = template_of(support.demonstrations)
+        reads = self.prefixed or self.modulation is not None
+        template, plain = template_of(support.demonstrations if reads else ())
+        plain = plain or support.demonstrations
         shown = without_passages(plain)
         return Adapted(
             base=self.base,

@@ -8,7 +8,7 @@ that add in place, as an adapter's do; tests hold these formulas against it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -147,14 +147,15 @@ def adapting_flops(
 def _shown_by(method: Method, support: SupportSet) -> Adapted:
     # What a method that adapts shows is known without adapting anew: passages, nothing before them.
     if isinstance(method, ExamplesPrefix):
-        return method.shown(support)
+        shown = method.shown(support)
+        return shown if method.prefixed else replace(shown, shown=())
     free = isinstance(method, FewShot) or not method.adapts
     return method.adapt([support])[0] if free else Adapted()
 
 
 def _cached(method: Method, adapted: Adapted, prompts: Sequence[Prompt]) -> int:
     if isinstance(method, ExamplesPrefix):
-        return len(method.tokens(adapted))
+        return len(method.tokens(adapted)) if method.prefixed else 0
     return len(opening_tokens(adapted, prompts))
 
 

@@ -38,6 +38,7 @@ class ExamplesPrefix:
         weights: hash of the step's file.
         modulation: turns the step up and down for each set; None for none.
         prefixed: whether the examples stand before the question.
+        templated: whether the template that the examples settle is taken out and put back.
         instruction: that the examples stand under.
     """
 
@@ -49,6 +50,7 @@ class ExamplesPrefix:
     weights: str = ""
     modulation: Modulation | None = None
     prefixed: bool = True
+    templated: bool = True
     instruction: str = FOLLOW
 
     adapts = True
@@ -58,7 +60,7 @@ class ExamplesPrefix:
         """Of all that a state is made from: base adapter, step, another instruction than ours."""
         hashes = {"base": self.base.fingerprint} if self.base else {}
         hashes |= {"examples": self.weights} if self.weights else {}
-        ours = self.instruction == FOLLOW
+        ours = self.instruction in {FOLLOW, ""}
         return hashes | ({} if ours else {"instruction": content_id(self.instruction)})
 
     def under(self, instruction: str) -> ExamplesPrefix:
@@ -81,9 +83,9 @@ class ExamplesPrefix:
 
     def shown(self, support: SupportSet) -> Adapted:
         """Return the state of a set before its examples are read."""
-        reads = self.prefixed or self.modulation is not None
-        template, plain = template_of(support.demonstrations if reads else ())
-        plain = plain or support.demonstrations
+        template, plain = None, support.demonstrations
+        if self.templated:
+            template, plain = template_of(plain)
         shown = without_passages(plain)
         return Adapted(
             base=self.base,
@@ -124,6 +126,7 @@ def build(
     step: bool = True,
     prefix: bool = True,
     predict: bool = False,
+    template: bool = True,
 ) -> ExamplesPrefix:
     """Return a method that follows examples, with or without each of its parts."""
     device, made = parts.backbone.device, None
@@ -139,4 +142,6 @@ def build(
         weights_hash(path) if path else "",
         made,
         prefix,
+        template,
+        FOLLOW if step or prefix else "",  # W0 alone knows its own
     )

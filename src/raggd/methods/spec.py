@@ -219,7 +219,7 @@ SPECS: dict[str, MethodSpec] = {
         "The step trained on the lessons of Examples, followed, without the examples. A control: "
         "what is left when they are not read.",
         files={**_BASE, EXAMPLES_CONSTANT_FILE: "raggd train examples-constant"},
-        options={"prefix": False},
+        options={"prefix": False, "template": False},
     ),
     "examples-update": MethodSpec(
         "examples:build", "Examples, update alone", "predicted update", "s",
@@ -238,6 +238,19 @@ SPECS: dict[str, MethodSpec] = {
         "examples:build", "Base + examples", "trained once", "p",
         "The same prefix under the base adapter alone, which was not trained to follow it.",
         files=_BASE, options={"step": False}, shown=True, encoded=True,
+    ),
+    "examples-left": MethodSpec(
+        "examples:build", "Examples, forms left to the model", "controls", "8",
+        "Examples, followed, without taking out and putting back the template that they settle: "
+        "the model writes it itself.",
+        files={**_BASE, EXAMPLES_FILE: "raggd train examples"},
+        options={"template": False}, shown=True, encoded=True,
+    ),
+    "base-template": MethodSpec(
+        "examples:build", "Base + template", "controls", "8",
+        "The base adapter's answer, written in the template that the examples settle. The model "
+        "sees none of them.",
+        files=_BASE, options={"step": False, "prefix": False},
     ),
     "vanilla-examples": MethodSpec(
         "examples:build", "Vanilla + examples", "frozen model", "p",

@@ -43,6 +43,7 @@ from raggd.data.shown import (
     remarks_on,
     unsupported,
 )
+from raggd.data.template import REFUSAL
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.settings import ExamplesSettings
 from workflow_fixtures import prepared_row
@@ -212,7 +213,7 @@ def test_a_lesson_is_read_as_it_is_answered() -> None:
     refusing = next(c for c in HELD if c.name == "refuse-code")
     refused = draw_lesson(refusing, ROWS, random.Random(1), refusals=1, refuse=True)
     assert refused is not None
-    assert without_template(refused).asked.answer == refusing.refusal
+    assert without_template(refused).asked.answer == REFUSAL
 
 
 def test_a_prepared_file_is_read_back(tmp_path: Path) -> None:

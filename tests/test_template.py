@@ -15,7 +15,7 @@ import tiny
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.contracts.letters import LETTERS
-from raggd.data.template import VALUE, AnswerTemplate, Piece, template_of
+from raggd.data.template import REFUSAL, VALUE, AnswerTemplate, Piece, template_of
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.store import Store
@@ -126,24 +126,36 @@ def test_whole_sentences_come_word_for_word_from_a_passage() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frame", "refusal", "bare"),
+    ("frame", "refusal"),
     [
-        ("{}", "not in the documents", "not in the documents"),
-        ("OK {}", "ERR_404", "ERR_404"),
-        ('{{"answer": "{}"}}', '{{"answer": "not given"}}', "not given"),
+        ("{}", "not in the documents"),
+        ("OK {}", "ERR_404"),
+        ('{{"answer": "{}"}}', '{"answer": "not given"}'),
     ],
 )
-def test_a_refusal_is_written_as_it_was_shown(frame: str, refusal: str, bare: str) -> None:
-    refusal = refusal.format()
+def test_a_refusal_is_written_as_it_was_shown(frame: str, refusal: str) -> None:
     refused = Demonstration("r", "when", (Passage("p", "Nothing here."),), refusal)
     names = [LETTERS["upper"](name) for name in NAMES[:2]]
     shown = (*_shown([frame.format(name) for name in names]), refused)
     template, plain = template_of(shown)
     assert template is not None
     assert template.letters == "upper"
-    assert [d.answer for d in plain] == [*NAMES[:2], bare]
-    assert template.write(bare) == template.write(f"{bare}.") == refusal
+    assert [d.answer for d in plain] == [*NAMES[:2], REFUSAL]
+    assert template.write(REFUSAL) == template.write(f"{REFUSAL}.") == refusal
+    assert template.write(refusal) == refusal
     assert template.write("Ada Lovelace") == frame.format("ADA LOVELACE")
+
+
+def test_a_refusal_alone_is_taken_out_of_answers_that_share_nothing() -> None:
+    refused = Demonstration("r", "when", (Passage("p", "Nothing here."),), "No idea.")
+    shown = (*_shown(["Gary Barlow", "since New Ross fell"]), refused)
+    template, plain = template_of(shown)
+    assert template is not None
+    assert template.pieces == (VALUE,)
+    assert [d.answer for d in plain] == ["Gary Barlow", "since New Ross fell", REFUSAL]
+    assert template.write(f" {REFUSAL} ") == "No idea."
+    assert template.write("two\nlines") == "two\nlines"
+    assert template_of((refused, refused)) == (None, (refused, refused))
 
 
 FRAMES = st.text("abXY .:-[]{}<>\"'", min_size=1, max_size=8)

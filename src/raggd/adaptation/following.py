@@ -28,7 +28,7 @@ from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
 from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens
 from raggd.data.shown import without_passages
-from raggd.data.template import template_of
+from raggd.data.template import REFUSAL, template_of
 from raggd.records import RaggdError, content_id
 from raggd.settings import ExamplesSettings
 
@@ -46,8 +46,7 @@ def without_template(lesson: Lesson) -> Lesson:
     if template is None:
         return lesson
     asked = lesson.asked
-    refusals = {shown: bare for bare, shown in template.refusals}
-    bare = refusals.get(asked.answer, "") if asked.refused else asked.contents[0]
+    bare = REFUSAL if asked.refused else asked.contents[0]
     if template.write(bare, asked.passages) not in asked.accepted:
         return lesson  # more than the template tells is to be learned
     support = replace(lesson.support, demonstrations=plain)

@@ -3,7 +3,8 @@
 Three answers in one JSON object, one sentence or one way to cite say with certainty what stands
 around the value, and three in capitals how its letters are changed. A small model need not copy
 that: the examples are shown to it without, as their passages spell the values, and what it answers
-is put into the same place. What three answers do not settle is left to the model.
+is put into the same place. So it is with a refusal: its words are the user's, and whether to refuse
+must not depend on them. What three answers do not settle is left to the model.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ class Piece(NamedTuple):
 
 
 VALUE = Piece("x")
+REFUSAL = "not in the passages"
+"""What the model reads and writes in place of the refusal that examples show."""
 
 # Names of passages
 
@@ -219,7 +222,7 @@ class AnswerTemplate:
         names: what a passage is called by, a key of `NAMES`; empty where none is named.
         json: whether the answer is JSON, so that values are escaped.
         quotes: whether the value is a whole sentence of a passage, word for word.
-        refusals: by a refusal without what stands around it, the refusal as it was shown.
+        refusals: as they were shown; the model writes `REFUSAL` for the first.
         answers: of the examples, as they were given.
     """
 
@@ -228,16 +231,15 @@ class AnswerTemplate:
     names: str = ""
     json: bool = False
     quotes: bool = False
-    refusals: tuple[tuple[str, str], ...] = ()
+    refusals: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> AnswerTemplate:
         """Return the template whose fields `dataclasses.asdict` gave."""
         pieces = tuple(Piece(*pair) for pair in fields["pieces"])
-        refusals = tuple((str(bare), str(shown)) for bare, shown in fields["refusals"])
-        told = {"pieces": pieces, "refusals": refusals, "answers": tuple(fields["answers"])}
-        return cls(**{**fields, **told})
+        told = {name: tuple(fields[name]) for name in ("refusals", "answers")}
+        return cls(**{**fields, **told, "pieces": pieces})
 
     def fill(self, value: str, passages: Sequence[Passage] = ()) -> str:
         """Write an answer; a passage named in it is the first that holds the value.
@@ -259,8 +261,8 @@ class AnswerTemplate:
 
         A refusal comes out as it was shown.
         """
-        for bare, shown in self.refusals:
-            if is_refusal(answer, (bare, shown)):
+        for shown in self.refusals:
+            if is_refusal(answer, (REFUSAL, shown)):
                 return shown
         value = self.value_of(answer)
         if value is None:  # a part of it may stand there
@@ -320,9 +322,9 @@ def template_of(
 ) -> tuple[AnswerTemplate | None, tuple[Demonstration, ...]]:
     """Return the template that answers share, and the demonstrations as they are without it.
 
-    Refusals are left out of it. The demonstrations come back as they are, with None, where nothing
-    is shared, where no passage holds a value, or where another passage is named than one that
-    holds it: then it is the model that follows the examples.
+    Answers are left as they are where they share nothing, where no passage holds a value, or where
+    another passage is named than one that holds it: then it is the model that follows the examples.
+    None where there is no refusal either.
     """
     shown, refusals = tuple(demonstrations), refusals_of(demonstrations)
     answered = [d for d in shown if d.answer.strip() not in refusals]
@@ -330,14 +332,14 @@ def template_of(
     values = [template.value_of(d.answer) or "" for d in answered]
     letters, before = letters_of(values, answered)
     template = replace(template, letters=letters, quotes=_quoted(values, answered))
-    if template == AnswerTemplate() or not _settled(template, before, answered):
+    if not _settled(template, before, answered):
+        template, before = AnswerTemplate(), [d.answer for d in answered]
+    template = replace(template, refusals=refusals if answered else ())
+    if template == AnswerTemplate():
         return None, shown
-    bare = {refusal: template.value_of(refusal) or refusal for refusal in refusals}
     plain = iter(before)
-    kept = tuple((inner, refusal) for refusal, inner in bare.items())
-    template = replace(template, refusals=kept, answers=tuple(d.answer for d in shown))
-    return template, tuple(
-        replace(d, answer=bare.get(d.answer.strip()) or next(plain)) for d in shown
+    return replace(template, answers=tuple(d.answer for d in shown)), tuple(
+        replace(d, answer=REFUSAL if d.answer.strip() in refusals else next(plain)) for d in shown
     )
 
 

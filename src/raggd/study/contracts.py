@@ -21,7 +21,7 @@ from raggd.retrieval.evidence import prepare
 
 POOL = 400
 """Scored questions of each source that lessons are drawn from."""
-USUAL = ("examples", "base-examples", "base", "rag-gd-tuned", "vanilla-examples")
+USUAL = ("examples", "base-template", "base-examples", "base", "rag-gd-tuned", "vanilla-examples")
 """Methods that are compared where nobody names some."""
 
 

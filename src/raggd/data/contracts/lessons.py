@@ -14,6 +14,9 @@ TRIES = 400
 SIZES = (3, 3, 3, 3, 3, 3, 1, 2, 4, 5, 6, 8)
 """Numbers of examples that training draws from: three is the usual one."""
 
+REFUSED = 0.4
+"""Share of questions that are to be refused where a refusal is shown: fewer than are answered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
@@ -93,7 +96,7 @@ def draw_lesson(
         answers = {asked.answer for asked in shown if asked}
         if not contract.labels or size < 2 or len(answers) > 1:
             break  # labels that are all alike would not show the other one
-    wanted = refuse if refuse is not None else any(flags) and draw.random() < 0.5
+    wanted = refuse if refuse is not None else any(flags) and draw.random() < REFUSED
     beside = draw.random() < neighbours
     extra = [p for example in shown if example for p in example.passages] if beside else []
     asked = _draw(contract, pool, draw, taken, wanted, extra)

@@ -153,7 +153,7 @@ FAMILIES: Mapping[str, tuple[Callable[[Pick], Contract], float]] = {
     "claim": (_claim, 7),
     "choice": (_choice, 6),
     "class": (_class, 2),
-    "refusal": (_refusal, 14),
+    "refusal": (_refusal, 26),
 }
 """By name: how one is drawn, and how often."""
 WRAPPED_TARGETS = {"claim", "choice", "class", "title", "number", "first-word", "upper", "refusal"}
@@ -187,7 +187,7 @@ def draw_contract(number: int, seed: int = 0) -> Contract:
         family = f"{name}+{wrapper}"
         contract = replace(contract, template=template, family=family)
         contract = replace(contract, wrapped=bool(contract.refusal) and draw.random() < 0.6)
-    elif contract.target == "entity" and not contract.refusal and draw.random() < 0.15:
+    elif contract.target == "entity" and not contract.refusal and draw.random() < 0.3:
         contract = replace(contract, refusal=pick(REFUSALS), family=f"{name}+refusal")
     if contract.refusal:  # with passages as they are found, too: it is there that one refuses
         contract = replace(contract, whole=draw.random() < 0.4)

@@ -201,6 +201,28 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
     assert all(t.prompt.tokens[: len(t.examples)] != t.examples for t in bare_ones)
 
 
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("up", "down", "up"),  # labels
+        ("[1]", "[1]", "[1]"),
+        ("Found: yes", "Found: Verona", "Found: Bergen"),
+        ("A page of its own", "Verona", "Bergen"),  # a title
+        ("sí", "no", "sí"),
+        ("a", "Verona", "Bergen"),
+    ],
+)
+def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
+    text = "They went up to Verona and then, in May, to Bergen."
+    passages = (Passage("p", text, "A page of its own"),)
+    shown = [Demonstration(str(i), "where", passages, a) for i, a in enumerate(answers)]
+    assert refusals_of(shown) == ()
+    for refusal in ("not in the documents", "ERR_404", "Das steht dort nicht."):
+        among = [*shown[1:], Demonstration("r", "when", passages, refusal)]
+        if "Verona" in answers:
+            assert refusals_of(among) == (refusal,)
+
+
 def test_a_lesson_is_read_as_it_is_answered() -> None:
     (json_form,) = (c for c in KNOWN if c.name == "json-passage")
     lesson = draw_lesson(json_form, ROWS, random.Random(1))

@@ -66,11 +66,12 @@ def test_a_state_says_what_the_examples_show(tiny_backbone: Backbone, base: Base
     passage = Passage("p", "the sea is blue", "sea")
     shown = (
         Demonstration("a", "what is blue", (passage,), "the sea"),
-        Demonstration("b", "who is king", (passage,), "no king here\nat all"),
+        Demonstration("b", "what is the sea", (passage,), "the sea\nis blue"),
+        Demonstration("c", "who is king", (passage,), "no king here"),
     )
     state = _method(tiny_backbone, base).adapt([SupportSet("own", shown)])[0]
     assert state.lines
-    assert state.refusals == ("no king here\nat all",)
+    assert state.refusals == ("no king here",)
     assert state.most >= 2 * 5
     assert all(not d.passages for d in state.shown)
     assert state.instruction == FOLLOW

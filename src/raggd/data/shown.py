@@ -65,23 +65,31 @@ def _same(texts: Sequence[str]) -> int:
 def _lacking(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     # whose passages lack the answer, where another one's hold theirs: labels and verdicts, which
     # no passage holds, are no sign of anything
-    answers = [d.answer for d in demonstrations]
-    bare = inside(answers)
+    bare = [_bare([d.answer for d in demonstrations], i) for i in range(len(demonstrations))]
     held = [
-        contains_answer("\n".join(p.text for p in d.passages), _bare(answers, i))
-        for i, d in enumerate(demonstrations)
+        contains_answer("\n".join(f"{p.title}\n{p.text}" for p in d.passages), texts)
+        for d, texts in zip(demonstrations, bare, strict=True)
     ]
-    if not any(held):
+    if not any(held) and not any(map(_tells, demonstrations)):
         return []
     return [
         d
-        for d, found, text in zip(demonstrations, held, bare, strict=True)
+        for d, found, texts in zip(demonstrations, held, bare, strict=True)
         if d.passages
         and not found
-        and normalise_answer(text) not in _YES_NO
-        and not text.isdecimal()
-        and text not in option_markers(d.question)
+        and not {normalise_answer(text) for text in texts} & _YES_NO
+        and not texts[0].isdecimal()
+        and texts[0] not in option_markers(d.question)
     ]
+
+
+def _tells(shown: Demonstration) -> bool:
+    # an answer, however it is wrapped, that has a name, a number or two words of its passages
+    known = set(re.findall(r"\w{2,}", " ".join(p.text for p in shown.passages).lower()))
+    words = [w for w in re.findall(r"\w{2,}", shown.answer) if w.lower() in known]
+    opens = shown.answer.lstrip().startswith
+    named = any(w[0].isdigit() or (w[0].isupper() and (len(w) > 4 or not opens(w))) for w in words)
+    return not _NO.search(shown.answer) and (named or len(words) > 2)
 
 
 def _bare(answers: Sequence[str], i: int) -> list[str]:
@@ -102,17 +110,19 @@ def option_markers(question: str) -> list[str]:
 def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     """Find the answers that say that the passages hold none.
 
-    A demonstration whose passages lack its answer shows a refusal, if its answer says no, is given
-    twice, or has no word in common with question and passages.
+    A demonstration whose passages lack its answer shows a refusal, if its answer says no; and if
+    it alone is of its kind, given twice or without a word of question and passages.
     """
     answers = [d.answer.strip() for d in demonstrations]
-    return tuple(
-        dict.fromkeys(
-            d.answer.strip()
-            for d in _lacking(demonstrations)
-            if _NO.search(d.answer) or answers.count(d.answer.strip()) > 1 or _strange(d)
-        )
-    )
+    lacking = _lacking(demonstrations)
+    held = {d.answer.strip() for d in demonstrations if d not in lacking}
+    texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in held}
+    said = {text for text in texts if _NO.search(text)}
+    kinds = {t for t, d in texts.items() if answers.count(t) > 1 or _strange(d)} - said
+    others = [d for d in demonstrations if d.answer.strip() not in said | kinds]
+    if len(kinds) == 1 and others and all(map(_tells, others)):
+        said |= kinds
+    return tuple(text for text in texts if text in said)
 
 
 def unsupported(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
@@ -150,9 +160,9 @@ def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:
 
 
 def _strange(shown: Demonstration) -> bool:
-    words = set(re.findall(r"\w{3,}", shown.answer.lower()))
+    words = set(re.findall(r"\w{3,}", _unwrapped(shown.answer).lower()))
     text = " ".join([shown.question, *(p.text for p in shown.passages)]).lower()
-    return words.isdisjoint(re.findall(r"\w{3,}", text))
+    return bool(words) and words.isdisjoint(re.findall(r"\w{3,}", text))
 
 
 def _unwrapped(answer: str) -> str:

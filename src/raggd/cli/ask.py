@@ -97,7 +97,8 @@ def ask_result(
 
     Returns:
         ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an update
-        or a prefix), ``demonstrations`` (how many), ``refused`` (as the demonstrations refuse),
+        or a prefix), ``demonstrations`` (how many), ``template`` (what they settle, in words),
+        ``refused`` (as the demonstrations refuse),
         ``named`` (numbers of the passages that the answer names), ``without_evidence``
         (demonstrations whose passages lack their answer), ``remarks`` on the set, ``passages``,
         ``passages_cut``, ``skipped`` (files that are not in the index, with reasons) and
@@ -146,6 +147,7 @@ def ask_result(
         "demonstrations": len(support.demonstrations) if support else 0,
         "without_evidence": [d.question for d in unsupported(shown)],
         "remarks": remarks_on(shown),
+        "template": str(adapted.template or ""),
         "refused": answer.refused,
         "named": list(answer.named),
         "passages": [asdict(passage) for passage in answer.passages],

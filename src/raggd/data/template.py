@@ -241,6 +241,19 @@ class AnswerTemplate:
         told = {name: tuple(fields[name]) for name in ("refusals", "answers")}
         return cls(**{**fields, **told, "pieces": pieces})
 
+    def __str__(self) -> str:
+        """Return it in words; empty where nothing but a refusal is settled.
+
+        >>> str(AnswerTemplate((Piece("", "It is "), VALUE, Piece("", " ["), Piece("n")), "upper"))
+        "written as 'It is ... [n', in upper letters"
+        """
+        slots = {"x": "...", "n": "n", "t": self.names or "name"}
+        text = "".join(slots[kind] if kind else text for kind, text in self.pieces)
+        said = [f"written as '{text}'"] if len(self.pieces) > 1 else []
+        said += [f"in {self.letters} letters"] if self.letters != "same" else []
+        said += ["quoted from a passage"] if self.quotes else []
+        return ", ".join(said)
+
     def fill(self, value: str, passages: Sequence[Passage] = ()) -> str:
         """Write an answer; a passage named in it is the first that holds the value.
 

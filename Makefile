@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 JOBS ?= 2
 
-.PHONY: setup demo test fuzz test-lowest test-highest versions check docs bench gpu-check engine-test clean
+.PHONY: setup demo test fuzz test-lowest test-highest versions walk check docs bench gpu-check engine-test clean
 
 setup: $(READY)
 
@@ -30,7 +30,8 @@ test: check
 .venv-highest/.ready: PINS := --upgrade --upgrade-strategy eager torch==2.13.0
 .venv-%/.ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/pip install --quiet --editable ".[dense,documents,serve]" pytest pytest-xdist hypothesis $(PINS)
+	.venv-$*/bin/pip install --quiet --editable ".[dense,documents,peft,serve]" \
+		pytest pytest-xdist hypothesis openai $(PINS)
 	touch $@
 
 ENDS := tests/test_identity.py tests/test_rendering.py tests/test_prompts.py tests/test_backbone_load.py \
@@ -49,11 +50,13 @@ build/versions/%: .venv-%/.ready
 versions: build/versions/lowest build/versions/highest
 	$(BIN)/python -m benchmarks.versions $^
 
-# Readers, corpora, tables of questions: 10,000 made-up cases each, where `make test` has a hundred.
-FUZZED := tests/test_documents.py tests/test_questions.py tests/test_files.py tests/test_text.py \
-	tests/test_answers.py
+# Corpora, questions, settings, requests: 10,000 made-up cases each, where `make test` has a hundred.
 fuzz: setup
-	$(BIN)/pytest -n $(JOBS) --hypothesis-profile=long -k "any or lost or damaged or form" $(FUZZED)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist loadgroup --hypothesis-profile=long -m fuzz tests
+
+# README's commands in a fresh clone, one after another, each as it stands there.
+walk: setup
+	$(BIN)/python -m benchmarks.walk
 
 docs: setup
 	$(BIN)/pip install --quiet --editable ".[docs]" --constraint constraints.txt

@@ -29,6 +29,7 @@ def test_normal_form_is_squads(text: str, normal: str) -> None:
     assert normalise_answer(text) == normal
 
 
+@pytest.mark.fuzz
 @given(st.text())
 def test_normal_form_is_stable(text: str) -> None:
     once = normalise_answer(text)
@@ -55,6 +56,7 @@ def test_holding_an_answer(text: str, answers: list[str], held: bool) -> None:
     assert contains_answer(text, answers) is held
 
 
+@pytest.mark.fuzz
 @given(WORDS, WORDS, WORDS)
 def test_a_run_of_tokens_is_always_found(
     before: list[str], answer: list[str], after: list[str]

@@ -174,6 +174,11 @@ def test_a_wrong_setting_or_name(
     assert files_under(out) == []
 
 
+def test_a_message_is_one_line_whatever_it_quotes() -> None:
+    ran = run_cli("data", "list", "--set", "a\nraggd: b\x1b[2J\udce9")
+    assert ran.refusal().startswith("--set 'a\\nraggd: b\\x1b[2J\\udce9': expected")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

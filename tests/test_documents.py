@@ -82,6 +82,7 @@ def test_a_short_rest_joins_the_piece_before() -> None:
     assert len(split_words(text, words=4)) == 3
 
 
+@pytest.mark.fuzz
 @given(st.text(alphabet="ab A.!?\n\"'", max_size=300), st.integers(1, 20))
 def test_splitting_loses_nothing(text: str, words: int) -> None:
     pieces = split_words(text, words)
@@ -295,6 +296,13 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
          [("m", "a |  b\n\nc")]),
         ("<p>H<sub>2</sub>O</p>\n", [("m", "H2O")]),
         ("---\nby: me\ntitle: >-\n  A\n  b\n---\nc", [("A b", "by: me\n\nc")]),
+        # code in lists and marks of comments in code stay, as what is never closed does
+        ("- x\n\n  ```html\n  <!-- y --> <b>z</b> \\_ &amp;\n  ```\n- `<!-- w -->` v <!-- no -->\n",
+         [("m", "- x\n\n  ```html\n  <!-- y --> <b>z</b> \\_ &amp;\n  ```\n- `<!-- w -->` v")]),
+        ("> ~~~\n> <i>a</i>\n> ```\n> ~~~\n> <i>b</i>\n",
+         [("m", "> ~~~\n> <i>a</i>\n> ```\n> ~~~\n> b")]),
+        ("Begin by <!-- and go on.\n\nMore.\n", [("m", "Begin by <!-- and go on.\n\nMore.")]),
+        ("<!-- never closed\n\nMore.\n", [("m", "<!-- never closed\n\nMore.")]),
         ("<!-- not\nshown --><b>x</b>\n\n[x]: http://e.org", [("m", "x\n\n[x]: http://e.org")]),
     ],
 )  # fmt: skip
@@ -486,6 +494,28 @@ def test_html(tmp_path: Path) -> None:
     assert read_one(tmp_path / "c.xhtml", xml.encode("koi8-r")) == [("c", "Музей план")]
 
 
+@pytest.mark.parametrize(
+    ("declared", "coding"),
+    [
+        ("iso-8859-1", "cp1252"),
+        ("us-ascii", "cp1252"),
+        ("undefined", "utf-8"),
+        ("idna", "utf-8"),
+        ("none", "utf-8"),
+        ("hex", "cp1252"),
+        ("utf-16", "utf-8"),
+        ("utf-16", "cp1252"),
+        ("windows-1252", "utf-8"),
+    ],
+)
+def test_a_page_that_declares_another_encoding(tmp_path: Path, declared: str, coding: str) -> None:
+    text = "It\u2019s 5 \u20ac \u2013 the caf\xe9\u2019s price."
+    page = f'<meta charset="{declared}"><p>{text}'.encode(coding)
+    assert read_one(tmp_path / "a.html", page) == [("a", text)]
+    plain = f'<meta charset="{declared}"><p>Plain'.encode()
+    assert read_one(tmp_path / "b.html", plain) == [("b", "Plain")]
+
+
 def test_csv(tmp_path: Path) -> None:
     text = 'name;price\n"hose; green";7\nvalve;9;late\n'
     assert read_one(tmp_path / "a.csv", text) == [
@@ -563,6 +593,7 @@ def _kept(text: str) -> str:
     return re.sub(r"[\W_]+", "", text)
 
 
+@pytest.mark.fuzz
 @given(WORDS, st.integers(1, 20))
 def test_pieces_hold_all_text_and_are_bounded(text: str, words: int) -> None:
     pieces = split_words(text, words)
@@ -570,6 +601,7 @@ def test_pieces_hold_all_text_and_are_bounded(text: str, words: int) -> None:
     assert all(piece.strip() and len(piece) <= 20 * words for piece in pieces)
 
 
+@pytest.mark.fuzz
 @given(WORDS, st.sampled_from([".txt", ".rst", ".csv"]))
 def test_no_text_is_lost_between_file_and_passages(text: str, kind: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -586,6 +618,7 @@ def test_no_text_is_lost_between_file_and_passages(text: str, kind: str) -> None
     assert all(len(p.text) < 2500 and len(p.title) < 2000 for p in passages)
 
 
+@pytest.mark.fuzz
 @given(st.lists(st.sampled_from([
     "# top\n", "## sub\n", "###### deep\n", "text here\n", "\n", "- item\n", "```\n", "    code\n",
     "| a | b |\n|---|---|\n| c | d |\n", "> quote\n", "title\n===\n", "<div>html</div>\n", "---\n",
@@ -611,6 +644,7 @@ def test_no_word_of_markdown_is_lost(lines: list[str]) -> None:
     assert wanted <= set(re.findall(r"\w+", held))
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("kind", [kind for kind in READERS if kind != ".jsonl.gz"])
 def test_any_bytes_are_passages_or_one_error(kind: str) -> None:
     @given(st.one_of(st.binary(max_size=200), st.text(max_size=100).map(str.encode)))
@@ -644,6 +678,7 @@ def _whole(folder: Path, kind: str) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("kind", ["pdf", "docx", "html"])
 def test_damaged_documents_are_passages_or_one_error(tmp_path: Path, kind: str) -> None:
     whole = _whole(tmp_path, kind)
@@ -675,6 +710,7 @@ def test_damaged_documents_are_passages_or_one_error(tmp_path: Path, kind: str) 
         ("md", "> "), ("md", "\n "), ("md", "![a]("), ("md", "&a"), ("txt", "A. "), ("txt", ".'"),
         ("txt", "a"), ("txt", "图"), ("txt", " "), ("html", "<div>"), ("html", "<!--"),
         ("rst", "=\n"), ("csv", '"'), ("md", "<h1>"), ("md", "\n<p>\n<script>"), ("csv", ",a;"),
+        ("md", "- ```\n"), ("md", "`<!--"), ("md", "> ~~~\n"),
     ],
 )  # fmt: skip
 def test_reading_is_linear(tmp_path: Path, kind: str, repeat: str) -> None:

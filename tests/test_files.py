@@ -303,6 +303,7 @@ def test_bytes_of_no_encoding_are_an_error(tmp_path: Path) -> None:
         list(files.read_json_lines(path))
 
 
+@pytest.mark.fuzz
 @given(st.binary(max_size=60))
 def test_any_bytes_are_lines_or_one_error(data: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:

@@ -75,6 +75,7 @@ def test_demonstrations_in_python_are_checked_too(value: Any) -> None:
         parse_demonstrations([value])
 
 
+@pytest.mark.fuzz
 @given(st.lists(st.fixed_dictionaries({}, optional={
     "id": JSON, "question": JSON, "answer": JSON, "golden_answers": JSON,
 }), max_size=4))  # fmt: skip

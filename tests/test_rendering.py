@@ -6,10 +6,11 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 
+from fuzzing import cases
 from raggd.backbone.embedded import embedded_folder
 from raggd.data.pocket import pocket_passages
 from raggd.data.prompts import build_prompt, user_text
@@ -65,7 +66,8 @@ words = st.sampled_from([*CONTROL, "<", ">", "/s>", "</", "user", " ", "\n", "Li
 hostile = st.lists(words, max_size=12).map("".join)
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.mark.fuzz
+@cases(150)
 @given(text=hostile, template=st.sampled_from([TEMPLATE, NO_SYSTEM, None]))
 def test_no_text_makes_a_control_token(text: str, template: str | None) -> None:
     tokenizer = CHAT if template == TEMPLATE else PLAIN if template is None else REFUSING
@@ -78,7 +80,8 @@ def test_no_text_makes_a_control_token(text: str, template: str | None) -> None:
 REFUSING = tiny_tokenizer(NO_SYSTEM)
 
 
-@settings(max_examples=100, deadline=None)
+@pytest.mark.fuzz
+@cases(100)
 @given(text=st.text(max_size=60))
 def test_ordinary_text_keeps_its_tokens(text: str) -> None:
     asked = [TURNS[0], {"role": "user", "content": user_text("who ?", [Passage("1", text)])}]

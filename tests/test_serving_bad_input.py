@@ -276,6 +276,10 @@ def test_a_file_of_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("# who  key\nalice  k1\n\nshop k2 # from March\n")
     assert read_keys(path) == {"alice": "k1", "shop": "k2"}
+    path.write_text("alice k1\n", encoding="utf-8-sig")
+    assert read_keys(path) == {"alice": "k1"}, "the mark of the encoding is no part of a name"
+    path.write_text("alice k1\n", encoding="utf-16")
+    assert read_keys(path) == {"alice": "k1"}
     for text in ("alice", "a k1\na k2", "a k1\nb k1", "a b c", "", "# none"):
         path.write_text(text)
         with pytest.raises(RaggdError, match="name and a key") as error:

@@ -11,9 +11,12 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from fuzzing import cases
 from raggd.serving.bodies import Extension
 from raggd.serving.openai import ChatRequest
 from serving_fixtures import Running, questions
+
+pytestmark = pytest.mark.fuzz
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +47,17 @@ OPERATIONS = (
 def fuzz(described: Any, path: str, method: str, mode: str, **fixed: Any) -> list[int]:
     """Send made-up requests, check every answer against the schema, return the statuses."""
     generation = schemathesis.GenerationMode(mode)
-    cases = described[path][method].as_strategy(generation_mode=generation)
+    requests = described[path][method].as_strategy(generation_mode=generation)
     seen = []
 
     @settings(
-        max_examples=25,
-        deadline=None,
+        cases(25, 400),  # of each of two dozen: 10,000 together
         derandomize=True,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(cases)
+    @given(requests)
     def send(case: Any) -> None:
         if fixed and isinstance(case.body, dict):
             case.body.update(fixed)
@@ -140,7 +142,7 @@ def spoilt(draw: st.DrawFn) -> Any:
     return body
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, database=None)
+@settings(cases(150), derandomize=True, database=None)
 @given(body=spoilt())
 def test_a_spoilt_request_is_answered_or_refused(server: Running, body: Any) -> None:
     text = json.dumps(body).encode("utf-8", "surrogatepass")

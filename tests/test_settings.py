@@ -90,6 +90,11 @@ def test_an_unknown_section_offers_the_nearest(tmp_path: Path) -> None:
         ("target.benchmarks=nq", r"target\.benchmarks.*'nq'"),
         ("target.learning_rate=0", r"target\.learning_rate.*0"),
         ("target.learning_rate=nan", r"target\.learning_rate.*nan"),
+        ("target.learning_rate=inf", r"target\.learning_rate.*inf"),
+        ("serving.timeout_s=1e999", r"serving\.timeout_s.*inf"),
+        (f"retrieval.top_k={'9' * 5000}", r"retrieval\.top_k.*'999.{80,90}\.\.\.\."),
+        ("evaluation.seed=99999999999999999999", "more than 64 bits"),
+        (f"retrieval.top_k={'[' * 3000}", r"retrieval\.top_k.* nested too deeply"),
         ("predictor.held_out_share=1.0", r"predictor\.held_out_share.*1\.0"),
         ("backbone.dtype=int8", r"backbone\.dtype.*'int8'"),
         ("adapter.rank={}", r"adapter\.rank"),
@@ -110,6 +115,15 @@ def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:
     (tmp_path / "settings.toml").write_bytes(b"\xff\xfe[retrieval]")
     with pytest.raises(RaggdError, match="not valid TOML"):
         load_settings(tmp_path / "settings.toml")
+
+
+def test_a_settings_file_with_a_mark_of_its_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_text("[retrieval]\ntop_k = 7\n", encoding="utf-8-sig")
+    assert load_settings(path).retrieval.top_k == 7
+    path.write_text("[retrieval]\ntop_k = 7\n", encoding="utf-16")
+    with pytest.raises(RaggdError, match="not valid TOML"):
+        load_settings(path)
 
 
 def test_settings_are_frozen_and_survive_json() -> None:

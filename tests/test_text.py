@@ -14,6 +14,7 @@ from raggd.retrieval.terms import TermNumbers, tokenize, tokenizer_fingerprint
 ANY = st.text(st.characters(exclude_categories=()))
 
 
+@pytest.mark.fuzz
 @given(ANY)
 def test_the_normal_form_is_its_own_normal_form(text: str) -> None:
     once = normal_text(text)
@@ -24,6 +25,7 @@ def test_the_normal_form_is_its_own_normal_form(text: str) -> None:
     assert search_form(once) == search_form(text)
 
 
+@pytest.mark.fuzz
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=126)))
 def test_plain_text_stays_as_it_is(text: str) -> None:
     assert normal_text(text) is text
@@ -49,6 +51,7 @@ def test_what_nobody_sees_goes(text: str, normal: str) -> None:
     assert normal_text(text) == normal
 
 
+@pytest.mark.fuzz
 @given(ANY)
 def test_composed_and_decomposed_text_have_the_same_terms(text: str) -> None:
     composed, decomposed = (unicodedata.normalize(form, text) for form in ("NFC", "NFD"))
@@ -114,6 +117,7 @@ def test_other_words_of_an_unspaced_script_are_not_found() -> None:
     assert not set(tokenize("เปิด")) & set(tokenize("ปลา"))
 
 
+@pytest.mark.fuzz
 @given(st.lists(ANY, max_size=5))
 def test_numbers_of_terms_are_those_of_the_terms(texts: list[str]) -> None:
     from array import array

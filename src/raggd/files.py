@@ -81,7 +81,7 @@ def read_json(path: Path, *, what: str) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RaggdError(f"cannot read {what} at {path}: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RaggdError(f"{what} at {path} is not valid JSON ({error}): it is damaged.") from error
 
 

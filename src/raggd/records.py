@@ -239,5 +239,5 @@ class RunRecord:
                 for p in raw.pop("predictions")
             )
             return cls(predictions=predictions, **raw)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RaggdError(f"{source} is not a raggd run record ({error}).") from error

@@ -27,7 +27,8 @@ def known_retriever(name: str) -> str:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # a number without bound has no form in JSON, and so none in a record
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class BackboneSettings(_Section):
@@ -272,7 +273,26 @@ def _explained(root: type[BaseModel], error: ValidationError, source: str) -> st
     location = [str(part) for part in first["loc"]]
     if first["type"] == "extra_forbidden":
         return _unknown_key(root, location, source)
-    return f"setting '{'.'.join(location)}' in {source}: {first['msg']}, got {first['input']!r}."
+    got = repr(first["input"])
+    got = got if len(got) <= 100 else f"{got[:90]}..."
+    return f"setting '{'.'.join(location)}' in {source}: {first['msg']}, got {got}."
+
+
+def _toml(text: str, what: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise RaggdError(
+            f"{what} is nested too deeply: a setting is a word, a number or a list of them."
+        ) from error
+
+
+def _refuse_vast(value: Any, source: str) -> None:
+    if isinstance(value, int) and value.bit_length() > 63:
+        raise RaggdError(f"a number in {source} has more than 64 bits: no setting takes one.")
+    if isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            _refuse_vast(inner, source)
 
 
 def _assign(raw: dict[str, Any], assignment: str) -> None:
@@ -283,8 +303,8 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
             f"--set '{assignment}': expected SECTION.NAME=VALUE, e.g. retrieval.top_k=5."
         )
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = _toml(f"value = {text}", f"--set '{name}'")["value"]
+    except ValueError:  # tomllib's own, and one of a number with thousands of digits
         value = text.strip()  # a bare word is a string
     section = raw.setdefault(parts[0], {})
     if not isinstance(section, dict):
@@ -318,13 +338,15 @@ def read_settings(
         )
     elif path is not None:
         try:
-            raw = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a mark
+            raw = _toml(text, f"settings file {path}")
         except OSError as error:
             raise RaggdError(f"cannot read settings file {path}: {error.strerror}.") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:  # no TOML, no UTF-8, or a number with thousands of digits
             raise RaggdError(f"settings file {path} is not valid TOML: {error}.") from error
     for assignment in assignments or []:
         _assign(raw, assignment)
+    _refuse_vast(raw, source)
     try:
         return model.model_validate(raw)
     except ValidationError as error:

@@ -33,9 +33,10 @@ def show(result: Mapping[str, Any], as_json: bool, *parts: Any) -> None:
 
 
 def complain(message: str) -> None:
-    """Write an error to standard error."""
+    """Write an error to standard error, in one line: what it quotes may hold anything."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    console.print(message, style="red", markup=False)
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    console.print(shown, style="red", markup=False)
 
 
 def note(message: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,6 +65,13 @@ def _row(raw: dict[str, Any]) -> Prepared:
     )
 
 
+_DAMAGED = (
+    *(OSError, EOFError, zlib.error),  # what packs it
+    *(ValueError, RecursionError),  # JSON
+    *(TypeError, KeyError, AttributeError),  # JSON of another form
+)
+
+
 def read_prepared(path: Path) -> list[Prepared]:
     """Read what `write_prepared` wrote, in order.
 
@@ -78,7 +86,7 @@ def read_prepared(path: Path) -> list[Prepared]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             rows.extend(_row(json.loads(line)) for line in file)
-    except (OSError, EOFError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except _DAMAGED as error:
         raise RaggdError(
             f"{path}, line {len(rows) + 1}: not a prepared question ({error}). Make the file again "
             "with `raggd data prepare`."

@@ -28,6 +28,7 @@ from prometheus_client import (
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from raggd.files import open_text
 from raggd.records import RaggdError
 from raggd.serving.errors import ApiError, internal_error
 
@@ -87,8 +88,9 @@ def read_keys(path: Path) -> Keys:
         RaggdError: it cannot be read, a line has another form, or a name or key comes twice.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        with open_text(path) as file:
+            lines = file.read().splitlines()
+    except (OSError, EOFError, ValueError) as error:
         raise RaggdError(f"cannot read the API keys in {path}: {error}.") from error
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):

@@ -172,8 +172,8 @@ def read_record(path: Path) -> RunRecord:
     """
     try:
         return RunRecord.from_json(path.read_text(encoding="utf-8"), source=str(path))
-    except OSError as error:
-        raise RaggdError(f"cannot read the record {path}: {error.strerror}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RaggdError(f"cannot read the record {path}: {error}.") from error
 
 
 @contextmanager

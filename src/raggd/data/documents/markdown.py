@@ -27,6 +27,8 @@ _INLINE = re.compile(
     r"|\\(?P<escaped>[!-/:-@\[-`{-~])|(?P<entity>&#?\w{2,31};)",
     re.IGNORECASE,
 )
+_FENCE = re.compile(r"[\s>]*(?:(?:[-*+]|\d{1,9}[.)])\s+)*(`{3,}|~{3,})([^`]*)$")
+_CODE_OR_COMMENT = re.compile(r"`+[^`\n]*`+|<!--")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _NO_TEXT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
 _HTML_HEADING = re.compile(r"<h([1-6])\b[^<>]*>(.{0,2000}?)</h\1\s*>", re.DOTALL | re.IGNORECASE)
@@ -107,18 +109,42 @@ def _heading(parser: Any, content: str) -> str:
 
 
 def _without_comments(text: str) -> str:
-    kept, _, rest = text.partition("<!--")
-    parts = [kept]
-    while rest:
-        _, _, rest = rest.partition("-->")
-        kept, _, rest = rest.partition("<!--")
-        parts.append(kept)
-    return "".join(parts)
+    # What stands in code stays, and one that is never closed is text.
+    parts, at = [], 0
+    for found in _CODE_OR_COMMENT.finditer(text):
+        if found[0] != "<!--" or found.start() < at:
+            continue
+        end = text.find("-->", found.end())
+        if end < 0:
+            break
+        parts.append(text[at : found.start()])
+        at = end + len("-->")
+    return "".join([*parts, text[at:]])
 
 
 def _prose(lines: Sequence[str]) -> str:
     # Code fences inside lists and quotes stay as they are.
-    return _without_comments(_plain("\n".join(lines)))
+    parts: list[str] = []
+    held: list[str] = []
+    fence = ""
+    for line in lines:
+        found = _FENCE.match(line)
+        if fence:
+            held.append(line)
+            if found and found[1].startswith(fence) and not found[2].strip():
+                parts.append("\n".join(held))
+                held, fence = [], ""
+        elif found:
+            parts += [_written(held)] if held else []
+            held, fence = [line], found[1]
+        else:
+            held.append(line)
+    parts += ["\n".join(held) if fence else _written(held)] if held else []
+    return "\n".join(parts)
+
+
+def _written(lines: Sequence[str]) -> str:
+    return _plain(_without_comments("\n".join(lines)))
 
 
 def _plain(text: str) -> str:

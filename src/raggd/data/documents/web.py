@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,9 @@ from raggd.data.documents.plain import decode
 _DECLARED = re.compile(
     rb"<(?:meta[^<>]{0,200}charset|\?xml[^<>]{0,200}encoding)\s*=\s*[\"']?([\w-]+)", re.IGNORECASE
 )
+# What browsers take a declared name for, since pages hold the larger set's characters.
+_LARGER = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874"}
+_LARGER |= {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
 _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _BREAK = "\u2028"
 _BEFORE = {"li": "- ", "br": _BREAK, "dd": ": "}
@@ -46,13 +51,22 @@ def read(path: Path) -> Iterator[Block]:
 
 
 def _decoded(data: bytes) -> str:
+    # Several bytes that are UTF-8 by chance are rarer than pages that declare what is not true.
     declared = _DECLARED.search(data[:4096])
-    if declared and not data.startswith(_MARKS):
-        try:
-            return data.decode(declared[1].decode())
-        except (LookupError, UnicodeDecodeError):  # a page may say what is not true
-            pass
+    if declared and not data.startswith(_MARKS) and (data.isascii() or not _is_utf8(data)):
+        with suppress(LookupError, UnicodeError):  # no such name, or no such text
+            name = codecs.lookup(declared[1].decode()).name
+            if not name.startswith(("utf-16", "utf-32")):  # the declaration would not be readable
+                return data.decode(_LARGER.get(name, name))
     return decode(data)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _blocks(root: Any) -> Iterator[Block]:

@@ -358,6 +358,30 @@ def test_examples_are_read_once_under_each_instruction(
         assert rag.answer(questions(1)[0], adapted).text == texts[2]
 
 
+def test_what_examples_settle_is_written_around_every_answer_streamed_or_not(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    parts = tiny_parts(tmp_path, frozen_backbone)
+    random_update(parts.base).save(parts.weights / EXAMPLES_FILE)
+    passages = ["Bees make honey.", "London has many bridges."]
+    shown = [
+        {"question": "what", "passages": [{"text": t}], "answer": json.dumps({"answer": a})}
+        for t, a in zip(passages, ("honey", "many bridges"), strict=True)
+    ]
+    body = chat(model="raggd", raggd={"demonstrations": shown})
+    body["response_format"] = {"type": "json_object"}
+    with running(parts) as server, server.client() as client:
+        whole = client.post(CHAT, json=body).json()["choices"][0]["message"]["content"]
+        assert set(json.loads(whole)) == {"answer"}
+        with client.stream("POST", CHAT, json=body | {"stream": True}) as stream:
+            lines = [line[6:] for line in stream.iter_lines() if line.startswith("data: {")]
+        choices = [choice for line in lines for choice in json.loads(line)["choices"]]
+        assert "".join(c["delta"].get("content") or "" for c in choices) == whole
+        plain = [{**d, "answer": json.loads(d["answer"])["answer"]} for d in shown]
+        bare = client.post(CHAT, json=chat(model="raggd", raggd={"demonstrations": plain})).json()
+        assert json.loads(whole)["answer"] == bare["choices"][0]["message"]["content"]
+
+
 def test_a_damaged_update_is_predicted_again_and_a_damaged_set_left_out(
     frozen_backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -115,6 +115,14 @@ def test_values_are_escaped_in_json() -> None:
     assert json.loads(template.write('a "new" one\\')) == {"answer": 'a "new" one\\'}
 
 
+def test_a_word_where_examples_had_numbers_is_quoted_in_json() -> None:
+    template, plain = template_of(_shown(['{"year": 1812}', '{"year": 1945}'], ("1812", "1945")))
+    assert template is not None
+    assert [d.answer for d in plain] == ["1812", "1945"]
+    assert template.write("1990") == '{"year": 1990}'
+    assert json.loads(template.write('the "nineties"')) == {"year": 'the "nineties"'}
+
+
 def test_whole_sentences_come_word_for_word_from_a_passage() -> None:
     shown = _shown([f"It was {name} in 1990." for name in NAMES])
     template, plain = template_of(shown)

@@ -265,9 +265,17 @@ class AnswerTemplate:
         if {piece.kind for piece in self.pieces} & {"n", "t"} and not passages:
             return text  # nothing to name
         at = _best(value, [p.text for p in passages]) if passages else 0
-        slots = {"x": text, "n": str(at + 1)}
-        slots["t"] = NAMES[self.names](passages[at]) if self.names else ""
-        return "".join(self._escaped(slots[k]) if k else text for k, text in self.pieces)
+        name = NAMES[self.names](passages[at]) if self.names else ""
+        slots = {"x": text, "n": str(at + 1), "t": name}
+        if self.json:
+            slots = {kind: json.dumps(t, ensure_ascii=False)[1:-1] for kind, t in slots.items()}
+        written = self._joined(slots)
+        if self.json and parsed_json(written) is None:  # the examples had numbers there
+            written = self._joined({**slots, "x": f'"{slots["x"]}"'})
+        return written
+
+    def _joined(self, slots: Mapping[str, str]) -> str:
+        return "".join(slots[kind] if kind else text for kind, text in self.pieces)
 
     def write(self, answer: str, passages: Sequence[Passage] = ()) -> str:
         """Write what a model answered, in the template or without it, as the examples are written.
@@ -309,9 +317,6 @@ class AnswerTemplate:
             return str(json.loads(f'"{found[0]}"'))
         except ValueError:
             return None
-
-    def _escaped(self, text: str) -> str:
-        return json.dumps(text, ensure_ascii=False)[1:-1] if self.json else text
 
 
 def _nearest(text: str, choices: Sequence[str]) -> str:

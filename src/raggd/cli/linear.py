@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -205,8 +206,8 @@ def _authors_table(record: dict[str, Any]) -> list[Any]:
         where = (row["interface"], row["documents"], row["layers"], row["input_range"])
         numbers = (row["which"], row["theirs"], row["ours"], f"{100 * row['relative']:+.1f} %")
         table.add_row(*map(str, (*where, *numbers, row.get("fresh", ""), row["verdict"])))
-    agree = sum(row["verdict"] == "agrees" for row in record["authors"])
-    return [table, f"{agree} of {len(record['authors'])} agree within their tolerance."]
+    said = Counter(str(row["verdict"]) for row in record["authors"])
+    return [table, f"Of {said.total()}: " + ", ".join(f"{what} {n}" for what, n in said.items())]
 
 
 def _figure_command(name: str) -> Callable[..., None]:

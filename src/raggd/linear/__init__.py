@@ -3,6 +3,6 @@
 One layer of linear self-attention on tokens (x1, x2, y) is one gradient step of the unified
 linearized predictor ``W1 x1 + W2 x2``. `objective` holds the steps and their oracle, `attention`
 the layer with Lemma 1's and GD++'s weights, `verify` holds one against the other. `tasks` and
-`training` find what training finds; `synthetic` and `tables` run a figure's cells, and
-`synthetic_figures` and `table_figures` draw and summarise them (`figure`).
+`tables` draw tasks, `training` trains on them; `synthetic` is one run, and `synthetic_figures` and
+`table_figures` are the figures (`figure`).
 """

@@ -13,8 +13,9 @@ layers; its settings give the *reading* that the paper leaves open (see `tasks.R
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from itertools import cycle
 from statistics import mean
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -97,6 +98,17 @@ SOURCE = "github.com/ToneLi/ICL_RAG, ICL_equ_GD.ipynb, commit 672f453"
 _WHERE = ("interface", "documents", "layers", "input_range")
 
 
+class Verdict(StrEnum):
+    """What a number of ours is beside the authors'."""
+
+    agrees = "agrees"
+    """Within the tolerance."""
+    below = "lower than theirs"
+    """A trained loss below theirs by more than that: training found more."""
+    missed = "missed"
+    """Anything else."""
+
+
 class Published(NamedTuple):
     """A loss that the authors publish, with the tolerance that counts as agreement."""
 
@@ -110,29 +122,34 @@ class Published(NamedTuple):
     tolerance: float
 
 
-def _figure5() -> list[Published]:
-    by_documents = {
-        ("projection", "constructed"): (0.94, 2.08, 4.20, 10.50),
-        ("projection", "trained"): (0.94, 2.08, 4.20, 10.55),
-        ("dot-product", "constructed"): (0.56, 0.56, 0.57, 0.57),
-        ("dot-product", "trained"): (0.56, 0.57, 0.57, 0.57),
+def _figure5() -> Iterator[Published]:
+    """Yield by documents for inputs in +-1/2, then by input range for 2 documents."""
+    counts, ranges = (2, 5, 10, 25), (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    losses = {
+        ("projection", "constructed"): (
+            (0.94, 2.08, 4.20, 10.50),
+            (3.16, 14.39, 56.70, 178.29, 468.50, 1100.0),
+        ),
+        ("projection", "trained"): (
+            (0.94, 2.08, 4.20, 10.55),
+            (3.23, 14.89, 58.76, 184.73, 485.17, 1100.0),
+        ),
+        ("dot-product", "constructed"): (
+            (0.56, 0.56, 0.57, 0.57),
+            (2.26, 12.20, 50.72, 162.59, 430.49, 992.1),
+        ),
+        ("dot-product", "trained"): (
+            (0.56, 0.57, 0.57, 0.57),
+            (2.30, 12.60, 53.20, 170.90, 452.71, 1043.43),
+        ),
     }
-    by_range = {
-        ("projection", "constructed"): (3.16, 14.39, 56.70, 178.29, 468.50, 1100.0),
-        ("projection", "trained"): (3.23, 14.89, 58.76, 184.73, 485.17, 1100.0),
-        ("dot-product", "constructed"): (2.26, 12.20, 50.72, 162.59, 430.49, 992.1),
-        ("dot-product", "trained"): (2.30, 12.60, 53.20, 170.90, 452.71, 1043.43),
-    }
-    rows = []
-    for (interface, which), values in by_documents.items():
-        tolerance = 0.02 if which == "constructed" else 0.03
-        for documents, value in zip((2, 5, 10, 25), values, strict=True):
-            rows.append(Published("fig5", interface, documents, 1, 0.5, which, value, tolerance))
-    for (interface, which), wide in by_range.items():
-        for a, value in zip((0.75, 1.0, 1.25, 1.5, 1.75, 2.0), wide, strict=True):
-            tolerance = 0.05 if a <= 1.5 else 0.10
-            rows.append(Published("fig5", interface, 2, 1, a, which, value, tolerance))
-    return rows
+    for (interface, which), (by_documents, by_range) in losses.items():
+        near = 0.02 if which == "constructed" else 0.03
+        for k, value in zip(counts, by_documents, strict=True):
+            yield Published("fig5", interface, k, 1, 0.5, which, value, near)
+        for a, value in zip(ranges, by_range, strict=True):
+            far = 0.05 if a <= 1.5 else 0.10
+            yield Published("fig5", interface, 2, 1, a, which, value, far)
 
 
 PUBLISHED = (
@@ -148,7 +165,8 @@ def compared(figure: str, rows: list[Row]) -> list[Row]:
     """Return the published numbers of a figure beside the means over seeds of its rows.
 
     ``ours`` is measured on the authors' tasks, ``fresh`` on our own draws, ``relative`` is the
-    difference of ours over theirs. What the figure has no cell for is left out.
+    difference of ours over theirs. The verdict tells a trained loss that is lower than theirs from
+    one that is missed. What the figure has no cell for is left out.
     """
     table = []
     for line in (line for line in PUBLISHED if line.figure == figure):
@@ -158,21 +176,15 @@ def compared(figure: str, rows: list[Row]) -> list[Row]:
         ours = [r[key] for r in select(cell, stage="authors")]
         if not ours:
             continue
-        fresh = [r[key] for r in cell if r["stage"] in {"final", "range"}]
-        relative = mean(ours) / line.value - 1
-        verdict = "lower" if relative < 0 else "higher"
-        table.append(
-            {
-                **where,
-                "which": line.which,
-                "theirs": line.value,
-                "ours": rounded([mean(ours)])[0],
-                "relative": round(relative, 4),
-                "tolerance": line.tolerance,
-                **({"fresh": rounded([mean(fresh)])[0]} if fresh else {}),
-                "verdict": "agrees" if abs(relative) <= line.tolerance else verdict,
-            }
-        )
+        row = {**where, "which": line.which, "theirs": line.value, "ours": rounded([mean(ours)])[0]}
+        row |= {"relative": round(mean(ours) / line.value - 1, 4), "tolerance": line.tolerance}
+        if fresh := [r[key] for r in cell if r["stage"] in {"final", "range"}]:
+            row["fresh"] = rounded([mean(fresh)])[0]
+        row["verdict"] = Verdict.agrees
+        if abs(row["relative"]) > line.tolerance:
+            better = line.which == "trained" and row["relative"] < 0
+            row["verdict"] = Verdict.below if better else Verdict.missed
+        table.append(row)
     return table
 
 
@@ -193,7 +205,15 @@ NAMES = {
     "prediction_difference": "|difference of predictions|",
     "sensitivity_distance": "l2 distance of sensitivities",
     "cosine": "cosine of sensitivities",
+    "residual": "|trained - constructed| loss",
+    "model_difference": "relative sensitivity distance",
+    "loss_ratio": "constructed loss / trained loss",
+    "gap": "advantage of training (share of the step's loss)",
+    "share": "trained loss / variance of the label",
+    "step": "training step",
+    "input_range": "input range a",
 }
+"""Fields as pictures call them, where not by their own name."""
 
 
 def canvas(rows: int, columns: int, title: str, *, height: float = 2.9) -> tuple[Figure, Any]:
@@ -213,19 +233,18 @@ def canvas(rows: int, columns: int, title: str, *, height: float = 2.9) -> tuple
     return figure, axes
 
 
-def band(axis: Axes, rows: Sequence[Row], x: str, y: str, label: str, style: int) -> None:
-    """Draw one line: means of the field y over seeds against x, a 95 % interval as a band."""
-    chosen = STYLES[style % len(STYLES)]
-    points = values_of(rows, x)
-    spread = [spread_of(y, [row[y] for row in select(rows, **{x: p})]) for p in points]
-    middle, low, high = zip(*spread, strict=True)
-    axis.plot(points, middle, label=label, linewidth=1.6, markersize=4.5, **chosen)
-    axis.fill_between(points, low, high, color=chosen["color"], alpha=0.18, linewidth=0)
+def write(axis: Axes, title: str, x: str, y: str, at: float | None = None) -> None:
+    """Write the texts of a panel, of fields by their `NAMES`, and rule a line at a height."""
+    axis.set_title(title, fontsize=9, loc="left")
+    axis.set_xlabel(NAMES.get(x, x), fontsize=9)
+    axis.set_ylabel(NAMES.get(y, y), fontsize=9)
+    if at is not None:
+        axis.axhline(at, color="#888888", linewidth=0.8)
 
 
-def spread_of(key: str, values: Sequence[float]) -> tuple[float, float, float]:
-    """Return an interval cut to what can be: cosines in [-1, 1], what has no sign above zero."""
-    middle, low, high = interval(values)
+def spread_of(key: str, rows: Sequence[Row]) -> tuple[float, float, float]:
+    """Return a field's interval cut to what can be: cosines in [-1, 1], all but gaps above zero."""
+    middle, low, high = interval(row[key] for row in rows)
     if key == "gap":
         return middle, low, high
     if key == "cosine":
@@ -233,11 +252,49 @@ def spread_of(key: str, values: Sequence[float]) -> tuple[float, float, float]:
     return middle, max(low, 0.02 * middle), high
 
 
-def label(axis: Axes, title: str = "", x: str = "", y: str = "") -> None:
-    """Write the texts of a panel."""
-    axis.set_title(title, fontsize=9, loc="left")
-    axis.set_xlabel(x, fontsize=9)
-    axis.set_ylabel(y, fontsize=9)
+def lines(
+    axis: Axes, x: str, shown: Iterable[tuple[str, Sequence[Row], str]], *, named: bool = True
+) -> None:
+    """Draw lines (a name, rows, a field) against the field x.
+
+    Points are means over seeds, bands 95 % intervals.
+    """
+    for (name, rows, key), style in zip(shown, cycle(STYLES), strict=False):
+        points = values_of(rows, x)
+        spread = [spread_of(key, select(rows, **{x: point})) for point in points]
+        middle, low, high = zip(*spread, strict=True)
+        axis.plot(points, middle, label=name, linewidth=1.6, markersize=4.5, **style)
+        axis.fill_between(points, low, high, color=style["color"], alpha=0.18, linewidth=0)
+    if named:
+        legend(axis)
+
+
+def dots(
+    axis: Axes, rows: Sequence[Row], key: str, by: str, line: str, *, sideways: bool = False
+) -> None:
+    """Mark a field's mean and 95 % interval for every value of `by` and `line`, side by side.
+
+    Groups stand along the abscissa, or from top to bottom.
+    """
+    groups, names = values_of(rows, by), values_of(rows, line)
+    width = (0.25 if sideways else 0.7) / max(1, len(names) - 1)
+    for index, (name, style) in enumerate(zip(names, cycle(STYLES), strict=False)):
+        places = [g + width * (index - (len(names) - 1) / 2) for g in range(len(groups))]
+        spread = [spread_of(key, select(rows, **{by: group, line: name})) for group in groups]
+        middle = [s[0] for s in spread]
+        error = [[s[0] - s[1] for s in spread], [s[2] - s[0] for s in spread]]
+        marks = {"fmt": style["marker"], "color": style["color"], "markersize": 5, "label": name}
+        marks |= {"capsize": 2.5, "linewidth": 1.2}
+        if sideways:
+            axis.errorbar(middle, places, xerr=error, **marks)
+        else:
+            axis.errorbar(places, middle, yerr=error, **marks)
+    (axis.set_yticks if sideways else axis.set_xticks)(range(len(groups)), groups)
+    if sideways:
+        axis.invert_yaxis()
+        return
+    for edge in range(len(groups) - 1):
+        axis.axvline(edge + 0.5, color="#bbbbbb", linewidth=0.6)
 
 
 def legend(axis: Axes) -> None:
@@ -251,36 +308,3 @@ def legend_below(figure: Figure, axis: Axes) -> None:
     figure.legend(
         handles, names, loc="outside lower center", ncols=len(names), fontsize=8, frameon=False
     )
-
-
-def dots(
-    axis: Axes,
-    groups: Sequence[str],
-    lines: Sequence[str],
-    values: Callable[[str, str], list[float]],
-    key: str,
-    *,
-    sideways: bool = False,
-) -> None:
-    """Mark mean and 95 % interval for every group and line, side by side.
-
-    `values` gives the numbers over seeds of a group and a line; `key` is what they are. Groups
-    stand along the abscissa, or from top to bottom.
-    """
-    width = (0.25 if sideways else 0.7) / max(1, len(lines) - 1)
-    for index, (name, style) in enumerate(zip(lines, cycle(STYLES), strict=False)):
-        places = [g + width * (index - (len(lines) - 1) / 2) for g in range(len(groups))]
-        spread = [spread_of(key, values(group, name)) for group in groups]
-        middle = [s[0] for s in spread]
-        error = [[s[0] - s[1] for s in spread], [s[2] - s[0] for s in spread]]
-        marks = {"fmt": style["marker"], "color": style["color"], "markersize": 5, "label": name}
-        if sideways:
-            axis.errorbar(middle, places, xerr=error, capsize=2.5, linewidth=1.2, **marks)
-        else:
-            axis.errorbar(places, middle, yerr=error, capsize=2.5, linewidth=1.2, **marks)
-    (axis.set_yticks if sideways else axis.set_xticks)(range(len(groups)), groups)
-    if sideways:
-        axis.invert_yaxis()
-        return
-    for edge in range(len(groups) - 1):
-        axis.axvline(edge + 0.5, color="#bbbbbb", linewidth=0.6)

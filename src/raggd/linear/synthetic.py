@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raggd.linear.attention import Head, LinearSelfAttention, constructed, random_attention
 from raggd.linear.figure import Cell, Row, TableLoader, changed_cell
-from raggd.linear.objective import Interface
+from raggd.linear.objective import Interface, Weights
 from raggd.linear.tasks import (
     AUTHORS_TASKS,
     Reading,
@@ -22,6 +22,7 @@ from raggd.linear.tasks import (
     document_weight,
     sample,
     start_weights,
+    without_direction,
 )
 from raggd.linear.training import (
     Objective,
@@ -117,46 +118,62 @@ def scaling(spec: TaskSpec) -> Callable[[Tasks], Tasks]:
     return scale
 
 
+def constructions(
+    search: Tasks, weights: Weights, layers: int, *, curved: bool
+) -> tuple[dict[str, LinearSelfAttention], dict[str, Tensor]]:
+    """Return what training is held against, by name, and its numbers, from a search on tasks.
+
+    "constructed" are plain steps, or if `curved` GD++ beside the "plain" ones.
+    """
+    examples = search.x1.shape[-2] - 1
+    eta = search_eta(search, layers, weights)
+    plain = constructed(weights, eta, examples, layers)
+    if not curved:
+        return {"constructed": plain}, {"eta": eta}
+    eta, gamma = search_gd_plus_plus(search, layers, eta, weights)
+    curving = constructed(weights, eta, examples, layers, gamma=gamma)
+    return {"constructed": curving, "plain": plain}, {"eta": eta, "gamma": gamma}
+
+
 class _Run:
     """What one cell holds: tasks, the network to train, what it is held against."""
 
     def __init__(self, cell: Cell) -> None:
-        self.cell, self.spec, self.layers = cell, task_spec(cell), cell["layers"]
+        self.cell, self.spec = cell, task_spec(cell)
         self.ours = self.spec.reading == Reading.ours
         self.generator = torch.Generator().manual_seed(cell["seed"])
         seeds = cell["seeds"]
         shown = not self.ours and self.spec.interface == Interface.dot_product
-        w2 = document_weight(self.spec, seeds) if shown else None
+        self.w2 = document_weight(self.spec, seeds) if shown else None
         names = ("layers", "scale", "symmetric", "target_only", "softmax")
         self.net = random_attention(
             self.generator,
             replicas=seeds,
             width=self.spec.width,
-            offset=None if w2 is None else document_offset(w2),
+            offset=None if self.w2 is None else document_offset(self.w2),
             **{name: cell[name] for name in names},
         )
-        self.weights = start_weights(self.spec, seeds, w2)
-        self.plain, self.used, self.numbers = self.constructions(self.tasks(cell["tasks"]))
+        self.networks, self.numbers = self.searched(self.tasks(cell["tasks"]))
         self.held = self.tasks(cell["tasks"])
 
     def tasks(self, count: int) -> Tasks:
         return sample(self.spec, self.cell["seeds"], count, self.generator)
 
-    def constructions(
-        self, search: Tasks
-    ) -> tuple[LinearSelfAttention, LinearSelfAttention, dict[str, Tensor]]:
-        """Return plain steps, what training is held against, and its numbers, from a search.
+    def searched(self, search: Tasks) -> tuple[dict[str, LinearSelfAttention], dict[str, Tensor]]:
+        """Return the constructions; the authors hold a stack of layers against GD++.
 
-        The authors hold a stack of layers against GD++.
+        "blind" is that without the direction of the documents' weight, which layers whose keys and
+        values read a multiple of it in every token have to leave out (see docs/linear.md).
         """
-        examples, steps = self.spec.examples, self.layers
-        eta = search_eta(search, steps, self.weights)
-        plain = constructed(self.weights, eta, examples, steps)
-        if self.ours or steps == 1:
-            return plain, plain, {"eta": eta}
-        eta, gamma = search_gd_plus_plus(search, steps, eta, self.weights)
-        used = constructed(self.weights, eta, examples, steps, gamma=gamma)
-        return plain, used, {"eta": eta, "gamma": gamma}
+        layers, zero = self.cell["layers"], start_weights(self.spec, self.cell["seeds"])
+        curved = layers > 1 and not self.ours
+        if self.w2 is None:
+            return constructions(search, zero, layers, curved=curved)
+        start = zero._replace(w2=self.w2)
+        found, numbers = constructions(search, start, layers, curved=curved)
+        seen = without_direction(search, self.w2)
+        blind, _ = constructions(seen, zero, layers, curved=curved)
+        return found | {"blind": blind["constructed"]}, numbers
 
     def rows(self, measured: Mapping[str, Tensor], **labels: Any) -> list[Row]:
         """Return a row per seed; the authors' loss is half the squared error."""
@@ -169,32 +186,26 @@ class _Run:
         ]
 
     def compared(self, tasks: Tasks) -> dict[str, Tensor]:
-        one, other = attention_predictor(self.net), attention_predictor(self.used)
+        one, other = (attention_predictor(n) for n in (self.net, self.networks["constructed"]))
         return dict(compare(one, other, tasks))
 
     def losses(
-        self,
-        tasks: Tasks,
-        plain: LinearSelfAttention,
-        used: LinearSelfAttention,
-        variance: float | None,
+        self, tasks: Tasks, networks: Mapping[str, LinearSelfAttention], variance: float | None
     ) -> dict[str, Tensor]:
-        """Return the losses of all networks of the cell, in expectation with features' variance."""
-
-        def loss(network: LinearSelfAttention, tasks: Tasks = tasks) -> Tensor:
-            sampled = squared_error(attention_predictor(network))
-            objective = sampled if variance is None else expected_error(network, variance)
-            return mean_loss(objective, tasks)
-
+        """Return all losses, in expectation over queries given the variance of the features."""
+        measured = {name: (network, tasks) for name, network in networks.items()}
+        if self.w2 is not None:
+            measured["blind"] = (networks["blind"], without_direction(tasks, self.w2))
+        if self.cell["layers"] == 1 and not self.cell["softmax"]:
+            half = halfway(self.net, networks["constructed"])
+            measured["interpolated"] = (half, replace(tasks, documents=None))
         found: dict[str, Tensor] = {}
         if variance is not None and tasks.teacher is not None:
             found["null_loss"] = variance * tasks.teacher.square().sum(-1).mean(1)
-        found |= {"trained_loss": loss(self.net), "constructed_loss": loss(used)}
-        if self.layers > 1:
-            found["plain_loss"] = loss(plain)
-        elif not self.cell["softmax"]:
-            without = replace(tasks, documents=None)
-            found["interpolated_loss"] = loss(halfway(self.net, plain), without)
+        for name, (network, asked) in {"trained": (self.net, tasks), **measured}.items():
+            sampled = squared_error(attention_predictor(network))
+            objective = sampled if variance is None else expected_error(network, variance)
+            found[f"{name}_loss"] = mean_loss(objective, asked)
         return found
 
     def objective(self) -> Objective:
@@ -229,19 +240,19 @@ class _Run:
         """Return rows after training: held-out tasks, every input range, the authors' tasks."""
         width, label = self.spec.input_range, {"step": self.cell["steps"]}
         rows: list[Row] = []
-        ranges = RANGES[self.spec.reading] if self.layers == 1 else (width,)
+        ranges = RANGES[self.spec.reading] if self.cell["layers"] == 1 else (width,)
         for a in ranges:
             tasks = self.held.scaled(a / width)
             variance = None if self.ours else a**2 / 3
-            measured = self.compared(tasks) | self.losses(tasks, self.plain, self.used, variance)
+            measured = self.compared(tasks) | self.losses(tasks, self.networks, variance)
             stage = "final" if a == width else "range"
             rows += self.rows(measured, stage=stage, **label, input_range=a)
         if self.ours or not self.cell["authors_tasks"]:
             return rows
         tasks = authors_tasks(self.spec, self.cell["seeds"], self.cell["authors_tasks"])
-        plain, used, _ = self.constructions(tasks)  # they search on their test tasks, too
+        networks, _ = self.searched(tasks)  # they search on their test tasks, too
         for a in ranges if self.cell["documents"] == 2 else (width,):
-            measured = self.losses(tasks.scaled(a / width), plain, used, None)
+            measured = self.losses(tasks.scaled(a / width), networks, None)
             rows += self.rows(measured, stage="authors", **label, input_range=a)
         return rows
 

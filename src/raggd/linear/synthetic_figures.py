@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from itertools import product
+from operator import itemgetter
 from statistics import linear_regression
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,15 @@ from raggd.linear.figure import (
     NAMES,
     FigureSpec,
     Row,
-    band,
     canvas,
     dots,
     interval,
-    label,
-    legend,
     legend_below,
+    lines,
     rounded,
     select,
     values_of,
+    write,
 )
 from raggd.linear.synthetic import run_synthetic, synthetic_cell, task_spec
 
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 INTERFACES = ("projection", "dot-product")
 DOCUMENTS = (2, 5, 10, 25)
+LOSSES = ("trained_loss", "constructed_loss")
 QUICK: dict[str, Any] = {"steps": 1000, "batch": 256, "tasks": 2000, "evaluations": 10}
 
 
@@ -50,7 +51,7 @@ def alignment(rows: Sequence[Row]) -> dict[str, Any]:
     """Return rows of one setting, one per seed, condensed: means, intervals, the worst."""
     keys = ("trained_loss", "constructed_loss", "null_loss", "prediction_difference", "cosine")
     found: dict[str, Any] = {"seeds": len(rows)}
-    for key in (*keys, *(("plain_loss",) if "plain_loss" in rows[0] else ())):
+    for key in (*keys, *(key for key in ("plain_loss", "blind_loss") if key in rows[0])):
         found[key] = rounded(interval(row[key] for row in rows))
     found["relative_gap"] = rounded(interval(gaps(rows)))
     found["largest_gap"] = max(gaps(rows))
@@ -69,19 +70,16 @@ def _fig1_cells(quick: bool, reading: str) -> list[Row]:
 def _draw_fig1(rows: Sequence[Row]) -> Figure:
     title = "Figure 1. One layer of linear self-attention: trained against one gradient step"
     figure, axes = canvas(2, 4, title)
-    keys = ("prediction_difference", "sensitivity_distance", "cosine")
-    for line, interface in enumerate(INTERFACES):
+    for interface, (first, *others) in zip(INTERFACES, axes, strict=True):
         curve = select(rows, interface=interface, stage="curve")
-        for style, key in enumerate(("trained_loss", "constructed_loss")):
-            band(axes[line][0], curve, "step", key, NAMES[key], style)
-        label(axes[line][0], interface, "training step", "loss, held-out tasks")
-        legend(axes[line][0])
-        for column, key in enumerate(keys, start=1):
-            band(axes[line][column], curve, "step", key, NAMES[key], column + 1)
-            label(axes[line][column], interface, "training step", NAMES[key])
-            axes[line][column].set_ylim(bottom=min(0.0, *(row[key] for row in curve)))
-        axes[line][3].set_ylim(top=1.05)
-        axes[line][3].axhline(1.0, color="#888888", linewidth=0.8)
+        lines(first, "step", [(NAMES[key], curve, key) for key in LOSSES])
+        write(first, interface, "step", "loss, held-out tasks")
+        keys = ("prediction_difference", "sensitivity_distance", "cosine")
+        for axis, key in zip(others, keys, strict=True):
+            lines(axis, "step", [("", curve, key)], named=False)
+            write(axis, interface, "step", key, 1.0 if key == "cosine" else None)
+            axis.set_ylim(bottom=min(0.0, *(row[key] for row in curve)))
+        others[-1].set_ylim(top=1.05)
     return figure
 
 
@@ -115,27 +113,21 @@ def _fig5_cells(quick: bool, reading: str) -> list[Row]:
 def _draw_fig5(rows: Sequence[Row]) -> Figure:
     title = "Figure 5. Documents and input range: trained, constructed and half-way weights"
     figure, axes = canvas(2, 3, title)
-    keys = ("trained_loss", "constructed_loss", "interpolated_loss")
-    ranges = [row for row in rows if row["stage"] in {"final", "range"}]
+    keys = (*LOSSES, "interpolated_loss")
     shown = 2 if rows[0]["reading"] == "authors" else 10
-    for line, interface in enumerate(INTERFACES):
-        mine = select(ranges, interface=interface)
+    for interface, (first, second, third) in zip(INTERFACES, axes, strict=True):
         final = select(rows, stage="final", interface=interface)
-        for style, key in enumerate(keys):
-            band(axes[line][0], final, "documents", key, NAMES[key], style)
-            part = select(mine, documents=shown)
-            band(axes[line][1], part, "input_range", key, NAMES[key], style)
-        for style, factor in enumerate((0.5, 1.0, 1.5, 2.0)):
-            part = select(mine, input_range=factor)
-            band(axes[line][2], part, "documents", "cosine", f"inputs in ±{factor}", style)
-        name = f"{interface}, inputs in ±{final[0]['input_range']}"
-        label(axes[line][0], name, "documents", "loss")
-        label(axes[line][1], f"{interface}, {shown} documents", "input range a", "loss")
-        label(axes[line][2], interface, "documents", NAMES["cosine"])
-        axes[line][0].set_ylim(bottom=0)
-        axes[line][1].set_yscale("log")
-        for axis in axes[line]:
-            legend(axis)
+        mine = [*final, *select(rows, stage="range", interface=interface)]
+        wide = sorted(select(mine, documents=shown), key=itemgetter("input_range"))
+        lines(first, "documents", [(NAMES[key], final, key) for key in keys])
+        lines(second, "input_range", [(NAMES[key], wide, key) for key in keys])
+        by_range = {a: select(mine, input_range=a) for a in (0.5, 1.0, 1.5, 2.0)}
+        lines(third, "documents", [(f"in ±{a}", part, "cosine") for a, part in by_range.items()])
+        write(first, f"{interface}, inputs in ±{final[0]['input_range']}", "documents", "loss")
+        write(second, f"{interface}, {shown} documents", "input_range", "loss")
+        write(third, interface, "documents", "cosine")
+        first.set_ylim(bottom=0)
+        second.set_yscale("log")
     return figure
 
 
@@ -209,9 +201,13 @@ def _depth_cells(interface: str, quick: bool, reading: str) -> list[Row]:
 
 
 def _with_residual(rows: Sequence[Row]) -> list[Row]:
-    """Return the final rows with ``residual``, ``|trained loss - constructed loss|``."""
+    """Return the final rows with ``residual``, ``|trained loss - constructed loss|``.
+
+    ``residual_blind`` is that to the construction which reads what the trained layers can.
+    """
+    residuals = {"residual": "constructed_loss", "residual_blind": "blind_loss"}
     return [
-        {**row, "residual": abs(row["trained_loss"] - row["constructed_loss"])}
+        row | {n: abs(row["trained_loss"] - row[k]) for n, k in residuals.items() if k in row}
         for row in select(rows, stage="final")
     ]
 
@@ -223,59 +219,53 @@ def _draw_depth(rows: Sequence[Row]) -> Figure:
     final = _with_residual(rows)
     writes = values_of(final, "target_only")
     figure, axes = canvas(len(writes), 4, title)
-    panels = (
-        ("residual", "|trained - constructed| loss"),
-        ("prediction_difference", NAMES["prediction_difference"]),
-        ("cosine", NAMES["cosine"]),
-    )
-    for line, only in enumerate(writes):
+    for only, (first, *others) in zip(writes, axes, strict=True):
         name = f"layers write {WRITES[only]}"
-        for index, depth in enumerate(values_of(final, "layers")):
-            mine = select(final, target_only=only, layers=depth)
-            for offset, key in enumerate(("trained_loss", "constructed_loss")):
-                text = f"{NAMES[key]}, {depth} layers"
-                band(axes[line][0], mine, "documents", key, text, 2 * index + offset)
-            for column, (key, _) in enumerate(panels, start=1):
-                band(axes[line][column], mine, "documents", key, f"{depth} layers", 2 * index)
-        label(axes[line][0], name, "documents", "loss")
-        for column, (_, text) in enumerate(panels, start=1):
-            label(axes[line][column], name, "documents", text)
-        for axis in axes[line][:3]:
+        parts = {f"{d} layers": select(final, target_only=only, layers=d) for d in DEPTHS}
+        losses = [(f"{NAMES[k]}, {d}", part, k) for d, part in parts.items() for k in LOSSES]
+        lines(first, "documents", losses)
+        write(first, name, "documents", "loss")
+        for axis, key in zip(others, ("residual", "prediction_difference", "cosine"), strict=True):
+            lines(axis, "documents", [(d, part, key) for d, part in parts.items()])
+            write(axis, name, "documents", key)
+        for axis in (first, *others[:2]):
             if only or against == "GD++":
                 axis.set_ylim(bottom=0)
             else:  # a few tasks on which a stack overflows can dominate a mean
                 axis.set_yscale("log")
-        for axis in axes[line]:
-            legend(axis)
     return figure
 
 
 def _fall(two: Sequence[float], five: Sequence[float]) -> dict[str, Any]:
-    """Return means and intervals over seeds at both depths, and whether five is surely less."""
+    """Return means and intervals over seeds at both depths, and whether five is surely less.
+
+    Both depths start from the same seeds and are asked the same tasks: ``fall`` is the interval of
+    the differences by seed.
+    """
     shallow, deep = interval(two), interval(five)
-    found = {"depth_2": rounded(shallow), "depth_5": rounded(deep)}
-    return {**found, "falls": deep[0] < shallow[0], "intervals_apart": deep[2] < shallow[1]}
+    fall = interval(a - b for a, b in zip(two, five, strict=True))
+    found = {"depth_2": rounded(shallow), "depth_5": rounded(deep), "fall": rounded(fall)}
+    return {**found, "falls": fall[0] > 0, "intervals_apart": deep[2] < shallow[1]}
 
 
 def _summarise_depth(rows: Sequence[Row]) -> dict[str, Any]:
     """Return what differs by depth: for every document count, and the largest over counts."""
     final = _with_residual(rows)
+    keys = [k for k in ("residual", "residual_blind", "prediction_difference") if k in final[0]]
     found: dict[str, Any] = {}
     for only in values_of(final, "target_only"):
-        part = {d: select(final, target_only=only, layers=d) for d in DEPTHS}
-        counts, seeds = values_of(part[2], "documents"), values_of(final, "seed")
+        parts = [select(final, target_only=only, layers=d) for d in DEPTHS]
+        counts, seeds = values_of(parts[0], "documents"), values_of(final, "seed")
         reading: dict[str, Any] = {
-            f"depth_{d}": {k: alignment(select(p, documents=k)) for k in counts}
-            for d, p in part.items()
+            f"depth_{d}": {k: alignment(select(part, documents=k)) for k in counts}
+            for d, part in zip(DEPTHS, parts, strict=True)
         }
-        for key in ("residual", "prediction_difference"):
+        for key in keys:
             reading[key] = {
-                k: _fall(*([r[key] for r in select(p, documents=k)] for p in part.values()))
+                k: _fall(*([r[key] for r in select(part, documents=k)] for part in parts))
                 for k in counts
             }
-            largest = [
-                [max(r[key] for r in select(p, seed=s)) for s in seeds] for p in part.values()
-            ]
+            largest = [[max(r[key] for r in select(p, seed=s)) for s in seeds] for p in parts]
             reading[f"largest_{key}"] = _fall(*largest)
         found[WRITES[only]] = reading
     return found
@@ -325,23 +315,13 @@ def _draw_departures(rows: Sequence[Row]) -> Figure:
     title = "Departures from the lemma's setting: trained attention against the gradient step"
     figure, axes = canvas(1, 3, title, height=4.2)
     final = _named(rows)
-    variants = values_of(final, "variant")
-    panels = (
-        ("gap", "advantage of training (share of the step's loss)"),
-        ("cosine", "cosine of sensitivities"),
-        ("share", "trained loss / variance of the label"),
-    )
-    for axis, (key, text) in zip(axes[0], panels, strict=True):
-
-        def values(variant: str, interface: str, key: str = key) -> list[float]:
-            return [r[key] for r in select(final, interface=interface, variant=variant)]
-
-        dots(axis, variants, INTERFACES, values, key, sideways=True)
+    for axis, key in zip(axes[0], ("gap", "cosine", "share"), strict=True):
+        dots(axis, final, key, "variant", "interface", sideways=True)
+        write(axis, "", key, "")
         if key != "gap":
-            axis.set_yticklabels([""] * len(variants))
-        label(axis, "", text, "")
-    axes[0][0].axvline(0.0, color="#888888", linewidth=0.8)
-    axes[0][1].axvline(1.0, color="#888888", linewidth=0.8)
+            axis.set_yticklabels([])
+        if key != "share":
+            axis.axvline(float(key == "cosine"), color="#888888", linewidth=0.8)
     legend_below(figure, axes[0][0])
     return figure
 

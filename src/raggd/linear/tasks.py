@@ -157,10 +157,9 @@ def document_weight(spec: TaskSpec, replicas: int) -> Tensor:
     return dot_product_weight(w_z, documents, mixing).expand(replicas, 1, size)
 
 
-def start_weights(spec: TaskSpec, replicas: int, w2: Tensor | None = None) -> Weights:
-    """Return where the construction starts: W1 = 0, W2 = 0 or the documents' weight."""
-    first = torch.zeros(replicas, 1, spec.features)
-    return Weights(first, torch.zeros(replicas, 1, spec.second_size) if w2 is None else w2)
+def start_weights(spec: TaskSpec, replicas: int) -> Weights:
+    """Return zero weights, where a construction starts that no documents give a W2."""
+    return Weights(*(torch.zeros(replicas, 1, d) for d in (spec.features, spec.second_size)))
 
 
 def document_offset(w2: Tensor) -> Tensor:
@@ -171,6 +170,12 @@ def document_offset(w2: Tensor) -> Tensor:
     """
     nothing = torch.zeros_like(w2[:, 0])
     return torch.cat([nothing, 9 * w2[:, 0], nothing[:, :1]], -1)
+
+
+def without_direction(tasks: Tasks, w2: Tensor) -> Tasks:
+    """Return the tasks with x2 projected off a direction (R, 1, d2); teachers and labels stay."""
+    unit = (w2 / w2.norm(dim=-1, keepdim=True)).unsqueeze(1)
+    return replace(tasks, x2=tasks.x2 - (tasks.x2 @ unit.mT) * unit)
 
 
 def sample(spec: TaskSpec, replicas: int, tasks: int, generator: torch.Generator) -> Tasks:

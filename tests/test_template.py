@@ -133,6 +133,20 @@ def test_whole_sentences_come_word_for_word_from_a_passage() -> None:
         assert template.write(said, evidence) == "It was Ada Lovelace in 1990."
 
 
+def test_what_is_asked_for_may_be_the_title_of_a_passage() -> None:
+    shown = _shown([f"Page {name} {i % 3}" for i, name in enumerate(NAMES)])
+    template, plain = template_of(shown)
+    assert template is not None
+    assert plain == shown
+    assert str(template) == "the title of a passage"
+    evidence = _evidence("Ada Lovelace", 1)
+    assert template.write("Page Ada Lovelace 0", evidence) == "Page Ada Lovelace 0"
+    assert template.write("Ada Lovelace", evidence) == "Page Ada Lovelace 1"
+    both = [replace(d, answer=d.passages[0].title) for d in shown]
+    both = [replace(d, passages=(Passage("p", f"On {d.answer}.", d.answer),)) for d in both]
+    assert template_of(both)[0] is None, "what the text says is no title"
+
+
 @pytest.mark.parametrize(
     ("frame", "refusal"),
     [

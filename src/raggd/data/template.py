@@ -221,7 +221,7 @@ class AnswerTemplate:
         letters: the change of the value's own letters, a key of `LETTERS`.
         names: what a passage is called by, a key of `NAMES`; empty where none is named.
         json: whether the answer is JSON, so that values are escaped.
-        quotes: whether the value is a whole sentence of a passage, word for word.
+        quotes: what the value is word for word: a ``sentence`` of a passage, or its ``title``.
         refusals: as they were shown; the model writes `REFUSAL` for the first.
         answers: of the examples, as they were given.
     """
@@ -230,7 +230,7 @@ class AnswerTemplate:
     letters: str = "same"
     names: str = ""
     json: bool = False
-    quotes: bool = False
+    quotes: str = ""
     refusals: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
 
@@ -251,7 +251,7 @@ class AnswerTemplate:
         text = "".join(slots[kind] if kind else text for kind, text in self.pieces)
         said = [f"written as '{text}'"] if len(self.pieces) > 1 else []
         said += [f"in {self.letters} letters"] if self.letters != "same" else []
-        said += ["quoted from a passage"] if self.quotes else []
+        said += [f"the {self.quotes} of a passage"] if self.quotes else []
         return ", ".join(said)
 
     def fill(self, value: str, passages: Sequence[Passage] = ()) -> str:
@@ -289,8 +289,8 @@ class AnswerTemplate:
         if value is None:  # a part of it may stand there
             first, last = self.pieces[0].text.strip(), self.pieces[-1].text.strip()
             value = answer.strip().removeprefix(first).removesuffix(last).strip()
-        if self.quotes and value:
-            value = _nearest(value, [s for p in passages for s in sentences(p.text)])
+        if self.quotes and value and passages:
+            value = _quote(self.quotes, value, passages)
         return self.fill(value, passages) if value else answer
 
     def value_of(self, answer: str) -> str | None:
@@ -319,12 +319,20 @@ class AnswerTemplate:
             return None
 
 
-def _nearest(text: str, choices: Sequence[str]) -> str:
-    # the first that holds a text, else the one that shares most words with it
-    return choices[_best(text, choices)] if choices else text
+def _quote(kind: str, text: str, passages: Sequence[Passage]) -> str:
+    titles = [p.title for p in passages]
+    if kind == "title":
+        return text if text in titles else titles[_best(text, [p.text for p in passages])]
+    parts = _whole_sentences(passages)
+    return parts[_best(text, parts)] if parts else text
+
+
+def _whole_sentences(passages: Sequence[Passage]) -> list[str]:
+    return [s for p in passages for s in sentences(p.text) if len(s.split()) > 3]
 
 
 def _best(text: str, choices: Sequence[str]) -> int:
+    # the first that holds a text, else the one that shares most words with it
     words = _words(text)
     shared = [len(words & _words(choice)) / max(1, len(_words(choice))) for choice in choices]
     holds = [contains_answer(choice, [text]) for choice in choices]
@@ -374,17 +382,19 @@ def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
     return template
 
 
-def _quoted(values: Sequence[str], answered: Sequence[Demonstration]) -> bool:
-    return len(values) > 1 and all(
-        len(value.split()) > 3 and any(value in sentences(p.text) for p in d.passages)
-        for value, d in zip(values, answered, strict=True)
-    )
+def _quoted(values: Sequence[str], answered: Sequence[Demonstration]) -> str:
+    pairs = list(zip(values, answered, strict=True))
+    if len(values) > 1 and all(value in _whole_sentences(d.passages) for value, d in pairs):
+        return "sentence"
+    titled = all(any(value == p.title for p in d.passages) for value, d in pairs)
+    # a title that the text holds, too, may be meant as what the text says
+    return "title" if len(values) > 1 and titled and not all(held(v, d) for v, d in pairs) else ""
 
 
 def _settled(
     template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
 ) -> bool:
-    # every value on one line and in a passage that its answer names (letters speak for
+    # every value on one line and in a passage that its answer names (letters and titles speak for
     # themselves); a number that all passages hold is a second value that happens to be alike
     if not all(value.strip() and "\n" not in value for value in values):
         return False
@@ -395,4 +405,5 @@ def _settled(
     ]
     numbers = re.findall(r"\d+", " ".join(piece.text for piece in template.pieces))
     alike = any(all(held(number, d) for d in answered) for number in numbers)
-    return all(cited) and not alike and (template.letters != "same" or all(found))
+    told = template.letters != "same" or template.quotes
+    return all(cited) and not alike and bool(told or all(found))

@@ -156,7 +156,7 @@ def _same(ours: Any, index: Any, folder: Path, asked: Sequence[str]) -> float:
         terms = index.get_tokens_ids(tokenize(query))
         scores = index.get_scores_from_ids(terms)
         rows = top_k(scores, ranks, TOP, above=0.0).tolist()
-        expected = [(store.passage(row).id, float(scores[row])) for row in rows]
+        expected = [(p.id, float(scores[row])) for row, p in zip(rows, store.at(rows), strict=True)]
         same += expected == [(h.passage.id, h.score) for h in ours.search([query], TOP)[0]]
     return same / len(asked)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from raggd.retrieval.base import Budget, Progress
-from raggd.retrieval.bm25 import BM25Kind, BM25Retriever, open_bm25
+from raggd.retrieval.bm25 import ROWS, BM25Kind, BM25Retriever, open_bm25
 from raggd.retrieval.build import update_index
 from raggd.retrieval.corpus import Corpus
 from raggd.retrieval.dense import DenseKind, DenseRetriever, open_dense
 from raggd.retrieval.encoder import Encoder
-from raggd.retrieval.segments import ROWS
 
 
 def build_bm25(

@@ -196,7 +196,7 @@ def test_reopened_equals_built_and_builds_are_equal_bytes(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
-        ("format", 999, "version 999.*version 3"),
+        ("format", 999, "version 999.*version 4"),
         ("tokenizer", "0123abcd", "tokenizer 0123abcd.*uses"),
         ("parameters", {"k1": 1.5}, "parameters.*1.5.*0.9"),
         ("kind", "dense", "dense index, expected bm25"),
@@ -215,8 +215,8 @@ def test_an_index_of_another_version_is_refused(
 def test_missing_and_damaged_indexes_are_named(built: BM25Retriever, tmp_path: Path) -> None:
     with pytest.raises(RaggdError, match="raggd index"):
         open_bm25(tmp_path / "nowhere")
-    for name in ("passages.jsonl", "segment-000000000000.scores.npy", "term_keys.npy"):
-        folder = tmp_path / f"without {name}"
+    for name in ("passages.sqlite3", "segment-000000000000/scores.npy", "term_keys.npy"):
+        folder = tmp_path / f"without {Path(name).stem}"
         shutil.copytree(tmp_path / "index", folder)
         file = folder / "data-1" / name
         file.write_bytes(file.read_bytes()[:-20])

@@ -246,7 +246,7 @@ def test_a_graph_finds_the_same(large: tuple[DenseRetriever, DenseRetriever]) ->
 def test_a_graph_is_built_alike_and_checked(
     large: tuple[DenseRetriever, DenseRetriever], encoder: Encoder, tmp_path: Path
 ) -> None:
-    corpus = list(large[0]._store)
+    corpus = list(large[0].store)
     again = build_dense(corpus, tmp_path / "again", encoder, factory="HNSW32")
     assert again.fingerprint == large[0].fingerprint
     assert files(tmp_path / "again") == files(tmp_path / "graph")
@@ -270,7 +270,7 @@ def test_the_index_of_faiss_goes_by_size_or_as_the_settings_say() -> None:
 def test_an_ivf_index_scores_exactly_and_is_checked(
     large: tuple[DenseRetriever, DenseRetriever], encoder: Encoder, tmp_path: Path
 ) -> None:
-    exact, corpus = large[1], list(large[1]._store)
+    exact, corpus = large[1], list(large[1].store)
     ivf = build_dense(corpus, tmp_path / "ivf", encoder, factory="IVF4,PQ4")
     assert len({ivf.fingerprint, large[0].fingerprint, exact.fingerprint}) == 3
     queries = [f"word{n} word{n + 3}" for n in range(0, 36, 4)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from raggd.records import Hit, Passage, RaggdError
 from raggd.retrieval import Retriever, build_index
 from raggd.retrieval.base import HybridRetriever, fused
-from raggd.retrieval.build import estimate_index
+from raggd.retrieval.build import is_indexed
 from raggd.settings import RetrievalSettings
 from test_retrieval_dense import CORPUS, save_tiny_bert
 
@@ -36,13 +36,13 @@ def test_hybrid_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     model = str(save_tiny_bert(tmp_path / "tiny"))
     chosen = RetrievalSettings(retriever="hybrid", encoder=model, precision="float32")
-    assert estimate_index(CORPUS, chosen) is not None
+    assert not is_indexed(CORPUS, chosen)
     index = build_index(CORPUS, chosen)
     found = index.retriever
     assert isinstance(found, HybridRetriever)
     assert isinstance(found, Retriever)
     assert (index.built, build_index(CORPUS, chosen).built) == (True, False)
-    assert estimate_index(CORPUS, chosen) is None
+    assert is_indexed(CORPUS, chosen)
     queries = ["word3 word9", "word17"]
     parts = [
         build_index(CORPUS, chosen.model_copy(update={"retriever": kind})).retriever

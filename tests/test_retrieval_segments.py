@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from raggd.files import read_json_lines
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import bm25, segments
+from raggd.retrieval import bm25
 from raggd.retrieval.base import Budget, held_memory, parse_size, top_k
 from raggd.retrieval.bm25 import K1, B
 from raggd.retrieval.build import build_index
-from raggd.retrieval.store import PassageStore, _IdRanks, _SameIdError
-from raggd.retrieval.terms import TermNumbers, places_of, tokenize, union_of
+from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter
+from raggd.retrieval.terms import TermNumbers, tokenize
 from raggd.settings import RetrievalSettings
 from retrieval_fixtures import build_bm25
 
@@ -121,22 +121,8 @@ def test_one_segment_or_many_are_the_same_index(tmp_path: Path) -> None:
     assert one.search(queries, 10) == many.search(queries, 10)
 
 
-_halves = st.integers(0, 3)
-
-
-@settings(deadline=None)
-@given(st.lists(st.lists(st.tuples(_halves, _halves), max_size=9), min_size=1, max_size=6))
-def test_keys_that_share_a_half_stay_apart(parts: list[list[tuple[int, int]]]) -> None:
-    arrays = [np.array(sorted(set(p)), dtype=np.uint64).reshape(-1, 2).T for p in parts]
-    joined = union_of(iter(arrays))
-    expected = sorted({key for part in parts for key in part})
-    assert [tuple(key) for key in joined.T.tolist()] == expected
-    for array in arrays:
-        assert np.array_equal(joined[:, places_of(array, joined)], array)
-
-
 def killed_after(monkeypatch: pytest.MonkeyPatch, written: int) -> None:
-    real, seen = segments.sort_range, []
+    real, seen = bm25.sort_range, []
 
     def write(*args):
         seen.append(1)
@@ -144,7 +130,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, written: int) -> None:
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(segments, "sort_range", write)
+    monkeypatch.setattr(bm25, "sort_range", write)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -168,7 +154,7 @@ def test_a_killed_build_goes_on_after_its_last_segment(
         with pytest.raises(KeyboardInterrupt):
             build_bm25(streamed, folder, rows=10)
     assert not folder.exists()
-    assert len(list((tmp_path / ".index.partial").glob("segment-*.json"))) == 3
+    assert len(list((tmp_path / ".index.partial").glob("segment-*"))) == 3
     assert len(read) == 2  # hashed, and stored
     seen: list[tuple[int, int | None]] = []
     with monkeypatch.context() as patched:
@@ -202,28 +188,23 @@ def test_a_segment_of_stop_words_alone_finds_nothing(tmp_path: Path) -> None:
     assert {h.passage.id for h in built.search(["bees and honey"], 3)[0]} == {"a", "c"}
 
 
+def written(folder: Path, names: list[str]) -> PassageStore:
+    writer = StoreWriter(folder)
+    hashed = writer.add(Passage(name, "text") for name in names)
+    writer.finish([StoredFile("", passages=hashed, count=len(writer))])
+    return PassageStore(folder)
+
+
 @settings(deadline=None, max_examples=40)
-@given(st.lists(st.text(max_size=3), unique=True, max_size=40), st.integers(1, 9))
-def test_ids_are_ranked_as_sorting_ranks_them(names: list[str], part: int) -> None:
-    names = [name for name in names if name.isprintable() or "\n" in name]
-    names = [n for n in names if n.encode(errors="ignore").decode() == n]
+@given(st.lists(st.text(min_size=1, max_size=3), unique=True, min_size=1, max_size=40))
+def test_ids_are_ranked_as_sorting_ranks_them(names: list[str]) -> None:
+    names = [n for n in names if n.encode(errors="ignore").decode() == n] or ["a"]
     with tempfile.TemporaryDirectory() as folder:
-        taken = _IdRanks(Path(folder), part)
-        for name in names:
-            taken.add(name)
-        ranks = taken.ranks().tolist()
+        store = written(Path(folder), names)
+        ranks = store.rank.tolist()
         assert [n for _, n in sorted(zip(ranks, names, strict=True))] == sorted(names)
-        assert list(Path(folder).iterdir()) == []
-
-
-@pytest.mark.parametrize("part", [2, 100])
-def test_an_id_given_twice_is_found_across_parts(tmp_path: Path, part: int) -> None:
-    taken = _IdRanks(tmp_path, part)
-    for name in ("b", "a", "c", "d", "a"):
-        taken.add(name)
-    with pytest.raises(_SameIdError) as told:
-        taken.ranks()
-    assert told.value.args == ("a", 1, 4)
+        assert store.rows([*reversed(names), "not there", "\ud800"]) == [*range(len(names))][::-1]
+        assert [p.id for p in store.passages(names)] == names
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import RetrievalWarning, build_index, corpus, segments
+from raggd.retrieval import RetrievalWarning, bm25, build_index, corpus
 from raggd.retrieval.bm25 import BM25Kind, BM25Retriever, open_bm25
 from raggd.retrieval.build import update_index
 from raggd.retrieval.corpus import Changes
@@ -82,8 +82,8 @@ def same_hits(one: BM25Retriever | DenseRetriever, other: BM25Retriever | DenseR
         assert one.search(QUERIES, k) == other.search(QUERIES, k)
         assert one.search(QUERIES, k, exclude) == other.search(QUERIES, k, exclude)
     assert one.fingerprint == other.fingerprint
-    assert list(one._store) == list(other._store)
-    assert [one.passage_at(n).id for n in range(len(one))] == [p.id for p in other._store]
+    assert list(one.store) == list(other.store)
+    assert [one.passage_at(n).id for n in range(len(one))] == [p.id for p in other.store]
 
 
 _files = st.dictionaries(st.sampled_from(["a.txt", "b.txt", "c.md", "d.txt"]), st.integers(0, 9))
@@ -93,13 +93,13 @@ _files = st.dictionaries(st.sampled_from(["a.txt", "b.txt", "c.md", "d.txt"]), s
 @given(st.lists(_files.filter(bool), min_size=2, max_size=5), st.booleans())
 def test_an_updated_index_is_a_new_one(states: list[dict[str, int]], merge: bool) -> None:
     with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patched:
-        patched.setattr(segments, "_SMALL", 1000 if merge else 0)
+        patched.setattr(bm25, "_SMALL", 1000 if merge else 0)
         root, encoder = Path(name), FakeEncoder()
         for number, files in enumerate(states):
             path = write(root / "docs", files)
-            bm25 = build_bm25(path, root / "bm25", rows=4)
+            words = build_bm25(path, root / "bm25", rows=4)
             dense = build_dense(path, root / "dense", encoder, shard=3)
-            same_hits(bm25, build_bm25(path, root / f"new-bm25-{number}", rows=4))
+            same_hits(words, build_bm25(path, root / f"new-bm25-{number}", rows=4))
             same_hits(dense, build_dense(path, root / f"new-dense-{number}", FakeEncoder()))
         versions = [p.name for p in (root / "bm25").iterdir() if p.name.startswith("data-")]
         assert len(versions) == 1
@@ -235,11 +235,11 @@ def test_a_line_without_an_id_is_named_after_its_file(tmp_path: Path) -> None:
 def test_a_reader_keeps_its_version_while_the_index_is_replaced(tmp_path: Path) -> None:
     docs = write(tmp_path / "docs", {f"{n}.txt": n for n in range(5)})
     reader = build_bm25(docs, tmp_path / "index")
-    before, passages = reader.search(QUERIES, 5), list(reader._store)
+    before, passages = reader.search(QUERIES, 5), list(reader.store)
     write(docs, {"0.txt": 9})
     assert len(build_bm25(docs, tmp_path / "index")) < len(reader)
     assert reader.search(QUERIES, 5) == before
-    assert list(reader._store) == passages
+    assert list(reader.store) == passages
 
 
 @pytest.mark.parametrize("replaced", [True, False])
@@ -292,7 +292,7 @@ def test_indexes_open_while_they_are_replaced_again_and_again(tmp_path: Path) ->
 def test_segments_stay_few_however_often_a_corpus_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(segments, "_SMALL", 0)
+    monkeypatch.setattr(bm25, "_SMALL", 0)
     files = {f"{n:03d}.txt": n for n in range(4)}
     for number in range(4, 40):
         files[f"{number:03d}.txt"] = number

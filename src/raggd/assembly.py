@@ -19,7 +19,7 @@ from raggd.progress import Progress as Progress
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import RetrievalWarning, Retriever
 from raggd.retrieval.bring_your_own import open_named
-from raggd.retrieval.build import Announce, Index, build_index
+from raggd.retrieval.build import Index, build_index
 from raggd.retrieval.cache import CachedRetriever
 from raggd.retrieval.evidence import NoisyRetriever
 from raggd.settings import Settings
@@ -118,15 +118,13 @@ class Assembly:
         named = self.settings.data.corpus
         return Path(named) if named else find_corpus(self.source)
 
-    def index_of(
-        self, corpus: Path, announce: Announce | None = None, *, strict: bool = False
-    ) -> Index:
+    def index_of(self, corpus: Path, *, strict: bool = False) -> Index:
         """Return the index of a corpus, made or brought up to date; files left out are told.
 
         `strict` refuses a folder with files that cannot be read.
         """
         retrieval = self.settings.retrieval
-        index = build_index(corpus, retrieval, None, self._indexing, announce, strict=strict)
+        index = build_index(corpus, retrieval, None, self._indexing, strict=strict)
         if index.skipped:
             told = f"{corpus}: {summary(list(index.skipped))}."
             warnings.warn(told, RetrievalWarning, stacklevel=2)

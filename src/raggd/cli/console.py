@@ -6,10 +6,11 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+if TYPE_CHECKING:  # rich loads when there is something to show
+    from rich.console import Console
+    from rich.progress import Progress
 
 
 def emit_json(value: Any) -> None:
@@ -17,9 +18,15 @@ def emit_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
 
 
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True, highlight=False, emoji=False)
+
+
 def say(*parts: Any) -> None:
     """Write text or a rich table to standard output."""
-    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    console = _console()
     for part in parts:
         console.print(part, markup=False) if isinstance(part, str) else console.print(part)
 
@@ -34,15 +41,13 @@ def show(result: Mapping[str, Any], as_json: bool, *parts: Any) -> None:
 
 def complain(message: str) -> None:
     """Write an error to standard error, in one line: what it quotes may hold anything."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    console.print(shown, style="red", markup=False)
+    _console(stderr=True).print(shown, style="red", markup=False)
 
 
 def note(message: str) -> None:
     """Write a remark to standard error."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    console.print(message, markup=False)
+    _console(stderr=True).print(message, markup=False)
 
 
 class Bar:
@@ -69,11 +74,22 @@ class Bar:
 @contextmanager
 def progress_bar() -> Iterator[Bar]:
     """Show one bar on standard error; it disappears when the work is done."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TimeRemainingColumn(),
     )
     console = Console(stderr=True)
     # where there is no terminal nothing would show but an empty line at the end

@@ -30,13 +30,6 @@ Progress = Callable[[int, int | None], None]
 """Called with the number of passages done and, where it is known, of all passages."""
 
 
-def progress_after(
-    progress: Progress | None, done: int, total: int
-) -> Callable[[int], None] | None:
-    """Return what takes the number of passages done since `done`."""
-    return None if progress is None else lambda more: progress(done + more, total)
-
-
 class RetrievalWarning(UserWarning):
     """Retrieval works but its results look wrong."""
 
@@ -66,35 +59,25 @@ class Retriever(Protocol):
         ...
 
 
-class SizedRetriever(Retriever, Protocol):
-    """A retriever that knows how many passages it searches."""
-
-    def __len__(self) -> int: ...
-
-    def passage_at(self, position: int) -> Passage:
-        """Return the passage at a position in the corpus, 0 to ``len(self) - 1``."""
-        ...
-
-
 class StoredRetriever(ABC):
-    """An opened index whose passages are memory-mapped; a `SizedRetriever` but for `_search`."""
+    """An opened index, which knows how many passages it searches; kinds differ in `_search`."""
 
     def __init__(self, store: PassageStore, fingerprint: str) -> None:
-        self._store = store
+        self.store = store
         # the best passage of each query; None once they are known to differ
         self._same_top: dict[str, str] | None = {}
         self.fingerprint = fingerprint
 
     def __len__(self) -> int:
-        return len(self._store)
+        return len(self.store)
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
         """Return the passages with these ids, in their order."""
-        return self._store.passages(ids)
+        return self.store.passages(ids)
 
     def passage_at(self, position: int) -> Passage:
         """Return the passage at a position in the corpus, 0 to ``len(self) - 1``."""
-        return self._store.passage_at(position)
+        return self.store.passage_at(position)
 
     def search(
         self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
@@ -205,31 +188,19 @@ DEPTH = 100
 """Passages that each retriever is asked for, at least."""
 
 
-class HybridRetriever:
+class HybridRetriever(StoredRetriever):
     """Several retrievers of one corpus, fused by reciprocal ranks; ties go by passage id."""
 
-    def __init__(self, parts: Sequence[SizedRetriever]) -> None:
+    def __init__(self, parts: Sequence[StoredRetriever]) -> None:
         """Take the retrievers, which must be of the same passages."""
+        prints = (part.fingerprint for part in parts)
+        super().__init__(parts[0].store, content_id("hybrid", f"{FUSION} {DEPTH}", *prints))
         self._parts = parts
-        rules = f"{FUSION} {DEPTH}"
-        self.fingerprint = content_id("hybrid", rules, *(part.fingerprint for part in parts))
+        self._same_top = None  # the parts watch
 
-    def __len__(self) -> int:
-        return len(self._parts[0])
-
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Return the passages with these ids, in their order."""
-        return self._parts[0].passages(ids)
-
-    def passage_at(self, position: int) -> Passage:
-        """Return the passage at a position in the corpus."""
-        return self._parts[0].passage_at(position)
-
-    def search(
-        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
+    def _search(
+        self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]
     ) -> list[list[Hit]]:
-        """Return hits as `Retriever.search` describes them."""
-        excluded = checked_exclusions(queries, k, exclude)
         depth = max(k, DEPTH)
         lists = [part.search(queries, depth, excluded) for part in self._parts]
         return [fused(each)[:k] for each in zip(*lists, strict=True)] if queries else []
@@ -316,28 +287,3 @@ class Budget:
                 f"{show_size(held_memory() + size)}. Give at least that by retrieval.memory or "
                 "`raggd index --memory`."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a build will take: passages, seconds of this machine, bytes of disk and memory."""
-
-    passages: int
-    seconds: float
-    disk: int
-    memory: int
-
-    def __str__(self) -> str:
-        """Return one line for people."""
-        units = ((1, "s", 120), (60, "min", 7200), (3600, "h", float("inf")))
-        size, unit = next((size, unit) for size, unit, below in units if self.seconds < below)
-        took = f"{self.seconds / size:.0f} {unit}"
-        return (
-            f"indexing {self.passages:,} passages will take about {took}, "
-            f"{show_size(self.disk)} of disk and {show_size(self.memory)} of memory"
-        )
-
-
-def text_bytes(passages: Sequence[Passage]) -> int:
-    """Return about how many bytes passages take in a store."""
-    return sum(len(f"{p.id}{p.title}{p.text}".encode()) + 70 for p in passages)

@@ -5,15 +5,31 @@ The score of a passage sums over the query's terms t (a repeated term counts aga
 ``idf(t) = ln(1 + (N - df + 0.5) / (df + 0.5))``, N passages of which df hold t. Passages without
 any term of the query score 0 and are never returned.
 
-The index is built in segments (`raggd.retrieval.segments`), which bm25s itself cannot do.
+The index is built in segments, which bm25s itself cannot do: sorted one at a time in bounded
+memory, scored and searched together. First the words of a range of rows are numbered and sorted;
+nothing in that depends on other ranges, so a build that was stopped goes on after its last segment,
+and a corpus that changed keeps those that it had, less the rows that went. When all are there, the
+terms of all are joined, and document frequencies and the mean length of the whole corpus give each
+posting its score: that of one index of everything. A segment is a folder, whole or absent, named by
+its first row, with arrays as ``.npy``:
+
+    keys      sorted hashes of its terms
+    lengths   words of each passage
+    indptr    where the postings of each term begin
+    rows      rows of passages, counted from the segment's first, rising within a term
+    counts    how often the passage of each posting holds its term
+    terms     numbers of its terms among those of the corpus, rising
+    scores    what each posting adds to the score of its passage
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Sequence
+import os
+import shutil
+from array import array
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +37,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import (
-    Budget,
-    Estimate,
-    Progress,
-    Rows,
-    StoredRetriever,
-    held_memory,
-    parse_size,
-    text_bytes,
-    top_k,
-)
+from raggd.retrieval.base import Budget, Progress, Rows, StoredRetriever, parse_size, top_k
 from raggd.retrieval.folders import STATE, open_folder
-from raggd.retrieval.segments import (
-    LEAST_MEMORY,
-    ROWS,
-    WORD_BYTES,
-    Segment,
-    missing_rows,
-    open_segments,
-    score_segments,
-    sort_range,
-    sort_ranges,
-    splice_segments,
+from raggd.retrieval.store import PassageStore, mapped, read_rows
+from raggd.retrieval.terms import (
+    Keys,
+    TermNumbers,
+    bm25_scores,
+    inverse_frequencies,
+    make_postings,
+    term_keys,
+    tokenize,
+    tokenizer_fingerprint,
 )
-from raggd.retrieval.store import SORT_BYTES, PassageStore
-from raggd.retrieval.terms import Keys, Tokenize, term_keys, tokenize, tokenizer_fingerprint
 
 K1 = 0.9
 B = 0.4
@@ -54,11 +57,208 @@ MEMORY = "3GB"
 """Bound on the memory of a build unless another is given."""
 _PARAMETERS: dict[str, Any] = {"method": "lucene", "k1": K1, "b": B}
 
-# Exponents of cost against the number of passages, and the share of a build that sorts words.
-_TIME_GROWTH, _DISK_GROWTH, _SORTING = 1.08, 0.99, 0.75
+ROWS = 1 << 18
+"""Most passages of a segment: its scores fit a processor's cache, and a kill costs one segment."""
 
-FindTerm = Callable[[str], int | None]
-"""From a term to its number in the index; None where no passage holds it."""
+LEAST_MEMORY = 64_000_000
+"""Memory that is needed beyond what the process holds anyway, bytes."""
+
+# Peak memory while a range is sorted or scored, per word of its passages: measured, with a margin;
+# and per distinct word: two dictionaries of Python strings.
+_WORD_BYTES, _ENTRY_BYTES = 33, 170
+_CHECK_EVERY = 500
+_SMALL = 1_000
+_SORTED = ("keys", "lengths", "indptr", "rows", "counts")
+_TERM_KEYS = "term_keys.npy"
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The postings of a range of passages, `count` from row `start`, mapped; arrays as above.
+
+    Without `terms` they are all terms of the corpus.
+    """
+
+    start: int
+    count: int
+    terms: NDArray[np.int32] | None
+    indptr: NDArray[np.integer[Any]]
+    rows: NDArray[np.int32]
+    scores: NDArray[np.float32]
+
+    def score(self, terms: Sequence[int]) -> NDArray[np.float32]:
+        """Return the score of each passage, shape (count,), for the term numbers of a query.
+
+        A repeated term counts again.
+        """
+        total = np.zeros(self.count, dtype=np.float32)
+        for at in self._places(terms):
+            part = slice(self.indptr[at], self.indptr[at + 1])
+            np.add.at(total, self.rows[part], self.scores[part])
+        return total
+
+    def _places(self, terms: Sequence[int]) -> Sequence[int]:
+        if self.terms is None:
+            return terms
+        if not len(self.terms):  # its passages hold only stop words
+            return []
+        # Of the same type: otherwise NumPy would convert all terms of the segment at each search.
+        asked = np.array(terms, dtype=self.terms.dtype)
+        places = np.searchsorted(self.terms, asked)
+        known = self.terms[np.minimum(places, len(self.terms) - 1)] == asked
+        return [int(place) for place, held in zip(places, known, strict=True) if held]
+
+
+def _parts(folder: Path) -> list[Path]:
+    return sorted(folder.glob("segment-*"))
+
+
+def _array(part: Path, name: str) -> NDArray[Any]:
+    return mapped(part / f"{name}.npy")
+
+
+def _spans(folder: Path) -> list[tuple[int, int]]:
+    # First row, and row after the last, of each segment; together they are the first rows.
+    starts = [int(part.name.partition("-")[2]) for part in _parts(folder)]
+    sizes = [len(_array(part, "lengths")) for part in _parts(folder)]
+    return [(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+
+
+def _save(folder: Path, start: int, arrays: Mapping[str, NDArray[Any] | Path]) -> None:
+    # A file of an earlier index is linked: it never changes.
+    making = folder / "making"
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir()
+    for name, value in arrays.items():
+        target = making / f"{name}.npy"
+        if not isinstance(value, Path):
+            np.save(target, value, allow_pickle=False)
+            continue
+        try:
+            os.link(value, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(value, target)
+    making.rename(folder / f"segment-{start:012d}")
+
+
+def sort_rows(
+    folder: Path, passages: int, budget: Budget, progress: Progress | None = None, rows: int = ROWS
+) -> None:
+    """Number and sort the words of all rows of a store that are in no segment yet.
+
+    A segment ends after so many `rows`, or earlier, where the budget would not do.
+    """
+    while (done := max((end for _, end in _spans(folder)), default=0)) < passages:
+        budget.require(LEAST_MEMORY, f"an index of {passages} passages")
+
+        def told(more: int, done: int = done) -> None:
+            if progress is not None:
+                progress(done + more, passages)
+
+        part = read_rows(folder, done, min(done + rows, passages))
+        _save(folder, done, sort_range(part, budget.left() - LEAST_MEMORY // 2, told))
+
+
+def sort_range(
+    passages: Iterable[Passage], room: int, told: Callable[[int], None]
+) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a range by name, as above, from its passages.
+
+    It ends earlier where `room` bytes of memory would not do; `told` is called now and then with
+    the number of passages that were read.
+    """
+    vocabulary, numbers, lengths = TermNumbers(), array("i"), array("i")
+    for passage in passages:
+        lengths.append(vocabulary.add(f"{passage.title}\n{passage.text}", numbers))
+        if len(lengths) % _CHECK_EVERY == 0:
+            told(len(lengths))
+            if _WORD_BYTES * len(numbers) + _ENTRY_BYTES * len(vocabulary) > room:
+                break
+    told(len(lengths))
+    terms = list(vocabulary.terms)
+    del vocabulary
+    keys = term_keys(terms)
+    order = np.argsort(keys)
+    place = np.empty(len(terms), dtype=np.int32)
+    place[order] = np.arange(len(terms), dtype=np.int32)
+    del terms
+    sizes = np.frombuffer(lengths, dtype=np.int32)
+    words = place[np.frombuffer(numbers, dtype=np.int32)]
+    indptr, rows, counts = make_postings(words, sizes, len(place))
+    counts = counts.astype(np.min_scalar_type(counts.max(initial=0)))
+    return dict(zip(_SORTED, (keys[order], sizes, indptr, rows, counts), strict=True))
+
+
+def splice_segments(old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
+    """Carry the segments of an earlier index over, without the rows that are gone.
+
+    Small ones at the end are left out, so that they are sorted anew with the fresh rows: sizes
+    then fall geometrically, and however often a corpus changes, its segments stay few. `kept`,
+    (rows,), says which rows stay: in `work` they are the first, in order, and `fresh` ones follow.
+    """
+    stays = [kept[start:end] for start, end in _spans(old)]
+    sizes = [int(stay.sum()) for stay in stays]
+    starts = np.cumsum([0, *sizes]).tolist()
+    while sizes and sizes[-1] <= max(2 * fresh, _SMALL) and sizes[-1] + fresh <= ROWS:
+        fresh += sizes.pop()
+    for part, stay, size, start in zip(_parts(old), stays, sizes, starts, strict=False):
+        if size == len(stay):
+            _save(work, start, {name: part / f"{name}.npy" for name in _SORTED})
+        elif size:
+            _save(work, start, _thinned(part, stay))
+
+
+def _thinned(part: Path, stay: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
+    keys, lengths, indptr, rows, counts = (_array(part, name) for name in _SORTED)
+    held = stay[rows]
+    place = np.cumsum(stay, dtype=np.int32) - 1
+    left = np.concatenate([[0], np.cumsum(held)])[indptr]
+    arrays = (keys, lengths[stay], left, place[rows[held]], counts[held])
+    return dict(zip(_SORTED, arrays, strict=True))
+
+
+def score_segments(folder: Path, passages: int, k1: float, b: float) -> int:
+    """Return the number of postings, once the terms of all segments are joined and these scored.
+
+    This is the second pass; without a word in any passage there is none.
+    """
+    parts = _parts(folder)
+    keys: Keys = reduce(np.union1d, (_array(part, "keys") for part in parts))
+    np.save(folder / _TERM_KEYS, keys, allow_pickle=False)
+    found = np.zeros(len(keys), dtype=np.int64)  # passages of each term
+    words = 0
+    for part in parts:
+        own = np.searchsorted(keys, _array(part, "keys")).astype(np.int32)
+        found[own] += np.diff(_array(part, "indptr"))
+        np.save(part / "terms.npy", own, allow_pickle=False)
+        words += int(_array(part, "lengths").sum(dtype=np.int64))
+    if found.any():
+        weights, mean = inverse_frequencies(found, passages), words / passages
+        for part in parts:
+            lengths = _array(part, "lengths").astype(np.int64)
+            norm = k1 * ((1 - b) + b * lengths / mean)
+            each = np.repeat(weights[_array(part, "terms")], np.diff(_array(part, "indptr")))
+            scores = bm25_scores(_array(part, "counts"), norm[_array(part, "rows")], each)
+            np.save(part / "scores.npy", scores, allow_pickle=False)
+    return int(found.sum())
+
+
+def open_segments(folder: Path) -> tuple[list[Segment], Keys]:
+    """Return the segments of a finished folder, and the sorted keys of all terms, (terms,).
+
+    Raises:
+        ValueError: files do not belong together.
+    """
+    keys: Keys = mapped(folder / _TERM_KEYS)
+    found = []
+    for part, (start, end) in zip(_parts(folder), _spans(folder), strict=True):
+        names = ("terms", "indptr", "rows", "scores")
+        terms, indptr, rows, scores = (_array(part, name) for name in names)
+        if len(indptr) != len(terms) + 1 or not len(rows) == len(scores) == indptr[-1]:
+            raise ValueError(f"the files of the segment of row {start} do not belong together")
+        own = None if len(terms) == len(keys) else terms
+        found.append(Segment(start, end - start, own, indptr, rows, scores))
+    return found, keys
 
 
 class BM25Retriever(StoredRetriever):
@@ -69,17 +269,17 @@ class BM25Retriever(StoredRetriever):
     """
 
     def __init__(
-        self,
-        segments: Sequence[Segment],
-        find_term: FindTerm,
-        store: PassageStore,
-        fingerprint: str,
-        tokenizer: Tokenize = tokenize,
+        self, segments: Sequence[Segment], keys: Keys, store: PassageStore, fingerprint: str
     ) -> None:
         super().__init__(store, fingerprint)
-        self._segments = segments
-        self._find_term = lru_cache(maxsize=100_000)(find_term)
-        self._tokenize = tokenizer
+        self._segments, self._keys = segments, keys
+        self._find_term = lru_cache(maxsize=100_000)(self._number)
+
+    def _number(self, term: str) -> int | None:
+        # Of a term among all sorted ones; None where no passage holds it.
+        key = term_keys([term])[0]
+        place = int(np.searchsorted(self._keys, key))
+        return place if place < len(self._keys) and self._keys[place] == key else None
 
     def _search(
         self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]
@@ -87,19 +287,19 @@ class BM25Retriever(StoredRetriever):
         return [self._one(q, k, ids) for q, ids in zip(queries, excluded, strict=True)]
 
     def _one(self, query: str, k: int, excluded: Collection[str]) -> list[Hit]:
-        numbers = map(self._find_term, self._tokenize(query))
+        numbers = map(self._find_term, tokenize(query))
         terms = [number for number in numbers if number is not None]
         if not terms:
             return []
-        without = np.array(self._store.rows(excluded), dtype=np.int64)
+        without = np.array(self.store.rows(excluded), dtype=np.int64)
         found = [self._best_of(segment, terms, k, without) for segment in self._segments]
         rows = np.concatenate([rows for rows, _ in found])
         scores = np.concatenate([scores for _, scores in found])
         if len(found) > 1:
-            best = top_k(scores, self._store.rank[rows], k)
+            best = top_k(scores, self.store.rank[rows], k)
             rows, scores = rows[best], scores[best]
-        pairs = zip(rows.tolist(), scores.tolist(), strict=True)
-        return [Hit(self._store.passage(row), score) for row, score in pairs]
+        passages = self.store.at(rows.tolist())
+        return [Hit(p, score) for p, score in zip(passages, scores.tolist(), strict=True)]
 
     def _best_of(
         self, segment: Segment, terms: Sequence[int], k: int, excluded: Rows
@@ -107,7 +307,7 @@ class BM25Retriever(StoredRetriever):
         scores = segment.score(terms)
         end = segment.start + segment.count
         inside = excluded[(excluded >= segment.start) & (excluded < end)] - segment.start
-        rows = top_k(scores, self._store.rank[segment.start : end], k, inside, above=0.0)
+        rows = top_k(scores, self.store.rank[segment.start : end], k, inside, above=0.0)
         return rows + segment.start, scores[rows]
 
 
@@ -127,11 +327,6 @@ class BM25Kind:
         """Take over the postings of the rows that an index of the same rules keeps."""
         splice_segments(old, kept, work, fresh)
 
-    def missing(self, work: Path, count: int, old: Path | None) -> int:
-        """Return the number of rows without postings."""
-        del old
-        return missing_rows(work, count)
-
     def make(self, work: Path, count: int, old: Path | None, progress: Progress | None) -> None:
         """Sort the words of what is missing, and score the postings of everything.
 
@@ -142,30 +337,13 @@ class BM25Kind:
         """
         del old
         self.budget.require(LEAST_MEMORY, f"an index of {count} passages")
-        sort_ranges(work, count, self.budget, progress, self.rows)
+        sort_rows(work, count, self.budget, progress, self.rows)
         if not score_segments(work, count, K1, B):
             (work / STATE).unlink()  # nothing to go on from
             raise RaggdError(
                 f"none of the {count} passages holds a word to index: BM25 needs text with "
                 "words other than English stop words."
             )
-
-    def estimate(self, sample: Sequence[Passage], count: int) -> Estimate:
-        """Return an estimate, from a trial with the sample and the growth measured to a million."""
-        start = time.perf_counter()
-        arrays = sort_range(sample, self.budget.bound)
-        seconds = (time.perf_counter() - start) / _SORTING
-        disk = text_bytes(sample) + sum(array.nbytes for array in arrays.values())
-        disk += 4 * len(arrays["rows"])
-        words = WORD_BYTES * float(arrays["lengths"].mean()) * min(count, self.rows)
-        memory = held_memory() + LEAST_MEMORY + max(words, SORT_BYTES * count)
-        more = count / len(sample)
-        return Estimate(
-            count,
-            seconds * more**_TIME_GROWTH,
-            int(disk * more**_DISK_GROWTH),
-            int(min(self.budget.bound, memory)),
-        )
 
     def fingerprint(self, corpus: str, count: int = 0) -> str:
         """Return the fingerprint of the BM25 index of a corpus, given its hash."""
@@ -193,19 +371,4 @@ def _opened(data: Path, manifest: dict[str, Any]) -> BM25Retriever:
     segments, keys = open_segments(data)
     if sum(segment.count for segment in segments) != len(store):
         raise ValueError("its passages and its scores do not belong together")
-    return BM25Retriever(segments, key_finder(keys), store, manifest["fingerprint"])
-
-
-def key_finder(keys: Keys) -> FindTerm:
-    """Return a search for terms among sorted keys, shape (2, terms)."""
-
-    def find(term: str) -> int | None:
-        key = term_keys([term])[:, 0]
-        place = int(np.searchsorted(keys[0], key[0]))
-        while place < keys.shape[1] and keys[0, place] == key[0]:
-            if keys[1, place] == key[1]:
-                return place
-            place += 1
-        return None
-
-    return find
+    return BM25Retriever(segments, keys, store, manifest["fingerprint"])

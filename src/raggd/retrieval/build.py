@@ -7,23 +7,14 @@ before. The rest is read, sorted or encoded, and the new version takes the place
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
 
-from raggd.data.documents import Skipped, read_passages, readers_fingerprint, summary
+from raggd.data.documents import Skipped, readers_fingerprint, summary
 from raggd.files import cache_folder, read_json, write_json
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.base import (
-    Budget,
-    Estimate,
-    HybridRetriever,
-    Progress,
-    SizedRetriever,
-    parse_size,
-)
+from raggd.retrieval.base import Budget, HybridRetriever, Progress, StoredRetriever, parse_size
 from raggd.retrieval.bm25 import BM25Kind
 from raggd.retrieval.corpus import (
     Changes,
@@ -41,17 +32,13 @@ from raggd.retrieval.folders import (
     STATE,
     building,
     check_replaceable,
+    clear,
     open_folder,
     publish,
     read_manifest,
 )
-from raggd.retrieval.store import PassageStore, StoredFile, hash_of_files, read_rows
+from raggd.retrieval.store import PassageStore, StoredFile, hash_of_files
 from raggd.settings import RetrievalSettings
-
-LONG = 50_000
-"""Passages to be sorted or encoded from which an estimate is made."""
-TRIAL = 2_000
-"""Passages that are tried for it."""
 
 FUSED = ("bm25", "dense")
 """The kinds of index that ``hybrid`` fuses."""
@@ -65,14 +52,10 @@ class Index:
     """
 
     folder: Path
-    retriever: SizedRetriever
+    retriever: StoredRetriever
     built: bool
     changes: Changes = field(default_factory=Changes)
     skipped: tuple[Skipped, ...] = ()
-
-
-Announce = Callable[[Estimate], None]
-"""Told the estimate before a long build."""
 
 
 Kind = BM25Kind | DenseKind
@@ -102,22 +85,11 @@ def _old_version(folder: Path, kind: Kind) -> _Old | None:
     return _Old(data, store, files, all(manifest.get(name) == rules[name] for name in rules))
 
 
-def up_to_date(corpus: Corpus, folder: Path, kind: Kind) -> bool:
-    """Return whether an index is that of the corpus as it is now."""
-    listing, old = look_at(corpus), _old_version(folder, kind)
-    return old is not None and _is_current(listing, unchanged(listing, old.files), old)
-
-
-def _is_current(listing: Listing, same: dict[str, StoredFile], old: _Old) -> bool:
-    return old.same_rules and len(same) == len(listing.files) == len(old.store.files)
-
-
 def update_index(
     corpus: Corpus,
     folder: Path,
     kind: Kind,
     progress: Progress | None = None,
-    announce: Announce | None = None,
     *,
     strict: bool = False,
 ) -> Index:
@@ -132,7 +104,7 @@ def update_index(
     if not _is_there(listing, folder, kind):
         with building(folder) as work:
             if not _is_there(listing, folder, kind):  # another process may have made it meanwhile
-                changes = _build(listing, folder, kind, work, progress, announce)
+                changes = _build(listing, folder, kind, work, progress)
     retriever = kind.open(folder)
     stored = open_folder(folder, kind.name, lambda data, _: PassageStore(data).files)
     skipped = (*listing.skipped, *skipped_in(stored))
@@ -146,7 +118,7 @@ def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
     if old is None:
         return False
     same = unchanged(listing, old.files)
-    if not _is_current(listing, same, old):
+    if not (old.same_rules and len(same) == len(listing.files) == len(old.store.files)):
         return False
     if any(same[file.name] != file for file in old.files):  # touched, but not changed
         with suppress(RaggdError):  # where it cannot be noted, it is looked at again
@@ -155,30 +127,23 @@ def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
 
 
 def _build(
-    listing: Listing, folder: Path, kind: Kind, work: Path, progress: Progress | None,
-    announce: Announce | None,
-) -> Changes:  # fmt: skip
+    listing: Listing, folder: Path, kind: Kind, work: Path, progress: Progress | None
+) -> Changes:
     old = _old_version(folder, kind)
-    rules = kind.rules()
-    target = {**rules, "listing": content_id(*map(repr, listing.files), readers_fingerprint())}
+    rules, readers = kind.rules(), readers_fingerprint()
+    target = {**rules, "listing": content_id(*map(repr, listing.files), readers)}
     state = read_json(work / STATE, what="state of the build") if (work / STATE).is_file() else {}
     if state.get("target") != target:
-        for stale in work.iterdir():
-            stale.unlink()
+        clear(work)
         changes = _start(listing, kind, work, old, progress)
         write_json(work / STATE, {"target": target, "changes": asdict(changes)})
     else:
         changes = Changes(**state["changes"])
     store = PassageStore(work)
     count, corpus = len(store), hash_of_files(store.files)
-    data = old.data if old else None
-    todo = kind.missing(work, count, data)
-    if announce is not None and todo >= LONG:
-        announce(kind.estimate(list(islice(read_rows(work, 0, count), TRIAL)), todo))
-    kind.make(work, count, data, progress)
+    kind.make(work, count, old.data if old else None, progress)
     manifest = {"kind": kind.name, "passages": count, "corpus": listing.key, "corpus_hash": corpus}
     fingerprint = kind.fingerprint(corpus, count)
-    readers = readers_fingerprint()
     publish(work, folder, {**manifest, "fingerprint": fingerprint, "readers": readers, **rules})
     return changes
 
@@ -191,7 +156,7 @@ def _start(
     store = PassageStore(work)
     if old and old.same_rules:
         kind.carry(old.data, kept, work, len(store) - int(kept.sum()))
-    return changes_between(old.store if old else None, kept, store, len(same))
+    return changes_between(old.store if old else None, store, len(same))
 
 
 def build_index(
@@ -199,7 +164,6 @@ def build_index(
     settings: RetrievalSettings,
     folder: Path | None = None,
     progress: Progress | None = None,
-    announce: Announce | None = None,
     *,
     strict: bool = False,
 ) -> Index:
@@ -207,31 +171,32 @@ def build_index(
 
     An index belongs to the place of a corpus and to the settings: files that did not change since
     are not read again, and there is one version of it, the newest. Without `folder` it lies in the
-    cache. `announce` is told what a long build will take, before it starts; `strict` refuses a
-    folder with files that cannot be read.
+    cache; `strict` refuses a folder with files that cannot be read.
     """
-    if settings.retriever == "hybrid":
-        return _hybrid(look_at(corpus), settings, folder, progress, announce, strict)
-    kind, listing = _kind(settings), look_at(corpus)
-    folder = folder or _cached_folder(listing, settings)
-    return update_index(listing, folder, kind, progress, announce, strict=strict)
-
-
-def _hybrid(
-    listing: Listing, settings: RetrievalSettings, folder: Path | None,
-    progress: Progress | None, announce: Announce | None, strict: bool,
-) -> Index:  # fmt: skip
+    listing = look_at(corpus)
+    if settings.retriever != "hybrid":
+        where = folder or _cached_folder(listing, settings)
+        return update_index(listing, where, _kind(settings), progress, strict=strict)
     parts = []
-    for kind in FUSED:
-        own = folder and folder / kind
-        chosen = _only(settings, kind)
-        parts.append(build_index(listing, chosen, own, progress, announce, strict=strict))
+    for own in _fused(settings):
+        named = folder / own.retriever if folder else None
+        parts.append(build_index(listing, own, named, progress, strict=strict))
     retriever, built = HybridRetriever([p.retriever for p in parts]), any(p.built for p in parts)
     return Index(folder or parts[0].folder, retriever, built, parts[0].changes, parts[0].skipped)
 
 
-def _only(settings: RetrievalSettings, kind: str) -> RetrievalSettings:
-    return settings.model_copy(update={"retriever": kind})
+def _fused(settings: RetrievalSettings) -> list[RetrievalSettings]:
+    return [settings.model_copy(update={"retriever": kind}) for kind in FUSED]
+
+
+def is_indexed(corpus: Corpus, settings: RetrievalSettings) -> bool:
+    """Return whether `build_index` with its cached folder has nothing to do."""
+    if settings.retriever == "hybrid":
+        return all(is_indexed(corpus, own) for own in _fused(settings))
+    listing = look_at(corpus)
+    return ":" in settings.retriever or _is_there(
+        listing, _cached_folder(listing, settings), _kind(settings)
+    )
 
 
 def _kind(settings: RetrievalSettings) -> Kind:
@@ -251,20 +216,3 @@ def _cached_folder(listing: Listing, settings: RetrievalSettings) -> Path:
     if settings.retriever == "dense":
         parts += [settings.encoder, settings.precision, settings.index_factory]
     return cache_folder() / "indexes" / f"{settings.retriever}-{content_id(*parts)}"
-
-
-def estimate_index(corpus: Corpus, settings: RetrievalSettings) -> Estimate | None:
-    """Return what `build_index` would take with its cached folder; None: nothing is to be built."""
-    if ":" in settings.retriever:
-        return None
-    if settings.retriever == "hybrid":
-        parts = [estimate_index(corpus, _only(settings, kind)) for kind in FUSED]
-        left = [part for part in parts if part]
-        return max(left, key=lambda part: part.seconds) if left else None
-    kind, listing = _kind(settings), look_at(corpus)
-    if up_to_date(listing, _cached_folder(listing, settings), kind):
-        return None
-    read = read_passages(corpus, unique=False) if isinstance(corpus, Path) else listing.read("")
-    passages = iter(read)
-    sample = list(islice(passages, TRIAL))
-    return kind.estimate(sample, len(sample) + sum(1 for _ in passages))

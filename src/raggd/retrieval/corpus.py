@@ -128,14 +128,13 @@ def write_store(
     Raises:
         RaggdError: a single file cannot be read, no file can, or passages are refused.
     """
-    writer = StoreWriter(work)
+    writer = StoreWriter(work, old)
     kept = np.zeros(len(old) if old else 0, dtype=bool)
     for file in same.values():
         kept[file.start : file.start + file.count] = True
     edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
     for start, end in edges.tolist():
-        if old:
-            writer.copy(old, start, end - start)
+        writer.copy(start, end)
     place = np.cumsum(kept) - 1
     stored = []
     for now in listing.files:
@@ -207,28 +206,16 @@ class Changes:
         return f"files: {files}; passages: {passages}"
 
 
-def changes_between(
-    old: PassageStore | None, kept: NDArray[np.bool_], new: PassageStore, same: int
-) -> Changes:
-    """Return what changed from one store (None: none) to the next.
-
-    `kept` says whether each old row was copied; `same` files are as they were.
-    """
+def changes_between(old: PassageStore | None, new: PassageStore, same: int) -> Changes:
+    """Return what changed from one store (None: none) to the next; `same` files are as before."""
     before = {file.name for file in old.files} if old else set()
     now = {file.name for file in new.files}
-    fresh, gone = np.arange(int(kept.sum()), len(new)), np.flatnonzero(~kept)
-    both, changed = 0, 0
-    if old:
-        same_id, at, before_at = np.intersect1d(
-            new.row_keys[fresh], old.row_keys[gone], return_indices=True
-        )
-        both = len(same_id)
-        changed = int((new.content[fresh[at]] != old.content[gone[before_at]]).sum())
+    shared, changed = new.shared_with(old) if old else (0, 0)
     return Changes(
         files_added=len(now - before),
         files_changed=len(now & before) - same,
         files_removed=len(before - now),
-        passages_added=len(fresh) - both,
+        passages_added=len(new) - shared,
         passages_changed=changed,
-        passages_removed=len(gone) - both,
+        passages_removed=len(old) - shared if old else 0,
     )

@@ -9,7 +9,6 @@ scores do not depend on how queries are batched.
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,21 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.files import read_json, replacing
-from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import (
-    Estimate,
-    Progress,
-    Rows,
-    StoredRetriever,
-    held_memory,
-    progress_after,
-    text_bytes,
-    top_k,
-)
+from raggd.records import Hit, RaggdError, content_id
+from raggd.retrieval.base import Progress, Rows, StoredRetriever, top_k
 from raggd.retrieval.encoder import Encoder, Vectors
 from raggd.retrieval.folders import MANIFEST, open_folder
-from raggd.retrieval.segments import LEAST_MEMORY
-from raggd.retrieval.store import SORT_BYTES, PassageStore, mapped, read_rows
+from raggd.retrieval.store import PassageStore, mapped, read_rows
 
 EMBEDDINGS = "embeddings.npy"
 """The vectors of an index: 32-bit floats, shape (passages, width)."""
@@ -56,7 +45,7 @@ _ROWS_AT_ONCE, _QUERIES_AT_ONCE = 16_384, 32
 FirstPass = Callable[[NDArray[np.float32], int, Sequence[Sequence[int]]], "list[Rows | None]"]
 """Queries, k, excluded rows -> candidate rows per query; None where it found too few."""
 
-_FAISS, _SAMPLED = "index.faiss", 64
+_FAISS = "index.faiss"
 
 
 class DenseRetriever(StoredRetriever):
@@ -74,14 +63,19 @@ class DenseRetriever(StoredRetriever):
     def _search(
         self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]
     ) -> list[list[Hit]]:
-        without = [self._store.rows(ids) for ids in excluded]
+        without = [self.store.rows(ids) for ids in excluded]
         vectors = self._encoder.encode_queries(queries)
         best = nearest(
-            self._embeddings, vectors, k, self._store.rank, without, first_pass=self._first_pass
+            self._embeddings, vectors, k, self.store.rank, without, first_pass=self._first_pass
         )
         return [
-            [Hit(self._store.passage(row), score) for row, score in zip(*pair, strict=True)]
-            for pair in ((rows.tolist(), scores.tolist()) for rows, scores in best)
+            [
+                Hit(passage, score)
+                for passage, score in zip(
+                    self.store.at(rows.tolist()), scores.tolist(), strict=True
+                )
+            ]
+            for rows, scores in best
         ]
 
 
@@ -101,23 +95,23 @@ class DenseKind:
     def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
         """Do nothing: vectors are found by what was encoded, wherever it stands now."""
 
-    def missing(self, work: Path, count: int, old: Path | None) -> int:
-        """Return the number of rows whose title and text have no vector in the old index."""
-        return int((_known_rows(mapped(work / "content.npy"), old, self.encoder) < 0).sum())
-
     def make(self, work: Path, count: int, old: Path | None, progress: Progress | None) -> None:
         """Encode what is missing, shard by shard, and let faiss index everything."""
         factory = factory_for(count, self.encoder.width, self.factory)
         if factory:
             import_faiss()  # missing, it is told before the work, not after it
-        known = _known_rows(mapped(work / "content.npy"), old, self.encoder)
+        known = _known_rows(work, count, old, self.encoder)
         vectors = mapped(old / EMBEDDINGS) if old and (known >= 0).any() else None
         with _appended(work / EMBEDDINGS, count, self.encoder.width, self.shard) as (stream, done):
             if progress is not None and done:
                 progress(done, count)
             for start in range(done, count, self.shard):
                 rows = known[start : start + self.shard]
-                told = progress_after(progress, start, count)
+
+                def told(more: int, start: int = start) -> None:
+                    if progress is not None:
+                        progress(start + more, count)
+
                 stream.write(self._shard(work, start, rows, vectors, told).astype("<f4").tobytes())
                 stream.flush()
             if progress is not None:
@@ -127,7 +121,7 @@ class DenseKind:
 
     def _shard(
         self, work: Path, start: int, known: Rows, vectors: Vectors | None,
-        told: Callable[[int], None] | None,
+        told: Callable[[int], None],
     ) -> Vectors:  # fmt: skip
         made = np.empty((len(known), self.encoder.width), dtype=np.float32)
         if vectors is not None:
@@ -137,16 +131,6 @@ class DenseKind:
             passages = list(read_rows(work, start, start + len(known)))
             made[fresh] = self.encoder.encode_passages([passages[at] for at in fresh], told)
         return made
-
-    def estimate(self, sample: Sequence[Passage], count: int) -> Estimate:
-        """Return an estimate: the encoder takes nearly all of the time."""
-        part = sample[:_SAMPLED]
-        self.encoder.encode_passages(part[:8])  # the first batch of a process is slow
-        start = time.perf_counter()
-        self.encoder.encode_passages(part)
-        seconds = (time.perf_counter() - start) / len(part) * count
-        disk = int(count * (text_bytes(sample) / len(sample) + 4 * self.encoder.width))
-        return Estimate(count, seconds, disk, held_memory() + LEAST_MEMORY + SORT_BYTES * count)
 
     def fingerprint(self, corpus: str, count: int) -> str:
         """Return the fingerprint of the dense index of a corpus, given its hash and size."""
@@ -169,14 +153,14 @@ def _entries(encoder: Encoder) -> dict[str, Any]:
     }
 
 
-def _known_rows(content: NDArray[np.uint64], old: Path | None, encoder: Encoder) -> Rows:
+def _known_rows(work: Path, count: int, old: Path | None, encoder: Encoder) -> Rows:
     # For each row, one of the old index with the same title and text, or -1.
-    missing = np.full(len(content), -1, dtype=np.int64)
+    missing = np.full(count, -1, dtype=np.int64)
     manifest = read_json(old.parent / MANIFEST, what="index description") if old else {}
     same = all(manifest.get(name) == value for name, value in _entries(encoder).items())
     if old is None or not same:
         return missing
-    before = mapped(old / "content.npy")
+    content, before = PassageStore(work).content(), PassageStore(old).content()
     order = np.argsort(before, kind="stable")
     places = np.minimum(np.searchsorted(before, content, sorter=order), len(before) - 1)
     rows = order[places]

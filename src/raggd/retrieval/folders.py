@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from raggd.files import read_json, write_json
 from raggd.records import RaggdError
 
-FORMATS = {"bm25": 3, "dense": 2}
+FORMATS = {"bm25": 4, "dense": 3}
 """Version of the index folders that this code writes and reads, by kind."""
 
 MANIFEST = "index.json"
@@ -145,6 +145,12 @@ def _locked(work: Path) -> Iterator[None]:
 
 def _is_opened(folder: Path, handle: int) -> bool:
     return folder.is_dir() and os.fstat(handle).st_ino == folder.stat().st_ino
+
+
+def clear(work: Path) -> None:
+    """Drop what an earlier build of something else left in a partial folder."""
+    for stale in work.iterdir():
+        shutil.rmtree(stale) if stale.is_dir() else stale.unlink()
 
 
 def publish(work: Path, folder: Path, manifest: dict[str, Any]) -> None:

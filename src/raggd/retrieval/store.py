@@ -1,12 +1,8 @@
-"""Passages on disk with random access, and what is known of the files that they come from.
+"""Passages on disk: an SQLite file that is written once, and what is known of their files.
 
-A store is ``passages.jsonl`` (one per line), ``files.json`` (the files of the corpus
-in order, each with its first row and number of rows) and arrays, all memory-mapped:
-
-    offsets           where each line begins, shape (passages + 1,)
-    rank              place of each row in the order of passage ids, shape (passages,)
-    keys, key_rows    hashes of the ids, sorted, and the row of each
-    content           hash of title and text of each row, shape (passages,)
+A store is ``passages.sqlite3``, ``rank.npy`` (the place of each row in the order of passage ids,
+shape (passages,)) and ``files.json``: the files of the corpus in order, each with its first row and
+number of rows.
 
 Rows of a file lie together. Those of files that did not change since an earlier store come first,
 in its order, so that what was computed for them can be carried over.
@@ -15,16 +11,15 @@ in its order, so that what was computed for them can be carried over.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
-import tempfile
-from array import array
+import sqlite3
+import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,11 +29,34 @@ from raggd.files import read_json, write_json
 from raggd.records import Passage, RaggdError, content_id
 from raggd.retrieval.base import Rows
 
-SORT_BYTES = 41
-"""Memory that writing a store takes per passage at its end, when rows are sorted."""
-
-_ID = json.JSONDecoder().raw_decode
-_ID_AT = len('{"id":')  # where the id stands in every line
+FILE = "passages.sqlite3"
+_READING = threading.Lock()
+# No journal: a store counts only once it is whole. The order of the columns is that of `Passage`.
+_START = """
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
+CREATE TABLE passages (
+    row INTEGER PRIMARY KEY, id TEXT NOT NULL, text TEXT NOT NULL, title TEXT NOT NULL,
+    source TEXT NOT NULL, content INTEGER NOT NULL
+);
+BEGIN;
+"""
+_PASSAGE = "passages.id, passages.text, passages.title, passages.source"
+_COPY = f"""
+INSERT INTO passages SELECT row + ?, {_PASSAGE}, content FROM old.passages AS passages
+WHERE row >= ? AND row < ? ORDER BY row
+"""
+_TWICE = "SELECT id, min(row), max(row) FROM passages GROUP BY id HAVING count(*) > 1 LIMIT 1"
+_LAST = "SELECT max(row), page_size FROM passages, pragma_page_size"
+_SHARED = """
+SELECT count(*), coalesce(sum(now.content <> before.content), 0)
+FROM passages AS now JOIN old.passages AS before USING (id)
+"""
+# One parameter for any number of rows: a JSON list, whose order the result keeps.
+_AT = f"""
+SELECT {_PASSAGE} FROM json_each(?) AS wanted JOIN passages ON passages.row = wanted.value
+ORDER BY wanted.key
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +84,23 @@ def hash_of_files(files: Sequence[StoredFile]) -> str:
 
 
 class StoreWriter:
-    """Writes a store: rows copied from an earlier one first, then passages as they are read.
+    """Writes a store: rows copied from an earlier one first, then passages as they are read."""
 
-    About 60 bytes per passage are held in memory, and some ids.
-    """
-
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, old: PassageStore | None = None) -> None:
         """Start an empty store in an existing folder."""
-        self._folder = folder
-        self._ids = _IdRanks(folder)
-        self._keys, self._content, self._offsets = array("Q"), array("Q"), array("q", [0])
-        self._stream = (folder / "passages.jsonl").open("wb")
+        self._folder, self._count = folder, 0
+        self._file = sqlite3.connect(folder / FILE, isolation_level=None)
+        if old:
+            self._file.execute("ATTACH DATABASE ? AS old", (str(old.folder / FILE),))
+        self._file.executescript(_START)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return self._count
 
-    def copy(self, old: PassageStore, start: int, count: int) -> None:
-        """Append rows of an earlier store."""
-        end = start + count
-        self._keys.frombytes(old.row_keys[start:end].tobytes())
-        self._content.frombytes(old.content[start:end].tobytes())
-        moved = old.offsets[start + 1 : end + 1] + (self._offsets[-1] - old.offsets[start])
-        self._offsets.frombytes(moved.tobytes())
-        with (old.folder / "passages.jsonl").open("rb") as lines:
-            lines.seek(int(old.offsets[start]))
-            for line in islice(lines, count):
-                self._stream.write(line)
-                self._ids.add(_ID(line.decode(), _ID_AT)[0])
+    def copy(self, start: int, end: int) -> None:
+        """Append rows of the earlier store."""
+        self._file.execute(_COPY, (self._count - start, start, end))
+        self._count += end - start
 
     def add(self, passages: Iterable[Passage]) -> str:
         """Append passages, none without id or words; return a hash of ids, titles and texts."""
@@ -100,57 +108,47 @@ class StoreWriter:
 
     def _written(self, passages: Iterable[Passage]) -> Iterator[Passage]:
         # Pass the passages on as they are written, so that one reading also hashes them.
-        for each in passages:
-            passage = storable(each)
+        for passage in map(storable, passages):
             if not passage.id or not (passage.text.strip() or passage.title.strip()):
                 raise RaggdError(
                     f"passage number {len(self) + 1} (id '{passage.id}') has no id or no text: "
                     "every passage of a corpus needs both. Correct or remove it."
                 )
-            record = {"id": passage.id, "title": passage.title, "text": passage.text}
-            if passage.source:
-                record["source"] = passage.source
-            line = json.dumps(record, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
-            self._stream.write(line)
-            self._ids.add(passage.id)
-            self._keys.append(id_key(passage.id))
-            self._content.append(id_key(f"{passage.title}\n{passage.text}"))
-            self._offsets.append(self._offsets[-1] + len(line))
+            parts = (passage.id, passage.text, passage.title, passage.source)
+            line = (self._count, *parts, _content_of(passage))
+            self._file.execute("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", line)
+            self._count += 1
             yield passage
 
     def finish(self, files: Sequence[StoredFile]) -> None:
-        """Sort the ids and write the arrays; `files` are those of the corpus, in its order.
+        """Sort the ids and rank the rows; `files` are those of the corpus, in its order.
 
         Raises:
             RaggdError: there are no passages, or two share an id.
         """
-        self._stream.close()
-        if not self._keys:
+        if not self._count:
             raise RaggdError("the corpus holds no passages: an index needs at least one.")
-        keys = np.frombuffer(self._keys, dtype=np.uint64)
-        order = np.argsort(keys, kind="stable")
-        arrays = {
-            "rank": self._ranks(files),
-            "offsets": np.frombuffer(self._offsets, dtype=np.int64),
-            "content": np.frombuffer(self._content, dtype=np.uint64),
-            "keys": keys[order],
-            "key_rows": order,
-        }
-        for name, values in arrays.items():
-            np.save(self._folder / f"{name}.npy", values, allow_pickle=False)
+        self._file.execute("CREATE INDEX by_id ON passages (id)")
+        twice = self._file.execute(_TWICE).fetchone()
+        if twice:
+            raise RaggdError(_repeated(twice, files))
+        rank = np.empty(self._count, dtype=np.int64)
+        for place, (row,) in enumerate(self._file.execute("SELECT row FROM passages ORDER BY id")):
+            rank[row] = place
+        self._file.execute("COMMIT")
+        self._file.close()
+        np.save(self._folder / "rank.npy", rank, allow_pickle=False)
         write_json(self._folder / "files.json", [asdict(file) for file in files])
 
-    def _ranks(self, files: Sequence[StoredFile]) -> Rows:
-        try:
-            return self._ids.ranks()
-        except _SameIdError as error:
-            name, first, second = error.args
-            at = [f.name for row in (first, second) for f in files if 0 <= row - f.start < f.count]
-            where = f" (in {' and '.join(dict.fromkeys(at))})" if any(at) else ""
-            raise RaggdError(
-                f"the passage id '{name}' occurs twice, as numbers {first + 1} and {second + 1}"
-                f"{where}: ids must be unique in a corpus. Rename or remove one."
-            ) from error
+
+def _repeated(twice: tuple[str, int, int], files: Sequence[StoredFile]) -> str:
+    name, first, second = twice
+    at = [f.name for row in (first, second) for f in files if 0 <= row - f.start < f.count]
+    where = f" (in {' and '.join(dict.fromkeys(at))})" if any(at) else ""
+    return (
+        f"the passage id '{name}' occurs twice, as numbers {first + 1} and {second + 1}"
+        f"{where}: ids must be unique in a corpus. Rename or remove one."
+    )
 
 
 def storable(passage: Passage) -> Passage:
@@ -163,43 +161,46 @@ def storable(passage: Passage) -> Passage:
     return passage
 
 
-def id_key(name: str) -> int:
-    """Return a 64-bit hash of a passage id, or of a text."""
-    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big")
+def _content_of(passage: Passage) -> int:
+    text = f"{passage.title}\n{passage.text}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
+
+
+def _opened(folder: Path) -> sqlite3.Connection:
+    # Immutable: it is written once, so nothing is locked. Threads take turns (`PassageStore`).
+    address = f"{(folder / FILE).resolve(strict=True).as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(address, uri=True, check_same_thread=False)
 
 
 class PassageStore:
-    """Random access to the passages of a store; its arrays are those of the module's docstring."""
+    """Random access to the passages of a store; any thread may use it."""
 
     def __init__(self, folder: Path) -> None:
-        """Map the files of a folder.
+        """Open the files of a folder.
 
         Raises:
-            ValueError: they do not belong together.
+            ValueError: they are damaged, or do not belong together.
         """
-        self._lines = np.memmap(folder / "passages.jsonl", dtype=np.uint8, mode="r")
-        self._keys, self._key_rows = mapped(folder / "keys.npy"), mapped(folder / "key_rows.npy")
-        self.folder = folder
-        self.offsets, self.rank = mapped(folder / "offsets.npy"), mapped(folder / "rank.npy")
-        self.content = mapped(folder / "content.npy")
-        self.files = [
-            StoredFile(**entry) for entry in read_json(folder / "files.json", what="list of files")
-        ]
-        if len(self._lines) != self.offsets[-1] or len(self.rank) + 1 != len(self.offsets):
-            raise ValueError("passages.jsonl and its offsets do not belong together")
+        self.folder, self.rank = folder, mapped(folder / "rank.npy")
+        files = read_json(folder / "files.json", what="list of files")
+        self.files = [StoredFile(**entry) for entry in files]
+        self._file, self._lock = _opened(folder), threading.Lock()
+        try:
+            ((last, page),) = self._all(_LAST)
+        except sqlite3.Error as error:
+            raise ValueError(f"{FILE}: {error}") from error
+        if last != len(self) - 1 or (folder / FILE).stat().st_size % page:
+            raise ValueError(f"{FILE} is cut short, or does not belong to rank.npy")
+
+    def _all(self, query: str, *values: Any) -> list[Any]:
+        with self._lock:
+            return self._file.execute(query, values).fetchall()
 
     def __len__(self) -> int:
         return len(self.rank)
 
     def __iter__(self) -> Iterator[Passage]:
         return (self.passage_at(position) for position in range(len(self)))
-
-    @cached_property
-    def row_keys(self) -> NDArray[np.uint64]:
-        """Hash of the id of each row, shape (count,)."""
-        keys = np.empty(len(self), dtype=np.uint64)
-        keys[self._key_rows] = self._keys
-        return keys
 
     @cached_property
     def _ends(self) -> Rows:
@@ -209,15 +210,18 @@ class PassageStore:
         """Return the passage at a position in the corpus."""
         at = int(np.searchsorted(self._ends, position, side="right"))
         file = self.files[at]
-        return self.passage(file.start + position - (int(self._ends[at]) - file.count))
+        return self.at([file.start + position - (int(self._ends[at]) - file.count)])[0]
 
-    def passage(self, row: int) -> Passage:
-        """Return the passage of a row."""
-        return Passage(**self._record(row))
+    def at(self, rows: Sequence[int]) -> list[Passage]:
+        """Return the passages of rows, in their order."""
+        return [Passage(*parts) for parts in self._all(_AT, json.dumps(rows))]
 
     def rows(self, ids: Iterable[str]) -> list[int]:
         """Return the rows of passage ids, in their order; unknown ids are left out."""
-        return [row for row in map(self._row, ids) if row is not None]
+        # As bytes: halves of surrogate pairs, which no id holds, match nothing.
+        query = "SELECT row FROM passages WHERE id = CAST(? AS TEXT)"
+        found = [self._all(query, name.encode(errors="surrogatepass")) for name in ids]
+        return [row for rows in found for (row,) in rows]
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
         """Return the passages with these ids, in their order.
@@ -225,86 +229,39 @@ class PassageStore:
         Raises:
             RaggdError: an id is not in the corpus.
         """
-        found: list[Passage] = []
+        found = {passage.id: passage for passage in self.at(self.rows(ids))}
         for name in ids:
-            row = self._row(name)
-            if row is None:
+            if name not in found:
                 raise RaggdError(
                     f"no passage '{name}' in the index at {self.folder}: the ids belong to "
                     "another corpus."
                 )
-            found.append(self.passage(row))
-        return found
+        return [found[name] for name in ids]
 
-    def _record(self, row: int) -> dict[str, str]:
-        start, end = int(self.offsets[row]), int(self.offsets[row + 1])
-        record: dict[str, str] = json.loads(self._lines[start:end].tobytes())
-        return record
+    def content(self) -> NDArray[np.int64]:
+        """Return a hash of title and text of each row, shape (passages,)."""
+        numbers = self._all("SELECT content FROM passages ORDER BY row")
+        return np.fromiter((number for (number,) in numbers), dtype=np.int64, count=len(self))
 
-    def _row(self, name: str) -> int | None:
-        try:
-            key = np.uint64(id_key(name))
-        except UnicodeEncodeError:
-            return None
-        place = int(np.searchsorted(self._keys, key))
-        while place < len(self) and self._keys[place] == key:  # two ids may share a hash
-            row = int(self._key_rows[place])
-            if self._record(row)["id"] == name:
-                return row
-            place += 1
-        return None
+    def shared_with(self, old: PassageStore) -> tuple[int, int]:
+        """Return how many ids an older store holds too, and those with another title or text."""
+        with closing(_opened(self.folder)) as both:
+            both.execute("ATTACH DATABASE ? AS old", (str(old.folder / FILE),))
+            shared, changed = both.execute(_SHARED).fetchone()
+        return shared, changed
 
 
 def read_rows(folder: Path, start: int, end: int) -> Iterator[Passage]:
-    """Stream rows `start` to `end` of a store, without mapping its passages into memory."""
-    with (folder / "passages.jsonl").open("rb") as lines:
-        lines.seek(int(mapped(folder / "offsets.npy")[start]))
-        for line in islice(lines, end - start):
-            yield Passage(**json.loads(line))
+    """Stream rows `start` to `end` of a store."""
+    query = f"SELECT {_PASSAGE} FROM passages WHERE row >= ? AND row < ? ORDER BY row"
+    with closing(_opened(folder)) as file:
+        for parts in file.execute(query, (start, end)):
+            yield Passage(*parts)
 
 
 def mapped(path: Path) -> NDArray[Any]:
     """Return an array of a file, memory-mapped."""
-    # As a plain array: slices of a memmap are several times dearer.
-    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-
-
-class _SameIdError(Exception):
-    """Two rows have the same id: the id and the rows."""
-
-
-class _IdRanks:
-    # Ranks ids in bounded memory: sorted in parts, the parts on disk, then merged.
-
-    def __init__(self, folder: Path, part: int = 250_000) -> None:
-        self._folder, self._size, self._count = folder, part, 0
-        self._held: list[str] = []
-        self._parts: list[IO[str]] = []
-
-    def add(self, name: str) -> None:
-        self._held.append(name)
-        self._count += 1
-        if len(self._held) == self._size:
-            part = tempfile.TemporaryFile("w+", encoding="utf-8", dir=self._folder)  # noqa: SIM115
-            part.writelines(f"{json.dumps(p, ensure_ascii=False)}\n" for p in self._sorted())
-            part.seek(0)
-            self._parts.append(part)
-            self._held = []
-
-    def _sorted(self) -> Iterator[tuple[str, int]]:
-        held, first = self._held, self._count - len(self._held)
-        return ((held[at], first + at) for at in sorted(range(len(held)), key=held.__getitem__))
-
-    def ranks(self) -> Rows:
-        # Place of each row in the order of ids, shape (rows,).
-        ranks = np.empty(self._count, dtype=np.int64)
-        spilled = [(tuple(json.loads(line)) for line in part) for part in self._parts]
-        previous, at = None, -1
-        for rank, (name, row) in enumerate(heapq.merge(self._sorted(), *spilled)):
-            if name == previous:
-                raise _SameIdError(name, at, row)
-            ranks[row] = rank
-            previous, at = name, row
-        for part in self._parts:
-            part.close()
-        return ranks
+    # As a plain array: slices of a memmap are several times dearer. One at a time: NumPy reads
+    # headers by `ast`, which older CPython 3.11 confuses between threads (its issue 106905).
+    with _READING:
+        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

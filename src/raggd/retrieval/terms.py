@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import pairwise
@@ -52,9 +52,6 @@ _STOPWORDS = frozenset(
 _TRIAL = "stra\xdfe \u0451 \u03ac HTTPServer \u0130 e\u0301 "
 _TRIAL += "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"
 _PROBES = ("running", "ponies", "university", "generously", "skies", "dying", "relational", "news")
-
-Tokenize = Callable[[str], list[str]]
-"""From a query to its terms."""
 
 
 @cache
@@ -176,48 +173,13 @@ Numbers = NDArray[np.int32]
 """Term numbers, passage rows or counts."""
 
 Keys = NDArray[np.uint64]
-"""128-bit hashes of terms as two rows, shape (2, n)."""
+"""64-bit hashes of terms, shape (n,)."""
 
 
 def term_keys(terms: Sequence[str]) -> Keys:
-    """Return the keys of terms; different ones share a key with a probability of 2 to the -128."""
-    digests = b"".join(blake2b(term.encode(), digest_size=16).digest() for term in terms)
-    return np.ascontiguousarray(np.frombuffer(digests, dtype="<u8").reshape(-1, 2).T)
-
-
-def key_order(keys: Keys) -> NDArray[np.int64]:
-    """Return the positions that sort keys, shape (n,)."""
-    return np.lexsort((keys[1], keys[0]))
-
-
-def union_of(parts: Iterable[Keys]) -> Keys:
-    """Return all different keys of many segments, sorted, holding little more than the result."""
-    joined = np.empty((2, 0), dtype=np.uint64)
-    waiting: list[Keys] = []
-    for part in parts:
-        waiting.append(part)
-        # Joined when as many wait as are there: so each key is sorted a few times, not each time.
-        if sum(keys.shape[1] for keys in waiting) > joined.shape[1]:
-            joined = _different([joined, *waiting])
-            waiting = []
-    return _different([joined, *waiting])
-
-
-def _different(parts: Sequence[Keys]) -> Keys:
-    keys = np.concatenate(parts, axis=1)
-    keys = keys[:, key_order(keys)]
-    first = np.ones(keys.shape[1], dtype=bool)
-    first[1:] = (keys[:, 1:] != keys[:, :-1]).any(axis=0)
-    return np.ascontiguousarray(keys[:, first])
-
-
-def places_of(keys: Keys, joined: Keys) -> Numbers:
-    """Return where keys, shape (2, n), stand among sorted ones that hold them all, shape (n,)."""
-    places = np.searchsorted(joined[0], keys[0])
-    while (others := joined[1][places] != keys[1]).any():  # the same first half, another second
-        places[others] += 1
-    found: Numbers = places.astype(np.int32)
-    return found
+    """Return the keys of terms; different ones share a key with a probability of 2 to the -64."""
+    digests = b"".join(blake2b(term.encode(), digest_size=8).digest() for term in terms)
+    return np.frombuffer(digests, dtype="<u8")
 
 
 def make_postings(

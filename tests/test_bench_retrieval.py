@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks import retrieval
+from benchmarks.resample import write_resampled
 from benchmarks.setting import BenchSetting
 from raggd.assembly import Assembly
 from raggd.data.documents import read_passages
-from raggd.data.resample import write_resampled
 from raggd.settings import load_settings
 from tiny import make_backbone
 from workflow_fixtures import parts_with, settings_text, write_data, write_lines

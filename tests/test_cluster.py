@@ -20,10 +20,9 @@ import torch
 from raggd.adaptation.target_store import load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
-from raggd.cluster.connect import ClusterOptions, check_node, connected
-from raggd.cluster.scheduler import Scheduler
 from raggd.cluster.study import PartTask, StudyWorker, _tasks, check_worker, run_study_on
 from raggd.cluster.targets import TargetWorker, run_targets_on
+from raggd.cluster.workers import ClusterOptions, Scheduler, check_node, connected
 from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.settings import load_settings

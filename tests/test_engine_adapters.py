@@ -19,10 +19,10 @@ from raggd.adaptation.predictors.mean import mean_predictor
 from raggd.api import Rag
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.engines.vllm import AdapterFolders, adapter_number, register
 from raggd.files import load_tensors
 from raggd.methods.store import Store
 from raggd.records import RaggdError, SupportSet
+from raggd.serving.vllm import AdapterFolders, adapter_number, register
 from raggd.settings import Settings
 from tiny import random_update
 from workflow_fixtures import changed, parts_with

@@ -31,7 +31,6 @@ LAYERS: Mapping[str, int] = {
     "training": 12,
     "serving": 12,
     "cluster": 12,
-    "engines": 12,
     "cli": 13,
 }
 """First part of a module's name below ``raggd``: it imports from its own layer or a lower one."""

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
+from raggd import making as make_demonstrations
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import scored_questions, support_pool
+from raggd.data.drafts import Draft
 from raggd.data.questions import read_demonstrations
-from raggd.making import make as make_demonstrations
-from raggd.making.drafts import Draft
-from raggd.making.make import Yield
+from raggd.making import Yield
 from raggd.records import Passage, RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import load_settings

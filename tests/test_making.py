@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raggd import making as make_demonstrations
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
+from raggd.data.drafts import Draft, drafts
 from raggd.data.questions import read_demonstrations
-from raggd.making import make as make_demonstrations
-from raggd.making.drafts import Draft, drafts
-from raggd.making.make import (
+from raggd.making import (
     Maker,
     ReviewStoppedError,
     Yield,

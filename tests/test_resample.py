@@ -1,4 +1,4 @@
-"""The generator of large corpora, and the estimate of what indexing them takes."""
+"""The generator of large corpora, and indexing them within a bound."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from benchmarks.resample import app, resample, write_resampled
 from raggd.data.documents import read_passages, split_sentences
-from raggd.data.resample import resample, write_resampled
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import build
-from raggd.retrieval.base import Estimate, held_memory
-from raggd.retrieval.build import build_index
-from raggd.settings import RetrievalSettings
+from raggd.retrieval.base import held_memory
 from workflow_fixtures import run_cli
 
 REAL = [
@@ -58,43 +56,16 @@ def test_the_command_writes_and_the_index_takes_it(
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     corpus, made = tmp_path / "real.jsonl", tmp_path / "made.jsonl"
     write_resampled(REAL, 30, corpus)
-    ran = run_cli(
-        "data", "resample", "--passages", "50", "--out", made, "--corpus", corpus, "--json"
+    ran = CliRunner().invoke(
+        app, ["--passages", "50", "--out", str(made), "--corpus", str(corpus), "--json"]
     )
-    assert (ran.code, json.loads(ran.out)["passages"]) == (0, 50)
+    assert (ran.exit_code, json.loads(ran.stdout)["passages"]) == (0, 50)
     bound = held_memory() // 10**6 + 2000  # this process may hold models of other tests
     told = run_cli("index", made, "--memory", f"{bound}MB", "--json")
     assert (told.code, json.loads(told.out)["passages"]) == (0, 50)
-    assert json.loads(told.out)["estimate"] is None  # short builds need none
     small = run_cli("index", corpus, "--memory", "10MB")
     assert small.code == 2
     assert "too small" in small.err
     wrong = run_cli("index", corpus, "--memory", "lots")
     assert wrong.code == 2
     assert "'lots' is not a size" in wrong.err
-
-
-def test_an_estimate_comes_before_a_long_build(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path))
-    monkeypatch.setattr(build, "LONG", 100)
-    events: list[object] = []
-
-    def announce(estimate: Estimate) -> None:
-        events.append(estimate)
-
-    def progress(done: int, total: int | None) -> None:
-        events.append(done)
-
-    corpus = list(resample(REAL, 120))
-    build_index(corpus[:99], RetrievalSettings(), progress=progress, announce=announce)
-    assert not any(isinstance(event, Estimate) for event in events)
-    events.clear()
-    built = build_index(corpus, RetrievalSettings(), progress=progress, announce=announce)
-    estimate = events[0]
-    assert isinstance(estimate, Estimate)
-    assert estimate.passages == 120
-    disk = sum(file.stat().st_size for file in built.folder.rglob("*") if file.is_file())
-    assert 0.5 * disk < estimate.disk < 2 * disk
-    assert "120 passages" in str(estimate)

@@ -20,7 +20,7 @@ from raggd.adaptation.target_store import load_targets, split_held_out
 from raggd.api import Rag
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
-from raggd.cli.ask import ask_result, index_result
+from raggd.cli.ask import ask_result
 from raggd.cli.data import fetched, listed
 from raggd.data.benchmarks import training_questions
 from raggd.files import load_tensors, read_json
@@ -465,14 +465,13 @@ def test_an_empty_file_of_demonstrations(own: Assembly, tmp_path: Path) -> None:
 
 def test_index_is_built_once(own: Assembly, documents: Path) -> None:
     (documents / "second.md").write_text("The short bee eats water.\n", encoding="utf-8")
-    first = index_result(own, documents)
-    again = index_result(own, documents)
-    assert (first["built"], again["built"]) == (True, False)
-    assert first["passages"] == again["passages"] == 4
-    assert first["fingerprint"] == again["fingerprint"]
+    first, again = own.index_of(documents), own.index_of(documents)
+    assert (first.built, again.built) == (True, False)
+    assert len(first.retriever) == len(again.retriever) == 4
+    assert first.retriever.fingerprint == again.retriever.fingerprint
     (documents / "third.md").write_text("The new bee eats salt.\n", encoding="utf-8")
-    third = index_result(own, documents)
-    assert (third["built"], third["passages"]) == (True, 5)
+    third = own.index_of(documents)
+    assert (third.built, len(third.retriever)) == (True, 5)
 
 
 def test_ask_names_what_is_skipped_and_strict_refuses_it(own: Assembly, tmp_path: Path) -> None:

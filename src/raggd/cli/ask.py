@@ -1,15 +1,18 @@
-"""`raggd ask` and `raggd index`: one's own documents, and one's own demonstrations."""
+"""`raggd ask`, `raggd index`, `raggd serve`: one's own documents and demonstrations."""
 
 from __future__ import annotations
 
+import json
+import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raggd.cli.console import complain, emit_json, progress_bar, say, show
 from raggd.cli.options import (
     Assignments,
     Config,
@@ -30,7 +33,6 @@ from raggd.records import RaggdError
 
 if TYPE_CHECKING:
     from raggd.api import Rag
-    from raggd.assembly import Assembly
 
 
 NO_HIT = "no passage shares a word with the question"
@@ -60,8 +62,6 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer one question from your documents, adapted to your demonstrations."""
-    from raggd.cli.console import complain, emit_json, progress_bar, say
-
     with progress_bar() as bar:
         rag = load_rag(config, with_corpus(corpus, assignments), bar)
         source = (demonstrations, support, update)
@@ -190,45 +190,14 @@ def index(
     as_json: Json = False,
 ) -> None:
     """Index a corpus, or bring its index up to date: only what changed is read."""
-    from raggd.cli.console import note, progress_bar, show
-
-    bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
-    with progress_bar() as bar:
-        parts = load_parts(config, [*(assignments or []), *bound], bar)
-        result = index_result(parts, path, note, strict=strict)
-    state = "indexed" if result["built"] else "already indexed"
-    line = f"{result['passages']} passages {state} in {result['seconds']} s: {result['folder']}"
-    show(result, as_json, line, *([result["changed"]] if result["built"] else []))
-
-
-def index_result(
-    parts: Assembly,
-    path: Path,
-    announce: Callable[[str], None] = lambda _: None,
-    *,
-    strict: bool = False,
-) -> dict[str, Any]:
-    """Index a corpus, or bring its index up to date.
-
-    `announce` is told in one line what a long build will take, before it starts.
-
-    Returns:
-        ``passages``, ``fingerprint``, ``folder``, ``built`` (false: it was there), ``changes``
-        (files and passages that came, changed and went; ``changed``: in one line), ``skipped``
-        (files that are not in it, with reasons), ``seconds``, ``peak_memory`` (bytes that the
-        process held at most) and ``estimate`` (of a long build, else None).
-    """
     from raggd.retrieval.base import peak_memory
 
+    bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
     started = time.perf_counter()
-    estimates: list[Any] = []
-
-    def foretell(estimate: Any) -> None:
-        estimates.append(estimate)
-        announce(f"{estimate}.")
-
-    made = parts.index_of(path, foretell, strict=strict)
-    return {
+    with progress_bar() as bar:
+        parts = load_parts(config, [*(assignments or []), *bound], bar)
+        made = parts.index_of(path, strict=strict)
+    result = {
         "passages": len(made.retriever),
         "fingerprint": made.retriever.fingerprint,
         "folder": str(made.folder),
@@ -238,5 +207,73 @@ def index_result(
         "skipped": [asdict(each) for each in made.skipped],
         "seconds": round(time.perf_counter() - started, 2),
         "peak_memory": peak_memory(),
-        "estimate": asdict(estimates[0]) if estimates else None,
     }
+    state = "indexed" if made.built else "already indexed"
+    line = f"{result['passages']} passages {state} in {result['seconds']} s: {made.folder}"
+    show(result, as_json, line, *([str(made.changes)] if made.built else []))
+
+
+def serve(
+    corpus: Annotated[
+        Path | None, typer.Option(help="Your documents; without it, the embedded Wikipedia leads.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [8000].")] = None,
+    api_key: Annotated[
+        str | None,
+        typer.Option(envvar="RAGGD_API_KEY", help="Ask for this key.", show_envvar=True),
+    ] = None,
+    api_keys: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="RAGGD_API_KEYS",
+            help="Ask for one of the keys in this file: a name and a key on each line.",
+            show_envvar=True,
+        ),
+    ] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="The address as one JSON object on standard output.")
+    ] = False,
+) -> None:
+    """Serve an OpenAI-compatible API and a page; every row of a batch may carry its own update."""
+    _require_extra()
+    from raggd.api import Rag
+    from raggd.serving.app import serve as run
+    from raggd.serving.gate import is_local, read_keys
+
+    keys = dict(read_keys(api_keys)) if api_keys else {}
+    keys |= {"key": api_key} if api_key else {}
+    changes = with_corpus(corpus, assignments)
+    changes += [] if host is None else [f"serving.host={json.dumps(host)}"]
+    changes += [] if port is None else [f"serving.port={port}"]
+    with progress_bar() as bar:
+        parts = load_parts(config, changes, bar)
+        where = parts.settings.serving.host
+        if not keys and not is_local(where):
+            complain(
+                f"raggd: serving on {where} without a key: everyone who can reach this machine "
+                "can use it. Set RAGGD_API_KEY or --api-keys."
+            )
+
+        def ready(address: str) -> None:
+            bar.hide()
+            if as_json:
+                emit_json({"url": address})
+            else:
+                say(f"raggd serves on {address} (the page is there; the API is {address}/v1)")
+            sys.stdout.flush()
+
+        run(Rag(parts), keys=keys or None, ready=ready)
+
+
+def _require_extra() -> None:
+    missing = [
+        n for n in ("fastapi", "uvicorn", "prometheus_client", "httpx") if find_spec(n) is None
+    ]
+    if missing:
+        raise RaggdError(
+            f"the server needs {' and '.join(missing)}: install raggd with its extra, `pip install "
+            '"raggd[serve]"`.'
+        )

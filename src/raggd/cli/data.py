@@ -1,4 +1,4 @@
-"""`raggd data`: benchmarks, a prepared file for training, and a corpus of any size."""
+"""`raggd data` (benchmarks, a prepared file for training) and `raggd demonstrations`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.options import Assignments, Config, Corpus, Json, load_parts, with_corpus
+from raggd.cli.console import progress_bar, show
+from raggd.cli.options import (
+    Assignments,
+    Config,
+    Corpus,
+    Json,
+    Out,
+    load_parts,
+    names_in,
+    with_corpus,
+)
 from raggd.records import RaggdError, require_known
 
 if TYPE_CHECKING:
     from raggd.assembly import Assembly
+    from raggd.data.drafts import Draft
 
 data_app = typer.Typer(help="List, fetch and prepare data.", no_args_is_help=True)
+demonstrations_app = typer.Typer(
+    help="Demonstrations from your passages, when you have no answered questions.",
+    no_args_is_help=True,
+)
 
 
 @data_app.command("list")
@@ -21,8 +36,6 @@ def data_list(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """List the benchmarks and what is there of each; fetches nothing."""
-    from raggd.cli.console import show
-
     result = listed(load_parts(config, assignments, None))
     absent, lines = "on the hub" if result["source"] == "hub" else "not there", []
     for entry in result["benchmarks"]:
@@ -65,8 +78,6 @@ def data_fetch(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """Fetch the data that the settings name (embedded by default) and say what it holds."""
-    from raggd.cli.console import progress_bar, show
-
     with progress_bar() as bar:
         result = fetched(load_parts(config, assignments, bar))
     lines = (
@@ -99,7 +110,6 @@ def data_prepare(
     as_json: Json = False,
 ) -> None:
     """Write questions with their passages into one file, for training without an index."""
-    from raggd.cli.console import progress_bar, show
     from raggd.study.contracts import run_prepare
 
     require_known("split", split, ["train", "test"])
@@ -112,25 +122,73 @@ def data_prepare(
     show(result, as_json, *lines, f"{result['bytes'] / 1e6:.1f} MB: {out}")
 
 
-@data_app.command("resample")
-def data_resample(
-    passages: Annotated[int, typer.Option(min=1, help="Passages to generate.")],
-    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
+@demonstrations_app.command("make")
+def make(
     corpus: Corpus = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")] = Path(
+        "demonstrations.jsonl"
+    ),
+    count: Annotated[int, typer.Option(min=1, help="Demonstrations wanted.")] = 6,
+    review: Annotated[
+        bool, typer.Option("--review", help="Show each one: yes, no, edit, or stop.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Another seed tries other passages.")] = 0,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
-    """Write a large corpus of real sentences put together anew."""
-    from raggd.cli.console import progress_bar, show
-    from raggd.data.documents import read_passages
-    from raggd.data.resample import write_resampled
-    from raggd.retrieval.base import show_size
+    """Propose questions and answers from passages; keep those that the model can answer."""
+    from raggd.making import run_make
+
+    if review:  # a moving bar would write over the questions to the reviewer
+        parts = load_parts(config, with_corpus(corpus, assignments), None)
+        result = run_make(parts, out, count, seed, _ask)
+    else:
+        with progress_bar() as bar:
+            parts = load_parts(config, with_corpus(corpus, assignments), bar)
+            result = run_make(parts, out, count, seed, None, bar)
+    tried = result["yield"]
+    show(
+        result,
+        as_json,
+        f"{result['made']} demonstrations in {result['out']} "
+        f"({tried['passages']} passages, {tried['drafts']} questions drafted)",
+        "Read them before you use them: raggd ask ... --demonstrations " + result["out"],
+    )
+
+
+def _ask(proposal: Draft) -> Draft | None:
+    from raggd.making import ReviewStoppedError, edited
+
+    passage = proposal.passage
+    for line in ("", f"[{passage.title}] {passage.text}", "", f"Question: {proposal.question}"):
+        typer.echo(line, err=True)
+    typer.echo(f"Answer:   {proposal.answer}", err=True)
+    choice = ""
+    while choice not in {"y", "n", "e", "s"}:
+        choice = typer.prompt("Keep it? y(es), n(o), e(dit), s(top)", "y", err=True)[:1].lower()
+    if choice == "s":
+        raise ReviewStoppedError
+    if choice == "e":
+        question = typer.prompt("Question", proposal.question, err=True)
+        return edited(proposal, question, typer.prompt("Answer", proposal.answer, err=True))
+    return proposal if choice == "y" else None
+
+
+@demonstrations_app.command("compare")
+def compare(
+    benchmarks: Annotated[
+        str, typer.Option(help="Held-out tasks, separated by commas.")
+    ] = "popqa,bamboogle",
+    out: Out = Path("runs/made"),
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Measure updates from made demonstrations against gold ones and none."""
+    from raggd.study.made import run_compare
 
     with progress_bar() as bar:
-        parts = load_parts(config, with_corpus(corpus, assignments), bar)
-        bar.say(f"putting sentences together to {passages} passages")
-        size = write_resampled(read_passages(parts.corpus), passages, out, seed)
-    result = {"passages": passages, "bytes": size, "seed": seed, "file": str(out)}
-    show(result, as_json, f"{passages} passages, {show_size(size)}: {out}")
+        parts = load_parts(config, assignments, bar)
+        result, tables = run_compare(parts, names_in(benchmarks), out, bar)
+    show(result, as_json, *(f"{table.to_text()}\n" for table in tables))

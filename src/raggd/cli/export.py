@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raggd.cli.console import complain, progress_bar, show
 from raggd.cli.options import (
     Assignments,
     Config,
@@ -29,15 +31,19 @@ if TYPE_CHECKING:
     from raggd.methods.store import Store
 
 supports_app = typer.Typer(help="Keep answered questions under an id.", no_args_is_help=True)
-export_app = typer.Typer(
-    help="Write base adapter and update in the form of another engine.", no_args_is_help=True
-)
 Id = Annotated[str, typer.Argument(help="Of the support set, as `raggd supports list` shows it.")]
 
 
-@export_app.command("peft")
-def export_peft(
-    folder: Annotated[Path, typer.Argument(help="Folder to write.")],
+class Form(StrEnum):
+    """What is written: a LoRA of peft's, for vLLM and others too, or one for llama.cpp."""
+
+    PEFT = "peft"
+    GGUF = "gguf"
+
+
+def export(
+    form: Annotated[Form, typer.Argument(help="peft (for vLLM too), or gguf (llama.cpp).")],
+    path: Annotated[Path, typer.Argument(help="Folder (peft) or file (gguf) to write.")],
     demonstrations: Demonstrations = None,
     support: Support = None,
     update: Update = None,
@@ -46,42 +52,24 @@ def export_peft(
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
-    """Write a PEFT LoRA: for peft, vLLM and others. Without an update, the base adapter alone."""
-    from raggd.cli.console import progress_bar, show
-
+    """Write a LoRA for another engine. Without an update, the base adapter alone."""
     with progress_bar() as bar:
         rag = load_rag(config, with_corpus(corpus, assignments), bar)
         adapted = _chosen(rag, (demonstrations, support, update))
-        made = rag.export_peft(folder, adapted)
-    result = {"folder": str(made.folder), "rank": made.rank, "backbone": made.backbone}
-    result |= _about(adapted)
-    where = f"{_what(result)} of rank {made.rank} in {made.folder}"
-    prompt = f"its prompt: {made.folder / 'chat_template.jinja'} (vllm serve --chat-template)"
-    show(result, as_json, where, f"load it over {made.backbone}", prompt, *_left_out(result))
-
-
-@export_app.command("gguf")
-def export_gguf(
-    file: Annotated[Path, typer.Argument(help="File to write.")],
-    demonstrations: Demonstrations = None,
-    support: Support = None,
-    update: Update = None,
-    corpus: Corpus = None,
-    config: Config = None,
-    assignments: Assignments = None,
-    as_json: Json = False,
-) -> None:
-    """Write a GGUF LoRA for llama.cpp. Without an update, the base adapter alone."""
-    from raggd.cli.console import progress_bar, show
-
-    with progress_bar() as bar:
-        rag = load_rag(config, with_corpus(corpus, assignments), bar)
-        adapted = _chosen(rag, (demonstrations, support, update))
-        made = rag.export_gguf(file, adapted)
-    result = {"file": str(made), "bytes": made.stat().st_size, **_about(adapted)}
-    beside = made.with_name(f"{made.stem}.chat_template.jinja")
-    prompt = f"its prompt: {beside} (llama-server --jinja --chat-template-file)"
-    show(result, as_json, f"{_what(result)} in {made}", prompt, *_left_out(result))
+        result = _about(adapted)
+        if form == Form.PEFT:
+            made = rag.export_peft(path, adapted)
+            result |= {"folder": str(made.folder), "rank": made.rank, "backbone": made.backbone}
+            where = f" of rank {made.rank} in {made.folder}, over {made.backbone}"
+            prompt = f"{made.folder / 'chat_template.jinja'} (vllm serve --chat-template)"
+        else:
+            file = rag.export_gguf(path, adapted)
+            result |= {"file": str(file), "bytes": file.stat().st_size}
+            where = f" in {file}"
+            beside = file.with_name(f"{file.stem}.chat_template.jinja")
+            prompt = f"{beside} (llama-server --jinja --chat-template-file)"
+    what = "base adapter and update" if result["adapted"] else "base adapter"
+    show(result, as_json, f"{what}{where}", f"its prompt: {prompt}", *_left_out(result))
 
 
 def _chosen(rag: Rag, source: Source) -> Adapted | None:
@@ -106,10 +94,6 @@ def _left_out(result: dict[str, Any]) -> list[str]:
     return [f"{shown} stand in the template"] if result["examples"] else []
 
 
-def _what(result: dict[str, Any]) -> str:
-    return "base adapter and update" if result["adapted"] else "base adapter"
-
-
 def _store(config: Path | None, assignments: list[str] | None) -> Store:
     return load_rag(config, assignments, None).store
 
@@ -123,8 +107,6 @@ def supports_add(
     as_json: Json = False,
 ) -> None:
     """Find the passages of answered questions and keep all of it under an id."""
-    from raggd.cli.console import progress_bar, show
-
     with progress_bar() as bar:
         rag = load_rag(config, with_corpus(corpus, assignments), bar)
         support = rag.store.add(rag.support(file)).support
@@ -138,7 +120,6 @@ def supports_list(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """List the support sets that are kept; `raggd serve` has the same."""
-    from raggd.cli.console import complain, show
     from raggd.records import RaggdError
 
     store = _store(config, assignments)
@@ -175,17 +156,9 @@ def supports_remove(
     as_json: Json = False,
 ) -> None:
     """Delete support sets and all that was adapted to them."""
-    from raggd.cli.console import show
-
     store = _store(config, assignments)
     for name in names:  # all or none
         store.stored(name)
     for name in names:
         store.remove(name)
     show({"removed": names}, as_json, f"removed {', '.join(names)}")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    app.add_typer(supports_app, name="supports")
-    app.add_typer(export_app, name="export")

@@ -10,14 +10,12 @@ import typer
 from typer.core import TyperGroup
 
 from raggd import __version__
-from raggd.cli.ask import ask, index
-from raggd.cli.data import data_app
-from raggd.cli.demonstrations import register as register_demonstrations
+from raggd.cli.ask import ask, index, serve
+from raggd.cli.data import data_app, demonstrations_app
 from raggd.cli.evaluate import audit, demo, evaluate
-from raggd.cli.export import register as register_export
+from raggd.cli.export import export, supports_app
 from raggd.cli.linear import register as register_linear
 from raggd.cli.machine import bench, cache_app
-from raggd.cli.serve import register as register_serve
 from raggd.cli.study import replay, report, study
 from raggd.cli.train import targets, train_app
 from raggd.records import RaggdError
@@ -49,10 +47,22 @@ app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
 register_linear(app)
-register_serve(app)
-register_export(app)
-register_demonstrations(app)
-for command in (ask, index, demo, evaluate, audit, study, replay, report, targets, bench):
+app.add_typer(supports_app, name="supports")
+app.add_typer(demonstrations_app, name="demonstrations")
+for command in (
+    serve,
+    ask,
+    index,
+    export,
+    demo,
+    evaluate,
+    audit,
+    study,
+    replay,
+    report,
+    targets,
+    bench,
+):
     app.command()(command)
 
 

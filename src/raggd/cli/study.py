@@ -91,8 +91,8 @@ def study(
 
     with progress_bar() as bar:
         if cluster:
-            from raggd.cluster.connect import ClusterOptions
             from raggd.cluster.study import run_study_on
+            from raggd.cluster.workers import ClusterOptions
 
             options = ClusterOptions(cluster, workers, worker_threads)
             result = run_study_on(settings, folder, part, options, bar)

@@ -132,8 +132,8 @@ def targets(
     with progress_bar() as bar:
         run = Run(load_parts(config, assignments, bar), out, (out,), bar, pool)
         if cluster:
-            from raggd.cluster.connect import ClusterOptions
             from raggd.cluster.targets import run_targets_on
+            from raggd.cluster.workers import ClusterOptions
 
             result = run_targets_on(run, ClusterOptions(cluster, workers, worker_threads))
         else:

@@ -15,8 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from raggd.cluster.connect import ClusterOptions, check_node, connected, settle, shares
-from raggd.cluster.scheduler import Scheduler
+from raggd.cluster.workers import ClusterOptions, check_node, settle, workers
 from raggd.files import write_text
 from raggd.progress import Progress, silent
 from raggd.provenance import versions
@@ -149,25 +148,15 @@ def distribute(
     """
     study, out = runner.study, runner.out
     tasks = _tasks(runner, cells)
-    found: dict[str, Any] = {
-        "workers": 0,
-        "parts": len(tasks),
-        "computed": 0,
-        "refused": 0,
-        "deaths": 0,
-    }
+    found: dict[str, Any] = {"parts": len(tasks), "computed": 0, "refused": 0}
     if not tasks:
-        return found
+        return found | {"workers": 0, "deaths": 0}
     own = {cell.path: runner.identities.of(cell) for cell in cells}
     for cell in cells:  # indexes and evidence are made once, here, before the workers look for them
         runner.task(cell.seed, cell.retriever, cell.benchmark)
     progress(f"connecting to cluster {options.address}", 0, None)
-    with connected(options.address) as ray:
-        share = shares(ray, options)
-        actor = ray.remote(**share.reserved)(StudyWorker)
-        given = (study, str(Path.cwd()), share.threads)
-        scheduler = Scheduler[PartTask](ray, lambda: actor.remote(*given), share.count)
-        progress(f"{share.count} workers are starting", 0, None)
+    with workers(options, StudyWorker, study) as scheduler:
+        progress(f"{len(scheduler)} workers are starting", 0, None)
         for told in scheduler.ask_all("introduce", cells):
             check_worker(told, own)
         done, started = 0, time.monotonic()
@@ -181,14 +170,11 @@ def distribute(
                 write_text(out / task.path, result.text)
                 found["computed"] += 1
             label = f"{task.cell.backbone}, {task.cell.benchmark}: {task.cell.method}"
-            progress(f"{label} ({share.count} workers)", done, len(tasks))
+            progress(f"{label} ({len(scheduler)} workers)", done, len(tasks))
 
-        try:
-            scheduler.run(tasks, deliver, _near)
-        finally:
-            scheduler.stop()
+        scheduler.run(tasks, deliver, _near)
         seconds = round(time.monotonic() - started, 2)
-        return found | {"workers": share.count, "deaths": scheduler.deaths, "seconds": seconds}
+        return found | {"workers": len(scheduler), "deaths": scheduler.deaths, "seconds": seconds}
 
 
 def run_study_on(

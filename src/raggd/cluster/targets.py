@@ -12,8 +12,7 @@ from typing import Any
 from raggd.adaptation.target_store import build_shard, open_store, shard_file, shard_starts
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
-from raggd.cluster.connect import ClusterOptions, check_node, connected, settle, shares
-from raggd.cluster.scheduler import Scheduler
+from raggd.cluster.workers import ClusterOptions, check_node, settle, workers
 from raggd.files import replacing
 from raggd.provenance import versions
 from raggd.records import RaggdError, SupportSet
@@ -85,12 +84,15 @@ def _distribute(run: Run, options: ClusterOptions) -> int:
     tasks = [n for n in shard_starts(len(supports)) if not shard_file(folder, n).exists()]
     if not tasks:
         return 0
-    with connected(options.address) as ray:
-        share = shares(ray, options)
-        actor = ray.remote(**share.reserved)(TargetWorker)
-        given = (parts.settings, run.pool, str(Path.cwd()), share.threads)
-        scheduler = Scheduler[int](ray, lambda: actor.remote(*given), share.count)
-        parts.say(f"{share.count} workers are starting")
+    with workers(options, TargetWorker, parts.settings, run.pool) as scheduler:
+        parts.say(f"{len(scheduler)} workers are starting")
+        for told in scheduler.ask_all("introduce"):
+            check_node(told)
+            if told["identity"] != identity:
+                raise RaggdError(
+                    f"the worker on node '{told['node']}' would make other targets than this "
+                    "machine: give all nodes the same data and weights at the same paths."
+                )
         done = 0
 
         def deliver(start: int, content: bytes | RaggdError) -> None:
@@ -100,19 +102,9 @@ def _distribute(run: Run, options: ClusterOptions) -> int:
             with replacing(shard_file(folder, start)) as temporary:
                 temporary.write_bytes(content)
             done += 1
-            progress(f"targets ({share.count} workers)", done, len(tasks))
+            progress(f"targets ({len(scheduler)} workers)", done, len(tasks))
 
-        try:
-            for told in scheduler.ask_all("introduce"):
-                check_node(told)
-                if told["identity"] != identity:
-                    raise RaggdError(
-                        f"the worker on node '{told['node']}' would make other targets than this "
-                        "machine: give all nodes the same data and weights at the same paths."
-                    )
-            scheduler.run(tasks, deliver)
-        finally:
-            scheduler.stop()
+        scheduler.run(tasks, deliver)
         return scheduler.deaths
 
 

@@ -16,7 +16,7 @@ from raggd.assembly import Assembly
 from raggd.data.benchmarks import known_benchmarks, scored_questions, support_pool
 from raggd.evaluation.runner import Task, support_sets
 from raggd.files import read_json, write_json
-from raggd.making.make import Yield, as_line, choose_passages, maker_of, propose
+from raggd.making import Yield, as_line, choose_passages, maker_of, propose
 from raggd.methods.controls import ShuffledSupport
 from raggd.methods.spec import SPECS
 from raggd.progress import Progress

@@ -21,8 +21,8 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.answers import normalise_answer
 from raggd.data.documents import read_passages
+from raggd.data.drafts import Draft, drafts
 from raggd.files import write_text
-from raggd.making.drafts import Draft, drafts
 from raggd.methods.answering import answer_rows, render
 from raggd.methods.base import Adapted
 from raggd.progress import Progress, silent

@@ -1,4 +1,4 @@
-"""A corpus of any size from real passages, for measurements of growth.
+"""`python -m benchmarks.resample`: a corpus of any size from real passages, to measure growth.
 
 Each generated passage keeps the length of a real one but takes its sentences, and its title, from
 anywhere in the corpus. So words, their frequencies and the lengths of passages are real, texts
@@ -12,8 +12,14 @@ import json
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Annotated
 
-from raggd.data.documents import split_sentences
+import typer
+
+from benchmarks.command import run_app
+from raggd.cli.console import progress_bar, show
+from raggd.cli.options import Json
+from raggd.data.documents import read_passages, split_sentences
 from raggd.files import replacing
 from raggd.records import Passage, RaggdError
 
@@ -53,3 +59,26 @@ def write_resampled(passages: Iterable[Passage], count: int, path: Path, seed: i
                 entry = {"id": passage.id, "contents": f"{passage.title}\n{passage.text}"}
                 stream.write(json.dumps(entry, ensure_ascii=False) + "\n")
         return temporary.stat().st_size
+
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    corpus: Annotated[Path, typer.Option(help="A file or folder of documents.")],
+    passages: Annotated[int, typer.Option(min=1, help="Passages to generate.")],
+    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")],
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Write a large corpus of real sentences put together anew."""
+    with progress_bar() as bar:
+        bar.say(f"putting sentences together to {passages} passages")
+        size = write_resampled(read_passages(corpus), passages, out, seed)
+    result = {"passages": passages, "bytes": size, "seed": seed, "file": str(out)}
+    show(result, as_json, f"{passages} passages, {size / 1e6:.1f} MB: {out}")
+
+
+if __name__ == "__main__":
+    run_app(app)

@@ -1,1 +1,0 @@
-"""Plugins for engines that serve the backbone already."""

@@ -27,11 +27,9 @@ _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 
 
 class Piece(NamedTuple):
-    """A part of an answer: literal text, or a slot.
+    """A part of an answer: literal text (without a kind), or a slot.
 
-    Attributes:
-        kind: ``x`` the value, ``n`` and ``t`` number and name of the passage that holds it; empty
-            for literal text.
+    Its kind is ``x`` for the value, ``n`` and ``t`` for number and name of the passage with it.
     """
 
     kind: str
@@ -41,8 +39,6 @@ class Piece(NamedTuple):
 VALUE = Piece("x")
 REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""
-
-# Names of passages
 
 
 def _titled_file(passage: Passage) -> str:
@@ -63,9 +59,6 @@ def cited_names(passages: Sequence[Passage]) -> set[str]:
     """Return names and numbers, from 1, that an answer may call one of the passages by."""
     names = {name(p) for p in passages for name in NAMES.values()}
     return {n for n in names if n} | {str(i + 1) for i in range(len(passages))}
-
-
-# Reading what is shared
 
 
 def verbatim(text: str, shown: Demonstration) -> bool:
@@ -207,9 +200,6 @@ def _as_written(value: str, shown: Demonstration) -> str | None:
 def _guess(value: str) -> str:
     plain = re.sub(r"[-_]+", " ", value)
     return plain.title() if plain.isupper() else plain
-
-
-# The template
 
 
 @dataclass(frozen=True)

@@ -341,6 +341,21 @@ def test_figure_without_a_reading_refuses_it(tmp_path: Path) -> None:
         command.run_boundary("fig7", tmp_path, quiet, reading="authors")
 
 
+def test_the_fall_with_depth_is_taken_by_seed() -> None:
+    """Seeds that differ more than depths do: certain by seed, not by the intervals of the two."""
+    where = {"stage": "final", "target_only": False, "documents": 2, "cosine": 0.9}
+    where |= {"constructed_loss": 1.0, "null_loss": 2.0, "prediction_difference": 0.1}
+    rows: list[Row] = [
+        {**where, "layers": depth, "seed": seed, "trained_loss": 1.0 + residual + 0.2 * seed}
+        for depth, residual in ((2, 0.3), (5, 0.2))
+        for seed in range(3)
+    ]
+    found = FIGURES["fig8"].summarise(rows)["whole token"]["residual"][2]
+    assert found["fall"] == pytest.approx([0.1, 0.1, 0.1])
+    assert found["falls"]
+    assert not found["intervals_apart"]
+
+
 def test_threefry_gives_the_published_numbers() -> None:
     """Known answers of Random123 for threefry2x32, 20 rounds."""
     zero = np.zeros(1, np.uint32)

@@ -149,6 +149,12 @@ def test_every_question_of_a_batch_has_its_own_update(rag: Rag) -> None:
     assert len({answer.text for answer in together}) > 2
 
 
+def test_composed_and_decomposed_questions_are_one(rag: Rag) -> None:
+    composed, decomposed = "who is the caf\u00e9 king ?", "who is the cafe\u0301 king\u200b ?"
+    one, other = rag.answer_many([composed, decomposed], guess=True, instruction="d\u00e9j\u00e0")
+    assert (one.text, one.question) == (other.text, other.question)
+
+
 def test_other_methods(rag: Rag) -> None:
     assert rag.answer(QUESTION, method="vanilla-rag").passages
     assert rag.answer(QUESTION, method="query-only").text != ""

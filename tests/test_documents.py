@@ -86,7 +86,7 @@ def test_a_short_rest_joins_the_piece_before() -> None:
 @given(st.text(alphabet="ab A.!?\n\"'", max_size=300), st.integers(1, 20))
 def test_splitting_loses_nothing(text: str, words: int) -> None:
     pieces = split_words(text, words)
-    assert " ".join(pieces).split() == text.split()
+    assert "".join("".join(pieces).split()) == "".join(text.split())  # long words are cut
     assert all(piece and len(piece.split()) <= 1.25 * words for piece in pieces)
 
 
@@ -287,6 +287,9 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
             ("m", "one\ntwo\n\n- a\n- b\n\n```\ndef f():\n    pass\n```")]),
         ("![plan](data:image/png;base64,AA==) a\\_b &amp; `\\_&amp;` ![][x]<img src=q>",
          [("m", "plan a_b & `\\_&amp;`")]),
+        ("<pre><code>\nif &lt;a&gt;:\n    b\n</code></pre>\n", [("m", "if <a>:\n    b")]),
+        ("| a | b |\n|---|---|\n| c \\| d | `e\\|f` \\* |\n",
+         [("m", "| a | b |\n|---|---|\n| c \\| d | `e\\|f` * |")]),
         # headings and tables in HTML, tags inside a line, scripts; a type's name is no tag
         ("<h2 align=center>A</h2>\n\nb\n\n<h3>C</h3>\nd\n\n"
          "# E<br>C<sub>2</sub> <a id=x></a> `<f>` <T>\n\n"
@@ -355,6 +358,15 @@ SAMPLES = {
     "Icelandic": ("Það er opið frá níu til fimm á mánudögum.", "cp1252"),
     "French, Latin-9": ("Un œuf coûte 2 € dans la sœur Œuvre.", "iso8859-15"),
     "Japanese, mail": ("図書館は駅の北口にあります。Open at nine.", "iso2022_jp"),
+    "Czech": ("Knihovna je otevřena každý den od devíti hodin.", "cp1250"),
+    "Hungarian": ("A könyvtár minden nap nyitva az erdő mellett.", "cp1250"),
+    "Croatian": ("Knjižnica je otvorena uključujući i nedjelju a čuva građu.", "cp1250"),
+    "Czech Latin-2": ("Knihovna je otevřena každý den a šťastný.", "iso8859-2"),
+    "Lithuanian": ("Muziejus atidarytas nuo devintos valandos įėjimas žmonėms", "cp1257"),
+    "Latvian": ("Muzejs ir atvērts katru dienu no deviņiem ieeja bērniem brīva.", "cp1257"),
+    "Danish": ("Biblioteket er åbent hver dag også på søndage med æbler.", "cp1252"),
+    "Hebrew": ("הספרייה פתוחה בכל יום משעה תשע", "cp1255"),
+    "Ukrainian": ("Музей відкритий щодня з дев'ятої до п'ятої.", "cp1251"),
     "UTF-16, no mark, little end": ("Один два\n", "utf-16-le"),
     "UTF-16, no mark, big end": ("one two\n", "utf-16-be"),
     "UTF-32, no mark": ("one two\n", "utf-32-be"),
@@ -390,6 +402,9 @@ def test_odd_bytes_of_text(tmp_path: Path, data: bytes, text: str | None) -> Non
     [
         b"a,b\0c\n1,2\n",  # as UTF-16 it would be Chinese
         "Музей открыт с девяти до пяти. Вход для детей.".encode("mac_cyrillic"),
+        "Музей открыт каждый день".encode("mac_cyrillic"),
+        "Die Öffnungszeiten für Gäste".encode("mac_roman"),
+        "Die Öffnungszeiten für Gäste".encode("cp850"),
         b"\x7fELF\1\1\1\0" * 20,
     ],
 )
@@ -452,6 +467,19 @@ def test_word(tmp_path: Path) -> None:
     ]
 
 
+def test_merged_cells_of_word(tmp_path: Path) -> None:
+    document = pytest.importorskip("docx").Document()
+    table = document.add_table(rows=3, cols=2)
+    for row, cells in enumerate([("Part", "Size"), ("hose", "S"), ("", "L")]):
+        for column, text in enumerate(cells):
+            table.cell(row, column).text = text
+    table.cell(1, 0).merge(table.cell(2, 0))
+    document.save(str(tmp_path / "a.docx"))
+    assert [p.text for p in read_passages(tmp_path / "a.docx")] == [
+        "Part | Size\nhose | S\nhose | L"
+    ]
+
+
 def test_word_headings_of_own_styles_revisions_and_notes(tmp_path: Path) -> None:
     docx = pytest.importorskip("docx")
     word = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
@@ -492,6 +520,17 @@ def test_html(tmp_path: Path) -> None:
     assert read_one(tmp_path / "d.html", glued) == [("A b", "H2O c | d e")]
     xml = "<?xml version='1.0' encoding='koi8-r'?><html><body><p>Музей <img alt='план'/>"
     assert read_one(tmp_path / "c.xhtml", xml.encode("koi8-r")) == [("c", "Музей план")]
+
+
+def test_cells_over_several_rows_and_readings_over_words(tmp_path: Path) -> None:
+    page = """<table><tr><th>Part<th>Size<th>Price<tr><td rowspan=2>hose<td>S<td rowspan="3">7
+    <tr><td>L<tr><td>valve<td>M</table>"""
+    rows = "Part | Size | Price\nhose | S | 7\nhose | L | 7\nvalve | M | 7"
+    assert read_one(tmp_path / "a.html", page) == [("a", rows)]
+    nested = "<table><tr><td>a<table><tr><td rowspan=x>b<td>c</table></table>"
+    assert read_one(tmp_path / "b.html", nested) == [("b", "a\n\nb | c")]
+    ruby = "<p><ruby>図<rp>(</rp><rt>と</rt>書<rt>しょ</rt></ruby>館</p>"
+    assert read_one(tmp_path / "c.html", f"<h1>{ruby[3:-4]}</h1>{ruby}") == [("図書館", "図書館")]
 
 
 @pytest.mark.parametrize(

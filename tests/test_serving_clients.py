@@ -73,8 +73,49 @@ def test_null_means_unset(client: httpx.Client, name: str) -> None:
     assert found["choices"] == plain["choices"]
 
 
+def test_one_form_of_text_asks_the_same(client: httpx.Client) -> None:
+    question = questions(1)[0]
+    composed, decomposed = f"{question} caf\u00e9", f"\ufeff{question} cafe\u0301\u200b"
+    body = {"instruction": "d\u00e9j\u00e0"}, {"instruction": "de\u0301ja\u0300"}
+    first = said(ask(client, user(composed), raggd=body[0]))
+    second = said(ask(client, user(decomposed), raggd=body[1]))
+    assert first["choices"] == second["choices"]
+    assert first["usage"] == second["usage"]
+    assert said(ask(client, user(question)))["usage"] != first["usage"]
+    assert ask(client, user("\u200b\ufeff")).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("change", "param", "word"),
+    [
+        ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "content.0.", "'text'"),
+        ({"content": [{"type": "text"}]}, "content.0.text", "required"),
+        ({"content": [{"type": "text", "text": "a", "x": 1}]}, "content.0.x", "not a parameter"),
+        ({"content": 5}, "content", "string"),
+        ({"A B": 1}, "A B", "not a parameter"),
+    ],
+)
+def test_a_wrong_part_is_named_by_its_place(
+    client: httpx.Client, change: dict[str, Any], param: str, word: str
+) -> None:
+    error = ask(client, {**user("where is Lima ?"), **change}).json()["error"]
+    assert error["param"].startswith(f"messages.0.{param}")
+    assert word in error["message"]
+    tokens = client.post("/v1/completions", json={"model": "base", "prompt": [1, 2]})
+    assert tokens.json()["error"]["param"] == "prompt.0"
+
+
 def test_neutral_values_are_taken_and_others_refused(client: httpx.Client) -> None:
-    neutral = {"modalities": ["text"], "tools": [], "tool_choice": "none", "n": 1, "logit_bias": {}}
+    neutral = {
+        "logprobs": False,
+        "top_logprobs": 0,
+        "modalities": ["text"],
+        "tools": [],
+        "tool_choice": "none",
+        "n": 1,
+        "logit_bias": {},
+    }
+    neutral |= {"logprobs": False, "top_logprobs": 0}
     assert ask(client, user("where is Lima ?"), **neutral).status_code == 200
     for name, value in (("modalities", ["text", "audio"]), ("tool_choice", "required"), ("n", 2)):
         refused = ask(client, user("where is Lima ?"), **{name: value})

@@ -25,6 +25,7 @@ from raggd.data.questions import (
     read_demonstrations,
 )
 from raggd.data.shown import is_refusal, named_passages
+from raggd.data.text import normal_text
 from raggd.records import Answer, Question, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import wrap_retriever
@@ -114,7 +115,8 @@ class Rag:
             return ready.under(told) if told and isinstance(ready, Instructed) else ready
 
     def _told(self, instruction: str) -> str:
-        return instruction.strip() or self.parts.settings.serving.instruction.strip()
+        said = instruction.strip() or self.parts.settings.serving.instruction.strip()
+        return normal_text(said)
 
     def index(self, corpus: str | Path) -> Index:
         """Index a file or folder of documents (once), and answer from it from now on."""
@@ -214,6 +216,7 @@ class Rag:
         """
         from raggd.methods.answering import answer_batch, batches_of, bounded_prompt
 
+        questions = [normal_text(question) for question in questions]
         if any(not question.strip() for question in questions):
             raise RaggdError("the question is empty: expected at least one word.")
         with self._lock:
@@ -222,7 +225,12 @@ class Rag:
             evidence = evidence_for(asked, self.retriever, settings.retrieval.top_k)
             rows, backbone = self._rows(len(questions), adapted, method), self.parts.backbone
             rows = [
-                replace(row, instruction=instruction.strip() or row.instruction or self._told(""))
+                replace(
+                    row,
+                    instruction=normal_text(instruction).strip()
+                    or row.instruction
+                    or self._told(""),
+                )
                 for row in rows
             ]
             prompts = [

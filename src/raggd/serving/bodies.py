@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from raggd.data.text import normal_text
 from raggd.records import Passage, unknown_name
 from raggd.serving.errors import ApiError, BadRequestError
 
@@ -49,7 +50,7 @@ class Body(BaseModel):
 
 
 def clean_text(text: str) -> str:
-    """Return a text without control characters but tab and line breaks, nor half surrogate pairs.
+    """Return a text in the normal form: no control characters, nor half surrogate pairs.
 
     Raises:
         ValueError: it holds one; its place is named.
@@ -59,7 +60,7 @@ def clean_text(text: str) -> str:
             raise ValueError(
                 f"holds the control character U+{ord(character):04X} at position {at}: remove it"
             )
-    return text
+    return normal_text(text)
 
 
 def filled_text(text: str) -> str:
@@ -68,9 +69,10 @@ def filled_text(text: str) -> str:
     Raises:
         ValueError: it is blank, or holds a control character.
     """
+    text = clean_text(text)
     if not text.strip():
         raise ValueError("is empty: expected at least one word")
-    return clean_text(text)
+    return text
 
 
 Text = Annotated[str, AfterValidator(clean_text)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import traceback
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ LOG = logging.getLogger("raggd.serving")
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's name for a kind of error, by status; other 4xx are ``invalid_request_error``."""
 _LONGEST = 600
+_FIELD = re.compile("[a-z][a-z0-9_]*")
 
 
 def _sendable(text: str) -> str:
@@ -90,10 +92,24 @@ def as_api_error(error: BaseException) -> ApiError:
     return internal_error(error)
 
 
+def _place(problem: Mapping[str, Any]) -> list[str]:
+    # names of fields and numbers; pydantic also names the form that it tried: "list[TextPart]"
+    parts = [p for p in problem.get("loc", ()) if p not in {"body", "query", "path"}]
+    unknown = [str(parts.pop())] if parts and problem.get("type") == "extra_forbidden" else []
+    named = [str(p) for p in parts if isinstance(p, int) or _FIELD.fullmatch(p)]
+    return named + unknown
+
+
+def _depth(problem: Mapping[str, Any]) -> int:
+    return len(_place(problem))
+
+
 def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     """Return the first of pydantic's problems, status 400; the input itself is not repeated."""
-    first = problems[0]
-    parts = [str(p) for p in first.get("loc", ()) if p not in {"body", "query", "path"}]
+    # of a field that takes several forms, the form that came nearest tells most
+    start = _place(problems[0])
+    first = max((p for p in problems if _place(p)[: len(start)] == start), key=_depth)
+    parts = _place(first)
     field, kind = ".".join(parts) or None, str(first.get("type", ""))
     text = str(first.get("msg", "invalid")).removeprefix("Value error, ")
     message, code = f"'{field or 'body'}': {text}", "invalid_value"

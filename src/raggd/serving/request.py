@@ -303,7 +303,7 @@ class Chat(Request):
         Raises:
             BadRequestError: there is no question, or fields contradict each other.
         """
-        if body.top_logprobs is not None and not body.logprobs:
+        if body.top_logprobs and not body.logprobs:
             raise BadRequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
         most, newer = body.max_tokens, body.max_completion_tokens
         if None not in {most, newer} and most != newer:

@@ -32,6 +32,7 @@ _CODE_OR_COMMENT = re.compile(r"`+[^`\n]*`+|<!--")
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _NO_TEXT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
 _HTML_HEADING = re.compile(r"<h([1-6])\b[^<>]*>(.{0,2000}?)</h\1\s*>", re.DOTALL | re.IGNORECASE)
+_PRE = re.compile(r"\s*<pre\b[^<>]*>\n?(.*)</pre\s*>\s*", re.DOTALL | re.IGNORECASE)
 _INLINE_TAG = re.compile(rf"</?(?!br\b)(?:{_TAGS})\b[^<>]*>", re.IGNORECASE)
 _CELL = re.compile(r"</t[dh]\s*>\s*(?=<t[dh]\b)", re.IGNORECASE)
 _LONGEST_HEADING = 2000
@@ -66,7 +67,7 @@ def read(path: Path) -> Iterator[Block]:
         elif token.type in _CODE:
             yield Block("\n".join(own), lines=True)
         elif token.type == "table_open":
-            rows = [_plain(line) for line in own]
+            rows = [_row(line) for line in own]
             yield Block("\n".join(rows[2:]), lines=True, head="\n".join(rows[:2]))
         elif token.type == "html_block":
             yield from _html("\n".join(own))
@@ -81,6 +82,10 @@ def _left(lines: Sequence[str]) -> Iterator[Block]:
 
 
 def _html(text: str) -> Iterator[Block]:
+    code = _PRE.fullmatch(text)
+    if code:
+        yield Block(html.unescape(_TAG.sub("", code[1])), lines=True)
+        return
     text = _NO_TEXT.sub("", _without_comments(text))
     at = 0
     for found in _HTML_HEADING.finditer(text):
@@ -145,6 +150,11 @@ def _prose(lines: Sequence[str]) -> str:
 
 def _written(lines: Sequence[str]) -> str:
     return _plain(_without_comments("\n".join(lines)))
+
+
+def _row(line: str) -> str:
+    # A bar that is escaped divides no cells, and stays so.
+    return _plain(line.replace(r"\|", r"\\|")).replace(r"\\|", r"\|")
 
 
 def _plain(text: str) -> str:

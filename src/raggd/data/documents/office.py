@@ -79,7 +79,7 @@ def joined(text: str) -> str:
 
 _HEADING = re.compile(r"heading (\d)$", re.IGNORECASE)
 _NOTES = re.compile(r"/(?:foot|end)notes\d*\.xml$")
-_DEEPEST, _BODY = 20, 9
+_DEEPEST, _BODY, _LONGEST_REPEATED = 20, 9, 200
 _LEFT_OUT = {"Fallback", "pPr", "rPr", "moveFrom"}
 _SPACES = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 
@@ -126,7 +126,7 @@ def _blocks(parent: Any, styles: dict[str, Any]) -> Iterator[Block]:
             listed = level is None and (listed or ((style and style.name) or "").startswith("List"))
             yield Block(("- " if listed else "") + _text(child), level)
         elif kind == "tbl":
-            rows = [" | ".join(_cells(row)) for row in child.tr_lst]
+            rows = list(_rows(child))
             yield Block("\n".join(rows[1:]), lines=True, head=rows[0] if rows else "")
         else:  # content controls and insertions hold paragraphs of their own
             yield from _blocks(child, styles)
@@ -148,11 +148,21 @@ def _level(paragraph: Any, style: Any) -> int | None:
     return None
 
 
-def _cells(row: Any) -> Iterator[str]:
-    for cell in row:
-        if _kind(cell) == "tc":
+def _rows(table: Any) -> Iterator[str]:
+    # A cell over several rows stands in each of them.
+    above: list[str] = []
+    for row in table.tr_lst:
+        cells: list[str] = []
+        for cell in row:
+            if _kind(cell) != "tc":
+                continue
             parts = (_text(paragraph) for paragraph in cell.iter() if _kind(paragraph) == "p")
-            yield " ".join(" ".join(parts).split())
+            text = " ".join(" ".join(parts).split())
+            if not text and cell.vMerge == "continue" and len(cells) < len(above):
+                text = above[len(cells)]
+            cells.append(text)
+        yield " | ".join(cells)
+        above = [text if len(text) <= _LONGEST_REPEATED else "" for text in cells]
 
 
 def _text(paragraph: Any) -> str:

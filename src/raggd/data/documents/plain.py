@@ -40,10 +40,36 @@ _KNOWN = (
 # letters, half of a Japanese or Korean character, low quotes after a letter.
 _ODD = re.compile(
     r"(?<=[^\W\d_])[\xa1-\xa9\xab-\xb6\xb8-\xbf\xd7\xf7\u2020-\u2022\u2030\u2039\u203a]+(?=[^\W\d_])"
-    r"|[a-z\xdf-\xf6\xf8-\xff][\xc0-\xd6\xd8-\xde\u0160\u017d\u0152]"
+    r"|[a-z\xdf-\xf6\xf8-\xff][\xc0-\xd6\xd8-\xde\u0152\u0160\u0178\u017d]"
+    r"|(?<=[A-Z])[\xc0-\xd6\xd8-\xde\u0152\u0160\u0178\u017d](?=[a-z])"
     r"|[\u0430-\u045f][\u0400-\u042f]|[\u03ac-\u03ce][\u0386-\u03ab]"
-    r"|[\u3131-\u318e\uff61-\uff9f\ufffd\x80-\x9f]|(?<=[^\W\d_])[\u201a\u201e\u02c6\u02dc\xa4]"
+    r"|[\u3131-\u318e\uff61-\uff9f\ufffd\x80-\x9f]|[\u2580-\u2590](?=[^\W\d_])|(?<=[^\W\d_])[\u201a\u201e\u02c6\u02dc\xa4]"
 )
+# Letters beside a to z of the languages that an encoding was made for.
+_ALPHABETS = {
+    "cp1252": (
+        *("äöüß", "àâæçèéêëîïôœùûüÿ", "áéíñóúü", "àáâãçéêíóôõúü", "àèéìíîòóùú", "àçèéíïòóúü"),
+        *(
+            "åäöæøé",
+            "åäöšžü",
+            "äöõüšž",
+            "áæéíðóöúýþ",
+            "áéíóúàèêëïöü",
+            "çë",
+            "àèìòùáéíóú",
+            "âêîôûŵŷ",
+        ),
+    ),
+    "cp1250": (
+        *("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "čćđšž", "ăâîşţ"),
+    ),
+    "cp1257": ("ąčęėįšųūž", "āčēģīķļņōŗšūž", "äöõüšž"),
+    "cp1254": ("âçğıîöşüû",),
+}
+_CYRILLIC, _VOWELS = re.compile("[\u0430-\u045f]"), re.compile("[аеёиоуыэюяіїєў]")
+_SERBIAN, _EASTERN = re.compile("[ђѓѕјљњћќџ]"), re.compile("[щъыьэюяё]")
+_GREEK, _GREEK_ACCENTS = re.compile("[\u03b1-\u03c9]"), re.compile("[\u03ac-\u03af\u03cc-\u03ce]")
+_SHORT = 12
 _FAR_SHARE = 4
 """In Western text at most every fourth letter has an accent."""
 # Western bytes that differ in Turkish, and letters that stand beside them in Icelandic.
@@ -134,10 +160,19 @@ def _likely(data: bytes) -> Iterator[str]:
     letters = [c for c in western if c.isalpha()]
     if _FAR_SHARE * sum(not c.isascii() for c in letters) <= len(letters):
         turkish = sum(c in _TURKISH for c in letters) and not any(c in _ICELANDIC for c in letters)
+        codings = [*_ALPHABETS, "cp1254"][:: -1 if turkish else 1]
+        yield from (coding for coding in dict.fromkeys(codings) if _is_of_one(data, coding))
         yield from ("cp1254",) if turkish else ("cp1252", "iso8859_15")
     from charset_normalizer import from_bytes
 
     yield from (match.encoding for match in from_bytes(data, cp_isolation=list(_KNOWN)))
+
+
+def _is_of_one(data: bytes, coding: str) -> bool:
+    # Whether all letters belong to one language that is written in the encoding.
+    text = data.decode(coding, errors="replace").lower()
+    letters = {c for c in text if c.isalpha() and not c.isascii()}
+    return any(letters <= set(alphabet) for alphabet in _ALPHABETS[coding])
 
 
 def _fits(data: bytes, coding: str) -> bool:
@@ -149,7 +184,18 @@ def _fits(data: bytes, coding: str) -> bool:
         text = data[: error.start].decode(coding)
     if not all(c.isprintable() or c.isspace() for c in set(text)):
         return False
-    return not _ODD.search(text)
+    return not (_ODD.search(text) or _is_no_language(text))
+
+
+def _is_no_language(text: str) -> bool:
+    # Cyrillic letters that nobody writes beside each other, or hardly a vowel; Greek, no accent.
+    if len(_GREEK.findall(text)) > _SHORT and not _GREEK_ACCENTS.search(text):
+        return True
+    text = text.lower()
+    if _SERBIAN.search(text) and _EASTERN.search(text):
+        return True
+    letters, vowels = len(_CYRILLIC.findall(text)), len(_VOWELS.findall(text))
+    return letters > _SHORT and _FAR_SHARE * vowels < letters
 
 
 _RULE = re.compile(r"(?!(?:::|\.\.)\s*$)([=\-`:.'\"~^_*+#<>])\1*\s*$")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -22,13 +23,15 @@ _MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _BREAK = "\u2028"
 _BEFORE = {"li": "- ", "br": _BREAK, "dd": ": "}
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
-_NO_CELLS = ("h1", "h2", "h3", "h4", "ul", "ol", "pre", "form")
-_LEFT_OUT = {"script", "style", "template", "svg", "nav", "head", "iframe", "object"}
+_NO_CELLS = ("table", "h1", "h2", "h3", "h4", "ul", "ol", "pre", "form")
+_READINGS = {"rt", "rp", "rtc"}
+_LEFT_OUT = {"script", "style", "template", "svg", "nav", "head", "iframe", "object", *_READINGS}
+_LONGEST_REPEATED, _LONGEST_SPAN = 200, 5
 _INLINE = frozenset(
     re.findall(
         r"\w+",
         "a abbr acronym b br bdi bdo big cite code data dfn em font i img ins kbd label mark q s "
-        "samp small span strike strong sub sup time tt u var wbr",
+        "rb rp rt rtc ruby samp small span strike strong sub sup time tt u var wbr",
     )
 )
 
@@ -108,14 +111,39 @@ def _whole(element: Any) -> list[Block] | None:
         return [Block(_text(element), level=int(tag[1]))]
     if tag == "pre":
         return [Block(_text(element), lines=True)]
-    if tag == "table" and not any(next(element.iter(t), None) is not None for t in _NO_CELLS):
-        rows = [[c for c in row if c.tag in {"td", "th"}] for row in element.iter("tr")]
-        lines = [" | ".join(" ".join(_text(c).split()) for c in row) for row in rows]
-        headed = bool(rows) and all(cell.tag == "th" for cell in rows[0])
+    if tag == "table" and next(element.iterdescendants(*_NO_CELLS), None) is None:
+        rows = list(element.iter("tr"))
+        lines = [" | ".join(row) for row in _cells(rows)]
+        headed = bool(rows) and all(cell.tag == "th" for cell in _own_cells(rows[0]))
         caption = [Block(_text(c)) for c in element.iter("caption")]
         head = lines[0] if headed else ""
         return [*caption, Block("\n".join(lines[headed:]), lines=True, head=head)]
     return None
+
+
+def _own_cells(row: Any) -> list[Any]:
+    return [cell for cell in row if cell.tag in {"td", "th"}]
+
+
+def _cells(rows: list[Any]) -> Iterator[list[str]]:
+    # A cell over several rows stands in each of them.
+    above: dict[int, tuple[str, int]] = {}
+    for row in rows:
+        own = deque((" ".join(_text(cell).split()), _rows_of(cell)) for cell in _own_cells(row))
+        texts: list[str] = []
+        below: dict[int, tuple[str, int]] = {}
+        while own or len(texts) in above:
+            text, left = above.get(len(texts)) or own.popleft()
+            if left > 1 and len(text) <= _LONGEST_REPEATED:
+                below[len(texts)] = text, left - 1
+            texts.append(text)
+        yield texts
+        above = below
+
+
+def _rows_of(cell: Any) -> int:
+    said = (cell.get("rowspan") or "").strip()
+    return int(said) if said.isascii() and said.isdigit() and len(said) < _LONGEST_SPAN else 1
 
 
 def _text(element: Any) -> str:
@@ -123,8 +151,12 @@ def _text(element: Any) -> str:
     from lxml.etree import iterwalk
 
     parts: list[str] = []
-    for event, inner in iterwalk(element, events=("start", "end", "comment", "pi")):
+    walk = iterwalk(element, events=("start", "end", "comment", "pi"))
+    for event, inner in walk:
         outer = inner is element
+        if event == "start" and inner.tag in _READINGS:
+            walk.skip_subtree()
+            continue
         if not outer and event != "comment" and (inner.tag not in _INLINE or inner.tag == "br"):
             parts.append("\n" if event == "start" or inner.tag != "br" else "")
         if event == "start":

@@ -350,7 +350,10 @@ def test_the_fall_with_depth_is_taken_by_seed() -> None:
         for depth, residual in ((2, 0.3), (5, 0.2))
         for seed in range(3)
     ]
-    found = FIGURES["fig8"].summarise(rows)["whole token"]["residual"][2]
+    rows += [{**row, "documents": 10} for row in rows if row["seed"] < 2]
+    whole = FIGURES["fig8"].summarise(rows)["whole token"]
+    assert whole["largest_residual"]["depth_2"][0] == pytest.approx(0.4)  # of seeds with both
+    found = whole["residual"][2]
     assert found["fall"] == pytest.approx([0.1, 0.1, 0.1])
     assert found["falls"]
     assert not found["intervals_apart"]
@@ -453,7 +456,8 @@ def test_the_wider_a_stacks_tokens_the_smaller_its_steps_and_the_more() -> None:
     for cell in cells:
         reach = cell["learning_rate"] * task_spec(cell).width
         assert reach == pytest.approx(0.1, rel=0.05)
-        assert cell["steps"] == (2500 if cell["documents"] >= 10 else 1000)
+        wide = cell["documents"] >= 10
+        assert (cell["steps"], cell["seeds"]) == ((2500, 3) if wide else (1000, 6))
 
 
 @pytest.mark.parametrize("spec", THEIRS, ids=str)

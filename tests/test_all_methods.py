@@ -22,6 +22,7 @@ from raggd.data.benchmarks import support_pool
 from raggd.data.prepared import write_prepared
 from raggd.evaluation import runner
 from raggd.files import read_json
+from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.spec import (
     BASE_FILE,
     FAMILIES,
@@ -41,7 +42,7 @@ from raggd.records import RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for, holds_answer
 from raggd.settings import Settings, load_settings
 from raggd.study.evaluate import run_evaluate
-from raggd.training import fits
+from raggd.training import fits, refusals
 from raggd.training import run as training
 from raggd.training.stages import run_stage
 from workflow_fixtures import (
@@ -119,6 +120,8 @@ def trained(
         named = changed(settings, "data", prepared=str(prepared))
         for name in ("examples", "examples-constant", "examples-update", "examples-both"):
             records[name] = stage(name, parts_with(named, frozen_backbone), weights)
+        patch.setattr(refusals, "LESSONS", 20)
+        records["refusals"] = stage("refusals", parts_with(named, frozen_backbone), weights)
         yield Trained(settings, weights, store, records)
 
 
@@ -170,7 +173,7 @@ def test_trainings_leave_records(trained: Trained) -> None:
 
 
 def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -> None:
-    assert len(METHODS) == 30
+    assert len(METHODS) == 32
     asked = {tuple(p.question_id for p in r.predictions) for r in scores.values()}
     drawn = {tuple(p.support_id for p in r.predictions) for r in scores.values()}
     assert len(asked) == len(drawn) == 1
@@ -184,6 +187,8 @@ def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -
 def test_no_two_methods_are_the_same(scores: dict[str, RunRecord]) -> None:
     losses = {n: tuple(p.answer_loss for p in r.predictions) for n, r in scores.items()}
     del losses["rag-gd-gated"]  # may be the base, or rag-gd-tuned
+    for name in ("base-template", "examples-left"):  # these answers share no template
+        del losses[name]
     same = [(a, b) for a in losses for b in losses if a < b and losses[a] == losses[b]]
     assert not same
 
@@ -402,3 +407,23 @@ def test_the_commands(
     assert {PROMPT_FILE, HYPER_FILE, TASK_MEAN_FILE} <= set(files_under(out))
     twice = ("--store", trained.store, "--store", trained.store)
     assert run_cli("train", "task-mean", *shared, *twice).json()["sets"]["nq"] == 8
+
+
+def test_the_probe_is_of_the_step_it_was_fitted_to(
+    trained: Trained, frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    record = trained.records["refusals"]
+    assert record["lessons"] == 20
+    assert 0 <= record["wrongly"] <= 1
+    parts = parts_with(trained.settings, frozen_backbone)
+    method = parts.method("examples")
+    assert isinstance(method, ExamplesPrefix)
+    assert method.probe is not None
+    assert parts.method("examples-left").probe is None  # type: ignore[attr-defined]
+    for path in trained.weights.glob("*.safetensors"):
+        name = "examples.safetensors" if path.stem == "examples-constant" else path.name
+        if path.name != "examples.safetensors":
+            (tmp_path / name).symlink_to(path)
+    other = changed(trained.settings, "adapter", weights=str(tmp_path))
+    with pytest.raises(RaggdError, match="make it again with `raggd train refusals`"):
+        parts_with(other, frozen_backbone).method("examples")

@@ -18,6 +18,7 @@ from raggd.adaptation.following import (
     without_template,
 )
 from raggd.backbone.load import Backbone
+from raggd.data.answers import contains_answer
 from raggd.data.contracts.base import Contract
 from raggd.data.contracts.families import (
     HELD,
@@ -221,6 +222,22 @@ def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
         among = [*shown[1:], Demonstration("r", "when", passages, refusal)]
         if "Verona" in answers:
             assert refusals_of(among) == (refusal,)
+
+
+@given(st.integers(0, 10**6), st.booleans())
+def test_the_number_of_passages_does_not_tell_what_is_to_be_refused(seed: int, whole: bool) -> None:
+    (contract,) = (c for c in KNOWN if c.name == "refuse")
+    contract = replace(contract, whole=whole)
+    asked = [
+        contract.ask(ROWS[seed % len(ROWS)], ROWS, random.Random(seed), refuse)
+        for refuse in (False, True)
+    ]
+    if all(asked):
+        answered, refused = (a for a in asked if a)
+        assert len(answered.passages) == len(refused.passages)
+        texts = [" ".join(p.text for p in a.passages) for a in (answered, refused)]
+        assert contains_answer(texts[0], answered.contents)
+        assert not contains_answer(texts[1], answered.contents)
 
 
 def test_a_lesson_is_read_as_it_is_answered() -> None:

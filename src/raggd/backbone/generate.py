@@ -18,6 +18,7 @@ from raggd.backbone.batch import join_caches, last_positions, make_batch, model_
 from raggd.backbone.capture import branch, steps_from
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, known_tokens, new_cache
+from raggd.backbone.refusal import RefusalProbe, decided, last_states
 from raggd.data.prompts import Prompt
 
 SHORTEST_OPENING = 128
@@ -92,6 +93,7 @@ def read_prompts(
     *,
     soft: Tensor | None = None,
     prefixes: Sequence[Prefix | None] = (),
+    probes: Sequence[RefusalProbe | None] = (),
 ) -> Reading:
     """Read prompts in one forward pass, keeping keys and values.
 
@@ -101,6 +103,7 @@ def read_prompts(
         soft: (vectors, hidden size) embeddings before every prompt (prompt tuning).
         prefixes: what each prompt begins with, read before; a row whose prompt does not begin
             with its prefix is read in full.
+        probes: of each row, what decides whether its answer begins with a refusal.
     """
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
     inputs, cache, start = model_inputs(backbone, batch), new_cache(), 0
@@ -108,14 +111,19 @@ def read_prompts(
         start = max(0, _first_column(prompts, prefixes, batch.tokens.shape[1]))
         if start:
             cache = _known_columns(prefixes, batch.mask.argmax(1), start)
-    logits = backbone.model(
-        **{name: tensor[:, start:] for name, tensor in inputs.items()},
-        attention_mask=batch.mask,
-        position_ids=batch.positions[:, start:],
-        **backbone.with_cache(cache),
-        logits_to_keep=last_positions(batch.tokens[:, start:], 1),
-    ).logits[:, -1]
-    return Reading(cache, logits.float(), batch.mask, batch.positions[:, -1:] + 1)
+    probe = next((probe for probe in probes if probe), None)
+    with last_states(backbone, [probe.layer] if probe else []) as states:
+        logits = backbone.model(
+            **{name: tensor[:, start:] for name, tensor in inputs.items()},
+            attention_mask=batch.mask,
+            position_ids=batch.positions[:, start:],
+            **backbone.with_cache(cache),
+            logits_to_keep=last_positions(batch.tokens[:, start:], 1),
+        ).logits[:, -1]
+    logits = logits.float()
+    if probe:
+        logits = decided(logits, states[probe.layer], probes)
+    return Reading(cache, logits, batch.mask, batch.positions[:, -1:] + 1)
 
 
 def join_readings(readings: Sequence[Reading]) -> Reading:

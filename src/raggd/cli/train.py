@@ -27,6 +27,7 @@ STAGES = {
     "tuned": "Train the predictor on, through the answer loss of other questions.",
     "mean-tuned": "Train its control: one update for all support sets.",
     "examples": "Train the step that follows examples, on contracts drawn from a prepared file.",
+    "refusals": "Fit what decides whether to refuse, where examples show a refusal, to that step.",
     "examples-constant": "Train its control: the same lessons, without the examples.",
     "examples-update": "Train its rival: the examples read for an update, none in the prompt.",
     "examples-both": "Train the prefix and a predicted update beside it, together.",

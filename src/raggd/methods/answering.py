@@ -161,7 +161,8 @@ def _read(
     opening: Prefix | None,
 ) -> Reading:
     prefixes = [row.prefix or opening for row in rows]
-    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes)
+    probes = [row.probe for row in rows]
+    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes, probes=probes)
 
 
 def answer_rows(

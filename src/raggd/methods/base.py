@@ -12,6 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.backbone.prefix import Prefix
+from raggd.backbone.refusal import RefusalProbe
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.template import AnswerTemplate
 from raggd.records import Demonstration, Passage, Question, SupportSet
@@ -34,6 +35,7 @@ class Adapted:
         most: tokens that an answer like those of the demonstrations may need; 0: not known.
         refusals: answers of the demonstrations that say that the passages hold none.
         template: what stands around the value of every answer, which the model does not write.
+        probe: decides whether to refuse, where a refusal was shown.
         sources: whether passages are shown with the names of their files, as demonstrations name
             files.
     """
@@ -49,6 +51,7 @@ class Adapted:
     most: int = 0
     refusals: tuple[str, ...] = ()
     template: AnswerTemplate | None = None
+    probe: RefusalProbe | None = None
     sources: bool = False
 
     def given(self) -> tuple[Demonstration, ...]:

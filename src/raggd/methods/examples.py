@@ -14,13 +14,14 @@ from raggd.adaptation.predictors.modulation import Modulation, load_modulation, 
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import read_prefix
+from raggd.backbone.refusal import RefusalProbe, load_probe
 from raggd.core.low_rank import BaseAdapter, Update, load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
 from raggd.data.shown import names_files, refusals_of, without_passages
 from raggd.data.template import template_of
 from raggd.methods.base import Adapted
 from raggd.methods.build import Parts
-from raggd.methods.spec import FILES_OF, weight_file, weights_hash
+from raggd.methods.spec import EXAMPLES_FILE, FILES_OF, REFUSALS_FILE, weight_file, weights_hash
 from raggd.records import Demonstration, RaggdError, SupportSet, content_id
 
 ROOM, LEAST = 2, 8
@@ -38,6 +39,7 @@ class ExamplesPrefix:
         weights: hash of the step's file.
         modulation: turns the step up and down for each set; None for none.
         prefixed: whether the examples stand before the question.
+        probe: decides whether to refuse, where the examples show it; None leaves it to the model.
         templated: whether the template that the examples settle is taken out and put back.
         instruction: that the examples stand under.
     """
@@ -50,6 +52,7 @@ class ExamplesPrefix:
     weights: str = ""
     modulation: Modulation | None = None
     prefixed: bool = True
+    probe: RefusalProbe | None = None
     templated: bool = True
     instruction: str = FOLLOW
 
@@ -60,6 +63,7 @@ class ExamplesPrefix:
         """Of all that a state is made from: base adapter, step, another instruction than ours."""
         hashes = {"base": self.base.fingerprint} if self.base else {}
         hashes |= {"examples": self.weights} if self.weights else {}
+        hashes |= {"refusals": content_id(repr(self.probe.bias))} if self.probe else {}
         ours = self.instruction in {FOLLOW, ""}
         return hashes | ({} if ours else {"instruction": content_id(self.instruction)})
 
@@ -96,6 +100,7 @@ class ExamplesPrefix:
             most=self._most(shown),
             refusals=refusals_of(support.demonstrations),
             template=template,
+            probe=self.probe if template and template.refusals else None,
             sources=names_files(plain),
         )
 
@@ -133,6 +138,10 @@ def build(
     path = weight_file(parts.weights, FILES_OF[name][1]) if step else None
     if path and predict:
         made = load_modulation(path).to(device)
+    probed = parts.weights / REFUSALS_FILE
+    probe = None
+    if path and path.name == EXAMPLES_FILE and template and probed.is_file():
+        probe = load_probe(probed, weights_hash(path))
     return ExamplesPrefix(
         name,
         parts.backbone,
@@ -142,6 +151,7 @@ def build(
         weights_hash(path) if path else "",
         made,
         prefix,
+        probe,
         template,
         FOLLOW if step or prefix else "",  # W0 alone knows its own
     )

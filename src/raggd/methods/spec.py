@@ -25,6 +25,7 @@ RIDGE_FILE = "ridge.safetensors"
 GATE_FILE = "gate.safetensors"
 PROMPT_FILE = "prompt.safetensors"
 EXAMPLES_FILE = "examples.safetensors"
+REFUSALS_FILE = "refusals.safetensors"
 EXAMPLES_CONSTANT_FILE = "examples-constant.safetensors"
 EXAMPLES_UPDATE_FILE = "examples-update.safetensors"
 EXAMPLES_BOTH_FILE = "examples-both.safetensors"
@@ -247,7 +248,7 @@ SPECS: dict[str, MethodSpec] = {
         options={"template": False}, shown=True, encoded=True,
     ),
     "base-template": MethodSpec(
-        "examples:build", "Base + template", "controls", "8",
+        "examples:build", "Base + template", "controls", "*",
         "The base adapter's answer, written in the template that the examples settle. The model "
         "sees none of them.",
         files=_BASE, options={"step": False, "prefix": False},

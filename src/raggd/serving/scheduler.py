@@ -107,7 +107,12 @@ class RunningBatch:
         self.release()
         backbone = self._backbone
         with attach(backbone, states[0].base, self._stacked(states)):
-            reading = read_prompts(backbone, prompts, prefixes=[state.prefix for state in states])
+            reading = read_prompts(
+                backbone,
+                prompts,
+                prefixes=[state.prefix for state in states],
+                probes=[state.probe for state in states],
+            )
         parts = [(self._cache, self._mask)] if self._states else []
         self._cache, self._mask = join_caches([*parts, (reading.cache, reading.mask)])
         self._states += states

@@ -57,7 +57,8 @@ def _trained(checkpoint: Path, history: Sequence[float]) -> Facts:
     return {"seconds": seconds_spent(checkpoint), "loss": [round(x, 4) for x in history]}
 
 
-def _hashes(run: Run, *files: str) -> dict[str, str]:
+def hashes_of(run: Run, *files: str) -> dict[str, str]:
+    """Return the hashes of files in the folder of the weights."""
     return {file: weights_hash(run.out / file) for file in files}
 
 
@@ -134,7 +135,7 @@ def examples(run: Run) -> Facts:
         "base": parts.base.fingerprint,
         "data": prepared_id(rows),
         "lessons": len(lessons),
-        "hashes": _hashes(run, file.name),
+        "hashes": hashes_of(run, file.name),
     }
 
 
@@ -193,7 +194,7 @@ def predictor(run: Run) -> Facts:
         "targets": stored.identity,
         **_held_out(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        "hashes": _hashes(run, *files.values()),
+        "hashes": hashes_of(run, *files.values()),
     }
 
 
@@ -215,7 +216,7 @@ def ridge(run: Run) -> Facts:
         "base": w0.fingerprint,
         "targets": stored.identity,
         **_held_out(w0, kept, held, known),
-        "hashes": _hashes(run, spec.RIDGE_FILE),
+        "hashes": hashes_of(run, spec.RIDGE_FILE),
     }
 
 
@@ -276,7 +277,7 @@ def hyper(run: Run) -> Facts:
         "base": w0.fingerprint,
         "targets": stored.identity,
         "sets": len(kept),
-        "hashes": _hashes(run, file),
+        "hashes": hashes_of(run, file),
     }
 
 
@@ -289,7 +290,7 @@ def task_mean(run: Run) -> Facts:
         "base": w0.fingerprint,
         "targets": [store.identity for store in found],
         "sets": {task: sum(store.tasks.count(task) for store in found) for task in means},
-        "hashes": _hashes(run, spec.TASK_MEAN_FILE),
+        "hashes": hashes_of(run, spec.TASK_MEAN_FILE),
     }
 
 

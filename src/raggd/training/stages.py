@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from raggd.adaptation.refusing import LESSONS
 from raggd.assembly import Assembly
 from raggd.files import read_json, write_json
 from raggd.methods import spec
@@ -18,6 +19,7 @@ from raggd.settings import Settings
 from raggd.study.runner import duration_text
 from raggd.training import fits
 from raggd.training.estimate import Work, seconds_per_example, seconds_per_step
+from raggd.training.refusals import refusals
 from raggd.training.run import Run
 
 
@@ -116,6 +118,9 @@ STAGES = {
         Stage("examples", spec.EXAMPLES_FILE, fits.examples,
               "the step that follows whatever examples show", (*_DATA, "examples"),
               _sgd("examples")),
+        Stage("refusals", spec.REFUSALS_FILE, refusals,
+              "the probe that decides whether to refuse, where examples show it",
+              (*_DATA, "examples"), lambda _: Work(LESSONS // 3)),
         Stage("examples-constant", spec.EXAMPLES_CONSTANT_FILE, fits.examples,
               "its control: the same lessons without the examples", (*_DATA, "examples"),
               _sgd("examples"), _following(show=False, predict=False), usual=False),

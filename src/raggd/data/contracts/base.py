@@ -116,7 +116,10 @@ class Contract:
             refuse: show near passages only, so that the refusal is wanted.
             extra: passages of other questions, one of which is shown beside its own.
         """
-        passages = shown_passages(row, draw, refuse=refuse, whole=self.whole, extra=extra)
+        filler = self._filler(pool, draw, extra) if self.refusal else None
+        passages = shown_passages(
+            row, draw, refuse=refuse, whole=self.whole, extra=extra, filler=filler
+        )
         if not passages:
             return None
         holders = tuple(
@@ -146,6 +149,12 @@ class Contract:
         accepted = [self.render(value, n, title) for value in values for n, title in cites]
         accepted = list(dict.fromkeys(accepted))[:MOST_ACCEPTED]
         return Asked(row.id, question, passages, accepted[0], tuple(accepted), tuple(values))
+
+    def _filler(
+        self, pool: Sequence[Prepared], draw: random.Random, extra: Sequence[Passage]
+    ) -> Passage:
+        other = pool[draw.randrange(len(pool))]
+        return draw.choice([*extra] or [*other.passages, *other.near])
 
     def _file(self, title: str) -> str:
         name = LETTERS["slug" if self.posing % 2 else "snake"](title)[:32]

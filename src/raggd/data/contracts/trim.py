@@ -50,6 +50,7 @@ def shown_passages(
     refuse: bool,
     whole: bool,
     extra: Sequence[Passage] = (),
+    filler: Passage | None = None,
 ) -> tuple[Passage, ...]:
     """Choose what a lesson shows.
 
@@ -60,10 +61,14 @@ def shown_passages(
         whole: full passages in the retriever's order.
         extra: passages of other questions; one of them takes the last place, as in a small corpus,
             where neighbours are found again and again.
+        filler: a passage of another question, where some questions are to be refused: then those
+            and the others are shown as many, and as many of another question.
 
     Returns:
         One to three passages; none where the row has none to show.
     """
+    if filler is not None:
+        return _as_many(row, draw, filler, refuse, whole)
     source = row.near if refuse else row.passages
     beside = [p for p in extra if not contains_answer(f"{p.title} {p.text}", row.answers)]
     if source and beside:
@@ -84,3 +89,18 @@ def shown_passages(
         chosen = [first, *draw.sample(others, min(size - 1, len(others)))]
     draw.shuffle(chosen)
     return tuple(shorten(p, row.answers, draw) for p in chosen)
+
+
+def _as_many(
+    row: Prepared, draw: random.Random, filler: Passage, refuse: bool, whole: bool
+) -> tuple[Passage, ...]:
+    # a count would tell what is to be refused, and nothing would be learned of the passages
+    size = draw.choice((2, 2, 3, 3, 1))
+    held = [p for p in row.passages if contains_answer(p.text, row.answers)]
+    first, near = (row.near[:1], row.near[1:]) if refuse else (held[:1], row.near)
+    chosen = [*first, *near[:1], filler]
+    if len(chosen) < MOST or contains_answer(f"{filler.title} {filler.text}", row.answers):
+        return ()
+    chosen = chosen[:size]
+    draw.shuffle(chosen)
+    return tuple(chosen if whole else [shorten(p, row.answers, draw) for p in chosen])

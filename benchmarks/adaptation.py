@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.measured import Measured
 from benchmarks.setting import BenchSetting
-from raggd.adaptation.encoder import support_batch
+from raggd.adaptation.supports import support_batch
 from raggd.backbone.batch import Batch, last_states
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone

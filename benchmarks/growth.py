@@ -13,7 +13,7 @@ import torch
 
 from benchmarks.measured import Measured
 from benchmarks.setting import BenchSetting
-from raggd.adaptation.encoder import encode_supports, support_batch
+from raggd.adaptation.supports import encode_supports, support_batch
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.batch import last_states
 from raggd.backbone.interface import attach

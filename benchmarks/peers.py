@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.adaptation.peft import peft_tensors
+from raggd.adaptation.export import peft_tensors
 from raggd.backbone.batch import Batch
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import PROJECTIONS, BaseAdapter, Factors, Update, dense, effective_weight

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 
 from raggd.adaptation.base_adapter import train_base
-from raggd.adaptation.encoder import encode_batch
-from raggd.adaptation.hyper_tuning import train_hyper
-from raggd.adaptation.target_store import Targets
-from raggd.adaptation.targets import sgd_updates
-from raggd.adaptation.training import train_predictor
+from raggd.adaptation.supports import encode_batch
+from raggd.adaptation.targets import Targets, sgd_updates
+from raggd.adaptation.training import train_hyper, train_predictor
 from raggd.backbone.batch import make_batch
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from raggd.adaptation.base_adapter import save_base
-from raggd.adaptation.predictors.base import save_predictor
-from raggd.adaptation.predictors.mean import MeanPredictor
+from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.backbone.load import Backbone
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raggd.adaptation.target_store import Targets
+from raggd.adaptation.targets import Targets
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
     PROJECTIONS,
@@ -19,8 +19,8 @@ from raggd.core.low_rank import (
     factors_of,
     update_from_vector,
 )
-from raggd.evaluation import alignment
-from raggd.evaluation.alignment import alignment_summary
+from raggd.study import alignment
+from raggd.study.alignment import alignment_summary
 from tiny import random_base, random_tensors, spec_of
 
 TASKS = ("nq", "musique", "nq", "nq", "musique", "nq", "musique")

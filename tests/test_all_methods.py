@@ -12,9 +12,9 @@ import pytest
 
 import tiny
 from raggd.adaptation.base_adapter import save_base
-from raggd.adaptation.hyper_tuning import plan_lessons
 from raggd.adaptation.prompt_tuning import SoftPrefix, load_prefix, save_prefix
-from raggd.adaptation.target_store import load_targets
+from raggd.adaptation.targets import load_targets
+from raggd.adaptation.training import plan_lessons
 from raggd.api import Rag
 from raggd.backbone.load import Backbone
 from raggd.cli.ask import ask_result

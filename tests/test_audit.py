@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raggd.adaptation.peft import mean_adapter, read_peft, write_peft
+from raggd.adaptation.export import mean_adapter, read_peft, write_peft
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, dense, effective_weight
 from raggd.evaluation.audit import (

@@ -27,9 +27,8 @@ from benchmarks.registry import BENCHES, find_bench
 from benchmarks.run import run_bench
 from benchmarks.setting import BenchSetting
 from raggd.adaptation.base_adapter import save_base
-from raggd.adaptation.encoder import support_batch
-from raggd.adaptation.predictors.base import save_predictor
-from raggd.adaptation.predictors.mean import MeanPredictor
+from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
+from raggd.adaptation.supports import support_batch
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.evaluation import timing

@@ -19,9 +19,8 @@ import torch
 
 from raggd import __version__
 from raggd.adaptation.base_adapter import save_base
-from raggd.adaptation.predictors.base import save_predictor
-from raggd.adaptation.predictors.mean import MeanPredictor
-from raggd.adaptation.target_store import load_targets
+from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
+from raggd.adaptation.targets import load_targets
 from raggd.backbone.load import Backbone
 from raggd.cli import data
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
@@ -341,7 +340,7 @@ def test_json_alone_on_standard_output_for_every_command(
 
     ran = place.run("train", "base", "--out", out, "--json")
     assert "loss" not in ran.json()
-    assert "base adapter, loss" in ran.err
+    assert "base, loss" in ran.err
     ran = place.run("targets", "--out", tmp_path / "targets", *mine)
     assert ran.json()["sets"] == 8
     assert "targets" in ran.err

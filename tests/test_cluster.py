@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from raggd.adaptation.target_store import load_targets
+from raggd.adaptation.targets import load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.cluster.study import PartTask, StudyWorker, _tasks, check_worker, run_study_on

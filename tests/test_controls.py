@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tiny
-from raggd.adaptation.predictors.mean import load_task_means, save_task_means
-from raggd.adaptation.target_store import Targets
+from raggd.adaptation.predictors.base import load_task_means, save_task_means
+from raggd.adaptation.targets import Targets
 from raggd.adaptation.training import task_means
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter

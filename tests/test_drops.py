@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from raggd.evaluation.statistics import bootstrap_interval, bootstrap_intervals
-from raggd.report.gains import ANSWERABLE, drops_table, loss_drops
+from raggd.report.contrasts import ANSWERABLE, loss_drops
+from raggd.report.study_tables import drops_table
 from raggd.report.tables import NOTHING
 from test_study_report import made_up
 

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from raggd.adaptation.base_adapter import save_base
-from raggd.adaptation.peft import lora_factors, peft_tensors
-from raggd.adaptation.predictors.base import save_predictor
-from raggd.adaptation.predictors.mean import mean_predictor
+from raggd.adaptation.export import lora_factors, peft_tensors
+from raggd.adaptation.predictors.base import mean_predictor, save_predictor
 from raggd.api import Rag
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter

@@ -11,8 +11,8 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from llama_cpp import Llama, Scores, write_model
-from raggd.adaptation import export_gguf
-from raggd.adaptation.export_gguf import reordered, write_gguf
+from raggd.adaptation import export as export_gguf
+from raggd.adaptation.export import reordered, write_gguf
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone, wrap_model
 from raggd.core.low_rank import BaseAdapter, Update

@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 import raggd
-from raggd.adaptation.export_prompt import opening_turns, write_prompt
-from raggd.adaptation.peft import (
+from raggd.adaptation.export import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     lora_factors,
+    opening_turns,
     write_peft,
+    write_prompt,
 )
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from raggd.adaptation.encoder import encode_batch, support_batch
-from raggd.adaptation.supports import answered_prompt
+from raggd.adaptation.supports import answered_prompt, encode_batch, support_batch
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raggd.adaptation.encoder import encode_batch
+from raggd.adaptation.supports import encode_batch
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone import capture
 from raggd.backbone.batch import make_batch

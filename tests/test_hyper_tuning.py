@@ -15,11 +15,10 @@ from hypothesis import strategies as st
 
 import tiny
 from raggd.adaptation import optimizer
-from raggd.adaptation.encoder import encode_supports
-from raggd.adaptation.hyper_tuning import fresh_predictor, plan_lessons, train_hyper
 from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.supports import answered_prompt
-from raggd.adaptation.target_store import Targets
+from raggd.adaptation.supports import answered_prompt, encode_supports
+from raggd.adaptation.targets import Targets
+from raggd.adaptation.training import fresh_predictor, plan_lessons, train_hyper
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone

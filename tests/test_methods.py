@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import tiny
-from raggd.adaptation.encoder import encode_supports
-from raggd.adaptation.predictors.mean import mean_predictor
+from raggd.adaptation.predictors.base import mean_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.prompt_tuning import SoftPrefix
+from raggd.adaptation.supports import encode_supports
 from raggd.adaptation.targets import targets_of
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter

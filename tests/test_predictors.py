@@ -12,16 +12,17 @@ from torch import Tensor
 
 import tiny
 from raggd.adaptation import optimizer
-from raggd.adaptation.encoder import encode_supports
 from raggd.adaptation.predictors.base import (
+    MeanPredictor,
     check_predictor,
     load_predictor,
+    mean_predictor,
     predict_updates,
     save_predictor,
 )
-from raggd.adaptation.predictors.mean import MeanPredictor, mean_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor, spread, unit_scales
-from raggd.adaptation.target_store import Targets, denoised
+from raggd.adaptation.supports import encode_supports
+from raggd.adaptation.targets import Targets, denoised
 from raggd.adaptation.training import train_predictor
 from raggd.backbone.load import Backbone
 from raggd.core.alignment import total_cosine

@@ -22,14 +22,14 @@ from raggd.data.answers import contains_answer
 from raggd.evaluation.statistics import Interval, bootstrap_interval
 from raggd.methods.spec import FAMILIES, NAMED, SPECS
 from raggd.records import Demonstration, Passage, Prediction, Question, RaggdError, SupportSet
-from raggd.report import figures
+from raggd.report import cost_figure as accuracy
 from raggd.report.build import SmallReport
 from raggd.report.contrasts import Averages, contrasts
-from raggd.report.figures import cost_figure
+from raggd.report.cost_figure import cost_figure
 from raggd.report.grid import Answer, Block, Grid
 from raggd.report.page import Case, Section, Shown, mark_answers, study_page
 from raggd.report.study_tables import contrast_table, loss_table, scores_table
-from raggd.report.tables import Column, Table, interval_text
+from raggd.report.tables import Bold, Column, Table, interval_text
 
 COSTS = {"vanilla-rag": 0.0, "base": 0.0, "mean-update": 0.0, "tt-sgd": 11000.0, "rag-gd": 900.0}
 
@@ -66,9 +66,8 @@ def average(shown: Block, method: str) -> Interval | None:
 
 AWKWARD = Table(
     (Column("name"), Column("score", "right")),
-    (("a|b_c*d", "1 %"), ("x & y\nz", "$2^3 ~ {#}\\"), ("[link](x) <b>", "")),
+    (("a|b_c*d", Bold("1 %")), ("x & y\nz", "$2^3 ~ {#}\\"), ("[link](x) <b>", Bold(""))),
     caption="50 % of *all*",
-    bold=frozenset({(0, 1), (2, 1)}),
 )
 
 
@@ -122,9 +121,11 @@ def test_text_is_aligned_also_with_wide_and_combining_characters() -> None:
 )
 def test_formats_keep_rows_and_cells(rows, bold) -> None:
     rows = [[cell.replace("\r", "") for cell in row] for row in rows]  # csv readers fold it
-    table = Table(
-        (Column("a"), Column("b")), tuple(map(tuple, rows)), bold=frozenset(bold)
-    )  # fmt: skip
+    marked = [
+        [Bold(cell) if (i, j) in bold else cell for j, cell in enumerate(row)]
+        for i, row in enumerate(rows)
+    ]
+    table = Table((Column("a"), Column("b")), marked)
     assert list(csv.reader(io.StringIO(table.to_csv(), newline="")))[1:] == rows
     lines = table.to_markdown().split("\n")[2:-1]
     assert len(lines) == len(rows)
@@ -147,7 +148,7 @@ def test_the_scores_of_a_small_study() -> None:
     alone = bootstrap_interval(em, groups=groups, macro=True, resamples=500)
     assert interval_text(by_draw.scaled(100)) != interval_text(alone.scaled(100))
     text = interval_text(by_draw.scaled(100))
-    assert table.rows[-1] == ("RAG-GD", "40", text, text, "900", "400", "0.082")
+    assert table.rows[-1] == ["RAG-GD", "40", text, text, "900", "400", "0.082"]
     assert table.rows[0][-1] == "0"
     without = scores_table(block({"base": [1.0] * 20}), Averages(50))
     assert without.rows[0][-1] == "–", "nothing to compare the cost with"
@@ -162,17 +163,17 @@ def test_differences_are_bold_only_where_significant() -> None:
         "RAG-GD minus Base adapter", "RAG-GD minus TT-SGD", "TT-SGD minus Base adapter",
     }  # fmt: skip
     assert rows["RAG-GD minus Base adapter"][2] == "+100.0 [+100.0, +100.0]"
-    assert rows["TT-SGD minus Base adapter"][2:4] == ("+0.0 [+0.0, +0.0]", "1.000")
-    bold = {table.rows[i][0] for i, _ in table.bold}
+    assert rows["TT-SGD minus Base adapter"][2:4] == ["+0.0 [+0.0, +0.0]", "1.000"]
+    bold = {row[0] for row in table.rows if any(isinstance(cell, Bold) for cell in row)}
     assert bold == {"RAG-GD minus Base adapter", "RAG-GD minus TT-SGD"}
 
 
 def test_answer_losses_by_benchmark() -> None:
     table = loss_table(block({"base": [0.0] * 20, "rag-gd": [1.0] * 10 + [0.0] * 10}))
-    assert table.rows == (
-        ("Base adapter", "1.000", "1.000", "1.000"),
-        ("RAG-GD", "0.500", "0.500", "0.500"),
-    )
+    assert table.rows == [
+        ["Base adapter", "1.000", "1.000", "1.000"],
+        ["RAG-GD", "0.500", "0.500", "0.500"],
+    ]
 
 
 # --- figure -------------------------------------------------------------------------------------
@@ -233,12 +234,12 @@ def test_no_figure_without_costs() -> None:
 
 def test_equal_costs_stand_side_by_side_others_where_they_are() -> None:
     costs = [900.0, 900.0, 11000.0, 905.0]
-    axis = figures.LogAxis.of(costs)
-    places = axis.positions(costs)
+    places = accuracy.side_by_side(costs)
     assert len({round(place, 6) for place in places}) == len(costs)
-    assert places[2] == pytest.approx(math.log10(11000))
-    assert sum(places[i] for i in (0, 1, 3)) / 3 == pytest.approx(math.log10(900), abs=0.01)
-    assert abs(places[3] - places[0]) < 0.05 * (axis.high - axis.low)
+    assert places[2] == 11000
+    logs = [math.log10(place) for place in places]
+    assert sum(logs[i] for i in (0, 1, 3)) / 3 == pytest.approx(math.log10(900), abs=0.01)
+    assert abs(logs[3] - logs[0]) < 0.05 * (1 + math.log10(11000 / 900))
 
 
 def luminance(colour: str) -> float:
@@ -251,16 +252,16 @@ def test_colours_stand_out_on_light_and_dark_pages() -> None:
     for colour in FAMILIES.values():
         assert 1.05 / (luminance(colour) + 0.05) >= 3, colour
         assert (luminance(colour) + 0.05) / (luminance("#14171a") + 0.05) >= 3, colour
-    marks = figures.marks_of(["rag-gd", *(f"m{i}" for i in range(12)), "base"])
+    marks = accuracy.marks_of(["rag-gd", *(f"m{i}" for i in range(12)), "base"])
     assert len(set(marks)) == 14
 
 
 def test_labels_cover_neither_each_other_nor_points(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[float, float]] = []
-    place = figures.label_points
+    place = accuracy.label_points
 
-    def watched(figure: object, axes: object, points: object, places: object) -> None:
-        place(figure, axes, points, places)  # type: ignore[arg-type]
+    def watched(figure: object, axes: object, *others: object) -> None:
+        place(figure, axes, *others)  # type: ignore[arg-type]
         boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]  # type: ignore[attr-defined]
         for i, one in enumerate(boxes):
             for two in boxes[:i]:
@@ -268,7 +269,7 @@ def test_labels_cover_neither_each_other_nor_points(monkeypatch: pytest.MonkeyPa
                 along = min(one.y1, two.y1) - max(one.y0, two.y0)
                 seen.append((across, along))
 
-    monkeypatch.setattr(figures, "label_points", watched)
+    monkeypatch.setattr(accuracy, "label_points", watched)
     given = {f"m{i}": {"adapt_ms": 100.0 + 3 * i, "answer_ms": 1.0} for i in range(8)}
     rng = np.random.default_rng(0)
     cost_figure(block({m: list(rng.integers(0, 2, 20) * 1.0) for m in given}, given), average)
@@ -491,7 +492,7 @@ def test_marks_where_the_answer_is_held(text: str, answer: str) -> None:
 
 def test_imports_stay_light() -> None:
     code = (
-        "import sys, raggd.report.page, raggd.report.figures, raggd.evaluation.timing\n"
+        "import sys, raggd.report.page, raggd.report.cost_figure, raggd.evaluation.timing\n"
         "heavy = {'matplotlib', 'jinja2', 'rich', 'torch', 'transformers'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raggd.adaptation.predictors.base import load_predictor, save_predictor
-from raggd.adaptation.predictors.mean import mean_predictor
+from raggd.adaptation.predictors.base import load_predictor, mean_predictor, save_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.ridge import ridge_predictor
 from raggd.core.low_rank import AdapterSpec

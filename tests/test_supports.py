@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaModel
 
 import raggd
-from raggd.adaptation.peft import WEIGHTS_FILE
+from raggd.adaptation.export import WEIGHTS_FILE
 from raggd.backbone.load import Backbone
 from raggd.files import load_tensors
 from workflow_fixtures import (

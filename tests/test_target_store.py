@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
-from raggd.adaptation import target_store
-from raggd.adaptation.target_store import (
+from raggd.adaptation import targets as target_store
+from raggd.adaptation.targets import (
     SHARD,
     Targets,
     build_targets,
     denoised,
     load_targets,
     split_held_out,
+    targets_of,
 )
-from raggd.adaptation.targets import targets_of
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.files import file_hash, load_tensors, save_tensors, write_json

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import tiny
-from raggd.adaptation.encoder import encode_supports, equal_size, support_batch
+from raggd.adaptation.supports import encode_supports, equal_size, support_batch
 from raggd.adaptation.targets import sgd_updates, targets_of
 from raggd.backbone.batch import answer_losses
 from raggd.backbone.interface import attach

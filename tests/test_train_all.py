@@ -19,9 +19,16 @@ from raggd.retrieval.evidence import evidence_for
 from raggd.settings import Settings, load_settings
 from raggd.training import run as training
 from raggd.training import stages
-from raggd.training.estimate import Work, seconds_per_example, seconds_per_step
 from raggd.training.run import Run
-from raggd.training.stages import STAGES, USUAL, estimated, train_all
+from raggd.training.stages import (
+    STAGES,
+    USUAL,
+    Work,
+    estimated,
+    seconds_per_example,
+    seconds_per_step,
+    train_all,
+)
 from workflow_fixtures import changed, files_under, parts_with, settings_text, write_data
 
 OTHERS = """

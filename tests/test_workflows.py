@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import torch
 
-from raggd.adaptation import optimizer, target_store
+from raggd.adaptation import optimizer
+from raggd.adaptation import targets as target_store
 from raggd.adaptation.base_adapter import load_base
 from raggd.adaptation.predictors.base import load_predictor
-from raggd.adaptation.target_store import load_targets, split_held_out
+from raggd.adaptation.targets import load_targets, split_held_out
 from raggd.api import Rag
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone

@@ -163,8 +163,7 @@ def write_weights(folder: Path, backbone: Any) -> Path:
     import torch
 
     from raggd.adaptation.base_adapter import save_base
-    from raggd.adaptation.predictors.base import save_predictor
-    from raggd.adaptation.predictors.mean import MeanPredictor
+    from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
     from raggd.adaptation.predictors.mlp import MLPPredictor
     from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
     from tiny import random_base, random_update

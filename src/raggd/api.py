@@ -33,7 +33,7 @@ from raggd.retrieval.evidence import evidence_for, make_demonstrations
 from raggd.settings import Settings, load_settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
-    from raggd.adaptation.peft import PeftFolder
+    from raggd.adaptation.export import PeftFolder
     from raggd.core.low_rank import Update
     from raggd.methods.base import Adapted, Method
     from raggd.methods.store import Store
@@ -314,7 +314,7 @@ class Rag:
         Beside it lie the prompt that it needs and a chat template, which holds the examples that
         the state shows: they take the place of a prefix, which no LoRA holds.
         """
-        from raggd.adaptation.peft import write_peft
+        from raggd.adaptation.export import write_peft
 
         state = self._exported(adapted)
         made = write_peft(Path(folder), self.parts.backbone, self.parts.base, state.update)
@@ -323,7 +323,7 @@ class Rag:
 
     def export_gguf(self, file: str | Path, adapted: State | None = None) -> Path:
         """Return the file written: the same as one LoRA for llama.cpp; the prompt lies beside."""
-        from raggd.adaptation.export_gguf import write_gguf
+        from raggd.adaptation.export import write_gguf
 
         state, path = self._exported(adapted), Path(file)
         made = write_gguf(path, self.parts.backbone, self.parts.base, state.update)
@@ -340,7 +340,7 @@ class Rag:
         return state
 
     def _write_prompt(self, folder: Path, state: Adapted, stem: str = "") -> None:
-        from raggd.adaptation.export_prompt import write_prompt
+        from raggd.adaptation.export import write_prompt
 
         shown, said = state.given(), state.instruction
         write_prompt(folder, self.parts.backbone, shown, said, stem, sources=state.sources)

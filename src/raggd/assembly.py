@@ -13,8 +13,7 @@ from raggd.data.benchmarks import HUB, find_corpus
 from raggd.data.documents import summary
 from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.files import cache_folder
-from raggd.methods.build import build_method
-from raggd.methods.spec import BASE_FILE, METHODS, adapting_method, weight_file
+from raggd.methods.spec import BASE_FILE, METHODS, adapting_method, build_method, weight_file
 from raggd.progress import Progress as Progress
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import RetrievalWarning, Retriever

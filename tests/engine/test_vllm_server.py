@@ -25,7 +25,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed here: run `make engine
 
 from stock_vllm import MEMORY, ON_PROCESSORS, Busiest, Written, complete, stock_server, watched
 
-from raggd.adaptation.peft import model_source
+from raggd.adaptation.export import model_source
 from raggd.adaptation.supports import draw_supports
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone

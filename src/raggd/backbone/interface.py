@@ -8,7 +8,7 @@ Per-row updates are two batched products, of rank r and 2r: nothing is repeated 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
+from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.identity import check_same
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
@@ -30,6 +31,7 @@ from raggd.core.low_rank import (
     check_shapes,
     tensors_of,
 )
+from raggd.data.prompts import Prompt
 from raggd.records import RaggdError
 
 _IN_USE: WeakSet[nn.Module] = WeakSet()
@@ -49,14 +51,9 @@ class Up(NamedTuple):
 def add_base(output: Tensor, h: Tensor, base: Factors, scale: float) -> tuple[Tensor, Tensor]:
     """Add the base adapter's change to a projection's output.
 
-    Args:
-        output: the projection's own output (rows, tokens, d_out); overwritten without gradients.
-        h: its inputs (rows, tokens, d_in).
-        base: factors of one layer, a (r, d_in) and b (d_out, r), in the dtype of h.
-        scale: alpha / r.
-
-    Returns:
-        The sum, and the code ``A h`` (rows, tokens, r).
+    From its own output (rows, tokens, d_out), overwritten without gradients, its inputs h (rows,
+    tokens, d_in) and a layer's factors a (r, d_in) and b (d_out, r), in the dtype of h: the sum,
+    and the code ``A h`` (rows, tokens, r).
     """
     code = functional.linear(h, base.a)
     total, flat = output.flatten(0, -2), code.flatten(0, -2)
@@ -70,14 +67,9 @@ def add_base(output: Tensor, h: Tensor, base: Factors, scale: float) -> tuple[Te
 def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float) -> Tensor:
     """Add what an update changes beyond the base, ``scale (B dA + dB (A + dA)) h``.
 
-    Base and update are added one after the other: a zero update leaves the output bitwise.
-
-    Args:
-        output: projection and base (rows, tokens, d_out); overwritten without gradients.
-        h: inputs (rows, tokens, d_in).
-        code: ``A h`` (rows, tokens, r).
-        update: for all rows, or each for equally many consecutive ones.
-        scale: alpha / r.
+    Base and update are added one after the other: a zero update leaves the output bitwise. Output
+    and code are those of `add_base`; updates are for all rows, or each for equally many consecutive
+    ones.
     """
     count = len(update.down)
     grouped = [t.reshape(count, -1, t.shape[-1]) for t in (output, h, code)]
@@ -188,14 +180,8 @@ def attach(
     Gradients flow to the factors of both. The backbone is restored when the block ends, by an
     exception too.
 
-    Args:
-        backbone: the frozen model.
-        base: the shared interface; None leaves the model as it is.
-        update: a step from that base; with a leading axis, one per row of the batch.
-        group: number of consecutive rows that share each of several updates.
-
-    Yields:
-        Nothing.
+    Without a base the model stays as it is. An update with a leading axis is one per row of the
+    batch, or per `group` consecutive rows.
 
     Raises:
         RaggdError: base and backbone, or update and base, do not belong together; an update was
@@ -228,6 +214,19 @@ def _register(
             step = ups[layer] if ups else None
             hook = Attached(_layer(stacked, layer), step, base.spec.scaling, group)
             handles.append(module.register_forward_hook(hook))
+
+
+def mean_answer_loss(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    base: BaseAdapter | None = None,
+    update: Update | None = None,
+    soft: Tensor | None = None,
+) -> Tensor:
+    """Return the mean loss of answered prompts, row i with row i of the update, with gradients."""
+    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
+    with attach(backbone, base, update):
+        return answer_losses(backbone, batch).mean()
 
 
 def check_gradients(gradients: list[Tensor]) -> None:

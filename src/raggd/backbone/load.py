@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import io
-import logging
 import shutil
-import warnings
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +21,7 @@ from raggd.backbone.device import (
     keep_freed_memory,
     quantization,
 )
-from raggd.backbone.embedded import EMBEDDED, embedded_folder
+from raggd.backbone.embedded import EMBEDDED, embedded_folder, quiet
 from raggd.backbone.identity import PARTS, check_embedded, fingerprint_of, stop_tokens
 from raggd.core.low_rank import PROJECTIONS, AdapterSpec
 from raggd.records import RaggdError
@@ -158,18 +155,12 @@ def compile_layers(backbone: Backbone) -> Iterator[None]:
             layer._compiled_call_impl = None
 
 
-def _quiet(source: str) -> AbstractContextManager[object]:
-    # downloads from the hub show their own bars; loading local files needs none
-    return redirect_stderr(io.StringIO()) if Path(source).is_dir() else nullcontext()
-
-
 def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any, list[str]]:
     # the third value: names of the weights that the files do not hold
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    logging.getLogger("transformers").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), _quiet(source):
-        warnings.simplefilter("ignore")
+    # downloads from the hub show their own bars; loading local files needs none
+    with quiet(bars=not Path(source).is_dir()):
         tokenizer = AutoTokenizer.from_pretrained(source)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             source, output_loading_info=True, **options

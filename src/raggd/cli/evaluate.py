@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from raggd.cli.console import note, progress_bar, show
 from raggd.cli.options import (
     Assignments,
     Config,
@@ -28,18 +29,15 @@ if TYPE_CHECKING:
     from raggd.evaluation.runner import Task
     from raggd.methods.base import Adapted
     from raggd.records import SupportSet
-    from raggd.report.build import SmallReport
+    from raggd.report.tables import Table
 
 
 DEMO_SECONDS = 240
 """That the demo may take, where nobody says how many questions it shall ask."""
 
 
-def _show(result: dict[str, Any], report: SmallReport, as_json: bool, *words: str) -> None:
-    from raggd.cli.console import show
-
-    texts = [part for table in report.tables for part in (table.to_text(), "")]
-    show(result, as_json, *texts[:-1], *words)
+def _show(result: dict[str, Any], tables: Sequence[Table], as_json: bool, *words: str) -> None:
+    show(result, as_json, "\n".join(table.to_text() for table in tables).rstrip(), *words)
 
 
 def demo(
@@ -52,7 +50,6 @@ def demo(
 ) -> None:
     """Run the main job on real questions: retrieve, adapt, answer, compare. Minutes, no GPU."""
     from raggd.assembly import Assembly
-    from raggd.cli.console import note, progress_bar
     from raggd.study.evaluate import demo_in, demo_settings, run_demo
 
     with progress_bar() as bar:
@@ -69,7 +66,7 @@ def demo(
         "Ask about your own documents: "
         'raggd ask "your question" --corpus FOLDER --demonstrations examples.jsonl',
     )
-    _show(result, report, as_json, *words)
+    _show(result, report.tables, as_json, *words)
 
 
 def evaluate(
@@ -95,8 +92,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score methods on benchmarks, or on your own questions: does adapting help, and which way?"""
-    from raggd.cli.console import progress_bar, show
-    from raggd.report.examples import contract_tables
+    from raggd.report.own import contract_tables
     from raggd.study.contracts import USUAL, run_contracts
     from raggd.study.evaluate import run_evaluate, run_own, usual_methods
 
@@ -106,19 +102,18 @@ def evaluate(
             named = names_in(methods) if methods else USUAL
             sets = names_in(contracts)
             result = run_contracts(parts, sets, named, count, out, bar, prepared, shown)
-        show(result, as_json, *contract_tables(result))
+        _show(result, contract_tables(result), as_json)
         return
     with progress_bar() as bar:
         parts = load_parts(config, with_corpus(corpus, assignments), bar)
         if questions or demonstrations:
             named = names_in(methods)
             found, own = run_own(parts, questions, demonstrations, named, out, bar)
-            texts = [part for table in own.tables for part in (table.to_text(), "")]
-            show(found, as_json, *texts, own.advice)
+            _show(found, own.tables, as_json, "", own.advice)
             return
         names = names_in(methods) if methods else usual_methods(parts)
         scores, report = run_evaluate(parts, names, out, bar)
-    _show(scores, report, as_json)
+    _show(scores, report.tables, as_json)
 
 
 def audit(
@@ -139,13 +134,12 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Tell what reading the demonstrations is worth, for a predictor of ours or anyone's."""
-    from raggd.cli.console import progress_bar, show
     from raggd.evaluation.audit import audit as run
     from raggd.evaluation.audit import audit_result
     from raggd.evaluation.runner import task_of
     from raggd.files import write_json
     from raggd.provenance import origin
-    from raggd.report.examples import audit_table
+    from raggd.report.own import audit_table
 
     with progress_bar() as bar:
         parts = load_parts(config, assignments, bar)
@@ -158,7 +152,7 @@ def audit(
         audited = run(parts.backbone, tasks, state_of, parts.settings, bar, fixed)
     result = audit_result(audited) | {"audited": str(adapters) if adapters else method}
     write_json(out / "audit.json", result | origin() | {"settings": parts.settings.model_dump()})
-    show(result, as_json, audit_table(result))
+    _show(result, [audit_table(result)], as_json)
 
 
 def _write_sets(path: Path, tasks: list[Task]) -> int:
@@ -185,7 +179,7 @@ def _states(
         ready = parts.method(method)
         one = fixed.adapt([NOBODY])[0] if fixed else None
         return lambda support: ready.adapt([support])[0], one
-    from raggd.adaptation.peft import read_peft
+    from raggd.adaptation.export import read_peft
 
     def state(support: SupportSet) -> Adapted:
         return Adapted(read_peft(adapters / support.id, parts.backbone))

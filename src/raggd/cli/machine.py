@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from raggd.cli.console import progress_bar, show
 from raggd.cli.options import Assignments, Config, Json, load_parts
 from raggd.records import RaggdError
 
@@ -33,7 +34,6 @@ def bench(
 ) -> None:
     """Time adapting, answering and decoding on your backbone, or on a shape with random weights."""
     from raggd.backbone.shapes import random_backbone
-    from raggd.cli.console import emit_json, progress_bar, say
     from raggd.evaluation.price import Lengths, measure_price, random_weights
     from raggd.files import write_json
     from raggd.provenance import origin
@@ -49,14 +49,13 @@ def bench(
     record = {**found, **origin()}
     if out is not None:
         write_json(out, record)
-    if as_json:
-        emit_json(record)
-        return
-    say(f"{found['backbone']}, {found['dtype']}, {found['device']}")
-    for name, ms in found["ms"].items():
-        say(f"{ms:>12,.1f} ms  {name}")
-    for name, ratio in found["ratios"].items():
-        say(f"{ratio['ratio']:>12.3f}     {name} ({ratio['low']:.3f} to {ratio['high']:.3f})")
+    lines = [f"{found['backbone']}, {found['dtype']}, {found['device']}"]
+    lines += [f"{ms:>12,.1f} ms  {name}" for name, ms in found["ms"].items()]
+    lines += [
+        f"{ratio['ratio']:>12.3f}     {name} ({ratio['low']:.3f} to {ratio['high']:.3f})"
+        for name, ratio in found["ratios"].items()
+    ]
+    show(record, as_json, *lines)
 
 
 cache_app = typer.Typer(help="See and prune what is kept on disk.", no_args_is_help=True)
@@ -79,7 +78,6 @@ def _lines(entries: list[Any]) -> list[str]:
 @cache_app.command("list")
 def cache_list(as_json: Json = False) -> None:
     """List what is kept, the longest unused first."""
-    from raggd.cli.console import show
     from raggd.files import cache_folder
     from raggd.retrieval.base import show_size
     from raggd.retrieval.cache import list_cache
@@ -106,7 +104,6 @@ def cache_prune(
     Raises:
         RaggdError: neither an age nor a size says what may go.
     """
-    from raggd.cli.console import show
     from raggd.retrieval.base import parse_size, show_size
     from raggd.retrieval.cache import prune_cache
 

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli.ask import ask, index, serve
+from raggd.cli.console import complain
 from raggd.cli.data import data_app, demonstrations_app
 from raggd.cli.evaluate import audit, demo, evaluate
 from raggd.cli.export import export, supports_app
@@ -91,14 +92,11 @@ def main() -> None:
     try:
         app(prog_name="raggd")
     except RaggdError as error:
-        from raggd.cli.console import complain
-
         complain(f"raggd: {error}")
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it
             raise
-        from raggd.cli.console import complain
 
         complain(
             "raggd: the graphics card's memory ran out. Lower the batch (--set "
@@ -108,7 +106,5 @@ def main() -> None:
         )
         sys.exit(2)
     except (_InterruptedError, KeyboardInterrupt):
-        from raggd.cli.console import complain
-
         complain("raggd: interrupted. What was finished is kept; the same command continues.")
         sys.exit(130)

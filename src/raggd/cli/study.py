@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
+from raggd.cli.console import progress_bar, show
 from raggd.cli.options import Assignments, Cluster, Json, Workers, WorkerThreads, names_in
 
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
 
 def _dry_run(settings: Any, folder: Path, part: Any, timed: bool, as_json: bool) -> None:
-    from raggd.cli.console import progress_bar, show
     from raggd.study.dry_run import dry_run, in_words, time_one_draw
 
     with progress_bar() as bar:
@@ -22,6 +22,19 @@ def _dry_run(settings: Any, folder: Path, part: Any, timed: bool, as_json: bool)
             time_one_draw(settings, folder, part, bar)
         found = dry_run(settings, folder, part, bar)
     show(found, as_json, *in_words(found))
+
+
+def _status(settings: Any, folder: Path, part: Any, as_json: bool) -> None:
+    from raggd.study.run import status_of
+
+    found = status_of(settings, folder, part)
+    lines = [
+        f"{name:<24} {one['complete']} of {one['cells']} cells, {one['questions']} answers"
+        for name, one in [*found["backbones"].items(), ("all", found)]
+    ]
+    left = "" if found["hours_left"] is None else f", about {found['hours_left']} h left"
+    draws = f"{found['parts']} of {found['parts_planned']} draws are there{left}"
+    show(found, as_json, *lines, draws)
 
 
 def study(
@@ -49,7 +62,6 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Run a study: backbones x retrievers x benchmarks x methods x seeds; again: continue it."""
-    from raggd.cli.console import emit_json, progress_bar, say, show
     from raggd.study.plan import Part
     from raggd.study.settings import load_study
 
@@ -57,19 +69,7 @@ def study(
     folder = out or Path("runs") / f"study-{file.stem}"
     part = Part(*(tuple(names_in(n)) for n in (backbones, retrievers, benchmarks, methods)))
     if status:
-        from raggd.study.run import status_of
-
-        found: dict[str, Any] = status_of(settings, folder, part)
-        if as_json:
-            emit_json(found)
-            return
-        for name, entry in [*found["backbones"].items(), ("all", found)]:
-            say(
-                f"{name:<24} {entry['complete']} of {entry['cells']} cells, "
-                f"{entry['questions']} answers"
-            )
-        left = "" if found["hours_left"] is None else f", about {found['hours_left']} h left"
-        say(f"{found['parts']} of {found['parts_planned']} draws are there{left}")
+        _status(settings, folder, part, as_json)
         return
     if dry or time_one_draw:
         _dry_run(settings, folder, part, time_one_draw, as_json)
@@ -79,13 +79,13 @@ def study(
 
         with progress_bar() as bar:
             found = run_alignment(settings, folder, part, bar)
-        if as_json:
-            emit_json(found)
-            return
-        for name, kinds in found.items():
-            for kind, by_method in kinds.items():
-                for method, entry in by_method.items():
-                    say(f"{name}, {kind}, {method}: cosine {entry['cosine']:.3f}")
+        lines = (
+            f"{name}, {kind}, {method}: cosine {entry['cosine']:.3f}"
+            for name, kinds in found.items()
+            for kind, by_method in kinds.items()
+            for method, entry in by_method.items()
+        )
+        show(found, as_json, *lines)
         return
     from raggd.study.run import run_study
 
@@ -107,21 +107,19 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Compute one run record again from its settings and compare the answers one by one."""
-    from raggd.cli.console import emit_json, progress_bar, say
     from raggd.study.folder import read_record
     from raggd.study.run import replay as run
 
     stored = read_record(record)
     with progress_bar() as bar:
         result = run(stored, record, bar)
-    if as_json:
-        emit_json(result)
-    else:
-        for entry in result["different"]:
-            say(f"{entry['question']}: '{entry['record']}' in the record, '{entry['now']}' now")
-        for line in result["changed"]:
-            say(f"changed {line}")
-        say(f"{result['same']} of {result['questions']} answers are the same.")
+    lines = [
+        f"{entry['question']}: '{entry['record']}' in the record, '{entry['now']}' now"
+        for entry in result["different"]
+    ]
+    lines += [f"changed {line}" for line in result["changed"]]
+    same = f"{result['same']} of {result['questions']} answers are the same."
+    show(result, as_json, *lines, same)
     if result["different"]:
         sys.exit(1)
 
@@ -135,7 +133,6 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Make tables, figures and one page of a study, from its records alone."""
-    from raggd.cli.console import progress_bar, show
     from raggd.report.build import write_report
 
     to = out or folder / "report"

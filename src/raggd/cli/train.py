@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from raggd.cli.console import note, progress_bar, show
 from raggd.cli.options import (
     Assignments,
     Cluster,
@@ -60,8 +61,6 @@ def _lines(name: str, record: dict[str, Any], out: Path) -> list[str]:
 
 
 def _show(name: str, record: dict[str, Any], out: Path, as_json: bool) -> None:
-    from raggd.cli.console import show
-
     # the loss of every step stays in the record on disk
     brief = {key: value for key, value in record.items() if key != "loss"}
     show(brief, as_json, *_lines(name, record, out))
@@ -75,7 +74,6 @@ def _command(name: str) -> Callable[..., None]:
         assignments: Assignments = None,
         as_json: Json = False,
     ) -> None:
-        from raggd.cli.console import progress_bar
         from raggd.training.run import Run
         from raggd.training.stages import run_stage
 
@@ -102,7 +100,6 @@ def train_all(
     as_json: Json = False,
 ) -> None:
     """From nothing to weights: base, targets, predictor, controls. Again: continues."""
-    from raggd.cli.console import note, progress_bar, show
     from raggd.training.stages import USUAL
     from raggd.training.stages import train_all as run
 
@@ -126,7 +123,6 @@ def targets(
     as_json: Json = False,
 ) -> None:
     """Compute the K-step SGD targets that a predictor learns from."""
-    from raggd.cli.console import progress_bar, show
     from raggd.training.run import Run
     from raggd.training.stages import run_stage
 

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raggd.adaptation.target_store import build_shard, open_store, shard_file, shard_starts
+from raggd.adaptation.targets import build_shard, open_store, shard_file, shard_starts
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.cluster.workers import ClusterOptions, check_node, settle, workers

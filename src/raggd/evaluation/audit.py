@@ -11,12 +11,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Any
 
-from raggd.adaptation.peft import mean_adapter
+from raggd.adaptation.export import mean_adapter
 from raggd.backbone.load import Backbone
 from raggd.evaluation.metrics import exact_match, token_f1
-from raggd.evaluation.runner import Item, Task
+from raggd.evaluation.runner import Task
 from raggd.evaluation.statistics import Difference, paired_bootstrap
 from raggd.methods.answering import answer_rows, bounded_prompt
 from raggd.methods.base import Adapted
@@ -131,40 +132,27 @@ def audit(
     At least two tasks of two draws or more are needed. `constant` is a tuned state for all.
     """
     states = _states(audited_sets(tasks), state_of, constant)
-    draws = [(t.benchmark, d, items) for t in tasks for d, items in enumerate(t.draws)]
-    total, done, found = sum(len(items) for *_, items in draws) * len(STATES), 0, []
-    size = settings.evaluation.batch
-    for name, draw, items in draws:
-        for state, adapted in states[name, draw].items():
+    total = sum(task.size for task in tasks) * len(STATES)
+    found: list[Audited] = []
+    size, most = settings.evaluation.batch, settings.evaluation.max_answer_tokens
+    for (name, draw), by_state in states.items():
+        items = next(task for task in tasks if task.benchmark == name).draws[draw]
+        for state, adapted in by_state.items():
             for start in range(0, len(items), size):
                 part = items[start : start + size]
-                found += _answered(backbone, part, adapted, settings, (name, draw, state))
-                done += len(part)
-                progress(f"audit, {name}, {state}", done, total)
+                prompts = [
+                    bounded_prompt(settings, backbone, adapted, i.question.text, i.passages)
+                    for i in part
+                ]
+                rows, golds = [adapted] * len(part), [item.gold.answer for item in part]
+                answers, losses = answer_rows(backbone, rows, prompts, most, golds=golds)
+                assert losses is not None
+                for item, answer, loss in zip(part, answers, losses.tolist(), strict=True):
+                    right = item.question.answers
+                    scores = (exact_match(answer, right), token_f1(answer, right), loss)
+                    found.append(Audited(name, draw, state, *scores))
+                progress(f"audit, {name}, {state}", len(found), total)
     return found
-
-
-def _answered(
-    backbone: Backbone,
-    items: Sequence[Item],
-    adapted: Adapted,
-    settings: Settings,
-    place: tuple[str, int, str],
-) -> list[Audited]:
-    prompts = [
-        bounded_prompt(settings, backbone, adapted, item.question.text, item.passages)
-        for item in items
-    ]
-    rows, most = [adapted] * len(items), settings.evaluation.max_answer_tokens
-    golds = [item.gold.answer for item in items]
-    answers, losses = answer_rows(backbone, rows, prompts, most, golds=golds)
-    assert losses is not None
-    return [
-        Audited(*place, exact_match(answer, right), token_f1(answer, right), loss)
-        for answer, loss, right in zip(
-            answers, losses.tolist(), [item.question.answers for item in items], strict=True
-        )
-    ]
 
 
 def reading_worth(audited: Sequence[Audited], part: str, task: str = "") -> dict[str, Difference]:
@@ -173,21 +161,22 @@ def reading_worth(audited: Sequence[Audited], part: str, task: str = "") -> dict
     `part` is ``em``, ``f1`` or ``loss``. By control: the right state minus it, with its interval
     over draws; over all tasks it is the mean of their means.
     """
-    kept = [a for a in audited if task in ("", a.task)]
-    right = [a for a in kept if a.state == "right"]
-    found = {}
-    for state in STATES[1:]:
-        other = [a for a in kept if a.state == state]
-        if not other:
-            continue
-        found[state] = paired_bootstrap(
+    by_state: dict[str, list[Audited]] = {}
+    for a in audited:
+        if task in ("", a.task):
+            by_state.setdefault(a.state, []).append(a)
+    right = by_state["right"]
+    return {
+        state: paired_bootstrap(
             [getattr(a, part) for a in right],
-            [getattr(a, part) for a in other],
+            [getattr(a, part) for a in by_state[state]],
             groups=[a.task for a in right],
             clusters=[a.draw for a in right],
             macro=True,
         )
-    return found
+        for state in STATES[1:]
+        if state in by_state
+    }
 
 
 def audit_result(audited: Sequence[Audited]) -> dict[str, Any]:
@@ -196,20 +185,17 @@ def audit_result(audited: Sequence[Audited]) -> dict[str, Any]:
     ``means`` (task, state: em and f1 in percent, loss, n) and ``worth`` (task or ``all``, control:
     em, f1, loss; each mean, low, high).
     """
-    tasks = list(dict.fromkeys(a.task for a in audited))
     means: dict[str, dict[str, dict[str, float]]] = {}
-    for task in tasks:
-        for state in dict.fromkeys(a.state for a in audited):
-            own = [a for a in audited if (a.task, a.state) == (task, state)]
-            n = len(own)
-            means.setdefault(task, {})[state] = {
-                "em": round(100 * sum(a.em for a in own) / n, 1),
-                "f1": round(100 * sum(a.f1 for a in own) / n, 1),
-                "loss": round(sum(a.loss for a in own) / n, 3),
-                "n": n,
-            }
+    for task, state in dict.fromkeys((a.task, a.state) for a in audited):
+        own = [a for a in audited if (a.task, a.state) == (task, state)]
+        means.setdefault(task, {})[state] = {
+            "em": round(100 * fmean(a.em for a in own), 1),
+            "f1": round(100 * fmean(a.f1 for a in own), 1),
+            "loss": round(fmean(a.loss for a in own), 3),
+            "n": len(own),
+        }
     worth: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for task in ["", *tasks]:
+    for task in ["", *means]:
         for part, scale in (("em", 100), ("f1", 100), ("loss", 1)):
             for state, d in reading_worth(audited, part, task).items():
                 limits = [round(scale * x, 3) for x in (d.mean, d.low, d.high)]

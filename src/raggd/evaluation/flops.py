@@ -116,29 +116,20 @@ def sgd_flops(shape: ModelShape, demonstrations: Sequence[Prompt], adapter: int,
     return steps * once
 
 
-def _predictor_size(predictor: Any) -> int:
-    predictor = getattr(predictor, "inner", predictor)  # behind a gate
-    parameters = getattr(predictor, "parameters", None)
-    return sum(p.numel() for p in parameters()) if parameters else 0
-
-
 def adapting_flops(
     method: Method, shape: ModelShape, demonstrations: Sequence[Prompt], adapter: int
 ) -> int:
-    """Count one adaptation; 0 for a method that does not adapt."""
-    if not method.adapts:
+    """Count one adaptation; 0 for a method that does not adapt, or reads them in its prompts."""
+    if not method.adapts or isinstance(method, FewShot | ExamplesPrefix):
         return 0
     predictor = getattr(method, "predictor", None)
     if predictor is not None:
-        own = 2 * _predictor_size(predictor)
-        return reading_flops(shape, demonstrations, adapter) + own
+        behind: Any = getattr(predictor, "inner", predictor)  # a gate
+        own: int = sum(p.numel() for p in getattr(behind, "parameters", tuple)())
+        return reading_flops(shape, demonstrations, adapter) + 2 * own
     inner = getattr(method, "inner", None)  # a control around another method
     if inner is not None:
         return adapting_flops(inner, shape, demonstrations, adapter)
-    if isinstance(
-        method, FewShot | ExamplesPrefix
-    ):  # reads the demonstrations as part of its prompts
-        return 0
     steps = sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
     start = getattr(method, "start", None)
     return steps + (adapting_flops(start, shape, demonstrations, adapter) if start else 0)
@@ -153,54 +144,11 @@ def _shown_by(method: Method, support: SupportSet) -> Adapted:
     return method.adapt([support])[0] if free else Adapted()
 
 
-def _cached(method: Method, adapted: Adapted, prompts: Sequence[Prompt]) -> int:
-    if isinstance(method, ExamplesPrefix):
-        return len(method.tokens(adapted)) if method.prefixed else 0
-    return len(opening_tokens(adapted, prompts))
-
-
 def _extra(method: Method, adapted: Adapted) -> int:
+    # weights of the adapter and update in use
     base = adapted.base or getattr(getattr(method, "inner", method), "base", None)
     changed = adapted.update is not None or (method.adapts and not adapted.shown)
     return base.spec.size * (2 if changed else 1) if base else 0
-
-
-def _demonstrations(backbone: Backbone, support: SupportSet, settings: Settings) -> list[Prompt]:
-    limit = settings.target.max_tokens
-    return [answered_prompt(backbone.tokenizer, d, limit) for d in support.demonstrations]
-
-
-class _Counter:
-    """Counts the cell of one method, one group of questions with a common support set at a time."""
-
-    def __init__(self, method: Method, backbone: Backbone, settings: Settings) -> None:
-        self.method = method
-        self.backbone = backbone
-        self.settings = settings
-        self.shape = model_shape(backbone.model)
-        self.adapting: list[int] = []
-        self.answering: list[int] = []
-
-    def add(self, items: Sequence[Item], answers: Mapping[str, str]) -> None:
-        support, shape = items[0].support, self.shape
-        adapted = _shown_by(self.method, support)
-        extra = _extra(self.method, adapted)
-        prompts = [
-            bounded_prompt(self.settings, self.backbone, adapted, i.question.text, i.passages)
-            for i in items
-        ]
-        cached = _cached(self.method, adapted, prompts)
-        opening = shape.forward(cached, extra=extra) if cached else 0
-        shown = _demonstrations(self.backbone, support, self.settings)
-        self.adapting.append(opening + adapting_flops(self.method, shape, shown, extra // 2))
-        before = len(adapted.soft.vectors) if adapted.soft else 0
-        for item, prompt in zip(items, prompts, strict=True):
-            tokens = self.backbone.tokenizer.encode(
-                answers[item.question.id], add_special_tokens=False
-            )
-            length = len(tokens) + 1
-            read = len(prompt.tokens) + before
-            self.answering.append(answering_flops(shape, read, length, extra=extra, cached=cached))
 
 
 def counted_costs(
@@ -215,11 +163,30 @@ def counted_costs(
     ``adapt_flops`` are of one adaptation (few shot: reading the demonstrations once for all
     questions of a draw), ``answer_flops`` of one question; means over the cell.
     """
-    counter = _Counter(method, backbone, settings)
-    for draw in task.draws:
-        by_support: dict[str, list[Item]] = {}
+    shape, tokenizer = model_shape(backbone.model), backbone.tokenizer
+    groups: dict[tuple[int, str], list[Item]] = {}
+    for number, draw in enumerate(task.draws):
         for item in arranged(draw, method):
-            by_support.setdefault(item.support.id, []).append(item)
-        for items in by_support.values():
-            counter.add(items, answers)
-    return {"adapt_flops": fmean(counter.adapting), "answer_flops": fmean(counter.answering)}
+            groups.setdefault((number, item.support.id), []).append(item)
+    adapting, answering = [], []
+    for items in groups.values():
+        support = items[0].support
+        adapted = _shown_by(method, support)
+        extra = _extra(method, adapted)
+        prompts = [
+            bounded_prompt(settings, backbone, adapted, i.question.text, i.passages) for i in items
+        ]
+        if isinstance(method, ExamplesPrefix):
+            cached = len(method.tokens(adapted)) if method.prefixed else 0
+        else:
+            cached = len(opening_tokens(adapted, prompts))
+        limit = settings.target.max_tokens
+        shown = [answered_prompt(tokenizer, d, limit) for d in support.demonstrations]
+        opening = shape.forward(cached, extra=extra) if cached else 0
+        adapting.append(opening + adapting_flops(method, shape, shown, extra // 2))
+        before = len(adapted.soft.vectors) if adapted.soft else 0
+        for item, prompt in zip(items, prompts, strict=True):
+            answer = tokenizer.encode(answers[item.question.id], add_special_tokens=False)
+            read, length = len(prompt.tokens) + before, len(answer) + 1
+            answering.append(answering_flops(shape, read, length, extra=extra, cached=cached))
+    return {"adapt_flops": fmean(adapting), "answer_flops": fmean(answering)}

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from raggd.adaptation.encoder import encode_batch
 from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.supports import encode_batch
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.batch import Batch, last_states, make_batch
 from raggd.backbone.generate import decode, read_prompts

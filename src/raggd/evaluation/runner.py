@@ -291,12 +291,15 @@ def support_sets(
     return sets
 
 
-def _deal(items: Sequence[Item], draws: int) -> tuple[tuple[Item, ...], ...]:
-    return tuple(tuple(items[i] for i in range(d, len(items), draws)) for d in range(draws))
-
-
-def _split(source: str, name: str) -> str:
-    return next((split for split in SCORED if find_file(source, name, split)), SCORED[0])
+def asked_items(
+    asked: Sequence[Question], supports: Sequence[SupportSet], retriever: Retriever, k: int
+) -> list[Item]:
+    """Return questions with their evidence and golds; support sets take turns."""
+    evidence, golds = evidence_for(asked, retriever, k), make_demonstrations(asked, retriever, k)
+    return [
+        Item(question, passages, gold, supports[i % len(supports)])
+        for i, (question, passages, gold) in enumerate(zip(asked, evidence, golds, strict=True))
+    ]
 
 
 def build_task(
@@ -323,15 +326,11 @@ def build_task(
     draws = len(asked) if per_query else min(settings.draws, len(asked))
     pool = support_pool(source, name)
     drawn = draw_supports(pool, demonstrations, draws, settings.seed, purpose="evaluation")
-    supports = support_sets(name, drawn, retriever, k)
-    golds = make_demonstrations(asked, retriever, k)
-    evidence = evidence_for(asked, retriever, k)
-    items = [
-        Item(question, passages, gold, supports[i % draws])
-        for i, (question, passages, gold) in enumerate(zip(asked, evidence, golds, strict=True))
-    ]
-    dealt = (tuple(items),) if per_query else _deal(items, draws)
-    return Task(name, _split(source, name), dealt, retriever.fingerprint)
+    items = asked_items(asked, support_sets(name, drawn, retriever, k), retriever, k)
+    count = 1 if per_query else draws
+    dealt = tuple(tuple(items[d::count]) for d in range(count))
+    split = next((split for split in SCORED if find_file(source, name, split)), SCORED[0])
+    return Task(name, split, dealt, retriever.fingerprint)
 
 
 def task_of(parts: Assembly, name: str) -> Task:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from statistics import NormalDist
+from typing import Self, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -103,20 +103,30 @@ def clustered_means(
     return means
 
 
-def bootstrap(
-    values: Array,
-    groups: Sequence[object] | None,
-    clusters: Sequence[object] | None,
-    macro: bool,
-    resamples: int,
-    seed: int,
-) -> tuple[Array, Array | None]:
-    """Average columns of scores, (n, columns), and resample the averages, within groups.
+class Design(TypedDict, total=False):
+    """How scores, one per question, are resampled.
 
-    Labels are as for `bootstrap_interval`. Means are of shape (columns,), resampled ones of
-    (resamples, columns): None when a group is too small to tell a spread.
+    `groups` is the benchmark of each question: questions are resampled within it, and `macro`
+    averages the benchmarks' means instead of all questions. `clusters` is the support draw of each
+    question, nested in its benchmark, or a tuple of draws where its score is the mean over several;
+    the draws' spread then counts. With fewer than about five draws per benchmark it is known only
+    roughly. The same `seed` (0) gives the same `resamples` (10,000).
     """
-    group = _members(groups, len(values))
+
+    groups: Sequence[object] | None
+    clusters: Sequence[object] | None
+    macro: bool
+    resamples: int
+    seed: int
+
+
+def _resampled(values: Array, design: Design) -> tuple[Array, Array | None]:
+    # means (columns,) and resampled ones (resamples, columns): None when a group is too small to
+    # tell a spread
+    resamples, macro = design.get("resamples", 10_000), design.get("macro", False)
+    if resamples < 1:
+        raise RaggdError(f"resamples must be at least 1, e.g. 10000; got {resamples}.")
+    group, clusters = _members(design.get("groups"), len(values)), design.get("clusters")
     if clusters is not None:
         _check_length(clusters, "clusters", len(values))
     sizes = np.bincount(group)
@@ -125,7 +135,7 @@ def bootstrap(
     mean: Array = weights @ means
     if len(values) < 2 or (macro and sizes.min() < 2):
         return mean, None
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(design.get("seed", 0))
     total = np.zeros((resamples, values.shape[1]))
     for index, weight in enumerate(weights):
         chosen = group == index
@@ -146,28 +156,22 @@ class Interval:
     low: float
     high: float
 
-    def scaled(self, factor: float) -> Interval:
+    def scaled(self, factor: float) -> Self:
         """Return the same in another unit, e.g. times 100 for percent; a p-value stays."""
-        return Interval(self.mean * factor, self.low * factor, self.high * factor)
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Mean of paired differences ``a - b``, with its interval and two-sided p-value."""
-
-    mean: float
-    low: float
-    high: float
-    p_value: float
+        mean, low, high = self.mean * factor, self.low * factor, self.high * factor
+        return replace(self, mean=mean, low=low, high=high)
 
     @property
     def significant(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
-    def scaled(self, factor: float) -> Difference:
-        """Return the same in another unit, e.g. times 100 for percent; a p-value stays."""
-        return Difference(self.mean * factor, self.low * factor, self.high * factor, self.p_value)
+
+@dataclass(frozen=True, slots=True)
+class Difference(Interval):
+    """Mean of paired differences ``a - b``, with its interval and two-sided p-value."""
+
+    p_value: float
 
 
 def _scores(values: ArrayLike, name: str) -> Array:
@@ -199,11 +203,6 @@ def _table(scores: ArrayLike) -> Array:
     return table
 
 
-def _check_resamples(resamples: int) -> None:
-    if resamples < 1:
-        raise RaggdError(f"resamples must be at least 1, e.g. 10000; got {resamples}.")
-
-
 def _limits(draws: Array | None, column: int) -> tuple[float, float]:
     if draws is None:
         return -math.inf, math.inf
@@ -211,48 +210,20 @@ def _limits(draws: Array | None, column: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def bootstrap_interval(
-    values: ArrayLike,
-    *,
-    groups: Sequence[object] | None = None,
-    clusters: Sequence[object] | None = None,
-    macro: bool = False,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Interval:
+def bootstrap_interval(values: ArrayLike, **design: Unpack[Design]) -> Interval:
     """Return the mean of scores, one per question, with its percentile bootstrap interval.
 
-    `groups` is the benchmark of each question: questions are resampled within it, and `macro`
-    averages the benchmarks' means instead of all questions. `clusters` is the support draw of each
-    question, nested in its benchmark, or a tuple of draws where its score is the mean over several;
-    the draws' spread then counts. With fewer than about five draws per benchmark it is known only
-    roughly. The same seed gives the same interval. It is infinite when one question is all there is
-    (with `macro`: in some benchmark).
+    It is infinite when one question is all there is (with `macro`: in some benchmark).
 
     >>> interval = bootstrap_interval([0, 1, 1, 0, 1, 1, 1, 0])
     >>> interval.mean, interval.low, interval.high
     (0.625, 0.25, 0.875)
     """
-    scores = _scores(values, "values")
-    return bootstrap_intervals(
-        scores[:, None],
-        groups=groups,
-        clusters=clusters,
-        macro=macro,
-        resamples=resamples,
-        seed=seed,
-    )[0]
+    return bootstrap_intervals(_scores(values, "values")[:, None], **design)[0]
 
 
 def bootstrap_intervals(
-    scores: ArrayLike,
-    *,
-    over: int | None = None,
-    groups: Sequence[object] | None = None,
-    clusters: Sequence[object] | None = None,
-    macro: bool = False,
-    resamples: int = 10_000,
-    seed: int = 0,
+    scores: ArrayLike, *, over: int | None = None, **design: Unpack[Design]
 ) -> list[Interval]:
     """Average the scores of several methods, (questions, methods), all on the same resamples.
 
@@ -261,41 +232,31 @@ def bootstrap_intervals(
     lies on one side of zero.
     """
     table = _table(scores)
-    _check_resamples(resamples)
-    resampled = partial(
-        bootstrap, groups=groups, clusters=clusters, macro=macro, resamples=resamples, seed=seed
-    )
-    means, draws = resampled(table)
+    means, draws = _resampled(table, design)
     if over is not None:
         # What a column is above its multiple of the reference is resampled as a column of its own,
         # as the paired test does: columns have their own effects of the draw, so the quotient of
         # two resampled means would not show how they move together.
         ratios = means / means[over]
-        above = resampled(table - ratios * table[:, [over]])[1]
+        above = _resampled(table - ratios * table[:, [over]], design)[1]
         if draws is not None and above is not None:
             draws = ratios + above / draws[:, [over]]
         means = ratios
     return [Interval(float(m), *_limits(draws, i)) for i, m in enumerate(means)]
 
 
-def _two_sided(draws: Array, scale: float) -> float:
-    """Return twice the smaller share of resamples on one side of zero (zero counts on both)."""
-    nothing = 1e-12 * scale  # sums that cancel leave rounding errors, not differences
-    below = np.count_nonzero(draws <= nothing)
-    above = np.count_nonzero(draws >= -nothing)
+def _two_sided(draws: Array | None, values: Array, column: int) -> float:
+    # twice the smaller share of resamples on one side of zero (zero counts on both)
+    if draws is None:
+        return 1.0
+    # sums that cancel leave rounding errors, not differences
+    nothing = 1e-12 * float(np.abs(values[:, column]).max())
+    below = np.count_nonzero(draws[:, column] <= nothing)
+    above = np.count_nonzero(draws[:, column] >= -nothing)
     return min(1.0, 2 * (1 + min(below, above)) / (1 + len(draws)))
 
 
-def paired_bootstrap(
-    a: ArrayLike,
-    b: ArrayLike,
-    *,
-    groups: Sequence[object] | None = None,
-    clusters: Sequence[object] | None = None,
-    macro: bool = False,
-    resamples: int = 10_000,
-    seed: int = 0,
-) -> Difference:
+def paired_bootstrap(a: ArrayLike, b: ArrayLike, **design: Unpack[Design]) -> Difference:
     """Return ``a - b`` of two methods' scores of the same questions, as `paired_bootstraps` does.
 
     Raises:
@@ -307,45 +268,24 @@ def paired_bootstrap(
             f"a paired comparison needs the same questions on both sides, got {len(first)} and "
             f"{len(second)} scores."
         )
-    table = np.stack([first, second], axis=1)
-    return paired_bootstraps(
-        table,
-        [(0, 1)],
-        groups=groups,
-        clusters=clusters,
-        macro=macro,
-        resamples=resamples,
-        seed=seed,
-    )[0]
+    return paired_bootstraps(np.stack([first, second], axis=1), [(0, 1)], **design)[0]
 
 
 def paired_bootstraps(
-    scores: ArrayLike,
-    pairs: Sequence[tuple[int, int]],
-    *,
-    groups: Sequence[object] | None = None,
-    clusters: Sequence[object] | None = None,
-    macro: bool = False,
-    resamples: int = 10_000,
-    seed: int = 0,
+    scores: ArrayLike, pairs: Sequence[tuple[int, int]], **design: Unpack[Design]
 ) -> list[Difference]:
     """Compare pairs of columns (a minus b) of scores, (questions, methods), on the same resamples.
 
     The p-value is the smallest ``1 - level`` at which the percentile interval touches zero, so it
-    agrees with the interval; it is never below ``2 / (resamples + 1)``. Labels are as for
-    `bootstrap_interval`.
+    agrees with the interval; it is never below ``2 / (resamples + 1)``.
     """
     table = _table(scores)
-    _check_resamples(resamples)
     values = np.stack([table[:, a] - table[:, b] for a, b in pairs], axis=1)
-    means, draws = bootstrap(values, groups, clusters, macro, resamples, seed)
-    found = []
-    for column, mean in enumerate(means):
-        p_value = 1.0
-        if draws is not None:
-            p_value = _two_sided(draws[:, column], float(np.abs(values[:, column]).max()))
-        found.append(Difference(float(mean), *_limits(draws, column), p_value))
-    return found
+    means, draws = _resampled(values, design)
+    return [
+        Difference(float(mean), *_limits(draws, i), _two_sided(draws, values, i))
+        for i, mean in enumerate(means)
+    ]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

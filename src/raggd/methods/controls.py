@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from raggd.adaptation.predictors.mean import load_task_means
+from raggd.adaptation.predictors.base import load_task_means
 from raggd.adaptation.supports import draw_supports
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.methods import predicted
 from raggd.methods.base import Adapted, Item, Method
-from raggd.methods.build import Parts
-from raggd.methods.spec import TASK_MEAN_FILE, weight_file, weights_hash
+from raggd.methods.spec import TASK_MEAN_FILE, Parts, weight_file, weights_hash
 from raggd.records import Passage, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import is_answerable, make_demonstrations

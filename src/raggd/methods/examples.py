@@ -20,8 +20,14 @@ from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
 from raggd.data.shown import names_files, refusals_of, without_passages
 from raggd.data.template import template_of
 from raggd.methods.base import Adapted
-from raggd.methods.build import Parts
-from raggd.methods.spec import EXAMPLES_FILE, FILES_OF, REFUSALS_FILE, weight_file, weights_hash
+from raggd.methods.spec import (
+    EXAMPLES_FILE,
+    FILES_OF,
+    REFUSALS_FILE,
+    Parts,
+    weight_file,
+    weights_hash,
+)
 from raggd.records import Demonstration, RaggdError, SupportSet, content_id
 
 ROOM, LEAST = 2, 8

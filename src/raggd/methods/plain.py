@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from raggd.adaptation.prompt_tuning import check_prefix, load_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
-from raggd.methods.build import Parts
-from raggd.methods.spec import PROMPT_FILE, weight_file
+from raggd.methods.spec import PROMPT_FILE, Parts, weight_file
 from raggd.records import SupportSet
 
 

@@ -10,8 +10,7 @@ from raggd.adaptation.predictors.gate import GatedPredictor, load_gate
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.methods.base import Adapted
-from raggd.methods.build import Parts
-from raggd.methods.spec import FILES_OF, weight_file, weights_hash
+from raggd.methods.spec import FILES_OF, Parts, weight_file, weights_hash
 from raggd.records import SupportSet
 
 

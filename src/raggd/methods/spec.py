@@ -1,18 +1,27 @@
 """The one table of methods: what each is made of, costs, is called and is compared with.
 
-Pure data: torch loads when a method is made (`raggd.methods.build`). A new method is a file with
-a builder, and an entry in `SPECS`.
+Pure data: torch loads when a method is made. A new method is a file with a builder, and an entry in
+`SPECS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from raggd.files import file_hash
-from raggd.records import RaggdError
+from raggd.records import RaggdError, require_known
+
+if TYPE_CHECKING:  # torch and transformers load only when a method is made
+    from raggd.adaptation.predictors.base import Predictor
+    from raggd.backbone.load import Backbone
+    from raggd.core.low_rank import BaseAdapter
+    from raggd.methods.base import Method
+    from raggd.retrieval.base import Retriever
+    from raggd.settings import Settings
 
 BASE_FILE = "base.safetensors"
 PREDICTOR_FILE = "predictor.safetensors"
@@ -343,3 +352,41 @@ def adapting_method(folder: Path) -> str:
     """
     there = (n for n in PREFERRED if all((folder / file).is_file() for file in FILES_OF[n][1:]))
     return next(there, PREFERRED[-1])
+
+
+class Parts(Protocol):
+    """What methods are made of; an `Assembly` has it all."""
+
+    settings: Settings
+
+    @property
+    def backbone(self) -> Backbone:
+        """The frozen language model."""
+
+    @property
+    def base(self) -> BaseAdapter:
+        """W0."""
+
+    @property
+    def weights(self) -> Path:
+        """Folder of the weight files."""
+
+    @property
+    def source(self) -> str:
+        """Where benchmarks are read from."""
+
+    @property
+    def retriever(self) -> Retriever:
+        """Finds passages."""
+
+    def predictor(self, file: str) -> Predictor:
+        """Load a predictor of the weights folder, given its file name."""
+
+
+def build_method(parts: Parts, name: str) -> Method:
+    """Return a method of `METHODS` ready to adapt and answer; another name is refused."""
+    require_known("method", name, METHODS)
+    module, function = SPECS[name].builder.split(":")
+    builder = getattr(import_module(f"raggd.methods.{module}"), function)
+    method: Method = builder(parts, name, **SPECS[name].options)
+    return method

@@ -196,13 +196,9 @@ class Store:
         *,
         on_disk: bool = True,
     ) -> None:
-        """Keep the adapted state of a single support set.
+        """Keep the adapted state of a single support set under a `state_key`, facts beside it.
 
-        Args:
-            key: from `state_key`.
-            adapted: the state.
-            facts: JSON values to keep beside it.
-            on_disk: whether it outlives the process; only an update or prefix on a base does.
+        On disk it outlives the process, if it is an update or prefix on a base.
         """
         with self._lock:
             if on_disk and write_state(self._state_file(key), adapted, facts or {}):

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raggd.adaptation.encoder import equal_size, support_batch
+from raggd.adaptation.supports import equal_size, support_batch
 from raggd.adaptation.targets import sgd_updates
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods import predicted
 from raggd.methods.base import Adapted
-from raggd.methods.build import Parts
 from raggd.methods.predicted import PredictedUpdate
-from raggd.methods.spec import SPECS
+from raggd.methods.spec import SPECS, Parts
 from raggd.records import SupportSet
 from raggd.settings import TargetSettings
 

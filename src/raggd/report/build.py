@@ -9,38 +9,41 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from raggd.files import write_json, write_text
+from raggd.files import read_json, write_json, write_text
 from raggd.methods.spec import NAMED
 from raggd.progress import Progress, silent
-from raggd.report.contrasts import Averages, Contrast, Pair, contrasts
-from raggd.report.figures import Average, cost_figure, f1_average
-from raggd.report.gains import (
-    EvidenceGain,
-    drops_table,
+from raggd.report.contrasts import (
+    METRICS,
+    Averages,
+    Contrast,
+    Pair,
+    contrasts,
     evidence_gains,
-    evidence_table,
     loss_drops,
-    paper_table,
 )
-from raggd.report.grid import Block, Grid, load_grid
-from raggd.report.page import Case, Section, Shown, study_page
-from raggd.report.study_figures import (
-    alignment_table,
+from raggd.report.cost_figure import cost_figure
+from raggd.report.figures import (
     distribution_figure,
     evidence_figure,
+    f1_average,
     families_figure,
     heat_map,
-    load_alignments,
     steps_figure,
 )
+from raggd.report.grid import ALIGNMENT_FILE, Block, Grid, load_grid
+from raggd.report.page import Case, Section, Shown, study_page
 from raggd.report.study_tables import (
+    alignment_table,
     average_table,
     benchmark_table,
     contrast_table,
     cost_table,
+    drops_table,
+    evidence_table,
     loss_table,
     numbers_table,
     pairs_table,
+    paper_table,
     scores_table,
 )
 from raggd.report.tables import Table
@@ -50,6 +53,8 @@ BOLD = (
     "methods of a block)."
 )
 STAR = "A star marks tasks that nothing was trained on."
+_LONG = ("pairs", "numbers")
+"""Tables for other programs: CSV alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,26 +63,34 @@ class Report:
 
     grid: Grid
     found: list[Contrast]
-    evidence: list[EvidenceGain]
     tables: dict[str, Table]
     figures: dict[str, str]
 
 
-def _by_backbone(blocks: Sequence[Block]) -> dict[str, list[Block]]:
-    found: dict[str, list[Block]] = {}
+def build_report(out: Path, resamples: int, progress: Progress = silent) -> Report:
+    """Return tables and figures of a study's folder; the study may be unfinished."""
+    progress("reading records", 0, None)
+    grid = load_grid(out)
+    progress("comparing methods", 0, None)
+    blocks, averages = grid.blocks, Averages(resamples)
+    found, evidence = contrasts(blocks, resamples), evidence_gains(blocks, resamples)
+    progress("tables and figures", 0, None)
+    backbones: dict[str, list[Block]] = {}
     for block in blocks:
-        found.setdefault(block.backbone, []).append(block)
-    return found
-
-
-def _tables(grid: Grid, found: list[Contrast], averages: Averages) -> dict[str, Table]:
-    tables: dict[str, Table] = {}
-    for number, (backbone, blocks) in enumerate(_by_backbone(grid.blocks).items(), start=1):
+        backbones.setdefault(block.backbone, []).append(block)
+    paths = {name: out / name / ALIGNMENT_FILE for name in backbones}
+    records = {
+        name: read_json(path, what="alignment record")
+        for name, path in paths.items()
+        if path.is_file()
+    }
+    average = f1_average(averages)
+    tables, figures = dict[str, Table](), dict[str, str]()
+    for number, (backbone, own) in enumerate(backbones.items(), start=1):
         caption = f"{backbone}: EM / F1 in percent by benchmark. {STAR} {BOLD}"
-        tables[f"table{number}"] = benchmark_table(blocks, found, caption, averages)
+        tables[f"table{number}"] = benchmark_table(own, found, caption, averages)
     caption = f"Averages over benchmarks with 95 % intervals, in percent. {BOLD}"
-    last = f"table{len(tables) + 1}"
-    tables[last] = average_table(grid.blocks, found, caption, averages)
+    tables[f"table{len(backbones) + 1}"] = average_table(blocks, found, caption, averages)
     for subset in ("all", "training tasks", "held-out tasks"):
         name = "differences" if subset == "all" else f"differences-{subset.split()[0]}"
         caption = (
@@ -87,167 +100,103 @@ def _tables(grid: Grid, found: list[Contrast], averages: Averages) -> dict[str, 
             "is better."
         )
         tables[name] = contrast_table(found, subset, caption)
-    for block in grid.blocks:
+    figures["figure3a"] = families_figure(blocks, average)
+    figures["figure3b"] = steps_figure(blocks, average)
+    for block in blocks:
+        name = f"{block.backbone}-{block.retriever}"
         caption = f"{block.name}: cost of a question; per task: one adaptation serves a draw."
-        tables[f"cost-{block.backbone}-{block.retriever}"] = cost_table(block, caption)
-    return tables
-
-
-def _figures(grid: Grid, evidence: list[EvidenceGain], average: Average) -> dict[str, str]:
-    figures = {
-        "figure3a": families_figure(grid.blocks, average),
-        "figure3b": steps_figure(grid.blocks, average),
-    }
-    for block in grid.blocks:
-        figures[f"figure4-{block.backbone}-{block.retriever}"] = cost_figure(block, average)
-    for metric in ("f1", "loss"):
+        tables[f"cost-{name}"] = cost_table(block, caption)
+        figures[f"figure4-{name}"] = cost_figure(block, average)
+    for metric in METRICS[1:]:
         figures[f"evidence-{metric}"] = evidence_figure(evidence, metric)
-    return figures
-
-
-def build_report(out: Path, resamples: int, progress: Progress = silent) -> Report:
-    """Return tables and figures of a study's folder; the study may be unfinished."""
-    progress("reading records", 0, None)
-    grid = load_grid(out)
-    progress("comparing methods", 0, None)
-    found = contrasts(grid.blocks, resamples)
-    evidence = evidence_gains(grid.blocks, resamples)
-    progress("tables and figures", 0, None)
-    averages = Averages(resamples)
-    tables = _tables(grid, found, averages)
-    tables["drops"] = drops_table(loss_drops(grid.blocks, resamples))
-    tables["paper"] = paper_table(found)
-    tables["evidence"] = evidence_table(evidence)
-    figures = _figures(grid, evidence, f1_average(averages))
-    records = load_alignments(out, list(_by_backbone(grid.blocks)))
     for name, record in records.items():
         figures[f"alignment-{name}"] = heat_map(name, record)
         figures[f"alignment-tasks-{name}"] = distribution_figure(name, record)
+    tables["drops"] = drops_table(loss_drops(blocks, resamples))
+    tables["paper"] = paper_table(found)
+    tables["evidence"] = evidence_table(evidence)
     tables["alignment"] = alignment_table(records)
     tables["numbers"] = numbers_table(grid, averages)
     tables["pairs"] = pairs_table(found)
-    return Report(grid, found, evidence, tables, figures)
+    return Report(grid, found, tables, figures)
 
 
-def _shown_pairs(found: Sequence[Contrast]) -> list[Contrast]:
-    return [c for c in found if c.subset == "all" and c.metric != "loss"]
+_SECTIONS = (
+    ("differences", "Are the differences real?",
+     "Every method answered the same questions; differences are taken question by question. "
+     "Support draws count as a source of chance.",
+     "", ("differences",), "rag-gd minus base, pooled"),
+    ("scores", "Scores", "", "figure3a", ("table",), ""),
+    ("drops", "Against test-time SGD",
+     "How many times as much as TT-SGD a method takes from the answer loss of the base adapter. No "
+     "multiple is shown where TT-SGD's own gain is not certain.",
+     "", ("drops",), ""),
+    ("paper", "Beside the paper",
+     "EM / F1 points above the base adapter: as published (7B and 8B backbones, all questions of "
+     "seven benchmarks, five passages) and here.",
+     "", ("paper",), ""),
+    ("steps", "Number of steps K", "", "figure3b", (), ""),
+    ("cost", "Accuracy and cost", "", "figure4", ("cost-",), ""),
+    ("evidence", "Gain and evidence",
+     "Questions whose passages hold an answer, and the others; questions answered by yes or no are "
+     "left out. Mean over questions.",
+     "evidence-", ("evidence",), ""),
+    ("alignment", "Predicted and true updates",
+     "Cosine between the predicted update and the one that K gradient steps make, in product "
+     "space, for support sets of the study.",
+     "alignment-", ("alignment",), ""),
+    ("pairs", "Every pair of methods",
+     "p_holm is corrected over all pairs of a scope, subset and metric; p_holm_named over the "
+     "comparisons of the first table alone. EM and F1 on all benchmarks; the file pairs.csv has "
+     "the rest.",
+     "", ("pairs",), "pooled rag-gd em"),
+    ("numbers", "Every number", "", "", ("numbers",), "rag-gd popqa f1"),
+)  # fmt: skip
+"""Parts of the page: id, heading, text, how names of their figures and tables begin, and an example
+of words to filter rows by."""
 
 
 def _sections(report: Report) -> list[Section]:
-    tables, figures = report.tables, report.figures
-
-    def named(prefix: str) -> list[str]:
-        return [svg for name, svg in figures.items() if name.startswith(prefix)]
-
-    def shown(*prefixes: str) -> list[Shown]:
-        return [Shown(t) for name, t in tables.items() if name.startswith(prefixes)]
-
+    # the page shows pairs on all benchmarks, in EM and F1
+    whole = [c for c in report.found if c.subset == "all" and c.metric != "loss"]
+    tables = report.tables | {"pairs": pairs_table(whole)}
     return [
         Section(
-            "differences",
-            "Are the differences real?",
-            ("Every method answered the same questions; differences are taken question by "
-             "question. Support draws count as a source of chance.",),
-            (),
-            [Shown(t.table, "rag-gd minus base, pooled") for t in shown("differences")],
-        ),
-        Section("scores", "Scores", (), named("figure3a"), shown("table")),
-        Section(
-            "drops",
-            "Against test-time SGD",
-            ("How many times as much as TT-SGD a method takes from the answer loss of the base "
-             "adapter. No multiple is shown where TT-SGD's own gain is not certain.",),
-            (),
-            shown("drops"),
-        ),
-        Section(
-            "paper",
-            "Beside the paper",
-            ("EM / F1 points above the base adapter: as published (7B and 8B backbones, all "
-             "questions of seven benchmarks, five passages) and here.",),
-            (),
-            shown("paper"),
-        ),
-        Section("steps", "Number of steps K", (), named("figure3b")),
-        Section("cost", "Accuracy and cost", (), named("figure4"), shown("cost-")),
-        Section(
-            "evidence",
-            "Gain and evidence",
-            ("Questions whose passages hold an answer, and the others; questions answered by yes "
-             "or no are left out. Mean over questions.",),
-            named("evidence-"),
-            shown("evidence"),
-        ),
-        Section(
-            "alignment",
-            "Predicted and true updates",
-            ("Cosine between the predicted update and the one that K gradient steps make, in "
-             "product space, for support sets of the study.",),
-            named("alignment-"),
-            shown("alignment"),
-        ),
-        Section(
-            "pairs",
-            "Every pair of methods",
-            ("p_holm is corrected over all pairs of a scope, subset and metric; p_holm_named over "
-             "the comparisons of the first table alone. EM and F1 on all benchmarks; the file "
-             "pairs.csv has the rest.",),
-            (),
-            [Shown(pairs_table(_shown_pairs(report.found)), "pooled rag-gd em")],
-        ),
-        Section(
-            "numbers",
-            "Every number",
-            (),
-            (),
-            [Shown(tables["numbers"], "rag-gd popqa f1")],
-        ),
-    ]  # fmt: skip
+            name,
+            title,
+            [text] if text else [],
+            [svg for n, svg in report.figures.items() if drawn and n.startswith(drawn)],
+            [Shown(table, words) for n, table in tables.items() if n.startswith(shown)],
+        )
+        for name, title, text, drawn, shown, words in _SECTIONS
+    ]
 
 
 def _page(report: Report, title: str) -> str:
     grid = report.grid
-    names = [block.name for block in grid.blocks]
-    methods = list(dict.fromkeys(m for block in grid.blocks for m in block.methods))
-    done = grid.planned - len(grid.missing)
     lead = (
-        f"{done} of {grid.planned} cells are complete. Backbones and retrievers: "
-        f"{'; '.join(names)}. Every method saw the same questions and demonstrations."
+        f"{grid.planned - len(grid.missing)} of {grid.planned} cells are complete. Backbones and "
+        f"retrievers: {'; '.join(block.name for block in grid.blocks)}. Every method saw the same "
+        "questions and demonstrations."
     )
     return study_page(
         title=title,
         lead=lead,
         sections=_sections(report),
-        methods=methods,
+        methods=list(dict.fromkeys(m for block in grid.blocks for m in block.methods)),
         planned=grid.planned,
         missing=grid.missing,
         settings=grid.settings,
     )
 
 
-def _summary(report: Report) -> dict[str, Any]:
-    return {
-        "cells": report.grid.planned,
-        "complete": report.grid.planned - len(report.grid.missing),
-        "blocks": [block.name for block in report.grid.blocks],
-        "differences": [
-            {
-                "scope": c.scope,
-                "subset": c.subset,
-                "method": c.method,
-                "other": c.other,
-                "metric": c.metric,
-                "n": c.n,
-                "difference": c.difference.mean,
-                "interval": [
-                    x if isfinite(x) else None for x in (c.difference.low, c.difference.high)
-                ],
-                "p": c.p_named,
-            }
-            for c in report.found
-            if c.named
-        ],
-        "missing": list(report.grid.missing),
+def _difference(c: Contrast) -> dict[str, Any]:
+    names = ("scope", "subset", "method", "other", "metric", "n")
+    d = c.difference
+    return {name: getattr(c, name) for name in names} | {
+        "difference": d.mean,
+        "interval": [x if isfinite(x) else None for x in (d.low, d.high)],
+        "p": c.p_named,
     }
 
 
@@ -261,14 +210,21 @@ def write_report(
     report = build_report(out, resamples, progress)
     for name, table in report.tables.items():
         write_text(to / f"{name}.csv", table.to_csv())
-        if name not in {"pairs", "numbers"} and table.rows:
+        if name not in _LONG and table.rows:
             write_text(to / f"{name}.md", table.to_markdown())
             write_text(to / f"{name}.tex", table.to_latex())
     for name, svg in report.figures.items():
         if svg:
             write_text(to / f"{name}.svg", svg)
     write_text(to / "study.html", _page(report, f"Study {out.name}"))
-    summary = _summary(report)
+    grid = report.grid
+    summary = {
+        "cells": grid.planned,
+        "complete": grid.planned - len(grid.missing),
+        "blocks": [block.name for block in grid.blocks],
+        "differences": [_difference(c) for c in report.found if c.p_named is not None],
+        "missing": list(grid.missing),
+    }
     write_json(to / "report.json", summary)
     return summary
 
@@ -298,31 +254,26 @@ class SmallReport:
         ]
         return [table for table in made if table.rows]
 
+    def _mean(self, method: str, benchmarks: Sequence[str], metric: str) -> float | None:
+        found = self.averages.of(self.block, method, benchmarks, metric)
+        return found.mean if found else None
+
     @property
     def result(self) -> dict[str, Any]:
         """The JSON result: ``n``, ``benchmarks``, scores in percent, times, answer losses."""
         block = self.block
-        methods, losses = {}, dict[str, dict[str, float]]()
+        methods, losses = dict[str, Any](), dict[str, dict[str, float]]()
         for name in block.methods:
-            scores = {
-                metric: self.averages.of(block, name, block.benchmarks, metric)
-                for metric in ("em", "f1")
-            }
             costs = block.costs.get(name, {})
-            methods[name] = {metric: x.mean if x else None for metric, x in scores.items()} | {
-                cost: costs.get(cost) for cost in ("adapt_ms", "answer_ms")
-            }
+            methods[name] = {m: self._mean(name, block.benchmarks, m) for m in ("em", "f1")}
+            methods[name] |= {cost: costs.get(cost) for cost in ("adapt_ms", "answer_ms")}
             for benchmark in block.benchmarks:
-                loss = self.averages.of(block, name, (benchmark,), "loss")
-                if loss:
-                    losses.setdefault(name, {})[benchmark] = loss.mean
+                loss = self._mean(name, (benchmark,), "loss")
+                if loss is not None:
+                    losses.setdefault(name, {})[benchmark] = loss
         n = sum(len(given) for given in block.answers[block.methods[0]].values())
-        return {
-            "n": n,
-            "benchmarks": list(block.benchmarks),
-            "methods": methods,
-            "answer_loss": losses,
-        }
+        named = list(block.benchmarks)
+        return {"n": n, "benchmarks": named, "methods": methods, "answer_loss": losses}
 
     def write(self, out: Path) -> None:
         """Write ``summary.md`` and ``summary.csv`` beside the records."""

@@ -1,4 +1,4 @@
-"""Differences between methods of a study, paired by question: within a block, and over blocks.
+"""Averages, differences and drops of a study, paired by question: in a block, and over blocks.
 
 The unit is a question of a benchmark. Seeds, and in the pooled scope backbones and retrievers,
 answer the same question several times: its scores are averaged before questions are resampled.
@@ -16,19 +16,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.evaluation.statistics import (
+    Design,
     Difference,
     Interval,
     bootstrap_intervals,
     holm,
     paired_bootstraps,
 )
-from raggd.methods.spec import NAMED
-from raggd.report.grid import Answer, Block, subsets
+from raggd.methods.spec import HEADLINE, NAMED
+from raggd.report.grid import Block, subsets
 
 METRICS = ("em", "f1", "loss")
 SCALES = {"em": 100.0, "f1": 100.0, "loss": 1.0}
 """EM and F1 are shown in percent, the answer loss in nats per token."""
+ALPHA = 0.05
 POOLED = "pooled"
+BASE, REFERENCE = "base", "tt-sgd"
+EVIDENCE = {True: "an answer in the passages", False: "no answer in the passages"}
+"""Subsets of questions by what their passages hold."""
+ANSWERABLE = "answer in the passages"
+"""All benchmarks, but only the questions that their passages can answer: the use of evidence."""
+EVIDENCE_PAIRS = (
+    (BASE, "vanilla-rag"),
+    *((name, BASE) for name in HEADLINE if name not in {BASE, "vanilla-rag"}),
+)
 Pair = tuple[str, str]
 """(method, other): the difference is method minus other."""
 
@@ -39,12 +50,12 @@ class Contrast:
 
     Attributes:
         scope: name of a block, or ``pooled`` over the blocks that have both methods.
-        subset: ``all``, ``training tasks`` or ``held-out tasks``; the mean of benchmark means.
+        subset: ``all``, ``training tasks`` or ``held-out tasks``, the mean of benchmark means; or
+            one of `EVIDENCE`, the mean over questions.
         metric: ``em``, ``f1`` or ``loss``.
         difference: in points of percent, or nats for the loss.
         p: two-sided, corrected by Holm over the pairs of scope, subset and metric.
-        named: whether the pair is one of `NAMED`.
-        p_named: corrected over the named pairs alone; None for the others.
+        p_named: corrected over the pairs in `NAMED` alone; None for the others.
     """
 
     scope: str
@@ -56,8 +67,7 @@ class Contrast:
     blocks: int
     difference: Difference
     p: float
-    named: bool
-    p_named: float | None
+    p_named: float | None = None
 
     def turned(self) -> Contrast:
         """Return the same difference the other way round."""
@@ -75,9 +85,14 @@ class Sample:
     groups: list[str]
     clusters: list[tuple[str, ...]]
 
-
-def _value(answer: Answer, metric: str) -> float | None:
-    return answer.loss if metric == "loss" else float(getattr(answer, metric))
+    def design(self, resamples: int, *, macro: bool = True) -> Design:
+        """Say how they are resampled."""
+        return {
+            "groups": self.groups,
+            "clusters": self.clusters,
+            "macro": macro,
+            "resamples": resamples,
+        }
 
 
 def sample(
@@ -92,40 +107,31 @@ def sample(
         for method in methods:
             for benchmark in benchmarks:
                 for seed, answer in block.answers.get(method, {}).get(benchmark, ()):
-                    value = _value(answer, metric)
+                    value = getattr(answer, metric)
                     if value is not None:
                         mine = found.setdefault((benchmark, answer.question), {})
                         label = f"{benchmark} {seed} {answer.draw}"
                         mine[block.name, seed, method] = (value, label)
-    return _averaged(found, len(blocks), tuple(methods))
-
-
-def _averaged(
-    found: dict[tuple[str, str], dict[tuple[str, int, str], tuple[float, str]]],
-    blocks: int,
-    methods: tuple[str, ...],
-) -> Sample | None:
     rows, groups, clusters = [], [], []
     for (benchmark, _), mine in sorted(found.items()):
-        seeds = {seed for _, seed, _ in mine}
-        if len(mine) != blocks * len(methods) * len(seeds):
+        times = len(blocks) * len({seed for _, seed, _ in mine})
+        if len(mine) != times * len(methods):
             continue
         sums = dict.fromkeys(methods, 0.0)
         for (_, _, method), (value, _) in mine.items():
             sums[method] += value
-        rows.append([total / (blocks * len(seeds)) for total in sums.values()])
+        rows.append([total / times for total in sums.values()])
         groups.append(benchmark)
         clusters.append(tuple(sorted({label for _, label in mine.values()})))
-    return Sample(methods, np.array(rows), groups, clusters) if rows else None
+    return Sample(tuple(methods), np.array(rows), groups, clusters) if rows else None
 
 
-def _shown(interval: Interval, metric: str) -> Interval:
-    # In percent. Effects and residuals are resampled apart, so the limits of a score near 0 can
-    # fall outside of what a score can be.
-    scaled = interval.scaled(SCALES[metric])
-    if metric == "loss" or not math.isfinite(scaled.low):
-        return scaled
-    return replace(scaled, low=max(0.0, scaled.low), high=min(100.0, scaled.high))
+def _complete(
+    blocks: Sequence[Block], methods: Sequence[str], benchmarks: Sequence[str], metric: str
+) -> Sample | None:
+    # a sample that has every benchmark
+    given = sample(blocks, methods, benchmarks, metric) if methods else None
+    return given if given and set(given.groups) == set(benchmarks) else None
 
 
 class Averages:
@@ -150,66 +156,47 @@ class Averages:
 
     def _compute(self, block: Block, benchmarks: Sequence[str], metric: str) -> dict[str, Interval]:
         methods = [m for m in block.methods if block.has(m, benchmarks)]
-        given = sample([block], methods, benchmarks, metric) if methods else None
-        if given is None or set(given.groups) != set(benchmarks):
+        given = _complete([block], methods, benchmarks, metric)
+        if given is None:
             return {}
-        intervals = bootstrap_intervals(
-            given.values,
-            groups=given.groups,
-            clusters=given.clusters,
-            macro=True,
-            resamples=self.resamples,
-        )
+        intervals = bootstrap_intervals(given.values, **given.design(self.resamples))
         return {m: _shown(i, metric) for m, i in zip(methods, intervals, strict=True)}
+
+
+def _shown(interval: Interval, metric: str) -> Interval:
+    # In percent. Effects and residuals are resampled apart, so the limits of a score near 0 can
+    # fall outside of what a score can be.
+    scaled = interval.scaled(SCALES[metric])
+    if metric == "loss" or not math.isfinite(scaled.low):
+        return scaled
+    return replace(scaled, low=max(0.0, scaled.low), high=min(100.0, scaled.high))
 
 
 def _family(
     scope: str,
     subset: str,
-    metric: str,
     blocks: Sequence[Block],
     pairs: Sequence[Pair],
     benchmarks: Sequence[str],
     resamples: int,
 ) -> list[Contrast]:
-    methods = tuple(dict.fromkeys(name for pair in pairs for name in pair))
-    given = sample(blocks, methods, benchmarks, metric)
-    if given is None or set(given.groups) != set(benchmarks):
-        return []
-    differences = paired_bootstraps(
-        given.values,
-        [(methods.index(a), methods.index(b)) for a, b in pairs],
-        groups=given.groups,
-        clusters=given.clusters,
-        macro=True,
-        resamples=resamples,
-    )
-    adjusted = holm([d.p_value for d in differences])
-    chosen = [i for i, pair in enumerate(pairs) if pair in NAMED]
-    among = dict(zip(chosen, holm([differences[i].p_value for i in chosen]), strict=True))
-    n, count = len(given.groups), len(blocks)
-    return [
-        Contrast(
-            *(scope, subset, *pair, metric, n, count, differences[i].scaled(SCALES[metric])),
-            *(adjusted[i], pair in NAMED, among.get(i)),
-        )
-        for i, pair in enumerate(pairs)
-    ]
-
-
-def contrast_of(block: Block, pair: Pair, metric: str, resamples: int) -> Contrast | None:
-    """Return how two methods differ on all questions of a block, each counted once.
-
-    It is uncorrected; None if no question was answered by both.
-    """
-    given = sample([block], pair, block.benchmarks, metric)
-    if given is None:
-        return None
-    difference = paired_bootstraps(
-        given.values, [(0, 1)], groups=given.groups, clusters=given.clusters, resamples=resamples
-    )[0].scaled(SCALES[metric])
-    n, p, named = len(given.groups), difference.p_value, pair in NAMED
-    return Contrast(block.name, "all", *pair, metric, n, 1, difference, p, named, None)
+    # one family for Holm's rule in each metric
+    methods, found = tuple(dict.fromkeys(name for pair in pairs for name in pair)), []
+    for metric in METRICS:
+        given = _complete(blocks, methods, benchmarks, metric)
+        if given is None:
+            continue
+        numbers = [(methods.index(a), methods.index(b)) for a, b in pairs]
+        differences = paired_bootstraps(given.values, numbers, **given.design(resamples))
+        values = [d.p_value for d in differences]
+        chosen = [i for i, pair in enumerate(pairs) if pair in NAMED]
+        among = dict(zip(chosen, holm([values[i] for i in chosen]), strict=True))
+        n, count, scale = len(given.groups), len(blocks), SCALES[metric]
+        found += [
+            Contrast(scope, subset, *pair, metric, n, count, d.scaled(scale), p, among.get(i))
+            for i, (pair, d, p) in enumerate(zip(pairs, differences, holm(values), strict=True))
+        ]
+    return found
 
 
 def all_pairs(methods: Sequence[str]) -> list[Pair]:
@@ -233,8 +220,7 @@ def contrasts(
             wanted = all_pairs(methods)
             if pairs is not None:
                 wanted = [pair for pair in pairs if set(pair) <= set(methods)]
-            for metric in METRICS if wanted else ():
-                found += _family(block.name, subset, metric, [block], wanted, benchmarks, resamples)
+            found += _family(block.name, subset, [block], wanted, benchmarks, resamples)
     return found + (_pooled(blocks, resamples) if len(blocks) > 1 else [])
 
 
@@ -250,6 +236,106 @@ def _pooled(blocks: Sequence[Block], resamples: int) -> list[Contrast]:
                 together.setdefault(names, []).append(pair)
         for names, pairs in together.items():
             chosen = [b for b in blocks if b.name in names]
-            for metric in METRICS:
-                found += _family(POOLED, subset, metric, chosen, pairs, benchmarks, resamples)
+            found += _family(POOLED, subset, chosen, pairs, benchmarks, resamples)
+    return found
+
+
+def significant(family: Sequence[Contrast]) -> set[Contrast]:
+    """Return the contrasts of a family with a p-value below 0.05, corrected over the family."""
+    adjusted = holm([c.difference.p_value for c in family])
+    return {c for c, p in zip(family, adjusted, strict=True) if p < ALPHA}
+
+
+def only(block: Block, answerable: bool) -> Block:
+    """Return a block with the questions of one kind of evidence.
+
+    Questions of unknown kind, and benchmarks left without questions, are dropped.
+    """
+    answers = {
+        method: {
+            name: kept
+            for name, given in by_benchmark.items()
+            if (kept := tuple((s, a) for s, a in given if a.answerable is answerable))
+        }
+        for method, by_benchmark in block.answers.items()
+    }
+    shown = tuple(name for name in block.benchmarks if any(name in x for x in answers.values()))
+    return replace(block, answers=answers, benchmarks=shown)
+
+
+def evidence_gains(blocks: Sequence[Block], resamples: int) -> list[Contrast]:
+    """Return what pairs of methods gain, apart for both kinds of evidence; p is uncorrected.
+
+    It is the mean over questions, since some benchmarks have few of one kind.
+    """
+    found = []
+    for block in blocks:
+        for pair in (pair for pair in EVIDENCE_PAIRS if set(pair) <= set(block.methods)):
+            for answerable, subset in EVIDENCE.items():
+                part = only(block, answerable)
+                for metric in METRICS:
+                    given = sample([part], pair, part.benchmarks, metric)
+                    if given is not None:
+                        design = given.design(resamples, macro=False)
+                        d = paired_bootstraps(given.values, [(0, 1)], **design)[0]
+                        n, shown = len(given.groups), d.scaled(SCALES[metric])
+                        found.append(
+                            Contrast(block.name, subset, *pair, metric, n, 1, shown, d.p_value)
+                        )
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """What a method takes from the answer loss of the base adapter, on the same questions.
+
+    Attributes:
+        scope: name of a block.
+        subset: ``all``, ``training tasks``, ``held-out tasks`` or `ANSWERABLE`; the mean of
+            benchmark means.
+        method: name.
+        n: questions.
+        drop: nats per answer token; above 0 is better.
+        times: the drop divided by that of TT-SGD; None where TT-SGD's own is not surely positive.
+    """
+
+    scope: str
+    subset: str
+    method: str
+    n: int
+    drop: Interval
+    times: Interval | None
+
+
+def _drops(block: Block, subset: str, benchmarks: tuple[str, ...], resamples: int) -> list[Drop]:
+    methods = [m for m in block.methods if block.has(m, benchmarks)]
+    if not {BASE, REFERENCE} <= set(methods):
+        return []
+    given = _complete([block], methods, benchmarks, "loss")
+    if given is None:
+        return []
+    gained = given.values[:, [methods.index(BASE)]] - given.values
+    at, design = methods.index(REFERENCE), given.design(resamples)
+    drops = bootstrap_intervals(gained, **design)
+    times: list[Interval | None] = [None] * len(methods)
+    if drops[at].low > 0:
+        times = [*bootstrap_intervals(gained, over=at, **design)]
+    return [
+        Drop(block.name, subset, method, len(given.groups), drop, ratio)
+        for method, drop, ratio in zip(methods, drops, times, strict=True)
+        if method != BASE
+    ]
+
+
+def loss_drops(blocks: Sequence[Block], resamples: int) -> list[Drop]:
+    """Return the drops on the questions that every method of a block answered.
+
+    Blocks without base adapter or TT-SGD, and answers without a loss, are left out.
+    """
+    found = []
+    for block in blocks:
+        for subset, benchmarks in subsets(block.benchmarks):
+            found += _drops(block, subset, benchmarks, resamples)
+        held = only(block, answerable=True)
+        found += _drops(held, ANSWERABLE, held.benchmarks, resamples)
     return found

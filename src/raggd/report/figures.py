@@ -1,4 +1,4 @@
-"""Figures as SVG text, and accuracy against cost: F1 with its interval over the logarithm of time.
+"""Figures as SVG text: method families, steps K, gains by evidence, alignment.
 
 Ink (text, axes, whiskers) takes the colour of the surrounding text, so that an inline figure
 follows the page; a figure opened alone chooses by the reader's colour scheme. Text stays text.
@@ -9,29 +9,28 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from html import escape
-from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
 
 from raggd.evaluation.statistics import Interval
 from raggd.methods.spec import FAMILIES, SPECS, by_family, method_label
 from raggd.records import content_id
-from raggd.report.contrasts import Averages
+from raggd.report.contrasts import EVIDENCE, Averages, Contrast
 from raggd.report.grid import Block
+from raggd.report.study_tables import benchmark_title, minus_label
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
 
 INK = "#0a0b0c"  # stands for currentColor, which matplotlib does not know
 _STYLE = (
     "<style>.raggd-figure{color:#1d2126}@media(prefers-color-scheme:dark)"
     "{.raggd-figure{color:#e8e6e1}}</style>"
 )
+_STEPS = {name: {1: f"{name}-k1", 5: name, 10: f"{name}-k10"} for name in ("tt-sgd", "rag-gd")}
 
 
 @contextmanager
@@ -44,7 +43,19 @@ def drawing(salt: str, size: tuple[float, float]) -> Iterator[Figure]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with rc_context(_style_of(salt)):
+    inks = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "font.family": "DejaVu Sans",
+        "font.size": 9.5,
+        "text.parse_math": False,  # a dollar in a method's name is a dollar
+        "axes.titlesize": 9.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **dict.fromkeys(inks, INK),
+    }
+    with rc_context(style):
         figure = Figure(figsize=size, dpi=72, layout="constrained")
         FigureCanvasAgg(figure)
         yield figure
@@ -85,19 +96,31 @@ def to_svg(figure: Figure, title: str, description: str) -> str:
     return f"{opening}{head}><title>{escape(title)}</title>{_STYLE}{body}\n"
 
 
-def _style_of(salt: str) -> dict[Any, Any]:
-    return {
-        "svg.fonttype": "none",
-        "svg.hashsalt": salt,  # equal rows give equal text, and ids of two figures do not meet
-        "font.family": "DejaVu Sans",
-        "font.size": 9.5,
-        "text.parse_math": False,  # a dollar in a method's name is a dollar
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        **dict.fromkeys(
-            ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
-        ),
-    }
+def _paneled(
+    title: str,
+    said: str,
+    names: Sequence[str],
+    heights: Sequence[float],
+    draw: Callable[[Axes, int], None],
+    legend: Sequence[tuple[Any, str]] = (),
+    **options: Any,
+) -> str:
+    """Draw a panel for each name, two in a row, with one legend (else the first panel's) below.
+
+    `heights` are of the rows, in inches; `draw` is given a panel and its number.
+    """
+    with drawing(content_id(title, said, *names), (8.4, sum(heights) + 0.4)) as figure:
+        columns = min(2, len(names))
+        places = panels(figure, len(names), columns, height_ratios=heights, **options)
+        for number, (place, name) in enumerate(zip(places, names, strict=True)):
+            draw(place, number)
+            place.set_title(name)
+        found = legend or list(zip(*places[0].get_legend_handles_labels(), strict=True))
+        if found:
+            marks, labels = zip(*found, strict=True)
+            below: dict[str, Any] = {"loc": "outside lower center", "frameon": False}
+            figure.legend(marks, labels, ncols=5 if legend else 3, **below)
+        return to_svg(figure, title, said)
 
 
 Average = Callable[[Block, str], Interval | None]
@@ -109,162 +132,181 @@ def f1_average(averages: Averages) -> Average:
     return lambda block, method: averages.of(block, method, block.benchmarks, "f1")
 
 
-def marks_of(methods: Sequence[str]) -> list[tuple[str, str]]:
-    """Return colour and marker by method: fixed for the known ones, distinct for the others."""
-    others = cycle(product(FAMILIES.values(), "18|"))
-    known = [SPECS.get(name) for name in methods]
-    return [(FAMILIES[spec.family], spec.mark) if spec else next(others) for spec in known]
+def spread(found: Interval) -> tuple[float, float]:
+    """Return how far an interval reaches below and above its mean; 0 where that is unknown."""
+    if not math.isfinite(found.low):
+        return 0.0, 0.0
+    return found.mean - found.low, found.high - found.mean
 
 
-def _time_label(decade: int) -> str:
-    for unit, scale in (("s", 3), ("ms", 0), ("µs", -3)):
-        if decade >= scale:
-            return f"{10 ** (decade - scale)} {unit}"
-    return f"1e{decade} ms"
+def _spreads(found: Sequence[Interval]) -> Any:
+    # below and above, as matplotlib's error bars want them
+    return tuple(zip(*map(spread, found), strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class LogAxis:
-    """Logarithm of milliseconds."""
-
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, costs: Sequence[float]) -> LogAxis:
-        """Return the axis that shows all costs (milliseconds, above 0)."""
-        logs = [math.log10(cost) for cost in costs]
-        low, high = min(logs) - 0.4, max(logs) + 0.6
-        return cls(min(low, math.floor(high) - 0.1), high)  # at least one decade is marked
-
-    def positions(self, costs: Sequence[float]) -> list[float]:
-        """Return where to draw each cost; (nearly) equal ones are set side by side."""
-        near = 0.022 * (self.high - self.low)
-        places, group = [0.0] * len(costs), list[int]()
-        for index in sorted(range(len(costs)), key=costs.__getitem__):
-            true = math.log10(costs[index])
-            if not group or true - math.log10(costs[group[0]]) > near:
-                group = []
-            group.append(index)
-            centre = math.log10(costs[group[0]])
-            for rank, member in enumerate(group):
-                places[member] = centre + (rank - (len(group) - 1) / 2) * near
-            if len(group) == 1:
-                places[index] = true
-        return places
-
-    def draw(self, axes: Axes) -> None:
-        """Set limits and ticks of a plot's horizontal axis."""
-        decades = range(math.ceil(self.low), math.floor(self.high) + 1)
-        axes.set_xticks(list(decades), [_time_label(decade) for decade in decades])
-        minor = [
-            d + math.log10(m) for d in range(decades[0] - 1, decades[-1] + 1) for m in range(2, 10)
-        ]
-        axes.set_xticks([m for m in minor if self.low < m < self.high], minor=True)
-        axes.set_xlim(self.low, self.high)
+def _said(blocks: Sequence[Block], average: Average) -> str:
+    lines = []
+    for block in blocks:
+        shown = [(m, average(block, m)) for m in block.methods]
+        numbers = ", ".join(f"{method_label(m)} {x.mean:.1f}" for m, x in shown if x)
+        lines.append(f"{block.name}: {numbers}")
+    return "; ".join(lines)
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    """A method in a figure: its F1 in percent and the time it takes."""
+def families_figure(blocks: Sequence[Block], average: Average) -> str:
+    """Return F1 of all methods as bars, coloured by family (the paper's figure 3a)."""
+    from matplotlib.patches import Patch
 
-    method: str
-    score: Interval
-    milliseconds: float
+    methods = [m for family in FAMILIES for m in by_family(family)]
+    shown = [[(m, x) for m in methods if (x := average(b, m))] for b in blocks]
+    heights = [0.7 + 0.21 * max(map(len, shown[i : i + 2])) for i in range(0, len(shown), 2)]
 
-    @property
-    def limits(self) -> tuple[float, float, float]:
-        """Mean, low and high; an unknown interval has no length."""
-        mean, low, high = self.score.mean, self.score.low, self.score.high
-        return (mean, low, high) if math.isfinite(low) else (mean, mean, mean)
+    def draw(place: Axes, number: int) -> None:
+        for row, (method, found) in enumerate(shown[number]):
+            place.barh(row, found.mean, color=FAMILIES[SPECS[method].family], height=0.72)
+            place.errorbar(found.mean, row, xerr=_spreads([found]), color=INK, linewidth=1)
+        labels = [method_label(method) for method, _ in shown[number]]
+        place.set_yticks(range(len(labels)), labels, fontsize=8)
+        place.invert_yaxis()
+        place.set_xlabel("F1 in percent, average of benchmarks")
 
-
-def draw_points(axes: Axes, points: Sequence[Point], places: Sequence[float]) -> None:
-    """Draw F1 of each method with its whisker at its horizontal place."""
-    marks = marks_of([point.method for point in points])
-    for point, x, (colour, marker) in zip(points, places, marks, strict=True):
-        mean, low, high = point.limits
-        size = 8.5 if point.method == "rag-gd" else 7
-        axes.vlines(x, low, high, color=colour, linewidth=1.6, zorder=2)
-        axes.plot(x, mean, marker, markersize=size, color=colour, zorder=3)
-    lowest = min(point.limits[1] for point in points)
-    highest = max(point.limits[2] for point in points)
-    room = max(1.0, 0.12 * (highest - lowest))  # labels may stand above and below the whiskers
-    axes.set_ylim(lowest - room, highest + room)
+    legend = [(Patch(facecolor=colour), name) for name, colour in FAMILIES.items()]
+    names, said = [block.name for block in blocks], _said(blocks, average)
+    return _paneled("Average F1 by method", said, names, heights, draw, legend)
 
 
-def label_points(
-    figure: Figure, axes: Axes, points: Sequence[Point], places: Sequence[float]
-) -> None:
-    """Write each method's name where it covers nothing; the last thing done to a figure."""
-    from adjustText import adjust_text
+def steps_figure(blocks: Sequence[Block], average: Average) -> str:
+    """Return F1 against the number of gradient steps K (the paper's figure 3b)."""
 
-    texts = [
-        axes.text(x, point.score.mean, method_label(point.method), fontsize=8.5)
-        for point, x in zip(points, places, strict=True)
-    ]
-    for text in texts:
-        text.set_in_layout(False)
-    figure.canvas.draw()
-    figure.set_layout_engine("none")  # pixels stay where they are now
-    # whiskers are obstacles at three heights; limited by steps, not by time: equal every time
-    ends = [(x, *point.limits) for point, x in zip(points, places, strict=True)]
-    adjust_text(
-        texts,
-        x=[x for x, *limits in ends for _ in limits],
-        y=[y for _, *limits in ends for y in limits],
-        target_x=list(places),
-        target_y=[point.score.mean for point in points],
-        ax=axes,
-        iter_lim=1500,
-        expand=(1.1, 1.35),
-        force_text=(0.2, 0.5),
-        force_static=(0.1, 0.25),
-        force_explode=(0.1, 0.6),
-        min_arrow_len=9,
-        arrowprops={"arrowstyle": "-", "color": INK, "alpha": 0.5, "linewidth": 0.7},
-    )
+    def draw(place: Axes, number: int) -> None:
+        block = blocks[number]
+        base, colour = average(block, "base"), FAMILIES["trained once"]
+        if base:
+            dashed: dict[str, Any] = {"linewidth": 1, "linestyle": "--"}
+            place.axhline(base.mean, color=colour, label="Base adapter", **dashed)
+        for shift, (name, methods) in enumerate(_STEPS.items()):
+            shown = [(k, x) for k, method in methods.items() if (x := average(block, method))]
+            if not shown:
+                continue
+            xs = [k * (1 + 0.06 * shift) for k, _ in shown]  # side by side, not one over the other
+            found, spec = [x for _, x in shown], SPECS[name]
+            place.errorbar(
+                xs,
+                [x.mean for x in found],
+                _spreads(found),
+                color=FAMILIES[spec.family],
+                marker=spec.mark,
+                markersize=5,
+                linewidth=1.4,
+                label=spec.label,
+            )
+        place.set_xscale("log")
+        place.set_xticks([1, 5, 10], ["1", "5", "10"])
+        place.minorticks_off()
+        place.set_xlabel("K")
+        place.set_ylabel("F1 in percent")
 
-
-def _cost_points(block: Block, average: Average) -> list[Point]:
-    points = []
-    controls = by_family("controls")  # they cost what the methods cost that they control
-    for method in (m for m in block.methods if m not in controls):
-        found, costs = average(block, method), block.costs.get(method, {})
-        if found is not None and {"adapt_ms", "answer_ms"} <= set(costs):
-            points.append(Point(method, found, costs["adapt_ms"] + costs["answer_ms"]))
-    return points
+    heights, names = [2.5] * -(-len(blocks) // 2), [block.name for block in blocks]
+    title = "Average F1 against the number of steps K"
+    return _paneled(title, _said(blocks, average), names, heights, draw)
 
 
-def cost_figure(block: Block, average: Average) -> str:
-    """Return F1 against the time of a question, adaptation included (the paper's figure 4).
-
-    It is empty while no method has its costs.
-    """
-    points = _cost_points(block, average)
-    if not points:
+def evidence_figure(found: Sequence[Contrast], metric: str) -> str:
+    """Return gains of one metric, apart for questions whose passages hold an answer and others."""
+    chosen = [c for c in found if c.metric == metric]
+    if not chosen:
         return ""
-    totals = [point.milliseconds for point in points]
-    axis = LogAxis.of(totals)
-    places = axis.positions(totals)
-    with drawing(content_id(repr(points)), (7.2, 4.4)) as figure:
-        axes = figure.add_subplot()
-        axis.draw(axes)
-        gradients = by_family("gradients at test time")
-        zone = [point.milliseconds for point in points if point.method in gradients]
-        if zone:
-            left = math.log10(min(zone)) - 0.12
-            axes.axvspan(left, axis.high, color=INK, alpha=0.07, linewidth=0)
-        draw_points(axes, points, places)
-        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
-        axes.set_axisbelow(True)
-        shaded = "; shaded: gradients at test time" if zone else ""
-        axes.set_xlabel(f"time per question, adaptation included (logarithmic){shaded}")
-        axes.set_ylabel("F1 in percent, average, with 95 % interval")
-        axes.set_title(block.name, fontsize=9.5)
-        label_points(figure, axes, points, places)
-        said = "; ".join(
-            f"{method_label(p.method)}: F1 {p.score.mean:.1f}, {p.milliseconds:.0f} milliseconds"
-            for p in points
-        )
-        return to_svg(figure, f"Accuracy against cost, {block.name}", said)
+    names = list(dict.fromkeys(minus_label(c.method, c.other) for c in chosen))
+    scopes = list(dict.fromkeys(c.scope for c in chosen))
+    looks = [("#009e73", "o", -0.13), ("#b07d00", "s", 0.13)]
+
+    def draw(place: Axes, number: int) -> None:
+        place.axvline(0, color=INK, alpha=0.4, linewidth=0.8)
+        for subset, (colour, marker, shift) in zip(EVIDENCE.values(), looks, strict=True):
+            mine = [c for c in chosen if (c.scope, c.subset) == (scopes[number], subset)]
+            if mine:
+                rows = [names.index(minus_label(c.method, c.other)) + shift for c in mine]
+                gains = [c.difference for c in mine]
+                look: dict[str, Any] = {
+                    "fmt": marker,
+                    "color": colour,
+                    "markersize": 5,
+                    "label": subset,
+                }
+                place.errorbar([d.mean for d in gains], rows, xerr=_spreads(gains), **look)
+        place.set_yticks(range(len(names)), names, fontsize=8)
+        place.set_ylim(len(names) - 0.5, -0.5)
+        place.set_xlabel("nats per token; below 0 is better" if metric == "loss" else "points")
+
+    said = "; ".join(
+        f"{c.scope}, {minus_label(c.method, c.other)}, {c.subset}: {c.difference.mean:+.2f}"
+        for c in chosen
+    )
+    heights = [1.1 + 0.34 * len(names)] * -(-len(scopes) // 2)
+    return _paneled(f"Gain by evidence, {metric}", said, scopes, heights, draw, sharex=True)
+
+
+def _fitting(record: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    # method, kind of tasks, and how its updates match
+    for method in ("rag-gd", "mean-update"):
+        for kind, by_method in record["found"].items():
+            if method in by_method:
+                yield method, kind, by_method[method]
+
+
+def heat_map(name: str, record: Mapping[str, Any]) -> str:
+    """Return the cosine between predicted and true update by layer and projection, as SVG.
+
+    It is empty without a predictor.
+    """
+    found = [(f"{method_label(m)}, {kind}", f["by_place"]) for m, kind, f in _fitting(record)]
+    if not found:
+        return ""
+    cosines = [value for _, places in found for row in places for value in row]
+    low, high = min(0.0, *cosines), max(1e-3, *cosines)
+    with drawing(content_id(name, repr(found)), (8.4, 1.25 * len(found) + 0.5)) as figure:
+        axes = panels(figure, len(found), 1)
+        for place, (title, places) in zip(axes, found, strict=True):
+            drawn = place.pcolormesh(places, cmap="viridis", vmin=low, vmax=high)
+            place.set_yticks([0.5, 1.5, 2.5], ["q", "k", "v"])
+            place.invert_yaxis()
+            place.set_title(title)
+        axes[-1].set_xlabel("layer, input to output")
+        bar = figure.colorbar(drawn, ax=axes, label="cosine", aspect=30)
+        if bar.solids is not None:
+            bar.solids.set_rasterized(False)  # an image is refused by the page
+        means = [(title, sum(map(sum, rows)) / sum(map(len, rows))) for title, rows in found]
+        said = "; ".join(f"{title}: mean {mean:.2f}" for title, mean in means)
+        return to_svg(figure, f"Predicted and true update by place, {name}", said)
+
+
+def distribution_figure(name: str, record: Mapping[str, Any]) -> str:
+    """Return the cosine of every support set by task; stars mark tasks never trained on."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for method, _, fit in _fitting(record):
+        for entry in fit["by_set"]:
+            by_task = found.setdefault(method, {})
+            by_task.setdefault(benchmark_title(entry["task"]), []).append(entry["cosine"])
+    if not found:
+        return ""
+    said = "; ".join(
+        f"{method_label(method)} on {task}: mean {sum(xs) / len(xs):.2f}"
+        for method, by_task in found.items()
+        for task, xs in by_task.items()
+    )
+    with drawing(content_id(name, said), (8.4, 3.0)) as figure:
+        place = figure.add_subplot()
+        for shift, (method, by_task) in enumerate(found.items()):
+            colour = FAMILIES[SPECS[method].family]
+            for number, xs in enumerate(by_task.values()):
+                at, mean = number + 0.25 * (shift - 0.5), sum(xs) / len(xs)
+                place.plot([at] * len(xs), xs, "o", color=colour, markersize=3.5, alpha=0.55)
+                label = method_label(method) if number == 0 else None
+                ends = (at - 0.1, at + 0.1)
+                place.plot(ends, (mean, mean), color=colour, linewidth=2, label=label)
+        names = list(next(iter(found.values())))
+        place.set_xticks(range(len(names)), names)
+        place.axhline(0, color=INK, alpha=0.4, linewidth=0.8)
+        place.set_ylabel("cosine, mean over places")
+        place.legend(frameon=False, ncols=2, loc="upper left", bbox_to_anchor=(0, 1.14))
+        return to_svg(figure, f"Predicted and true update by task, {name}", said)

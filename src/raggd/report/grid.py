@@ -7,7 +7,7 @@ study runs, methods are at most a draw apart; the draws that most methods have a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,7 +17,8 @@ from raggd.files import read_json
 from raggd.methods.spec import SPECS
 from raggd.records import RaggdError
 
-PLAN_FILE = "study.json"
+PLAN_FILE, ALIGNMENT_FILE = "study.json", "alignment.json"
+"""A study's settings and cells; how a backbone's predictors match true updates."""
 Costs = Mapping[str, float]
 
 
@@ -33,14 +34,16 @@ class Answer:
     answerable: bool | None
 
 
+Answers = Mapping[str, Mapping[str, tuple[tuple[int, Answer], ...]]]
+"""By method and benchmark: seed and answer; of several seeds answers stand one after another."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """What is there of one cell: answers by draw, of which an unfinished one lacks the last."""
+    """What is there of one cell: answers by draw; an unfinished one lacks draws and costs."""
 
-    answers: tuple[tuple[Answer, ...], ...]
-    costs: Costs
-    complete: bool
-    path: str
+    answers: list[list[Answer]]
+    costs: Costs | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +51,14 @@ class Block:
     """All methods of one backbone and retriever, on the same questions.
 
     Methods and benchmarks are those with answers. Costs are means over benchmarks, only of complete
-    cells; of several seeds answers stand one after another.
+    cells.
     """
 
     backbone: str
     retriever: str
     methods: tuple[str, ...]
     benchmarks: tuple[str, ...]
-    answers: Mapping[str, Mapping[str, tuple[tuple[int, Answer], ...]]]
+    answers: Answers
     costs: Mapping[str, Costs]
 
     @property
@@ -70,57 +73,52 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A study's folder, read: blocks that have answers, cells planned, paths of missing records.
-
-    `draws` are the support draws that are shown, by block and benchmark.
-    """
+    """A study's folder, read: blocks that have answers, cells planned, paths of missing records."""
 
     settings: Mapping[str, Any]
     blocks: tuple[Block, ...]
     planned: int
     missing: tuple[str, ...]
-    draws: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
-def _answers(predictions: Sequence[Mapping[str, Any]]) -> tuple[tuple[Answer, ...], ...]:
-    by_support: dict[str, list[Answer]] = {}
+def _by_draw(predictions: Sequence[Mapping[str, Any]]) -> list[list[Answer]]:
+    draws: dict[str, list[Answer]] = {}
     for p in predictions:
-        mine = by_support.setdefault(p["support_id"], [])
-        mine.append(
-            Answer(
-                p["question_id"],
-                list(by_support).index(p["support_id"]),
-                p["em"],
-                p["f1"],
-                p.get("answer_loss"),
-                p.get("answerable"),
-            )
-        )
-    return tuple(tuple(mine) for mine in by_support.values())
+        mine = draws.setdefault(p["support_id"], [])
+        number, losses = list(draws).index(p["support_id"]), p.get("answer_loss")
+        scores = (p["em"], p["f1"], losses, p.get("answerable"))
+        mine.append(Answer(p["question_id"], number, *scores))
+    return list(draws.values())
 
 
 def _part_predictions(folder: Path, benchmark: str, method: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     while True:
-        draw = len({p["support_id"] for p in found}) if found else 0
-        path = folder / "parts" / f"{benchmark}-{draw:03d}-{method}.json"
+        known = {p["support_id"] for p in found}
+        path = folder / "parts" / f"{benchmark}-{len(known):03d}-{method}.json"
         if not path.is_file():
             return found
         new = read_json(path, what="part file")["predictions"]
-        if {p["support_id"] for p in new} & {p["support_id"] for p in found}:
+        if {p["support_id"] for p in new} & known:
             return found  # draws that share a support set cannot be told apart without the record
         found += new
 
 
 def _cell(out: Path, entry: Mapping[str, Any]) -> Cell | None:
     path = out / entry["path"]
-    if path.is_file():
-        record = read_json(path, what="run record")
-        costs = {name: float(value) for name, value in record.get("cost", {}).items()}
-        return Cell(_answers(record["predictions"]), costs, complete=True, path=entry["path"])
-    folder = out / entry["backbone"] / entry["retriever"] / f"seed-{entry['seed']}"
-    found = _part_predictions(folder, entry["benchmark"], entry["method"])
-    return Cell(_answers(found), {}, complete=False, path=entry["path"]) if found else None
+    try:
+        if path.is_file():
+            record = read_json(path, what="run record")
+            costs = {name: float(value) for name, value in record.get("cost", {}).items()}
+            return Cell(_by_draw(record["predictions"]), costs)
+        folder = out / entry["backbone"] / entry["retriever"] / f"seed-{entry['seed']}"
+        found = _part_predictions(folder, entry["benchmark"], entry["method"])
+        return Cell(_by_draw(found), None) if found else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise RaggdError(
+            f"{path} (or a part of it) is not what a study writes ({error!r}): remove it and run "
+            "the study again."
+        ) from error
 
 
 def _shown_draws(cells: Sequence[Cell]) -> int:
@@ -129,66 +127,62 @@ def _shown_draws(cells: Sequence[Cell]) -> int:
     return max(set(depths), key=lambda depth: (sum(d >= depth for d in depths) * depth, depth))
 
 
-def _mean_costs(cells: Sequence[Cell]) -> Costs:
-    complete = [cell.costs for cell in cells if cell.complete]
-    names = set.intersection(*(set(costs) for costs in complete)) if complete else set()
+def _mean_costs(complete: Sequence[Costs]) -> Costs:
+    names = set.intersection(*map(set, complete)) if complete else set()
     return {name: fmean(costs[name] for costs in complete) for name in sorted(names)}
 
 
 def _ordered(methods: Sequence[str]) -> tuple[str, ...]:
     known = [name for name in SPECS if name in methods]
-    return (*known, *(name for name in dict.fromkeys(methods) if name not in SPECS))
+    return (*known, *(name for name in methods if name not in SPECS))
 
 
-def _block(
-    backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], Cell]
-) -> tuple[Block, dict[str, int]]:
+def _block(backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], Cell]) -> Block:
     answers: dict[str, dict[str, tuple[tuple[int, Answer], ...]]] = {}
-    draws: dict[str, int] = {}
+    groups: dict[tuple[str, int], dict[str, Cell]] = {}
     benchmarks = tuple(dict.fromkeys(benchmark for _, benchmark, _ in cells))
     for benchmark in benchmarks:
-        for seed in dict.fromkeys(s for s, b, _ in cells if b == benchmark):
-            mine = {m: c for (s, b, m), c in cells.items() if (s, b) == (seed, benchmark)}
-            shown = draws[benchmark] = _shown_draws(list(mine.values()))
-            for method, cell in mine.items():
-                if len(cell.answers) >= shown:
-                    known = answers.setdefault(method, {}).get(benchmark, ())
-                    new = tuple((seed, a) for draw in cell.answers[:shown] for a in draw)
-                    answers[method][benchmark] = known + new
+        for (seed, name, method), cell in cells.items():
+            if name == benchmark:
+                groups.setdefault((benchmark, seed), {})[method] = cell
+    for (benchmark, seed), by_method in groups.items():
+        shown = _shown_draws(list(by_method.values()))
+        for method, cell in by_method.items():
+            if len(cell.answers) >= shown:
+                known = answers.setdefault(method, {}).get(benchmark, ())
+                new = tuple((seed, a) for draw in cell.answers[:shown] for a in draw)
+                answers[method][benchmark] = known + new
     costs = {
-        method: _mean_costs([cell for (_, _, m), cell in cells.items() if m == method])
+        method: _mean_costs(
+            [c.costs for (_, _, m), c in cells.items() if m == method and c.costs is not None]
+        )
         for method in answers
     }
-    methods = _ordered(list(answers))
-    return Block(backbone, retriever, methods, benchmarks, answers, costs), draws
+    return Block(backbone, retriever, _ordered(list(answers)), benchmarks, answers, costs)
 
 
-def _records(out: Path) -> Iterator[tuple[dict[str, Any], Any]]:
+def _bare_records(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     # run records that lie in a folder without a plan, e.g. of an older version's evaluation
+    entries, settings = [], dict[str, Any]()
     for path in sorted(out.glob("*.json")):
         record = read_json(path, what="run record")
         if isinstance(record, dict) and {"predictions", "benchmark", "method"} <= set(record):
-            yield (
-                {name: record[name] for name in ("backbone", "seed", "benchmark", "method")}
-                | {
-                    "retriever": record["settings"]["retrieval"]["retriever"],
-                    "path": path.name,
-                },
-                record,
-            )
-
-
-def _entries(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    path = out / PLAN_FILE
-    records = [] if path.is_file() else list(_records(out))
-    if records:
-        order = list(BENCHMARKS)
-        records.sort(key=lambda pair: (*order, pair[0]["benchmark"]).index(pair[0]["benchmark"]))
-        return records[0][1]["settings"], [entry for entry, _ in records]
-    if not path.is_file():
+            entry = {name: record[name] for name in ("backbone", "seed", "benchmark", "method")}
+            retriever = record["settings"]["retrieval"]["retriever"]
+            entries.append({**entry, "retriever": retriever, "path": path.name})
+            settings[path.name] = record["settings"]
+    if not entries:
         raise RaggdError(
             f"{out} holds no study (no {PLAN_FILE}): give the folder that `raggd study` wrote to."
         )
+    entries.sort(key=lambda e: (*BENCHMARKS, e["benchmark"]).index(e["benchmark"]))
+    return settings[entries[0]["path"]], entries
+
+
+def _planned(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    path = out / PLAN_FILE
+    if not path.is_file():
+        return _bare_records(out)
     plan = read_json(path, what="study plan")
     try:
         return plan["settings"], list(plan["cells"])
@@ -202,27 +196,20 @@ def load_grid(out: Path) -> Grid:
     Raises:
         RaggdError: there is no study, or nothing was answered yet, or a file is damaged.
     """
-    settings, entries = _entries(out)
+    settings, entries = _planned(out)
     blocks: dict[tuple[str, str], dict[tuple[int, str, str], Cell]] = {}
     missing = []
     for entry in entries:
-        try:
-            cell = _cell(out, entry)
-        except (KeyError, TypeError, ValueError) as error:
-            raise RaggdError(
-                f"{out / entry['path']} (or a part of it) is not what a study writes ({error!r}): "
-                "remove it and run the study again."
-            ) from error
-        if cell is None or not cell.complete:
+        cell = _cell(out, entry)
+        if cell is None or cell.costs is None:
             missing.append(entry["path"])
         if cell is not None:
             mine = blocks.setdefault((entry["backbone"], entry["retriever"]), {})
             mine[entry["seed"], entry["benchmark"], entry["method"]] = cell
     if not blocks:
         raise RaggdError(f"nothing was answered yet in {out}: run the study first.")
-    built = [_block(*key, cells) for key, cells in blocks.items()]
-    draws = {(b.name, name): n for b, counts in built for name, n in counts.items()}
-    return Grid(settings, tuple(b for b, _ in built), len(entries), tuple(missing), draws)
+    built = tuple(_block(*key, cells) for key, cells in blocks.items())
+    return Grid(settings, built, len(entries), tuple(missing))
 
 
 def held_out(benchmark: str) -> bool:
@@ -232,9 +219,7 @@ def held_out(benchmark: str) -> bool:
 
 def subsets(benchmarks: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Split benchmarks as tables report them: ``all``, ``training tasks``, ``held-out tasks``."""
-    named = {
-        "all": tuple(benchmarks),
-        "training tasks": tuple(name for name in benchmarks if not held_out(name)),
-        "held-out tasks": tuple(name for name in benchmarks if held_out(name)),
-    }
+    held = tuple(name for name in benchmarks if held_out(name))
+    trained = tuple(name for name in benchmarks if name not in held)
+    named = {"all": tuple(benchmarks), "training tasks": trained, "held-out tasks": held}
     yield from ((name, chosen) for name, chosen in named.items() if chosen)

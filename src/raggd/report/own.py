@@ -1,4 +1,4 @@
-"""What methods are worth on one's own questions: form, content and refusals apart, and advice."""
+"""What following examples is worth: on one's own questions, with advice; by contracts; audited."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.evaluation.contracts import refusal_scores
+from raggd.evaluation.contracts import PARTS, refusal_scores
 from raggd.evaluation.forms import Form, Parts
 from raggd.evaluation.statistics import (
     Difference,
@@ -23,10 +23,18 @@ from raggd.evaluation.statistics import (
 )
 from raggd.methods.spec import SPECS, method_label
 from raggd.records import Question, RunRecord
-from raggd.report.tables import NOTHING, Column, Table, interval_text, milliseconds_text, p_text
-
-ALPHA = 0.05
-BASE = "base"
+from raggd.report.contrasts import ALPHA, BASE
+from raggd.report.study_tables import minus_label
+from raggd.report.tables import (
+    NOTHING,
+    Bold,
+    Table,
+    interval_text,
+    milliseconds_text,
+    numbers,
+    p_text,
+    texts,
+)
 
 
 @dataclass(frozen=True)
@@ -54,38 +62,39 @@ def sets_report(reports: Mapping[str, OwnReport]) -> OwnReport:
     results = {name: report.result for name, report in reports.items()}
     methods = list(next(iter(results.values()))["methods"])
 
-    def count(result: Mapping[str, Any], method: str, name: str) -> float | None:
-        found = result["methods"][method].get(name)
-        return None if found is None else found["mean"] * result["n"] / 100
-
     def cell(method: str, chosen: Sequence[Mapping[str, Any]]) -> str:
         sums = []
         for name in ("form", "content"):
-            counts = [count(result, method, name) for result in chosen]
-            known = [c for c in counts if c is not None]
-            sums.append(f"{round(sum(known), 1):g}" if known else NOTHING)
+            scored = [(r["n"], r["methods"][method].get(name)) for r in chosen]
+            counts = [n * found["mean"] / 100 for n, found in scored if found]
+            sums.append(f"{round(sum(counts), 1):g}" if counts else NOTHING)
         return " / ".join(sums)
 
-    rows = [
-        (name, str(result["n"]), *(cell(m, [result]) for m in methods))
-        for name, result in results.items()
-    ]
     n = sum(result["n"] for result in results.values())
     totals = {m: cell(m, list(results.values())) for m in methods}
-    rows.append(("all", str(n), *totals.values()))
-    columns = [Column("Examples"), Column("n", "right")]
-    columns += [Column(method_label(m), "right") for m in methods]
-    caption = "Answers that follow the form / that say what was wanted."
+    rows = [
+        [name, str(result["n"]), *(cell(m, [result]) for m in methods)]
+        for name, result in results.items()
+    ]
+    rows.append(["all", str(n), *totals.values()])
+    columns = texts("Examples") + numbers("n", *map(method_label, methods))
     words = ", ".join(f"{method} {total}" for method, total in totals.items())
     return OwnReport(
-        [Table(tuple(columns), tuple(rows), caption=caption)],
+        [Table(columns, rows, "Answers that follow the form / that say what was wanted.")],
         f"Form followed / content right, of {n} questions: {words}.",
         {"n": n, "sets": results},
     )
 
 
 class _Scores:
-    """Every method's answers to the same questions, judged by the forms of their support sets."""
+    """Every method's answers to the same questions, judged by the forms of their support sets.
+
+    Attributes:
+        values: by part of the score, percent (questions, methods).
+        headline: the parts whose mean decides.
+        together: that mean, (questions, methods).
+        refusals: how each method decides to refuse, where refusals are wanted.
+    """
 
     def __init__(
         self,
@@ -95,32 +104,38 @@ class _Scores:
     ) -> None:
         self.methods = [record.method for record in records]
         self.clusters = [p.support_id for p in records[0].predictions]
-        self.judged: list[list[Parts]] = [
+        judged: list[list[Parts]] = [
             [
                 forms[p.support_id].judge(p.answer, questions[p.question_id].answers)
                 for p in record.predictions
             ]
             for record in records
         ]
-        scored = all(part.form is not None for part in self.judged[0])
-        self.names = ("form", "content", "exact") if scored else ("content", "exact")
-        self.values = {name: self._percent(name) for name in self.names}
-        self.headline = self.names[:-1]
+        scored = all(part.form is not None for part in judged[0])
+        names = PARTS if scored else PARTS[1:]
+        self.values: dict[str, NDArray[np.float64]] = {
+            name: 100 * np.array([[getattr(p, name) for p in own] for own in judged]).T
+            for name in names
+        }
+        self.headline = names[:-1]
         self.together = np.mean([self.values[name] for name in self.headline], axis=0)
-
-    def _percent(self, name: str) -> NDArray[np.float64]:
-        # (questions, methods)
-        return 100 * np.array([[getattr(p, name) for p in own] for own in self.judged]).T
+        self.refusals = {
+            method: refusal_scores([p.refused for p in own], [p.wanted for p in own])
+            for method, own in zip(self.methods, judged, strict=True)
+            if any(p.wanted for p in own)
+        }
 
     def means(self, method: str) -> dict[str, float]:
         at = self.methods.index(method)
         return {name: float(self.values[name][:, at].mean()) for name in self.headline}
 
-    def refusal(self, method: str) -> dict[str, float] | None:
-        judged = self.judged[self.methods.index(method)]
-        if not any(part.wanted for part in judged):
-            return None
-        return refusal_scores([part.refused for part in judged], [part.wanted for part in judged])
+    def minus_base(self) -> dict[str, Difference]:
+        if BASE not in self.methods or len(self.methods) < 2:
+            return {}
+        rivals, at = [m for m in self.methods if m != BASE], self.methods.index(BASE)
+        pairs = [(self.methods.index(m), at) for m in rivals]
+        found = paired_bootstraps(self.together, pairs, clusters=self.clusters)
+        return dict(zip(rivals, found, strict=True))
 
 
 def own_report(
@@ -135,39 +150,44 @@ def own_report(
     source of chance; the mean of form and content decides.
     """
     scores = _Scores(records, questions, forms)
-    methods, clusters = scores.methods, scores.clusters
-    shown = {name: bootstrap_intervals(v, clusters=clusters) for name, v in scores.values.items()}
-    rivals = [m for m in methods if m != BASE] if BASE in methods else []
-    pairs = [(methods.index(m), methods.index(BASE)) for m in rivals]
-    found = paired_bootstraps(scores.together, pairs, clusters=clusters) if pairs else []
-    differences = dict(zip(rivals, found, strict=True))
+    shown = {
+        name: bootstrap_intervals(values, clusters=scores.clusters)
+        for name, values in scores.values.items()
+    }
+    differences = scores.minus_base()
+    values = holm([d.p_value for d in differences.values()])
+    adjusted = dict(zip(differences, values, strict=True))
     sentence = form_sentence(list(forms.values()))
-    advice = _advice(scores, differences, adapting)
-    refusals = {method: scores.refusal(method) for method in methods}
+    advice = _advice(scores, differences, adjusted, adapting)
+    methods: dict[str, Any] = {
+        record.method: {name: _limits(found[i]) for name, found in shown.items()}
+        | ({"refusal": r} if (r := scores.refusals.get(record.method)) else {})
+        | dict(record.cost)
+        for i, record in enumerate(records)
+    }
     result = {
-        "n": len(clusters),
+        "n": len(scores.clusters),
         "form": sentence,
-        "methods": {
-            record.method: {name: _numbers(shown[name][i]) for name in shown}
-            | ({"refusal": refusals[record.method]} if refusals[record.method] else {})
-            | dict(record.cost)
-            for i, record in enumerate(records)
-        },
-        "minus_base": {m: _numbers(d) for m, d in differences.items()},
+        "methods": methods,
+        "minus_base": {m: _limits(d) for m, d in differences.items()},
         "advice": advice,
     }
     tables = [
-        _score_table(records, shown, refusals),
-        _difference_table(differences, scores.headline),
+        _score_table(records, shown, scores.refusals),
+        _difference_table(differences, adjusted, scores.headline),
     ]
     return OwnReport(tables, f"{sentence}\n{advice}", result)
 
 
-def _advice(scores: _Scores, differences: Mapping[str, Difference], adapting: str) -> str:
+def _advice(
+    scores: _Scores,
+    differences: Mapping[str, Difference],
+    adjusted: Mapping[str, float],
+    adapting: str,
+) -> str:
     if not differences:
         return "Nothing was compared with the base adapter."
     n = len(scores.clusters)
-    adjusted = dict(zip(differences, holm([d.p_value for d in differences.values()]), strict=True))
     sure = [m for m, d in differences.items() if d.mean > 0 and adjusted[m] < ALPHA]
     best = max(sure or differences, key=lambda m: differences[m].mean)
     d, own, base = differences[best], scores.means(best), scores.means(BASE)
@@ -178,25 +198,22 @@ def _advice(scores: _Scores, differences: Mapping[str, Difference], adapting: st
         if best != adapting and adapting in sure:
             more = f"; the default, {adapting}, gains {differences[adapting].mean:+.1f}"
         reads = SPECS[best].encoded or SPECS[best].shown if best in SPECS else True
-        alike = (
-            "" if reads else " It reads no demonstrations, so they are not needed for this gain."
-        )
+        alike = " It reads no demonstrations, so they are not needed for this gain."
         return (
             f"Adapt, with {best}: {gain} over the base adapter on {n} questions ({parts}){more}."
-            f"{alike}"
+            f"{'' if reads else alike}"
         )
     if d.mean <= 0 or not math.isfinite(d.low):
         return f"Do not adapt: nothing is above the base adapter on {n} questions ({parts})."
-    columns = [scores.methods.index(m) for m in (best, BASE)]
-    std = float((scores.together[:, columns[0]] - scores.together[:, columns[1]]).std())
-    needed = questions_needed(d.mean, max(std, 1e-6))
+    rival, known = (scores.together[:, scores.methods.index(m)] for m in (best, BASE))
+    needed = questions_needed(d.mean, max(float((rival - known).std()), 1e-6))
     return (
         f"Do not count on adapting yet: nothing is surely above the base adapter on {n} questions "
         f"(best is {best}, {gain}; {parts}); about {needed} would show a gain of that size."
     )
 
 
-def _numbers(found: Interval | Difference) -> dict[str, float | None]:
+def _limits(found: Interval) -> dict[str, float | None]:
     parts = {"mean": found.mean, "low": found.low, "high": found.high}
     return {name: x if math.isfinite(x) else None for name, x in parts.items()}
 
@@ -204,35 +221,64 @@ def _numbers(found: Interval | Difference) -> dict[str, float | None]:
 def _score_table(
     records: Sequence[RunRecord],
     shown: Mapping[str, Sequence[Interval]],
-    refusals: Mapping[str, dict[str, float] | None],
+    refusals: Mapping[str, Mapping[str, float]],
 ) -> Table:
-    columns = [Column("Method"), Column("n", "right")]
-    columns += [Column(f"{name.capitalize()} (95 %)", "right") for name in shown]
-    refusable = any(refusals.values())
-    columns += [Column("Refused rightly / wrongly", "right")] if refusable else []
-    columns += [Column("Adapt ms", "right"), Column("Answer ms", "right")]
     rows = []
     for i, record in enumerate(records):
         cells = [method_label(record.method), str(len(record.predictions))]
         cells += [interval_text(intervals[i]) for intervals in shown.values()]
-        if found := refusals[record.method]:
+        if found := refusals.get(record.method):
             cells.append(f"{found['recall']:.0f} % / {found['wrongly']:.0f} %")
-        cells += [milliseconds_text(record.cost.get(c)) for c in ("adapt_ms", "answer_ms")]
-        rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows))
+        times = (record.cost.get(name) for name in ("adapt_ms", "answer_ms"))
+        rows.append([*cells, *map(milliseconds_text, times)])
+    titles = [f"{name.capitalize()} (95 %)" for name in shown]
+    titles += ["Refused rightly / wrongly"] if refusals else []
+    return Table(texts("Method") + numbers("n", *titles, "Adapt ms", "Answer ms"), rows)
 
 
-def _difference_table(differences: Mapping[str, Difference], headline: Sequence[str]) -> Table:
-    adjusted = holm([d.p_value for d in differences.values()]) if differences else []
-    rows = tuple(
-        (
-            f"{method_label(m)} minus {method_label(BASE)}",
-            f"{d.mean:+.1f} [{d.low:+.1f}, {d.high:+.1f}]",
-            p_text(p),
-        )
-        for (m, d), p in zip(differences.items(), adjusted, strict=True)
-    )
-    columns = (Column("Comparison"), Column("Points (95 %)", "right"), Column("p", "right"))
+def _difference_table(
+    differences: Mapping[str, Difference], adjusted: Mapping[str, float], headline: Sequence[str]
+) -> Table:
+    rows = []
+    for method, d in differences.items():
+        text = interval_text(d, "+.1f")
+        shown = Bold(text) if adjusted[method] < ALPHA else text
+        rows.append([minus_label(method, BASE), shown, p_text(adjusted[method])])
     what = f"Mean of {' and '.join(headline)}" if len(headline) > 1 else headline[0].capitalize()
-    bold = frozenset((i, 1) for i, p in enumerate(adjusted) if p < ALPHA)
-    return Table(columns, rows, caption=f"{what}; p corrected by Holm.", bold=bold)
+    columns = texts("Comparison") + numbers("Points (95 %)", "p")
+    return Table(columns, rows, f"{what}; p corrected by Holm.")
+
+
+def audit_table(result: Mapping[str, Any]) -> Table:
+    """Return a row per task and control of `audit_result`: the right state minus the control."""
+    forms = {"em": "+.1f", "f1": "+.1f", "loss": "+.3f"}
+    rows = [
+        [task, control, *(interval_text(Interval(*parts[p]), form) for p, form in forms.items())]
+        for task, controls in result["worth"].items()
+        for control, parts in controls.items()
+    ]
+    caption = f"What reading is worth: {result['audited']}, right minus control (95 %)"
+    return Table(texts("task", "control") + numbers("EM", "F1", "answer loss"), rows, caption)
+
+
+def contract_tables(result: Mapping[str, Any]) -> list[Table]:
+    """Return the methods' means over contracts, and the first method's contracts one by one."""
+    groups = {"": result["macro"], **result.get("by_set", {})}
+    rows = []
+    for name, methods in groups.items():
+        for method, scores in methods.items():
+            label = f"{name}: {method_label(method)}" if name else method_label(method)
+            refusal = {} if name else result["refusal"].get(method, {})
+            refused = [f"{refusal[n]:.0f}" if refusal else "" for n in ("f1", "wrongly")]
+            means = (interval_text(Interval(*scores[part])) for part in PARTS)
+            rows.append([label, *means, *refused])
+    caption = "Mean over contracts, percent (95 % interval)"
+    columns = texts("method") + numbers(*PARTS, "refusal F1", "refused wrongly")
+    first = next(iter(result["macro"]))
+    single = [
+        [name, *(f"{methods[first][part]:.0f}" for part in PARTS), str(methods[first]["n"])]
+        for name, methods in result["contracts"].items()
+    ]
+    one_by_one = f"{method_label(first)}, contract by contract"
+    own = Table(texts("contract") + numbers(*PARTS, "n"), single, one_by_one)
+    return [Table(columns, rows, caption), own]

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from raggd.data.answers import normalise_answer
 from raggd.methods.spec import SPECS, method_label
 from raggd.records import Passage, Prediction, Question, RaggdError, SupportSet
-from raggd.report.tables import NOTHING, Table
+from raggd.report.tables import NOTHING, Bold, Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -143,12 +143,12 @@ def _view(shown: Shown) -> dict[str, Any]:
             {
                 "text": text,
                 "number": column.align == "right",
-                "bold": (i, j) in table.bold,
+                "bold": isinstance(text, Bold),
                 "value": _sort_value(text) if column.align == "right" else None,
             }
-            for j, (text, column) in enumerate(zip(row, table.columns, strict=True))
+            for text, column in zip(row, table.columns, strict=True)
         ]
-        for i, row in enumerate(table.rows)
+        for row in table.rows
     ]
     return {"table": table, "rows": rows, "filter": shown.filter}
 

@@ -1,26 +1,42 @@
-"""The paper's tables from a study: scores by benchmark, averages, differences, costs."""
+"""The tables of a study: scores, averages, differences, costs, drops, gains beside the paper's."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from raggd.data.benchmarks import BENCHMARKS
-from raggd.evaluation.statistics import Interval, holm
+from raggd.evaluation.statistics import Interval
 from raggd.methods.spec import NAMED, method_label
-from raggd.report.contrasts import POOLED, Averages, Contrast
+from raggd.report.contrasts import (
+    ALPHA,
+    BASE,
+    EVIDENCE,
+    METRICS,
+    POOLED,
+    Averages,
+    Contrast,
+    Drop,
+    significant,
+)
 from raggd.report.grid import Block, Grid, held_out, subsets
 from raggd.report.tables import (
     NOTHING,
-    Column,
+    Bold,
     Table,
     interval_text,
     milliseconds_text,
+    numbers,
     p_text,
     relative_text,
+    texts,
 )
 
-ALPHA = 0.05
+SCORES = ("em", "f1")
+FEWEST = 20
+"""Questions below which resampling says too little to be called significant."""
+_METRIC_TITLES = {"em": "EM", "f1": "F1", "loss": "Answer loss"}
 
 
 def benchmark_title(name: str) -> str:
@@ -29,10 +45,23 @@ def benchmark_title(name: str) -> str:
     return f"{title}*" if held_out(name) else title
 
 
-def significant(family: Sequence[Contrast]) -> set[Contrast]:
-    """Return the contrasts of a family with a p-value below 0.05, corrected over the family."""
-    adjusted = holm([c.difference.p_value for c in family])
-    return {c for c, p in zip(family, adjusted, strict=True) if p < ALPHA}
+def minus_label(method: str, other: str) -> str:
+    """Return how tables call a comparison."""
+    return f"{method_label(method)} minus {method_label(other)}"
+
+
+def _marked(text: str, sure: bool) -> str:
+    return Bold(text) if sure else text
+
+
+def _limits(interval: Interval) -> list[str]:
+    limits = (interval.mean, interval.low, interval.high)
+    return [f"{x:.4f}" if math.isfinite(x) else "" for x in limits]
+
+
+def _contrast_text(c: Contrast | None) -> str:
+    form = "+.3f" if c and c.metric == "loss" else "+.1f"
+    return interval_text(c.difference if c else None, form)
 
 
 def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
@@ -44,21 +73,13 @@ def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
     chosen = [
         c
         for c in found
-        if (c.scope, c.subset, c.metric) == (scope, "all", metric) and "base" in (c.method, c.other)
+        if (c.scope, c.subset, c.metric) == (scope, "all", metric) and BASE in (c.method, c.other)
     ]
     return {
-        c.method if c.other == "base" else c.other
+        c.method if c.other == BASE else c.other
         for c in significant(chosen)
-        if (c.difference.mean > 0) == (c.other == "base")
+        if (c.difference.mean > 0) == (c.other == BASE)
     }
-
-
-def _pair(em: Interval | None, f1: Interval | None) -> str:
-    return NOTHING if em is None or f1 is None else f"{em.mean:.1f} / {f1.mean:.1f}"
-
-
-def _average(interval: Interval | None) -> str:
-    return NOTHING if interval is None else interval_text(interval)
 
 
 def benchmark_table(
@@ -69,81 +90,64 @@ def benchmark_table(
     Significant gains over the base adapter are bold.
     """
     benchmarks = list(dict.fromkeys(name for block in blocks for name in block.benchmarks))
-    columns = [Column("Retriever"), Column("Method")]
-    columns += [Column(benchmark_title(name), "right") for name in benchmarks]
-    columns += [Column("EM, average", "right"), Column("F1, average", "right")]
-    rows: list[tuple[str, ...]] = []
-    bold = set()
+    rows = []
     for block in blocks:
-        better = {metric: above_base(found, block.name, metric) for metric in ("em", "f1")}
+        better = {metric: above_base(found, block.name, metric) for metric in SCORES}
         for method in block.methods:
             cells = [block.retriever, method_label(method)]
             for name in benchmarks:
-                cells.append(_pair(*(averages.of(block, method, (name,), m) for m in ("em", "f1"))))
-            for metric in ("em", "f1"):
-                if method in better[metric]:
-                    bold.add((len(rows), len(cells)))
-                cells.append(_average(averages.of(block, method, benchmarks, metric)))
-            rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))
+                both = [averages.of(block, method, (name,), metric) for metric in SCORES]
+                cells.append(" / ".join(f"{x.mean:.1f}" for x in both if x) or NOTHING)
+            for metric in SCORES:
+                text = interval_text(averages.of(block, method, benchmarks, metric))
+                cells.append(_marked(text, method in better[metric]))
+            rows.append(cells)
+    titles = map(benchmark_title, benchmarks)
+    columns = texts("Retriever", "Method") + numbers(*titles, "EM, average", "F1, average")
+    return Table(columns, rows, caption)
 
 
 def average_table(
     blocks: Sequence[Block], found: Sequence[Contrast], caption: str, averages: Averages
 ) -> Table:
     """Return the averages of all methods, a pair of columns per block: the paper's overview."""
-    methods = list(dict.fromkeys(m for block in blocks for m in block.methods))
-    columns = [Column("Method")]
-    columns += [
-        Column(f"{block.name}: {metric.upper()}", "right")
-        for block in blocks
-        for metric in ("em", "f1")
+    methods = dict.fromkeys(m for block in blocks for m in block.methods)
+    pairs = [(block, metric) for block in blocks for metric in SCORES]
+    better = [above_base(found, block.name, metric) for block, metric in pairs]
+    rows = [
+        [
+            method_label(method),
+            *(
+                _marked(
+                    interval_text(averages.of(block, method, block.benchmarks, metric)),
+                    method in sure,
+                )
+                for (block, metric), sure in zip(pairs, better, strict=True)
+            ),
+        ]
+        for method in methods
     ]
-    rows: list[tuple[str, ...]] = []
-    bold: set[tuple[int, int]] = set()
-    for method in methods:
-        cells = [method_label(method)]
-        for block in blocks:
-            for metric in ("em", "f1"):
-                if method in above_base(found, block.name, metric):
-                    bold.add((len(rows), len(cells)))
-                average = averages.of(block, method, block.benchmarks, metric)
-                cells.append(_average(average))
-        rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))
+    titles = (f"{block.name}: {metric.upper()}" for block, metric in pairs)
+    return Table(texts("Method") + numbers(*titles), rows, caption)
 
 
 def numbers_table(grid: Grid, averages: Averages) -> Table:
     """Return every number with its interval, one line each, for other programs."""
-    names = ("backbone", "retriever", "method", "benchmark", "metric", "n", "mean", "low", "high")
     rows = []
     for block in grid.blocks:
         sets: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in block.benchmarks]
         sets += [(f"average, {name}", chosen) for name, chosen in subsets(block.benchmarks)]
         for method in block.methods:
             for label, chosen in sets:
-                for metric in ("em", "f1", "loss"):
+                for metric in METRICS:
                     found = averages.of(block, method, chosen, metric)
-                    if found is None:
-                        continue
-                    answers = [a for name in chosen for _, a in block.answers[method][name]]
-                    n = len({answer.question for answer in answers})
-                    shown = [
-                        f"{x:.4f}" if math.isfinite(x) else ""
-                        for x in (found.mean, found.low, found.high)
-                    ]
-                    head = (block.backbone, block.retriever, method, label, metric, str(n))
-                    rows.append((*head, *shown))
-    return Table(tuple(Column(name) for name in names), tuple(rows))
-
-
-def contrast_text(c: Contrast | None) -> str:
-    """Return a difference with its interval; a dash for None."""
-    if c is None:
-        return NOTHING
-    d, form = c.difference, "+.3f" if c.metric == "loss" else "+.1f"
-    limits = f" [{d.low:{form}}, {d.high:{form}}]" if math.isfinite(d.low) else ""
-    return f"{d.mean:{form}}{limits}"
+                    if found is not None:
+                        answers = [a for name in chosen for _, a in block.answers[method][name]]
+                        n = str(len({answer.question for answer in answers}))
+                        head = (block.backbone, block.retriever, method, label, metric, n)
+                        rows.append([*head, *_limits(found)])
+    names = ("backbone", "retriever", "method", "benchmark", "metric", "n", "mean", "low", "high")
+    return Table(texts(*names), rows)
 
 
 def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Table:
@@ -153,76 +157,148 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
     a scope; there is no column for a single scope.
     """
     scopes = len({c.scope for c in found}) > 1
-    columns = [Column("Comparison"), *([Column("Scope")] if scopes else []), Column("n", "right")]
-    chosen = [c for c in found if c.named and c.subset == subset]
-    titles = {"em": "EM", "f1": "F1", "loss": "Answer loss"}
-    metrics = [metric for metric in titles if any(c.metric == metric for c in chosen)]
-    for metric in metrics:
-        columns += [Column(titles[metric], "right"), Column("p", "right")]
+    chosen = [c for c in found if c.p_named is not None and c.subset == subset]
+    metrics = [metric for metric in METRICS if any(c.metric == metric for c in chosen)]
     chosen.sort(key=lambda c: (NAMED.index((c.method, c.other)), c.scope != POOLED))
-    groups: dict[tuple[str, str, str], dict[str, Contrast]] = {}
-    for c in chosen:
-        groups.setdefault((c.method, c.other, c.scope), {})[c.metric] = c
-    rows: list[tuple[str, ...]] = []
-    bold: set[tuple[int, int]] = set()
-    for (method, other, scope), by_metric in groups.items():
+    rows = []
+    for (method, other, scope), by_metric in _by_row(chosen, "method", "other", "scope").items():
         first = next(iter(by_metric.values()))
         label = f"{scope} ({first.blocks} blocks)" if first.blocks > 1 else scope
-        cells = [f"{method_label(method)} minus {method_label(other)}", str(first.n)]
-        cells[1:1] = [label] if scopes else []
+        cells = [minus_label(method, other), *([label] if scopes else []), str(first.n)]
         for metric in metrics:
             shown = by_metric.get(metric)
             p = shown.p_named if shown else None
-            if p is not None and p < ALPHA:
-                bold.add((len(rows), len(cells)))
-            cells += [contrast_text(shown), NOTHING if p is None else p_text(p)]
-        rows.append(tuple(cells))
-    return Table(tuple(columns), tuple(rows), caption=caption, bold=frozenset(bold))
+            cells += [_marked(_contrast_text(shown), p is not None and p < ALPHA), p_text(p)]
+        rows.append(cells)
+    titles = [title for metric in metrics for title in (_METRIC_TITLES[metric], "p")]
+    columns = texts("Comparison", *(["Scope"] if scopes else [])) + numbers("n", *titles)
+    return Table(columns, rows, caption)
+
+
+def _by_row(found: Iterable[Contrast], *names: str) -> dict[tuple[str, ...], dict[str, Contrast]]:
+    # contrasts by metric, in the rows that some of their attributes name
+    groups: dict[tuple[str, ...], dict[str, Contrast]] = {}
+    for c in found:
+        groups.setdefault(tuple(getattr(c, name) for name in names), {})[c.metric] = c
+    return groups
 
 
 def pairs_table(found: Sequence[Contrast]) -> Table:
     """Return contrasts one line each; `p_holm` is over all pairs of scope, subset and metric."""
-    names = (
-        *("scope", "subset", "method", "other", "metric", "n", "blocks"),
-        *("difference", "low", "high", "p", "p_holm", "p_holm_named"),
-    )
-    rows = tuple(
-        (
-            *(c.scope, c.subset, c.method, c.other, c.metric, str(c.n), str(c.blocks)),
-            *(
-                f"{x:.4f}" if math.isfinite(x) else ""
-                for x in (c.difference.mean, c.difference.low, c.difference.high)
-            ),
-            *(f"{c.difference.p_value:.4f}", f"{c.p:.4f}"),
+    names = ("scope", "subset", "method", "other", "metric", "n", "blocks")
+    rows = [
+        [
+            *(str(getattr(c, name)) for name in names),
+            *_limits(c.difference),
+            f"{c.difference.p_value:.4f}",
+            f"{c.p:.4f}",
             "" if c.p_named is None else f"{c.p_named:.4f}",
-        )
+        ]
         for c in found
+    ]
+    more = ("difference", "low", "high", "p", "p_holm", "p_holm_named")
+    return Table(texts(*names, *more), rows)
+
+
+def evidence_table(found: Sequence[Contrast]) -> Table:
+    """Return gains by evidence; bold is significant, corrected by Holm over the rows of a scope."""
+    families: dict[tuple[str, str], list[Contrast]] = {}
+    for c in found:
+        families.setdefault((c.scope, c.metric), []).append(c)
+    sure = {c for family in families.values() for c in significant(family) if c.n >= FEWEST}
+    rows = []
+    groups = _by_row(found, "scope", "method", "other", "subset")
+    for (scope, method, other, subset), by_metric in groups.items():
+        n, holds = next(iter(by_metric.values())).n, subset == EVIDENCE[True]
+        shown = [by_metric.get(metric) for metric in METRICS]
+        cells = (_marked(_contrast_text(c), c in sure) for c in shown)
+        label = "an answer" if holds else "none"
+        rows.append([scope, minus_label(method, other), label, str(n), *cells])
+    caption = (
+        "Gains by evidence, mean over questions. Bold: p < 0.05, corrected by Holm over the rows "
+        f"of a scope, from {FEWEST} questions on."
     )
-    return Table(tuple(Column(name) for name in names), rows)
+    columns = texts("Scope", "Comparison", "Passages hold")
+    return Table(columns + numbers("n", *_METRIC_TITLES.values()), rows, caption)
 
 
-def per_draw(block: Block, method: str) -> float:
-    """Return how many questions share a support set when support is given per task."""
-    draws = {
-        (name, seed, a.draw) for name, given in block.answers[method].items() for seed, a in given
+def drops_table(found: Sequence[Drop]) -> Table:
+    """Return the drops by block and method, for each subset, and as multiples of TT-SGD's."""
+    subsets_shown = list(dict.fromkeys(drop.subset for drop in found))
+    by_row: dict[tuple[str, str], dict[str, Drop]] = {}
+    for drop in found:
+        by_row.setdefault((drop.scope, drop.method), {})[drop.subset] = drop
+    rows = []
+    for (scope, method), mine in by_row.items():
+        cells = [scope, method_label(method)]
+        for name in subsets_shown:
+            one = mine.get(name)
+            # a sure rise of the loss is not shown as a multiple of a drop
+            times = one.times if one and one.drop.high >= 0 else None
+            cells += [interval_text(one.drop if one else None, ".3f"), interval_text(times, ".2f")]
+        rows.append(cells)
+    titles = [title for name in subsets_shown for title in (f"Drop, {name}", "x TT-SGD")]
+    caption = "Drop of the answer loss from the base adapter, nats per answer token, 95 % intervals"
+    return Table(texts("Scope", "Method") + numbers(*titles), rows, caption)
+
+
+PAPER_COLUMNS = ("Qwen BM25", "Qwen E5", "Llama BM25", "Llama E5")
+PUBLISHED: Mapping[str, tuple[tuple[float, float] | None, ...]] = {
+    "query-only": ((18.94, 25.09), (18.94, 25.09), (21.52, 28.08), (21.52, 28.08)),
+    "vanilla-rag": ((27.16, 34.90), (32.61, 40.60), (28.72, 36.34), (34.01, 41.90)),
+    "vanilla-few-shot": ((27.14, 34.76), (32.14, 40.31), None, None),
+    "base": ((29.71, 37.72), (34.16, 42.54), (35.86, 45.34), (38.86, 48.04)),
+    "base-few-shot": ((31.58, 40.20), (36.22, 44.75), None, None),
+    "prompt-tuning": ((30.60, 40.22), (34.59, 43.60), None, None),
+    "hyper-tuning": ((31.69, 40.65), (35.85, 44.21), None, None),
+    "tt-sgd": ((32.36, 40.88), (36.54, 45.02), None, None),
+    "rag-gd-k1": ((32.25, 40.81), (36.35, 44.94), (36.93, 45.79), (39.93, 48.65)),
+    "rag-gd": ((32.43, 40.87), (36.71, 45.11), (36.83, 45.70), (40.54, 49.24)),
+    "rag-gd-k10": ((32.40, 40.68), (36.68, 44.86), (36.96, 45.79), (40.59, 49.29)),
+}
+"""EM and F1 averages over seven benchmarks, as published (arXiv:2605.26356v1, CC BY 4.0)."""
+
+
+def paper_table(found: Sequence[Contrast]) -> Table:
+    """Set EM / F1 differences from the base adapter beside the published ones.
+
+    Absolute scores of small backbones on other questions cannot be compared with the paper's; what
+    a method adds to the base adapter can.
+    """
+    # a pooled comparison of methods that not every backbone has is of fewer blocks than its column
+    widest = max((c.blocks for c in found), default=0)
+    whole = [c for c in found if c.scope != POOLED or c.blocks == widest]
+    gains = {
+        (c.scope, pair.method, c.metric): pair.difference.mean
+        for c in whole
+        for pair in (c, c.turned())
+        if c.subset == "all" and pair.other == BASE
     }
-    return sum(len(given) for given in block.answers[method].values()) / max(1, len(draws))
+    scopes = list(dict.fromkeys(c.scope for c in whole))
+    rows = []
+    for method, published in PUBLISHED.items():
+        if method == BASE:
+            continue
+        cells = [method_label(method)]
+        for ours, base in zip(published, PUBLISHED[BASE], strict=True):
+            pair = zip(ours or (), base or (), strict=False)
+            cells.append(" / ".join(f"{a - b:+.2f}" for a, b in pair) or NOTHING)
+        for scope in scopes:
+            both = [gains.get((scope, method, metric)) for metric in SCORES]
+            cells.append(" / ".join(f"{x:+.2f}" for x in both if x is not None) or NOTHING)
+        rows.append(cells)
+    titles = (*(f"paper: {name}" for name in PAPER_COLUMNS), *scopes)
+    return Table(texts("Minus base adapter") + numbers(*titles), rows)
 
 
-def _flops(value: float | None) -> str:
-    return NOTHING if value is None else f"{value / 1e9:.3g}"
+def _per_draw(block: Block, method: str) -> float:
+    # how many questions share a support set when support is given per task
+    given = [(name, s, a) for name, pairs in block.answers[method].items() for s, a in pairs]
+    return len(given) / max(1, len({(name, seed, a.draw) for name, seed, a in given}))
 
 
 def cost_table(block: Block, caption: str) -> Table:
     """Return what a question costs, measured and counted, with support per query and per task."""
-    columns = [Column("Method")]
-    columns += [
-        Column(name, "right")
-        for name in (
-            *("Adapt ms", "Answer ms", "Per query ms", "Per task ms", "Adapt / TT-SGD"),
-            *("Adapt GFLOP", "Answer GFLOP", "Adapt / TT-SGD, counted"),
-        )
-    ]
     reference = block.costs.get("tt-sgd", {})
     rows = []
     for method in block.methods:
@@ -231,50 +307,64 @@ def cost_table(block: Block, caption: str) -> Table:
         query = task = None
         if adapt is not None and answer is not None:
             query = adapt + answer
-            task = adapt / per_draw(block, method) + answer
-        shares = [
-            costs[name] / reference[name] if name in costs and reference.get(name) else None
+            task = adapt / _per_draw(block, method) + answer
+        measured, counted = (
+            relative_text(costs[name] / reference[name])
+            if name in costs and reference.get(name)
+            else NOTHING
             for name in ("adapt_ms", "adapt_flops")
-        ]
-        times = [milliseconds_text(value) for value in (adapt, answer, query, task)]
-        counts = [_flops(costs.get(name)) for name in ("adapt_flops", "answer_flops")]
-        rows.append(
-            (
-                *(method_label(method), *times, relative_text(shares[0])),
-                *(*counts, relative_text(shares[1])),
-            )
         )
-    return Table(tuple(columns), tuple(rows), caption=caption)
+        flops = [
+            f"{costs[name] / 1e9:.3g}" if name in costs else NOTHING
+            for name in ("adapt_flops", "answer_flops")
+        ]
+        times = map(milliseconds_text, (adapt, answer, query, task))
+        rows.append([method_label(method), *times, measured, *flops, counted])
+    measured_titles = ("Adapt ms", "Answer ms", "Per query ms", "Per task ms", "Adapt / TT-SGD")
+    counted_titles = ("Adapt GFLOP", "Answer GFLOP", "Adapt / TT-SGD, counted")
+    return Table(texts("Method") + numbers(*measured_titles, *counted_titles), rows, caption)
 
 
 def scores_table(block: Block, averages: Averages) -> Table:
     """Return one block's scores and costs, a row per method: what a small study shows."""
-    columns = [Column("Method"), Column("n", "right")]
-    columns += [Column(f"{name} (95 % interval)", "right") for name in ("EM", "F1")]
-    columns += [Column(x, "right") for x in ("Adapt ms", "Answer ms", "Adapt cost / TT-SGD")]
     unit = block.costs.get("tt-sgd", {}).get("adapt_ms")
     rows = []
     for method in block.methods:
         n = sum(len(given) for given in block.answers[method].values())
-        scores = [averages.of(block, method, block.benchmarks, metric) for metric in ("em", "f1")]
+        scores = [averages.of(block, method, block.benchmarks, metric) for metric in SCORES]
         costs = block.costs.get(method, {})
         adapt, answer = costs.get("adapt_ms"), costs.get("answer_ms")
-        share = adapt / unit if unit and adapt is not None else None
-        times = (milliseconds_text(adapt), milliseconds_text(answer), relative_text(share))
-        rows.append((method_label(method), str(n), *map(_average, scores), *times))
-    return Table(tuple(columns), tuple(rows))
+        share = relative_text(adapt / unit if unit and adapt is not None else None)
+        times = (milliseconds_text(adapt), milliseconds_text(answer), share)
+        rows.append([method_label(method), str(n), *map(interval_text, scores), *times])
+    titles = ("n", "EM (95 % interval)", "F1 (95 % interval)")
+    times = ("Adapt ms", "Answer ms", "Adapt cost / TT-SGD")
+    return Table(texts("Method") + numbers(*titles, *times), rows)
 
 
 def loss_table(block: Block) -> Table:
     """Return the mean answer loss by benchmark, where it was recorded."""
-    names = block.benchmarks
-    columns = [Column("Answer loss"), *(Column(name, "right") for name in (*names, "mean"))]
     rows = []
     for method in block.methods:
-        by_benchmark = block.answers[method]
-        losses = [[a.loss for _, a in by_benchmark.get(n, ()) if a.loss is not None] for n in names]
+        given = [block.answers[method].get(name, ()) for name in block.benchmarks]
+        losses = [[a.loss for _, a in pairs if a.loss is not None] for pairs in given]
         if all(losses):
             means = [sum(values) / len(values) for values in losses]
             shown = [f"{value:.3f}" for value in (*means, sum(means) / len(means))]
-            rows.append((method_label(method), *shown))
-    return Table(tuple(columns), tuple(rows))
+            rows.append([method_label(method), *shown])
+    return Table(texts("Answer loss") + numbers(*block.benchmarks, "mean"), rows)
+
+
+def alignment_table(records: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Return the mean cosine of every predictor on both kinds of tasks, by backbone."""
+    rows = []
+    for name, record in records.items():
+        for kind, by_method in record["found"].items():
+            for method, found in by_method.items():
+                low, high = found["interval"]
+                limits = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+                cells = [name, method_label(method), str(found["steps"]), kind]
+                cells += [str(len(found["by_set"])), f"{found['cosine']:.3f}{limits}"]
+                rows.append([*cells, f"{found['total_cosine']:.3f}"])
+    columns = texts("Backbone", "Method") + numbers("K") + texts("Tasks")
+    return Table(columns + numbers("Sets", "Cosine (95 % interval)", "Whole update"), rows)

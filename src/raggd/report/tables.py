@@ -1,4 +1,4 @@
-"""A small table of strings, written as Markdown, LaTeX, CSV, plain text or for a rich terminal."""
+"""A small table of strings, written as Markdown, LaTeX, CSV or plain text."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import csv
 import io
 import math
 import unicodedata
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from raggd.evaluation.statistics import Interval
@@ -25,6 +25,12 @@ _LATEX = {
 }
 
 
+class Bold(str):
+    """A cell that stands out where the format can."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A column's heading and the side its cells lean to."""
@@ -33,17 +39,23 @@ class Column:
     align: Align = "left"
 
 
+def texts(*headings: str) -> list[Column]:
+    """Return columns of text."""
+    return [Column(heading) for heading in headings]
+
+
+def numbers(*headings: str) -> list[Column]:
+    """Return columns of numbers."""
+    return [Column(heading, "right") for heading in headings]
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Columns and rows of text; every row has one cell per column.
+    """Columns and rows of text; every row has one cell per column. CSV leaves the caption out."""
 
-    CSV leaves the caption out. `bold` are (row, column) of cells to stand out where the format can.
-    """
-
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
     caption: str = ""
-    bold: frozenset[tuple[int, int]] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
         for number, row in enumerate(self.rows):
@@ -53,34 +65,29 @@ class Table:
                     "columns: give one for each."
                 )
 
-    def _marked(
+    def _lines(
         self, escape: Callable[[str], str], mark: Callable[[str], str]
-    ) -> list[tuple[str, ...]]:
-        return [
-            tuple(
-                mark(escape(cell)) if (i, j) in self.bold and cell else escape(cell)
-                for j, cell in enumerate(row)
-            )
-            for i, row in enumerate(self.rows)
-        ]
+    ) -> Iterator[list[str]]:
+        yield [escape(column.heading) for column in self.columns]
+        for row in self.rows:
+            yield [
+                mark(escape(cell)) if cell and isinstance(cell, Bold) else escape(cell)
+                for cell in row
+            ]
 
     def to_markdown(self) -> str:
         """Return a pipe table; pipes, stars and line breaks in cells are escaped."""
         rule = {"left": ":---", "right": "---:", "center": ":---:"}
-        lines = [
-            [_markdown_escape(column.heading) for column in self.columns],
-            [rule[column.align] for column in self.columns],
-            *self._marked(_markdown_escape, lambda cell: f"**{cell}**"),
-        ]
+        lines = list(self._lines(_markdown_escape, lambda cell: f"**{cell}**"))
+        lines.insert(1, [rule[column.align] for column in self.columns])
         body = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
         return f"{_markdown_escape(self.caption)}\n\n{body}" if self.caption else body
 
     def to_latex(self) -> str:
         """Return a tabular, in a table environment if there is a caption; it needs booktabs."""
         spec = "".join(column.align[0] for column in self.columns)
-        heading = tuple(_latex_escape(column.heading) for column in self.columns)
-        rows = self._marked(_latex_escape, lambda cell: f"\\textbf{{{cell}}}")
-        lines = [f"\\begin{{tabular}}{{{spec}}}", "\\toprule", " & ".join(heading) + r" \\"]
+        head, *rows = self._lines(_latex_escape, lambda cell: f"\\textbf{{{cell}}}")
+        lines = [f"\\begin{{tabular}}{{{spec}}}", "\\toprule", " & ".join(head) + r" \\"]
         lines += ["\\midrule", *(" & ".join(row) + r" \\" for row in rows)]
         lines += ["\\bottomrule", "\\end{tabular}"]
         if self.caption:
@@ -98,17 +105,11 @@ class Table:
 
     def to_text(self) -> str:
         """Return aligned plain text for a terminal or a log."""
-        cells = [tuple(column.heading for column in self.columns), *self.rows]
-        flat = [tuple(" ".join(cell.split()) for cell in row) for row in cells]
+        flat = list(self._lines(lambda cell: " ".join(cell.split()), lambda cell: cell))
         widths = [max(map(_width, column)) for column in zip(*flat, strict=True)]
-        lines = [
-            "  ".join(
-                _pad(cell, width, column.align)
-                for cell, width, column in zip(row, widths, self.columns, strict=True)
-            ).rstrip()
-            for row in flat
-        ]
-        lines.insert(1, "  ".join("-" * width for width in widths))
+        flat.insert(1, ["-" * width for width in widths])
+        aligns = [column.align for column in self.columns]
+        lines = ["  ".join(map(_padded, row, widths, aligns)).rstrip() for row in flat]
         return "\n".join([self.caption, *lines] if self.caption else lines) + "\n"
 
 
@@ -123,22 +124,24 @@ def _latex_escape(cell: str) -> str:
 
 
 def _width(cell: str) -> int:
-    """Return the columns of a terminal that a text takes: wide characters two, marks none."""
+    # columns of a terminal: wide characters take two, marks none
     wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in cell)
     return len(cell) + wide - sum(unicodedata.combining(sign) != 0 for sign in cell)
 
 
-def _pad(cell: str, width: int, align: Align) -> str:
+def _padded(cell: str, width: int, align: Align) -> str:
     free = width - _width(cell)
     left = {"left": 0, "right": free, "center": free // 2}[align]
     return " " * left + cell + " " * (free - left)
 
 
-def interval_text(interval: Interval) -> str:
+def interval_text(interval: Interval | None, form: str = ".1f") -> str:
     """Return a mean with its limits, ``41.3 [33.0, 49.7]``; ``[–]`` where they are unknown."""
+    if interval is None:
+        return NOTHING
     if not math.isfinite(interval.low):
-        return f"{interval.mean:.1f} [–]"
-    return f"{interval.mean:.1f} [{interval.low:.1f}, {interval.high:.1f}]"
+        return f"{interval.mean:{form}} [{NOTHING}]"
+    return f"{interval.mean:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
 
 
 def milliseconds_text(value: float | None) -> str:
@@ -166,6 +169,8 @@ def relative_text(value: float | None) -> str:
     return f"{value:.{max(0, 1 - math.floor(math.log10(value)))}f}"
 
 
-def p_text(value: float) -> str:
+def p_text(value: float | None) -> str:
     """Return a p-value; below 0.001 as a bound."""
+    if value is None:
+        return NOTHING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -49,7 +49,7 @@ class AdapterFolders:
         Raises:
             RaggdError: the name has another form, or there is no such support set.
         """
-        from raggd.adaptation.peft import CONFIG_FILE
+        from raggd.adaptation.export import CONFIG_FILE
 
         wanted = name.removeprefix(PREFIX)
         if wanted == name:

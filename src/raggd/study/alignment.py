@@ -1,35 +1,101 @@
-"""How well a study's predictors match the true updates of the study's own support sets."""
+"""How well predictors match true updates: cosine and norm ratio by task, projection, depth.
+
+`run_alignment` compares a study's predictors on the study's own support sets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from raggd.adaptation.predictors.base import Predictor
 from raggd.adaptation.supports import draw_supports
-from raggd.adaptation.target_store import Targets, build_targets, load_targets, store_identity
+from raggd.adaptation.targets import Targets, build_targets, load_targets, store_identity
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
+from raggd.core.alignment import cosine_and_norms, total_cosine
+from raggd.core.low_rank import PROJECTIONS, BaseAdapter, update_from_vector
 from raggd.data.benchmarks import BENCHMARKS, support_pool
-from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.runner import support_sets
+from raggd.evaluation.statistics import bootstrap_interval
 from raggd.files import write_json
 from raggd.methods.spec import FILES_OF, SPECS
 from raggd.progress import Progress
 from raggd.provenance import origin
 from raggd.records import SupportSet
+from raggd.report.grid import ALIGNMENT_FILE
 from raggd.settings import TargetSettings
 from raggd.study.folder import locked
 from raggd.study.plan import Part
 from raggd.study.settings import StudySettings
 
-ALIGNMENT_FILE = "alignment.json"
 STEPS = {name: spec.imitates for name, spec in SPECS.items() if spec.imitates is not None}
 """Methods whose updates are compared, with the K of their targets; 0 is the K of the settings."""
 SETS = 5
 """Fewest support sets per benchmark; a study with more draws takes them all."""
+THIRDS = ("lower", "middle", "upper")
+BLOCK = 16
+"""Targets compared at once; bounds memory."""
+
+
+def _compare(
+    base: BaseAdapter, targets: Targets, predictor: Predictor
+) -> tuple[Tensor, Tensor, Tensor]:
+    cosines, ratios, totals = [], [], []
+    for start in range(0, len(targets), BLOCK):
+        part = targets.take(range(start, min(start + BLOCK, len(targets))))
+        true = update_from_vector(base.spec, part.vectors.float(), base.fingerprint)
+        predicted = predictor.predict(part.states)
+        cosine, own, wanted = cosine_and_norms(base, predicted, true)
+        cosines.append(cosine)
+        ratios.append((own / wanted).log())
+        totals.append(total_cosine(base, predicted, true))
+    return torch.cat(cosines), torch.cat(ratios), torch.cat(totals)
+
+
+def _summary(cosine: Tensor, log_ratio: Tensor, total: Tensor, targets: Targets) -> dict[str, Any]:
+    # cosine, log_ratio: (n, 3, layers)
+    per_set = cosine.mean((1, 2))
+    interval = bootstrap_interval(per_set.tolist(), groups=targets.tasks)
+    by_third = [part.mean().item() for part in cosine.tensor_split(3, dim=2)]
+    return {
+        "cosine": interval.mean,
+        # one set alone has no interval, and infinity is no JSON
+        "interval": [x if math.isfinite(x) else None for x in (interval.low, interval.high)],
+        "total_cosine": total.mean().item(),
+        "log_norm_ratio": log_ratio.mean().item(),
+        "by_task": {
+            task: per_set[[i for i, t in enumerate(targets.tasks) if t == task]].mean().item()
+            for task in sorted(set(targets.tasks))
+        },
+        "by_projection": {name: cosine[:, i].mean().item() for i, name in enumerate(PROJECTIONS)},
+        "by_third": dict(zip(THIRDS, by_third, strict=True)),
+        "by_place": [[round(x, 4) for x in row] for row in cosine.mean(0).tolist()],
+        "by_set": [
+            {"task": task, "cosine": round(x, 4)}
+            for task, x in zip(targets.tasks, per_set.tolist(), strict=True)
+        ],
+    }
+
+
+@torch.no_grad()
+def alignment_summary(
+    base: BaseAdapter, targets: Targets, predictors: Mapping[str, Predictor]
+) -> dict[str, dict[str, Any]]:
+    """Compare predictors, by name, with true updates, in product space.
+
+    By name: ``cosine`` (mean over sets of the mean over 3 x layers) with its bootstrap interval
+    over sets (None, None for one set alone), ``total_cosine`` (all layers as one vector),
+    ``log_norm_ratio``, the mean cosine by task, by projection, by third of the layers and by place
+    (3 x layers), and the cosine of every set.
+    """
+    return {name: _summary(*_compare(base, targets, p), targets) for name, p in predictors.items()}
 
 
 def _supports(parts: Assembly) -> list[SupportSet]:
@@ -110,8 +176,7 @@ def run_alignment(
             methods = [m for m in methods if not part.methods or m in part.methods]
             if not wanted or not methods:
                 continue
-            settings = study.run_settings(entry.name, study.retrievers[0].name, study.seeds[0])
-            parts = Assembly(settings, progress)
+            parts = Assembly(study.first(entry.name), progress)
             record = align_backbone(parts, methods, out / entry.name, progress)
             result[entry.name] = {
                 kind: {m: {k: s[k] for k in ("cosine", "interval")} for m, s in by_method.items()}

@@ -8,15 +8,16 @@ which stays in the study's folder as a part of it.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import NormalDist, fmean
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
+from huggingface_hub import try_to_load_from_cache
+from transformers import AutoConfig, AutoTokenizer
 
 from raggd.assembly import Assembly
 from raggd.backbone.embedded import EMBEDDED, embedded_folder
@@ -40,11 +41,10 @@ from raggd.study.folder import (
     locked,
     pool_size,
     weight_problems,
-    weights_folder,
     write_plan,
 )
-from raggd.study.plan import Part, all_cells, cell_size
-from raggd.study.runner import Pair, StudyRunner, Watch, measured_speed
+from raggd.study.plan import Pair, Part, all_cells, cell_size
+from raggd.study.runner import StudyRunner, measured_speed
 from raggd.study.settings import StudyBackbone, StudySettings
 
 EFFECTS = (1.0, 2.7)
@@ -53,83 +53,64 @@ ASSUMED_CHANGED = 0.10
 """Share of questions whose EM differs between two methods, where no record tells it."""
 FETCHED = "on the hub; the study fetches it"
 SAMPLED = 16
-_T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at: `ok`, or what is wrong with it."""
-
-    item: str
-    ok: bool
-    message: str
 
 
 class Checks:
-    """Collects checks; a refusal becomes a line instead of an end."""
+    """Collects what was looked at: ``item``, ``ok``, ``message``; a refusal becomes a line."""
 
     def __init__(self, progress: Progress) -> None:
         """Start with none."""
-        self.found: list[Check] = []
+        self.found: list[dict[str, Any]] = []
         self._progress = progress
 
-    def add(self, item: str, ok: bool, message: str) -> None:
+    def add(self, item: str, message: str, *, ok: bool = True) -> None:
         """File what was found of one thing."""
-        self.found.append(Check(item, ok, message))
+        self.found.append({"item": item, "ok": ok, "message": message})
 
-    def run(self, item: str, look: Callable[[], _T], said: Callable[[_T], str]) -> _T | None:
-        """Return the result of a look at something; None if it was refused."""
+    def run(self, item: str, look: Callable[..., Any], *given: Any) -> Any:
+        """Return the result of a look at something, which is its message; None if it is refused."""
         self._progress(item, 0, None)
         try:
-            value = look()
+            found = look(*given)
         except (RaggdError, OSError, ValueError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
-            self.add(item, False, lines[0])
+            self.add(item, lines[0], ok=False)
             return None
-        self.add(item, True, said(value))
-        return value
+        self.add(item, str(found))
+        return found
 
 
-def _cached(file: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(HUB_REPOSITORY, file, repo_type="dataset")
-    return isinstance(found, str)
-
-
-def _benchmark_said(parts: Assembly, name: str, demonstrations: int) -> str:
-    pool = pool_size(parts, name, demonstrations)
-    return f"{pool} support questions, {len(scored_questions(parts.source, name))} to score"
+def _pool_and_questions(parts: Assembly, name: str) -> str:
+    scored = len(scored_questions(parts.source, name))
+    return f"{pool_size(parts, name)} support questions, {scored} to score"
 
 
 def _check_data(checks: Checks, study: StudySettings, parts: Assembly) -> dict[str, int]:
     # questions of a cell, by benchmark
-    counts = {}
-    remote = study.data.folder == HUB
+    counts, remote = {}, study.data.folder == HUB
     for name in study.evaluation.benchmarks:
-        look = partial(_benchmark_said, parts, name, study.target.demonstrations)
         if remote:
-            checks.add(f"benchmark {name}", True, FETCHED)
-            counts[name] = cell_size(study, parts, name)
-        elif checks.run(f"benchmark {name}", look, str) is not None:
+            checks.add(f"benchmark {name}", FETCHED)
+        if remote or checks.run(f"benchmark {name}", _pool_and_questions, parts, name):
             counts[name] = cell_size(study, parts, name)
         else:
             counts[name] = study.evaluation.questions
-    if remote and not study.data.corpus:
-        checks.add("corpus", True, "there" if _cached(HUB_CORPUS) else f"{FETCHED} (5.1 GB)")
+    whole = remote and not study.data.corpus
+    if whole:
+        known = try_to_load_from_cache(HUB_REPOSITORY, HUB_CORPUS, repo_type="dataset")
+        checks.add("corpus", "there" if isinstance(known, str) else f"{FETCHED} (5.1 GB)")
     else:
-        checks.run("corpus", lambda: parts.corpus, str)
+        checks.run("corpus", lambda: parts.corpus)
     for entry in study.retrievers:
-        first = (study.backbones[0].name, entry.name, study.seeds[0])
-        own = Assembly(study.run_settings(*first))
-        if remote and not study.data.corpus:
-            checks.add(f"retriever {entry.name}", True, "21,015,324 passages to index")
+        if whole:
+            checks.add(f"retriever {entry.name}", "21,015,324 passages to index")
         else:
-            checks.run(f"retriever {entry.name}", partial(_index_said, own), str)
+            first = (study.backbones[0].name, entry.name, study.seeds[0])
+            checks.run(f"retriever {entry.name}", _index, Assembly(study.run_settings(*first)))
     return counts
 
 
-def _index_said(parts: Assembly) -> str:
+def _index(parts: Assembly) -> str:
     there = is_indexed(parts.corpus, parts.settings.retrieval)
     return "its index is there" if there else "its index is made at the start"
 
@@ -143,8 +124,6 @@ def _is_remote(name: str) -> bool:
 
 
 def _config(name: str) -> tuple[Any, str]:
-    from transformers import AutoConfig
-
     try:
         return AutoConfig.from_pretrained(_source(name), local_files_only=True), "is here"
     except (OSError, ValueError) as error:
@@ -155,7 +134,7 @@ def _config(name: str) -> tuple[Any, str]:
         raise RaggdError(f"no configuration of backbone '{name}' there.") from error
 
 
-def _check_base(folder: Path, config: Any) -> str:
+def _base_shape(folder: Path, config: Any) -> str:
     path = folder / BASE_FILE
     spec = AdapterSpec.from_json(tensor_header(path)["spec"])
     heads, hidden = config.num_attention_heads, config.hidden_size
@@ -170,10 +149,8 @@ def _check_base(folder: Path, config: Any) -> str:
     return "its shape is that of the backbone"
 
 
-def _prompt_tokens(study: StudySettings, parts: Assembly, name: str) -> float:
+def _prompt_tokens(study: StudySettings, parts: Assembly, name: str) -> str:
     # mean length of prompts, rendered with the backbone's own tokenizer and template
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(_source(name), local_files_only=True)
     k, limit = study.retrieval.top_k, study.backbone.context_tokens
     passages = list(islice(read_passages(parts.corpus), SAMPLED * max(1, k)))
@@ -184,30 +161,32 @@ def _prompt_tokens(study: StudySettings, parts: Assembly, name: str) -> float:
         len(build_prompt(tokenizer, q.text, passages[i * k : i * k + k], limit=limit).tokens)
         for i, q in enumerate(asked)
     ]
-    return fmean(lengths)
+    return f"about {fmean(lengths):.0f} tokens"
 
 
 def _check_backbone(
     checks: Checks, study: StudySettings, entry: StudyBackbone, part: Part, parts: Assembly
 ) -> None:
-    name = entry.model or entry.name
-    found = checks.run(f"{entry.name}: backbone", partial(_config, name), lambda pair: pair[1])
-    config = found[0] if found else None
+    name, config = entry.model or entry.name, None
+    try:
+        config, found = _config(name)
+        checks.add(f"{entry.name}: backbone", found)
+    except RaggdError as error:
+        checks.add(f"{entry.name}: backbone", str(error), ok=False)
     if study.data.folder != HUB and not _is_remote(name):
-        look = partial(_prompt_tokens, study, parts, name)
-        checks.run(f"{entry.name}: prompts", look, lambda mean: f"about {mean:.0f} tokens")
-    look_at = partial(weights_folder, study, entry.name)
-    folder = checks.run(f"{entry.name}: weights folder", look_at, str)
+        checks.run(f"{entry.name}: prompts", _prompt_tokens, study, parts, name)
+    own = Assembly(study.first(entry.name))
+    folder = checks.run(f"{entry.name}: weights folder", lambda: own.weights)
     if folder is None:
         return
     methods = [m for m in entry.methods if FILES_OF[m] and (not part.methods or m in part.methods)]
     problems = [problem for m in methods for problem in weight_problems(folder, m)]
     for problem in problems:
-        checks.add(f"{entry.name}: weights", False, problem)
+        checks.add(f"{entry.name}: weights", problem, ok=False)
     if not problems:
-        checks.add(f"{entry.name}: weights", True, f"{len(methods)} methods have theirs")
+        checks.add(f"{entry.name}: weights", f"{len(methods)} methods have theirs")
     if config is not None and (folder / BASE_FILE).is_file():
-        checks.run(f"{entry.name}: base adapter", partial(_check_base, folder, config), str)
+        checks.run(f"{entry.name}: base adapter", _base_shape, folder, config)
 
 
 def time_one_draw(study: StudySettings, out: Path, part: Part, progress: Progress) -> None:
@@ -215,19 +194,12 @@ def time_one_draw(study: StudySettings, out: Path, part: Part, progress: Progres
     with locked(out):
         check_folder(study, out)
         known = measured_speed(out).spent
-        first = {
-            pair: cell
-            for cell in reversed(all_cells(study, part))
-            if (pair := (cell.backbone, cell.method)) not in known
-        }
+        every = reversed(all_cells(study, part))
+        first = {cell.pair: cell for cell in every if cell.pair not in known}
         cells = list(reversed(first.values()))
         check_cells(study, cells)
         write_plan(study, out)
-        runner = StudyRunner(study, out, progress)
-        watch = Watch(progress, runner.expected(cells))
-        for unit in (unit for unit in runner.units(cells) if unit.draw == 0):
-            runner.run_unit(unit, watch)
-        runner.refuse_failures(len(cells))
+        StudyRunner(study, out, progress).run(cells, draws=1)
 
 
 def _observed(out: Path) -> tuple[float, float] | None:
@@ -280,27 +252,25 @@ def dry_run(study: StudySettings, out: Path, part: Part, progress: Progress) -> 
     parts in `out`), ``unmeasured`` methods, ``backbones`` (hours by method) and ``power``.
     """
     part.check(study)
-    checks = Checks(progress)
-    first = (study.backbones[0].name, study.retrievers[0].name, study.seeds[0])
-    parts = Assembly(study.run_settings(*first))
+    checks, parts = Checks(progress), Assembly(study.first())
     counts = _check_data(checks, study, parts)
     for entry in (b for b in study.backbones if not part.backbones or b.name in part.backbones):
         _check_backbone(checks, study, entry, part, parts)
-    cells, speed, waiting = all_cells(study, part), measured_speed(out), dict[Pair, int]()
+    cells, speed, waiting = all_cells(study, part), measured_speed(out), Counter[Pair]()
     for cell in cells:
-        pair = (cell.backbone, cell.method)
-        waiting[pair] = waiting.get(pair, 0) + counts[cell.benchmark]
+        waiting[cell.pair] += counts[cell.benchmark]
     hours: dict[str, dict[str, float | None]] = {}
-    for pair, n in waiting.items():
-        seconds = (speed.per_question(pair) or 0.0) * n if pair in speed.spent else None
+    for (backbone, method), n in waiting.items():
+        pair = (backbone, method)
+        seconds = speed.left({pair: n}) if pair in speed.spent else None
         spent = None if seconds is None else round(seconds / 3600, 3)
-        hours.setdefault(pair[0], {})[pair[1]] = spent
+        hours.setdefault(backbone, {})[method] = spent
     found = [x for by_method in hours.values() for x in by_method.values()]
     return {
-        "ready": all(check.ok for check in checks.found),
-        "checks": [asdict(check) for check in checks.found],
+        "ready": all(check["ok"] for check in checks.found),
+        "checks": checks.found,
         "cells": len(cells),
-        "questions": sum(waiting.values()),
+        "questions": waiting.total(),
         "hours": round(sum(x for x in found if x is not None), 2),
         "unmeasured": found.count(None),
         "power": power(sum(counts.values()), *(_observed(out) or ())),

@@ -14,7 +14,7 @@ from raggd.data.prompts import answer_tokens
 from raggd.data.questions import read_demonstrations
 from raggd.evaluation.forms import infer_form
 from raggd.evaluation.price import look, questions_for
-from raggd.evaluation.runner import Item, Task, support_sets, task_of
+from raggd.evaluation.runner import Item, Task, asked_items, support_sets, task_of
 from raggd.files import write_text
 from raggd.methods.spec import FILES_OF, HEADLINE, METHODS, SPECS
 from raggd.progress import Progress
@@ -23,7 +23,6 @@ from raggd.report.build import SmallReport, small_report
 from raggd.report.own import OwnReport, own_report, sets_report
 from raggd.report.page import Case
 from raggd.retrieval.base import Retriever
-from raggd.retrieval.evidence import evidence_for, make_demonstrations
 from raggd.settings import EvaluationSettings, Settings
 from raggd.study.folder import check_cells, locked, read_record, write_plan
 from raggd.study.plan import Part, all_cells
@@ -52,10 +51,10 @@ def small_study(settings: Settings, methods: Sequence[str]) -> StudySettings:
     return study_of(settings, known_names("method", methods, METHODS))
 
 
-def run_small(
+def run_evaluate(
     parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
-) -> SmallReport:
-    """Return what methods score on the benchmarks of the settings.
+) -> tuple[dict[str, Any], SmallReport]:
+    """Return what methods score on the benchmarks of the settings: the JSON result, the report.
 
     What is finished in the folder `out` is not computed again.
     """
@@ -63,14 +62,6 @@ def run_small(
     run_study(study, out, Part(), progress, loaded=parts, replace=True)
     report = small_report(out)
     report.write(out)
-    return report
-
-
-def run_evaluate(
-    parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
-) -> tuple[dict[str, Any], SmallReport]:
-    """Return the JSON result and the report of `run_small`."""
-    report = run_small(parts, methods, out, progress)
     return report.result | {"out": str(out)}, report
 
 
@@ -150,10 +141,9 @@ def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, 
     """
     started, settings = time.monotonic(), parts.settings
     methods = demo_methods(parts)
-    report = run_small(parts, methods, out, progress)
+    result, report = run_evaluate(parts, methods, out, progress)
     records = [read_record(out / cell.path) for cell in all_cells(small_study(settings, methods))]
     tasks = [task_of(parts, name) for name in settings.evaluation.benchmarks]
-    result = report.result
     names = " and ".join(settings.evaluation.benchmarks)
     notes = [
         f"{settings.evaluation.draws} support set(s) of {settings.target.demonstrations} "
@@ -240,18 +230,11 @@ def own_task(
         )
     dealt = _draws(questions, shown, size, seed) if shown else _folds(questions, size, seed)
     supports = support_sets(name, [demonstrations for _, demonstrations in dealt], retriever, k)
-    draws = []
-    for (asked, _), support in zip(dealt, supports, strict=True):
-        passages = evidence_for(asked, retriever, k)
-        golds = make_demonstrations(asked, retriever, k)
-        items = zip(asked, passages, golds, strict=True)
-        draws.append(tuple(Item(q, found, gold, support) for q, found, gold in items))
+    draws = (
+        tuple(asked_items(asked, [support], retriever, k))
+        for (asked, _), support in zip(dealt, supports, strict=True)
+    )
     return Task(name, "own", tuple(draws), retriever.fingerprint)
-
-
-def _without(questions: Sequence[Question], shown: Sequence[Question]) -> list[Question]:
-    texts = {question.text for question in shown}
-    return [question for question in questions if question.text not in texts]
 
 
 def run_own(
@@ -286,8 +269,7 @@ def run_own(
         shown = file.with_name(f"{label}.examples.jsonl")
         reports[label] = _run_set(parts, file, shown, names, out / label, progress)[1]
     report = sets_report(reports)
-    write_text(out / "summary.md", "\n".join(table.to_markdown() for table in report.tables))
-    return report.result | {"out": str(out)}, report
+    return _written(report, out), report
 
 
 def _run_set(
@@ -304,15 +286,20 @@ def _run_set(
     settings = parts.settings
     label = "".join(c if c.isalnum() else "-" for c in named.name.split(".")[0]) or "own"
     shown = read_demonstrations(demonstrations) if questions and demonstrations else []
-    asked = _without(read_demonstrations(named), shown)
+    known = {question.text for question in shown}
+    asked = [question for question in read_demonstrations(named) if question.text not in known]
     if not asked:
         raise RaggdError(f"every question of {named} is also a demonstration: none is left to ask.")
     k, size = settings.retrieval.top_k, settings.target.demonstrations
     task = own_task(label, asked, shown, parts.retriever, k, size, settings.evaluation.seed)
     report = score_task(parts, task, names, out, progress)
+    how = f"{len(task.draws)} {'support sets' if shown else 'folds'}"
+    return _written(report, out) | {"support": how}, report
+
+
+def _written(report: OwnReport, out: Path) -> dict[str, Any]:
     write_text(out / "summary.md", "\n".join(table.to_markdown() for table in report.tables))
-    how = f"{len(task.draws)} folds" if not shown else f"{len(task.draws)} support sets"
-    return report.result | {"out": str(out), "support": how}, report
+    return report.result | {"out": str(out)}
 
 
 def set_task(support: SupportSet, asked: Sequence[Question], retriever: Retriever, k: int) -> Task:
@@ -323,10 +310,8 @@ def set_task(support: SupportSet, asked: Sequence[Question], retriever: Retrieve
     """
     shown = support.demonstrations
     if asked:
-        golds = make_demonstrations(asked, retriever, k)
-        items = zip(asked, evidence_for(asked, retriever, k), golds, strict=True)
-        draws = [tuple(Item(q, found, gold, support) for q, found, gold in items)]
-        return Task("own", "own", tuple(draws), retriever.fingerprint)
+        items = tuple(asked_items(asked, [support], retriever, k))
+        return Task("own", "own", (items,), retriever.fingerprint)
     if len(shown) < 2:
         raise RaggdError("one example cannot be asked and shown: give two or more, or questions.")
     draws = []
@@ -372,7 +357,6 @@ def score_task(
         write_plan(study, out)
         runner = StudyRunner(study, out, progress, loaded=parts, tasks={label: task}, turn=turn)
         runner.run(cells)
-        runner.refuse_failures(len(cells))
     records = [read_record(out / cell.path) for cell in cells]
     supports = {draw[0].support.id: draw[0].support for draw in task.draws}
     forms = {name: infer_form(support.demonstrations) for name, support in supports.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -16,8 +16,18 @@ from raggd.files import read_json, tensor_header, write_json
 from raggd.methods.spec import BASE_FILE, FILES_OF, made_by
 from raggd.provenance import utc_now, versions
 from raggd.records import RaggdError, RunRecord
+from raggd.report.grid import PLAN_FILE
 from raggd.study.plan import Cell, all_cells
 from raggd.study.settings import StudySettings
+
+LOCK_FILE = "study.lock"
+_QUESTIONS = {
+    "data": ("folder", "corpus"),
+    "retrieval": ("top_k",),
+    "target": ("demonstrations",),
+    "evaluation": ("questions", "whole", "draws", "support"),
+}
+"""What decides which questions are asked with which evidence; a folder holds one such choice."""
 
 
 def weight_problems(folder: Path, method: str) -> Iterator[str]:
@@ -32,9 +42,7 @@ def weight_problems(folder: Path, method: str) -> Iterator[str]:
         return
     made_for = {name: tensor_header(folder / name).get("base") for name in files}
     named = {name: base for name, base in made_for.items() if name != BASE_FILE and base}
-    if not named:
-        return
-    fingerprint = load_base(folder / BASE_FILE).fingerprint
+    fingerprint = load_base(folder / BASE_FILE).fingerprint if named else ""
     for name, base in named.items():
         if base != fingerprint:
             yield (
@@ -43,10 +51,19 @@ def weight_problems(folder: Path, method: str) -> Iterator[str]:
             )
 
 
-def weights_folder(study: StudySettings, backbone: str) -> Path:
-    """Return the weights folder of a backbone, given its label."""
-    settings = study.run_settings(backbone, study.retrievers[0].name, study.seeds[0])
-    return Assembly(settings).weights
+def pool_size(parts: Assembly, benchmark: str) -> int:
+    """Count the questions that support sets of a benchmark are drawn from.
+
+    Raises:
+        RaggdError: there is no support pool, or it is smaller than a support set.
+    """
+    size, needed = len(support_pool(parts.source, benchmark)), parts.settings.target.demonstrations
+    if size < needed:
+        raise RaggdError(
+            f"the support pool of {benchmark} holds {size} questions, fewer than "
+            f"target.demonstrations = {needed}."
+        )
+    return size
 
 
 def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = True) -> None:
@@ -58,64 +75,24 @@ def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = Tr
         RaggdError: weights are missing or were trained for another base, or a support pool is
             missing or too small; all of a kind are named at once.
     """
-    _check_weights(study, {(cell.backbone, cell.method) for cell in cells})
-    if pools:
-        _check_pools(study, list(dict.fromkeys(cell.benchmark for cell in cells)))
-
-
-def _check_weights(study: StudySettings, wanted: Collection[tuple[str, str]]) -> None:
-    problems = []
-    for backbone in study.backbones:
-        methods = [m for m in backbone.methods if (backbone.name, m) in wanted]
-        needing = [m for m in methods if FILES_OF.get(m)]
-        if needing:
-            folder = weights_folder(study, backbone.name)
-            problems += [p for m in needing for p in weight_problems(folder, m)]
+    problems = list[str]()
+    for backbone, method in dict.fromkeys(cell.pair for cell in cells):
+        if FILES_OF.get(method):
+            problems += weight_problems(Assembly(study.first(backbone)).weights, method)
     if problems:
         raise RaggdError(
             f"{'; '.join(problems)}. Train what is missing, name the right folder "
             "(adapter.weights; in a study [[backbones]] weights), or run the rest by --methods and "
             "--backbones."
         )
-
-
-def pool_size(parts: Assembly, benchmark: str, demonstrations: int) -> int:
-    """Count the questions that support sets of a benchmark are drawn from.
-
-    Raises:
-        RaggdError: there is no support pool, or it is smaller than a support set.
-    """
-    size = len(support_pool(parts.source, benchmark))
-    if size < demonstrations:
-        raise RaggdError(
-            f"the support pool of {benchmark} holds {size} questions, fewer than "
-            f"target.demonstrations = {demonstrations}."
-        )
-    return size
-
-
-def _check_pools(study: StudySettings, benchmarks: Collection[str]) -> None:
-    first = (study.backbones[0].name, study.retrievers[0].name, study.seeds[0])
-    parts = Assembly(study.run_settings(*first))
-    problems = []
-    for name in benchmarks:
+    parts = Assembly(study.first())
+    for name in dict.fromkeys(cell.benchmark for cell in cells if pools):
         try:
-            pool_size(parts, name, study.target.demonstrations)
+            pool_size(parts, name)
         except RaggdError as error:
             problems.append(str(error))
     if problems:
         raise RaggdError(f"{' '.join(problems)} Add questions, or run the rest by --benchmarks.")
-
-
-PLAN_FILE = "study.json"
-LOCK_FILE = "study.lock"
-_QUESTIONS = {
-    "data": ("folder", "corpus"),
-    "retrieval": ("top_k",),
-    "target": ("demonstrations",),
-    "evaluation": ("questions", "whole", "draws", "support"),
-}
-"""What decides which questions are asked with which evidence; a folder holds one such choice."""
 
 
 def _choice(settings: dict[str, Any]) -> dict[str, Any]:
@@ -153,10 +130,8 @@ def check_folder(study: StudySettings, out: Path) -> None:
 def write_plan(study: StudySettings, out: Path) -> None:
     """Write ``study.json``: settings and cells. An equal plan is left as it is."""
     path = out / PLAN_FILE
-    plan = {
-        "settings": study.model_dump(),
-        "cells": [asdict(cell) | {"path": cell.path} for cell in all_cells(study)],
-    }
+    cells = [asdict(cell) | {"path": cell.path} for cell in all_cells(study)]
+    plan = {"settings": study.model_dump(), "cells": cells}
     if path.exists():
         known = read_json(path, what="study plan")
         if all(known.get(name) == value for name, value in plan.items()):
@@ -208,13 +183,9 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            _leave_nothing_but_work(folder)
-
-
-def _leave_nothing_but_work(folder: Path) -> None:
-    # a study that was refused leaves no trace
-    if {path.name for path in folder.iterdir()} <= {LOCK_FILE, PLAN_FILE}:
-        for name in (LOCK_FILE, PLAN_FILE):
-            (folder / name).unlink(missing_ok=True)
-        with suppress(OSError):
-            folder.rmdir()
+            own = {LOCK_FILE, PLAN_FILE}
+            if {path.name for path in folder.iterdir()} <= own:  # a refused study leaves no trace
+                for name in own:
+                    (folder / name).unlink(missing_ok=True)
+                with suppress(OSError):
+                    folder.rmdir()

@@ -128,7 +128,6 @@ def run_compare(
         write_plan(study, out)
         cells = all_cells(study)
         runner.run(cells)
-        runner.refuse_failures(len(cells))
     report = small_report(out)
     report.write(out)
     losses = [c for c in report.found if (c.metric, c.subset) == ("loss", "all")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +14,6 @@ from raggd.files import file_hash
 from raggd.methods.spec import BASE_FILE, PROMPT_FILE, SPECS, weights_hash
 from raggd.records import RaggdError, content_id, require_known
 from raggd.retrieval.corpus import passages_hash
-from raggd.settings import Settings
 from raggd.study.settings import StudySettings
 
 RECORD_FORMAT = "5"
@@ -29,6 +28,8 @@ PUBLISHED = {
     "bamboogle": 125,
 }
 """Questions of FlashRAG's test or dev sets, which are counted without fetching them."""
+Pair = tuple[str, str]
+"""Label of a backbone and name of a method."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -42,19 +43,19 @@ class Cell:
     method: str
 
     @property
+    def pair(self) -> Pair:
+        """What decides how long a question takes."""
+        return (self.backbone, self.method)
+
+    @property
     def folder(self) -> str:
         """Folder of the run that the cell belongs to, below the study's folder."""
-        return run_folder(self.backbone, self.retriever, self.seed)
+        return f"{self.backbone}/{self.retriever}/seed-{self.seed}"
 
     @property
     def path(self) -> str:
         """Its run record, below the study's folder."""
         return f"{self.folder}/{self.benchmark}-{self.method}.json"
-
-
-def run_folder(backbone: str, retriever: str, seed: int) -> str:
-    """Return the folder of one run of the study, below the study's folder."""
-    return f"{backbone}/{retriever}/seed-{seed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,13 +81,9 @@ class Part:
 
     def holds(self, cell: Cell) -> bool:
         """Return whether a cell belongs to the piece."""
-        pairs = (
-            (self.backbones, cell.backbone),
-            (self.retrievers, cell.retriever),
-            (self.benchmarks, cell.benchmark),
-            (self.methods, cell.method),
-        )
-        return all(not wanted or name in wanted for wanted, name in pairs)
+        kinds = ("backbone", "retriever", "benchmark", "method")
+        wanted = {kind: getattr(self, f"{kind}s") for kind in kinds}
+        return all(not names or getattr(cell, kind) in names for kind, names in wanted.items())
 
 
 def all_cells(study: StudySettings, part: Part | None = None) -> list[Cell]:
@@ -140,22 +137,49 @@ class Identities:
     def of(self, cell: Cell) -> str:
         """Return the hash of what decides a cell's answers, as far as files and settings show it.
 
-        It is stored in the record as the hash ``cell``.
+        It is stored in the record as the hash ``cell``: 16 hexadecimal digits.
 
         Raises:
             RaggdError: data or weights cannot be found.
         """
         settings = self.study.run_settings(cell.backbone, cell.retriever, cell.seed)
-        parts = Assembly(settings)
+        parts, retrieval, sampled = Assembly(settings), settings.retrieval, settings.evaluation
         files = SPECS[cell.method].files if cell.method in SPECS else ()
-        weights = {
-            name: self._hash("weights", parts.weights / name, weight_identity) for name in files
+        decided = {
+            "format": RECORD_FORMAT,
+            "method": cell.method,
+            "benchmark": cell.benchmark,
+            "backbone": settings.backbone.name,
+            "retrieval": {
+                name: getattr(retrieval, name)
+                for name, unused in DECIDING.items()
+                if retrieval.retriever != unused
+            },
+            "answering": deciding_values(settings),
+            "questions": 0 if cell.benchmark in sampled.whole else sampled.questions,
+            "draws": (sampled.draws, sampled.support, sampled.seed),
+            "demonstrations": settings.target.demonstrations,
+            "data": self._data(parts, cell.benchmark),
+            "weights": {
+                name: self._hash("weights", parts.weights / name, _weight_identity)
+                for name in files
+            },
         }
-        return identity(settings, cell, self._data(parts, cell.benchmark), weights)
+        return content_id(json.dumps(decided, sort_keys=True))
+
+    def fits(self, out: Path, cell: Cell) -> bool:
+        """Return whether a cell's record is there and was made from what the study now names."""
+        try:
+            record = json.loads((out / cell.path).read_text(encoding="utf-8"))
+            return bool(record["hashes"]["cell"] == self.of(cell))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        except RaggdError:  # e.g. the data are not here: the cell cannot be vouched for
+            return False
 
 
-def weight_identity(path: Path) -> str:
-    """Return what records call a weight file: a fingerprint of its numbers, or its hash."""
+def _weight_identity(path: Path) -> str:
+    # what records call a weight file: a fingerprint of its numbers, or its hash
     if not path.is_file():
         return "missing"
     if path.name == BASE_FILE:
@@ -169,33 +193,9 @@ def weight_identity(path: Path) -> str:
     return weights_hash(path)
 
 
-def identity(
-    settings: Settings, cell: Cell, data: Sequence[str], weights: Mapping[str, str]
-) -> str:
-    """Hash what decides a cell's answers: 16 hexadecimal digits.
-
-    `data` are hashes of the benchmark's files and of the passages, or the name of published data;
-    `weights` what records call the method's weight files, by name.
-    """
-    retrieval, sampled = settings.retrieval, settings.evaluation
-    decided = {
-        "format": RECORD_FORMAT,
-        "method": cell.method,
-        "benchmark": cell.benchmark,
-        "backbone": settings.backbone.name,
-        "retrieval": {
-            name: getattr(retrieval, name)
-            for name, unused in DECIDING.items()
-            if retrieval.retriever != unused
-        },
-        "answering": deciding_values(settings),
-        "questions": 0 if cell.benchmark in sampled.whole else sampled.questions,
-        "draws": (sampled.draws, sampled.support, sampled.seed),
-        "demonstrations": settings.target.demonstrations,
-        "data": list(data),
-        "weights": dict(weights),
-    }
-    return content_id(json.dumps(decided, sort_keys=True))
+def unfinished_cells(out: Path, cells: Collection[Cell], identities: Identities) -> list[Cell]:
+    """Return the cells whose record is missing or no longer fits, in order."""
+    return [cell for cell in cells if not identities.fits(out, cell)]
 
 
 def cell_size(study: StudySettings, parts: Assembly, benchmark: str) -> int:
@@ -211,30 +211,3 @@ def cell_size(study: StudySettings, parts: Assembly, benchmark: str) -> int:
 def draws_of(study: StudySettings, size: int) -> int:
     """Return how many part files a cell of so many questions has."""
     return 1 if study.evaluation.support == "query" else max(1, min(study.evaluation.draws, size))
-
-
-def recorded_identity(path: Path) -> str:
-    """Return the hash ``cell`` of a record; empty if there is none or it cannot be read."""
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["hashes"]["cell"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def finished_cells(out: Path, cells: Collection[Cell], identities: Identities) -> set[Cell]:
-    """Return the cells whose record is there and was made from what the study now names."""
-    found = set()
-    for cell in cells:
-        recorded = recorded_identity(out / cell.path)
-        try:
-            if recorded and recorded == identities.of(cell):
-                found.add(cell)
-        except RaggdError:  # e.g. the data are not here: the cell cannot be vouched for
-            continue
-    return found
-
-
-def unfinished_cells(out: Path, cells: Sequence[Cell], identities: Identities) -> list[Cell]:
-    """Return the cells that are not among `finished_cells`, in order."""
-    finished = finished_cells(out, cells, identities)
-    return [cell for cell in cells if cell not in finished]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ from raggd.study.folder import check_cells, check_folder, locked, read_record, w
 from raggd.study.plan import (
     Cell,
     Identities,
+    Pair,
     Part,
     all_cells,
     cell_size,
     draws_of,
-    finished_cells,
     unfinished_cells,
 )
 from raggd.study.runner import StudyRunner, measured_speed
@@ -61,67 +62,51 @@ def run_study(
         write_plan(study, out)
         told = first(runner, waiting) if first else {}
         runner.run(waiting)
-        runner.refuse_failures(len(waiting))
     return {"cells": len(cells), "complete": len(cells), "now": len(waiting), **told}
 
 
 def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
     """Count what is there of a study, or of a piece of it, without loading a model.
 
-    ``cells``, how many are ``complete``, the ``questions`` that their records answer, the fewest of
-    a complete cell, the same by backbone, and the ``parts`` (draws of a method) that are there, of
-    ``parts_planned``: while a study runs, these grow first. ``hours_left`` comes from the times of
-    those parts; None before there is one.
+    ``cells``, how many are ``complete``, the ``questions`` that their records answer, the same by
+    backbone, and the ``parts`` (draws of a method) that are there, of ``parts_planned``: while a
+    study runs, these grow first. ``hours_left`` comes from the times of those parts; None before
+    there is one.
     """
     part.check(study)
-    cells = all_cells(study, part)
-    finished = finished_cells(out, cells, Identities(study))
-    sizes = {
-        cell: len(read_json(out / cell.path, what="run record")["predictions"]) for cell in finished
+    cells, identities = all_cells(study, part), Identities(study)
+    answered = {
+        cell: len(read_json(out / cell.path, what="run record")["predictions"])
+        for cell in cells
+        if identities.fits(out, cell)
     }
 
     def count(chosen: Sequence[Cell]) -> dict[str, Any]:
-        found = [sizes[cell] for cell in chosen if cell in sizes]
-        return {
-            "cells": len(chosen),
-            "complete": len(found),
-            "questions": sum(found),
-            "fewest_questions": min(found, default=0),
-        }
+        found = [answered[cell] for cell in chosen if cell in answered]
+        return {"cells": len(chosen), "complete": len(found), "questions": sum(found)}
 
-    by_backbone = {
-        entry.name: count([c for c in cells if c.backbone == entry.name])
-        for entry in study.backbones
-        if any(c.backbone == entry.name for c in cells)
-    }
-    return {**count(cells), **_draws(study, out, cells), "backbones": by_backbone}
-
-
-def _sizes(study: StudySettings, cells: Sequence[Cell]) -> dict[str, int]:
-    found = {}
-    for cell in cells:
-        parts = Assembly(study.run_settings(cell.backbone, cell.retriever, cell.seed))
-        if cell.benchmark not in found:
-            try:
-                found[cell.benchmark] = cell_size(study, parts, cell.benchmark)
-            except RaggdError:  # the data are not here: as many draws as the settings say
-                found[cell.benchmark] = max(study.evaluation.questions, study.evaluation.draws)
-    return found
-
-
-def _draws(study: StudySettings, out: Path, cells: Sequence[Cell]) -> dict[str, Any]:
-    speed, sizes, waiting = measured_speed(out), _sizes(study, cells), dict[Any, int]()
-    there, planned = 0, 0
+    parts, sizes = Assembly(study.first()), dict[str, int]()
+    for name in dict.fromkeys(cell.benchmark for cell in cells):
+        try:
+            sizes[name] = cell_size(study, parts, name)
+        except RaggdError:  # the data are not here: as many draws as the settings say
+            sizes[name] = max(study.evaluation.questions, study.evaluation.draws)
+    there, planned, waiting = 0, 0, Counter[Pair]()
     for cell in cells:
         size, folder = sizes[cell.benchmark], out / cell.folder / "parts"
         draws = draws_of(study, size)
         found = sum(1 for _ in folder.glob(f"{cell.benchmark}-???-{cell.method}.json"))
         there, planned = there + found, planned + draws
-        key = (cell.backbone, cell.method)
-        waiting[key] = waiting.get(key, 0) + max(0, size - size * found // draws)
-    seconds = speed.left(waiting) if there < planned else 0.0
-    hours = None if seconds is None else round(seconds / 3600, 2)
-    return {"parts": there, "parts_planned": planned, "hours_left": hours}
+        waiting[cell.pair] += max(0, size - size * found // draws)
+    seconds = measured_speed(out).left(waiting) if there < planned else 0.0
+    names = dict.fromkeys(cell.backbone for cell in cells)
+    return {
+        **count(cells),
+        "parts": there,
+        "parts_planned": planned,
+        "hours_left": None if seconds is None else round(seconds / 3600, 2),
+        "backbones": {name: count([c for c in cells if c.backbone == name]) for name in names},
+    }
 
 
 _DECIDING = ("backbone", "data", "retrieval", "adapter", "target", "evaluation")
@@ -161,11 +146,6 @@ def _study_of(record: RunRecord, source: Path) -> StudySettings:
     return study_of(settings.model_copy(update={"evaluation": only}), [record.method])
 
 
-def _agree(name: str, recorded: str, now: str) -> bool:
-    # older records name the backbone's weights alone
-    return not differences(recorded, now) if name == "backbone" else recorded == now
-
-
 def replay(record: RunRecord, source: Path, progress: Progress) -> dict[str, Any]:
     """Compute a record anew from its settings and compare; `source` is its file, for messages.
 
@@ -178,7 +158,6 @@ def replay(record: RunRecord, source: Path, progress: Progress) -> dict[str, Any
     with tempfile.TemporaryDirectory() as scratch:
         runner = StudyRunner(study, Path(scratch), progress)
         runner.run(cells)
-        runner.refuse_failures(len(cells))
         again = read_record(Path(scratch) / cells[0].path)
     now = {p.question_id: p.answer for p in again.predictions}
     different = [
@@ -186,15 +165,20 @@ def replay(record: RunRecord, source: Path, progress: Progress) -> dict[str, Any
         for p in record.predictions
         if now.get(p.question_id) != p.answer
     ]
-    names = sorted((set(record.hashes) & set(again.hashes)) - {"cell"})
+    hashes = {
+        name: (then, again.hashes[name])
+        for name, then in sorted(record.hashes.items())
+        if name in again.hashes and name != "cell"
+    }
     return {
         "record": str(source),
         "questions": len(record.predictions),
         "same": len(record.predictions) - len(different),
         "different": different,
         "changed": [
-            f"{name}: {record.hashes[name]} in the record, {again.hashes[name]} now"
-            for name in names
-            if not _agree(name, record.hashes[name], again.hashes[name])
+            f"{name}: {then} in the record, {here} now"
+            for name, (then, here) in hashes.items()
+            # older records name the backbone's weights alone
+            if (differences(then, here) if name == "backbone" else then != here)
         ],
     }

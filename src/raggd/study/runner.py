@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,9 +22,9 @@ from raggd.evaluation.runner import Task, make_record, run_part, task_of
 from raggd.files import read_json, write_text
 from raggd.methods.base import Method
 from raggd.progress import Progress
-from raggd.records import Prediction, RaggdError
+from raggd.records import RaggdError
 from raggd.retrieval.evidence import holds_answer
-from raggd.study.plan import Cell, Identities, cell_size, draws_of
+from raggd.study.plan import Cell, Identities, Pair, cell_size, draws_of
 from raggd.study.settings import StudySettings
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 
 _PART = re.compile(r"^(?P<benchmark>.+)-(?P<draw>\d{3})-(?P<method>.+)\.json$")
-Pair = tuple[str, str]
-"""Label of a backbone and name of a method."""
 
 
 def duration_text(seconds: float) -> str:
@@ -54,26 +53,27 @@ class Speed:
     """Seconds and questions of the parts that were answered, by backbone and method."""
 
     spent: dict[Pair, float] = field(default_factory=dict)
-    answered: dict[Pair, int] = field(default_factory=dict)
+    answered: Counter[Pair] = field(default_factory=Counter)
 
     def add(self, pair: Pair, questions: int, seconds: float) -> None:
         """File what a part took, adaptation and loss included."""
         self.spent[pair] = self.spent.get(pair, 0.0) + seconds
-        self.answered[pair] = self.answered.get(pair, 0) + questions
+        self.answered[pair] += questions
 
-    def per_question(self, pair: Pair) -> float | None:
-        """Return the seconds of a question; the backbone's mean, else that of all, if need be."""
-        own = [key for key in self.spent if key == pair]
-        near = own or [key for key in self.spent if key[0] == pair[0]] or list(self.spent)
-        if not near:
-            return None
-        return sum(self.spent[k] for k in near) / sum(self.answered[k] for k in near)
+    def left(self, waiting: Mapping[Pair, int]) -> float | None:
+        """Return the seconds that waiting questions will take; None before any was measured.
 
-    def left(self, waiting: dict[Pair, int]) -> float | None:
-        """Return the seconds that waiting questions will take; None before any was measured."""
+        Of a method without a time it is the backbone's mean, else that of all.
+        """
         if not self.spent:
             return None
-        return sum(n * (self.per_question(pair) or 0.0) for pair, n in waiting.items())
+        total = 0.0
+        for pair, questions in waiting.items():
+            near = [k for k in self.spent if k[0] == pair[0]] or list(self.spent)
+            near = [pair] if pair in self.spent else near
+            answered = sum(self.answered[k] for k in near)
+            total += questions * sum(self.spent[k] for k in near) / answered
+        return total
 
 
 @dataclass
@@ -81,13 +81,13 @@ class Watch:
     """Counts what is done and tells the user, batch by batch."""
 
     show: Progress
-    waiting: dict[Pair, int]
+    waiting: Counter[Pair]
     total: int = 0
     done: int = 0
     speed: Speed = field(default_factory=Speed)
 
     def __post_init__(self) -> None:
-        self.total = sum(self.waiting.values())
+        self.total = self.waiting.total()
 
     def advance(self, label: str, questions: int) -> None:
         """Report questions that were answered or found answered."""
@@ -96,13 +96,9 @@ class Watch:
         text = f"{label}, about {duration_text(left)} left" if left is not None else label
         self.show(text, self.done, self.total)
 
-    def dropped(self, pair: Pair) -> None:
-        """Stop counting on a method's questions, some of which cannot be answered."""
-        self.waiting.pop(pair, None)
-
     def part_done(self, pair: Pair, questions: int, seconds: float | None) -> None:
         """File a finished part and the seconds that it took, where they are known."""
-        self.waiting[pair] = max(0, self.waiting.get(pair, 0) - questions)
+        self.waiting[pair] = max(0, self.waiting[pair] - questions)
         if seconds is not None:
             self.speed.add(pair, questions, seconds)
 
@@ -129,13 +125,9 @@ Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What is done in one go: the methods of one run on one draw of one benchmark."""
+    """What is done in one go: one draw, answered by the methods of one run and benchmark."""
 
-    seed: int
     draw: int
-    backbone: str
-    retriever: str
-    benchmark: str
     cells: tuple[Cell, ...]
 
 
@@ -192,8 +184,8 @@ class StudyRunner:
     def source(self, retriever: str, seed: int) -> Assembly:
         """Return parts that find evidence, made once for a retriever and a seed."""
         if (seed, retriever) not in self._sources:
-            key = (self.study.backbones[0].name, retriever, seed)
-            self._sources[seed, retriever] = self._assembly(key)
+            first = self.study.backbones[0].name
+            self._sources[seed, retriever] = self._assembly((first, retriever, seed))
         return self._sources[seed, retriever]
 
     def task(self, seed: int, retriever: str, benchmark: str) -> Task:
@@ -226,57 +218,70 @@ class StudyRunner:
             self._methods[name] = make(parts) if make else parts.method(name)
         return self._methods[name]
 
-    def expected(self, cells: Sequence[Cell]) -> dict[Pair, int]:
+    def expected(self, cells: Sequence[Cell]) -> Counter[Pair]:
         """Return the questions of cells by backbone and method, before tasks are built."""
-        counts: dict[Pair, int] = {}
+        counts = Counter[Pair]()
         for cell in cells:
             parts, given = self.source(cell.retriever, cell.seed), self._given.get(cell.benchmark)
-            key = (cell.backbone, cell.method)
             size = given.size if given else cell_size(self.study, parts, cell.benchmark)
-            counts[key] = counts.get(key, 0) + size
+            counts[cell.pair] += size
         return counts
 
     def units(self, cells: Sequence[Cell]) -> list[Unit]:
         """Return the work, draws first: early parts are a small study of their own."""
-        runs: dict[tuple[int, str, str, str], list[Cell]] = {}
+        runs: dict[tuple[int, str, str], list[Cell]] = {}
         for cell in cells:
-            key = (cell.seed, cell.backbone, cell.retriever, cell.benchmark)
-            runs.setdefault(key, []).append(cell)
+            runs.setdefault((cell.seed, cell.folder, cell.benchmark), []).append(cell)
         return [
-            Unit(seed, draw, backbone, retriever, benchmark, tuple(together))
+            Unit(draw, tuple(together))
             for wanted in self.study.seeds
             for draw in range(draws_of(self.study, self.study.evaluation.draws))
-            for (seed, backbone, retriever, benchmark), together in runs.items()
+            for (seed, *_), together in runs.items()
             if seed == wanted
         ]
 
-    def run(self, cells: Sequence[Cell]) -> None:
-        """Compute cells; those that cannot be are noted in `failed` and stop no other."""
+    def run(self, cells: Sequence[Cell], draws: int | None = None) -> None:
+        """Compute cells, or their first `draws` alone; one that cannot be stops no other.
+
+        Raises:
+            RaggdError: there are cells that could not be computed: which, and why.
+        """
         watch = Watch(self._progress, self.expected(cells))
         for unit in self.units(cells):
-            self.run_unit(unit, watch)
+            if draws is None or unit.draw < draws:
+                self.run_unit(unit, watch)
+        if not self.failed:
+            return
+        reasons: dict[str, list[str]] = {}
+        for cell, reason in self.failed.items():
+            reasons.setdefault(reason, []).append(cell.path.removesuffix(".json"))
+        listed = "; ".join(f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items())
+        raise RaggdError(
+            f"{len(self.failed)} of {len(cells)} cells could not be computed, the others are "
+            f"there. {listed}"
+        )
 
     def run_unit(self, unit: Unit, watch: Watch) -> None:
         """Answer one draw with every method of the unit; finished cells get their record."""
-        task = self.task(unit.seed, unit.retriever, unit.benchmark)
-        if unit.draw >= len(task.draws):  # fewer questions than draws
+        first, draw = unit.cells[0], unit.draw
+        task = self.task(first.seed, first.retriever, first.benchmark)
+        if draw >= len(task.draws):  # fewer questions than draws
             return
-        parts = self.parts_of(unit.backbone, unit.retriever, unit.seed)
+        parts = self.parts_of(first.backbone, first.retriever, first.seed)
         for cell in unit.cells:
             if cell in self.failed:
                 continue
-            pair = (unit.backbone, cell.method)
-            label = f"{unit.backbone}, {unit.retriever}, {unit.benchmark}: {cell.method}"
+            label = f"{cell.backbone}, {cell.retriever}, {cell.benchmark}: {cell.method}"
             try:
                 done = partial(watch.advance, label)
-                part = self._turn(self.work(cell, unit.draw, task, parts, done))
-                if unit.draw == len(task.draws) - 1:
+                part = self._turn(self.work(cell, draw, task, parts, done))
+                if draw == len(task.draws) - 1:
                     self._write_record(cell, task, parts)
             except RaggdError as error:
                 self.failed[cell] = str(error)
-                watch.dropped(pair)
+                del watch.waiting[cell.pair]  # some of its questions cannot be answered
                 continue
-            watch.part_done(pair, len(task.draws[unit.draw]), part.get("seconds"))
+            watch.part_done(cell.pair, len(task.draws[draw]), part.get("seconds"))
 
     def work(
         self,
@@ -300,37 +305,9 @@ class StudyRunner:
             lambda: counted_costs(answers, task, method, parts.backbone, parts.settings)
         )
         own = {} if cell.benchmark in self._given else {"cell": self.identities.of(cell)}
-        record = replace(
-            record,
-            predictions=with_evidence(record.predictions, task),
-            cost={**record.cost, **counted},
-            hashes={**record.hashes, **own},
-        )
+        items = [item for draw in task.draws for item in draw]
+        held = {i.question.id: holds_answer(i.question, i.passages) for i in items}
+        noted = (replace(p, answerable=held[p.question_id]) for p in record.predictions)
+        cost, hashes = {**record.cost, **counted}, {**record.hashes, **own}
+        record = replace(record, predictions=tuple(noted), cost=cost, hashes=hashes)
         write_text(self.out / cell.path, record.to_json() + "\n")
-
-    def refuse_failures(self, tried: int) -> None:
-        """Say in one error which cells of `tried` ones could not be computed.
-
-        Raises:
-            RaggdError: there are such cells.
-        """
-        if not self.failed:
-            return
-        reasons: dict[str, list[str]] = {}
-        for cell, reason in self.failed.items():
-            reasons.setdefault(reason, []).append(cell.path.removesuffix(".json"))
-        listed = "; ".join(f"{', '.join(paths)}: {reason}" for reason, paths in reasons.items())
-        raise RaggdError(
-            f"{len(self.failed)} of {tried} cells could not be computed, the others are there. "
-            f"{listed}"
-        )
-
-
-def with_evidence(predictions: Sequence[Prediction], task: Task) -> tuple[Prediction, ...]:
-    """Return predictions that note whether the evidence of their question holds an answer.
-
-    It is None for questions answered by yes or no.
-    """
-    items = {item.question.id: item for draw in task.draws for item in draw}
-    held = {name: holds_answer(item.question, item.passages) for name, item in items.items()}
-    return tuple(replace(p, answerable=held[p.question_id]) for p in predictions)

@@ -83,6 +83,11 @@ class StudySettings(Settings):
             sections[name] = sections[name].model_copy(update=values)
         return Settings(**sections)
 
+    def first(self, backbone: str = "") -> Settings:
+        """Return the settings of the first run, of all or of one backbone."""
+        name = backbone or self.backbones[0].name
+        return self.run_settings(name, self.retrievers[0].name, self.seeds[0])
+
 
 def study_of(settings: Settings, methods: Sequence[str]) -> StudySettings:
     """Return the study of one run: one backbone, one retriever, one seed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,34 +11,45 @@ from torch import Tensor
 
 from raggd.adaptation.base_adapter import save_base, train_base
 from raggd.adaptation.following import train_following, training_lessons
-from raggd.adaptation.hyper_tuning import plan_lessons, train_hyper
 from raggd.adaptation.optimizer import seconds_spent
-from raggd.adaptation.predictors.base import Predictor, load_predictor, save_predictor
+from raggd.adaptation.predictors.base import (
+    MeanPredictor,
+    Predictor,
+    load_predictor,
+    mean_predictor,
+    save_predictor,
+    save_task_means,
+)
 from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, save_gate
-from raggd.adaptation.predictors.mean import MeanPredictor, mean_predictor, save_task_means
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.modulation import save_modulation
 from raggd.adaptation.predictors.ridge import ridge_predictor
 from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
 from raggd.adaptation.supports import draw_supports
-from raggd.adaptation.target_store import (
+from raggd.adaptation.targets import (
     Targets,
     build_targets,
     denoised,
     load_targets,
     split_held_out,
 )
-from raggd.adaptation.training import check_targets, task_means, train_predictor
+from raggd.adaptation.training import (
+    check_targets,
+    plan_lessons,
+    task_means,
+    train_hyper,
+    train_predictor,
+)
 from raggd.core.low_rank import BaseAdapter, load_update
 from raggd.data.benchmarks import known_benchmarks
 from raggd.data.prepared import prepared_id
 from raggd.data.prompts import Prompt
-from raggd.evaluation.alignment import alignment_summary
 from raggd.evaluation.runner import support_sets
 from raggd.methods import spec
 from raggd.methods.spec import weight_file, weights_hash
 from raggd.records import RaggdError, content_id
 from raggd.retrieval.evidence import make_demonstrations
+from raggd.study.alignment import alignment_summary
 from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_supports
 
 Facts = dict[str, Any]
@@ -53,8 +64,20 @@ FOLLOWING_FILES = {
 """What learning from examples ends in, by whether they are shown and whether it predicts."""
 
 
-def _trained(checkpoint: Path, history: Sequence[float]) -> Facts:
-    return {"seconds": seconds_spent(checkpoint), "loss": [round(x, 4) for x in history]}
+def _checkpoint(run: Run, file: str) -> Path:
+    return run.out / f"{Path(file).stem}.checkpoint.safetensors"
+
+
+def _train(
+    run: Run, file: str, trainer: Callable[..., tuple[Any, list[float]]], *given: Any, **named: Any
+) -> tuple[Any, Facts]:
+    # what a trainer makes with the backbone, and the facts that all trainings have
+    checkpoint, name = _checkpoint(run, file), Path(file).stem
+    named |= {"checkpoint": checkpoint, "progress": run.losses(name)}
+    with run.compiled():
+        made, history = trainer(run.parts.backbone, *given, **named)
+    losses = [round(x, 4) for x in history]
+    return made, {"seconds": seconds_spent(checkpoint), "loss": losses}
 
 
 def hashes_of(run: Run, *files: str) -> dict[str, str]:
@@ -64,21 +87,13 @@ def hashes_of(run: Run, *files: str) -> dict[str, str]:
 
 def base(run: Run) -> Facts:
     """Return the facts of training the base adapter W0 (paper section 5)."""
-    checkpoint, prompts = run.out / "base.checkpoint.safetensors", base_examples(run)
-    backbone, settings = run.parts.backbone, run.settings
-    shape = backbone.adapter_spec(settings.adapter)
-    with run.compiled():
-        made, history = train_base(
-            backbone,
-            shape,
-            prompts,
-            settings.base_training,
-            checkpoint=checkpoint,
-            progress=run.losses("base adapter"),
-        )
+    prompts, settings = base_examples(run), run.settings
+    shape = run.parts.backbone.adapter_spec(settings.adapter)
+    given = (shape, prompts, settings.base_training)
+    made, facts = _train(run, spec.BASE_FILE, train_base, *given)
     save_base(run.out / spec.BASE_FILE, made)
     return {
-        **_trained(checkpoint, history),
+        **facts,
         "examples": len(prompts),
         "passages_cut": sum(prompt.passages_cut for prompt in prompts),
         "fingerprint": made.fingerprint,
@@ -89,18 +104,12 @@ def base(run: Run) -> Facts:
 
 def prompt(run: Run) -> Facts:
     """Return the facts of training the soft prefix on the base adapter's examples."""
-    checkpoint, prompts = run.out / "prompt.checkpoint.safetensors", base_examples(run)
-    with run.compiled():
-        prefix, history = train_prefix(
-            run.parts.backbone,
-            prompts,
-            run.settings.prompt_tuning,
-            checkpoint=checkpoint,
-            progress=run.losses("soft prefix"),
-        )
+    prompts = base_examples(run)
+    given = (prompts, run.settings.prompt_tuning)
+    prefix, facts = _train(run, spec.PROMPT_FILE, train_prefix, *given)
     save_prefix(run.out / spec.PROMPT_FILE, prefix)
     return {
-        **_trained(checkpoint, history),
+        **facts,
         "examples": len(prompts),
         "fingerprint": prefix.fingerprint,
         "backbone": prefix.backbone,
@@ -110,32 +119,22 @@ def prompt(run: Run) -> Facts:
 
 def examples(run: Run) -> Facts:
     """Return the facts of training the step that follows examples, or one of its rivals."""
-    settings, parts = run.settings.examples, run.parts
-    rows = run.rows()
-    lessons = training_lessons(parts.backbone.tokenizer, rows, settings)
-    file = run.out / FOLLOWING_FILES[settings.show, settings.predict]
-    checkpoint = file.with_suffix(".checkpoint.safetensors")
-    start = load_update(settings.start).to(parts.base.device) if settings.start else None
-    with run.compiled():
-        made, history = train_following(
-            parts.backbone,
-            parts.base,
-            lessons,
-            settings,
-            checkpoint=checkpoint,
-            progress=run.losses(file.stem),
-            start=start,
-        )
+    settings, base, rows = run.settings.examples, run.parts.base, run.rows()
+    lessons = training_lessons(run.parts.backbone.tokenizer, rows, settings)
+    file = FOLLOWING_FILES[settings.show, settings.predict]
+    start = load_update(settings.start).to(base.device) if settings.start else None
+    given = (base, lessons, settings)
+    made, facts = _train(run, file, train_following, *given, start=start)
     if settings.predict:
-        save_modulation(file, made)
+        save_modulation(run.out / file, made)
     else:
-        made.constant().map(lambda tensor: tensor.to(torch.bfloat16)).save(file)
+        made.constant().map(lambda tensor: tensor.to(torch.bfloat16)).save(run.out / file)
     return {
-        **_trained(checkpoint, history),
-        "base": parts.base.fingerprint,
+        **facts,
+        "base": base.fingerprint,
         "data": prepared_id(rows),
         "lessons": len(lessons),
-        "hashes": hashes_of(run, file.name),
+        "hashes": hashes_of(run, file),
     }
 
 
@@ -179,11 +178,11 @@ def predictor(run: Run) -> Facts:
     check_targets(w0, stored)
     kept, held = split_held_out(stored, settings.held_out_share)
     suffix = f"-k{settings.target_steps}" if settings.target_steps else ""
-    checkpoint = run.out / f"predictor{suffix}.checkpoint.safetensors"
+    files = {"rag-gd": f"predictor{suffix}.safetensors", "mean-update": f"mean{suffix}.safetensors"}
+    checkpoint = _checkpoint(run, files["rag-gd"])
     fitted, history = train_predictor(
         w0, kept, settings, checkpoint=checkpoint, progress=run.losses("predictor", 4)
     )
-    files = {"rag-gd": f"predictor{suffix}.safetensors", "mean-update": f"mean{suffix}.safetensors"}
     save_predictor(run.out / files["rag-gd"], fitted)
     mean = mean_predictor(w0.spec, w0.fingerprint, kept.vectors)
     save_predictor(run.out / files["mean-update"], mean)
@@ -252,28 +251,15 @@ def hyper(run: Run) -> Facts:
     check_targets(w0, stored)
     kept, _ = split_held_out(stored, settings.predictor.held_out_share)
     file = HYPER_FILES[settings.hyper_tuning.start]
-    name = file.removesuffix(".safetensors")
-    checkpoint = run.out / f"{name}.checkpoint.safetensors"
-    lessons = hyper_lessons(run, kept)
-    with run.compiled():
-        made, history = train_hyper(
-            run.parts.backbone,
-            w0,
-            kept,
-            lessons,
-            settings.predictor,
-            settings.hyper_tuning,
-            checkpoint=checkpoint,
-            progress=run.losses(f"HyperTuning ({name})"),
-            start=_start(run),
-        )
+    given = (w0, kept, hyper_lessons(run, kept), settings.predictor, settings.hyper_tuning)
+    made, facts = _train(run, file, train_hyper, *given, start=_start(run))
     saved: MLPPredictor | MeanPredictor = made
     if file == spec.MEAN_TUNED_FILE:  # one update for all sets: what any states give
         vectors = made.predict(kept.states[:1]).vector()
         saved = mean_predictor(w0.spec, w0.fingerprint, vectors)
     save_predictor(run.out / file, saved)
     return {
-        **_trained(checkpoint, history),
+        **facts,
         "base": w0.fingerprint,
         "targets": stored.identity,
         "sets": len(kept),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from raggd.adaptation.supports import answered_prompt, draw_supports
-from raggd.adaptation.target_store import Targets, load_targets
+from raggd.adaptation.targets import Targets, load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions

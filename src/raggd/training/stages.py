@@ -8,8 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from raggd.adaptation.base_adapter import fresh_base
+from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.refusing import LESSONS
+from raggd.adaptation.training import matching_loss
 from raggd.assembly import Assembly
+from raggd.backbone.interface import mean_answer_loss
+from raggd.core.low_rank import tensors_of, update_from_vector
+from raggd.evaluation.timing import in_turn
 from raggd.files import read_json, write_json
 from raggd.methods import spec
 from raggd.progress import Progress, silent
@@ -18,9 +26,21 @@ from raggd.records import RaggdError, require_known
 from raggd.settings import Settings
 from raggd.study.runner import duration_text
 from raggd.training import fits
-from raggd.training.estimate import Work, seconds_per_example, seconds_per_step
 from raggd.training.refusals import refusals
 from raggd.training.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a stage computes.
+
+    Attributes:
+        examples: answered prompts run forward and backward through the backbone.
+        steps: steps of a predictor on stored targets.
+    """
+
+    examples: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +50,6 @@ class Stage:
     Attributes:
         file: what it ends in, in the folder of the weights; the record lies beside it.
         run: does it and returns facts for the record.
-        help: what it makes, in a line.
         sections: of the settings that it depends on.
         own: makes its settings of those of the run.
         usual: whether `raggd train all` runs it unasked.
@@ -39,7 +58,6 @@ class Stage:
     name: str
     file: str
     run: Callable[[Run], dict[str, Any]]
-    help: str
     sections: tuple[str, ...]
     work: Callable[[Settings], Work] = lambda _: Work()
     own: Callable[[Settings], Settings] = lambda settings: settings
@@ -99,48 +117,33 @@ def _trials(settings: Settings) -> Work:
 _DATA = ("backbone", "data", "retrieval")
 _TARGETS = (*_DATA, "adapter", "target")
 _HYPER = (*_TARGETS, "predictor", "hyper_tuning")
+_LESSONS = (*_DATA, "examples")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("base", spec.BASE_FILE, fits.base, "the base adapter W0 (the shared interface)",
-              (*_DATA, "base_training"), _sgd("base_training")),
-        Stage("targets", "targets", fits.targets, "the K-step SGD targets of the training tasks",
-              _TARGETS, _inner_loop),
-        Stage("predictor", spec.PREDICTOR_FILE, fits.predictor,
-              "the predictor, and its control the mean update", (*_TARGETS, "predictor"),
+        Stage("base", spec.BASE_FILE, fits.base, (*_DATA, "base_training"), _sgd("base_training")),
+        Stage("targets", "targets", fits.targets, _TARGETS, _inner_loop),
+        Stage("predictor", spec.PREDICTOR_FILE, fits.predictor, (*_TARGETS, "predictor"),
               lambda settings: Work(steps=settings.predictor.steps)),
-        Stage("tuned", spec.TUNED_FILE, fits.hyper,
-              "the predictor, trained on through the answer loss of other questions", _HYPER,
-              _sgd("hyper_tuning"), _tuning("predictor", 0.1)),
-        Stage("mean-tuned", spec.MEAN_TUNED_FILE, fits.hyper,
-              "its control: one update for all support sets, trained alike", _HYPER,
-              _sgd("hyper_tuning"), _tuning("mean", 10)),
-        Stage("examples", spec.EXAMPLES_FILE, fits.examples,
-              "the step that follows whatever examples show", (*_DATA, "examples"),
-              _sgd("examples")),
-        Stage("refusals", spec.REFUSALS_FILE, refusals,
-              "the probe that decides whether to refuse, where examples show it",
-              (*_DATA, "examples"), lambda _: Work(LESSONS // 3)),
-        Stage("examples-constant", spec.EXAMPLES_CONSTANT_FILE, fits.examples,
-              "its control: the same lessons without the examples", (*_DATA, "examples"),
+        Stage("tuned", spec.TUNED_FILE, fits.hyper, _HYPER, _sgd("hyper_tuning"),
+              _tuning("predictor", 0.1)),
+        Stage("mean-tuned", spec.MEAN_TUNED_FILE, fits.hyper, _HYPER, _sgd("hyper_tuning"),
+              _tuning("mean", 10)),
+        Stage("examples", spec.EXAMPLES_FILE, fits.examples, _LESSONS, _sgd("examples")),
+        Stage("refusals", spec.REFUSALS_FILE, refusals, _LESSONS, lambda _: Work(LESSONS // 3)),
+        Stage("examples-constant", spec.EXAMPLES_CONSTANT_FILE, fits.examples, _LESSONS,
               _sgd("examples"), _following(show=False, predict=False), usual=False),
-        Stage("examples-update", spec.EXAMPLES_UPDATE_FILE, fits.examples,
-              "the same lessons, the examples read for an update alone", (*_DATA, "examples"),
+        Stage("examples-update", spec.EXAMPLES_UPDATE_FILE, fits.examples, _LESSONS,
               _sgd("examples"), _following(show=False, predict=True), usual=False),
-        Stage("examples-both", spec.EXAMPLES_BOTH_FILE, fits.examples,
-              "the same lessons, an update predicted beside the prefix", (*_DATA, "examples"),
+        Stage("examples-both", spec.EXAMPLES_BOTH_FILE, fits.examples, _LESSONS,
               _sgd("examples"), _following(show=True, predict=True), usual=False),
-        Stage("hyper", spec.HYPER_FILE, fits.hyper,
-              "HyperTuning's predictor, through the answer loss of other questions", _HYPER,
-              _sgd("hyper_tuning"), usual=False),
-        Stage("ridge", spec.RIDGE_FILE, fits.ridge, "the predictor in closed form",
-              (*_TARGETS, "predictor", "ridge"), usual=False),
-        Stage("task-mean", spec.TASK_MEAN_FILE, fits.task_mean,
-              "the average target of each task, a control", _TARGETS, usual=False),
-        Stage("prompt", spec.PROMPT_FILE, fits.prompt, "the soft prefix of prompt tuning",
-              (*_DATA, "base_training", "prompt_tuning"), _sgd("prompt_tuning"), usual=False),
-        Stage("gate", spec.GATE_FILE, fits.gate, "a gate that scales or withholds updates",
-              _TARGETS, _trials, usual=False),
+        Stage("hyper", spec.HYPER_FILE, fits.hyper, _HYPER, _sgd("hyper_tuning"), usual=False),
+        Stage("ridge", spec.RIDGE_FILE, fits.ridge, (*_TARGETS, "predictor", "ridge"),
+              usual=False),
+        Stage("task-mean", spec.TASK_MEAN_FILE, fits.task_mean, _TARGETS, usual=False),
+        Stage("prompt", spec.PROMPT_FILE, fits.prompt, (*_DATA, "base_training", "prompt_tuning"),
+              _sgd("prompt_tuning"), usual=False),
+        Stage("gate", spec.GATE_FILE, fits.gate, _TARGETS, _trials, usual=False),
     )
 }  # fmt: skip
 """All stages by name, in the order in which they can run. A new one is a line here."""
@@ -201,16 +204,11 @@ def train_all(
 ) -> dict[str, Any]:
     """Run stages in order; those that are done are left out, an interrupted one continues.
 
-    Args:
-        parts: settings, data, backbone.
-        out: folder of the weights; targets go to ``targets`` in it.
-        names: stages; all are checked before any runs.
-        progress: told label, done and in all.
-        announce: told in a line what is left and how long it will take, before it starts.
+    All names are checked before any stage runs; targets go to ``targets`` below `out`. `announce`
+    is told in a line what is left and how long it will take, before it starts.
 
-    Returns:
-        ``out``, ``seconds`` of this call, ``estimate`` in seconds by stage, and ``stages``: by
-        name, seconds and hashes of each record. It stands in ``train.json``.
+    ``out``, ``seconds`` of this call, ``estimate`` in seconds by stage, and ``stages``: by name,
+    seconds and hashes of each record. It stands in ``train.json``.
     """
     for name in names:
         require_known("stage", name, tuple(STAGES))
@@ -241,6 +239,39 @@ def train_all(
     }
     write_json(out / "train.json", result | {"settings": settings.model_dump(), **origin()})
     return result
+
+
+def seconds_per_example(run: Run) -> float:
+    """Return the time of a training example, forward and backward, in a batch of the base's."""
+    wanted, backbone = run.settings.base_training, run.parts.backbone
+    questions = run.questions(wanted.benchmarks[0])[: wanted.batch]
+    prompts = run.prompts(questions, wanted.max_tokens)
+    spec = backbone.adapter_spec(run.settings.adapter)
+    base = fresh_base(spec, backbone.fingerprint, 0).to(backbone.device)
+    for tensor in tensors_of(base.factors).values():
+        tensor.requires_grad_(True)
+
+    def step() -> None:
+        mean_answer_loss(backbone, prompts, base).backward()  # type: ignore[no-untyped-call]
+
+    return in_turn({"step": step}, 1)["step"][0] / 1000 / len(prompts)
+
+
+def seconds_per_step(run: Run) -> float:
+    """Return the time of one step of a predictor on stored targets (paper equation 9)."""
+    wanted, backbone = run.settings.predictor, run.parts.backbone
+    spec, width = backbone.adapter_spec(run.settings.adapter), backbone.model.config.hidden_size
+    base = fresh_base(spec, backbone.fingerprint, 0).to(backbone.device)
+    predictor = MLPPredictor(spec, base.fingerprint, width, wanted.hidden, wanted.latent)
+    predictor.to(backbone.device)
+    states = torch.randn(wanted.batch, run.settings.target.demonstrations, width)
+    vectors = torch.randn(wanted.batch, spec.size, device=backbone.device)
+    goal = update_from_vector(spec, vectors, base.fingerprint)
+
+    def step() -> None:
+        matching_loss(base, predictor(states.to(backbone.device)), goal).mean().backward()  # type: ignore[no-untyped-call]
+
+    return in_turn({"step": step}, 1)["step"][0] / 1000
 
 
 def estimated(run: Run, stages: Sequence[Stage]) -> dict[str, float]:

@@ -1,24 +1,25 @@
-"""What every predictor is, Algorithm 1, and predictors in and out of safetensors files."""
+"""What every predictor is, Algorithm 1, its control the mean update, and predictors in files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from raggd.adaptation.encoder import encode_supports
-from raggd.adaptation.predictors.mean import MeanPredictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.supports import encode_supports
 from raggd.backbone.load import Backbone
-from raggd.core.low_rank import AdapterSpec, BaseAdapter, Update
+from raggd.core.low_rank import AdapterSpec, BaseAdapter, Update, update_from_vector
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, SupportSet
 
 CPU = torch.device("cpu")
+TASK_MEANS = "raggd task means"
 
 
 class Predictor(Protocol):
@@ -75,6 +76,31 @@ def predict_updates(
     return predictor.predict(states)
 
 
+@dataclass(frozen=True, slots=True)
+class MeanPredictor:
+    """Gives every support set the same update, ``vector`` (spec.size,)."""
+
+    spec: AdapterSpec
+    base: str
+    vector: Tensor
+
+    needs_states = False
+
+    def predict(self, states: Tensor) -> Update:
+        """Repeat the mean for each of the states, which are only counted."""
+        rows = self.vector.float().expand(states.shape[0], -1)
+        return update_from_vector(self.spec, rows, self.base)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is stored: the vector in bfloat16, which keeps its small values."""
+        return {"vector": self.vector.bfloat16()}
+
+
+def mean_predictor(spec: AdapterSpec, base: str, vectors: Tensor) -> MeanPredictor:
+    """Average targets (n, spec.size) into the mean update."""
+    return MeanPredictor(spec, base, vectors.float().mean(0))
+
+
 def save_predictor(path: Path, predictor: MeanPredictor | MLPPredictor) -> None:
     """Write a predictor; kind, shape and base stand in the header."""
     kind = "mean" if isinstance(predictor, MeanPredictor) else "mlp"
@@ -111,3 +137,30 @@ def load_predictor(path: Path, device: torch.device = CPU) -> Predictor:
     except RuntimeError as error:
         raise RaggdError(f"{path}: its tensors do not fit its header ({error}).") from error
     return predictor.eval().requires_grad_(False).place(device)
+
+
+def save_task_means(path: Path, base: BaseAdapter, means: Mapping[str, Tensor]) -> None:
+    """Write the means in bfloat16, as the targets are; spec and base stand in the header."""
+    metadata = {"kind": TASK_MEANS, "spec": base.spec.to_json(), "base": base.fingerprint}
+    save_tensors(path, {task: mean.bfloat16() for task, mean in means.items()}, metadata)
+
+
+def load_task_means(path: Path, base: BaseAdapter) -> dict[str, Update]:
+    """Read the mean update of each task.
+
+    Raises:
+        RaggdError: the file holds something else, or means for another base adapter.
+    """
+    tensors, metadata = load_tensors(path, TASK_MEANS, "make one with `raggd train task-mean`")
+    if metadata["base"] != base.fingerprint:
+        raise RaggdError(
+            f"{path}: the targets behind it start from base adapter {metadata['base']}, the one in "
+            f"use is {base.fingerprint}: make it again with `raggd train task-mean`."
+        )
+    spec = AdapterSpec.from_json(metadata["spec"])
+    if any(tensor.shape != (spec.size,) for tensor in tensors.values()):
+        raise RaggdError(f"{path}: its tensors do not fit its header (vectors of {spec.size}).")
+    return {
+        task: update_from_vector(spec, tensor.float(), base.fingerprint)
+        for task, tensor in sorted(tensors.items())
+    }

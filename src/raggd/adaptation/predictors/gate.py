@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.adaptation.encoder import encode_supports
 from raggd.adaptation.predictors.base import Predictor, check_predictor
-from raggd.adaptation.supports import answered_prompt
+from raggd.adaptation.supports import answered_prompt, encode_supports
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -118,14 +117,8 @@ def _ridge(rows: Tensor, wanted: Tensor, penalty: float) -> tuple[Tensor, Tensor
 def fit_gate(states: Tensor, gains: Tensor, scales: Tensor, caution: float = 1.0) -> Gate:
     """Fit the regression; the penalty is chosen by leave-one-out error, in closed form.
 
-    Args:
-        states: (sets, N, width) encoder states of training sets.
-        gains: (sets, s) measured drop of the answer loss at each scale.
-        scales: (s,) the scales, positive.
-        caution: standard deviations taken off a predicted gain.
-
-    Returns:
-        The gate, in float64.
+    Shapes: encoder states of training sets (sets, N, width); measured drops of the answer loss
+    (sets, s) at the positive scales (s,). The gate is in float64.
     """
     states, gains, scales = states.double(), gains.double(), scales.double()
     pooled = states.mean(1)

@@ -43,14 +43,10 @@ class MLPPredictor(nn.Module):
     scales: Tensor
 
     def __init__(self, spec: AdapterSpec, base: str, width: int, hidden: int, latent: int) -> None:
-        """Make an untrained predictor.
+        """Make an untrained predictor for a base adapter, given by its fingerprint.
 
-        Args:
-            spec: shape of the updates.
-            base: fingerprint of the base adapter.
-            width: hidden size of the backbone.
-            hidden: width of the MLP's hidden layer (paper: 256).
-            latent: width of its output (paper: 64).
+        `width` is the backbone's hidden size; the MLP has a hidden layer of `hidden` units (paper:
+        256) and `latent` outputs (paper: 64).
         """
         super().__init__()
         self.spec = spec

@@ -45,13 +45,7 @@ def read_examples(
 ) -> tuple[Tensor, Tensor]:
     """Read the examples of some support sets under W0.
 
-    Args:
-        backbone: outside `attach`.
-        base: W0; None for the bare backbone.
-        examples: tokens of each set.
-
-    Returns:
-        States (sets, depths, tokens, width) in float32, and a mask (sets, tokens), 1 on tokens.
+    States (sets, depths, tokens, width) in float32, and a mask (sets, tokens), 1 on tokens.
     """
     prompts = [Prompt(tuple(tokens), 0, 0) for tokens in examples]
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)

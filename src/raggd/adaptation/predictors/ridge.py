@@ -33,15 +33,9 @@ def _blocks(goals: Tensor) -> Iterator[Tensor]:
 def _reading(pooled: Tensor, goals: Tensor, penalty: float, rank: int) -> tuple[Tensor, Tensor]:
     """Solve the regression with as many dimensions as there are support sets.
 
-    Args:
-        pooled: (n, width) standardised states, float64.
-        goals: (n, size).
-        penalty: in units of the mean squared state.
-        rank: r, at most.
-
-    Returns:
-        The reading (width, r) whose codes have mean square 1 over the n sets, and the combination
-        (r, n) of centred goals that each code stands for.
+    From standardised states (n, width), float64, and goals (n, size): the reading (width, r) whose
+    codes have mean square 1 over the n sets, and the combination (r, n) of centred goals that each
+    code stands for; r is `rank` at most.
     """
     count = len(pooled)
     kernel = pooled @ pooled.T
@@ -73,14 +67,9 @@ def ridge_predictor(
 ) -> MLPPredictor:
     """Fit a predictor in closed form; hidden units beyond two for each rank are not read yet.
 
-    Args:
-        spec: shape of the updates.
-        base: fingerprint of the base adapter.
-        states: (n, N, width) encoder states.
-        goals: (n, spec.size) targets, denoised or not.
-        scale: factor of the update.
-        rank: width of the code, from which the update is linear.
-        penalty: in units of the mean squared state: 1 halves what an average direction says.
+    Shapes: encoder states (n, N, width), targets (n, spec.size), denoised or not. `rank` is the
+    width of the code, from which the update, times `scale`, is linear; the penalty is in units of
+    the mean squared state: 1 halves what an average direction says.
     """
     width, hidden = states.shape[-1], max(HIDDEN, 2 * rank)
     predictor = MLPPredictor(spec, base, width, hidden, rank)

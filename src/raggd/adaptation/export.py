@@ -1,13 +1,18 @@
-"""LoRA adapters in PEFT's folder form, which peft, vLLM and others load: ours out, others' in.
+"""Adapters for other engines: LoRA in PEFT's folder form and as GGUF, with the prompt to use.
 
 The effective weight is ``s B A`` of the base plus ``s (dB A + (B + dB) dA)`` of the update. The
 parts are put side by side by rank concatenation, so the file has rank r for the base alone and 3r
 with an update: a small update keeps its digits even where an engine rounds the factors to
-bfloat16. The scale s is multiplied into B, and PEFT's alpha equals the rank (a scale of 1).
+bfloat16. The scale s is multiplied into B, and alpha equals the rank (a scale of 1).
+
+An adapter reads what it was trained to read: under other words it answers otherwise. The chat
+template puts raggd's instruction, and the examples that an adapted state shows, before a
+conversation that has no system turn, so that a stock engine needs nothing but the user's turn.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raggd.adaptation.export_prompt import PROMPT_FILE, TEMPLATE_FILE
 from raggd.backbone.interface import check_fits
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
@@ -30,11 +34,14 @@ from raggd.core.low_rank import (
     effective_change,
     effective_weight,
 )
-from raggd.files import load_tensors, read_json, save_tensors, write_json
-from raggd.records import RaggdError
+from raggd.data.prompts import ANSWER_CUE, system_text, user_text
+from raggd.data.rendering import render_turns, template_of
+from raggd.files import load_tensors, read_json, replacing, save_tensors, write_json, write_text
+from raggd.records import Demonstration, Passage, RaggdError
 from raggd.settings import AdapterSettings
 
 WEIGHTS_FILE, CONFIG_FILE = "adapter_model.safetensors", "adapter_config.json"
+TEMPLATE_FILE, PROMPT_FILE = "chat_template.jinja", "prompt.txt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,157 @@ def write_peft(
     save_tensors(folder / WEIGHTS_FILE, peft_tensors(backbone, factors), metadata)
     write_json(folder / CONFIG_FILE, _config(source, rank))
     return PeftFolder(folder, rank, source)
+
+
+ARCHITECTURES = {
+    "llama": ("llama", True),
+    "mistral": ("llama", True),
+    "qwen2": ("qwen2", False),
+    "qwen3": ("qwen3", False),
+}
+"""By transformers' model type: llama.cpp's architecture, and whether it reorders q and k."""
+
+
+def reordered(b: Tensor, heads: int) -> Tensor:
+    """Put the rows of a q or k matrix (d_out, anything) in the order of llama.cpp's rotation.
+
+    In transformers each head has the first halves of all pairs, then the second; there both halves
+    of each pair lie side by side.
+    """
+    by_half = b.reshape(heads, 2, -1, b.shape[-1])
+    return by_half.transpose(1, 2).reshape(b.shape)
+
+
+def _architecture(backbone: Backbone) -> tuple[str, bool]:
+    kind = str(getattr(backbone.model.config, "model_type", "unknown"))
+    if kind not in ARCHITECTURES:
+        raise RaggdError(
+            f"no GGUF export for model type '{kind}' of backbone '{backbone.name}': only for "
+            f"{', '.join(ARCHITECTURES)}, whose result was checked in llama.cpp. "
+            "`raggd export peft` writes a form that llama.cpp's own converter reads."
+        )
+    return ARCHITECTURES[kind]
+
+
+def gguf_tensors(backbone: Backbone, base: BaseAdapter, update: Update | None) -> dict[str, Tensor]:
+    """Name and order the factors of every layer as llama.cpp wants them.
+
+    ``blk.<layer>.attn_q.weight.lora_a`` is (rank, d_in), ``.lora_b`` (d_out, rank).
+    """
+    _, reorders = _architecture(backbone)
+    config = backbone.model.config
+    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
+    tensors = {}
+    for projection, (a, b) in lora_factors(base, update).items():
+        for layer in range(base.spec.layers):
+            rows = b[layer]
+            if reorders and projection in heads:
+                rows = reordered(rows, heads[projection])
+            name = f"blk.{layer}.attn_{projection}.weight"
+            tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = a[layer], rows
+    return tensors
+
+
+def write_gguf(
+    path: Path, backbone: Backbone, base: BaseAdapter, update: Update | None = None
+) -> Path:
+    """Write base adapter and update as one GGUF LoRA, in float32, and return the file."""
+    from gguf import GGUFType, GGUFWriter, Keys
+
+    check_fits(backbone, base, update)
+    architecture, _ = _architecture(backbone)
+    tensors = gguf_tensors(backbone, base, update)
+    rank = float(len(tensors["blk.0.attn_q.weight.lora_a"]))
+    with replacing(path) as temporary:
+        writer = GGUFWriter(temporary, architecture)
+        writer.add_type(GGUFType.ADAPTER)
+        writer.add_string(Keys.Adapter.TYPE, "lora")
+        # llama.cpp scales by alpha / rank: this scale stands in B already
+        writer.add_float32(Keys.Adapter.LORA_ALPHA, rank)
+        writer.add_string("raggd.base", base.fingerprint)
+        writer.add_string("raggd.backbone", backbone.fingerprint)
+        for name, tensor in tensors.items():
+            writer.add_tensor(name, tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return path
+
+
+_PLAIN = (
+    "{{- messages[0]['content'] -}}{%- for m in messages[1:] -%}{%- if m['role'] == 'assistant' -%}"
+    "{{- ' ' + m['content'] -}}{%- else -%}{{- '\\n\\n' + m['content'] + '\\n"
+    + ANSWER_CUE
+    + "' -}}"
+    "{%- endif -%}{%- endfor -%}"
+)
+"""What raggd writes for a tokenizer without a template."""
+
+
+def opening_turns(
+    shown: Sequence[Demonstration], instruction: str, reads: bool = True
+) -> list[dict[str, str]]:
+    """Return the turns before the user's own: the instruction, and examples with their answers."""
+    turns = [{"role": "system", "content": system_text(reads, instruction)}]
+    for example in shown:
+        text = user_text(example.question, example.passages)
+        turns += [
+            {"role": "user", "content": text},
+            {"role": "assistant", "content": example.answer},
+        ]
+    return turns
+
+
+def chat_template(
+    tokenizer: Any, shown: Sequence[Demonstration] = (), instruction: str = ""
+) -> str:
+    """Make the backbone's chat template, in Jinja, say what raggd says where nobody says otherwise.
+
+    `shown` are examples that stand before the question; without an `instruction` it is raggd's own.
+    """
+    turns = json.dumps(opening_turns(shown, instruction), ensure_ascii=False)
+    # what is no JSON in Jinja: nothing; strings of both are written alike
+    put = "{%- if messages[0]['role'] != 'system' -%}{%- set messages = " + turns
+    put += " + messages -%}{%- endif -%}"
+    return put + _joined(tokenizer) + (template_of(tokenizer) or _PLAIN)
+
+
+def _joined(tokenizer: Any) -> str:
+    # a template that refuses a system turn gets its words in the first turn of the user
+    if template_of(tokenizer) is None:
+        return ""
+    turns = [{"role": "system", "content": "S0"}, {"role": "user", "content": "U0"}]
+    if "S0\n\nU0" not in render_turns(tokenizer, turns):
+        return ""
+    return (
+        "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\\n\\n' + "
+        "messages[1]['content']}] + messages[2:] -%}"
+    )
+
+
+def write_prompt(
+    folder: Path,
+    backbone: Backbone,
+    shown: Sequence[Demonstration],
+    instruction: str,
+    stem: str = "",
+    *,
+    sources: bool = False,
+) -> list[str]:
+    """Write ``prompt.txt``, to be read by people, and ``chat_template.jinja``, for engines.
+
+    They lie in `folder`, beside the adapter, with `stem` before both names, which are returned;
+    `shown` and `instruction` are those of the adapted state, and `sources` says whether passages
+    are shown with the names of their files.
+    """
+    names = [f"{stem}{PROMPT_FILE}", f"{stem}{TEMPLATE_FILE}"]
+    passage = Passage("1", "{text of the first passage}", "{its title}", "{its file}")
+    asked = user_text("{question}", [passage], sources)
+    turns = [*opening_turns(shown, instruction), {"role": "user", "content": asked}]
+    write_text(folder / names[0], render_turns(backbone.tokenizer, turns, cue=ANSWER_CUE) + "\n")
+    write_text(folder / names[1], chat_template(backbone.tokenizer, shown, instruction))
+    return names
 
 
 _NAME = re.compile(r"\.(\d+)\.(?:self_attn|attn|attention)\.([qkv])_proj\.lora_([AB])\.")

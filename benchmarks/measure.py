@@ -41,7 +41,7 @@ Build = Callable[[Path, int, Path, int], Built]
 def build_ours(corpus: Path, count: int, folder: Path, bound: int) -> Built:
     """Build raggd's index of the first passages of a corpus, within a bound in bytes."""
     started, cpu = time.perf_counter(), time.process_time()
-    first = lambda: islice(read_passages(corpus, unique=False), count)  # noqa: E731
+    first = lambda: islice(read_passages(corpus), count)  # noqa: E731
     update_index(first, folder, BM25Kind(Budget(bound)))
     return _built(started, cpu, folder)
 
@@ -54,7 +54,7 @@ def build_bm25s(corpus: Path, count: int, folder: Path, bound: int) -> Built:
     import bm25s
 
     started, cpu = time.perf_counter(), time.process_time()
-    passages = islice(read_passages(corpus, unique=False), count)
+    passages = islice(read_passages(corpus), count)
     tokens = [tokenize(f"{p.title}\n{p.text}") for p in passages]
     index = bm25s.BM25(method="lucene", k1=K1, b=B, backend="numpy")
     index.index(tokens, create_empty_token=False, show_progress=False)

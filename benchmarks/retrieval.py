@@ -58,7 +58,7 @@ def run(setting: BenchSetting) -> Measured:
         extrapolation.
     """
     corpus = setting.parts.corpus
-    total = sum(1 for _ in read_passages(corpus, unique=False))
+    total = sum(1 for _ in read_passages(corpus))
     sizes = [*(size for size in SIZES if size < 0.9 * total), total]
     asked = [q.text for q in scored_questions(setting.parts.source, setting.benchmark)][:QUESTIONS]
     ratios: dict[str, Ratio] = {}
@@ -166,7 +166,7 @@ def _rank_bm25(corpus: Path, size: int, asked: Sequence[str]) -> dict[str, Any]:
         from rank_bm25 import BM25Okapi
     except ImportError:
         return {}
-    passages = islice(read_passages(corpus, unique=False), size)
+    passages = islice(read_passages(corpus), size)
     index = BM25Okapi([tokenize(f"{p.title}\n{p.text}") for p in passages])
     searches: dict[str, Search] = {"rank_bm25": lambda q: index.get_scores(tokenize(q))}
     found = _query_ms(searches, asked[:RANK_BM25_QUESTIONS], 1)

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from raggd.data import benchmarks as b
 from raggd.data.benchmarks import HUB_CORPUS, HUB_REPOSITORY, find_corpus
 from raggd.data.questions import QuestionWarning
-from raggd.records import RaggdError
+from raggd.records import Question, RaggdError
 
 Row = dict[str, object]
 
@@ -184,20 +184,20 @@ def test_too_few_questions_to_divide(tmp_path: Path) -> None:
     st.sets(st.text(max_size=5), max_size=30), st.integers(0, 40), st.integers(0, 5), st.randoms()
 )
 def test_choosing_by_hash(items: set[str], n: int, seed: int, rng: random.Random) -> None:
-    order = sorted(items)
-    chosen = b.choose_by_hash(order, n, seed, key=str)
+    order = [Question(item, "?") for item in sorted(items)]
+    chosen = b.choose_by_hash(order, n, seed)
     rng.shuffle(order)
-    assert b.choose_by_hash(order, n, seed, key=str) == chosen
+    assert b.choose_by_hash(order, n, seed) == chosen
     assert len(chosen) == min(n, len(items))
-    assert b.choose_by_hash(order, n + 1, seed, key=str)[:n] == chosen
+    assert b.choose_by_hash(order, n + 1, seed)[:n] == chosen
 
 
 def test_another_seed_chooses_others() -> None:
-    items = [str(i) for i in range(1000)]
-    first, second = (set(b.choose_by_hash(items, 100, seed, key=str)) for seed in (0, 1))
+    items = [Question(str(i), "?") for i in range(1000)]
+    first, second = (set(b.choose_by_hash(items, 100, seed)) for seed in (0, 1))
     assert 0 < len(first & second) < 40
     with pytest.raises(RaggdError, match="-1"):
-        b.choose_by_hash(items, -1, key=str)
+        b.choose_by_hash(items, -1)
 
 
 @pytest.mark.parametrize(

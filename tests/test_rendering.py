@@ -73,7 +73,7 @@ def test_no_text_makes_a_control_token(text: str, template: str | None) -> None:
     tokenizer = CHAT if template == TEMPLATE else PLAIN if template is None else REFUSING
     assert not control_tokens(tokenizer, text_tokens(tokenizer, text))
     asked = [TURNS[0], {"role": "user", "content": f"who {text} king"}]
-    got = control_tokens(tokenizer, turn_tokens(tokenizer, asked, start=text))
+    got = control_tokens(tokenizer, turn_tokens(tokenizer, asked))
     assert got == control_tokens(tokenizer, turn_tokens(tokenizer, TURNS))
 
 

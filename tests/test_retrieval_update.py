@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raggd.data import documents
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import RetrievalWarning, bm25, build_index, corpus
 from raggd.retrieval.bm25 import BM25Kind, BM25Retriever, open_bm25
@@ -108,8 +109,8 @@ def test_an_updated_index_is_a_new_one(states: list[dict[str, int]], merge: bool
 def read_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read from now on."""
     read: list[str] = []
-    real = corpus.stream_file
-    monkeypatch.setattr(corpus, "stream_file", lambda f: read.append(f.name) or real(f))
+    real = documents.stream_file
+    monkeypatch.setattr(documents, "stream_file", lambda f: read.append(f.name) or real(f))
     return read
 
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
 
 from raggd.data.answers import normalise_answer
 from raggd.data.questions import read_questions
@@ -31,8 +30,6 @@ SPLITS = ("train", "dev", "test")
 SCORED = ("test", "dev")
 """Splits to score: the first that there is."""
 SMALLEST_POOL = 12
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,29 +130,19 @@ def load_questions(source: str | Path, name: str, split: str) -> list[Question]:
     return read_questions(path, task=name)
 
 
-def _question_id(item: Any) -> str:
-    return str(item.id)
+def choose_by_hash(questions: Iterable[Question], n: int, seed: int = 0) -> list[Question]:
+    """Choose a fixed pseudo-random subset that depends on the ids alone, not on their order.
 
-
-def choose_by_hash(
-    items: Iterable[_Item],
-    n: int,
-    seed: int = 0,
-    key: Callable[[_Item], str] = _question_id,
-) -> list[_Item]:
-    """Choose a fixed pseudo-random subset that depends on what the items are, not on their order.
-
-    Items are ranked by a hash of the seed and their `key`; all are chosen if there are fewer than
+    Questions are ranked by a hash of the seed and their id; all are chosen if there are fewer than
     `n`. A smaller choice of one seed is the beginning of a larger one.
 
     Raises:
         RaggdError: `n` is negative.
     """
     if n < 0:
-        raise RaggdError(f"cannot choose {n} items: give 0 or more.")
-    named = [(key(item), item) for item in items]
-    ranked = sorted(named, key=lambda pair: (content_id(str(seed), pair[0], length=64), pair[0]))
-    return [item for _, item in ranked[:n]]
+        raise RaggdError(f"cannot choose {n} questions: give 0 or more.")
+    ranked = sorted(questions, key=lambda q: (content_id(str(seed), q.id, length=64), q.id))
+    return ranked[:n]
 
 
 def training_questions(source: str | Path, name: str) -> list[Question]:
@@ -175,7 +162,7 @@ def training_questions(source: str | Path, name: str) -> list[Question]:
 
 
 def _sorted(questions: Iterable[Question]) -> list[Question]:
-    return sorted(questions, key=_question_id)
+    return sorted(questions, key=lambda question: question.id)
 
 
 def _evaluation_questions(source: str | Path, benchmark: Benchmark) -> list[Question]:

@@ -171,35 +171,31 @@ def _templated(tokenizer: Any, turns: Turns) -> str:
     return f"{text.rstrip()}\n\n</{thinks[1]}>\n\n" if thinks else text
 
 
-def render_turns(tokenizer: Any, turns: Turns, *, cue: str = "", start: str = "") -> str:
+def render_turns(tokenizer: Any, turns: Turns, *, cue: str = "") -> str:
     """Render a system turn, then the user's and the assistant's, up to the model's next word.
 
     The text is the same on every day: a date is a fixed one, and a block of thinking is closed.
-    Without a chat template the model's part begins after `cue`; `start` is what it has "already
-    said". A template that cannot say all the turns is refused by a `RaggdError`.
+    Without a chat template the model's part begins after `cue`. A template that cannot say all the
+    turns is refused by a `RaggdError`.
     """
-    if template_of(tokenizer) is None:
-        return _plain(turns, cue) + (f" {start}" if start else "")
-    return _templated(tokenizer, turns) + start
+    return _plain(turns, cue) if template_of(tokenizer) is None else _templated(tokenizer, turns)
 
 
-def turn_tokens(
-    tokenizer: Any, turns: Turns, *, cue: str = "Answer:", start: str = ""
-) -> list[int]:
+def turn_tokens(tokenizer: Any, turns: Turns) -> list[int]:
     """Return the tokens of turns as `render_turns` renders them; control tokens are the template's.
 
     Raises:
         RaggdError: the template cannot be rendered, or text cannot be told from control tokens.
     """
     control = control_of(tokenizer)
-    contents = [*(turn["content"] for turn in turns), start]
+    contents = [turn["content"] for turn in turns]
     mark = _mark_for(contents)
+    said = [_marked(control, content, mark) for content in contents]
     for thorough in (False, True):  # a tokenizer that normalises first finds more of them
-        *said, begun = [_marked(control, content, mark) for content in contents]
         if thorough:
-            *said, begun = [_hidden(tokenizer, control, c, mark) for c in (*said, begun)]
+            said = [_hidden(tokenizer, control, content, mark) for content in said]
         shown = [{**turn, "content": c} for turn, c in zip(turns, said, strict=True)]
-        pieces = render_turns(tokenizer, shown, cue=cue, start=begun).split(mark)
+        pieces = render_turns(tokenizer, shown, cue="Answer:").split(mark)
         tokens = _encode(tokenizer, pieces)
         if control.count(tokens) <= control.count_words(pieces):
             return _begun(tokenizer, tokens)

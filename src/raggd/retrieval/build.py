@@ -153,10 +153,10 @@ def _start(
 ) -> Changes:
     same = unchanged(listing, old.files) if old else {}
     kept = write_store(work, listing, same, old.store if old else None, progress)
-    store = PassageStore(work)
+    store, copied = PassageStore(work), int(kept.sum())
     if old and old.same_rules:
-        kind.carry(old.data, kept, work, len(store) - int(kept.sum()))
-    return changes_between(old.store if old else None, store, len(same))
+        kind.carry(old.data, kept, work, len(store) - copied)
+    return changes_between(old.store if old else None, store, copied, len(same))
 
 
 def build_index(

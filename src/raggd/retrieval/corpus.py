@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.data.documents import (
-    READ_WHOLE,
     Skipped,
     SourceFile,
     corpus_hash,
     list_files,
+    passages_in,
     read_passages,
     skip,
-    stream_file,
     summary,
 )
 from raggd.files import file_hash
@@ -58,12 +57,10 @@ class Listing:
             return ""
 
     def read(self, name: str) -> Iterable[Passage]:
-        """Return the passages of a file; of several, that one is bad is told before its first."""
+        """Return the passages of a file, or those from elsewhere."""
         if self.passages is not None:
             return self.passages()
-        file = self.sources[name]
-        whole = len(self.sources) > 1 and file.size < READ_WHOLE
-        return list(stream_file(file)) if whole else stream_file(file)
+        return passages_in(self.sources[name], alone=len(self.sources) == 1)
 
 
 Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]] | Listing
@@ -86,7 +83,7 @@ def look_at(corpus: Corpus) -> Listing:
 
 def passages_hash(path: Path) -> str:
     """Return the hash of all passages of a file or folder, which are read for it."""
-    return corpus_hash(map(storable, read_passages(path, unique=False)))
+    return corpus_hash(map(storable, read_passages(path)))
 
 
 def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFile]:
@@ -206,16 +203,19 @@ class Changes:
         return f"files: {files}; passages: {passages}"
 
 
-def changes_between(old: PassageStore | None, new: PassageStore, same: int) -> Changes:
-    """Return what changed from one store (None: none) to the next; `same` files are as before."""
+def changes_between(old: PassageStore | None, new: PassageStore, copied: int, same: int) -> Changes:
+    """Return what changed from one store (None: none) to the next.
+
+    The first rows were `copied`; `same` files are as they were.
+    """
     before = {file.name for file in old.files} if old else set()
     now = {file.name for file in new.files}
-    shared, changed = new.shared_with(old) if old else (0, 0)
+    shared, changed = new.shared_with(old, copied) if old else (0, 0)
     return Changes(
         files_added=len(now - before),
         files_changed=len(now & before) - same,
         files_removed=len(before - now),
-        passages_added=len(new) - shared,
+        passages_added=len(new) - copied - shared,
         passages_changed=changed,
-        passages_removed=len(old) - shared if old else 0,
+        passages_removed=len(old) - copied - shared if old else 0,
     )

@@ -43,10 +43,7 @@ def holds_answer(question: Question, passages: Sequence[Passage]) -> bool | None
 
 
 def make_demonstrations(
-    questions: Sequence[Question],
-    retriever: Retriever,
-    k: int,
-    exclude: Sequence[Collection[str]] | None = None,
+    questions: Sequence[Question], retriever: Retriever, k: int
 ) -> list[Demonstration]:
     """Return a demonstration for each answered question, with at most `k` passages.
 
@@ -61,7 +58,7 @@ def make_demonstrations(
                 f"question '{question.id}' ({question.text}) has no answer: a demonstration needs "
                 "one. Add an answer or leave the question out."
             )
-    evidence = evidence_for(questions, retriever, k, exclude)
+    evidence = evidence_for(questions, retriever, k)
     return [
         Demonstration(
             id=question.id,

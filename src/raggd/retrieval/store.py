@@ -50,7 +50,7 @@ _TWICE = "SELECT id, min(row), max(row) FROM passages GROUP BY id HAVING count(*
 _LAST = "SELECT max(row), page_size FROM passages, pragma_page_size"
 _SHARED = """
 SELECT count(*), coalesce(sum(now.content <> before.content), 0)
-FROM passages AS now JOIN old.passages AS before USING (id)
+FROM passages AS now JOIN old.passages AS before USING (id) WHERE now.row >= ?
 """
 # One parameter for any number of rows: a JSON list, whose order the result keeps.
 _AT = f"""
@@ -243,11 +243,11 @@ class PassageStore:
         numbers = self._all("SELECT content FROM passages ORDER BY row")
         return np.fromiter((number for (number,) in numbers), dtype=np.int64, count=len(self))
 
-    def shared_with(self, old: PassageStore) -> tuple[int, int]:
-        """Return how many ids an older store holds too, and those with another title or text."""
+    def shared_with(self, old: PassageStore, first: int) -> tuple[int, int]:
+        """Count the ids, from row `first`, of an older store, and those with another content."""
         with closing(_opened(self.folder)) as both:
             both.execute("ATTACH DATABASE ? AS old", (str(old.folder / FILE),))
-            shared, changed = both.execute(_SHARED).fetchone()
+            shared, changed = both.execute(_SHARED, (first,)).fetchone()
         return shared, changed
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 import time
 import unicodedata
@@ -15,6 +14,7 @@ from raggd.api import Rag
 from raggd.data.prompts import Exchange
 from raggd.records import Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
+from raggd.retrieval.corpus import look_at
 from raggd.retrieval.evidence import evidence_for
 from raggd.serving.bodies import IndexView
 from raggd.serving.gate import Metrics
@@ -28,17 +28,10 @@ LOG = logging.getLogger("raggd.serving")
 
 def state_of(corpus: Path) -> str:
     """Return a value that changes when a file is added, removed or written, without reading any."""
-    files = [corpus]
-    if corpus.is_dir():
-        files = sorted(Path(at) / name for at, _, names in os.walk(corpus) for name in names)
-    seen = []
-    for file in files:
-        try:
-            state = file.stat()
-        except OSError:
-            continue  # it is being replaced, or a broken link
-        seen.append(f"{file} {state.st_size} {state.st_mtime_ns}")
-    return content_id(*seen)
+    try:
+        return content_id(*map(repr, look_at(corpus).files))
+    except RaggdError:  # there is none, for the moment
+        return ""
 
 
 def searches_for(question: str, earlier: Sequence[Exchange]) -> list[str]:
@@ -105,7 +98,7 @@ class Documents:
         self._state = state_of(self._watched) if self._watched else ""
         # not the cached one: a server does not write its users' questions to disk
         self.retriever: Retriever = rag.retriever if named else rag.parts.index.retriever
-        metrics.passages.set(len(self))
+        metrics.passages.set_function(lambda: len(self))
 
     def __len__(self) -> int:
         """Return the number of passages; 0 where the engine does not tell."""
@@ -141,7 +134,6 @@ class Documents:
             changed = self.retriever.fingerprint != before
             seconds = time.perf_counter() - started
             if changed:
-                self._metrics.passages.set(len(self))
                 self._metrics.index_swaps.inc()
                 LOG.info("documents changed: %d passages, %.1f s", len(self), seconds)
             return self.view(changed=changed, seconds=seconds)

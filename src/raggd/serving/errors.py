@@ -6,13 +6,14 @@ import logging
 import re
 import traceback
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
 from raggd.records import RaggdError
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
-    from fastapi.responses import JSONResponse
 
 LOG = logging.getLogger("raggd.serving")
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -39,7 +40,6 @@ class ApiError(Exception):
         param: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Make an error."""
         super().__init__(message)
         self.status = status
         self.code = code
@@ -55,12 +55,15 @@ class ApiError(Exception):
         told = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
         return {"error": told}
 
+    def response(self) -> JSONResponse:
+        """Return the error as it is sent."""
+        return JSONResponse(self.body, self.status, headers=self.headers)
+
 
 class BadRequestError(ApiError):
     """A field with a wrong value: status 400."""
 
     def __init__(self, message: str, param: str | None = None, code: str = "invalid_value") -> None:
-        """Make the error."""
         super().__init__(400, code, message, param=param)
 
 
@@ -129,34 +132,23 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     return BadRequestError(message, field, code)
 
 
+_OF_PATHS = {
+    404: ("not_found", "there is nothing at this path: see /openapi.json."),
+    405: ("method_not_allowed", "this path does not take that method."),
+}
+
+
 def install_handlers(app: FastAPI) -> None:
     """Answer every kind of failure in OpenAI's form."""
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import JSONResponse
-    from starlette.exceptions import HTTPException
 
-    def answer(error: ApiError) -> JSONResponse:
-        return JSONResponse(error.body, error.status, headers=error.headers)
-
-    async def of_validation(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, RequestValidationError)
-        return answer(validation_error(list(error.errors())))
-
-    async def of_http(_: Request, error: Exception) -> JSONResponse:
-        assert isinstance(error, HTTPException)
-        known = {
-            404: ("not_found", "there is nothing at this path: see /openapi.json."),
-            405: ("method_not_allowed", "this path does not take that method."),
-        }
+    async def answer(_: Request, error: Exception) -> JSONResponse:
+        if isinstance(error, RequestValidationError):
+            return validation_error(list(error.errors())).response()
+        if not isinstance(error, HTTPException):
+            return as_api_error(error).response()
         other = ("invalid_request", f"{str(error.detail).rstrip('.')}.")
-        code, message = known.get(error.status_code, other)
-        headers = dict(error.headers or {})
-        return answer(ApiError(error.status_code, code, message, headers=headers))
+        code, message = _OF_PATHS.get(error.status_code, other)
+        return ApiError(error.status_code, code, message, headers=error.headers).response()
 
-    async def of_any(_: Request, error: Exception) -> JSONResponse:
-        return answer(as_api_error(error))
-
-    app.add_exception_handler(RequestValidationError, of_validation)
-    app.add_exception_handler(HTTPException, of_http)
-    for kind in (ApiError, RaggdError, Exception):
-        app.add_exception_handler(kind, of_any)
+    for kind in (RequestValidationError, HTTPException, ApiError, RaggdError, Exception):
+        app.add_exception_handler(kind, answer)

@@ -15,7 +15,6 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from fastapi.responses import JSONResponse
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -163,11 +162,6 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def refusal(error: ApiError) -> JSONResponse:
-    """Return an error as it is sent."""
-    return JSONResponse(error.body, error.status, headers=error.headers)
-
-
 class Gate:
     """An ASGI application around another one."""
 
@@ -202,10 +196,10 @@ class Gate:
         try:
             await self._pass(scope, receive, sending)
         except ApiError as error:
-            await refusal(error)(scope, receive, sending)
+            await error.response()(scope, receive, sending)
         except Exception as error:
             if status == 499:  # nothing was sent yet
-                await refusal(internal_error(error))(scope, receive, sending)
+                await internal_error(error).response()(scope, receive, sending)
             elif status != 500:  # a stream broke; 500 was logged where it was made
                 internal_error(error)
         finally:

@@ -51,9 +51,8 @@ def cheapest_passes(
     [[0, 2], [1], [3]]
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    best = [
-        (0.0, 0)
-    ]  # of the first prompts, shortest first: their cost, where the last pass begins
+    # of the first prompts, shortest first: their cost, and where the last pass begins
+    best = [(0.0, 0)]
     for end, last in enumerate(order, start=1):
         costs = []
         for begin in range(end):
@@ -192,6 +191,8 @@ class Scheduler:
         self._start = 0.0
         self._closing = False
         self._batches: dict[str, RunningBatch] = {}  # by base: only those can share a forward pass
+        metrics.waiting.set_function(lambda: self.waiting)
+        metrics.running.set_function(lambda: self.running)
         self._thread = threading.Thread(target=self._run, name="raggd-model", daemon=True)
         self._thread.start()
 
@@ -212,11 +213,7 @@ class Scheduler:
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Announce answers in preparation: an idle scheduler waits a moment for them.
-
-        Yields:
-            Nothing.
-        """
+        """Announce answers in preparation: an idle scheduler waits a moment for them."""
         with self._changed:
             self._preparing += 1
         try:
@@ -278,14 +275,14 @@ class Scheduler:
                 if self._work:
                     self._work.popleft()()
                 for rows in self._joining():
-                    self._join(rows)
-                for batch in self._batches.values():
-                    self._step(batch)
+                    self._pass(rows[0].base, rows, joining=True)
+                for base, batch in self._batches.items():
+                    self._leave(batch)
+                    if batch.rows:
+                        self._pass(base, batch.rows, joining=False)
             except Exception as error:  # a bug: its rows fail, the thread goes on
                 for base in self._batches:
                     self._abandon(base, error)
-            self._metrics.waiting.set(self.waiting)
-            self._metrics.running.set(self.running)
         self._release(None)
 
     def _work_there(self) -> bool:
@@ -322,40 +319,24 @@ class Scheduler:
             for at in cheapest_passes([_unread(row) for row in rows], self._start)
         ]
 
-    def _join(self, rows: list[Row]) -> None:
-        base, started = rows[0].base, time.perf_counter()
+    def _pass(self, base: str, rows: list[Row], *, joining: bool) -> None:
+        # one pass of the model: rows that join read their prompts, others add a token
         batch = self._batches.setdefault(base, RunningBatch(self._backbone))
-        self._release(batch)
-        for row in rows:
-            row.begin()
-        batch.rows += rows
-        try:
-            logits = batch.join([row.prompt for row in rows], [row.adapted for row in rows])
-        except Exception as error:
-            self._abandon(base, error)
-            return
-        self._take(batch, rows, logits)
-        self._metrics.read.observe(time.perf_counter() - started)
-        self._metrics.prompt_tokens.inc(sum(len(row.prompt.tokens) for row in rows))
-        self._leave(batch)
-
-    def _step(self, batch: RunningBatch) -> None:
-        self._leave(batch)
-        if not batch.rows:
-            return
         self._release(batch)
         started = time.perf_counter()
         try:
-            logits = batch.step([row.last for row in batch.rows])
+            if joining:
+                batch.rows += rows
+                for row in rows:
+                    row.begin()
+                logits = batch.join([row.prompt for row in rows], [row.adapted for row in rows])
+                self._metrics.prompt_tokens.inc(sum(len(row.prompt.tokens) for row in rows))
+            else:
+                logits = batch.step([row.last for row in rows])
+                self._metrics.batch.observe(len(rows))
         except Exception as error:
-            self._abandon(batch.rows[0].base, error)
+            self._abandon(base, error)
             return
-        self._take(batch, batch.rows, logits)
-        self._metrics.step.observe(time.perf_counter() - started)
-        self._metrics.batch.observe(len(batch.rows))
-        self._leave(batch)
-
-    def _take(self, batch: RunningBatch, rows: Sequence[Row], logits: Tensor) -> None:
         for row, values in zip(rows, logits, strict=True):
             row.batch = max(row.batch, len(batch.rows))
             try:
@@ -363,6 +344,9 @@ class Scheduler:
             except Exception as error:  # one answer's text must not end the others
                 row.fail(as_api_error(error))
         self._metrics.answer_tokens.inc(len(rows))
+        timer = self._metrics.read if joining else self._metrics.step
+        timer.observe(time.perf_counter() - started)
+        self._leave(batch)
 
     def _leave(self, batch: RunningBatch) -> None:
         self._metrics.cancelled.inc(sum(row.cancelled and not row.done for row in batch.rows))

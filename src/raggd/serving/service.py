@@ -79,6 +79,8 @@ class Service:
         """
         self.rag, self.store, self.settings = rag, rag.store, rag.parts.settings
         self.metrics = Metrics()
+        self.metrics.update_bytes.set_function(lambda: self.store.bytes)
+        self.metrics.updates_dropped.set_function(lambda: self.store.dropped)
         self.backbone, self.base = rag.parts.backbone, rag.parts.base
         self.documents = Documents(rag, self.metrics)
         self.stopping = False
@@ -86,7 +88,6 @@ class Service:
         self._open = 0
         self._lock = threading.Lock()
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="raggd-prepare")
-        self._adapting: dict[str, asyncio.Task[Adapted]] = {}
         rag.method()  # refused now if its weights are not there
         rows = self.settings.serving.rows
         self.scheduler = Scheduler(self.backbone, self.metrics, rows=rows, threads=threads)
@@ -283,33 +284,20 @@ class Service:
             self.metrics.update_hits.inc()
             return known, 0.0
         self.metrics.update_misses.inc()
-        # requests for the same set wait for one adaptation, whoever of them goes away
-        task = self._adapting.get(key)
-        if task is None:
-            task = asyncio.create_task(self._made(key, support, instruction))
-            self._adapting[key] = task
-            task.add_done_callback(lambda _: self._adapting.pop(key, None))
-        return await asyncio.shield(task), since(started)
-
-    async def _made(self, key: str, support: SupportSet, instruction: str) -> Adapted:
         method = self.rag.method(instruction=instruction)
-
-        def adapt() -> Adapted:
-            with self.metrics.adaptation.time():
-                return method.adapt([support])[0]
-
-        adapted = await asyncio.wrap_future(self.scheduler.run(adapt))
         # what a request brings along, examples or instruction, is never written to disk
         stored = self.store.file(support.id).is_file() and not instruction
-        await self._keep(key, adapted, {}, on_disk=stored)
-        return adapted
 
-    async def _keep(
-        self, key: str, adapted: Adapted, facts: dict[str, Any], *, on_disk: bool
-    ) -> None:
-        await asyncio.to_thread(self.store.put, key, adapted, facts, on_disk=on_disk)
-        self.metrics.update_bytes.set(self.store.bytes)
-        self.metrics.updates_dropped.set(self.store.dropped)
+        def adapt() -> Adapted:
+            made = self.store.find(key, None)  # for another request, meanwhile
+            if made is None:
+                with self.metrics.adaptation.time():
+                    made = method.adapt([support])[0]
+                self.store.put(key, made, on_disk=stored)
+            return made
+
+        adapted = await asyncio.wrap_future(self.scheduler.run(adapt))
+        return adapted, since(started)
 
     # Stored support sets: the command line's are here too, and these are there
 
@@ -347,7 +335,7 @@ class Service:
                 facts: dict[str, Any] = {"adapt_ms": milliseconds, "norms": {}}
                 if adapted.base is not None and adapted.update is not None:
                     facts["norms"] = norms_of(adapted.base, adapted.update)
-                await self._keep(key, adapted, facts, on_disk=True)
+                await asyncio.to_thread(self.store.put, key, adapted, facts)
             return self.view(stored), support.id not in names
         finally:
             release()

@@ -204,55 +204,34 @@ def skip(name: str, error: RaggdError) -> Skipped:
     return Skipped(name, reason)
 
 
-def read_passages(
-    path: Path,
-    *,
-    strict: bool = False,
-    skipped: list[Skipped] | None = None,
-    unique: bool = True,
-) -> Iterator[Passage]:
+def passages_in(file: SourceFile, *, alone: bool) -> Iterable[Passage]:
+    """Return the passages of a file; that one of several is bad is told before its first."""
+    whole = not alone and file.size < READ_WHOLE
+    return list(stream_file(file)) if whole else stream_file(file)
+
+
+def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[Passage]:
     """Stream the passages of a file, or of all files under a folder, in the order of the files.
 
-    Files that are left out are appended to `skipped`, as they are met; `strict` refuses them. An id
-    that occurs twice is an error, because exclusion and ties go by id; remembering the ids takes
-    about 100 bytes per passage, and `unique=False` is for a reader that finds doubles otherwise.
+    Files that are left out are appended to `skipped`, as they are met.
 
     Raises:
-        RaggdError: nothing to read, no file can be read, or one cannot where `strict` says so or
-            where it is the only one; an id given twice.
+        RaggdError: nothing to read, no file can be read, or the only one cannot.
     """
     skipped = [] if skipped is None else skipped
-    before = len(skipped)
-    files = list_files(path, skipped)
-    if strict and len(skipped) > before:
-        raise RaggdError(_refusal(path, skipped[before:]))
-    seen: set[str] = set()
-    found = False
-    for file in files:
+    before, found = len(skipped), False
+    for file in list_files(path, skipped):
         try:
-            whole = path.is_dir() and file.size < READ_WHOLE
-            passages = iter(list(stream_file(file))) if whole else stream_file(file)
+            passages = passages_in(file, alone=not path.is_dir())
         except RaggdError as error:
-            if strict:
-                raise
             skipped.append(skip(file.name, error))
             continue
         for passage in passages:
             found = True
-            if unique and passage.id in seen:
-                raise RaggdError(
-                    f"the passage id '{passage.id}' occurs twice, the second time in {file.name}: "
-                    "ids must be unique in a corpus."
-                )
-            if unique:
-                seen.add(passage.id)
             yield passage
     if not found:
-        raise RaggdError(_refusal(path, skipped[before:]))
-
-
-def _refusal(path: Path, skipped: list[Skipped]) -> str:
-    return f"cannot read all of {shown_name(path)}: {summary(skipped)}"
+        left_out = summary(skipped[before:])
+        raise RaggdError(f"cannot read all of {shown_name(path)}: {left_out}")
 
 
 def summary(skipped: Sequence[Skipped]) -> str:

@@ -183,7 +183,7 @@ def _dense(count: int, rounds: int) -> dict[str, list[float]]:
     flat.add(vectors)
     query, ties = vectors[:1], np.arange(count)
     works = {
-        "ours": lambda: nearest(vectors, query, TOP, ties, [[]]),
+        "ours": lambda: nearest(vectors, query, TOP, ties),
         "faiss flat": lambda: flat.search(query, TOP),
     }
     return in_turn(works, 5 * rounds)

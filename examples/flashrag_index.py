@@ -10,7 +10,7 @@ Such an index knows passages by their line, so the corpus is the file that it wa
 import json
 import os
 from array import array
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ class FlashragIndex:
     def __init__(self, index: Path, corpus: Path, encoder: str) -> None:
         self.fingerprint = content_id("flashrag", str(index.resolve()), str(index.stat()), encoder)
         self._lines, self._starts = corpus.open("rb"), array("q", [0])
-        self._seen: dict[str, Passage] = {}
         for line in self._lines:
             self._starts.append(self._starts[-1] + len(line))
         self._best = self._bm25s(index) if index.is_dir() else self._faiss(index, encoder)
@@ -65,26 +64,18 @@ class FlashragIndex:
         self._lines.seek(self._starts[row])
         line = json.loads(self._lines.readline())
         title, _, text = line["contents"].partition("\n")
-        return self._seen.setdefault(
-            str(line["id"]), Passage(str(line["id"]), text, title.strip('"'))
-        )
+        return Passage(str(line["id"]), text, title.strip('"'))
 
-    def search(
-        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
-    ) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Find the best passages for each query."""
         found = []
-        for query, without in zip(queries, exclude or [()] * len(queries), strict=True):
-            rows, scores = self._best(query, k + len(without) + SPARE)
+        for query in queries:
+            rows, scores = self._best(query, k + SPARE)
             pairs = zip(rows.tolist(), scores.tolist(), strict=True)
             hits = [Hit(self._passage(row), score) for row, score in pairs]
             hits.sort(key=lambda hit: (-hit.score, hit.passage.id))
-            found.append([hit for hit in hits if hit.passage.id not in set(without)][:k])
+            found.append(hits[:k])
         return found
-
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Return passages that were found before."""
-        return [self._seen[name] for name in ids]
 
 
 def make_retriever(settings: Settings) -> FlashragIndex:

@@ -32,7 +32,6 @@ def test_evidence_keeps_the_order_of_questions_and_ranks(retriever: BM25Retrieve
     found = evidence_for([MAKER, CAPITAL], retriever, k=2)
     assert [[p.id for p in passages] for passages in found] == [["3"], ["2", "1"]]
     assert evidence_for([MAKER], retriever, k=0) == [()]
-    assert evidence_for([MAKER], retriever, k=2, exclude=[{"3"}]) == [()]
 
 
 def test_evidence_holds_an_answer_or_not_or_cannot_tell() -> None:

@@ -122,11 +122,8 @@ class Finder:
     def __init__(self, *passages: Passage) -> None:
         self.held = passages
 
-    def search(self, queries: Sequence[str], k: int, exclude: object = None) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         return [[Hit(p, 1.0) for p in self.held if p.title in query][:k] for query in queries]
-
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        return [next(p for p in self.held if p.id == name) for name in ids]
 
 
 class Model:

@@ -1,4 +1,4 @@
-"""BM25: exact top-k, the formula, exclusions, ties, folders that are whole or absent."""
+"""BM25: exact top-k, the formula, ties, folders that are whole or absent."""
 
 from __future__ import annotations
 
@@ -45,23 +45,21 @@ def contents(folder: Path) -> dict[str, bytes]:
 @given(
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.0, -1.0]), max_size=30),
     st.integers(0, 40),
-    st.sets(st.integers(0, 29)),
     st.sampled_from([-math.inf, 0.0, 0.5]),
     st.randoms(use_true_random=False),
 )
-def test_top_k_equals_sorting_everything(group, values, k, without, above, random) -> None:
+def test_top_k_equals_sorting_everything(group, values, k, above, random) -> None:
     ties = list(range(len(values)))
     random.shuffle(ties)
-    excluded = [row for row in without if row < len(values)]
     expected = sorted(
-        (row for row in range(len(values)) if row not in excluded and values[row] > above),
+        (row for row in range(len(values)) if values[row] > above),
         key=lambda row: (-values[row], ties[row]),
     )[:k]
     scores = np.array(values, dtype=np.float32)
     before = scores.copy()
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(base, "_GROUP", group)
-        found = top_k(scores, np.array(ties, dtype=np.int64), k, excluded, above)
+        found = top_k(scores, np.array(ties, dtype=np.int64), k, above)
     assert found.tolist() == expected
     assert np.array_equal(scores, before)
 
@@ -108,23 +106,11 @@ def test_k_beyond_the_corpus_and_no_term_in_common(built: BM25Retriever) -> None
     assert built.search([], k=3) == []
 
 
-def test_exclusions_are_exact_and_do_not_shorten(built: BM25Retriever) -> None:
-    free = ids(built.search(["London river"], k=2)[0])
-    without = ids(built.search(["London river"], k=2, exclude=[{free[0], "unknown"}])[0])
-    assert free[0] not in without
-    assert without[0] == free[1]
-    assert len(without) == 2
-    everything = {p.id for p in CORPUS}
-    assert built.search(["London"], k=2, exclude=[everything]) == [[]]
-    with pytest.raises(ValueError, match="1 exclusions for 2"):
-        built.search(["a", "b"], 1, exclude=[set()])
-
-
 def test_ties_go_by_passage_id(tmp_path: Path) -> None:
     corpus = [Passage(name, "one same text") for name in ("p10", "p9", "p1", "z", "A")]
     retriever = build_bm25(corpus, tmp_path / "index")
     assert ids(retriever.search(["same text"], k=4)[0]) == ["A", "p1", "p10", "p9"]
-    assert ids(retriever.search(["same"], k=2, exclude=[["p1"]])[0]) == ["A", "p10"]
+    assert ids(retriever.search(["same"], k=2)[0]) == ["A", "p1"]
 
 
 @pytest.mark.parametrize("query", ["", "  \n"])

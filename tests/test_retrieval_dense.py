@@ -167,26 +167,22 @@ def test_search_equals_sorting_all_cosines(built: DenseRetriever, encoder: Encod
     assert built.passages(["p05", "p01"]) == [CORPUS[5], CORPUS[1]]
 
 
-def test_k_exclusions_and_batches_are_exact(built: DenseRetriever) -> None:
+def test_k_and_batches_are_exact(built: DenseRetriever) -> None:
     everything = built.search(["word3"], k=100)[0]
     assert len(everything) == len(CORPUS)
-    best = ids(everything)
-    without = built.search(["word3"], k=4, exclude=[{best[0], best[2], "unknown"}])[0]
-    assert ids(without) == [best[1], *best[3:6]]
-    assert built.search(["word3"], k=5, exclude=[set(best[:-1])])[0] == everything[-1:]
     many = built.search([f"word{n}" for n in range(40)], k=5)
     assert many[3] == everything[:5]  # scores bitwise, whatever the batch
     with pytest.raises(RaggdError, match="empty"):
         built.search([" "], k=1)
 
 
-def finds_nothing(queries, k, excluded):
+def finds_nothing(queries, k):
     """A first pass that finds too little for every query."""
     return [None] * len(queries)
 
 
-def finds_everything_once(queries, k, excluded):
-    """A first pass with candidates for the second query only, which excludes nothing."""
+def finds_everything_once(queries, k):
+    """A first pass with candidates for the second query only."""
     return [None, np.arange(finds_everything_once.rows)]
 
 
@@ -197,21 +193,18 @@ _components = st.sampled_from([-1.0, -0.5, 0.0, 0.5, 1.0])
 @given(
     st.lists(st.lists(_components, min_size=4, max_size=4), min_size=1, max_size=40),
     st.integers(0, 45),
-    st.sets(st.integers(0, 39)),
     st.sampled_from([None, finds_nothing, finds_everything_once]),
 )
-def test_nearest_equals_an_oracle(vectors, k, without, first_pass) -> None:
+def test_nearest_equals_an_oracle(vectors, k, first_pass) -> None:
     # Coarse components give many equal scores, so that the order of ties is tested.
     embeddings = np.array(vectors, dtype=np.float32)
     queries = np.array([[1, 0.5, 0, -1], [0, 0, 0.5, 0.5]], dtype=np.float32)
-    excluded = sorted(row for row in without if row < len(embeddings))
     ties = np.arange(len(embeddings))[::-1].copy()
     finds_everything_once.rows = len(embeddings)
-    found = nearest(embeddings, queries, k, ties, [excluded, []], first_pass=first_pass)
-    for query, skipped, (rows, scores) in zip(queries, [excluded, []], found, strict=True):
+    found = nearest(embeddings, queries, k, ties, first_pass=first_pass)
+    for query, (rows, scores) in zip(queries, found, strict=True):
         exact = embeddings.astype(float) @ query.astype(float)
-        allowed = [row for row in range(len(embeddings)) if row not in skipped]
-        expected = sorted(allowed, key=lambda row: (-exact[row], ties[row]))[:k]
+        expected = sorted(range(len(embeddings)), key=lambda row: (-exact[row], ties[row]))[:k]
         assert rows.tolist() == expected
         assert scores.tolist() == exact[expected].tolist()
 
@@ -233,14 +226,10 @@ def test_a_graph_finds_the_same(large: tuple[DenseRetriever, DenseRetriever]) ->
     assert exact._first_pass is None
     assert graph.fingerprint != exact.fingerprint
     queries = [f"word{n} word{n + 3}" for n in range(0, 36, 4)]
-    exclude = [{f"p{n:03d}"} for n in range(len(queries))]
-    found = graph.search(queries, 5, exclude)
-    assert found == exact.search(queries, 5, exclude)
-    assert graph.search(queries[3:4], 5, exclude[3:4]) == found[3:4]
+    found = graph.search(queries, 5)
+    assert found == exact.search(queries, 5)
+    assert graph.search(queries[3:4], 5) == found[3:4]
     assert graph.search(queries, 400) == exact.search(queries, 400)
-    best = ids(exact.search(queries[:1], 290)[0])
-    without = [set(best[:280])]
-    assert graph.search(queries[:1], 3, without) == exact.search(queries[:1], 3, without)
 
 
 def test_a_graph_is_built_alike_and_checked(
@@ -292,17 +281,14 @@ def test_ivf_candidates_hold_the_nearest(tmp_path: Path) -> None:
     first_pass = open_faiss(tmp_path / "ivf.faiss", factory, 4_000)
     queries = vectors[::400] + 0.1 * rng.normal(size=(10, 32)).astype(np.float32)
     ties = np.arange(4_000)
-    exact = nearest(vectors, queries, 5, ties, [[]] * 10)
-    found = nearest(vectors, queries, 5, ties, [[]] * 10, first_pass=first_pass)
-    proposed = first_pass(queries, 5, [[]] * 10)
+    exact = nearest(vectors, queries, 5, ties)
+    found = nearest(vectors, queries, 5, ties, first_pass=first_pass)
+    proposed = first_pass(queries, 5)
     assert all(rows is not None and len(rows) < 1_000 for rows in proposed)
     shared = [len(set(a) & set(b)) for (a, _), (b, _) in zip(exact, found, strict=True)]
     assert sum(shared) >= 45  # of 50
     for (rows, scores), query in zip(found, queries, strict=True):
         assert np.allclose(scores, vectors[rows].astype(float) @ query.astype(float))
-    first = [[int(rows[0])] for rows, _ in exact]
-    without = nearest(vectors, queries, 5, ties, first, first_pass=first_pass)
-    assert all(int(e[0]) not in rows for e, (rows, _) in zip(first, without, strict=True))
 
 
 def test_without_faiss_the_extra_is_named(

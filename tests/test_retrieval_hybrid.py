@@ -51,10 +51,6 @@ def test_hybrid_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     hits = found.search(queries, 5)
     assert hits != parts[0].search(queries, 5) != parts[1].search(queries, 5)
     assert hits[0] == fused([part.search(queries, 100)[0] for part in parts])[:5]
-    best = hits[0][0].passage
-    without = found.search(queries, 5, [{best.id}, ()])
-    assert best not in [hit.passage for hit in without[0]]
-    assert without[1] == hits[1]
     assert found.search([], 3) == []
     assert (len(found), found.passage_at(3), found.passages(["p05"])) == (
         37,

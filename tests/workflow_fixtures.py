@@ -203,13 +203,9 @@ class StubRetriever:
     def __init__(self, size: int = 40) -> None:
         self.found = [Passage(f"p{i}", f"passage {i} about Lima", "title") for i in range(size)]
 
-    def search(self, queries: Sequence[str], k: int, exclude: object = None) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         starts = [sum(map(ord, query)) % (len(self.found) - k) for query in queries]
         return [[Hit(p, 1.0) for p in self.found[at : at + k]] for at in starts]
-
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        by_id = {p.id: p for p in self.found}
-        return [by_id[name] for name in ids]
 
 
 def _no_number(name: str) -> None:

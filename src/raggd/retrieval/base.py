@@ -8,7 +8,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -43,19 +43,12 @@ class Retriever(Protocol):
         """Hash of kind, parameters, tokenizer or encoder, and corpus: equal means equal hits."""
         ...
 
-    def search(
-        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
-    ) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return at most `k` hits for each query, none of them blank, best first.
 
-        Equal scores are ordered by passage id. `exclude` holds, for each query, ids of passages
-        that must not be returned: they do not shorten the result while other passages remain, and
-        unknown ones are ignored. BM25 returns only passages that share a term with the query.
+        Equal scores are ordered by passage id. BM25 returns only passages that share a term with
+        the query.
         """
-        ...
-
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Return the passages with these ids, in their order."""
         ...
 
 
@@ -79,11 +72,10 @@ class StoredRetriever(ABC):
         """Return the passage at a position in the corpus, 0 to ``len(self) - 1``."""
         return self.store.passage_at(position)
 
-    def search(
-        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
-    ) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return hits as `Retriever.search` describes them."""
-        found = self._search(queries, k, checked_exclusions(queries, k, exclude))
+        check_search(queries, k)
+        found = self._search(queries, k)
         if self._same_top is not None and len(self) > 1:
             self._watch(self._same_top, queries, found)
         return found
@@ -108,9 +100,7 @@ class StoredRetriever(ABC):
             self._same_top = None
 
     @abstractmethod
-    def _search(
-        self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]
-    ) -> list[list[Hit]]:
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Search; the arguments are checked."""
 
 
@@ -118,24 +108,20 @@ def top_k(
     scores: NDArray[np.floating[Any]],
     ties: NDArray[np.integer[Any]],
     k: int,
-    excluded: Sequence[int] | Rows = (),
     above: float = -np.inf,
 ) -> Rows:
     """Return the rows with the highest of `scores`, (n,), best first; pure, and exact on ties.
 
-    `ties`, (n,), ranks rows among equal scores, lower first. Rows in `excluded`, and those with a
-    score not `above`, are never selected.
+    `ties`, (n,), ranks rows among equal scores, lower first; a score not `above` is never selected.
 
-    >>> top_k(np.array([1.0, 3.0, 3.0, 2.0]), np.array([0, 2, 1, 3]), 3, excluded=[3]).tolist()
-    [2, 1, 0]
+    >>> top_k(np.array([1.0, 3.0, 3.0, 2.0]), np.array([0, 2, 1, 3]), 3).tolist()
+    [2, 1, 3]
     """
-    bound = _least_of_best(scores, k + len(excluded))
+    bound = _least_of_best(scores, k)
     if bound > above:
         allowed = scores >= bound
     else:
         allowed = scores > above if above > -np.inf else np.ones(len(scores), dtype=bool)
-    if len(excluded):
-        allowed[np.asarray(excluded, dtype=np.int64)] = False
     rows = np.flatnonzero(allowed)
     k = min(k, len(rows))
     if k <= 0:
@@ -159,14 +145,11 @@ def _least_of_best(scores: NDArray[np.floating[Any]], k: int) -> float:
     return float(np.partition(best, groups - k)[groups - k])
 
 
-def checked_exclusions(
-    queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None
-) -> Sequence[Collection[str]]:
-    """Check the arguments of a search; return the exclusions, one collection per query.
+def check_search(queries: Sequence[str], k: int) -> None:
+    """Check the arguments of a search.
 
     Raises:
         RaggdError: a query is blank or `k` is negative.
-        ValueError: `exclude` is not as long as `queries`.
     """
     if k < 0:
         raise RaggdError(f"cannot retrieve {k} passages: k must be 0 or more.")
@@ -174,11 +157,6 @@ def checked_exclusions(
         if not query.strip():
             where = f" (number {position + 1} of {len(queries)})" if len(queries) > 1 else ""
             raise RaggdError(f"the query{where} is empty: give a question with at least one word.")
-    if exclude is None:
-        return [()] * len(queries)
-    if len(exclude) != len(queries):
-        raise ValueError(f"{len(exclude)} exclusions for {len(queries)} queries")
-    return exclude
 
 
 FUSION = 60
@@ -198,11 +176,8 @@ class HybridRetriever(StoredRetriever):
         self._parts = parts
         self._same_top = None  # the parts watch
 
-    def _search(
-        self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]
-    ) -> list[list[Hit]]:
-        depth = max(k, DEPTH)
-        lists = [part.search(queries, depth, excluded) for part in self._parts]
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        lists = [part.search(queries, max(k, DEPTH)) for part in self._parts]
         return [fused(each)[:k] for each in zip(*lists, strict=True)] if queries else []
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -281,18 +281,15 @@ class BM25Retriever(StoredRetriever):
         place = int(np.searchsorted(self._keys, key))
         return place if place < len(self._keys) and self._keys[place] == key else None
 
-    def _search(
-        self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]
-    ) -> list[list[Hit]]:
-        return [self._one(q, k, ids) for q, ids in zip(queries, excluded, strict=True)]
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        return [self._one(query, k) for query in queries]
 
-    def _one(self, query: str, k: int, excluded: Collection[str]) -> list[Hit]:
+    def _one(self, query: str, k: int) -> list[Hit]:
         numbers = map(self._find_term, tokenize(query))
         terms = [number for number in numbers if number is not None]
         if not terms:
             return []
-        without = np.array(self.store.rows(excluded), dtype=np.int64)
-        found = [self._best_of(segment, terms, k, without) for segment in self._segments]
+        found = [self._best_of(segment, terms, k) for segment in self._segments]
         rows = np.concatenate([rows for rows, _ in found])
         scores = np.concatenate([scores for _, scores in found])
         if len(found) > 1:
@@ -301,13 +298,10 @@ class BM25Retriever(StoredRetriever):
         passages = self.store.at(rows.tolist())
         return [Hit(p, score) for p, score in zip(passages, scores.tolist(), strict=True)]
 
-    def _best_of(
-        self, segment: Segment, terms: Sequence[int], k: int, excluded: Rows
-    ) -> tuple[Rows, Any]:
+    def _best_of(self, segment: Segment, terms: Sequence[int], k: int) -> tuple[Rows, Any]:
         scores = segment.score(terms)
         end = segment.start + segment.count
-        inside = excluded[(excluded >= segment.start) & (excluded < end)] - segment.start
-        rows = top_k(scores, self.store.rank[segment.start : end], k, inside, above=0.0)
+        rows = top_k(scores, self.store.rank[segment.start : end], k, above=0.0)
         return rows + segment.start, scores[rows]
 
 

@@ -12,13 +12,13 @@ import inspect
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import RetrievalWarning, Retriever, checked_exclusions
+from raggd.retrieval.base import RetrievalWarning, Retriever, check_search
 
 if TYPE_CHECKING:
     from raggd.settings import Settings
@@ -45,26 +45,23 @@ class ForeignRetriever:
         self.empty = 0
         self._kind, self._search, self._remembers = kind, search, name is not None
         self._known: dict[tuple[str, int], list[Hit]] = {}
-        self._passages: dict[str, Passage] = {}
 
-    def search(
-        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
-    ) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return at most `k` hits per query, in the order of the other library."""
-        excluded = checked_exclusions(queries, k, exclude)
-        return [self._one(q, k, set(ids)) for q, ids in zip(queries, excluded, strict=True)]
+        check_search(queries, k)
+        return [self._one(query, k) for query in queries]
 
-    def _one(self, query: str, k: int, excluded: set[str]) -> list[Hit]:
+    def _one(self, query: str, k: int) -> list[Hit]:
         if k == 0:
             return []
-        wanted = k + len(excluded)
-        hits = self._known.get((query, wanted))
+        hits = self._known.get((query, k))
         if hits is None:
-            hits = self._asked(query, wanted)
-            _remember(self._passages, {hit.passage.id: hit.passage for hit in hits})
+            hits = self._asked(query, k)
             if self._remembers:
-                _remember(self._known, {(query, wanted): hits})
-        return [hit for hit in hits if hit.passage.id not in excluded][:k]
+                self._known[query, k] = hits
+            if len(self._known) > _REMEMBERED:
+                del self._known[next(iter(self._known))]
+        return hits[:k]
 
     def _asked(self, query: str, k: int) -> list[Hit]:
         try:
@@ -85,26 +82,6 @@ class ForeignRetriever:
                 )
             self.empty += len(hits) - len(kept)
         return kept
-
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Return passages that a search has found before, in the order of `ids`.
-
-        Raises:
-            RaggdError: no search has found one of them yet.
-        """
-        for name in ids:
-            if name not in self._passages:
-                raise RaggdError(
-                    f"passage '{name}' was not found by a search yet: a retriever of another "
-                    "library has no passages by id. Search first."
-                )
-        return [self._passages[name] for name in ids]
-
-
-def _remember(known: dict[Any, Any], more: dict[Any, Any]) -> None:
-    known.update(more)
-    while len(known) > _REMEMBERED:
-        del known[next(iter(known))]
 
 
 def _passage(text: str, metadata: Mapping[str, Any], name: str | None) -> Passage:
@@ -149,8 +126,8 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
     """Make a raggd retriever of a retriever or vector store of LangChain or LlamaIndex.
 
     A vector store or an index is asked for as many passages as the settings name; a retriever of
-    its own returns what it was set up to return, cut to that number. What has ``search``,
-    ``passages`` and ``fingerprint`` is passed through. A document's id becomes the passage's, its
+    its own returns what it was set up to return, cut to that number. What has ``search``
+    and ``fingerprint`` is passed through. A document's id becomes the passage's, its
     metadata's ``title``, ``file_name`` or ``source`` the title. `name` is that of
     `ForeignRetriever`.
 
@@ -177,8 +154,7 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
     else:
         raise RaggdError(
             f"a {type(thing).__name__} is no retriever that raggd knows: expected a retriever or "
-            "vector store of LangChain or LlamaIndex, or an object with search, passages and "
-            "fingerprint."
+            "vector store of LangChain or LlamaIndex, or an object with search and fingerprint."
         )
     return ForeignRetriever("LangChain", search, name)
 

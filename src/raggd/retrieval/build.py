@@ -173,11 +173,11 @@ def build_index(
     are not read again, and there is one version of it, the newest. Without `folder` it lies in the
     cache; `strict` refuses a folder with files that cannot be read.
     """
-    listing = look_at(corpus)
     if settings.retriever != "hybrid":
+        kind, listing = _kind(settings), look_at(corpus)
         where = folder or _cached_folder(listing, settings)
-        return update_index(listing, where, _kind(settings), progress, strict=strict)
-    parts = []
+        return update_index(listing, where, kind, progress, strict=strict)
+    parts, listing = [], look_at(corpus)
     for own in _fused(settings):
         named = folder / own.retriever if folder else None
         parts.append(build_index(listing, own, named, progress, strict=strict))

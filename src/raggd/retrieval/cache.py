@@ -6,7 +6,7 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from raggd.files import cache_folder
-from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Retriever, checked_exclusions
+from raggd.records import Hit, RaggdError, content_id
+from raggd.retrieval.base import StoredRetriever, check_search
 from raggd.retrieval.folders import MANIFEST, read_manifest
 
 _TABLE = """
@@ -31,12 +31,12 @@ _Row = tuple[str, bytes]
 class CachedRetriever:
     """A retriever that remembers results in an SQLite file, which processes may share.
 
-    Results are keyed by the retriever's fingerprint (which covers its index), `k`, the query and
-    the exclusions. Ids and scores are stored (scores as 64-bit floats, so they come back
+    Results are keyed by the retriever's fingerprint (which covers its index), `k` and the query.
+    Ids and scores are stored (scores as 64-bit floats, so they come back
     bitwise); passages are read from the index.
     """
 
-    def __init__(self, retriever: Retriever, folder: Path) -> None:
+    def __init__(self, retriever: StoredRetriever, folder: Path) -> None:
         self._retriever = retriever
         self._path = folder / "retrieval.sqlite3"
 
@@ -45,33 +45,24 @@ class CachedRetriever:
         """The fingerprint of the retriever behind the cache."""
         return self._retriever.fingerprint
 
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Return the passages with these ids, in their order."""
-        return self._retriever.passages(ids)
-
-    def search(
-        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
-    ) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return exactly what the retriever behind the cache returns."""
-        excluded = checked_exclusions(queries, k, exclude)
-        keys = [self._key(q, k, ids) for q, ids in zip(queries, excluded, strict=True)]
+        check_search(queries, k)
+        keys = [content_id(self.fingerprint, str(k), query, length=40) for query in queries]
         rows = self._read(keys)
         missing = {key: at for at, key in enumerate(keys) if key not in rows}
         fresh: dict[str, list[Hit]] = {}
         if missing:
             at = list(missing.values())
-            hits = self._retriever.search([queries[i] for i in at], k, [excluded[i] for i in at])
+            hits = self._retriever.search([queries[i] for i in at], k)
             fresh = dict(zip(missing, hits, strict=True))
             self._write([(key, k, queries[missing[key]], fresh[key]) for key in fresh])
         return [list(fresh[key]) if key in fresh else self._hits(rows[key]) for key in keys]
 
-    def _key(self, query: str, k: int, excluded: Collection[str]) -> str:
-        return content_id(self.fingerprint, str(k), query, *sorted(set(excluded)), length=40)
-
     def _hits(self, row: _Row) -> list[Hit]:
         ids, blob = row
         scores = np.frombuffer(blob, dtype="<f8").tolist()
-        found = self.passages(json.loads(ids))
+        found = self._retriever.passages(json.loads(ids))
         return [Hit(passage, score) for passage, score in zip(found, scores, strict=True)]
 
     def _read(self, keys: Sequence[str]) -> dict[str, _Row]:

@@ -9,7 +9,7 @@ scores do not depend on how queries are batched.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +42,8 @@ _ADDED_AT_ONCE = 16_384
 _TOLERANCE = 1e-4
 _ROWS_AT_ONCE, _QUERIES_AT_ONCE = 16_384, 32
 
-FirstPass = Callable[[NDArray[np.float32], int, Sequence[Sequence[int]]], "list[Rows | None]"]
-"""Queries, k, excluded rows -> candidate rows per query; None where it found too few."""
+FirstPass = Callable[[NDArray[np.float32], int], "list[Rows | None]"]
+"""Queries, k -> candidate rows per query; None where it found too few."""
 
 _FAISS = "index.faiss"
 
@@ -60,14 +60,9 @@ class DenseRetriever(StoredRetriever):
         self._encoder = encoder
         self._first_pass = first_pass
 
-    def _search(
-        self, queries: Sequence[str], k: int, excluded: Sequence[Collection[str]]
-    ) -> list[list[Hit]]:
-        without = [self.store.rows(ids) for ids in excluded]
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         vectors = self._encoder.encode_queries(queries)
-        best = nearest(
-            self._embeddings, vectors, k, self.store.rank, without, first_pass=self._first_pass
-        )
+        best = nearest(self._embeddings, vectors, k, self.store.rank, first_pass=self._first_pass)
         return [
             [
                 Hit(passage, score)
@@ -211,20 +206,19 @@ def nearest(
     queries: Vectors,
     k: int,
     ties: NDArray[np.integer[Any]],
-    excluded: Sequence[Sequence[int]],
     *,
     first_pass: FirstPass | None = None,
 ) -> list[tuple[Rows, NDArray[np.float64]]]:
     """Return the `k` rows with the highest dot product and their scores, for each query.
 
     `embeddings`, (n, width), and `queries`, (queries, width), are of length 1; `ties`, (n,), ranks
-    rows among equal scores; `excluded` are rows never returned. `first_pass` proposes candidates;
-    without it every row is compared, which is exact.
+    rows among equal scores. `first_pass` proposes candidates; without it every row is compared,
+    which is exact.
     """
     found = []
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
         part = slice(start, start + _QUERIES_AT_ONCE)
-        candidates = _candidates(embeddings, queries[part], k, excluded[part], first_pass)
+        candidates = _candidates(embeddings, queries[part], k, first_pass)
         for query, rows in zip(queries[part], candidates, strict=True):
             picked = np.asarray(embeddings[rows], dtype=np.float64)
             scores = (picked * query.astype(np.float64)).sum(axis=1)
@@ -234,32 +228,26 @@ def nearest(
 
 
 def _candidates(
-    embeddings: Vectors, queries: Vectors, k: int, excluded: Sequence[Sequence[int]],
-    first_pass: FirstPass | None,
-) -> list[Rows]:  # fmt: skip
+    embeddings: Vectors, queries: Vectors, k: int, first_pass: FirstPass | None
+) -> list[Rows]:
     if first_pass is None:
-        return _by_comparing(embeddings, queries, k, excluded)
-    proposed = first_pass(queries, k, excluded)
+        return _by_comparing(embeddings, queries, k)
+    proposed = first_pass(queries, k)
     left = [at for at, rows in enumerate(proposed) if rows is None]
-    compared = iter(_by_comparing(embeddings, queries[left], k, [excluded[at] for at in left]))
+    compared = iter(_by_comparing(embeddings, queries[left], k))
     return [next(compared) if rows is None else rows for rows in proposed]
 
 
-def _by_comparing(
-    embeddings: Vectors, queries: Vectors, k: int, excluded: Sequence[Sequence[int]]
-) -> list[Rows]:
+def _by_comparing(embeddings: Vectors, queries: Vectors, k: int) -> list[Rows]:
     scores = np.empty((len(queries), len(embeddings)), dtype=np.float32)
     for start in range(0, len(embeddings), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         scores[:, part] = queries @ embeddings[part].T
-    for row, without in zip(scores, excluded, strict=True):
-        row[list(without)] = -np.inf
-    return [_within_reach(row, k) for row in scores]
+    return [_within_reach(row, min(k, len(row))) for row in scores]
 
 
 def _within_reach(scores: NDArray[np.float32], k: int) -> Rows:
-    # Rows that may be among the k best once rounding errors are removed; excluded ones are -inf.
-    k = min(k, int(np.count_nonzero(scores > -np.inf)))
+    # Rows that may be among the k best once rounding errors are removed.
     if k <= 0:
         return np.empty(0, dtype=np.int64)
     worst = np.partition(scores, len(scores) - k)[len(scores) - k]
@@ -363,17 +351,15 @@ def open_faiss(file: Path, factory: str, count: int) -> FirstPass:
             faiss.ParameterSpace().set_index_parameters(index, effort)
             break
 
-    def proposed(query: Vectors, k: int, excluded: Sequence[int]) -> Rows | None:
-        wanted = max(_CANDIDATES, _CANDIDATES_PER_HIT * k) + len(excluded)
+    def proposed(query: Vectors, k: int) -> Rows | None:
+        wanted = max(_CANDIDATES, _CANDIDATES_PER_HIT * k)
         if wanted > count // 2:
             return None  # comparing every row is no dearer then
         _, found = index.search(np.ascontiguousarray(query), wanted)
-        rows: Rows = np.setdiff1d(found[found >= 0], np.asarray(excluded, dtype=np.int64))
+        rows: Rows = np.unique(found[found >= 0])
         return rows if len(rows) >= k else None
 
-    return lambda queries, k, excluded: [
-        proposed(queries[at : at + 1], k, without) for at, without in enumerate(excluded)
-    ]
+    return lambda queries, k: [proposed(queries[at : at + 1], k) for at in range(len(queries))]
 
 
 def rules_of(factory: str) -> str:

@@ -15,18 +15,9 @@ Evidence = tuple[Passage, ...]
 """The passages of one question, best first."""
 
 
-def evidence_for(
-    questions: Sequence[Question],
-    retriever: Retriever,
-    k: int,
-    exclude: Sequence[Collection[str]] | None = None,
-) -> list[Evidence]:
-    """Return the evidence of each question: at most `k` passages, best first.
-
-    It is empty where nothing matches. `exclude` holds, for each question, ids of passages that
-    must not be used.
-    """
-    found = retriever.search([question.text for question in questions], k, exclude)
+def evidence_for(questions: Sequence[Question], retriever: Retriever, k: int) -> list[Evidence]:
+    """Return the evidence of each question: at most `k` passages, best first (or none)."""
+    found = retriever.search([question.text for question in questions], k)
     return [tuple(hit.passage for hit in hits) for hits in found]
 
 
@@ -129,29 +120,19 @@ class NoisyRetriever:
         """Hash of the retriever and the share."""
         return content_id(self.retriever.fingerprint, "noise", repr(self.share))
 
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Return the passages with these ids, in their order."""
-        return self.retriever.passages(ids)
-
-    def search(
-        self, queries: Sequence[str], k: int, exclude: Sequence[Collection[str]] | None = None
-    ) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return hits, the share of them replaced; scores stay with their places.
 
         A corpus without enough other passages keeps its hits.
         """
-        found = self.retriever.search(queries, k, exclude)
-        excluded = exclude or [()] * len(queries)
-        return [
-            self._disturbed(query, hits, set(ids))
-            for query, hits, ids in zip(queries, found, excluded, strict=True)
-        ]
+        found = self.retriever.search(queries, k)
+        return [self._disturbed(q, hits) for q, hits in zip(queries, found, strict=True)]
 
-    def _disturbed(self, query: str, hits: list[Hit], excluded: set[str]) -> list[Hit]:
+    def _disturbed(self, query: str, hits: list[Hit]) -> list[Hit]:
         chance = _number("rounding", query) / 16**12
         count = floor(self.share * len(hits) + chance)
         places = sorted(range(len(hits)), key=lambda i: _number("place", str(i), query))[:count]
-        taken = excluded | {hit.passage.id for hit in hits}
+        taken = {hit.passage.id for hit in hits}
         result = list(hits)
         for place in places:
             stranger = self._stranger(f"{query}\n{place}", taken)

@@ -216,27 +216,24 @@ class PassageStore:
         """Return the passages of rows, in their order."""
         return [Passage(*parts) for parts in self._all(_AT, json.dumps(rows))]
 
-    def rows(self, ids: Iterable[str]) -> list[int]:
-        """Return the rows of passage ids, in their order; unknown ids are left out."""
-        # As bytes: halves of surrogate pairs, which no id holds, match nothing.
-        query = "SELECT row FROM passages WHERE id = CAST(? AS TEXT)"
-        found = [self._all(query, name.encode(errors="surrogatepass")) for name in ids]
-        return [row for rows in found for (row,) in rows]
-
     def passages(self, ids: Sequence[str]) -> list[Passage]:
         """Return the passages with these ids, in their order.
 
         Raises:
             RaggdError: an id is not in the corpus.
         """
-        found = {passage.id: passage for passage in self.at(self.rows(ids))}
+        # As bytes: halves of surrogate pairs, which no id holds, match nothing.
+        query = f"SELECT {_PASSAGE} FROM passages WHERE id = CAST(? AS TEXT)"
+        found = []
         for name in ids:
-            if name not in found:
+            rows = self._all(query, name.encode(errors="surrogatepass"))
+            if not rows:
                 raise RaggdError(
                     f"no passage '{name}' in the index at {self.folder}: the ids belong to "
                     "another corpus."
                 )
-        return [found[name] for name in ids]
+            found.append(Passage(*rows[0]))
+        return found
 
     def content(self) -> NDArray[np.int64]:
         """Return a hash of title and text of each row, shape (passages,)."""

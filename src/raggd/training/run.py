@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -58,32 +58,22 @@ class PreparedRetriever:
             raise RaggdError(f"{self._path} holds no question of '{task}' (only of {known}).")
         return [Question(row.id, row.question, (row.gold, *row.answers), task) for row in rows]
 
-    def search(
-        self,
-        queries: Sequence[str],
-        k: int,
-        exclude: Sequence[Collection[str]] | None = None,
-    ) -> list[list[Hit]]:
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return at most `k` passages of each prepared question, best first.
 
-        They are those without the answer where none does; `exclude` names ids to leave out.
+        They are those without the answer where none does.
 
         Raises:
             RaggdError: a question is not in the file.
         """
         found = []
-        for number, query in enumerate(queries):
+        for query in queries:
             row = self._rows.get(query)
             if row is None:
                 raise RaggdError(f"{self._path} holds no passages for '{query}': prepare it again.")
-            left_out = exclude[number] if exclude else ()
-            passages = [p for p in row.passages or row.near if p.id not in left_out]
-            found.append([Hit(p, 1.0 / (1 + rank)) for rank, p in enumerate(passages[:k])])
+            passages = (row.passages or row.near)[:k]
+            found.append([Hit(p, 1.0 / (1 + rank)) for rank, p in enumerate(passages)])
         return found
-
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Look passages up by id, in the order of `ids`."""
-        return [self._passages[name] for name in ids]
 
     def __len__(self) -> int:
         """Return the number of passages."""

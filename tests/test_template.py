@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from raggd.data.pieces import VALUE, Piece
 
 import tiny
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.contracts.letters import LETTERS
-from raggd.data.template import REFUSAL, VALUE, AnswerTemplate, Piece, template_of
+from raggd.data.template import REFUSAL, AnswerTemplate, template_of
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.store import Store
@@ -104,6 +105,15 @@ def test_examples_come_back_as_their_passages_spell_them(frame: str, letters: st
 def test_what_is_not_settled_is_left_to_the_model(answers: tuple[str, ...]) -> None:
     shown = _shown(answers, answers if answers[0] == "NASA" else NAMES)
     assert template_of(shown) == (None, shown)
+
+
+def test_one_value_of_three_may_be_missing_from_its_passages() -> None:
+    names = ("Gary Barlow", "New Ross", "the sea")
+    shown = _shown([f"It is {name}." for name in names], (*names[:2], "Lake Vänern"))
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == list(names)
+    assert template_of(shown[1:])[0] is None, "one of two is not most"
 
 
 def test_values_are_escaped_in_json() -> None:

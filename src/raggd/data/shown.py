@@ -17,7 +17,8 @@ _YES_NO = {"yes", "no"}
 _OPTION = re.compile(r"^\s*\(?(\w{1,4})[).]\s", re.MULTILINE)
 _NO = re.compile(
     r"\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nicht|kein\w*|"
-    r"pas|aucun\w*|non|nessun\w*|sin|desconocid\w*|n/a)\b|n't\b|\?\?",
+    r"unbekannt|pas|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
+    r"não|nenhum\w*|geen|onbekend|inte|ingen|ikke|brak|n/a)\b|n't\b|\?\?",
     re.IGNORECASE,
 )
 _FILE = re.compile(rf"[\w-](?:{'|'.join(map(re.escape, READERS))})(?!\w)", re.IGNORECASE)
@@ -118,7 +119,8 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     held = {d.answer.strip() for d in demonstrations if d not in lacking}
     texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in held}
     said = {text for text in texts if _NO.search(text)}
-    kinds = {t for t, d in texts.items() if answers.count(t) > 1 or _strange(d)} - said
+    bare = dict(zip(answers, inside(answers), strict=True))
+    kinds = {t for t, d in texts.items() if answers.count(t) > 1 or _strange(d, bare[t])} - said
     others = [d for d in demonstrations if d.answer.strip() not in said | kinds]
     if len(kinds) == 1 and others and all(map(_tells, others)):
         said |= kinds
@@ -159,10 +161,15 @@ def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:
     return value if isinstance(value, dict | list) else None
 
 
-def _strange(shown: Demonstration) -> bool:
-    words = set(re.findall(r"\w{3,}", _unwrapped(shown.answer).lower()))
+def _strange(shown: Demonstration, bare: str) -> bool:
+    # a code or a sentence of which question and passages have no word; a word or two may be an
+    # answer whose evidence was missed
+    answer = _unwrapped(bare)
+    words = set(re.findall(r"\w{3,}", answer.lower()))
     text = " ".join([shown.question, *(p.text for p in shown.passages)]).lower()
-    return bool(words) and words.isdisjoint(re.findall(r"\w{3,}", text))
+    code = answer.isupper() or bool(re.search(r"[\d_]", answer))
+    told = code or len(answer.split()) > 3
+    return told and bool(words) and words.isdisjoint(re.findall(r"\w{3,}", text))
 
 
 def _unwrapped(answer: str) -> str:

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from raggd.data.answers import contains_answer
 from raggd.data.contracts.letters import LETTERS
+from raggd.data.pieces import are_sentences, held, verbatim
 from raggd.data.shown import is_refusal, option_markers, refusals_of
-from raggd.data.template import are_sentences, held, verbatim
 from raggd.evaluation.metrics import token_f1
 from raggd.evaluation.shapes import Values, shape_of
 from raggd.records import Demonstration

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from raggd.data.pieces import cited_names, pieces_of, read_answer
 from raggd.data.shown import parsed_json
-from raggd.data.template import cited_names, pieces_of, read_answer
 from raggd.records import Demonstration
 
 _BULLET = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s+")

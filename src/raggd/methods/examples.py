@@ -18,7 +18,7 @@ from raggd.backbone.refusal import RefusalProbe, load_probe
 from raggd.core.low_rank import BaseAdapter, Update, load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
 from raggd.data.shown import names_files, refusals_of, without_passages
-from raggd.data.template import template_of
+from raggd.data.template import READING, template_of
 from raggd.methods.base import Adapted
 from raggd.methods.spec import (
     EXAMPLES_FILE,
@@ -68,6 +68,7 @@ class ExamplesPrefix:
     def hashes(self) -> dict[str, str]:
         """Of all that a state is made from: base adapter, step, another instruction than ours."""
         hashes = {"base": self.base.fingerprint} if self.base else {}
+        hashes |= {"reading": READING} if self.templated else {}
         hashes |= {"examples": self.weights} if self.weights else {}
         hashes |= {"refusals": content_id(repr(self.probe.bias))} if self.probe else {}
         ours = self.instruction in {FOLLOW, ""}

@@ -35,7 +35,10 @@ test: check
 	touch $@
 
 ENDS := tests/test_identity.py tests/test_rendering.py tests/test_prompts.py tests/test_backbone_load.py \
-	tests/test_batch_and_generate.py tests/test_interface.py tests/test_end_to_end.py
+	tests/test_batch_and_generate.py tests/test_interface.py tests/test_settings.py \
+	tests/test_documents.py tests/test_questions.py tests/test_retrieval_bm25.py \
+	tests/test_retrieval_dense.py tests/test_export_peft.py tests/test_serving_clients.py \
+	tests/test_serving_bad_input.py tests/test_end_to_end.py
 test-lowest test-highest: test-%: .venv-%/.ready
 	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -n $(JOBS) --dist loadgroup $(ENDS)
 

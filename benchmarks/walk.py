@@ -32,6 +32,7 @@ _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _RAGGD = ".venv/bin/raggd"
 SKIPPED = {
     "make test": "runs for ten minutes, and on every change",
+    "make walk": "is this one",
     "make docs": "installs what makes pages",
     "make gpu-check": "needs a graphics card",
     f"{_RAGGD} demo --questions": "`make demo` again, for longer",

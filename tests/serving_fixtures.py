@@ -79,7 +79,7 @@ class Running:
 
     def wait_idle(self) -> None:
         """Wait until nothing is in progress any more."""
-        for _ in range(2000):
+        for _ in range(60_000):
             if self.service._open == 0 and self.service.scheduler.running == 0:
                 return
             time.sleep(0.005)

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from raggd.data.pieces import VALUE, Piece
 
 import tiny
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.contracts.letters import LETTERS
+from raggd.data.pieces import VALUE, Piece
 from raggd.data.template import REFUSAL, AnswerTemplate, template_of
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.examples import ExamplesPrefix

@@ -81,8 +81,8 @@ def test_from_nothing_to_weights(parts: Assembly, tmp_path: Path) -> None:
     assert len(told) == 1
     assert told[0].startswith("About ")
     assert "on this machine: base " in told[0]
-    assert labels[0].startswith("1 of 6, base: ")
-    assert labels[-1].startswith("6 of 6, examples: ")
+    assert labels[0].startswith("1 of 7, base: ")
+    assert labels[-1].startswith("7 of 7, refusals: ")
     assert {STAGES[name].file for name in USUAL if name != "targets"} <= set(files_under(tmp_path))
     record = read_json(tmp_path / "train.json", what="record")
     assert {key: record[key] for key in result} == result
@@ -170,7 +170,7 @@ def test_the_estimate_is_work_times_a_measured_step(
     assert found == {
         "base": 2.0 * 4 * 2, "targets": 2.0 * 8 * 2 * 2, "predictor": 0.5 * 6,
         "tuned": 2.0 * 3 * 2, "mean-tuned": 2.0 * 3 * 2,
-        "examples": 2.0 * 2 * 2,
+        "examples": 2.0 * 2 * 2, "refusals": 2.0 * 200,
     }  # fmt: skip
     assert STAGES["task-mean"].work(parts.settings) == Work()
 

@@ -24,7 +24,7 @@ SOURCES = sorted([*(ROOT / "src" / "raggd").rglob("*.py"), ROOT / "Makefile"])
 _FENCED = re.compile(r"^```[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _INDENTED = re.compile(r"(?:^(?: {4}|\t)[^\n]*\n)+", re.MULTILINE)
 _COMMAND = re.compile(r"^(?:\$ )?(?:[\w./()$]*/)?raggd +(.+)$")
-_INLINE = re.compile(r"`+(?:[\w./]*/)?raggd ((?:[a-z][a-z-]* ?)+)")
+_INLINE = re.compile(r"`+(?:[\w./]*/)?raggd ((?:[a-z0-9][a-z0-9-]* ?)+)")
 
 
 def blocks(text: str) -> Iterator[str]:

@@ -40,13 +40,12 @@ from raggd.methods.spec import (
 )
 from raggd.records import RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for, holds_answer
-from raggd.settings import Settings, load_settings
+from raggd.settings import Settings, changed, load_settings
 from raggd.study.evaluate import run_evaluate
 from raggd.training import fits, refusals
 from raggd.training import run as training
 from raggd.training.stages import run_stage
 from workflow_fixtures import (
-    changed,
     files_under,
     parts_with,
     prepared_row,

@@ -36,9 +36,9 @@ from raggd.evaluation.timing import Ratio, Work, in_turn, ratio_of
 from raggd.files import read_json
 from raggd.methods.spec import BASE_FILE, PREDICTOR_FILE
 from raggd.records import RaggdError
-from raggd.settings import load_settings
+from raggd.settings import changed, load_settings
 from tiny import hooks_of, random_base, random_update
-from workflow_fixtures import changed, parts_with, settings_text, write_data
+from workflow_fixtures import parts_with, settings_text, write_data
 
 
 class FakeClock:

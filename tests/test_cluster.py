@@ -25,14 +25,14 @@ from raggd.cluster.targets import TargetWorker, run_targets_on
 from raggd.cluster.workers import ClusterOptions, Scheduler, check_node, connected
 from raggd.provenance import versions
 from raggd.records import RaggdError
-from raggd.settings import load_settings
+from raggd.settings import changed, load_settings
 from raggd.study.plan import Part, all_cells
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import load_study
 from raggd.training import run as training
 from study_fixtures import World, lasting, make_world, read_records
-from workflow_fixtures import changed, run_cli, settings_text, stage
+from workflow_fixtures import run_cli, settings_text, stage
 
 METHODS = ("query-only", "base", "tt-sgd", "rag-gd")
 SRC = Path(__file__).resolve().parents[1] / "src"

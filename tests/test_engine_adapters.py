@@ -22,9 +22,9 @@ from raggd.files import load_tensors
 from raggd.methods.store import Store
 from raggd.records import RaggdError, SupportSet
 from raggd.serving.vllm import AdapterFolders, adapter_number, register
-from raggd.settings import Settings
+from raggd.settings import Settings, changed
 from tiny import random_update
-from workflow_fixtures import changed, parts_with
+from workflow_fixtures import parts_with
 
 
 @pytest.fixture

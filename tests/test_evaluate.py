@@ -22,7 +22,7 @@ from raggd.records import (
     SupportSet,
 )
 from raggd.report.own import own_report
-from raggd.settings import Settings, load_settings
+from raggd.settings import Settings, changed, load_settings
 from raggd.study.evaluate import (
     choose_cases,
     own_task,
@@ -33,7 +33,7 @@ from raggd.study.evaluate import (
 )
 from raggd.study.folder import read_record
 from study_fixtures import ALL, Quiet, World, make_world
-from workflow_fixtures import changed, files_under, parts_with, run_cli, settings_text, write_lines
+from workflow_fixtures import files_under, parts_with, run_cli, settings_text, write_lines
 
 RUN = "tiny/bm25/seed-0"
 

@@ -20,11 +20,10 @@ from raggd.data.questions import read_demonstrations
 from raggd.making import Yield
 from raggd.records import Passage, RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for
-from raggd.settings import load_settings
+from raggd.settings import changed, load_settings
 from raggd.study import made as made_demonstrations
 from raggd.study.made import MADE, made_pool, pool_passages, run_compare
 from workflow_fixtures import (
-    changed,
     files_under,
     parts_with,
     run_cli,

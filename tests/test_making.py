@@ -29,8 +29,8 @@ from raggd.making import (
     run_make,
 )
 from raggd.records import Hit, Passage, RaggdError
-from raggd.settings import load_settings
-from workflow_fixtures import changed, parts_with, settings_text, write_data, write_weights
+from raggd.settings import changed, load_settings
+from workflow_fixtures import parts_with, settings_text, write_data, write_weights
 
 
 def passage(text: str, title: str = "Orm Gate") -> Passage:

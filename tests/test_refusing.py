@@ -14,9 +14,9 @@ import tiny
 from raggd.adaptation.refusing import area_under, fit_probe, logistic, refusal_lessons
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import Backbone
-from raggd.backbone.refusal import RefusalProbe, last_states, load_probe
+from raggd.backbone.refusal import RefusalProbe, layer_states, load_probe
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.prompts import answer_tokens
+from raggd.data.prompts import Prompt, answer_tokens
 from raggd.data.template import REFUSAL
 from raggd.methods.answering import answer_batch, answer_rows, render
 from raggd.methods.examples import ExamplesPrefix
@@ -134,7 +134,7 @@ def test_the_state_is_that_of_the_last_token(tiny_backbone: Backbone, base: Base
         for question in ("who is the king", "what eats the big red fish near the sea")
     ]
     for batch in ([prompts[0]], prompts):
-        with last_states(tiny_backbone, [1]) as states:
+        with layer_states(tiny_backbone, [1]) as states:
             answer_rows(tiny_backbone, [row] * len(batch), batch, 1)
         kept.append(states[1][0])
     torch.testing.assert_close(kept[0], kept[1], atol=1e-4, rtol=1e-4)
@@ -152,3 +152,18 @@ def test_a_file_comes_back_and_belongs_to_one_step(tmp_path: Path) -> None:
     path.write_bytes(random.Random(0).randbytes(50))
     with pytest.raises(RaggdError, match="truncated or damaged"):
         load_probe(path, "abc")
+
+
+def test_each_row_is_decided_by_the_layer_of_its_own_probe(tiny_backbone: Backbone) -> None:
+    token = answer_tokens(tiny_backbone.tokenizer, REFUSAL)[0]
+    prompt = Prompt(tuple(tiny_backbone.tokenizer.encode("what eats the big fish ?")), 0, 0)
+    with layer_states(tiny_backbone, [0, 2]) as states:
+        read_prompts(tiny_backbone, [prompt])
+    ends = {layer: found[0] / found[0].norm() for layer, found in states.items()}
+    apart = ends[0] - ends[2]  # positive on the one, negative on the other
+    probes = [RefusalProbe(layer, apart, 0.0, token) for layer in (0, 2)]
+    firsts = read_prompts(tiny_backbone, [prompt, prompt], probes=probes).logits.argmax(-1)
+    assert [int(first) == token for first in firsts] == [True, False]
+    assert probes[0].fingerprint != probes[1].fingerprint
+    same = RefusalProbe(0, apart.clone(), 0.0, token)
+    assert same.fingerprint == probes[0].fingerprint != replace(same, weight=-apart).fingerprint

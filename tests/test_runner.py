@@ -24,13 +24,12 @@ from raggd.methods.answering import answer_batch, render
 from raggd.methods.base import Adapted, Method
 from raggd.methods.plain import FewShot, base_only, query_only, vanilla_rag
 from raggd.records import RaggdError, RunRecord, SupportSet
-from raggd.settings import Settings, load_settings
+from raggd.settings import Settings, changed, load_settings
 from tiny import losses_of, random_update
 from workflow_fixtures import (
     HELD_OUT,
     TEST,
     StubRetriever,
-    changed,
     files_under,
     settings_text,
     write_data,

@@ -16,7 +16,7 @@ from raggd.files import load_tensors, read_json
 from raggd.methods.spec import METHODS, SPECS
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import evidence_for
-from raggd.settings import Settings, load_settings
+from raggd.settings import Settings, changed, load_settings
 from raggd.training import run as training
 from raggd.training import stages
 from raggd.training.run import Run
@@ -29,7 +29,7 @@ from raggd.training.stages import (
     seconds_per_step,
     train_all,
 )
-from workflow_fixtures import changed, files_under, parts_with, settings_text, write_data
+from workflow_fixtures import files_under, parts_with, settings_text, write_data
 
 OTHERS = """
         [hyper_tuning]

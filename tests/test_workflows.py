@@ -30,11 +30,10 @@ from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import (
     RaggdError,
 )
-from raggd.settings import Settings, load_settings
+from raggd.settings import Settings, changed, load_settings
 from raggd.training import run as training
 from workflow_fixtures import (
     TRAIN,
-    changed,
     files_under,
     parts_with,
     settings_text,

@@ -128,12 +128,6 @@ def settings_text(data: Path, backbone: str = "tiny", weights: str = "shipped") 
     """
 
 
-def changed(settings: Settings, section: str, **values: Any) -> Settings:
-    """The settings with some values of one section replaced."""
-    part = getattr(settings, section).model_copy(update=values)
-    return settings.model_copy(update={section: part})
-
-
 def parts_with(settings: Settings, backbone: Any) -> Assembly:
     """An assembly whose backbone is there already."""
     parts = Assembly(settings)

@@ -30,7 +30,7 @@ from raggd.records import Answer, Question, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import wrap_retriever
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
-from raggd.settings import Settings, load_settings
+from raggd.settings import Settings, changed, load_settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.adaptation.export import PeftFolder
@@ -370,6 +370,5 @@ def load(
         raise RaggdError("give a corpus or a retriever, not both: a retriever brings its passages.")
     chosen = settings if isinstance(settings, Settings) else load_settings(settings)
     if corpus is not None:
-        data = chosen.data.model_copy(update={"corpus": str(corpus)})
-        chosen = chosen.model_copy(update={"data": data})
+        chosen = changed(chosen, "data", corpus=str(corpus))
     return Rag(Assembly(chosen, progress), retriever)

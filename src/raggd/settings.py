@@ -353,6 +353,12 @@ def read_settings(
         raise RaggdError(_explained(model, error, source)) from error
 
 
+def changed(settings: Settings, section: str, **values: Any) -> Settings:
+    """Return settings with some values of one section replaced."""
+    part = getattr(settings, section).model_copy(update=values)
+    return settings.model_copy(update={section: part})
+
+
 def load_settings(path: Source = None, assignments: list[str] | None = None) -> Settings:
     """Read the settings of a run; arguments as of `read_settings`.
 

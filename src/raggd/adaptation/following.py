@@ -19,8 +19,7 @@ from torch import Tensor
 
 from raggd.adaptation.optimizer import Progress, examples_id, train
 from raggd.adaptation.predictors.modulation import Modulation, read_examples
-from raggd.backbone.batch import answer_losses, make_batch
-from raggd.backbone.interface import attach, check_fits
+from raggd.backbone.interface import check_fits, mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update, tensors_of
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
@@ -88,26 +87,32 @@ def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
     return pools
 
 
+def drawn_pool(pools: Mapping[str, list[Prepared]], draw: random.Random) -> list[Prepared]:
+    """Draw the questions of one source, by a root of their number.
+
+    Small sources are seen more often than their share, large ones do not drown them.
+    """
+    tasks = sorted(pools)
+    return pools[draw.choices(tasks, [len(pools[task]) ** 0.5 for task in tasks])[0]]
+
+
 def draw_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterator[Lesson]:
     """Draw the lessons of a training, without end: a pure function of its arguments.
 
     A contract that does not apply to its source is drawn anew.
     """
     pools = pools_of(rows)
-    tasks = sorted(pools)
-    # a root of the size: small sources are seen more often, large ones do not drown them
-    weights = [len(pools[task]) ** 0.5 for task in tasks]
     for number in count():
         draw = random.Random(f"lesson {mixture.seed} {number}")
         while True:
-            task = draw.choices(tasks, weights)[0]
+            pool = drawn_pool(pools, draw)
             contract = NATURAL
             if draw.random() >= mixture.natural:
                 at = draw.randrange(mixture.tasks) if mixture.tasks else draw.randrange(10**9)
                 contract = draw_contract(at, mixture.seed)
                 check_held_out(contract)
             lesson = draw_lesson(
-                contract, pools[task], draw, size=draw.choice(SIZES), neighbours=NEIGHBOURS
+                contract, pool, draw, size=draw.choice(SIZES), neighbours=NEIGHBOURS
             )
             if lesson is not None:
                 yield lesson
@@ -178,15 +183,11 @@ def train_following(
     made.to(backbone.device)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
-        batch = make_batch(
-            [prompts[i] for i in numbers], backbone.tokenizer.pad_token_id, backbone.device
-        )
         update = made.constant()
         if settings.predict:
             read = read_examples(backbone, base, [lessons[i].examples for i in numbers])
             update = made(base, *read)
-        with attach(backbone, base, update):
-            return answer_losses(backbone, batch).mean()
+        return mean_answer_loss(backbone, [prompts[i] for i in numbers], base, update)
 
     identity = content_id(
         "examples",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.adaptation.following import pools_of
+from raggd.adaptation.following import drawn_pool, pools_of
 from raggd.backbone.refusal import RefusalProbe
 from raggd.data.contracts.families import check_held_out, draw_contract
 from raggd.data.contracts.lessons import Lesson, draw_lesson
@@ -35,15 +35,13 @@ DEPTHS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
 
 def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]:
     """Draw lessons whose examples show one refusal, without end; half are to be refused."""
-    pools = pools_of(rows)
-    tasks, draw = sorted(pools), random.Random(f"refusals {seed}")
-    weights = [len(pools[task]) ** 0.5 for task in tasks]
+    pools, draw = pools_of(rows), random.Random(f"refusals {seed}")
     while True:
         contract = draw_contract(draw.randrange(10**9), seed)
         if not contract.refusal:
             continue
         check_held_out(contract)
-        pool = pools[draw.choices(tasks, weights)[0]]
+        pool = drawn_pool(pools, draw)
         refuse = draw.random() < 0.5
         lesson = draw_lesson(contract, pool, draw, refusals=1, refuse=refuse)
         if lesson is not None:

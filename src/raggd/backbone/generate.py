@@ -18,7 +18,7 @@ from raggd.backbone.batch import join_caches, last_positions, make_batch, model_
 from raggd.backbone.capture import branch, steps_from
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, known_tokens, new_cache
-from raggd.backbone.refusal import RefusalProbe, decided, last_states
+from raggd.backbone.refusal import RefusalProbe, decided, layer_states
 from raggd.data.prompts import Prompt
 
 SHORTEST_OPENING = 128
@@ -111,8 +111,8 @@ def read_prompts(
         start = max(0, _first_column(prompts, prefixes, batch.tokens.shape[1]))
         if start:
             cache = _known_columns(prefixes, batch.mask.argmax(1), start)
-    probe = next((probe for probe in probes if probe), None)
-    with last_states(backbone, [probe.layer] if probe else []) as states:
+    probed = sorted({probe.layer for probe in probes if probe})
+    with layer_states(backbone, probed) as states:
         logits = backbone.model(
             **{name: tensor[:, start:] for name, tensor in inputs.items()},
             attention_mask=batch.mask,
@@ -121,8 +121,8 @@ def read_prompts(
             logits_to_keep=last_positions(batch.tokens[:, start:], 1),
         ).logits[:, -1]
     logits = logits.float()
-    if probe:
-        logits = decided(logits, states[probe.layer], probes)
+    if probed:
+        logits = decided(logits, states, probes)
     return Reading(cache, logits, batch.mask, batch.positions[:, -1:] + 1)
 
 

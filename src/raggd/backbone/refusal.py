@@ -7,7 +7,7 @@ refusal's, or any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from raggd.backbone.load import Backbone
 from raggd.files import load_tensors, save_tensors
-from raggd.records import RaggdError
+from raggd.records import RaggdError, content_id
 
 KIND = "raggd refusal probe"
 SURE = 10.0
@@ -39,6 +39,12 @@ class RefusalProbe:
     weight: Tensor
     bias: float
     token: int
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of all that decides."""
+        numbers = self.weight.cpu().numpy().tobytes().hex()
+        return content_id(str(self.layer), numbers, repr(self.bias), str(self.token))
 
     def scores(self, states: Tensor) -> Tensor:
         """Return the log-odds of refusing, (rows,), for states (rows, hidden size)."""
@@ -69,7 +75,7 @@ def load_probe(path: Path, identity: str) -> RefusalProbe:
 
 
 @contextmanager
-def last_states(backbone: Backbone, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+def layer_states(backbone: Backbone, layers: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Keep the states of the last position, (rows, hidden size), of some layers' outputs."""
     kept: dict[int, Tensor] = {}
 
@@ -89,12 +95,17 @@ def last_states(backbone: Backbone, layers: Sequence[int]) -> Iterator[dict[int,
             handle.remove()
 
 
-def decided(logits: Tensor, states: Tensor, probes: Sequence[RefusalProbe | None]) -> Tensor:
-    """Return the first logits (rows, vocabulary) as the rows' probes decide; others unchanged."""
+def decided(
+    logits: Tensor, states: Mapping[int, Tensor], probes: Sequence[RefusalProbe | None]
+) -> Tensor:
+    """Return the first logits (rows, vocabulary) as the rows' probes decide; others unchanged.
+
+    `states` (rows, hidden size) are those of `layer_states`, for every layer that is probed.
+    """
     logits = logits.clone()
     for row, probe in enumerate(probes):
         if probe is not None:
-            refuses = bool(probe.scores(states[row : row + 1]) > 0)
+            refuses = bool(probe.scores(states[probe.layer][row : row + 1]) > 0)
             others = logits[row].index_fill(
                 0, torch.tensor(probe.token, device=logits.device), -torch.inf
             )

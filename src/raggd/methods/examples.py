@@ -70,7 +70,7 @@ class ExamplesPrefix:
         hashes = {"base": self.base.fingerprint} if self.base else {}
         hashes |= {"reading": READING} if self.templated else {}
         hashes |= {"examples": self.weights} if self.weights else {}
-        hashes |= {"refusals": content_id(repr(self.probe.bias))} if self.probe else {}
+        hashes |= {"refusals": self.probe.fingerprint} if self.probe else {}
         ours = self.instruction in {FOLLOW, ""}
         return hashes | ({} if ours else {"instruction": content_id(self.instruction)})
 

@@ -136,15 +136,17 @@ class AnswerText:
     def text(self) -> str:
         """The whole answer, as far as it is written."""
         text = self._decode(self._tokens).lstrip()
-        cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
         broken = not self._lines and len(f"{text}.".splitlines()) > 1  # a second line has begun
-        self.ended = broken or bool(cuts)
-        text = clean_answer(text[: min(cuts)] if cuts else text, lines=self._lines)
+        kept = self._stopped(text)
+        self.ended = broken or len(kept) < len(text)
+        text = clean_answer(kept, lines=self._lines)
         if not self._written:
             return text
-        text = self._written(text)
+        return clean_answer(self._stopped(self._written(text)), lines=True)
+
+    def _stopped(self, text: str) -> str:
         cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        return clean_answer(text[: min(cuts)] if cuts else text, lines=True)
+        return text[: min(cuts)] if cuts else text
 
     def push(self, token: int) -> str:
         """Take one more token and return the piece of text that is certain now; often empty."""

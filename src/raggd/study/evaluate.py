@@ -23,7 +23,7 @@ from raggd.report.build import SmallReport, small_report
 from raggd.report.own import OwnReport, own_report, sets_report
 from raggd.report.page import Case
 from raggd.retrieval.base import Retriever
-from raggd.settings import EvaluationSettings, Settings
+from raggd.settings import EvaluationSettings, Settings, changed
 from raggd.study.folder import check_cells, locked, read_record, write_plan
 from raggd.study.plan import Part, all_cells
 from raggd.study.run import run_study
@@ -46,8 +46,7 @@ def usual_methods(parts: Assembly) -> list[str]:
 def small_study(settings: Settings, methods: Sequence[str]) -> StudySettings:
     """Return the study of one run, with names checked and each named once."""
     names = check_benchmarks(settings, settings.evaluation.benchmarks)
-    sampled = settings.evaluation.model_copy(update={"benchmarks": names})
-    settings = settings.model_copy(update={"evaluation": sampled})
+    settings = changed(settings, "evaluation", benchmarks=names)
     return study_of(settings, known_names("method", methods, METHODS))
 
 

@@ -15,7 +15,7 @@ from raggd.backbone.identity import differences
 from raggd.files import read_json
 from raggd.progress import Progress
 from raggd.records import RaggdError, RunRecord
-from raggd.settings import Settings
+from raggd.settings import Settings, changed
 from raggd.study.folder import check_cells, check_folder, locked, read_record, write_plan
 from raggd.study.plan import (
     Cell,
@@ -142,8 +142,8 @@ def _study_of(record: RunRecord, source: Path) -> StudySettings:
             f"the settings in {source} are not those of this version of raggd "
             f"({error.errors()[0]['msg']}): use the version that the record names."
         ) from error
-    only = settings.evaluation.model_copy(update={"benchmarks": [record.benchmark]})
-    return study_of(settings.model_copy(update={"evaluation": only}), [record.method])
+    only = changed(settings, "evaluation", benchmarks=[record.benchmark])
+    return study_of(only, [record.method])
 
 
 def replay(record: RunRecord, source: Path, progress: Progress) -> dict[str, Any]:

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from raggd.adaptation.refusing import DEPTHS, LESSONS, fit_probe, refusal_lessons
 from raggd.backbone.generate import read_prompts
-from raggd.backbone.refusal import last_states
+from raggd.backbone.refusal import layer_states
 from raggd.data.prepared import Prepared, prepared_id
 from raggd.data.prompts import answer_tokens
 from raggd.data.template import REFUSAL
 from raggd.methods import spec
 from raggd.methods.answering import adapted_rows, render
 from raggd.methods.spec import weights_hash
+from raggd.settings import changed
 from raggd.training.fits import hashes_of
 from raggd.training.run import Run
 
@@ -42,8 +43,7 @@ def refusals(run: Run) -> dict[str, Any]:
 
 def _refusal_states(run: Run, rows: Sequence[Prepared]) -> tuple[dict[int, Tensor], Tensor]:
     # by layer (lessons, hidden size), and which are to be refused
-    adapter = run.settings.adapter.model_copy(update={"weights": str(run.out)})
-    parts = run.parts.derived(run.settings.model_copy(update={"adapter": adapter}))
+    parts = run.parts.derived(changed(run.settings, "adapter", weights=str(run.out)))
     backbone, method = parts.backbone, parts.method("examples")
     depth = len(backbone.model.base_model.layers)
     states: dict[int, list[Tensor]] = {int(share * depth): [] for share in DEPTHS}
@@ -52,7 +52,7 @@ def _refusal_states(run: Run, rows: Sequence[Prepared]) -> tuple[dict[int, Tenso
         adapted, asked = method.adapt([lesson.support])[0], lesson.asked
         limit = run.settings.backbone.context_tokens
         prompt = render(backbone, adapted, asked.question, asked.passages, limit=limit)
-        with adapted_rows(backbone, [adapted]), last_states(backbone, list(states)) as found:
+        with adapted_rows(backbone, [adapted]), layer_states(backbone, list(states)) as found:
             read_prompts(backbone, [prompt], prefixes=[adapted.prefix])
         for layer, kept in states.items():
             kept.append(found[layer][0].cpu())

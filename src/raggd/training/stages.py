@@ -23,7 +23,7 @@ from raggd.methods import spec
 from raggd.progress import Progress, silent
 from raggd.provenance import origin
 from raggd.records import RaggdError, require_known
-from raggd.settings import Settings
+from raggd.settings import Settings, changed
 from raggd.study.runner import duration_text
 from raggd.training import fits
 from raggd.training.refusals import refusals
@@ -73,12 +73,6 @@ class Stage:
         elif self.name == "hyper":
             file = fits.HYPER_FILES[run.settings.hyper_tuning.start]
         return run.out / f"{Path(file).stem}.json"
-
-
-def changed(settings: Settings, section: str, **values: Any) -> Settings:
-    """Return settings with some values of one section replaced."""
-    part = getattr(settings, section).model_copy(update=values)
-    return settings.model_copy(update={section: part})
 
 
 def _tuning(start: str, factor: float) -> Callable[[Settings], Settings]:

@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.evaluation import runner
 from raggd.evaluation.flops import counted_costs
-from raggd.evaluation.runner import Item, Task, build_task, make_record, run_part
+from raggd.evaluation.runner import CellRun, Item, Task
 from raggd.methods import answering
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.base import Adapted, Method
@@ -64,12 +65,9 @@ def run_task(
     done: Callable[[int], None] = lambda _: None,
 ) -> list[RunRecord]:
     """All draws of a task with every method, and the records, as `StudyRunner` makes them."""
-    parts: dict[str, list[dict[str, Any]]] = {method.name: [] for method in methods}
-    for draw in range(len(task.draws)):
-        for method in methods:
-            found = run_part(task, draw, method, backbone, settings, folder, done)
-            parts[method.name].append(found)
-    records = [make_record(parts[m.name], task, m, backbone, settings) for m in methods]
+    runs = [CellRun(task, method, backbone, settings, folder) for method in methods]
+    parts = [[run.part(draw, done) for run in runs] for draw in range(len(task.draws))]
+    records = [run.record(own) for run, own in zip(runs, zip(*parts, strict=True), strict=True)]
     for record in records:
         path = folder / f"{task.benchmark}-{record.method}.json"
         path.write_text(record.to_json() + "\n", encoding="utf-8")
@@ -89,8 +87,9 @@ def settings(data: Path, tmp_path: Path) -> Settings:
 
 
 def task_of(settings: Settings, name: str = "nq") -> Task:
-    k, shown = settings.retrieval.top_k, settings.target.demonstrations
-    return build_task(name, settings.data.folder, StubRetriever(), k, shown, settings.evaluation)
+    parts = Assembly(settings)
+    parts.__dict__["retriever"] = StubRetriever()  # where a cached property keeps its value
+    return runner.task_of(parts, name)
 
 
 def lasting(record: RunRecord) -> dict[str, Any]:
@@ -385,7 +384,8 @@ def test_demonstrations_in_the_prompt_are_read_once_for_a_draw(
     answers = {p.question_id: p.answer for p in opened.predictions}
 
     def counted(task: Task) -> dict[str, float]:
-        return counted_costs(answers, task, methods[0], tiny_backbone, settings)
+        run = CellRun(task, methods[0], tiny_backbone, settings, tmp_path)
+        return counted_costs(answers, run)
 
     shared = counted(task)
     own = counted(task_of(changed(settings, "evaluation", support="query")))

@@ -32,6 +32,15 @@ if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.methods.base import Method
 
 POCKET = "pocket"
+_DEPENDS = {
+    "backbone": ("backbone",),
+    "source": ("data",),
+    "index": ("data", "retrieval"),
+    "retriever": ("data", "retrieval"),
+    "base": ("backbone", "adapter"),
+    "_predictors": ("backbone", "adapter"),
+}
+"""What an `Assembly` keeps loaded, and the sections of the settings that each depends on."""
 
 
 def shipped_weights(backbone: str) -> Path:
@@ -72,10 +81,12 @@ class Assembly:
             self.__dict__["backbone"] = backbone  # where a cached property keeps its value
 
     def derived(self, settings: Settings) -> Assembly:
-        """Return parts of other settings for the same backbone and passages, not loaded again."""
-        made = Assembly(settings, self.progress)
-        kept = ("backbone", "source", "index", "retriever")
-        made.__dict__ |= {name: self.__dict__[name] for name in kept if name in self.__dict__}
+        """Return parts of other settings; what is loaded and still fits is not loaded again."""
+        made, old = Assembly(settings, self.progress), self.settings
+        for name, sections in _DEPENDS.items():
+            alike = all(getattr(settings, s) == getattr(old, s) for s in sections)
+            if alike and name in self.__dict__:
+                made.__dict__[name] = self.__dict__[name]
         return made
 
     def say(self, text: str) -> None:

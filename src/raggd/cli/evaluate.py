@@ -92,8 +92,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score methods on benchmarks, or on your own questions: does adapting help, and which way?"""
+    from raggd.evaluation.contracts import USUAL, run_contracts
     from raggd.report.own import contract_tables
-    from raggd.study.contracts import USUAL, run_contracts
     from raggd.study.evaluate import run_evaluate, run_own, usual_methods
 
     if contracts:

@@ -100,7 +100,7 @@ class StudyWorker:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(task.known, encoding="utf-8")
         parts = runner.parts_of(cell.backbone, cell.retriever, cell.seed)
-        runner.work(cell, task.draw, whole, parts)()
+        runner.cell_run(cell, whole, parts).part(task.draw)
         text = path.read_text(encoding="utf-8")
         path.unlink()
         return PartDone(text, len(whole.draws[task.draw]), computed=text != task.known)

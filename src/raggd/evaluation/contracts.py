@@ -6,41 +6,42 @@ Every method answers the same questions under the same contracts, with the same 
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raggd.backbone.load import Backbone
+from raggd.assembly import Assembly
+from raggd.data.benchmarks import choose_by_hash, scored_questions, training_questions
 from raggd.data.contracts.base import Contract, Score
-from raggd.data.contracts.families import LETTER_CHANGES, SETS
+from raggd.data.contracts.families import LETTER_CHANGES, SETS, contract_set
 from raggd.data.contracts.lessons import Lesson, draw_lesson
-from raggd.data.prepared import Prepared
+from raggd.data.prepared import Prepared, prepared_id, read_prepared, write_prepared
 from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
+from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
 from raggd.methods.base import Method
+from raggd.methods.spec import METHODS
 from raggd.progress import Progress
-from raggd.records import RaggdError
-from raggd.settings import Settings
+from raggd.provenance import origin
+from raggd.records import RaggdError, known_names
+from raggd.retrieval.evidence import prepare
 
 PARTS = ("form", "content", "exact")
-EXAMPLES = 3
+POOL = 400
+"""Scored questions of each source that lessons are drawn from."""
+USUAL = ("examples", "base-template", "base-examples", "base", "rag-gd-tuned", "vanilla-examples")
+"""Methods that are compared where nobody names some."""
 LONGEST = 96
 """Tokens that an answer may have, whatever the method: a whole sentence fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One answer under a contract.
-
-    Attributes:
-        id: of the question.
-        wanted: the answer as wanted.
-        answer: as written.
-        refusable: whether the contract has a refusal.
-        refuse: whether the refusal is wanted.
-    """
+    """One answer under a contract, which may have a refusal, and may want it here."""
 
     method: str
     contract: str
@@ -54,28 +55,90 @@ class Judged:
     refuse: bool
 
 
-def contract_lessons(
-    rows: Sequence[Prepared],
-    contracts: Sequence[Contract],
-    count: int,
-    seed: int = 0,
-    size: int = EXAMPLES,
-) -> list[tuple[str, Lesson]]:
-    """Draw what is asked: for every contract and source as many questions.
+def run_prepare(parts: Assembly, out: Path, split: str) -> dict[str, Any]:
+    """Write the prepared file of the benchmarks that the settings name.
 
-    Half of the questions under a contract with a refusal are to be refused, and one of its
-    examples is.
-
-    Args:
-        rows: answered questions with evidence; those without are left out.
-        contracts: what the answers are to be.
-        count: questions per contract and source.
-        seed: of the draws.
-        size: examples of each.
-
-    Raises:
-        RaggdError: a source has no questions that a contract applies to.
+    The split is ``train`` (``examples`` learns from it; benchmarks held out of training are left
+    out) or ``test`` (scored questions). The result names the file, its ``bytes``, and by benchmark
+    how many questions have an answer in their passages.
     """
+    choose = training_questions if split == "train" else scored_questions
+    rows: list[Prepared] = []
+    for name in parts.settings.evaluation.benchmarks:
+        parts.say(f"preparing {name}")
+        rows += prepare(choose(parts.source, name), parts.retriever)
+    write_prepared(out, rows)
+    tasks = dict.fromkeys(row.task for row in rows)
+    counts = {
+        task: {
+            "questions": sum(row.task == task for row in rows),
+            "answerable": sum(row.task == task and bool(row.passages) for row in rows),
+        }
+        for task in tasks
+    }
+    return {"file": str(out), "bytes": out.stat().st_size, "benchmarks": counts}
+
+
+def _questions(parts: Assembly, prepared: Path | None) -> list[Prepared]:
+    if prepared is not None:
+        return read_prepared(prepared)
+    rows: list[Prepared] = []
+    for name in parts.settings.evaluation.benchmarks:
+        chosen = choose_by_hash(scored_questions(parts.source, name), POOL, 0)
+        rows += prepare(chosen, parts.retriever)
+    return rows
+
+
+def run_contracts(
+    parts: Assembly,
+    sets: Sequence[str],
+    methods: Sequence[str],
+    count: int,
+    out: Path,
+    progress: Progress,
+    prepared: Path | None = None,
+    shown: int = 3,
+) -> dict[str, Any]:
+    """Answer `count` questions per contract and source with several methods, and judge the answers.
+
+    The sets are those of `contract_set`; the first method is compared with the others; questions
+    are of a prepared file, else scored ones of the benchmarks; `shown` examples stand for each
+    contract. ``contracts-<sets>.json`` in the folder `out` has the result with every answer.
+    """
+    started = time.monotonic()
+    names = known_names("method", methods, METHODS)
+    contracts = [contract for name in sets for contract in contract_set(name)]
+    rows = _questions(parts, prepared)
+    lessons = _lessons(rows, contracts, count, parts.settings.evaluation.seed, shown)
+    judged = {name: _judge(parts, parts.method(name), lessons, progress) for name in names}
+    result = contract_result(judged) | {
+        "sets": list(sets),
+        "examples": shown,
+        "sources": sorted({source for source, _ in lessons}),
+        "questions": len(lessons),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    answers = {
+        name: [[a.contract, a.source, a.id, a.wanted, a.answer] for a in found]
+        for name, found in judged.items()
+    }
+    record = {
+        **result,
+        **origin(),
+        "settings": parts.settings.model_dump(),
+        "hashes": {name: dict(parts.method(name).hashes) for name in names},
+        "data": prepared_id(rows),
+        "answers": answers,
+    }
+    write_json(out / f"contracts-{'-'.join(sets)}.json", record)
+    return result
+
+
+def _lessons(
+    rows: Sequence[Prepared], contracts: Sequence[Contract], count: int, seed: int, size: int
+) -> list[tuple[str, Lesson]]:
+    # Sources and lessons. Half of the questions under a contract with a refusal are to be refused,
+    # and one of its examples is; questions without evidence are left out.
     pools: dict[str, list[Prepared]] = {}
     for row in rows:
         if row.passages:
@@ -96,36 +159,29 @@ def contract_lessons(
     return lessons
 
 
-def judge_method(
-    backbone: Backbone,
+def _judge(
+    parts: Assembly,
     method: Method,
     lessons: Sequence[tuple[str, Lesson]],
-    settings: Settings,
     progress: Progress,
 ) -> list[Judged]:
-    """Answer every question with one method, adapted to its own examples; answers in order."""
+    # in the order of the lessons, each adapted to its own examples; those of a batch are alike
+    backbone, settings = parts.backbone, parts.settings
     size, limit = settings.evaluation.batch, settings.backbone.context_tokens
     lengths = [sum(len(p.text) for p in lesson.asked.passages) for _, lesson in lessons]
     order = sorted(range(len(lessons)), key=lengths.__getitem__)
     judged: dict[int, Judged] = {}
     for start in range(0, len(order), size):
         batch = order[start : start + size]
-        part = [lessons[i] for i in batch]
-        rows = [method.adapt([lesson.support])[0] for _, lesson in part]
+        rows = [method.adapt([lessons[i][1].support])[0] for i in batch]
+        asked = [lessons[i][1].asked for i in batch]
         prompts = [
-            render(
-                backbone,
-                row,
-                lesson.asked.question,
-                lesson.asked.passages,
-                limit=limit,
-                reserve=LONGEST,
-            )
-            for row, (_, lesson) in zip(rows, part, strict=True)
+            render(backbone, row, a.question, a.passages, limit=limit, reserve=LONGEST)
+            for row, a in zip(rows, asked, strict=True)
         ]
         answers, _ = answer_rows(backbone, rows, prompts, LONGEST)
-        for i, (source, lesson), answer in zip(batch, part, answers, strict=True):
-            judged[i] = _judged(method.name, source, lesson, answer)
+        for i, answer in zip(batch, answers, strict=True):
+            judged[i] = _judged(method.name, *lessons[i], answer)
         progress(f"contracts, {method.name}", len(judged), len(lessons))
     return [judged[i] for i in range(len(lessons))]
 
@@ -160,9 +216,9 @@ def _interval(answers: Sequence[Judged], part: str) -> list[float]:
 
 
 def refusal_scores(refused: Sequence[bool], wanted: Sequence[bool]) -> dict[str, float]:
-    """Score refusing as a decision: precision, recall, F1, and refusals of what was answerable.
+    """Score refusing as a decision, in percent: ``precision``, ``recall``, ``f1``, ``wrongly``.
 
-    Returns percentages by name; ``wrongly`` is the share of answerable questions that were refused.
+    The last is the share of answerable questions that were refused.
     """
     right = sum(a and b for a, b in zip(refused, wanted, strict=True))
     answerable = len(wanted) - sum(wanted)
@@ -175,19 +231,14 @@ def refusal_scores(refused: Sequence[bool], wanted: Sequence[bool]) -> dict[str,
 
 
 def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
-    """Summarise the answers of all methods to the same questions.
+    """Summarise the answers of all methods to the same questions, in the same order.
 
-    Args:
-        judged: answers by method, in the same order; the first method is compared with the rest.
-
-    Returns:
-        ``contracts`` (by name and method: form, content, exact in percent, n), ``macro`` (the mean
-        over contracts with its 95 % interval), ``letters`` and ``rest`` (the same for contracts
-        that change the answer's own letters, and the others), ``by_set`` (the same for known,
-        new and unseen contracts), ``refusal`` and ``differences`` (first method minus each other,
-        in points).
+    ``contracts`` (by name and method: form, content, exact in percent, n), ``macro`` (the mean over
+    contracts with its 95 % interval), ``letters`` and ``rest`` (the same for contracts that change
+    the answer's own letters, and the others), ``by_set`` (the same for known, new and unseen
+    contracts), ``refusal`` and ``differences`` (first method minus each other, in points).
     """
-    names = list(judged)
+    first, *others = judged
     contracts: dict[str, dict[str, Any]] = {}
     for method, answers in judged.items():
         for name in dict.fromkeys(a.contract for a in answers):
@@ -196,7 +247,11 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     result: dict[str, Any] = {
         "contracts": contracts,
         "macro": {m: {p: _interval(a, p) for p in PARTS} for m, a in judged.items()},
-        "refusal": {m: _refusal(a) for m, a in judged.items() if _refusable(a)},
+        "refusal": {
+            m: refusal_scores([a.score.refused for a in asked], [a.refuse for a in asked])
+            for m, answers in judged.items()
+            if (asked := [a for a in answers if a.refusable])
+        },
     }
     for label, letters in (("letters", True), ("rest", False)):
         kept = {
@@ -212,18 +267,9 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
                 m: {p: _interval(v, p) for p in PARTS} for m, v in kept.items()
             }
     result["differences"] = {
-        f"{names[0]} - {other}": _difference(judged[names[0]], judged[other]) for other in names[1:]
+        f"{first} - {other}": _difference(judged[first], judged[other]) for other in others
     }
     return result
-
-
-def _refusal(answers: Sequence[Judged]) -> dict[str, float]:
-    asked = [a for a in answers if a.refusable]
-    return refusal_scores([a.score.refused for a in asked], [a.refuse for a in asked])
-
-
-def _refusable(answers: Sequence[Judged]) -> bool:
-    return any(a.refusable for a in answers)
 
 
 def _difference(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, list[float]]:

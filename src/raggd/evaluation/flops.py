@@ -8,20 +8,16 @@ that add in place, as an adapter's do; tests hold these formulas against it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 from raggd.adaptation.supports import answered_prompt
-from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
-from raggd.evaluation.runner import Task, arranged
-from raggd.methods.answering import bounded_prompt, opening_tokens
-from raggd.methods.base import Adapted, Item, Method
-from raggd.methods.examples import ExamplesPrefix
-from raggd.methods.plain import FewShot
+from raggd.evaluation.runner import CellRun
+from raggd.methods.answering import opening_tokens
+from raggd.methods.base import Adapted, Item, Method, Shows
 from raggd.records import SupportSet
-from raggd.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +116,7 @@ def adapting_flops(
     method: Method, shape: ModelShape, demonstrations: Sequence[Prompt], adapter: int
 ) -> int:
     """Count one adaptation; 0 for a method that does not adapt, or reads them in its prompts."""
-    if not method.adapts or isinstance(method, FewShot | ExamplesPrefix):
+    if not method.adapts or isinstance(method, Shows):
         return 0
     predictor = getattr(method, "predictor", None)
     if predictor is not None:
@@ -135,15 +131,6 @@ def adapting_flops(
     return steps + (adapting_flops(start, shape, demonstrations, adapter) if start else 0)
 
 
-def _shown_by(method: Method, support: SupportSet) -> Adapted:
-    # What a method that adapts shows is known without adapting anew: passages, nothing before them.
-    if isinstance(method, ExamplesPrefix):
-        shown = method.shown(support)
-        return shown if method.prefixed else replace(shown, shown=())
-    free = isinstance(method, FewShot) or not method.adapts
-    return method.adapt([support])[0] if free else Adapted()
-
-
 def _extra(method: Method, adapted: Adapted) -> int:
     # weights of the adapter and update in use
     base = adapted.base or getattr(getattr(method, "inner", method), "base", None)
@@ -151,39 +138,35 @@ def _extra(method: Method, adapted: Adapted) -> int:
     return base.spec.size * (2 if changed else 1) if base else 0
 
 
-def counted_costs(
-    answers: Mapping[str, str],
-    task: Task,
-    method: Method,
-    backbone: Backbone,
-    settings: Settings,
-) -> dict[str, float]:
+def _unread(method: Method, support: SupportSet) -> Adapted:
+    # of the others that adapt it is known that they show passages, nothing before them
+    if isinstance(method, Shows):
+        return method.unread(support)
+    return Adapted() if method.adapts else method.adapt([support])[0]
+
+
+def counted_costs(answers: Mapping[str, str], run: CellRun) -> dict[str, float]:
     """Count what a cell of a study cost, given its answers by question id.
 
     ``adapt_flops`` are of one adaptation (few shot: reading the demonstrations once for all
     questions of a draw), ``answer_flops`` of one question; means over the cell.
     """
-    shape, tokenizer = model_shape(backbone.model), backbone.tokenizer
+    shape, tokenizer = model_shape(run.backbone.model), run.backbone.tokenizer
     groups: dict[tuple[int, str], list[Item]] = {}
-    for number, draw in enumerate(task.draws):
-        for item in arranged(draw, method):
+    for number in range(len(run.task.draws)):
+        for item in run.given(number):
             groups.setdefault((number, item.support.id), []).append(item)
     adapting, answering = [], []
     for items in groups.values():
         support = items[0].support
-        adapted = _shown_by(method, support)
-        extra = _extra(method, adapted)
-        prompts = [
-            bounded_prompt(settings, backbone, adapted, i.question.text, i.passages) for i in items
-        ]
-        if isinstance(method, ExamplesPrefix):
-            cached = len(method.tokens(adapted)) if method.prefixed else 0
-        else:
-            cached = len(opening_tokens(adapted, prompts))
-        limit = settings.target.max_tokens
+        adapted = _unread(run.method, support)
+        extra = _extra(run.method, adapted)
+        prompts = run.prompts(items, [adapted] * len(items))
+        cached = len(adapted.prefix.tokens if adapted.prefix else opening_tokens(adapted, prompts))
+        limit = run.settings.target.max_tokens
         shown = [answered_prompt(tokenizer, d, limit) for d in support.demonstrations]
         opening = shape.forward(cached, extra=extra) if cached else 0
-        adapting.append(opening + adapting_flops(method, shape, shown, extra // 2))
+        adapting.append(opening + adapting_flops(run.method, shape, shown, extra // 2))
         before = len(adapted.soft.vectors) if adapted.soft else 0
         for item, prompt in zip(items, prompts, strict=True):
             answer = tokenizer.encode(answers[item.question.id], add_special_tokens=False)

@@ -37,17 +37,10 @@ from raggd.methods.answering import answer_rows, bounded_prompt, shared_opening
 from raggd.methods.base import Adapted, Method, Rearranges
 from raggd.methods.base import Item as Item
 from raggd.provenance import origin
-from raggd.records import (
-    Prediction,
-    Question,
-    RaggdError,
-    RunRecord,
-    SupportSet,
-    content_id,
-)
+from raggd.records import Prediction, Question, RaggdError, RunRecord, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import evidence_for, make_demonstrations
-from raggd.settings import EvaluationSettings, Settings
+from raggd.settings import Settings
 
 DECIDING = {
     "backbone": ("device", "dtype", "context_tokens"),
@@ -82,9 +75,14 @@ class Task:
     retriever: str
 
     @property
+    def items(self) -> list[Item]:
+        """All questions, draw after draw."""
+        return [item for draw in self.draws for item in draw]
+
+    @property
     def size(self) -> int:
         """Number of questions."""
-        return sum(len(draw) for draw in self.draws)
+        return sum(map(len, self.draws))
 
 
 def _what_is_asked(item: Item) -> str:
@@ -100,54 +98,106 @@ def _what_is_asked(item: Item) -> str:
     )
 
 
-def arranged(items: Sequence[Item], method: Method) -> Sequence[Item]:
-    """Return the questions of a draw as a method is given them: controls exchange something."""
-    return method.arrange(items) if isinstance(method, Rearranges) else items
+@dataclass(frozen=True, slots=True)
+class CellRun:
+    """A method on a task: a part for every draw, then the record.
 
+    Part files lie in ``parts`` below the folder.
+    """
 
-def _identity(
-    task: Task, given: Sequence[Item], method: Method, backbone: Backbone, settings: Settings
-) -> str:
-    asked = [_what_is_asked(item) for item in given]
-    return content_id(
-        task.benchmark,
-        task.retriever,
-        method.name,
-        str(sorted(method.hashes.items())),
-        backbone.fingerprint,
-        prompt_fingerprint(backbone.tokenizer),
-        deciding_values(settings),
-        *asked,
-    )
+    task: Task
+    method: Method
+    backbone: Backbone
+    settings: Settings
+    folder: Path
 
+    def given(self, draw: int) -> Sequence[Item]:
+        """Return the questions of a draw as the method is given them: controls exchange some."""
+        items = self.task.draws[draw]
+        return self.method.arrange(items) if isinstance(self.method, Rearranges) else items
 
-class _DrawRunner:
-    """Answers the questions of one draw with one method."""
-
-    def __init__(self, backbone: Backbone, method: Method, settings: Settings) -> None:
-        self.backbone = backbone
-        self.method = method
-        self.settings = settings
-        queued = backbone.device.type == "cuda"  # there, work is timed when it is done
-        self.watch = Stopwatch(synchronise=torch.cuda.synchronize if queued else None)
-
-    def _adapt(self, items: Sequence[Item]) -> list[Adapted]:
-        supports = list({item.support.id: item.support for item in items}.values())
-        with self.watch.timed("adapt", units=len(supports)):
-            adapted = self.method.adapt(supports)
-        by_support = {s.id: a for s, a in zip(supports, adapted, strict=True)}
-        return [by_support[item.support.id] for item in items]
-
-    def _prompts(self, items: Sequence[Item], rows: Sequence[Adapted]) -> list[Prompt]:
+    def prompts(self, items: Sequence[Item], rows: Sequence[Adapted]) -> list[Prompt]:
+        """Return the prompt of each question, answered with its row."""
         return [
             bounded_prompt(self.settings, self.backbone, adapted, i.question.text, i.passages)
             for i, adapted in zip(items, rows, strict=True)
         ]
 
-    def _opening(self, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> Prefix | None:
-        # read for the support set, like an adaptation: it serves every question
-        with self.watch.timed("opening"):
-            return shared_opening(self.backbone, rows[0], prompts)
+    def _identity(self, draw: int) -> str:
+        return content_id(
+            self.task.benchmark,
+            self.task.retriever,
+            self.method.name,
+            str(sorted(self.method.hashes.items())),
+            self.backbone.fingerprint,
+            prompt_fingerprint(self.backbone.tokenizer),
+            deciding_values(self.settings),
+            *map(_what_is_asked, self.given(draw)),
+        )
+
+    def part(self, draw: int, done: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+        """Answer the questions of one draw, unless its part file has them.
+
+        The file holds predictions, costs, seconds spent and identity; `done` is told how many
+        questions were answered, batch by batch.
+        """
+        path = self.folder / "parts" / f"{self.task.benchmark}-{draw:03d}-{self.method.name}.json"
+        identity = self._identity(draw)
+        if path.exists():
+            known: dict[str, Any] = read_json(path, what="part file")
+            if known.get("identity") == identity:
+                done(len(self.task.draws[draw]))
+                return known
+        started = time.perf_counter()
+        found = _Draw(self).answered(draw, done)
+        found |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}
+        write_json(path, found)
+        return found
+
+    def record(self, parts: Sequence[dict[str, Any]]) -> RunRecord:
+        """Join the parts of all draws into the run record."""
+        predictions = [
+            Prediction(**{**p, "passage_ids": tuple(p["passage_ids"])})
+            for part in parts
+            for p in part["predictions"]
+        ]
+        hashes = {
+            **self.method.hashes,
+            "backbone": self.backbone.fingerprint,
+            "prompt": prompt_fingerprint(self.backbone.tokenizer),
+            "questions": questions_hash(item.question for item in self.task.items),
+            "retriever": self.task.retriever,
+        }
+        return RunRecord(
+            method=self.method.name,
+            benchmark=self.task.benchmark,
+            split=self.task.split,
+            backbone=self.backbone.name,
+            retriever=self.task.retriever,
+            seed=self.settings.evaluation.seed,
+            predictions=tuple(predictions),
+            cost={name: median(part[name] for part in parts) for name in ("adapt_ms", "answer_ms")},
+            settings=self.settings.model_dump(),
+            hashes=hashes,
+            **origin(),
+        )
+
+
+class _Draw:
+    """One draw being answered, timed."""
+
+    def __init__(self, run: CellRun) -> None:
+        self.run = run
+        queued = run.backbone.device.type == "cuda"  # there, work is timed when it is done
+        self.watch = Stopwatch(synchronise=torch.cuda.synchronize if queued else None)
+
+    def _adapt(self, items: Sequence[Item]) -> tuple[list[Adapted], list[Prompt]]:
+        supports = list({item.support.id: item.support for item in items}.values())
+        with self.watch.timed("adapt", units=len(supports)):
+            adapted = self.run.method.adapt(supports)
+        by_support = {s.id: a for s, a in zip(supports, adapted, strict=True)}
+        rows = [by_support[item.support.id] for item in items]
+        return rows, self.run.prompts(items, rows)
 
     def _batch(
         self,
@@ -156,9 +206,9 @@ class _DrawRunner:
         prompts: Sequence[Prompt],
         opening: Prefix | None,
     ) -> list[Prediction]:
-        wanted = self.settings.evaluation
+        wanted = self.run.settings.evaluation
         answers, losses = answer_rows(
-            self.backbone,
+            self.run.backbone,
             rows,
             prompts,
             wanted.max_answer_tokens,
@@ -183,100 +233,34 @@ class _DrawRunner:
 
     def _batches(self, items: Sequence[Item]) -> list[list[int]]:
         # similar lengths share a batch: less padding
-        size = self.settings.evaluation.batch
+        size = self.run.settings.evaluation.batch
         order = sorted(range(len(items)), key=lambda i: sum(len(p.text) for p in items[i].passages))
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def run(
-        self, items: Sequence[Item], draw: Sequence[Item], done: Callable[[int], None]
-    ) -> dict[str, Any]:
-        # `draw`: the same questions before a control rearranged them; their support set names the
-        # draw in all methods' predictions, so that these are compared draw by draw
+    def answered(self, draw: int, done: Callable[[int], None]) -> dict[str, Any]:
+        items, opening = self.run.given(draw), None
         shared = len({item.support.id for item in items}) == 1
-        rows = self._adapt(items) if shared else []
-        prompts = self._prompts(items, rows) if shared else []
-        opening = self._opening(rows, prompts) if shared else None
+        rows, prompts = self._adapt(items) if shared else ([], [])
+        if shared:  # read for the support set, like an adaptation: it serves every question
+            with self.watch.timed("opening"):
+                opening = shared_opening(self.run.backbone, rows[0], prompts)
         found: dict[int, Prediction] = {}
         for part in self._batches(items):
             batch = [items[i] for i in part]
-            adapted = [rows[i] for i in part] if shared else self._adapt(batch)
-            asked = [prompts[i] for i in part] if shared else self._prompts(batch, adapted)
+            ready = ([rows[i] for i in part], [prompts[i] for i in part]) if shared else None
+            adapted, asked = ready or self._adapt(batch)
             found |= dict(zip(part, self._batch(batch, adapted, asked, opening), strict=True))
             done(len(part))
         times = self.watch.medians()
         opened = 0.0 if opening is None else times["opening"]
+        # the set before a control exchanged it names the draw in all methods' predictions, so that
+        # these are compared draw by draw
+        own = [item.support.id for item in self.run.task.draws[draw]]
         return {
-            "predictions": [
-                asdict(replace(found[i], support_id=item.support.id)) for i, item in enumerate(draw)
-            ],
-            "adapt_ms": opened + (times["adapt"] if self.method.adapts else 0.0),
+            "predictions": [asdict(replace(found[i], support_id=s)) for i, s in enumerate(own)],
+            "adapt_ms": opened + (times["adapt"] if self.run.method.adapts else 0.0),
             "answer_ms": times["answer"],
         }
-
-
-def make_record(
-    parts: Sequence[dict[str, Any]],
-    task: Task,
-    method: Method,
-    backbone: Backbone,
-    settings: Settings,
-) -> RunRecord:
-    """Join the parts of a method on a task, one per draw, into its record."""
-    predictions = [
-        Prediction(**{**p, "passage_ids": tuple(p["passage_ids"])})
-        for part in parts
-        for p in part["predictions"]
-    ]
-    asked = questions_hash(item.question for draw in task.draws for item in draw)
-    hashes = {
-        **method.hashes,
-        "backbone": backbone.fingerprint,
-        "prompt": prompt_fingerprint(backbone.tokenizer),
-        "questions": asked,
-        "retriever": task.retriever,
-    }
-    return RunRecord(
-        method=method.name,
-        benchmark=task.benchmark,
-        split=task.split,
-        backbone=backbone.name,
-        retriever=task.retriever,
-        seed=settings.evaluation.seed,
-        predictions=tuple(predictions),
-        cost={name: median(part[name] for part in parts) for name in ("adapt_ms", "answer_ms")},
-        settings=settings.model_dump(),
-        hashes=hashes,
-        **origin(),
-    )
-
-
-def run_part(
-    task: Task,
-    draw: int,
-    method: Method,
-    backbone: Backbone,
-    settings: Settings,
-    folder: Path,
-    done: Callable[[int], None] = lambda _: None,
-) -> dict[str, Any]:
-    """Answer the questions of one draw with one method, unless a part file below `folder` has them.
-
-    The part file holds predictions, costs, seconds spent and identity; `done` is told how many
-    questions were answered, batch by batch.
-    """
-    path = folder / "parts" / f"{task.benchmark}-{draw:03d}-{method.name}.json"
-    given = arranged(task.draws[draw], method)
-    identity = _identity(task, given, method, backbone, settings)
-    if path.exists():
-        known: dict[str, Any] = read_json(path, what="part file")
-        if known.get("identity") == identity:
-            done(len(task.draws[draw]))
-            return known
-    started = time.perf_counter()
-    part = _DrawRunner(backbone, method, settings).run(given, task.draws[draw], done)
-    part |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}
-    write_json(path, part)
-    return part
 
 
 def support_sets(
@@ -302,21 +286,14 @@ def asked_items(
     ]
 
 
-def build_task(
-    name: str,
-    source: str,
-    retriever: Retriever,
-    k: int,
-    demonstrations: int,
-    settings: EvaluationSettings,
-) -> Task:
+def task_of(parts: Assembly, name: str) -> Task:
     """Choose a benchmark's questions, find their evidence, draw their supports: a pure function.
-
-    `k` is passages per question, `demonstrations` their number N in a support set.
 
     Raises:
         RaggdError: the benchmark has no questions to score or too small a support pool.
     """
+    settings, source, retriever = parts.settings.evaluation, parts.source, parts.retriever
+    k, size = parts.settings.retrieval.top_k, parts.settings.target.demonstrations
     scored = scored_questions(source, name)
     wanted = 0 if name in settings.whole else settings.questions
     asked = choose_by_hash(scored, wanted or len(scored), settings.seed)
@@ -325,22 +302,9 @@ def build_task(
     per_query = settings.support == "query"
     draws = len(asked) if per_query else min(settings.draws, len(asked))
     pool = support_pool(source, name)
-    drawn = draw_supports(pool, demonstrations, draws, settings.seed, purpose="evaluation")
+    drawn = draw_supports(pool, size, draws, settings.seed, purpose="evaluation")
     items = asked_items(asked, support_sets(name, drawn, retriever, k), retriever, k)
     count = 1 if per_query else draws
     dealt = tuple(tuple(items[d::count]) for d in range(count))
     split = next((split for split in SCORED if find_file(source, name, split)), SCORED[0])
     return Task(name, split, dealt, retriever.fingerprint)
-
-
-def task_of(parts: Assembly, name: str) -> Task:
-    """Return the task of one benchmark, from settings, data and retriever."""
-    settings = parts.settings
-    return build_task(
-        name,
-        parts.source,
-        parts.retriever,
-        settings.retrieval.top_k,
-        settings.target.demonstrations,
-        settings.evaluation,
-    )

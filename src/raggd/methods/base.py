@@ -107,6 +107,15 @@ class Instructed(Protocol):
 
 
 @runtime_checkable
+class Shows(Protocol):
+    """A method whose demonstrations stand before the question, or are read for a prefix."""
+
+    def unread(self, support: SupportSet) -> Adapted:
+        """Return the state of a set before it is read: a prefix has tokens, and no layers yet."""
+        ...
+
+
+@runtime_checkable
 class Rearranges(Protocol):
     """A control that is given other evidence or demonstrations than the task holds."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from raggd.adaptation.predictors.modulation import Modulation, load_modulation, read_examples
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import read_prefix
+from raggd.backbone.prefix import Prefix, read_prefix
 from raggd.backbone.refusal import RefusalProbe, load_probe
 from raggd.core.low_rank import BaseAdapter, Update, load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
@@ -80,10 +80,17 @@ class ExamplesPrefix:
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Read the examples of each set: base, step and prefix."""
-        return [self._adapted(self.shown(support)) for support in supports]
+        return [self._adapted(self._shown(support)) for support in supports]
+
+    def unread(self, support: SupportSet) -> Adapted:
+        """Return the state of a set before its examples are read."""
+        shown = self._shown(support)
+        if not self.prefixed:
+            return replace(shown, shown=())
+        return replace(shown, prefix=Prefix(self._tokens(shown), ()))
 
     def _adapted(self, shown: Adapted) -> Adapted:
-        tokens, update = self.tokens(shown), self.step
+        tokens, update = self._tokens(shown), self.step
         if self.modulation is not None and self.base is not None:
             read = read_examples(self.backbone, self.base, [tokens])
             update = self.modulation(self.base, *read).row(0)
@@ -92,8 +99,7 @@ class ExamplesPrefix:
         with attach(self.backbone, self.base, update):
             return replace(shown, update=update, prefix=read_prefix(self.backbone, tokens))
 
-    def shown(self, support: SupportSet) -> Adapted:
-        """Return the state of a set before its examples are read."""
+    def _shown(self, support: SupportSet) -> Adapted:
         template, plain = None, support.demonstrations
         if self.templated:
             template, plain = template_of(plain)
@@ -111,12 +117,8 @@ class ExamplesPrefix:
             sources=names_files(plain),
         )
 
-    def tokens(self, shown: Adapted) -> tuple[int, ...]:
-        """Return the tokens that are read of a set: all that its prompts begin with.
-
-        Raises:
-            RaggdError: they are too many.
-        """
+    def _tokens(self, shown: Adapted) -> tuple[int, ...]:
+        # all that the prompts of a set begin with
         tokens = prefix_tokens(self.backbone.tokenizer, shown.shown, self.instruction)
         if len(tokens) > self.limit:
             raise RaggdError(

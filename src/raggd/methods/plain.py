@@ -70,16 +70,15 @@ class FewShot:
         """Fingerprint of the base adapter, where there is one."""
         return {"base": self.base.fingerprint} if self.base else {}
 
+    def unread(self, support: SupportSet) -> Adapted:
+        """Return the state of a set: its demonstrations are put where the prompt is made."""
+        shown = support.demonstrations
+        lines = any("\n" in d.answer.strip() for d in shown)
+        return Adapted(self.base, shown=shown, lines=lines)
+
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Put the demonstrations where the prompt is made."""
-        return [
-            Adapted(
-                self.base,
-                shown=support.demonstrations,
-                lines=any("\n" in d.answer.strip() for d in support.demonstrations),
-            )
-            for support in supports
-        ]
+        """Show each set."""
+        return [self.unread(support) for support in supports]
 
 
 def build_few_shot(parts: Parts, name: str, with_base: bool) -> FewShot:

@@ -23,7 +23,7 @@ from raggd.report.build import SmallReport, small_report
 from raggd.report.own import OwnReport, own_report, sets_report
 from raggd.report.page import Case
 from raggd.retrieval.base import Retriever
-from raggd.settings import EvaluationSettings, Settings, changed
+from raggd.settings import Settings, changed
 from raggd.study.folder import check_cells, locked, read_record, write_plan
 from raggd.study.plan import Part, all_cells
 from raggd.study.run import run_study
@@ -66,10 +66,7 @@ def run_evaluate(
 
 def demo_settings(questions: int = 120, draws: int = 3) -> Settings:
     """Return the demo's settings: embedded data and backbone, shipped weights."""
-    evaluation = EvaluationSettings(
-        benchmarks=["nq", "triviaqa"], questions=max(1, questions // 2), draws=draws
-    )
-    return Settings(evaluation=evaluation)
+    return changed(Settings(), "evaluation", questions=max(1, questions // 2), draws=draws)
 
 
 def demo_methods(parts: Assembly) -> list[str]:
@@ -115,7 +112,7 @@ def choose_cases(
     for record in records:
         for p in record.predictions:
             answers.setdefault((record.benchmark, p.question_id), {})[record.method] = p
-    items = [item for task in tasks for draw in task.draws for item in draw]
+    items = [item for task in tasks for item in task.items]
 
     def given(item: Item) -> dict[str, Prediction]:
         return answers[item.question.task, item.question.id]
@@ -335,21 +332,14 @@ def score_task(
         RaggdError: the folder holds another study, or a method cannot answer.
     """
     settings, label = parts.settings, task.benchmark
-    asked = [item.question for draw in task.draws for item in draw]
+    asked = [item.question for item in task.items]
     # every method may write what the longest answer of the questions takes, and as much again
     tokens = max(
         len(answer_tokens(parts.backbone.tokenizer, answer)) for q in asked for answer in q.answers
     )
-    sampled = settings.evaluation.model_copy(
-        update={
-            "benchmarks": [label],
-            "whole": [],
-            "draws": len(task.draws),
-            "support": "task",
-            "max_answer_tokens": max(settings.evaluation.max_answer_tokens, 2 * tokens),
-        }
-    )
-    study = study_of(settings.model_copy(update={"evaluation": sampled}), names)
+    most = max(settings.evaluation.max_answer_tokens, 2 * tokens)
+    sampled = {"benchmarks": [label], "whole": [], "draws": len(task.draws), "support": "task"}
+    study = study_of(changed(settings, "evaluation", max_answer_tokens=most, **sampled), names)
     cells = all_cells(study)
     with locked(out):
         check_cells(study, cells, pools=False)

@@ -24,6 +24,7 @@ from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
 from raggd.report.build import small_report
 from raggd.report.tables import Table
 from raggd.retrieval.evidence import evidence_for
+from raggd.settings import changed
 from raggd.study.folder import locked, write_plan
 from raggd.study.plan import all_cells
 from raggd.study.runner import StudyRunner
@@ -89,7 +90,7 @@ def _made_supports(
     parts: Assembly, task: Task, out: Path, progress: Progress
 ) -> tuple[dict[str, SupportSet], dict[str, int]]:
     settings = parts.settings
-    own = list(dict.fromkeys(item.support.id for draw in task.draws for item in draw))
+    own = list(dict.fromkeys(item.support.id for item in task.items))
     size = settings.target.demonstrations
     wanted = size * min(len(own), max(1, settings.evaluation.draws))
     questions, tried = made_pool(parts, task.benchmark, wanted, out, progress)
@@ -106,22 +107,17 @@ def run_compare(
     Made demonstrations, part files and records are kept in `out`; an interrupted run continues.
     """
     gold, made = parts.adapting, dict[str, SupportSet]()
-    sampled = parts.settings.evaluation.model_copy(
-        update={"benchmarks": known_benchmarks(names, parts.source)}
-    )
-    study = study_of(
-        parts.settings.model_copy(update={"evaluation": sampled}),
-        ["base", SPECS[gold].control, gold, MADE],
-    )
+    benchmarks = known_benchmarks(names, parts.source)
+    settings = changed(parts.settings, "evaluation", benchmarks=benchmarks)
+    study = study_of(settings, ["base", SPECS[gold].control, gold, MADE])
 
     def swapped(loaded: Assembly) -> ShuffledSupport:
         return ShuffledSupport(loaded.method(gold), lambda support: made[support.id], MADE)
 
-    own = {MADE: swapped}
-    runner = StudyRunner(study, out, progress, loaded=parts, own=own)
+    runner = StudyRunner(study, out, progress, loaded=parts, own={MADE: swapped})
     tried: dict[str, dict[str, int]] = {}
     with locked(out):
-        for name in sampled.benchmarks:
+        for name in benchmarks:
             task = runner.task(study.seeds[0], study.retrievers[0].name, name)
             found, tried[name] = _made_supports(parts, task, out, progress)
             made |= found

@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raggd.assembly import Assembly
 from raggd.evaluation.flops import counted_costs
-from raggd.evaluation.runner import Task, make_record, run_part, task_of
+from raggd.evaluation.runner import CellRun, Task, task_of
 from raggd.files import read_json, write_text
 from raggd.methods.base import Method
 from raggd.progress import Progress
@@ -26,10 +26,6 @@ from raggd.records import RaggdError
 from raggd.retrieval.evidence import holds_answer
 from raggd.study.plan import Cell, Identities, Pair, cell_size, draws_of
 from raggd.study.settings import StudySettings
-
-if TYPE_CHECKING:
-    from raggd.backbone.load import Backbone
-
 
 _PART = re.compile(r"^(?P<benchmark>.+)-(?P<draw>\d{3})-(?P<method>.+)\.json$")
 
@@ -115,8 +111,6 @@ def measured_speed(out: Path) -> Speed:
     return speed
 
 
-_LOADED = {"backbone", "base", "source", "index", "retriever", "_predictors"}
-"""What an `Assembly` keeps loaded."""
 Own = Mapping[str, Callable[[Assembly], Method]]
 """Methods that are in no table, by name, and how each is made from the parts of a run."""
 Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
@@ -151,41 +145,29 @@ class StudyRunner:
     ) -> None:
         """Load nothing yet.
 
-        `loaded` are parts that serve every run with the same settings; `own` further methods;
-        `tasks` those that are in no data source, by the name of their benchmark; `turn` does what
-        needs the model when it is free.
+        `loaded` are parts of which runs keep what fits; `own` further methods; `tasks` those that
+        are in no data source, by the name of their benchmark; `turn` does what needs the model when
+        it is free.
         """
         self.study = study
         self.out = out
         self.identities = Identities(study)
         self.failed: dict[Cell, str] = {}
         self._progress = progress
-        self._loaded = loaded
         self._own = own or {}
         self._given = tasks or {}
         self._turn = turn
         self._tasks: dict[tuple[int, str, str], Task] = {}
         self._sources: dict[tuple[int, str], Assembly] = {}
-        self._backbone: tuple[str, Backbone] | None = None
-        self._run: tuple[tuple[str, str, int], Assembly] | None = None
+        self._first = loaded or Assembly(study.first(), progress)
+        self._run = self._first
         self._methods: dict[str, Method] = {}
-
-    def _assembly(self, key: tuple[str, str, int], backbone: Backbone | None = None) -> Assembly:
-        settings = self.study.run_settings(*key)
-        loaded = self._loaded
-        parts = Assembly(settings, self._progress, backbone=backbone)
-        if loaded is not None:
-            asked = loaded.settings.model_copy(update={"evaluation": settings.evaluation})
-            if asked == settings:  # what is asked is all that differs: nothing is loaded twice
-                kept = {name: x for name, x in vars(loaded).items() if name in _LOADED}
-                vars(parts).update(kept)  # where cached properties keep their values
-        return parts
 
     def source(self, retriever: str, seed: int) -> Assembly:
         """Return parts that find evidence, made once for a retriever and a seed."""
         if (seed, retriever) not in self._sources:
-            first = self.study.backbones[0].name
-            self._sources[seed, retriever] = self._assembly((first, retriever, seed))
+            settings = self.study.run_settings(self.study.backbones[0].name, retriever, seed)
+            self._sources[seed, retriever] = self._first.derived(settings)
         return self._sources[seed, retriever]
 
     def task(self, seed: int, retriever: str, benchmark: str) -> Task:
@@ -199,17 +181,12 @@ class StudyRunner:
         return self._tasks[key]
 
     def parts_of(self, backbone: str, retriever: str, seed: int) -> Assembly:
-        """Return the loaded parts of a run; the backbone stays while its label stays."""
-        key = (backbone, retriever, seed)
-        if self._run and self._run[0] == key:
-            return self._run[1]
-        self._run, self._methods = None, {}
-        if self._backbone and self._backbone[0] != backbone:
-            self._backbone = None  # let go of it before the next one is loaded
-        parts = self._assembly(key, self._backbone[1] if self._backbone else None)
-        self._backbone = (backbone, parts.backbone)
-        self._run = (key, parts)
-        return parts
+        """Return the parts of a run; what is loaded stays while it fits the next run."""
+        settings = self.study.run_settings(backbone, retriever, seed)
+        if self._run is self._first or self._run.settings != settings:
+            self._methods = {}  # they hold the backbone, which goes before another one is loaded
+            self._run = self._run.derived(settings)
+        return self._run
 
     def method(self, parts: Assembly, name: str) -> Method:
         """Return a method of the run that is loaded, made once."""
@@ -273,40 +250,29 @@ class StudyRunner:
                 continue
             label = f"{cell.backbone}, {cell.retriever}, {cell.benchmark}: {cell.method}"
             try:
-                done = partial(watch.advance, label)
-                part = self._turn(self.work(cell, draw, task, parts, done))
+                run = self.cell_run(cell, task, parts)
+                part = self._turn(partial(run.part, draw, partial(watch.advance, label)))
                 if draw == len(task.draws) - 1:
-                    self._write_record(cell, task, parts)
+                    self._write_record(cell, run)
             except RaggdError as error:
                 self.failed[cell] = str(error)
                 del watch.waiting[cell.pair]  # some of its questions cannot be answered
                 continue
             watch.part_done(cell.pair, len(task.draws[draw]), part.get("seconds"))
 
-    def work(
-        self,
-        cell: Cell,
-        draw: int,
-        task: Task,
-        parts: Assembly,
-        done: Callable[[int], None] = lambda _: None,
-    ) -> Callable[[], dict[str, Any]]:
-        """Return what answers one draw with one method, unless its part file is there."""
+    def cell_run(self, cell: Cell, task: Task, parts: Assembly) -> CellRun:
+        """Return the method of a cell on its task; part files lie in the study's folder."""
         method, folder = self.method(parts, cell.method), self.out / cell.folder
-        return partial(run_part, task, draw, method, parts.backbone, parts.settings, folder, done)
+        return CellRun(task, method, parts.backbone, parts.settings, folder)
 
-    def _write_record(self, cell: Cell, task: Task, parts: Assembly) -> None:
+    def _write_record(self, cell: Cell, run: CellRun) -> None:
         # a part that is missing or no longer fits is computed here
-        found = [self._turn(self.work(cell, d, task, parts)) for d in range(len(task.draws))]
-        method = self.method(parts, cell.method)
-        record = make_record(found, task, method, parts.backbone, parts.settings)
+        found = [self._turn(partial(run.part, draw)) for draw in range(len(run.task.draws))]
+        record = run.record(found)
         answers = {p.question_id: p.answer for p in record.predictions}
-        counted = self._turn(
-            lambda: counted_costs(answers, task, method, parts.backbone, parts.settings)
-        )
+        counted = self._turn(partial(counted_costs, answers, run))
         own = {} if cell.benchmark in self._given else {"cell": self.identities.of(cell)}
-        items = [item for draw in task.draws for item in draw]
-        held = {i.question.id: holds_answer(i.question, i.passages) for i in items}
+        held = {i.question.id: holds_answer(i.question, i.passages) for i in run.task.items}
         noted = (replace(p, answerable=held[p.question_id]) for p in record.predictions)
         cost, hashes = {**record.cost, **counted}, {**record.hashes, **own}
         record = replace(record, predictions=tuple(noted), cost=cost, hashes=hashes)

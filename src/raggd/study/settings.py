@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from raggd.data.benchmarks import HUB, known_benchmarks
 from raggd.methods.spec import METHODS
 from raggd.records import RaggdError, require_known
-from raggd.settings import Settings, known_retriever, read_settings
+from raggd.settings import Settings, changed, known_retriever, read_settings
 
 _LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _LISTED = {
@@ -72,16 +72,11 @@ class StudySettings(Settings):
         require_known("retriever", retriever, [entry.name for entry in self.retrievers])
         entry = next(b for b in self.backbones if b.name == backbone)
         found = next(r for r in self.retrievers if r.name == retriever)
-        changes = {
-            "backbone": {"name": entry.model or entry.name},
-            "retrieval": found.model_dump(exclude={"name"}),
-            "adapter": {"weights": entry.weights},
-            "evaluation": {"seed": seed},
-        }
-        sections = {name: getattr(self, name) for name in Settings.model_fields}
-        for name, values in changes.items():
-            sections[name] = sections[name].model_copy(update=values)
-        return Settings(**sections)
+        settings = Settings(**{name: getattr(self, name) for name in Settings.model_fields})
+        settings = changed(settings, "backbone", name=entry.model or entry.name)
+        settings = changed(settings, "adapter", weights=entry.weights)
+        settings = changed(settings, "retrieval", **found.model_dump(exclude={"name"}))
+        return changed(settings, "evaluation", seed=seed)
 
     def first(self, backbone: str = "") -> Settings:
         """Return the settings of the first run, of all or of one backbone."""

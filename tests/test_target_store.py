@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from raggd.adaptation import targets as target_store
 from raggd.adaptation.targets import (
     SHARD,
     Targets,
-    build_targets,
+    TargetStore,
     denoised,
     load_targets,
     split_held_out,
@@ -49,6 +50,12 @@ class _StopError(Exception):
     pass
 
 
+def build_targets(*made_from: Any, progress: target_store.Callable[..., None] = print) -> str:
+    store = TargetStore(*made_from)
+    store.build_all(progress)
+    return store.identity
+
+
 def stop_after(done: int) -> target_store.Callable[[int, int], None]:
     def progress(at: int, total: int) -> None:
         assert total == 7
@@ -69,7 +76,7 @@ def test_a_store_that_was_stopped_becomes_the_same_bytes(
     sets = many(supports)
     identity = build_targets(tiny_backbone, base, sets, ONE, tmp_path / "whole")
     with pytest.raises(_StopError):
-        build_targets(tiny_backbone, base, sets, ONE, tmp_path / "c", stop_after(stop))
+        build_targets(tiny_backbone, base, sets, ONE, tmp_path / "c", progress=stop_after(stop))
     assert hashes(tmp_path / "c") != hashes(tmp_path / "whole")
     assert len(load_targets(tmp_path / "c")) == stop
     assert build_targets(tiny_backbone, base, sets, ONE, tmp_path / "c") == identity

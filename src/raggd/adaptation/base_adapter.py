@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Progress, examples_id, train
+from raggd.adaptation.optimizer import Session, examples_id, train
 from raggd.backbone.interface import check_gradients, mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
@@ -74,18 +75,12 @@ def train_base(
     spec: AdapterSpec,
     prompts: Sequence[Prompt],
     settings: BaseTrainingSettings,
-    *,
-    checkpoint: Path,
-    progress: Progress = lambda *_: None,
+    **session: Unpack[Session],
 ) -> tuple[BaseAdapter, list[float]]:
-    """Train W0 by AdamW on the cross-entropy of the answer tokens of the prompts.
+    """Train W0 (float32) on the cross-entropy of the answer tokens; with it the loss of every step.
 
-    Stopped at any moment and called again with the same arguments, it continues from
-    `checkpoint` to the same result. There must be examples, the loss must not diverge, and a
-    gradient must reach every layer: else a `RaggdError` says so.
-
-    Returns:
-        The base adapter (float32) and the loss of every step.
+    Raises:
+        RaggdError: there are no examples, the loss diverges, or no gradient reaches a layer.
     """
     examples = examples_id(prompts)
     start = fresh_base(spec, backbone.fingerprint, settings.seed).to(backbone.device)
@@ -98,15 +93,8 @@ def train_base(
     def check() -> None:
         check_gradients([p.grad for n, p in parameters.items() if n.endswith("b")])  # type: ignore[misc]
 
-    history = train(
-        parameters,
-        [len(p.tokens) for p in prompts],
-        loss_of,
-        settings,
-        identity=content_id(backbone.fingerprint, str(spec), examples, settings.model_dump_json()),
-        checkpoint=checkpoint,
-        progress=progress,
-        check=check,
-    )
+    identity = content_id(backbone.fingerprint, str(spec), examples, settings.model_dump_json())
+    lengths = [len(p.tokens) for p in prompts]
+    history = train(parameters, lengths, loss_of, settings, identity, check=check, **session)
     final = {n: t.detach() for n, t in parameters.items()}
     return BaseAdapter(spec, factors_of(final), backbone.fingerprint), history

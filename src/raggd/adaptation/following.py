@@ -12,12 +12,11 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Progress, examples_id, train
+from raggd.adaptation.optimizer import Session, examples_id, train
 from raggd.adaptation.predictors.modulation import Modulation, read_examples
 from raggd.backbone.interface import check_fits, mean_answer_loss
 from raggd.backbone.load import Backbone
@@ -161,19 +160,13 @@ def train_following(
     base: BaseAdapter,
     lessons: Sequence[Taught],
     settings: ExamplesSettings,
-    *,
-    checkpoint: Path,
-    progress: Progress = lambda *_: None,
     start: Update | None = None,
+    **session: Unpack[Session],
 ) -> tuple[Modulation, list[float]]:
     """Train one step from W0 on lessons, and with `predict` what turns it up and down.
 
-    Stopped at any moment and called again with the same arguments, it continues from
-    `checkpoint` to the same result. W0 stays as it is; `start` is a step to go on from.
-
-    Returns:
-        The step, with an untrained network where nothing is predicted, and the loss of every
-        training step.
+    W0 stays as it is; `start` is a step to go on from. Where nothing is predicted, the network is
+    untrained. With it comes the loss of every step.
     """
     begin = start or base.zero_update()
     check_fits(backbone, base, begin)
@@ -197,13 +190,7 @@ def train_following(
         settings.model_dump_json(exclude={"start"}),
     )
     trained = made if settings.predict else made.step
-    history = train(
-        dict(trained.named_parameters()),
-        [len(p.tokens) for p in prompts],
-        loss_of,
-        settings,
-        identity=identity,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    lengths = [len(p.tokens) for p in prompts]
+    named = dict(trained.named_parameters())
+    history = train(named, lengths, loss_of, settings, identity, **session)
     return made.eval().requires_grad_(False), history

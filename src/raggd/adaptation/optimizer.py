@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -33,6 +33,17 @@ Progress = Callable[[int, int, float], None]
 """Told step, number of steps, and loss."""
 Loss = Callable[[Sequence[int]], Tensor]
 """The mean loss of the examples of some numbers, with gradients to what is trained."""
+
+
+class Session(TypedDict):
+    """Where a training is kept, and whom it tells.
+
+    Stopped at any moment and called again with the same arguments, it continues from the checkpoint
+    to the same result.
+    """
+
+    checkpoint: Path
+    progress: NotRequired[Progress]
 
 
 def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
@@ -239,20 +250,18 @@ def train(
     lengths: Sequence[int],
     loss_of: Loss,
     settings: TrainingSettings,
-    *,
     identity: str,
+    *,
     checkpoint: Path,
-    progress: Progress,
+    progress: Progress = lambda *_: None,
     warmup: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Train parameters by AdamW in place, and return the loss of every step.
 
-    Stopped at any moment and called again with the same arguments, it continues from
-    `checkpoint`, which belongs to one `identity`, a hash of all that the result depends on, to the
-    same result. The examples of a batch are alike in length. Warm-up takes a tenth of all steps and
-    at most 20 unless it is given; `check` is called when the first gradients stand on the
-    parameters.
+    The checkpoint belongs to one `identity`, a hash of all that the result depends on. The examples
+    of a batch are alike in length. Warm-up takes a tenth of all steps and at most 20 unless it is
+    given; `check` is called when the first gradients stand on the parameters.
     """
     order = BatchOrder(lengths, settings.batch, settings.seed)
     steps = warmup_of(settings) if warmup is None else warmup

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Progress, examples_id, train
+from raggd.adaptation.optimizer import Session, examples_id, train
 from raggd.backbone.identity import check_same
 from raggd.backbone.interface import mean_answer_loss
 from raggd.backbone.load import Backbone
@@ -61,16 +62,11 @@ def train_prefix(
     backbone: Backbone,
     prompts: Sequence[Prompt],
     settings: PromptTuningSettings,
-    *,
-    checkpoint: Path,
-    progress: Progress = lambda *_: None,
+    **session: Unpack[Session],
 ) -> tuple[SoftPrefix, list[float]]:
-    """Train a soft prefix by AdamW on the cross-entropy of answer tokens, without an adapter.
+    """Train a soft prefix on the cross-entropy of answer tokens, without an adapter.
 
-    Stopped and called again with the same arguments, it continues from `checkpoint`.
-
-    Returns:
-        The prefix and the loss of every step.
+    With it comes the loss of every step.
     """
     examples = examples_id(prompts)
     vectors = fresh_prefix(backbone, prompts, settings.tokens, settings.seed).requires_grad_(True)
@@ -78,15 +74,9 @@ def train_prefix(
     def loss_of(numbers: Sequence[int]) -> Tensor:
         return mean_answer_loss(backbone, [prompts[i] for i in numbers], soft=vectors)
 
-    history = train(
-        {"vectors": vectors},
-        [len(p.tokens) for p in prompts],
-        loss_of,
-        settings,
-        identity=content_id(backbone.fingerprint, examples, settings.model_dump_json()),
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    identity = content_id(backbone.fingerprint, examples, settings.model_dump_json())
+    lengths = [len(p.tokens) for p in prompts]
+    history = train({"vectors": vectors}, lengths, loss_of, settings, identity, **session)
     return SoftPrefix(vectors.detach().cpu(), backbone.fingerprint), history
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -36,10 +37,7 @@ def sgd_updates(
     settings: TargetSettings,
     start: Update | None = None,
 ) -> tuple[Update, Tensor]:
-    """Run the inner loop of several support sets at once, each with its own update.
-
-    As `sgd_trajectory` does for one K, ``settings.steps``.
-    """
+    """Run the inner loop as `sgd_trajectory` does, for one K, ``settings.steps``."""
     wanted = {settings.steps}
     updates, losses = sgd_trajectory(backbone, base, batch, sets, settings, wanted, start)
     return updates[settings.steps], losses
@@ -54,7 +52,7 @@ def sgd_trajectory(
     at: Collection[int],
     start: Update | None = None,
 ) -> tuple[dict[int, Update], Tensor]:
-    """Run the inner loop once and keep the updates after several numbers of steps.
+    """Run the inner loop of several support sets at once, each with its own update.
 
     The loss of a set is the mean over its demonstrations of the mean answer-token cross-entropy.
     The sum over sets is differentiated with respect to the per-set updates, so no set sees
@@ -100,11 +98,7 @@ def targets_of(
     supports: Sequence[SupportSet],
     settings: TargetSettings,
 ) -> tuple[dict[int, Update], Tensor]:
-    """Compute the targets and encoder states of support sets of equal size in one batch.
-
-    Returns:
-        By K, the updates (sets leading); and the states (sets, N, hidden size).
-    """
+    """Compute targets, by K, and encoder states (sets, N, hidden size) of sets of equal size."""
     size = equal_size(supports)
     batch = support_batch(backbone, supports, settings.max_tokens)
     wanted = {settings.steps, *settings.keep}
@@ -150,17 +144,75 @@ class Targets:
         )
 
 
-def store_identity(
-    backbone: Backbone, base: BaseAdapter, supports: Sequence[SupportSet], settings: TargetSettings
-) -> str:
-    """Hash everything that a store's content depends on, to 16 hexadecimal digits."""
-    return content_id(
-        backbone.fingerprint,
-        base.fingerprint,
-        prompt_fingerprint(backbone.tokenizer),
-        settings.model_dump_json(),
-        *(s.id for s in supports),
-    )
+def _key(steps: int) -> str:
+    return f"vectors-k{steps}"
+
+
+@dataclass(frozen=True)
+class TargetStore:
+    """A folder in which the targets of support sets of equal size are made, shard by shard."""
+
+    backbone: Backbone
+    base: BaseAdapter
+    supports: Sequence[SupportSet]
+    settings: TargetSettings
+    folder: Path
+
+    @cached_property
+    def identity(self) -> str:
+        """Hash of everything that its content depends on: 16 hexadecimal digits."""
+        return content_id(
+            self.backbone.fingerprint,
+            self.base.fingerprint,
+            prompt_fingerprint(self.backbone.tokenizer),
+            self.settings.model_dump_json(),
+            *(s.id for s in self.supports),
+        )
+
+    def open(self) -> None:
+        """Make the folder, or find it as it was made.
+
+        Raises:
+            RaggdError: it holds targets of another run.
+        """
+        header, sets = self.folder / "store.json", len(self.supports)
+        if not header.exists():
+            facts = {"identity": self.identity, "sets": sets, "shard": SHARD}
+            write_json(header, facts | {"steps": self.settings.steps})
+        found, _ = _read_header(header)
+        if found != self.identity:
+            raise RaggdError(
+                f"{self.folder} holds targets of another run (identity {found}, this run is "
+                f"{self.identity}): base, settings or support sets changed. Choose another folder."
+            )
+
+    def file(self, start: int) -> Path:
+        """Return the file of the shard whose first set is number `start`."""
+        return self.folder / f"shard-{start // SHARD:05d}.safetensors"
+
+    def missing(self) -> list[int]:
+        """Return the number of the first set of every shard that is not there."""
+        return [n for n in range(0, len(self.supports), SHARD) if not self.file(n).exists()]
+
+    def build(self, start: int) -> None:
+        """Compute the targets of the shard whose first set is number `start`."""
+        part = self.supports[start : start + SHARD]
+        updates, states = targets_of(self.backbone, self.base, part, self.settings)
+        vectors = {_key(k): u.vector().to(torch.bfloat16) for k, u in updates.items()}
+        sets = [
+            {"task": s.task, "id": s.id, "demonstrations": [d.id for d in s.demonstrations]}
+            for s in part
+        ]
+        about = {"base": self.base.fingerprint, "identity": self.identity}
+        about |= {"sets": json.dumps(sets)}
+        save_tensors(self.file(start), vectors | {"states": states}, about)
+
+    def build_all(self, progress: Callable[[int, int], None] = lambda *_: None) -> None:
+        """Compute what is missing: interrupted at any moment and called again, it continues."""
+        self.open()
+        for start in self.missing():
+            self.build(start)
+            progress(min(start + SHARD, len(self.supports)), len(self.supports))
 
 
 def _read_header(header: Path) -> tuple[str, int]:
@@ -168,88 +220,6 @@ def _read_header(header: Path) -> tuple[str, int]:
     if not isinstance(found, dict) or not {"identity", "steps"} <= set(found):
         raise RaggdError(f"{header} is not the header of a target store: choose another folder.")
     return str(found["identity"]), int(found["steps"])
-
-
-def _key(steps: int) -> str:
-    return f"vectors-k{steps}"
-
-
-def open_store(
-    backbone: Backbone,
-    base: BaseAdapter,
-    supports: Sequence[SupportSet],
-    settings: TargetSettings,
-    folder: Path,
-) -> str:
-    """Make a store, or open one of the same run, and return its identity.
-
-    Raises:
-        RaggdError: the folder holds targets of another run.
-    """
-    identity, header = store_identity(backbone, base, supports, settings), folder / "store.json"
-    facts = {"identity": identity, "sets": len(supports), "shard": SHARD, "steps": settings.steps}
-    if not header.exists():
-        write_json(header, facts)
-        return identity
-    found, _ = _read_header(header)
-    if found != identity:
-        raise RaggdError(
-            f"{folder} holds targets of another run (identity {found}, this run is "
-            f"{identity}): base, settings or support sets changed. Choose another folder."
-        )
-    return identity
-
-
-def shard_starts(sets: int) -> range:
-    """Return the number of the first set of every shard."""
-    return range(0, sets, SHARD)
-
-
-def shard_file(folder: Path, start: int) -> Path:
-    """Return the file of the shard whose first set is number `start`."""
-    return folder / f"shard-{start // SHARD:05d}.safetensors"
-
-
-def build_shard(
-    backbone: Backbone,
-    base: BaseAdapter,
-    supports: Sequence[SupportSet],
-    start: int,
-    settings: TargetSettings,
-    identity: str,
-    path: Path,
-) -> None:
-    """Compute the targets of the shard whose first set is number `start`, and write its file."""
-    part = supports[start : start + SHARD]
-    updates, states = targets_of(backbone, base, part, settings)
-    vectors = {_key(k): u.vector().to(torch.bfloat16) for k, u in updates.items()}
-    sets = [
-        {"task": s.task, "id": s.id, "demonstrations": [d.id for d in s.demonstrations]}
-        for s in part
-    ]
-    metadata = {"sets": json.dumps(sets), "base": base.fingerprint, "identity": identity}
-    save_tensors(path, vectors | {"states": states}, metadata)
-
-
-def build_targets(
-    backbone: Backbone,
-    base: BaseAdapter,
-    supports: Sequence[SupportSet],
-    settings: TargetSettings,
-    folder: Path,
-    progress: Callable[[int, int], None] = lambda *_: None,
-) -> str:
-    """Compute the targets of support sets of equal size, and return the store's identity.
-
-    Shards that exist are kept: interrupted at any moment and called again, it continues.
-    """
-    identity = open_store(backbone, base, supports, settings, folder)
-    for start in shard_starts(len(supports)):
-        path = shard_file(folder, start)
-        if not path.exists():
-            build_shard(backbone, base, supports, start, settings, identity, path)
-        progress(min(start + SHARD, len(supports)), len(supports))
-    return identity
 
 
 def load_targets(folder: Path, steps: int = 0) -> Targets:
@@ -292,11 +262,8 @@ def load_targets(folder: Path, steps: int = 0) -> Targets:
 def split_held_out(targets: Targets, share: float) -> tuple[Targets, Targets]:
     """Keep a share of every task's support sets from training, chosen by hash of the set.
 
-    At least one set of each task is held out when the share is positive; a training set that
-    shares a question with a held-out one is dropped.
-
-    Returns:
-        Training and held-out targets.
+    Training and held-out targets: at least one set of each task is held out when the share is
+    positive; a training set that shares a question with a held-out one is dropped.
     """
     held: list[int] = []
     for task in sorted(set(targets.tasks)):

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Progress, examples_id, train
+from raggd.adaptation.optimizer import Session, examples_id, train
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.targets import Targets, denoised
 from raggd.backbone.interface import mean_answer_loss
@@ -73,29 +73,32 @@ def task_means(base: BaseAdapter, stores: Sequence[Targets]) -> dict[str, Tensor
     return {task: torch.stack(rows[task]).float().mean(0) for task in sorted(rows)}
 
 
+def fresh_predictor(
+    base: BaseAdapter, targets: Targets, sizes: PredictorSettings, seed: int, mean: bool = False
+) -> MLPPredictor:
+    """Make an untrained predictor in the units of the targets: one update for all support sets.
+
+    That update is the mean target if `mean` is set; otherwise it is zero. It is on the CPU.
+    """
+    width = targets.states.shape[-1]
+    predictor = MLPPredictor(base.spec, base.fingerprint, width, sizes.hidden, sizes.latent)
+    predictor.fit_units(targets.states, targets.vectors, seed)
+    if not mean:  # the mean target would be RAG-GD's supervision
+        torch.nn.init.zeros_(predictor.bias)
+    return predictor
+
+
 def train_predictor(
-    base: BaseAdapter,
-    targets: Targets,
-    settings: PredictorSettings,
-    *,
-    checkpoint: Path,
-    progress: Progress = lambda *_: None,
+    base: BaseAdapter, targets: Targets, settings: PredictorSettings, **session: Unpack[Session]
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor on the matching loss (paper equation 9), on training targets.
 
-    They are averaged over the task's other sets when ``settings.denoise`` is set. Stopped at any
-    moment and called again with the same arguments, it continues from `checkpoint` to the same
-    result.
-
-    Returns:
-        The predictor and the loss of every step (mean over layers and projections).
+    They are averaged over the task's other sets when ``settings.denoise`` is set. With it comes the
+    loss of every step (mean over layers and projections).
     """
     check_targets(base, targets)
     goal = denoised(targets) if settings.denoise else targets
-    width = targets.states.shape[-1]
-    predictor = MLPPredictor(base.spec, base.fingerprint, width, settings.hidden, settings.latent)
-    predictor.fit_units(targets.states, goal.vectors, settings.seed)
-    predictor.to(base.device)
+    predictor = fresh_predictor(base, goal, settings, settings.seed, mean=True).to(base.device)
     identity = content_id(targets.identity, *targets.support_ids, settings.model_dump_json())
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
@@ -110,16 +113,9 @@ def train_predictor(
         )
         return losses.mean() / (3 * base.spec.layers)
 
-    history = train(
-        dict(predictor.named_parameters()),
-        [0] * len(targets),
-        loss_of,
-        settings,
-        identity=identity,
-        checkpoint=checkpoint,
-        progress=progress,
-        warmup=settings.steps // 20,
-    )
+    named, warmup = dict(predictor.named_parameters()), settings.steps // 20
+    alike = [0] * len(targets)  # all examples are of one length
+    history = train(named, alike, loss_of, settings, identity, warmup=warmup, **session)
     return predictor.eval().requires_grad_(False), history
 
 
@@ -166,21 +162,6 @@ def plan_lessons(
     return lessons
 
 
-def fresh_predictor(
-    base: BaseAdapter, targets: Targets, sizes: PredictorSettings, seed: int, mean: bool = False
-) -> MLPPredictor:
-    """Make an untrained predictor in the units of the targets: one update for all support sets.
-
-    That update is the mean target if `mean` is set; otherwise it is zero. It is on the CPU.
-    """
-    width = targets.states.shape[-1]
-    predictor = MLPPredictor(base.spec, base.fingerprint, width, sizes.hidden, sizes.latent)
-    predictor.fit_units(targets.states, targets.vectors, seed)
-    if not mean:  # the mean target would be RAG-GD's supervision
-        torch.nn.init.zeros_(predictor.bias)
-    return predictor
-
-
 def _content(predictor: MLPPredictor) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(predictor.state_dict().items()):
@@ -195,18 +176,15 @@ def train_hyper(
     lessons: Sequence[tuple[int, Prompt]],
     sizes: PredictorSettings,
     settings: HyperTuningSettings,
-    *,
-    checkpoint: Path,
-    progress: Progress = lambda *_: None,
     start: MLPPredictor | None = None,
+    **session: Unpack[Session],
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor through the answer loss, every row with its own predicted update.
 
-    Stopped at any moment and called again with the same arguments, it continues from
-    `checkpoint` to the same result. A lesson is the number of a support set, whose encoder states
-    the targets hold, and an answered prompt of its task. With ``settings.start = "mean"`` the bias
-    of the head alone is trained, which stays one update for all support sets; `start` is a trained
-    predictor to go on from, changed in place. Returned with it is the loss of every step.
+    A lesson is the number of a support set, whose encoder states the targets hold, and an answered
+    prompt of its task. With ``settings.start = "mean"`` the bias of the head alone is trained,
+    which stays one update for all support sets; `start` is a trained predictor to go on from,
+    changed in place. Returned with it is the loss of every step.
     """
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]
@@ -232,13 +210,7 @@ def train_hyper(
         update = predictor(states.to(backbone.device))
         return mean_answer_loss(backbone, [prompts[i] for i in numbers], base, update)
 
-    history = train(
-        {n: p for n, p in predictor.named_parameters() if p.requires_grad},
-        [len(p.tokens) for p in prompts],
-        loss_of,
-        settings,
-        identity=identity,
-        checkpoint=checkpoint,
-        progress=progress,
-    )
+    trained = {n: p for n, p in predictor.named_parameters() if p.requires_grad}
+    lengths = [len(p.tokens) for p in prompts]
+    history = train(trained, lengths, loss_of, settings, identity, **session)
     return predictor.eval().requires_grad_(False), history

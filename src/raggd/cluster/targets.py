@@ -9,15 +9,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raggd.adaptation.targets import build_shard, open_store, shard_file, shard_starts
+from raggd.adaptation.targets import TargetStore
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.cluster.workers import ClusterOptions, check_node, settle, workers
 from raggd.files import replacing
 from raggd.provenance import versions
-from raggd.records import RaggdError, SupportSet
+from raggd.records import RaggdError
 from raggd.settings import Settings
-from raggd.training.run import Run, target_supports
+from raggd.training.run import Run, target_store
 from raggd.training.stages import run_stage
 
 
@@ -33,17 +33,10 @@ class TargetWorker:
         self._compiled = ExitStack()
 
     @cached_property
-    def _supports(self) -> list[SupportSet]:
-        return target_supports(Run(self._parts, Path(), pool=self._pool))
-
-    @cached_property
-    def _identity(self) -> str:
-        parts, folder = self._parts, Path(self._scratch.name)
-        identity = open_store(
-            parts.backbone, parts.base, self._supports, parts.settings.target, folder
-        )
-        self._compiled.enter_context(compile_layers(parts.backbone))
-        return identity
+    def _store(self) -> TargetStore:
+        run = Run(self._parts, Path(), (Path(self._scratch.name),), pool=self._pool)
+        self._compiled.enter_context(compile_layers(self._parts.backbone))
+        return target_store(run)
 
     def introduce(self) -> dict[str, Any]:
         """Say what this node has, for the driver to compare with its own.
@@ -53,7 +46,7 @@ class TargetWorker:
         """
         found: dict[str, Any] = {"node": platform.node(), "versions": versions(), "problem": ""}
         try:
-            return found | {"identity": self._identity}
+            return found | {"identity": self._store.identity}
         except RaggdError as error:
             return found | {"identity": "", "problem": str(error)}
 
@@ -62,13 +55,9 @@ class TargetWorker:
 
         A `RaggdError` is returned, so that it arrives unwrapped.
         """
-        parts = self._parts
         try:
-            path = shard_file(Path(self._scratch.name), start)
-            build_shard(
-                parts.backbone, parts.base, self._supports, start, parts.settings.target,
-                self._identity, path,
-            )  # fmt: skip
+            self._store.build(start)
+            path = self._store.file(start)
         except RaggdError as error:
             return error
         content = path.read_bytes()
@@ -78,17 +67,16 @@ class TargetWorker:
 
 def _distribute(run: Run, options: ClusterOptions) -> int:
     # returns the number of workers that died
-    parts, folder, progress = run.parts, run.stores[0], run.progress
-    supports = target_supports(run)
-    identity = open_store(parts.backbone, parts.base, supports, parts.settings.target, folder)
-    tasks = [n for n in shard_starts(len(supports)) if not shard_file(folder, n).exists()]
+    parts, store = run.parts, target_store(run)
+    store.open()
+    tasks = store.missing()
     if not tasks:
         return 0
     with workers(options, TargetWorker, parts.settings, run.pool) as scheduler:
         parts.say(f"{len(scheduler)} workers are starting")
         for told in scheduler.ask_all("introduce"):
             check_node(told)
-            if told["identity"] != identity:
+            if told["identity"] != store.identity:
                 raise RaggdError(
                     f"the worker on node '{told['node']}' would make other targets than this "
                     "machine: give all nodes the same data and weights at the same paths."
@@ -99,10 +87,10 @@ def _distribute(run: Run, options: ClusterOptions) -> int:
             nonlocal done
             if isinstance(content, RaggdError):
                 raise content
-            with replacing(shard_file(folder, start)) as temporary:
+            with replacing(store.file(start)) as temporary:
                 temporary.write_bytes(content)
             done += 1
-            progress(f"targets ({len(scheduler)} workers)", done, len(tasks))
+            run.progress(f"targets ({len(scheduler)} workers)", done, len(tasks))
 
         scheduler.run(tasks, deliver)
         return scheduler.deaths

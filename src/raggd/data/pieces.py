@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from raggd.data.answers import contains_answer
@@ -156,19 +156,24 @@ def _without_entity(
     return end if behind else start
 
 
+def possible_letters(values: Sequence[str]) -> Iterator[str]:
+    """Yield the changes of letters that values may have gone through, by their spelling alone."""
+    if not any(re.search(r"[^\W\d_]", value) for value in values):
+        return
+    for name, mark in _LETTER_MARKS.items():
+        change = LETTERS[name]
+        if any(mark in value for value in values) and all(change(v) == v for v in values):
+            yield name
+
+
 def letters_of(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[str, list[str]]:
     """Find the change of letters that values show, each against its own demonstration's passages.
 
     Returns its name and the values before it; ``same`` where passages spell most values as they
     are, or hold none of them.
     """
-    for name, mark in _LETTER_MARKS.items():
-        change = LETTERS[name]
-        lettered = [value for value in values if re.search(r"[^\W\d_]", value)]
-        if not lettered or any(change(value) != value for value in values):
-            continue
-        if mark and not any(mark in value for value in values):
-            continue
+    lettered = [value for value in values if re.search(r"[^\W\d_]", value)]
+    for name in possible_letters(values):
         found = [_as_written(value, d) for value, d in zip(values, shown, strict=True)]
         changed = sum(old not in {None, new} for old, new in zip(found, values, strict=True))
         if 2 * changed >= len(lettered):

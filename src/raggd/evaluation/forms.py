@@ -10,18 +10,28 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from raggd.data.answers import contains_answer
 from raggd.data.contracts.letters import LETTERS
-from raggd.data.pieces import are_sentences, held, verbatim
-from raggd.data.shown import is_refusal, option_markers, refusals_of
+from raggd.data.pieces import (
+    are_sentences,
+    cited_names,
+    held,
+    pieces_of,
+    possible_letters,
+    read_answer,
+    verbatim,
+)
+from raggd.data.shown import is_refusal, option_markers, parsed_json, refusals_of
 from raggd.evaluation.metrics import token_f1
-from raggd.evaluation.shapes import Values, shape_of
 from raggd.records import Demonstration
 
+Values = Callable[[str], tuple[str, ...] | None]
+"""What an answer holds in the places that differ; None: it is written otherwise."""
 SHORT = 12
 """Words of a short answer at most."""
+_BULLET = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s+")
 _WRAPPING = tuple("\"'[({<*`#|\\/_-~=«“")
 _LANGUAGES: Mapping[str, frozenset[str]] = {
     name: frozenset(words.split())
@@ -132,6 +142,12 @@ def infer_form(demonstrations: Sequence[Demonstration]) -> Form:
     return Form(named, values, refusals, labels)
 
 
+_CHANGED = {
+    "upper": "in capitals",
+    "lower": "in lower case",
+    "slug": "a-slug",
+    "snake": "in_snake",
+}
 _Check = tuple[str, Callable[[str], bool]]
 """A property in words, empty where it is not worth a word, and whether a value has it."""
 
@@ -160,32 +176,17 @@ def _labels(answered: Sequence[Demonstration], shown: Sequence[tuple[str, ...]])
 
 def _letters(answered: Sequence[Demonstration], shown: Sequence[tuple[str, ...]]) -> list[_Check]:
     pairs = [(value, d) for values, d in zip(shown, answered, strict=True) for value in values]
-    names = {
-        "upper": "in capitals",
-        "lower": "in lower case",
-        "slug": "a-slug",
-        "snake": "in_snake",
-    }
-    marks = {"slug": "-", "snake": "_"}
-    for name in ("slug", "snake", "upper", "lower"):
-        change = LETTERS[name]
-        if not pairs or any(change(value) != value for value, _ in pairs):
-            continue
-        if name in marks and not any(marks[name] in value for value, _ in pairs):
-            continue
-        if name in {"upper", "lower"} and not any(c.isalpha() for v, _ in pairs for c in v):
-            continue
+    for name in possible_letters([value for value, _ in pairs]):
         # written so in the passages: nothing was changed
-        changed = [not verbatim(value, d) for value, d in pairs]
-        if any(changed) and (name != "lower" or any(_respelt(v, d) for v, d in pairs)):
-            return [(names[name], lambda value, change=change: change(value) == value)]  # type: ignore[misc]
+        new = [(value, d) for value, d in pairs if not verbatim(value, d)]
+        respelt = any(v in p.text.lower() for v, d in new for p in d.passages)
+        if new and (name != "lower" or respelt):
+            return [_spelt(name)]
     return []
 
 
-def _respelt(value: str, shown: Demonstration) -> bool:
-    return not verbatim(value, shown) and any(
-        value in passage.text.lower() for passage in shown.passages
-    )
+def _spelt(change: str) -> _Check:
+    return _CHANGED[change], lambda value: LETTERS[change](value) == value
 
 
 def _kinds(name: str, shown: Sequence[tuple[str, ...]]) -> list[_Check]:
@@ -226,3 +227,80 @@ def language_of(text: str) -> str:
 def _common_language(answers: Sequence[str]) -> str:
     found = {language_of(answer) for answer in answers}
     return found.pop() if len(found) == 1 else ""
+
+
+# How answers are put together: JSON of one outline, a list, literals around what differs.
+
+
+def shape_of(answered: Sequence[Demonstration]) -> tuple[str, Values]:
+    """Return how answers are put together, in words, and what gives an answer's values."""
+    answers = [d.answer.strip() for d in answered]
+    parsed = [parsed_json(answer) for answer in answers]
+    if all(value is not None for value in parsed):
+        outlines = {repr(_outline(value)) for value in parsed}
+        return _json_shape(outlines, answered, parsed)
+    lines = [answer.split("\n") for answer in answers]
+    marks = {m.group() if (m := _BULLET.match(line)) else "" for part in lines for line in part}
+    numbered = all(mark.strip()[:-1].isdigit() for mark in marks)
+    if max(map(len, lines)) > 1 and "" not in marks and (len(marks) == 1 or numbered):
+        return f"lines that begin with '{min(marks).strip()}'", _list_of(marks, numbered)
+    pieces = pieces_of(answered)
+    shown = {"x": "...", "n": "<n>", "t": "<t>"}
+    text = "".join(shown[kind] if kind else text for kind, text in pieces)
+
+    def values(answer: str) -> tuple[str, ...] | None:
+        found = read_answer(pieces, answer)
+        return None if found is None else tuple(p.text for p in found if p.kind == "x")
+
+    return ("" if text == "..." else f"written as '{text}'"), values
+
+
+def _outline(value: Any) -> Any:
+    # keys and types, whatever the values and however many items a list has
+    if isinstance(value, dict):
+        return {key: _outline(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_outline(inner) for inner in value[:1]]
+    return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def _leaves(value: Any) -> list[str]:
+    if isinstance(value, dict | list):
+        inner = value.values() if isinstance(value, dict) else value
+        return [leaf for item in inner for leaf in _leaves(item)]
+    return [str(value)]
+
+
+def _json_shape(
+    outlines: set[str], answered: Sequence[Demonstration], parsed: Sequence[Any]
+) -> tuple[str, Values]:
+    # a leaf that names a passage in every demonstration is a citation, no content
+    columns = list(zip(*map(_leaves, parsed), strict=False)) if len(outlines) == 1 else []
+    cites = {
+        i
+        for i, column in enumerate(columns)
+        if len(columns) > 1
+        and all(v in cited_names(d.passages) for v, d in zip(column, answered, strict=True))
+    }
+
+    def values(answer: str) -> tuple[str, ...] | None:
+        value = parsed_json(answer)
+        if value is None or (len(outlines) == 1 and repr(_outline(value)) not in outlines):
+            return None
+        leaves = [leaf for i, leaf in enumerate(_leaves(value)) if i not in cites]
+        return tuple(leaves) or None
+
+    keys = parsed[0] if isinstance(parsed[0], dict) and len(outlines) == 1 else ()
+    return "JSON" + (f" with {', '.join(repr(k) for k in keys)}" if keys else ""), values
+
+
+def _list_of(marks: set[str], numbered: bool) -> Values:
+    def values(answer: str) -> tuple[str, ...] | None:
+        found = [(_BULLET.match(line), line) for line in answer.split("\n")]
+        if not all(m and (numbered or m.group() in marks) for m, _ in found):
+            return None
+        if numbered and any(m and not m.group().strip()[:-1].isdigit() for m, _ in found):
+            return None
+        return tuple(line[m.end() :].strip() for m, line in found if m)
+
+    return values

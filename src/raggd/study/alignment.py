@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from raggd.adaptation.predictors.base import Predictor
 from raggd.adaptation.supports import draw_supports
-from raggd.adaptation.targets import Targets, build_targets, load_targets, store_identity
+from raggd.adaptation.targets import Targets, TargetStore, load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.core.alignment import cosine_and_norms, total_cosine
@@ -142,17 +143,16 @@ def align_backbone(
     kept = sorted(set(steps.values()) - {target.steps})
     settings: TargetSettings = target.model_copy(update={"keep": kept})
     supports = _supports(parts)
-    identity = store_identity(parts.backbone, parts.base, supports, settings)
-    folder = out / "targets" / identity
+    store = TargetStore(parts.backbone, parts.base, supports, settings, out / "targets")
+    store = replace(store, folder=store.folder / store.identity)
     with compile_layers(parts.backbone):
-        told = partial(progress, f"{parts.backbone.name}: true updates")
-        build_targets(parts.backbone, parts.base, supports, settings, folder, told)
+        store.build_all(partial(progress, f"{parts.backbone.name}: true updates"))
     record = {
         "backbone": parts.backbone.name,
         "base": parts.base.fingerprint,
         "retriever": parts.retriever.fingerprint,
         "sets": len(supports),
-        "found": _compared(parts, methods, folder, steps),
+        "found": _compared(parts, methods, store.folder, steps),
         "settings": parts.settings.model_dump(),
         **origin(),
     }

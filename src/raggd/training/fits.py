@@ -28,7 +28,6 @@ from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
 from raggd.adaptation.supports import draw_supports
 from raggd.adaptation.targets import (
     Targets,
-    build_targets,
     denoised,
     load_targets,
     split_held_out,
@@ -50,7 +49,7 @@ from raggd.methods.spec import weight_file, weights_hash
 from raggd.records import RaggdError, content_id
 from raggd.retrieval.evidence import make_demonstrations
 from raggd.study.alignment import alignment_summary
-from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_supports
+from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_store
 
 Facts = dict[str, Any]
 HYPER_FILES = {"zero": spec.HYPER_FILE, "predictor": spec.TUNED_FILE, "mean": spec.MEAN_TUNED_FILE}
@@ -140,21 +139,14 @@ def examples(run: Run) -> Facts:
 
 def targets(run: Run) -> Facts:
     """Return the facts of the K-step targets (paper equation 8); continues where it stopped."""
-    parts, supports = run.parts, target_supports(run)
+    store = target_store(run)
     with run.compiled():
-        identity = build_targets(
-            parts.backbone,
-            parts.base,
-            supports,
-            run.settings.target,
-            run.stores[0],
-            lambda done, total: run.progress("targets", done, total),
-        )
+        store.build_all(lambda done, total: run.progress("targets", done, total))
     return {
-        "sets": len(supports),
-        "identity": identity,
-        "base": parts.base.fingerprint,
-        "backbone": parts.backbone.fingerprint,
+        "sets": len(store.supports),
+        "identity": store.identity,
+        "base": store.base.fingerprint,
+        "backbone": store.backbone.fingerprint,
     }
 
 

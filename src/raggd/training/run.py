@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from raggd.adaptation.supports import answered_prompt, draw_supports
-from raggd.adaptation.targets import Targets, load_targets
+from raggd.adaptation.targets import Targets, TargetStore, load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
@@ -203,15 +203,15 @@ def in_turn(by_task: Sequence[Sequence[T]]) -> list[T]:
     return [one for together in zip(*by_task, strict=True) for one in together]
 
 
-def target_supports(run: Run) -> list[SupportSet]:
-    """Draw ``per_benchmark`` support sets of each task of the targets, tasks in turn."""
-    wanted, by_task = run.settings.target, []
+def target_store(run: Run) -> TargetStore:
+    """Return the store of ``per_benchmark`` support sets of each target task, tasks in turn."""
+    wanted, by_task, parts = run.settings.target, [], run.parts
     for name in known_benchmarks(wanted.benchmarks):
         drawn = draw_supports(
             run.questions(name), wanted.demonstrations, wanted.per_benchmark, wanted.seed
         )
         by_task.append(run.supports(name, drawn))
-    return in_turn(by_task)
+    return TargetStore(parts.backbone, parts.base, in_turn(by_task), wanted, run.stores[0])
 
 
 def lesson_pool(run: Run, name: str) -> list[Question]:

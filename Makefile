@@ -42,11 +42,11 @@ ENDS := tests/test_identity.py tests/test_rendering.py tests/test_prompts.py tes
 test-lowest test-highest: test-%: .venv-%/.ready
 	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -n $(JOBS) --dist loadgroup $(ENDS)
 
-# The shipped weights on seven benchmarks under both ends, question by question (DATA: docs/data.md).
+# Base and default method on seven benchmarks under both ends, question by question (DATA: docs/data.md).
 DATA ?= ../shared/data
 QUESTIONS ?= 100
 build/versions/%: .venv-%/.ready
-	.venv-$*/bin/raggd evaluate --settings settings/smollm2-evaluate.toml --methods base,rag-gd-tuned \
+	.venv-$*/bin/raggd evaluate --settings settings/smollm2-evaluate.toml --methods base,examples \
 		--set data.folder=$(DATA) --set evaluation.questions=$(QUESTIONS) --set evaluation.draws=1 \
 		--set evaluation.answer_loss=false \
 		--set backbone.dtype=float32 --set backbone.device=cpu --out $@

@@ -155,6 +155,18 @@ def test_composed_and_decomposed_questions_are_one(rag: Rag) -> None:
     assert (one.text, one.question) == (other.text, other.question)
 
 
+def test_where_nothing_is_found_the_answer_is_the_refusal_that_was_shown(rag: Rag) -> None:
+    foreign, adapted = "quando apre il museo ?", rag.adapt(PAIRS)
+    shown = replace(adapted, refusals=("not there", "unknown"))
+    answers = rag.answer_many([foreign, foreign, QUESTION], [adapted, shown, shown])
+    assert [(a.text, a.refused, a.hits) for a in answers[:2]] == [
+        ("", False, 0),
+        ("not there", True, 0),
+    ]
+    assert not answers[2].refused
+    assert not rag.answer(foreign, shown, guess=True).refused
+
+
 def test_other_methods(rag: Rag) -> None:
     assert rag.answer(QUESTION, method="vanilla-rag").passages
     assert rag.answer(QUESTION, method="query-only").text != ""

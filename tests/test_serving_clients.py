@@ -231,6 +231,14 @@ def test_where_nothing_is_found_the_model_is_not_asked(
     said(ask(client, user(foreign), {"role": "assistant", **message}, user(questions(1)[0])))
 
 
+def test_where_nothing_is_found_the_answer_is_the_refusal_that_was_shown() -> None:
+    for refusals, wanted in (((), ""), (("not there", "no"), "not there")):
+        row, pieces = started(byte_level(), [], refusals)
+        row.skip()
+        assert (row.writer.text, row.done) == (wanted, True)
+        assert pieces == [Piece(wanted, None, "stop")]
+
+
 # --- JSON
 
 
@@ -286,18 +294,26 @@ def byte_fallback() -> Any:
 TOKENIZERS = {"byte level": byte_level(), "byte fallback": byte_fallback()}
 
 
-def write(tokenizer: Any, text: str, stops: list[str]) -> tuple[Row, list[Piece]]:
-    """Let a row write a text, token by token, then end."""
+def started(
+    tokenizer: Any, stops: list[str], refusals: tuple[str, ...] = ()
+) -> tuple[Row, list[Piece]]:
+    """A row of which nothing is written, and the pieces that it will tell."""
     pieces: list[Any] = []
     row = Row(
         prompt=Prompt((1,), 0, 0),
-        adapted=Adapted(),
+        adapted=Adapted(refusals=refusals),
         sampling=Sampling(top_logprobs=1),
         writer=AnswerText(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), stops),
         probabilities=Probabilities(TokenBytes(tokenizer)),
         max_tokens=1000,
         emit=lambda _, piece: pieces.append(piece),
     )
+    return row, pieces
+
+
+def write(tokenizer: Any, text: str, stops: list[str]) -> tuple[Row, list[Piece]]:
+    """Let a row write a text, token by token, then end."""
+    row, pieces = started(tokenizer, stops)
     end = int(tokenizer.eos_token_id)
     for token in [*tokenizer.encode(text, add_special_tokens=False), end]:
         row.take(torch.nn.functional.one_hot(torch.tensor(token), end + 1) * 5.0, frozenset([end]))

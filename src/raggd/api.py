@@ -192,7 +192,8 @@ class Rag:
             adapted: from `adapt`; an update or its file do too.
             method: without an adapted state, the model that answers: ``base`` (None), or another
                 that needs no demonstrations, e.g. ``vanilla-rag``, ``query-only``.
-            guess: ask the model even where no passage was found.
+            guess: ask the model even where no passage was found; else the answer is then the
+                refusal that the examples show, or empty.
             instruction: how to answer, in your words, instead of the state's (`adapt` takes one,
                 too, and then reads examples under it once).
         """
@@ -244,14 +245,16 @@ class Rag:
             for batch in batches_of(rows, told, size):
                 parts = [rows[i] for i in batch], [prompts[i] for i in batch]
                 texts |= zip(batch, answer_batch(backbone, *parts, most), strict=True)
+            for i in set(range(len(rows))) - set(told):  # nothing was found to answer from
+                texts[i] = next(iter(rows[i].refusals), "")
         return [
             Answer(
                 question,
-                texts.get(i, ""),
+                texts[i],
                 evidence[i],
                 prompts[i].passages_cut,
-                is_refusal(texts.get(i, ""), rows[i].refusals),
-                named_passages(texts.get(i, ""), evidence[i]),
+                is_refusal(texts[i], rows[i].refusals),
+                named_passages(texts[i], evidence[i]),
             )
             for i, question in enumerate(questions)
         ]

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from raggd.backbone.batch import join_caches, last_positions, make_batch, model_inputs
 from raggd.backbone.capture import branch, steps_from
+from raggd.backbone.extractive import Extract
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, known_tokens, new_cache
 from raggd.backbone.refusal import RefusalProbe, decided, layer_states
@@ -139,14 +140,32 @@ def _grown(mask: Tensor, more: Tensor) -> Tensor:
     return torch.cat([mask, more.to(mask)], 1)
 
 
+def _extracted(
+    logits: Tensor, extracts: Sequence[Extract | None], last: Sequence[Tensor]
+) -> Tensor:
+    # of the rows that are held to their passages, nothing else stays possible
+    logits = logits.clone()
+    for row, extract in enumerate(extracts):
+        if extract is not None:
+            for tokens in last:
+                extract.push(int(tokens[row]))
+            logits[row] = extract.limit(logits[row])
+    return logits
+
+
 @torch.no_grad()
 def decode(
-    backbone: Backbone, reading: Reading, max_tokens: int, *, lines: Sequence[bool] = ()
+    backbone: Backbone,
+    reading: Reading,
+    max_tokens: int,
+    *,
+    lines: Sequence[bool] = (),
+    extracts: Sequence[Extract | None] = (),
 ) -> list[str]:
     """Answer the prompts that were read, by greedy decoding, special tokens removed.
 
     The backbone is in the state in which they were read. `lines` says for each row whether its
-    answer may have several lines; none may by default.
+    answer may have several lines; none may by default. `extracts` hold rows to words of passages.
     """
     tokenizer, logits, mask = backbone.tokenizer, reading.logits, reading.mask
     step = steps_from(backbone, reading, max_tokens)
@@ -156,6 +175,8 @@ def decode(
     for _ in range(max_tokens):
         if chosen:
             logits = step(chosen[-1])
+        if any(extracts):
+            logits = _extracted(logits, extracts, chosen[-1:])
         chosen.append(logits.argmax(-1).masked_fill(ended, tokenizer.pad_token_id))
         ended = ended | torch.isin(chosen[-1], stops)
         if ended.all():

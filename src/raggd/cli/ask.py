@@ -67,7 +67,7 @@ def ask(
         source = (demonstrations, support, update)
         result = ask_result(rag, question, source, method, guess, strict, instruction)
     if not result["hits"] and rag.parts.settings.retrieval.top_k:
-        complain(f"raggd: {NO_HIT}{_asked_all_the_same(result)}.")
+        complain(f"raggd: {NO_HIT}{_asked_all_the_same(result, guess)}.")
     if as_json:
         emit_json(result)
         return
@@ -157,8 +157,8 @@ def ask_result(
     }
 
 
-def _asked_all_the_same(result: dict[str, Any]) -> str:
-    if result["answer"]:
+def _asked_all_the_same(result: dict[str, Any], guess: bool) -> str:
+    if result["answer"] and (guess or not result["refused"]):
         return ": the answer is the model's own"
     return ", so the model was not asked to guess (--guess asks it all the same)"
 

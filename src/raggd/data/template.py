@@ -22,7 +22,7 @@ from raggd.data.pieces import NAMES, VALUE, Piece, held, letters_of, pieces_of, 
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
 from raggd.records import Demonstration, Passage
 
-READING = "1"
+READING = "2"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""
@@ -38,6 +38,8 @@ class AnswerTemplate:
         names: what a passage is called by, a key of `NAMES`; empty where none is named.
         json: whether the answer is JSON, so that values are escaped.
         quotes: what the value is word for word: a ``sentence`` of a passage, or its ``title``.
+        extractive: whether every value stands in its passages as it is written, so that an answer
+            is held to the words of its own.
         refusals: as they were shown; the model writes `REFUSAL` for the first.
         answers: of the examples, as they were given.
     """
@@ -47,6 +49,7 @@ class AnswerTemplate:
     names: str = ""
     json: bool = False
     quotes: str = ""
+    extractive: bool = False
     refusals: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
 
@@ -56,6 +59,11 @@ class AnswerTemplate:
         pieces = tuple(Piece(*pair) for pair in fields["pieces"])
         told = {name: tuple(fields[name]) for name in ("refusals", "answers")}
         return cls(**{**fields, **told, "pieces": pieces})
+
+    @property
+    def rewrites(self) -> bool:
+        """Whether an answer is not written as the model says it."""
+        return replace(self, extractive=False, answers=()) != AnswerTemplate()
 
     def __str__(self) -> str:
         """Return it in words; empty where nothing but a refusal is settled.
@@ -68,6 +76,7 @@ class AnswerTemplate:
         said = [f"written as '{text}'"] if len(self.pieces) > 1 else []
         said += [f"in {self.letters} letters"] if self.letters != "same" else []
         said += [f"the {self.quotes} of a passage"] if self.quotes else []
+        said += ["in words of the passages"] if self.extractive else []
         return ", ".join(said)
 
     def fill(self, value: str, passages: Sequence[Passage] = ()) -> str:
@@ -176,7 +185,8 @@ def template_of(
     template = replace(template, letters=letters, quotes=_quoted(values, answered))
     if not _settled(template, before, answered):
         template, before = AnswerTemplate(), [d.answer for d in answered]
-    template = replace(template, refusals=refusals if answered else ())
+    extractive = not template.quotes and _extractive(before, answered)
+    template = replace(template, extractive=extractive, refusals=refusals if answered else ())
     if template == AnswerTemplate():
         return None, shown
     plain = iter(before)
@@ -205,6 +215,19 @@ def _quoted(values: Sequence[str], answered: Sequence[Demonstration]) -> str:
     titled = all(any(value == p.title for p in d.passages) for value, d in pairs)
     # a title that the text holds, too, may be meant as what the text says
     return "title" if len(values) > 1 and titled and not all(held(v, d) for v, d in pairs) else ""
+
+
+def _extractive(values: Sequence[str], answered: Sequence[Demonstration]) -> bool:
+    # labels come back and are short; one example shows too little
+    told = len(values) > 1 and len(set(values)) == len(values)
+    pairs = zip(values, answered, strict=True)
+    return told and all(len(value) > 1 and _is_part(value, d.passages) for value, d in pairs)
+
+
+def _is_part(value: str, passages: Sequence[Passage]) -> bool:
+    word = re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
+    texts = (" ".join(text.split()) for p in passages for text in (p.title, p.text))
+    return any(word.search(text) for text in texts)
 
 
 def _settled(

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from raggd.adaptation.prompt_tuning import check_prefix
 from raggd.backbone.batch import alike
+from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import (
     SHORTEST_OPENING,
     Reading,
@@ -24,9 +25,13 @@ from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, read_prefix
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
+from raggd.data.template import REFUSAL
 from raggd.methods.base import Adapted
 from raggd.records import Passage, RaggdError
 from raggd.settings import Settings
+
+VERDICTS = ("Yes", "No", "yes", "no")
+"""Answers that no passage needs to hold: a question may ask for one."""
 
 
 def render(
@@ -165,6 +170,14 @@ def _read(
     return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes, probes=probes)
 
 
+def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | None:
+    """Return what holds an answer to its passages' words, if the examples settle that it is."""
+    if row.template is None or not row.template.extractive or not prompt.passages:
+        return None
+    texts = [text for p in prompt.passages for text in (p.title, p.text) if text]
+    return Extract(backbone, texts, [*VERDICTS, *([REFUSAL] if row.template.refusals else [])])
+
+
 def answer_rows(
     backbone: Backbone,
     rows: Sequence[Adapted],
@@ -197,7 +210,10 @@ def answer_rows(
             readings = readings or [_read(backbone, rows, prompts, soft, opening)]
             reading = join_readings(readings)
             most = max(max_tokens, *(row.most for row in rows))
-            texts = decode(backbone, reading, most, lines=[row.lines for row in rows])
+            pairs = zip(rows, prompts, strict=True)
+            extracts = [extract_of(backbone, row, prompt) for row, prompt in pairs]
+            lines = [row.lines for row in rows]
+            texts = decode(backbone, reading, most, lines=lines, extracts=extracts)
         answers = [
             row.written(text, prompt.passages)
             for row, text, prompt in zip(rows, texts, prompts, strict=True)

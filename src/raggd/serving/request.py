@@ -317,7 +317,8 @@ class Chat(Request):
             self.format = body.response_format
 
     def _refusal(self) -> str | None:
-        return NO_HIT if self.unfounded(0) else None
+        shown = self.rows and self.rows[0].adapted.refusals  # then that is the answer
+        return NO_HIT if self.unfounded(0) and not shown else None
 
     def reply(self) -> ChatCompletion:
         """Return the body, once the answer is finished."""

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import clean_answer
 from raggd.data.prompts import Prompt
 from raggd.methods.base import Adapted
@@ -73,12 +74,13 @@ class Sampler:
         else:
             self._generator.manual_seed(sampling.seed % 2**63)
 
-    def choose(self, logits: Tensor) -> Chosen:
-        """Choose a token by (vocabulary,) logits of any float type.
+    def choose(self, logits: Tensor, extract: Extract | None = None) -> Chosen:
+        """Choose a token by (vocabulary,) logits of any float type, of those an `extract` allows.
 
-        Its log-probability is the model's own, whatever the temperature.
+        Its log-probability is the model's own, whatever the temperature and what is allowed.
         """
-        token = self._drawn(logits) if self._sampling.temperature > 0 else int(logits.argmax())
+        likely = extract.limit(logits) if extract else logits
+        token = self._drawn(likely) if self._sampling.temperature > 0 else int(likely.argmax())
         wanted = self._sampling.top_logprobs
         if wanted is None:
             return Chosen(token)
@@ -129,12 +131,15 @@ class AnswerText:
         self._stops = [stop for stop in stops if stop]
         self._tokens: list[int] = []
         self._shown = ""
+        self._said: str | None = None
         self.ended = False
         """Whether the text itself has ended: a line break or a stop string was reached."""
 
     @property
     def text(self) -> str:
         """The whole answer, as far as it is written."""
+        if self._said is not None:
+            return self._said
         text = self._decode(self._tokens).lstrip()
         broken = not self._lines and len(f"{text}.".splitlines()) > 1  # a second line has begun
         kept = self._stopped(text)
@@ -143,6 +148,11 @@ class AnswerText:
         if not self._written:
             return text
         return clean_answer(self._stopped(self._written(text)), lines=True)
+
+    def say(self, text: str) -> str:
+        """Answer with a text that no token wrote; return it."""
+        self._said = text
+        return text
 
     def _stopped(self, text: str) -> str:
         cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
@@ -279,6 +289,7 @@ class Row:
 
     Attributes:
         probabilities: told with the text; None for a request without.
+        extract: holds it to the words of its passages; None lets it say anything.
         emit: takes its pieces, or why there are none; called from the scheduler's thread.
         ignore_end: write exactly `max_tokens` tokens, for measurements.
         batch: most answers that were written together with this one, itself included.
@@ -293,6 +304,7 @@ class Row:
     probabilities: Probabilities | None
     max_tokens: int
     emit: Callable[[Row, Piece | ApiError], None]
+    extract: Extract | None = None
     ignore_end: bool = False
     cancelled: bool = False
     done: bool = False
@@ -330,7 +342,9 @@ class Row:
 
     def take(self, logits: Tensor, stops: frozenset[int]) -> None:
         """Choose the next token by (vocabulary,) logits, and tell what it adds; `stops` end it."""
-        chosen = self._sampler.choose(logits)
+        chosen = self._sampler.choose(logits, self.extract)
+        if self.extract:
+            self.extract.push(chosen.token)
         self._read = self._read or time.perf_counter()
         self.written += 1
         self.last = chosen.token
@@ -355,10 +369,11 @@ class Row:
         return text, None
 
     def skip(self) -> None:
-        """Finish without asking the model."""
+        """Finish without asking the model: with the refusal that was shown, or nothing."""
         self._started = self._read = self._ended = time.perf_counter()
         self.reason, self.done = "stop", True
-        self.emit(self, Piece("", None, "stop"))
+        text = self.writer.say(next(iter(self.adapted.refusals), ""))
+        self.emit(self, Piece(text, None, "stop"))
 
     def fail(self, error: ApiError) -> None:
         """Say that the answer cannot be written."""

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from raggd.api import Rag
 from raggd.core.low_rank import BaseAdapter, Update, effective_change, norm
 from raggd.data.questions import OWN_TASK
-from raggd.methods.answering import render
+from raggd.methods.answering import extract_of, render
 from raggd.methods.base import Adapted
 from raggd.methods.store import StoredSet
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
@@ -219,12 +219,13 @@ class Service:
                 request.stops,
                 lines=adapted.lines,
                 written=partial(adapted.written, passages=prompt.passages)
-                if adapted.template
+                if adapted.template and adapted.template.rewrites
                 else None,
             ),
             probabilities=Probabilities(self._bytes_of) if told else None,
             max_tokens=min(most, limit - len(prompt.tokens)),
             emit=request.take,
+            extract=extract_of(self.backbone, adapted, prompt),
             ignore_end=request.ignore_end,
         )
 

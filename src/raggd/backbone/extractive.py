@@ -1,0 +1,98 @@
+"""Answers held to the words of their passages, token by token.
+
+Where every example's value stands in its passages as it is written, three examples say that answers
+are found there. A small model now and then makes one up that sounds alike; here it can only go on
+with what a passage goes on with.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from raggd.backbone.load import Backbone
+from raggd.data.prompts import answer_tokens
+from raggd.data.text import UNSPACED
+
+FIRST = 32
+"""Characters of a word that decide its first token."""
+LONGEST = 400
+"""Characters that an answer may go on for."""
+_START = re.compile(rf"\b(?=\w)|(?<!\S)(?=\S)|(?=[{UNSPACED}])")
+
+
+def is_boundary(text: str, at: int) -> bool:
+    """Return whether an answer may begin or end at a place: no word goes on across it.
+
+    >>> is_boundary("in Turin", 3), is_boundary("in Turin", 5)
+    (True, False)
+    """
+    sides = text[at - 1 : at + 1]
+    if at in {0, len(text)} or re.search(rf"[{UNSPACED}]", sides):
+        return True
+    return not (sides[0].isalnum() and sides[1].isalnum())
+
+
+class Extract:
+    """An answer in the making: what it may go on with.
+
+    It begins where a word of a text begins, and may end where one ends.
+    """
+
+    def __init__(self, backbone: Backbone, texts: Sequence[str], whole: Sequence[str] = ()) -> None:
+        """Start with nothing written; `whole` are answers that may be given besides."""
+        self._tokenizer, self._stops = backbone.tokenizer, tuple(backbone.stops)
+        self._written: list[int] = []
+        self._whole = [self._tokens(text) for text in whole]
+        self._texts = [" ".join(text.split()) for text in texts]
+        self._first = self._first_tokens()
+        self._open: list[tuple[str, list[int]]] = []
+
+    def _tokens(self, text: str) -> list[int]:
+        return answer_tokens(self._tokenizer, text)[:-1]
+
+    def _first_tokens(self) -> dict[int, list[str]]:
+        # by the first token, which the first word decides: what follows is encoded for one only
+        words: dict[str, list[str]] = {}
+        for text in self._texts:
+            for at in (found.start() for found in _START.finditer(text)):
+                word = text[at : at + FIRST].split(" ")[0]
+                words.setdefault(word, []).append(text[at : at + LONGEST])
+        first: dict[int, list[str]] = {}
+        for word, found in words.items():
+            for token in self._tokens(word)[:1]:
+                first.setdefault(token, []).extend(found)
+        return first
+
+    def allowed(self) -> set[int]:
+        """Return the tokens that may come next; end tokens alone where there are none."""
+        at = len(self._written)
+        ids = {tokens[at] for tokens in self._whole if len(tokens) > at}
+        ends = any(len(tokens) == at for tokens in self._whole)
+        if not at:
+            ids.update(self._first)
+        for text, tokens in self._open:
+            ids.update(tokens[at : at + 1])
+            ends = ends or self._may_end(text, tokens[:at])
+        return ids | set(self._stops) if ends or not ids else ids
+
+    def _may_end(self, text: str, tokens: list[int]) -> bool:
+        written = self._tokenizer.decode(tokens).strip()
+        return bool(written) and text.startswith(written) and is_boundary(text, len(written))
+
+    def limit(self, logits: Tensor) -> Tensor:
+        """Return logits (vocabulary,) with all that may not come next at minus infinity."""
+        kept = torch.tensor(sorted(self.allowed()), device=logits.device)
+        return torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
+
+    def push(self, token: int) -> None:
+        """Go on with a token."""
+        at = len(self._written)
+        if not at:
+            self._open = [(text, self._tokens(text)) for text in self._first.get(token, ())]
+        self._written.append(token)
+        self._whole = [t for t in self._whole if t[at : at + 1] == [token]]
+        self._open = [(text, t) for text, t in self._open if t[at : at + 1] == [token]]

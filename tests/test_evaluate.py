@@ -158,7 +158,7 @@ def test_own_questions_are_cross_validated(world: World, parts: Assembly, tmp_pa
     assert (result["n"], result["support"]) == (12, "4 folds")
     assert list(result["methods"]) == ["base", "base-few-shot", "mean-update", "rag-gd"]
     record = read_record(out / RUN / "my-questions-rag-gd.json")
-    task = own_task("x", read_demonstrations(questions), [], parts.retriever, 2, 2, 0)
+    task = own_task("x", read_demonstrations(questions), [], parts)
     asked = [[item.question.id for item in draw] for draw in task.draws]
     assert sorted(x for draw in asked for x in draw) == sorted(
         p.question_id for p in record.predictions

@@ -287,13 +287,3 @@ def test_specs_survive_json() -> None:
     assert AdapterSpec.from_json(spec.to_json()) == spec
     assert AdapterSpec.from_json(replace(spec, rank=3).to_json()) != spec
     assert spec.scaling == spec.alpha / spec.rank == 1.5
-
-
-def test_detach_cuts_the_graph() -> None:
-    case = make_case()
-    factors = {
-        p: Factors(f.a.clone().requires_grad_(True), f.b) for p, f in case.left.factors.items()
-    }
-    tracked = replace(case.left, factors=factors)
-    assert tracked.vector().requires_grad
-    assert not tracked.detach().vector().requires_grad

@@ -19,9 +19,11 @@ from raggd.adaptation.predictors.modulation import (
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import FOLLOW, build_prompt, prefix_tokens
+from raggd.evaluation.flops import counted_costs, model_shape
+from raggd.evaluation.runner import CellRun, Item, Task
 from raggd.methods.examples import ExamplesPrefix
-from raggd.records import Demonstration, RaggdError, SupportSet
-from raggd.settings import ExamplesSettings
+from raggd.records import Demonstration, Question, RaggdError, SupportSet
+from raggd.settings import ExamplesSettings, Settings
 
 
 def _random(base: BaseAdapter, width: int) -> Modulation:
@@ -122,3 +124,28 @@ def test_an_update_alone_leaves_the_prompt_without_examples(
     other = alone.adapt(supports[1:2])[0].update
     assert other is not None
     assert (other.vector() - update.update.vector()).abs().max() > 1e-4
+
+
+def test_reading_the_examples_for_an_update_is_counted(
+    tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet], tmp_path: Path
+) -> None:
+    made = _random(base, _width(tiny_backbone))
+    alone = ExamplesPrefix(
+        "examples-update", tiny_backbone, base, None, 300, "w", made, prefixed=False
+    )
+    both = replace(alone, name="examples-both", prefixed=True)
+    gold = supports[0].demonstrations[0]
+    items = [
+        Item(Question(str(i), "what is Lima", ("Lima",)), gold.passages, gold, supports[0])
+        for i in range(2)
+    ]
+    task = Task("nq", "test", (tuple(items),), "stub")
+    update, whole = (
+        counted_costs(
+            {"0": "Lima", "1": "Oslo"}, CellRun(task, m, tiny_backbone, Settings(), tmp_path)
+        )["adapt_flops"]
+        for m in (alone, both)
+    )
+    shape = model_shape(tiny_backbone.model)
+    assert update == shape.forward(len(alone.encoded(supports[0])), extra=base.spec.size)
+    assert whole == 2 * update, "the prefix is read in a pass of its own"

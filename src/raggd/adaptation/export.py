@@ -33,6 +33,7 @@ from raggd.core.low_rank import (
     concat,
     effective_change,
     effective_weight,
+    factors_of,
 )
 from raggd.data.prompts import ANSWER_CUE, system_text, user_text
 from raggd.data.rendering import render_turns, template_of
@@ -240,11 +241,9 @@ _PLAIN = (
 """What raggd writes for a tokenizer without a template."""
 
 
-def opening_turns(
-    shown: Sequence[Demonstration], instruction: str, reads: bool = True
-) -> list[dict[str, str]]:
+def opening_turns(shown: Sequence[Demonstration], instruction: str) -> list[dict[str, str]]:
     """Return the turns before the user's own: the instruction, and examples with their answers."""
-    turns = [{"role": "system", "content": system_text(reads, instruction)}]
+    turns = [{"role": "system", "content": system_text(True, instruction)}]
     for example in shown:
         text = user_text(example.question, example.passages)
         turns += [
@@ -341,23 +340,16 @@ def read_peft(folder: Path, backbone: Backbone) -> BaseAdapter:
     spec = backbone.adapter_spec(AdapterSettings(rank=rank, alpha=float(scale)))
     path = folder / WEIGHTS_FILE
     held = _factors(load_tensors(path)[0], spec, path)
-    factors = {}
-    for projection in PROJECTIONS:
-        shapes = [spec.shapes[f"{projection}.{part}"][1:] for part in ("a", "b")]
-        layers = []
-        for layer in range(spec.layers):
-            pair = [
-                held.get((layer, projection, part), torch.zeros(shape))
-                for part, shape in zip("AB", shapes, strict=True)
-            ]
-            if [tuple(t.shape) for t in pair] != shapes:
-                raise RaggdError(
-                    f"{path}, layer {layer}, {projection}: shapes {[tuple(t.shape) for t in pair]},"
-                    f" expected {shapes}: it was made for another backbone or rank."
-                )
-            layers.append(pair)
-        factors[projection] = Factors(*(torch.stack(part) for part in zip(*layers, strict=True)))
-    return BaseAdapter(spec, factors, backbone.fingerprint)
+    tensors = {name: torch.zeros(shape) for name, shape in spec.shapes.items()}
+    for (layer, projection, part), tensor in held.items():
+        own = tensors[f"{projection}.{part.lower()}"][layer]
+        if tensor.shape != own.shape:
+            raise RaggdError(
+                f"{path}, layer {layer}, {projection}: shape {tuple(tensor.shape)}, expected "
+                f"{tuple(own.shape)}: it was made for another backbone or rank."
+            )
+        own.copy_(tensor)
+    return BaseAdapter(spec, factors_of(tensors), backbone.fingerprint)
 
 
 def mean_adapter(adapters: Sequence[BaseAdapter]) -> BaseAdapter:

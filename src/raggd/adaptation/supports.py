@@ -86,13 +86,10 @@ def encode_batch(backbone: Backbone, base: BaseAdapter, batch: Batch) -> Tensor:
 def encode_supports(
     backbone: Backbone, base: BaseAdapter, supports: Sequence[SupportSet], limit: int
 ) -> Tensor:
-    """Encode support sets of N demonstrations each in one forward pass.
+    """Encode support sets of N demonstrations each in one forward pass: (sets, N, hidden size).
 
-    Returns:
-        (sets, N, hidden size), float32, where the backbone is; their mean over N is the paper's
-        pooled state.
+    In float32, where the backbone is; their mean over N is the paper's pooled state.
     """
     size = equal_size(supports)
-    with attach(backbone, base):
-        states = last_states(backbone, support_batch(backbone, supports, limit))
+    states = encode_batch(backbone, base, support_batch(backbone, supports, limit))
     return states.reshape(len(supports), size, -1)

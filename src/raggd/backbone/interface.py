@@ -121,14 +121,18 @@ def _check_rows(h: Tensor, update: Up, group: int) -> None:
         )
 
 
-def _prepared(owner: BaseAdapter | Update, projection: str, backbone: Backbone) -> Factors:
-    a, b = owner.factors[projection]
+def _hooks(
+    backbone: Backbone, base: BaseAdapter, update: Update | None, group: int
+) -> Iterator[tuple[nn.Module, Attached]]:
+    # with every module what is attached to it, factors where the backbone is and in its type
     target = (backbone.device, backbone.dtype)
-    return Factors(a.to(*target), b.to(*target))
-
-
-def _layer(factors: Factors, layer: int) -> Factors:
-    return Factors(factors.a[layer], factors.b[layer])
+    for projection in PROJECTIONS:
+        (a, b), ups = (t.to(*target) for t in base.factors[projection]), None
+        if update is not None:
+            ups = _ups(Factors(a, b), Factors(*(t.to(*target) for t in update.factors[projection])))
+        for layer, module in enumerate(backbone.projections[projection]):
+            up = ups[layer] if ups else None
+            yield module, Attached(Factors(a[layer], b[layer]), up, base.spec.scaling, group)
 
 
 def _ups(base: Factors, step: Factors) -> list[Up]:
@@ -191,29 +195,13 @@ def attach(
     handles: list[RemovableHandle] = []
     _IN_USE.add(backbone.model)
     try:
-        if base is not None:
-            _register(backbone, base, update, group, handles)
+        for module, hook in _hooks(backbone, base, update, group) if base is not None else ():
+            handles.append(module.register_forward_hook(hook))
         yield
     finally:
         for handle in handles:
             handle.remove()
         _IN_USE.discard(backbone.model)
-
-
-def _register(
-    backbone: Backbone,
-    base: BaseAdapter,
-    update: Update | None,
-    group: int,
-    handles: list[RemovableHandle],
-) -> None:
-    for projection in PROJECTIONS:
-        stacked = _prepared(base, projection, backbone)
-        ups = _ups(stacked, _prepared(update, projection, backbone)) if update else None
-        for layer, module in enumerate(backbone.projections[projection]):
-            step = ups[layer] if ups else None
-            hook = Attached(_layer(stacked, layer), step, base.spec.scaling, group)
-            handles.append(module.register_forward_hook(hook))
 
 
 def mean_answer_loss(

@@ -23,7 +23,6 @@ Assignments = Annotated[
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for results; interrupted runs continue.")]
-Store = Annotated[Path, typer.Option(help="Folder that `raggd targets` wrote.")]
 Cluster = Annotated[
     str | None,
     typer.Option("--cluster", help="Run on a Ray cluster: HOST:PORT, 'auto', or 'local'."),

@@ -219,11 +219,7 @@ class Update:
                 f"cannot add an update of base {self.base} to one of base {other.base}: factor "
                 "steps are only comparable from the same base adapter."
             )
-        new = {
-            p: Factors(f.a + other.factors[p].a, f.b + other.factors[p].b)
-            for p, f in self.factors.items()
-        }
-        return replace(self, factors=new)
+        return _joined([self, other], lambda both: both[0] + both[1])
 
     def __mul__(self, scale: float) -> Update:
         """Return the step scaled in factor coordinates."""
@@ -248,10 +244,6 @@ class Update:
         parts = tensors_of(self.factors).values()
         return torch.cat([t.flatten(-3) for t in parts], -1)
 
-    def detach(self) -> Update:
-        """Return the update cut from the graph that made it."""
-        return self.map(lambda tensor: tensor.detach())
-
     def save(self, path: Path | str) -> None:
         """Write a single update or a batch to a file that `load_update` reads.
 
@@ -272,6 +264,12 @@ def update_from_vector(spec: AdapterSpec, vector: Tensor, base: str) -> Update:
     return Update(spec, factors_of(tensors), base)
 
 
+def _joined(updates: Sequence[Update], join: Callable[[list[Tensor]], Tensor]) -> Update:
+    named = [tensors_of(update.factors) for update in updates]
+    joined = {name: join([tensors[name] for tensors in named]) for name in named[0]}
+    return replace(updates[0], factors=factors_of(joined))
+
+
 def stack_updates(updates: Sequence[Update]) -> Update:
     """Batch single updates of one base along a new leading axis.
 
@@ -284,14 +282,7 @@ def stack_updates(updates: Sequence[Update]) -> Update:
         raise RaggdError(
             f"cannot batch updates of different bases: {sorted({u.base for u in updates})}."
         )
-    factors = {
-        p: Factors(
-            torch.stack([u.factors[p].a for u in updates]),
-            torch.stack([u.factors[p].b for u in updates]),
-        )
-        for p in PROJECTIONS
-    }
-    return replace(updates[0], factors=factors)
+    return _joined(updates, torch.stack)
 
 
 def check_base(base: BaseAdapter, update: Update) -> None:

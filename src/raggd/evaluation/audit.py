@@ -11,19 +11,19 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from raggd.adaptation.export import mean_adapter
 from raggd.backbone.load import Backbone
-from raggd.evaluation.metrics import exact_match, token_f1
-from raggd.evaluation.runner import Task
+from raggd.evaluation.runner import Answering, CellRun, Task
 from raggd.evaluation.statistics import Difference, paired_bootstrap
-from raggd.methods.answering import answer_rows, bounded_prompt
 from raggd.methods.base import Adapted
+from raggd.methods.plain import Unadapted
 from raggd.progress import Progress
 from raggd.records import Demonstration, RaggdError, SupportSet, content_id
-from raggd.settings import Settings
+from raggd.settings import Settings, changed
 
 STATES = ("right", "shuffled", "other-task", "random-text", "mean", "constant")
 """What answers: the state of the right set, and its controls."""
@@ -132,26 +132,16 @@ def audit(
     At least two tasks of two draws or more are needed. `constant` is a tuned state for all.
     """
     states = _states(audited_sets(tasks), state_of, constant)
+    by_name = {task.benchmark: task for task in tasks}
     total = sum(task.size for task in tasks) * len(STATES)
+    settings = changed(settings, "evaluation", answer_loss=True)
     found: list[Audited] = []
-    size, most = settings.evaluation.batch, settings.evaluation.max_answer_tokens
     for (name, draw), by_state in states.items():
-        items = next(task for task in tasks if task.benchmark == name).draws[draw]
         for state, adapted in by_state.items():
-            for start in range(0, len(items), size):
-                part = items[start : start + size]
-                prompts = [
-                    bounded_prompt(settings, backbone, adapted, i.question.text, i.passages)
-                    for i in part
-                ]
-                rows, golds = [adapted] * len(part), [item.gold.answer for item in part]
-                answers, losses = answer_rows(backbone, rows, prompts, most, golds=golds)
-                assert losses is not None
-                for item, answer, loss in zip(part, answers, losses.tolist(), strict=True):
-                    right = item.question.answers
-                    scores = (exact_match(answer, right), token_f1(answer, right), loss)
-                    found.append(Audited(name, draw, state, *scores))
-                progress(f"audit, {name}, {state}", len(found), total)
+            run = CellRun(by_name[name], Unadapted(state, adapted), backbone, settings, Path())
+            for p in Answering(run).draw(draw)["predictions"]:
+                found.append(Audited(name, draw, state, p["em"], p["f1"], p["answer_loss"]))
+            progress(f"audit, {name}, {state}", len(found), total)
     return found
 
 

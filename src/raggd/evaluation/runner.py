@@ -149,7 +149,7 @@ class CellRun:
                 done(len(self.task.draws[draw]))
                 return known
         started = time.perf_counter()
-        found = _Draw(self).answered(draw, done)
+        found = Answering(self).draw(draw, done)
         found |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}
         write_json(path, found)
         return found
@@ -183,10 +183,11 @@ class CellRun:
         )
 
 
-class _Draw:
-    """One draw being answered, timed."""
+class Answering:
+    """Answers the questions of a draw, timed; nothing is written."""
 
     def __init__(self, run: CellRun) -> None:
+        """Start with no times."""
         self.run = run
         queued = run.backbone.device.type == "cuda"  # there, work is timed when it is done
         self.watch = Stopwatch(synchronise=torch.cuda.synchronize if queued else None)
@@ -237,8 +238,9 @@ class _Draw:
         order = sorted(range(len(items)), key=lambda i: sum(len(p.text) for p in items[i].passages))
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def answered(self, draw: int, done: Callable[[int], None]) -> dict[str, Any]:
-        items, opening = self.run.given(draw), None
+    def draw(self, number: int, done: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+        """Return predictions and costs of a draw; `done` is told, batch by batch."""
+        items, opening = self.run.given(number), None
         shared = len({item.support.id for item in items}) == 1
         rows, prompts = self._adapt(items) if shared else ([], [])
         if shared:  # read for the support set, like an adaptation: it serves every question
@@ -255,7 +257,7 @@ class _Draw:
         opened = 0.0 if opening is None else times["opening"]
         # the set before a control exchanged it names the draw in all methods' predictions, so that
         # these are compared draw by draw
-        own = [item.support.id for item in self.run.task.draws[draw]]
+        own = [item.support.id for item in self.run.task.draws[number]]
         return {
             "predictions": [asdict(replace(found[i], support_id=s)) for i, s in enumerate(own)],
             "adapt_ms": opened + (times["adapt"] if self.run.method.adapts else 0.0),

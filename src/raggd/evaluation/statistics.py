@@ -35,9 +35,7 @@ def _members(labels: Sequence[object] | None, n: int) -> NDArray[np.intp]:
     if labels is None:
         return np.zeros(n, dtype=np.intp)
     _check_length(labels, "groups", n)
-    names = sorted({str(label) for label in labels})
-    number = {label: index for index, label in enumerate(names)}
-    return np.array([number[str(label)] for label in labels], dtype=np.intp)
+    return np.unique([str(label) for label in labels], return_inverse=True)[1]
 
 
 def resampled_means(values: Array, resamples: int, rng: np.random.Generator) -> Array:
@@ -319,7 +317,7 @@ def questions_needed(effect: float, std_of_difference: float, *, power: float = 
     of the effect.
 
     Raises:
-        RaggdError: the effect is 0, the deviation negative, or or power not in (0, 1).
+        RaggdError: the effect is 0, the deviation negative, or the power not in (0, 1).
 
     >>> questions_needed(0.02, 0.4)  # 2 points of EM; the methods differ on 16 % of the questions
     3140

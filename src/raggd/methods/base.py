@@ -114,6 +114,10 @@ class Shows(Protocol):
         """Return the state of a set before it is read: a prefix has tokens, and no layers yet."""
         ...
 
+    def encoded(self, support: SupportSet) -> Sequence[int]:
+        """Return the tokens that are read under W0 for an update; none where none is predicted."""
+        ...
+
 
 @runtime_checkable
 class Rearranges(Protocol):

@@ -89,6 +89,10 @@ class ExamplesPrefix:
             return replace(shown, shown=())
         return replace(shown, prefix=Prefix(self._tokens(shown), ()))
 
+    def encoded(self, support: SupportSet) -> Sequence[int]:
+        """Return the tokens that the modulation reads."""
+        return self._tokens(self._shown(support)) if self.modulation is not None else ()
+
     def _adapted(self, shown: Adapted) -> Adapted:
         tokens, update = self._tokens(shown), self.step
         if self.modulation is not None and self.base is not None:

@@ -76,6 +76,10 @@ class FewShot:
         lines = any("\n" in d.answer.strip() for d in shown)
         return Adapted(self.base, shown=shown, lines=lines)
 
+    def encoded(self, support: SupportSet) -> Sequence[int]:
+        """Return none: nothing is predicted."""
+        return ()
+
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Show each set."""
         return [self.unread(support) for support in supports]

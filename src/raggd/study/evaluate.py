@@ -203,18 +203,12 @@ def _draws(
 
 
 def own_task(
-    name: str,
-    questions: Sequence[Question],
-    shown: Sequence[Question],
-    retriever: Retriever,
-    k: int,
-    size: int,
-    seed: int,
+    name: str, questions: Sequence[Question], shown: Sequence[Question], parts: Assembly
 ) -> Task:
     """Make a task of one's own questions, in draws: each a support set and the questions it serves.
 
-    `shown` are demonstrations, of which a set has `size` at most; none: the questions are
-    cross-validated, in folds.
+    Demonstrations are shown, as many as ``target.demonstrations`` in a set; without any, the
+    questions are cross-validated, in folds.
 
     Raises:
         RaggdError: there are too few questions to be cross-validated.
@@ -224,6 +218,12 @@ def own_task(
             f"{len(questions)} answered questions are too few to be asked and shown in turn: give "
             f"{FEWEST} or more, or demonstrations of their own by --demonstrations."
         )
+    settings, retriever = parts.settings, parts.retriever
+    k, size, seed = (
+        settings.retrieval.top_k,
+        settings.target.demonstrations,
+        settings.evaluation.seed,
+    )
     dealt = _draws(questions, shown, size, seed) if shown else _folds(questions, size, seed)
     supports = support_sets(name, [demonstrations for _, demonstrations in dealt], retriever, k)
     draws = (
@@ -279,15 +279,13 @@ def _run_set(
     named = questions or demonstrations
     if named is None:
         raise RaggdError("name a file of answered questions by --questions or --demonstrations.")
-    settings = parts.settings
     label = "".join(c if c.isalnum() else "-" for c in named.name.split(".")[0]) or "own"
     shown = read_demonstrations(demonstrations) if questions and demonstrations else []
     known = {question.text for question in shown}
     asked = [question for question in read_demonstrations(named) if question.text not in known]
     if not asked:
         raise RaggdError(f"every question of {named} is also a demonstration: none is left to ask.")
-    k, size = settings.retrieval.top_k, settings.target.demonstrations
-    task = own_task(label, asked, shown, parts.retriever, k, size, settings.evaluation.seed)
+    task = own_task(label, asked, shown, parts)
     report = score_task(parts, task, names, out, progress)
     how = f"{len(task.draws)} {'support sets' if shown else 'folds'}"
     return _written(report, out) | {"support": how}, report

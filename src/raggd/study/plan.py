@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from raggd.assembly import POCKET, Assembly
@@ -111,17 +112,14 @@ DECIDING = {
 Listed one by one, so that a new setting elsewhere leaves finished work valid."""
 
 
-@dataclass
 class Identities:
     """Says of each cell what its record must have been made from; files are hashed once."""
 
-    study: StudySettings
-    _known: dict[tuple[str, Path], str] = field(default_factory=dict)
-
-    def _hash(self, kind: str, path: Path, hashed: Callable[[Path], str]) -> str:
-        if (kind, path) not in self._known:
-            self._known[kind, path] = hashed(path)
-        return self._known[kind, path]
+    def __init__(self, study: StudySettings) -> None:
+        """Look at nothing yet."""
+        self.study = study
+        self._file, self._corpus = cache(file_hash), cache(passages_hash)
+        self._weights = cache(_weight_identity)
 
     def _data(self, parts: Assembly, benchmark: str) -> list[str]:
         # the embedded data and the hub's are published once; looking would download
@@ -129,9 +127,9 @@ class Identities:
         found = [named.folder] if named.folder in {HUB, POCKET} else []
         if not found:
             files = [find_file(parts.source, benchmark, split) for split in SPLITS]
-            found += [self._hash("file", path, file_hash) for path in files if path]
+            found += [self._file(path) for path in files if path]
         if named.corpus or named.folder not in {HUB, POCKET}:
-            found.append(self._hash("corpus", parts.corpus, passages_hash))
+            found.append(self._corpus(parts.corpus))
         return found
 
     def of(self, cell: Cell) -> str:
@@ -160,10 +158,7 @@ class Identities:
             "draws": (sampled.draws, sampled.support, sampled.seed),
             "demonstrations": settings.target.demonstrations,
             "data": self._data(parts, cell.benchmark),
-            "weights": {
-                name: self._hash("weights", parts.weights / name, _weight_identity)
-                for name in files
-            },
+            "weights": {name: self._weights(parts.weights / name) for name in files},
         }
         return content_id(json.dumps(decided, sort_keys=True))
 
@@ -191,11 +186,6 @@ def _weight_identity(path: Path) -> str:
 
         return load_prefix(path).fingerprint
     return weights_hash(path)
-
-
-def unfinished_cells(out: Path, cells: Collection[Cell], identities: Identities) -> list[Cell]:
-    """Return the cells whose record is missing or no longer fits, in order."""
-    return [cell for cell in cells if not identities.fits(out, cell)]
 
 
 def cell_size(study: StudySettings, parts: Assembly, benchmark: str) -> int:

@@ -25,7 +25,6 @@ from raggd.study.plan import (
     all_cells,
     cell_size,
     draws_of,
-    unfinished_cells,
 )
 from raggd.study.runner import StudyRunner, measured_speed
 from raggd.study.settings import StudySettings, study_of
@@ -57,7 +56,7 @@ def run_study(
         if not replace:
             check_folder(study, out)
         runner = StudyRunner(study, out, progress, loaded=loaded)
-        waiting = unfinished_cells(out, cells, runner.identities)
+        waiting = [cell for cell in cells if not runner.identities.fits(out, cell)]
         check_cells(study, waiting)
         write_plan(study, out)
         told = first(runner, waiting) if first else {}

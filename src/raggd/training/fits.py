@@ -150,7 +150,15 @@ def targets(run: Run) -> Facts:
     }
 
 
-def _held_out(
+def _split(run: Run, steps: int = 0) -> tuple[Targets, Targets, Facts]:
+    # targets to train on, those held out, and what the record says of both
+    stored, w0 = run.targets(steps), run.parts.base
+    check_targets(w0, stored)
+    kept, held = split_held_out(stored, run.settings.predictor.held_out_share)
+    return kept, held, {"base": w0.fingerprint, "targets": stored.identity}
+
+
+def _fits(
     base: BaseAdapter, kept: Targets, held: Targets, predictors: Mapping[str, Predictor]
 ) -> Facts:
     # how predictors align with targets that they were not fitted to
@@ -166,9 +174,7 @@ def _held_out(
 def predictor(run: Run) -> Facts:
     """Return the facts of fitting the predictor (equation 9) and its control, the mean update."""
     settings, w0 = run.settings.predictor, run.parts.base
-    stored = run.targets(settings.target_steps)
-    check_targets(w0, stored)
-    kept, held = split_held_out(stored, settings.held_out_share)
+    kept, held, facts = _split(run, settings.target_steps)
     suffix = f"-k{settings.target_steps}" if settings.target_steps else ""
     files = {"rag-gd": f"predictor{suffix}.safetensors", "mean-update": f"mean{suffix}.safetensors"}
     checkpoint = _checkpoint(run, files["rag-gd"])
@@ -181,9 +187,8 @@ def predictor(run: Run) -> Facts:
     known = {name: load_predictor(run.out / file) for name, file in files.items()}
     return {
         "seconds": seconds_spent(checkpoint),
-        "base": w0.fingerprint,
-        "targets": stored.identity,
-        **_held_out(w0, kept, held, known),
+        **facts,
+        **_fits(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
         "hashes": hashes_of(run, *files.values()),
     }
@@ -192,23 +197,16 @@ def predictor(run: Run) -> Facts:
 def ridge(run: Run) -> Facts:
     """Return the facts of the predictor in closed form, from the targets of the MLP."""
     settings, w0 = run.settings, run.parts.base
-    stored = run.targets(settings.predictor.target_steps)
-    check_targets(w0, stored)
-    kept, held = split_held_out(stored, settings.predictor.held_out_share)
-    goals = denoised(kept).vectors
-    scale = settings.ridge.scale
+    kept, held, facts = _split(run, settings.predictor.target_steps)
+    goals, scale = denoised(kept).vectors, settings.ridge.scale
     fitted = ridge_predictor(w0.spec, w0.fingerprint, kept.states, goals, scale)
     save_predictor(run.out / spec.RIDGE_FILE, fitted)
     known = {
         "rag-gd-ridge": load_predictor(run.out / spec.RIDGE_FILE),
         "mean-update": mean_predictor(w0.spec, w0.fingerprint, kept.vectors),
     }
-    return {
-        "base": w0.fingerprint,
-        "targets": stored.identity,
-        **_held_out(w0, kept, held, known),
-        "hashes": hashes_of(run, spec.RIDGE_FILE),
-    }
+    hashes = hashes_of(run, spec.RIDGE_FILE)
+    return {**facts, **_fits(w0, kept, held, known), "hashes": hashes}
 
 
 def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
@@ -239,24 +237,16 @@ def _start(run: Run) -> MLPPredictor | None:
 def hyper(run: Run) -> Facts:
     """Return the facts of a predictor trained through the answer loss of other questions."""
     settings, w0 = run.settings, run.parts.base
-    stored = run.targets()
-    check_targets(w0, stored)
-    kept, _ = split_held_out(stored, settings.predictor.held_out_share)
+    kept, _, facts = _split(run)
     file = HYPER_FILES[settings.hyper_tuning.start]
     given = (w0, kept, hyper_lessons(run, kept), settings.predictor, settings.hyper_tuning)
-    made, facts = _train(run, file, train_hyper, *given, start=_start(run))
+    made, told = _train(run, file, train_hyper, *given, start=_start(run))
     saved: MLPPredictor | MeanPredictor = made
     if file == spec.MEAN_TUNED_FILE:  # one update for all sets: what any states give
         vectors = made.predict(kept.states[:1]).vector()
         saved = mean_predictor(w0.spec, w0.fingerprint, vectors)
     save_predictor(run.out / file, saved)
-    return {
-        **facts,
-        "base": w0.fingerprint,
-        "targets": stored.identity,
-        "sets": len(kept),
-        "hashes": hashes_of(run, file),
-    }
+    return {**told, **facts, "sets": len(kept), "hashes": hashes_of(run, file)}
 
 
 def task_mean(run: Run) -> Facts:

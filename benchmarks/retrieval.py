@@ -23,7 +23,8 @@ from raggd.data.benchmarks import scored_questions
 from raggd.data.documents import read_passages
 from raggd.evaluation.timing import Ratio, in_turn, ratio_of
 from raggd.retrieval.base import parse_size, top_k
-from raggd.retrieval.bm25 import open_bm25
+from raggd.retrieval.bm25 import BM25Kind
+from raggd.retrieval.build import open_index
 from raggd.retrieval.dense import import_faiss, nearest
 from raggd.retrieval.store import PassageStore
 from raggd.retrieval.terms import tokenize
@@ -87,7 +88,7 @@ def _at_size(
     folder.mkdir()
     point: dict[str, Any] = {"passages": size}
     point["build"] = {"ours": asdict(apart(build_ours, corpus, size, folder / "ours", bound))}
-    ours = open_bm25(folder / "ours")
+    ours = open_index(folder / "ours", BM25Kind())
     searches: dict[str, Search] = {"ours": lambda query: ours.search([query], TOP)}
     if size <= PEERS_UP_TO:
         theirs = asdict(apart(build_bm25s, corpus, size, folder / "bm25s", bound))

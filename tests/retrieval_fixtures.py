@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raggd.retrieval.base import Budget, Progress
-from raggd.retrieval.bm25 import ROWS, BM25Kind, BM25Retriever, open_bm25
-from raggd.retrieval.build import update_index
+from raggd.progress import Progress, silent
+from raggd.retrieval.base import Budget
+from raggd.retrieval.bm25 import ROWS, BM25Kind, BM25Retriever
+from raggd.retrieval.build import open_index, update_index
 from raggd.retrieval.corpus import Corpus
-from raggd.retrieval.dense import DenseKind, DenseRetriever, open_dense
+from raggd.retrieval.dense import DenseKind, DenseRetriever
 from raggd.retrieval.encoder import Encoder
 
 
 def build_bm25(
     corpus: Corpus,
     folder: Path,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     *,
     budget: Budget | None = None,
     rows: int = ROWS,
@@ -24,14 +25,26 @@ def build_bm25(
     return open_bm25(folder)
 
 
+def open_bm25(folder: Path) -> BM25Retriever:
+    found = open_index(folder, BM25Kind())
+    assert isinstance(found, BM25Retriever)
+    return found
+
+
 def build_dense(
     corpus: Corpus,
     folder: Path,
     encoder: Encoder,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     *,
     factory: str = "",
     shard: int = 2048,
 ) -> DenseRetriever:
     update_index(corpus, folder, DenseKind(encoder, factory, shard), progress)
-    return open_dense(folder, encoder)
+    return open_dense(folder, encoder, factory)
+
+
+def open_dense(folder: Path, encoder: Encoder, factory: str = "") -> DenseRetriever:
+    found = open_index(folder, DenseKind(encoder, factory))
+    assert isinstance(found, DenseRetriever)
+    return found

@@ -64,7 +64,7 @@ def test_the_fit_goes_to_21_million() -> None:
 
 def test_lines_of_a_file_are_what_is_counted(tmp_path: Path) -> None:
     from benchmarks.measure import apart, build_bm25s, build_ours
-    from raggd.retrieval.bm25 import open_bm25
+    from retrieval_fixtures import open_bm25
 
     corpus = write_lines(
         tmp_path / "c.jsonl", [{"id": str(n), "contents": f"T\nword{n} and more"} for n in range(9)]

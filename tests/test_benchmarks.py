@@ -235,9 +235,12 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
 
 
 def test_listing_and_hashing(published: Path) -> None:
-    found = [(entry.name, split) for entry, split, _ in b.available(published)]
-    assert found[:3] == [("nq", "train"), ("nq", "dev"), ("nq", "test")]
-    assert ("bamboogle", "train") not in found
+    write(published / "qa", "ours", "test", rows("test", 40))
+    found = b.files_in(published)
+    assert list(found) == [*b.BENCHMARKS, "ours"] == b.tasks_in(published)
+    assert list(found["nq"]) == ["train", "dev", "test"]
+    assert list(found["bamboogle"]) == list(found["ours"]) == ["test"]
+    assert b.tasks_in(b.HUB) == list(b.BENCHMARKS)
     train, test = (b.load_questions(published, "nq", split) for split in ("train", "test"))
     assert b.questions_hash(train) != b.questions_hash(test)
     assert b.questions_hash(train) == b.questions_hash(iter(train))

@@ -20,9 +20,9 @@ import torch
 from raggd.adaptation.targets import load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
-from raggd.cluster.study import PartTask, StudyWorker, _tasks, check_worker, run_study_on
+from raggd.cluster.study import PartTask, StudyWorker, _tasks, run_study_on
 from raggd.cluster.targets import TargetWorker, run_targets_on
-from raggd.cluster.workers import ClusterOptions, Scheduler, check_node, connected
+from raggd.cluster.workers import ClusterOptions, Scheduler, Worker, check_worker, workers
 from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.settings import changed, load_settings
@@ -146,51 +146,21 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(
 
 
 def test_workers_that_keep_dying_are_given_up(address: str) -> None:
-    import ray
+    class Fragile(Worker[str, str]):
+        def identities(self) -> dict[str, str]:
+            return {}
 
-    class Fragile:
-        def work(self, task: str) -> str:
+        def result(self, task: str) -> str:
             if task == "deadly":
                 os._exit(1)
             return task * 2
 
-    with connected(address):
-        scheduler = Scheduler[str](ray, lambda: ray.remote(num_cpus=1)(Fragile).remote(), 1)
-        got: list[str] = []
+    got: list[Any] = []
+    with workers(ClusterOptions(address, 1), Silent(), Fragile) as scheduler:
+        assert scheduler.introductions()[0]["problem"] == ""
         with pytest.raises(RaggdError, match="3 workers died over deadly"):
             scheduler.run(["a", "deadly", "b"], lambda _, result: got.append(result))
-        scheduler.stop()
-        assert scheduler.deaths == 3
-        assert got == ["aa"]
-
-
-@pytest.mark.parametrize("kind", ["OutOfMemoryError", "RayActorError", "ObjectLostError"])
-def test_whatever_takes_a_worker_away_the_task_is_given_again(kind: str) -> None:
-    ray = pytest.importorskip("ray")
-    left = [kind]
-
-    class Once:
-        exceptions = ray.exceptions
-
-        @staticmethod
-        def wait(calls: list[str], num_returns: int) -> tuple[list[str], list[str]]:
-            return calls[:1], calls[1:]
-
-        @staticmethod
-        def get(call: str) -> str:
-            if call == "b" and left:
-                raise getattr(ray.exceptions, left.pop()).__new__(getattr(ray.exceptions, kind))
-            return call * 2
-
-    class Worker:
-        class work:  # noqa: N801
-            remote = staticmethod(str)
-
-    scheduler = Scheduler[str](Once, Worker, 1)
-    got: list[tuple[str, str]] = []
-    scheduler.run(["a", "b"], lambda task, result: got.append((task, result)))
-    assert got == [("a", "aa"), ("b", "bb")]
-    assert scheduler.deaths == 1
+    assert got == ["aa"]
 
 
 def test_a_task_goes_where_its_model_is_loaded() -> None:
@@ -216,18 +186,13 @@ def test_a_task_goes_where_its_model_is_loaded() -> None:
         def get(call: str) -> str:
             return call
 
-    workers: list[Now] = []
-
-    def start() -> Now:
-        workers.append(Now())
-        return workers[-1]
-
-    scheduler = Scheduler[str](Instant, start, 2)
+    actors = [Now(), Now()]
+    scheduler = Scheduler[str, str](Instant, actors)
     tasks = ["a1", "b1", "a2", "b2", "a3", "b3"]
     got: list[str] = []
-    scheduler.run(tasks, lambda task, _: got.append(task), lambda last, task: last[0] == task[0])
+    scheduler.run(tasks, lambda task, _: got.append(task), needs=lambda task: task[0])
     assert sorted(got) == sorted(tasks)
-    assert all(len({task[0] for task in worker.done}) == 1 for worker in workers)
+    assert all(len({task[0] for task in actor.done}) == 1 for actor in actors)
 
 
 def test_a_worker_computes_what_no_longer_fits_and_keeps_the_rest(
@@ -237,7 +202,7 @@ def test_a_worker_computes_what_no_longer_fits_and_keeps_the_rest(
     runner = StudyRunner(study, whole, Silent())
     cells = [cell for cell in all_cells(study) if cell.method == "rag-gd"][:1]
     (first, second) = _tasks(runner, cells)
-    worker = StudyWorker(study, "", 0)
+    worker = StudyWorker(study, cells, "", 0)
     kept = worker.work(first)
     assert not isinstance(kept, RaggdError)
     assert (kept.text, kept.computed) == (first.known, False)
@@ -256,7 +221,7 @@ def test_a_worker_computes_what_no_longer_fits_and_keeps_the_rest(
 def test_unfit_workers_are_named(study_file: Path, world: World, tmp_path: Path) -> None:
     study = load_study(study_file)
     cells = all_cells(study)[:3]
-    told = StudyWorker(study, "", 0).introduce(cells)
+    told = StudyWorker(study, cells, "", 0).introduce()
     own = told["identities"]
     check_worker(told, own)
 
@@ -267,7 +232,7 @@ def test_unfit_workers_are_named(study_file: Path, world: World, tmp_path: Path)
     refused("node 'n7' has torch 1.0, this machine", versions={**versions(), "torch": "1.0"})
     refused("node 'n7' has other data or weights for tiny", identities={**own, cells[1].path: "?"})
     empty = world.study(METHODS, name="empty", weights=tmp_path / "nothing")
-    without = StudyWorker(load_study(empty), "", 0).introduce(cells)
+    without = StudyWorker(load_study(empty), cells, "", 0).introduce()
     with pytest.raises(RaggdError, match=r"cannot do its part: .*base.safetensors"):
         check_worker(without, own)
 
@@ -331,4 +296,4 @@ def test_a_target_worker_without_weights_says_so(run_parts: Assembly, tmp_path: 
     told = TargetWorker(changes, False, "", 0).introduce()
     assert "base.safetensors" in told["problem"]
     with pytest.raises(RaggdError, match="cannot do its part"):
-        check_node(told)
+        check_worker(told, {})

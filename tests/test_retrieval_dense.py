@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,19 +14,18 @@ from hypothesis import strategies as st
 
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Retriever
-from raggd.retrieval.bm25 import open_bm25
-from raggd.retrieval.build import build_index
+from raggd.retrieval.build import build_index, update_index
 from raggd.retrieval.dense import (
+    DenseKind,
     DenseRetriever,
     build_faiss,
     factory_for,
     nearest,
-    open_dense,
     open_faiss,
 )
 from raggd.retrieval.encoder import Encoder, load_encoder, mean_pooled, rules_for
 from raggd.settings import RetrievalSettings
-from retrieval_fixtures import build_dense
+from retrieval_fixtures import build_dense, open_bm25, open_dense
 
 WORDS = [f"word{number}" for number in range(40)]
 
@@ -242,11 +240,11 @@ def test_a_graph_is_built_alike_and_checked(
     graph = (tmp_path / "graph" / "data-1" / "index.faiss").read_bytes()
     (tmp_path / "graph" / "data-1" / "index.faiss").write_bytes(graph[: len(graph) // 2])
     with pytest.raises(RaggdError, match="damaged"):
-        open_dense(tmp_path / "graph", encoder)
+        open_dense(tmp_path / "graph", encoder, "HNSW32")
     build_dense(corpus[:200], tmp_path / "smaller", encoder, factory="HNSW32")
     (tmp_path / "smaller" / "data-1" / "index.faiss").write_bytes(graph)
     with pytest.raises(RaggdError, match="of 300 passages, its index of 200"):
-        open_dense(tmp_path / "smaller", encoder)
+        open_dense(tmp_path / "smaller", encoder, "HNSW32")
 
 
 def test_the_index_of_faiss_goes_by_size_or_as_the_settings_say() -> None:
@@ -299,7 +297,7 @@ def test_without_faiss_the_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(RaggdError, match=r"raggd\[dense\]"):
-        open_dense(tmp_path / "graph", encoder)
+        open_dense(tmp_path / "graph", encoder, "HNSW32")
     with pytest.raises(RaggdError, match=r"raggd\[dense\]"):
         build_dense(CORPUS, tmp_path / "new", encoder, factory="HNSW32")
     open_dense(tmp_path / "exact", encoder)  # small ones need none
@@ -335,7 +333,7 @@ def test_a_killed_build_resumes_to_the_same_bytes(
             "encode_passages",
             lambda passages, done=None: encoded.append(len(passages)) or real(passages, done),
         )
-        build_dense(CORPUS, folder, encoder, lambda *at: seen.append(at), shard=8)
+        build_dense(CORPUS, folder, encoder, lambda _, *at: seen.append(at), shard=8)
     assert encoded == [8, 8, 5]  # of 8, 8, 8, 8, 5
     assert seen[0] == (16, 37)
     assert seen[-1] == (37, 37)
@@ -356,27 +354,20 @@ def test_shards_of_another_corpus_are_not_used(
     assert files(tmp_path / "index") == files(tmp_path / "direct")
 
 
-def test_another_encoder_or_prefix_is_refused(
-    built: DenseRetriever, models: Path, tmp_path: Path
-) -> None:
-    for name, message in (("other", "fingerprint"), ("e5-tiny", "query_prefix '', .*'query: '")):
-        with pytest.raises(RaggdError, match=message):
-            open_dense(
-                tmp_path / "index",
-                load_encoder(str(models / name), device="cpu", precision="float32"),
-            )
-
-
-def test_version_kind_and_damage_are_refused(
-    built: DenseRetriever, encoder: Encoder, tmp_path: Path
+def test_another_encoder_or_prefix_encodes_everything_anew(
+    built: DenseRetriever, encoder: Encoder, models: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "index"
-    manifest = json.loads((folder / "index.json").read_text())
-    for entry, value, message in (("format", 7, "version 7"), ("kind", "bm25", "bm25 index")):
-        (folder / "index.json").write_text(json.dumps({**manifest, entry: value}))
-        with pytest.raises(RaggdError, match=message):
-            open_dense(folder, encoder)
-    (folder / "index.json").write_text(json.dumps(manifest))
+    assert not update_index(CORPUS, folder, DenseKind(encoder)).built
+    for name in ("other", "e5-tiny"):
+        other = load_encoder(str(models / name), device="cpu", precision="float32")
+        assert update_index(CORPUS, folder, DenseKind(other)).built
+        fresh = build_dense(CORPUS, tmp_path / name, other)
+        assert open_dense(folder, other).search(["word3"], 3) == fresh.search(["word3"], 3)
+
+
+def test_damage_is_refused(built: DenseRetriever, encoder: Encoder, tmp_path: Path) -> None:
+    folder = tmp_path / "index"
     np.save(folder / "data-1" / "embeddings.npy", np.zeros((3, 32), dtype=np.float32))
     with pytest.raises(RaggdError, match="damaged"):
         open_dense(folder, encoder)
@@ -402,5 +393,5 @@ def test_build_index_with_an_encoder(models: Path, tmp_path: Path) -> None:
     again = build_index(CORPUS, chosen, tmp_path / "index")
     assert (first.built, again.built) == (True, False)
     assert again.retriever.search(["word3"], 2) == first.retriever.search(["word3"], 2)
-    with pytest.raises(RaggdError, match="dense index, expected bm25"):
+    with pytest.raises(RaggdError, match="no bm25 index"):
         open_bm25(tmp_path / "index")

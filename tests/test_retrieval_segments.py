@@ -154,7 +154,7 @@ def test_a_killed_build_goes_on_after_its_last_segment(
     seen: list[tuple[int, int | None]] = []
     with monkeypatch.context() as patched:
         killed_after(patched, 2)  # the two that are missing
-        resumed = build_bm25(streamed, folder, lambda *at: seen.append(at), rows=10)
+        resumed = build_bm25(streamed, folder, lambda _, *at: seen.append(at), rows=10)
     assert len(read) == 3  # hashed again, not stored again
     assert seen[0] == (40, 50)
     assert resumed.search(WORDS, 5) == expected.search(WORDS, 5)

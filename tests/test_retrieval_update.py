@@ -21,14 +21,14 @@ from hypothesis import strategies as st
 from raggd.data import documents
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import RetrievalWarning, bm25, build_index, corpus
-from raggd.retrieval.bm25 import BM25Kind, BM25Retriever, open_bm25
+from raggd.retrieval.bm25 import BM25Kind, BM25Retriever
 from raggd.retrieval.build import update_index
 from raggd.retrieval.corpus import Changes
 from raggd.retrieval.dense import DenseRetriever
 from raggd.retrieval.encoder import Encoder, EncoderRules
 from raggd.retrieval.folders import open_folder
 from raggd.settings import RetrievalSettings
-from retrieval_fixtures import build_bm25, build_dense
+from retrieval_fixtures import build_bm25, build_dense, open_bm25
 from workflow_fixtures import run_cli
 
 WORDS = [f"word{number}" for number in range(25)]

@@ -20,7 +20,8 @@ from raggd.methods.base import Adapted
 from raggd.serving.documents import passages_for, searches_for
 from raggd.serving.errors import ApiError
 from raggd.serving.openai import ChatRequest, Message
-from raggd.serving.row import AnswerText, Piece, Probabilities, Row, Sampling, TokenBytes
+from raggd.serving.request import turns_of
+from raggd.serving.row import AnswerText, Piece, Probabilities, Row, Sampler, Sampling, TokenBytes
 from serving_fixtures import Running, demonstrations, questions
 
 CHAT = "/v1/chat/completions"
@@ -188,10 +189,9 @@ def test_how_a_chat_is_read() -> None:
         turn("user", "d"),
     ]
     chat = ChatRequest(model="base", messages=turns)
-    assert chat.turns() == ("d", (("a\nb", "c"),))
-    assert chat.instruction == "be brief\nin German"
+    assert turns_of(chat.messages) == ("d", (("a\nb", "c"),))
     with pytest.raises(ApiError, match="'user' last"):
-        ChatRequest(model="base", messages=turns[:5]).turns()
+        turns_of(ChatRequest(model="base", messages=turns[:5]).messages)
 
 
 def test_an_answer_may_be_as_long_as_the_context_leaves(client: httpx.Client) -> None:
@@ -302,7 +302,7 @@ def started(
     row = Row(
         prompt=Prompt((1,), 0, 0),
         adapted=Adapted(refusals=refusals),
-        sampling=Sampling(top_logprobs=1),
+        sampler=Sampler(Sampling(top_logprobs=1)),
         writer=AnswerText(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), stops),
         probabilities=Probabilities(TokenBytes(tokenizer)),
         max_tokens=1000,

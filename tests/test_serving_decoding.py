@@ -23,7 +23,7 @@ from raggd.data.prompts import Prompt, build_prompt
 from raggd.methods.answering import adapted_rows, answer_batch
 from raggd.methods.base import Adapted
 from raggd.serving import scheduler
-from raggd.serving.row import Sampler, Sampling, nucleus
+from raggd.serving.row import Sampler, Sampling
 from raggd.serving.scheduler import RunningBatch, cheapest_passes, start_of_pass
 from tiny import hooks_of, random_base, random_update, tiny_tokenizer
 
@@ -275,18 +275,6 @@ def test_temperature_and_nucleus_shape_the_draw() -> None:
     assert torch.allclose(shares(Sampling(2.0, seed=0)), hot, atol=0.03)
     expected = torch.tensor([0.625, 0.375, 0.0, 0.0])
     assert torch.allclose(shares(Sampling(1.0, top_p=0.7, seed=0)), expected, atol=0.03)
-
-
-@given(st.lists(st.floats(0.001, 1), min_size=1, max_size=20), st.floats(0.01, 1))
-def test_a_nucleus_is_the_smallest_set_that_holds_enough(values: list[float], p: float) -> None:
-    probabilities = torch.tensor(values, dtype=torch.float64)
-    probabilities /= probabilities.sum()
-    kept = nucleus(probabilities, p)
-    held = kept[kept > 0]
-    assert len(held) >= 1
-    assert held.sum() >= p - 1e-9
-    assert held.sum() - held.min() < p + 1e-9
-    assert torch.equal(kept[kept > 0], probabilities[kept > 0])
 
 
 def test_log_probabilities_are_the_models_own() -> None:

@@ -10,8 +10,9 @@ from typing import Any
 from benchmarks.load.soak import run_soak, stop_under_load
 from benchmarks.load.throughput import measure_throughput
 from benchmarks.load.work import make_workload, own_server
-from raggd.assembly import Assembly, Progress
+from raggd.assembly import Assembly
 from raggd.files import write_json
+from raggd.progress import Progress
 from raggd.provenance import origin
 from raggd.settings import load_settings
 

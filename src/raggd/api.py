@@ -16,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
-from raggd.assembly import Assembly, Progress
+from raggd.assembly import Assembly
 from raggd.data.questions import (
     NOBODY,
     OWN_TASK,
@@ -26,6 +26,7 @@ from raggd.data.questions import (
 )
 from raggd.data.shown import is_refusal, named_passages
 from raggd.data.text import normal_text
+from raggd.progress import Progress, silent
 from raggd.records import Answer, Question, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import wrap_retriever
@@ -354,7 +355,7 @@ def load(
     *,
     retriever: Any = None,
     settings: Settings | Mapping[str, Any] | str | Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> Rag:
     """Prepare to answer questions; nothing is fetched or loaded before it is needed.
 
@@ -364,7 +365,7 @@ def load(
         retriever: finds the passages instead of an index of `corpus`: of LangChain, LlamaIndex,
             or a `raggd.Retriever`.
         settings: `Settings`, a TOML file of them, or a dictionary like one.
-        progress: told about downloads, conversions and indexing; None is silent.
+        progress: told about downloads, conversions and indexing.
 
     Raises:
         RaggdError: both a corpus and a retriever were given.

@@ -14,7 +14,7 @@ from raggd.data.documents import summary
 from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
 from raggd.files import cache_folder
 from raggd.methods.spec import BASE_FILE, METHODS, adapting_method, build_method, weight_file
-from raggd.progress import Progress as Progress
+from raggd.progress import Progress, silent
 from raggd.records import Passage, RaggdError, require_known
 from raggd.retrieval.base import RetrievalWarning, Retriever
 from raggd.retrieval.bring_your_own import open_named
@@ -66,7 +66,7 @@ class Assembly:
     def __init__(
         self,
         settings: Settings,
-        progress: Progress | None = None,
+        progress: Progress = silent,
         *,
         backbone: Backbone | None = None,
     ) -> None:
@@ -91,12 +91,7 @@ class Assembly:
 
     def say(self, text: str) -> None:
         """Tell the user in a few words what is going on."""
-        if self.progress:
-            self.progress(text, 0, None)
-
-    def _indexing(self, done: int, total: int | None) -> None:
-        if self.progress:
-            self.progress("indexing passages", done, total)
+        self.progress(text, 0, None)
 
     @cached_property
     def source(self) -> str:
@@ -110,17 +105,12 @@ class Assembly:
         from raggd.settings import RetrievalSettings
 
         passages = pocket_passages(self.say)
-        retriever = build_index(passages, RetrievalSettings(), progress=self._indexing).retriever
+        retriever = build_index(passages, RetrievalSettings(), progress=self.progress).retriever
 
         def search(queries: list[str]) -> list[list[Passage]]:
             return [[hit.passage for hit in hits] for hits in retriever.search(queries, 3)]
 
-        return write_pocket(
-            pocket_folder(),
-            search,
-            fingerprint=f"{retriever.fingerprint}-3",
-            progress=self.say,
-        )
+        return write_pocket(pocket_folder(), search, f"{retriever.fingerprint}-3", self.say)
 
     @property
     def corpus(self) -> Path:
@@ -134,7 +124,7 @@ class Assembly:
         `strict` refuses a folder with files that cannot be read.
         """
         retrieval = self.settings.retrieval
-        index = build_index(corpus, retrieval, None, self._indexing, strict=strict)
+        index = build_index(corpus, retrieval, None, self.progress, strict=strict)
         if index.skipped:
             told = f"{corpus}: {summary(list(index.skipped))}."
             warnings.warn(told, RetrievalWarning, stacklevel=2)

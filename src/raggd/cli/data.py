@@ -36,7 +36,7 @@ def data_list(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """List the benchmarks and what is there of each; fetches nothing."""
-    result = listed(load_parts(config, assignments, None))
+    result = listed(load_parts(config, assignments))
     absent, lines = "on the hub" if result["source"] == "hub" else "not there", []
     for entry in result["benchmarks"]:
         held = ", held out from training" if entry["held_out"] else ""
@@ -54,21 +54,22 @@ def listed(parts: Assembly) -> dict[str, Any]:
         RaggdError: the source is a folder that does not exist.
     """
     from raggd.assembly import POCKET
-    from raggd.data.benchmarks import BENCHMARKS, HUB, available
+    from raggd.data.benchmarks import BENCHMARKS, HUB, files_in, find_benchmark
     from raggd.data.pocket import POCKET_NAMES, POCKET_SPLITS
 
     folder = parts.settings.data.folder
     splits: dict[str, list[str]] = {name: [] for name in BENCHMARKS}
+    source = HUB
     if folder == POCKET:
         splits |= {name: list(POCKET_SPLITS) for name in POCKET_NAMES}
     elif folder != HUB:
         if not Path(folder).is_dir():
             raise RaggdError(f"no data folder at {folder}: give a folder in FlashRAG's layout.")
-        for benchmark, split, _ in available(folder):
-            splits[benchmark.name].append(split)
+        splits |= {name: list(files) for name, files in files_in(folder).items()}
+        source = folder
     entries = [
         {"name": b.name, "title": b.title, "held_out": b.held_out, "splits": splits[b.name]}
-        for b in BENCHMARKS.values()
+        for b in (find_benchmark(name, source) for name in splits)
     ]
     return {"source": folder, "benchmarks": entries}
 
@@ -95,7 +96,8 @@ def fetched(parts: Assembly) -> dict[str, Any]:
 
     settings = parts.settings
     pocket = settings.data.folder == POCKET
-    names = list(POCKET_NAMES) if pocket else known_benchmarks(settings.evaluation.benchmarks)
+    chosen = POCKET_NAMES if pocket else settings.evaluation.benchmarks
+    names = known_benchmarks(chosen, parts.source)
     sizes = {"pool": support_pool, "scored": scored_questions}
     counts = {name: {k: len(of(parts.source, name)) for k, of in sizes.items()} for name in names}
     return {"source": parts.source, "benchmarks": counts}
@@ -141,7 +143,7 @@ def make(
     from raggd.making import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
-        parts = load_parts(config, with_corpus(corpus, assignments), None)
+        parts = load_parts(config, with_corpus(corpus, assignments))
         result = run_make(parts, out, count, seed, _ask)
     else:
         with progress_bar() as bar:

@@ -95,7 +95,7 @@ def _left_out(result: dict[str, Any]) -> list[str]:
 
 
 def _store(config: Path | None, assignments: list[str] | None) -> Store:
-    return load_rag(config, assignments, None).store
+    return load_rag(config, assignments).store
 
 
 @supports_app.command("add")

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raggd.progress import Progress, silent
 from raggd.records import RaggdError
 
 if TYPE_CHECKING:
     from raggd.api import Rag
-    from raggd.assembly import Assembly, Progress
+    from raggd.assembly import Assembly
     from raggd.records import SupportSet
 
 Config = Annotated[
@@ -60,11 +61,11 @@ def with_corpus(corpus: Path | None, assignments: list[str] | None) -> list[str]
 
 
 def load_parts(
-    config: Path | None, assignments: list[str] | None, bar: Progress | None
+    config: Path | None, assignments: list[str] | None, bar: Progress = silent
 ) -> Assembly:
     """Read the settings of a command; everything it needs is loaded on first use.
 
-    `bar` is told about downloads, conversions and indexing; None is silent.
+    `bar` is told about downloads, conversions and indexing.
     """
     from raggd.assembly import Assembly
     from raggd.settings import load_settings
@@ -72,7 +73,7 @@ def load_parts(
     return Assembly(load_settings(config, assignments), bar)
 
 
-def load_rag(config: Path | None, assignments: list[str] | None, bar: Progress | None) -> Rag:
+def load_rag(config: Path | None, assignments: list[str] | None, bar: Progress = silent) -> Rag:
     """Return what adapts and answers by the settings of a command: `load_parts`, as a `Rag`."""
     from raggd.api import Rag
 

@@ -1,7 +1,7 @@
 """Workers on a Ray cluster: joining it in clear words, sharing it out, tasks that outlive a worker.
 
-Each task is done once, whoever does it in the end: a worker's result is only what it returns; a
-task whose worker died is given to another one, and a task that no worker survives is named.
+A worker's result is only what it returns. Ray starts a worker that died again, anywhere, and gives
+it its task again; a task that no worker survives is named.
 """
 
 from __future__ import annotations
@@ -9,17 +9,22 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import platform
 import socket
+import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from raggd.progress import Progress
 from raggd.provenance import versions
 from raggd.records import RaggdError
 
 T = TypeVar("T")
+R = TypeVar("R")
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, started and stopped here."""
 _MISSING = "a cluster needs Ray, which is not installed: `pip install 'raggd[cluster]'`."
@@ -29,7 +34,7 @@ START_SECONDS = 600
 """How long workers may take to start; a busy cluster gives none."""
 TRIES = 3
 """Workers that may die over one task."""
-_REPORT = 12
+_LONG_REPORT = 12
 
 
 def _ray() -> Any:
@@ -145,11 +150,56 @@ def shares(ray: Any, options: ClusterOptions) -> tuple[int, dict[str, Any], int]
     return count, {"num_cpus": threads}, threads
 
 
-def check_node(told: Mapping[str, Any]) -> None:
-    """Refuse a worker that cannot do its part, or has other versions than this machine.
+class Worker(ABC, Generic[T, R]):
+    """What does tasks in a process of the cluster; what it has loaded stays for the next one."""
+
+    def __init__(self, folder: str, threads: int) -> None:
+        """Make this process a worker with so many processor threads; 0 leaves the number as it is.
+
+        Relative paths start in `folder`, the driver's, if it is there.
+        """
+        if folder and Path(folder).is_dir():
+            os.chdir(folder)
+        if threads:
+            import torch
+
+            torch.set_num_threads(threads)
+        self._scratch = tempfile.TemporaryDirectory(prefix="raggd-worker-")
+        self.scratch = Path(self._scratch.name)
+
+    def introduce(self) -> dict[str, Any]:
+        """Say what this node has, for the driver to compare with its own.
+
+        ``node``, ``versions``, ``identities`` (hashes of what the results depend on) and
+        ``problem``: why it cannot do its part, if so.
+        """
+        told = {"node": platform.node(), "versions": versions(), "problem": "", "identities": {}}
+        try:
+            return told | {"identities": self.identities()}
+        except RaggdError as error:
+            return told | {"problem": str(error)}
+
+    def work(self, task: T) -> R | RaggdError:
+        """Do a task; a `RaggdError` is returned, not raised, so that it arrives unwrapped."""
+        try:
+            return self.result(task)
+        except RaggdError as error:
+            return error
+
+    @abstractmethod
+    def identities(self) -> Mapping[str, str]:
+        """Return hashes of what results depend on, by what is made of it."""
+
+    @abstractmethod
+    def result(self, task: T) -> R:
+        """Do a task."""
+
+
+def check_worker(told: Mapping[str, Any], own: Mapping[str, str]) -> None:
+    """Refuse a worker whose results would differ from this machine's, by what it says of itself.
 
     Raises:
-        RaggdError: it cannot; the node and the reason are named.
+        RaggdError: it cannot do its part, or has other versions, data or weights.
     """
     node = told["node"]
     if told["problem"]:
@@ -161,23 +211,16 @@ def check_node(told: Mapping[str, Any]) -> None:
                 f"the worker on node '{node}' has {name} {there}, this machine {version}: results "
                 "could differ. Install the same versions on all nodes."
             )
+    for made, identity in own.items():
+        if told["identities"].get(made) != identity:
+            raise RaggdError(
+                f"the worker on node '{node}' has other data or weights for {made}: give all nodes "
+                "the same files at the same paths."
+            )
 
 
-def settle(folder: str, threads: int) -> None:
-    """Make this process a worker with so many processor threads; 0 leaves the number as it is.
-
-    Relative paths start in `folder`, the driver's, if it is there.
-    """
-    if folder and Path(folder).is_dir():
-        os.chdir(folder)
-    if threads:
-        import torch
-
-        torch.set_num_threads(threads)
-
-
-def deaths(ray: Any) -> tuple[type[Exception], ...]:
-    """Name what Ray raises when a worker, its node or its result is gone, and the work does not."""
+def _deaths(ray: Any) -> tuple[type[Exception], ...]:
+    # what Ray raises when a worker, its node or its result is gone, and the work does not
     found = ray.exceptions
     # a worker that Ray ended to save the node's memory is no RayActorError
     return (
@@ -189,121 +232,88 @@ def deaths(ray: Any) -> tuple[type[Exception], ...]:
 def _reason(error: Exception) -> str:
     # Ray's longest messages are reports of many lines, the reason in their first
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1] if len(lines) < _REPORT else lines[0]
+    return lines[-1] if len(lines) < _LONG_REPORT else lines[0]
 
 
-@dataclass
-class _Slot(Generic[T]):
-    worker: Any
-    last: T | None = None
+class Scheduler(Generic[T, R]):
+    """Hands tasks to workers: actors of Ray with a method ``work(task)``."""
 
-
-class Scheduler(Generic[T]):
-    """A number of workers, replaced when they die; `deaths` counts those that did."""
-
-    def __init__(self, ray: Any, start: Callable[[], Any], size: int) -> None:
-        """Start so many workers: `start` makes an actor with a method ``work(task)``."""
-        self._ray = ray
-        self._start = start
-        self._slots = [_Slot[T](start()) for _ in range(size)]
-        self.deaths = 0
+    def __init__(self, ray: Any, actors: Sequence[Any]) -> None:
+        """Take the workers."""
+        self._ray, self._actors = ray, actors
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return len(self._actors)
 
-    def ask_all(self, method: str, *arguments: Any) -> list[Any]:
-        """Call a method of every worker and wait for all.
+    def introductions(self) -> list[dict[str, Any]]:
+        """Let all workers introduce themselves.
 
         Raises:
-            RaggdError: a worker could not be started, or died.
+            RaggdError: one could not be started, or died.
         """
-        calls = [getattr(slot.worker, method).remote(*arguments) for slot in self._slots]
+        calls = [actor.introduce.remote() for actor in self._actors]
         try:
             return list(self._ray.get(calls, timeout=START_SECONDS))
         except self._ray.exceptions.GetTimeoutError as error:
             raise RaggdError(
-                f"the cluster did not start {len(self._slots)} workers within {START_SECONDS} s: "
-                "its processors or GPUs are taken or too few. Ask for fewer by --workers."
+                f"the cluster did not start {len(self)} workers within {START_SECONDS} s: its "
+                "processors or GPUs are taken or too few. Ask for fewer by --workers."
             ) from error
-        except deaths(self._ray) as error:
-            reason = _reason(error)
+        except _deaths(self._ray) as error:
             raise RaggdError(
-                f"a worker of the cluster did not start or died at once ({reason}): look at its "
-                "node's memory and at Ray's log."
+                f"a worker of the cluster did not start or died at once ({_reason(error)}): look "
+                "at its node's memory and at Ray's log."
             ) from error
 
     def run(
         self,
         tasks: Sequence[T],
-        deliver: Callable[[T, Any], None],
-        near: Callable[[T, T], bool] = lambda *_: False,
+        deliver: Callable[[T, R | RaggdError], None],
+        needs: Callable[[T], str] = lambda _: "",
     ) -> None:
         """Do all tasks, the first ones first; `deliver` is told each result as it comes.
 
-        `near` says whether a worker that did the first task does the second with what it has
-        loaded.
+        `needs` names what is loaded for a task: a worker that has it is given that task first.
 
         Raises:
             RaggdError: `TRIES` workers died over a task.
         """
-        waiting = list(range(len(tasks)))
-        tries = [0] * len(tasks)
-        idle = list(self._slots)
-        busy: dict[Any, tuple[_Slot[T], int]] = {}
+        waiting = list(tasks)
+        idle = [(actor, "") for actor in self._actors]
+        busy: dict[Any, tuple[Any, T]] = {}
         while waiting or busy:
             while waiting and idle:
-                slot = idle.pop()
-                number = self._choose(slot, waiting, tasks, near)
-                slot.last = tasks[number]
-                busy[slot.worker.work.remote(tasks[number])] = (slot, number)
+                actor, has = idle.pop()
+                at = next((at for at, task in enumerate(waiting) if needs(task) == has), 0)
+                task = waiting.pop(at)
+                busy[actor.work.remote(task)] = actor, task
             (done,), _ = self._ray.wait(list(busy), num_returns=1)
-            slot, number = busy.pop(done)
-            idle.append(slot)
+            actor, task = busy.pop(done)
+            idle.append((actor, needs(task)))
             try:
                 result = self._ray.get(done)
-            except deaths(self._ray) as error:
-                tries[number] += 1
-                self._replace(slot, tasks[number], tries[number], error)
-                waiting.insert(0, number)
-                continue
-            deliver(tasks[number], result)
-
-    @staticmethod
-    def _choose(
-        slot: _Slot[T], waiting: list[int], tasks: Sequence[T], near: Callable[[T, T], bool]
-    ) -> int:
-        last = slot.last
-        if last is not None:
-            for place, number in enumerate(waiting):
-                if near(last, tasks[number]):
-                    return waiting.pop(place)
-        return waiting.pop(0)
-
-    def _replace(self, slot: _Slot[T], task: T, tries: int, error: Exception) -> None:
-        self.deaths += 1
-        if tries >= TRIES:
-            reason = _reason(error)
-            raise RaggdError(
-                f"{tries} workers died over {task} ({reason}): it may need more memory than a "
-                "node has. What was finished is kept; the same command continues."
-            ) from error
-        slot.worker, slot.last = self._start(), None
-
-    def stop(self) -> None:
-        """End all workers."""
-        for slot in self._slots:
-            self._ray.kill(slot.worker)
+            except _deaths(self._ray) as error:
+                raise RaggdError(
+                    f"{TRIES} workers died over {task} ({_reason(error)}): it may need more memory "
+                    "than a node has. What was finished is kept; the same command continues."
+                ) from error
+            deliver(task, result)
 
 
 @contextmanager
-def workers(options: ClusterOptions, kind: type, *arguments: Any) -> Iterator[Scheduler[Any]]:
+def workers(
+    options: ClusterOptions, progress: Progress, kind: type[Worker[T, R]], *arguments: Any
+) -> Iterator[Scheduler[T, R]]:
     """Start workers of a kind inside a ``with`` block: ``kind(*arguments, folder, threads)``."""
+    progress(f"connecting to cluster {options.address}", 0, None)
     with connected(options.address) as ray:
         count, reserved, threads = shares(ray, options)
-        actor = ray.remote(**reserved)(kind)
-        here = str(Path.cwd())
-        made = Scheduler[Any](ray, lambda: actor.remote(*arguments, here, threads), count)
+        lasting = {"max_restarts": -1, "max_task_retries": TRIES - 1}
+        start = ray.remote(**reserved, **lasting)(kind).remote
+        progress(f"{count} workers are starting", 0, None)
+        actors = [start(*arguments, str(Path.cwd()), threads) for _ in range(count)]
         try:
-            yield made
+            yield Scheduler(ray, actors)
         finally:
-            made.stop()
+            for actor in actors:
+                ray.kill(actor)

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from raggd.data.answers import normalise_answer
@@ -62,11 +63,15 @@ BENCHMARKS: dict[str, Benchmark] = {
 """The paper's seven sets by name, in the order of its tables."""
 
 
-def own_tasks(source: str | Path) -> list[str]:
-    """Return the names of a local source's question sets that are none of the paper's."""
+def files_in(source: str | Path) -> dict[str, dict[str, Path]]:
+    """Return a local folder's files by question set and split: the paper's sets, then others."""
+    found: dict[str, dict[str, Path]] = {}
     roots = [Path(source), Path(source) / "qa"] if str(source) != HUB else []
-    files = [path for root in roots for split in SPLITS for path in root.glob(f"*/{split}.jsonl*")]
-    return sorted({path.parent.name for path in files} - set(BENCHMARKS))
+    for root, split, ending in product(roots, SPLITS, (".jsonl", ".jsonl.gz")):
+        for path in root.glob(f"*/{split}{ending}"):
+            found.setdefault(path.parent.name, {}).setdefault(split, path)
+    names = [*(n for n in BENCHMARKS if n in found), *sorted(found.keys() - BENCHMARKS.keys())]
+    return {name: found[name] for name in names}
 
 
 def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
@@ -76,23 +81,13 @@ def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
     """
     if name in BENCHMARKS:
         return BENCHMARKS[name]
-    own = own_tasks(source)
-    require_known("benchmark", name, [*BENCHMARKS, *own])
+    known_benchmarks([name], source)
     return Benchmark(name, name, has_train=False)
 
 
 def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str]:
     """Return the benchmarks that a setting names, checked by `known_names`."""
-    return known_names("benchmark", names, [*BENCHMARKS, *own_tasks(source)])
-
-
-def _local_file(folder: Path, name: str, split: str) -> Path | None:
-    for root in (folder, folder / "qa"):
-        for ending in (".jsonl", ".jsonl.gz"):
-            path = root / name / f"{split}{ending}"
-            if path.is_file():
-                return path
-    return None
+    return known_names("benchmark", names, list(BENCHMARKS | files_in(source)))
 
 
 def find_file(source: str | Path, name: str, split: str) -> Path | None:
@@ -112,7 +107,7 @@ def find_file(source: str | Path, name: str, split: str) -> Path | None:
             f"no data folder at {folder}: give a folder in FlashRAG's layout "
             f"(<folder>/{name}/{split}.jsonl), or '{HUB}'."
         )
-    return _local_file(folder, name, split)
+    return files_in(folder).get(name, {}).get(split)
 
 
 def load_questions(source: str | Path, name: str, split: str) -> list[Question]:
@@ -167,8 +162,7 @@ def _sorted(questions: Iterable[Question]) -> list[Question]:
 
 def _evaluation_questions(source: str | Path, benchmark: Benchmark) -> list[Question]:
     for split in SCORED:
-        path = find_file(source, benchmark.name, split)
-        if path is not None:
+        if path := find_file(source, benchmark.name, split):
             return read_questions(path, task=benchmark.name)
     raise RaggdError(
         f"benchmark '{benchmark.name}' has nothing to score in {source}: expected "
@@ -218,21 +212,9 @@ def scored_questions(source: str | Path, name: str) -> list[Question]:
     return _sorted(_divide(source, benchmark)[1])
 
 
-def available(source: str | Path) -> Iterator[tuple[Benchmark, str, Path]]:
-    """Yield benchmark, split and file of a local folder, in the order of the paper's tables."""
-    for benchmark in BENCHMARKS.values():
-        for split in SPLITS:
-            path = _local_file(Path(source), benchmark.name, split)
-            if path is not None:
-                yield benchmark, split, path
-
-
 def tasks_in(source: str | Path) -> list[str]:
     """Return the names of the benchmarks that a source holds, the paper's first, in its order."""
-    if str(source) == HUB:
-        return list(BENCHMARKS)
-    named = dict.fromkeys(benchmark.name for benchmark, _, _ in available(source))
-    return [*named, *own_tasks(source)]
+    return list(BENCHMARKS if str(source) == HUB else files_in(source))
 
 
 def questions_hash(questions: Iterable[Question]) -> str:
@@ -274,21 +256,16 @@ def hub_file(filename: str) -> Path | None:
 
 def _unpack_corpus(archive: Path, target: Path) -> None:
     try:
-        with zipfile.ZipFile(archive) as opened:
-            members = [name for name in opened.namelist() if name.endswith(".jsonl")]
-            if len(members) != 1:
-                raise RaggdError(
-                    f"{archive} holds {len(members)} .jsonl files: expected the corpus alone."
-                )
-            with (
-                opened.open(members[0]) as packed,
-                replacing(target) as temporary,
-                temporary.open("wb") as plain,
-            ):
-                shutil.copyfileobj(packed, plain, 1 << 20)
-    except (zipfile.BadZipFile, EOFError) as error:
+        with (
+            zipfile.ZipFile(archive) as opened,
+            opened.open(next(n for n in opened.namelist() if n.endswith(".jsonl"))) as packed,
+            replacing(target) as temporary,
+            temporary.open("wb") as plain,
+        ):
+            shutil.copyfileobj(packed, plain, 1 << 20)
+    except (zipfile.BadZipFile, EOFError, StopIteration) as error:
         raise RaggdError(
-            f"{archive} is damaged ({error}): remove it and fetch it again."
+            f"{archive} is damaged, or holds no corpus: remove it and fetch it again."
         ) from error
 
 

@@ -12,7 +12,8 @@ import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from raggd.files import replacing
 from raggd.records import Passage, RaggdError, content_id
@@ -50,26 +51,7 @@ def write_prepared(path: Path, rows: Iterable[Prepared]) -> None:
         temporary.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
 
 
-def _passages(raw: Sequence[dict[str, str]]) -> tuple[Passage, ...]:
-    return tuple(Passage(**passage) for passage in raw)
-
-
-def _row(raw: dict[str, Any]) -> Prepared:
-    return Prepared(
-        **{
-            **raw,
-            "answers": tuple(raw["answers"]),
-            "passages": _passages(raw["passages"]),
-            "near": _passages(raw["near"]),
-        }
-    )
-
-
-_DAMAGED = (
-    *(OSError, EOFError, zlib.error),  # what packs it
-    *(ValueError, RecursionError),  # JSON
-    *(TypeError, KeyError, AttributeError),  # JSON of another form
-)
+_ROW = TypeAdapter(Prepared)
 
 
 def read_prepared(path: Path) -> list[Prepared]:
@@ -85,11 +67,11 @@ def read_prepared(path: Path) -> list[Prepared]:
     rows: list[Prepared] = []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
-            rows.extend(_row(json.loads(line)) for line in file)
-    except _DAMAGED as error:
+            rows.extend(map(_ROW.validate_json, file))
+    except (OSError, EOFError, zlib.error, ValueError) as error:
         raise RaggdError(
-            f"{path}, line {len(rows) + 1}: not a prepared question ({error}). Make the file again "
-            "with `raggd data prepare`."
+            f"{path}, line {len(rows) + 1}: not a prepared question, or damaged. Make the file "
+            "again with `raggd data prepare`."
         ) from error
     return rows
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from raggd.records import Hit, Passage, RaggdError, content_id
 
@@ -26,7 +27,7 @@ Rows = NDArray[np.int64]
 
 _GROUP, _MANY = 128, 20
 
-Progress = Callable[[int, int | None], None]
+Count = Callable[[int, int | None], None]
 """Called with the number of passages done and, where it is known, of all passages."""
 
 
@@ -100,8 +101,7 @@ class StoredRetriever(ABC):
             self._same_top = None
 
     @abstractmethod
-    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Search; the arguments are checked."""
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]: ...
 
 
 def top_k(
@@ -193,13 +193,11 @@ def fused(lists: Sequence[Sequence[Hit]]) -> list[Hit]:
     return [Hit(passages[name], scores[name]) for name in order]
 
 
-_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)I?B?\s*", re.IGNORECASE)
 _STATE, _STATUS = Path("/proc/self/statm"), Path("/proc/self/status")
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size such as ``3GB``: with K, M, G or T (powers of 1,000), or none.
+    """Return the bytes of a size such as ``3GB`` or ``500 MiB``.
 
     Raises:
         RaggdError: it is not a size, or not above 0.
@@ -207,9 +205,11 @@ def parse_size(text: str) -> int:
     >>> parse_size("1.5 GB")
     1500000000
     """
-    match = _SIZE.fullmatch(text)
-    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if size <= 0:
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        size = 0
+    if not size:
         raise RaggdError(f"'{text}' is not a size: expected a number with MB or GB, such as 3GB.")
     return size
 
@@ -220,7 +220,7 @@ def show_size(size: float) -> str:
     >>> show_size(2_340_000_000)
     '2.3 GB'
     """
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"
+    return ByteSize(size).human_readable(decimal=True, separator=" ")
 
 
 def held_memory() -> int:

@@ -37,8 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Budget, Progress, Rows, StoredRetriever, parse_size, top_k
-from raggd.retrieval.folders import STATE, open_folder
+from raggd.retrieval.base import Budget, Count, Rows, StoredRetriever, parse_size, top_k
+from raggd.retrieval.folders import STATE
 from raggd.retrieval.store import PassageStore, mapped, read_rows
 from raggd.retrieval.terms import (
     Keys,
@@ -141,9 +141,7 @@ def _save(folder: Path, start: int, arrays: Mapping[str, NDArray[Any] | Path]) -
     making.rename(folder / f"segment-{start:012d}")
 
 
-def sort_rows(
-    folder: Path, passages: int, budget: Budget, progress: Progress | None = None, rows: int = ROWS
-) -> None:
+def sort_rows(folder: Path, passages: int, budget: Budget, count: Count, rows: int = ROWS) -> None:
     """Number and sort the words of all rows of a store that are in no segment yet.
 
     A segment ends after so many `rows`, or earlier, where the budget would not do.
@@ -151,30 +149,29 @@ def sort_rows(
     while (done := max((end for _, end in _spans(folder)), default=0)) < passages:
         budget.require(LEAST_MEMORY, f"an index of {passages} passages")
 
-        def told(more: int, done: int = done) -> None:
-            if progress is not None:
-                progress(done + more, passages)
+        def read(more: int, done: int = done) -> None:
+            count(done + more, passages)
 
         part = read_rows(folder, done, min(done + rows, passages))
-        _save(folder, done, sort_range(part, budget.left() - LEAST_MEMORY // 2, told))
+        _save(folder, done, sort_range(part, budget.left() - LEAST_MEMORY // 2, read))
 
 
 def sort_range(
-    passages: Iterable[Passage], room: int, told: Callable[[int], None]
+    passages: Iterable[Passage], room: int, read: Callable[[int], None]
 ) -> dict[str, NDArray[Any]]:
     """Return the arrays of a range by name, as above, from its passages.
 
-    It ends earlier where `room` bytes of memory would not do; `told` is called now and then with
+    It ends earlier where `room` bytes of memory would not do; `read` is called now and then with
     the number of passages that were read.
     """
     vocabulary, numbers, lengths = TermNumbers(), array("i"), array("i")
     for passage in passages:
         lengths.append(vocabulary.add(f"{passage.title}\n{passage.text}", numbers))
         if len(lengths) % _CHECK_EVERY == 0:
-            told(len(lengths))
+            read(len(lengths))
             if _WORD_BYTES * len(numbers) + _ENTRY_BYTES * len(vocabulary) > room:
                 break
-    told(len(lengths))
+    read(len(lengths))
     terms = list(vocabulary.terms)
     del vocabulary
     keys = term_keys(terms)
@@ -321,7 +318,7 @@ class BM25Kind:
         """Take over the postings of the rows that an index of the same rules keeps."""
         splice_segments(old, kept, work, fresh)
 
-    def make(self, work: Path, count: int, old: Path | None, progress: Progress | None) -> None:
+    def make(self, work: Path, passages: int, old: Path | None, count: Count) -> None:
         """Sort the words of what is missing, and score the postings of everything.
 
         It may be stopped, and goes on where it was.
@@ -329,13 +326,12 @@ class BM25Kind:
         Raises:
             RaggdError: no passage has words, or the memory bound is too small.
         """
-        del old
-        self.budget.require(LEAST_MEMORY, f"an index of {count} passages")
-        sort_rows(work, count, self.budget, progress, self.rows)
-        if not score_segments(work, count, K1, B):
+        self.budget.require(LEAST_MEMORY, f"an index of {passages} passages")
+        sort_rows(work, passages, self.budget, count, self.rows)
+        if not score_segments(work, passages, K1, B):
             (work / STATE).unlink()  # nothing to go on from
             raise RaggdError(
-                f"none of the {count} passages holds a word to index: BM25 needs text with "
+                f"none of the {passages} passages holds a word to index: BM25 needs text with "
                 "words other than English stop words."
             )
 
@@ -344,25 +340,14 @@ class BM25Kind:
         parameters = [f"{name}={value}" for name, value in _PARAMETERS.items()]
         return content_id("bm25", *parameters, tokenizer_fingerprint(), corpus)
 
-    def open(self, folder: Path) -> BM25Retriever:
-        """Return the opened index."""
-        return open_bm25(folder)
+    def open(self, data: Path, fingerprint: str) -> BM25Retriever:
+        """Return the index in a folder of data, memory-mapped.
 
-
-def open_bm25(folder: Path) -> BM25Retriever:
-    """Return the index in a folder, memory-mapped; one of another tokenizer is refused."""
-    return open_folder(folder, "bm25", _opened)
-
-
-def _opened(data: Path, manifest: dict[str, Any]) -> BM25Retriever:
-    for thing, ours in BM25Kind().rules().items():
-        if manifest.get(thing) != ours:
-            raise RaggdError(
-                f"the index at {data.parent} was made with {thing} {manifest.get(thing)}, this "
-                f"raggd uses {ours}: build the index again with `raggd index PATH`."
-            )
-    store = PassageStore(data)
-    segments, keys = open_segments(data)
-    if sum(segment.count for segment in segments) != len(store):
-        raise ValueError("its passages and its scores do not belong together")
-    return BM25Retriever(segments, keys, store, manifest["fingerprint"])
+        Raises:
+            ValueError: files do not belong together.
+        """
+        store = PassageStore(data)
+        segments, keys = open_segments(data)
+        if sum(segment.count for segment in segments) != len(store):
+            raise ValueError("its passages and its scores do not belong together")
+        return BM25Retriever(segments, keys, store, fingerprint)

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from raggd.data.documents import Skipped, readers_fingerprint, summary
 from raggd.files import cache_folder, read_json, write_json
+from raggd.progress import Progress, silent
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.base import Budget, HybridRetriever, Progress, StoredRetriever, parse_size
+from raggd.retrieval.base import Budget, Count, HybridRetriever, StoredRetriever, parse_size
 from raggd.retrieval.bm25 import BM25Kind
 from raggd.retrieval.corpus import (
     Changes,
@@ -89,7 +91,7 @@ def update_index(
     corpus: Corpus,
     folder: Path,
     kind: Kind,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     *,
     strict: bool = False,
 ) -> Index:
@@ -104,8 +106,9 @@ def update_index(
     if not _is_there(listing, folder, kind):
         with building(folder) as work:
             if not _is_there(listing, folder, kind):  # another process may have made it meanwhile
-                changes = _build(listing, folder, kind, work, progress)
-    retriever = kind.open(folder)
+                count = partial(progress, "indexing passages")
+                changes = _build(listing, folder, kind, work, count)
+    retriever = open_index(folder, kind)
     stored = open_folder(folder, kind.name, lambda data, _: PassageStore(data).files)
     skipped = (*listing.skipped, *skipped_in(stored))
     if strict and skipped:
@@ -126,33 +129,36 @@ def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
     return True
 
 
-def _build(
-    listing: Listing, folder: Path, kind: Kind, work: Path, progress: Progress | None
-) -> Changes:
+def open_index(folder: Path, kind: Kind) -> StoredRetriever:
+    """Return the index in a folder as it is, memory-mapped."""
+    return open_folder(
+        folder, kind.name, lambda data, manifest: kind.open(data, str(manifest["fingerprint"]))
+    )
+
+
+def _build(listing: Listing, folder: Path, kind: Kind, work: Path, count: Count) -> Changes:
     old = _old_version(folder, kind)
     rules, readers = kind.rules(), readers_fingerprint()
     target = {**rules, "listing": content_id(*map(repr, listing.files), readers)}
     state = read_json(work / STATE, what="state of the build") if (work / STATE).is_file() else {}
     if state.get("target") != target:
         clear(work)
-        changes = _start(listing, kind, work, old, progress)
+        changes = _start(listing, kind, work, old, count)
         write_json(work / STATE, {"target": target, "changes": asdict(changes)})
     else:
         changes = Changes(**state["changes"])
     store = PassageStore(work)
-    count, corpus = len(store), hash_of_files(store.files)
-    kind.make(work, count, old.data if old else None, progress)
-    manifest = {"kind": kind.name, "passages": count, "corpus": listing.key, "corpus_hash": corpus}
-    fingerprint = kind.fingerprint(corpus, count)
+    size, corpus = len(store), hash_of_files(store.files)
+    kind.make(work, size, old.data if old else None, count)
+    manifest = {"kind": kind.name, "passages": size, "corpus": listing.key, "corpus_hash": corpus}
+    fingerprint = kind.fingerprint(corpus, size)
     publish(work, folder, {**manifest, "fingerprint": fingerprint, "readers": readers, **rules})
     return changes
 
 
-def _start(
-    listing: Listing, kind: Kind, work: Path, old: _Old | None, progress: Progress | None
-) -> Changes:
+def _start(listing: Listing, kind: Kind, work: Path, old: _Old | None, count: Count) -> Changes:
     same = unchanged(listing, old.files) if old else {}
-    kept = write_store(work, listing, same, old.store if old else None, progress)
+    kept = write_store(work, listing, same, old.store if old else None, count)
     store, copied = PassageStore(work), int(kept.sum())
     if old and old.same_rules:
         kind.carry(old.data, kept, work, len(store) - copied)
@@ -163,7 +169,7 @@ def build_index(
     corpus: Corpus,
     settings: RetrievalSettings,
     folder: Path | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
     *,
     strict: bool = False,
 ) -> Index:

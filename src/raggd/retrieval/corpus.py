@@ -22,7 +22,7 @@ from raggd.data.documents import (
 )
 from raggd.files import file_hash
 from raggd.records import Passage, RaggdError
-from raggd.retrieval.base import Progress
+from raggd.retrieval.base import Count
 from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter, storable
 
 _TICK_NS = 2_000_000_000
@@ -115,7 +115,7 @@ def write_store(
     listing: Listing,
     same: dict[str, StoredFile],
     old: PassageStore | None,
-    progress: Progress | None = None,
+    count: Count,
 ) -> NDArray[np.bool_]:
     """Write the passages of a corpus into an empty folder; those of `same` files are copied.
 
@@ -140,7 +140,7 @@ def write_store(
             start = int(place[before.start]) if before.count else 0
             stored.append(replace(before, start=start))
         else:
-            stored.append(_read(writer, listing, now, progress))
+            stored.append(_read(writer, listing, now, count))
     if not len(writer) and any(file.skipped for file in stored):
         left_out = [*listing.skipped, *skipped_in(stored)]
         raise RaggdError(f"nothing to index: {summary(left_out)}.")
@@ -148,9 +148,7 @@ def write_store(
     return kept
 
 
-def _read(
-    writer: StoreWriter, listing: Listing, now: StoredFile, progress: Progress | None
-) -> StoredFile:
+def _read(writer: StoreWriter, listing: Listing, now: StoredFile, count: Count) -> StoredFile:
     start = len(writer)
     state = replace(now, mtime_ns=_settled(now.mtime_ns), content=listing.hash_of(now.name))
     try:
@@ -159,16 +157,14 @@ def _read(
         if len(listing.files) == 1:
             raise
         return replace(state, skipped=skip(now.name, error).reason)
-    hashed = writer.add(_counted(passages, start, progress))
+    hashed = writer.add(_counted(passages, start, count))
     return replace(state, passages=hashed, start=start, count=len(writer) - start)
 
 
-def _counted(
-    passages: Iterable[Passage], done: int, progress: Progress | None
-) -> Iterator[Passage]:
+def _counted(passages: Iterable[Passage], done: int, count: Count) -> Iterator[Passage]:
     for number, passage in enumerate(passages, start=done + 1):
-        if progress is not None and number % _TOLD_EVERY == 0:
-            progress(number, None)
+        if number % _TOLD_EVERY == 0:
+            count(number, None)
         yield passage
 
 

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from raggd.files import read_json, replacing
 from raggd.records import Hit, RaggdError, content_id
-from raggd.retrieval.base import Progress, Rows, StoredRetriever, top_k
+from raggd.retrieval.base import Count, Rows, StoredRetriever, top_k
 from raggd.retrieval.encoder import Encoder, Vectors
-from raggd.retrieval.folders import MANIFEST, open_folder
+from raggd.retrieval.folders import MANIFEST
 from raggd.retrieval.store import PassageStore, mapped, read_rows
 
 EMBEDDINGS = "embeddings.npy"
@@ -64,13 +64,7 @@ class DenseRetriever(StoredRetriever):
         vectors = self._encoder.encode_queries(queries)
         best = nearest(self._embeddings, vectors, k, self.store.rank, first_pass=self._first_pass)
         return [
-            [
-                Hit(passage, score)
-                for passage, score in zip(
-                    self.store.at(rows.tolist()), scores.tolist(), strict=True
-                )
-            ]
-            for rows, scores in best
+            list(map(Hit, self.store.at(rows.tolist()), scores.tolist())) for rows, scores in best
         ]
 
 
@@ -90,33 +84,32 @@ class DenseKind:
     def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
         """Do nothing: vectors are found by what was encoded, wherever it stands now."""
 
-    def make(self, work: Path, count: int, old: Path | None, progress: Progress | None) -> None:
+    def make(self, work: Path, passages: int, old: Path | None, count: Count) -> None:
         """Encode what is missing, shard by shard, and let faiss index everything."""
-        factory = factory_for(count, self.encoder.width, self.factory)
+        factory = factory_for(passages, self.encoder.width, self.factory)
         if factory:
             import_faiss()  # missing, it is told before the work, not after it
-        known = _known_rows(work, count, old, self.encoder)
+        known = _known_rows(work, passages, old, self.encoder)
         vectors = mapped(old / EMBEDDINGS) if old and (known >= 0).any() else None
-        with _appended(work / EMBEDDINGS, count, self.encoder.width, self.shard) as (stream, done):
-            if progress is not None and done:
-                progress(done, count)
-            for start in range(done, count, self.shard):
+        shape = (passages, self.encoder.width)
+        with _appended(work / EMBEDDINGS, shape, self.shard) as (stream, done):
+            for start in range(done, passages, self.shard):
+                count(start, passages)
                 rows = known[start : start + self.shard]
 
-                def told(more: int, start: int = start) -> None:
-                    if progress is not None:
-                        progress(start + more, count)
+                def encoded(more: int, start: int = start) -> None:
+                    count(start + more, passages)
 
-                stream.write(self._shard(work, start, rows, vectors, told).astype("<f4").tobytes())
+                made = self._shard(work, start, rows, vectors, encoded)
+                stream.write(made.astype("<f4").tobytes())
                 stream.flush()
-            if progress is not None:
-                progress(count, count)
+            count(passages, passages)
         if factory:
             build_faiss(mapped(work / EMBEDDINGS), factory, work / _FAISS)
 
     def _shard(
         self, work: Path, start: int, known: Rows, vectors: Vectors | None,
-        told: Callable[[int], None],
+        encoded: Callable[[int], None],
     ) -> Vectors:  # fmt: skip
         made = np.empty((len(known), self.encoder.width), dtype=np.float32)
         if vectors is not None:
@@ -124,18 +117,27 @@ class DenseKind:
         fresh = np.flatnonzero(known < 0)
         if len(fresh):
             passages = list(read_rows(work, start, start + len(known)))
-            made[fresh] = self.encoder.encode_passages([passages[at] for at in fresh], told)
+            made[fresh] = self.encoder.encode_passages([passages[at] for at in fresh], encoded)
         return made
 
-    def fingerprint(self, corpus: str, count: int) -> str:
+    def fingerprint(self, corpus: str, passages: int) -> str:
         """Return the fingerprint of the dense index of a corpus, given its hash and size."""
-        factory = factory_for(count, self.encoder.width, self.factory)
+        factory = factory_for(passages, self.encoder.width, self.factory)
         made = (self.encoder.fingerprint, corpus, rules_of(factory), self.encoder.precision)
         return content_id("dense", *made)
 
-    def open(self, folder: Path) -> DenseRetriever:
-        """Return the opened index."""
-        return open_dense(folder, self.encoder)
+    def open(self, data: Path, fingerprint: str) -> DenseRetriever:
+        """Return the index in a folder of data, memory-mapped.
+
+        Raises:
+            ValueError: files do not belong together.
+        """
+        encoder, store, embeddings = self.encoder, PassageStore(data), mapped(data / EMBEDDINGS)
+        if embeddings.shape != (len(store), encoder.width):
+            raise ValueError(f"{len(store)} passages, embeddings of shape {embeddings.shape}")
+        factory = factory_for(len(store), encoder.width, self.factory)
+        first_pass = open_faiss(data / _FAISS, factory, len(store)) if factory else None
+        return DenseRetriever(embeddings, store, encoder, fingerprint, first_pass)
 
 
 def _entries(encoder: Encoder) -> dict[str, Any]:
@@ -164,41 +166,19 @@ def _known_rows(work: Path, count: int, old: Path | None, encoder: Encoder) -> R
 
 @contextmanager
 def _appended(
-    path: Path, count: int, width: int, shard: int
+    path: Path, shape: tuple[int, int], shard: int
 ) -> Iterator[tuple[io.BufferedWriter, int]]:
     # The file of vectors, opened to go on after the last whole shard, and the rows that it holds.
-    header = io.BytesIO()
-    shape = {"descr": "<f4", "fortran_order": False, "shape": (count, width)}
-    np.lib.format.write_array_header_1_0(header, shape)
+    header, size_of_shard = io.BytesIO(), 4 * shape[1] * shard
+    about = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, about)
     size = len(header.getvalue())
     with path.open("ab") as stream:
-        done = max(0, stream.tell() - size) // (4 * width * shard)
-        stream.truncate(size + done * 4 * width * shard if done else 0)
+        done = max(0, stream.tell() - size) // size_of_shard
+        stream.truncate(size + done * size_of_shard if done else 0)
         if not done:
             stream.write(header.getvalue())
         yield stream, done * shard
-
-
-def open_dense(folder: Path, encoder: Encoder) -> DenseRetriever:
-    """Return the index in a folder, memory-mapped; one of another encoder is refused."""
-    return open_folder(folder, "dense", lambda data, manifest: _opened(data, manifest, encoder))
-
-
-def _opened(data: Path, manifest: dict[str, Any], encoder: Encoder) -> DenseRetriever:
-    ours = _entries(encoder)
-    for thing in ("query_prefix", "passage_prefix", "encoder_fingerprint"):
-        if manifest.get(thing) != ours[thing]:
-            raise RaggdError(
-                f"the index at {data.parent} was made by the encoder '{manifest.get('encoder')}' "
-                f"with {thing} '{manifest.get(thing)}', but '{encoder.name}' has '{ours[thing]}': "
-                "name the encoder that made the index, or build it again with `raggd index PATH`."
-            )
-    store, embeddings = PassageStore(data), mapped(data / EMBEDDINGS)
-    if embeddings.shape != (len(store), encoder.width):
-        raise ValueError(f"{len(store)} passages, embeddings of shape {embeddings.shape}")
-    factory = factory_for(len(store), encoder.width, str(manifest["faiss"]))
-    first_pass = open_faiss(data / _FAISS, factory, len(store)) if factory else None
-    return DenseRetriever(embeddings, store, encoder, manifest["fingerprint"], first_pass)
 
 
 def nearest(

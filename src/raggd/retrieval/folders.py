@@ -35,28 +35,21 @@ _T = TypeVar("_T")
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
-    """Return ``index.json``, checked; `kind` None accepts any.
+    """Return ``index.json``; `kind` None accepts any.
 
     Raises:
-        RaggdError: the folder is not an index, or has another format version or kind.
+        RaggdError: the folder holds no index of that kind in the format that is read here.
     """
-    if not (folder / MANIFEST).is_file():
-        raise RaggdError(f"no index at {folder}: build one with `raggd index PATH`.")
-    manifest = read_json(folder / MANIFEST, what="index description")
-    if not isinstance(manifest, dict) or manifest.get("kind") not in FORMATS:
-        raise RaggdError(f"{folder / MANIFEST} does not describe an index: build it again.")
-    if kind is not None and manifest["kind"] != kind:
+    found = {}
+    if (folder / MANIFEST).is_file():
+        found = read_json(folder / MANIFEST, what="index description")
+    named = found.get("kind") if isinstance(found, dict) else None
+    if named not in FORMATS or kind not in {None, named} or found.get("format") != FORMATS[named]:
         raise RaggdError(
-            f"the index at {folder} is a {manifest['kind']} index, expected {kind}: build "
-            f"one with retrieval.retriever={kind}."
+            f"no {kind or 'kind of'} index that this raggd reads is at {folder}: build one with "
+            "`raggd index PATH`."
         )
-    ours = FORMATS[manifest["kind"]]
-    if manifest.get("format") != ours:
-        raise RaggdError(
-            f"the index at {folder} has format version {manifest.get('format')}, this raggd reads "
-            f"version {ours}: build the index again with `raggd index PATH`."
-        )
-    return manifest
+    return dict(found)
 
 
 def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], _T]) -> _T:

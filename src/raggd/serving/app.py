@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from enum import Enum
 from importlib import metadata, resources
 from pathlib import Path
 from types import FrameType
@@ -50,12 +51,7 @@ from raggd.serving.service import Service
 from raggd.settings import ServingSettings
 
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
-PAGE_FILES = {
-    "page.css": "text/css",
-    "page.js": "text/javascript",
-    "marks.js": "text/javascript",
-    "ready.js": "text/javascript",
-}
+PAGE_FILES = ("page.css", "page.js", "marks.js", "ready.js")
 ERRORS: dict[int | str, dict[str, Any]] = {
     "4XX": {"model": ErrorBody, "description": "The request is refused."},
     "5XX": {"model": ErrorBody, "description": "The server is stopping, too slow, or failed."},
@@ -73,24 +69,16 @@ POLICY = (
 
 
 def _openai_routes(app: FastAPI, service: Service) -> None:
-    @app.post(
-        "/v1/chat/completions",
-        response_model=ChatCompletion,
-        responses=STREAM,
-        tags=["OpenAI"],
-        summary="Answer the last question of a chat from retrieved passages",
-    )
+    tags: list[str | Enum] = ["OpenAI"]
+
+    @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM, tags=tags)
     async def chat(body: ChatRequest) -> Response:
+        """Answer the last question of a chat from retrieved passages."""
         return Chat(service, body)
 
-    @app.post(
-        "/v1/completions",
-        response_model=Completion,
-        responses=STREAM,
-        tags=["OpenAI"],
-        summary="Answer one or several questions from retrieved passages",
-    )
+    @app.post("/v1/completions", response_model=Completion, responses=STREAM, tags=tags)
     async def completions(body: CompletionRequest) -> Response:
+        """Answer one or several questions from retrieved passages."""
         return Prompts(service, body)
 
     def models() -> list[ModelView]:
@@ -104,11 +92,12 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
 
     started = int(time.time())
 
-    @app.get("/v1/models", tags=["OpenAI"], summary="List what a request may name as its model")
+    @app.get("/v1/models", tags=tags)
     async def list_models() -> ModelList:
+        """List what a request may name as its model."""
         return ModelList(data=models())
 
-    @app.get("/v1/models/{model:path}", tags=["OpenAI"], summary="Look a model up")
+    @app.get("/v1/models/{model:path}", tags=tags, summary="Look a model up")
     async def get_model(model: str) -> ModelView:
         for known in models():
             if known.id == model:
@@ -117,75 +106,70 @@ def _openai_routes(app: FastAPI, service: Service) -> None:
 
 
 def _support_routes(app: FastAPI, service: Service) -> None:
-    @app.post(
-        "/v1/supports",
-        status_code=201,
-        responses={200: {"model": SupportView, "description": "It was there already."}},
-        tags=["support sets"],
-        summary="Store demonstrations and predict the update that they ask for",
-    )
+    tags: list[str | Enum] = ["support sets"]
+    known: dict[int | str, dict[str, Any]] = {
+        200: {"model": SupportView, "description": "It was there already."}
+    }
+
+    @app.post("/v1/supports", status_code=201, responses=known, tags=tags)
     async def add_support(body: SupportRequest, response: Response) -> SupportView:
+        """Store demonstrations and predict the update that they ask for."""
         view, new = await service.add(body)
         response.status_code = 201 if new else 200
         return view
 
-    @app.get("/v1/supports", tags=["support sets"], summary="List the support sets, newest first")
+    @app.get("/v1/supports", tags=tags)
     async def list_supports() -> SupportList:
+        """List the support sets, newest first."""
         return SupportList(data=service.views())
 
-    @app.get("/v1/supports/{support}", tags=["support sets"], summary="Show a support set")
+    @app.get("/v1/supports/{support}", tags=tags)
     async def get_support(support: str) -> SupportView:
+        """Show a support set."""
         return service.view(service.stored(support))
 
-    @app.delete(
-        "/v1/supports/{support}",
-        tags=["support sets"],
-        summary="Delete a support set and its update",
-    )
+    @app.delete("/v1/supports/{support}", tags=tags)
     async def delete_support(support: str) -> Deleted:
+        """Delete a support set and its update."""
         await asyncio.to_thread(service.store.remove, service.stored(support).support.id)
         return Deleted(id=support)
 
 
 def _evaluation_routes(app: FastAPI, evaluations: Evaluations) -> None:
-    @app.post(
-        "/v1/evaluations",
-        status_code=202,
-        tags=["evaluation"],
-        summary="Score base, few shot and adapted model on one's own questions, in the background",
-    )
+    tags: list[str | Enum] = ["evaluation"]
+
+    @app.post("/v1/evaluations", status_code=202, tags=tags)
     async def start_evaluation(body: EvaluationRequest) -> EvaluationView:
+        """Score base, few shot and adapted model on one's own questions, in the background."""
         return evaluations.start(body)
 
-    @app.get("/v1/evaluations/{evaluation}", tags=["evaluation"], summary="Show how far one is")
+    @app.get("/v1/evaluations/{evaluation}", tags=tags)
     async def get_evaluation(evaluation: str) -> EvaluationView:
+        """Show how far an evaluation is."""
         return evaluations.view(evaluation)
 
-    @app.delete("/v1/evaluations/{evaluation}", tags=["evaluation"], summary="End one")
+    @app.delete("/v1/evaluations/{evaluation}", tags=tags)
     async def end_evaluation(evaluation: str) -> EvaluationView:
+        """End an evaluation."""
         return evaluations.cancel(evaluation)
 
 
 def _own_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/index", tags=["operation"], summary="Show which index is searched")
+    tags: list[str | Enum] = ["operation"]
+
+    @app.get("/v1/index", tags=tags)
     async def get_index() -> IndexView:
+        """Show which index is searched."""
         return service.documents.view()
 
-    @app.post(
-        "/v1/index",
-        tags=["operation"],
-        summary="Index the documents that changed, and search them from now on",
-    )
+    @app.post("/v1/index", tags=tags)
     async def refresh_index() -> IndexView:
+        """Index the documents that changed, and search them from now on."""
         return await asyncio.to_thread(service.documents.refresh)
 
-    @app.get(
-        "/health",
-        responses={503: {"model": Health}},
-        tags=["operation"],
-        summary="Say whether the server takes requests; 503 while it stops",
-    )
+    @app.get("/health", responses={503: {"model": Health}}, tags=tags)
     async def health(response: Response) -> Health:
+        """Say whether the server takes requests; 503 while it stops."""
         fit = service.scheduler.alive and not service.stopping
         response.status_code = 200 if fit else 503
         return Health(
@@ -200,26 +184,22 @@ def _own_routes(app: FastAPI, service: Service) -> None:
             supports=len(service.store.names()),
         )
 
-    @app.get(
-        "/metrics",
-        response_class=PlainTextResponse,
-        tags=["operation"],
-        summary="Show counters and timings for Prometheus",
-    )
+    @app.get("/metrics", response_class=PlainTextResponse, tags=tags)
     async def metrics() -> Response:
+        """Show counters and timings for Prometheus."""
         return PlainTextResponse(service.metrics.text())
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
         headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
-        return FileResponse(PAGE / "index.html", media_type="text/html", headers=headers)
+        return FileResponse(PAGE / "index.html", headers=headers)
 
     @app.get("/static/{name}", include_in_schema=False)
     async def page_file(name: str) -> Response:
         if name not in PAGE_FILES:
             raise ApiError(404, "not_found", "there is no such file.")
         headers = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
-        return FileResponse(PAGE / name, media_type=PAGE_FILES[name], headers=headers)
+        return FileResponse(PAGE / name, headers=headers)
 
 
 def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> Gate:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from raggd.data.text import normal_text
-from raggd.records import Passage, unknown_name
+from raggd.records import Demonstration, Passage, unknown_name
 from raggd.serving.errors import ApiError, BadRequestError
 
 MOST_PASSAGES = 16
@@ -88,6 +88,7 @@ class PassageFields(Body):
     ]
     title: ShortText = ""
     id: ShortText = ""
+    source: ShortText = ""
 
 
 def bounded_passages(passages: list[PassageFields]) -> list[PassageFields]:
@@ -105,7 +106,7 @@ def bounded_passages(passages: list[PassageFields]) -> list[PassageFields]:
 def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
     """Return passages of a request; those without an id are numbered."""
     return tuple(
-        Passage(p.id or f"given-{number}", p.text, p.title)
+        Passage(p.id or f"given-{number}", p.text, p.title, p.source)
         for number, p in enumerate(fields, start=1)
     )
 
@@ -121,6 +122,7 @@ class DemonstrationFields(Body):
     question: Annotated[str, AfterValidator(filled_text), Field(min_length=1, max_length=8_000)]
     answer: Annotated[str, AfterValidator(filled_text), Field(min_length=1, max_length=2_000)]
     passages: Passages | None = None
+    id: ShortText = ""
 
 
 Demonstrations = Annotated[list[DemonstrationFields], Field(min_length=1, max_length=256)]
@@ -206,16 +208,6 @@ class EvaluationRequest(Body):
 # --- replies
 
 
-class PassageView(BaseModel):
-    """A passage that was used."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: str
-    title: str
-    text: str
-
-
 class Details(BaseModel):
     """The field `raggd` of an answer: how it came about."""
 
@@ -225,7 +217,7 @@ class Details(BaseModel):
     adapted: bool
     hits: int
     """Passages that were found; with 0 the model is not asked unless the request says `guess`."""
-    passages: list[PassageView] | None
+    passages: tuple[Passage, ...] | None
     """Evidence, best first; None when the request did not want it."""
     passages_cut: int
     """Passages that were shortened or left out to fit the context."""
@@ -245,16 +237,6 @@ class Details(BaseModel):
     """Most answers that were written together with this one, itself included."""
 
 
-class DemonstrationView(BaseModel):
-    """A demonstration as it is used: with its passages."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    question: str
-    answer: str
-    passages: list[PassageView]
-
-
 class SupportView(BaseModel):
     """A stored support set."""
 
@@ -266,7 +248,7 @@ class SupportView(BaseModel):
     created: int
     base: str
     """Fingerprint of the base adapter that the update starts from."""
-    demonstrations: list[DemonstrationView]
+    demonstrations: tuple[Demonstration, ...]
     norms: dict[str, list[float]]
     """Frobenius norm of the update's change to the weights, per projection, layer by layer."""
     norm: float

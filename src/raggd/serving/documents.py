@@ -7,15 +7,14 @@ import logging
 import threading
 import time
 import unicodedata
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 from raggd.api import Rag
 from raggd.data.prompts import Exchange
-from raggd.records import Passage, Question, RaggdError, content_id
-from raggd.retrieval.base import Retriever
+from raggd.records import Passage, RaggdError, content_id
+from raggd.retrieval.base import Retriever, fused
 from raggd.retrieval.corpus import look_at
-from raggd.retrieval.evidence import evidence_for
 from raggd.serving.bodies import IndexView
 from raggd.serving.gate import Metrics
 
@@ -50,18 +49,9 @@ def searches_for(question: str, earlier: Sequence[Exchange]) -> list[str]:
 
 
 def passages_for(searches: Sequence[str], retriever: Retriever, k: int) -> tuple[Passage, ...]:
-    """Return at most `k` passages for one question, best first.
-
-    Several searches for the same question are fused by their ranks.
-    """
+    """Return at most `k` passages for one question, best first; several searches are fused."""
     depth = k if len(searches) == 1 else max(k, DEPTH)
-    found = evidence_for([Question("asked", text) for text in searches], retriever, depth)
-    scores: dict[str, float] = {}
-    for ranked in found:
-        for rank, passage in enumerate(ranked, start=1):
-            scores[passage.id] = scores.get(passage.id, 0.0) + 1 / (60 + rank)
-    by_id = {passage.id: passage for ranked in found for passage in ranked}
-    return tuple(by_id[name] for name in sorted(scores, key=lambda name: -scores[name])[:k])
+    return tuple(hit.passage for hit in fused(retriever.search(searches, depth))[:k])
 
 
 def scripts(text: str) -> set[str]:
@@ -74,13 +64,10 @@ def scripts(text: str) -> set[str]:
     return {unicodedata.name(letter, "?").split()[0] for letter in letters}
 
 
-def share_a_script(question: str, passages: Iterable[Passage]) -> bool:
+def share_a_script(question: str, passages: Sequence[Passage]) -> bool:
     """Return whether passages were found that could be in the question's language."""
-    found = list(passages)
     asked = scripts(question)
-    if not asked:
-        return bool(found)
-    return any(asked & scripts(f"{p.title} {p.text}") for p in found)
+    return any(not asked or asked & scripts(f"{p.title} {p.text}") for p in passages)
 
 
 class Documents:

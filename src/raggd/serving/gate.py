@@ -25,6 +25,7 @@ from prometheus_client import (
     generate_latest,
 )
 from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raggd.files import open_text
@@ -124,21 +125,15 @@ def _name_of(host: str) -> str:
         return ""
 
 
-async def read_body(receive: Receive, most: int) -> bytes | None:
-    """Read a whole body of at most so many bytes; None if the client hung up.
+async def read_body(request: Request, most: int) -> bytes:
+    """Read a whole body of at most so many bytes.
 
     Raises:
         ApiError: 413 if it is larger.
     """
     parts: list[bytes] = []
     size = 0
-    more = True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return None
-        part = message.get("body", b"")
-        more = message.get("more_body", False)
+    async for part in request.stream():
         size += len(part)
         if size <= most:
             parts.append(part)
@@ -211,10 +206,10 @@ class Gate:
         if scope["method"] in {"POST", "PUT", "PATCH", "DELETE"}:
             try:
                 async with asyncio.timeout(_BODY_S):
-                    body = await read_body(receive, self._most)
+                    body = await read_body(Request(scope, receive), self._most)
             except TimeoutError as error:
                 raise ApiError(408, "body_timeout", "the body did not arrive in time.") from error
-            if body is None:
+            except ClientDisconnect:
                 return
             receive = _replayed(body, receive)
         await self._app(scope, receive, send)

@@ -7,11 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from raggd.data.prompts import Exchange
 from raggd.data.shown import parsed_json
 from raggd.records import Demonstration
 from raggd.serving.bodies import Body, Details, Extension, ShortText, Text, clean_text
-from raggd.serving.errors import BadRequestError
 
 Stop = Annotated[str, Field(min_length=1, max_length=100)]
 Zero = Annotated[float, Field(ge=0, le=0)]
@@ -131,32 +129,6 @@ class ChatRequest(Writing):
     function_call: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
-
-    @property
-    def instruction(self) -> str:
-        """What system and developer say."""
-        return "\n".join(m.text for m in self.messages if m.role in {"system", "developer"})
-
-    def turns(self) -> tuple[str, tuple[Exchange, ...]]:
-        """Return the question, and the earlier ones with their answers.
-
-        Raises:
-            BadRequestError: the last turn is not the user's.
-        """
-        turns: list[tuple[str, str]] = []
-        for message in self.messages:
-            if message.role not in {"user", "assistant"} or (not turns and message.role != "user"):
-                continue
-            if turns and turns[-1][0] == message.role:
-                turns[-1] = (message.role, f"{turns[-1][1]}\n{message.text}")
-            else:
-                turns.append((message.role, message.text))
-        if not turns or turns[-1][0] != "user":
-            raise BadRequestError(
-                "expected a message with the role 'user' last: the question.", "messages"
-            )
-        texts = [text for _, text in turns]
-        return texts[-1], tuple(zip(texts[:-1:2], texts[1::2], strict=True))
 
 
 class CompletionRequest(Writing):

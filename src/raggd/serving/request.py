@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from raggd.data.prompts import Exchange
 from raggd.data.shown import is_refusal, named_passages, parsed_json
 from raggd.records import Passage
-from raggd.serving.bodies import Details, Extension, PassageView, given_passages
+from raggd.serving.bodies import Details, Extension, given_passages
 from raggd.serving.errors import ApiError, BadRequestError, as_api_error
 from raggd.serving.openai import (
     ChatChoice,
@@ -34,6 +34,7 @@ from raggd.serving.openai import (
     CompletionRequest,
     Delta,
     Logprobs,
+    Message,
     Reason,
     ResponseFormat,
     Usage,
@@ -48,6 +49,28 @@ NO_HIT = "No passage shares a word with the question. (raggd.guess asks the mode
 GONE = ApiError(499, "client_closed_request", "the client closed the connection.")
 
 
+def turns_of(messages: list[Message]) -> tuple[str, tuple[Exchange, ...]]:
+    """Return the question of a chat, and the earlier ones with their answers.
+
+    Raises:
+        BadRequestError: the last turn is not the user's.
+    """
+    turns: list[tuple[str, str]] = []
+    for message in messages:
+        if message.role not in {"user", "assistant"} or (not turns and message.role != "user"):
+            continue
+        if turns and turns[-1][0] == message.role:
+            turns[-1] = (message.role, f"{turns[-1][1]}\n{message.text}")
+        else:
+            turns.append((message.role, message.text))
+    if not turns or turns[-1][0] != "user":
+        raise BadRequestError(
+            "expected a message with the role 'user' last: the question.", "messages"
+        )
+    texts = [text for _, text in turns]
+    return texts[-1], tuple(zip(texts[:-1:2], texts[1::2], strict=True))
+
+
 class Request(Response):
     """What is asked, the rows that answer it, and the reply that is sent; an ASGI response.
 
@@ -56,37 +79,50 @@ class Request(Response):
         searched: what is searched for where it is not the question.
     """
 
-    prefix = ""
+    prefix = asked_in = ""
     part: type[ChatChunk] | type[Completion]
     """Of a stream."""
 
     def __init__(
-        self, service: Service, body: Writing, tokens: int | None, logprobs: int | None = None
+        self,
+        service: Service,
+        body: Writing,
+        questions: list[str],
+        tokens: int | None,
+        logprobs: int | None = None,
     ) -> None:
         """Read what chat and prompts have in common.
 
-        Args:
-            service: answers it.
-            body: of the request.
-            tokens: most tokens of an answer; None takes the server's default.
-            logprobs: alternatives to report with each token; None reports no probabilities.
+        An answer has at most so many `tokens`; None takes the server's default. `logprobs` are
+        alternatives to report with each token; None reports no probabilities.
 
         Raises:
             BadRequestError: fields contradict each other or exceed a limit.
         """
         super().__init__()
-        wanted = body.raggd or Extension()
-        most = service.settings.backbone.context_tokens
+        wanted, settings = body.raggd or Extension(), service.settings
+        most, together = settings.backbone.context_tokens, settings.serving.queue
         if (tokens or 0) > most:
             raise BadRequestError(
                 f"max_tokens is {tokens}: question and answer together have at most {most} "
                 "(backbone.context_tokens).",
                 "max_tokens",
             )
+        if len(questions) > together:
+            raise BadRequestError(
+                f"{len(questions)} prompts: this server takes at most {together} at once "
+                "(serving.queue): send fewer in a request.",
+                self.asked_in,
+                "too_many_prompts",
+            )
+        if not all(question.strip() for question in questions):
+            raise BadRequestError(
+                "the question is empty: expected at least one word.", self.asked_in
+            )
         self.method, self.support = wanted.method_of(body.model)
         self.demonstrations = wanted.demonstrations or []
         self.passages = None if wanted.passages is None else given_passages(wanted.passages)
-        self.questions: list[str] = []
+        self.questions = questions
         self.earlier: tuple[Exchange, ...] = ()
         self.instruction = wanted.instruction or ""
         self.format: ResponseFormat | None = None
@@ -106,63 +142,42 @@ class Request(Response):
             "created": int(time.time()),
             "model": body.model,
         }
-        self._service, self._body = service, body
-        self._asks_anyway = bool(wanted.guess) or not service.settings.retrieval.top_k
-        self._show_passages = wanted.show_passages is not False
+        self._service, self._body, self._wanted = service, body, wanted
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[tuple[Row, Piece] | ApiError | None] = asyncio.Queue()
         self._closed = False
 
-    def ask(self, questions: list[str], param: str) -> None:
-        """Take the questions.
-
-        Raises:
-            BadRequestError: one is empty, or there are more than the server ever takes.
-        """
-        most = self._service.settings.serving.queue
-        if len(questions) > most:
-            raise BadRequestError(
-                f"{len(questions)} prompts: this server takes at most {most} at once "
-                "(serving.queue): send fewer in a request.",
-                param,
-                "too_many_prompts",
-            )
-        if not all(question.strip() for question in questions):
-            raise BadRequestError("the question is empty: expected at least one word.", param)
-        self.questions = questions
-
     # Its life
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer: prepare, wait for what the rows write, send it; give up when nobody listens."""
-        release = self._service.admit(len(self.questions))
         seconds = self._service.settings.serving.timeout_s
         late = ApiError(
             504, "timeout", f"no answer within {seconds:g} s (serving.timeout_s): ask again later."
         )
-        clock = self._loop.call_later(seconds, self._news.put_nowait, late)
-        preparing = asyncio.create_task(self._service.prepare(self))
-        preparing.add_done_callback(self._prepared)
-        tasks = [preparing, asyncio.create_task(self._hang_up(receive))]
-        try:
-            await self._next()
-            if self._body.stream:
-                await self._stream(send)
-                return
-            async for _ in self._pieces():
-                pass
-            whole = self.reply().model_dump_json()
-            await Response(whole, media_type="application/json")(scope, receive, send)
-        except OSError:
-            pass  # the client is gone
-        finally:
-            self._closed = True
-            clock.cancel()
-            for task in tasks:
-                task.cancel()
-            self._service.scheduler.cancel(self.rows)
-            release()
+        with self._service.admitted(len(self.questions)):
+            clock = self._loop.call_later(seconds, self._news.put_nowait, late)
+            preparing = asyncio.create_task(self._service.prepare(self))
+            preparing.add_done_callback(self._prepared)
+            tasks = [preparing, asyncio.create_task(self._hang_up(receive))]
+            try:
+                await self._next()
+                if self._body.stream:
+                    await self._stream(send)
+                    return
+                async for _ in self._pieces():
+                    pass
+                whole = self.reply().model_dump_json()
+                await Response(whole, media_type="application/json")(scope, receive, send)
+            except OSError:
+                pass  # the client is gone
+            finally:
+                self._closed = True
+                clock.cancel()
+                for task in tasks:
+                    task.cancel()
+                self._service.scheduler.cancel(self.rows)
 
     async def _hang_up(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -182,8 +197,8 @@ class Request(Response):
 
     def unfounded(self, index: int) -> bool:
         """Return whether nothing was found for a question, so that the model is not asked."""
-        found = self.evidence[index] or self.passages is not None
-        return not (found or self._asks_anyway)
+        guesses = self._wanted.guess or not self._service.settings.retrieval.top_k
+        return not (self.evidence[index] or self.passages is not None or guesses)
 
     def take(self, row: Row, piece: Piece | ApiError) -> None:
         """Take what a row has to say, from any thread."""
@@ -268,13 +283,12 @@ class Request(Response):
     def details(self, index: int) -> Details:
         """Return how an answer came about; timings are told once it is finished."""
         row, evidence = self.rows[index], self.evidence[index]
-        shown = [PassageView.model_validate(p) for p in evidence]
         details = Details(
             method=self.method,
             support=self.support,
             adapted=self.support is not None,
-            hits=len(shown),
-            passages=shown if self._show_passages else None,
+            hits=len(evidence),
+            passages=None if self._wanted.show_passages is False else evidence,
             passages_cut=row.prompt.passages_cut,
             searched=self.searched or None,
             turns_cut=self.turns_cut,
@@ -295,24 +309,20 @@ def _event(data: str) -> dict[str, object]:
 class Chat(Request):
     """`/v1/chat/completions`."""
 
-    prefix, part = "chatcmpl", ChatChunk
+    prefix, asked_in, part = "chatcmpl", "messages", ChatChunk
 
     def __init__(self, service: Service, body: ChatRequest) -> None:
-        """Read a chat.
-
-        Raises:
-            BadRequestError: there is no question, or fields contradict each other.
-        """
         if body.top_logprobs and not body.logprobs:
             raise BadRequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
         most, newer = body.max_tokens, body.max_completion_tokens
         if None not in {most, newer} and most != newer:
             raise BadRequestError("max_tokens and max_completion_tokens differ: leave one out.")
+        question, earlier = turns_of(body.messages)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        super().__init__(service, body, newer or most, logprobs)
-        question, self.earlier = body.turns()
-        self.ask([question], "messages")
-        self.instruction = "\n".join(filter(None, (body.instruction, self.instruction)))
+        super().__init__(service, body, [question], newer or most, logprobs)
+        self.earlier = earlier
+        said = [m.text for m in body.messages if m.role in {"system", "developer"}]
+        self.instruction = "\n".join(filter(None, (*said, self.instruction)))
         if body.response_format and body.response_format.type != "text":
             self.format = body.response_format
 
@@ -352,12 +362,11 @@ class Chat(Request):
 class Prompts(Request):
     """`/v1/completions`."""
 
-    prefix, part = "cmpl", Completion
+    prefix, asked_in, part = "cmpl", "prompt", Completion
 
     def __init__(self, service: Service, body: CompletionRequest) -> None:
-        """Read prompts."""
-        super().__init__(service, body, body.max_tokens)
-        self.ask([body.prompt] if isinstance(body.prompt, str) else body.prompt, "prompt")
+        prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        super().__init__(service, body, prompts, body.max_tokens)
 
     def reply(self) -> Completion:
         """Return the body, once every answer is finished."""

@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TopPLogitsWarper
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import clean_answer
@@ -51,23 +53,12 @@ class Chosen:
     top: tuple[tuple[int, float], ...] = ()
 
 
-def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
-    """Keep the likeliest tokens that together hold `top_p`, in (0, 1]; at least one.
-
-    Of (vocabulary,) probabilities the others become zero; the rest is not normalised.
-    """
-    ordered, at = probabilities.sort(descending=True)
-    before = ordered.cumsum(0) - ordered
-    ordered = torch.where(before < top_p, ordered, torch.zeros_like(ordered))
-    return torch.zeros_like(probabilities).scatter(0, at, ordered)
-
-
 class Sampler:
     """Chooses the tokens of one row, one after another."""
 
     def __init__(self, sampling: Sampling) -> None:
-        """Start the row's own random numbers."""
         self._sampling = sampling
+        self._nucleus = TopPLogitsWarper(sampling.top_p)
         self._generator = torch.Generator()
         if sampling.seed is None:
             self._generator.seed()
@@ -93,8 +84,8 @@ class Sampler:
         below = logits.float().cpu()
         # 0 for the likeliest, whatever the temperature; float32 knows no 1e-300
         below = (below - below.max()) / max(self._sampling.temperature, 1e-6)
-        probabilities = nucleus(below.softmax(-1), self._sampling.top_p)
-        return int(torch.multinomial(probabilities, 1, generator=self._generator))
+        kept = self._nucleus(None, below[None])[0]
+        return int(torch.multinomial(kept.softmax(-1), 1, generator=self._generator))
 
 
 def held_back(text: str, stops: Sequence[str]) -> int:
@@ -121,7 +112,7 @@ class AnswerText:
         lines: bool = False,
         written: Callable[[str], str] | None = None,
     ) -> None:
-        """Start with nothing written; `decode` leaves special tokens out.
+        """Let `decode` leave special tokens out.
 
         An answer that is put into a template (`written`) is shown whole, when it has ended.
         """
@@ -184,27 +175,17 @@ class AnswerText:
         return piece
 
 
-def byte_table() -> dict[str, int]:
-    """Return the byte that each character of a byte-level vocabulary stands for (as in GPT-2).
-
-    >>> byte_table()["G"], byte_table()["\u0120"]
-    (71, 32)
-    """
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in plain]
-    return {chr(b): b for b in plain} | {chr(256 + n): b for n, b in enumerate(others)}
-
-
 class TokenBytes:
     """The bytes that a token adds to the text, also where they are a part of a character."""
 
     def __init__(self, tokenizer: Any) -> None:
-        """Find out how the vocabulary is written."""
         self._tokenizer = tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", None)
         decoder = getattr(backend, "decoder", None)
         byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
-        self._table = byte_table() if byte_level else {}
+        # the byte that each character of a byte-level vocabulary stands for, as in GPT-2
+        names = bytes_to_unicode() if byte_level else {}  # type: ignore[no-untyped-call]
+        self._table = {name: byte for byte, name in names.items()}
         self._special = set(tokenizer.all_special_ids)
 
     def __call__(self, token: int, before: int | None = None) -> bytes:
@@ -227,7 +208,6 @@ class Probabilities:
     """The written tokens with their probabilities, each told once its text is shown."""
 
     def __init__(self, bytes_of: TokenBytes) -> None:
-        """Start with nothing written."""
         self._bytes_of = bytes_of
         self._pending: deque[tuple[Chosen, int | None, int]] = deque()
         self._before: int | None = None
@@ -258,10 +238,9 @@ class Probabilities:
         return Logprobs(content=told)
 
     def _view(self, chosen: Chosen, before: int | None, part: bytes) -> TokenLogprob:
-        tops = [_top(self._bytes_of(token, before), logprob) for token, logprob in chosen.top]
         assert chosen.logprob is not None, "the sampler was not asked for probabilities"
-        own = _top(part, chosen.logprob)
-        return TokenLogprob(**dict(own), top_logprobs=tops)
+        tops = [_top(self._bytes_of(token, before), logprob) for token, logprob in chosen.top]
+        return TokenLogprob(**dict(_top(part, chosen.logprob)), top_logprobs=tops)
 
 
 def _top(piece: bytes, logprob: float) -> TopLogprob:
@@ -299,7 +278,7 @@ class Row:
 
     prompt: Prompt
     adapted: Adapted
-    sampling: Sampling
+    sampler: Sampler
     writer: AnswerText
     probabilities: Probabilities | None
     max_tokens: int
@@ -317,9 +296,6 @@ class Row:
     _started: float = 0.0
     _read: float = 0.0
     _ended: float = 0.0
-
-    def __post_init__(self) -> None:
-        self._sampler = Sampler(self.sampling)
 
     @property
     def base(self) -> str:
@@ -342,7 +318,7 @@ class Row:
 
     def take(self, logits: Tensor, stops: frozenset[int]) -> None:
         """Choose the next token by (vocabulary,) logits, and tell what it adds; `stops` end it."""
-        chosen = self._sampler.choose(logits, self.extract)
+        chosen = self.sampler.choose(logits, self.extract)
         if self.extract:
             self.extract.push(chosen.token)
         self._read = self._read or time.perf_counter()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from math import hypot
 from typing import Any, TypeVar
@@ -22,7 +22,6 @@ from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.retrieval.base import Retriever
 from raggd.serving.bodies import (
     DemonstrationFields,
-    DemonstrationView,
     SupportRequest,
     SupportView,
     given_passages,
@@ -31,7 +30,7 @@ from raggd.serving.documents import Documents, passages_for, searches_for, share
 from raggd.serving.errors import ApiError, BadRequestError, StoppingError
 from raggd.serving.gate import Metrics
 from raggd.serving.request import Request
-from raggd.serving.row import AnswerText, Probabilities, Row, TokenBytes
+from raggd.serving.row import AnswerText, Probabilities, Row, Sampler, TokenBytes
 from raggd.serving.scheduler import Scheduler
 
 LOG = logging.getLogger("raggd.serving")
@@ -86,7 +85,6 @@ class Service:
         self.stopping = False
         self._bytes_of = TokenBytes(self.backbone.tokenizer)
         self._open = 0
-        self._lock = threading.Lock()
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="raggd-prepare")
         rag.method()  # refused now if its weights are not there
         rows = self.settings.serving.rows
@@ -100,8 +98,9 @@ class Service:
 
     # Asking
 
-    def admit(self, count: int) -> Callable[[], None]:
-        """Let answers in, or turn them away; return what to call when they are done.
+    @contextmanager
+    def admitted(self, count: int) -> Iterator[None]:
+        """Let answers in for as long as they take, or turn them away.
 
         Raises:
             StoppingError: it takes no more.
@@ -109,22 +108,19 @@ class Service:
         """
         if self.stopping:
             raise StoppingError
-        with self._lock:
-            if self._open + count > self.settings.serving.queue:
-                raise ApiError(
-                    429,
-                    "queue_full",
-                    f"{self._open} answers are waiting or being written, and {count} more exceed "
-                    "what this server takes (serving.queue): ask again in a moment.",
-                    headers={"Retry-After": "1"},
-                )
-            self._open += count
-
-        def release() -> None:
-            with self._lock:
-                self._open -= count
-
-        return release
+        if self._open + count > self.settings.serving.queue:
+            raise ApiError(
+                429,
+                "queue_full",
+                f"{self._open} answers are waiting or being written, and {count} more exceed "
+                "what this server takes (serving.queue): ask again in a moment.",
+                headers={"Retry-After": "1"},
+            )
+        self._open += count
+        try:
+            yield
+        finally:
+            self._open -= count
 
     async def prepare(self, request: Request) -> None:
         """Find passages and what to adapt to, render the prompts, and submit the rows."""
@@ -213,7 +209,7 @@ class Service:
         return Row(
             prompt=prompt,
             adapted=adapted,
-            sampling=request.sampling,
+            sampler=Sampler(request.sampling),
             writer=AnswerText(
                 lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
                 request.stops,
@@ -274,7 +270,7 @@ class Service:
                 param,
                 "context_length_exceeded",
             )
-        return Demonstration(f"line-{number}", question, passages, answer)
+        return Demonstration(fields.id or f"line-{number}", question, passages, answer)
 
     async def adapted_to(self, support: SupportSet, instruction: str = "") -> tuple[Adapted, float]:
         """Adapt to a set, or look up what it was adapted to: 0 milliseconds."""
@@ -317,8 +313,7 @@ class Service:
                 f"'{in_use}': leave 'base' out.",
                 param="base",
             )
-        release = self.admit(1)
-        try:
+        with self.admitted(1):
             shown, retriever = body.demonstrations, self.documents.retriever
             support = await self.aside(lambda: self.support_of(shown, retriever, body.task))
             names = self.store.names()
@@ -338,8 +333,6 @@ class Service:
                     facts["norms"] = norms_of(adapted.base, adapted.update)
                 await asyncio.to_thread(self.store.put, key, adapted, facts)
             return self.view(stored), support.id not in names
-        finally:
-            release()
 
     def stored(self, name: str) -> StoredSet:
         """Look a stored set up.
@@ -378,7 +371,7 @@ class Service:
             task=support.task,
             created=stored.created,
             base=self.base.fingerprint,
-            demonstrations=[DemonstrationView.model_validate(d) for d in support.demonstrations],
+            demonstrations=support.demonstrations,
             norms=norms,
             norm=hypot(*(value for layers in norms.values() for value in layers)),
             adapt_ms=facts.get("adapt_ms"),

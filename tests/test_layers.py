@@ -24,7 +24,6 @@ LAYERS: Mapping[str, int] = {
     "methods": 8,
     "assembly": 9,
     "api": 10,
-    "making": 10,
     "evaluation": 10,
     "report": 11,
     "study": 12,

@@ -11,18 +11,17 @@ from typing import Any
 
 import pytest
 
-from raggd import making as make_demonstrations
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.data.drafts import Draft
 from raggd.data.questions import read_demonstrations
-from raggd.making import Yield
 from raggd.records import Passage, RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import changed, load_settings
 from raggd.study import made as made_demonstrations
-from raggd.study.made import MADE, made_pool, pool_passages, run_compare
+from raggd.study import made as make_demonstrations
+from raggd.study.made import MADE, Yield, made_pool, pool_passages, run_compare
 from workflow_fixtures import (
     files_under,
     parts_with,

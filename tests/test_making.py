@@ -13,12 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd import making as make_demonstrations
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.drafts import Draft, drafts
 from raggd.data.questions import read_demonstrations
-from raggd.making import (
+from raggd.records import Hit, Passage, RaggdError
+from raggd.settings import changed, load_settings
+from raggd.study import made as make_demonstrations
+from raggd.study.made import (
     Maker,
     ReviewStoppedError,
     Yield,
@@ -28,8 +30,6 @@ from raggd.making import (
     propose,
     run_make,
 )
-from raggd.records import Hit, Passage, RaggdError
-from raggd.settings import changed, load_settings
 from workflow_fixtures import parts_with, settings_text, write_data, write_weights
 
 
@@ -160,9 +160,11 @@ class Words:
 
 @pytest.fixture
 def maker(tiny_backbone: Backbone, base: BaseAdapter) -> Maker:
-    readable = replace(tiny_backbone, tokenizer=Words())
-    finder = Finder(OPENED, HERB, TWIN)
-    return Maker(readable, base, finder, k=3, limit=5000, max_tokens=8, batch=2)
+    changes = ["evaluation.batch=2", "evaluation.max_answer_tokens=8"]
+    settings = load_settings(assignments=[*changes, "backbone.context_tokens=5000"])
+    parts = parts_with(settings, replace(tiny_backbone, tokenizer=Words()))
+    parts.__dict__["base"] = base
+    return Maker(parts, Finder(OPENED, HERB, TWIN))
 
 
 def proposals(

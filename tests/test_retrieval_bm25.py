@@ -94,9 +94,9 @@ def test_ranking_equals_the_formula(built: BM25Retriever, query: str) -> None:
 def test_the_result_is_the_passage_as_given(built: BM25Retriever) -> None:
     assert isinstance(built, Retriever)
     assert built.search(["honey"], k=1)[0][0].passage == CORPUS[3]
-    assert built.passages(["e", "a"]) == [CORPUS[4], CORPUS[2]]
+    assert built.store.passages(["e", "a"]) == [CORPUS[4], CORPUS[2]]
     with pytest.raises(RaggdError, match="'zz'"):
-        built.passages(["zz"])
+        built.store.passages(["zz"])
 
 
 def test_k_beyond_the_corpus_and_no_term_in_common(built: BM25Retriever) -> None:

@@ -23,7 +23,7 @@ class Fake:
     """Counts what is searched; scores have no short decimal form."""
 
     def __init__(self, fingerprint: str = "one") -> None:
-        self.fingerprint = fingerprint
+        self.fingerprint, self.store = fingerprint, self
         self.searched: list[str] = []
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:

@@ -162,7 +162,7 @@ def test_search_equals_sorting_all_cosines(built: DenseRetriever, encoder: Encod
         assert ids(hits) == [CORPUS[at].id for at in expected]
         assert [h.score for h in hits] == pytest.approx(row[expected].tolist(), abs=1e-5)
         assert hits[0].passage in CORPUS
-    assert built.passages(["p05", "p01"]) == [CORPUS[5], CORPUS[1]]
+    assert built.store.passages(["p05", "p01"]) == [CORPUS[5], CORPUS[1]]
 
 
 def test_k_and_batches_are_exact(built: DenseRetriever) -> None:

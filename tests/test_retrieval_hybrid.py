@@ -52,7 +52,7 @@ def test_hybrid_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert hits != parts[0].search(queries, 5) != parts[1].search(queries, 5)
     assert hits[0] == fused([part.search(queries, 100)[0] for part in parts])[:5]
     assert found.search([], 3) == []
-    assert (len(found), found.passage_at(3), found.passages(["p05"])) == (
+    assert (len(found), found.store.passage_at(3), found.store.passages(["p05"])) == (
         37,
         CORPUS[3],
         [CORPUS[5]],

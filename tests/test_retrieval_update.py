@@ -82,7 +82,7 @@ def same_hits(one: BM25Retriever | DenseRetriever, other: BM25Retriever | DenseR
         assert one.search(QUERIES, k) == other.search(QUERIES, k)
     assert one.fingerprint == other.fingerprint
     assert list(one.store) == list(other.store)
-    assert [one.passage_at(n).id for n in range(len(one))] == [p.id for p in other.store]
+    assert [one.store.passage_at(n).id for n in range(len(one))] == [p.id for p in other.store]
 
 
 _files = st.dictionaries(st.sampled_from(["a.txt", "b.txt", "c.md", "d.txt"]), st.integers(0, 9))
@@ -190,10 +190,8 @@ def test_a_bad_file_is_named_until_it_is_mended(tmp_path: Path) -> None:
     for built in (True, False):
         index = update_index(docs, folder, kind)
         assert (index.built, [each.file for each in index.skipped]) == (built, ["bad.jsonl"])
-    with pytest.raises(RaggdError, match=r"bad\.jsonl"):
-        update_index(docs, folder, kind, strict=True)
     (docs / "bad.jsonl").write_text('{"id": "x", "contents": "T\\nword1"}')
-    mended = update_index(docs, folder, kind, strict=True)
+    mended = update_index(docs, folder, kind)
     assert mended.skipped == ()
     assert "x" in {hit.passage.id for hit in mended.retriever.search(["word1"], 100)[0]}
 

@@ -468,7 +468,7 @@ def test_passages_may_be_given_and_left_out_of_the_answer(
     frozen_backbone: Backbone, tmp_path: Path
 ) -> None:
     with running(tiny_parts(tmp_path, frozen_backbone)) as server, server.client() as client:
-        given = [{"text": "The bee lives in Quito .", "title": "bee"}]
+        given = [{"text": "The bee lives in Quito .", "title": "bee", "source": "bees.md"}]
         found = client.post(CHAT, json=chat(raggd={"passages": given})).json()
         assert found["raggd"]["passages"] == [{"id": "given-1", **given[0]}]
         none = client.post(CHAT, json=chat(raggd={"passages": []})).json()

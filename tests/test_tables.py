@@ -70,7 +70,7 @@ def test_local_file_is_read_and_checked(tmp_path: Path) -> None:
     assert table.x.tolist() == [[1.5], [2.5]]
     assert table.y.tolist() == [6.0, 5.0]
     write(tmp_path / "t", "acid,quality\n1.5,6\n2.51,5\n")
-    with pytest.raises(RaggdError, match="have the hash"):
+    with pytest.raises(RaggdError, match="not those of UCI Wine"):
         load_table("wine", tmp_path / "t")
 
 
@@ -102,15 +102,10 @@ def test_missing_source_is_one_clear_error(
 
 
 @pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([["acid", "taste"], ["1", "2"]], "no column quality"),
-        ([["acid", "quality"], ["many", "2"]], "line 2: 'many' is not a number"),
-        ([], "no column"),
-    ],
+    "rows", [[["acid", "taste"], ["1", "2"]], [["acid", "quality"], ["many", "2"]], [["a"]], []]
 )
-def test_damaged_tables_are_refused(rows: list[list[str]], message: str) -> None:
-    with pytest.raises(RaggdError, match=message):
+def test_damaged_tables_are_refused(rows: list[list[str]]) -> None:
+    with pytest.raises(RaggdError, match="not those of UCI Wine"):
         to_table("wine", rows)
 
 

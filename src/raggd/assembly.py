@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from raggd.data.benchmarks import HUB, find_corpus
 from raggd.data.documents import summary
-from raggd.data.pocket import pocket_folder, pocket_passages, write_pocket
+from raggd.data.pocket import pocket_passages, write_pocket
 from raggd.files import cache_folder
-from raggd.methods.spec import BASE_FILE, METHODS, adapting_method, build_method, weight_file
+from raggd.methods.spec import BASE_FILE, adapting_method, build_method, weight_file
 from raggd.progress import Progress, silent
-from raggd.records import Passage, RaggdError, require_known
+from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import RetrievalWarning, Retriever
 from raggd.retrieval.bring_your_own import open_named
 from raggd.retrieval.build import Index, build_index
@@ -110,7 +109,7 @@ class Assembly:
         def search(queries: list[str]) -> list[list[Passage]]:
             return [[hit.passage for hit in hits] for hits in retriever.search(queries, 3)]
 
-        return write_pocket(pocket_folder(), search, f"{retriever.fingerprint}-3", self.say)
+        return write_pocket(cache_folder() / POCKET, search, f"{retriever.fingerprint}-3", self.say)
 
     @property
     def corpus(self) -> Path:
@@ -118,13 +117,9 @@ class Assembly:
         named = self.settings.data.corpus
         return Path(named) if named else find_corpus(self.source)
 
-    def index_of(self, corpus: Path, *, strict: bool = False) -> Index:
-        """Return the index of a corpus, made or brought up to date; files left out are told.
-
-        `strict` refuses a folder with files that cannot be read.
-        """
-        retrieval = self.settings.retrieval
-        index = build_index(corpus, retrieval, None, self.progress, strict=strict)
+    def index_of(self, corpus: Path) -> Index:
+        """Return the index of a corpus, made or brought up to date; files left out are told."""
+        index = build_index(corpus, self.settings.retrieval, progress=self.progress)
         if index.skipped:
             told = f"{corpus}: {summary(list(index.skipped))}."
             warnings.warn(told, RetrievalWarning, stacklevel=2)
@@ -156,7 +151,9 @@ class Assembly:
             return open_named(named, self.settings)
         found = self.index.retriever
         cached = CachedRetriever(found, cache_folder() / "retrieval")
-        return NoisyRetriever(cached, noise, found.passage_at, len(found)) if noise else cached
+        return (
+            NoisyRetriever(cached, noise, found.store.passage_at, len(found)) if noise else cached
+        )
 
     @cached_property
     def backbone(self) -> Backbone:
@@ -207,13 +204,3 @@ class Assembly:
     def method(self, name: str) -> Method:
         """Make one of `METHODS`, ready to adapt and answer."""
         return build_method(self, name)
-
-    def methods(self, names: Sequence[str]) -> list[Method]:
-        """Make several methods, in order; all names are checked before any is made."""
-        self.check_methods(names)
-        return [self.method(name) for name in names]
-
-    def check_methods(self, names: Sequence[str]) -> None:
-        """Refuse names that are no method's, before anything is loaded for them."""
-        for name in names:
-            require_known("method", name, METHODS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -58,6 +58,11 @@ def known_names(kind: str, names: Sequence[str], known: Sequence[str]) -> list[s
 
 def content_id(*parts: str, length: int = 16) -> str:
     """Hash strings to a hexadecimal id (SHA-256, parts kept apart), the same on every machine."""
+    return hash_of(parts, length)
+
+
+def hash_of(parts: Iterable[str], length: int = 16) -> str:
+    """Return the `content_id` of strings that come one by one."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode(errors="surrogatepass")  # file names may hold any byte

@@ -20,16 +20,17 @@ from raggd.cli.options import (
     Demonstrations,
     Json,
     Source,
+    Strict,
     Support,
     Update,
     counted,
     load_parts,
     load_rag,
+    refuse_skipped,
     support_from,
     with_corpus,
 )
-from raggd.data.documents import summary
-from raggd.records import RaggdError
+from raggd.records import RaggdError, require_known
 
 if TYPE_CHECKING:
     from raggd.api import Rag
@@ -50,9 +51,7 @@ def ask(
     guess: Annotated[
         bool, typer.Option("--guess", help="Ask the model even where no passage is found.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a folder with files that cannot be read.")
-    ] = False,
+    strict: Strict = False,
     instruction: Annotated[
         str, typer.Option(help="How to answer, in your words, instead of the built-in ones.")
     ] = "",
@@ -110,6 +109,7 @@ def ask_result(
     """
     from raggd.data.shown import remarks_on, unsupported
     from raggd.evaluation.timing import Stopwatch
+    from raggd.methods.spec import METHODS
     from raggd.provenance import seconds_since_start
 
     started, before, watch = time.perf_counter(), seconds_since_start(), Stopwatch()
@@ -117,13 +117,14 @@ def ask_result(
         watch.add("start", before * 1000)
     if not question.strip():
         raise RaggdError("the question is empty: expected at least one word.")
-    rag.parts.check_methods([method] if method else [])
+    if method:
+        require_known("method", method, METHODS)
     with watch.timed("index"):
         rag.retriever  # noqa: B018
         index = vars(rag.parts).get("index")  # there is none where a retriever was brought
         skipped = index.skipped if index else ()
-        if strict and skipped:
-            raise RaggdError(f"cannot read all of {rag.parts.corpus}: {summary(skipped)}.")
+        if strict:
+            refuse_skipped(rag.parts.corpus, skipped)
     with watch.timed("load"):
         rag.parts.backbone  # noqa: B018
     with watch.timed("retrieve"):
@@ -182,9 +183,7 @@ def index(
     memory: Annotated[
         str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
     ] = None,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Refuse a folder with files that cannot be read.")
-    ] = False,
+    strict: Strict = False,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
@@ -196,7 +195,9 @@ def index(
     started = time.perf_counter()
     with progress_bar() as bar:
         parts = load_parts(config, [*(assignments or []), *bound], bar)
-        made = parts.index_of(path, strict=strict)
+        made = parts.index_of(path)
+    if strict:
+        refuse_skipped(path, made.skipped)
     result = {
         "passages": len(made.retriever),
         "fingerprint": made.retriever.fingerprint,

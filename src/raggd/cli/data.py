@@ -1,7 +1,9 @@
-"""`raggd data` (benchmarks, a prepared file for training) and `raggd demonstrations`."""
+"""`raggd data` (benchmarks, a file for training), `raggd demonstrations`, `raggd cache`."""
 
 from __future__ import annotations
 
+import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -140,7 +142,7 @@ def make(
     as_json: Json = False,
 ) -> None:
     """Propose questions and answers from passages; keep those that the model can answer."""
-    from raggd.making import run_make
+    from raggd.study.made import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
         parts = load_parts(config, with_corpus(corpus, assignments))
@@ -160,7 +162,7 @@ def make(
 
 
 def _ask(proposal: Draft) -> Draft | None:
-    from raggd.making import ReviewStoppedError, edited
+    from raggd.study.made import ReviewStoppedError, edited
 
     passage = proposal.passage
     for line in ("", f"[{passage.title}] {passage.text}", "", f"Question: {proposal.question}"):
@@ -194,3 +196,60 @@ def compare(
         parts = load_parts(config, assignments, bar)
         result, tables = run_compare(parts, names_in(benchmarks), out, bar)
     show(result, as_json, *(f"{table.to_text()}\n" for table in tables))
+
+
+cache_app = typer.Typer(help="See and prune what is kept on disk.", no_args_is_help=True)
+
+
+def _views(entries: list[Any]) -> list[dict[str, Any]]:
+    return [{**asdict(entry), "path": str(entry.path)} for entry in entries]
+
+
+def _lines(entries: list[Any]) -> list[str]:
+    from raggd.retrieval.base import show_size
+
+    now = time.time()
+    return [
+        f"{show_size(e.bytes):>10}  {(now - e.last_used) / 86400:6.1f} days  {e.kind}: {e.what}"
+        for e in entries
+    ]
+
+
+@cache_app.command("list")
+def cache_list(as_json: Json = False) -> None:
+    """List what is kept, the longest unused first."""
+    from raggd.files import cache_folder
+    from raggd.retrieval.base import show_size
+    from raggd.retrieval.cache import list_cache
+
+    entries = list_cache()
+    held = sum(entry.bytes for entry in entries)
+    result = {"folder": str(cache_folder()), "bytes": held, "entries": _views(entries)}
+    show(result, as_json, *_lines(entries), f"{show_size(held)} in {cache_folder()}")
+
+
+@cache_app.command("prune")
+def cache_prune(
+    older_than: Annotated[
+        float | None, typer.Option(min=0, help="Delete what was not used for so many days.")
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option(help="Delete the longest unused until the rest fits, e.g. 2GB."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Delete what is made again when it is needed; downloads and support sets stay.
+
+    Raises:
+        RaggdError: neither an age nor a size says what may go.
+    """
+    from raggd.retrieval.base import parse_size, show_size
+    from raggd.retrieval.cache import prune_cache
+
+    if older_than is None and keep is None:
+        raise RaggdError("say what may go: --older-than DAYS, --keep SIZE, or both.")
+    gone = prune_cache(older_than, parse_size(keep) if keep else None)
+    freed = sum(entry.bytes for entry in gone)
+    result = {"bytes": freed, "removed": _views(gone)}
+    show(result, as_json, *_lines(gone), f"{show_size(freed)} freed")

@@ -1,4 +1,4 @@
-"""Commands that score methods: `raggd evaluate`, `raggd demo`, `raggd audit`."""
+"""Commands that measure: `raggd evaluate`, `raggd demo`, `raggd audit`, `raggd bench`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from raggd.cli.options import (
     names_in,
     with_corpus,
 )
-from raggd.records import RaggdError
+from raggd.records import RaggdError, known_names
 
 if TYPE_CHECKING:
     from raggd.assembly import Assembly
@@ -170,9 +170,10 @@ def _states(
 ) -> tuple[Callable[[SupportSet], Adapted], Any]:
     from raggd.data.questions import NOBODY
     from raggd.methods.base import Adapted
+    from raggd.methods.spec import METHODS
 
     if adapters is None:
-        parts.check_methods([method, *([constant] if constant else [])])
+        known_names("method", [method, *([constant] if constant else [])], METHODS)
         fixed = parts.method(constant) if constant else None
         if fixed is not None and fixed.adapts:
             raise RaggdError(f"'{constant}' reads demonstrations: name a constant, e.g. mean-tuned")
@@ -186,3 +187,47 @@ def _states(
 
     own = Adapted(read_peft(adapters / constant, parts.backbone)) if constant else None
     return state, own
+
+
+def bench(
+    shape: Annotated[
+        str | None,
+        typer.Option(help="A shape with random weights, e.g. qwen2.5-7b; else your backbone."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="float32, bfloat16, float16 or nf4; default: as set."),
+    ] = None,
+    support: Annotated[int, typer.Option(min=8, help="Tokens of each of 3 demonstrations.")] = 770,
+    prompt: Annotated[int, typer.Option(min=8, help="Tokens of a question's prompt.")] = 768,
+    answer: Annotated[int, typer.Option(min=2, help="Tokens of an answer.")] = 16,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds of each comparison.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Write the record there, too.")] = None,
+    config: Config = None,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Time adapting, answering and decoding on your backbone, or on a shape with random weights."""
+    from raggd.backbone.shapes import random_backbone
+    from raggd.evaluation.price import Lengths, measure_price, random_weights
+    from raggd.files import write_json
+    from raggd.provenance import origin
+
+    chosen = [f"backbone.dtype='{dtype}'"] if dtype else []
+    with progress_bar() as bar:
+        parts = load_parts(config, [*(assignments or []), *chosen], bar)
+        bar.say("loading")
+        backbone = random_backbone(shape, parts.settings.backbone) if shape else parts.backbone
+        base, predictor = random_weights(backbone, parts.settings.adapter.rank)
+        lengths = Lengths(support=support, prompt=prompt, answer=answer)
+        found = measure_price(backbone, base, predictor, lengths, rounds, bar.say)
+    record = {**found, **origin()}
+    if out is not None:
+        write_json(out, record)
+    lines = [f"{found['backbone']}, {found['dtype']}, {found['device']}"]
+    lines += [f"{ms:>12,.1f} ms  {name}" for name, ms in found["ms"].items()]
+    lines += [
+        f"{ratio['ratio']:>12.3f}     {name} ({ratio['low']:.3f} to {ratio['high']:.3f})"
+        for name, ratio in found["ratios"].items()
+    ]
+    show(record, as_json, *lines)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from raggd.data.documents import Skipped, summary
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError
 
@@ -43,6 +45,9 @@ Demonstrations = Annotated[
 ]
 
 Support = Annotated[str | None, typer.Option(help="Id of a stored support set instead.")]
+Strict = Annotated[
+    bool, typer.Option("--strict", help="Refuse a folder with files that cannot be read.")
+]
 Update = Annotated[Path | None, typer.Option(help="File of a saved update instead.")]
 
 Source = tuple[Path | None, str | None, Path | None]
@@ -94,6 +99,16 @@ def support_from(rag: Rag, source: Source, method: str | None = None) -> Support
     if name is not None:
         return rag.store.stored(name).support
     return None if demonstrations is None else rag.support(demonstrations)
+
+
+def refuse_skipped(corpus: Path, skipped: Sequence[Skipped]) -> None:
+    """Do as ``--strict`` says.
+
+    Raises:
+        RaggdError: files of a corpus were left out.
+    """
+    if skipped:
+        raise RaggdError(f"cannot read all of {corpus}: {summary(skipped)}.")
 
 
 def counted(number: int, noun: str) -> str:

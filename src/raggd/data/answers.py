@@ -83,10 +83,6 @@ def _is_plain(alias: str) -> bool:
     return not shortened and "(" not in alias
 
 
-def _by_length(alias: str) -> tuple[int, str]:
-    return len(alias), alias
-
-
 def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
     """Choose the one answer to show or to train on: the alias that the passages hold.
 
@@ -104,7 +100,9 @@ def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
     >>> choose_answer(["politician", "political leader", "pol"], [])
     'politician'
     """
-    aliases = sorted({answer.strip() for answer in answers} - {""}, key=_by_length)
+    aliases = sorted(
+        {answer.strip() for answer in answers} - {""}, key=lambda alias: (len(alias), alias)
+    )
     if not aliases:
         raise RaggdError(
             "a question has no answer to choose from: give at least one that is not blank."

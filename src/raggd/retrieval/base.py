@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from raggd.records import Hit, Passage, RaggdError, content_id
+from raggd.records import Hit, RaggdError, content_id
 
 if TYPE_CHECKING:
     from raggd.retrieval.store import PassageStore
@@ -64,14 +64,6 @@ class StoredRetriever(ABC):
 
     def __len__(self) -> int:
         return len(self.store)
-
-    def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Return the passages with these ids, in their order."""
-        return self.store.passages(ids)
-
-    def passage_at(self, position: int) -> Passage:
-        """Return the passage at a position in the corpus, 0 to ``len(self) - 1``."""
-        return self.store.passage_at(position)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return hits as `Retriever.search` describes them."""

@@ -13,6 +13,7 @@ import sys
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,25 +44,13 @@ class ForeignRetriever:
         """Wrap a search function of the library `kind`."""
         self.fingerprint = content_id(kind, name or f"unnamed {uuid.uuid4()}")
         self.empty = 0
-        self._kind, self._search, self._remembers = kind, search, name is not None
-        self._known: dict[tuple[str, int], list[Hit]] = {}
+        self._kind, self._search = kind, search
+        self._found = lru_cache(_REMEMBERED)(self._asked) if name is not None else self._asked
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return at most `k` hits per query, in the order of the other library."""
         check_search(queries, k)
-        return [self._one(query, k) for query in queries]
-
-    def _one(self, query: str, k: int) -> list[Hit]:
-        if k == 0:
-            return []
-        hits = self._known.get((query, k))
-        if hits is None:
-            hits = self._asked(query, k)
-            if self._remembers:
-                self._known[query, k] = hits
-            if len(self._known) > _REMEMBERED:
-                del self._known[next(iter(self._known))]
-        return hits[:k]
+        return [self._found(query, k)[:k] if k else [] for query in queries]
 
     def _asked(self, query: str, k: int) -> list[Hit]:
         try:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
-from raggd.data.documents import Skipped, readers_fingerprint, summary
+from raggd.data.documents import Skipped, readers_fingerprint
 from raggd.files import cache_folder, read_json, write_json
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError, content_id
@@ -87,19 +87,8 @@ def _old_version(folder: Path, kind: Kind) -> _Old | None:
     return _Old(data, store, files, all(manifest.get(name) == rules[name] for name in rules))
 
 
-def update_index(
-    corpus: Corpus,
-    folder: Path,
-    kind: Kind,
-    progress: Progress = silent,
-    *,
-    strict: bool = False,
-) -> Index:
-    """Return the index of a corpus, made or brought up to date; arguments as `build_index`'s.
-
-    Raises:
-        RaggdError: the corpus cannot be read, or the index not be written.
-    """
+def update_index(corpus: Corpus, folder: Path, kind: Kind, progress: Progress = silent) -> Index:
+    """Return the index of a corpus, made or brought up to date; arguments as `build_index`'s."""
     check_replaceable(folder)
     listing = look_at(corpus)
     changes = None
@@ -109,10 +98,7 @@ def update_index(
                 count = partial(progress, "indexing passages")
                 changes = _build(listing, folder, kind, work, count)
     retriever = open_index(folder, kind)
-    stored = open_folder(folder, kind.name, lambda data, _: PassageStore(data).files)
-    skipped = (*listing.skipped, *skipped_in(stored))
-    if strict and skipped:
-        raise RaggdError(f"cannot read all of {listing.key}: {summary(list(skipped))}.")
+    skipped = (*listing.skipped, *skipped_in(retriever.store.files))
     return Index(folder, retriever, changes is not None, changes or Changes(), skipped)
 
 
@@ -170,23 +156,21 @@ def build_index(
     settings: RetrievalSettings,
     folder: Path | None = None,
     progress: Progress = silent,
-    *,
-    strict: bool = False,
 ) -> Index:
     """Open the index of a corpus, making it or bringing it up to date unless it is so.
 
     An index belongs to the place of a corpus and to the settings: files that did not change since
     are not read again, and there is one version of it, the newest. Without `folder` it lies in the
-    cache; `strict` refuses a folder with files that cannot be read.
+    cache.
     """
     if settings.retriever != "hybrid":
         kind, listing = _kind(settings), look_at(corpus)
         where = folder or _cached_folder(listing, settings)
-        return update_index(listing, where, kind, progress, strict=strict)
+        return update_index(listing, where, kind, progress)
     parts, listing = [], look_at(corpus)
     for own in _fused(settings):
         named = folder / own.retriever if folder else None
-        parts.append(build_index(listing, own, named, progress, strict=strict))
+        parts.append(build_index(listing, own, named, progress))
     retriever, built = HybridRetriever([p.retriever for p in parts]), any(p.built for p in parts)
     return Index(folder or parts[0].folder, retriever, built, parts[0].changes, parts[0].skipped)
 

@@ -39,11 +39,7 @@ class CachedRetriever:
     def __init__(self, retriever: StoredRetriever, folder: Path) -> None:
         self._retriever = retriever
         self._path = folder / "retrieval.sqlite3"
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of the retriever behind the cache."""
-        return self._retriever.fingerprint
+        self.fingerprint = retriever.fingerprint
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return exactly what the retriever behind the cache returns."""
@@ -62,7 +58,7 @@ class CachedRetriever:
     def _hits(self, row: _Row) -> list[Hit]:
         ids, blob = row
         scores = np.frombuffer(blob, dtype="<f8").tolist()
-        found = self._retriever.passages(json.loads(ids))
+        found = self._retriever.store.passages(json.loads(ids))
         return [Hit(passage, score) for passage, score in zip(found, scores, strict=True)]
 
     def _read(self, keys: Sequence[str]) -> dict[str, _Row]:

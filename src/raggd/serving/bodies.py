@@ -285,17 +285,17 @@ class EvaluationView(BaseModel):
 
     id: str
     object: Literal["evaluation"] = "evaluation"
-    status: Literal["running", "done", "failed", "cancelled"]
+    status: Literal["running", "done", "failed", "cancelled"] = "running"
     support: str
     """Id of the support set that is adapted to."""
     questions: int
     """How many are asked, each of them by every method."""
-    doing: str
-    done: int
-    total: int
+    doing: str = "finding passages"
+    done: int = 0
+    total: int = 0
     """Answers to be written, and those that are."""
-    tables: list[TableView]
-    advice: str
+    tables: list[TableView] = []
+    advice: str = ""
     """Whether to adapt, and with what; or why it cannot be told."""
 
 

@@ -103,15 +103,12 @@ def _place(problem: Mapping[str, Any]) -> list[str]:
     return named + unknown
 
 
-def _depth(problem: Mapping[str, Any]) -> int:
-    return len(_place(problem))
-
-
 def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     """Return the first of pydantic's problems, status 400; the input itself is not repeated."""
     # of a field that takes several forms, the form that came nearest tells most
     start = _place(problems[0])
-    first = max((p for p in problems if _place(p)[: len(start)] == start), key=_depth)
+    near = [problem for problem in problems if _place(problem)[: len(start)] == start]
+    first = max(near, key=lambda problem: len(_place(problem)))
     parts = _place(first)
     field, kind = ".".join(parts) or None, str(first.get("type", ""))
     text = str(first.get("msg", "invalid")).removeprefix("Value error, ")

@@ -59,14 +59,8 @@ class Evaluations:
                 )
             view = EvaluationView(
                 id=uuid.uuid4().hex[:16],
-                status="running",
                 support=support.id,
                 questions=len(asked) or len(support.demonstrations),
-                doing="finding passages",
-                done=0,
-                total=0,
-                tables=[],
-                advice="",
             )
             self._views[view.id] = view
             for name in list(self._views)[:-KEPT]:

@@ -1,29 +1,42 @@
-"""`raggd demonstrations compare`: updates from made demonstrations, from gold ones, and none.
+"""Demonstrations made from one's own passages: `raggd demonstrations make` and `compare`.
 
-The passages are those found for the support pool's questions, less all that are evidence of a
-scored question; the pool's own questions and answers are not used.
+A drafted question must survive the round trip, as a user would ask it: its passage must be among
+those that the retriever finds, and the backbone with its base adapter must answer it from them with
+exactly the answer that stands there.
+
+Compared are updates from made demonstrations, from gold ones, and none. There the passages are
+those found for the support pool's questions, less all that are evidence of a scored question; the
+pool's own questions and answers are not used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import heapq
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from raggd.adaptation.supports import draw_supports
 from raggd.assembly import Assembly
+from raggd.data.answers import normalise_answer
 from raggd.data.benchmarks import known_benchmarks, scored_questions, support_pool
+from raggd.data.documents import read_passages
+from raggd.data.drafts import Draft, drafts
 from raggd.evaluation.runner import Task, support_sets
-from raggd.files import read_json, write_json
-from raggd.making import Yield, as_line, choose_passages, maker_of, propose
+from raggd.files import read_json, write_json, write_text
+from raggd.methods.answering import answer_rows, bounded_prompt
+from raggd.methods.base import Adapted
 from raggd.methods.controls import ShuffledSupport
 from raggd.methods.spec import SPECS
-from raggd.progress import Progress
+from raggd.progress import Progress, silent
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
 from raggd.report.build import small_report
 from raggd.report.tables import Table
-from raggd.retrieval.evidence import evidence_for
+from raggd.retrieval.base import Retriever
+from raggd.retrieval.evidence import Evidence, evidence_for
 from raggd.settings import changed
 from raggd.study.folder import locked, write_plan
 from raggd.study.plan import all_cells
@@ -32,6 +45,175 @@ from raggd.study.settings import study_of
 
 MADE = "rag-gd-made"
 PASSAGES_PER_QUESTION = 10
+PASSAGES_PER_PROPOSAL = 200
+"""Passages drafted from for one proposal, before the search is given up; most lend no sentence."""
+
+Judge = Callable[[Draft], Draft | None]
+"""Accepts a proposal, changes it, or refuses it (None)."""
+
+
+class ReviewStoppedError(Exception):
+    """The reviewer has seen enough: what was kept stays."""
+
+
+@dataclass(slots=True)
+class Yield:
+    """How far the drafts came."""
+
+    passages: int = 0
+    drafts: int = 0
+    retrieved: int = 0
+    answered: int = 0
+    kept: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """What tries drafts."""
+
+    parts: Assembly
+    retriever: Retriever
+
+    @property
+    def batch(self) -> int:
+        """Drafts that the backbone answers together."""
+        return self.parts.settings.evaluation.batch
+
+    def retrieved(self, tried: Sequence[Draft]) -> list[tuple[Draft, Evidence]]:
+        """Return the drafts whose passage the retriever finds, with all that it found."""
+        asked = [Question(f"draft-{i}", d.question, (d.answer,)) for i, d in enumerate(tried)]
+        found = evidence_for(asked, self.retriever, self.parts.settings.retrieval.top_k)
+        pairs = zip(tried, found, strict=True)
+        return [(d, shown) for d, shown in pairs if d.passage.id in {p.id for p in shown}]
+
+    def answered(self, tried: Sequence[tuple[Draft, Evidence]]) -> list[Draft]:
+        """Return the drafts that the backbone answers right in one batch."""
+        settings, backbone = self.parts.settings, self.parts.backbone
+        rows = [Adapted(self.parts.base)] * len(tried)
+        prompts = [
+            bounded_prompt(settings, backbone, adapted, draft.question, shown)
+            for adapted, (draft, shown) in zip(rows, tried, strict=True)
+        ]
+        most = settings.evaluation.max_answer_tokens
+        answers, _ = answer_rows(backbone, rows, prompts, most)
+        return [
+            draft
+            for (draft, _), answer in zip(tried, answers, strict=True)
+            if normalise_answer(answer) == normalise_answer(draft.answer)
+        ]
+
+
+def propose(
+    maker: Maker, passages: Iterable[Passage], seed: int, counted: Yield
+) -> Iterator[Draft]:
+    """Yield drafts that survived the round trip, batch by batch, until the reader stops.
+
+    At most one per passage, and no answer twice: three demonstrations with one answer would teach
+    that answer. `seed` changes the sentences that are tried; `counted` counts on.
+    """
+    answers: set[str] = set()
+    waiting: list[tuple[Draft, Evidence]] = []
+    drafted = _drafted(passages, seed, counted)
+    while group := list(islice(drafted, 4 * maker.batch)):
+        found = maker.retrieved(group)
+        counted.retrieved += len(found)
+        waiting += [pair for pair in found if normalise_answer(pair[0].answer) not in answers]
+        while len(waiting) >= maker.batch or (waiting and len(group) < 4 * maker.batch):
+            part, waiting = waiting[: maker.batch], waiting[maker.batch :]
+            kept = maker.answered(part)
+            counted.answered += len(kept)
+            for draft in kept:
+                key = normalise_answer(draft.answer)
+                if key not in answers:
+                    answers.add(key)
+                    counted.kept += 1
+                    yield draft
+
+
+def _drafted(passages: Iterable[Passage], seed: int, counted: Yield) -> Iterator[Draft]:
+    for passage in passages:
+        counted.passages += 1
+        found = drafts(passage)
+        counted.drafts += len(found)
+        if found:
+            yield min(found, key=lambda d: content_id(str(seed), d.question))
+
+
+def choose_passages(passages: Iterable[Passage], most: int, seed: int) -> list[Passage]:
+    """Return at most `most` passages of a stream, chosen by a hash of what they are."""
+    return heapq.nsmallest(most, passages, key=lambda p: content_id(str(seed), p.id, p.text))
+
+
+def as_line(proposal: Draft) -> dict[str, Any]:
+    """Return a proposal as a line that ``--demonstrations`` reads, with what a reviewer needs."""
+    return {
+        "question": proposal.question,
+        "answer": proposal.answer,
+        "passage": asdict(proposal.passage),
+    }
+
+
+def edited(proposal: Draft, question: str, answer: str) -> Draft:
+    """Return a proposal with a reviewer's words.
+
+    Raises:
+        RaggdError: one of them is empty.
+    """
+    if not question.strip() or not answer.strip():
+        raise RaggdError("a demonstration needs a question and an answer: neither may be empty.")
+    return replace(proposal, question=question.strip(), answer=answer.strip())
+
+
+def made(
+    parts: Assembly,
+    passages: Iterable[Passage],
+    count: int,
+    seed: int,
+    counted: Yield,
+    judge: Judge | None = None,
+) -> Iterator[Draft]:
+    """Yield at most `count` proposals: those that a reviewer keeps, or all that survived."""
+    for proposal in propose(Maker(parts, parts.retriever), passages, seed, counted):
+        try:
+            kept = judge(proposal) if judge else proposal
+        except ReviewStoppedError:
+            return
+        if kept is not None:
+            yield kept
+            count -= 1
+        if not count:
+            return
+
+
+def run_make(
+    parts: Assembly,
+    out: Path,
+    count: int,
+    seed: int,
+    judge: Judge | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Propose demonstrations from the corpus and write those that are kept, after each one.
+
+    A `judge` is a reviewer; without one all are kept that survived the round trip. What is returned
+    is ``made``, ``out`` and ``yield``, the counts of `Yield`.
+
+    Raises:
+        RaggdError: no passage led to a demonstration.
+    """
+    chosen = choose_passages(read_passages(parts.corpus), PASSAGES_PER_PROPOSAL * count, seed)
+    counted, lines = Yield(), list[str]()
+    for proposal in made(parts, chosen, count, seed, counted, judge):
+        lines.append(json.dumps(as_line(proposal), ensure_ascii=False) + "\n")
+        write_text(out, "".join(lines))
+        progress("demonstrations", len(lines), count)
+    if not lines:
+        raise RaggdError(
+            f"none of {counted.passages} passages led to a demonstration that was kept "
+            f"({counted.drafts} questions drafted, {counted.answered} answered right): write some "
+            "by hand, or give a corpus with full sentences."
+        )
+    return {"made": len(lines), "out": str(out), "yield": asdict(counted)}
 
 
 def pool_passages(parts: Assembly, name: str) -> list[Passage]:
@@ -67,11 +249,9 @@ def made_pool(
     if known.get("identity") != identity:
         counted, lines = Yield(), []
         chosen = choose_passages(passages, len(passages), seed)
-        for proposal in propose(maker_of(parts, parts.retriever), chosen, seed, counted):
+        for proposal in made(parts, chosen, count, seed, counted):
             lines.append(as_line(proposal))
             progress(f"{name}: making demonstrations", len(lines), count)
-            if len(lines) == count:
-                break
         known = {"identity": identity, "yield": asdict(counted), "demonstrations": lines}
         write_json(path, known)
     questions = [
@@ -106,13 +286,13 @@ def run_compare(
 
     Made demonstrations, part files and records are kept in `out`; an interrupted run continues.
     """
-    gold, made = parts.adapting, dict[str, SupportSet]()
+    gold, supports = parts.adapting, dict[str, SupportSet]()
     benchmarks = known_benchmarks(names, parts.source)
     settings = changed(parts.settings, "evaluation", benchmarks=benchmarks)
     study = study_of(settings, ["base", SPECS[gold].control, gold, MADE])
 
     def swapped(loaded: Assembly) -> ShuffledSupport:
-        return ShuffledSupport(loaded.method(gold), lambda support: made[support.id], MADE)
+        return ShuffledSupport(loaded.method(gold), lambda support: supports[support.id], MADE)
 
     runner = StudyRunner(study, out, progress, loaded=parts, own={MADE: swapped})
     tried: dict[str, dict[str, int]] = {}
@@ -120,7 +300,7 @@ def run_compare(
         for name in benchmarks:
             task = runner.task(study.seeds[0], study.retrievers[0].name, name)
             found, tried[name] = _made_supports(parts, task, out, progress)
-            made |= found
+            supports |= found
         write_plan(study, out)
         cells = all_cells(study)
         runner.run(cells)

@@ -7,7 +7,6 @@ A file that cannot be read never stops a folder: it becomes a `Skipped` with its
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from raggd.data.documents.passages import passages_of
 from raggd.data.documents.passages import split_sentences as split_sentences
 from raggd.files import file_hash
-from raggd.records import Passage, RaggdError, content_id
+from raggd.records import Passage, RaggdError, content_id, hash_of
 
 READERS = {
     ".jsonl": "plain:read_lines",
@@ -266,10 +265,4 @@ def corpus_hash(passages: Iterable[Passage]) -> str:
     The order counts since an index stores positions. The hash, 32 hexadecimal digits, is equal for
     equal passages on every machine.
     """
-    digest = hashlib.sha256()
-    for passage in passages:
-        for part in (passage.id, passage.title, passage.text):
-            data = part.encode()
-            digest.update(len(data).to_bytes(8, "big"))
-            digest.update(data)
-    return digest.hexdigest()[:32]
+    return hash_of((part for p in passages for part in (p.id, p.title, p.text)), length=32)

@@ -226,15 +226,8 @@ class Rag:
             asked = [Question(f"asked-{i}", q, (), OWN_TASK) for i, q in enumerate(questions)]
             evidence = evidence_for(asked, self.retriever, settings.retrieval.top_k)
             rows, backbone = self._rows(len(questions), adapted, method), self.parts.backbone
-            rows = [
-                replace(
-                    row,
-                    instruction=normal_text(instruction).strip()
-                    or row.instruction
-                    or self._told(""),
-                )
-                for row in rows
-            ]
+            said = instruction.strip()
+            rows = [replace(row, instruction=self._told(said or row.instruction)) for row in rows]
             prompts = [
                 bounded_prompt(settings, backbone, row, question, passages)
                 for row, question, passages in zip(rows, questions, evidence, strict=True)

@@ -139,20 +139,18 @@ def ask_result(
     spent = {stage: round(ms, 1) for stage, ms in watch.medians().items()}
     spent["total"] = round((time.perf_counter() - started) * 1000 + spent.get("start", 0.0), 1)
     shown = support.demonstrations if support else ()
+    given = asdict(answer)
     return {
-        "question": answer.question,
-        "answer": answer.text,
+        "question": given.pop("question"),
+        "answer": given.pop("text"),
         "hits": answer.hits,
         "method": method or (rag.parts.adapting if any(source) else "base"),
         "adapted": adapted.update is not None or adapted.prefix is not None,
-        "demonstrations": len(support.demonstrations) if support else 0,
+        "demonstrations": len(shown),
         "without_evidence": [d.question for d in unsupported(shown)],
         "remarks": remarks_on(shown),
         "template": str(adapted.template or ""),
-        "refused": answer.refused,
-        "named": list(answer.named),
-        "passages": [asdict(passage) for passage in answer.passages],
-        "passages_cut": answer.passages_cut,
+        **given,
         "skipped": [asdict(each) for each in skipped],
         "timings": spent,
     }

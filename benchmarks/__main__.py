@@ -10,8 +10,16 @@ import typer
 from benchmarks.command import run_app
 from benchmarks.pages import ratio_table, time_table
 from benchmarks.run import run_bench
-from raggd.cli.console import emit_json, progress_bar, say
-from raggd.cli.options import Assignments, Config, Json, Out, load_parts
+from raggd.cli.shared import (
+    Assignments,
+    Config,
+    Json,
+    Out,
+    emit_json,
+    load_parts,
+    progress_bar,
+    say,
+)
 
 app = typer.Typer(add_completion=False)
 

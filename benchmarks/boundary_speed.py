@@ -18,8 +18,7 @@ import typer
 from torch import Tensor, nn
 
 from benchmarks.command import run_app
-from raggd.cli.console import progress_bar, show
-from raggd.cli.options import Json
+from raggd.cli.shared import Json, progress_bar, show
 from raggd.files import write_json
 from raggd.linear.attention import random_attention
 from raggd.linear.figure import interval, rounded

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from raggd.cli.console import complain
+from raggd.cli.shared import complain
 from raggd.records import RaggdError
 
 

@@ -16,7 +16,7 @@ import typer
 from benchmarks.command import run_app
 from raggd.api import Rag, load
 from raggd.backbone.generate import decode, read_prompts
-from raggd.cli.console import emit_json
+from raggd.cli.shared import emit_json
 from raggd.data.prompts import Prompt
 from raggd.data.rendering import turn_tokens
 from raggd.files import read_json_lines, write_json

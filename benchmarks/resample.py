@@ -17,8 +17,7 @@ from typing import Annotated
 import typer
 
 from benchmarks.command import run_app
-from raggd.cli.console import progress_bar, show
-from raggd.cli.options import Json
+from raggd.cli.shared import Json, progress_bar, show
 from raggd.data.documents import read_passages, split_sentences
 from raggd.files import replacing
 from raggd.records import Passage, RaggdError

@@ -433,7 +433,7 @@ def test_ctrl_c_ends_a_process_with_130_and_says_how_to_go_on(tmp_path: Path) ->
 def test_ctrl_c_and_the_same_command_again(
     command: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raggd.cli.console import Bar
+    from raggd.cli.shared import Bar
 
     calls: list[tuple[Any, ...]] = []
     original: Callable[..., None] = Bar.__call__

@@ -20,8 +20,14 @@ import torch
 from raggd.adaptation.targets import load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
-from raggd.cluster.study import PartTask, StudyWorker, _tasks, run_study_on
-from raggd.cluster.targets import TargetWorker, run_targets_on
+from raggd.cluster.runs import (
+    PartTask,
+    StudyWorker,
+    TargetWorker,
+    _tasks,
+    run_study_on,
+    run_targets_on,
+)
 from raggd.cluster.workers import ClusterOptions, Scheduler, Worker, check_worker, workers
 from raggd.provenance import versions
 from raggd.records import RaggdError
@@ -157,9 +163,9 @@ def test_workers_that_keep_dying_are_given_up(address: str) -> None:
 
     got: list[Any] = []
     with workers(ClusterOptions(address, 1), Silent(), Fragile) as scheduler:
-        assert scheduler.introductions()[0]["problem"] == ""
+        scheduler.check({})
         with pytest.raises(RaggdError, match="3 workers died over deadly"):
-            scheduler.run(["a", "deadly", "b"], lambda _, result: got.append(result))
+            scheduler.run(["a", "deadly", "b"], lambda _, result: got.append(result), str)
     assert got == ["aa"]
 
 
@@ -190,7 +196,7 @@ def test_a_task_goes_where_its_model_is_loaded() -> None:
     scheduler = Scheduler[str, str](Instant, actors)
     tasks = ["a1", "b1", "a2", "b2", "a3", "b3"]
     got: list[str] = []
-    scheduler.run(tasks, lambda task, _: got.append(task), needs=lambda task: task[0])
+    scheduler.run(tasks, lambda task, _: got.append(task), str, needs=lambda task: task[0])
     assert sorted(got) == sorted(tasks)
     assert all(len({task[0] for task in actor.done}) == 1 for actor in actors)
 

@@ -141,7 +141,7 @@ def test_imports_run_downwards(tree: Tree) -> None:
         ("raggd.report.x", "from raggd.training import stages"),
         ("raggd.report.x", "from raggd.adaptation.targets import sgd_updates"),
         ("raggd.report.x", "from raggd.methods.predicted import PredictedUpdate"),
-        ("raggd.data.x", "from raggd.cli.console import say"),
+        ("raggd.data.x", "from raggd.cli.shared import say"),
         ("raggd.serving.x", "from raggd.cli import main"),
         ("raggd", "from raggd.cli import main"),
         ("raggd.unheard_of", "import os"),

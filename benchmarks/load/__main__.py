@@ -11,8 +11,7 @@ import typer
 from benchmarks.command import run_app
 from benchmarks.load.run import run_throughput
 from benchmarks.load.run import soak as run_soak
-from raggd.cli.console import emit_json, progress_bar, say
-from raggd.cli.options import Assignments, Config, Json, Out
+from raggd.cli.shared import Assignments, Config, Json, Out, emit_json, progress_bar, say
 
 app = typer.Typer(help="Measure a running server from outside.", no_args_is_help=True)
 

@@ -86,12 +86,14 @@ def read_json(path: Path, *, what: str) -> Any:
 
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
-_BOMS = {
+BYTE_ORDER_MARKS = {
+    b"\xef\xbb\xbf": "utf-8-sig",
     b"\xff\xfe\0\0": "utf-32",
     b"\0\0\xfe\xff": "utf-32",
     b"\xff\xfe": "utf-16",
     b"\xfe\xff": "utf-16",
 }
+"""What a text file begins with, and the encoding that it names; longer marks come first."""
 
 
 def open_text(path: Path) -> IO[str]:
@@ -102,8 +104,8 @@ def open_text(path: Path) -> IO[str]:
     except BaseException:
         stream.close()
         raise
-    coding = next((name for mark, name in _BOMS.items() if start.startswith(mark)), "utf-8-sig")
-    return io.TextIOWrapper(stream, encoding=coding)
+    named = (coding for mark, coding in BYTE_ORDER_MARKS.items() if start.startswith(mark))
+    return io.TextIOWrapper(stream, encoding=next(named, "utf-8"))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:

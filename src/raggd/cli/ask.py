@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.console import complain, emit_json, progress_bar, say, show
-from raggd.cli.options import (
+from raggd.cli.shared import (
     Assignments,
     Config,
     Corpus,
@@ -23,10 +22,15 @@ from raggd.cli.options import (
     Strict,
     Support,
     Update,
+    complain,
     counted,
+    emit_json,
     load_parts,
     load_rag,
+    progress_bar,
     refuse_skipped,
+    say,
+    show,
     support_from,
     with_corpus,
 )

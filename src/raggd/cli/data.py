@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.console import progress_bar, show
-from raggd.cli.options import (
+from raggd.cli.shared import (
     Assignments,
     Config,
     Corpus,
@@ -18,6 +17,8 @@ from raggd.cli.options import (
     Out,
     load_parts,
     names_in,
+    progress_bar,
+    show,
     with_corpus,
 )
 from raggd.records import RaggdError, require_known

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.console import note, progress_bar, show
-from raggd.cli.options import (
+from raggd.cli.shared import (
     Assignments,
     Config,
     Corpus,
@@ -20,6 +19,9 @@ from raggd.cli.options import (
     Out,
     load_parts,
     names_in,
+    note,
+    progress_bar,
+    show,
     with_corpus,
 )
 from raggd.records import RaggdError, known_names

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.console import complain, progress_bar, show
-from raggd.cli.options import (
+from raggd.cli.shared import (
     Assignments,
     Config,
     Corpus,
@@ -19,8 +18,11 @@ from raggd.cli.options import (
     Source,
     Support,
     Update,
+    complain,
     counted,
     load_rag,
+    progress_bar,
+    show,
     support_from,
     with_corpus,
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.options import Json
+from raggd.cli.shared import Json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ def verify(as_json: Json = False) -> None:
     """Hold the layers of Lemma 1 and of GD++ against closed form and autograd, in seconds."""
     from rich.table import Table
 
-    from raggd.cli.console import show
+    from raggd.cli.shared import show
     from raggd.linear.verify import summary
     from raggd.linear.verify import verify as run
 
@@ -224,7 +224,7 @@ def _figure_command(name: str) -> Callable[..., None]:
         ] = None,
         as_json: Json = False,
     ) -> None:
-        from raggd.cli.console import progress_bar, show
+        from raggd.cli.shared import progress_bar, show
 
         with progress_bar() as bar:
             record = run_boundary(

@@ -11,11 +11,11 @@ from typer.core import TyperGroup
 
 from raggd import __version__
 from raggd.cli.ask import ask, index, serve
-from raggd.cli.console import complain
 from raggd.cli.data import cache_app, data_app, demonstrations_app
 from raggd.cli.evaluate import audit, bench, demo, evaluate
 from raggd.cli.export import export, supports_app
 from raggd.cli.linear import register as register_linear
+from raggd.cli.shared import complain
 from raggd.cli.study import replay, report, study
 from raggd.cli.train import targets, train_app
 from raggd.records import RaggdError

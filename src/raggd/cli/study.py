@@ -8,8 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from raggd.cli.console import progress_bar, show
-from raggd.cli.options import Assignments, Cluster, Json, Workers, WorkerThreads, names_in
+from raggd.cli.shared import (
+    Assignments,
+    Cluster,
+    Json,
+    Workers,
+    WorkerThreads,
+    names_in,
+    progress_bar,
+    show,
+)
 
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
@@ -91,7 +99,7 @@ def study(
 
     with progress_bar() as bar:
         if cluster:
-            from raggd.cluster.study import run_study_on
+            from raggd.cluster.runs import run_study_on
             from raggd.cluster.workers import ClusterOptions
 
             options = ClusterOptions(cluster, workers, worker_threads)

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from raggd.cli.console import note, progress_bar, show
-from raggd.cli.options import (
+from raggd.cli.shared import (
     Assignments,
     Cluster,
     Config,
@@ -19,6 +18,9 @@ from raggd.cli.options import (
     WorkerThreads,
     load_parts,
     names_in,
+    note,
+    progress_bar,
+    show,
 )
 
 train_app = typer.Typer(help="Train weights: all of them, or one stage.", no_args_is_help=True)
@@ -129,7 +131,7 @@ def targets(
     with progress_bar() as bar:
         run = Run(load_parts(config, assignments, bar), out, (out,), bar, pool)
         if cluster:
-            from raggd.cluster.targets import run_targets_on
+            from raggd.cluster.runs import run_targets_on
             from raggd.cluster.workers import ClusterOptions
 
             result = run_targets_on(run, ClusterOptions(cluster, workers, worker_threads))

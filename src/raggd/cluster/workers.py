@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from raggd.progress import Progress
+from raggd.progress import Progress, silent
 from raggd.provenance import versions
 from raggd.records import RaggdError
 
@@ -236,24 +236,24 @@ def _reason(error: Exception) -> str:
 
 
 class Scheduler(Generic[T, R]):
-    """Hands tasks to workers: actors of Ray with a method ``work(task)``."""
+    """Hands tasks to workers: actors of Ray with the methods of `Worker`."""
 
-    def __init__(self, ray: Any, actors: Sequence[Any]) -> None:
-        """Take the workers."""
-        self._ray, self._actors = ray, actors
+    def __init__(self, ray: Any, actors: Sequence[Any], progress: Progress = silent) -> None:
+        self._ray, self._actors, self._progress = ray, actors, progress
 
     def __len__(self) -> int:
         return len(self._actors)
 
-    def introductions(self) -> list[dict[str, Any]]:
-        """Let all workers introduce themselves.
+    def check(self, own: Mapping[str, str]) -> None:
+        """Wait for all workers to start, and let `check_worker` look at each.
 
         Raises:
             RaggdError: one could not be started, or died.
         """
         calls = [actor.introduce.remote() for actor in self._actors]
         try:
-            return list(self._ray.get(calls, timeout=START_SECONDS))
+            for told in self._ray.get(calls, timeout=START_SECONDS):
+                check_worker(told, own)
         except self._ray.exceptions.GetTimeoutError as error:
             raise RaggdError(
                 f"the cluster did not start {len(self)} workers within {START_SECONDS} s: its "
@@ -269,11 +269,13 @@ class Scheduler(Generic[T, R]):
         self,
         tasks: Sequence[T],
         deliver: Callable[[T, R | RaggdError], None],
+        label: Callable[[T], str],
         needs: Callable[[T], str] = lambda _: "",
     ) -> None:
         """Do all tasks, the first ones first; `deliver` is told each result as it comes.
 
-        `needs` names what is loaded for a task: a worker that has it is given that task first.
+        `label` says what a task is; `needs` names what is loaded for it: a worker that has it is
+        given that task first.
 
         Raises:
             RaggdError: `TRIES` workers died over a task.
@@ -287,17 +289,19 @@ class Scheduler(Generic[T, R]):
                 at = next((at for at, task in enumerate(waiting) if needs(task) == has), 0)
                 task = waiting.pop(at)
                 busy[actor.work.remote(task)] = actor, task
-            (done,), _ = self._ray.wait(list(busy), num_returns=1)
-            actor, task = busy.pop(done)
+            (ready,), _ = self._ray.wait(list(busy), num_returns=1)
+            actor, task = busy.pop(ready)
             idle.append((actor, needs(task)))
             try:
-                result = self._ray.get(done)
+                result = self._ray.get(ready)
             except _deaths(self._ray) as error:
                 raise RaggdError(
                     f"{TRIES} workers died over {task} ({_reason(error)}): it may need more memory "
                     "than a node has. What was finished is kept; the same command continues."
                 ) from error
             deliver(task, result)
+            done = len(tasks) - len(waiting) - len(busy)
+            self._progress(f"{label(task)} ({len(self)} workers)", done, len(tasks))
 
 
 @contextmanager
@@ -313,7 +317,7 @@ def workers(
         progress(f"{count} workers are starting", 0, None)
         actors = [start(*arguments, str(Path.cwd()), threads) for _ in range(count)]
         try:
-            yield Scheduler(ray, actors)
+            yield Scheduler(ray, actors, progress)
         finally:
             for actor in actors:
                 ray.kill(actor)

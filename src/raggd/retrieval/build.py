@@ -125,7 +125,7 @@ def open_index(folder: Path, kind: Kind) -> StoredRetriever:
 def _build(listing: Listing, folder: Path, kind: Kind, work: Path, count: Count) -> Changes:
     old = _old_version(folder, kind)
     rules, readers = kind.rules(), readers_fingerprint()
-    target = {**rules, "listing": content_id(*map(repr, listing.files), readers)}
+    target = {**rules, "listing": content_id(listing.key, *map(repr, listing.files), readers)}
     state = read_json(work / STATE, what="state of the build") if (work / STATE).is_file() else {}
     if state.get("target") != target:
         clear(work)

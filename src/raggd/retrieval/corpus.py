@@ -32,35 +32,31 @@ _TOLD_EVERY = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a corpus as they are now, without rows; passages from elsewhere count as one.
+    """The files of a corpus as they are now; `passages` from elsewhere count as one without name.
 
-    A file is read from its entry in `sources`, or else from `passages`. `skipped` is what is no
-    readable file; `key` stands for the corpus in the name of its index.
+    `key` stands for the corpus in the name of its index: its path, or the hash of the passages.
+    `skipped` is what is no readable file.
     """
 
-    files: tuple[StoredFile, ...]
-    skipped: tuple[Skipped, ...]
-    sources: dict[str, SourceFile]
-    passages: Callable[[], Iterable[Passage]] | None
+    files: tuple[SourceFile, ...]
     key: str
+    skipped: tuple[Skipped, ...] = ()
+    passages: Callable[[], Iterable[Passage]] | None = None
 
-    def hash_of(self, name: str) -> str:
-        """Return the hash of a file's bytes, or of the passages from elsewhere.
-
-        It is empty for a file that cannot be opened.
-        """
-        if not self.sources:
-            return self.files[0].content
+    def hash_of(self, file: SourceFile) -> str:
+        """Return the hash of what a file holds; it is empty where that cannot be opened."""
+        if self.passages is not None:
+            return self.key
         try:
-            return file_hash(self.sources[name].path)
+            return file_hash(file.path)
         except OSError:
             return ""
 
-    def read(self, name: str) -> Iterable[Passage]:
+    def read(self, file: SourceFile) -> Iterable[Passage]:
         """Return the passages of a file, or those from elsewhere."""
         if self.passages is not None:
             return self.passages()
-        return passages_in(self.sources[name], alone=len(self.sources) == 1)
+        return passages_in(file, alone=len(self.files) == 1)
 
 
 Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]] | Listing
@@ -73,12 +69,11 @@ def look_at(corpus: Corpus) -> Listing:
         return corpus
     if isinstance(corpus, Path):
         skipped: list[Skipped] = []
-        found = {file.name: file for file in list_files(corpus, skipped)}
-        states = tuple(StoredFile(f.name, f.size, f.mtime_ns) for f in found.values())
-        return Listing(states, tuple(skipped), found, None, str(corpus.resolve()))
+        files = tuple(list_files(corpus, skipped))
+        return Listing(files, str(corpus.resolve()), tuple(skipped))
     passages = corpus if callable(corpus) else lambda: corpus
-    content = corpus_hash(map(storable, passages()))
-    return Listing((StoredFile("", content=content),), (), {}, passages, content)
+    whole = SourceFile(Path(), name="", size=0, mtime_ns=0)
+    return Listing((whole,), corpus_hash(map(storable, passages())), passages=passages)
 
 
 def passages_hash(path: Path) -> str:
@@ -101,7 +96,7 @@ def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFi
             continue
         # no time stamp tells that a file which could not be opened can be now
         settled = before.content and before.mtime_ns == now.mtime_ns != 0
-        if settled or before.content == listing.hash_of(now.name):
+        if settled or before.content == listing.hash_of(now):
             same[now.name] = replace(before, mtime_ns=_settled(now.mtime_ns))
     return same
 
@@ -148,11 +143,11 @@ def write_store(
     return kept
 
 
-def _read(writer: StoreWriter, listing: Listing, now: StoredFile, count: Count) -> StoredFile:
+def _read(writer: StoreWriter, listing: Listing, now: SourceFile, count: Count) -> StoredFile:
     start = len(writer)
-    state = replace(now, mtime_ns=_settled(now.mtime_ns), content=listing.hash_of(now.name))
+    state = StoredFile(now.name, now.size, _settled(now.mtime_ns), listing.hash_of(now))
     try:
-        passages = listing.read(now.name)
+        passages = listing.read(now)
     except RaggdError as error:
         if len(listing.files) == 1:
             raise

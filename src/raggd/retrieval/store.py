@@ -184,8 +184,9 @@ class PassageStore:
         self.folder, self.rank = folder, mapped(folder / "rank.npy")
         files = read_json(folder / "files.json", what="list of files")
         self.files = [StoredFile(**entry) for entry in files]
-        self._file, self._lock = _opened(folder), threading.Lock()
+        self._lock = threading.Lock()
         try:
+            self._file = _opened(folder)  # it may be gone by now: another version took its place
             ((last, page),) = self._all(_LAST)
         except sqlite3.Error as error:
             raise ValueError(f"{FILE}: {error}") from error

@@ -23,6 +23,10 @@ from raggd.study.evaluate import FEWEST, own_methods, score_task, set_task
 
 KEPT = 8
 """Evaluations that can be looked at, the newest."""
+TOO_FEW = (
+    "{count} questions are too few to tell chance from help: look at the answers, and give "
+    f"{FEWEST} or more for advice."
+)
 
 
 class Evaluations:
@@ -108,21 +112,13 @@ class Evaluations:
             # of few questions only the scores are shown: their p-values would pretend to know
             enough = task.size >= FEWEST
             view.tables = [_table(t) for t in (report.tables if enough else report.tables[:1])]
-            view.advice = report.advice if enough else too_few(task.size)
+            view.advice = report.advice if enough else TOO_FEW.format(count=task.size)
             view.status = "done"
         except CancelledError:
             view.status = "cancelled"
         except Exception as error:
             view.advice = as_api_error(error).message
             view.status = "failed"
-
-
-def too_few(count: int) -> str:
-    """Say why so many questions decide nothing."""
-    return (
-        f"{count} questions are too few to tell chance from help: look at the answers, and give "
-        f"{FEWEST} or more for advice."
-    )
 
 
 def _table(table: Table) -> TableView:

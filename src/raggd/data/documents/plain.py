@@ -18,16 +18,9 @@ from typing import Any
 
 from raggd.data.documents.passages import Block
 from raggd.data.text import normal_text, text_of
-from raggd.files import read_json_lines
+from raggd.files import BYTE_ORDER_MARKS, read_json_lines
 from raggd.records import Passage, RaggdError
 
-_MARKS = (
-    (b"\xef\xbb\xbf", "utf-8-sig"),
-    (b"\xff\xfe\0\0", "utf-32"),
-    (b"\0\0\xfe\xff", "utf-32"),
-    (b"\xff\xfe", "utf-16"),
-    (b"\xfe\xff", "utf-16"),
-)
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _FEW = 50
 """In text at most every fiftieth byte is a control character: a mark of end, a stray NUL."""
@@ -84,7 +77,7 @@ def decode(data: bytes) -> str:
     Raises:
         RaggdError: it is not text, or in an encoding that cannot be told.
     """
-    for mark, coding in _MARKS:
+    for mark, coding in BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             try:
                 return data.decode(coding)

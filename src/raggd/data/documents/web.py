@@ -12,6 +12,7 @@ from typing import Any
 
 from raggd.data.documents.passages import Block
 from raggd.data.documents.plain import decode
+from raggd.files import BYTE_ORDER_MARKS
 
 _DECLARED = re.compile(
     rb"<(?:meta[^<>]{0,200}charset|\?xml[^<>]{0,200}encoding)\s*=\s*[\"']?([\w-]+)", re.IGNORECASE
@@ -19,7 +20,6 @@ _DECLARED = re.compile(
 # What browsers take a declared name for, since pages hold the larger set's characters.
 _LARGER = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874"}
 _LARGER |= {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
-_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _BREAK = "\u2028"
 _BEFORE = {"li": "- ", "br": _BREAK, "dd": ": "}
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
@@ -56,7 +56,8 @@ def read(path: Path) -> Iterator[Block]:
 def _decoded(data: bytes) -> str:
     # Several bytes that are UTF-8 by chance are rarer than pages that declare what is not true.
     declared = _DECLARED.search(data[:4096])
-    if declared and not data.startswith(_MARKS) and (data.isascii() or not _is_utf8(data)):
+    marked = data.startswith(tuple(BYTE_ORDER_MARKS))
+    if declared and not marked and (data.isascii() or not _is_utf8(data)):
         with suppress(LookupError, UnicodeError):  # no such name, or no such text
             name = codecs.lookup(declared[1].decode()).name
             if not name.startswith(("utf-16", "utf-32")):  # the declaration would not be readable

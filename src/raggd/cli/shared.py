@@ -1,11 +1,16 @@
-"""Options that several commands share."""
+"""What commands share: options, what they load, and what they show.
+
+Progress goes to standard error, one JSON object to standard output.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,7 +18,10 @@ from raggd.data.documents import Skipped, summary
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # rich loads when there is something to show, the rest when it is needed
+    from rich import progress as rich_progress
+    from rich.console import Console
+
     from raggd.api import Rag
     from raggd.assembly import Assembly
     from raggd.records import SupportSet
@@ -114,3 +122,79 @@ def refuse_skipped(corpus: Path, skipped: Sequence[Skipped]) -> None:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun: ``1 passage``, ``3 passages``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def emit_json(value: Any) -> None:
+    """Write one JSON object and a line break to standard output."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, soft_wrap=True, highlight=False, emoji=False)
+
+
+def say(*parts: Any) -> None:
+    """Write text or a rich table to standard output."""
+    console = _console()
+    for part in parts:
+        console.print(part, markup=False) if isinstance(part, str) else console.print(part)
+
+
+def show(result: Mapping[str, Any], as_json: bool, *parts: Any) -> None:
+    """Write what a command found: the result itself as JSON, or text and tables that say it."""
+    if as_json:
+        emit_json(result)
+    else:
+        say(*parts)
+
+
+def complain(message: str) -> None:
+    """Write an error to standard error, in one line: what it quotes may hold anything."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    _console(stderr=True).print(shown, style="red", markup=False)
+
+
+def note(message: str) -> None:
+    """Write a remark to standard error."""
+    _console(stderr=True).print(message, markup=False)
+
+
+class Bar:
+    """One progress bar on standard error."""
+
+    def __init__(self, bar: rich_progress.Progress) -> None:
+        """Add the bar's only line."""
+        self._bar = bar
+        self._task = bar.add_task("starting", total=None)
+
+    def __call__(self, label: str, done: int, total: int | None) -> None:
+        """Show how far something is."""
+        self._bar.update(self._task, description=label, completed=done, total=total)
+
+    def say(self, label: str) -> None:
+        """Show what is going on, without a count."""
+        self._bar.update(self._task, description=label, total=None)
+
+    def hide(self) -> None:
+        """Remove the bar, for good."""
+        self._bar.stop()
+
+
+@contextmanager
+def progress_bar() -> Iterator[Bar]:
+    """Show one bar on standard error; it disappears when the work is done."""
+    from rich import progress as rich
+    from rich.console import Console
+
+    columns = (
+        rich.TextColumn("{task.description}", markup=False),
+        *(rich.BarColumn(), rich.MofNCompleteColumn()),
+        *(rich.TimeElapsedColumn(), rich.TimeRemainingColumn()),
+    )
+    console = Console(stderr=True)
+    # where there is no terminal nothing would show but an empty line at the end
+    hidden = not console.is_terminal
+    with rich.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+        yield Bar(bar)

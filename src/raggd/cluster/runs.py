@@ -1,27 +1,37 @@
-"""`raggd study --cluster`: part files made by workers, before the ordinary run looks for them.
+"""What runs on a cluster: the draws of a study, the shards of the target store.
 
-The driver writes every part file as it arrives and nothing else; records are written by the
-ordinary run, which finds all parts there. So the driver may die at any time too: started again, it
-hands out what is missing.
+The driver alone writes: each part file or shard as it arrives. Records are written by the ordinary
+run, which finds everything there. So the driver may die at any time too: started again, it hands
+out what is missing.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raggd.cluster.workers import ClusterOptions, Worker, check_worker, workers
-from raggd.files import write_text
+from raggd.adaptation.targets import TargetStore
+from raggd.assembly import Assembly
+from raggd.backbone.load import compile_layers
+from raggd.cluster.workers import ClusterOptions, Worker, workers
+from raggd.files import replacing, write_text
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError
+from raggd.settings import Settings
 from raggd.study.folder import check_cells
 from raggd.study.plan import Cell, Identities, Part
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
 from raggd.study.settings import StudySettings
+from raggd.training.run import Run, target_store
+from raggd.training.stages import run_stage
+
+STORE = "the store of targets"
 
 
 @dataclass(frozen=True)
@@ -114,23 +124,21 @@ def distribute(
     own = {cell.path: runner.identities.of(cell) for cell in cells}
     for cell in cells:  # indexes and evidence are made once, here, before the workers look for them
         runner.task(cell.seed, cell.retriever, cell.benchmark)
+
+    def deliver(task: PartTask, result: PartDone | RaggdError) -> None:
+        if isinstance(result, RaggdError):  # the run at the end meets it again, and reports it
+            found["refused"] += 1
+        elif result.computed:
+            write_text(runner.out / task.path, result.text)
+            found["computed"] += 1
+
+    def label(task: PartTask) -> str:
+        return f"{task.cell.backbone}, {task.cell.benchmark}: {task.cell.method}"
+
     with workers(options, progress, StudyWorker, runner.study, cells) as scheduler:
-        for told in scheduler.introductions():
-            check_worker(told, own)
-        done, started = 0, time.monotonic()
-
-        def deliver(task: PartTask, result: PartDone | RaggdError) -> None:
-            nonlocal done
-            done += 1
-            if isinstance(result, RaggdError):  # the run at the end meets it again, and reports it
-                found["refused"] += 1
-            elif result.computed:
-                write_text(runner.out / task.path, result.text)
-                found["computed"] += 1
-            label = f"{task.cell.backbone}, {task.cell.benchmark}: {task.cell.method}"
-            progress(f"{label} ({len(scheduler)} workers)", done, len(tasks))
-
-        scheduler.run(tasks, deliver, needs=lambda task: task.cell.backbone)
+        scheduler.check(own)
+        started = time.monotonic()
+        scheduler.run(tasks, deliver, label, needs=lambda task: task.cell.backbone)
         seconds = round(time.monotonic() - started, 2)
         return found | {"workers": len(scheduler), "seconds": seconds}
 
@@ -147,3 +155,51 @@ def run_study_on(
         return {"cluster": distribute(runner, cells, options, progress)}
 
     return run_study(study, out, part, progress, first=first)
+
+
+class TargetWorker(Worker[int, bytes]):
+    """Computes shards; draws the same support sets as the driver, from the same settings."""
+
+    def __init__(self, settings: Settings, pool: bool, folder: str, threads: int) -> None:
+        """Load nothing yet; `pool`: the support sets are those of the support pools."""
+        super().__init__(folder, threads)
+        self._parts = Assembly(settings)
+        self._pool = pool
+        self._compiled = ExitStack()
+
+    @cached_property
+    def _store(self) -> TargetStore:
+        run = Run(self._parts, Path(), (self.scratch,), pool=self._pool)
+        self._compiled.enter_context(compile_layers(self._parts.backbone))
+        return target_store(run)
+
+    def identities(self) -> dict[str, str]:
+        """Return the identity of the store that it would make."""
+        return {STORE: self._store.identity}
+
+    def result(self, task: int) -> bytes:
+        """Compute the shard that begins with this support set, and return the bytes of its file."""
+        self._store.build(task)
+        path = self._store.file(task)
+        content = path.read_bytes()
+        path.unlink()
+        return content
+
+
+def run_targets_on(run: Run, options: ClusterOptions) -> dict[str, Any]:
+    """Compute the targets of the training tasks on a cluster; continues where it stopped."""
+    store = target_store(run)
+    store.open()
+
+    def deliver(start: int, content: bytes | RaggdError) -> None:
+        if isinstance(content, RaggdError):
+            raise content
+        with replacing(store.file(start)) as temporary:
+            temporary.write_bytes(content)
+
+    if tasks := store.missing():
+        settings = run.parts.settings
+        with workers(options, run.progress, TargetWorker, settings, run.pool) as scheduler:
+            scheduler.check({STORE: store.identity})
+            scheduler.run(tasks, deliver, lambda _: "targets")
+    return run_stage("targets", run)

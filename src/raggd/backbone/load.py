@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,6 +24,7 @@ from raggd.backbone.device import (
 from raggd.backbone.embedded import EMBEDDED, embedded_folder, quiet
 from raggd.backbone.identity import PARTS, check_embedded, fingerprint_of, stop_tokens
 from raggd.core.low_rank import PROJECTIONS, AdapterSpec
+from raggd.progress import Progress, on_stderr
 from raggd.records import RaggdError
 from raggd.settings import AdapterSettings, BackboneSettings
 
@@ -169,12 +170,10 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any, li
     return model, tokenizer, sorted(info["missing_keys"])  # the library would fill these at random
 
 
-def load_backbone(
-    settings: BackboneSettings, progress: Callable[[str], None] | None = None
-) -> Backbone:
+def load_backbone(settings: BackboneSettings, progress: Progress = on_stderr) -> Backbone:
     """Load the frozen backbone, embedded, from the hub or a folder, and put it on its device.
 
-    `progress` is told what is being fetched or converted; without it downloads show their bars.
+    `progress` is told what is being fetched or converted.
 
     Raises:
         RaggdError: it cannot be found or loaded, or has no separate q, k, v projections.

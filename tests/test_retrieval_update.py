@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import random
+import sqlite3
 import tempfile
 import threading
 import time
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 from raggd.data import documents
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import RetrievalWarning, bm25, build_index, corpus
+from raggd.retrieval import RetrievalWarning, bm25, build_index, corpus, store
 from raggd.retrieval.bm25 import BM25Kind, BM25Retriever
 from raggd.retrieval.build import update_index
 from raggd.retrieval.corpus import Changes
@@ -284,6 +285,19 @@ def test_indexes_open_while_they_are_replaced_again_and_again(tmp_path: Path) ->
     done.set()
     thread.join()
     assert failed == []
+
+
+def test_a_store_that_vanishes_while_it_is_opened_counts_as_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_bm25([Passage("a", "word1")], tmp_path / "index")
+
+    def gone(_: Path) -> None:
+        raise sqlite3.OperationalError("unable to open database file")
+
+    monkeypatch.setattr(store, "_opened", gone)
+    with pytest.raises(RaggdError, match="damaged"):
+        open_bm25(tmp_path / "index")
 
 
 def test_segments_stay_few_however_often_a_corpus_changes(

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from raggd.adaptation.base_adapter import load_base, save_base
 from raggd.adaptation.optimizer import Trainer
-from raggd.adaptation.predictors.base import load_predictor, predict_updates, save_predictor
+from raggd.adaptation.predictors.base import load_predictor, save_predictor
 from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.backbone import device, load
 from raggd.backbone.batch import last_positions, make_batch
@@ -26,6 +26,7 @@ from raggd.core.low_rank import BaseAdapter, stack_updates
 from raggd.data.prompts import Prompt
 from raggd.methods.answering import shared_update
 from raggd.methods.base import Adapted
+from raggd.methods.predicted import PredictedUpdate
 from raggd.records import RaggdError, SupportSet
 from raggd.settings import BackboneSettings, HyperTuningSettings
 from tiny import make_backbone, random_base, random_update
@@ -67,7 +68,8 @@ def job(
     """Adapt to two support sets, attach both updates to a batch and read it."""
 
     def work() -> None:
-        updates = predict_updates(backbone, base, predictor, supports, 160)
+        method = PredictedUpdate("rag-gd", backbone, base, predictor, 160, "w")
+        updates = method.predict(supports)
         rows = [Adapted(base, updates.row(i)) for i in range(2)]
         batch = make_batch([Prompt((8, 9, 10), 0, 0)] * 2, 3, backbone.device)
         with attach(backbone, base, shared_update(rows)), torch.no_grad():

@@ -17,7 +17,6 @@ from raggd.adaptation.predictors.base import (
     check_predictor,
     load_predictor,
     mean_predictor,
-    predict_updates,
     save_predictor,
 )
 from raggd.adaptation.predictors.mlp import MLPPredictor, spread, unit_scales
@@ -34,6 +33,7 @@ from raggd.core.low_rank import (
     update_from_vector,
 )
 from raggd.files import load_tensors, save_tensors
+from raggd.methods.predicted import PredictedUpdate
 from raggd.records import RaggdError, SupportSet
 from raggd.settings import PredictorSettings
 
@@ -178,7 +178,7 @@ def test_a_predictor_of_another_base_is_refused_and_both_are_named(
     with pytest.raises(RaggdError, match=names):
         check_predictor(foreign, base)
     with pytest.raises(RaggdError, match=names):
-        predict_updates(tiny_backbone, base, foreign, supports, 200)
+        PredictedUpdate("rag-gd", tiny_backbone, base, foreign, 200, "w")
     check_predictor(replace(foreign, base=base.fingerprint), base)
 
 
@@ -190,15 +190,16 @@ def test_predicting_encodes_the_supports_under_the_base(
     predictor.fit_units(states, 1e-2 * normal(3, base.spec.size), 0)
     with torch.no_grad():
         predictor.head.copy_(normal(base.spec.size, 4, seed=3))
-    got = predict_updates(tiny_backbone, base, predictor, supports, 200)
+    method = PredictedUpdate("rag-gd", tiny_backbone, base, predictor, 200, "w")
+    got = method.predict(supports)
     assert (got.rows, got.base) == (3, base.fingerprint)
     assert not torch.allclose(got.vector()[0], got.vector()[1])
     torch.testing.assert_close(got.vector(), predictor.predict(states).vector())
     for i, support in enumerate(supports):
-        alone = predict_updates(tiny_backbone, base, predictor, [support], 200).vector()[0]
+        alone = method.predict([support]).vector()[0]
         torch.testing.assert_close(got.vector()[i], alone, atol=1e-5, rtol=1e-4)
     mean = mean_predictor(base.spec, base.fingerprint, got.vector())
-    assert predict_updates(tiny_backbone, base, mean, supports, 200).rows == 3
+    assert replace(method, predictor=mean).predict(supports).rows == 3
 
 
 # ---- training on stored targets

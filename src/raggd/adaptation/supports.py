@@ -16,10 +16,6 @@ from raggd.data.prompts import Prompt, build_prompt
 from raggd.records import Demonstration, Question, RaggdError, SupportSet, content_id
 
 
-def _shuffle(seed: int, purpose: str) -> int:
-    return int(content_id(purpose, str(seed)), 16) if purpose else seed
-
-
 def draw_supports(
     pool: Sequence[Question], size: int, draws: int, seed: int, purpose: str = ""
 ) -> list[list[Question]]:
@@ -42,7 +38,9 @@ def draw_supports(
     sets: list[list[Question]] = []
     per_round = len(pool) // size
     for lap in range(-(-draws // per_round)):
-        order = choose_by_hash(pool, len(pool), _shuffle(seed * 1_000_003 + lap, purpose))
+        number = seed * 1_000_003 + lap
+        number = int(content_id(purpose, str(number)), 16) if purpose else number
+        order = choose_by_hash(pool, len(pool), number)
         sets += [list(order[i * size : (i + 1) * size]) for i in range(per_round)]
     return sets[:draws]
 

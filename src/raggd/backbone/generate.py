@@ -136,10 +136,6 @@ def join_readings(readings: Sequence[Reading]) -> Reading:
     return Reading(cache, logits, mask, torch.cat([reading.following for reading in readings]))
 
 
-def _grown(mask: Tensor, more: Tensor) -> Tensor:
-    return torch.cat([mask, more.to(mask)], 1)
-
-
 def _extracted(
     logits: Tensor, extracts: Sequence[Extract | None], last: Sequence[Tensor]
 ) -> Tensor:
@@ -205,7 +201,7 @@ def score(backbone: Backbone, reading: Reading, answers: Sequence[Sequence[int]]
     if longest > 1:
         later = backbone.model(
             input_ids=tokens[:, :-1],
-            attention_mask=_grown(reading.mask, weights[:, :-1]),
+            attention_mask=torch.cat([reading.mask, weights[:, :-1].to(reading.mask)], 1),
             position_ids=reading.following + places[:-1],
             **backbone.with_cache(branch(reading.cache)),
         ).logits

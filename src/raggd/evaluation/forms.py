@@ -125,7 +125,8 @@ def infer_form(demonstrations: Sequence[Demonstration]) -> Form:
     name, split = shape_of(answered)
     shown = [split(d.answer.strip()) or () for d in answered]
     labels = _labels(answered, shown)
-    checks = [_one_of(labels)] if labels else [*_letters(answered, shown), *_kinds(name, shown)]
+    closed = (f"one of {', '.join(labels)}", set(labels).__contains__)
+    checks = [closed] if labels else [*_letters(answered, shown), *_kinds(name, shown)]
     language = "" if labels else _common_language([d.answer for d in answered])
     named = ", ".join([*([name] if name else []), *(n for n, _ in checks if n)])
 
@@ -150,10 +151,6 @@ _CHANGED = {
 }
 _Check = tuple[str, Callable[[str], bool]]
 """A property in words, empty where it is not worth a word, and whether a value has it."""
-
-
-def _one_of(labels: Sequence[str]) -> _Check:
-    return f"one of {', '.join(labels)}", set(labels).__contains__
 
 
 def _labels(answered: Sequence[Demonstration], shown: Sequence[tuple[str, ...]]) -> tuple[str, ...]:

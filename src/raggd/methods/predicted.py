@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from raggd.adaptation.predictors.base import Predictor, check_predictor, predict_updates
+import torch
+
+from raggd.adaptation.predictors.base import Predictor, check_predictor
 from raggd.adaptation.predictors.gate import GatedPredictor, load_gate
+from raggd.adaptation.supports import encode_supports
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.methods.base import Adapted
@@ -45,9 +48,16 @@ class PredictedUpdate:
         hashes = {"base": self.base.fingerprint, "predictor": self.weights}
         return hashes if self.scale == 1 else hashes | {"scale": str(self.scale)}
 
+    @torch.no_grad()
     def predict(self, supports: Sequence[SupportSet]) -> Update:
-        """Predict the updates of all sets in one forward pass; the sets are the leading axis."""
-        updates = predict_updates(self.backbone, self.base, self.predictor, supports, self.limit)
+        """Encode sets of equal size and predict, in one forward pass (Algorithm 1, lines 1-4).
+
+        The sets are the leading axis.
+        """
+        states = torch.zeros(len(supports), 1, 1)
+        if self.adapts:
+            states = encode_supports(self.backbone, self.base, supports, self.limit)
+        updates = self.predictor.predict(states)
         return updates if self.scale == 1 else updates * self.scale
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:

@@ -12,6 +12,7 @@ from typing import Any
 from raggd.files import read_json, write_json, write_text
 from raggd.methods.spec import NAMED
 from raggd.progress import Progress, silent
+from raggd.report import study_tables
 from raggd.report.contrasts import (
     METRICS,
     Averages,
@@ -32,20 +33,6 @@ from raggd.report.figures import (
 )
 from raggd.report.grid import ALIGNMENT_FILE, Block, Grid, load_grid
 from raggd.report.page import Case, Section, Shown, study_page
-from raggd.report.study_tables import (
-    alignment_table,
-    average_table,
-    benchmark_table,
-    contrast_table,
-    cost_table,
-    drops_table,
-    evidence_table,
-    loss_table,
-    numbers_table,
-    pairs_table,
-    paper_table,
-    scores_table,
-)
 from raggd.report.tables import Table
 
 BOLD = (
@@ -88,9 +75,10 @@ def build_report(out: Path, resamples: int, progress: Progress = silent) -> Repo
     tables, figures = dict[str, Table](), dict[str, str]()
     for number, (backbone, own) in enumerate(backbones.items(), start=1):
         caption = f"{backbone}: EM / F1 in percent by benchmark. {STAR} {BOLD}"
-        tables[f"table{number}"] = benchmark_table(own, found, caption, averages)
+        tables[f"table{number}"] = study_tables.benchmark_table(own, found, caption, averages)
     caption = f"Averages over benchmarks with 95 % intervals, in percent. {BOLD}"
-    tables[f"table{len(backbones) + 1}"] = average_table(blocks, found, caption, averages)
+    overview = study_tables.average_table(blocks, found, caption, averages)
+    tables[f"table{len(backbones) + 1}"] = overview
     for subset in ("all", "training tasks", "held-out tasks"):
         name = "differences" if subset == "all" else f"differences-{subset.split()[0]}"
         caption = (
@@ -99,25 +87,25 @@ def build_report(out: Path, resamples: int, progress: Progress = silent) -> Repo
             "comparisons of this table that share scope, blocks and measure. A lower answer loss "
             "is better."
         )
-        tables[name] = contrast_table(found, subset, caption)
+        tables[name] = study_tables.contrast_table(found, subset, caption)
     figures["figure3a"] = families_figure(blocks, average)
     figures["figure3b"] = steps_figure(blocks, average)
     for block in blocks:
         name = f"{block.backbone}-{block.retriever}"
         caption = f"{block.name}: cost of a question; per task: one adaptation serves a draw."
-        tables[f"cost-{name}"] = cost_table(block, caption)
+        tables[f"cost-{name}"] = study_tables.cost_table(block, caption)
         figures[f"figure4-{name}"] = cost_figure(block, average)
     for metric in METRICS[1:]:
         figures[f"evidence-{metric}"] = evidence_figure(evidence, metric)
     for name, record in records.items():
         figures[f"alignment-{name}"] = heat_map(name, record)
         figures[f"alignment-tasks-{name}"] = distribution_figure(name, record)
-    tables["drops"] = drops_table(loss_drops(blocks, resamples))
-    tables["paper"] = paper_table(found)
-    tables["evidence"] = evidence_table(evidence)
-    tables["alignment"] = alignment_table(records)
-    tables["numbers"] = numbers_table(grid, averages)
-    tables["pairs"] = pairs_table(found)
+    tables["drops"] = study_tables.drops_table(loss_drops(blocks, resamples))
+    tables["paper"] = study_tables.paper_table(found)
+    tables["evidence"] = study_tables.evidence_table(evidence)
+    tables["alignment"] = study_tables.alignment_table(records)
+    tables["numbers"] = study_tables.numbers_table(grid, averages)
+    tables["pairs"] = study_tables.pairs_table(found)
     return Report(grid, found, tables, figures)
 
 
@@ -159,7 +147,7 @@ of words to filter rows by."""
 def _sections(report: Report) -> list[Section]:
     # the page shows pairs on all benchmarks, in EM and F1
     whole = [c for c in report.found if c.subset == "all" and c.metric != "loss"]
-    tables = report.tables | {"pairs": pairs_table(whole)}
+    tables = report.tables | {"pairs": study_tables.pairs_table(whole)}
     return [
         Section(
             name,
@@ -248,9 +236,9 @@ class SmallReport:
     def tables(self) -> list[Table]:
         """Scores and costs, differences, answer losses."""
         made = [
-            scores_table(self.block, self.averages),
-            contrast_table(self.found, "all", _DIFFERENCES),
-            loss_table(self.block),
+            study_tables.scores_table(self.block, self.averages),
+            study_tables.contrast_table(self.found, "all", _DIFFERENCES),
+            study_tables.loss_table(self.block),
         ]
         return [table for table in made if table.rows]
 
@@ -278,7 +266,7 @@ class SmallReport:
     def write(self, out: Path) -> None:
         """Write ``summary.md`` and ``summary.csv`` beside the records."""
         write_text(out / "summary.md", "\n".join(table.to_markdown() for table in self.tables))
-        numbers = numbers_table(self.grid, self.averages)
+        numbers = study_tables.numbers_table(self.grid, self.averages)
         write_text(out / "summary.csv", numbers.to_csv())
 
     def page(

@@ -24,10 +24,10 @@ from raggd.report.own import OwnReport, own_report, sets_report
 from raggd.report.page import Case
 from raggd.retrieval.base import Retriever
 from raggd.settings import Settings, changed
-from raggd.study.folder import check_cells, locked, read_record, write_plan
+from raggd.study.folder import read_record
 from raggd.study.plan import Part, all_cells
 from raggd.study.run import run_study
-from raggd.study.runner import StudyRunner, Turn
+from raggd.study.runner import Options, Turn
 from raggd.study.settings import StudySettings, check_benchmarks, study_of
 
 CASES = 12
@@ -324,11 +324,7 @@ def score_task(
     progress: Progress,
     turn: Turn = operator.call,
 ) -> OwnReport:
-    """Score methods on a task of one's own, in a folder; what needs the model goes by `turn`.
-
-    Raises:
-        RaggdError: the folder holds another study, or a method cannot answer.
-    """
+    """Score methods on a task of one's own, in a folder; what needs the model goes by `turn`."""
     settings, label = parts.settings, task.benchmark
     asked = [item.question for item in task.items]
     # every method may write what the longest answer of the questions takes, and as much again
@@ -338,13 +334,9 @@ def score_task(
     most = max(settings.evaluation.max_answer_tokens, 2 * tokens)
     sampled = {"benchmarks": [label], "whole": [], "draws": len(task.draws), "support": "task"}
     study = study_of(changed(settings, "evaluation", max_answer_tokens=most, **sampled), names)
-    cells = all_cells(study)
-    with locked(out):
-        check_cells(study, cells, pools=False)
-        write_plan(study, out)
-        runner = StudyRunner(study, out, progress, loaded=parts, tasks={label: task}, turn=turn)
-        runner.run(cells)
-    records = [read_record(out / cell.path) for cell in cells]
+    options: Options = {"loaded": parts, "tasks": {label: task}, "turn": turn}
+    run_study(study, out, Part(), progress, replace=True, **options)
+    records = [read_record(out / cell.path) for cell in all_cells(study)]
     supports = {draw[0].support.id: draw[0].support for draw in task.draws}
     forms = {name: infer_form(support.demonstrations) for name, support in supports.items()}
     return own_report(records, {q.id: q for q in asked}, forms, parts.adapting)

@@ -6,7 +6,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from pydantic import ValidationError
 
@@ -26,7 +26,7 @@ from raggd.study.plan import (
     cell_size,
     draws_of,
 )
-from raggd.study.runner import StudyRunner, measured_speed
+from raggd.study.runner import Options, StudyRunner, measured_speed
 from raggd.study.settings import StudySettings, study_of
 
 First = Callable[[StudyRunner, list[Cell]], dict[str, Any]]
@@ -39,25 +39,24 @@ def run_study(
     part: Part,
     progress: Progress,
     *,
-    loaded: Assembly | None = None,
     first: First | None = None,
     replace: bool = False,
+    **options: Unpack[Options],
 ) -> dict[str, Any]:
     """Run what is not finished of a study. Cells that cannot be computed are reported at the end.
 
-    `loaded` are parts that are there already; `first` makes part files elsewhere (the workers of a
-    cluster); `replace` lets a study of other questions in the folder be replaced. Result: ``cells``
-    of the piece, how many are ``complete``, how many of them were made ``now``, and what `first`
-    returned.
+    `first` makes part files elsewhere (the workers of a cluster); `replace` lets a study of other
+    questions in the folder be replaced. Result: ``cells`` of the piece, how many are ``complete``,
+    how many of them were made ``now``, and what `first` returned.
     """
     part.check(study)
     cells = all_cells(study, part)
     with locked(out):
         if not replace:
             check_folder(study, out)
-        runner = StudyRunner(study, out, progress, loaded=loaded)
+        runner = StudyRunner(study, out, progress, **options)
         waiting = [cell for cell in cells if not runner.identities.fits(out, cell)]
-        check_cells(study, waiting)
+        check_cells(study, waiting, pools="tasks" not in options)
         write_plan(study, out)
         told = first(runner, waiting) if first else {}
         runner.run(waiting)
@@ -152,12 +151,9 @@ def replay(record: RunRecord, source: Path, progress: Progress) -> dict[str, Any
     the ``changed`` hashes (data, index, weights, prompt) that would explain them.
     """
     study = _study_of(record, source)
-    cells = all_cells(study)
-    check_cells(study, cells)
     with tempfile.TemporaryDirectory() as scratch:
-        runner = StudyRunner(study, Path(scratch), progress)
-        runner.run(cells)
-        again = read_record(Path(scratch) / cells[0].path)
+        run_study(study, Path(scratch), Part(), progress)
+        again = read_record(Path(scratch) / all_cells(study)[0].path)
     now = {p.question_id: p.answer for p in again.predictions}
     different = [
         {"question": p.question_id, "record": p.answer, "now": now.get(p.question_id)}

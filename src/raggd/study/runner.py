@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from raggd.assembly import Assembly
 from raggd.evaluation.flops import counted_costs
@@ -117,6 +117,19 @@ Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
 """Does work that needs the model, when it is free."""
 
 
+class Options(TypedDict, total=False):
+    """What a run is given besides its study.
+
+    `loaded` are parts of which runs keep what fits; `own` are further methods; `tasks` those that
+    are in no data source, by the name of their benchmark; `turn` does what needs the model.
+    """
+
+    loaded: Assembly
+    own: Own
+    tasks: Mapping[str, Task]
+    turn: Turn
+
+
 @dataclass(frozen=True, slots=True)
 class Unit:
     """What is done in one go: one draw, answered by the methods of one run and benchmark."""
@@ -133,33 +146,20 @@ class StudyRunner:
     """
 
     def __init__(
-        self,
-        study: StudySettings,
-        out: Path,
-        progress: Progress,
-        *,
-        loaded: Assembly | None = None,
-        own: Own | None = None,
-        tasks: Mapping[str, Task] | None = None,
-        turn: Turn = operator.call,
+        self, study: StudySettings, out: Path, progress: Progress, **options: Unpack[Options]
     ) -> None:
-        """Load nothing yet.
-
-        `loaded` are parts of which runs keep what fits; `own` further methods; `tasks` those that
-        are in no data source, by the name of their benchmark; `turn` does what needs the model when
-        it is free.
-        """
+        """Load nothing yet."""
         self.study = study
         self.out = out
         self.identities = Identities(study)
         self.failed: dict[Cell, str] = {}
         self._progress = progress
-        self._own = own or {}
-        self._given = tasks or {}
-        self._turn = turn
+        self._own = options.get("own", {})
+        self._given = options.get("tasks", {})
+        self._turn: Turn = options.get("turn", operator.call)
         self._tasks: dict[tuple[int, str, str], Task] = {}
         self._sources: dict[tuple[int, str], Assembly] = {}
-        self._first = loaded or Assembly(study.first(), progress)
+        self._first = options.get("loaded") or Assembly(study.first(), progress)
         self._run = self._first
         self._methods: dict[str, Method] = {}
 

@@ -1,9 +1,9 @@
-"""What every predictor is, Algorithm 1, its control the mean update, and predictors in files."""
+"""What every predictor is, its control the mean update, and predictors in files."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.supports import encode_supports
-from raggd.backbone.load import Backbone
 from raggd.core.low_rank import AdapterSpec, BaseAdapter, Update, update_from_vector
 from raggd.files import load_tensors, save_tensors
-from raggd.records import RaggdError, SupportSet
+from raggd.records import RaggdError
 
 CPU = torch.device("cpu")
 TASK_MEANS = "raggd task means"
@@ -57,23 +55,6 @@ def check_predictor(predictor: Predictor, base: BaseAdapter) -> None:
             f"is {base.fingerprint}: load the base it belongs to, or train a predictor for this "
             "one with `raggd targets` and `raggd train predictor`."
         )
-
-
-@torch.no_grad()
-def predict_updates(
-    backbone: Backbone,
-    base: BaseAdapter,
-    predictor: Predictor,
-    supports: Sequence[SupportSet],
-    limit: int,
-) -> Update:
-    """Encode support sets of one size and predict, in one forward pass (Algorithm 1, lines 1-4)."""
-    check_predictor(predictor, base)
-    if predictor.needs_states:
-        states = encode_supports(backbone, base, supports, limit)
-    else:
-        states = torch.zeros(len(supports), 1, 1)
-    return predictor.predict(states)
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,10 +143,9 @@ def ask_result(
     spent = {stage: round(ms, 1) for stage, ms in watch.medians().items()}
     spent["total"] = round((time.perf_counter() - started) * 1000 + spent.get("start", 0.0), 1)
     shown = support.demonstrations if support else ()
-    given = asdict(answer)
     return {
-        "question": given.pop("question"),
-        "answer": given.pop("text"),
+        "question": answer.question,
+        "answer": answer.text,
         "hits": answer.hits,
         "method": method or (rag.parts.adapting if any(source) else "base"),
         "adapted": adapted.update is not None or adapted.prefix is not None,
@@ -154,7 +153,10 @@ def ask_result(
         "without_evidence": [d.question for d in unsupported(shown)],
         "remarks": remarks_on(shown),
         "template": str(adapted.template or ""),
-        **given,
+        "refused": answer.refused,
+        "named": list(answer.named),
+        "passages": [asdict(passage) for passage in answer.passages],
+        "passages_cut": answer.passages_cut,
         "skipped": [asdict(each) for each in skipped],
         "timings": spent,
     }

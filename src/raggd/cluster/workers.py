@@ -27,7 +27,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, started and stopped here."""
-_MISSING = "a cluster needs Ray, which is not installed: `pip install 'raggd[cluster]'`."
 SECONDS = 5.0
 """How long a cluster may take to accept a connection."""
 START_SECONDS = 600
@@ -37,35 +36,38 @@ TRIES = 3
 _LONG_REPORT = 12
 
 
-def _ray() -> Any:
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise RaggdError(_MISSING) from error
-    return ray
+@dataclass(frozen=True)
+class ClusterOptions:
+    """The workers of a run on a cluster: ``local``, ``auto`` (what runs here), or HOST:PORT.
 
-
-def check_address(address: str) -> None:
-    """Refuse what `connected` cannot connect to, without connecting.
-
-    Raises:
-        RaggdError: it is no address, or Ray is not installed.
+    No `workers` (0) are one per GPU, or one per node where there is none; no `threads` share all
+    processor cores out.
     """
-    _, colon, port = address.rpartition(":")
-    if address not in {LOCAL, "auto"} and not (colon and port.isdigit()):
-        raise RaggdError(
-            f"--cluster '{address}': expected 'local', 'auto' or HOST:PORT of a Ray head node."
-        )
-    if importlib.util.find_spec("ray") is None:
-        raise RaggdError(_MISSING)
+
+    address: str
+    workers: int = 0
+    threads: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be connected to, before any work.
+
+        Raises:
+            RaggdError: the address is none, or Ray is not installed.
+        """
+        _, colon, port = self.address.rpartition(":")
+        if self.address not in {LOCAL, "auto"} and not (colon and port.isdigit()):
+            raise RaggdError(
+                f"--cluster '{self.address}': expected 'local', 'auto' or HOST:PORT of a Ray head "
+                "node."
+            )
+        if importlib.util.find_spec("ray") is None:
+            raise RaggdError(
+                "a cluster needs Ray, which is not installed: `pip install 'raggd[cluster]'`."
+            )
 
 
 def _check_reachable(address: str) -> None:
     # Ray itself tries for minutes before it gives up
-    if address == "auto":
-        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=SECONDS).close()
@@ -80,26 +82,21 @@ def _check_reachable(address: str) -> None:
 def connected(address: str) -> Iterator[Any]:
     """Use a cluster inside a ``with`` block, as the module ray, connected.
 
-    The address is ``local``, ``auto`` (the cluster that runs on this machine), or HOST:PORT.
-
     Raises:
-        RaggdError: there is no cluster at the address, or it runs other versions of Ray or Python,
-            or Ray is not installed.
+        RaggdError: there is no cluster at the address, or it runs other versions of Ray or Python.
     """
-    check_address(address)
-    ray = _ray()
-    if address != LOCAL:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if address not in {LOCAL, "auto"}:
         _check_reachable(address)
     if ray.is_initialized():  # the caller's own connection stays
         yield ray
         return
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if address == LOCAL:
-        options |= {"include_dashboard": False}
-    else:
-        options |= {"address": address}
+    where = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
-        ray.init(**options)
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RaggdError(
@@ -110,23 +107,6 @@ def connected(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """The workers of a run, on the cluster at an address that `connected` takes.
-
-    No `workers` (0) are one per GPU, or one per node where there is none; no `threads` share all
-    processor cores out.
-    """
-
-    address: str
-    workers: int = 0
-    threads: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse an address that is none, or a missing Ray, before any work."""
-        check_address(self.address)
 
 
 def shares(ray: Any, options: ClusterOptions) -> tuple[int, dict[str, Any], int]:

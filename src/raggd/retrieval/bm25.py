@@ -141,21 +141,6 @@ def _save(folder: Path, start: int, arrays: Mapping[str, NDArray[Any] | Path]) -
     making.rename(folder / f"segment-{start:012d}")
 
 
-def sort_rows(folder: Path, passages: int, budget: Budget, count: Count, rows: int = ROWS) -> None:
-    """Number and sort the words of all rows of a store that are in no segment yet.
-
-    A segment ends after so many `rows`, or earlier, where the budget would not do.
-    """
-    while (done := max((end for _, end in _spans(folder)), default=0)) < passages:
-        budget.require(LEAST_MEMORY, f"an index of {passages} passages")
-
-        def read(more: int, done: int = done) -> None:
-            count(done + more, passages)
-
-        part = read_rows(folder, done, min(done + rows, passages))
-        _save(folder, done, sort_range(part, budget.left() - LEAST_MEMORY // 2, read))
-
-
 def sort_range(
     passages: Iterable[Passage], room: int, read: Callable[[int], None]
 ) -> dict[str, NDArray[Any]]:
@@ -184,25 +169,6 @@ def sort_range(
     indptr, rows, counts = make_postings(words, sizes, len(place))
     counts = counts.astype(np.min_scalar_type(counts.max(initial=0)))
     return dict(zip(_SORTED, (keys[order], sizes, indptr, rows, counts), strict=True))
-
-
-def splice_segments(old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
-    """Carry the segments of an earlier index over, without the rows that are gone.
-
-    Small ones at the end are left out, so that they are sorted anew with the fresh rows: sizes
-    then fall geometrically, and however often a corpus changes, its segments stay few. `kept`,
-    (rows,), says which rows stay: in `work` they are the first, in order, and `fresh` ones follow.
-    """
-    stays = [kept[start:end] for start, end in _spans(old)]
-    sizes = [int(stay.sum()) for stay in stays]
-    starts = np.cumsum([0, *sizes]).tolist()
-    while sizes and sizes[-1] <= max(2 * fresh, _SMALL) and sizes[-1] + fresh <= ROWS:
-        fresh += sizes.pop()
-    for part, stay, size, start in zip(_parts(old), stays, sizes, starts, strict=False):
-        if size == len(stay):
-            _save(work, start, {name: part / f"{name}.npy" for name in _SORTED})
-        elif size:
-            _save(work, start, _thinned(part, stay))
 
 
 def _thinned(part: Path, stay: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
@@ -238,24 +204,6 @@ def score_segments(folder: Path, passages: int, k1: float, b: float) -> int:
             scores = bm25_scores(_array(part, "counts"), norm[_array(part, "rows")], each)
             np.save(part / "scores.npy", scores, allow_pickle=False)
     return int(found.sum())
-
-
-def open_segments(folder: Path) -> tuple[list[Segment], Keys]:
-    """Return the segments of a finished folder, and the sorted keys of all terms, (terms,).
-
-    Raises:
-        ValueError: files do not belong together.
-    """
-    keys: Keys = mapped(folder / _TERM_KEYS)
-    found = []
-    for part, (start, end) in zip(_parts(folder), _spans(folder), strict=True):
-        names = ("terms", "indptr", "rows", "scores")
-        terms, indptr, rows, scores = (_array(part, name) for name in names)
-        if len(indptr) != len(terms) + 1 or not len(rows) == len(scores) == indptr[-1]:
-            raise ValueError(f"the files of the segment of row {start} do not belong together")
-        own = None if len(terms) == len(keys) else terms
-        found.append(Segment(start, end - start, own, indptr, rows, scores))
-    return found, keys
 
 
 class BM25Retriever(StoredRetriever):
@@ -315,19 +263,42 @@ class BM25Kind:
         return {"parameters": _PARAMETERS, "tokenizer": tokenizer_fingerprint()}
 
     def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
-        """Take over the postings of the rows that an index of the same rules keeps."""
-        splice_segments(old, kept, work, fresh)
+        """Carry the segments of an earlier index over, without the rows that are gone.
+
+        Small ones at the end are left out, so that they are sorted anew with the fresh rows: sizes
+        then fall geometrically, and however often a corpus changes, its segments stay few. `kept`,
+        (rows,), says which rows stay: in `work` they are the first, in order, and `fresh` ones
+        follow.
+        """
+        stays = [kept[start:end] for start, end in _spans(old)]
+        sizes = [int(stay.sum()) for stay in stays]
+        starts = np.cumsum([0, *sizes]).tolist()
+        while sizes and sizes[-1] <= max(2 * fresh, _SMALL) and sizes[-1] + fresh <= ROWS:
+            fresh += sizes.pop()
+        for part, stay, size, start in zip(_parts(old), stays, sizes, starts, strict=False):
+            if size == len(stay):
+                _save(work, start, {name: part / f"{name}.npy" for name in _SORTED})
+            elif size:
+                _save(work, start, _thinned(part, stay))
 
     def make(self, work: Path, passages: int, old: Path | None, count: Count) -> None:
-        """Sort the words of what is missing, and score the postings of everything.
+        """Sort the words of what is in no segment yet, and score the postings of everything.
 
-        It may be stopped, and goes on where it was.
+        It may be stopped, and goes on after the last segment. One ends after so many `rows`, or
+        earlier, where the budget would not do.
 
         Raises:
             RaggdError: no passage has words, or the memory bound is too small.
         """
         self.budget.require(LEAST_MEMORY, f"an index of {passages} passages")
-        sort_rows(work, passages, self.budget, count, self.rows)
+        while (done := max((end for _, end in _spans(work)), default=0)) < passages:
+            self.budget.require(LEAST_MEMORY, f"an index of {passages} passages")
+
+            def read(more: int, done: int = done) -> None:
+                count(done + more, passages)
+
+            part = read_rows(work, done, min(done + self.rows, passages))
+            _save(work, done, sort_range(part, self.budget.left() - LEAST_MEMORY // 2, read))
         if not score_segments(work, passages, K1, B):
             (work / STATE).unlink()  # nothing to go on from
             raise RaggdError(
@@ -346,8 +317,15 @@ class BM25Kind:
         Raises:
             ValueError: files do not belong together.
         """
-        store = PassageStore(data)
-        segments, keys = open_segments(data)
-        if sum(segment.count for segment in segments) != len(store):
+        store, keys = PassageStore(data), mapped(data / _TERM_KEYS)
+        found = []
+        for part, (start, end) in zip(_parts(data), _spans(data), strict=True):
+            names = ("terms", "indptr", "rows", "scores")
+            terms, indptr, rows, scores = (_array(part, name) for name in names)
+            if len(indptr) != len(terms) + 1 or not len(rows) == len(scores) == indptr[-1]:
+                raise ValueError(f"the files of the segment of row {start} do not belong together")
+            own = None if len(terms) == len(keys) else terms
+            found.append(Segment(start, end - start, own, indptr, rows, scores))
+        if sum(segment.count for segment in found) != len(store):
             raise ValueError("its passages and its scores do not belong together")
-        return BM25Retriever(segments, keys, store, fingerprint)
+        return BM25Retriever(found, keys, store, fingerprint)

@@ -25,7 +25,12 @@ CREATE TABLE IF NOT EXISTS results (
 ) WITHOUT ROWID
 """
 _INSERT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)"
-_Row = tuple[str, bytes]
+_SELECT = "SELECT ids, scores FROM results WHERE key = ?"
+
+
+def _row(hits: Sequence[Hit]) -> tuple[str, bytes]:
+    scores = np.array([hit.score for hit in hits], dtype="<f8")
+    return json.dumps([hit.passage.id for hit in hits]), scores.tobytes()
 
 
 class CachedRetriever:
@@ -45,40 +50,21 @@ class CachedRetriever:
         """Return exactly what the retriever behind the cache returns."""
         check_search(queries, k)
         keys = [content_id(self.fingerprint, str(k), query, length=40) for query in queries]
-        rows = self._read(keys)
-        missing = {key: at for at, key in enumerate(keys) if key not in rows}
-        fresh: dict[str, list[Hit]] = {}
-        if missing:
-            at = list(missing.values())
-            hits = self._retriever.search([queries[i] for i in at], k)
-            fresh = dict(zip(missing, hits, strict=True))
-            self._write([(key, k, queries[missing[key]], fresh[key]) for key in fresh])
-        return [list(fresh[key]) if key in fresh else self._hits(rows[key]) for key in keys]
-
-    def _hits(self, row: _Row) -> list[Hit]:
-        ids, blob = row
-        scores = np.frombuffer(blob, dtype="<f8").tolist()
-        found = self._retriever.store.passages(json.loads(ids))
-        return [Hit(passage, score) for passage, score in zip(found, scores, strict=True)]
-
-    def _read(self, keys: Sequence[str]) -> dict[str, _Row]:
-        found: dict[str, _Row] = {}
         with self._connected() as connection:
-            for key in dict.fromkeys(keys):
-                query = "SELECT ids, scores FROM results WHERE key = ?"
-                row = connection.execute(query, (key,)).fetchone()
-                if row is not None:
-                    found[key] = row
-        return found
+            read = ((key, connection.execute(_SELECT, (key,)).fetchone()) for key in set(keys))
+            rows = {key: row for key, row in read if row is not None}
+        missing = {key: query for key, query in zip(keys, queries, strict=True) if key not in rows}
+        if missing:
+            found = self._retriever.search(list(missing.values()), k)
+            rows |= zip(missing, map(_row, found), strict=True)
+            added = [(key, self.fingerprint, k, q, *rows[key]) for key, q in missing.items()]
+            with self._connected() as connection, connection:
+                connection.executemany(_INSERT, added)
+        return [self._hits(*rows[key]) for key in keys]
 
-    def _write(self, results: Sequence[tuple[str, int, str, list[Hit]]]) -> None:
-        rows = []
-        for key, k, query, hits in results:
-            ids = json.dumps([hit.passage.id for hit in hits])
-            scores = np.array([hit.score for hit in hits], dtype="<f8").tobytes()
-            rows.append((key, self.fingerprint, k, query, ids, scores))
-        with self._connected() as connection, connection:
-            connection.executemany(_INSERT, rows)
+    def _hits(self, ids: str, scores: bytes) -> list[Hit]:
+        found = self._retriever.store.passages(json.loads(ids))
+        return list(map(Hit, found, np.frombuffer(scores, dtype="<f8").tolist()))
 
     @contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:

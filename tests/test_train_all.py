@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from raggd.assembly import Assembly
+from raggd.backbone import load as load_module
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import training_questions
 from raggd.data.prepared import Prepared, write_prepared
@@ -95,6 +96,20 @@ def test_from_nothing_to_weights(parts: Assembly, tmp_path: Path) -> None:
     again = train_all(parts, tmp_path, announce=told.append)
     assert again["stages"] == result["stages"], "nothing was made anew"
     assert (told, again["estimate"]) == ([], {})
+
+
+def test_what_stages_share_is_loaded_once(
+    settings: Settings, tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[object] = []
+
+    def load(*arguments: object) -> Backbone:
+        loads.append(arguments)
+        return tiny_backbone
+
+    monkeypatch.setattr(load_module, "load_backbone", load)
+    train_all(Assembly(settings), tmp_path, ("base", "targets"))
+    assert len(loads) == 1
 
 
 def test_an_interrupted_training_continues_to_the_same_weights(

@@ -188,17 +188,17 @@ class Pace:
     answer: float
     encode: float
 
-    def seconds(
-        self, questions: int, sets: int, *, methods: int, encoded: int, sgd_steps: int
-    ) -> float:
-        """Estimate the seconds of a comparison of methods.
+    def of(self, methods: int, encoded: int, sgd_steps: int) -> Pace:
+        """Return the pace of a comparison of methods.
 
-        `questions` are answered by every method and `sets` adapted to; `encoded` of the methods
-        read the support set for a predictor; `sgd_steps` are gradient steps per support set, of all
-        together.
+        `encoded` of them read the support set for a predictor; `sgd_steps` are gradient steps per
+        support set, of all together.
         """
-        adapting = sets * self.encode * (encoded + STEP * sgd_steps)
-        return methods * questions * self.answer + adapting
+        return Pace(methods * self.answer, self.encode * (encoded + STEP * sgd_steps))
+
+    def seconds(self, questions: int, sets: int) -> float:
+        """Estimate the seconds of so many questions, and of adapting to so many support sets."""
+        return questions * self.answer + sets * self.encode
 
 
 def look(backbone: Backbone) -> Pace:
@@ -212,19 +212,14 @@ def look(backbone: Backbone) -> Pace:
     return Pace((time.perf_counter() - started) / rows, encode)
 
 
-def questions_for(
-    seconds: float, pace: Pace, *, methods: int, encoded: int, sgd_steps: int
-) -> tuple[int, int]:
-    """Choose how much a comparison can do within some seconds; arguments as for `Pace.seconds`.
+def questions_for(seconds: float, pace: Pace) -> tuple[int, int]:
+    """Choose how much a comparison can do within some seconds.
 
     Questions in all, and support sets per benchmark (of two): three where there is time.
     """
     best = (CHOICES[0], 1)
     for draws in (1, 3):
         for questions in CHOICES if draws == 1 else CHOICES[2:]:
-            needed = pace.seconds(
-                questions, 2 * draws, methods=methods, encoded=encoded, sgd_steps=sgd_steps
-            )
-            if needed <= seconds:
+            if pace.seconds(questions, 2 * draws) <= seconds:
                 best = (questions, draws)
     return best

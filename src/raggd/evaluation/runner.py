@@ -39,7 +39,7 @@ from raggd.methods.base import Item as Item
 from raggd.provenance import origin
 from raggd.records import Prediction, Question, RaggdError, RunRecord, SupportSet, content_id
 from raggd.retrieval.base import Retriever
-from raggd.retrieval.evidence import evidence_for, make_demonstrations
+from raggd.retrieval.evidence import demonstrations_of, evidence_for, make_demonstrations
 from raggd.settings import Settings
 
 DECIDING = {
@@ -281,7 +281,8 @@ def asked_items(
     asked: Sequence[Question], supports: Sequence[SupportSet], retriever: Retriever, k: int
 ) -> list[Item]:
     """Return questions with their evidence and golds; support sets take turns."""
-    evidence, golds = evidence_for(asked, retriever, k), make_demonstrations(asked, retriever, k)
+    evidence = evidence_for(asked, retriever, k)
+    golds = demonstrations_of(asked, evidence)
     return [
         Item(question, passages, gold, supports[i % len(supports)])
         for i, (question, passages, gold) in enumerate(zip(asked, evidence, golds, strict=True))

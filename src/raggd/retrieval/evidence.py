@@ -33,10 +33,10 @@ def holds_answer(question: Question, passages: Sequence[Passage]) -> bool | None
     return is_answerable(question, passages)
 
 
-def make_demonstrations(
-    questions: Sequence[Question], retriever: Retriever, k: int
+def demonstrations_of(
+    questions: Sequence[Question], evidence: Sequence[Evidence]
 ) -> list[Demonstration]:
-    """Return a demonstration for each answered question, with at most `k` passages.
+    """Return a demonstration for each answered question, given its passages.
 
     Its answer is the alias that its passages hold.
 
@@ -49,16 +49,17 @@ def make_demonstrations(
                 f"question '{question.id}' ({question.text}) has no answer: a demonstration needs "
                 "one. Add an answer or leave the question out."
             )
-    evidence = evidence_for(questions, retriever, k)
     return [
-        Demonstration(
-            id=question.id,
-            question=question.text,
-            passages=passages,
-            answer=choose_answer(question.answers, passages),
-        )
-        for question, passages in zip(questions, evidence, strict=True)
+        Demonstration(q.id, q.text, passages, choose_answer(q.answers, passages))
+        for q, passages in zip(questions, evidence, strict=True)
     ]
+
+
+def make_demonstrations(
+    questions: Sequence[Question], retriever: Retriever, k: int
+) -> list[Demonstration]:
+    """Return a demonstration for each answered question, with at most `k` passages."""
+    return demonstrations_of(questions, evidence_for(questions, retriever, k))
 
 
 PREPARED_FROM, PREPARED, NEAR = 20, 3, 2

@@ -82,18 +82,16 @@ def demo_in(seconds: float, progress: Progress) -> tuple[Assembly, str]:
     parts = Assembly(demo_settings(), progress)
     methods = demo_methods(parts)
     steps = [SPECS[name].gradient_steps for name in methods]
-    work = {
-        "methods": len(methods),
-        "encoded": sum(SPECS[name].encoded for name in methods),
-        "sgd_steps": sum(s or parts.settings.target.steps for s in steps if s is not None),
-    }
+    sgd_steps = sum(s or parts.settings.target.steps for s in steps if s is not None)
+    encoded = sum(SPECS[name].encoded for name in methods)
     backbone = parts.backbone
     progress("looking at the machine", 0, None)
-    pace = look(backbone)
-    questions, draws = questions_for(seconds, pace, **work)
-    minutes = pace.seconds(questions, 2 * draws, **work) / 60
+    one = look(backbone)
+    pace = one.of(len(methods), encoded, sgd_steps)
+    questions, draws = questions_for(seconds, pace)
+    minutes = pace.seconds(questions, 2 * draws) / 60
     words = (
-        f"This machine answers a question in {pace.answer:.2f} s: {questions} questions and "
+        f"This machine answers a question in {one.answer:.2f} s: {questions} questions and "
         f"{draws} support set{'s' if draws > 1 else ''} per benchmark, about "
         f"{max(1, round(minutes))} min. --questions chooses another number."
     )

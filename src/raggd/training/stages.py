@@ -207,21 +207,22 @@ def train_all(
     for name in names:
         require_known("stage", name, tuple(STAGES))
     started = time.monotonic()
-    settings = changed(parts.settings, "adapter", weights=str(out))
+    # what stages share is loaded into these; each has parts of its own, to read what others wrote
+    shared = parts.derived(changed(parts.settings, "adapter", weights=str(out)))
+    settings, stores = shared.settings, (out / "targets",)
     order = [stage for name, stage in STAGES.items() if name in names]
     records: dict[str, Any] = {}
     estimate: dict[str, float] = {}
     for number, stage in enumerate(order):
-        # parts anew: what an earlier stage wrote is to be read
-        own = parts.derived(settings)
-        label = f"{number + 1} of {len(order)}, {stage.name}: "
-        run = Run(own, out, (out / "targets",), _labelled(progress, label))
+        told = _labelled(progress, f"{number + 1} of {len(order)}, {stage.name}: ")
+        run = Run(shared.derived(settings), out, stores, told)
         if is_done(stage, run):
             records[stage.name] = read_json(stage.record(run), what="training record")
             continue
         if not estimate:
-            estimate = estimated(run, order[number:])
+            estimate = estimated(replace(run, parts=shared), order[number:])
             announce(_in_words(estimate))
+            run = replace(run, parts=shared.derived(settings))
         records[stage.name] = run_stage(stage.name, run)
     result = {
         "out": str(out),

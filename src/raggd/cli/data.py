@@ -52,9 +52,6 @@ def listed(parts: Assembly) -> dict[str, Any]:
     """Return ``source`` and ``benchmarks``: name, title, held_out, splits.
 
     The hub is not asked: its splits are empty.
-
-    Raises:
-        RaggdError: the source is a folder that does not exist.
     """
     from raggd.assembly import POCKET
     from raggd.data.benchmarks import BENCHMARKS, HUB, files_in, find_benchmark
@@ -62,14 +59,10 @@ def listed(parts: Assembly) -> dict[str, Any]:
 
     folder = parts.settings.data.folder
     splits: dict[str, list[str]] = {name: [] for name in BENCHMARKS}
-    source = HUB
+    source = HUB if folder == POCKET else folder
+    splits |= {name: list(files) for name, files in files_in(source).items()}
     if folder == POCKET:
         splits |= {name: list(POCKET_SPLITS) for name in POCKET_NAMES}
-    elif folder != HUB:
-        if not Path(folder).is_dir():
-            raise RaggdError(f"no data folder at {folder}: give a folder in FlashRAG's layout.")
-        splits |= {name: list(files) for name, files in files_in(folder).items()}
-        source = folder
     entries = [
         {"name": b.name, "title": b.title, "held_out": b.held_out, "splits": splits[b.name]}
         for b in (find_benchmark(name, source) for name in splits)

@@ -63,10 +63,22 @@ BENCHMARKS: dict[str, Benchmark] = {
 """The paper's seven sets by name, in the order of its tables."""
 
 
+def _local(source: str | Path) -> Path:
+    if not Path(source).is_dir():
+        raise RaggdError(
+            f"no data folder at {source}: give a folder in FlashRAG's layout "
+            f"(<folder>/nq/test.jsonl), or '{HUB}'."
+        )
+    return Path(source)
+
+
 def files_in(source: str | Path) -> dict[str, dict[str, Path]]:
-    """Return a local folder's files by question set and split: the paper's sets, then others."""
+    """Return a local folder's files by question set and split: the paper's sets, then others.
+
+    The hub is not asked: it has none.
+    """
     found: dict[str, dict[str, Path]] = {}
-    roots = [Path(source), Path(source) / "qa"] if str(source) != HUB else []
+    roots = [_local(source), Path(source) / "qa"] if str(source) != HUB else []
     for root, split, ending in product(roots, SPLITS, (".jsonl", ".jsonl.gz")):
         for path in root.glob(f"*/{split}{ending}"):
             found.setdefault(path.parent.name, {}).setdefault(split, path)
@@ -101,13 +113,7 @@ def find_file(source: str | Path, name: str, split: str) -> Path | None:
     require_known("split", split, SPLITS)
     if str(source) == HUB:
         return hub_file(f"{name}/{split}.jsonl")
-    folder = Path(source)
-    if not folder.is_dir():
-        raise RaggdError(
-            f"no data folder at {folder}: give a folder in FlashRAG's layout "
-            f"(<folder>/{name}/{split}.jsonl), or '{HUB}'."
-        )
-    return files_in(folder).get(name, {}).get(split)
+    return files_in(source).get(name, {}).get(split)
 
 
 def load_questions(source: str | Path, name: str, split: str) -> list[Question]:
@@ -130,12 +136,7 @@ def choose_by_hash(questions: Iterable[Question], n: int, seed: int = 0) -> list
 
     Questions are ranked by a hash of the seed and their id; all are chosen if there are fewer than
     `n`. A smaller choice of one seed is the beginning of a larger one.
-
-    Raises:
-        RaggdError: `n` is negative.
     """
-    if n < 0:
-        raise RaggdError(f"cannot choose {n} questions: give 0 or more.")
     ranked = sorted(questions, key=lambda q: (content_id(str(seed), q.id, length=64), q.id))
     return ranked[:n]
 
@@ -279,15 +280,10 @@ def find_corpus(source: str | Path) -> Path:
         RaggdError: there is none, or the hub is out of reach.
     """
     if str(source) != HUB:
-        folder = Path(source) / "corpus"
-        if folder.is_dir():
-            return folder
-        if not folder.parent.is_dir():
-            raise RaggdError(
-                f"no data folder at {folder.parent}: give a folder in FlashRAG's layout, or "
-                f"'{HUB}'."
-            )
-        raise RaggdError(f"no corpus at {folder}: name one by the setting data.corpus.")
+        folder = _local(source) / "corpus"
+        if not folder.is_dir():
+            raise RaggdError(f"no corpus at {folder}: name one by the setting data.corpus.")
+        return folder
     target = cache_folder() / "corpus" / f"{Path(HUB_CORPUS).stem}.jsonl"
     if not target.is_file():
         archive = hub_file(HUB_CORPUS)

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from raggd.records import Question, SupportSet
-from raggd.report.tables import Table
 from raggd.serving.bodies import EvaluationRequest, EvaluationView, TableView
-from raggd.serving.errors import ApiError, as_api_error
+from raggd.serving.errors import ApiError, BadRequestError, as_api_error
 from raggd.serving.service import Service
 from raggd.study.evaluate import FEWEST, own_methods, score_task, set_task
 
@@ -30,48 +29,41 @@ TOO_FEW = (
 
 
 class Evaluations:
-    """Starts, shows and ends evaluations."""
+    """Starts, shows and ends evaluations; called from one event loop."""
 
     def __init__(self, service: Service) -> None:
-        """Start with none."""
         self._service = service
         self._views: dict[str, EvaluationView] = {}
-        self._lock = threading.Lock()
 
     def start(self, body: EvaluationRequest) -> EvaluationView:
         """Begin an evaluation; `view` says how far it is.
 
         Raises:
-            ApiError: there is no such set, it holds one example alone, or an evaluation runs.
+            ApiError: there is no such set, or an evaluation runs.
+            BadRequestError: the set holds one example alone.
         """
         support = self._service.stored(body.support).support
         fields = enumerate(body.questions or [], start=1)
         asked = [Question(f"q{i}", f.question.strip(), (f.answer.strip(),)) for i, f in fields]
         if not asked and len(support.demonstrations) < 2:
-            raise ApiError(
-                400,
-                "too_few_questions",
+            raise BadRequestError(
                 "a set of one example cannot be asked and shown: give questions.",
-                param="questions",
+                "questions",
+                "too_few_questions",
             )
-        with self._lock:
-            if any(view.status == "running" for view in self._views.values()):
-                raise ApiError(
-                    409,
-                    "evaluation_running",
-                    "an evaluation is running: wait for it, or DELETE it.",
-                )
-            view = EvaluationView(
-                id=uuid.uuid4().hex[:16],
-                support=support.id,
-                questions=len(asked) or len(support.demonstrations),
+        if any(view.status == "running" for view in self._views.values()):
+            raise ApiError(
+                409, "evaluation_running", "an evaluation is running: wait for it, or DELETE it."
             )
-            self._views[view.id] = view
-            for name in list(self._views)[:-KEPT]:
-                del self._views[name]
-        arguments = (view, support, asked)
-        name = "raggd-evaluation"
-        threading.Thread(target=self._run, args=arguments, name=name, daemon=True).start()
+        view = EvaluationView(
+            id=uuid.uuid4().hex[:16],
+            support=support.id,
+            questions=len(asked) or len(support.demonstrations),
+        )
+        self._views[view.id] = view
+        for old in list(self._views)[:-KEPT]:
+            del self._views[old]
+        threading.Thread(target=self._run, args=(view, support, asked), daemon=True).start()
         return view
 
     def view(self, name: str) -> EvaluationView:
@@ -111,7 +103,15 @@ class Evaluations:
                 report = score_task(parts, task, names, Path(folder), progress, turn)
             # of few questions only the scores are shown: their p-values would pretend to know
             enough = task.size >= FEWEST
-            view.tables = [_table(t) for t in (report.tables if enough else report.tables[:1])]
+            shown = report.tables if enough else report.tables[:1]
+            view.tables = [
+                TableView(
+                    caption=table.caption,
+                    columns=[column.heading for column in table.columns],
+                    rows=[list(row) for row in table.rows],
+                )
+                for table in shown
+            ]
             view.advice = report.advice if enough else TOO_FEW.format(count=task.size)
             view.status = "done"
         except CancelledError:
@@ -119,9 +119,3 @@ class Evaluations:
         except Exception as error:
             view.advice = as_api_error(error).message
             view.status = "failed"
-
-
-def _table(table: Table) -> TableView:
-    headings = [column.heading for column in table.columns]
-    rows = [list(row) for row in table.rows]
-    return TableView(caption=table.caption, columns=headings, rows=rows)

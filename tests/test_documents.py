@@ -90,11 +90,6 @@ def test_splitting_loses_nothing(text: str, words: int) -> None:
     assert all(piece and len(piece.split()) <= 1.25 * words for piece in pieces)
 
 
-def test_no_room_for_words_is_an_error() -> None:
-    with pytest.raises(RaggdError, match="at least 1"):
-        split_words("a", 0)
-
-
 def test_both_forms_of_json_lines(tmp_path: Path) -> None:
     path = write_lines(
         tmp_path / "c.jsonl",

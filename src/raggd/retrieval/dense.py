@@ -223,15 +223,13 @@ def _by_comparing(embeddings: Vectors, queries: Vectors, k: int) -> list[Rows]:
     for start in range(0, len(embeddings), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         scores[:, part] = queries @ embeddings[part].T
-    return [_within_reach(row, min(k, len(row))) for row in scores]
-
-
-def _within_reach(scores: NDArray[np.float32], k: int) -> Rows:
-    # Rows that may be among the k best once rounding errors are removed.
     if k <= 0:
-        return np.empty(0, dtype=np.int64)
-    worst = np.partition(scores, len(scores) - k)[len(scores) - k]
-    return np.flatnonzero(scores >= worst - 2 * _TOLERANCE)
+        return [np.empty(0, dtype=np.int64)] * len(queries)
+    # rows that may be among the k best once rounding errors are removed
+    place = max(0, len(embeddings) - k)
+    return [
+        np.flatnonzero(row >= np.partition(row, place)[place] - 2 * _TOLERANCE) for row in scores
+    ]
 
 
 def import_faiss() -> Any:

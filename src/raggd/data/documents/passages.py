@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from raggd.data.text import UNSPACED, normal_text
-from raggd.records import Passage, RaggdError
+from raggd.records import Passage
 
 PASSAGE_WORDS = 100
 """Words of a passage, about: the size of the Wikipedia passages that the paper retrieves."""
@@ -170,14 +170,9 @@ def split_blocks(blocks: Iterable[Block], words: int = PASSAGE_WORDS) -> list[st
     joins the one before. No piece is empty, or longer than 1.25 x `words` words or 20 x `words`
     characters; but for repeated headers, they give every word of the blocks in order.
 
-    Raises:
-        RaggdError: `words` is less than 1.
-
     >>> split_blocks([Block("One two three. Four five. Six seven eight nine.")], words=5)
     ['One two three. Four five.', 'Six seven eight nine.']
     """
-    if words < 1:
-        raise RaggdError(f"passages of {words} words are not possible: give at least 1.")
     pieces: list[list[_Unit]] = [[]]
     size = 0
     for block in blocks:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from raggd.core.alignment import Space, coordinates, cosine_and_norms, inner_by_layer, total_cosine
+from raggd.core.alignment import Space, cosine_and_norms, total_cosine
 from raggd.core.low_rank import PROJECTIONS, Factors, Update, update_from_vector
 from test_low_rank import Case, cases, dense_change, make_case, quick
 
@@ -115,12 +115,3 @@ def test_gradients_reach_the_prediction(space: Space) -> None:
     assert leaf.grad is not None
     assert torch.isfinite(leaf.grad).all()
     assert leaf.grad.any()
-
-
-def test_coordinates_are_the_change_or_the_step() -> None:
-    case = make_case()
-    assert coordinates(case.base, case.left, Space.factor) is case.left.factors
-    own = coordinates(case.base, case.left, Space.product)
-    squares = inner_by_layer(own, own, Space.product)
-    wanted = [dense_change(case.base, case.left)[p].square().sum((-2, -1)) for p in PROJECTIONS]
-    torch.testing.assert_close(squares, torch.stack(wanted))

@@ -250,9 +250,9 @@ def test_updates_of_different_bases_refuse_to_mix() -> None:
         one.left - other.left
     with pytest.raises(RaggdError, match=f"different bases.*{min(one.left.base, other.left.base)}"):
         stack_updates([one.left, other.left])
-    low_rank.check_base(one.base, one.left)
+    low_rank.check_base(one.base, one.left.base)
     with pytest.raises(RaggdError, match=f"{other.left.base}.*{one.left.base}"):
-        low_rank.check_base(one.base, other.left)
+        low_rank.check_base(one.base, other.left.base)
 
 
 def test_fingerprints_name_weights_shape_and_backbone() -> None:

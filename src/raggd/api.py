@@ -289,7 +289,7 @@ class Rag:
                 f"a {type(given).__name__} is no adapted state: give what rag.adapt() returned, "
                 "an update, or the path of a saved one."
             )
-        check_base(self.parts.base, given)
+        check_base(self.parts.base, given.base)
         return Adapted(self.parts.base, given.to(self.parts.base.device))
 
     def save(self, adapted: State, file: str | Path) -> None:

@@ -47,16 +47,11 @@ TEMPLATE_FILE, PROMPT_FILE = "chat_template.jinja", "prompt.txt"
 
 @dataclass(frozen=True, slots=True)
 class PeftFolder:
-    """What was written: ``adapter_config.json`` and ``adapter_model.safetensors`` in a folder.
-
-    Attributes:
-        rank: of the LoRA; an engine's largest allowed rank must not be below it.
-        backbone: the model to load it over, a folder or a Hugging Face name.
-    """
+    """What was written: ``adapter_config.json`` and ``adapter_model.safetensors`` in a folder."""
 
     folder: Path
-    rank: int
-    backbone: str
+    rank: int  # of the LoRA; an engine's largest allowed rank must not be below it
+    backbone: str  # the model to load it over, a folder or a Hugging Face name
 
 
 def lora_factors(base: BaseAdapter, update: Update | None) -> dict[str, Factors]:

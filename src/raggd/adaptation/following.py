@@ -120,11 +120,9 @@ def draw_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterato
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """A rendered lesson.
+    """A rendered lesson: an answered prompt, with the examples before the question or without.
 
-    Attributes:
-        prompt: answered; with the examples before the question, or without them.
-        examples: their tokens, as a prefix has them; none where nothing is predicted from them.
+    Where something is predicted from the examples, their tokens, as a prefix has them.
     """
 
     prompt: Prompt

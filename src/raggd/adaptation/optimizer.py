@@ -95,13 +95,7 @@ def learning_rate_at(step: int, settings: TrainingSettings, warmup: int) -> floa
 
 
 class Trainer:
-    """Named parameters under AdamW, with a step counter and a loss history.
-
-    Attributes:
-        step: optimizer steps done.
-        history: loss of every step.
-        seconds: time spent, over all sessions of a resumed run.
-    """
+    """Named parameters under AdamW, with steps done, their losses, and seconds of all sessions."""
 
     def __init__(
         self,

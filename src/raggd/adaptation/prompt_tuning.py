@@ -26,15 +26,10 @@ KIND = "raggd soft prefix"
 
 @dataclass(frozen=True)
 class SoftPrefix:
-    """Embeddings that stand before every prompt.
+    """Embeddings that stand before every prompt."""
 
-    Attributes:
-        vectors: (tokens, hidden size), float32.
-        backbone: fingerprint of the backbone that they were trained with.
-    """
-
-    vectors: Tensor
-    backbone: str
+    vectors: Tensor  # (tokens, hidden size), float32
+    backbone: str  # fingerprint of the backbone that they were trained with
 
     @cached_property
     def fingerprint(self) -> str:

@@ -109,25 +109,15 @@ def targets_of(
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """Targets with the encoder states that predict them, in one order.
+    """Targets with the encoder states that predict them, in one order."""
 
-    Attributes:
-        vectors: (n, spec.size) updates as vectors, bfloat16.
-        states: (n, N, hidden size) states of the demonstrations, float32.
-        tasks: task of each.
-        support_ids: content hash of each support set.
-        demonstration_ids: ids of each set's questions.
-        base: fingerprint of the base adapter.
-        identity: hash of all that the store was made from.
-    """
-
-    vectors: Tensor
-    states: Tensor
-    tasks: tuple[str, ...]
-    support_ids: tuple[str, ...]
-    demonstration_ids: tuple[tuple[str, ...], ...]
-    base: str
-    identity: str
+    vectors: Tensor  # (n, spec.size) updates as vectors, bfloat16
+    states: Tensor  # (n, N, hidden size) states of the demonstrations, float32
+    tasks: tuple[str, ...]  # task of each
+    support_ids: tuple[str, ...]  # content hash of each support set
+    demonstration_ids: tuple[tuple[str, ...], ...]  # ids of each set's questions
+    base: str  # fingerprint of the base adapter
+    identity: str  # hash of all that the store was made from
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -22,7 +22,7 @@ from raggd.adaptation.targets import Targets, denoised
 from raggd.backbone.interface import mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.core.alignment import Space, cosine_and_norms
-from raggd.core.low_rank import BaseAdapter, Update, update_from_vector
+from raggd.core.low_rank import BaseAdapter, Update, check_base, update_from_vector
 from raggd.data.prompts import Prompt
 from raggd.records import Question, RaggdError, content_id
 from raggd.settings import HyperTuningSettings, PredictorSettings
@@ -52,13 +52,9 @@ def check_targets(base: BaseAdapter, targets: Targets) -> None:
     """Refuse targets of another base adapter, or none at all.
 
     Raises:
-        RaggdError: the fingerprints differ, or there are fewer than two targets.
+        RaggdError: there are fewer than two targets.
     """
-    if targets.base != base.fingerprint:
-        raise RaggdError(
-            f"the targets start from base adapter {targets.base}, the base adapter given is "
-            f"{base.fingerprint}: make targets for it with `raggd targets`."
-        )
+    check_base(base, targets.base, "a store of targets", "make one with `raggd targets`")
     if len(targets) < 2:
         raise RaggdError("a predictor needs at least two targets: raise target.per_benchmark.")
 

@@ -25,25 +25,14 @@ READ_TOKENS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Prompts of one batch, padded on the left so that all answers end together.
+    """Prompts of one batch, padded on the left so that all answers end together."""
 
-    Attributes:
-        tokens: (rows, length) token ids.
-        mask: (rows, length), 1 on real tokens.
-        positions: (rows, length), position ids counted from each row's first real token.
-        answer_mask: (rows, keep - 1), True where the *target* is an answer token; the last
-            ``keep`` positions hold all answers and the position before each first answer token.
-        keep: number of last positions whose logits are needed.
-        prefix: (vectors, hidden size), embeddings that stand before every prompt in the place of
-            its first tokens (prompt tuning); None for none.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-    positions: Tensor
-    answer_mask: Tensor
-    keep: int
-    prefix: Tensor | None = None
+    tokens: Tensor  # (rows, length) token ids
+    mask: Tensor  # (rows, length), 1 on real tokens
+    positions: Tensor  # (rows, length), position ids counted from each row's first real token
+    answer_mask: Tensor  # (rows, keep - 1), True where the *target* is an answer token
+    keep: int  # last positions whose logits are needed: all answers, and the one before each
+    prefix: Tensor | None = None  # (vectors, hidden size), before every prompt (prompt tuning)
 
 
 def padded_length(tokens: int) -> int:

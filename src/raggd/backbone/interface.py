@@ -159,7 +159,7 @@ def check_fits(backbone: Backbone, base: BaseAdapter, update: Update | None = No
         "train a base adapter for it with `raggd train base`",
     )
     if update is not None:
-        check_base(base, update)
+        check_base(base, update.base)
         check_shapes(base.spec, tensors_of(update.factors), "update")
 
 

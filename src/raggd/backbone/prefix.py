@@ -19,14 +19,10 @@ from raggd.data.prompts import Prompt
 
 @dataclass(frozen=True, slots=True)
 class Prefix:
-    """First tokens of prompts, read before in the state in which they are continued.
+    """First tokens of prompts, read before in the state in which they are continued."""
 
-    Attributes:
-        tokens: what was read.
-        layers: keys and values (1, heads, tokens, head size) of each layer.
-    """
-
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # what was read
+    # keys and values (1, heads, tokens, head size) of each layer
     layers: tuple[tuple[Tensor, Tensor], ...]
 
     @property

@@ -20,21 +20,21 @@ class Space(StrEnum):
     """The steps dA and dB themselves, taken together as one vector per layer."""
 
 
-def _factor_inner(left: Factors, right: Factors) -> Tensor:
-    return (left.a * right.a).sum((-2, -1)) + (left.b * right.b).sum((-2, -1))
+def _products(
+    base: BaseAdapter, left: Update, right: Update, space: Space
+) -> tuple[Tensor, Tensor, Tensor]:
+    # inner products (..., 3, layers), q, k, v by layer: of both, and of each with itself
+    def product(one: Factors, other: Factors) -> Tensor:
+        if space == Space.product:
+            return inner(one, other)
+        return (one.a * other.a).sum((-2, -1)) + (one.b * other.b).sum((-2, -1))
 
+    def by_layer(one: Mapping[str, Factors], other: Mapping[str, Factors]) -> Tensor:
+        return torch.stack([product(one[p], other[p]) for p in PROJECTIONS], -2)
 
-def coordinates(base: BaseAdapter, update: Update, space: Space) -> Mapping[str, Factors]:
-    """Express an update in a space, to be compared by `inner_by_layer` in the same one."""
-    return effective_change(base, update) if space == Space.product else update.factors
-
-
-def inner_by_layer(
-    left: Mapping[str, Factors], right: Mapping[str, Factors], space: Space
-) -> Tensor:
-    """Return the inner products (..., 3, layers), q, k, v by layer, of what `coordinates` gave."""
-    product = inner if space == Space.product else _factor_inner
-    return torch.stack([product(left[p], right[p]) for p in PROJECTIONS], -2)
+    whole = space == Space.product
+    first, second = (effective_change(base, u) if whole else u.factors for u in (left, right))
+    return by_layer(first, second), by_layer(first, first), by_layer(second, second)
 
 
 def cosine_and_norms(
@@ -42,26 +42,18 @@ def cosine_and_norms(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Compare two updates from one base, per projection and layer; batch axes broadcast.
 
-    Returns:
-        Cosine, norm of left, norm of right, each (..., 3, layers). The cosine with a zero update
-        is 0.
+    Cosine, norm of left, norm of right, each (..., 3, layers). The cosine with a zero update is 0.
     """
-    first, second = coordinates(base, left, space), coordinates(base, right, space)
-    tiny = torch.finfo(first["q"].a.dtype).tiny
-    left_norm = inner_by_layer(first, first, space).clamp_min(tiny).sqrt()
-    right_norm = inner_by_layer(second, second, space).clamp_min(tiny).sqrt()
-    cosine = inner_by_layer(first, second, space) / (left_norm * right_norm)
-    return cosine, left_norm, right_norm
+    dot, *squares = _products(base, left, right, space)
+    left_norm, right_norm = (s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in squares)
+    return dot / (left_norm * right_norm), left_norm, right_norm
 
 
 def total_cosine(
     base: BaseAdapter, left: Update, right: Update, space: Space = Space.product
 ) -> Tensor:
     """Return the cosine (...) of two whole updates, all layers and projections as one vector."""
-    first, second = coordinates(base, left, space), coordinates(base, right, space)
-    dot = inner_by_layer(first, second, space).sum((-2, -1))
-    left_square = inner_by_layer(first, first, space).sum((-2, -1))
-    right_square = inner_by_layer(second, second, space).sum((-2, -1))
-    tiny = torch.finfo(dot.dtype).tiny
+    dot, *squares = (p.sum((-2, -1)) for p in _products(base, left, right, space))
     # a root of each: the product of two small squares would vanish in float32
-    return dot / (left_square.clamp_min(tiny).sqrt() * right_square.clamp_min(tiny).sqrt())
+    left_norm, right_norm = (s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in squares)
+    return dot / (left_norm * right_norm)

@@ -20,20 +20,11 @@ def inner_sgd(
 ) -> tuple[list[Tensor], list[float]]:
     """Take `steps` first-order gradient steps, ``w <- w - lr * grad loss(w)``.
 
-    Equal to `torch.optim.SGD` without momentum. Nothing is changed in place, and the result
-    carries no graph.
-
-    Args:
-        loss: maps the current parameters to a scalar. For several independent problems in one
-            batch, give their parameters a leading axis and return the *sum* of their losses.
-        start: the parameters to start from.
-        learning_rate: eta.
-        steps: K; 0 returns copies of the start.
-        watch: told the number of steps taken and the parameters after each, so that one run of
-            ten steps gives the results of one and of five on the way.
-
-    Returns:
-        The parameters after K steps and the loss before each step.
+    Equal to `torch.optim.SGD` without momentum. Nothing is changed in place, and the result, which
+    comes with the loss before each step, carries no graph. For several independent problems in one
+    batch, give their parameters a leading axis and let `loss` be the *sum* of their losses. `watch`
+    is told the number of steps taken and the parameters after each, so that one run of ten steps
+    gives the results of one and of five on the way.
     """
     current = [p.detach().clone() for p in start]
     history = []

@@ -68,19 +68,13 @@ def concat(parts: Sequence[Factors]) -> Factors:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """Shape of an interface: how many layers, which widths, rank and scale.
-
-    Attributes:
-        d_in: width of the input of q, k and v (the hidden size).
-        d_out: output widths of q, k and v, in that order.
-        alpha: LoRA's alpha; products are scaled by alpha / rank.
-    """
+    """Shape of an interface: how many layers, which widths, rank and scale."""
 
     layers: int
-    d_in: int
-    d_out: tuple[int, int, int]
+    d_in: int  # width of the input of q, k and v (the hidden size)
+    d_out: tuple[int, int, int]  # output widths of q, k and v, in that order
     rank: int
-    alpha: float
+    alpha: float  # LoRA's alpha; products are scaled by alpha / rank
 
     @property
     def scaling(self) -> float:
@@ -142,15 +136,11 @@ def check_shapes(spec: AdapterSpec, tensors: Mapping[str, Tensor], what: str) ->
 
 @dataclass(frozen=True)
 class BaseAdapter:
-    """The shared interface W0: factors per projection, layers stacked.
-
-    Attributes:
-        backbone: fingerprint of the backbone that it was trained with.
-    """
+    """The shared interface W0: factors per projection, layers stacked."""
 
     spec: AdapterSpec
     factors: Mapping[str, Factors]
-    backbone: str
+    backbone: str  # fingerprint of the backbone that it was trained with
 
     def __post_init__(self) -> None:
         check_shapes(self.spec, tensors_of(self.factors), "base adapter")
@@ -186,16 +176,11 @@ class BaseAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A step (dA, dB) in factor coordinates from one named base; may carry a leading batch axis.
-
-    Attributes:
-        factors: dA as ``a``, dB as ``b``, per projection.
-        base: fingerprint of the base adapter that it starts from.
-    """
+    """A step (dA, dB) in factor coordinates from one named base; may carry a leading batch axis."""
 
     spec: AdapterSpec
-    factors: Mapping[str, Factors]
-    base: str
+    factors: Mapping[str, Factors]  # dA as ``a``, dB as ``b``, per projection
+    base: str  # fingerprint of the base adapter that it starts from
 
     @property
     def rows(self) -> int | None:
@@ -285,16 +270,21 @@ def stack_updates(updates: Sequence[Update]) -> Update:
     return _joined(updates, torch.stack)
 
 
-def check_base(base: BaseAdapter, update: Update) -> None:
-    """Refuse an update that starts from another base.
+def check_base(
+    base: BaseAdapter,
+    recorded: str,
+    what: str = "the update",
+    advice: str = "predict it again with a predictor of this base",
+) -> None:
+    """Refuse what starts from another base, whose fingerprint it recorded.
 
     Raises:
-        RaggdError: the fingerprints differ; both are named.
+        RaggdError: the fingerprints differ; both are named, and what to do.
     """
-    if update.base != base.fingerprint:
+    if recorded != base.fingerprint:
         raise RaggdError(
-            f"the update starts from base adapter {update.base}, but the one in use is "
-            f"{base.fingerprint}: predict it again with a predictor of this base."
+            f"{what} starts from base adapter {recorded}, but the one in use is "
+            f"{base.fingerprint}: {advice}."
         )
 
 

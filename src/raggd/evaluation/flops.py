@@ -25,20 +25,13 @@ class ModelShape:
     """What decides the operations of a dense decoder; a multiply-add counts as two.
 
     Norms, activations and the softmax are left out (well under 1 %).
-
-    Attributes:
-        parameters: P, weights of the matrices that every token passes, output layer apart.
-        layers: L, number of decoder layers.
-        width: d, heads times head size.
-        vocabulary: V, rows of the output layer.
-        hidden: h, width of the hidden state that the output layer reads.
     """
 
-    parameters: int
-    layers: int
-    width: int
-    vocabulary: int = 0
-    hidden: int = 0
+    parameters: int  # P, weights of the matrices that every token passes, output layer apart
+    layers: int  # L
+    width: int  # d, heads times head size
+    vocabulary: int = 0  # V, rows of the output layer
+    hidden: int = 0  # h, width of the state that the output layer reads
 
     def _attention(self, tokens: int, past: int = 0) -> int:
         # token i (1 .. T) meets past + i keys: 2 d for the score and 2 d for the mix, each

@@ -47,39 +47,25 @@ _LANGUAGES: Mapping[str, frozenset[str]] = {
 
 
 class Parts(NamedTuple):
-    """How an answer is judged against its demonstrations: each from 0 to 1.
+    """How an answer is judged against its demonstrations: each from 0 to 1."""
 
-    Attributes:
-        form: None where the demonstrations share none.
-        content: what is said, however it is written: the share of the wanted values (one, or the
-            items of a list) that the answer holds; F1 of words for a value of whole sentences.
-        exact: the string as wanted.
-        refused: whether the answer is a refusal that was shown.
-        wanted: whether a refusal was wanted.
-    """
-
-    form: float | None
+    form: float | None  # None where the demonstrations share none
+    # what is said, however it is written: the share of the wanted values (one, or the items of a
+    # list) that the answer holds; F1 of words for a value of whole sentences
     content: float
-    exact: float
-    refused: bool
-    wanted: bool
+    exact: float  # the string as wanted
+    refused: bool  # whether the answer is a refusal that was shown
+    wanted: bool  # whether a refusal was wanted
 
 
 @dataclass(frozen=True)
 class Form:
-    """What demonstrations share.
+    """What demonstrations share."""
 
-    Attributes:
-        name: in words; empty where nothing is shared.
-        values: of an answer of this form.
-        refusals: answers among them that say that the passages hold none.
-        labels: the closed set that values come from; empty where they are open.
-    """
-
-    name: str
-    values: Values = field(compare=False)
-    refusals: tuple[str, ...] = ()
-    labels: tuple[str, ...] = ()
+    name: str  # in words; empty where nothing is shared
+    values: Values = field(compare=False)  # of an answer of this form
+    refusals: tuple[str, ...] = ()  # answers among them that say that the passages hold none
+    labels: tuple[str, ...] = ()  # the closed set that values come from; empty where they are open
 
     def judge(self, answer: str, golds: Sequence[str]) -> Parts:
         """Judge an answer; ``golds`` may be written in the form or bare."""

@@ -33,21 +33,13 @@ ROWS = (1, 8)
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Sizes of the work, in tokens.
+    """Sizes of the work, in tokens."""
 
-    Attributes:
-        demonstrations: N.
-        support: of each demonstration.
-        prompt: of each question with its passages.
-        answer: of each answer.
-        steps: K of TT-SGD.
-    """
-
-    demonstrations: int = 3
-    support: int = 770
-    prompt: int = 768
+    demonstrations: int = 3  # N
+    support: int = 770  # of each demonstration
+    prompt: int = 768  # of each question with its passages
     answer: int = 16
-    steps: int = 5
+    steps: int = 5  # K of TT-SGD
 
 
 def random_weights(backbone: Backbone, rank: int = 16) -> tuple[BaseAdapter, MLPPredictor]:

@@ -46,28 +46,20 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Contrast:
-    """`method` minus `other` on the same questions.
+    """`method` minus `other` on the same questions."""
 
-    Attributes:
-        scope: name of a block, or ``pooled`` over the blocks that have both methods.
-        subset: ``all``, ``training tasks`` or ``held-out tasks``, the mean of benchmark means; or
-            one of `EVIDENCE`, the mean over questions.
-        metric: ``em``, ``f1`` or ``loss``.
-        difference: in points of percent, or nats for the loss.
-        p: two-sided, corrected by Holm over the pairs of scope, subset and metric.
-        p_named: corrected over the pairs in `NAMED` alone; None for the others.
-    """
-
-    scope: str
+    scope: str  # name of a block, or ``pooled`` over the blocks that have both methods
+    # ``all``, ``training tasks`` or ``held-out tasks``, the mean of benchmark means; or one of
+    # `EVIDENCE`, the mean over questions
     subset: str
     method: str
     other: str
-    metric: str
+    metric: str  # ``em``, ``f1`` or ``loss``
     n: int
     blocks: int
-    difference: Difference
-    p: float
-    p_named: float | None = None
+    difference: Difference  # in points of percent, or nats for the loss
+    p: float  # two-sided, corrected by Holm over the pairs of scope, subset and metric
+    p_named: float | None = None  # corrected over the pairs in `NAMED` alone; None for the others
 
     def turned(self) -> Contrast:
         """Return the same difference the other way round."""
@@ -287,24 +279,15 @@ def evidence_gains(blocks: Sequence[Block], resamples: int) -> list[Contrast]:
 
 @dataclass(frozen=True, slots=True)
 class Drop:
-    """What a method takes from the answer loss of the base adapter, on the same questions.
+    """What a method takes from the answer loss of the base adapter, on the same questions."""
 
-    Attributes:
-        scope: name of a block.
-        subset: ``all``, ``training tasks``, ``held-out tasks`` or `ANSWERABLE`; the mean of
-            benchmark means.
-        method: name.
-        n: questions.
-        drop: nats per answer token; above 0 is better.
-        times: the drop divided by that of TT-SGD; None where TT-SGD's own is not surely positive.
-    """
-
-    scope: str
+    scope: str  # name of a block
+    # ``all``, ``training tasks``, ``held-out tasks`` or `ANSWERABLE`; the mean of benchmark means
     subset: str
-    method: str
-    n: int
-    drop: Interval
-    times: Interval | None
+    method: str  # name
+    n: int  # questions
+    drop: Interval  # nats per answer token; above 0 is better
+    times: Interval | None  # of TT-SGD's drop; None where that is not surely positive
 
 
 def _drops(block: Block, subset: str, benchmarks: tuple[str, ...], resamples: int) -> list[Drop]:

@@ -86,19 +86,13 @@ class PreparedRetriever:
 
 @dataclass(frozen=True)
 class Run:
-    """A training under way.
-
-    Attributes:
-        out: folder of the weights.
-        stores: folders of targets.
-        progress: told label, done and in all.
-        pool: targets of the support pools instead, for controls: held-out tasks may be among them.
-    """
+    """A training under way."""
 
     parts: Assembly
-    out: Path
-    stores: tuple[Path, ...] = ()
-    progress: Progress = silent
+    out: Path  # folder of the weights
+    stores: tuple[Path, ...] = ()  # folders of targets
+    progress: Progress = silent  # told label, done and in all
+    # targets of the support pools instead, for controls: held-out tasks may be among them
     pool: bool = False
 
     @property

@@ -32,36 +32,24 @@ from raggd.training.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a stage computes.
+    """What a stage computes."""
 
-    Attributes:
-        examples: answered prompts run forward and backward through the backbone.
-        steps: steps of a predictor on stored targets.
-    """
-
-    examples: int = 0
-    steps: int = 0
+    examples: int = 0  # answered prompts run forward and backward through the backbone
+    steps: int = 0  # of a predictor on stored targets
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A row of the table.
-
-    Attributes:
-        file: what it ends in, in the folder of the weights; the record lies beside it.
-        run: does it and returns facts for the record.
-        sections: of the settings that it depends on.
-        own: makes its settings of those of the run.
-        usual: whether `raggd train all` runs it unasked.
-    """
+    """A row of the table."""
 
     name: str
-    file: str
-    run: Callable[[Run], dict[str, Any]]
-    sections: tuple[str, ...]
+    file: str  # what it ends in, in the folder of the weights; the record lies beside it
+    run: Callable[[Run], dict[str, Any]]  # does it and returns facts for the record
+    sections: tuple[str, ...]  # of the settings that it depends on
     work: Callable[[Settings], Work] = lambda _: Work()
+    # makes its settings of those of the run
     own: Callable[[Settings], Settings] = lambda settings: settings
-    usual: bool = True
+    usual: bool = True  # whether `raggd train all` runs it unasked
 
     def record(self, run: Run) -> Path:
         """Return the file of its record."""

@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.core.low_rank import AdapterSpec, BaseAdapter, Update, update_from_vector
+from raggd.core.low_rank import (
+    AdapterSpec,
+    BaseAdapter,
+    Update,
+    check_base,
+    update_from_vector,
+)
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
 
@@ -44,17 +50,9 @@ class Predictor(Protocol):
 
 
 def check_predictor(predictor: Predictor, base: BaseAdapter) -> None:
-    """Refuse a predictor that was made for another base.
-
-    Raises:
-        RaggdError: the fingerprints differ; both are named.
-    """
-    if predictor.base != base.fingerprint:
-        raise RaggdError(
-            f"the predictor was trained for base adapter {predictor.base}, the base adapter in use "
-            f"is {base.fingerprint}: load the base it belongs to, or train a predictor for this "
-            "one with `raggd targets` and `raggd train predictor`."
-        )
+    """Refuse a predictor that was made for another base."""
+    advice = "train one for this base with `raggd targets` and `raggd train predictor`"
+    check_base(base, predictor.base, "the predictor", advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +128,10 @@ def load_task_means(path: Path, base: BaseAdapter) -> dict[str, Update]:
     """Read the mean update of each task.
 
     Raises:
-        RaggdError: the file holds something else, or means for another base adapter.
+        RaggdError: the file holds something else.
     """
     tensors, metadata = load_tensors(path, TASK_MEANS, "make one with `raggd train task-mean`")
-    if metadata["base"] != base.fingerprint:
-        raise RaggdError(
-            f"{path}: the targets behind it start from base adapter {metadata['base']}, the one in "
-            f"use is {base.fingerprint}: make it again with `raggd train task-mean`."
-        )
+    check_base(base, metadata["base"], str(path), "make it again with `raggd train task-mean`")
     spec = AdapterSpec.from_json(metadata["spec"])
     if any(tensor.shape != (spec.size,) for tensor in tensors.values()):
         raise RaggdError(f"{path}: its tensors do not fit its header (vectors of {spec.size}).")

@@ -47,28 +47,16 @@ def agreement(states: Tensor, center: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Chooses a scale for each support set.
+    """Chooses a scale for each support set."""
 
-    Attributes:
-        center: (width,) mean pooled state of the training sets.
-        axes: (width, components) principal directions, scaled to unit variance.
-        extremes: (2, 2) mean and standard deviation of agreement and distance.
-        scales: (s,) positive scales.
-        weights: (features, s) of the ridge regression of the gain.
-        covariance: (features, features), with the noise variance of scale j
-            in ``noise[j]`` the posterior covariance of its weights.
-        noise: (s,) residual variances.
-        caution: standard deviations taken off a predicted gain before it is compared with 0.
-    """
-
-    center: Tensor
-    axes: Tensor
-    extremes: Tensor
-    scales: Tensor
-    weights: Tensor
-    covariance: Tensor
-    noise: Tensor
-    caution: float = 1.0
+    center: Tensor  # (width,) mean pooled state of the training sets
+    axes: Tensor  # (width, components) principal directions, scaled to unit variance
+    extremes: Tensor  # (2, 2) mean and standard deviation of agreement and distance
+    scales: Tensor  # (s,) positive scales
+    weights: Tensor  # (features, s) of the ridge regression of the gain
+    covariance: Tensor  # (features, features); times ``noise[j]`` that of the weights of scale j
+    noise: Tensor  # (s,) residual variances
+    caution: float = 1.0  # standard deviations taken off a gain before it is compared with 0
 
     def features(self, states: Tensor) -> Tensor:
         """Return what the regression reads: (sets, 1 + components + 2)."""
@@ -78,8 +66,7 @@ class Gate:
     def gains(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the gain in answer loss at every scale from states (sets, N, width).
 
-        Returns:
-            Mean and standard deviation, (sets, s) each, in nats per answer token.
+        Mean and standard deviation, (sets, s) each, in nats per answer token.
         """
         rows = self.features(states)
         spread = ((rows @ self.covariance) * rows).sum(-1).clamp_min(0)
@@ -214,10 +201,9 @@ def trial_losses(
     scales: Sequence[float],
     limit: int,
 ) -> tuple[Tensor, Tensor]:
-    """Answer losses of the probes under the base and under the update at each scale.
+    """Return states (N, hidden size) and answer losses of the probes, (1 + scales, probes).
 
-    Returns:
-        States (N, hidden size) and losses (1 + scales, probes), the base first.
+    The first are under the base, the others under the update at each scale.
     """
     states = encode_supports(backbone, base, [trial.support], limit)
     update = predictor.predict(states).row(0)
@@ -243,10 +229,8 @@ def measure_gains(
 ) -> tuple[Tensor, Tensor]:
     """Measure trials of equal size, a file each in `folder`; those that are there are read.
 
-    `identity` is a hash of base and predictor.
-
-    Returns:
-        States (trials, N, hidden size) and losses (trials, 1 + scales, probes).
+    States (trials, N, hidden size) and losses (trials, 1 + scales, probes); `identity` is a hash of
+    base and predictor.
 
     Raises:
         RaggdError: a file in `folder` belongs to another run.

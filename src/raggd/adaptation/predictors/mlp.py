@@ -10,10 +10,9 @@ from raggd.core.low_rank import AdapterSpec, Update, update_from_vector
 
 
 def unit_scales(spec: AdapterSpec, vectors: Tensor) -> Tensor:
-    """Root mean square of each of the six tensors in each layer, over updates (n, spec.size).
+    """Return the root mean square of each of the six tensors in each layer, at least 1e-12.
 
-    Returns:
-        (6, layers), in storage order; at least 1e-12.
+    From updates (n, spec.size): (6, layers), in storage order.
     """
     factors = update_from_vector(spec, vectors.float(), "").factors
     rows = [t.square().mean((0, -2, -1)).sqrt() for f in factors.values() for t in f]

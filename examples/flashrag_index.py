@@ -16,7 +16,7 @@ from typing import Any
 
 from raggd import Settings
 from raggd.records import Hit, Passage, content_id
-from raggd.retrieval import load_encoder
+from raggd.retrieval.encoder import load_encoder
 
 SPARE = 32
 

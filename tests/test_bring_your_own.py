@@ -13,7 +13,7 @@ import pytest
 
 from raggd.assembly import Assembly
 from raggd.records import Passage, Question, RaggdError
-from raggd.retrieval import RetrievalWarning, Retriever
+from raggd.retrieval.base import RetrievalWarning, Retriever
 from raggd.retrieval.bring_your_own import ForeignRetriever, open_named, ranked, wrap_retriever
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import load_settings
@@ -373,7 +373,7 @@ def test_the_example_of_flashrags_indexes(tmp_path: Path, monkeypatch: pytest.Mo
     assert [[hit.passage.id for hit in each] for each in hits] == [["a", "b"], ["c"]]
     assert hits[1][0].passage == Passage("c", TEXTS["c"], "Title c")
     faiss = pytest.importorskip("faiss")
-    from raggd.retrieval import load_encoder
+    from raggd.retrieval.encoder import load_encoder
     from test_retrieval_dense import save_tiny_bert
 
     name = str(save_tiny_bert(tmp_path / "tiny"))

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.records import Hit, Passage, RaggdError
-from raggd.retrieval import Retriever, build_index
-from raggd.retrieval.base import HybridRetriever, fused
-from raggd.retrieval.build import is_indexed
+from raggd.retrieval.base import Retriever, fused
+from raggd.retrieval.build import build_index, is_indexed
+from raggd.retrieval.store import HybridRetriever
 from raggd.settings import RetrievalSettings
 from test_retrieval_dense import CORPUS, save_tiny_bert
 

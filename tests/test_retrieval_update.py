@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from raggd.data import documents
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import RetrievalWarning, bm25, build_index, corpus, store
+from raggd.retrieval import bm25, corpus, store
+from raggd.retrieval.base import RetrievalWarning
 from raggd.retrieval.bm25 import BM25Kind, BM25Retriever
-from raggd.retrieval.build import update_index
+from raggd.retrieval.build import build_index, update_index
 from raggd.retrieval.corpus import Changes
 from raggd.retrieval.dense import DenseRetriever
 from raggd.retrieval.encoder import Encoder, EncoderRules

@@ -5,27 +5,22 @@ from __future__ import annotations
 import re
 import resource
 import sys
-import warnings
-from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from raggd.records import Hit, RaggdError, content_id
-
-if TYPE_CHECKING:
-    from raggd.retrieval.store import PassageStore
+from raggd.records import Hit, RaggdError
 
 Rows = NDArray[np.int64]
 """Row numbers of passages in an index, shape (n,)."""
 
-_GROUP, _MANY = 128, 20
+_GROUP = 128
 
 Count = Callable[[int, int | None], None]
 """Called with the number of passages done and, where it is known, of all passages."""
@@ -51,49 +46,6 @@ class Retriever(Protocol):
         the query.
         """
         ...
-
-
-class StoredRetriever(ABC):
-    """An opened index, which knows how many passages it searches; kinds differ in `_search`."""
-
-    def __init__(self, store: PassageStore, fingerprint: str) -> None:
-        self.store = store
-        # the best passage of each query; None once they are known to differ
-        self._same_top: dict[str, str] | None = {}
-        self.fingerprint = fingerprint
-
-    def __len__(self) -> int:
-        return len(self.store)
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return hits as `Retriever.search` describes them."""
-        check_search(queries, k)
-        found = self._search(queries, k)
-        if self._same_top is not None and len(self) > 1:
-            self._watch(self._same_top, queries, found)
-        return found
-
-    def _watch(
-        self, tops: dict[str, str], queries: Sequence[str], found: Sequence[Sequence[Hit]]
-    ) -> None:
-        # Many different queries with the same best passage: so a tokenizer that does not fit the
-        # corpus, or an encoder without its prefix, looks from outside. It is told once.
-        tops |= {q: hits[0].passage.id for q, hits in zip(queries, found, strict=True) if hits}
-        names = set(tops.values())
-        if len(names) == 1 and len(tops) >= _MANY:
-            warnings.warn(
-                f"the best passage was '{names.pop()}' for all of {len(tops)} different queries: "
-                "check that the corpus is in the language of the queries and holds more than one "
-                "distinct text.",
-                RetrievalWarning,
-                stacklevel=3,
-            )
-            self._same_top = None
-        elif len(names) > 1:
-            self._same_top = None
-
-    @abstractmethod
-    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]: ...
 
 
 def top_k(
@@ -153,24 +105,6 @@ def check_search(queries: Sequence[str], k: int) -> None:
 
 FUSION = 60
 """Holds back the first ranks: the constant of Cormack, Clarke and Buettcher (SIGIR 2009)."""
-
-DEPTH = 100
-"""Passages that each retriever is asked for, at least."""
-
-
-class HybridRetriever(StoredRetriever):
-    """Several retrievers of one corpus, fused by reciprocal ranks; ties go by passage id."""
-
-    def __init__(self, parts: Sequence[StoredRetriever]) -> None:
-        """Take the retrievers, which must be of the same passages."""
-        prints = (part.fingerprint for part in parts)
-        super().__init__(parts[0].store, content_id("hybrid", f"{FUSION} {DEPTH}", *prints))
-        self._parts = parts
-        self._same_top = None  # the parts watch
-
-    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        lists = [part.search(queries, max(k, DEPTH)) for part in self._parts]
-        return [fused(each)[:k] for each in zip(*lists, strict=True)] if queries else []
 
 
 def fused(lists: Sequence[Sequence[Hit]]) -> list[Hit]:

@@ -37,9 +37,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Budget, Count, Rows, StoredRetriever, parse_size, top_k
+from raggd.retrieval.base import Budget, Count, Rows, parse_size, top_k
 from raggd.retrieval.folders import STATE
-from raggd.retrieval.store import PassageStore, mapped, read_rows
+from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 from raggd.retrieval.terms import (
     Keys,
     TermNumbers,

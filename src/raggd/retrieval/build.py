@@ -16,7 +16,7 @@ from raggd.data.documents import Skipped, readers_fingerprint
 from raggd.files import cache_folder, read_json, write_json
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.base import Budget, Count, HybridRetriever, StoredRetriever, parse_size
+from raggd.retrieval.base import Budget, Count, parse_size
 from raggd.retrieval.bm25 import BM25Kind
 from raggd.retrieval.corpus import (
     Changes,
@@ -39,7 +39,13 @@ from raggd.retrieval.folders import (
     publish,
     read_manifest,
 )
-from raggd.retrieval.store import PassageStore, StoredFile, hash_of_files
+from raggd.retrieval.store import (
+    HybridRetriever,
+    PassageStore,
+    StoredFile,
+    StoredRetriever,
+    hash_of_files,
+)
 from raggd.settings import RetrievalSettings
 
 FUSED = ("bm25", "dense")

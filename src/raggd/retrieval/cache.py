@@ -15,8 +15,9 @@ import numpy as np
 
 from raggd.files import cache_folder
 from raggd.records import Hit, RaggdError, content_id
-from raggd.retrieval.base import StoredRetriever, check_search
+from raggd.retrieval.base import check_search
 from raggd.retrieval.folders import MANIFEST, read_manifest
+from raggd.retrieval.store import StoredRetriever
 
 _TABLE = """
 CREATE TABLE IF NOT EXISTS results (

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from raggd.files import read_json, replacing
 from raggd.records import Hit, RaggdError, content_id
-from raggd.retrieval.base import Count, Rows, StoredRetriever, top_k
+from raggd.retrieval.base import Count, Rows, top_k
 from raggd.retrieval.encoder import Encoder, Vectors
 from raggd.retrieval.folders import MANIFEST
-from raggd.retrieval.store import PassageStore, mapped, read_rows
+from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 
 EMBEDDINGS = "embeddings.npy"
 """The vectors of an index: 32-bit floats, shape (passages, width)."""

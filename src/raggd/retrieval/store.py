@@ -1,4 +1,4 @@
-"""Passages on disk: an SQLite file that is written once, and what is known of their files.
+"""Passages on disk, written once, what is known of their files, and the retrievers that read them.
 
 A store is ``passages.sqlite3``, ``rank.npy`` (the place of each row in the order of passage ids,
 shape (passages,)) and ``files.json``: the files of the corpus in order, each with its first row and
@@ -14,6 +14,8 @@ import hashlib
 import json
 import sqlite3
 import threading
+import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -26,8 +28,8 @@ from numpy.typing import NDArray
 
 from raggd.data.documents import corpus_hash
 from raggd.files import read_json, write_json
-from raggd.records import Passage, RaggdError, content_id
-from raggd.retrieval.base import Rows
+from raggd.records import Hit, Passage, RaggdError, content_id
+from raggd.retrieval.base import FUSION, RetrievalWarning, Rows, check_search, fused
 
 FILE = "passages.sqlite3"
 _READING = threading.Lock()
@@ -247,6 +249,70 @@ class PassageStore:
             both.execute("ATTACH DATABASE ? AS old", (str(old.folder / FILE),))
             shared, changed = both.execute(_SHARED, (first,)).fetchone()
         return shared, changed
+
+
+MANY = 20
+"""Different queries with one and the same best passage, from which a retriever warns."""
+DEPTH = 100
+"""Passages that each retriever is asked for, at least."""
+
+
+class StoredRetriever(ABC):
+    """An opened index, which knows how many passages it searches; kinds differ in `_search`."""
+
+    def __init__(self, store: PassageStore, fingerprint: str) -> None:
+        self.store = store
+        # the best passage of each query; None once they are known to differ
+        self._same_top: dict[str, str] | None = {}
+        self.fingerprint = fingerprint
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """Return hits as `Retriever.search` describes them."""
+        check_search(queries, k)
+        found = self._search(queries, k)
+        if self._same_top is not None and len(self) > 1:
+            self._watch(self._same_top, queries, found)
+        return found
+
+    def _watch(
+        self, tops: dict[str, str], queries: Sequence[str], found: Sequence[Sequence[Hit]]
+    ) -> None:
+        # Many different queries with the same best passage: so a tokenizer that does not fit the
+        # corpus, or an encoder without its prefix, looks from outside. It is told once.
+        tops |= {q: hits[0].passage.id for q, hits in zip(queries, found, strict=True) if hits}
+        names = set(tops.values())
+        if len(names) == 1 and len(tops) >= MANY:
+            warnings.warn(
+                f"the best passage was '{names.pop()}' for all of {len(tops)} different queries: "
+                "check that the corpus is in the language of the queries and holds more than one "
+                "distinct text.",
+                RetrievalWarning,
+                stacklevel=3,
+            )
+            self._same_top = None
+        elif len(names) > 1:
+            self._same_top = None
+
+    @abstractmethod
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]: ...
+
+
+class HybridRetriever(StoredRetriever):
+    """Several retrievers of one corpus, fused by reciprocal ranks; ties go by passage id."""
+
+    def __init__(self, parts: Sequence[StoredRetriever]) -> None:
+        """Take the retrievers, which must be of the same passages."""
+        prints = (part.fingerprint for part in parts)
+        super().__init__(parts[0].store, content_id("hybrid", f"{FUSION} {DEPTH}", *prints))
+        self._parts = parts
+        self._same_top = None  # the parts watch
+
+    def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        lists = [part.search(queries, max(k, DEPTH)) for part in self._parts]
+        return [fused(each)[:k] for each in zip(*lists, strict=True)] if queries else []
 
 
 def read_rows(folder: Path, start: int, end: int) -> Iterator[Passage]:

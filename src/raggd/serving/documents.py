@@ -113,11 +113,8 @@ class Documents:
             if self._watched:
                 # noted before reading: a file that is written meanwhile is seen the next time
                 self._state = state_of(self._watched)
-                try:
+                with self._metrics.index_failures.count_exceptions():
                     self.retriever = self._rag.parts.index_of(self._watched).retriever
-                except RaggdError:
-                    self._metrics.index_failures.inc()
-                    raise
             changed = self.retriever.fingerprint != before
             seconds = time.perf_counter() - started
             if changed:

@@ -408,7 +408,7 @@ def test_the_commands(
     assert run_cli("train", "task-mean", *shared, *twice).json()["sets"]["nq"] == 8
 
 
-def test_the_probe_is_of_the_step_it_was_fitted_to(
+def test_the_rule_for_refusals_is_of_the_step_it_was_fitted_to(
     trained: Trained, frozen_backbone: Backbone, tmp_path: Path
 ) -> None:
     record = trained.records["refusals"]
@@ -417,8 +417,8 @@ def test_the_probe_is_of_the_step_it_was_fitted_to(
     parts = parts_with(trained.settings, frozen_backbone)
     method = parts.method("examples")
     assert isinstance(method, ExamplesPrefix)
-    assert method.probe is not None
-    assert parts.method("examples-left").probe is None  # type: ignore[attr-defined]
+    assert method.rule is not None
+    assert parts.method("examples-left").rule is None  # type: ignore[attr-defined]
     for path in trained.weights.glob("*.safetensors"):
         name = "examples.safetensors" if path.stem == "examples-constant" else path.name
         if path.name != "examples.safetensors":

@@ -1,8 +1,7 @@
-"""Learning when to refuse: a linear probe of a middle layer, fitted over lessons.
+"""Learning when to refuse: a line through confidence and coverage, fitted over lessons.
 
 Half of the lessons show evidence that is near but lacks the answer, as many passages as the others.
-The layer is the one that tells best what was not fitted, and the bias lets a given share of the
-answerable questions be refused.
+The bias lets a given share of the answerable questions be refused.
 """
 
 from __future__ import annotations
@@ -17,20 +16,18 @@ from torch import Tensor
 from torch.nn import functional
 
 from raggd.adaptation.following import drawn_pool, pools_of
-from raggd.backbone.refusal import RefusalProbe
+from raggd.backbone.refusal import RefusalRule
 from raggd.data.contracts.families import check_held_out, draw_contract
 from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.prepared import Prepared
 from raggd.data.template import template_of
 
-LESSONS = 600
-WRONGLY = 0.2
+LESSONS = 400
+WRONGLY = 0.1
 """Share of answerable questions that may be refused."""
-PENALTY = 0.3
-"""Of the squared weights of the logistic regression, on standardised states."""
+PENALTY = 0.02
+"""Of the squared weights of the logistic regression, on standardised features."""
 FOLDS = 5
-DEPTHS = (0.4, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75)
-"""Where layers are tried, as shares of the depth."""
 
 
 def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]:
@@ -52,7 +49,7 @@ def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A probe, and what it told of lessons that it was not fitted to.
+    """A rule, and what it told of lessons that it was not fitted to.
 
     Attributes:
         area: under the curve of recall over wrong refusals; 0.5 tells nothing.
@@ -60,20 +57,19 @@ class Fitted:
         wrongly: share of answerable questions that were refused.
     """
 
-    probe: RefusalProbe
+    rule: RefusalRule
     area: float
     recall: float
     wrongly: float
 
 
-def logistic(states: Tensor, wanted: Tensor, penalty: float = PENALTY) -> tuple[Tensor, float]:
-    """Fit log-odds of ``wanted`` (n,) 0 or 1, linear in states (n, d); return weights and bias.
+def logistic(features: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
+    """Fit log-odds of ``wanted`` (n,) 0 or 1, linear in features (n, d); return weights and bias.
 
-    The squared weights are penalised on standardised states; what is returned takes them raw.
+    The squared weights are penalised on standardised features; what is returned takes them raw.
     """
-    states = states.double()
-    mean, scale = states.mean(0), states.std(0) + 1e-6
-    unit, wanted = (states - mean) / scale, wanted.double()
+    mean, scale = features.mean(0), features.std(0) + 1e-6
+    unit, wanted = (features - mean) / scale, wanted.double()
     both = torch.zeros(unit.shape[1] + 1, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([both], max_iter=200, line_search_fn="strong_wolfe")
 
@@ -81,7 +77,7 @@ def logistic(states: Tensor, wanted: Tensor, penalty: float = PENALTY) -> tuple[
         optimizer.zero_grad()
         odds = unit @ both[:-1] + both[-1]
         value = functional.binary_cross_entropy_with_logits(odds, wanted)
-        value = value + penalty * both[:-1].square().sum()
+        value = value + PENALTY * both[:-1].square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
@@ -90,15 +86,15 @@ def logistic(states: Tensor, wanted: Tensor, penalty: float = PENALTY) -> tuple[
     return weights, float(both.detach()[-1] - weights @ mean)
 
 
-def unseen_odds(states: Tensor, wanted: Tensor) -> Tensor:
+def unseen_odds(features: Tensor, wanted: Tensor) -> Tensor:
     """Return the log-odds (n,) of each lesson by a fit to the other folds."""
     order = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(0))
     odds = torch.zeros(len(wanted), dtype=torch.float64)
     for fold in range(FOLDS):
         left = order[fold::FOLDS]
         kept = torch.ones(len(wanted), dtype=torch.bool).index_fill(0, left, False)
-        weights, bias = logistic(states[kept], wanted[kept])
-        odds[left] = states[left].double() @ weights + bias
+        weights, bias = logistic(features[kept], wanted[kept])
+        odds[left] = features[left] @ weights + bias
     return odds
 
 
@@ -108,19 +104,16 @@ def area_under(odds: Tensor, wanted: Tensor) -> float:
     return float(((above > 0).double() + 0.5 * (above == 0).double()).mean())
 
 
-def fit_probe(
-    states: dict[int, Tensor], wanted: Tensor, token: int, wrongly: float = WRONGLY
-) -> Fitted:
-    """Fit a probe to states (n, d) by layer; ``wanted`` (n,) is what is to be refused."""
-    odds = {layer: unseen_odds(found, wanted) for layer, found in states.items()}
-    layer = max(odds, key=lambda at: area_under(odds[at], wanted))
-    weights, bias = logistic(states[layer], wanted)
-    bar = float(odds[layer][~wanted].quantile(1 - wrongly))
-    above = odds[layer] > bar
-    probe = RefusalProbe(layer, weights.float(), bias - bar, token)
+def fit_rule(features: Tensor, wanted: Tensor, token: int, wrongly: float = WRONGLY) -> Fitted:
+    """Fit a rule to confidence and coverage (n, 2), float64; ``wanted`` (n,) is to be refused."""
+    odds = unseen_odds(features, wanted)
+    (confidence, coverage), bias = logistic(features, wanted)
+    bar = float(odds[~wanted].quantile(1 - wrongly))
+    above = odds > bar
+    rule = RefusalRule(float(confidence), float(coverage), bias - bar, token)
     return Fitted(
-        probe,
-        area_under(odds[layer], wanted),
+        rule,
+        area_under(odds, wanted),
         float(above[wanted].double().mean()),
         float(above[~wanted].double().mean()),
     )

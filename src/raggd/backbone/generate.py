@@ -19,7 +19,7 @@ from raggd.backbone.capture import branch, steps_from
 from raggd.backbone.extractive import Extract
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, known_tokens, new_cache
-from raggd.backbone.refusal import RefusalProbe, decided, layer_states
+from raggd.backbone.refusal import RefusalRule, decided
 from raggd.data.prompts import Prompt
 
 SHORTEST_OPENING = 128
@@ -94,7 +94,7 @@ def read_prompts(
     *,
     soft: Tensor | None = None,
     prefixes: Sequence[Prefix | None] = (),
-    probes: Sequence[RefusalProbe | None] = (),
+    rules: Sequence[RefusalRule | None] = (),
 ) -> Reading:
     """Read prompts in one forward pass, keeping keys and values.
 
@@ -104,7 +104,7 @@ def read_prompts(
         soft: (vectors, hidden size) embeddings before every prompt (prompt tuning).
         prefixes: what each prompt begins with, read before; a row whose prompt does not begin
             with its prefix is read in full.
-        probes: of each row, what decides whether its answer begins with a refusal.
+        rules: of each row, for its prompt, what decides whether its answer begins with a refusal.
     """
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
     inputs, cache, start = model_inputs(backbone, batch), new_cache(), 0
@@ -112,18 +112,16 @@ def read_prompts(
         start = max(0, _first_column(prompts, prefixes, batch.tokens.shape[1]))
         if start:
             cache = _known_columns(prefixes, batch.mask.argmax(1), start)
-    probed = sorted({probe.layer for probe in probes if probe})
-    with layer_states(backbone, probed) as states:
-        logits = backbone.model(
-            **{name: tensor[:, start:] for name, tensor in inputs.items()},
-            attention_mask=batch.mask,
-            position_ids=batch.positions[:, start:],
-            **backbone.with_cache(cache),
-            logits_to_keep=last_positions(batch.tokens[:, start:], 1),
-        ).logits[:, -1]
+    logits = backbone.model(
+        **{name: tensor[:, start:] for name, tensor in inputs.items()},
+        attention_mask=batch.mask,
+        position_ids=batch.positions[:, start:],
+        **backbone.with_cache(cache),
+        logits_to_keep=last_positions(batch.tokens[:, start:], 1),
+    ).logits[:, -1]
     logits = logits.float()
-    if probed:
-        logits = decided(logits, states, probes)
+    if any(rules):
+        logits = decided(logits, rules)
     return Reading(cache, logits, batch.mask, batch.positions[:, -1:] + 1)
 
 

@@ -39,12 +39,14 @@ class Prompt:
         answer_tokens: how many of them are the answer's (0 when it is to be generated).
         passages_cut: passages that were shortened or dropped to fit.
         passages: those that it shows.
+        question: that it ends with.
     """
 
     tokens: tuple[int, ...]
     answer_tokens: int
     passages_cut: int
     passages: tuple[Passage, ...] = ()
+    question: str = ""
 
 
 def _heading(passage: Passage, sources: bool) -> str:
@@ -176,7 +178,7 @@ def build_prompt(
             )
         kept = _cut(tokenizer, kept, len(tokens) - room)
     whole = sum(old is new for old, new in zip(passages, kept, strict=False))
-    return Prompt((*tokens, *end), len(end), len(passages) - whole, tuple(kept))
+    return Prompt((*tokens, *end), len(end), len(passages) - whole, tuple(kept), question)
 
 
 def prefix_tokens(

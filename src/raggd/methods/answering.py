@@ -23,11 +23,13 @@ from raggd.backbone.generate import (
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, read_prefix
+from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
 from raggd.data.template import REFUSAL
 from raggd.methods.base import Adapted
 from raggd.records import Passage, RaggdError
+from raggd.retrieval.coverage import coverage
 from raggd.settings import Settings
 
 VERDICTS = ("Yes", "No", "yes", "no")
@@ -166,8 +168,16 @@ def _read(
     opening: Prefix | None,
 ) -> Reading:
     prefixes = [row.prefix or opening for row in rows]
-    probes = [row.probe for row in rows]
-    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes, probes=probes)
+    rules = rules_of(rows, prompts)
+    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes, rules=rules)
+
+
+def rules_of(rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> list[RefusalRule | None]:
+    """Return what decides on refusing, for each row and what its prompt covers of its question."""
+    return [
+        row.rule.covering(coverage(prompt.question, prompt.passages)) if row.rule else None
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
 
 
 def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | None:

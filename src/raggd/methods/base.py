@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 
 from raggd.adaptation.prompt_tuning import SoftPrefix
 from raggd.backbone.prefix import Prefix
-from raggd.backbone.refusal import RefusalProbe
+from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.template import AnswerTemplate
 from raggd.records import Demonstration, Passage, Question, SupportSet
@@ -35,7 +35,7 @@ class Adapted:
         most: tokens that an answer like those of the demonstrations may need; 0: not known.
         refusals: answers of the demonstrations that say that the passages hold none.
         template: what stands around the value of every answer, which the model does not write.
-        probe: decides whether to refuse, where a refusal was shown.
+        rule: decides whether to refuse, where a refusal was shown.
         sources: whether passages are shown with the names of their files, as demonstrations name
             files.
     """
@@ -51,7 +51,7 @@ class Adapted:
     most: int = 0
     refusals: tuple[str, ...] = ()
     template: AnswerTemplate | None = None
-    probe: RefusalProbe | None = None
+    rule: RefusalRule | None = None
     sources: bool = False
 
     def given(self) -> tuple[Demonstration, ...]:

@@ -14,7 +14,7 @@ from raggd.adaptation.predictors.modulation import Modulation, load_modulation, 
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import Prefix, read_prefix
-from raggd.backbone.refusal import RefusalProbe, load_probe
+from raggd.backbone.refusal import RefusalRule, load_rule
 from raggd.core.low_rank import BaseAdapter, Update, load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
 from raggd.data.shown import names_files, refusals_of, without_passages
@@ -45,7 +45,7 @@ class ExamplesPrefix:
         weights: hash of the step's file.
         modulation: turns the step up and down for each set; None for none.
         prefixed: whether the examples stand before the question.
-        probe: decides whether to refuse, where the examples show it; None leaves it to the model.
+        rule: decides whether to refuse, where the examples show it; None leaves it to the model.
         templated: whether the template that the examples settle is taken out and put back.
         instruction: that the examples stand under.
     """
@@ -58,7 +58,7 @@ class ExamplesPrefix:
     weights: str = ""
     modulation: Modulation | None = None
     prefixed: bool = True
-    probe: RefusalProbe | None = None
+    rule: RefusalRule | None = None
     templated: bool = True
     instruction: str = FOLLOW
 
@@ -70,7 +70,7 @@ class ExamplesPrefix:
         hashes = {"base": self.base.fingerprint} if self.base else {}
         hashes |= {"reading": READING} if self.templated else {}
         hashes |= {"examples": self.weights} if self.weights else {}
-        hashes |= {"refusals": self.probe.fingerprint} if self.probe else {}
+        hashes |= {"refusals": self.rule.fingerprint} if self.rule else {}
         ours = self.instruction in {FOLLOW, ""}
         return hashes | ({} if ours else {"instruction": content_id(self.instruction)})
 
@@ -117,7 +117,7 @@ class ExamplesPrefix:
             most=self._most(shown),
             refusals=refusals_of(support.demonstrations),
             template=template,
-            probe=self.probe if template and template.refusals else None,
+            rule=self.rule if template and template.refusals else None,
             sources=names_files(plain),
         )
 
@@ -151,10 +151,9 @@ def build(
     path = weight_file(parts.weights, FILES_OF[name][1]) if step else None
     if path and predict:
         made = load_modulation(path).to(device)
-    probed = parts.weights / REFUSALS_FILE
-    probe = None
-    if path and path.name == EXAMPLES_FILE and template and probed.is_file():
-        probe = load_probe(probed, weights_hash(path))
+    fitted, rule = parts.weights / REFUSALS_FILE, None
+    if path and path.name == EXAMPLES_FILE and template and fitted.is_file():
+        rule = load_rule(fitted, weights_hash(path))
     return ExamplesPrefix(
         name,
         parts.backbone,
@@ -164,7 +163,7 @@ def build(
         weights_hash(path) if path else "",
         made,
         prefix,
-        probe,
+        rule,
         template,
         FOLLOW if step or prefix else "",  # W0 alone knows its own
     )

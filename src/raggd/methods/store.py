@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from raggd.backbone.prefix import Prefix
-from raggd.backbone.refusal import RefusalProbe
+from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import (
     UPDATE_KIND,
     BaseAdapter,
@@ -295,10 +295,7 @@ def write_state(path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> bool:
     rest = {f.name: getattr(adapted, f.name) for f in fields(Adapted) if f.name in _PLAIN}
     rest |= {"shown": [asdict(d) for d in adapted.shown]}
     rest |= {"template": asdict(adapted.template)} if adapted.template else {}
-    if adapted.probe:
-        probe = adapted.probe
-        tensors |= {"probe.weight": probe.weight}
-        rest |= {"probe": {"layer": probe.layer, "bias": probe.bias, "token": probe.token}}
+    rest |= {"rule": asdict(adapted.rule)} if adapted.rule else {}
     about = {
         "kind": UPDATE_KIND if update else STATE_KIND,
         "spec": adapted.base.spec.to_json(),
@@ -330,8 +327,7 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
         rest["shown"] = tuple(map(_shown, rest.get("shown", ())))
         rest["refusals"] = tuple(rest.get("refusals", ()))
         rest["template"] = AnswerTemplate.of(rest["template"]) if rest.get("template") else None
-        if rest.get("probe"):
-            rest["probe"] = RefusalProbe(weight=tensors["probe.weight"], **rest["probe"])
+        rest["rule"] = RefusalRule(**rest["rule"]) if rest.get("rule") else None
         pairs = [[tensors[f"prefix.{i}.{kind}"].to(base.device) for kind in ("keys", "values")]
                  for i in range(base.spec.layers if tokens else 0)]  # fmt: skip
         update = None

@@ -23,7 +23,7 @@ from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import known_tokens, new_cache
 from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
-from raggd.methods.answering import shared_update
+from raggd.methods.answering import rules_of, shared_update
 from raggd.methods.base import Adapted
 from raggd.serving.errors import StoppingError, as_api_error
 from raggd.serving.gate import Metrics
@@ -64,7 +64,7 @@ class RunningBatch:
                 backbone,
                 prompts,
                 prefixes=[state.prefix for state in states],
-                probes=[state.probe for state in states],
+                rules=rules_of(states, prompts),
             )
         parts = [(self._cache, self._mask)] if self._states else []
         self._cache, self._mask = join_caches([*parts, (reading.cache, reading.mask)])

@@ -95,11 +95,6 @@ def test_ratios_are_of_the_same_round_and_leave_the_warm_up_out(
         assert found.ratio != pytest.approx(found.a_ms / found.b_ms), "not a ratio of medians"
 
 
-def test_no_rounds_is_refused() -> None:
-    with pytest.raises(RaggdError, match="at least one round, got 0"):
-        paired(lambda: None, lambda: None, 0)
-
-
 def test_several_works_take_turns_and_keep_their_rounds(clock: FakeClock) -> None:
     works = {name: clock.work(name, [5, 1, 2, 3]) for name in "abc"}
     times = in_turn(works, 3)

@@ -218,8 +218,6 @@ def test_rows_of_a_stack_are_the_updates() -> None:
     assert not torch.equal(case.left.vector(), case.right.vector())
     assert torch.equal(stacked.row(0).vector(), case.left.vector())
     assert torch.equal(stacked.row(1).vector(), case.right.vector())
-    with pytest.raises(RaggdError, match="at least one"):
-        stack_updates([])
 
 
 def test_a_batch_of_updates_behaves_as_each_alone() -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from raggd.data.answers import contains_answer
 from raggd.evaluation.statistics import Interval, bootstrap_interval
 from raggd.methods.spec import FAMILIES, NAMED, SPECS
-from raggd.records import Demonstration, Passage, Prediction, Question, RaggdError, SupportSet
+from raggd.records import Demonstration, Passage, Prediction, Question, SupportSet
 from raggd.report import cost_figure as accuracy
 from raggd.report.build import SmallReport
 from raggd.report.contrasts import Averages, contrasts
@@ -133,11 +133,6 @@ def test_formats_keep_rows_and_cells(rows, bold) -> None:
     assert len(table.to_latex().strip().split("\n")) == len(rows) + 6
 
 
-def test_table_errors() -> None:
-    with pytest.raises(RaggdError, match="row 1 of the table has 1 cells for 2"):
-        Table((Column("a"), Column("b")), (("1", "2"), ("3",)))
-
-
 def test_the_scores_of_a_small_study() -> None:
     shown = block()
     table = scores_table(shown, Averages(500))
@@ -203,6 +198,16 @@ def test_figure_is_self_contained_and_keeps_its_text() -> None:
     assert "RAG-GD: F1" in root.attrib["aria-label"]
     ids = re.findall(r' id="([^"]+)"', svg)
     assert len(ids) == len(set(ids))
+
+
+def test_a_hostile_name_is_text_in_a_figure() -> None:
+    svg = cost_figure(replace(block(), backbone=EVIL), average)
+    root = ElementTree.fromstring(svg)
+    assert any(EVIL in text for text in texts(svg))
+    assert EVIL in root.attrib["aria-label"]
+    assert {node.tag for node in root.iter()} == {
+        node.tag for node in ElementTree.fromstring(cost_figure(block(), average)).iter()
+    }
 
 
 def test_figure_follows_the_numbers_and_nothing_else() -> None:
@@ -428,28 +433,6 @@ def test_page_without_the_optional_parts() -> None:
     assert not outline.all("article")
     assert not outline.all("form")
     assert len(outline.all("table")) == 1
-
-
-def test_a_figure_that_holds_more_than_a_drawing_is_refused() -> None:
-    for bad in (
-        "<p>no</p>",
-        "<svg><script>1</script></svg>",
-        "<svg onload='x()'></svg>",
-        "<svg><a/></svg>",
-        "<svg><text style='fill:URL( x.png)'/></svg>",
-        "<svg><use href='https://x.org/a.svg'/></svg>",
-        "<svg></svg><p>",
-        "<svg><style>@import 'x'</style></svg>",
-        "<svg style='fill:url(x.png)'></svg>",
-        "<svg><foreignObject/></svg>",
-        "<svg><p></svg>",
-        "<svg><text><![CDATA[x]]></text></svg>",
-    ):
-        with pytest.raises(RaggdError, match="figure cannot be put into the page"):
-            study_page(
-                title="x", lead="y", sections=[Section("one", "One", (), [bad])], methods=[],
-                settings={},
-            )  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -259,10 +259,8 @@ def stack_updates(updates: Sequence[Update]) -> Update:
     """Batch single updates of one base along a new leading axis.
 
     Raises:
-        RaggdError: there are none, or they start from different bases.
+        RaggdError: they start from different bases.
     """
-    if not updates:
-        raise RaggdError("no updates to stack: expected at least one.")
     if len({u.base for u in updates}) > 1:
         raise RaggdError(
             f"cannot batch updates of different bases: {sorted({u.base for u in updates})}."

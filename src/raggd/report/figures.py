@@ -274,7 +274,7 @@ def heat_map(name: str, record: Mapping[str, Any]) -> str:
         axes[-1].set_xlabel("layer, input to output")
         bar = figure.colorbar(drawn, ax=axes, label="cosine", aspect=30)
         if bar.solids is not None:
-            bar.solids.set_rasterized(False)  # an image is refused by the page
+            bar.solids.set_rasterized(False)  # the page shows no images
         means = [(title, sum(map(sum, rows)) / sum(map(len, rows))) for title, rows in found]
         said = "; ".join(f"{title}: mean {mean:.2f}" for title, mean in means)
         return to_svg(figure, f"Predicted and true update by place, {name}", said)

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raggd.evaluation.statistics import Interval
-from raggd.records import RaggdError
 
 Align = Literal["left", "right", "center"]
 NOTHING = "–"
@@ -56,14 +55,6 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[str]]
     caption: str = ""
-
-    def __post_init__(self) -> None:
-        for number, row in enumerate(self.rows):
-            if len(row) != len(self.columns):
-                raise RaggdError(
-                    f"row {number} of the table has {len(row)} cells for {len(self.columns)} "
-                    "columns: give one for each."
-                )
 
     def _lines(
         self, escape: Callable[[str], str], mark: Callable[[str], str]

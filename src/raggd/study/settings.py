@@ -68,8 +68,6 @@ class StudySettings(Settings):
 
     def run_settings(self, backbone: str, retriever: str, seed: int) -> Settings:
         """Return the settings of one run, given labels of backbone and retriever, and a seed."""
-        require_known("backbone", backbone, [entry.name for entry in self.backbones])
-        require_known("retriever", retriever, [entry.name for entry in self.retrievers])
         entry = next(b for b in self.backbones if b.name == backbone)
         found = next(r for r in self.retrievers if r.name == retriever)
         settings = Settings(**{name: getattr(self, name) for name in Settings.model_fields})

@@ -189,7 +189,7 @@ def test_how_a_chat_is_read() -> None:
         turn("user", "d"),
     ]
     chat = ChatRequest(model="base", messages=turns)
-    assert turns_of(chat.messages) == ("d", (("a\nb", "c"),))
+    assert turns_of(chat.messages) == ("be brief\nin German", "d", (("a\nb", "c"),))
     with pytest.raises(ApiError, match="'user' last"):
         turns_of(ChatRequest(model="base", messages=turns[:5]).messages)
 

@@ -205,10 +205,7 @@ def _own_routes(app: FastAPI, service: Service) -> None:
 def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> Gate:
     """Build the ASGI application; it closes the service when it shuts down.
 
-    Args:
-        service: what answers.
-        keys: of those who may ask; None lets everyone in.
-        local: whether it is served on this machine only.
+    Without `keys` everyone is let in; `local` says whether it is served on this machine only.
     """
 
     @asynccontextmanager
@@ -261,16 +258,27 @@ def bind(settings: ServingSettings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    # A signal ends the server well: requests in progress are finished, and the exit code is 0.
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
+        self._refreshing = set[asyncio.Task[None]]()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # A signal ends it well: requests in progress are finished, and the exit code is 0.
         self._service.stopping = True
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._refresh)
+        await super().serve(sockets)
+
+    def _refresh(self) -> None:
+        task = asyncio.create_task(self._service.documents.refresh_or_warn())
+        self._refreshing.add(task)
+        task.add_done_callback(self._refreshing.discard)
 
 
 def _log_to_stderr() -> None:
@@ -285,39 +293,20 @@ def _log_to_stderr() -> None:
 def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
     """Serve until a signal comes; the settings of `rag` say where.
 
-    Args:
-        rag: what to serve.
-        keys: of those who may ask; None lets everyone in.
-        ready: called with the server's address once everything is loaded.
+    Without `keys` everyone is let in; `ready` is told the address once everything is loaded.
     """
     settings = rag.parts.settings.serving
-    taken = bind(settings)
-    _log_to_stderr()
-    try:
+    with bind(settings) as taken:
+        _log_to_stderr()
         service = Service(rag, threads=leave_one())
-    except BaseException:
-        taken.close()
-        raise
-    config = uvicorn.Config(
-        create_app(service, keys, local=is_local(settings.host)),
-        log_config=None,
-        access_log=False,
-        lifespan="on",
-        timeout_graceful_shutdown=int(settings.timeout_s) + 1,
-        timeout_keep_alive=30,
-    )
-    host, port = taken.getsockname()[:2]
-    ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    asyncio.run(_serve(_Server(config, service), taken, service))
-
-
-async def _serve(server: uvicorn.Server, taken: socket.socket, service: Service) -> None:
-    loop, refreshing = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-
-    def refresh() -> None:
-        refreshing.add(task := asyncio.create_task(service.documents.refresh_or_warn()))
-        task.add_done_callback(refreshing.discard)
-
-    if hasattr(signal, "SIGHUP"):
-        loop.add_signal_handler(signal.SIGHUP, refresh)
-    await server.serve(sockets=[taken])
+        config = uvicorn.Config(
+            create_app(service, keys, local=is_local(settings.host)),
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            timeout_graceful_shutdown=int(settings.timeout_s) + 1,
+            timeout_keep_alive=30,
+        )
+        host, port = taken.getsockname()[:2]
+        ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+        asyncio.run(_Server(config, service).serve([taken]))

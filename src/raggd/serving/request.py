@@ -49,8 +49,8 @@ NO_HIT = "No passage shares a word with the question. (raggd.guess asks the mode
 GONE = ApiError(499, "client_closed_request", "the client closed the connection.")
 
 
-def turns_of(messages: list[Message]) -> tuple[str, tuple[Exchange, ...]]:
-    """Return the question of a chat, and the earlier ones with their answers.
+def turns_of(messages: list[Message]) -> tuple[str, str, tuple[Exchange, ...]]:
+    """Return what system and developer say, the question, and earlier ones with their answers.
 
     Raises:
         BadRequestError: the last turn is not the user's.
@@ -67,8 +67,9 @@ def turns_of(messages: list[Message]) -> tuple[str, tuple[Exchange, ...]]:
         raise BadRequestError(
             "expected a message with the role 'user' last: the question.", "messages"
         )
+    said = "\n".join(m.text for m in messages if m.role in {"system", "developer"})
     texts = [text for _, text in turns]
-    return texts[-1], tuple(zip(texts[:-1:2], texts[1::2], strict=True))
+    return said, texts[-1], tuple(zip(texts[:-1:2], texts[1::2], strict=True))
 
 
 class Request(Response):
@@ -317,12 +318,11 @@ class Chat(Request):
         most, newer = body.max_tokens, body.max_completion_tokens
         if None not in {most, newer} and most != newer:
             raise BadRequestError("max_tokens and max_completion_tokens differ: leave one out.")
-        question, earlier = turns_of(body.messages)
+        said, question, earlier = turns_of(body.messages)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         super().__init__(service, body, [question], newer or most, logprobs)
         self.earlier = earlier
-        said = [m.text for m in body.messages if m.role in {"system", "developer"}]
-        self.instruction = "\n".join(filter(None, (*said, self.instruction)))
+        self.instruction = "\n".join(filter(None, (said, self.instruction)))
         if body.response_format and body.response_format.type != "text":
             self.format = body.response_format
 

@@ -284,11 +284,14 @@ class Service:
         method = self.rag.method(instruction=instruction)
         # what a request brings along, examples or instruction, is never written to disk
         stored = self.store.file(support.id).is_file() and not instruction
-        base = self.base if stored else None
 
-        def adapt() -> Adapted:  # unless it was done for another request, meanwhile
-            with self.metrics.adaptation.time():
-                return self.store.adapt(method, [support], self.rag.identity, base)[0]
+        def adapt() -> Adapted:
+            made = self.store.find(key, None)  # for another request, meanwhile
+            if made is None:
+                with self.metrics.adaptation.time():
+                    made = method.adapt([support])[0]
+                self.store.put(key, made, on_disk=stored)
+            return made
 
         adapted = await asyncio.wrap_future(self.scheduler.run(adapt))
         return adapted, since(started)

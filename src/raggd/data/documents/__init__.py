@@ -98,15 +98,12 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
 
 
 def _single(path: Path) -> SourceFile:
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise RaggdError(
-            f"no corpus at {shown_name(path)} ({error.strerror}): give a file or a folder of files."
-        ) from error
-    if not stat.S_ISREG(state.st_mode):
-        raise RaggdError(f"{shown_name(path)} is no regular file: give a file or a folder.")
-    return SourceFile(path, shown_name(Path(path.name)), state.st_size, state.st_mtime_ns)
+    skipped: list[Skipped] = []
+    for file in _regular(path, shown_name(Path(path.name)), skipped):
+        return file
+    raise RaggdError(
+        f"no corpus at {shown_name(path)} ({skipped[0].reason}): give a file or a folder of files."
+    )
 
 
 def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:

@@ -342,7 +342,10 @@ def test_examples_are_read_once_under_each_instruction(
     parts = tiny_parts(tmp_path, frozen_backbone)
     random_update(parts.base).save(parts.weights / EXAMPLES_FILE)
     with running(parts) as server, server.client() as client:
-        body = {"demonstrations": demonstrations(0)}
+        # answers in words that stand in no passage: the model chooses its own
+        words = ("salt honey", "old red bird")
+        pairs = zip(demonstrations(0), words, strict=True)
+        body = {"demonstrations": [{**shown, "answer": answer} for shown, answer in pairs]}
         model = client.post("/v1/supports", json=body).json()["model"]
         texts = []
         for said in ("the big fish eats honey", "in few words", "in few words"):

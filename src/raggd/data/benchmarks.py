@@ -98,8 +98,12 @@ def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
 
 
 def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str]:
-    """Return the benchmarks that a setting names, checked by `known_names`."""
-    return known_names("benchmark", names, list(BENCHMARKS | files_in(source)))
+    """Return the benchmarks that a setting names, checked by `known_names`.
+
+    A folder that is not there holds none; that it is missing is said when it is read.
+    """
+    there = files_in(source) if Path(source).is_dir() else {}
+    return known_names("benchmark", names, list(BENCHMARKS | there))
 
 
 def find_file(source: str | Path, name: str, split: str) -> Path | None:

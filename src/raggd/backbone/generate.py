@@ -28,19 +28,12 @@ SHORTEST_OPENING = 128
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Prompts that the model has read; `decode` and `score` leave it as it is.
+    """Prompts that the model has read; `decode` and `score` leave it as it is."""
 
-    Attributes:
-        cache: keys and values of all positions.
-        logits: (rows, vocabulary) after each prompt's last token, float32.
-        mask: (rows, length), 1 on real tokens.
-        following: (rows, 1), position id of the next token.
-    """
-
-    cache: Any
-    logits: Tensor
-    mask: Tensor
-    following: Tensor
+    cache: Any  # keys and values of all positions
+    logits: Tensor  # (rows, vocabulary) after each prompt's last token, float32
+    mask: Tensor  # (rows, length), 1 on real tokens
+    following: Tensor  # (rows, 1), position id of the next token
 
 
 def clean_answer(text: str, *, lines: bool = False) -> str:
@@ -96,15 +89,11 @@ def read_prompts(
     prefixes: Sequence[Prefix | None] = (),
     rules: Sequence[RefusalRule | None] = (),
 ) -> Reading:
-    """Read prompts in one forward pass, keeping keys and values.
+    """Read prompts without answers in one forward pass, keeping keys and values.
 
-    Args:
-        backbone: inside or outside `attach`; row i is read with row i of a batched update.
-        prompts: without answers.
-        soft: (vectors, hidden size) embeddings before every prompt (prompt tuning).
-        prefixes: what each prompt begins with, read before; a row whose prompt does not begin
-            with its prefix is read in full.
-        rules: of each row, for its prompt, what decides whether its answer begins with a refusal.
+    Inside `attach`, row i is read with row i of a batched update. `soft` are embeddings (vectors,
+    hidden size) before every prompt (prompt tuning); a row whose prompt does not begin with its
+    prefix is read in full; a row's rule decides whether its answer begins with a refusal.
     """
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
     inputs, cache, start = model_inputs(backbone, batch), new_cache(), 0

@@ -20,39 +20,21 @@ from raggd.records import Demonstration, Passage, Question, SupportSet
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """What a question is answered with.
+    """What a question is answered with."""
 
-    Attributes:
-        base: the adapter in use; None for the bare backbone.
-        update: a single step from that base; None for none.
-        reads_evidence: whether the passages go into the prompt.
-        shown: demonstrations placed before the question (few shot).
-        soft: embeddings placed before the prompt (prompt tuning).
-        prefix: the demonstrations as keys and values, read before; `shown` is what they were
-            read from.
-        instruction: how to answer, in place of the built-in wording; empty keeps that.
-        lines: whether an answer may have several lines, as those of the demonstrations have.
-        most: tokens that an answer like those of the demonstrations may need; 0: not known.
-        refusals: answers of the demonstrations that say that the passages hold none.
-        template: what stands around the value of every answer, which the model does not write.
-        rule: decides whether to refuse, where a refusal was shown.
-        sources: whether passages are shown with the names of their files, as demonstrations name
-            files.
-    """
-
-    base: BaseAdapter | None = None
-    update: Update | None = None
-    reads_evidence: bool = True
-    shown: tuple[Demonstration, ...] = ()
-    soft: SoftPrefix | None = None
-    prefix: Prefix | None = None
-    instruction: str = ""
-    lines: bool = False
-    most: int = 0
-    refusals: tuple[str, ...] = ()
-    template: AnswerTemplate | None = None
-    rule: RefusalRule | None = None
-    sources: bool = False
+    base: BaseAdapter | None = None  # the adapter in use; None for the bare backbone
+    update: Update | None = None  # a single step from that base; None for none
+    reads_evidence: bool = True  # whether the passages go into the prompt
+    shown: tuple[Demonstration, ...] = ()  # demonstrations placed before the question (few shot)
+    soft: SoftPrefix | None = None  # embeddings placed before the prompt (prompt tuning)
+    prefix: Prefix | None = None  # the demonstrations as keys and values, read from `shown`
+    instruction: str = ""  # how to answer, in place of the built-in wording; empty keeps that
+    lines: bool = False  # whether an answer may have several lines, as those shown have
+    most: int = 0  # tokens that an answer like those of the demonstrations may need; 0: not known
+    refusals: tuple[str, ...] = ()  # answers shown that say that the passages hold none
+    template: AnswerTemplate | None = None  # stands around every value; the model does not write it
+    rule: RefusalRule | None = None  # decides whether to refuse, where a refusal was shown
+    sources: bool = False  # whether passages are shown with the names of their files
 
     def given(self) -> tuple[Demonstration, ...]:
         """Return the demonstrations shown, with their answers as they were given."""

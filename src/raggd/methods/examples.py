@@ -36,31 +36,20 @@ ROOM, LEAST = 2, 8
 
 @dataclass(frozen=True, slots=True)
 class ExamplesPrefix:
-    """Reads each support set once and answers in the way that it shows.
-
-    Attributes:
-        base: W0; None for the bare backbone.
-        step: from W0, trained to follow examples; None for none.
-        limit: most tokens of a prefix.
-        weights: hash of the step's file.
-        modulation: turns the step up and down for each set; None for none.
-        prefixed: whether the examples stand before the question.
-        rule: decides whether to refuse, where the examples show it; None leaves it to the model.
-        templated: whether the template that the examples settle is taken out and put back.
-        instruction: that the examples stand under.
-    """
+    """Reads each support set once and answers in the way that it shows."""
 
     name: str
     backbone: Backbone
-    base: BaseAdapter | None
-    step: Update | None
-    limit: int
-    weights: str = ""
-    modulation: Modulation | None = None
-    prefixed: bool = True
+    base: BaseAdapter | None  # W0; None for the bare backbone
+    step: Update | None  # from W0, trained to follow examples; None for none
+    limit: int  # most tokens of a prefix
+    weights: str = ""  # hash of the step's file
+    modulation: Modulation | None = None  # turns the step up and down for each set; None for none
+    prefixed: bool = True  # whether the examples stand before the question
+    # decides whether to refuse, where the examples show it; None leaves it to the model
     rule: RefusalRule | None = None
-    templated: bool = True
-    instruction: str = FOLLOW
+    templated: bool = True  # whether the template that they settle is taken out and put back
+    instruction: str = FOLLOW  # that the examples stand under
 
     adapts = True
 

@@ -51,40 +51,24 @@ FAMILIES = {
 
 @dataclass(frozen=True, slots=True)
 class MethodSpec:
-    """A row of the table.
+    """A row of the table."""
 
-    Attributes:
-        builder: ``module:function`` below `raggd.methods`, called with the parts of a run and this
-            row; empty for what only a report names.
-        label: its name in tables and figures.
-        family: of `FAMILIES`.
-        mark: matplotlib's marker in figures of cost and accuracy.
-        explanation: what it does, for a reader who does not know the paper.
-        files: of the weights folder, each with the command that makes it.
-        options: further arguments of the builder.
-        shown: whether demonstrations stand in the prompt.
-        encoded: whether demonstrations are read for a predictor.
-        gradient_steps: made at test time; 0: as many as `target.steps` says; None: none.
-        imitates: K of the targets that its update is compared with, likewise.
-        compared_with: methods that a study contrasts it with; one family for Holm's rule.
-        control: the method trained as it is, with one result for all demonstrations.
-        headline: whether short tables and the evaluation's default hold it.
-    """
-
+    # ``module:function`` below `raggd.methods`, called with the parts of a run and this row; empty
+    # for what only a report names
     builder: str
-    label: str
-    family: str
-    mark: str
-    explanation: str
-    files: Mapping[str, str] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    shown: bool = False
-    encoded: bool = False
-    gradient_steps: int | None = None
-    imitates: int | None = None
-    compared_with: tuple[str, ...] = ()
-    control: str = ""
-    headline: bool = False
+    label: str  # its name in tables and figures
+    family: str  # of `FAMILIES`
+    mark: str  # matplotlib's marker in figures of cost and accuracy
+    explanation: str  # what it does, for a reader who does not know the paper
+    files: Mapping[str, str] = field(default_factory=dict)  # weights, with what makes each
+    options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the builder
+    shown: bool = False  # whether demonstrations stand in the prompt
+    encoded: bool = False  # whether demonstrations are read for a predictor
+    gradient_steps: int | None = None  # at test time; 0: as `target.steps` says; None: none
+    imitates: int | None = None  # K of the targets that its update is compared with, likewise
+    compared_with: tuple[str, ...] = ()  # in a study; one family for Holm's rule
+    control: str = ""  # the method trained as it is, with one result for all demonstrations
+    headline: bool = False  # whether short tables and the evaluation's default hold it
 
 
 _BASE = {BASE_FILE: "raggd train base"}

@@ -24,6 +24,7 @@ from raggd.core.low_rank import (
     UPDATE_KIND,
     BaseAdapter,
     Update,
+    check_base,
     check_shapes,
     factors_of,
     tensors_of,
@@ -317,11 +318,7 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
     tensors, about = load_tensors(path)
     if about.get("kind") not in {UPDATE_KIND, STATE_KIND}:
         raise RaggdError(f"{path} is not a raggd update or adapted state: `rag.save` writes one.")
-    if about["base"] != base.fingerprint:
-        raise RaggdError(
-            f"{path} starts from base adapter {about['base']}, but the one in use is "
-            f"{base.fingerprint}: adapt again."
-        )
+    check_base(base, about["base"], str(path), "adapt again")
     try:
         rest, tokens = json.loads(about.get("state", "{}")), json.loads(about.get("tokens", "[]"))
         rest["shown"] = tuple(map(_shown, rest.get("shown", ())))

@@ -33,7 +33,6 @@ from raggd.retrieval.encoder import load_encoder
 from raggd.retrieval.folders import (
     STATE,
     building,
-    check_replaceable,
     clear,
     open_folder,
     publish,
@@ -95,7 +94,6 @@ def _old_version(folder: Path, kind: Kind) -> _Old | None:
 
 def update_index(corpus: Corpus, folder: Path, kind: Kind, progress: Progress = silent) -> Index:
     """Return the index of a corpus, made or brought up to date; arguments as `build_index`'s."""
-    check_replaceable(folder)
     listing = look_at(corpus)
     changes = None
     if not _is_there(listing, folder, kind):

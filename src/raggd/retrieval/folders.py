@@ -77,23 +77,6 @@ def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], 
         return found
 
 
-def check_replaceable(folder: Path) -> None:
-    """Refuse to write an index over something that is not one.
-
-    Raises:
-        RaggdError: the path is a file, or a folder with other content than an index.
-    """
-    if not folder.exists() or (folder / MANIFEST).is_file():
-        return
-    if not folder.is_dir():
-        raise RaggdError(f"cannot write an index to {folder}: it is a file. Name a new folder.")
-    if any(not entry.name.startswith("data-") for entry in folder.iterdir()):
-        raise RaggdError(
-            f"cannot write an index to {folder}: the folder holds other files, which would be "
-            "lost. Name a new folder."
-        )
-
-
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """Yield the folder ``.NAME.partial`` to build in, for one process at a time; others wait.
@@ -102,9 +85,15 @@ def building(folder: Path) -> Iterator[Path]:
     where there is something to go on from.
 
     Raises:
-        RaggdError: the folder cannot be written.
+        RaggdError: something that is no index stands there, or the folder cannot be written.
     """
-    check_replaceable(folder)
+    if folder.exists() and not (folder / MANIFEST).is_file():
+        left = folder.glob("*") if folder.is_dir() else [folder]
+        if any(not entry.name.startswith("data-") for entry in left):
+            raise RaggdError(
+                f"cannot write an index to {folder}: it is a file, or holds other files, which "
+                "would be lost. Name a new folder."
+            )
     work = folder.with_name(f".{folder.name}.partial")
     try:
         with _locked(work):

@@ -33,14 +33,19 @@ FUSED_NAMES = ("qkv_proj", "c_attn", "query_key_value", "Wqkv", "qkv")
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A frozen causal LM with its tokenizer and its q, k, v modules by layer."""
+    """A frozen causal LM with its tokenizer and its q, k, v modules by layer.
+
+    Attributes:
+        model: the Hugging Face model, in eval mode, no parameter requires a gradient.
+        projections: for ``q``, ``k``, ``v`` the linear modules, first layer first.
+        fingerprint: what decides an answer besides an adapter, see `identity`; adapters name it.
+    """
 
     name: str
-    model: Any  # the Hugging Face model, in eval mode, no parameter requires a gradient
+    model: Any
     tokenizer: Any
-    # for ``q``, ``k``, ``v`` the linear modules, first layer first
     projections: dict[str, list[nn.Module]]
-    fingerprint: str  # what decides an answer besides an adapter, see `identity`; adapters name it
+    fingerprint: str
 
     @property
     def device(self) -> torch.device:

@@ -14,10 +14,8 @@ from raggd.core.low_rank import PROJECTIONS, BaseAdapter, Factors, Update, effec
 class Space(StrEnum):
     """Where updates are compared."""
 
-    product = "product"
-    """The change of the effective weight, ``(B+dB)(A+dA) - BA``."""
-    factor = "factor"
-    """The steps dA and dB themselves, taken together as one vector per layer."""
+    product = "product"  # the change of the effective weight, ``(B+dB)(A+dA) - BA``
+    factor = "factor"  # the steps dA and dB themselves, taken together as one vector per layer
 
 
 def _products(

@@ -68,13 +68,19 @@ def concat(parts: Sequence[Factors]) -> Factors:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """Shape of an interface: how many layers, which widths, rank and scale."""
+    """Shape of an interface: how many layers, which widths, rank and scale.
+
+    Attributes:
+        d_in: width of the input of q, k and v (the hidden size).
+        d_out: output widths of q, k and v, in that order.
+        alpha: LoRA's alpha; products are scaled by alpha / rank.
+    """
 
     layers: int
-    d_in: int  # width of the input of q, k and v (the hidden size)
-    d_out: tuple[int, int, int]  # output widths of q, k and v, in that order
+    d_in: int
+    d_out: tuple[int, int, int]
     rank: int
-    alpha: float  # LoRA's alpha; products are scaled by alpha / rank
+    alpha: float
 
     @property
     def scaling(self) -> float:
@@ -136,11 +142,15 @@ def check_shapes(spec: AdapterSpec, tensors: Mapping[str, Tensor], what: str) ->
 
 @dataclass(frozen=True)
 class BaseAdapter:
-    """The shared interface W0: factors per projection, layers stacked."""
+    """The shared interface W0: factors per projection, layers stacked.
+
+    Attributes:
+        backbone: fingerprint of the backbone that it was trained with.
+    """
 
     spec: AdapterSpec
     factors: Mapping[str, Factors]
-    backbone: str  # fingerprint of the backbone that it was trained with
+    backbone: str
 
     def __post_init__(self) -> None:
         check_shapes(self.spec, tensors_of(self.factors), "base adapter")
@@ -176,11 +186,16 @@ class BaseAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A step (dA, dB) in factor coordinates from one named base; may carry a leading batch axis."""
+    """A step (dA, dB) in factor coordinates from one named base; may carry a leading batch axis.
+
+    Attributes:
+        factors: dA as ``a``, dB as ``b``, per projection.
+        base: fingerprint of the base adapter that it starts from.
+    """
 
     spec: AdapterSpec
-    factors: Mapping[str, Factors]  # dA as ``a``, dB as ``b``, per projection
-    base: str  # fingerprint of the base adapter that it starts from
+    factors: Mapping[str, Factors]
+    base: str
 
     @property
     def rows(self) -> int | None:

@@ -101,12 +101,9 @@ _WHERE = ("interface", "documents", "layers", "input_range")
 class Verdict(StrEnum):
     """What a number of ours is beside the authors'."""
 
-    agrees = "agrees"
-    """Within the tolerance."""
-    below = "lower than theirs"
-    """A trained loss below theirs by more than that: training found more."""
-    missed = "missed"
-    """Anything else."""
+    agrees = "agrees"  # within the tolerance
+    below = "lower than theirs"  # a trained loss below theirs by more: training found more
+    missed = "missed"  # anything else
 
 
 class Published(NamedTuple):

@@ -26,10 +26,8 @@ from raggd.core.inner_sgd import inner_sgd
 class Interface(StrEnum):
     """How documents enter."""
 
-    projection = "projection"
-    """Document features stand beside the query in the token."""
-    dot_product = "dot-product"
-    """The query attends to the documents."""
+    projection = "projection"  # document features stand beside the query in the token
+    dot_product = "dot-product"  # the query attends to the documents
 
 
 class Examples(NamedTuple):

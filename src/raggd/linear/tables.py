@@ -30,14 +30,10 @@ SPLITS = {
 class Normalisation(StrEnum):
     """What is done to each input feature; all constants come from the training rows."""
 
-    z_score = "z-score"
-    """Mean 0, standard deviation 1."""
-    min_max = "min-max"
-    """Smallest training value 0, largest 1."""
-    rank = "rank"
-    """Share of training rows below (ties: half of the equal ones), in [0, 1]."""
-    tanh = "tanh"
-    """Hyperbolic tangent of the z-score."""
+    z_score = "z-score"  # mean 0, standard deviation 1
+    min_max = "min-max"  # smallest training value 0, largest 1
+    rank = "rank"  # share of training rows below (ties: half of the equal ones), in [0, 1]
+    tanh = "tanh"  # hyperbolic tangent of the z-score
 
 
 def _z_score(x: Tensor, train: Tensor) -> Tensor:

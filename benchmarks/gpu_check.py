@@ -131,14 +131,14 @@ def prices(plan: Plan, dtype: str) -> dict[str, Any]:
 
     from raggd.backbone.shapes import random_backbone
     from raggd.evaluation.price import Lengths, measure_price, random_weights
+    from raggd.progress import silent
     from raggd.settings import BackboneSettings
 
     card = torch.cuda.is_available()
     backbone = random_backbone(plan.shape, BackboneSettings(dtype=dtype))
     base, predictor = random_weights(backbone)
-    found = measure_price(
-        backbone, base, predictor, Lengths(**plan.lengths), plan.rounds, lambda _: None
-    )
+    lengths = Lengths(**plan.lengths)
+    found = measure_price(backbone, base, predictor, lengths, plan.rounds, silent)
     peak = torch.cuda.max_memory_allocated() / 1e9 if card else None
     return {**found, "peak_gb": peak}
 

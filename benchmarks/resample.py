@@ -73,7 +73,7 @@ def main(
 ) -> None:
     """Write a large corpus of real sentences put together anew."""
     with progress_bar() as bar:
-        bar.say(f"putting sentences together to {passages} passages")
+        bar(f"putting sentences together to {passages} passages", 0, None)
         size = write_resampled(read_passages(corpus), passages, out, seed)
     result = {"passages": passages, "bytes": size, "seed": seed, "file": str(out)}
     show(result, as_json, f"{passages} passages, {size / 1e6:.1f} MB: {out}")

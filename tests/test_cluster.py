@@ -29,6 +29,7 @@ from raggd.cluster.runs import (
     run_targets_on,
 )
 from raggd.cluster.workers import ClusterOptions, Scheduler, Worker, check_worker, workers
+from raggd.progress import silent
 from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.settings import changed, load_settings
@@ -42,14 +43,6 @@ from workflow_fixtures import run_cli, settings_text, stage
 
 METHODS = ("query-only", "base", "tt-sgd", "rag-gd")
 SRC = Path(__file__).resolve().parents[1] / "src"
-
-
-class Silent:
-    """A progress that shows nothing."""
-
-    def __call__(self, *_: object) -> None: ...
-
-    def say(self, _: str) -> None: ...
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +65,7 @@ def study_file(world: World) -> Path:
 def whole(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study as one process runs it."""
     out = tmp_path_factory.mktemp("whole")
-    run_study(load_study(study_file), out, Part(), Silent())
+    run_study(load_study(study_file), out, Part(), silent)
     return out
 
 
@@ -141,13 +134,13 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(
     total = len(part_files(whole))
     assert 4 <= len(saved) < total, "the driver was to die in the middle"
     assert not read_records(out)
-    found = run_study_on(load_study(study_file), out, Part(), ClusterOptions(address, 2), Silent())
+    found = run_study_on(load_study(study_file), out, Part(), ClusterOptions(address, 2), silent)
     assert found["complete"] == found["cells"]
     assert found["cluster"]["computed"] == total - len(saved)
     assert {path: path.stat().st_mtime_ns for path in saved} == saved, "computed twice"
     assert len(part_files(out)) == total
     assert lasting(read_records(out)) == lasting(read_records(whole))
-    again = run_study_on(load_study(study_file), out, Part(), ClusterOptions(address, 2), Silent())
+    again = run_study_on(load_study(study_file), out, Part(), ClusterOptions(address, 2), silent)
     assert (again["now"], again["cluster"]["parts"]) == (0, 0)
 
 
@@ -162,7 +155,7 @@ def test_workers_that_keep_dying_are_given_up(address: str) -> None:
             return task * 2
 
     got: list[Any] = []
-    with workers(ClusterOptions(address, 1), Silent(), Fragile) as scheduler:
+    with workers(ClusterOptions(address, 1), silent, Fragile) as scheduler:
         scheduler.check({})
         with pytest.raises(RaggdError, match="3 workers died over deadly"):
             scheduler.run(["a", "deadly", "b"], lambda _, result: got.append(result), str)
@@ -205,7 +198,7 @@ def test_a_worker_computes_what_no_longer_fits_and_keeps_the_rest(
     whole: Path, study_file: Path
 ) -> None:
     study = load_study(study_file)
-    runner = StudyRunner(study, whole, Silent())
+    runner = StudyRunner(study, whole, silent)
     cells = [cell for cell in all_cells(study) if cell.method == "rag-gd"][:1]
     (first, second) = _tasks(runner, cells)
     worker = StudyWorker(study, cells, "", 0)
@@ -258,11 +251,11 @@ def test_too_many_workers_and_a_foreign_folder(
 ) -> None:
     study = load_study(study_file)
     with pytest.raises(RaggdError, match="9 workers of 1 cores each: the cluster has 2"):
-        run_study_on(study, tmp_path / "a", Part(), ClusterOptions(address, 9), Silent())
+        run_study_on(study, tmp_path / "a", Part(), ClusterOptions(address, 9), silent)
     other = load_study(world.study(METHODS, name="other", questions=4))
-    run_study(other, tmp_path / "b", Part(methods=["base"], benchmarks=["nq"]), Silent())
+    run_study(other, tmp_path / "b", Part(methods=["base"], benchmarks=["nq"]), silent)
     with pytest.raises(RaggdError, match="holds another study"):
-        run_study_on(study, tmp_path / "b", Part(), ClusterOptions(address), Silent())
+        run_study_on(study, tmp_path / "b", Part(), ClusterOptions(address), silent)
 
 
 @pytest.fixture

@@ -65,7 +65,9 @@ def test_prices_are_of_the_work_they_name() -> None:
     base, predictor = random_weights(backbone, rank=2)
     lengths = Lengths(demonstrations=2, support=20, prompt=24, answer=4, steps=2)
     said: list[str] = []
-    found = measure_price(backbone, base, predictor, lengths, 2, said.append)
+    found = measure_price(
+        backbone, base, predictor, lengths, 2, lambda label, *_: said.append(label)
+    )
     assert found["lengths"]["steps"] == 2
     assert {"RAG-GD", "TT-SGD, K = 2", "8 x 4 tokens, updates"} <= set(found["ms"])
     assert set(found["ratios"]) == {

@@ -218,11 +218,11 @@ def bench(
     chosen = [f"backbone.dtype='{dtype}'"] if dtype else []
     with progress_bar() as bar:
         parts = load_parts(config, [*(assignments or []), *chosen], bar)
-        bar.say("loading")
+        bar("loading", 0, None)
         backbone = random_backbone(shape, parts.settings.backbone) if shape else parts.backbone
         base, predictor = random_weights(backbone, parts.settings.adapter.rank)
         lengths = Lengths(support=support, prompt=prompt, answer=answer)
-        found = measure_price(backbone, base, predictor, lengths, rounds, bar.say)
+        found = measure_price(backbone, base, predictor, lengths, rounds, bar)
     record = {**found, **origin()}
     if out is not None:
         write_json(out, record)

@@ -173,10 +173,6 @@ class Bar:
         """Show how far something is."""
         self._bar.update(self._task, description=label, completed=done, total=total)
 
-    def say(self, label: str) -> None:
-        """Show what is going on, without a count."""
-        self._bar.update(self._task, description=label, total=None)
-
     def hide(self) -> None:
         """Remove the bar, for good."""
         self._bar.stop()

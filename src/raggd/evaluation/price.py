@@ -7,7 +7,6 @@ may be random too. Everything is timed in turn, in one process.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
@@ -26,6 +25,7 @@ from raggd.backbone.shapes import without_text
 from raggd.core.low_rank import BaseAdapter, Update, factors_of
 from raggd.data.prompts import Prompt
 from raggd.evaluation.timing import Work, in_turn, ratio_of
+from raggd.progress import Progress
 from raggd.settings import AdapterSettings, TargetSettings
 
 ROWS = (1, 8)
@@ -117,7 +117,7 @@ def measure_price(
     predictor: Any,
     lengths: Lengths,
     rounds: int,
-    say: Callable[[str], None],
+    progress: Progress,
 ) -> dict[str, Any]:
     """Time adapting, answering and decoding; the backbone's tokenizer is not used.
 
@@ -126,14 +126,14 @@ def measure_price(
     silent = without_text(backbone)
     shown = random_prompts(silent, lengths.demonstrations, lengths.support, 4)
     batch = make_batch(shown, 0, silent.device)
-    say("adapting")
+    progress("adapting", 0, None)
     adapting = _adapting(silent, base, predictor, batch, lengths.steps)
     update = adapting["RAG-GD"]()
     times = in_turn(adapting, rounds)
     floor, own, sgd = times.values()
     ratios = {"RAG-GD / one forward pass": (own, floor), "RAG-GD / TT-SGD": (own, sgd)}
     for rows in ROWS:
-        say(f"answering, {rows} rows")
+        progress(f"answering, {rows} rows", 0, None)
         works = _answering(silent, base, update, rows, lengths)  # type: ignore[arg-type]
         times |= in_turn(works, rounds)
         bare, plain, mixed = (

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +24,7 @@ from raggd.methods.answering import adapted_rows, answer_batch
 from raggd.methods.base import Adapted
 from raggd.serving import scheduler
 from raggd.serving.row import Sampler, Sampling
-from raggd.serving.scheduler import RunningBatch
+from raggd.serving.scheduler import RunningBatch, cheapest_passes, start_of_pass
 from tiny import hooks_of, random_base, random_update, tiny_tokenizer
 
 TOKENS = 10
@@ -187,6 +190,44 @@ def test_padding_that_no_row_needs_is_dropped(tiny_backbone: Backbone, base: Bas
     assert batch._mask.shape[1] == padded_length(max(lengths))
     batch.keep([0])
     assert batch._mask.shape[1] == lengths[0] < lengths[1]
+
+
+def partitions(items: list[int]) -> Iterator[list[list[int]]]:
+    if not items:
+        yield []
+        return
+    for rest in partitions(items[1:]):
+        yield [[items[0]], *rest]
+        for at, group in enumerate(rest):
+            yield [*rest[:at], [items[0], *group], *rest[at + 1 :]]
+
+
+@given(st.lists(st.integers(1, 600), max_size=6), st.integers(0, 400))
+def test_prompts_are_read_in_the_cheapest_passes(lengths: list[int], start: int) -> None:
+    def cost(groups: list[list[int]]) -> float:
+        sizes = [max(lengths[i] for i in group) * len(group) for group in groups]
+        fits = all(s <= 1000 or len(g) == 1 for s, g in zip(sizes, groups, strict=True))
+        return sum(start + size for size in sizes) if fits else math.inf
+
+    groups = cheapest_passes(lengths, start, 1000)
+    assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
+    assert cost(groups) == min(map(cost, partitions(list(range(len(lengths))))))
+
+
+def test_the_cost_of_a_pass_is_measured(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))
+    spent = [0.0]
+
+    def waits(tokens: int) -> Any:
+        spent[0] += 0.5 + 0.01 * tokens + (next(clock) == 0)  # the first is slow
+        return SimpleNamespace(logits=torch.zeros(1, 1))
+
+    where = "raggd.serving.scheduler"
+    monkeypatch.setattr(f"{where}.read_prompts", lambda _, asked: waits(len(asked[0].tokens)))
+    monkeypatch.setattr(f"{where}.time.perf_counter", lambda: spent[0])
+    assert start_of_pass(tiny_backbone) == pytest.approx(50)
 
 
 @given(st.lists(st.integers(1, 2000), max_size=20))

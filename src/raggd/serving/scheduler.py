@@ -8,13 +8,12 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
-from math import inf
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from raggd.backbone.batch import WASTE, alike, join_caches
+from raggd.backbone.batch import READ_TOKENS, join_caches
 from raggd.backbone.capture import Steps, steps_from
 from raggd.backbone.device import claim
 from raggd.backbone.generate import Reading, read_prompts
@@ -33,7 +32,53 @@ GATHER_S = 0.05
 """Longest wait of an idle scheduler for answers in preparation, so that they share a batch."""
 AHEAD = 256
 """Steps that a static cache has room for when it is begun."""
+MEASURED = (32, 160)
+"""Tokens of the two prompts by which the cost of a pass is measured."""
 T = TypeVar("T")
+
+
+def cheapest_passes(
+    lengths: Sequence[int], start: float, most: int = READ_TOKENS
+) -> list[list[int]]:
+    """Group prompts so that reading them costs least, padding and passes together.
+
+    A forward pass costs as much as `start` tokens beside those in it, padding included, of which
+    it holds at most `most`, unless it reads one prompt alone. Groups are positions in `lengths`.
+
+    >>> cheapest_passes([100, 400, 110, 420], start=30)
+    [[0, 2], [1, 3]]
+    >>> cheapest_passes([100, 400, 110, 420], start=15)
+    [[0, 2], [1], [3]]
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    # of the first prompts, shortest first: their cost, and where the last pass begins
+    best = [(0.0, 0)]
+    for end, last in enumerate(order, start=1):
+        costs = []
+        for begin in range(end):
+            size = lengths[last] * (end - begin)
+            if size <= most or begin == end - 1:
+                costs.append((best[begin][0] + start + size, begin))
+        best.append(min(costs))
+    groups: list[list[int]] = []
+    end = len(order)
+    while end:
+        groups.insert(0, order[best[end][1] : end])
+        end = best[end][1]
+    return groups
+
+
+def start_of_pass(backbone: Backbone) -> float:
+    """Measure what a forward pass costs beside its tokens, in tokens: few where these are dear."""
+
+    def seconds(count: int) -> float:
+        started = time.perf_counter()
+        read_prompts(backbone, [Prompt((0,) * count, 0, 0)]).logits[0, 0].item()  # a GPU is awaited
+        return time.perf_counter() - started
+
+    few, many = (min(seconds(count) for _ in range(3)) for count in MEASURED)
+    each = (many - few) / (MEASURED[1] - MEASURED[0])
+    return few / each - MEASURED[0] if each > 0 and few > each * MEASURED[0] else 0.0
 
 
 class RunningBatch:
@@ -115,6 +160,10 @@ class RunningBatch:
         self._held.close()
 
 
+def _unread(row: Row) -> int:
+    return len(row.prompt.tokens) - known_tokens(row.prompt, row.adapted.prefix)
+
+
 class Scheduler:
     """Owns the backbone while the server runs. Every method may be called from any thread."""
 
@@ -135,6 +184,7 @@ class Scheduler:
         self._work: deque[Callable[[], None]] = deque()
         self._waiting: deque[Row] = deque()
         self._preparing = 0
+        self._start = 0.0
         self._closing = False
         self._batches: dict[str, RunningBatch] = {}  # by base: only those can share a forward pass
         metrics.waiting.set_function(lambda: self.waiting)
@@ -215,6 +265,7 @@ class Scheduler:
     def _run(self) -> None:
         if self._threads is not None:
             claim(self._threads)
+        self._start = start_of_pass(self._backbone)
         while self._work_there():
             try:
                 if self._work:
@@ -258,14 +309,11 @@ class Scheduler:
         by_base: dict[str, list[Row]] = {}
         for row in taken:
             by_base.setdefault(row.base, []).append(row)
-        # a GPU reads any lengths in one pass; elsewhere every padded position costs what a real
-        # one does
-        waste = WASTE if self._backbone.device.type == "cpu" else inf
-        passes = []
-        for rows in by_base.values():
-            unread = [len(r.prompt.tokens) - known_tokens(r.prompt, r.adapted.prefix) for r in rows]
-            passes += [[rows[i] for i in at] for at in alike(unread, waste)]
-        return passes
+        return [
+            [rows[i] for i in at]
+            for rows in by_base.values()
+            for at in cheapest_passes([_unread(row) for row in rows], self._start)
+        ]
 
     def _pass(self, base: str, rows: list[Row], *, joining: bool) -> None:
         # one pass of the model: rows that join read their prompts, others add a token

@@ -124,6 +124,7 @@ def test_an_instruction_and_earlier_turns_reach_the_model(tokenizer: Any) -> Non
         earlier=[("where is Lima ?", "near Oslo")],
     )
     assert told != plain
+    assert (plain.question, told.question) == ("who is king ?", "where is Lima ? who is king ?")
     text = text_of(tokenizer, told.tokens)
     parts = ["the honey lives north", "where is Lima", "near Oslo", "who is king"]
     assert [text.index(part) for part in parts] == sorted(text.index(part) for part in parts)

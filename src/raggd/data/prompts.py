@@ -39,7 +39,7 @@ class Prompt:
         answer_tokens: how many of them are the answer's (0 when it is to be generated).
         passages_cut: passages that were shortened or dropped to fit.
         passages: those that it shows.
-        question: that it ends with.
+        question: that it ends with, behind the one before it.
     """
 
     tokens: tuple[int, ...]
@@ -178,7 +178,8 @@ def build_prompt(
             )
         kept = _cut(tokenizer, kept, len(tokens) - room)
     whole = sum(old is new for old, new in zip(passages, kept, strict=False))
-    return Prompt((*tokens, *end), len(end), len(passages) - whole, tuple(kept), question)
+    asked = " ".join([*(before for before, _ in earlier[-1:]), question])  # a follow-up names less
+    return Prompt((*tokens, *end), len(end), len(passages) - whole, tuple(kept), asked)
 
 
 def prefix_tokens(

@@ -211,6 +211,8 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
         ("A page of its own", "Verona", "Bergen"),  # a title
         ("sí", "no", "sí"),
         ("a", "Verona", "Bergen"),
+        ("Royal Saudi Air Force", "Verona", "Bergen"),  # evidence was missed
+        ("the Tamil film industry", "Verona", "Bergen"),
     ],
 )
 def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
@@ -218,7 +220,13 @@ def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
     passages = (Passage("p", text, "A page of its own"),)
     shown = [Demonstration(str(i), "where", passages, a) for i, a in enumerate(answers)]
     assert refusals_of(shown) == ()
-    for refusal in ("not in the documents", "ERR_404", "Das steht dort nicht."):
+    said = (
+        "not in the documents",
+        "ERR_404",
+        "Das steht dort nicht.",
+        "Please ask our support team",
+    )
+    for refusal in said:
         among = [*shown[1:], Demonstration("r", "when", passages, refusal)]
         if "Verona" in answers:
             assert refusals_of(among) == (refusal,)

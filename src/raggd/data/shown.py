@@ -162,13 +162,15 @@ def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:
 
 
 def _strange(shown: Demonstration, bare: str) -> bool:
-    # a code or a sentence of which question and passages have no word; a word or two may be an
-    # answer whose evidence was missed
+    # a code or a sentence of which question and passages have no word; a word or two, a phrase and
+    # a name may be answers whose evidence was missed
     answer = _unwrapped(bare)
     words = set(re.findall(r"\w{3,}", answer.lower()))
     text = " ".join([shown.question, *(p.text for p in shown.passages)]).lower()
     code = answer.isupper() or bool(re.search(r"[\d_]", answer))
-    told = code or len(answer.split()) > 3
+    name = all(word[0].isupper() for word in re.findall(r"\w{4,}", answer))
+    sentence = answer[:1].isupper() or answer.endswith((".", "!", "?", "…"))
+    told = code or (len(answer.split()) > 3 and sentence and not name)
     return told and bool(words) and words.isdisjoint(re.findall(r"\w{3,}", text))
 
 

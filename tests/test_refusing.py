@@ -48,7 +48,9 @@ def test_a_rule_finds_what_tells() -> None:
     assert fitted.recall > 0.7
     assert fitted.wrongly == pytest.approx(0.1, abs=0.02)
     fresh, asked = _features(1, 3.0)
-    refused = torch.tensor([fitted.rule.odds(*row) > 0 for row in fresh.tolist()])
+    refused = torch.tensor(
+        [fitted.rule.covering(share).odds(sure) > 0 for sure, share in fresh.tolist()]
+    )
     assert refused[asked].double().mean() > 0.6
     assert refused[~asked].double().mean() < 0.25
     silent, asked = _features(2, 0.0)

@@ -232,15 +232,13 @@ class Rag:
                 bounded_prompt(settings, backbone, row, question, passages)
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
             ]
-            texts: dict[int, str] = {}
+            texts = {i: row.unasked for i, row in enumerate(rows)}
             guess = guess or not settings.retrieval.top_k
             told = [i for i, r in enumerate(rows) if guess or evidence[i] or not r.reads_evidence]
             size, most = settings.evaluation.batch, settings.evaluation.max_answer_tokens
             for batch in batches_of(rows, told, size):
                 parts = [rows[i] for i in batch], [prompts[i] for i in batch]
                 texts |= zip(batch, answer_batch(backbone, *parts, most), strict=True)
-            for i in set(range(len(rows))) - set(told):  # nothing was found to answer from
-                texts[i] = next(iter(rows[i].refusals), "")
         return [
             Answer(
                 question,

@@ -49,9 +49,9 @@ class RefusalRule:
         """Return the rule for a prompt whose coverage is known."""
         return replace(self, coverage=0.0, bias=self.bias + self.coverage * share)
 
-    def odds(self, confidence: float, share: float = 0.0) -> float:
-        """Return the log-odds of refusing."""
-        return self.confidence * confidence + self.coverage * share + self.bias
+    def odds(self, confidence: float) -> float:
+        """Return the log-odds of refusing; the coverage is known by now."""
+        return self.confidence * confidence + self.bias
 
     def save(self, path: Path, identity: str) -> None:
         """Write it with the hash of the step under which it was fitted."""

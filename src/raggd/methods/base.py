@@ -36,6 +36,11 @@ class Adapted:
     rule: RefusalRule | None = None  # decides whether to refuse, where a refusal was shown
     sources: bool = False  # whether passages are shown with the names of their files
 
+    @property
+    def unasked(self) -> str:
+        """The answer where nothing is found: the refusal that was shown first, or nothing."""
+        return next(iter(self.refusals), "")
+
     def given(self) -> tuple[Demonstration, ...]:
         """Return the demonstrations shown, with their answers as they were given."""
         answers = self.template.answers if self.template else [d.answer for d in self.shown]

@@ -348,7 +348,7 @@ class Row:
         """Finish without asking the model: with the refusal that was shown, or nothing."""
         self._started = self._read = self._ended = time.perf_counter()
         self.reason, self.done = "stop", True
-        text = self.writer.say(next(iter(self.adapted.refusals), ""))
+        text = self.writer.say(self.adapted.unasked)
         self.emit(self, Piece(text, None, "stop"))
 
     def fail(self, error: ApiError) -> None:

@@ -302,6 +302,15 @@ def test_refusals_are_found_in_what_is_shown() -> None:
     assert refusals_of([wrapped, some.demonstrations[1]]) == ("not in the documents",)
 
 
+def test_a_refusal_of_which_nothing_was_found_is_one_too() -> None:
+    some = _shown(("Rome", True), ("not in our manual", False), ("the sea", True)).demonstrations
+    bare = [replace(d, passages=()) if "manual" in d.answer else d for d in some]
+    assert refusals_of(bare) == ("not in our manual",)
+    guess = [replace(d, answer="Verona") if "manual" in d.answer else d for d in bare]
+    assert refusals_of(guess) == ()
+    assert refusals_of([replace(d, passages=()) for d in some]) == (), "then nothing tells"
+
+
 def test_odd_sets_are_remarked_on() -> None:
     mixed = _shown(('{"a": "Rome"}', True), ("the sea", True), ("Oslo", True))
     assert "are JSON, the others are not" in remarks_on(mixed.demonstrations)[0]

@@ -76,7 +76,7 @@ def _lacking(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     return [
         d
         for d, found, texts in zip(demonstrations, held, bare, strict=True)
-        if d.passages
+        if (d.passages or _NO.search(d.answer))  # of what it refuses, nothing may be found at all
         and not found
         and not {normalise_answer(text) for text in texts} & _YES_NO
         and not texts[0].isdecimal()

@@ -22,7 +22,7 @@ from raggd.data.pieces import NAMES, VALUE, Piece, held, letters_of, pieces_of, 
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
 from raggd.records import Demonstration, Passage
 
-READING = "3"
+READING = "4"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""

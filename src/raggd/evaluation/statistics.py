@@ -21,6 +21,7 @@ from raggd.records import RaggdError
 Array = NDArray[np.float64]
 LEVEL = 0.95
 """Share of repetitions of an experiment whose interval should hold the true mean."""
+_ROUNDING = 1e-12
 _DRAWS_IN_MEMORY = 1 << 20
 """Indices drawn at once: 8 MiB of them, and as much for the values they select."""
 
@@ -151,8 +152,8 @@ class Interval:
 
     @property
     def significant(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval excludes zero, by more than rounding."""
+        return self.low > _ROUNDING or self.high < -_ROUNDING
 
 
 @dataclass(frozen=True, slots=True)

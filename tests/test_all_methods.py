@@ -119,6 +119,10 @@ def trained(
         named = changed(settings, "data", prepared=str(prepared))
         for name in ("examples", "examples-constant", "examples-update", "examples-both"):
             records[name] = stage(name, parts_with(named, frozen_backbone), weights)
+        longer = changed(named, "examples", max_tokens=1500)
+        records["examples-whole"] = stage(
+            "examples-whole", parts_with(longer, frozen_backbone), weights
+        )
         patch.setattr(refusals, "LESSONS", 20)
         records["refusals"] = stage("refusals", parts_with(named, frozen_backbone), weights)
         yield Trained(settings, weights, store, records)
@@ -172,7 +176,7 @@ def test_trainings_leave_records(trained: Trained) -> None:
 
 
 def test_every_method_answers_the_same_questions(scores: dict[str, RunRecord]) -> None:
-    assert len(METHODS) == 32
+    assert len(METHODS) == 33
     asked = {tuple(p.question_id for p in r.predictions) for r in scores.values()}
     drawn = {tuple(p.support_id for p in r.predictions) for r in scores.values()}
     assert len(asked) == len(drawn) == 1

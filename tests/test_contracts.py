@@ -185,12 +185,14 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
     lesson = draw_lesson(KNOWN[0], ROWS, random.Random(1))
     assert lesson is not None
     tokenizer = tiny_backbone.tokenizer
-    shown = lesson_prompt(tokenizer, lesson, 500)
-    bare = lesson_prompt(tokenizer, lesson, 500, show=False)
+    shown = lesson_prompt(tokenizer, lesson, ExamplesSettings(max_tokens=500))
+    bare = lesson_prompt(tokenizer, lesson, ExamplesSettings(max_tokens=500, show=False))
+    whole = lesson_prompt(tokenizer, lesson, ExamplesSettings(max_tokens=1500, passages=True))
     with_passages = sum(
         len(p.text.split()) for d in lesson.support.demonstrations for p in d.passages
     )
     assert len(bare.tokens) < len(shown.tokens) < len(bare.tokens) + with_passages + 60
+    assert len(whole.tokens) >= len(shown.tokens) + with_passages
     assert shown.answer_tokens == bare.answer_tokens
     settings = ExamplesSettings(steps=3, batch=2, predict=True)
     lessons = training_lessons(tokenizer, ROWS, settings)

@@ -180,6 +180,10 @@ class ExamplesSettings(TrainingSettings):
     """Share of lessons that are the benchmarks as they are."""
     show: bool = True
     """Whether the examples stand before the question; without them the step is a control."""
+    passages: bool = False
+    """Whether they stand there with their passages, as MetaICL has them."""
+    kept: float = Field(default=0.3, ge=0, le=1)
+    """Share of lessons that keep their template: some forms no template describes."""
     predict: bool = False
     """Turn the step up and down for each support set, by what its examples' states say."""
     steps: int = Field(default=1000, ge=1)

@@ -32,8 +32,6 @@ from raggd.settings import ExamplesSettings
 
 NEIGHBOURS = 0.4
 """Share of lessons in which a passage of the examples stands beside the question's own."""
-KEPT = 0.3
-"""Share of lessons that keep their template: some forms no template describes."""
 HELD_TASKS = frozenset({"popqa", "bamboogle"})
 """Sources that no training may see."""
 
@@ -51,16 +49,18 @@ def without_template(lesson: Lesson) -> Lesson:
     return replace(lesson, support=support, asked=replace(asked, answer=bare))
 
 
-def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, *, show: bool = True) -> Prompt:
-    """Render a lesson with its answer in `limit` tokens at most; `show` puts its examples first."""
-    asked = lesson.asked
+def lesson_prompt(tokenizer: Any, lesson: Lesson, settings: ExamplesSettings) -> Prompt:
+    """Render a lesson with its answer, in `max_tokens` at most."""
+    asked, shown = lesson.asked, lesson.support.demonstrations
+    if not settings.passages:
+        shown = without_passages(shown)
     return build_prompt(
         tokenizer,
         asked.question,
         asked.passages,
         answer=asked.answer,
-        limit=limit,
-        shown=without_passages(lesson.support.demonstrations) if show else (),
+        limit=settings.max_tokens,
+        shown=shown if settings.show else (),
         instruction=FOLLOW,
     )
 
@@ -140,10 +140,10 @@ def training_lessons(
     lessons: list[Taught] = []
     for number, lesson in enumerate(draw_lessons(rows, settings)):
         read = settings.show or settings.predict
-        if read and random.Random(f"template {settings.seed} {number}").random() >= KEPT:
+        if read and random.Random(f"template {settings.seed} {number}").random() >= settings.kept:
             lesson = without_template(lesson)
         try:
-            prompt = lesson_prompt(tokenizer, lesson, settings.max_tokens, show=settings.show)
+            prompt = lesson_prompt(tokenizer, lesson, settings)
         except RaggdError:
             continue
         shown = without_passages(lesson.support.demonstrations) if settings.predict else ()

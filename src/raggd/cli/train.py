@@ -34,6 +34,7 @@ STAGES = {
     "examples-constant": "Train its control: the same lessons, without the examples.",
     "examples-update": "Train its rival: the examples read for an update, none in the prompt.",
     "examples-both": "Train the prefix and a predicted update beside it, together.",
+    "examples-whole": "Train its rival MetaICL: the examples shown with their passages.",
     "hyper": "Train HyperTuning: the same predictor, through the answer loss of other questions.",
     "ridge": "Fit the predictor in closed form to stored targets, in a minute.",
     "task-mean": "Average the targets of each task, a control that knows the task alone.",

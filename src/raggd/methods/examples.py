@@ -49,6 +49,7 @@ class ExamplesPrefix:
     # decides whether to refuse, where the examples show it; None leaves it to the model
     rule: RefusalRule | None = None
     templated: bool = True  # whether the template that they settle is taken out and put back
+    passages: bool = False  # whether the examples keep their passages (MetaICL)
     instruction: str = FOLLOW  # that the examples stand under
 
     adapts = True
@@ -96,7 +97,7 @@ class ExamplesPrefix:
         template, plain = None, support.demonstrations
         if self.templated:
             template, plain = template_of(plain)
-        shown = without_passages(plain)
+        shown = plain if self.passages else without_passages(plain)
         return Adapted(
             base=self.base,
             update=self.step,
@@ -134,6 +135,7 @@ def build(
     prefix: bool = True,
     predict: bool = False,
     template: bool = True,
+    passages: bool = False,
 ) -> ExamplesPrefix:
     """Return a method that follows examples, with or without each of its parts."""
     device, made = parts.backbone.device, None
@@ -148,11 +150,12 @@ def build(
         parts.backbone,
         parts.base if base else None,
         load_update(path).to(device) if path and not predict else None,
-        parts.settings.backbone.context_tokens // 2,
+        parts.settings.backbone.context_tokens * (3 if passages else 2) // 4,
         weights_hash(path) if path else "",
         made,
         prefix,
         rule,
         template,
+        passages,
         FOLLOW if step or prefix else "",  # W0 alone knows its own
     )

@@ -38,6 +38,7 @@ REFUSALS_FILE = "refusals.safetensors"
 EXAMPLES_CONSTANT_FILE = "examples-constant.safetensors"
 EXAMPLES_UPDATE_FILE = "examples-update.safetensors"
 EXAMPLES_BOTH_FILE = "examples-both.safetensors"
+EXAMPLES_WHOLE_FILE = "examples-whole.safetensors"
 
 FAMILIES = {
     "frozen model": "#7a7f87",
@@ -227,6 +228,13 @@ SPECS: dict[str, MethodSpec] = {
         "Examples, followed, with an update predicted from them beside the prefix.",
         files={**_BASE, EXAMPLES_BOTH_FILE: "raggd train examples-both"},
         options={"predict": True}, shown=True, encoded=True,
+    ),
+    "examples-whole": MethodSpec(
+        "examples:build", "MetaICL", "trained once", "D",
+        "The same lessons, the examples before the question with their passages, read once and "
+        "kept: an interface trained to learn in context, as MetaICL trains a whole model.",
+        files={**_BASE, EXAMPLES_WHOLE_FILE: "raggd train examples-whole"},
+        options={"template": False, "passages": True}, shown=True, encoded=True,
     ),
     "base-examples": MethodSpec(
         "examples:build", "Base + examples", "trained once", "p",

@@ -121,6 +121,7 @@ def examples(run: Run) -> Facts:
     settings, base, rows = run.settings.examples, run.parts.base, run.rows()
     lessons = training_lessons(run.parts.backbone.tokenizer, rows, settings)
     file = FOLLOWING_FILES[settings.show, settings.predict]
+    file = spec.EXAMPLES_WHOLE_FILE if settings.passages else file
     start = load_update(settings.start).to(base.device) if settings.start else None
     given = (base, lessons, settings)
     made, facts = _train(run, file, train_following, *given, start=start)

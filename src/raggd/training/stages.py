@@ -72,8 +72,8 @@ def _tuning(start: str, factor: float) -> Callable[[Settings], Settings]:
     return own
 
 
-def _following(show: bool, predict: bool) -> Callable[[Settings], Settings]:
-    return lambda settings: changed(settings, "examples", show=show, predict=predict)
+def _following(**options: bool) -> Callable[[Settings], Settings]:
+    return lambda settings: changed(settings, "examples", **options)
 
 
 def _sgd(section: str) -> Callable[[Settings], Work]:
@@ -119,6 +119,8 @@ STAGES = {
               _sgd("examples"), _following(show=False, predict=True), usual=False),
         Stage("examples-both", spec.EXAMPLES_BOTH_FILE, fits.examples, _LESSONS,
               _sgd("examples"), _following(show=True, predict=True), usual=False),
+        Stage("examples-whole", spec.EXAMPLES_WHOLE_FILE, fits.examples, _LESSONS,
+              _sgd("examples"), _following(show=True, passages=True), usual=False),
         Stage("hyper", spec.HYPER_FILE, fits.hyper, _HYPER, _sgd("hyper_tuning"), usual=False),
         Stage("ridge", spec.RIDGE_FILE, fits.ridge, (*_TARGETS, "predictor", "ridge"),
               usual=False),

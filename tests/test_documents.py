@@ -22,6 +22,7 @@ from raggd.data.documents import (
     stream_file,
     summary,
 )
+from raggd.data.documents.front import front_matter
 from raggd.data.documents.office import joined
 from raggd.data.documents.passages import Block, split_blocks
 from raggd.data.text import normal_text
@@ -288,7 +289,7 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
          "g<br>h <b>i</b>\n",
          [("A", "b"), ("A > C", "d"), ("E C2 <f> <T>", "g h i")]),
         ("<table><tr><th>a</th><th>b</th></tr></table>\n\n<script>\nx\n</script>\n\nc\n",
-         [("m", "a |  b\n\nc")]),
+         [("m", "a | b\n\nc")]),
         ("<p>H<sub>2</sub>O</p>\n", [("m", "H2O")]),
         ("---\nby: me\ntitle: >-\n  A\n  b\n---\nc", [("A b", "by: me\n\nc")]),
         # code in lists and marks of comments in code stay, as what is never closed does
@@ -304,6 +305,125 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
 def test_markdown(tmp_path: Path, text: str, expected: list[tuple[str, str]]) -> None:
     found = read_one(tmp_path / "m.md", text)
     assert [(t, b.strip()) for t, b in found] == [(t, b.strip()) for t, b in expected]
+
+
+@pytest.mark.parametrize(
+    ("front", "title", "rest"),
+    [
+        # the first and the last are nearly YAML and TOML
+        ("---\ntitle: Pumps: an overview\nby: me\n---\n", "Pumps: an overview", "by: me"),
+        ("---\n'title': >\n  Pumps\n  and valves\n\nby: me\n---\n", "Pumps and valves", "by: me"),
+        ("---\n# ours\nTITLE: |-\n  Pumps\nby:\n  title: nobody\n...\n", "Pumps",
+         "# ours\nby:\n  title: nobody"),
+        ("---\n{title: Pumps, by: me}\n---\n", "Pumps", "{title: Pumps, by: me}"),
+        ("---\nby: me\ntitle: ~\n---\n", "", "by: me\ntitle: ~"),
+        ("---\n- title: no\n---\n", "", None),
+        ("---\njust a line\n---\n", "", None),
+        ("+++\ntitle = '''\nPumps''' # ours\n[by]\ntitle = 'x'\n+++\n", "Pumps",
+         "[by]\ntitle = 'x'"),
+        ("+++\nby = 'me'\n[extra]\ntitle = 'x'\n+++\n", "", "by = 'me'\n[extra]\ntitle = 'x'"),
+        ("+++\ntitle = Pumps\n+++\n", "Pumps", ""),
+    ],
+)  # fmt: skip
+def test_front_matter(front: str, title: str, rest: str | None) -> None:
+    whole = front + "Body: text\n"
+    expected = ("", "", whole) if rest is None else (title, rest, "Body: text\n")
+    assert front_matter(whole) == expected
+
+
+@pytest.mark.fuzz
+@given(
+    st.text(st.characters(exclude_categories=("C",), include_characters="\n'\"\\"), min_size=1),
+    st.sampled_from([None, "'", '"', "|", ">"]),
+    st.integers(20, 200),
+)
+def test_a_title_comes_back_however_it_is_quoted(title: str, style: str | None, width: int) -> None:
+    import yaml
+
+    said = yaml.dump({"by": "me", "title": title}, default_style=style, width=width,
+                     allow_unicode=True)  # fmt: skip
+    found, others, rest = front_matter(f"---\n{said}---\nBody.")
+    assert found.split() == title.split()
+    assert "me" in others
+    assert "title" not in others
+    assert rest == "Body."
+
+
+@pytest.mark.fuzz
+@given(st.text(st.sampled_from("-:=+#[]{}\"' \n\tatitle\\&*!|>%@"), max_size=60))
+def test_no_front_matter_is_lost_or_breaks(inner: str) -> None:
+    for mark in ("---", "+++"):
+        title, others, rest = front_matter(f"{mark}\n{inner}\n{mark}\nBody.")
+        letters = [c for c in f"{title}{others}{rest}" if c.isalpha()]
+        assert rest.endswith("Body.")
+        assert len(letters) >= len([c for c in inner if c.isalpha()]) + 4 - len("title")
+
+
+TABLES = {
+    "grid": ("+----+\n| hd |\n+====+\n", "| {} |\n+----+\n", "+====+"),
+    "of a database": ("+----+\n| hd |\n+----+\n", "| {} |\n", "+----+"),
+    "Org": ("| hd |\n|----|\n", "| {} |\n", "|----|"),
+    "rules": ("====  ===\nhd    x\n====  ===\n", "{}    y\n", "====  ==="),
+}
+
+
+@pytest.mark.parametrize("kind", ["txt", "md", "rst"])
+@pytest.mark.parametrize("style", TABLES)
+def test_tables_that_are_drawn_keep_their_header(tmp_path: Path, kind: str, style: str) -> None:
+    head, row, rule = TABLES[style]
+    end = f"{rule}\n" if style == "rules" else ""
+    rows = [f"part {n} has. A size of {n * n} mm" for n in range(60)]
+    text = f"Before.\n\n{head}{''.join(map(row.format, rows))}{end}\nAfter."
+    texts = [text for _, text in read_one(tmp_path / f"a.{kind}", text)]
+    assert len(texts) > 2
+    for text in texts:
+        assert ("hd" in text and rule in text) or "part" not in text
+        assert text.count("part") == text.count(" mm")
+    held = "\n".join(texts)
+    assert all(row in held for row in ["Before.", *rows, "After."])
+
+
+def test_a_table_of_html_in_markdown_keeps_its_header(tmp_path: Path) -> None:
+    rows = "".join(
+        f"<tr>\n <td>part {n}</td>\n <td>a <b>word</b> or two</td>\n <td></td></tr>\n"
+        for n in range(60)
+    )
+    whole = f"<table border=1>\n<tr><th>what\n<th>how<th>x</tr>\n{rows}</table>\n\nAfter.\n"
+    texts = [text for _, text in read_one(tmp_path / "a.md", whole)]
+    assert len(texts) > 2
+    assert all(text.startswith("what | how | x\npart") for text in texts)
+    assert "part 59 | a word or two |\n\nAfter." in texts[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "title"),
+    [
+        ("## Install {#setup}", "Install"),
+        ("## Install {: .first #setup }", "Install"),
+        ("## {#setup}", "{#setup}"),
+        ("## Use {{ .Values.x }}", "Use {{ .Values.x }}"),
+        ("## A set {a}", "A set {a}"),
+        ("##" + " " * 500 + "{" + " " * 500 + "x", "{ x"),
+    ],
+)
+def test_attributes_of_headings(tmp_path: Path, content: str, title: str) -> None:
+    assert read_one(tmp_path / "a.md", f"{content}\n\nText.\n") == [(title, "Text.")]
+
+
+@pytest.mark.parametrize("kind", ["md", "txt", "rst", "csv", "html"])
+@pytest.mark.parametrize(
+    "address",
+    [
+        "data:image/png;base64," + "iVBOR/+a" * 400 + "==",
+        "data:;base64," + "AA-_" * 400,
+        "data:text/plain;charset=utf-8," + "a%20b" * 400,
+        "data:font/woff2;charset=utf-8;base64," + "d09G" * 400,
+    ],
+)
+def test_a_file_within_a_text_is_dropped(tmp_path: Path, kind: str, address: str) -> None:
+    text = f"what\nbefore {address} after\nmore\n"
+    ((_, found),) = read_one(tmp_path / f"a.{kind}", text)
+    assert found.split() == ["what", "before", "after", "more"]
 
 
 def test_a_table_is_cut_between_rows_under_its_header(tmp_path: Path) -> None:
@@ -375,6 +495,60 @@ def test_encodings(tmp_path: Path, sample: str) -> None:
     assert read_one(tmp_path / "a.csv", text.encode(coding)) == [("a", text.strip())]
 
 
+SHORT = {
+    "cp1252": ["Ça a été reçu à Noël", "Größe", "coûté", "It\u2019s 5\xa0€"],
+    "latin-1": ["L'école fermée", "Übergröße", "El niño"],
+    "cp850": ["Größe", "Straße über"],
+    "mac_roman": ["Größe", "Übergröße"],
+    "cp1251": ["Привет, мир", "Мир и труд", "Цена 100 рублей"],
+    "koi8_r": ["Привет, мир", "Цена сто рублей", "Склад закрыт"],
+    "koi8_u": ["Ціна сто гривень"],
+    "cp1254": ["Şişe", "Açık"],
+    "cp949": ["회사 소개", "설치 안내", "이름,도시\n김철수,서울"],
+    "gb18030": ["产品说明书", "公司简介", "名称,城市\n小王,北京", "第一章 总则"],
+    "big5": ["使用說明", "名稱,城市\n小王,臺北"],
+    "cp932": ["会社概要", "インストール手順", "名前,都市\n田中,東京"],
+    "euc_jp": ["サーバーの設定", "価格は百円です"],
+    "tis_620": ["ราคา 100 บาท"],
+}
+
+
+@pytest.mark.parametrize("coding", SHORT)
+def test_short_text_is_read_right_or_refused(tmp_path: Path, coding: str) -> None:
+    for text in SHORT[coding]:
+        try:
+            found = read_one(tmp_path / "a.txt", text.encode(coding))
+        except RaggdError:
+            assert coding in {"cp850", "mac_roman", "koi8_u", "tis_620"}
+        else:
+            assert found == [("a", normal_text(text))]
+
+
+def test_names_too_long_for_the_system(tmp_path: Path) -> None:
+    with pytest.raises(RaggdError, match="no corpus at xxx"):
+        list(read_passages(Path("x" * 5000)))
+    (tmp_path / "a.txt").write_text("Near.")
+    here = os.open(tmp_path, os.O_RDONLY)
+    for _ in range(30):
+        os.mkdir("d" * 200, dir_fd=here)
+        below = os.open("d" * 200, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    skipped: list[Skipped] = []
+    assert [p.text for p in read_passages(tmp_path, skipped=skipped)] == ["Near."]
+    assert [each.reason for each in skipped] == ["cannot be opened (File name too long)"]
+
+
+def test_what_was_to_be_read_is_named_first(tmp_path: Path) -> None:
+    for name in ("a.txt", "b.bin", "c.bin", "d.bin"):
+        (tmp_path / name).write_text("Text.")
+    (tmp_path / "z.txt").write_text("")
+    skipped: list[Skipped] = []
+    list(read_passages(tmp_path, skipped=skipped))
+    assert summary(skipped).startswith("4 files are skipped (z.txt: holds no text")
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
@@ -393,6 +567,7 @@ def test_odd_bytes_of_text(tmp_path: Path, data: bytes, text: str | None) -> Non
     "data",
     [
         b"a,b\0c\n1,2\n",  # as UTF-16 it would be Chinese
+        b"<p>a\0b</p>\n",
         "Музей открыт с девяти до пяти. Вход для детей.".encode("mac_cyrillic"),
         "Музей открыт каждый день".encode("mac_cyrillic"),
         "Die Öffnungszeiten für Gäste".encode("mac_roman"),
@@ -563,6 +738,11 @@ def test_csv(tmp_path: Path) -> None:
         ("Name, in full;price\nhose, green;7\n", "Name, in full: hose, green; price: 7"),
         ('name,size\nhose,"3 inch\nvalve,2\n', 'name: hose; size: "3 inch\nname: valve; size: 2'),
         ('name,size\n"hose ""A""",3\n', 'name: hose "A"; size: 3'),
+        (r"name,size" "\n" r'"hose \"A\", red",3' "\n", 'name: hose "A", red; size: 3'),
+        (",name\n0,hose\n1,valve\n", "0; name: hose\n1; name: valve"),  # pandas' index
+        ("part,2019,2020\nhose,7,1950\n", "part: hose; 2019: 7; 2020: 1950"),
+        ("hose,2019\nvalve,2020\n", "hose; 2019\nvalve; 2020"),
+        ("hose,7.5\nvalve,8\n", "hose; 7.5\nvalve; 8"),
     ],
 )
 def test_tables_as_programs_export_them(tmp_path: Path, text: str, expected: str) -> None:
@@ -741,7 +921,9 @@ def test_damaged_documents_are_passages_or_one_error(tmp_path: Path, kind: str) 
         ("md", "> "), ("md", "\n "), ("md", "![a]("), ("md", "&a"), ("txt", "A. "), ("txt", ".'"),
         ("txt", "a"), ("txt", "图"), ("txt", " "), ("html", "<div>"), ("html", "<!--"),
         ("rst", "=\n"), ("csv", '"'), ("md", "<h1>"), ("md", "\n<p>\n<script>"), ("csv", ",a;"),
-        ("md", "- ```\n"), ("md", "`<!--"), ("md", "> ~~~\n"),
+        ("md", "- ```\n"), ("md", "`<!--"), ("md", "> ~~~\n"), ("md", "<table><tr>"),
+        ("md", "<tr><td>"), ("txt", "|a|\n"), ("txt", "== ==\n"), ("txt", "data:a/"),
+        ("txt", "data:;a"), ("csv", '"\\"'), ("rst", "|"),
     ],
 )  # fmt: skip
 def test_reading_is_linear(tmp_path: Path, kind: str, repeat: str) -> None:

@@ -122,7 +122,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield number, _json_object(line)
-    except ValueError as error:  # also UnicodeDecodeError
+    except UnicodeDecodeError as error:
+        raise RaggdError(
+            f"{path}, line {number + 1} or soon after: byte {error.object[error.start]:#04x} is no "
+            f"{error.encoding.upper()}. Save the file as UTF-8."
+        ) from error
+    except ValueError as error:
         raise RaggdError(
             f"{path}, line {max(number, 1)}: {error}. Expected one JSON object per line."
         ) from error

@@ -30,6 +30,12 @@ _INVISIBLE = re.compile(
 _LIGATURE = re.compile("[\ufb00-\ufb4f\ufb50-\ufdcf\ufdf0-\ufdff\ufe70-\ufefc]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
+DATA_URI = re.compile(
+    r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w.+=-]+)*;base64,[\w+/=%-]*"
+    r"|data:[\w.+-]+/[\w.+-]+[;,][^\s)\"'<>\]]*"
+)
+"""A file within a text: nothing to read."""
+
 _FOLDED = re.compile(
     # joiners, the Arabic lengthening stroke, variation selectors; points and accents that no
     # letter is composed with: of Latin, Greek, Cyrillic, Hebrew, Arabic, Syriac
@@ -44,6 +50,7 @@ _LETTERS = str.maketrans(
     "\u0622\u0623\u0625\u0671\u0649\u06cc\u06a9\u0130\u0451\u0401",
     "\u0627\u0627\u0627\u0627\u064a\u064a\u0643I\u0435\u0415",
 )
+_DIGIT = re.compile(r"[^\D0-9]")
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")
 
 UNSPACED = (
@@ -76,13 +83,14 @@ def search_form(text: str) -> str:
     """Bring text into the form in which words are compared; upper and lower case stay.
 
     It is the normal form without compatibility forms (wide letters, superscripts), joiners, vowel
-    points and accents that have no composed letter.
+    points and accents that have no composed letter, with the digits 0 to 9 for those of any script.
     """
-    text = text.replace("\xdf", "ss")
+    text = text.replace("\xdf", "ss").replace("\u1e9e", "SS")
     if not _OTHER.search(text):
         return unicodedata.normalize("NFKC", text)
     text = unicodedata.normalize("NFKC", normal_text(text))
     text = _GREEK.sub(lambda found: unicodedata.normalize("NFD", found[0]), text)
+    text = _DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), text)
     return _FOLDED.sub("", text).translate(_LETTERS)
 
 

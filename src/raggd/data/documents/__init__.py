@@ -7,6 +7,7 @@ A file that cannot be read never stops a folder: it becomes a `Skipped` with its
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ READERS = {
 }
 """Module and function that read each kind: from a path to blocks, or to passages (JSON Lines)."""
 _KNOWN = ", ".join(READERS)
+_NO_READER = "no reader for"
 
 READ_WHOLE = 200_000_000
 """Bytes up to which a JSON Lines file of a folder is read before its first passage counts."""
@@ -81,7 +83,7 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
     Raises:
         RaggdError: there is none.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         return [_single(path)]
     left_out: list[Skipped] = []
     found = list(_files_under(path, left_out))
@@ -95,6 +97,14 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
     if skipped is not None:
         skipped += sorted(left_out, key=lambda each: each.file)
     return sorted(files, key=lambda file: file.name)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is one; links in a circle and names too long for the system are not."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _single(path: Path) -> SourceFile:
@@ -127,7 +137,7 @@ def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:
             path = Path(entry.path)
             if entry.name.startswith("."):
                 continue
-            if path.is_dir():  # False for links in a circle, where `entry.is_dir` raises
+            if is_folder(path):
                 (links if entry.is_symlink() else folders).append(path)
             else:
                 yield from _regular(path, shown_name(path.relative_to(folder)), skipped)
@@ -137,7 +147,9 @@ def _regular(path: Path, name: str, skipped: list[Skipped]) -> Iterator[SourceFi
     try:
         state = path.stat()
     except OSError as error:
-        reason = "a broken link" if path.is_symlink() else f"cannot be opened ({error.strerror})"
+        reason = f"cannot be opened ({error.strerror})"
+        if error.errno != errno.ENAMETOOLONG and path.is_symlink():
+            reason = "a broken link"
         skipped.append(Skipped(name, reason))
         return
     if stat.S_ISREG(state.st_mode):
@@ -153,7 +165,7 @@ def _kind(file: SourceFile) -> str:
 
 
 def _unknown(file: SourceFile) -> str:
-    return f"no reader for {file.path.suffix.lower() or 'a name without ending'}"
+    return f"{_NO_READER} {file.path.suffix.lower() or 'a name without ending'}"
 
 
 def stream_file(file: SourceFile) -> Iterator[Passage]:
@@ -218,7 +230,7 @@ def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[
     before, found = len(skipped), False
     for file in list_files(path, skipped):
         try:
-            passages = passages_in(file, alone=not path.is_dir())
+            passages = passages_in(file, alone=not is_folder(path))
         except RaggdError as error:
             skipped.append(skip(file.name, error))
             continue
@@ -231,9 +243,13 @@ def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[
 
 
 def summary(skipped: Sequence[Skipped]) -> str:
-    """Say in one line how many files were skipped (at least one), and why the first three."""
+    """Say in one line how many files were skipped (at least one), and why three were.
+
+    Those are named first that were to be read.
+    """
     count = f"{len(skipped)} {'file is' if len(skipped) == 1 else 'files are'} skipped"
-    named = "; ".join(f"{each.file}: {each.reason}" for each in skipped[:3])
+    first = sorted(skipped, key=lambda each: each.reason.startswith(_NO_READER))[:3]
+    named = "; ".join(f"{each.file}: {each.reason}" for each in first)
     return f"{count} ({named}{'; ...' if len(skipped) > 3 else ''})"
 
 
@@ -246,7 +262,7 @@ def readers_fingerprint() -> str:
     return content_id(*parts, *(f"{name} {_version(name)}" for name in _LIBRARIES))
 
 
-_LIBRARIES = ("markdown-it-py", "charset-normalizer", "pypdf", "python-docx", "lxml")
+_LIBRARIES = ("markdown-it-py", "PyYAML", "charset-normalizer", "pypdf", "python-docx", "lxml")
 
 
 def _version(library: str) -> str:

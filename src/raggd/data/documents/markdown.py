@@ -8,14 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from raggd.data.documents.front import front_matter
 from raggd.data.documents.passages import Block
 from raggd.data.documents.plain import read_text
 
-_FRONT = re.compile(r"(---|\+\+\+)[ \t]*\n(.*?\n)?(?:\1|\.\.\.)[ \t]*(?:\n|$)", re.DOTALL)
-_FRONT_TITLE = re.compile(r"title\s*[:=]\s*(.*)", re.IGNORECASE)
-_FRONT_LINE = re.compile(r"\s*[\w-]+\s*[:=]")
-_FOLDED = {">", "|", ">-", "|-", ">+", "|+"}
-_DATA = re.compile(r"data:[\w.+-]+/[\w.+-]+[;,][^\s)\"'<>\]]*")
 _TAGS = (
     "a|abbr|b|bdi|big|br|center|cite|del|dfn|em|font|i|img|ins|kbd|mark|q|s|samp|small|span|strike"
     "|strong|sub|sup|tt|u|var|wbr"
@@ -34,7 +30,10 @@ _NO_TEXT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGN
 _HTML_HEADING = re.compile(r"<h([1-6])\b[^<>]*>(.{0,2000}?)</h\1\s*>", re.DOTALL | re.IGNORECASE)
 _PRE = re.compile(r"\s*<pre\b[^<>]*>\n?(.*)</pre\s*>\s*", re.DOTALL | re.IGNORECASE)
 _INLINE_TAG = re.compile(rf"</?(?!br\b)(?:{_TAGS})\b[^<>]*>", re.IGNORECASE)
-_CELL = re.compile(r"</t[dh]\s*>\s*(?=<t[dh]\b)", re.IGNORECASE)
+_TABLE = re.compile(r"</?table\b[^<>]*>", re.IGNORECASE)
+_ROW = re.compile(r"<tr\b[^<>]*>", re.IGNORECASE)
+_CELL = re.compile(r"<(t[dh])\b[^<>]*>", re.IGNORECASE)
+_ATTRIBUTES = re.compile(r"\{:?\s*[#.][^{}]*\}")
 _LONGEST_HEADING = 2000
 _CODE = {"fence", "code_block"}
 _LISTS = {"bullet_list_open", "ordered_list_open"}
@@ -44,7 +43,7 @@ def read(path: Path) -> Iterator[Block]:
     """Read Markdown; code, lists, tables and what no rule covers are cut between lines."""
     from markdown_it import MarkdownIt
 
-    title, front, text = _front_matter(read_text(path))
+    title, front, text = front_matter(read_text(path))
     if title:
         yield Block(title, level=0)
     if front:
@@ -52,7 +51,7 @@ def read(path: Path) -> Iterator[Block]:
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     inline = MarkdownIt("commonmark")
     parser.disable(["inline", "text_join"], ignoreInvalid=True)
-    lines = _DATA.sub("", text).split("\n")
+    lines = text.split("\n")
     tokens = parser.parse("\n".join(lines))
     done = 0
     for at, token in enumerate(tokens):
@@ -63,7 +62,8 @@ def read(path: Path) -> Iterator[Block]:
         done = max(done, end)
         own = lines[start:end]
         if token.type == "heading_open":
-            yield Block(_heading(inline, tokens[at + 1].content), level=int(token.tag[1]))
+            title = _without_attributes(tokens[at + 1].content)
+            yield Block(_heading(inline, title), level=int(token.tag[1]))
         elif token.type in _CODE:
             yield Block("\n".join(own), lines=True)
         elif token.type == "table_open":
@@ -86,7 +86,21 @@ def _html(text: str) -> Iterator[Block]:
     if code:
         yield Block(html.unescape(_TAG.sub("", code[1])), lines=True)
         return
-    text = _NO_TEXT.sub("", _without_comments(text))
+    for part in _TABLE.split(_NO_TEXT.sub("", _without_comments(text))):
+        yield from _table(part) if _ROW.search(part) else _outside(part)
+
+
+def _table(text: str) -> Iterator[Block]:
+    before, *rows = _ROW.split(text)
+    yield _bare(before)
+    split = [_CELL.split(row) for row in rows]  # each: what stands before, then kind and content
+    cells = [[*filter(str.strip, row[:1]), *row[2::2]] for row in split]
+    lines = [" | ".join(" ".join(_bare(cell).text.split()) for cell in row) for row in cells]
+    headed = len(rows) > 1 and {kind.lower() for kind in split[0][1::2]} == {"th"}
+    yield Block("\n".join(lines[headed:]), lines=True, head=lines[0] if headed else "")
+
+
+def _outside(text: str) -> Iterator[Block]:
     at = 0
     for found in _HTML_HEADING.finditer(text):
         yield _bare(text[at : found.start()])
@@ -96,8 +110,14 @@ def _html(text: str) -> Iterator[Block]:
 
 
 def _bare(text: str, level: int | None = None) -> Block:
-    lines = html.unescape(_TAG.sub(" ", _INLINE_TAG.sub("", _CELL.sub(" | ", text)))).split("\n")
+    lines = html.unescape(_TAG.sub(" ", _INLINE_TAG.sub("", text))).split("\n")
     return Block("\n".join(line.strip() for line in lines), level)
+
+
+def _without_attributes(content: str) -> str:
+    # "{#install .first}", as Pandoc and its kin read it
+    title, brace, rest = content.rstrip().rpartition(" {")
+    return title.rstrip() if title and _ATTRIBUTES.fullmatch(brace[1:] + rest) else content
 
 
 def _heading(parser: Any, content: str) -> str:
@@ -168,24 +188,3 @@ def _plain(text: str) -> str:
         return found["alt"] or "" if found[0][0] in "!<" else found[0]
 
     return _INLINE.sub(replaced, text)
-
-
-def _front_matter(text: str) -> tuple[str, str, str]:
-    # Of YAML or TOML: the title, the other lines, the document.
-    found = _FRONT.match(text)
-    lines = (found[2] or "").split("\n") if found else []
-    if found is None or not any(_FRONT_LINE.match(line) for line in lines):
-        return "", "", text
-    title, others, folded = "", [], False
-    for line in lines:
-        named = _FRONT_TITLE.match(line)
-        if folded and line[:1] in {" ", "\t"}:
-            title = f"{title} {line.strip()}".strip()
-        elif named and not title:
-            title = named[1].strip().strip("\"'")
-            folded = title in _FOLDED
-            title = "" if folded else title
-        else:
-            folded = False
-            others.append(line)
-    return title, "\n".join(others).strip("\n"), text[found.end() :]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from raggd.data.text import UNSPACED, normal_text
+from raggd.data.text import DATA_URI, UNSPACED, normal_text
 from raggd.records import Passage
 
 PASSAGE_WORDS = 100
@@ -32,6 +32,9 @@ _PARAGRAPHS = re.compile(r"\n{2,}")
 _WIDE_GAP = re.compile(rf"[ \t]{{{_LONGEST_GAP + 1},}}")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _WORD = re.compile(r"\S+")
+# Of tables that are drawn: what a line between rows is made of, and a rule over columns.
+_LINE = frozenset("-=+:| ")
+_RULES = re.compile(r"[ \t]*={2,}(?: +={2,})+[ \t]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +161,29 @@ def _units(block: Block, most: int) -> Iterator[_Unit]:
         return
     for paragraph in _PARAGRAPHS.split(text):
         gap = "\n\n"
+        if table := _drawn(paragraph):
+            yield from _units(table, most)
+            continue
         for sentence, before in _sentences(paragraph):
             yield from _cut(sentence, before or gap, most, "")
             gap = ""
+
+
+def _drawn(paragraph: str) -> Block | None:
+    # A paragraph that is a table of bars or rules, as a block with its header.
+    lines = paragraph.strip().split("\n")
+    if len(lines) < 3:
+        return None
+    if _RULES.fullmatch(lines[0]) and _RULES.fullmatch(lines[-1]):
+        rules = [at for at, line in enumerate(lines) if _RULES.fullmatch(line)]
+        head = rules[1] + 1 if len(rules) > 2 else 0
+    elif all(line.strip()[:1] in {"|", "+"} and line.rstrip()[-1:] in {"|", "+"} for line in lines):
+        rules = [n for n, line in enumerate(lines) if set(line) <= _LINE and set(line) & {"-", "="}]
+        double = [at for at in rules if "=" in lines[at]]  # it ends the header, if there is one
+        head = next((at + 1 for at in double or rules if at), 0)
+    else:
+        return None
+    return Block("\n".join(lines[head:]), lines=True, head="\n".join(lines[:head]))
 
 
 def split_blocks(blocks: Iterable[Block], words: int = PASSAGE_WORDS) -> list[str]:
@@ -213,7 +236,8 @@ def _sections(blocks: Iterable[Block], stem: str) -> Iterator[tuple[str, list[Bl
     held: list[Block] = []
     bare: Block | None = None
     for block in blocks:
-        block = Block(normal_text(block.text), block.level, block.lines, normal_text(block.head))
+        text = DATA_URI.sub("", normal_text(block.text))
+        block = Block(text, block.level, block.lines, normal_text(block.head))
         if block.level is None:
             if block.text.strip() or block.head.strip():
                 held.append(block)

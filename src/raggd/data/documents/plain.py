@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raggd.data.documents.passages import Block
-from raggd.data.text import normal_text, text_of
+from raggd.data.text import DATA_URI, normal_text, text_of
 from raggd.files import BYTE_ORDER_MARKS, read_json_lines
 from raggd.records import Passage, RaggdError
 
@@ -35,7 +35,8 @@ _ODD = re.compile(
     r"|[a-z\xdf-\xf6\xf8-\xff][\xc0-\xd6\xd8-\xde\u0152\u0160\u0178\u017d]"
     r"|(?<=[A-Z])[\xc0-\xd6\xd8-\xde\u0152\u0160\u0178\u017d](?=[a-z])"
     r"|[\u0430-\u045f][\u0400-\u042f]|[\u03ac-\u03ce][\u0386-\u03ab]"
-    r"|[\u3131-\u318e\uff61-\uff9f\ufffd\x80-\x9f]|[\u2580-\u2590](?=[^\W\d_])|(?<=[^\W\d_])[\u201a\u201e\u02c6\u02dc\xa4]"
+    r"|[\u3131-\u318e\uff61-\uff9f\ufffd\x80-\x9f]"
+    r"|(?<=[^\W\d_])[\u201c\u201d](?=[^\W\d_])|[\u2580-\u2590](?=[^\W\d_])|(?<=[^\W\d_])[\u201a\u201e\u02c6\u02dc\xa4]"
 )
 # Letters beside a to z of the languages that an encoding was made for.
 _ALPHABETS = {
@@ -61,7 +62,24 @@ _ALPHABETS = {
 _CYRILLIC, _VOWELS = re.compile("[\u0430-\u045f]"), re.compile("[аеёиоуыэюяіїєў]")
 _SERBIAN, _EASTERN = re.compile("[ђѓѕјљњћќџ]"), re.compile("[щъыьэюяё]")
 _GREEK, _GREEK_ACCENTS = re.compile("[\u03b1-\u03c9]"), re.compile("[\u03ac-\u03af\u03cc-\u03ce]")
-_SHORT = 12
+_LATIN = re.compile("[a-z\xc0-\xd6\xd8-\xf6\xf8-\u024f]", re.IGNORECASE)
+_HEBREW, _HEBREW_POINTS = re.compile("[\u05d0-\u05ea]"), re.compile("[\u0591-\u05c7\u05f0-\u05f4]")
+_ARABIC, _ARABIC_COMMON = re.compile("[\u0621-\u064a]"), re.compile("[\u0627\u0644\u064a]")
+_KOREAN, _CHINESE = re.compile("[\uac00-\ud7a3]"), re.compile("[\u4e00-\u9fff]")
+_KOREAN_COMMON = re.compile(
+    "[이다가는을의에고하지를로은서도기사한해대리시자어부인제수정과일보전그상나주라장여아원구유비조국만들게스"
+    "선으면성공오있동안신세생연경소문관습니]"
+)
+_RARE = 8
+"""At least every eighth Korean syllable, or Arabic letter, is one of the commonest."""
+_SHORT = 9
+_COMMON = {
+    "gb18030": (0xB0, 0xD7),
+    "big5": (0xA4, 0xC6),
+    "euc_jp": (0xB0, 0xCF),
+    "cp932": (0x88, 0x98),
+}
+"""First bytes of the characters in common use, of sets in which the others follow."""
 _FAR_SHARE = 4
 """In Western text at most every fourth letter has an accent."""
 # Western bytes that differ in Turkish, and letters that stand beside them in Icelandic.
@@ -115,7 +133,9 @@ def _wide(data: bytes) -> str:
 
     found = from_bytes(data, cp_isolation=["utf_16_le", "utf_16_be", "utf_32_le", "utf_32_be"])
     best = found.best()
-    if best is None:
+    # bytes of ASCII with a stray NUL are Chinese as UTF-16
+    far = best is not None and 2 * sum(c >= "\u2020" for c in str(best)) > len(str(best))
+    if best is None or (far and data.isascii()):
         raise RaggdError("it is not text (it holds control characters), whatever its name says.")
     return data.decode(best.encoding)
 
@@ -132,16 +152,18 @@ def _is_damaged(data: bytes) -> bool:
     # Nearly UTF-8: what is written in another encoding has no valid sequence of several bytes.
     text = data.decode("utf-8", errors="replace")
     valid = sum(not c.isascii() for c in text.replace("\ufffd", ""))
-    return valid > 4 * text.count("\ufffd")
+    return valid > 2 * text.count("\ufffd")
 
 
 def _likely(data: bytes) -> Iterator[str]:
     western = data.decode("cp1252", errors="replace")
     letters = [c for c in western if c.isalpha()]
-    if _FAR_SHARE * sum(not c.isascii() for c in letters) <= len(letters):
-        turkish = sum(c in _TURKISH for c in letters) and not any(c in _ICELANDIC for c in letters)
+    accents = sum(not c.isascii() for c in letters)
+    turkish = sum(c in _TURKISH for c in letters) and not any(c in _ICELANDIC for c in letters)
+    if 2 * accents <= len(letters):
         codings = [*_ALPHABETS, "cp1254"][:: -1 if turkish else 1]
         yield from (coding for coding in dict.fromkeys(codings) if _is_of_one(data, coding))
+    if _FAR_SHARE * accents <= len(letters):
         yield from ("cp1254",) if turkish else ("cp1252", "iso8859_15")
     from charset_normalizer import from_bytes
 
@@ -159,16 +181,37 @@ def _fits(data: bytes, coding: str) -> bool:
     try:
         text = data.decode(coding)
     except UnicodeDecodeError as error:
-        if error.end < len(data) - 3:  # a sample may end inside a character
+        if len(data) < _SAMPLE or error.end < len(data) - 3:  # it may end inside a character
             return False
         text = data[: error.start].decode(coding)
     if not all(c.isprintable() or c.isspace() for c in set(text)):
         return False
-    return not (_ODD.search(text) or _is_no_language(text))
+    return not (_ODD.search(text) or _is_no_language(text) or _is_rare(text, coding))
+
+
+def _is_rare(text: str, coding: str) -> bool:
+    # Chinese characters most of which are outside the common half of their set.
+    first, last = _COMMON.get(coding, (0, 0))
+    leads = [c.encode(coding, "replace")[0] for c in _CHINESE.findall(text)] if last else []
+    return 2 * sum(not first <= lead <= last for lead in leads) > len(leads)
 
 
 def _is_no_language(text: str) -> bool:
-    # Cyrillic letters that nobody writes beside each other, or hardly a vowel; Greek, no accent.
+    # Cyrillic letters that nobody writes beside each other, or hardly a vowel; Greek, no accent;
+    # Korean without its commonest syllables, or with many Chinese characters; more Hebrew points
+    # than letters; Arabic without alef and lam; Latin letters most of which have accents.
+    arabic = len(_ARABIC.findall(text))
+    if arabic > _SHORT and _RARE * len(_ARABIC_COMMON.findall(text)) < arabic:
+        return True
+    latin = _LATIN.findall(text)
+    if 3 * sum(not c.isascii() for c in latin) > 2 * len(latin):
+        return True
+    if len(_HEBREW_POINTS.findall(text)) > len(_HEBREW.findall(text)):
+        return True
+    korean = len(_KOREAN.findall(text))
+    common, chinese = len(_KOREAN_COMMON.findall(text)), len(_CHINESE.findall(text))
+    if korean and (_RARE * common < korean or _FAR_SHARE * chinese > korean):
+        return True
     if len(_GREEK.findall(text)) > _SHORT and not _GREEK_ACCENTS.search(text):
         return True
     text = text.lower()
@@ -182,8 +225,8 @@ _RULE = re.compile(r"(?!(?:::|\.\.)\s*$)([=\-`:.'\"~^_*+#<>])\1*\s*$")
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file, whatever its encoding, in the normal form."""
-    return normal_text(decode(path.read_bytes()))
+    """Return the text of a file, whatever its encoding, in the normal form; no data URIs."""
+    return DATA_URI.sub("", normal_text(decode(path.read_bytes())))
 
 
 def read_plain(path: Path) -> Iterator[Block]:
@@ -220,6 +263,8 @@ def read_rst(path: Path) -> Iterator[Block]:
     yield Block("\n".join(held))
 
 
+_NUMBER = re.compile(r"[-.\d]*\d[-.\d]*")
+_YEAR = re.compile(r"(?:1[89]|20|21)\d\d")
 _NAMED = re.compile(r"\s*sep=([,;\t|])[ \t]*\n")
 _ROWS_SAMPLE = 20_000
 
@@ -242,7 +287,7 @@ def read_csv(path: Path) -> Iterator[Block]:
     at = next((n for n, row in enumerate(rows) if len(row) > 1 and any(row[1:])), 0)
     title, rows = rows[:at], rows[at:]  # exports begin with a title, a date, a remark
     yield Block("\n".join("; ".join(filter(None, row)) for row in title), lines=True)
-    if len(rows) > 1 and _names_columns(rows[0]):
+    if len(rows) > 1 and _names_columns(rows):
         names, values = rows[0], rows[1:]
         filled = {at for row in values for at, cell in enumerate(row) if cell}
         empty = [name for at, name in enumerate(names) if at not in filled]
@@ -259,16 +304,18 @@ def _rows(text: str, path: Path) -> list[list[str]]:
     else:
         tab = path.suffix.lower() == ".tsv" and "\t" in text
         delimiter = "\t" if tab else max(",;\t|", key=partial(_fit, text[:_ROWS_SAMPLE]))
-    closed = True
+
+    def read(**dialect: Any) -> list[list[str]]:
+        return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **dialect))
+
     try:
-        list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        return read(strict=True)
     except csv.Error as error:
-        closed = "end of data" not in str(error)
-    lines = io.StringIO(text, newline="")
-    if closed:
-        return list(csv.reader(lines, delimiter=delimiter))
-    # a quotation mark that is never closed is a character
-    return list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
+        if "end of data" in str(error):  # a quotation mark that is never closed is a character
+            return read(quoting=csv.QUOTE_NONE)
+    with suppress(csv.Error):
+        return read(strict=True, doublequote=False, escapechar="\\")
+    return read()
 
 
 def _fit(sample: str, delimiter: str) -> tuple[int, int]:
@@ -278,13 +325,26 @@ def _fit(sample: str, delimiter: str) -> tuple[int, int]:
     return same[0][1] if same else 0, -sum(cell[:1] == " " for row in rows for cell in row)
 
 
-def _names_columns(row: Sequence[str]) -> bool:
-    numbers = any(cell.replace(".", "").replace("-", "").isdigit() for cell in row)
-    return len(row) > 1 and all(row) and len(set(row)) == len(row) and not numbers
+def _names_columns(rows: Sequence[Sequence[str]]) -> bool:
+    # The first row, unless it repeats itself or has a number; years over what is none name columns.
+    names, values = rows[0], rows[1:]
+    named = [name for name in names if name]
+    if len(names) < 2 or not all(names[1:]) or len(set(named)) < len(named):  # an index has no name
+        return False
+    numbers = [at for at, name in enumerate(names) if _NUMBER.fullmatch(name)]
+    if not numbers:
+        return True
+    below = [row[at] for row in values for at in numbers if at < len(row)]
+    return (
+        len(numbers) < len(named)
+        and all(_YEAR.fullmatch(names[at]) for at in numbers)
+        and not all(map(_YEAR.fullmatch, below))
+    )
 
 
 def _line(names: Sequence[str], row: Sequence[str]) -> str:
-    named = [f"{name}: {cell}" for name, cell in zip(names, row, strict=False) if cell]
+    pairs = zip(names, row, strict=False)
+    named = [f"{name}: {cell}" if name else cell for name, cell in pairs if cell]
     return "; ".join([*named, *filter(None, row[len(names) :])])
 
 

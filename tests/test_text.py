@@ -105,11 +105,23 @@ def test_names_of_people_and_firms_stay_whole(name: str) -> None:
         ("Αθήνα", "ΑΘΗΝΑ"),
         ("ὁδός", "οδοσ"[:3] + "ς"),
         ("class HTTPServer", "server"),
+        ("im Jahr ١٩٥٢", "1952"),
+        ("अध्याय ३", "3"),
+        ("GROẞ", "gross"),
+        ("a 40mm hose", "40 mm"),
+        ("runs at 3GHz", "3 ghz"),
+        ("(512MB)", "512 mb"),
     ],
 )
 def test_a_part_is_found(written: str, asked: str) -> None:
     assert set(tokenize(asked)) & set(tokenize(written))
     assert set(tokenize(asked)) <= set(tokenize(written)) | set(tokenize("_"))
+
+
+@pytest.mark.parametrize("text", ["the 1990s", "2nd 3D F16", "v2.10km", "x10km", "10kmh", "5 ms"])
+def test_numbers_without_a_unit_stay_whole(text: str) -> None:
+    words = [word for word in re.findall(r"\w+", text.lower()) if word != "the"]
+    assert len(tokenize(text)) == len(words)
 
 
 def test_other_words_of_an_unspaced_script_are_not_found() -> None:

@@ -3,7 +3,8 @@
 Terms are words in lower case, without English stop words, by their Snowball stems. Words are what
 Unicode takes for them: marks belong to their letters. Scripts without spaces give pairs of
 neighbouring characters, and Chinese ones each character too (Lucene's CJK analyser, with unigrams).
-A name such as ``max_retry_count`` or ``maxRetryCount`` gives itself and its parts.
+A name such as ``max_retry_count`` or ``maxRetryCount`` gives itself and its parts, and so does a
+number with its unit, ``10km``.
 
 Postings are pure functions on arrays. The arithmetic is that of bm25s (method lucene), step by step
 in the same types, so that scores are the same bits as those of its own index of the whole corpus.
@@ -41,6 +42,11 @@ _HUMPED = re.compile(
     r"|(?<=[.:<@#`])[A-Z][A-Za-z0-9]+|[A-Z][A-Za-z0-9]+(?=[`(<]|[.:]+\w))(?!\w)"
 )
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z_]+")
+# A number with its unit, "10km": in words "10" and "km" too, as it is written with a space.
+_MEASURE = re.compile(
+    r"(?<![\w.,])(\d+)([kmg]?hz|[kmgt]i?b|[kcmn]m|[km]?g|lbs?|oz|ml|k?wh?|mah|ms|sec|mins?|hrs|"
+    r"px|dpi|fps|mph|rpm|psi|db|bits?)(?!\w)"
+)
 # Lucene's English stop words: function words that carry no topic.
 _STOPWORDS = frozenset(
     re.findall(
@@ -50,6 +56,7 @@ _STOPWORDS = frozenset(
     )
 )
 _TRIAL = "stra\xdfe \u0451 \u03ac HTTPServer \u0130 e\u0301 "
+_TRIAL += "10km \u0663 \u1e9e "
 _TRIAL += "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"
 _PROBES = ("running", "ponies", "university", "generously", "skies", "dying", "relational", "news")
 
@@ -93,6 +100,7 @@ def _words(text: str) -> list[str]:
         words += _parts(_JOINED.findall(text))
     if _HUMP.search(text):
         words += _parts(_HUMPED.findall(text))
+    words += [part for measure in _MEASURE.findall(lower) for part in measure]
     return words
 
 
@@ -132,6 +140,7 @@ def tokenizer_fingerprint() -> str:
         _JOINED.pattern,
         _HUMPED.pattern,
         _PART.pattern,
+        _MEASURE.pattern,
         "search form, lower, pairs",
     )
     return content_id(*rules, *sorted(_STOPWORDS), *map(_term, _PROBES), *tokenize(_TRIAL))

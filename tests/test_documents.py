@@ -499,7 +499,7 @@ SHORT = {
     "cp1252": ["Ça a été reçu à Noël", "Größe", "coûté", "It\u2019s 5\xa0€"],
     "latin-1": ["L'école fermée", "Übergröße", "El niño"],
     "cp850": ["Größe", "Straße über"],
-    "mac_roman": ["Größe", "Übergröße"],
+    "mac_roman": ["Straße über", "Übergröße"],
     "cp1251": ["Привет, мир", "Мир и труд", "Цена 100 рублей"],
     "koi8_r": ["Привет, мир", "Цена сто рублей", "Склад закрыт"],
     "koi8_u": ["Ціна сто гривень"],

@@ -29,13 +29,14 @@ _KNOWN = (
     *("iso8859_2", "iso8859_5", "koi8_r", "cp866", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
 )
 # What text in the right encoding does not hold: symbols inside words, capitals after small
-# letters, half of a Japanese or Korean character, low quotes after a letter.
+# letters, half of a Japanese or Korean character, low quotes after a letter, two scripts in a word.
 _ODD = re.compile(
     r"(?<=[^\W\d_])[\xa1-\xa9\xab-\xb6\xb8-\xbf\xd7\xf7\u2020-\u2022\u2030\u2039\u203a]+(?=[^\W\d_])"
     r"|[a-z\xdf-\xf6\xf8-\xff][\xc0-\xd6\xd8-\xde\u0152\u0160\u0178\u017d]"
     r"|(?<=[A-Z])[\xc0-\xd6\xd8-\xde\u0152\u0160\u0178\u017d](?=[a-z])"
     r"|[\u0430-\u045f][\u0400-\u042f]|[\u03ac-\u03ce][\u0386-\u03ab]"
     r"|[\u3131-\u318e\uff61-\uff9f\ufffd\x80-\x9f]"
+    r"|[a-z][\u0370-\u06ff]|[\u0370-\u06ff][a-z]|[a-z][\u4e00-\u9fff\uac00-\ud7a3][a-z]"
     r"|(?<=[^\W\d_])[\u201c\u201d](?=[^\W\d_])|[\u2580-\u2590](?=[^\W\d_])|(?<=[^\W\d_])[\u201a\u201e\u02c6\u02dc\xa4]"
 )
 # Letters beside a to z of the languages that an encoding was made for.

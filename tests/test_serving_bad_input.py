@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 from collections.abc import Iterator
@@ -74,6 +75,20 @@ def test_malformed_json(client: httpx.Client, body: bytes) -> None:
     assert "error" in answer.json()
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        json.dumps(chat("Zoë")).encode("cp1252").replace(b"\\u00eb", b"\xeb"),
+        b'{"metadata": ' + b'{"a": ' * 4_000 + b"1" + b"}" * 4_001,
+        b'{"seed": ' + b"1" * 5_000 + b"}",
+        gzip.compress(json.dumps(chat()).encode()),
+    ],
+)
+def test_a_body_that_no_reader_begins(client: httpx.Client, body: bytes) -> None:
+    answer = client.post(CHAT, content=body, headers={"content-type": "application/json"})
+    assert "cannot be read as JSON in UTF-8" in refusal(answer, 400, "invalid_json")
+
+
 def test_a_body_that_is_not_declared_as_json(client: httpx.Client) -> None:
     answer = client.post(CHAT, content=json.dumps(chat()), headers={"content-type": "text/plain"})
     assert answer.status_code == 400
@@ -96,6 +111,9 @@ def test_a_body_that_is_not_declared_as_json(client: httpx.Client) -> None:
         ({"raggd": {"method": "vanilla-rag"}}, 400, "invalid_value", "leave it out"),
         ({"raggd": {"metod": "base"}}, 400, "unsupported_parameter", "raggd.metod"),
         ({"tools": [{"type": "function"}]}, 400, "unsupported_parameter", "tools"),
+        ({"logit_bias": {"50256": -100}}, 400, "unsupported_parameter", "logit_bias"),
+        ({"raggd": {"support": "x" * 201}}, 400, "invalid_value", "200 characters"),
+        ({"top_k": 40}, 400, "invalid_value", "top_k"),
         ({"n": 2}, 400, "invalid_value", "'n'"),
         ({"temperature": -1}, 400, "invalid_value", "temperature"),
         ({"temperature": "0"}, 400, "invalid_value", "temperature"),
@@ -112,6 +130,12 @@ def test_a_body_that_is_not_declared_as_json(client: httpx.Client) -> None:
         ({"messages": [{"role": "system", "content": "x"}]}, 400, "invalid_value", "'user'"),
         ({"messages": [{"role": "tool", "content": "x"}]}, 400, "invalid_value", "role"),
         ({"messages": "hello"}, 400, "invalid_value", "messages"),
+        (
+            {"messages": [{"role": "assistant", "tool_calls": [{"id": "1"}]}]},
+            400,
+            "unsupported_parameter",
+            "calls no tools",
+        ),
     ],
 )
 def test_wrong_fields(
@@ -125,6 +149,12 @@ def test_an_empty_question(client: httpx.Client, text: str) -> None:
     assert "empty" in refusal(client.post(CHAT, json=chat(text)), 400, "invalid_value")
     answer = client.post("/v1/completions", json={"model": "base", "prompt": ["a", text]})
     assert "empty" in refusal(answer, 400, "invalid_value")
+
+
+@pytest.mark.parametrize(("prompt", "word"), [([], "at least 1"), (["x"] * 33, "at most 32")])
+def test_too_few_or_many_prompts(client: httpx.Client, prompt: list[str], word: str) -> None:
+    answer = client.post("/v1/completions", json={"model": "base", "prompt": prompt})
+    assert word in refusal(answer, 400, "invalid_value")
 
 
 @pytest.mark.parametrize("character", ["\x00", "\x07", "\x1b", "\x7f", "\x85"])

@@ -115,10 +115,23 @@ def test_neutral_values_are_taken_and_others_refused(client: httpx.Client) -> No
         "tool_choice": "none",
         "n": 1,
         "logit_bias": {},
+        "repetition_penalty": 1,
+        "top_k": -1,
+        "min_p": 0.0,
+        "reasoning_effort": "none",
+        "verbosity": "medium",
+        "prompt_cache_retention": "24h",
     }
     neutral |= {"logprobs": False, "top_logprobs": 0}
     assert ask(client, user("where is Lima ?"), **neutral).status_code == 200
-    for name, value in (("modalities", ["text", "audio"]), ("tool_choice", "required"), ("n", 2)):
+    for name, value in (
+        ("modalities", ["text", "audio"]),
+        ("tool_choice", "required"),
+        ("n", 2),
+        ("min_p", 0.1),
+        ("repetition_penalty", 1.1),
+        ("reasoning_effort", "high"),
+    ):
         refused = ask(client, user("where is Lima ?"), **{name: value})
         assert refused.status_code == 400, name
         assert name in refused.json()["error"]["message"]
@@ -132,6 +145,7 @@ def test_neutral_values_are_taken_and_others_refused(client: httpx.Client) -> No
         {"role": "assistant", "content": "Lima", "refusal": None, "annotations": []},
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "assistant"},
+        {"role": "assistant", "content": "Lima", "reasoning_content": "A city, so ..."},
     ],
 )
 def test_turns_of_the_assistant_as_they_come(client: httpx.Client, turn: dict[str, Any]) -> None:

@@ -76,15 +76,15 @@ def filled_text(text: str) -> str:
 
 
 Text = Annotated[str, AfterValidator(clean_text)]
-ShortText = Annotated[str, AfterValidator(clean_text), Field(max_length=200)]
-Name = Annotated[str, AfterValidator(filled_text), Field(min_length=1, max_length=64)]
+ShortText = Annotated[str, Field(max_length=200), AfterValidator(clean_text)]
+Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(filled_text)]
 
 
 class PassageFields(Body):
     """A passage that the client brings along."""
 
     text: Annotated[
-        str, AfterValidator(filled_text), Field(min_length=1, max_length=LONGEST_EVIDENCE)
+        str, Field(min_length=1, max_length=LONGEST_EVIDENCE), AfterValidator(filled_text)
     ]
     title: ShortText = ""
     id: ShortText = ""
@@ -112,15 +112,15 @@ def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
 
 
 Passages = Annotated[
-    list[PassageFields], AfterValidator(bounded_passages), Field(max_length=MOST_PASSAGES)
+    list[PassageFields], Field(max_length=MOST_PASSAGES), AfterValidator(bounded_passages)
 ]
 
 
 class DemonstrationFields(Body):
     """An answered question; its passages are retrieved unless they are given."""
 
-    question: Annotated[str, AfterValidator(filled_text), Field(min_length=1, max_length=8_000)]
-    answer: Annotated[str, AfterValidator(filled_text), Field(min_length=1, max_length=2_000)]
+    question: Annotated[str, Field(min_length=1, max_length=8_000), AfterValidator(filled_text)]
+    answer: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(filled_text)]
     passages: Passages | None = None
     id: ShortText = ""
 
@@ -138,7 +138,7 @@ class Extension(Body):
     """A support set of this request's own."""
     passages: Passages | None = None
     """Evidence to use instead of what would be retrieved; an empty list gives none."""
-    instruction: Annotated[str, AfterValidator(clean_text), Field(max_length=8_000)] | None = None
+    instruction: Annotated[str, Field(max_length=8_000), AfterValidator(clean_text)] | None = None
     """How to answer; in a chat the system message says it."""
     guess: bool | None = None
     """Ask the model even where no passage was found."""

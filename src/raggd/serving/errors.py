@@ -108,7 +108,8 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     # of a field that takes several forms, the form that came nearest tells most
     start = _place(problems[0])
     near = [problem for problem in problems if _place(problem)[: len(start)] == start]
-    first = max(near, key=lambda problem: len(_place(problem)))
+    # the deepest; of one place, what is wrong with the right type
+    first = max(near, key=lambda p: (len(_place(p)), not str(p.get("type")).endswith("_type")))
     parts = _place(first)
     field, kind = ".".join(parts) or None, str(first.get("type", ""))
     text = str(first.get("msg", "invalid")).removeprefix("Value error, ")
@@ -120,8 +121,10 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     elif kind == "missing" and field is None:
         message = "expected a JSON object with the header 'Content-Type: application/json'."
         code = "invalid_json"
-    elif kind == "too_long" and field in {"tools", "functions"}:
-        message, code = f"'{field}': this server calls no tools.", "unsupported_parameter"
+    elif dict(first.get("ctx") or {}).get("max_length") == 0:
+        calls = any(word in str(field) for word in ("tool", "function"))
+        reason = "calls no tools" if calls else "takes it empty or not at all"
+        message, code = f"'{field}': this server {reason}.", "unsupported_parameter"
     elif kind == "extra_forbidden":
         message, code = f"'{field}' is not a parameter of this server.", "unsupported_parameter"
     if code == "unsupported_parameter":
@@ -129,6 +132,10 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     return BadRequestError(message, field, code)
 
 
+_UNREADABLE = (
+    "the body cannot be read as JSON in UTF-8: it is packed, of another encoding, nested too deep, "
+    "or has a number of thousands of digits."
+)
 _OF_PATHS = {
     404: ("not_found", "there is nothing at this path: see /openapi.json."),
     405: ("method_not_allowed", "this path does not take that method."),
@@ -144,6 +151,8 @@ def install_handlers(app: FastAPI) -> None:
         if not isinstance(error, HTTPException):
             return as_api_error(error).response()
         other = ("invalid_request", f"{str(error.detail).rstrip('.')}.")
+        if error.status_code == 400:  # FastAPI says it where Python cannot even begin to read
+            other = ("invalid_json", _UNREADABLE)
         code, message = _OF_PATHS.get(error.status_code, other)
         return ApiError(error.status_code, code, message, headers=error.headers).response()
 

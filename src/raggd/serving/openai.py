@@ -55,7 +55,7 @@ class Writing(Body):
     no answer) or only taken at their neutral value.
     """
 
-    model: Annotated[str, AfterValidator(clean_text), Field(min_length=1, max_length=200)]
+    model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(clean_text)]
     max_tokens: Count | None = None
     """At most the context (`backbone.context_tokens`)."""
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -77,6 +77,10 @@ class Writing(Body):
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    top_k: Annotated[int, Field(ge=-1, le=0)] | None = None
+    min_p: Zero | None = None
+    repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
     raggd: Extension | None = None
 
 
@@ -85,6 +89,7 @@ class TextPart(Body):
 
     type: Literal["text"]
     text: Text
+    cache_control: dict[str, Any] | None = None
 
 
 class RefusalPart(Body):
@@ -106,6 +111,7 @@ class Message(Body):
     refusal: Text | None = None
     annotations: list[Any] | None = None
     tool_calls: Nothing | None = None
+    reasoning_content: str | None = None
 
     @property
     def text(self) -> str:
@@ -129,6 +135,9 @@ class ChatRequest(Writing):
     function_call: Literal["none", "auto"] | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[Literal["text"]] | None = None
+    reasoning_effort: Literal["none", "minimal"] | None = None
+    """A block of thinking is closed before the answer."""
+    verbosity: Literal["medium"] | None = None
 
 
 class CompletionRequest(Writing):

@@ -49,18 +49,12 @@ def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A rule, and what it told of lessons that it was not fitted to.
-
-    Attributes:
-        area: under the curve of recall over wrong refusals; 0.5 tells nothing.
-        recall: share of what is to be refused that was, at the bias chosen.
-        wrongly: share of answerable questions that were refused.
-    """
+    """A rule, and what it told of lessons that it was not fitted to."""
 
     rule: RefusalRule
-    area: float
-    recall: float
-    wrongly: float
+    area: float  # under the curve of recall over wrong refusals; 0.5 tells nothing
+    recall: float  # share of what is to be refused that was, at the bias chosen
+    wrongly: float  # share of answerable questions that were refused
 
 
 def logistic(features: Tensor, wanted: Tensor) -> tuple[Tensor, float]:

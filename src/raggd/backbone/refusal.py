@@ -25,20 +25,15 @@ SURE = 10.0
 
 @dataclass(frozen=True, slots=True)
 class RefusalRule:
-    """Refuses where ``confidence * log p + coverage * share + bias`` is positive.
+    """Refuses where ``confidence * log p + coverage * share + bias`` is positive."""
 
-    Attributes:
-        confidence: weight of the log-probability, in nats, of the likeliest first token of any
-            other answer.
-        coverage: weight of the share of the question's terms that a window of a passage holds
-            (`retrieval.coverage`).
-        token: that a refusal begins with.
-    """
-
+    # weight of the log-probability, in nats, of the likeliest first token of any other answer
     confidence: float
+    # weight of the share of the question's terms that a window of a passage holds
+    # (`retrieval.coverage`)
     coverage: float
     bias: float
-    token: int
+    token: int  # that a refusal begins with
 
     @property
     def fingerprint(self) -> str:

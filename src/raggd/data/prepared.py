@@ -21,22 +21,15 @@ from raggd.records import Passage, RaggdError, content_id
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """An answered question with evidence that holds an answer and evidence that does not.
-
-    Attributes:
-        task: the benchmark or source it comes from.
-        answers: every answer that counts as right.
-        gold: the one to show or to train on.
-        passages: retrieved, best first; empty when none of them holds an answer.
-        near: passages retrieved for it that hold no answer: what a refusal is learned from.
-    """
+    """An answered question with evidence that holds an answer and evidence that does not."""
 
     id: str
-    task: str
+    task: str  # the benchmark or source it comes from
     question: str
-    answers: tuple[str, ...]
-    gold: str
-    passages: tuple[Passage, ...]
+    answers: tuple[str, ...]  # every answer that counts as right
+    gold: str  # the one to show or to train on
+    passages: tuple[Passage, ...]  # retrieved, best first; empty when none of them holds an answer
+    # passages retrieved for it that hold no answer: what a refusal is learned from
     near: tuple[Passage, ...]
 
 

@@ -32,21 +32,13 @@ def prompt_fingerprint(tokenizer: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Tokens of one prompt, with or without its answer.
+    """Tokens of one prompt, with or without its answer."""
 
-    Attributes:
-        tokens: token ids; the answer, closed by the end token, comes last.
-        answer_tokens: how many of them are the answer's (0 when it is to be generated).
-        passages_cut: passages that were shortened or dropped to fit.
-        passages: those that it shows.
-        question: that it ends with, behind the one before it.
-    """
-
-    tokens: tuple[int, ...]
-    answer_tokens: int
-    passages_cut: int
-    passages: tuple[Passage, ...] = ()
-    question: str = ""
+    tokens: tuple[int, ...]  # token ids; the answer, closed by the end token, comes last
+    answer_tokens: int  # how many of them are the answer's (0 when it is to be generated)
+    passages_cut: int  # passages that were shortened or dropped to fit
+    passages: tuple[Passage, ...] = ()  # those that it shows
+    question: str = ""  # that it ends with, behind the one before it
 
 
 def _heading(passage: Passage, sources: bool) -> str:

@@ -30,28 +30,19 @@ REFUSAL = "not in the passages"
 
 @dataclass(frozen=True)
 class AnswerTemplate:
-    """How an answer is written around its value.
+    """How an answer is written around its value."""
 
-    Attributes:
-        pieces: one of them is the value.
-        letters: the change of the value's own letters, a key of `LETTERS`.
-        names: what a passage is called by, a key of `NAMES`; empty where none is named.
-        json: whether the answer is JSON, so that values are escaped.
-        quotes: what the value is word for word: a ``sentence`` of a passage, or its ``title``.
-        extractive: whether every value stands in its passages as it is written, so that an answer
-            is held to the words of its own.
-        refusals: as they were shown; the model writes `REFUSAL` for the first.
-        answers: of the examples, as they were given.
-    """
-
-    pieces: tuple[Piece, ...] = (VALUE,)
-    letters: str = "same"
-    names: str = ""
-    json: bool = False
+    pieces: tuple[Piece, ...] = (VALUE,)  # one of them is the value
+    letters: str = "same"  # the change of the value's own letters, a key of `LETTERS`
+    names: str = ""  # what a passage is called by, a key of `NAMES`; empty where none is named
+    json: bool = False  # whether the answer is JSON, so that values are escaped
+    # what the value is word for word: a ``sentence`` of a passage, or its ``title``
     quotes: str = ""
+    # whether every value stands in its passages as it is written, so that an answer is held
+    # to the words of its own
     extractive: bool = False
-    refusals: tuple[str, ...] = ()
-    answers: tuple[str, ...] = ()
+    refusals: tuple[str, ...] = ()  # as they were shown; the model writes `REFUSAL` for the first
+    answers: tuple[str, ...] = ()  # of the examples, as they were given
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> AnswerTemplate:

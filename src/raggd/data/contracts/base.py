@@ -33,71 +33,44 @@ def titled(title: str, file: str) -> str:
 
 
 class Score(NamedTuple):
-    """How an answer was judged: each part is 0 or 1.
+    """How an answer was judged: each part is 0 or 1."""
 
-    Attributes:
-        form: the wrapping, label or refusal, whatever the entity.
-        content: the entity, label or refusal, whatever its wrapping.
-        exact: the string itself.
-        refused: whether the answer is the contract's refusal.
-    """
-
-    form: float
-    content: float
-    exact: float
-    refused: bool
+    form: float  # the wrapping, label or refusal, whatever the entity
+    content: float  # the entity, label or refusal, whatever its wrapping
+    exact: float  # the string itself
+    refused: bool  # whether the answer is the contract's refusal
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A question under a contract: as asked, with passages as shown and the answer as wanted.
+    """A question under a contract: as asked, with passages as shown and the answer as wanted."""
 
-    Attributes:
-        id: of the question that it was made from.
-        accepted: every string that counts as exact.
-        contents: every entity or label that counts as right; none for a refusal.
-        refused: whether a refusal is wanted.
-    """
-
-    id: str
+    id: str  # of the question that it was made from
     question: str
     passages: tuple[Passage, ...]
     answer: str
-    accepted: tuple[str, ...]
-    contents: tuple[str, ...]
-    refused: bool = False
+    accepted: tuple[str, ...]  # every string that counts as exact
+    contents: tuple[str, ...]  # every entity or label that counts as right; none for a refusal
+    refused: bool = False  # whether a refusal is wanted
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """What an answer is to be. All literals are part of it, so it is its own description.
+    """What an answer is to be. All literals are part of it, so it is its own description."""
 
-    Attributes:
-        name: of the contract.
-        family: contracts of one family differ in their literals only.
-        target: what is asked for, a key of `TARGETS`.
-        template: the answer; ``$x`` is the target, ``$n`` the number of a passage that holds the
-            answer, ``$t`` its title.
-        letters: a change of the target's own letters, a key of `LETTERS`.
-        labels: the words that a closed target chooses from.
-        posing: which of a target's ways of asking.
-        refusal: what is answered where the passages lack the answer; empty: they never do.
-        wrapped: whether the refusal stands inside the template.
-        whole: whether full passages are shown, as in the benchmarks.
-        files: whether passages come from named files; ``$t`` is then the name.
-    """
-
-    name: str
-    family: str
-    target: str = "entity"
+    name: str  # of the contract
+    family: str  # contracts of one family differ in their literals only
+    target: str = "entity"  # what is asked for, a key of `TARGETS`
+    # the answer; ``$x`` is the target, ``$n`` the number of a passage that holds the answer,
+    # ``$t`` its title
     template: str = "$x"
-    letters: str = "same"
-    labels: tuple[str, ...] = ()
-    posing: int = 0
-    refusal: str = ""
-    wrapped: bool = False
-    whole: bool = False
-    files: bool = False
+    letters: str = "same"  # a change of the target's own letters, a key of `LETTERS`
+    labels: tuple[str, ...] = ()  # the words that a closed target chooses from
+    posing: int = 0  # which of a target's ways of asking
+    refusal: str = ""  # what is answered where the passages lack the answer; empty: they never do
+    wrapped: bool = False  # whether the refusal stands inside the template
+    whole: bool = False  # whether full passages are shown, as in the benchmarks
+    files: bool = False  # whether passages come from named files; ``$t`` is then the name
 
     def ask(
         self,

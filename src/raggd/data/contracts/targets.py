@@ -36,25 +36,15 @@ CLASSES: tuple[tuple[str, str], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a target is made from.
+    """What a target is made from."""
 
-    Attributes:
-        row: the answered question.
-        passages: as shown.
-        holders: numbers, from 1, of the passages that hold an answer.
-        pool: other questions of the source.
-        draw: decides candidates and options.
-        labels: of the contract.
-        posing: of the contract.
-    """
-
-    row: Prepared
-    passages: Sequence[Passage]
-    holders: tuple[int, ...]
-    pool: Sequence[Prepared]
-    draw: random.Random
-    labels: tuple[str, ...]
-    posing: int
+    row: Prepared  # the answered question
+    passages: Sequence[Passage]  # as shown
+    holders: tuple[int, ...]  # numbers, from 1, of the passages that hold an answer
+    pool: Sequence[Prepared]  # other questions of the source
+    draw: random.Random  # decides candidates and options
+    labels: tuple[str, ...]  # of the contract
+    posing: int  # of the contract
 
 
 def _entity(s: Situation) -> Posed | None:

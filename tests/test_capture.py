@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from raggd.backbone import capture
+from raggd.backbone.batch import Reading
 from raggd.backbone.capture import (
     CapturedSteps,
     GrowingSteps,
@@ -18,7 +19,7 @@ from raggd.backbone.capture import (
     can_capture,
     capture_for,
 )
-from raggd.backbone.generate import Reading, read_prompts
+from raggd.backbone.generate import read_prompts
 from raggd.backbone.interface import attach, attached_to
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update, stack_updates

@@ -13,9 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd.backbone.batch import alike, padded_length
+from raggd.backbone.batch import Reading, alike, padded_length
 from raggd.backbone.capture import CapturedSteps, capture_for
-from raggd.backbone.generate import Reading
 from raggd.backbone.load import Backbone, wrap_model
 from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter

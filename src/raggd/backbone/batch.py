@@ -35,6 +35,16 @@ class Batch:
     prefix: Tensor | None = None  # (vectors, hidden size), before every prompt (prompt tuning)
 
 
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Prompts that the model has read; answering and scoring leave it as it is."""
+
+    cache: Any  # keys and values of all positions
+    logits: Tensor  # (rows, vocabulary) after each prompt's last token, float32
+    mask: Tensor  # (rows, length), 1 on real tokens
+    following: Tensor  # (rows, 1), position id of the next token
+
+
 def padded_length(tokens: int) -> int:
     """Return the length that a batch whose longest row has `tokens` is padded to."""
     return tokens + -tokens % STEP

@@ -15,20 +15,18 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from raggd.backbone.batch import Reading
 from raggd.backbone.interface import Attached, Up, attached_to
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import new_cache
 from raggd.core.low_rank import Factors
-
-if TYPE_CHECKING:
-    from raggd.backbone.generate import Reading
 
 ROWS = (1, 2, 4, 8, 16, 32)
 """Batches are captured at these sizes and smaller ones padded; larger ones are not captured."""

@@ -7,14 +7,13 @@ begin with a `Prefix` that was read before; the rows of one batch may have diffe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.backbone.batch import join_caches, last_positions, make_batch, model_inputs
+from raggd.backbone.batch import Reading, join_caches, last_positions, make_batch, model_inputs
 from raggd.backbone.capture import branch, steps_from
 from raggd.backbone.extractive import Extract
 from raggd.backbone.load import Backbone
@@ -24,16 +23,6 @@ from raggd.data.prompts import Prompt
 
 SHORTEST_OPENING = 128
 """Tokens from which on what prompts share is worth a forward pass of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """Prompts that the model has read; `decode` and `score` leave it as it is."""
-
-    cache: Any  # keys and values of all positions
-    logits: Tensor  # (rows, vocabulary) after each prompt's last token, float32
-    mask: Tensor  # (rows, length), 1 on real tokens
-    following: Tensor  # (rows, 1), position id of the next token
 
 
 def clean_answer(text: str, *, lines: bool = False) -> str:

@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.prompt_tuning import check_prefix
-from raggd.backbone.batch import alike
+from raggd.backbone.batch import Reading, alike
 from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import (
     SHORTEST_OPENING,
-    Reading,
     common_opening,
     decode,
     join_readings,

@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from raggd.backbone.batch import READ_TOKENS, join_caches
+from raggd.backbone.batch import READ_TOKENS, Reading, join_caches
 from raggd.backbone.capture import Steps, steps_from
 from raggd.backbone.device import claim
-from raggd.backbone.generate import Reading, read_prompts
+from raggd.backbone.generate import read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.prefix import known_tokens, new_cache

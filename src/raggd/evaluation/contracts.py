@@ -234,9 +234,10 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     """Summarise the answers of all methods to the same questions, in the same order.
 
     ``contracts`` (by name and method: form, content, exact in percent, n), ``macro`` (the mean over
-    contracts with its 95 % interval), ``letters`` and ``rest`` (the same for contracts that change
-    the answer's own letters, and the others), ``by_set`` (the same for known, new and unseen
-    contracts), ``refusal`` and ``differences`` (first method minus each other, in points).
+    contracts), ``intervals`` (the same with 95 % intervals), ``letters`` and ``rest`` (the means of
+    contracts that change the answer's own letters, and of the others), ``by_set`` (intervals for
+    known, new and unseen contracts), ``refusal`` and ``differences`` (first method minus each
+    other, in points).
     """
     first, *others = judged
     contracts: dict[str, dict[str, Any]] = {}
@@ -244,9 +245,11 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
         for name in dict.fromkeys(a.contract for a in answers):
             own = [a for a in answers if a.contract == name]
             contracts.setdefault(name, {})[method] = {**_means(own), "n": len(own)}
+    intervals = {m: {p: _interval(a, p) for p in PARTS} for m, a in judged.items()}
     result: dict[str, Any] = {
         "contracts": contracts,
-        "macro": {m: {p: _interval(a, p) for p in PARTS} for m, a in judged.items()},
+        "macro": {m: {p: parts[p][0] for p in PARTS} for m, parts in intervals.items()},
+        "intervals": intervals,
         "refusal": {
             m: refusal_scores([a.score.refused for a in asked], [a.refuse for a in asked])
             for m, answers in judged.items()

@@ -263,7 +263,7 @@ def audit_table(result: Mapping[str, Any]) -> Table:
 
 def contract_tables(result: Mapping[str, Any]) -> list[Table]:
     """Return the methods' means over contracts, and the first method's contracts one by one."""
-    groups = {"": result["macro"], **result.get("by_set", {})}
+    groups = {"": result["intervals"], **result.get("by_set", {})}
     rows = []
     for name, methods in groups.items():
         for method, scores in methods.items():

@@ -1,0 +1,82 @@
+"""Whether answers follow the examples: what `raggd evaluate --contracts` counts and writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+from raggd.backbone.load import Backbone
+from raggd.data.contracts.base import Score
+from raggd.data.contracts.families import contract_set
+from raggd.data.prepared import write_prepared
+from raggd.evaluation.contracts import (
+    PARTS,
+    Judged,
+    contract_result,
+    refusal_scores,
+    run_contracts,
+)
+from raggd.files import read_json
+from raggd.records import RaggdError
+from raggd.report.own import contract_tables
+from raggd.settings import Settings
+from workflow_fixtures import parts_with, prepared_row
+
+
+def test_refusing_is_scored_as_a_decision() -> None:
+    refused = [True, True, True, False, False, False, False, False]
+    wanted = [True, True, False, True, True, False, False, False]
+    scores = refusal_scores(refused, wanted)
+    assert scores == {"precision": 66.7, "recall": 50.0, "f1": 57.1, "wrongly": 25.0}
+    assert set(refusal_scores([False], [True]).values()) == {0.0}
+
+
+def _judged(contract: str, exact: float, method: str, refusable: bool = False) -> Judged:
+    score = Score(1.0, exact, exact, refusable and exact == 1.0)
+    return Judged(method, contract, "f", "nq", "q", "w", "a", score, refusable, refusable)
+
+
+def test_every_contract_counts_alike() -> None:
+    many, few = [("json", 1.0)] * 6, [("bold", 0.0)] * 2
+    good = [_judged(name, exact, "a") for name, exact in (*many, *few)]
+    bad = [_judged(name, 0.0, "b") for name, _ in (*many, *few)]
+    result = contract_result({"a": good, "b": bad})
+    assert result["macro"]["a"] == {"form": 100.0, "content": 50.0, "exact": 50.0}
+    assert result["contracts"]["json"]["a"] == {**dict.fromkeys(PARTS, 100.0), "n": 6}
+    assert result["intervals"]["a"]["exact"][0] == 50.0
+    assert result["differences"] == {
+        "a - b": {"form": [0.0] * 3, "content": [50.0] * 3, "exact": [50.0] * 3}
+    }
+
+
+def test_a_run_is_written_whole_and_means_are_of_its_answers(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    prepared = tmp_path / "rows.jsonl.gz"
+    write_prepared(prepared, [prepared_row(i) for i in range(80)])
+    parts, methods = parts_with(Settings(), frozen_backbone), ["vanilla-examples", "vanilla-rag"]
+    told: list[int] = []
+    result = run_contracts(
+        parts, ["unseen"], methods, 2, tmp_path, lambda _, done, __: told.append(done), prepared
+    )
+    names = [contract.name for contract in contract_set("unseen")]
+    assert list(result["contracts"]) == names
+    assert set(result["macro"]) == set(result["refusal"]) == set(methods)
+    assert result["questions"] == told[-1] == 2 * len(names)
+    for method in methods:
+        for part in PARTS:
+            own = mean(result["contracts"][name][method][part] for name in names)
+            assert result["macro"][method][part] == pytest.approx(own, abs=0.1)
+        assert set(result["refusal"][method]) == {"precision", "recall", "f1", "wrongly"}
+    record = read_json(tmp_path / "contracts-unseen.json", what="record")
+    assert {key: record[key] for key in result} == result
+    asked = [[answer[:4] for answer in record["answers"][method]] for method in methods]
+    assert asked[0] == asked[1], "the same questions for all"
+    table, single = contract_tables(result)
+    assert len(table.rows) == 2 * len(methods)
+    assert len(single.rows) == len(names)
+    write_prepared(prepared, [prepared_row(i) for i in range(2)])
+    with pytest.raises(RaggdError, match="too few questions for contract"):
+        run_contracts(parts, ["unseen"], methods, 1, tmp_path, lambda *_: None, prepared)

@@ -255,6 +255,32 @@ def test_bad_questions_and_updates(rag: Rag, tiny_backbone: Backbone) -> None:
     assert rag.answer_many([]) == []
 
 
+@pytest.mark.parametrize("value", [None, 5, b"x", ["x"], {"question": "x"}])
+def test_what_is_no_text_is_named(rag: Rag, value: Any) -> None:
+    with pytest.raises(RaggdError, match=f"the question is a {type(value).__name__}: expected"):
+        rag.answer(value)
+    if value:
+        with pytest.raises(RaggdError, match=f"the instruction is a {type(value).__name__}"):
+            rag.answer("where is Lima ?", instruction=value)
+    if not isinstance(value, str | None):
+        with pytest.raises(RaggdError, match="the corpus is a"):
+            raggd.load(value)
+    with pytest.raises(RaggdError, match="the corpus is a"):
+        rag.index(value)
+    with pytest.raises(RaggdError, match="unknown method '5'"):
+        rag.adapt(method=5)  # type: ignore[arg-type]
+
+
+def test_one_text_is_no_list_of_questions_and_nothing_is_no_corpus(rag: Rag) -> None:
+    with pytest.raises(RaggdError, match="the questions are one text"):
+        rag.answer_many("where is Lima ?")
+    for make in (raggd.load, rag.index):
+        with pytest.raises(RaggdError, match="the path of the corpus is empty"):
+            make("")
+    same = [rag.answer("where is Lima ?", instruction=i).text for i in ("", None)]  # type: ignore[arg-type]
+    assert same[0] == same[1]
+
+
 def test_settings_of_every_form(tmp_path: Path) -> None:
     (tmp_path / "s.toml").write_text("[retrieval]\ntop_k = 5\n", encoding="utf-8")
     path = tmp_path / "s.toml"

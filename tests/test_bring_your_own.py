@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import pytest
 
 from raggd.assembly import Assembly
-from raggd.records import Passage, Question, RaggdError
+from raggd.records import Hit, Passage, Question, RaggdError
 from raggd.retrieval.base import RetrievalWarning, Retriever
 from raggd.retrieval.bring_your_own import ForeignRetriever, open_named, ranked, wrap_retriever
 from raggd.retrieval.evidence import evidence_for
@@ -170,6 +170,58 @@ def test_what_is_refused() -> None:
     retriever = wrap_retriever(Fixed.langchain("ab"))
     with pytest.raises(RaggdError, match="the query is empty"):
         retriever.search([" "], 1)
+
+
+class Own:
+    """A retriever of one's own that returns what it is told to."""
+
+    fingerprint = "own"
+
+    def __init__(self, returned: Any) -> None:
+        self.returned = returned
+
+    def search(self, queries: list[str], k: int) -> Any:
+        return self.returned(queries) if callable(self.returned) else self.returned
+
+
+def _hits(*texts: str) -> list[Hit]:
+    return [Hit(Passage(str(n), text), 0.5) for n, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (None, "the Own retriever failed"),
+        ([], "0 lists of hits for 2 queries"),
+        ([_hits("a")] * 3, "3 lists of hits for 2 queries"),
+        ([[], None], "the Own retriever failed"),
+        ([["a"], []], "found a str: expected raggd.Hit"),
+        ([[Passage("a", "b")], []], "found a Passage"),
+        ([[Hit(Passage("a", None), 1.0)], []], "found a Hit without a text"),  # type: ignore[arg-type]
+        ([[Hit({"text": "a"}, 1.0)], []], "found a Hit"),  # type: ignore[arg-type]
+        (lambda queries: 1 // 0, "ZeroDivisionError"),
+        (lambda queries: (1 // 0 for _ in queries), "ZeroDivisionError"),
+    ],
+)
+def test_a_retriever_that_returns_something_else_is_named(returned: Any, message: str) -> None:
+    with pytest.raises(RaggdError, match=message):
+        wrap_retriever(Own(returned)).search(["x", "y"], 2)
+
+
+def test_what_a_retriever_of_ones_own_finds_is_evidence() -> None:
+    found = _hits("one", " ", "two", "one", "th\x00ree\ud800", "four")
+    retriever = wrap_retriever(Own(lambda queries: (iter(found) for _ in queries)))
+    with pytest.warns(RetrievalWarning, match="without text"):
+        lists = retriever.search(["x", "y"], 3)
+    expected = ["one", "two", "three\ufffd"]
+    assert [[hit.passage.text for hit in hits] for hits in lists] == [expected, expected]
+    assert wrap_retriever(Own([[], []])).search(["x", "y"], 3) == [[], []]
+    numbered = wrap_retriever(Own([[Hit(Passage(7, "one"), 1.0)]]))  # type: ignore[arg-type]
+    assert numbered.search(["x"], 1)[0][0].passage.id == "7"
+    assert retriever.fingerprint == "own"
+    assert wrap_retriever(retriever) is retriever
+    with pytest.raises(RaggdError, match="a type is no retriever"):
+        wrap_retriever(Own)
 
 
 def test_documents_without_an_id_are_named_by_their_content() -> None:

@@ -116,12 +116,13 @@ class Rag:
             return ready.under(told) if told and isinstance(ready, Instructed) else ready
 
     def _told(self, instruction: str) -> str:
+        instruction = _text(instruction or "", "the instruction")
         said = instruction.strip() or self.parts.settings.serving.instruction.strip()
         return normal_text(said)
 
     def index(self, corpus: str | Path) -> Index:
         """Index a file or folder of documents (once), and answer from it from now on."""
-        index = self.parts.index_of(Path(corpus))
+        index = self.parts.index_of(_corpus_path(corpus))
         self._retriever = index.retriever
         return index
 
@@ -218,7 +219,9 @@ class Rag:
         """
         from raggd.methods.answering import answer_batch, batches_of, bounded_prompt
 
-        questions = [normal_text(question) for question in questions]
+        if isinstance(questions, str):
+            raise RaggdError("the questions are one text: give a list, or call answer for one.")
+        questions = [normal_text(_text(question, "the question")) for question in questions]
         if any(not question.strip() for question in questions):
             raise RaggdError("the question is empty: expected at least one word.")
         with self._lock:
@@ -226,8 +229,9 @@ class Rag:
             asked = [Question(f"asked-{i}", q, (), OWN_TASK) for i, q in enumerate(questions)]
             evidence = evidence_for(asked, self.retriever, settings.retrieval.top_k)
             rows, backbone = self._rows(len(questions), adapted, method), self.parts.backbone
-            said = instruction.strip()
-            rows = [replace(row, instruction=self._told(said or row.instruction)) for row in rows]
+            rows = [
+                replace(row, instruction=self._told(instruction or row.instruction)) for row in rows
+            ]
             prompts = [
                 bounded_prompt(settings, backbone, row, question, passages)
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
@@ -365,5 +369,22 @@ def load(
         raise RaggdError("give a corpus or a retriever, not both: a retriever brings its passages.")
     chosen = settings if isinstance(settings, Settings) else load_settings(settings)
     if corpus is not None:
-        chosen = changed(chosen, "data", corpus=str(corpus))
+        chosen = changed(chosen, "data", corpus=str(_corpus_path(corpus)))
     return Rag(Assembly(chosen, progress), retriever)
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise RaggdError(f"{what} is a {type(value).__name__}: expected text.")
+    return value
+
+
+def _corpus_path(corpus: Any) -> Path:
+    if not isinstance(corpus, str | Path):
+        raise RaggdError(
+            f"the corpus is a {type(corpus).__name__}: expected the path of a file or folder; what "
+            "finds passages elsewhere is a retriever."
+        )
+    if not str(corpus):
+        raise RaggdError("the path of the corpus is empty: name a file or a folder.")
+    return Path(corpus)

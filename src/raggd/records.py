@@ -40,7 +40,7 @@ def require_known(kind: str, name: str, known: Sequence[str]) -> None:
         RaggdError: the name is not among them; the nearest is offered.
     """
     if name not in known:
-        raise RaggdError(str(unknown_name(kind, name, known)))
+        raise RaggdError(str(unknown_name(kind, str(name), known)))
 
 
 def known_names(kind: str, names: Sequence[str], known: Sequence[str]) -> list[str]:

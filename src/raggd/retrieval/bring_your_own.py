@@ -12,12 +12,13 @@ import inspect
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raggd.data.text import normal_text
 from raggd.records import Hit, Passage, RaggdError, content_id
 from raggd.retrieval.base import RetrievalWarning, Retriever, check_search
 
@@ -31,7 +32,82 @@ _TITLES = ("title", "file_name", "source")
 _REMEMBERED = 10_000
 
 
-class ForeignRetriever:
+class _Checked:
+    # What another's search returns, as evidence: text in the normal form, none of it blank, each
+    # once; whatever fails or is no hit is one error.
+
+    def __init__(self, kind: str) -> None:
+        self.empty = 0
+        self._kind = kind
+
+    def _asked_for(self, find: Callable[[], Iterable[Any]]) -> list[Any]:
+        try:
+            return list(find())
+        except Exception as error:  # of any kind: it is another's code, or a database
+            raise RaggdError(
+                f"the {self._kind} retriever failed ({type(error).__name__}: {error}): see that "
+                "what it searches is there and can be reached."
+            ) from error
+
+    def _evidence(self, found: Iterable[Any]) -> list[Hit]:
+        hits = [self._hit(each) for each in found]
+        kept = [hit for hit in hits if hit.passage.text.strip()]
+        if len(kept) < len(hits):
+            if not self.empty:
+                warnings.warn(
+                    f"the {self._kind} retriever returned passages without text: they are no "
+                    "evidence and are left out.",
+                    RetrievalWarning,
+                    stacklevel=5,
+                )
+            self.empty += len(hits) - len(kept)
+        first: dict[tuple[str, str], Hit] = {}
+        for hit in kept:
+            first.setdefault((hit.passage.title, hit.passage.text), hit)
+        return list(first.values())
+
+    def _hit(self, found: Any) -> Hit:
+        passage = found.passage if isinstance(found, Hit) else None
+        fields = [str(getattr(passage, n, "")) for n in ("id", "text", "title", "source")]
+        if not isinstance(passage, Passage) or not isinstance(passage.text, str):
+            what = type(found).__name__ + (" without a text" if passage is not None else "")
+            raise RaggdError(
+                f"the {self._kind} retriever found a {what}: expected raggd.Hit(raggd.Passage(id, "
+                "text, title), score)."
+            )
+        return Hit(Passage(*map(normal_text, fields)), found.score)
+
+
+class OwnRetriever(_Checked):
+    """A retriever of one's own, whose hits are looked at before they are shown to a model."""
+
+    def __init__(self, retriever: Retriever) -> None:
+        """Wrap an object that has ``search`` and ``fingerprint``."""
+        super().__init__(type(retriever).__name__)
+        self._retriever = retriever
+
+    @property
+    def fingerprint(self) -> str:
+        """The retriever's own."""
+        return str(self._retriever.fingerprint)
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """Return at most `k` hits per query, in its order.
+
+        Raises:
+            RaggdError: it failed, or returned something else.
+        """
+        check_search(queries, k)
+        lists = self._asked_for(lambda: map(list, self._retriever.search(queries, k)))
+        if len(lists) != len(queries):
+            raise RaggdError(
+                f"the {self._kind} retriever returned {len(lists)} lists of hits for "
+                f"{len(queries)} queries: expected one for each, empty where nothing is found."
+            )
+        return [self._evidence(found)[:k] for found in lists]
+
+
+class ForeignRetriever(_Checked):
     """A search function of another library as a `Retriever`.
 
     What it searches may change unseen, so nothing is remembered and no two have one fingerprint,
@@ -42,9 +118,9 @@ class ForeignRetriever:
 
     def __init__(self, kind: str, search: Search, name: str | None = None) -> None:
         """Wrap a search function of the library `kind`."""
+        super().__init__(kind)
         self.fingerprint = content_id(kind, name or f"unnamed {uuid.uuid4()}")
-        self.empty = 0
-        self._kind, self._search = kind, search
+        self._search = search
         self._found = lru_cache(_REMEMBERED)(self._asked) if name is not None else self._asked
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
@@ -53,24 +129,7 @@ class ForeignRetriever:
         return [self._found(query, k)[:k] if k else [] for query in queries]
 
     def _asked(self, query: str, k: int) -> list[Hit]:
-        try:
-            hits = self._search(query, k)
-        except Exception as error:  # of any kind: it is another library's, or a database's
-            raise RaggdError(
-                f"the {self._kind} retriever failed ({type(error).__name__}: {error}): see that "
-                "what it searches is there and can be reached."
-            ) from error
-        kept = [hit for hit in hits if hit.passage.text.strip()]
-        if len(kept) < len(hits):
-            if not self.empty:
-                warnings.warn(
-                    f"the {self._kind} retriever returned passages without text: they are no "
-                    "evidence and are left out.",
-                    RetrievalWarning,
-                    stacklevel=4,
-                )
-            self.empty += len(hits) - len(kept)
-        return kept
+        return self._evidence(self._asked_for(lambda: self._search(query, k)))
 
 
 def _passage(text: str, metadata: Mapping[str, Any], name: str | None) -> Passage:
@@ -116,15 +175,16 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
 
     A vector store or an index is asked for as many passages as the settings name; a retriever of
     its own returns what it was set up to return, cut to that number. What has ``search``
-    and ``fingerprint`` is passed through. A document's id becomes the passage's, its
-    metadata's ``title``, ``file_name`` or ``source`` the title. `name` is that of
+    and ``fingerprint`` is taken as it is, its hits looked at. A document's id becomes the
+    passage's, its metadata's ``title``, ``file_name`` or ``source`` the title. `name` is that of
     `ForeignRetriever`.
 
     Raises:
         RaggdError: it is none of these.
     """
-    if isinstance(thing, Retriever):
-        return thing
+    if isinstance(thing, Retriever) and not isinstance(thing, type):
+        ours = type(thing).__module__.startswith("raggd.")
+        return thing if ours else OwnRetriever(thing)
     if _is(thing, "langchain_core.vectorstores", "VectorStoreRetriever"):
         search = _langchain(lambda query, k: thing.invoke(query, k=k))
     elif _is(thing, "langchain_core.retrievers", "BaseRetriever"):

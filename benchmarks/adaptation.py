@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from benchmarks.measured import Measured
 from benchmarks.setting import BenchSetting
-from raggd.adaptation.supports import support_batch
+from raggd.adaptation.targets import support_batch
 from raggd.backbone.batch import Batch, last_states
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -18,9 +18,9 @@ from raggd.evaluation.flops import model_shape
 from raggd.evaluation.timing import Work, in_turn, ratio_of
 from raggd.methods.answering import answer_batch
 from raggd.methods.base import Adapted
+from raggd.methods.predicted import TestTimeSGD
 from raggd.methods.spec import HYPER_FILE
 from raggd.methods.store import Store
-from raggd.methods.tt_sgd import TestTimeSGD
 
 ABOUT = "one adaptation: RAG-GD, TT-SGD, few shot's longer prompt, one forward pass"
 STEPS = (1, 5, 10)

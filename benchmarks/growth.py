@@ -13,8 +13,7 @@ import torch
 
 from benchmarks.measured import Measured
 from benchmarks.setting import BenchSetting
-from raggd.adaptation.supports import encode_supports, support_batch
-from raggd.adaptation.targets import sgd_updates
+from raggd.adaptation.targets import encode_supports, sgd_updates, support_batch
 from raggd.backbone.batch import last_states
 from raggd.backbone.interface import attach
 from raggd.core.low_rank import BaseAdapter, Update, factors_of

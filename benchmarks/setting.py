@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.targets import draw_supports
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter

@@ -11,8 +11,7 @@ from torch import Tensor
 from benchmarks.measured import Measured
 from benchmarks.peers import peft_model, plain_loss, set_adapter_weights
 from benchmarks.setting import BenchSetting
-from raggd.adaptation.supports import support_batch
-from raggd.adaptation.targets import SHARD, sgd_updates
+from raggd.adaptation.targets import SHARD, sgd_updates, support_batch
 from raggd.backbone.batch import Batch
 from raggd.backbone.load import compile_layers
 from raggd.core.low_rank import PROJECTIONS, Factors, factors_of

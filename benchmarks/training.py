@@ -13,9 +13,9 @@ from torch import Tensor
 from benchmarks.measured import Measured
 from benchmarks.peers import peft_model, plain_loss
 from benchmarks.setting import BenchSetting
-from raggd.adaptation.base_adapter import fresh_base, train_base
-from raggd.adaptation.optimizer import CLIP, WEIGHT_DECAY, BatchOrder, learning_rate_at, warmup_of
-from raggd.adaptation.supports import answered_prompt
+from raggd.adaptation.optimizer import CLIP, WEIGHT_DECAY, batch_order, learning_rate_at, warmup_of
+from raggd.adaptation.targets import answered_prompt
+from raggd.adaptation.trained_once import fresh_base, train_base
 from raggd.backbone.batch import Batch, make_batch
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import choose_by_hash, training_questions
@@ -139,7 +139,7 @@ def run(setting: BenchSetting) -> Measured:
     whole = setting.parts.settings.base_training
     wanted = whole.model_copy(update={"steps": STEPS, "accumulate": 1})
     prompts = _examples(setting, wanted.max_tokens)
-    order = BatchOrder([len(p.tokens) for p in prompts], wanted.batch, wanted.seed)
+    order = batch_order([len(p.tokens) for p in prompts], wanted.batch, wanted.seed)
     numbers = [order(step) for step in range(STEPS)]
     padding = backbone.tokenizer.pad_token_id
     batches = [make_batch([prompts[i] for i in n], padding, backbone.device) for n in numbers]

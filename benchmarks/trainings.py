@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 
-from raggd.adaptation.base_adapter import train_base
-from raggd.adaptation.supports import encode_batch
-from raggd.adaptation.targets import Targets, sgd_updates
+from raggd.adaptation.targets import Targets, encode_batch, sgd_updates
+from raggd.adaptation.trained_once import train_base
 from raggd.adaptation.training import train_hyper, train_predictor
 from raggd.backbone.batch import make_batch
 from raggd.backbone.load import Backbone
@@ -71,7 +70,7 @@ def train_briefly(backbone: Backbone, folder: Path, steps: int, tokens: int) -> 
         )
 
     def tuning() -> None:
-        settings = HyperTuningSettings(steps=steps, start="predictor")
+        settings = HyperTuningSettings(steps=steps)
         lessons = [(number % SETS, prompt) for number, prompt in enumerate(prompts)]
         made["tuning"] = train_hyper(
             backbone,

@@ -63,7 +63,7 @@ def supports() -> list[SupportSet]:
 @pytest.fixture
 def examples(tiny_backbone: Backbone, supports: list[SupportSet]) -> list[Prompt]:
     """Every demonstration of `supports` as an answered prompt."""
-    from raggd.adaptation.supports import answered_prompt
+    from raggd.adaptation.targets import answered_prompt
 
     return [
         answered_prompt(tiny_backbone.tokenizer, d, 200) for s in supports for d in s.demonstrations

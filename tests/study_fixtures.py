@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from raggd.adaptation.base_adapter import save_base
-from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
-from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.predictors.base import MeanPredictor, MLPPredictor, save_predictor
+from raggd.adaptation.trained_once import save_base
 from raggd.backbone.load import Backbone
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import RunRecord
@@ -27,10 +26,12 @@ class Quiet:
 
     def __init__(self) -> None:
         self.labels: list[str] = []
+        self.steps: list[tuple[str, int, int | None]] = []
 
     def __call__(self, label: str, done: int, total: int | None) -> None:
         assert total is None or done <= total
         self.labels.append(label)
+        self.steps.append((label, done, total))
 
     def say(self, label: str) -> None:
         self.labels.append(label)

@@ -9,8 +9,15 @@ import torch
 from hypothesis import given
 from torch import Tensor
 
-from raggd.core.alignment import Space, cosine_and_norms, total_cosine
-from raggd.core.low_rank import PROJECTIONS, Factors, Update, update_from_vector
+from raggd.core.low_rank import (
+    PROJECTIONS,
+    Factors,
+    Space,
+    Update,
+    cosine_and_norms,
+    total_cosine,
+    update_from_vector,
+)
 from test_low_rank import Case, cases, dense_change, make_case, quick
 
 BOTH = pytest.mark.parametrize("space", list(Space))

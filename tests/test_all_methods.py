@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 import tiny
-from raggd.adaptation.base_adapter import save_base
-from raggd.adaptation.prompt_tuning import SoftPrefix, load_prefix, save_prefix
 from raggd.adaptation.targets import load_targets
+from raggd.adaptation.trained_once import SoftPrefix, load_prefix, save_base, save_prefix
 from raggd.adaptation.training import plan_lessons
 from raggd.api import Rag
 from raggd.backbone.load import Backbone
@@ -84,7 +83,6 @@ def trained(
     text = settings_text(write_data(root / "data"), weights=str(weights))
     text += """
         [prompt_tuning]
-        tokens = 3
         steps = 4
         batch = 2
         learning_rate = 0.1
@@ -103,15 +101,14 @@ def trained(
     assert settings.target.keep == [1, 10]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        patch.setattr(training, "compile_layers", lambda _: nullcontext())
+        patch.setattr(fits, "compile_layers", lambda _: nullcontext())
         for name, value in {"GATE_SETS": 3, "PROBES": 2, "SCALES": (0.5, 2.0)}.items():
             patch.setattr(fits, name, value)
         parts = parts_with(settings, frozen_backbone)
         records = {"base": stage("base", parts, weights)}
         stage("targets", parts, store)
-        for steps in (0, 1, 10):
-            with_k = parts_with(changed(settings, "predictor", target_steps=steps), frozen_backbone)
-            stage("predictor", with_k, weights, store)
+        for name in ("predictor", "predictor-k1", "predictor-k10"):
+            stage(name, parts, weights, store)
         for name in ("prompt", "hyper", "tuned", "mean-tuned", "ridge", "gate", "task-mean"):
             records[name] = stage(name, parts, weights, store)
         prepared = root / "train.jsonl.gz"
@@ -165,7 +162,7 @@ def test_trainings_leave_records(trained: Trained) -> None:
         assert read_json(trained.weights / f"{name}.json", what="record") == record
     prefix = load_prefix(trained.weights / PROMPT_FILE)
     assert trained.records["prompt"]["fingerprint"] == prefix.fingerprint
-    assert len(prefix.vectors) == 3
+    assert len(prefix.vectors) == 20
     assert trained.records["task-mean"]["sets"] == {"nq": 4, "triviaqa": 4}
     assert len(trained.records["hyper"]["loss"]) == len(trained.records["tuned"]["loss"]) == 4
     gate = trained.records["gate"]
@@ -267,7 +264,7 @@ def test_missing_weights_are_named_with_the_command_that_makes_them(
         parts_with(settings, tiny_backbone).method(name)
     assert str(tmp_path / NEEDS[name]) in str(refused.value)
     assert f"`{made_by(NEEDS[name])}`" in str(refused.value)
-    steps = "predictor.target_steps=1`" in str(refused.value)
+    steps = "raggd train predictor-k1`" in str(refused.value)
     assert steps == (name == "rag-gd-k1")
 
 
@@ -389,17 +386,14 @@ def test_the_commands(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(training, "compile_layers", lambda _: nullcontext())
+    monkeypatch.setattr(fits, "compile_layers", lambda _: nullcontext())
     settings = tmp_path / "settings.toml"
     backbone = save_backbone(frozen_backbone, tmp_path / "backbone")
     data, out = Path(trained.settings.data.folder), tmp_path / "out"
     settings.write_text(settings_text(data, str(backbone), str(trained.weights)), encoding="utf-8")
     shared = ("--settings", settings, "--out", out, "--json")
-    ran = run_cli(
-        "train", "prompt", *shared, "--set", "prompt_tuning.steps=2", "--set",
-        "prompt_tuning.tokens=3",
-    )  # fmt: skip
-    assert ran.json()["parameters"] == 3 * 32
+    ran = run_cli("train", "prompt", *shared, "--set", "prompt_tuning.steps=2")
+    assert ran.json()["parameters"] == 20 * 32
     ran = run_cli(
         "train", "hyper", *shared, "--store", trained.store, "--set", "hyper_tuning.steps=2"
     )

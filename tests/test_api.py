@@ -12,11 +12,11 @@ import pytest
 import torch
 
 import raggd
-from raggd.adaptation.base_adapter import load_base
+from raggd.adaptation.trained_once import load_base
 from raggd.api import Answer, Rag
 from raggd.assembly import Assembly
+from raggd.backbone.batch import known_tokens
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import known_tokens
 from raggd.cli.ask import ask_result
 from raggd.core.low_rank import tensors_of
 from raggd.methods import answering

@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
-from raggd.backbone.batch import STEP, answer_losses, last_states, make_batch, padded_length
+from raggd.backbone.batch import (
+    STEP,
+    answer_losses,
+    last_states,
+    make_batch,
+    padded_length,
+    read_prefix,
+)
 from raggd.backbone.generate import (
     common_opening,
     decode,
@@ -23,7 +30,6 @@ from raggd.backbone.generate import (
 from raggd.backbone.identity import end_tokens, stop_tokens
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.prompts import Prompt, answer_tokens, build_prompt
 from raggd.records import RaggdError, SupportSet

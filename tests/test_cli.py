@@ -18,13 +18,13 @@ import pytest
 import torch
 
 from raggd import __version__
-from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
 from raggd.adaptation.targets import load_targets
+from raggd.adaptation.trained_once import save_base
 from raggd.backbone.load import Backbone
 from raggd.cli import data
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
-from raggd.training import run as training
+from raggd.training import fits
 from tiny import random_base, random_update
 from workflow_fixtures import (
     Ran,
@@ -66,7 +66,7 @@ def place(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        patch.setattr(training, "compile_layers", lambda _: nullcontext())
+        patch.setattr(fits, "compile_layers", lambda _: nullcontext())
         yield Place(root, frozen_backbone)
 
 

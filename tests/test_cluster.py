@@ -33,10 +33,10 @@ from raggd.progress import silent
 from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.settings import changed, load_settings
-from raggd.study.plan import Part, all_cells
+from raggd.study.plan import Part, all_cells, load_study
 from raggd.study.run import run_study
 from raggd.study.runner import StudyRunner
-from raggd.study.settings import load_study
+from raggd.training import fits
 from raggd.training import run as training
 from study_fixtures import World, lasting, make_world, read_records
 from workflow_fixtures import run_cli, settings_text, stage
@@ -269,7 +269,7 @@ def run_parts(world: World, tmp_path: Path) -> Assembly:
 def test_targets_made_by_workers_are_those_of_one_process(
     run_parts: Assembly, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "compile_layers", lambda _: nullcontext())
+    monkeypatch.setattr(fits, "compile_layers", lambda _: nullcontext())
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     stage("targets", run_parts, alone)
     wanted = {path.name: path for path in alone.glob("shard-*")}

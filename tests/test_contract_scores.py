@@ -8,8 +8,9 @@ from statistics import mean
 import pytest
 
 from raggd.backbone.load import Backbone
-from raggd.data.contracts.base import Score
+from raggd.data.contracts.base import Asked, Contract, Score
 from raggd.data.contracts.families import contract_set
+from raggd.data.contracts.lessons import Lesson
 from raggd.data.prepared import write_prepared
 from raggd.evaluation.contracts import (
     PARTS,
@@ -19,7 +20,7 @@ from raggd.evaluation.contracts import (
     run_contracts,
 )
 from raggd.files import read_json
-from raggd.records import RaggdError
+from raggd.records import Demonstration, RaggdError, SupportSet
 from raggd.report.own import contract_tables
 from raggd.settings import Settings
 from workflow_fixtures import parts_with, prepared_row
@@ -33,15 +34,17 @@ def test_refusing_is_scored_as_a_decision() -> None:
     assert set(refusal_scores([False], [True]).values()) == {0.0}
 
 
-def _judged(contract: str, exact: float, method: str, refusable: bool = False) -> Judged:
-    score = Score(1.0, exact, exact, refusable and exact == 1.0)
-    return Judged(method, contract, "f", "nq", "q", "w", "a", score, refusable, refusable)
+def _judged(name: str, exact: float) -> Judged:
+    score = Score(1.0, exact, exact, refused=False)
+    asked = Asked("q", "asked", (), "w", ("w",), ("w",))
+    support = SupportSet("nq", (Demonstration("d", "shown", (), "w"),))
+    return Judged("nq", Lesson(Contract(name, "f"), support, asked), "a", score)
 
 
 def test_every_contract_counts_alike() -> None:
     many, few = [("json", 1.0)] * 6, [("bold", 0.0)] * 2
-    good = [_judged(name, exact, "a") for name, exact in (*many, *few)]
-    bad = [_judged(name, 0.0, "b") for name, _ in (*many, *few)]
+    good = [_judged(name, exact) for name, exact in (*many, *few)]
+    bad = [_judged(name, 0.0) for name, _ in (*many, *few)]
     result = contract_result({"a": good, "b": bad})
     assert result["macro"]["a"] == {"form": 100.0, "content": 50.0, "exact": 50.0}
     assert result["contracts"]["json"]["a"] == {**dict.fromkeys(PARTS, 100.0), "n": 6}

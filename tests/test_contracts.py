@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.adaptation.following import (
+    Use,
     draw_lessons,
     lesson_prompt,
     pools_of,
@@ -24,6 +25,7 @@ from raggd.data.contracts.families import (
     HELD,
     HELD_FAMILIES,
     KNOWN,
+    LETTER_CHANGES,
     NATURAL,
     NEW,
     SETS,
@@ -45,6 +47,7 @@ from raggd.data.shown import (
     unsupported,
 )
 from raggd.data.template import REFUSAL
+from raggd.evaluation.contracts import Judged, contract_result
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.settings import ExamplesSettings
 from workflow_fixtures import prepared_row
@@ -185,21 +188,20 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
     lesson = draw_lesson(KNOWN[0], ROWS, random.Random(1))
     assert lesson is not None
     tokenizer = tiny_backbone.tokenizer
-    shown = lesson_prompt(tokenizer, lesson, ExamplesSettings(max_tokens=500))
-    bare = lesson_prompt(tokenizer, lesson, ExamplesSettings(max_tokens=500, show=False))
-    whole = lesson_prompt(tokenizer, lesson, ExamplesSettings(max_tokens=1500, passages=True))
+    shown = lesson_prompt(tokenizer, lesson, 500)
+    bare = lesson_prompt(tokenizer, lesson, 500, Use(show=False))
+    whole = lesson_prompt(tokenizer, lesson, 1500, Use(passages=True))
     with_passages = sum(
         len(p.text.split()) for d in lesson.support.demonstrations for p in d.passages
     )
     assert len(bare.tokens) < len(shown.tokens) < len(bare.tokens) + with_passages + 60
     assert len(whole.tokens) >= len(shown.tokens) + with_passages
     assert shown.answer_tokens == bare.answer_tokens
-    settings = ExamplesSettings(steps=3, batch=2, predict=True)
-    lessons = training_lessons(tokenizer, ROWS, settings)
+    settings = ExamplesSettings(steps=3, batch=2)
+    lessons = training_lessons(tokenizer, ROWS, settings, Use(predict=True))
     assert len(lessons) == 6
     assert all(t.prompt.tokens[: len(t.examples)] == t.examples for t in lessons)
-    unshown = settings.model_copy(update={"show": False})
-    bare_ones = training_lessons(tokenizer, ROWS, unshown)
+    bare_ones = training_lessons(tokenizer, ROWS, settings, Use(show=False, predict=True))
     assert [t.examples for t in bare_ones] == [t.examples for t in lessons]
     assert all(t.prompt.tokens[: len(t.examples)] != t.examples for t in bare_ones)
 
@@ -331,3 +333,26 @@ def test_passages_are_named_by_number_title_or_file() -> None:
     assert named_passages("Oil change", passages) == (1,)
     assert named_passages("2 litres", passages) == ()
     assert set(SETS) == {"known", "new", "unseen"}
+
+
+def test_a_result_tells_sets_letters_and_refusals_apart() -> None:
+    contracts, judged = [*KNOWN, *HELD], {"right": [], "letters": [], "wrong": []}
+    for contract in contracts:
+        for number in range(2):
+            refuse = number == 0 if contract.refusal else None
+            lesson = draw_lesson(contract, ROWS, random.Random(number), refusals=1, refuse=refuse)
+            assert lesson is not None
+            own = lesson.asked.answer if contract.family in LETTER_CHANGES else "[[ nothing ]]"
+            answers = {"right": lesson.asked.answer, "letters": own, "wrong": "[[ nothing ]]"}
+            for name, answer in answers.items():
+                score = contract.judge(answer, lesson.asked)
+                judged[name].append(Judged("nq", lesson, answer, score))
+    result = contract_result(judged)
+    assert set(result["contracts"]) == {contract.name for contract in contracts}
+    assert [result["macro"][name]["exact"] for name in ("right", "wrong")] == [100, 0]
+    assert [result[part]["letters"]["exact"] for part in ("letters", "rest")] == [100, 0]
+    assert set(result["by_set"]) == {"known", "unseen"}, "no new one was asked"
+    share = sum(c.family in LETTER_CHANGES for c in KNOWN) / len(KNOWN)
+    assert result["by_set"]["known"]["letters"]["exact"][0] == round(100 * share, 1)
+    assert (result["refusal"]["right"]["f1"], result["refusal"]["wrong"]["f1"]) == (100, 0)
+    assert result["differences"]["right - wrong"]["content"] == [100, 100, 100]

@@ -28,7 +28,7 @@ from raggd.methods.controls import (
     other_passages,
     other_support,
 )
-from raggd.methods.plain import FewShot, base_only
+from raggd.methods.plain import FewShot
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
 from raggd.retrieval.evidence import is_answerable
 from workflow_fixtures import StubRetriever, write_data
@@ -160,7 +160,7 @@ def test_few_shot_shows_each_support_set(base: BaseAdapter) -> None:
     assert all(a.base is None and a.update is None for a in bare.adapt(supports))
     assert all(a.base is base and a.reads_evidence for a in adapted.adapt(supports))
     assert not isinstance(bare, Rearranges)
-    assert not isinstance(base_only(base), Rearranges)
+    assert not isinstance(tiny.base_only(base), Rearranges)
 
 
 def store(base: BaseAdapter, tasks: Sequence[str], seed: int) -> Targets:

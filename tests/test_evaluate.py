@@ -10,7 +10,7 @@ import pytest
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.questions import read_demonstrations
-from raggd.evaluation.forms import infer_form
+from raggd.evaluation.metrics import infer_form
 from raggd.evaluation.runner import Item, Task, task_of
 from raggd.records import (
     Demonstration,
@@ -31,7 +31,7 @@ from raggd.study.evaluate import (
     run_own,
     usual_methods,
 )
-from raggd.study.folder import read_record
+from raggd.study.run import read_record
 from study_fixtures import ALL, Quiet, World, make_world
 from workflow_fixtures import files_under, parts_with, run_cli, settings_text, write_lines
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from raggd.adaptation.supports import answered_prompt, encode_batch, support_batch
-from raggd.adaptation.targets import sgd_updates
+import tiny
+from raggd.adaptation.targets import answered_prompt, encode_batch, sgd_updates, support_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
@@ -22,8 +22,7 @@ from raggd.evaluation.flops import (
     reading_flops,
     sgd_flops,
 )
-from raggd.methods.plain import base_only
-from raggd.methods.tt_sgd import TestTimeSGD
+from raggd.methods.predicted import TestTimeSGD
 from raggd.records import SupportSet
 from raggd.settings import TargetSettings
 
@@ -110,5 +109,5 @@ def test_adapting(
     assert twice + 2 * 3 * masked == pytest.approx(counter.get_total_flops(), rel=0.05)
     method = TestTimeSGD(tiny_backbone, base, settings)
     assert adapting_flops(method, shape, shown, base.spec.size) == twice
-    assert adapting_flops(base_only(base), shape, shown, base.spec.size) == 0
+    assert adapting_flops(tiny.base_only(base), shape, shown, base.spec.size) == 0
     assert twice > 4 * counted

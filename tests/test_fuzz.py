@@ -22,8 +22,8 @@ from raggd.files import read_json, write_json
 from raggd.records import RaggdError
 from raggd.serving.gate import read_keys
 from raggd.settings import Settings, load_settings
-from raggd.study.folder import read_record
-from raggd.study.settings import load_study
+from raggd.study.plan import load_study
+from raggd.study.run import read_record
 from workflow_fixtures import Ran, prepared_row, run_cli
 
 pytestmark = pytest.mark.fuzz

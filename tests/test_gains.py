@@ -10,6 +10,7 @@ import torch
 
 import tiny
 from raggd.adaptation.predictors import gate as gate_module
+from raggd.adaptation.predictors.base import MLPPredictor
 from raggd.adaptation.predictors.gate import (
     Gate,
     GatedPredictor,
@@ -20,8 +21,7 @@ from raggd.adaptation.predictors.gate import (
     save_gate,
     trial_losses,
 )
-from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.supports import encode_supports
+from raggd.adaptation.targets import encode_supports
 from raggd.backbone.batch import answer_losses
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -59,7 +59,7 @@ def test_losses_are_those_of_the_scaled_update(
     states, losses = trial_losses(tiny_backbone, base, predictor, trial, SCALES, 200)
     assert losses.shape == (3, 4)
     update = predictor.predict(states[None]).row(0)
-    from raggd.adaptation.supports import support_batch
+    from raggd.adaptation.targets import support_batch
 
     rest = [SupportSet("x", trial.probes)]
     for row, scale in enumerate([0.0, *SCALES]):

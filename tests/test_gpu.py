@@ -11,8 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raggd.adaptation.supports import encode_batch
-from raggd.adaptation.targets import sgd_updates
+from raggd.adaptation.targets import encode_batch, sgd_updates
 from raggd.backbone import capture
 from raggd.backbone.batch import make_batch
 from raggd.backbone.capture import CapturedSteps, GrowingSteps, capture_for

@@ -15,9 +15,8 @@ from hypothesis import strategies as st
 
 import tiny
 from raggd.adaptation import optimizer
-from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.supports import answered_prompt, encode_supports
-from raggd.adaptation.targets import Targets
+from raggd.adaptation.predictors.base import MLPPredictor
+from raggd.adaptation.targets import Targets, answered_prompt, encode_supports
 from raggd.adaptation.training import fresh_predictor, plan_lessons, train_hyper
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
@@ -28,7 +27,7 @@ from raggd.records import Question, RaggdError, SupportSet
 from raggd.settings import HyperTuningSettings, PredictorSettings
 
 TRAINING = HyperTuningSettings(steps=6, batch=2, learning_rate=0.02)
-SIZES = PredictorSettings(hidden=8, latent=4)
+SIZES = PredictorSettings(latent=4)
 
 
 @pytest.fixture
@@ -124,7 +123,7 @@ def train(
 
 
 def test_an_untrained_predictor_is_the_base(base: BaseAdapter, targets: Targets) -> None:
-    predictor = fresh_predictor(base, targets, SIZES, 0)
+    predictor = fresh_predictor(base, targets, SIZES.latent, 0)
     assert not predictor.predict(targets.states).vector().any()
     assert predictor.scales.min() > 1e-3, "in the units of the targets"
 
@@ -151,10 +150,10 @@ def test_training_lowers_the_answer_loss_and_leaves_the_rest_alone(
 ) -> None:
     weights = {n: p.clone() for n, p in tiny_backbone.model.named_parameters()}
     factors = {n: t.clone() for n, t in tensors_of(base.factors).items()}
-    settings = TRAINING.model_copy(update={"steps": 30, "learning_rate": 0.1, "batch": 4})
+    settings = TRAINING.model_copy(update={"steps": 30, "learning_rate": 0.03, "batch": 4})
     many = (lessons * 10)[:120]
     trained, history = train(tiny_backbone, base, targets, many, tmp_path / "c", settings)
-    start = fresh_predictor(base, targets, SIZES, settings.seed)
+    start = fresh_predictor(base, targets, SIZES.latent, settings.seed)
     before = losses(tiny_backbone, base, targets, lessons, start)
     after = losses(tiny_backbone, base, targets, lessons, trained)
     assert float(after.mean()) < float(before.mean()) - 0.3
@@ -181,7 +180,7 @@ def test_a_step_has_the_gradient_of_its_rows(
     pair = [lessons[0], lessons[-1]]
     assert pair[0][0] != pair[1][0]
     trained, (loss,) = train(tiny_backbone, base, targets, pair, tmp_path / "c", settings)
-    by_hand = fresh_predictor(base, targets, SIZES, settings.seed)
+    by_hand = fresh_predictor(base, targets, SIZES.latent, settings.seed)
     total = torch.zeros(())
     for number, prompt in pair:
         update = by_hand(targets.states[[number]])

@@ -12,9 +12,9 @@ from hypothesis import given
 from torch import Tensor
 
 from raggd.adaptation.training import matching_loss
-from raggd.core.alignment import Space
 from raggd.core.low_rank import (
     Factors,
+    Space,
     Update,
     update_from_vector,
 )

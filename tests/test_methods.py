@@ -11,11 +11,9 @@ import pytest
 import torch
 
 import tiny
-from raggd.adaptation.predictors.base import mean_predictor
-from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.prompt_tuning import SoftPrefix
-from raggd.adaptation.supports import encode_supports
-from raggd.adaptation.targets import targets_of
+from raggd.adaptation.predictors.base import MLPPredictor, mean_predictor
+from raggd.adaptation.targets import encode_supports, targets_of
+from raggd.adaptation.trained_once import SoftPrefix
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt
@@ -28,9 +26,7 @@ from raggd.methods.answering import (
     shared_opening,
 )
 from raggd.methods.base import Adapted, Method
-from raggd.methods.plain import base_only, query_only, vanilla_rag
-from raggd.methods.predicted import PredictedUpdate
-from raggd.methods.tt_sgd import TestTimeSGD
+from raggd.methods.predicted import PredictedUpdate, TestTimeSGD
 from raggd.records import Passage, RaggdError, SupportSet
 from raggd.settings import TargetSettings
 
@@ -70,7 +66,7 @@ def methods(
     rag_gd: PredictedUpdate,
     mean_update: PredictedUpdate,
 ) -> list[Method]:
-    plain: list[Method] = [query_only(), vanilla_rag(), base_only(base)]
+    plain: list[Method] = [tiny.query_only(), tiny.vanilla_rag(), tiny.base_only(base)]
     return [*plain, TestTimeSGD(tiny_backbone, base, SGD), mean_update, rag_gd]
 
 

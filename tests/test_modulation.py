@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tiny
-from raggd.adaptation.following import Taught, train_following
+from raggd.adaptation.following import Taught, Use, train_following
 from raggd.adaptation.predictors.modulation import (
     Modulation,
     load_modulation,
@@ -96,12 +96,10 @@ def test_without_the_examples_in_the_prompt_only_reading_them_helps(
 ) -> None:
     lessons = _lessons(tiny_backbone)
     losses = {}
+    settings = ExamplesSettings(steps=60, batch=8, learning_rate=0.01)
     for predict in (False, True):
-        settings = ExamplesSettings(
-            steps=60, batch=8, learning_rate=0.01, show=False, predict=predict
-        )
-        file = tmp_path / f"{predict}.safetensors"
-        _, history = train_following(tiny_backbone, base, lessons, settings, checkpoint=file)
+        file, use = tmp_path / f"{predict}.safetensors", Use(show=False, predict=predict)
+        _, history = train_following(tiny_backbone, base, lessons, settings, use, checkpoint=file)
         losses[predict] = sum(history[-5:]) / 5
     assert losses[True] < losses[False] - 0.4
 

@@ -14,22 +14,23 @@ import tiny
 from raggd.adaptation import optimizer
 from raggd.adaptation.predictors.base import (
     MeanPredictor,
+    MLPPredictor,
     check_predictor,
     load_predictor,
     mean_predictor,
     save_predictor,
+    spread,
+    unit_scales,
 )
-from raggd.adaptation.predictors.mlp import MLPPredictor, spread, unit_scales
-from raggd.adaptation.supports import encode_supports
-from raggd.adaptation.targets import Targets, denoised
+from raggd.adaptation.targets import Targets, denoised, encode_supports
 from raggd.adaptation.training import train_predictor
 from raggd.backbone.load import Backbone
-from raggd.core.alignment import total_cosine
 from raggd.core.low_rank import (
     AdapterSpec,
     BaseAdapter,
     Update,
     factors_of,
+    total_cosine,
     update_from_vector,
 )
 from raggd.files import load_tensors, save_tensors
@@ -204,9 +205,7 @@ def test_predicting_encodes_the_supports_under_the_base(
 
 # ---- training on stored targets
 
-FIT = PredictorSettings(
-    hidden=16, latent=8, steps=60, batch=4, learning_rate=5e-3, held_out_share=0.0
-)
+FIT = PredictorSettings(latent=8, steps=60, batch=4, learning_rate=5e-3)
 
 
 def learnable(base: BaseAdapter, count: int = 12) -> Targets:
@@ -305,7 +304,7 @@ def test_a_checkpoint_of_another_predictor_run_is_refused(
     targets = learnable(small_base)
     train_predictor(small_base, targets, settings, checkpoint=tmp_path / "c")
     changed: Sequence[tuple[Targets, PredictorSettings]] = [
-        (targets, settings.model_copy(update={"norm_weight": 0.5})),
+        (targets, settings.model_copy(update={"learning_rate": 0.5})),
         (targets.take(range(10)), settings),
         (replace(targets, identity="another store"), settings),
     ]

@@ -7,10 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raggd.backbone.batch import Prefix, known_tokens, read_prefix
 from raggd.backbone.generate import clean_answer, decode, read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import Prefix, known_tokens, read_prefix
 from raggd.core.low_rank import BaseAdapter, stack_updates
 from raggd.data.prompts import Prompt
 from tiny import make_sliding_backbone, random_update

@@ -13,7 +13,7 @@ import typer
 
 from raggd.cli import app
 from raggd.settings import Settings, load_settings
-from raggd.study.settings import load_study
+from raggd.study.plan import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import tiny
 from raggd.adaptation import optimizer
-from raggd.adaptation.prompt_tuning import (
+from raggd.adaptation.targets import answered_prompt
+from raggd.adaptation.trained_once import (
     SoftPrefix,
     check_prefix,
     fresh_prefix,
@@ -19,7 +20,6 @@ from raggd.adaptation.prompt_tuning import (
     save_prefix,
     train_prefix,
 )
-from raggd.adaptation.supports import answered_prompt
 from raggd.backbone.batch import answer_losses, last_states, make_batch, model_inputs
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
@@ -27,7 +27,7 @@ from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, SupportSet
 from raggd.settings import PromptTuningSettings
 
-TRAINING = PromptTuningSettings(tokens=3, steps=6, batch=2, accumulate=2, learning_rate=0.05)
+TRAINING = PromptTuningSettings(steps=6, batch=2, accumulate=2, learning_rate=0.05)
 
 
 def train(
@@ -104,15 +104,15 @@ def test_embeddings_of_the_first_words_as_a_prefix_are_those_words(
 def test_a_prefix_starts_from_words_of_the_examples(
     tiny_backbone: Backbone, examples: list[Prompt]
 ) -> None:
-    vectors = fresh_prefix(tiny_backbone, examples, 5, 0)
+    vectors = fresh_prefix(tiny_backbone, examples, 0)
     table = tiny_backbone.model.get_input_embeddings().weight
     words = {t for p in examples for t in p.tokens}
     for vector in vectors:
         (found,) = (table == vector).all(1).nonzero().flatten().tolist()
         assert found in words
         assert found not in tiny_backbone.tokenizer.all_special_ids
-    assert torch.equal(vectors, fresh_prefix(tiny_backbone, examples, 5, 0))
-    assert not torch.equal(vectors, fresh_prefix(tiny_backbone, examples, 5, 1))
+    assert torch.equal(vectors, fresh_prefix(tiny_backbone, examples, 0))
+    assert not torch.equal(vectors, fresh_prefix(tiny_backbone, examples, 1))
 
 
 def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
@@ -122,9 +122,9 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
     settings = TRAINING.model_copy(update={"steps": 25})
     prefix, history = train(tiny_backbone, examples, tmp_path / "c", settings)
     assert len(history) == 25
-    assert prefix.vectors.shape == (3, 32)
+    assert prefix.vectors.shape == (20, 32)
     device = tiny_backbone.device
-    start = fresh_prefix(tiny_backbone, examples, settings.tokens, settings.seed)
+    start = fresh_prefix(tiny_backbone, examples, settings.seed)
     with torch.no_grad():
         trained, untrained = (
             answer_losses(tiny_backbone, make_batch(examples, 3, device, vectors)).mean()

@@ -8,8 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from raggd.adaptation.predictors.base import load_predictor, mean_predictor, save_predictor
-from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.predictors.base import (
+    MLPPredictor,
+    load_predictor,
+    mean_predictor,
+    save_predictor,
+)
 from raggd.adaptation.predictors.ridge import ridge_predictor
 from raggd.core.low_rank import AdapterSpec
 
@@ -28,7 +32,7 @@ GOALS = 1e-3 * normal(COUNT, SPEC.size, seed=2)
 def ridge(goals: Tensor = GOALS, **changes: float) -> MLPPredictor:
     scale, rank = changes.get("scale", 1.0), int(changes.get("rank", WIDTH))
     penalty = changes.get("penalty", 0.5)
-    return ridge_predictor(SPEC, "base", STATES, goals, scale, rank=rank, penalty=penalty)
+    return ridge_predictor(SPEC, "base", STATES, goals, scale=scale, rank=rank, penalty=penalty)
 
 
 def emitted(predictor: MLPPredictor, states: Tensor) -> Tensor:

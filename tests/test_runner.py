@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+import tiny
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
@@ -23,7 +24,7 @@ from raggd.evaluation.runner import CellRun, Item, Task
 from raggd.methods import answering
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.base import Adapted, Method
-from raggd.methods.plain import FewShot, base_only, query_only, vanilla_rag
+from raggd.methods.plain import FewShot
 from raggd.records import RaggdError, RunRecord, SupportSet
 from raggd.settings import Settings, changed, load_settings
 from tiny import losses_of, random_update
@@ -133,7 +134,13 @@ def test_every_method_sees_the_same(
 ) -> None:
     task = task_of(settings)
     first, second = Spy(base, "first"), Spy(base, "second")
-    methods: list[Method] = [query_only(), vanilla_rag(), base_only(base), first, second]
+    methods: list[Method] = [
+        tiny.query_only(),
+        tiny.vanilla_rag(),
+        tiny.base_only(base),
+        first,
+        second,
+    ]
     records = run_task(task, methods, tiny_backbone, settings, tmp_path)
     assert [record.method for record in records] == [m.name for m in methods]
     for part in ("question_id", "passage_ids", "support_id"):
@@ -160,7 +167,7 @@ def test_answers_stay_with_their_questions(
 
     saying(monkeypatch, echo)
     task = task_of(settings)
-    (record,) = run_task(task, [query_only()], tiny_backbone, settings, tmp_path)
+    (record,) = run_task(task, [tiny.query_only()], tiny_backbone, settings, tmp_path)
     items = [item for draw in task.draws for item in draw]
     for item, prediction in zip(items, record.predictions, strict=True):
         assert thing(item) in prediction.answer
@@ -184,7 +191,7 @@ def test_scores_take_the_best_answer_and_losses_the_gold_one(
         return [said[number] for number in numbers]
 
     saying(monkeypatch, answer)
-    (record,) = run_task(task, [base_only(base)], tiny_backbone, settings, tmp_path)
+    (record,) = run_task(task, [tiny.base_only(base)], tiny_backbone, settings, tmp_path)
     assert [p.answer for p in record.predictions] == said
     assert [(p.em, p.f1) for p in record.predictions] == [(1.0, 1.0), (1.0, 1.0), (0.0, 0.0)]
     for item, prediction in zip(draw, record.predictions, strict=True):
@@ -259,7 +266,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     task = task_of(settings)
 
     def methods() -> list[Method]:
-        return [vanilla_rag(), Spy(base)]
+        return [tiny.vanilla_rag(), Spy(base)]
 
     whole = run_task(task, methods(), tiny_backbone, settings, tmp_path / "whole")
     cut = tmp_path / "cut"
@@ -317,7 +324,7 @@ def test_a_record_is_written_whole_and_reads_back(
 ) -> None:
     settings = changed(settings, "evaluation", answer_loss=True)
     task = task_of(settings)
-    records = run_task(task, [vanilla_rag(), Spy(base)], tiny_backbone, settings, tmp_path)
+    records = run_task(task, [tiny.vanilla_rag(), Spy(base)], tiny_backbone, settings, tmp_path)
     for record in records:
         path = tmp_path / f"nq-{record.method}.json"
         assert RunRecord.from_json(path.read_text(encoding="utf-8")) == record
@@ -332,17 +339,17 @@ def test_a_damaged_part_file_is_named(
     settings: Settings, tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     task = task_of(settings)
-    run_task(task, [vanilla_rag()], tiny_backbone, settings, tmp_path)
+    run_task(task, [tiny.vanilla_rag()], tiny_backbone, settings, tmp_path)
     part = tmp_path / "parts" / "nq-001-vanilla-rag.json"
     part.write_text(part.read_text(encoding="utf-8")[:50], encoding="utf-8")
     with pytest.raises(RaggdError, match=r"nq-001-vanilla-rag\.json"):
-        run_task(task, [vanilla_rag()], tiny_backbone, settings, tmp_path)
+        run_task(task, [tiny.vanilla_rag()], tiny_backbone, settings, tmp_path)
 
 
 def test_what_does_not_adapt_costs_nothing(
     settings: Settings, tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path
 ) -> None:
-    methods: list[Method] = [query_only(), vanilla_rag(), base_only(base), Spy(base)]
+    methods: list[Method] = [tiny.query_only(), tiny.vanilla_rag(), tiny.base_only(base), Spy(base)]
     records = run_task(task_of(settings), methods, tiny_backbone, settings, tmp_path)
     *plain, spied = (record.cost["adapt_ms"] for record in records)
     assert plain == [0.0, 0.0, 0.0]
@@ -367,7 +374,7 @@ def test_demonstrations_in_the_prompt_are_read_once_for_a_draw(
         return original(backbone, tokens)
 
     monkeypatch.setattr(answering, "read_prefix", spy)
-    methods: list[Method] = [FewShot("base-few-shot", base), base_only(base)]
+    methods: list[Method] = [FewShot("base-few-shot", base), tiny.base_only(base)]
     plain, bare = run_task(task, methods, tiny_backbone, settings, tmp_path / "plain")
     assert read == [], "the openings of these short prompts are not worth it"
     monkeypatch.setattr(answering, "SHORTEST_OPENING", 60)

@@ -13,10 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd.backbone.batch import Reading, alike, padded_length
+from raggd.backbone.batch import Reading, alike, padded_length, read_prefix
 from raggd.backbone.capture import CapturedSteps, capture_for
 from raggd.backbone.load import Backbone, wrap_model
-from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, build_prompt
 from raggd.methods.answering import adapted_rows, answer_batch

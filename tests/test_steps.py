@@ -16,13 +16,13 @@ from torch import Tensor
 from raggd.adaptation import optimizer
 from raggd.adaptation.optimizer import (
     WINDOW,
-    BatchOrder,
     Trainer,
+    batch_order,
     epoch_batches,
     learning_rate_at,
     seconds_spent,
 )
-from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.targets import draw_supports
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.records import Question, RaggdError
 from raggd.settings import BaseTrainingSettings
@@ -45,11 +45,11 @@ def test_an_epoch_shows_every_example_at_most_once(
 def test_steps_run_through_the_epochs(count: int, batch: int, seed: int) -> None:
     lengths = [7 * i % 31 for i in range(count)]
     per_epoch = len(epoch_batches(lengths, batch, seed, 0))
-    order = BatchOrder(lengths, batch, seed)
+    order = batch_order(lengths, batch, seed)
     steps = [order(s) for s in range(2 * per_epoch)]
     assert steps[:per_epoch] == epoch_batches(lengths, batch, seed, 0)
     assert steps[per_epoch:] == epoch_batches(lengths, batch, seed, 1)
-    assert BatchOrder(lengths, batch, seed)(per_epoch) == steps[per_epoch]  # a resumed run
+    assert batch_order(lengths, batch, seed)(per_epoch) == steps[per_epoch]  # a resumed run
 
 
 def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ def test_an_epoch_is_shuffled_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return epoch_batches(lengths, batch, seed, epoch)
 
     monkeypatch.setattr(optimizer, "epoch_batches", counting)
-    order = BatchOrder([1] * 40, 4, 0)
+    order = batch_order([1] * 40, 4, 0)
     for step in range(25):
         order(step)
     assert shuffled == [0, 1, 2]

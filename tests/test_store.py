@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from raggd.backbone.batch import read_prefix
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import read_prefix
 from raggd.core.low_rank import BaseAdapter, load_update
 from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted

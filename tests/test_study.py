@@ -20,11 +20,9 @@ from raggd.backbone.load import Backbone
 from raggd.evaluation import runner
 from raggd.methods import spec as weights_files
 from raggd.records import RaggdError
-from raggd.study.folder import LOCK_FILE, locked
-from raggd.study.plan import Cell, Identities, Part, all_cells
-from raggd.study.run import run_study
+from raggd.study.plan import Cell, Identities, Part, all_cells, load_study
+from raggd.study.run import LOCK_FILE, locked, run_study
 from raggd.study.runner import StudyRunner
-from raggd.study.settings import load_study
 from study_fixtures import ALL, Quiet, World, lasting, make_world, read_records, write_weights
 from workflow_fixtures import files_under, run_cli
 
@@ -218,13 +216,14 @@ def test_early_parts_are_a_small_study(world: World, tmp_path: Path) -> None:
     assert all(tuple(cell.method for cell in unit.cells) == ALL for unit in units)
 
 
-def test_the_time_left_is_shown(world: World, tmp_path: Path) -> None:
+def test_progress_counts_all_questions(world: World, tmp_path: Path) -> None:
     progress = Quiet()
     study = load_study(world.study(("base", "rag-gd"), name="left", retrievers=("bm25",)))
     run_study(study, tmp_path, Part(), progress)
-    answers = [label for label in progress.labels if label.startswith("tiny, bm25, ")]
-    assert not answers[0].endswith(" left")
-    assert answers[-1].endswith(" left")
+    answers = [step for step in progress.steps if step[0].startswith("tiny, bm25, ")]
+    done = [done for _, done, _ in answers]
+    assert done == sorted(done)
+    assert {total for *_, total in answers} == {done[-1]}
 
 
 def test_a_cell_again_from_its_record(whole: Path, tmp_path: Path) -> None:
@@ -370,7 +369,7 @@ def test_killed_at_ten_random_moments_it_equals_the_uninterrupted_one(
     whole: Path, world: World, tmp_path: Path
 ) -> None:
     context = multiprocessing.get_context("forkserver")  # children start with the libraries loaded
-    context.set_forkserver_preload(["raggd.study.run", "raggd.methods.tt_sgd", "transformers"])
+    context.set_forkserver_preload(["raggd.study.run", "raggd.methods.predicted", "transformers"])
     draw = random.Random(4)
     moments = [draw.randint(4, 30) for _ in range(10)]
     file, seen = world.study(), []

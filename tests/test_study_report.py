@@ -37,9 +37,8 @@ from raggd.report.study_tables import (
 )
 from raggd.report.tables import Bold, Table
 from raggd.study import alignment
-from raggd.study.plan import Part
+from raggd.study.plan import Part, load_study
 from raggd.study.run import run_study
-from raggd.study.settings import load_study
 from study_fixtures import ALL, Quiet, World, read_records
 from workflow_fixtures import run_cli
 

@@ -7,8 +7,13 @@ import torch
 from torch import Tensor
 
 import tiny
-from raggd.adaptation.supports import encode_supports, equal_size, support_batch
-from raggd.adaptation.targets import sgd_updates, targets_of
+from raggd.adaptation.targets import (
+    encode_supports,
+    equal_size,
+    sgd_updates,
+    support_batch,
+    targets_of,
+)
 from raggd.backbone.batch import answer_losses
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone

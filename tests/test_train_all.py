@@ -18,16 +18,13 @@ from raggd.methods.spec import METHODS, SPECS
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import Settings, changed, load_settings
-from raggd.training import run as training
-from raggd.training import stages
+from raggd.training import fits, stages
 from raggd.training.run import Run
 from raggd.training.stages import (
     STAGES,
     USUAL,
-    Work,
     estimated,
     seconds_per_example,
-    seconds_per_step,
     train_all,
 )
 from workflow_fixtures import files_under, parts_with, settings_text, write_data
@@ -54,7 +51,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:
 @pytest.fixture(autouse=True)
 def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(training, "compile_layers", lambda _: nullcontext())
+    monkeypatch.setattr(fits, "compile_layers", lambda _: nullcontext())
 
 
 @pytest.fixture
@@ -90,8 +87,9 @@ def test_from_nothing_to_weights(parts: Assembly, tmp_path: Path) -> None:
     assert record["stages"]["predictor"]["hashes"].keys() == {
         "predictor.safetensors", "mean.safetensors",
     }  # fmt: skip
-    tuned = read_json(tmp_path / "tuned.json", what="record")["settings"]["hyper_tuning"]
-    assert (tuned["start"], tuned["learning_rate"]) == ("predictor", pytest.approx(0.01))
+    tuned = read_json(tmp_path / "tuned.json", what="record")
+    rate = tuned["settings"]["hyper_tuning"]["learning_rate"]
+    assert (tuned["start"], rate) == ("predictor", pytest.approx(0.01))
     told.clear()
     again = train_all(parts, tmp_path, announce=told.append)
     assert again["stages"] == result["stages"], "nothing was made anew"
@@ -173,24 +171,22 @@ def test_a_prepared_file_takes_the_place_of_the_index(
         train_all(parts_with(missing, parts.backbone), tmp_path / "x", ["base"])
 
 
-def test_the_estimate_is_work_times_a_measured_step(
+def test_the_estimate_is_examples_times_a_measured_step(
     parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(parts, tmp_path)
     assert seconds_per_example(run) > 0
-    assert seconds_per_step(run) > 0
     monkeypatch.setattr(stages, "seconds_per_example", lambda _: 2.0)
-    monkeypatch.setattr(stages, "seconds_per_step", lambda _: 0.5)
     found = estimated(run, [STAGES[name] for name in USUAL])
     assert found == {
-        "base": 2.0 * 4 * 2, "targets": 2.0 * 8 * 2 * 2, "predictor": 0.5 * 6,
+        "base": 2.0 * 4 * 2, "targets": 2.0 * 8 * 2 * 2, "predictor": 0.0,
         "tuned": 2.0 * 3 * 2, "mean-tuned": 2.0 * 3 * 2,
         "examples": 2.0 * 2 * 2, "refusals": 2.0 * (400 // 3),
     }  # fmt: skip
-    assert STAGES["task-mean"].work(parts.settings) == Work()
+    assert STAGES["task-mean"].examples(parts.settings) == 0
 
 
 def test_a_stage_makes_every_file_that_a_method_reads() -> None:
     made = {stage.file for stage in STAGES.values()} | {"mean.safetensors"}
     read = {file for name in METHODS for file in SPECS[name].files}
-    assert {file for file in read if "-k" not in file} <= made
+    assert read <= made

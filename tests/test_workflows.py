@@ -15,9 +15,9 @@ import torch
 
 from raggd.adaptation import optimizer
 from raggd.adaptation import targets as target_store
-from raggd.adaptation.base_adapter import load_base
 from raggd.adaptation.predictors.base import load_predictor
 from raggd.adaptation.targets import load_targets, split_held_out
+from raggd.adaptation.trained_once import load_base
 from raggd.api import Rag
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
@@ -31,7 +31,7 @@ from raggd.records import (
     RaggdError,
 )
 from raggd.settings import Settings, changed, load_settings
-from raggd.training import run as training
+from raggd.training import fits
 from workflow_fixtures import (
     TRAIN,
     files_under,
@@ -70,7 +70,7 @@ def trained(
     settings = load_settings(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAGGD_CACHE", str(root / "cache"))
-        patch.setattr(training, "compile_layers", lambda _: nullcontext())
+        patch.setattr(fits, "compile_layers", lambda _: nullcontext())
         parts = parts_with(settings, frozen_backbone)
         base = stage("base", parts, weights)
         targets = stage("targets", parts, store)

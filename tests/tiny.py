@@ -31,6 +31,7 @@ from raggd.core.low_rank import (
 from raggd.data.prompts import Prompt
 from raggd.methods.answering import adapted_rows
 from raggd.methods.base import Adapted
+from raggd.methods.plain import Unadapted
 from raggd.records import Demonstration, Passage, SupportSet
 from raggd.settings import AdapterSettings
 
@@ -218,3 +219,15 @@ def support_sets() -> list[SupportSet]:
             ),
         ),
     ]
+
+
+def query_only() -> Unadapted:
+    return Unadapted("query-only", Adapted(reads_evidence=False))
+
+
+def vanilla_rag() -> Unadapted:
+    return Unadapted("vanilla-rag", Adapted())
+
+
+def base_only(base: BaseAdapter) -> Unadapted:
+    return Unadapted("base", Adapted(base), {"base": base.fingerprint})

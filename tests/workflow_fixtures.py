@@ -114,11 +114,9 @@ def settings_text(data: Path, backbone: str = "tiny", weights: str = "shipped") 
         per_benchmark = 4
         max_tokens = 160
         [predictor]
-        hidden = 8
         latent = 4
         steps = 6
         batch = 4
-        held_out_share = 0.25
         [evaluation]
         benchmarks = ["nq", "triviaqa"]
         questions = 6
@@ -156,9 +154,8 @@ def write_weights(folder: Path, backbone: Any) -> Path:
     """Write a base adapter, a predictor whose update depends on what it reads, and a mean."""
     import torch
 
-    from raggd.adaptation.base_adapter import save_base
-    from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
-    from raggd.adaptation.predictors.mlp import MLPPredictor
+    from raggd.adaptation.predictors.base import MeanPredictor, MLPPredictor, save_predictor
+    from raggd.adaptation.trained_once import save_base
     from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
     from tiny import random_base, random_update
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.targets import draw_supports
 from raggd.assembly import Assembly
 from raggd.data.answers import choose_answer
 from raggd.data.benchmarks import choose_by_hash, known_benchmarks, scored_questions, support_pool

@@ -48,8 +48,7 @@ class DataSettings(_Section):
 
     folder: str = "pocket"
     """`pocket` (embedded), `hub` (FlashRAG's data sets), or a folder in FlashRAG's layout."""
-    corpus: str = ""
-    """File or folder of passages; empty: the one that belongs to `folder`."""
+    corpus: str = ""  # file or folder of passages; empty: the one that belongs to `folder`
     prepared: str = ""
     """For training: file of questions with their passages (`raggd data prepare`); no index then."""
 
@@ -66,10 +65,8 @@ class RetrievalSettings(_Section):
     index_factory: str = ""
     """How faiss indexes vectors (``HNSW32``, ``IVF4096,PQ48``); empty: by size, none below
     200,000 passages."""
-    memory: str = "3GB"
-    """Most memory that the process may hold while it builds an index."""
-    top_k: int = Field(default=3, ge=0)
-    """Passages given to the model (paper: 5)."""
+    memory: str = "3GB"  # most memory that the process may hold while it builds an index
+    top_k: int = Field(default=3, ge=0)  # passages given to the model (paper: 5)
     noise: float = Field(default=0.0, ge=0, le=1)
     """Share of the passages that are replaced by random ones, for tests of robustness."""
 
@@ -90,8 +87,7 @@ class TrainingSettings(_Section):
     batch: int = Field(default=8, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
     seed: int = 0
-    accumulate: int = Field(default=1, ge=1)
-    """Batches whose gradients make one step."""
+    accumulate: int = Field(default=1, ge=1)  # batches whose gradients make one step
 
 
 class BaseTrainingSettings(TrainingSettings):
@@ -101,15 +97,12 @@ class BaseTrainingSettings(TrainingSettings):
     learning_rate: float = Field(default=1e-4, gt=0)
     max_tokens: int = Field(default=480, ge=16)
     """Tokens per training example; passages are cut to fit, from the last."""
-    answerable_only: bool = False
-    """Leave out questions whose passages hold none of their answers."""
+    answerable_only: bool = False  # leave out questions whose passages hold none of their answers
 
 
 class PromptTuningSettings(TrainingSettings):
     """Training of a soft prefix on the base adapter's examples (`[base_training]` names them)."""
 
-    tokens: int = Field(default=20, ge=1)
-    """Length of the prefix; it starts from embeddings of the vocabulary."""
     learning_rate: float = Field(default=1e-2, gt=0)
 
 
@@ -120,11 +113,9 @@ class TargetSettings(_Section):
     """Training tasks (paper: also hotpotqa, 2wikimultihopqa, musique)."""
     demonstrations: int = Field(default=3, ge=1)
     steps: int = Field(default=5, ge=1)
-    keep: list[int] = []
-    """Other K whose updates are kept from the same run of SGD."""
+    keep: list[int] = []  # other K whose updates are kept from the same run of SGD
     learning_rate: float = Field(default=1e-2, gt=0)
-    per_benchmark: int = Field(default=60, ge=1)
-    """Support sets per benchmark."""
+    per_benchmark: int = Field(default=60, ge=1)  # support sets per benchmark
     max_tokens: int = Field(default=480, ge=16)
     seed: int = 0
 
@@ -132,39 +123,22 @@ class TargetSettings(_Section):
 class PredictorSettings(TrainingSettings):
     """The network that emits an update from a support set, and its training."""
 
-    hidden: int = Field(default=256, ge=1)
     latent: int = Field(default=64, ge=1)
     """Width of the MLP's output, from which every head is linear (paper: 64)."""
     space: Literal["product", "factor"] = "product"
     """Where update and target are compared (equation 9)."""
-    norm_weight: float = Field(default=0.1, ge=0)
-    """Lambda of equation 9."""
-    target_steps: int = Field(default=0, ge=0)
-    """K of the targets to learn, one of `target.keep`; 0: `target.steps`."""
     denoise: bool = False
     """Train on the average target of the task's other support sets instead of the set's own."""
     batch: int = Field(default=16, ge=1)
-    held_out_share: float = Field(default=0.2, ge=0, lt=1)
-    """Share of the support sets of each task kept from training, chosen by hash."""
-
-
-class RidgeSettings(_Section):
-    """The predictor in closed form: ridge regression of reduced rank on denoised targets."""
-
-    scale: float = Field(default=7.0, gt=0)
-    """Factor of the update: a denoised target is about a quarter as long as a set's own."""
 
 
 class HyperTuningSettings(TrainingSettings):
     """Training of the predictor through the answer loss; sizes and split are `[predictor]`'s.
 
-    A batch is support sets, each with one other question of its task.
+    A batch is support sets, each with one other question of its task. The rate is that of a start
+    from no update: from the trained predictor it is a tenth, of the mean update ten times as high.
     """
 
-    start: Literal["zero", "predictor", "mean"] = "zero"
-    """From no update; from the trained predictor of the weights folder (the result is
-    ``tuned.safetensors``); or from the mean target, staying one update for all support sets
-    (``mean-tuned.safetensors``, a control)."""
     answerable_only: bool = False
     """Learn from no question whose passages hold none of its answers; yes and no are let pass."""
 
@@ -172,20 +146,12 @@ class HyperTuningSettings(TrainingSettings):
 class ExamplesSettings(TrainingSettings):
     """Training of the step that follows examples, from a prepared file of questions."""
 
-    start: str = ""
-    """An update to go on from; empty: the base adapter."""
     tasks: int = Field(default=0, ge=0)
     """Contracts in the mixture; 0 draws a new one for every lesson."""
     natural: float = Field(default=0.5, ge=0, le=1)
     """Share of lessons that are the benchmarks as they are."""
-    show: bool = True
-    """Whether the examples stand before the question; without them the step is a control."""
-    passages: bool = False
-    """Whether they stand there with their passages, as MetaICL has them."""
     kept: float = Field(default=0.3, ge=0, le=1)
     """Share of lessons that keep their template: some forms no template describes."""
-    predict: bool = False
-    """Turn the step up and down for each support set, by what its examples' states say."""
     steps: int = Field(default=1000, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
     max_tokens: int = Field(default=480, ge=16)
@@ -197,18 +163,15 @@ class EvaluationSettings(_Section):
 
     benchmarks: list[str] = ["nq", "triviaqa"]
     """Those of the embedded data; the paper's seven in other sources."""
-    questions: int = Field(default=0, ge=0)
-    """Questions per benchmark, chosen by hash; 0: all."""
-    whole: list[str] = []
-    """Benchmarks of which all questions are scored, whatever `questions` says."""
+    questions: int = Field(default=0, ge=0)  # questions per benchmark, chosen by hash; 0: all
+    whole: list[str] = []  # benchmarks of which all questions are scored, whatever `questions` says
     draws: int = Field(default=1, ge=1)
     """Support sets per benchmark; each answers its share of the questions."""
     support: Literal["query", "task"] = "task"
     """A support set per draw (`task`) or a fresh one for every question (`query`)."""
     batch: int = Field(default=8, ge=1)
     max_answer_tokens: int = Field(default=24, ge=1)
-    answer_loss: bool = False
-    """Also record the teacher-forced loss of the gold answer."""
+    answer_loss: bool = False  # also record the teacher-forced loss of the gold answer
     seed: int = 0
 
 
@@ -216,18 +179,14 @@ class ServingSettings(_Section):
     """`raggd serve`: where it listens, and what a request may ask for."""
 
     host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
-    """0 takes a free port."""
-    supports: str = ""
-    """Folder of the stored support sets; empty: one in the cache folder."""
-    rows: int = Field(default=8, ge=1)
-    """Most answers written together, in one batch."""
+    port: int = Field(default=8000, ge=0, le=65535)  # 0 takes a free port
+    supports: str = ""  # folder of the stored support sets; empty: one in the cache folder
+    rows: int = Field(default=8, ge=1)  # most answers written together, in one batch
     queue: int = Field(default=64, ge=1)
     """Most answers waiting or being written; beyond it a request is turned away (429)."""
     updates_mb: int = Field(default=256, ge=1)
     """Memory for predicted updates; the least recently used are dropped."""
-    demonstrations: int = Field(default=16, ge=1)
-    """Most demonstrations in one support set."""
+    demonstrations: int = Field(default=16, ge=1)  # most demonstrations in one support set
     instruction: str = ""
     """How to answer, in your words, where a request (`ask`, `Rag`) says nothing; empty: raggd's."""
     watch_s: float = Field(default=2.0, ge=0)
@@ -248,7 +207,6 @@ class Settings(_Section):
     predictor: PredictorSettings = PredictorSettings()
     prompt_tuning: PromptTuningSettings = PromptTuningSettings()
     hyper_tuning: HyperTuningSettings = HyperTuningSettings()
-    ridge: RidgeSettings = RidgeSettings()
     examples: ExamplesSettings = ExamplesSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     serving: ServingSettings = ServingSettings()

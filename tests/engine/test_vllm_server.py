@@ -26,7 +26,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed here: run `make engine
 from stock_vllm import MEMORY, ON_PROCESSORS, Busiest, Written, complete, stock_server, watched
 
 from raggd.adaptation.export import model_source
-from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.targets import draw_supports
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import choose_by_hash, scored_questions, support_pool

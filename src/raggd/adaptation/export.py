@@ -55,13 +55,7 @@ class PeftFolder:
 
 
 def lora_factors(base: BaseAdapter, update: Update | None) -> dict[str, Factors]:
-    """Base and a single update as one product per projection, scale included.
-
-    Its rank is r without an update, 3r with one.
-
-    Raises:
-        RaggdError: the update is a batch.
-    """
+    """Base and a single update as one product per projection, scale included; rank r, or 3r."""
     whole = effective_weight(base)
     if update is None:
         return whole
@@ -86,10 +80,7 @@ def _paths(backbone: Backbone) -> dict[str, list[str]]:
 
 
 def peft_tensors(backbone: Backbone, factors: dict[str, Factors]) -> dict[str, Tensor]:
-    """Name the factors of every layer as PEFT does.
-
-    ``base_model.model.<module>.lora_A.weight`` is (rank, d_in), ``lora_B`` (d_out, rank), float32.
-    """
+    """Name every layer's factors as PEFT does: lora_A (rank, d_in), lora_B (d_out, rank)."""
     tensors = {}
     for projection, paths in _paths(backbone).items():
         a, b = factors[projection]
@@ -132,12 +123,7 @@ def _check_target(folder: Path) -> None:
 def write_peft(
     folder: Path, backbone: Backbone, base: BaseAdapter, update: Update | None = None
 ) -> PeftFolder:
-    """Write base adapter and update as one PEFT LoRA, in float32; an earlier export is replaced.
-
-    Raises:
-        RaggdError: backbone, base and update do not belong together, or the folder holds
-            something else.
-    """
+    """Write base and update as one PEFT LoRA, in float32; an earlier export is replaced."""
     check_fits(backbone, base, update)
     _check_target(folder)
     factors = lora_factors(base, update)
@@ -160,11 +146,7 @@ ARCHITECTURES = {
 
 
 def reordered(b: Tensor, heads: int) -> Tensor:
-    """Put the rows of a q or k matrix (d_out, anything) in the order of llama.cpp's rotation.
-
-    In transformers each head has the first halves of all pairs, then the second; there both halves
-    of each pair lie side by side.
-    """
+    """Put the rows of a q or k matrix in the order of llama.cpp's rotation: pairs side by side."""
     by_half = b.reshape(heads, 2, -1, b.shape[-1])
     return by_half.transpose(1, 2).reshape(b.shape)
 
@@ -181,10 +163,7 @@ def _architecture(backbone: Backbone) -> tuple[str, bool]:
 
 
 def gguf_tensors(backbone: Backbone, base: BaseAdapter, update: Update | None) -> dict[str, Tensor]:
-    """Name and order the factors of every layer as llama.cpp wants them.
-
-    ``blk.<layer>.attn_q.weight.lora_a`` is (rank, d_in), ``.lora_b`` (d_out, rank).
-    """
+    """Name every layer's factors as llama.cpp does: lora_a (rank, d_in), lora_b (d_out, rank)."""
     _, reorders = _architecture(backbone)
     config = backbone.model.config
     heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
@@ -251,10 +230,7 @@ def opening_turns(shown: Sequence[Demonstration], instruction: str) -> list[dict
 def chat_template(
     tokenizer: Any, shown: Sequence[Demonstration] = (), instruction: str = ""
 ) -> str:
-    """Make the backbone's chat template, in Jinja, say what raggd says where nobody says otherwise.
-
-    `shown` are examples that stand before the question; without an `instruction` it is raggd's own.
-    """
+    """Make the backbone's chat template, in Jinja, say what raggd says where nobody else does."""
     turns = json.dumps(opening_turns(shown, instruction), ensure_ascii=False)
     # what is no JSON in Jinja: nothing; strings of both are written alike
     put = "{%- if messages[0]['role'] != 'system' -%}{%- set messages = " + turns
@@ -284,11 +260,10 @@ def write_prompt(
     *,
     sources: bool = False,
 ) -> list[str]:
-    """Write ``prompt.txt``, to be read by people, and ``chat_template.jinja``, for engines.
+    """Write ``prompt.txt``, for people, and ``chat_template.jinja``, for engines, into `folder`.
 
-    They lie in `folder`, beside the adapter, with `stem` before both names, which are returned;
-    `shown` and `instruction` are those of the adapted state, and `sources` says whether passages
-    are shown with the names of their files.
+    `stem` stands before both names, which are returned; `shown` and `instruction` are those of the
+    adapted state; `sources`: whether passages are shown with the names of their files.
     """
     names = [f"{stem}{PROMPT_FILE}", f"{stem}{TEMPLATE_FILE}"]
     passage = Passage("1", "{text of the first passage}", "{its title}", "{its file}")
@@ -320,9 +295,7 @@ def _factors(
 
 
 def read_peft(folder: Path, backbone: Backbone) -> BaseAdapter:
-    """Read a PEFT folder as an adapter of the bare backbone, in float32.
-
-    A projection that it leaves out is zero.
+    """Read a PEFT folder as an adapter of the bare backbone; a missing projection is zero.
 
     Raises:
         RaggdError: it is no LoRA, adapts other modules, or has other shapes.
@@ -348,11 +321,7 @@ def read_peft(folder: Path, backbone: Backbone) -> BaseAdapter:
 
 
 def mean_adapter(adapters: Sequence[BaseAdapter]) -> BaseAdapter:
-    """Average the effective changes of adapters of one backbone, by rank concatenation.
-
-    Its product is the mean of the products: the mean of A and the mean of B apart would be another
-    thing. Ranks may differ.
-    """
+    """Average the products of adapters of one backbone, of any rank, by rank concatenation."""
     weights = [effective_weight(adapter) for adapter in adapters]
     factors = {}
     for projection in PROJECTIONS:

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ from raggd.adaptation.optimizer import Session, examples_id, train
 from raggd.adaptation.predictors.modulation import Modulation, read_examples
 from raggd.backbone.interface import check_fits, mean_answer_loss
 from raggd.backbone.load import Backbone
-from raggd.core.low_rank import BaseAdapter, Update, tensors_of
+from raggd.core.low_rank import BaseAdapter
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
@@ -30,10 +30,19 @@ from raggd.data.template import REFUSAL, template_of
 from raggd.records import RaggdError, content_id
 from raggd.settings import ExamplesSettings
 
-NEIGHBOURS = 0.4
-"""Share of lessons in which a passage of the examples stands beside the question's own."""
-HELD_TASKS = frozenset({"popqa", "bamboogle"})
-"""Sources that no training may see."""
+NEIGHBOURS = 0.4  # share of lessons with a passage of an example beside the question's own
+HELD_TASKS = frozenset({"popqa", "bamboogle"})  # sources that no training may see
+
+
+class Use(NamedTuple):
+    """How a lesson's examples are used."""
+
+    show: bool = True  # they stand before the question
+    passages: bool = False  # with their passages, as MetaICL has them
+    predict: bool = False  # their states turn the step up and down for each support set
+
+
+SHOWN = Use()
 
 
 def without_template(lesson: Lesson) -> Lesson:
@@ -49,28 +58,24 @@ def without_template(lesson: Lesson) -> Lesson:
     return replace(lesson, support=support, asked=replace(asked, answer=bare))
 
 
-def lesson_prompt(tokenizer: Any, lesson: Lesson, settings: ExamplesSettings) -> Prompt:
-    """Render a lesson with its answer, in `max_tokens` at most."""
+def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, use: Use = SHOWN) -> Prompt:
+    """Render a lesson with its answer, in `limit` tokens at most."""
     asked, shown = lesson.asked, lesson.support.demonstrations
-    if not settings.passages:
+    if not use.passages:
         shown = without_passages(shown)
     return build_prompt(
         tokenizer,
         asked.question,
         asked.passages,
         answer=asked.answer,
-        limit=settings.max_tokens,
-        shown=shown if settings.show else (),
+        limit=limit,
+        shown=shown if use.show else (),
         instruction=FOLLOW,
     )
 
 
 def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
-    """Sort questions whose passages hold an answer by their source.
-
-    Raises:
-        RaggdError: a source is held out of training, or nothing is left.
-    """
+    """Sort questions with an answer in their passages by source; held-out sources are refused."""
     held = {row.task for row in rows} & HELD_TASKS
     if held:
         raise RaggdError(
@@ -87,19 +92,13 @@ def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
 
 
 def drawn_pool(pools: Mapping[str, list[Prepared]], draw: random.Random) -> list[Prepared]:
-    """Draw the questions of one source, by a root of their number.
-
-    Small sources are seen more often than their share, large ones do not drown them.
-    """
+    """Draw the questions of a source, by a root of their number: small ones come more often."""
     tasks = sorted(pools)
     return pools[draw.choices(tasks, [len(pools[task]) ** 0.5 for task in tasks])[0]]
 
 
 def draw_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterator[Lesson]:
-    """Draw the lessons of a training, without end: a pure function of its arguments.
-
-    A contract that does not apply to its source is drawn anew.
-    """
+    """Draw the lessons of a training, without end: a pure function of its arguments."""
     pools = pools_of(rows)
     for number in count():
         draw = random.Random(f"lesson {mixture.seed} {number}")
@@ -120,17 +119,14 @@ def draw_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterato
 
 @dataclass(frozen=True, slots=True)
 class Taught:
-    """A rendered lesson: an answered prompt, with the examples before the question or without.
-
-    Where something is predicted from the examples, their tokens, as a prefix has them.
-    """
+    """A rendered lesson: its answered prompt, and the examples' tokens where they are read."""
 
     prompt: Prompt
     examples: tuple[int, ...]
 
 
 def training_lessons(
-    tokenizer: Any, rows: Sequence[Prepared], settings: ExamplesSettings
+    tokenizer: Any, rows: Sequence[Prepared], settings: ExamplesSettings, use: Use = SHOWN
 ) -> list[Taught]:
     """Render the lessons of a training: ``steps * batch * accumulate`` of them.
 
@@ -139,14 +135,14 @@ def training_lessons(
     wanted = settings.steps * settings.batch * settings.accumulate
     lessons: list[Taught] = []
     for number, lesson in enumerate(draw_lessons(rows, settings)):
-        read = settings.show or settings.predict
+        read = use.show or use.predict
         if read and random.Random(f"template {settings.seed} {number}").random() >= settings.kept:
             lesson = without_template(lesson)
         try:
-            prompt = lesson_prompt(tokenizer, lesson, settings)
+            prompt = lesson_prompt(tokenizer, lesson, settings.max_tokens, use)
         except RaggdError:
             continue
-        shown = without_passages(lesson.support.demonstrations) if settings.predict else ()
+        shown = without_passages(lesson.support.demonstrations) if use.predict else ()
         lessons.append(Taught(prompt, prefix_tokens(tokenizer, shown, FOLLOW) if shown else ()))
         if len(lessons) == wanted:
             break
@@ -158,15 +154,14 @@ def train_following(
     base: BaseAdapter,
     lessons: Sequence[Taught],
     settings: ExamplesSettings,
-    start: Update | None = None,
+    use: Use = SHOWN,
     **session: Unpack[Session],
 ) -> tuple[Modulation, list[float]]:
-    """Train one step from W0 on lessons, and with `predict` what turns it up and down.
+    """Train one step from W0 on lessons of a use; with it comes the loss of every step.
 
-    W0 stays as it is; `start` is a step to go on from. Where nothing is predicted, the network is
-    untrained. With it comes the loss of every step.
+    Where nothing is predicted, the network that turns the step up and down is untrained.
     """
-    begin = start or base.zero_update()
+    begin = base.zero_update()
     check_fits(backbone, base, begin)
     prompts = [lesson.prompt for lesson in lessons]
     width = backbone.model.config.get_text_config().hidden_size
@@ -175,7 +170,7 @@ def train_following(
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
         update = made.constant()
-        if settings.predict:
+        if use.predict:
             read = read_examples(backbone, base, [lessons[i].examples for i in numbers])
             update = made(base, *read)
         return mean_answer_loss(backbone, [prompts[i] for i in numbers], base, update)
@@ -183,11 +178,11 @@ def train_following(
     identity = content_id(
         "examples",
         base.fingerprint,
-        *(str(float(t.double().sum())) for t in tensors_of(begin.factors).values()),
+        str(use),
         examples_id(prompts),
-        settings.model_dump_json(exclude={"start"}),
+        settings.model_dump_json(),
     )
-    trained = made if settings.predict else made.step
+    trained = made if use.predict else made.step
     lengths = [len(p.tokens) for p in prompts]
     named = dict(trained.named_parameters())
     history = train(named, lengths, loss_of, settings, identity, **session)

@@ -11,6 +11,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
@@ -23,34 +24,25 @@ from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, content_id
 from raggd.settings import TrainingSettings
 
-WINDOW = 16
-"""Batches sorted by length together: padding shrinks, the order stays random."""
+WINDOW = 16  # batches sorted by length together: padding shrinks, the order stays random
 CHECKPOINT_SECONDS = 120.0
 WEIGHT_DECAY = 0.01
 CLIP = 1.0
 """AdamW's decoupled weight decay and the largest norm of the gradient (paper section 5)."""
-Progress = Callable[[int, int, float], None]
-"""Told step, number of steps, and loss."""
+Progress = Callable[[int, int, float], None]  # told step, number of steps, and loss
 Loss = Callable[[Sequence[int]], Tensor]
 """The mean loss of the examples of some numbers, with gradients to what is trained."""
 
 
 class Session(TypedDict):
-    """Where a training is kept, and whom it tells.
-
-    Stopped at any moment and called again with the same arguments, it continues from the checkpoint
-    to the same result.
-    """
+    """Where a training is kept, from which it continues to the same result, and whom it tells."""
 
     checkpoint: Path
     progress: NotRequired[Progress]
 
 
 def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
-    """Cut one shuffled epoch into batches of similar length, as numbers of examples.
-
-    A last incomplete batch is dropped unless it is the only one.
-    """
+    """Cut a shuffled epoch into whole batches of similar length, as numbers of examples."""
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(len(lengths))
     batches = []
@@ -59,26 +51,16 @@ def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> 
         batches += [
             [int(i) for i in window[at : at + batch]] for at in range(0, len(window), batch)
         ]
+    # a last incomplete batch is dropped unless it is the only one
     whole = [b for b in batches if len(b) == batch] or batches
     return [whole[i] for i in generator.permutation(len(whole))]
 
 
-class BatchOrder:
-    """The examples of every step, epochs following one another; an epoch is shuffled once."""
-
-    def __init__(self, lengths: Sequence[int], batch: int, seed: int) -> None:
-        """Shuffle nothing yet; arguments as of `epoch_batches`."""
-        self._lengths, self._batch, self._seed = lengths, batch, seed
-        self._per_epoch = max(1, len(lengths) // batch)
-        self._epoch, self._batches = -1, [[0]]
-
-    def __call__(self, step: int) -> list[int]:
-        """Return the numbers of one step's examples, steps counted from 0."""
-        epoch, at = divmod(step, self._per_epoch)
-        if epoch != self._epoch:
-            self._batches = epoch_batches(self._lengths, self._batch, self._seed, epoch)
-            self._epoch = epoch
-        return self._batches[at]
+def batch_order(lengths: Sequence[int], batch: int, seed: int) -> Callable[[int], list[int]]:
+    """Return the examples of every step, counted from 0; an epoch is shuffled once."""
+    per_epoch = max(1, len(lengths) // batch)
+    epoch = lru_cache(maxsize=1)(partial(epoch_batches, lengths, batch, seed))
+    return lambda step: epoch(step // per_epoch)[step % per_epoch]
 
 
 def warmup_of(settings: TrainingSettings) -> int:
@@ -114,17 +96,11 @@ class Trainer:
         self.seconds = 0.0
         self._since = time.monotonic()
         self._adam = torch.optim.AdamW(
-            list(self.parameters.values()),
-            lr=settings.learning_rate,
-            weight_decay=WEIGHT_DECAY,
+            list(self.parameters.values()), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY
         )
 
     def apply(self, loss: float) -> None:
-        """Clip the gradients that stand on the parameters, take one step, clear them.
-
-        Raises:
-            RaggdError: the loss is not finite.
-        """
+        """Clip the gradients, take one step, clear them; a loss that is not finite is refused."""
         if not math.isfinite(loss):
             raise RaggdError(
                 f"the training loss became {loss} at step {self.step}: lower learning_rate. The "
@@ -143,9 +119,8 @@ class Trainer:
     ) -> None:
         """Take all steps that are left; a run that was stopped continues to the same result.
 
-        `differentiate` is given the number of a step, leaves its gradients on the parameters and
-        returns its loss: a pure function of parameters and step. `checkpoint` is written every two
-        minutes and at the end.
+        `differentiate` leaves a step's gradients on the parameters and returns its loss, a pure
+        function.
 
         Raises:
             RaggdError: the device's memory ran out; what was done is in the checkpoint.
@@ -196,11 +171,7 @@ class Trainer:
 
     @torch.no_grad()
     def resume(self, path: Path) -> bool:
-        """Continue from a checkpoint of `save`; returns whether there was one.
-
-        Raises:
-            RaggdError: the checkpoint belongs to another run (other settings or data).
-        """
+        """Continue from a checkpoint, if there is one: return that. Another run's is refused."""
         if not path.exists():
             return False
         tensors, metadata = load_tensors(path)
@@ -229,11 +200,7 @@ def seconds_spent(checkpoint: Path) -> float:
 
 
 def examples_id(prompts: Sequence[Prompt]) -> str:
-    """Hash training examples, token by token, to 16 hexadecimal digits.
-
-    Raises:
-        RaggdError: there are none.
-    """
+    """Hash training examples, token by token, to 16 hexadecimal digits; none are refused."""
     if not prompts:
         raise RaggdError("no training examples: the benchmarks gave no question with an answer.")
     return content_id(*(",".join(map(str, p.tokens)) for p in prompts))
@@ -253,11 +220,10 @@ def train(
 ) -> list[float]:
     """Train parameters by AdamW in place, and return the loss of every step.
 
-    The checkpoint belongs to one `identity`, a hash of all that the result depends on. The examples
-    of a batch are alike in length. Warm-up takes a tenth of all steps and at most 20 unless it is
-    given; `check` is called when the first gradients stand on the parameters.
+    The checkpoint belongs to one `identity`, a hash of all that the result depends on. Warm-up is
+    `warmup_of`'s unless it is given; `check` is called when the first gradients are there.
     """
-    order = BatchOrder(lengths, settings.batch, settings.seed)
+    order = batch_order(lengths, settings.batch, settings.seed)
     steps = warmup_of(settings) if warmup is None else warmup
     trainer = Trainer(parameters, settings, identity=identity, warmup=steps)
 

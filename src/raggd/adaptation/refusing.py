@@ -23,10 +23,8 @@ from raggd.data.prepared import Prepared
 from raggd.data.template import template_of
 
 LESSONS = 400
-WRONGLY = 0.1
-"""Share of answerable questions that may be refused."""
-PENALTY = 0.02
-"""Of the squared weights of the logistic regression, on standardised features."""
+WRONGLY = 0.1  # share of answerable questions that may be refused
+PENALTY = 0.02  # of the squared weights of the logistic regression, on standardised features
 FOLDS = 5
 
 

@@ -1,6 +1,7 @@
-"""Targets, the updates that K steps of SGD on a support set would make (paper equation 8).
+"""Support sets, drawn, rendered, encoded by backbone + W0, and their targets (paper section 5).
 
-They are stored in shards, resumable; denoised targets are a view of them.
+Targets are the updates that K steps of SGD on a set would make (equation 8). They are stored in
+shards, resumable; denoised targets are a view of them.
 """
 
 from __future__ import annotations
@@ -10,23 +11,89 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from raggd.adaptation.supports import encode_batch, equal_size, support_batch
-from raggd.backbone.batch import Batch, answer_losses
+from raggd.backbone.batch import Batch, answer_losses, last_states, make_batch
 from raggd.backbone.interface import attach, check_fits, check_gradients
 from raggd.backbone.load import Backbone
 from raggd.core.inner_sgd import inner_sgd
 from raggd.core.low_rank import BaseAdapter, Update, factors_of, tensors_of
-from raggd.data.prompts import prompt_fingerprint
+from raggd.data.benchmarks import choose_by_hash
+from raggd.data.prompts import Prompt, build_prompt, prompt_fingerprint
 from raggd.files import load_tensors, read_json, save_tensors, write_json
-from raggd.records import RaggdError, SupportSet, content_id
+from raggd.records import Demonstration, Question, RaggdError, SupportSet, content_id
 from raggd.settings import TargetSettings
 
-SHARD = 3
-"""Support sets per shard: one batch of the inner loop, half a minute of two cores."""
+
+def draw_supports(
+    pool: Sequence[Question], size: int, draws: int, seed: int, purpose: str = ""
+) -> list[list[Question]]:
+    """Draw support sets from a pool, shuffled by hash and cut, anew when it is used up.
+
+    A purpose changes the shuffle as a seed does: an evaluation must not draw the sets that a
+    predictor was trained on.
+
+    Raises:
+        RaggdError: the pool holds fewer than `size` questions.
+    """
+    if len(pool) < size:
+        task = pool[0].task if pool else "?"
+        raise RaggdError(
+            f"the support pool of '{task}' holds {len(pool)} questions, a support set needs "
+            f"{size}: lower target.demonstrations or give a larger pool."
+        )
+    sets: list[list[Question]] = []
+    per_round = len(pool) // size
+    for lap in range(-(-draws // per_round)):
+        number = seed * 1_000_003 + lap
+        number = int(content_id(purpose, str(number)), 16) if purpose else number
+        order = choose_by_hash(pool, len(pool), number)
+        sets += [list(order[i * size : (i + 1) * size]) for i in range(per_round)]
+    return sets[:draws]
+
+
+def answered_prompt(tokenizer: Any, shown: Demonstration, limit: int) -> Prompt:
+    """Return a demonstration as the model is trained on it: passages, question, answer, end."""
+    return build_prompt(tokenizer, shown.question, shown.passages, answer=shown.answer, limit=limit)
+
+
+def equal_size(supports: Sequence[SupportSet]) -> int:
+    """Return the number of demonstrations that all sets share; sets of two sizes are refused."""
+    sizes = {len(s.demonstrations) for s in supports}
+    if len(sizes) != 1:
+        raise RaggdError(f"support sets of one batch must have one size, found {sorted(sizes)}.")
+    return sizes.pop()
+
+
+def support_batch(backbone: Backbone, supports: Sequence[SupportSet], limit: int) -> Batch:
+    """Batch all demonstrations, of at most `limit` tokens each, as rows, set after set."""
+    prompts = [
+        answered_prompt(backbone.tokenizer, shown, limit)
+        for support in supports
+        for shown in support.demonstrations
+    ]
+    return make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+
+
+def encode_batch(backbone: Backbone, base: BaseAdapter, batch: Batch) -> Tensor:
+    """Return the state at each row's end token under the base adapter, as `last_states` does."""
+    with attach(backbone, base):
+        return last_states(backbone, batch)
+
+
+def encode_supports(
+    backbone: Backbone, base: BaseAdapter, supports: Sequence[SupportSet], limit: int
+) -> Tensor:
+    """Encode support sets of N demonstrations in one pass: (sets, N, hidden size), float32."""
+    size = equal_size(supports)
+    states = encode_batch(backbone, base, support_batch(backbone, supports, limit))
+    return states.reshape(len(supports), size, -1)
+
+
+SHARD = 3  # support sets per shard: one batch of the inner loop, half a minute of two cores
 
 
 def sgd_updates(
@@ -93,10 +160,7 @@ def sgd_trajectory(
 
 
 def targets_of(
-    backbone: Backbone,
-    base: BaseAdapter,
-    supports: Sequence[SupportSet],
-    settings: TargetSettings,
+    backbone: Backbone, base: BaseAdapter, supports: Sequence[SupportSet], settings: TargetSettings
 ) -> tuple[dict[int, Update], Tensor]:
     """Compute targets, by K, and encoder states (sets, N, hidden size) of sets of equal size."""
     size = equal_size(supports)
@@ -160,11 +224,7 @@ class TargetStore:
         )
 
     def open(self) -> None:
-        """Make the folder, or find it as it was made.
-
-        Raises:
-            RaggdError: it holds targets of another run.
-        """
+        """Make the folder, or find it as it was made; targets of another run are refused."""
         header, sets = self.folder / "store.json", len(self.supports)
         if not header.exists():
             facts = {"identity": self.identity, "sets": sets, "shard": SHARD}
@@ -213,12 +273,7 @@ def _read_header(header: Path) -> tuple[str, int]:
 
 
 def load_targets(folder: Path, steps: int = 0) -> Targets:
-    """Read a store, as far as it is built: the targets of K `steps`, or 0 for its own K.
-
-    Raises:
-        RaggdError: there is no store or no shard, a shard is damaged or of another run, or the
-            store holds no targets of that K.
-    """
+    """Read a store, as far as it is built: of K `steps`, or 0 for its own; else it is refused."""
     identity, own_steps = _read_header(folder / "store.json")
     key = _key(steps or own_steps)
     vectors, states, sets, base = [], [], [], ""
@@ -250,10 +305,10 @@ def load_targets(folder: Path, steps: int = 0) -> Targets:
 
 
 def split_held_out(targets: Targets, share: float) -> tuple[Targets, Targets]:
-    """Keep a share of every task's support sets from training, chosen by hash of the set.
+    """Split targets into those to train on and a share of each task, by hash, kept from it.
 
-    Training and held-out targets: at least one set of each task is held out when the share is
-    positive; a training set that shares a question with a held-out one is dropped.
+    At least one set of each task is held out, unless the share is 0; a training set that shares a
+    question with one of these is dropped.
     """
     held: list[int] = []
     for task in sorted(set(targets.tasks)):
@@ -272,8 +327,8 @@ def split_held_out(targets: Targets, share: float) -> tuple[Targets, Targets]:
 def denoised(targets: Targets) -> Targets:
     """Replace each target by the average over the task's other sets that share no question.
 
-    The update of one support is mostly noise; what its task's sets share is what helps other
-    questions. A set without others keeps its own target. Vectors are in bfloat16.
+    The update of one support is mostly noise; what its task's sets share helps other questions. A
+    set without others keeps its own.
     """
     rows = []
     for i, task in enumerate(targets.tasks):

@@ -17,15 +17,23 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.optimizer import Session, examples_id, train
-from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.predictors.base import HIDDEN, MLPPredictor
 from raggd.adaptation.targets import Targets, denoised
 from raggd.backbone.interface import mean_answer_loss
 from raggd.backbone.load import Backbone
-from raggd.core.alignment import Space, cosine_and_norms
-from raggd.core.low_rank import BaseAdapter, Update, check_base, update_from_vector
+from raggd.core.low_rank import (
+    BaseAdapter,
+    Space,
+    Update,
+    check_base,
+    cosine_and_norms,
+    update_from_vector,
+)
 from raggd.data.prompts import Prompt
 from raggd.records import Question, RaggdError, content_id
 from raggd.settings import HyperTuningSettings, PredictorSettings
+
+NORM_WEIGHT = 0.1  # lambda of equation 9
 
 
 def matching_loss(
@@ -34,12 +42,11 @@ def matching_loss(
     target: Update,
     *,
     space: Space = Space.product,
-    norm_weight: float = 0.1,
+    norm_weight: float = NORM_WEIGHT,
 ) -> Tensor:
-    """Sum over layers and projections of ``1 - cos + lambda |log(|pred| / |target|)|``: (n,).
+    """Sum ``1 - cos + lambda |log(|pred| / |target|)|`` over layers and projections: (n,).
 
-    `predicted` and `target` have a leading axis of n. Layers whose target is zero have no direction
-    to match and are left out.
+    Layers whose target is zero have no direction to match and are left out.
     """
     cosine, predicted_norm, target_norm = cosine_and_norms(base, predicted, target, space)
     present = target_norm > torch.finfo(target_norm.dtype).tiny ** 0.5
@@ -49,11 +56,7 @@ def matching_loss(
 
 
 def check_targets(base: BaseAdapter, targets: Targets) -> None:
-    """Refuse targets of another base adapter, or none at all.
-
-    Raises:
-        RaggdError: there are fewer than two targets.
-    """
+    """Refuse targets of another base adapter, or fewer than two."""
     check_base(base, targets.base, "a store of targets", "make one with `raggd targets`")
     if len(targets) < 2:
         raise RaggdError("a predictor needs at least two targets: raise target.per_benchmark.")
@@ -70,14 +73,11 @@ def task_means(base: BaseAdapter, stores: Sequence[Targets]) -> dict[str, Tensor
 
 
 def fresh_predictor(
-    base: BaseAdapter, targets: Targets, sizes: PredictorSettings, seed: int, mean: bool = False
+    base: BaseAdapter, targets: Targets, latent: int, seed: int, mean: bool = False
 ) -> MLPPredictor:
-    """Make an untrained predictor in the units of the targets: one update for all support sets.
-
-    That update is the mean target if `mean` is set; otherwise it is zero. It is on the CPU.
-    """
+    """Make an untrained predictor on the CPU: no update for all sets, or the mean target."""
     width = targets.states.shape[-1]
-    predictor = MLPPredictor(base.spec, base.fingerprint, width, sizes.hidden, sizes.latent)
+    predictor = MLPPredictor(base.spec, base.fingerprint, width, HIDDEN, latent)
     predictor.fit_units(targets.states, targets.vectors, seed)
     if not mean:  # the mean target would be RAG-GD's supervision
         torch.nn.init.zeros_(predictor.bias)
@@ -87,26 +87,21 @@ def fresh_predictor(
 def train_predictor(
     base: BaseAdapter, targets: Targets, settings: PredictorSettings, **session: Unpack[Session]
 ) -> tuple[MLPPredictor, list[float]]:
-    """Train the MLP predictor on the matching loss (paper equation 9), on training targets.
+    """Train the MLP predictor on the matching loss (paper equation 9); with it every step's.
 
-    They are averaged over the task's other sets when ``settings.denoise`` is set. With it comes the
-    loss of every step (mean over layers and projections).
+    With ``settings.denoise`` targets are averaged over the task's other sets.
     """
     check_targets(base, targets)
     goal = denoised(targets) if settings.denoise else targets
-    predictor = fresh_predictor(base, goal, settings, settings.seed, mean=True).to(base.device)
+    predictor = fresh_predictor(base, goal, settings.latent, settings.seed, mean=True).to(
+        base.device
+    )
     identity = content_id(targets.identity, *targets.support_ids, settings.model_dump_json())
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
         rows, states = (t[list(numbers)].to(base.device) for t in (goal.vectors, targets.states))
         wanted = update_from_vector(base.spec, rows.float(), base.fingerprint)
-        losses = matching_loss(
-            base,
-            predictor(states),
-            wanted,
-            space=Space(settings.space),
-            norm_weight=settings.norm_weight,
-        )
+        losses = matching_loss(base, predictor(states), wanted, space=Space(settings.space))
         return losses.mean() / (3 * base.spec.layers)
 
     named, warmup = dict(predictor.named_parameters()), settings.steps // 20
@@ -126,13 +121,7 @@ class Lesson:
 def plan_lessons(
     targets: Targets, pools: Mapping[str, Sequence[Question]], settings: HyperTuningSettings
 ) -> list[Lesson]:
-    """Choose all ``steps * batch * accumulate`` lessons: a pure function of its arguments.
-
-    All support sets have a turn before one has another; `pools` are training questions by task.
-
-    Raises:
-        RaggdError: a task has no question besides those of a support set.
-    """
+    """Choose all ``steps * batch * accumulate`` lessons, sets in turn: a pure function."""
     lessons = []
     order: list[int] = []
     places = {task: {q.id: i for i, q in enumerate(pool)} for task, pool in pools.items()}
@@ -173,19 +162,19 @@ def train_hyper(
     sizes: PredictorSettings,
     settings: HyperTuningSettings,
     start: MLPPredictor | None = None,
+    constant: bool = False,
     **session: Unpack[Session],
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor through the answer loss, every row with its own predicted update.
 
-    A lesson is the number of a support set, whose encoder states the targets hold, and an answered
-    prompt of its task. With ``settings.start = "mean"`` the bias of the head alone is trained,
-    which stays one update for all support sets; `start` is a trained predictor to go on from,
-    changed in place. Returned with it is the loss of every step.
+    A lesson is the number of a support set, whose states the targets hold, and an answered prompt
+    of its task. If it is `constant`, the head's bias alone is trained, from the mean target.
+    `start` is a trained predictor to go on from, changed in place. With it comes the loss of every
+    step.
     """
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]
-    constant = settings.start == "mean"
-    predictor = start or fresh_predictor(base, targets, sizes, settings.seed, mean=constant)
+    predictor = start or fresh_predictor(base, targets, sizes.latent, settings.seed, mean=constant)
     predictor.train().requires_grad_(not constant)
     predictor.bias.requires_grad_(True)
     identity = content_id(
@@ -196,7 +185,7 @@ def train_hyper(
         *targets.support_ids,
         examples_id(prompts),
         str([support for support, _ in lessons]),
-        str((sizes.hidden, sizes.latent)),
+        str((sizes.latent, constant)),
         settings.model_dump_json(),
     )
     predictor.to(backbone.device)

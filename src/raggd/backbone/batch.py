@@ -1,4 +1,4 @@
-"""Left-padded batches of prompts: making, reading and joining them."""
+"""Left-padded batches of prompts, their keys and values, and prefixes that were read before."""
 
 from __future__ import annotations
 
@@ -11,16 +11,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import new_cache
 from raggd.data.prompts import Prompt
 
 STEP = 16
 """Lengths are padded to a multiple of this: at others the processor's attention in bfloat16 takes
 up to twice as long (477 tokens: 14 ms a layer, 480: 7 ms), and fewer lengths are compiled for."""
-WASTE = 1.25
-"""A prompt joins a shorter one's forward pass only up to this ratio of their lengths."""
-READ_TOKENS = 2048
-"""Most tokens of one forward pass over prompts: a larger one is no faster and holds more memory."""
+WASTE = 1.25  # a prompt joins a shorter one's forward pass only up to this ratio of their lengths
+READ_TOKENS = 2048  # of one forward pass at most: a larger one is no faster and holds more
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +48,7 @@ def padded_length(tokens: int) -> int:
 
 
 def make_batch(
-    prompts: Sequence[Prompt],
-    padding: int,
-    device: torch.device,
-    prefix: Tensor | None = None,
+    prompts: Sequence[Prompt], padding: int, device: torch.device, prefix: Tensor | None = None
 ) -> Batch:
     """Pad prompts (at least one) on the left with the token `padding`."""
     before = 0 if prefix is None else len(prefix)
@@ -80,10 +74,7 @@ def make_batch(
 
 
 def model_inputs(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
-    """Return what the model reads: token ids, or embeddings where there is a prefix.
-
-    Gradients flow to the prefix.
-    """
+    """Return token ids, or embeddings where there is a prefix, to which gradients flow."""
     if batch.prefix is None:
         return {"input_ids": batch.tokens}
     embedded = backbone.model.get_input_embeddings()(batch.tokens)
@@ -96,18 +87,17 @@ def model_inputs(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
 def last_positions(tokens: Tensor, keep: int) -> Tensor:
     """Positions (keep,) whose logits are wanted, for the model's ``logits_to_keep``.
 
-    A number would do the same slowly: the slice it makes is a view, for which the product with
-    the vocabulary copies that matrix once per row (two thirds of a training step at 262,144 words).
+    A number would do the same slowly: its slice is a view, for which the product with the
+    vocabulary copies that matrix once per row (two thirds of a training step at 262,144 words).
     """
     length = tokens.shape[1]
     return torch.arange(length - keep, length, device=tokens.device)
 
 
 def answer_losses(backbone: Backbone, batch: Batch) -> Tensor:
-    """Mean negative log-likelihood (rows,) of each row's answer tokens, teacher-forced.
+    """Mean loss (rows,) of each row's answer tokens, teacher-forced, in nats per token, float32.
 
-    In nats per answer token, float32. Only the logits of the last ``batch.keep`` positions are
-    computed; inside `attach`, gradients flow if they are enabled.
+    Only the last ``batch.keep`` logits are computed; gradients flow if they are enabled.
     """
     logits = backbone.model(
         **model_inputs(backbone, batch),
@@ -124,10 +114,7 @@ def answer_losses(backbone: Backbone, batch: Batch) -> Tensor:
 
 @torch.no_grad()
 def last_states(backbone: Backbone, batch: Batch) -> Tensor:
-    """Return the state of each row's last token under the last norm: (rows, hidden size), float32.
-
-    In an answered prompt that is the end token.
-    """
+    """Return the last token's state under the last norm, (rows, hidden size), float32."""
     states = backbone.model.base_model(
         **model_inputs(backbone, batch),
         attention_mask=batch.mask,
@@ -164,10 +151,7 @@ def _padded(part: Tensor, length: int) -> Tensor:
 
 
 def join_caches(parts: Sequence[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
-    """Put the caches and masks (rows, length) of batches below each other.
-
-    Shorter ones are padded further on the left.
-    """
+    """Put caches and masks (rows, length) below each other, shorter ones padded on the left."""
     if len(parts) == 1:
         return parts[0]
     length = max(mask.shape[1] for _, mask in parts)
@@ -176,3 +160,46 @@ def join_caches(parts: Sequence[tuple[Any, Tensor]]) -> tuple[Any, Tensor]:
         keys = torch.cat([_padded(layer.keys, length) for layer in layers])
         joined.append((keys, torch.cat([_padded(layer.values, length) for layer in layers])))
     return new_cache(joined), torch.cat([_padded(mask, length) for _, mask in parts])
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """First tokens of prompts, read before in the state in which they are continued.
+
+    The examples of a support set, read once per task, cost every later question no reading: it
+    attends to some 60 to 90 more positions. Rows of one batch may have different prefixes.
+    """
+
+    tokens: tuple[int, ...]  # what was read
+    # keys and values (1, heads, tokens, head size) of each layer
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that keys and values take."""
+        return sum(tensor.nbytes for layer in self.layers for tensor in layer)
+
+
+def known_tokens(prompt: Prompt, prefix: Prefix | None) -> int:
+    """Return how many tokens of a prompt its prefix holds: all of them, or 0 if it does not fit."""
+    size = len(prefix.tokens) if prefix else 0
+    fits = prefix and len(prompt.tokens) > size and prompt.tokens[:size] == prefix.tokens
+    return size if fits else 0
+
+
+def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
+    """Make a cache of all positions, of keys and values (rows, heads, tokens, size) by layer."""
+    # without the model's configuration, which would drop what lies behind a sliding window
+    from transformers import DynamicCache
+
+    return DynamicCache(ddp_cache_data=list(layers)) if layers else DynamicCache()
+
+
+@torch.no_grad()
+def read_prefix(backbone: Backbone, tokens: Sequence[int]) -> Prefix:
+    """Read what prompts begin with, for `read_prompts`; inside or outside `attach`."""
+    cache = new_cache()
+    inputs = torch.tensor([list(tokens)], device=backbone.device)
+    backbone.model.base_model(input_ids=inputs, **backbone.with_cache(cache))
+    layers = tuple((layer.keys, layer.values) for layer in cache.layers)
+    return Prefix(tuple(tokens), layers)

@@ -22,21 +22,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.backbone.batch import Reading
+from raggd.backbone.batch import Reading, new_cache
 from raggd.backbone.interface import Attached, Up, attached_to
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import new_cache
 from raggd.core.low_rank import Factors
 
-ROWS = (1, 2, 4, 8, 16, 32)
-"""Batches are captured at these sizes and smaller ones padded; larger ones are not captured."""
-LENGTH = 512
-"""Caches are captured at multiples of this many tokens."""
-KEPT = 4
-"""Sizes that stay captured for a backbone; the longest unused goes first."""
+ROWS = (1, 2, 4, 8, 16, 32)  # sizes of captured batches, to which others are padded
+LENGTH = 512  # caches are captured at multiples of this many tokens
+KEPT = 4  # sizes that stay captured for a backbone; the longest unused goes first
 _CAPTURED: WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], Captured]] = WeakKeyDictionary()
-_REFUSED: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
-"""Models of which a capture failed, and why."""
+_REFUSED: WeakKeyDictionary[Any, str] = WeakKeyDictionary()  # models, and why
 
 
 def branch(cache: Any) -> Any:
@@ -56,10 +51,7 @@ class GrowingSteps:
         self._mask, self._position = reading.mask, reading.following
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Add a token (rows,) to every row; return the next one's logits (rows, vocabulary).
-
-        The next step may overwrite them.
-        """
+        """Add a token (rows,) to every row; return the next one's logits (rows, vocabulary)."""
         self._mask = functional.pad(self._mask, (0, 1), value=1)
         logits: Tensor = self._backbone.model(
             input_ids=tokens[:, None],
@@ -91,15 +83,11 @@ class CapturedSteps:
         return self.captured.state()
 
 
-Steps = GrowingSteps | CapturedSteps
-"""Prompts that were read, being continued, a token of every row at a time."""
+Steps = GrowingSteps | CapturedSteps  # prompts that were read, being continued
 
 
 def steps_from(backbone: Backbone, reading: Reading, most: int) -> Steps:
-    """Continue what was read, and leave it as it is: by a captured graph where there can be one.
-
-    The backbone is in the state in which the prompts were read; `most` steps will be asked for.
-    """
+    """Continue what was read, for `most` steps, and leave it as it is; captured where possible."""
     model, rows = backbone.model, len(reading.mask)
     if backbone.device.type != "cuda" or rows > ROWS[-1] or not can_capture(model):
         return GrowingSteps(backbone, reading)
@@ -122,10 +110,7 @@ def can_capture(model: Any) -> bool:
 
 
 def capture_for(backbone: Backbone, reading: Reading, most: int) -> Captured:
-    """Return a captured step that holds what was read, capturing it if its size is new.
-
-    There are at most as many prompts as the largest of `ROWS`; `most` steps will be asked for.
-    """
+    """Return a captured step that holds what was read; a new size is captured."""
     hooks = attached_to(backbone)
     rows = next(size for size in ROWS if size >= len(reading.mask))
     length = reading.mask.shape[1] + most
@@ -232,10 +217,7 @@ class Captured:
 
     @torch.no_grad()
     def load(self, reading: Reading, hooks: Sequence[Attached]) -> None:
-        """Take over prompts that were read, and what is attached, in the shapes of the capture.
-
-        There are at most as many rows as were captured, with room for the steps to come.
-        """
+        """Take over at most as many prompts as were captured, and what is attached."""
         count, length = reading.mask.shape
         self._count, self._filled = count, length
         self._mask.fill_(self._closed)

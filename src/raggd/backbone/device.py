@@ -15,14 +15,10 @@ from raggd.settings import BackboneSettings
 
 BYTES = {"nf4": 0.5625, "bfloat16": 2.0, "float16": 2.0, "float32": 4.0}
 """Per weight of a layer; 4 bits and their scales for NF4, whose embeddings stay in 16 bits."""
-SPARE = 1.5e9
-"""Bytes for activations, a small cache, and the library itself."""
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt, from glibc's malloc.h."""
-_TEMPORARY = 2**30
-"""Bytes up to which a tensor comes from the heap instead of a mapping of its own."""
-_KEPT = 2**31 - 1
-"""Bytes of free heap that are kept; mallopt takes an int."""
+SPARE = 1.5e9  # bytes for activations, a small cache, and the library itself
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
+_TEMPORARY = 2**30  # bytes up to which a tensor comes from the heap instead of a mapping of its own
+_KEPT = 2**31 - 1  # bytes of free heap that are kept; mallopt takes an int
 
 
 def _has_bfloat16(device: torch.device) -> bool:
@@ -36,13 +32,7 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 
 def choose_dtype(settings: BackboneSettings, device: torch.device) -> torch.dtype:
-    """Choose the computing type: as set, else bfloat16 where it is native.
-
-    Without native bfloat16 it is float16 on a GPU of NVIDIA, else float32.
-
-    Raises:
-        RaggdError: bfloat16 is named for a card that has none.
-    """
+    """Choose the computing type: as set, else bfloat16 where native, float16 on a GPU, float32."""
     if settings.dtype not in {"auto", "nf4"}:
         dtype: torch.dtype = getattr(torch, settings.dtype)
         if dtype == torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
@@ -60,11 +50,7 @@ def choose_dtype(settings: BackboneSettings, device: torch.device) -> torch.dtyp
 
 
 def choose_device(name: str) -> torch.device:
-    """Find a device by name; ``auto`` is CUDA, else Apple's GPU, else the processor.
-
-    Raises:
-        RaggdError: torch knows no such device, or it is a GPU that is not there.
-    """
+    """Find a device; ``auto`` is CUDA, Apple's GPU or the processor; a missing one is refused."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -89,11 +75,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def quantization(settings: BackboneSettings, device: torch.device) -> Any:
-    """Return transformers' options for 4-bit weights; None where the settings do not ask for them.
-
-    Raises:
-        RaggdError: 4-bit weights off a GPU.
-    """
+    """Return transformers' options for 4-bit weights, or None; off a GPU they are refused."""
     if settings.dtype != "nf4":
         return None
     if device.type != "cuda":
@@ -129,11 +111,7 @@ def weight_bytes(config: Any) -> dict[str, float]:
 
 
 def refuse_if_short(name: str, needed: dict[str, float], dtype: str, free: float) -> None:
-    """Refuse a backbone that needs more bytes than a card has free.
-
-    Raises:
-        RaggdError: too little; what is needed, and what would fit.
-    """
+    """Refuse a backbone that needs more bytes than are free; say what would fit."""
     if needed[dtype] + SPARE <= free:
         return
     fits = needed["nf4"] + SPARE <= free and dtype != "nf4"
@@ -170,12 +148,10 @@ def check_room(source: str, settings: BackboneSettings, device: torch.device) ->
 
 @cache
 def keep_freed_memory() -> bool:
-    """Tell glibc's allocator to reuse freed blocks instead of returning them to the system.
+    """Tell glibc's allocator, for the whole process, to keep freed blocks; say whether it can.
 
-    A forward pass on a processor makes and frees tensors of a few megabytes in every layer. By
-    default each is mapped anew and its pages are zeroed by the kernel: a sixth of the time of
-    reading a batch of prompts. The setting holds for the whole process; where the C library has no
-    such setting, nothing happens and the answer is False.
+    A forward pass makes and frees tensors of a few megabytes in every layer. By default each is
+    mapped anew and zeroed by the kernel: a sixth of the time of reading a batch of prompts.
     """
     if not sys.platform.startswith("linux"):
         return False
@@ -186,15 +162,12 @@ def keep_freed_memory() -> bool:
 
 
 def leave_one() -> int:
-    """Leave one processor thread to this thread, and to every one that computes from now on.
+    """Leave one processor thread to every thread that computes from now on; return the number.
 
-    For a program in which one thread runs the model and others do the rest: OpenMP keeps helpers
-    for every thread that ever computed in parallel, and puts them to sleep after each product once
-    all helpers together are more than the cores. A model that is loaded in one thread and run in
-    another then decodes at little more than half the speed.
-
-    Returns:
-        How many this thread had, for `claim` in the thread that shall run the model.
+    For `claim` in the one thread that shall run the model: OpenMP keeps helpers for every thread
+    that ever computed, and puts them to sleep after each product once all together are more than
+    the cores. A model loaded in one thread and run in another decodes at little more than half the
+    speed.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

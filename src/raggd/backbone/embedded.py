@@ -51,8 +51,7 @@ EMBEDDED = {
 }
 """Backbones without a hub: SmolLM2 is tuned to follow instructions, Gemma is a base model."""
 
-_MADE = 2
-"""Changes with how a conversion is made: folders made otherwise are not used."""
+_MADE = 2  # changes with how a conversion is made: folders made otherwise are not used
 _ASKED = [
     {"role": "system", "content": "Reply in one word."},
     {"role": "user", "content": "Question: What is the capital of France?"},
@@ -71,10 +70,7 @@ def shipped_fingerprint(name: str) -> str:
 
 
 def known_fingerprint(recorded: str) -> str:
-    """Complete a fingerprint that names the weights of an embedded backbone alone.
-
-    Another one is returned as it is.
-    """
+    """Complete a fingerprint that names the weights of an embedded backbone alone."""
     whole = map(shipped_fingerprint, EMBEDDED)
     return next((f for f in whole if f.partition("-")[0] == recorded), recorded)
 
@@ -130,13 +126,7 @@ def _gives_known_answer(folder: Path, facts: dict[str, Any]) -> bool:
 
 
 def embedded_folder(name: str, progress: Progress = on_stderr) -> Path:
-    """Return the safetensors folder of an embedded backbone, fetching and converting it once.
-
-    Weights are dequantised and kept in bfloat16.
-
-    Raises:
-        RaggdError: it cannot be fetched, not be written (a full disk), or answers wrongly.
-    """
+    """Return the bfloat16 folder of an embedded backbone, fetched and converted once."""
     from safetensors import SafetensorError
 
     model, facts = EMBEDDED[name], _facts()[name]

@@ -17,10 +17,8 @@ from raggd.backbone.load import Backbone
 from raggd.data.prompts import answer_tokens
 from raggd.data.text import UNSPACED
 
-FIRST = 32
-"""Characters of a word that decide its first token."""
-LONGEST = 400
-"""Characters that an answer may go on for."""
+FIRST = 32  # characters of a word that decide its first token
+LONGEST = 400  # characters that an answer may go on for
 _START = re.compile(rf"\b(?=\w)|(?<!\S)(?=\S)|(?=[{UNSPACED}])")
 
 

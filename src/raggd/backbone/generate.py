@@ -13,16 +13,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.backbone.batch import Reading, join_caches, last_positions, make_batch, model_inputs
+from raggd.backbone.batch import (
+    Prefix,
+    Reading,
+    join_caches,
+    known_tokens,
+    last_positions,
+    make_batch,
+    model_inputs,
+    new_cache,
+)
 from raggd.backbone.capture import branch, steps_from
 from raggd.backbone.extractive import Extract
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import Prefix, known_tokens, new_cache
 from raggd.backbone.refusal import RefusalRule, decided
 from raggd.data.prompts import Prompt
 
-SHORTEST_OPENING = 128
-"""Tokens from which on what prompts share is worth a forward pass of its own."""
+SHORTEST_OPENING = 128  # tokens from which on what prompts share is worth a forward pass of its own
 
 
 def clean_answer(text: str, *, lines: bool = False) -> str:
@@ -136,8 +143,8 @@ def decode(
 ) -> list[str]:
     """Answer the prompts that were read, by greedy decoding, special tokens removed.
 
-    The backbone is in the state in which they were read. `lines` says for each row whether its
-    answer may have several lines; none may by default. `extracts` hold rows to words of passages.
+    The backbone is in the state in which they were read. `lines`: whether a row's answer may have
+    several lines (else none); `extracts` hold rows to words of passages.
     """
     tokenizer, logits, mask = backbone.tokenizer, reading.logits, reading.mask
     step = steps_from(backbone, reading, max_tokens)
@@ -161,10 +168,9 @@ def decode(
 
 @torch.no_grad()
 def score(backbone: Backbone, reading: Reading, answers: Sequence[Sequence[int]]) -> Tensor:
-    """Mean negative log-likelihood of one gold answer to each prompt that was read.
+    """Mean loss (rows,) of one gold answer, in tokens, to each prompt that was read, per token.
 
-    The backbone is in the state in which they were read; answers are tokens, end token included.
-    Returns (rows,) nats per answer token, in float32.
+    The backbone is in the state in which they were read; float32.
     """
     lengths = torch.tensor([len(answer) for answer in answers], device=reading.mask.device)
     longest = int(lengths.max())

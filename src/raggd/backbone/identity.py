@@ -41,11 +41,7 @@ def model_fingerprint(model: nn.Module) -> str:
 
 
 def end_tokens(tokenizer: Any, model: Any) -> list[int]:
-    """Return the tokens that end a text, each once: the tokenizer's, then the generation settings'.
-
-    Raises:
-        RaggdError: the tokenizer has none.
-    """
+    """Return the tokens that end a text, the tokenizer's and the settings'; none is refused."""
     own = tokenizer.eos_token_id
     if own is None:
         raise RaggdError(
@@ -76,10 +72,7 @@ def _vocabulary(tokenizer: Any) -> str:
 
 
 def fingerprint_of(model: Any, tokenizer: Any) -> str:
-    """Say what decides an answer besides the adapter.
-
-    End tokens stand in the fingerprint as they are, the rest as hashes.
-    """
+    """Say what decides an answer besides the adapter: end tokens as they are, the rest hashed."""
     special = [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
     control = control_of(tokenizer)
     asked = user_text("q", [Passage("1", "text", "title"), Passage("2", "text")])
@@ -113,11 +106,7 @@ def differences(recorded: str, now: str) -> list[str]:
 
 
 def check_same(recorded: str, now: str, thing: str, name: str, advice: str) -> None:
-    """Refuse a thing that was made for another backbone or tokenizer than `now`, called `name`.
-
-    Raises:
-        RaggdError: the fingerprints differ; the parts are named, and `advice` to make it anew.
-    """
+    """Refuse a thing made for another backbone or tokenizer than `now`, called `name`."""
     wrong = differences(recorded, now)
     if wrong and wrong[0] == PARTS[0]:
         raise RaggdError(
@@ -131,11 +120,7 @@ def check_same(recorded: str, now: str, thing: str, name: str, advice: str) -> N
 
 
 def check_embedded(name: str, folder: str, now: str, parts: Sequence[str]) -> None:
-    """Refuse an embedded backbone, loaded from `folder`, that is not the one that was shipped.
-
-    Raises:
-        RaggdError: one of `parts` differs.
-    """
+    """Refuse an embedded backbone that is not the one that was shipped, in some of its parts."""
     found = differences(shipped_fingerprint(name), now)
     wrong = [part for part in found if part.partition(" (")[0] in parts]
     if wrong:

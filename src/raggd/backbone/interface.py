@@ -34,8 +34,7 @@ from raggd.core.low_rank import (
 from raggd.data.prompts import Prompt
 from raggd.records import RaggdError
 
-_IN_USE: WeakSet[nn.Module] = WeakSet()
-"""Models inside an `attach` block: a second block would silently add a second adapter."""
+_IN_USE: WeakSet[nn.Module] = WeakSet()  # models inside of `attach`: no second adapter
 
 
 class Up(NamedTuple):
@@ -49,11 +48,10 @@ class Up(NamedTuple):
 
 
 def add_base(output: Tensor, h: Tensor, base: Factors, scale: float) -> tuple[Tensor, Tensor]:
-    """Add the base adapter's change to a projection's output.
+    """Add the base's change to a projection's output, overwritten without gradients.
 
-    From its own output (rows, tokens, d_out), overwritten without gradients, its inputs h (rows,
-    tokens, d_in) and a layer's factors a (r, d_in) and b (d_out, r), in the dtype of h: the sum,
-    and the code ``A h`` (rows, tokens, r).
+    Of inputs h (rows, tokens, d_in) and a layer's factors, in the dtype of h. Returns the sum and
+    the code ``A h`` (rows, tokens, r).
     """
     code = functional.linear(h, base.a)
     total, flat = output.flatten(0, -2), code.flatten(0, -2)
@@ -67,9 +65,8 @@ def add_base(output: Tensor, h: Tensor, base: Factors, scale: float) -> tuple[Te
 def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float) -> Tensor:
     """Add what an update changes beyond the base, ``scale (B dA + dB (A + dA)) h``.
 
-    Base and update are added one after the other: a zero update leaves the output bitwise. Output
-    and code are those of `add_base`; updates are for all rows, or each for equally many consecutive
-    ones.
+    Added after the base: a zero update leaves the output bitwise. Updates are for all rows, or each
+    for equally many consecutive ones.
     """
     count = len(update.down)
     grouped = [t.reshape(count, -1, t.shape[-1]) for t in (output, h, code)]
@@ -87,8 +84,7 @@ def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float
 class Attached:
     """What is added to one projection of one layer; a forward hook.
 
-    Base and update may be exchanged between two forward passes; `group` consecutive rows share
-    each of several updates.
+    Both may be exchanged between passes; `group` consecutive rows share each of several updates.
     """
 
     base: Factors
@@ -146,11 +142,7 @@ def _ups(base: Factors, step: Factors) -> list[Up]:
 
 
 def check_fits(backbone: Backbone, base: BaseAdapter, update: Update | None = None) -> None:
-    """Refuse a base adapter of another backbone, and an update of another base.
-
-    Raises:
-        RaggdError: they do not belong together; the fingerprints are named.
-    """
+    """Refuse a base adapter of another backbone, and an update of another base."""
     check_same(
         base.backbone,
         backbone.fingerprint,
@@ -181,15 +173,11 @@ def attach(
 ) -> Iterator[None]:
     """Run the backbone with a base adapter and an update inside a ``with`` block.
 
-    Gradients flow to the factors of both. The backbone is restored when the block ends, by an
-    exception too.
-
-    Without a base the model stays as it is. An update with a leading axis is one per row of the
-    batch, or per `group` consecutive rows.
+    Gradients flow to the factors of both. Without a base the model stays as it is. An update with a
+    leading axis is one per row of the batch, or per `group` consecutive rows.
 
     Raises:
-        RaggdError: base and backbone, or update and base, do not belong together; an update was
-            given without a base; or the backbone already runs inside another such block.
+        RaggdError: what is given does not belong together, or another such block runs.
     """
     _check(backbone, base, update)
     handles: list[RemovableHandle] = []
@@ -218,13 +206,7 @@ def mean_answer_loss(
 
 
 def check_gradients(gradients: list[Tensor]) -> None:
-    """Refuse gradients (layers on axis -3) that are zero in a whole layer.
-
-    A quantised backward pass can be broken silently.
-
-    Raises:
-        RaggdError: some layer received no gradient in any tensor.
-    """
+    """Refuse gradients (layers on axis -3) that are zero in a whole layer: a broken backward."""
     by_layer = [g.detach().abs().amax((-2, -1)) for g in gradients]
     reach = torch.stack([layers.reshape(-1, layers.shape[-1]).amax(0) for layers in by_layer])
     dead = (reach.amax(0) == 0).nonzero().flatten().tolist()

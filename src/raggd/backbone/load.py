@@ -33,19 +33,13 @@ FUSED_NAMES = ("qkv_proj", "c_attn", "query_key_value", "Wqkv", "qkv")
 
 @dataclass(frozen=True, slots=True)
 class Backbone:
-    """A frozen causal LM with its tokenizer and its q, k, v modules by layer.
-
-    Attributes:
-        model: the Hugging Face model, in eval mode, no parameter requires a gradient.
-        projections: for ``q``, ``k``, ``v`` the linear modules, first layer first.
-        fingerprint: what decides an answer besides an adapter, see `identity`; adapters name it.
-    """
+    """A frozen causal LM with its tokenizer and its q, k, v modules by layer."""
 
     name: str
-    model: Any
+    model: Any  # of Hugging Face, in eval mode, no parameter requires a gradient
     tokenizer: Any
-    projections: dict[str, list[nn.Module]]
-    fingerprint: str
+    projections: dict[str, list[nn.Module]]  # linear modules of q, k, v, first layer first
+    fingerprint: str  # what decides an answer besides an adapter, see `identity`
 
     @property
     def device(self) -> torch.device:
@@ -99,11 +93,7 @@ def _widths(modules: list[nn.Module]) -> tuple[int, int]:
 
 
 def find_projections(model: nn.Module, name: str) -> dict[str, list[nn.Module]]:
-    """Find the q, k and v projections of every decoder layer, in the order of the layers.
-
-    Raises:
-        RaggdError: q, k and v are fused (the module is named), or there are none.
-    """
+    """Find q, k and v of every decoder layer, in order; fused or missing ones are refused."""
     found: dict[str, list[nn.Module]] = {p: [] for p in PROJECTIONS}
     for path, module in model.named_modules():
         leaf = path.rsplit(".", 1)[-1]
@@ -124,10 +114,7 @@ def find_projections(model: nn.Module, name: str) -> dict[str, list[nn.Module]]:
 
 
 def wrap_model(model: Any, tokenizer: Any, name: str) -> Backbone:
-    """Freeze a causal LM and find its projections.
-
-    A missing padding token of the tokenizer is set to the end-of-text token.
-    """
+    """Freeze a causal LM and find its projections; a missing padding token is the end token."""
     projections = find_projections(model, name)
     model.eval()
     model.requires_grad_(False)
@@ -139,10 +126,10 @@ def wrap_model(model: Any, tokenizer: Any, name: str) -> Backbone:
 
 @contextmanager
 def compile_layers(backbone: Backbone) -> Iterator[None]:
-    """Compile every decoder layer inside a ``with`` block, where a C++ compiler is at hand.
+    """Compile every decoder layer inside a ``with`` block, if there is a C++ compiler.
 
     Fuses the elementwise work that is half of a training step on a processor (1.2 to 1.5 times
-    faster after some 20 seconds). Without a compiler nothing changes.
+    faster after some 20 seconds).
     """
     layers = getattr(backbone.model.base_model, "layers", [])
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -172,8 +159,6 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any, li
 
 def load_backbone(settings: BackboneSettings, progress: Progress = on_stderr) -> Backbone:
     """Load the frozen backbone, embedded, from the hub or a folder, and put it on its device.
-
-    `progress` is told what is being fetched or converted.
 
     Raises:
         RaggdError: it cannot be found or loaded, or has no separate q, k, v projections.

@@ -19,8 +19,7 @@ from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, content_id
 
 KIND = "raggd refusal rule"
-SURE = 10.0
-"""How far the logit of a refusal's first token is put above all others."""
+SURE = 10.0  # how far the logit of a refusal's first token is put above all others
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +55,7 @@ class RefusalRule:
 
 
 def load_rule(path: Path, identity: str) -> RefusalRule:
-    """Read what `RefusalRule.save` wrote.
-
-    Raises:
-        RaggdError: it is damaged, or was fitted under another step.
-    """
+    """Read what `RefusalRule.save` wrote; one that was fitted under another step is refused."""
     advice = "make it again with `raggd train refusals`."
     tensors, about = load_tensors(path, KIND, advice)
     if about["step"] != identity:
@@ -73,20 +68,14 @@ def load_rule(path: Path, identity: str) -> RefusalRule:
 
 
 def confidence(logits: Tensor, token: int) -> Tensor:
-    """Return the log-probability, (rows,) in nats, of the likeliest first token but `token`.
-
-    Logits are (rows, vocabulary); that token is left out of the probabilities, too.
-    """
+    """Return the log-probability, (rows,) in nats, of the likeliest first token but `token`."""
     left_out = torch.tensor([token], device=logits.device)
     others = logits.float().index_fill(-1, left_out, -torch.inf)
     return others.log_softmax(-1).amax(-1)
 
 
 def decided(logits: Tensor, rules: Sequence[RefusalRule | None]) -> Tensor:
-    """Return the first logits (rows, vocabulary) as the rows' rules decide; others unchanged.
-
-    The rules know their rows' coverage (`RefusalRule.covering`).
-    """
+    """Return the first logits (rows, vocabulary) as rules that know their coverage decide."""
     logits = logits.clone()
     for row, rule in enumerate(rules):
         if rule is None:

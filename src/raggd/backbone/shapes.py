@@ -113,8 +113,7 @@ def _materialise(model: Any, device: torch.device, *, nf4: bool) -> None:
 def random_backbone(name: str, settings: BackboneSettings) -> Backbone:
     """Build a backbone of a shape in `SHAPES`, with random weights and no tokenizer (`NoText`).
 
-    What it costs to run is that of the real one, before anybody has downloaded that; ``nf4``
-    quantises on a GPU.
+    It costs to run what the real one does, before anybody has downloaded that.
     """
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM

@@ -225,8 +225,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [8000].")] = None,
     api_key: Annotated[
-        str | None,
-        typer.Option(envvar="RAGGD_API_KEY", help="Ask for this key.", show_envvar=True),
+        str | None, typer.Option(envvar="RAGGD_API_KEY", help="Ask for this key.", show_envvar=True)
     ] = None,
     api_keys: Annotated[
         Path | None,

@@ -49,10 +49,7 @@ def data_list(
 
 
 def listed(parts: Assembly) -> dict[str, Any]:
-    """Return ``source`` and ``benchmarks``: name, title, held_out, splits.
-
-    The hub is not asked: its splits are empty.
-    """
+    """Return ``source`` and ``benchmarks``: name, title, held_out, splits (none of the hub)."""
     from raggd.assembly import POCKET
     from raggd.data.benchmarks import BENCHMARKS, HUB, files_in, find_benchmark
     from raggd.data.pocket import POCKET_NAMES, POCKET_SPLITS
@@ -228,16 +225,11 @@ def cache_prune(
         float | None, typer.Option(min=0, help="Delete what was not used for so many days.")
     ] = None,
     keep: Annotated[
-        str | None,
-        typer.Option(help="Delete the longest unused until the rest fits, e.g. 2GB."),
+        str | None, typer.Option(help="Delete the longest unused until the rest fits, e.g. 2GB.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Delete what is made again when it is needed; downloads and support sets stay.
-
-    Raises:
-        RaggdError: neither an age nor a size says what may go.
-    """
+    """Delete what is made again when it is needed; downloads and support sets stay."""
     from raggd.retrieval.base import parse_size, show_size
     from raggd.retrieval.cache import prune_cache
 

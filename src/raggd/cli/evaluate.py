@@ -24,6 +24,8 @@ from raggd.cli.shared import (
     show,
     with_corpus,
 )
+from raggd.files import write_json, write_text
+from raggd.provenance import origin
 from raggd.records import RaggdError, known_names
 
 if TYPE_CHECKING:
@@ -34,8 +36,7 @@ if TYPE_CHECKING:
     from raggd.report.tables import Table
 
 
-DEMO_SECONDS = 240
-"""That the demo may take, where nobody says how many questions it shall ask."""
+DEMO_SECONDS = 240  # that the demo may take, where nobody says how many questions it shall ask
 
 
 def _show(result: dict[str, Any], tables: Sequence[Table], as_json: bool, *words: str) -> None:
@@ -139,8 +140,6 @@ def audit(
     from raggd.evaluation.audit import audit as run
     from raggd.evaluation.audit import audit_result
     from raggd.evaluation.runner import task_of
-    from raggd.files import write_json
-    from raggd.provenance import origin
     from raggd.report.own import audit_table
 
     with progress_bar() as bar:
@@ -159,7 +158,6 @@ def audit(
 
 def _write_sets(path: Path, tasks: list[Task]) -> int:
     from raggd.evaluation.audit import audited_sets
-    from raggd.files import write_text
 
     sets = [(name, s) for name, own in audited_sets(tasks).items() for s in own]
     lines = [{"id": s.id, "role": name, **asdict(s)} for name, s in sets]
@@ -197,8 +195,7 @@ def bench(
         typer.Option(help="A shape with random weights, e.g. qwen2.5-7b; else your backbone."),
     ] = None,
     dtype: Annotated[
-        str | None,
-        typer.Option(help="float32, bfloat16, float16 or nf4; default: as set."),
+        str | None, typer.Option(help="float32, bfloat16, float16 or nf4; default: as set.")
     ] = None,
     support: Annotated[int, typer.Option(min=8, help="Tokens of each of 3 demonstrations.")] = 770,
     prompt: Annotated[int, typer.Option(min=8, help="Tokens of a question's prompt.")] = 768,
@@ -212,8 +209,6 @@ def bench(
     """Time adapting, answering and decoding on your backbone, or on a shape with random weights."""
     from raggd.backbone.shapes import random_backbone
     from raggd.evaluation.price import Lengths, measure_price, random_weights
-    from raggd.files import write_json
-    from raggd.provenance import origin
 
     chosen = [f"backbone.dtype='{dtype}'"] if dtype else []
     with progress_bar() as bar:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import os
 import sys
 import time
 from collections import Counter
@@ -11,7 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.shared import Json
+from raggd.cli.shared import Json, progress_bar, show
+from raggd.files import read_json, replacing, write_json, write_text
+from raggd.provenance import origin, versions
+from raggd.records import content_id, require_known
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +46,6 @@ def verify(as_json: Json = False) -> None:
     """Hold the layers of Lemma 1 and of GD++ against closed form and autograd, in seconds."""
     from rich.table import Table
 
-    from raggd.cli.shared import show
     from raggd.linear.verify import summary
     from raggd.linear.verify import verify as run
 
@@ -71,9 +77,6 @@ def figure_spec(name: str) -> FigureSpec:
 
 def _to_csv(rows: Sequence[Row]) -> str:
     """Return rows as CSV; fields that a row lacks stay empty."""
-    import csv
-    import io
-
     fields = list(dict.fromkeys(key for row in rows for key in row))
     out = io.StringIO()
     writer = csv.DictWriter(out, fields, lineterminator="\n")
@@ -95,13 +98,7 @@ def run_cell(
     spec: FigureSpec, cell: Row, out: Path, tables: Path | None, progress: Progress
 ) -> dict[str, Any]:
     """Return rows and seconds of a cell, from its part file if it was run before."""
-    import json
-
     import torch
-
-    from raggd.files import read_json, write_json
-    from raggd.provenance import versions
-    from raggd.records import content_id
 
     name = content_id(json.dumps(cell, sort_keys=True))
     path = out / "parts" / f"{cell['kind']}-{name}.json"
@@ -126,8 +123,6 @@ def run_cell(
 def _save(spec: FigureSpec, rows: Sequence[Row], stem: Path) -> None:
     from matplotlib import rc_context
 
-    from raggd.files import replacing
-
     figure = spec.draw(rows)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": spec.name}):
         for kind, extra in (("png", {"dpi": 130}), ("svg", {"metadata": {"Date": None}})):
@@ -147,17 +142,10 @@ def run_boundary(
 ) -> dict[str, Any]:
     """Make one figure: ``NAME.png``, ``NAME.svg``, ``NAME.csv`` and ``NAME.json`` in `out`.
 
-    Every training run is stored in ``out/parts`` under the hash of its settings as soon as it ends;
-    the same command continues where it was interrupted. A reading of section 4 that is not the
-    figure's default is written to ``NAME-READING``. Without a folder of `tables` they are looked
-    for in the usual places and fetched. Returned is what ``NAME.json`` holds.
+    Every training run is stored in ``out/parts`` as soon as it ends, so that the same command
+    continues. Another reading of section 4 than the figure's is written to ``NAME-READING``.
     """
-    import os
-
-    from raggd.files import write_json, write_text
     from raggd.linear.figure import SOURCE, compared
-    from raggd.provenance import origin
-    from raggd.records import require_known
 
     require_known("figure", name, list(FIGURES))
     spec = figure_spec(name)
@@ -224,8 +212,6 @@ def _figure_command(name: str) -> Callable[..., None]:
         ] = None,
         as_json: Json = False,
     ) -> None:
-        from raggd.cli.shared import progress_bar, show
-
         with progress_bar() as bar:
             record = run_boundary(
                 name, out, bar, quick=quick, seed=seed, tables=tables, reading=reading

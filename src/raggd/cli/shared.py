@@ -76,10 +76,7 @@ def with_corpus(corpus: Path | None, assignments: list[str] | None) -> list[str]
 def load_parts(
     config: Path | None, assignments: list[str] | None, bar: Progress = silent
 ) -> Assembly:
-    """Read the settings of a command; everything it needs is loaded on first use.
-
-    `bar` is told about downloads, conversions and indexing.
-    """
+    """Read the settings of a command; everything it needs is loaded on first use."""
     from raggd.assembly import Assembly
     from raggd.settings import load_settings
 
@@ -94,11 +91,7 @@ def load_rag(config: Path | None, assignments: list[str] | None, bar: Progress =
 
 
 def support_from(rag: Rag, source: Source, method: str | None = None) -> SupportSet | None:
-    """Find the support set that a command names; None where an update is named, or nothing.
-
-    Raises:
-        RaggdError: several are named, or a method beside an update.
-    """
+    """Find the support set that is named; None for an update or nothing; several are refused."""
     demonstrations, name, update = source
     if sum(value is not None for value in source) > 1:
         raise RaggdError("name one of --demonstrations, --support and --update, not several.")
@@ -110,11 +103,7 @@ def support_from(rag: Rag, source: Source, method: str | None = None) -> Support
 
 
 def refuse_skipped(corpus: Path, skipped: Sequence[Skipped]) -> None:
-    """Do as ``--strict`` says.
-
-    Raises:
-        RaggdError: files of a corpus were left out.
-    """
+    """Refuse a corpus of which files were left out, as ``--strict`` says."""
     if skipped:
         raise RaggdError(f"cannot read all of {corpus}: {summary(skipped)}.")
 
@@ -165,7 +154,6 @@ class Bar:
     """One progress bar on standard error."""
 
     def __init__(self, bar: rich_progress.Progress) -> None:
-        """Add the bar's only line."""
         self._bar = bar
         self._task = bar.add_task("starting", total=None)
 

@@ -53,8 +53,7 @@ def study(
     status: Annotated[bool, typer.Option("--status", help="Count what is there; no run.")] = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="Check everything; no run.")] = False,
     time_one_draw: Annotated[
-        bool,
-        typer.Option("--time-one-draw", help="As --dry-run, after one draw of each method."),
+        bool, typer.Option("--time-one-draw", help="As --dry-run, after one draw of each method.")
     ] = False,
     alignment: Annotated[
         bool, typer.Option("--alignment", help="Compare predicted with true updates; no run.")
@@ -70,8 +69,7 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Run a study: backbones x retrievers x benchmarks x methods x seeds; again: continue it."""
-    from raggd.study.plan import Part
-    from raggd.study.settings import load_study
+    from raggd.study.plan import Part, load_study
 
     settings = load_study(file, assignments)
     folder = out or Path("runs") / f"study-{file.stem}"
@@ -115,7 +113,7 @@ def replay(
     as_json: Json = False,
 ) -> None:
     """Compute one run record again from its settings and compare the answers one by one."""
-    from raggd.study.folder import read_record
+    from raggd.study.run import read_record
     from raggd.study.run import replay as run
 
     stored = read_record(record)

@@ -27,6 +27,8 @@ train_app = typer.Typer(help="Train weights: all of them, or one stage.", no_arg
 STAGES = {
     "base": "Train the base adapter W0 (the shared interface).",
     "predictor": "Train the predictor, and its control the mean update, on stored targets.",
+    "predictor-k1": "The same on targets of one step, which target.keep has to name.",
+    "predictor-k10": "The same on targets of ten steps.",
     "tuned": "Train the predictor on, through the answer loss of other questions.",
     "mean-tuned": "Train its control: one update for all support sets.",
     "examples": "Train the step that follows examples, on contracts drawn from a prepared file.",

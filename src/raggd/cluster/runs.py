@@ -23,11 +23,9 @@ from raggd.files import replacing, write_text
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError
 from raggd.settings import Settings
-from raggd.study.folder import check_cells
-from raggd.study.plan import Cell, Identities, Part
-from raggd.study.run import run_study
+from raggd.study.plan import Cell, Identities, Part, StudySettings
+from raggd.study.run import check_cells, run_study
 from raggd.study.runner import StudyRunner
-from raggd.study.settings import StudySettings
 from raggd.training.run import Run, target_store
 from raggd.training.stages import run_stage
 

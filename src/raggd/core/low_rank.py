@@ -1,4 +1,4 @@
-"""Low-rank adapters and their updates: shapes, algebra, storage.
+"""Low-rank adapters and their updates: shapes, algebra, likeness (equation 9), storage.
 
 The evidence-use interface is a LoRA on the q, k and v projections of every layer (paper
 section 5). A base adapter holds its factors A and B; an update is a step (dA, dB) in those factor
@@ -17,6 +17,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -28,15 +29,11 @@ from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
 
 PROJECTIONS = ("q", "k", "v")
-UPDATE_KIND = "raggd update"
-"""What the header of an update's file says that it is."""
+UPDATE_KIND = "raggd update"  # what the header of an update's file says that it is
 
 
 class Factors(NamedTuple):
-    """A stack of low-rank products ``b @ a``.
-
-    Shapes: `a` is (..., layers, r, d_in), `b` is (..., layers, d_out, r).
-    """
+    """A stack of products ``b @ a``: a is (..., layers, r, d_in), b (..., layers, d_out, r)."""
 
     a: Tensor
     b: Tensor
@@ -68,19 +65,13 @@ def concat(parts: Sequence[Factors]) -> Factors:
 
 @dataclass(frozen=True, slots=True)
 class AdapterSpec:
-    """Shape of an interface: how many layers, which widths, rank and scale.
-
-    Attributes:
-        d_in: width of the input of q, k and v (the hidden size).
-        d_out: output widths of q, k and v, in that order.
-        alpha: LoRA's alpha; products are scaled by alpha / rank.
-    """
+    """Shape of an interface: how many layers, which widths, rank and scale."""
 
     layers: int
-    d_in: int
-    d_out: tuple[int, int, int]
+    d_in: int  # of q, k and v: the hidden size
+    d_out: tuple[int, int, int]  # of q, k and v
     rank: int
-    alpha: float
+    alpha: float  # LoRA's: products are scaled by alpha / rank
 
     @property
     def scaling(self) -> float:
@@ -125,11 +116,7 @@ def factors_of(tensors: Mapping[str, Tensor]) -> dict[str, Factors]:
 
 
 def check_shapes(spec: AdapterSpec, tensors: Mapping[str, Tensor], what: str) -> None:
-    """Refuse tensors (leading batch axes allowed) that a spec does not describe.
-
-    Raises:
-        RaggdError: one is missing or has another shape; the message begins with `what`.
-    """
+    """Refuse tensors (batch axes may lead) that a spec does not describe; `what` names them."""
     for name, shape in spec.shapes.items():
         if name not in tensors:
             raise RaggdError(f"{what}: tensor '{name}' is missing; expected shape {shape}.")
@@ -142,15 +129,11 @@ def check_shapes(spec: AdapterSpec, tensors: Mapping[str, Tensor], what: str) ->
 
 @dataclass(frozen=True)
 class BaseAdapter:
-    """The shared interface W0: factors per projection, layers stacked.
-
-    Attributes:
-        backbone: fingerprint of the backbone that it was trained with.
-    """
+    """The shared interface W0: factors per projection, layers stacked."""
 
     spec: AdapterSpec
     factors: Mapping[str, Factors]
-    backbone: str
+    backbone: str  # fingerprint of the one that it was trained with
 
     def __post_init__(self) -> None:
         check_shapes(self.spec, tensors_of(self.factors), "base adapter")
@@ -186,16 +169,11 @@ class BaseAdapter:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """A step (dA, dB) in factor coordinates from one named base; may carry a leading batch axis.
-
-    Attributes:
-        factors: dA as ``a``, dB as ``b``, per projection.
-        base: fingerprint of the base adapter that it starts from.
-    """
+    """A step (dA, dB) in factor coordinates from one named base; may carry a leading batch axis."""
 
     spec: AdapterSpec
-    factors: Mapping[str, Factors]
-    base: str
+    factors: Mapping[str, Factors]  # dA as ``a``, dB as ``b``, per projection
+    base: str  # fingerprint of the base adapter that it starts from
 
     @property
     def rows(self) -> int | None:
@@ -209,11 +187,7 @@ class Update:
         return replace(self, factors=new)
 
     def __add__(self, other: Update) -> Update:
-        """Add two steps from the same base, factor by factor.
-
-        Raises:
-            RaggdError: the updates start from different bases.
-        """
+        """Add two steps from the same base, factor by factor; others are refused."""
         if self.base != other.base:
             raise RaggdError(
                 f"cannot add an update of base {self.base} to one of base {other.base}: factor "
@@ -245,10 +219,7 @@ class Update:
         return torch.cat([t.flatten(-3) for t in parts], -1)
 
     def save(self, path: Path | str) -> None:
-        """Write a single update or a batch to a file that `load_update` reads.
-
-        Its shape and the base adapter that it starts from stand in the header.
-        """
+        """Write a single update or a batch to a file that `load_update` reads."""
         metadata = {"kind": UPDATE_KIND, "spec": self.spec.to_json(), "base": self.base}
         save_tensors(Path(path), tensors_of(self.factors), metadata)
 
@@ -271,11 +242,7 @@ def _joined(updates: Sequence[Update], join: Callable[[list[Tensor]], Tensor]) -
 
 
 def stack_updates(updates: Sequence[Update]) -> Update:
-    """Batch single updates of one base along a new leading axis.
-
-    Raises:
-        RaggdError: they start from different bases.
-    """
+    """Batch single updates along a new leading axis; updates of different bases are refused."""
     if len({u.base for u in updates}) > 1:
         raise RaggdError(
             f"cannot batch updates of different bases: {sorted({u.base for u in updates})}."
@@ -289,11 +256,7 @@ def check_base(
     what: str = "the update",
     advice: str = "predict it again with a predictor of this base",
 ) -> None:
-    """Refuse what starts from another base, whose fingerprint it recorded.
-
-    Raises:
-        RaggdError: the fingerprints differ; both are named, and what to do.
-    """
+    """Refuse what starts from another base, whose fingerprint it recorded; both are named."""
     if recorded != base.fingerprint:
         raise RaggdError(
             f"{what} starts from base adapter {recorded}, but the one in use is "
@@ -328,12 +291,54 @@ def effective_weight(base: BaseAdapter, update: Update | None = None) -> dict[st
 
 
 def load_update(path: Path | str) -> Update:
-    """Read what `Update.save` wrote, to the CPU; its base is compared where it is used.
-
-    Raises:
-        RaggdError: the file is not an update, or is damaged.
-    """
+    """Read what `Update.save` wrote, to the CPU; anything else, or a damaged file, is refused."""
     tensors, metadata = load_tensors(Path(path), UPDATE_KIND, "`update.save(file)` writes one")
     spec = AdapterSpec.from_json(metadata["spec"])
     check_shapes(spec, tensors, str(path))
     return Update(spec, factors_of(tensors), metadata["base"])
+
+
+class Space(StrEnum):
+    """Where updates are compared."""
+
+    product = "product"  # the change of the effective weight, ``(B+dB)(A+dA) - BA``
+    factor = "factor"  # the steps dA and dB themselves, taken together as one vector per layer
+
+
+def _products(
+    base: BaseAdapter, left: Update, right: Update, space: Space
+) -> tuple[Tensor, Tensor, Tensor]:
+    # inner products (..., 3, layers), q, k, v by layer: of both, and of each with itself
+    def product(one: Factors, other: Factors) -> Tensor:
+        if space == Space.product:
+            return inner(one, other)
+        return (one.a * other.a).sum((-2, -1)) + (one.b * other.b).sum((-2, -1))
+
+    def by_layer(one: Mapping[str, Factors], other: Mapping[str, Factors]) -> Tensor:
+        return torch.stack([product(one[p], other[p]) for p in PROJECTIONS], -2)
+
+    whole = space == Space.product
+    first, second = (effective_change(base, u) if whole else u.factors for u in (left, right))
+    return by_layer(first, second), by_layer(first, first), by_layer(second, second)
+
+
+def cosine_and_norms(
+    base: BaseAdapter, left: Update, right: Update, space: Space = Space.product
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compare two updates from one base, per projection and layer; batch axes broadcast.
+
+    Cosine, norm of left, norm of right, each (..., 3, layers). The cosine with a zero update is 0.
+    """
+    dot, *squares = _products(base, left, right, space)
+    left_norm, right_norm = (s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in squares)
+    return dot / (left_norm * right_norm), left_norm, right_norm
+
+
+def total_cosine(
+    base: BaseAdapter, left: Update, right: Update, space: Space = Space.product
+) -> Tensor:
+    """Return the cosine (...) of two whole updates, all layers and projections as one vector."""
+    dot, *squares = (p.sum((-2, -1)) for p in _products(base, left, right, space))
+    # a root of each: the product of two small squares would vanish in float32
+    left_norm, right_norm = (s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in squares)
+    return dot / (left_norm * right_norm)

@@ -17,7 +17,8 @@ from typing import Any
 
 from raggd.adaptation.export import mean_adapter
 from raggd.backbone.load import Backbone
-from raggd.evaluation.runner import Answering, CellRun, Task
+from raggd.core.low_rank import stack_updates
+from raggd.evaluation.runner import CellRun, Task
 from raggd.evaluation.statistics import Difference, paired_bootstrap
 from raggd.methods.base import Adapted
 from raggd.methods.plain import Unadapted
@@ -60,9 +61,7 @@ def random_text(support: SupportSet) -> SupportSet:
 
 
 def audited_sets(tasks: Sequence[Task]) -> dict[str, list[SupportSet]]:
-    """Return what a hypernetwork is to be asked for, by task: every draw's set, and random text.
-
-    Under ``random-text`` stands one scrambled set for every other one, in order.
+    """Return what a hypernetwork is asked for, by task, and a random text for every set, in order.
 
     Raises:
         RaggdError: there are fewer than two tasks, or a task has a single support set.
@@ -78,21 +77,15 @@ def audited_sets(tasks: Sequence[Task]) -> dict[str, list[SupportSet]]:
 
 
 def mean_state(states: Sequence[Adapted]) -> Adapted:
-    """Average adapted states of one kind: updates of one base, or adapters of a bare backbone.
-
-    Raises:
-        RaggdError: a state holds something that has no mean, such as a prefix.
-    """
+    """Average updates of one base, or adapters of a bare backbone; a prefix is refused."""
     first = states[0]
     updates = [state.update for state in states if state.update is not None]
     bases = [state.base for state in states if state.base is not None]
     if any(state.prefix or state.soft for state in states) or len(bases) < len(states):
         raise RaggdError("an audit averages adapters and updates; a prefix has no mean.")
     if len(updates) == len(states):
-        total = updates[0]
-        for update in updates[1:]:
-            total = total + update
-        return replace(first, update=total * (1 / len(updates)))
+        mean = stack_updates(updates).map(lambda tensor: tensor.mean(0))
+        return replace(first, update=mean)
     return replace(first, base=mean_adapter(bases))
 
 
@@ -101,21 +94,20 @@ def _states(
 ) -> dict[tuple[str, int], dict[str, Adapted]]:
     tasks = [name for name in sets if name != "random-text"]
     made = {name: [state_of(support) for support in sets[name]] for name in sets}
-    own = [state for name in tasks for state in made[name]]
-    mean = mean_state(own)
-    found, number = {}, 0
-    for at, name in enumerate(tasks):
-        other = made[tasks[(at + 1) % len(tasks)]]
-        for draw, right in enumerate(made[name]):
-            states = {
+    mean = mean_state([state for name in tasks for state in made[name]])
+    scrambled = iter(made["random-text"])
+    found = {}
+    for name, next_task in zip(tasks, [*tasks[1:], tasks[0]], strict=True):
+        own, other = made[name], made[next_task]
+        for draw, right in enumerate(own):
+            found[name, draw] = {
                 "right": right,
-                "shuffled": made[name][(draw + 1) % len(made[name])],
+                "shuffled": own[(draw + 1) % len(own)],
                 "other-task": other[draw % len(other)],
-                "random-text": made["random-text"][number],
+                "random-text": next(scrambled),
                 "mean": mean,
+                **({"constant": constant} if constant else {}),
             }
-            found[name, draw] = states | ({"constant": constant} if constant else {})
-            number += 1
     return found
 
 
@@ -127,10 +119,7 @@ def audit(
     progress: Progress,
     constant: Adapted | None = None,
 ) -> list[Audited]:
-    """Answer the questions of all draws under every state; one entry per question and state.
-
-    At least two tasks of two draws or more are needed. `constant` is a tuned state for all.
-    """
+    """Answer the questions of all draws under every state; `constant` is a tuned state for all."""
     states = _states(audited_sets(tasks), state_of, constant)
     by_name = {task.benchmark: task for task in tasks}
     total = sum(task.size for task in tasks) * len(STATES)
@@ -139,7 +128,7 @@ def audit(
     for (name, draw), by_state in states.items():
         for state, adapted in by_state.items():
             run = CellRun(by_name[name], Unadapted(state, adapted), backbone, settings, Path())
-            for p in Answering(run).draw(draw)["predictions"]:
+            for p in run.answered(draw)["predictions"]:
                 found.append(Audited(name, draw, state, p["em"], p["f1"], p["answer_loss"]))
             progress(f"audit, {name}, {state}", len(found), total)
     return found
@@ -148,8 +137,7 @@ def audit(
 def reading_worth(audited: Sequence[Audited], part: str, task: str = "") -> dict[str, Difference]:
     """Compare the right state with every control on the same questions, one task's or all tasks'.
 
-    `part` is ``em``, ``f1`` or ``loss``. By control: the right state minus it, with its interval
-    over draws; over all tasks it is the mean of their means.
+    In EM, F1 or the loss, by `part`; over all tasks it is the mean of their means.
     """
     by_state: dict[str, list[Audited]] = {}
     for a in audited:
@@ -170,11 +158,7 @@ def reading_worth(audited: Sequence[Audited], part: str, task: str = "") -> dict
 
 
 def audit_result(audited: Sequence[Audited]) -> dict[str, Any]:
-    """Return the JSON result: means by task and state, and what reading is worth.
-
-    ``means`` (task, state: em and f1 in percent, loss, n) and ``worth`` (task or ``all``, control:
-    em, f1, loss; each mean, low, high).
-    """
+    """Return ``means`` by task and state, and by task and control what reading is ``worth``."""
     means: dict[str, dict[str, dict[str, float]]] = {}
     for task, state in dict.fromkeys((a.task, a.state) for a in audited):
         own = [a for a in audited if (a.task, a.state) == (task, state)]

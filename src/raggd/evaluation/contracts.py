@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import choose_by_hash, scored_questions, training_questions
-from raggd.data.contracts.base import Contract, Score
+from raggd.data.contracts.base import Asked, Contract, Score
 from raggd.data.contracts.families import LETTER_CHANGES, SETS, contract_set
 from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.prepared import Prepared, prepared_id, read_prepared, write_prepared
@@ -31,36 +31,36 @@ from raggd.records import RaggdError, known_names
 from raggd.retrieval.evidence import prepare
 
 PARTS = ("form", "content", "exact")
-POOL = 400
-"""Scored questions of each source that lessons are drawn from."""
+POOL = 400  # scored questions of each source that lessons are drawn from
 USUAL = ("examples", "base-template", "base-examples", "base", "rag-gd-tuned", "vanilla-examples")
 """Methods that are compared where nobody names some."""
-LONGEST = 96
-"""Tokens that an answer may have, whatever the method: a whole sentence fits."""
+LONGEST = 96  # tokens that an answer may have, whatever the method: a whole sentence fits
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One answer under a contract, which may have a refusal, and may want it here."""
+    """One answer under a contract, to a question of a source."""
 
-    method: str
-    contract: str
-    family: str
     source: str
-    id: str
-    wanted: str
+    lesson: Lesson
     answer: str
     score: Score
-    refusable: bool
-    refuse: bool
+
+    @property
+    def contract(self) -> str:
+        """Name of the contract."""
+        return self.lesson.contract.name
+
+    @property
+    def asked(self) -> Asked:
+        """The question, with what is wanted."""
+        return self.lesson.asked
 
 
 def run_prepare(parts: Assembly, out: Path, split: str) -> dict[str, Any]:
-    """Write the prepared file of the benchmarks that the settings name.
+    """Write the prepared file of the benchmarks that the settings name; return what it holds.
 
-    The split is ``train`` (``examples`` learns from it; benchmarks held out of training are left
-    out) or ``test`` (scored questions). The result names the file, its ``bytes``, and by benchmark
-    how many questions have an answer in their passages.
+    The split is ``train`` (benchmarks held out of training are left out) or ``test``.
     """
     choose = training_questions if split == "train" else scored_questions
     rows: list[Prepared] = []
@@ -101,9 +101,8 @@ def run_contracts(
 ) -> dict[str, Any]:
     """Answer `count` questions per contract and source with several methods, and judge the answers.
 
-    The sets are those of `contract_set`; the first method is compared with the others; questions
-    are of a prepared file, else scored ones of the benchmarks; `shown` examples stand for each
-    contract. ``contracts-<sets>.json`` in the folder `out` has the result with every answer.
+    The first method is compared with the others; questions are of a prepared file, else scored
+    ones; `shown` examples stand for a contract. A record in the folder `out` has every answer.
     """
     started = time.monotonic()
     names = known_names("method", methods, METHODS)
@@ -119,7 +118,7 @@ def run_contracts(
         "seconds": round(time.monotonic() - started, 1),
     }
     answers = {
-        name: [[a.contract, a.source, a.id, a.wanted, a.answer] for a in found]
+        name: [[a.contract, a.source, a.asked.id, a.asked.answer, a.answer] for a in found]
         for name, found in judged.items()
     }
     record = {
@@ -160,10 +159,7 @@ def _lessons(
 
 
 def _judge(
-    parts: Assembly,
-    method: Method,
-    lessons: Sequence[tuple[str, Lesson]],
-    progress: Progress,
+    parts: Assembly, method: Method, lessons: Sequence[tuple[str, Lesson]], progress: Progress
 ) -> list[Judged]:
     # in the order of the lessons, each adapted to its own examples; those of a batch are alike
     backbone, settings = parts.backbone, parts.settings
@@ -181,25 +177,11 @@ def _judge(
         ]
         answers, _ = answer_rows(backbone, rows, prompts, LONGEST)
         for i, answer in zip(batch, answers, strict=True):
-            judged[i] = _judged(method.name, *lessons[i], answer)
+            source, lesson = lessons[i]
+            score = lesson.contract.judge(answer, lesson.asked)
+            judged[i] = Judged(source, lesson, answer, score)
         progress(f"contracts, {method.name}", len(judged), len(lessons))
     return [judged[i] for i in range(len(lessons))]
-
-
-def _judged(method: str, source: str, lesson: Lesson, answer: str) -> Judged:
-    contract, asked = lesson.contract, lesson.asked
-    return Judged(
-        method=method,
-        contract=contract.name,
-        family=contract.family,
-        source=source,
-        id=asked.id,
-        wanted=asked.answer,
-        answer=answer,
-        score=contract.judge(answer, asked),
-        refusable=bool(contract.refusal),
-        refuse=asked.refused,
-    )
 
 
 def _means(answers: Sequence[Judged]) -> dict[str, float]:
@@ -216,10 +198,7 @@ def _interval(answers: Sequence[Judged], part: str) -> list[float]:
 
 
 def refusal_scores(refused: Sequence[bool], wanted: Sequence[bool]) -> dict[str, float]:
-    """Score refusing as a decision, in percent: ``precision``, ``recall``, ``f1``, ``wrongly``.
-
-    The last is the share of answerable questions that were refused.
-    """
+    """Score refusing as a decision, in percent; ``wrongly``: answerable questions refused."""
     right = sum(a and b for a, b in zip(refused, wanted, strict=True))
     answerable = len(wanted) - sum(wanted)
     precision, recall = right / max(1, sum(refused)), right / max(1, sum(wanted))
@@ -233,11 +212,9 @@ def refusal_scores(refused: Sequence[bool], wanted: Sequence[bool]) -> dict[str,
 def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     """Summarise the answers of all methods to the same questions, in the same order.
 
-    ``contracts`` (by name and method: form, content, exact in percent, n), ``macro`` (the mean over
-    contracts), ``intervals`` (the same with 95 % intervals), ``letters`` and ``rest`` (the means of
-    contracts that change the answer's own letters, and of the others), ``by_set`` (intervals for
-    known, new and unseen contracts), ``refusal`` and ``differences`` (first method minus each
-    other, in points).
+    By contract; ``macro``, the mean over contracts, and its 95 % ``intervals``, also ``by_set``;
+    ``letters`` and ``rest`` for contracts that change the answer's own letters, and the others;
+    ``refusal``; ``differences`` (first method minus each other, in points).
     """
     first, *others = judged
     contracts: dict[str, dict[str, Any]] = {}
@@ -245,30 +222,34 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
         for name in dict.fromkeys(a.contract for a in answers):
             own = [a for a in answers if a.contract == name]
             contracts.setdefault(name, {})[method] = {**_means(own), "n": len(own)}
-    intervals = {m: {p: _interval(a, p) for p in PARTS} for m, a in judged.items()}
+
+    def named(have: Callable[[Contract], object]) -> set[str]:
+        return {a.contract for a in judged[first] if have(a.lesson.contract)}
+
+    def kept(names: set[str]) -> dict[str, list[Judged]]:
+        return {m: [a for a in v if a.contract in names] for m, v in judged.items()}
+
+    def intervals(chosen: Mapping[str, Sequence[Judged]]) -> dict[str, dict[str, list[float]]]:
+        return {m: {p: _interval(v, p) for p in PARTS} for m, v in chosen.items()}
+
+    whole = intervals(judged)
     result: dict[str, Any] = {
         "contracts": contracts,
-        "macro": {m: {p: parts[p][0] for p in PARTS} for m, parts in intervals.items()},
-        "intervals": intervals,
+        "macro": {m: {p: parts[p][0] for p in PARTS} for m, parts in whole.items()},
+        "intervals": whole,
         "refusal": {
-            m: refusal_scores([a.score.refused for a in asked], [a.refuse for a in asked])
-            for m, answers in judged.items()
-            if (asked := [a for a in answers if a.refusable])
+            m: refusal_scores([a.score.refused for a in asked], [a.asked.refused for a in asked])
+            for m, asked in kept(named(lambda contract: contract.refusal)).items()
+            if asked
         },
     }
-    for label, letters in (("letters", True), ("rest", False)):
-        kept = {
-            m: [a for a in v if (a.family in LETTER_CHANGES) == letters] for m, v in judged.items()
-        }
-        if all(kept.values()):
-            result[label] = {m: _means(v) for m, v in kept.items()}
+    letters = named(lambda contract: contract.family in LETTER_CHANGES)
+    for label, names in (("letters", letters), ("rest", set(contracts) - letters)):
+        if all((chosen := kept(names)).values()):
+            result[label] = {m: _means(v) for m, v in chosen.items()}
     for set_name, members in SETS.items():
-        own_names = {c.name for c in members}
-        kept = {m: [a for a in v if a.contract in own_names] for m, v in judged.items()}
-        if all(kept.values()):
-            result.setdefault("by_set", {})[set_name] = {
-                m: {p: _interval(v, p) for p in PARTS} for m, v in kept.items()
-            }
+        if all((chosen := kept({c.name for c in members})).values()):
+            result.setdefault("by_set", {})[set_name] = intervals(chosen)
     result["differences"] = {
         f"{first} - {other}": _difference(judged[first], judged[other]) for other in others
     }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from raggd.adaptation.supports import answered_prompt
+from raggd.adaptation.targets import answered_prompt
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import CellRun
 from raggd.methods.answering import opening_tokens
@@ -22,10 +22,7 @@ from raggd.records import SupportSet
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What decides the operations of a dense decoder; a multiply-add counts as two.
-
-    Norms, activations and the softmax are left out (well under 1 %).
-    """
+    """What decides a dense decoder's operations: a multiply-add is two, norms count as none."""
 
     parameters: int  # P, weights of the matrices that every token passes, output layer apart
     layers: int  # L
@@ -39,10 +36,9 @@ class ModelShape:
         return 4 * self.layers * self.width * pairs
 
     def forward(self, tokens: int, *, past: int = 0, logits: int = 0, extra: int = 0) -> int:
-        """Count a causal forward pass: ``2 P T + 4 L d (T past + T (T + 1) / 2) + 2 h V logits``.
+        """Count a causal pass: ``2 P T + 4 L d (T past + T (T + 1) / 2) + 2 h V logits``.
 
-        T new tokens of one sequence come after `past` ones whose keys are cached; `logits`
-        positions have theirs computed; `extra` weights of an unmerged adapter are passed too.
+        T new tokens come after `past` cached ones; `extra` are weights of an unmerged adapter.
         """
         body = 2 * (self.parameters + extra) * tokens + self._attention(tokens, past)
         return body + 2 * self.hidden * self.vocabulary * logits
@@ -50,8 +46,7 @@ class ModelShape:
     def backward(self, tokens: int, *, trainable: int, logits: int = 0) -> int:
         """Count a backward pass to an adapter's weights: ``2 (P + 2 A) T`` and twice attention.
 
-        The gradient flows through every weight, A adapter weights among them; their own gradient
-        is formed, and both factors of each attention product get one.
+        The gradient flows through every weight, A adapter weights among them, whose own is formed.
         """
         body = 2 * (self.parameters + 2 * trainable) * tokens + 2 * self._attention(tokens)
         return body + 2 * self.hidden * self.vocabulary * logits
@@ -78,11 +73,7 @@ def model_shape(model: Any) -> ModelShape:
 def answering_flops(
     shape: ModelShape, prompt: int, answer: int, *, extra: int = 0, cached: int = 0
 ) -> int:
-    """Count reading a prompt, whose first `cached` tokens are there, and decoding its answer.
-
-    `prompt` and `answer` are numbers of tokens, the end token included; `extra` are the weights of
-    the adapter and update in use.
-    """
+    """Count reading a prompt, whose first `cached` tokens are there, and decoding its answer."""
     total = shape.forward(prompt - cached, past=cached, logits=1, extra=extra)
     steps = max(0, answer - 1)  # the first token comes from the prompt's last position
     return total + sum(
@@ -139,10 +130,9 @@ def _unread(method: Method, support: SupportSet) -> Adapted:
 
 
 def counted_costs(answers: Mapping[str, str], run: CellRun) -> dict[str, float]:
-    """Count what a cell of a study cost, given its answers by question id.
+    """Count ``adapt_flops`` of one adaptation and ``answer_flops`` of one question: means.
 
-    ``adapt_flops`` are of one adaptation (few shot: reading the demonstrations once for all
-    questions of a draw), ``answer_flops`` of one question; means over the cell.
+    For few shot, adapting is reading the demonstrations once for all questions of a draw.
     """
     shape, tokenizer = model_shape(run.backbone.model), run.backbone.tokenizer
     groups: dict[tuple[int, str], list[Item]] = {}

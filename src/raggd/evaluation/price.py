@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 
-from raggd.adaptation.predictors.mlp import MLPPredictor
-from raggd.adaptation.supports import encode_batch
-from raggd.adaptation.targets import sgd_updates
+from raggd.adaptation.predictors.base import MLPPredictor
+from raggd.adaptation.targets import encode_batch, sgd_updates
 from raggd.backbone.batch import Batch, last_states, make_batch
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.interface import attach
@@ -119,10 +118,7 @@ def measure_price(
     rounds: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Time adapting, answering and decoding; the backbone's tokenizer is not used.
-
-    ``ms`` (medians by work), ``ratios`` (median with range) and the sizes, ready for JSON.
-    """
+    """Time adapting, answering and decoding: ``ms`` (medians), ``ratios`` with range, sizes."""
     silent = without_text(backbone)
     shown = random_prompts(silent, lengths.demonstrations, lengths.support, 4)
     batch = make_batch(shown, 0, silent.device)
@@ -165,12 +161,9 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else "mps"
 
 
-LOOK = (3, 464, 7)
-"""A batch as the demo's: three prompts of that many tokens, answers of some six and their end."""
-STEP = 2.4
-"""A step of SGD, forwards and backwards, in forward passes over the same tokens."""
-CHOICES = (24, 40, 60, 90, 120)
-"""Numbers of questions that a demo may have: few, so that a second look chooses the same one."""
+LOOK = (3, 464, 7)  # the demo's batch: prompts of that many tokens, answers with their end
+STEP = 2.4  # A step of SGD, forwards and backwards, in forward passes over the same tokens
+CHOICES = (24, 40, 60, 90, 120)  # questions of a demo: few, to be chosen again
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,11 +174,7 @@ class Pace:
     encode: float
 
     def of(self, methods: int, encoded: int, sgd_steps: int) -> Pace:
-        """Return the pace of a comparison of methods.
-
-        `encoded` of them read the support set for a predictor; `sgd_steps` are gradient steps per
-        support set, of all together.
-        """
+        """Return the pace of a comparison of methods; steps and encodings are of all together."""
         return Pace(methods * self.answer, self.encode * (encoded + STEP * sgd_steps))
 
     def seconds(self, questions: int, sets: int) -> float:
@@ -205,10 +194,7 @@ def look(backbone: Backbone) -> Pace:
 
 
 def questions_for(seconds: float, pace: Pace) -> tuple[int, int]:
-    """Choose how much a comparison can do within some seconds.
-
-    Questions in all, and support sets per benchmark (of two): three where there is time.
-    """
+    """Choose questions in all, and support sets per benchmark (of two), for some seconds."""
     best = (CHOICES[0], 1)
     for draws in (1, 3):
         for questions in CHOICES if draws == 1 else CHOICES[2:]:

@@ -17,18 +17,11 @@ from typing import Any
 
 import torch
 
-from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.targets import draw_supports
 from raggd.assembly import Assembly
+from raggd.backbone.batch import Prefix
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import Prefix
-from raggd.data.benchmarks import (
-    SCORED,
-    choose_by_hash,
-    find_file,
-    questions_hash,
-    scored_questions,
-    support_pool,
-)
+from raggd.data import benchmarks
 from raggd.data.prompts import Prompt, prompt_fingerprint
 from raggd.evaluation.metrics import exact_match, token_f1
 from raggd.evaluation.timing import Stopwatch
@@ -63,11 +56,7 @@ def deciding_values(settings: Settings) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What every method is to answer.
-
-    In one of the draws all questions share a support set, or each has its own; the retriever is the
-    fingerprint of what found the evidence.
-    """
+    """What every method is to answer; in a draw all share a support set, or each has its own."""
 
     benchmark: str
     split: str
@@ -100,10 +89,7 @@ def _what_is_asked(item: Item) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CellRun:
-    """A method on a task: a part for every draw, then the record.
-
-    Part files lie in ``parts`` below the folder.
-    """
+    """A method on a task: a part for every draw, in ``parts`` below the folder, then the record."""
 
     task: Task
     method: Method
@@ -136,11 +122,7 @@ class CellRun:
         )
 
     def part(self, draw: int, done: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
-        """Answer the questions of one draw, unless its part file has them.
-
-        The file holds predictions, costs, seconds spent and identity; `done` is told how many
-        questions were answered, batch by batch.
-        """
+        """Answer a draw's questions, unless its part file has them; `done` is told of batches."""
         path = self.folder / "parts" / f"{self.task.benchmark}-{draw:03d}-{self.method.name}.json"
         identity = self._identity(draw)
         if path.exists():
@@ -149,56 +131,49 @@ class CellRun:
                 done(len(self.task.draws[draw]))
                 return known
         started = time.perf_counter()
-        found = Answering(self).draw(draw, done)
+        found = self.answered(draw, done)
         found |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}
         write_json(path, found)
         return found
 
-    def record(self, parts: Sequence[dict[str, Any]]) -> RunRecord:
-        """Join the parts of all draws into the run record."""
-        predictions = [
-            Prediction(**{**p, "passage_ids": tuple(p["passage_ids"])})
-            for part in parts
-            for p in part["predictions"]
-        ]
-        hashes = {
-            **self.method.hashes,
-            "backbone": self.backbone.fingerprint,
-            "prompt": prompt_fingerprint(self.backbone.tokenizer),
-            "questions": questions_hash(item.question for item in self.task.items),
-            "retriever": self.task.retriever,
+    def answered(self, draw: int, done: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
+        """Return predictions and costs of a draw; `done` is told, batch by batch."""
+        items, opening, watch = self.given(draw), None, Stopwatch(synchronise=self._synchronise())
+        shared = len({item.support.id for item in items}) == 1
+        rows, prompts = self._adapt(items, watch) if shared else ([], [])
+        if shared:  # read for the support set, like an adaptation: it serves every question
+            with watch.timed("opening"):
+                opening = shared_opening(self.backbone, rows[0], prompts)
+        found: dict[int, Prediction] = {}
+        for part in self._batches(items):
+            batch = [items[i] for i in part]
+            ready = ([rows[i] for i in part], [prompts[i] for i in part]) if shared else None
+            adapted, asked = ready or self._adapt(batch, watch)
+            predictions = self._batch(batch, adapted, asked, opening, watch)
+            found |= dict(zip(part, predictions, strict=True))
+            done(len(part))
+        times = watch.medians()
+        opened = 0.0 if opening is None else times["opening"]
+        # the set before a control exchanged it names the draw in all methods' predictions, so that
+        # these are compared draw by draw
+        own = [item.support.id for item in self.task.draws[draw]]
+        return {
+            "predictions": [asdict(replace(found[i], support_id=s)) for i, s in enumerate(own)],
+            "adapt_ms": opened + (times["adapt"] if self.method.adapts else 0.0),
+            "answer_ms": times["answer"],
         }
-        return RunRecord(
-            method=self.method.name,
-            benchmark=self.task.benchmark,
-            split=self.task.split,
-            backbone=self.backbone.name,
-            retriever=self.task.retriever,
-            seed=self.settings.evaluation.seed,
-            predictions=tuple(predictions),
-            cost={name: median(part[name] for part in parts) for name in ("adapt_ms", "answer_ms")},
-            settings=self.settings.model_dump(),
-            hashes=hashes,
-            **origin(),
-        )
 
+    def _synchronise(self) -> Callable[[], None] | None:
+        # on a GPU work is timed when it is done, not when it is queued
+        return torch.cuda.synchronize if self.backbone.device.type == "cuda" else None
 
-class Answering:
-    """Answers the questions of a draw, timed; nothing is written."""
-
-    def __init__(self, run: CellRun) -> None:
-        """Start with no times."""
-        self.run = run
-        queued = run.backbone.device.type == "cuda"  # there, work is timed when it is done
-        self.watch = Stopwatch(synchronise=torch.cuda.synchronize if queued else None)
-
-    def _adapt(self, items: Sequence[Item]) -> tuple[list[Adapted], list[Prompt]]:
+    def _adapt(self, items: Sequence[Item], watch: Stopwatch) -> tuple[list[Adapted], list[Prompt]]:
         supports = list({item.support.id: item.support for item in items}.values())
-        with self.watch.timed("adapt", units=len(supports)):
-            adapted = self.run.method.adapt(supports)
+        with watch.timed("adapt", units=len(supports)):
+            adapted = self.method.adapt(supports)
         by_support = {s.id: a for s, a in zip(supports, adapted, strict=True)}
         rows = [by_support[item.support.id] for item in items]
-        return rows, self.run.prompts(items, rows)
+        return rows, self.prompts(items, rows)
 
     def _batch(
         self,
@@ -206,16 +181,17 @@ class Answering:
         rows: Sequence[Adapted],
         prompts: Sequence[Prompt],
         opening: Prefix | None,
+        watch: Stopwatch,
     ) -> list[Prediction]:
-        wanted = self.run.settings.evaluation
+        wanted = self.settings.evaluation
         answers, losses = answer_rows(
-            self.run.backbone,
+            self.backbone,
             rows,
             prompts,
             wanted.max_answer_tokens,
             golds=[item.gold.answer for item in items] if wanted.answer_loss else None,
             opening=opening,
-            timed=lambda: self.watch.timed("answer", units=len(items)),
+            timed=lambda: watch.timed("answer", units=len(items)),
         )
         scored = [None] * len(items) if losses is None else [float(loss) for loss in losses]
         return [
@@ -234,35 +210,37 @@ class Answering:
 
     def _batches(self, items: Sequence[Item]) -> list[list[int]]:
         # similar lengths share a batch: less padding
-        size = self.run.settings.evaluation.batch
+        size = self.settings.evaluation.batch
         order = sorted(range(len(items)), key=lambda i: sum(len(p.text) for p in items[i].passages))
         return [order[start : start + size] for start in range(0, len(order), size)]
 
-    def draw(self, number: int, done: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
-        """Return predictions and costs of a draw; `done` is told, batch by batch."""
-        items, opening = self.run.given(number), None
-        shared = len({item.support.id for item in items}) == 1
-        rows, prompts = self._adapt(items) if shared else ([], [])
-        if shared:  # read for the support set, like an adaptation: it serves every question
-            with self.watch.timed("opening"):
-                opening = shared_opening(self.run.backbone, rows[0], prompts)
-        found: dict[int, Prediction] = {}
-        for part in self._batches(items):
-            batch = [items[i] for i in part]
-            ready = ([rows[i] for i in part], [prompts[i] for i in part]) if shared else None
-            adapted, asked = ready or self._adapt(batch)
-            found |= dict(zip(part, self._batch(batch, adapted, asked, opening), strict=True))
-            done(len(part))
-        times = self.watch.medians()
-        opened = 0.0 if opening is None else times["opening"]
-        # the set before a control exchanged it names the draw in all methods' predictions, so that
-        # these are compared draw by draw
-        own = [item.support.id for item in self.run.task.draws[number]]
-        return {
-            "predictions": [asdict(replace(found[i], support_id=s)) for i, s in enumerate(own)],
-            "adapt_ms": opened + (times["adapt"] if self.run.method.adapts else 0.0),
-            "answer_ms": times["answer"],
+    def record(self, parts: Sequence[dict[str, Any]]) -> RunRecord:
+        """Join the parts of all draws into the run record."""
+        predictions = [
+            Prediction(**{**p, "passage_ids": tuple(p["passage_ids"])})
+            for part in parts
+            for p in part["predictions"]
+        ]
+        hashes = {
+            **self.method.hashes,
+            "backbone": self.backbone.fingerprint,
+            "prompt": prompt_fingerprint(self.backbone.tokenizer),
+            "questions": benchmarks.questions_hash(item.question for item in self.task.items),
+            "retriever": self.task.retriever,
         }
+        return RunRecord(
+            method=self.method.name,
+            benchmark=self.task.benchmark,
+            split=self.task.split,
+            backbone=self.backbone.name,
+            retriever=self.task.retriever,
+            seed=self.settings.evaluation.seed,
+            predictions=tuple(predictions),
+            cost={name: median(part[name] for part in parts) for name in ("adapt_ms", "answer_ms")},
+            settings=self.settings.model_dump(),
+            hashes=hashes,
+            **origin(),
+        )
 
 
 def support_sets(
@@ -290,24 +268,23 @@ def asked_items(
 
 
 def task_of(parts: Assembly, name: str) -> Task:
-    """Choose a benchmark's questions, find their evidence, draw their supports: a pure function.
-
-    Raises:
-        RaggdError: the benchmark has no questions to score or too small a support pool.
-    """
+    """Choose questions, find their evidence, draw supports: a pure function. None are refused."""
     settings, source, retriever = parts.settings.evaluation, parts.source, parts.retriever
     k, size = parts.settings.retrieval.top_k, parts.settings.target.demonstrations
-    scored = scored_questions(source, name)
+    scored = benchmarks.scored_questions(source, name)
     wanted = 0 if name in settings.whole else settings.questions
-    asked = choose_by_hash(scored, wanted or len(scored), settings.seed)
+    asked = benchmarks.choose_by_hash(scored, wanted or len(scored), settings.seed)
     if not asked:
         raise RaggdError(f"benchmark '{name}' has no questions to score in {source}.")
     per_query = settings.support == "query"
     draws = len(asked) if per_query else min(settings.draws, len(asked))
-    pool = support_pool(source, name)
+    pool = benchmarks.support_pool(source, name)
     drawn = draw_supports(pool, size, draws, settings.seed, purpose="evaluation")
     items = asked_items(asked, support_sets(name, drawn, retriever, k), retriever, k)
     count = 1 if per_query else draws
     dealt = tuple(tuple(items[d::count]) for d in range(count))
-    split = next((split for split in SCORED if find_file(source, name, split)), SCORED[0])
+    split = next(
+        (split for split in benchmarks.SCORED if benchmarks.find_file(source, name, split)),
+        benchmarks.SCORED[0],
+    )
     return Task(name, split, dealt, retriever.fingerprint)

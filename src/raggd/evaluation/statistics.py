@@ -19,11 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from raggd.records import RaggdError
 
 Array = NDArray[np.float64]
-LEVEL = 0.95
-"""Share of repetitions of an experiment whose interval should hold the true mean."""
-_ROUNDING = 1e-12
-_DRAWS_IN_MEMORY = 1 << 20
-"""Indices drawn at once: 8 MiB of them, and as much for the values they select."""
+LEVEL = 0.95  # share of repetitions of an experiment whose interval should hold the true mean
+_DRAWS_IN_MEMORY = 1 << 20  # indices drawn at once: 8 MiB, and as much for the values
 
 
 def _members(labels: Sequence[object] | None, n: int) -> NDArray[np.intp]:
@@ -34,10 +31,7 @@ def _members(labels: Sequence[object] | None, n: int) -> NDArray[np.intp]:
 
 
 def resampled_means(values: Array, resamples: int, rng: np.random.Generator) -> Array:
-    """Average samples with replacement of rows (n, columns), shape (resamples, columns).
-
-    Columns share their samples.
-    """
+    """Average samples of rows (n, columns), the same for all columns: (resamples, columns)."""
     means = np.empty((resamples, values.shape[1]))
     n = len(values)
     rows = max(1, _DRAWS_IN_MEMORY // n)
@@ -150,11 +144,6 @@ class Interval:
         mean, low, high = self.mean * factor, self.low * factor, self.high * factor
         return replace(self, mean=mean, low=low, high=high)
 
-    @property
-    def significant(self) -> bool:
-        """Whether the interval excludes zero, by more than rounding."""
-        return self.low > _ROUNDING or self.high < -_ROUNDING
-
 
 @dataclass(frozen=True, slots=True)
 class Difference(Interval):
@@ -197,9 +186,8 @@ def bootstrap_intervals(
 ) -> list[Interval]:
     """Average the scores of several methods, (questions, methods), all on the same resamples.
 
-    There is one interval per column, as `bootstrap_interval` gives for it alone. With `over`, every
-    mean is divided by that column's: a ratio says something only where that column's own interval
-    lies on one side of zero.
+    With `over`, every mean is divided by that column's: a ratio says something only where that
+    column's own interval lies on one side of zero.
     """
     table = _table(scores)
     means, draws = _resampled(table, design)

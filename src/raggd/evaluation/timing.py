@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 Work = Callable[[], object]
-Times = Mapping[str, Sequence[float]]
-"""Milliseconds of each round, by the name of the work."""
+Times = Mapping[str, Sequence[float]]  # milliseconds of each round, by the name of the work
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +42,7 @@ def _milliseconds(work: Work) -> float:
 def in_turn(works: Mapping[str, Work], rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
     """Time several pieces of work one after the other, round after round; milliseconds by name.
 
-    A disturbance of the machine meets all of them alike; the order is reversed in every other
-    round, so that none always follows the same one. `warm` runs each once before, untimed.
+    A disturbance meets all of them alike; every other round is reversed; `warm` runs each before.
     """
     for work in works.values() if warm else ():
         work()
@@ -77,11 +75,7 @@ class Stopwatch:
         clock: Callable[[], float] = time.perf_counter,
         synchronise: Callable[[], None] | None = None,
     ) -> None:
-        """Start with no times.
-
-        `synchronise` is called before each look at the clock. On a GPU give
-        ``torch.cuda.synchronize``: work is queued there, and would be timed as free.
-        """
+        """Start with no times; `synchronise` waits for what a GPU was told, before each look."""
         self._clock = clock
         self._synchronise = synchronise or (lambda: None)
         self._times: dict[str, list[float]] = {}
@@ -92,10 +86,7 @@ class Stopwatch:
 
     @contextmanager
     def timed(self, name: str, *, units: int = 1) -> Iterator[None]:
-        """Time a block of so many pieces of work, and keep the time of one.
-
-        A block left by an exception is not counted: its work was not done.
-        """
+        """Time a block of so many pieces of work, and keep the time of one; not if it raises."""
         start = self._now()
         yield
         self.add(name, (self._now() - start) * 1000 / units)

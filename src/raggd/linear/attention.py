@@ -17,10 +17,7 @@ from raggd.linear.objective import Weights
 
 
 class Head(NamedTuple):
-    """Weights of one head for R replicas; T is the token width.
-
-    Shapes: key and query (R, a, T), value (R, v, T), project (R, T, v).
-    """
+    """Weights of a head, R replicas: key, query (R, a, T), value (R, v, T), project (R, T, v)."""
 
     key: Tensor
     query: Tensor

@@ -63,10 +63,7 @@ _T95 = (
 
 
 def interval(values: Iterable[float]) -> tuple[float, float, float]:
-    """Return mean, low and high of the 95 % confidence interval over seeds (Student's t).
-
-    A single value has no interval: all three are equal.
-    """
+    """Return mean, low and high of the 95 % interval over seeds; of one seed all are equal."""
     numbers = list(values)
     middle, count = mean(numbers), len(numbers)
     if count == 1:
@@ -161,9 +158,7 @@ PUBLISHED = (
 def compared(figure: str, rows: list[Row]) -> list[Row]:
     """Return the published numbers of a figure beside the means over seeds of its rows.
 
-    ``ours`` is measured on the authors' tasks, ``fresh`` on our own draws, ``relative`` is the
-    difference of ours over theirs. The verdict tells a trained loss that is lower than theirs from
-    one that is missed. What the figure has no cell for is left out.
+    ``ours`` is on the authors' tasks, ``fresh`` on our own draws; a trained loss may be lower.
     """
     table = []
     for line in (line for line in PUBLISHED if line.figure == figure):
@@ -252,10 +247,7 @@ def spread_of(key: str, rows: Sequence[Row]) -> tuple[float, float, float]:
 def lines(
     axis: Axes, x: str, shown: Iterable[tuple[str, Sequence[Row], str]], *, named: bool = True
 ) -> None:
-    """Draw lines (a name, rows, a field) against the field x.
-
-    Points are means over seeds, bands 95 % intervals.
-    """
+    """Draw lines (a name, rows, a field) against x: means over seeds, bands of 95 % intervals."""
     for (name, rows, key), style in zip(shown, cycle(STYLES), strict=False):
         points = values_of(rows, x)
         spread = [spread_of(key, select(rows, **{x: point})) for point in points]
@@ -269,10 +261,7 @@ def lines(
 def dots(
     axis: Axes, rows: Sequence[Row], key: str, by: str, line: str, *, sideways: bool = False
 ) -> None:
-    """Mark a field's mean and 95 % interval for every value of `by` and `line`, side by side.
-
-    Groups stand along the abscissa, or from top to bottom.
-    """
+    """Mark a field's mean and 95 % interval for every value of `by` and `line`, side by side."""
     groups, names = values_of(rows, by), values_of(rows, line)
     width = (0.25 if sideways else 0.7) / max(1, len(names) - 1)
     for index, (name, style) in enumerate(zip(names, cycle(STYLES), strict=False)):

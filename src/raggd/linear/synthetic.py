@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raggd.linear import training
 from raggd.linear.attention import Head, LinearSelfAttention, constructed, random_attention
 from raggd.linear.figure import Cell, Row, TableLoader, changed_cell
 from raggd.linear.objective import Interface, Weights
@@ -23,20 +24,6 @@ from raggd.linear.tasks import (
     sample,
     start_weights,
     without_direction,
-)
-from raggd.linear.training import (
-    Objective,
-    TrainSpec,
-    attention_predictor,
-    compare,
-    descent_predictor,
-    expected_error,
-    mean_loss,
-    search_eta,
-    search_gd_plus_plus,
-    squared_error,
-    train,
-    without_tail,
 )
 from raggd.progress import Progress
 
@@ -121,16 +108,13 @@ def scaling(spec: TaskSpec) -> Callable[[Tasks], Tasks]:
 def constructions(
     search: Tasks, weights: Weights, layers: int, *, curved: bool
 ) -> tuple[dict[str, LinearSelfAttention], dict[str, Tensor]]:
-    """Return what training is held against, by name, and its numbers, from a search on tasks.
-
-    "constructed" are plain steps, or if `curved` GD++ beside the "plain" ones.
-    """
+    """Return plain steps as "constructed", or if `curved` GD++ beside them; and numbers."""
     examples = search.x1.shape[-2] - 1
-    eta = search_eta(search, layers, weights)
+    eta = training.search_eta(search, layers, weights)
     plain = constructed(weights, eta, examples, layers)
     if not curved:
         return {"constructed": plain}, {"eta": eta}
-    eta, gamma = search_gd_plus_plus(search, layers, eta, weights)
+    eta, gamma = training.search_gd_plus_plus(search, layers, eta, weights)
     curving = constructed(weights, eta, examples, layers, gamma=gamma)
     return {"constructed": curving, "plain": plain}, {"eta": eta, "gamma": gamma}
 
@@ -162,8 +146,8 @@ class _Run:
     def searched(self, search: Tasks) -> tuple[dict[str, LinearSelfAttention], dict[str, Tensor]]:
         """Return the constructions; the authors hold a stack of layers against GD++.
 
-        "blind" is that without the direction of the documents' weight, which layers whose keys and
-        values read a multiple of it in every token have to leave out (see docs/linear.md).
+        "blind" leaves out the direction of the documents' weight, as layers have to whose keys and
+        values read a multiple of it in every token (see docs/linear.md).
         """
         layers, zero = self.cell["layers"], start_weights(self.spec, self.cell["seeds"])
         curved = layers > 1 and not self.ours
@@ -186,8 +170,10 @@ class _Run:
         ]
 
     def compared(self, tasks: Tasks) -> dict[str, Tensor]:
-        one, other = (attention_predictor(n) for n in (self.net, self.networks["constructed"]))
-        return dict(compare(one, other, tasks))
+        one, other = (
+            training.attention_predictor(n) for n in (self.net, self.networks["constructed"])
+        )
+        return dict(training.compare(one, other, tasks))
 
     def losses(
         self, tasks: Tasks, networks: Mapping[str, LinearSelfAttention], variance: float | None
@@ -203,17 +189,17 @@ class _Run:
         if variance is not None and tasks.teacher is not None:
             found["null_loss"] = variance * tasks.teacher.square().sum(-1).mean(1)
         for name, (network, asked) in {"trained": (self.net, tasks), **measured}.items():
-            sampled = squared_error(attention_predictor(network))
-            objective = sampled if variance is None else expected_error(network, variance)
-            found[f"{name}_loss"] = mean_loss(objective, asked)
+            sampled = training.squared_error(training.attention_predictor(network))
+            objective = sampled if variance is None else training.expected_error(network, variance)
+            found[f"{name}_loss"] = training.mean_loss(objective, asked)
         return found
 
-    def objective(self) -> Objective:
+    def objective(self) -> training.Objective:
         if self.ours:
-            return squared_error(attention_predictor(self.net))
+            return training.squared_error(training.attention_predictor(self.net))
         variance = self.spec.input_range**2 / 3
         null = (self.spec.width - 1) * variance
-        return without_tail(expected_error(self.net, variance), null)
+        return training.without_tail(training.expected_error(self.net, variance), null)
 
     def train(self, progress: Progress) -> list[Row]:
         cell = self.cell
@@ -227,11 +213,11 @@ class _Run:
             if cell["evaluations"] > 1 and (step % every == 0 or step == cell["steps"]):
                 rows.extend(self.rows(self.compared(self.held), stage="curve", step=step))
 
-        train(
+        training.train(
             self.objective(),
             self.net.parameters(),
             lambda: self.tasks(cell["batch"]),
-            TrainSpec(**{name: cell[name] for name in TRAINING}),
+            training.TrainSpec(**{name: cell[name] for name in TRAINING}),
             watch,
         )
         return rows
@@ -260,19 +246,14 @@ class _Run:
         """Return the trained network against a gradient step in the best diagonal metric."""
         scale = scaling(self.spec)
         search = scale(self.tasks(self.cell["tasks"]))
-        step = descent_predictor(search_eta(search, 1), search)
-        one = attention_predictor(self.net)
-        measured = compare(one, lambda tasks: step(scale(tasks)), self.held)
+        step = training.descent_predictor(training.search_eta(search, 1), search)
+        one = training.attention_predictor(self.net)
+        measured = training.compare(one, lambda tasks: step(scale(tasks)), self.held)
         return self.rows(measured, stage="preconditioned", step=self.cell["steps"])
 
 
 def run_synthetic(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
-    """Return rows of attention trained on fresh tasks beside the construction.
-
-    By ``stage``: "curve" (during training), "final" (after it; in the authors' reading losses are
-    expectations over queries), "range" (other ranges of test inputs), "authors" (losses on the
-    authors' tasks), "preconditioned". No tables are used.
-    """
+    """Return rows, by ``stage``, of attention trained on fresh tasks beside the construction."""
     run = _Run(cell)
     rows = run.train(progress) + run.final()
     if cell["spread"] != 1.0:

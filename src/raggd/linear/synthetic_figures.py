@@ -201,10 +201,7 @@ def _depth_cells(interface: str, quick: bool, reading: str) -> list[Row]:
 
 
 def _with_residual(rows: Sequence[Row]) -> list[Row]:
-    """Return the final rows with ``residual``, ``|trained loss - constructed loss|``.
-
-    ``residual_blind`` is that to the construction which reads what the trained layers can.
-    """
+    """Return final rows with ``|trained - constructed loss|``, and that to the blind one."""
     residuals = {"residual": "constructed_loss", "residual_blind": "blind_loss"}
     return [
         row | {n: abs(row["trained_loss"] - row[k]) for n, k in residuals.items() if k in row}
@@ -237,11 +234,7 @@ def _draw_depth(rows: Sequence[Row]) -> Figure:
 
 
 def _fall(two: Sequence[float], five: Sequence[float]) -> dict[str, Any]:
-    """Return means and intervals over seeds at both depths, and whether five is surely less.
-
-    Both depths start from the same seeds and are asked the same tasks: ``fall`` is the interval of
-    the differences by seed.
-    """
+    """Return intervals over seeds at both depths and of their differences: does it surely fall?"""
     shallow, deep = interval(two), interval(five)
     fall = interval(a - b for a, b in zip(two, five, strict=True))
     found = {"depth_2": rounded(shallow), "depth_5": rounded(deep), "fall": rounded(fall)}
@@ -296,10 +289,7 @@ def _departure_cells(quick: bool, reading: str) -> list[Row]:
 
 
 def _named(rows: Sequence[Row]) -> list[Row]:
-    """Return final rows with ``variant``, ``gap`` (signed, of the constructed loss) and ``share``.
-
-    A gradient step in the best metric is the variant "... , preconditioned step".
-    """
+    """Return final rows with ``variant``, the signed ``gap`` and ``share`` of the variance."""
     found = []
     for row in (r for r in rows if r["stage"] in {"final", "preconditioned"}):
         key = {name: row[name] for name in _PLAIN}

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from raggd.linear import training
 from raggd.linear.attention import random_attention
 from raggd.linear.figure import (
     NAMES,
@@ -41,16 +42,6 @@ from raggd.linear.figure import (
 )
 from raggd.linear.tables import SPLITS, Normalisation, TableData, draw, prepare, statistics
 from raggd.linear.tasks import Tasks
-from raggd.linear.training import (
-    Predictor,
-    TrainSpec,
-    attention_predictor,
-    compare,
-    descent_predictor,
-    search_eta,
-    squared_error,
-    train,
-)
 from raggd.progress import Progress
 
 if TYPE_CHECKING:
@@ -99,11 +90,11 @@ def lift(tasks: Tasks, features: FeatureMap, mapping: Tensor) -> Tasks:
     return replace(tasks, x1=x, x2=x, documents=rows)
 
 
-def _descent(features: FeatureMap, eta: Tensor) -> Predictor:
+def _descent(features: FeatureMap, eta: Tensor) -> training.Predictor:
     def predict(tasks: Tasks) -> Tensor:
         x = features(tasks.x1)  # the step does not read the documents
         lifted = replace(tasks, x1=x, x2=x, documents=None)
-        return descent_predictor(eta, lifted)(lifted)
+        return training.descent_predictor(eta, lifted)(lifted)
 
     return predict
 
@@ -111,22 +102,18 @@ def _descent(features: FeatureMap, eta: Tensor) -> Predictor:
 def _train(
     cell: Cell,
     data: TableData,
-    predictor: Predictor,
+    predictor: training.Predictor,
     parameters: list[nn.Parameter],
     generator: torch.Generator,
     watch: Callable[[int], None],
 ) -> None:
-    spec = TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"])
+    spec = training.TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"])
     draws = partial(draw, data, cell["batch"], cell["examples"], generator, test=False)
-    train(squared_error(predictor), parameters, draws, spec, watch)
+    training.train(training.squared_error(predictor), parameters, draws, spec, watch)
 
 
 def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
-    """Return rows of MLP and attention trained on a table beside both constructions.
-
-    Their ``stage`` is "curve" (shared features, during training) or "final" (both readings, with
-    the statistics of the table).
-    """
+    """Return rows, by ``stage``, of MLP and attention trained on a table beside constructions."""
     name, seed, steps = cell["table"], cell["seed"], cell["steps"]
     x, y = tables(name)
     data = prepare(name, x, y, seeds=cell["seeds"], seed=seed, documents=cell["documents"])
@@ -140,17 +127,17 @@ def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
     mapping = torch.randn(cell["features"], size, generator=first) / size**0.5
     search = draw(data, cell["tasks"], cell["examples"], fresh, test=False)
     held = draw(data, cell["tasks"], cell["examples"], test, test=True)
-    attend = attention_predictor(net)
+    attend = training.attention_predictor(net)
 
     def one(tasks: Tasks) -> Tensor:
         return attend(lift(tasks, shared, mapping))
 
-    def step_on(features: FeatureMap) -> Predictor:
+    def step_on(features: FeatureMap) -> training.Predictor:
         with torch.no_grad():
-            return _descent(features, search_eta(lift(search, features, mapping), 1))
+            return _descent(features, training.search_eta(lift(search, features, mapping), 1))
 
     def measure(features: FeatureMap) -> Mapping[str, Tensor]:
-        return compare(one, step_on(features), held)
+        return training.compare(one, step_on(features), held)
 
     rows: list[Row] = []
     every = max(1, steps // cell["evaluations"])
@@ -291,10 +278,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def correlation(rows: Sequence[Row], statistic: str) -> dict[str, Any]:
-    """Return a field's rank correlation with the cosine, over tables x normalisations x seeds.
-
-    The interval resamples whole tables x normalisations: seeds of one are not independent evidence.
-    """
+    """Return a field's rank correlation with the cosine, resampled over whole tables x ways."""
     groups = [
         select(rows, table=table, normalisation=how)
         for table in values_of(rows, "table")

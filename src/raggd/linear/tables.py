@@ -42,10 +42,7 @@ def _z_score(x: Tensor, train: Tensor) -> Tensor:
 
 
 def normalise(x: Tensor, train: Tensor, how: Normalisation) -> Tensor:
-    """Return rows x (n, d) normalised by the constants of the rows `train` (t, d).
-
-    A constant feature becomes constant, never infinite.
-    """
+    """Return rows x (n, d) normalised by the constants of the rows `train` (t, d), all finite."""
     if how == Normalisation.z_score:
         return _z_score(x, train)
     if how == Normalisation.tanh:
@@ -85,10 +82,7 @@ class TableData:
 
 
 def nearest(rows: Tensor, corpus: Tensor, k: int) -> Tensor:
-    """Return the k nearest rows of the corpus (t, d), indices (n, k), nearest first.
-
-    Of the rows (n, d), those below t are the corpus itself and leave themselves out.
-    """
+    """Return the k nearest rows of the corpus (t, d), (n, k); its own rows leave themselves out."""
     indices = []
     square = corpus.square().sum(1)
     for start in range(0, len(rows), 2048):
@@ -104,8 +98,7 @@ def nearest(rows: Tensor, corpus: Tensor, k: int) -> Tensor:
 def prepare(name: str, x: Tensor, y: Tensor, *, seeds: int, seed: int, documents: int) -> TableData:
     """Return a table x (rows, d), y (rows,) split, normalised and with its neighbours.
 
-    Every seed, from `seed` on, is its own split. The replicas are four normalisations x seeds,
-    seeds running fastest.
+    Every seed, from `seed` on, is its own split; seeds run faster than normalisations.
 
     Raises:
         RaggdError: the table has fewer rows than its split needs.
@@ -134,11 +127,7 @@ def prepare(name: str, x: Tensor, y: Tensor, *, seeds: int, seed: int, documents
 def draw(
     data: TableData, tasks: int, examples: int, generator: torch.Generator, *, test: bool
 ) -> Tasks:
-    """Return B tasks per replica: N training rows, and a query from training or test rows.
-
-    Their x1 are normalised inputs; their documents are the z-scored neighbours of the query,
-    (R, B, k, d), not yet mapped to token width.
-    """
+    """Return B tasks per replica: N training rows, a query of either kind, and its neighbours."""
     replicas, rows = data.targets.shape
     low, high = (data.train, rows) if test else (0, data.train)
     query = torch.randint(low, high, (replicas, tasks, 1), generator=generator)

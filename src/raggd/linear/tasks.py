@@ -136,19 +136,15 @@ def _uniform(shape: tuple[int, ...], half: float, generator: torch.Generator) ->
 
 
 def document_map(spec: TaskSpec) -> Tensor:
-    """Return the fixed projection f of documents to the width of x, (features, document width).
-
-    Its entries have variance 1 / document width.
-    """
+    """Return the fixed projection f of documents, all as wide as x, to that width."""
     generator = torch.Generator().manual_seed(_MAP)
     return torch.randn(spec.features, spec.features, generator=generator) / math.sqrt(spec.features)
 
 
 def document_weight(spec: TaskSpec, replicas: int) -> Tensor:
-    """Return W2, (R, 1, features), of the authors' documents: k in U(-1/2, 1/2), for all tasks.
+    """Return W2, (R, 1, features), of the authors' documents, k in U(-1/2, 1/2), for all tasks.
 
-    They enter as ``W2 = W_z D M^T``, the start of the construction and a part of what the trained
-    layer's keys and values read (`document_offset`). All replicas have the same, as theirs do.
+    ``W2 = W_z D M^T`` is where the construction starts, and a part of what keys and values read.
     """
     generator, size = torch.Generator().manual_seed(_DOCUMENTS), spec.features
     w_z = spec.sigma * torch.randn(1, size, generator=generator)

@@ -18,16 +18,12 @@ from raggd.linear.objective import Weights
 from raggd.linear.tasks import Tasks
 from raggd.records import RaggdError
 
-Predictor = Callable[[Tasks], Tensor]
-"""Tasks to predictions at the queries, (R, B)."""
-Objective = Callable[[Tasks], Tensor]
-"""Tasks to their losses, (R, B)."""
+Predictor = Callable[[Tasks], Tensor]  # tasks to predictions at the queries, (R, B)
+Objective = Callable[[Tasks], Tensor]  # tasks to their losses, (R, B)
 CHUNK = 1000
-_SEARCHED = 4000
-"""Tasks that two numbers are learned on: a fraction of a thousandth from their best."""
+_SEARCHED = 4000  # tasks that two numbers are learned on, to a thousandth
 _POINTS = 24
-_TAIL = 4.0
-"""Errors beyond this many times that of predicting zero are trained on by their logarithm."""
+_TAIL = 4.0  # times the error of predicting zero; beyond, errors are trained on by their logarithm
 
 
 def attention_predictor(network: LinearSelfAttention) -> Predictor:
@@ -136,11 +132,7 @@ def _spectrum(tasks: Tasks, weights: Weights | None) -> _Spectrum:
 
 
 def search_eta(tasks: Tasks, steps: int, weights: Weights | None = None) -> Tensor:
-    """Return the step size (R,) with the least loss of K steps on training tasks.
-
-    A logarithmic grid, then three finer grids around the best of its points. One step has a
-    quadratic loss, whose minimum is written down instead.
-    """
+    """Return the step size (R,) with the least loss of K steps: a grid and finer ones, or exact."""
     if steps == 1:
         unit = descent_predictor(torch.ones(len(tasks.x1)), tasks, 1, weights)(tasks)
         return (unit * tasks.labels).mean(1) / unit.square().mean(1)
@@ -161,11 +153,7 @@ def search_eta(tasks: Tasks, steps: int, weights: Weights | None = None) -> Tens
 def search_gd_plus_plus(
     tasks: Tasks, steps: int, eta: Tensor, weights: Weights | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Learn GD++'s eta and gamma, (R,) each, which K layers share, on training tasks.
-
-    A quasi-Newton search in two numbers per replica, from the best plain eta and a tenth of it;
-    where it finds nothing better, plain steps (gamma 0).
-    """
+    """Learn GD++'s eta and gamma, (R,) each, from the best plain eta; plain steps if no better."""
     spectrum = _spectrum(next(tasks.chunks(_SEARCHED)), weights)
     unit = eta.double()
     scaled = torch.tensor([[1.0], [0.1]], dtype=unit.dtype).repeat(1, len(unit)).requires_grad_()
@@ -243,10 +231,7 @@ def without_tail(objective: Objective, null: float) -> Objective:
 
 
 def _clip(parameters: list[Tensor], limit: float) -> None:
-    """Clip the gradient of every replica by its own norm: replicas stay independent.
-
-    A replica whose gradient is not finite (a stack that overflowed on one task) skips the step.
-    """
+    """Clip the gradient of every replica by its own norm; one that is not finite skips the step."""
     gradients = [p.grad.view(len(p), -1) for p in parameters if p.grad is not None]
     norm = torch.cat(gradients, 1).norm(dim=1, keepdim=True)
     factor, broken = (limit / norm.clamp_min(1e-12)).clamp_max(1.0), ~norm.isfinite()
@@ -263,8 +248,7 @@ def train(
 ) -> None:
     """Fit parameters (R, ...) to freshly drawn tasks, in place.
 
-    The loss is the sum over replicas of their mean losses, so that no replica moves another.
-    `watch` is told the number of steps done, before the first and after each.
+    No replica moves another; `watch` is told the steps done, before the first and after each.
 
     Raises:
         RaggdError: the loss of a replica is no longer finite.

@@ -29,10 +29,7 @@ QUERIES = 3
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One random problem in float64.
-
-    `curvature` is GD++'s gamma times the Hessian's largest eigenvalue; 0 is gradient descent.
-    """
+    """One random problem in float64; `curvature` is GD++'s gamma times the largest eigenvalue."""
 
     interface: Interface = Interface.projection
     shared_encoder: bool = False  # dot-product only: W_q = W_d, documents as wide as x
@@ -112,10 +109,7 @@ def _draw(case: Case) -> tuple[Weights, Tensor, Tensor]:
 
 
 def problem(case: Case) -> Problem:
-    """Return weights, examples, queries and step size of a case.
-
-    The step size is a random share of the largest stable one, so that ten steps stay finite.
-    """
+    """Return a case's numbers; its step size is a random share of the largest stable one."""
     weights, x1, x2 = _draw(case)
     generator = torch.Generator().manual_seed(case.seed + 1)
     y = torch.randn(case.examples, case.outputs, generator=generator, dtype=torch.float64)
@@ -221,15 +215,9 @@ DEPARTURES: dict[str, tuple[Case, Callable[[Problem], Tensor]]] = {
     "flipped sign of P": (Case(), lambda g: construction(g, 1, residual=False, sign=-1.0)),
     "context tokens without their y slot": (Case(), _without_targets),
     "query token among the keys": (Case(), _query_among_keys),
-    "3 layers that do not see the residual": (
-        _THREE,
-        lambda g: construction(g, 3, residual=False),
-    ),
+    "3 layers that do not see the residual": (_THREE, lambda g: construction(g, 3, residual=False)),
     "3 layers whose keys read the y slot": (_THREE, lambda g: _changed(g, _keys_read_y)),
-    "3 layers of GD++ without the x rows of W_V": (
-        _CURVED,
-        lambda g: _changed(g, _without_x_rows),
-    ),
+    "3 layers of GD++ without the x rows of W_V": (_CURVED, lambda g: _changed(g, _without_x_rows)),
     "3 layers of GD++, gamma's sign turned": (
         _CURVED,
         lambda g: construction(replace(g, gamma=-g.gamma), 3, residual=True),

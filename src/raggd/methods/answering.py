@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import torch
 from torch import Tensor
 
-from raggd.adaptation.prompt_tuning import check_prefix
-from raggd.backbone.batch import Reading, alike
+from raggd.adaptation.trained_once import check_prefix
+from raggd.backbone.batch import Prefix, Reading, alike, read_prefix
 from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import (
     SHORTEST_OPENING,
@@ -21,7 +21,6 @@ from raggd.backbone.generate import (
 )
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import Prefix, read_prefix
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
@@ -31,8 +30,7 @@ from raggd.records import Passage, RaggdError
 from raggd.retrieval.coverage import coverage
 from raggd.settings import Settings
 
-VERDICTS = ("Yes", "No", "yes", "no")
-"""Answers that no passage needs to hold: a question may ask for one."""
+VERDICTS = ("Yes", "No", "yes", "no")  # answers that no passage needs to hold
 
 
 def render(
@@ -49,8 +47,7 @@ def render(
 ) -> Prompt:
     """Render the prompt that an adapted model answers from, cut to `limit` tokens.
 
-    `reserve` tokens are left free for generation; `answer` is a gold answer to append, for its
-    likelihood; an `instruction` replaces the adapted model's own.
+    `reserve` tokens are left free; an `answer` is appended, for its likelihood.
     """
     return build_prompt(
         backbone.tokenizer,
@@ -80,11 +77,7 @@ def bounded_prompt(
 
 
 def shared_update(rows: Sequence[Adapted]) -> Update | None:
-    """Return one update for a batch: the rows' common one as it is, different ones stacked.
-
-    All rows have the same base adapter; a row without an update gets the zero update. None if no
-    row has any.
-    """
+    """Return one update for a batch of one base: the common one, else stacked, zeros for none."""
     first = rows[0].update
     if all(row.update is first for row in rows):
         return first
@@ -110,11 +103,7 @@ def _shared_soft(backbone: Backbone, rows: Sequence[Adapted]) -> Tensor | None:
 
 @contextmanager
 def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
-    """Attach the adapters that the rows of a batch are answered with.
-
-    Raises:
-        RaggdError: rows with and without a base adapter, or with different ones, are mixed.
-    """
+    """Attach what the rows of a batch are answered with; rows of two base adapters are refused."""
     bases = {row.base.fingerprint if row.base else "" for row in rows}
     if len(bases) != 1:
         raise RaggdError(
@@ -126,10 +115,7 @@ def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
 
 
 def opening_tokens(adapted: Adapted, prompts: Sequence[Prompt]) -> tuple[int, ...]:
-    """Return what all prompts of one adapted model begin with, where reading it once pays.
-
-    There is none for a single prompt, a short opening, or behind a soft prefix.
-    """
+    """Return what all prompts of one adapted model begin with, where reading it once pays."""
     if len(prompts) < 2 or adapted.soft is not None or adapted.prefix:
         return ()
     tokens = common_opening(prompts)
@@ -150,9 +136,8 @@ def shared_opening(
 def reading_groups(backbone: Backbone, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Choose which prompts of a batch are read in one forward pass; all are answered together.
 
-    Where nothing but arithmetic takes time, as in float32 on a processor, every padded position
-    costs what a real one does. On a GPU, and where answers of earlier records are in bfloat16, one
-    pass reads them all. Positions in `prompts`, group by group.
+    In float32 on a processor every padded position costs what a real one does. On a GPU, and where
+    answers of earlier records are in bfloat16, one pass reads them all.
     """
     if backbone.device.type == "cpu" and backbone.dtype == torch.float32:
         return alike([len(prompt.tokens) for prompt in prompts])
@@ -199,9 +184,8 @@ def answer_rows(
 ) -> tuple[list[str], Tensor | None]:
     """Read a batch of prompts once, answer them, and score gold answers from the same reading.
 
-    `opening` is what all prompts begin with, where it was read before; `timed` wraps what answering
-    costs: attaching, reading, decoding, but not scoring. The losses of the golds, (rows,), are in
-    nats per token.
+    `opening` is what all begin with, where it was read before; `timed` wraps what answering costs,
+    without scoring. The losses of the golds, (rows,), are in nats per token.
     """
     groups = reading_groups(backbone, prompts)
     order = [at for group in groups for at in group]

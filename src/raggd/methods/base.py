@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from raggd.adaptation.prompt_tuning import SoftPrefix
-from raggd.backbone.prefix import Prefix
+from raggd.adaptation.trained_once import SoftPrefix
+from raggd.backbone.batch import Prefix
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.template import AnswerTemplate

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raggd.adaptation.predictors.base import load_task_means
-from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.targets import draw_supports
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.methods import predicted
@@ -16,8 +16,7 @@ from raggd.records import Passage, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import is_answerable, make_demonstrations
 
-DRAWS = 8
-"""Support sets of each other task that one is chosen from."""
+DRAWS = 8  # support sets of each other task that one is chosen from
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +40,7 @@ class Control:
 def other_support(
     support: SupportSet, source: str, retriever: Retriever, k: int, seed: int
 ) -> SupportSet:
-    """Choose a support set of another task, as large, by a hash of the given one.
-
-    It is the same on every machine with the same data.
-
-    Raises:
-        RaggdError: the data hold no other task.
-    """
+    """Choose a support set of another task, as large, by a hash of the given one."""
     tasks = [task for task in tasks_in(source) if task != support.task]
     if not tasks:
         raise RaggdError(
@@ -79,8 +72,8 @@ class ShuffledSupport(Control):
 def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
     """Find the passages of another question of a draw, the nearest one after it that can serve.
 
-    They share none with the question's own, and hold none of its answers unless those of all other
-    questions do: then the answers are so common (a "no") that holding them says nothing.
+    They share none with the question's own, and hold none of its answers unless those of all others
+    do: then these are so common (a "no") that holding them says nothing.
 
     Raises:
         RaggdError: the draw has no such question.
@@ -143,11 +136,7 @@ class TaskMean:
         return {"base": self.base.fingerprint, "predictor": self.weights}
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Look up the task of each set; nothing else of it is read.
-
-        Raises:
-            RaggdError: there are no targets of a task.
-        """
+        """Look up the task of each set, nothing else of it; one without targets is refused."""
         for support in supports:
             if support.task not in self.means:
                 raise RaggdError(

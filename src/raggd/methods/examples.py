@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from raggd.adaptation.predictors.modulation import Modulation, load_modulation, read_examples
+from raggd.backbone.batch import Prefix, read_prefix
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import Prefix, read_prefix
 from raggd.backbone.refusal import RefusalRule, load_rule
 from raggd.core.low_rank import BaseAdapter, Update, load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
@@ -30,8 +30,7 @@ from raggd.methods.spec import (
 )
 from raggd.records import Demonstration, RaggdError, SupportSet, content_id
 
-ROOM, LEAST = 2, 8
-"""An answer may be twice as long as the longest that was shown, and some tokens."""
+ROOM, LEAST = 2, 8  # an answer may be twice as long as the longest that was shown, and some tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from raggd.adaptation.prompt_tuning import check_prefix, load_prefix
+from raggd.adaptation.trained_once import check_prefix, load_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
 from raggd.methods.spec import PROMPT_FILE, Parts, weight_file
@@ -27,26 +27,11 @@ class Unadapted:
         return [self.adapted for _ in supports]
 
 
-def query_only() -> Unadapted:
-    """Return the bare backbone, without passages."""
-    return Unadapted("query-only", Adapted(reads_evidence=False))
-
-
-def vanilla_rag() -> Unadapted:
-    """Return the bare backbone with the passages in its prompt."""
-    return Unadapted("vanilla-rag", Adapted())
-
-
-def base_only(base: BaseAdapter) -> Unadapted:
-    """Return the shared interface without an update."""
-    return Unadapted("base", Adapted(base), {"base": base.fingerprint})
-
-
 def build(parts: Parts, name: str) -> Unadapted:
-    """Return one of the three above."""
+    """Return W0 without an update (``base``), or the bare backbone, with passages or without."""
     if name == "base":
-        return base_only(parts.base)
-    return query_only() if name == "query-only" else vanilla_rag()
+        return Unadapted(name, Adapted(parts.base), {"base": parts.base.fingerprint})
+    return Unadapted(name, Adapted(reads_evidence=name != "query-only"))
 
 
 def build_prompt_tuning(parts: Parts, name: str) -> Unadapted:

@@ -1,4 +1,4 @@
-"""RAG-GD, HyperTuning and the mean update: a predictor's update, in one forward pass."""
+"""An update from the support set: predicted in one pass, or TT-SGD's K gradient steps."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ import torch
 
 from raggd.adaptation.predictors.base import Predictor, check_predictor
 from raggd.adaptation.predictors.gate import GatedPredictor, load_gate
-from raggd.adaptation.supports import encode_supports
+from raggd.adaptation.targets import encode_supports, equal_size, sgd_updates, support_batch
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.methods.base import Adapted
-from raggd.methods.spec import FILES_OF, Parts, weight_file, weights_hash
+from raggd.methods.spec import FILES_OF, SPECS, Parts, weight_file, weights_hash
 from raggd.records import SupportSet
+from raggd.settings import TargetSettings
 
 
 @dataclass(frozen=True, slots=True)
 class PredictedUpdate:
-    """Adapts by a predictor, once for each support set.
+    """Adapts by a predictor of a file, once for each support set.
 
-    ``rag-gd`` with one trained on K-step targets, ``hyper-tuning`` with one trained through the
-    answer loss, ``mean-update`` with the mean target. `limit` is most tokens per demonstration,
-    `scale` a factor of the update, in factor coordinates.
+    `limit` is most tokens per demonstration, `scale` a factor of the update's steps.
     """
 
     name: str
@@ -50,10 +49,7 @@ class PredictedUpdate:
 
     @torch.no_grad()
     def predict(self, supports: Sequence[SupportSet]) -> Update:
-        """Encode sets of equal size and predict, in one forward pass (Algorithm 1, lines 1-4).
-
-        The sets are the leading axis.
-        """
+        """Encode sets of equal size and predict, in one pass (Algorithm 1, lines 1-4)."""
         states = torch.zeros(len(supports), 1, 1)
         if self.adapts:
             states = encode_supports(self.backbone, self.base, supports, self.limit)
@@ -86,3 +82,40 @@ def build_gated(parts: Parts, name: str) -> PredictedUpdate:
     path = weight_file(parts.weights, FILES_OF[name][2])
     gated = GatedPredictor(plain.predictor, load_gate(path, plain.weights, parts.backbone.device))
     return replace(plain, predictor=gated, weights=f"{plain.weights}-{weights_hash(path)}")
+
+
+@dataclass(frozen=True, slots=True)
+class TestTimeSGD:
+    """Makes K SGD steps on the demonstrations, from the base adapter or from a predicted update."""
+
+    backbone: Backbone
+    base: BaseAdapter
+    settings: TargetSettings
+    name: str = "tt-sgd"
+    start: PredictedUpdate | None = None
+
+    adapts = True
+    __test__ = False  # not a pytest class, whatever its name
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Fingerprint of the base adapter, and what the predictor is made of."""
+        return self.start.hashes if self.start else {"base": self.base.fingerprint}
+
+    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
+        """Run the inner loop, all sets, of equal size, in one batch."""
+        equal_size(supports)
+        batch = support_batch(self.backbone, supports, self.settings.max_tokens)
+        start = self.start.predict(supports) if self.start else None
+        sets = len(supports)
+        updates, _ = sgd_updates(self.backbone, self.base, batch, sets, self.settings, start)
+        return [Adapted(self.base, updates.row(i)) for i in range(sets)]
+
+
+def build_sgd(parts: Parts, name: str) -> TestTimeSGD:
+    """Return a method of as many steps as its row says, from what it predicts if it predicts."""
+    settings, spec = parts.settings.target, SPECS[name]
+    if spec.gradient_steps:
+        settings = settings.model_copy(update={"steps": spec.gradient_steps})
+    start = build(parts, name) if spec.encoded else None
+    return TestTimeSGD(parts.backbone, parts.base, settings, name, start)

@@ -78,8 +78,7 @@ _TUNED = {**_BASE, TUNED_FILE: "raggd train tuned"}
 
 
 def _imitating(steps: int) -> dict[str, str]:
-    command = f"raggd train predictor --set predictor.target_steps={steps}"
-    return {**_BASE, f"predictor-k{steps}.safetensors": command}
+    return {**_BASE, f"predictor-k{steps}.safetensors": f"raggd train predictor-k{steps}"}
 
 
 # fmt: off
@@ -144,18 +143,18 @@ SPECS: dict[str, MethodSpec] = {
         files={**_BASE, TASK_MEAN_FILE: "raggd train task-mean"},
     ),
     "tt-sgd-k1": MethodSpec(
-        "tt_sgd:build", "TT-SGD, K = 1", "gradients at test time", "<",
+        "predicted:build_sgd", "TT-SGD, K = 1", "gradients at test time", "<",
         "Test-time training with one gradient step.",
         files=_BASE, gradient_steps=1,
     ),
     "tt-sgd": MethodSpec(
-        "tt_sgd:build", "TT-SGD", "gradients at test time", "o",
+        "predicted:build_sgd", "TT-SGD", "gradients at test time", "o",
         "Test-time training. The adapter takes real gradient steps on the demonstrations of the "
         "task, forwards and backwards through the model, before it answers.",
         files=_BASE, gradient_steps=0, headline=True, compared_with=("base",),
     ),
     "tt-sgd-k10": MethodSpec(
-        "tt_sgd:build", "TT-SGD, K = 10", "gradients at test time", ">",
+        "predicted:build_sgd", "TT-SGD, K = 10", "gradients at test time", ">",
         "Test-time training with ten gradient steps.",
         files=_BASE, gradient_steps=10,
     ),
@@ -260,7 +259,7 @@ SPECS: dict[str, MethodSpec] = {
         options={"base": False, "step": False}, shown=True, encoded=True,
     ),
     "rag-gd-step": MethodSpec(
-        "tt_sgd:build", "RAG-GD, then one step", "gradients at test time", "X",
+        "predicted:build_sgd", "RAG-GD, then one step", "gradients at test time", "X",
         "The predicted change, and from there one real gradient step on the demonstrations.",
         files=_RAG_GD, encoded=True, gradient_steps=1, compared_with=("rag-gd",),
     ),
@@ -293,8 +292,7 @@ FILES_OF = {name: tuple(SPECS[name].files) for name in METHODS}
 """Files of the weights folder that each method reads."""
 NAMED = tuple((name, other) for name, spec in SPECS.items() for other in spec.compared_with)
 """Comparisons, (method, other), that a study is made for."""
-HEADLINE = tuple(name for name, spec in SPECS.items() if spec.headline)
-"""Methods of short tables."""
+HEADLINE = tuple(name for name, spec in SPECS.items() if spec.headline)  # methods of short tables
 _MADE_BY = {file: command for spec in SPECS.values() for file, command in spec.files.items()}
 
 
@@ -314,11 +312,7 @@ def made_by(file: str) -> str:
 
 
 def weight_file(folder: Path, file: str) -> Path:
-    """Find a weight file.
-
-    Raises:
-        RaggdError: it is not there; the command that makes it is named.
-    """
+    """Find a weight file, or refuse with the command that makes it."""
     path = folder / file
     if not path.is_file():
         raise RaggdError(
@@ -333,15 +327,11 @@ def weights_hash(path: Path) -> str:
     return file_hash(path)[:16]
 
 
-PREFERRED = ("examples", "rag-gd-tuned", "rag-gd")
-"""Methods that adapt where nobody names one: the first whose files are there."""
+PREFERRED = ("examples", "rag-gd-tuned", "rag-gd")  # the first whose files are there
 
 
 def adapting_method(folder: Path) -> str:
-    """Name the method by which demonstrations adapt the model where nobody names another.
-
-    It is the first of `PREFERRED` whose files are in the folder, else the last.
-    """
+    """Name what adapts where nobody names a method: the first of `PREFERRED` with its files."""
     there = (n for n in PREFERRED if all((folder / file).is_file() for file in FILES_OF[n][1:]))
     return next(there, PREFERRED[-1])
 

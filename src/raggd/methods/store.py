@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from raggd.backbone.prefix import Prefix
+from raggd.backbone.batch import Prefix
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import (
     UPDATE_KIND,
@@ -41,8 +41,7 @@ from raggd.files import (
 from raggd.methods.base import Adapted, Method
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet, content_id
 
-BOUND = 256 << 20
-"""Bytes of adapted states, in memory and again on disk; the longest unused go first."""
+BOUND = 256 << 20  # bytes of states in memory and again on disk; the longest unused go first
 STATE_KIND = "raggd adapted state"
 _PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals", "template", "sources"}
 _ID = re.compile(r"[0-9a-f]{16}")
@@ -59,21 +58,15 @@ class StoredSet:
 def state_key(support: SupportSet, method: Method, identity: str) -> str:
     """Name an adapted state by all that it depends on: ``<support id>.<32 hexadecimal digits>``.
 
-    The method's `hashes` name every file that it was made from; `identity` hashes backbone,
-    precision, tokenizer, prompt and target settings.
+    The method's `hashes` name its files; `identity` hashes backbone, precision, prompt and
+    settings.
     """
     files = str(sorted(method.hashes.items()))
     return f"{support.id}.{content_id(method.name, files, identity, length=32)}"
 
 
 class Store:
-    """Support sets and their adapted states; safe from any thread.
-
-    Attributes:
-        bytes: of the states in memory.
-        dropped: states dropped from memory to stay within the bound, so far.
-        computed: states that `adapt` had to make.
-    """
+    """Support sets and their adapted states; safe from any thread."""
 
     def __init__(self, folder: Path | None = None, bound: int = BOUND) -> None:
         """Read nothing yet; `bound` is in bytes, of states in memory and again on disk."""
@@ -82,16 +75,14 @@ class Store:
         self._states: OrderedDict[str, Adapted] = OrderedDict()
         self._sets: dict[str, tuple[int, StoredSet]] = {}
         self._lock = threading.RLock()
-        self.bytes = self.dropped = self.computed = 0
+        self.bytes = 0  # of the states in memory
+        self.dropped = 0  # states dropped from memory to stay within the bound, so far
+        self.computed = 0  # states that `adapt` had to make
 
     # Support sets
 
     def file(self, name: str) -> Path:
-        """Return the file of a support set, whether it is there or not.
-
-        Raises:
-            RaggdError: the name is not an id (16 hexadecimal digits), so no file is looked for.
-        """
+        """Return the file of a set, there or not; a name that is no id is refused."""
         if not _ID.fullmatch(name):
             raise RaggdError(
                 f"'{name}' is not the id of a support set: expected 16 hexadecimal digits, as "
@@ -110,11 +101,7 @@ class Store:
             return stored
 
     def stored(self, name: str) -> StoredSet:
-        """Read the support set of an id.
-
-        Raises:
-            RaggdError: there is none of that id, or the file holds another one.
-        """
+        """Read the support set of an id; one that is missing or changed is refused."""
         path = self.file(name)
         if not path.is_file():
             raise RaggdError(
@@ -138,11 +125,7 @@ class Store:
         return sorted(p.stem for p in self.folder.glob("*.json") if _ID.fullmatch(p.stem))
 
     def remove(self, name: str) -> None:
-        """Delete a support set and every state that it was adapted to.
-
-        Raises:
-            RaggdError: there is none of that id.
-        """
+        """Delete a support set and every state that it was adapted to; a missing one is refused."""
         with self._lock:
             path = self.file(name)
             if not path.is_file():
@@ -160,8 +143,7 @@ class Store:
     def find(self, key: str, base: BaseAdapter | None) -> Adapted | None:
         """Look an adapted state up, in memory and then on disk, and count it as used.
 
-        None if there is none, or the one on disk is damaged or of another base than the one in
-        use; without a base, only memory is looked at.
+        None if it is missing, damaged or of another base; without a base, only memory is looked at.
         """
         with self._lock:
             if key in self._states:
@@ -197,10 +179,7 @@ class Store:
         *,
         on_disk: bool = True,
     ) -> None:
-        """Keep the adapted state of a single support set under a `state_key`, facts beside it.
-
-        On disk it outlives the process, if it is an update or prefix on a base.
-        """
+        """Keep an adapted state under a `state_key`, facts beside it, on disk if it can be."""
         with self._lock:
             if on_disk and write_state(self._state_file(key), adapted, facts or {}):
                 self._prune()
@@ -215,8 +194,7 @@ class Store:
     ) -> list[Adapted]:
         """Adapt to support sets of equal size; what was adapted to before is looked up.
 
-        Not for evaluation: there each adaptation is run, so that its cost is known. `identity` is
-        that of `state_key`; without a base, states are looked for and kept in memory alone.
+        Not for evaluation, where costs are measured. Without a base, states stay in memory alone.
         """
         keys = [state_key(support, method, identity) for support in supports]
         states = {key: known for key in keys if (known := self.find(key, base))}
@@ -282,11 +260,7 @@ def size_of(adapted: Adapted) -> int:
 
 
 def write_state(path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> bool:
-    """Write what cost something to make: an update, a read prefix, or both.
-
-    With an update, `load_update` reads the file, too. False where nothing is written: a state of
-    neither, or with a soft prefix.
-    """
+    """Write what cost something to make: an update, a read prefix, or both; say whether it did."""
     update, prefix = adapted.update, adapted.prefix
     if adapted.base is None or adapted.soft is not None or not (update or prefix):
         return False
@@ -310,11 +284,7 @@ def write_state(path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> bool:
 
 
 def read_state(path: Path, base: BaseAdapter) -> Adapted:
-    """Read what `write_state` or `Update.save` wrote, to the device of the base adapter in use.
-
-    Raises:
-        RaggdError: it is damaged, or of another base adapter.
-    """
+    """Read what `write_state` or `Update.save` wrote, for the base adapter in use; else refuse."""
     tensors, about = load_tensors(path)
     if about.get("kind") not in {UPDATE_KIND, STATE_KIND}:
         raise RaggdError(f"{path} is not a raggd update or adapted state: `rag.save` writes one.")

@@ -40,8 +40,7 @@ BOLD = (
     "methods of a block)."
 )
 STAR = "A star marks tasks that nothing was trained on."
-_LONG = ("pairs", "numbers")
-"""Tables for other programs: CSV alone."""
+_LONG = ("pairs", "numbers")  # tables for other programs: CSV alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,41 +159,10 @@ def _sections(report: Report) -> list[Section]:
     ]
 
 
-def _page(report: Report, title: str) -> str:
-    grid = report.grid
-    lead = (
-        f"{grid.planned - len(grid.missing)} of {grid.planned} cells are complete. Backbones and "
-        f"retrievers: {'; '.join(block.name for block in grid.blocks)}. Every method saw the same "
-        "questions and demonstrations."
-    )
-    return study_page(
-        title=title,
-        lead=lead,
-        sections=_sections(report),
-        methods=list(dict.fromkeys(m for block in grid.blocks for m in block.methods)),
-        planned=grid.planned,
-        missing=grid.missing,
-        settings=grid.settings,
-    )
-
-
-def _difference(c: Contrast) -> dict[str, Any]:
-    names = ("scope", "subset", "method", "other", "metric", "n")
-    d = c.difference
-    return {name: getattr(c, name) for name in names} | {
-        "difference": d.mean,
-        "interval": [x if isfinite(x) else None for x in (d.low, d.high)],
-        "p": c.p_named,
-    }
-
-
 def write_report(
     out: Path, to: Path, resamples: int, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Write tables, figures and the page of a study's folder into the folder `to`.
-
-    Cells, complete ones, named differences, missing cells: what ``report.json`` holds.
-    """
+    """Write tables, figures and the page into the folder `to`; return what report.json holds."""
     report = build_report(out, resamples, progress)
     for name, table in report.tables.items():
         write_text(to / f"{name}.csv", table.to_csv())
@@ -204,13 +172,39 @@ def write_report(
     for name, svg in report.figures.items():
         if svg:
             write_text(to / f"{name}.svg", svg)
-    write_text(to / "study.html", _page(report, f"Study {out.name}"))
     grid = report.grid
+    complete = grid.planned - len(grid.missing)
+    lead = (
+        f"{complete} of {grid.planned} cells are complete. Backbones and retrievers: "
+        f"{'; '.join(block.name for block in grid.blocks)}. Every method saw the same questions "
+        "and demonstrations."
+    )
+    page = study_page(
+        title=f"Study {out.name}",
+        lead=lead,
+        sections=_sections(report),
+        methods=list(dict.fromkeys(m for block in grid.blocks for m in block.methods)),
+        planned=grid.planned,
+        missing=grid.missing,
+        settings=grid.settings,
+    )
+    write_text(to / "study.html", page)
+    names = ("scope", "subset", "method", "other", "metric", "n")
+    differences = [
+        {name: getattr(c, name) for name in names}
+        | {
+            "difference": c.difference.mean,
+            "interval": [x if isfinite(x) else None for x in (c.difference.low, c.difference.high)],
+            "p": c.p_named,
+        }
+        for c in report.found
+        if c.p_named is not None
+    ]
     summary = {
         "cells": grid.planned,
-        "complete": grid.planned - len(grid.missing),
+        "complete": complete,
         "blocks": [block.name for block in grid.blocks],
-        "differences": [_difference(c) for c in report.found if c.p_named is not None],
+        "differences": differences,
         "missing": list(grid.missing),
     }
     write_json(to / "report.json", summary)
@@ -272,10 +266,7 @@ class SmallReport:
     def page(
         self, title: str, lead: str, notes: Sequence[str], cases: Sequence[Case], after: str
     ) -> str:
-        """Return the page of the study, an HTML document, with questions side by side.
-
-        `after` is the method whose answers are compared with the base adapter's.
-        """
+        """Return the study's HTML page, with answers of the base and of `after` side by side."""
         figure = cost_figure(self.block, f1_average(self.averages))
         shown = [Shown(table) for table in self.tables]
         return study_page(

@@ -27,8 +27,7 @@ from raggd.methods.spec import HEADLINE, NAMED
 from raggd.report.grid import Block, subsets
 
 METRICS = ("em", "f1", "loss")
-SCALES = {"em": 100.0, "f1": 100.0, "loss": 1.0}
-"""EM and F1 are shown in percent, the answer loss in nats per token."""
+SCALES = {"em": 100.0, "f1": 100.0, "loss": 1.0}  # percent, but nats for the loss
 ALPHA = 0.05
 POOLED = "pooled"
 BASE, REFERENCE = "base", "tt-sgd"
@@ -40,8 +39,7 @@ EVIDENCE_PAIRS = (
     (BASE, "vanilla-rag"),
     *((name, BASE) for name in HEADLINE if name not in {BASE, "vanilla-rag"}),
 )
-Pair = tuple[str, str]
-"""(method, other): the difference is method minus other."""
+Pair = tuple[str, str]  # (method, other): the difference is method minus other
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +88,7 @@ class Sample:
 def sample(
     blocks: Sequence[Block], methods: Sequence[str], benchmarks: Sequence[str], metric: str
 ) -> Sample | None:
-    """Collect the scores of methods on the questions that all of them answered in all blocks.
-
-    Blocks' scores are averaged question by question; None where there is no such question.
-    """
+    """Collect scores of methods on questions that all answered in all blocks: their averages."""
     found: dict[tuple[str, str], dict[tuple[str, int, str], tuple[float, str]]] = {}
     for block in blocks:
         for method in methods:
@@ -130,17 +125,13 @@ class Averages:
     """Means of benchmark means with their intervals; all methods of a block share resamples."""
 
     def __init__(self, resamples: int = 10_000) -> None:
-        """Compute nothing yet."""
         self.resamples = resamples
         self._known: dict[tuple[str, tuple[str, ...], str], dict[str, Interval]] = {}
 
     def of(
         self, block: Block, method: str, benchmarks: Sequence[str], metric: str
     ) -> Interval | None:
-        """Return a method's average over benchmarks, in percent (the loss in nats).
-
-        It is None if the method lacks a benchmark.
-        """
+        """Return a method's average in percent (the loss in nats); None if it lacks a benchmark."""
         key = (block.name, tuple(benchmarks), metric)
         if key not in self._known:
             self._known[key] = self._compute(block, benchmarks, metric)
@@ -202,8 +193,8 @@ def contrasts(
 ) -> list[Contrast]:
     """Compare pairs of methods (None: all) in every block and pooled over blocks, scope by scope.
 
-    In the pooled scope a pair is compared over the blocks that have both methods; the pairs of one
-    set of blocks are one family for Holm's rule.
+    Pooled, a pair is compared over the blocks that have both; pairs of the same blocks are one
+    family for Holm's rule.
     """
     found = []
     for block in blocks:
@@ -239,10 +230,7 @@ def significant(family: Sequence[Contrast]) -> set[Contrast]:
 
 
 def only(block: Block, answerable: bool) -> Block:
-    """Return a block with the questions of one kind of evidence.
-
-    Questions of unknown kind, and benchmarks left without questions, are dropped.
-    """
+    """Return a block with the questions of one kind of evidence, known to be so."""
     answers = {
         method: {
             name: kept
@@ -256,10 +244,7 @@ def only(block: Block, answerable: bool) -> Block:
 
 
 def evidence_gains(blocks: Sequence[Block], resamples: int) -> list[Contrast]:
-    """Return what pairs of methods gain, apart for both kinds of evidence; p is uncorrected.
-
-    It is the mean over questions, since some benchmarks have few of one kind.
-    """
+    """Return mean gains over questions, apart for both kinds of evidence; p is uncorrected."""
     found = []
     for block in blocks:
         for pair in (pair for pair in EVIDENCE_PAIRS if set(pair) <= set(block.methods)):
@@ -311,10 +296,7 @@ def _drops(block: Block, subset: str, benchmarks: tuple[str, ...], resamples: in
 
 
 def loss_drops(blocks: Sequence[Block], resamples: int) -> list[Drop]:
-    """Return the drops on the questions that every method of a block answered.
-
-    Blocks without base adapter or TT-SGD, and answers without a loss, are left out.
-    """
+    """Return the drops on what every method of a block answered, base and TT-SGD among them."""
     found = []
     for block in blocks:
         for subset, benchmarks in subsets(block.benchmarks):

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NEAR = 0.022
-"""Share of the axis by which equal costs are set apart."""
+_NEAR = 0.022  # share of the axis by which equal costs are set apart
 
 
 def marks_of(methods: Sequence[str]) -> list[tuple[str, str]]:
@@ -25,14 +24,6 @@ def marks_of(methods: Sequence[str]) -> list[tuple[str, str]]:
     others = cycle(product(FAMILIES.values(), "18|"))
     known = [SPECS.get(name) for name in methods]
     return [(FAMILIES[spec.family], spec.mark) if spec else next(others) for spec in known]
-
-
-def time_label(milliseconds: float) -> str:
-    """Return how the axis calls a decade: ``10 s``, ``100 ms``, ``1 µs``."""
-    for unit, scale in (("s", 1e3), ("ms", 1.0), ("µs", 1e-3)):
-        if milliseconds >= 0.999 * scale:
-            return f"{milliseconds / scale:.0f} {unit}"
-    return f"{milliseconds:.0e} ms"
 
 
 def side_by_side(costs: Sequence[float]) -> list[float]:
@@ -51,10 +42,7 @@ def side_by_side(costs: Sequence[float]) -> list[float]:
 def label_points(
     figure: Figure, axes: Axes, names: Sequence[str], places: Sequence[float], f1: Any
 ) -> None:
-    """Write each name where it covers nothing; the last thing done to a figure.
-
-    `f1` are mean, low and high of each.
-    """
+    """Write each name where it covers nothing, last of all; `f1` are mean, low and high."""
     from adjustText import adjust_text
 
     means = [mean for mean, *_ in f1]
@@ -84,8 +72,7 @@ def label_points(
 def cost_figure(block: Block, average: Average) -> str:
     """Return F1 against the time of a question, adaptation included (the paper's figure 4).
 
-    It is empty while no method has its costs. Controls cost what the methods cost that they
-    control, and are left out.
+    Controls cost what the methods cost that they control, and are left out; it may be empty.
     """
     shown, gradients = [], by_family("gradients at test time")
     for method in (m for m in block.methods if m not in by_family("controls")):
@@ -101,13 +88,16 @@ def cost_figure(block: Block, average: Average) -> str:
         f"{method_label(method)}: F1 {limits[0]:.1f}, {time:.0f} milliseconds"
         for method, time, limits in shown
     )
+    from matplotlib.ticker import EngFormatter
+
+    seconds = EngFormatter("s", places=0)  # 100 ms, 10 s
     with drawing(content_id(repr(shown)), (7.2, 4.4)) as figure:
         axes = figure.add_subplot()
         # logarithms are drawn on a linear axis, where labels find their places
         low, high = math.log10(min(times)) - 0.4, math.log10(max(times)) + 0.6
         decades = range(min(math.ceil(low), math.floor(high)), math.floor(high) + 1)
         axes.set_xlim(min(low, decades[0] - 0.1), high)  # at least one decade is marked
-        axes.set_xticks(list(decades), [time_label(10.0**decade) for decade in decades])
+        axes.set_xticks(list(decades), [seconds(10.0**decade / 1000) for decade in decades])
         zone = [time for method, time, _ in shown if method in gradients]
         if zone:
             start = math.log10(min(zone)) - 0.12

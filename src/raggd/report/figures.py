@@ -35,10 +35,7 @@ _STEPS = {name: {1: f"{name}-k1", 5: name, 10: f"{name}-k10"} for name in ("tt-s
 
 @contextmanager
 def drawing(salt: str, size: tuple[float, float]) -> Iterator[Figure]:
-    """Make an empty figure in the house's style, size in inches; turn it into text in the block.
-
-    `salt` is equal for equal content: ids of two figures do not meet.
-    """
+    """Make an empty figure in the house's style, in inches; equal content has an equal `salt`."""
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -62,10 +59,7 @@ def drawing(salt: str, size: tuple[float, float]) -> Iterator[Figure]:
 
 
 def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axes]:
-    """Return so many panels of a figure, row by row; what is left of the last row stays blank.
-
-    Options are those of matplotlib's ``subplots``.
-    """
+    """Return so many panels of a figure, row by row; options are matplotlib's ``subplots``'."""
     grid = figure.subplots(-(-count // columns), columns, squeeze=False, **options)
     places: list[Axes] = list(grid.flat)
     for place in places[count:]:
@@ -74,10 +68,7 @@ def panels(figure: Figure, count: int, columns: int, **options: Any) -> list[Axe
 
 
 def to_svg(figure: Figure, title: str, description: str) -> str:
-    """Return a figure as one inline ``<svg>`` that follows the page's text colour.
-
-    The description holds its numbers, for readers who cannot see it.
-    """
+    """Return a figure as an inline ``<svg>`` in the page's text colour; its numbers described."""
     stream = io.StringIO()
     empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(stream, format="svg", transparent=True, metadata=empty)
@@ -105,10 +96,7 @@ def _paneled(
     legend: Sequence[tuple[Any, str]] = (),
     **options: Any,
 ) -> str:
-    """Draw a panel for each name, two in a row, with one legend (else the first panel's) below.
-
-    `heights` are of the rows, in inches; `draw` is given a panel and its number.
-    """
+    """Draw a panel for each name, two in a row of a height, with one legend below."""
     with drawing(content_id(title, said, *names), (8.4, sum(heights) + 0.4)) as figure:
         columns = min(2, len(names))
         places = panels(figure, len(names), columns, height_ratios=heights, **options)
@@ -123,8 +111,7 @@ def _paneled(
         return to_svg(figure, title, said)
 
 
-Average = Callable[[Block, str], Interval | None]
-"""The average of a method over the benchmarks of a block, with its interval."""
+Average = Callable[[Block, str], Interval | None]  # of a method over a block's benchmarks
 
 
 def f1_average(averages: Averages) -> Average:
@@ -255,10 +242,7 @@ def _fitting(record: Mapping[str, Any]) -> Iterator[tuple[str, str, Mapping[str,
 
 
 def heat_map(name: str, record: Mapping[str, Any]) -> str:
-    """Return the cosine between predicted and true update by layer and projection, as SVG.
-
-    It is empty without a predictor.
-    """
+    """Return the cosine of predicted and true update by layer and projection; may be empty."""
     found = [(f"{method_label(m)}, {kind}", f["by_place"]) for m, kind, f in _fitting(record)]
     if not found:
         return ""

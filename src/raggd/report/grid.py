@@ -48,11 +48,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """All methods of one backbone and retriever, on the same questions.
-
-    Methods and benchmarks are those with answers. Costs are means over benchmarks, only of complete
-    cells.
-    """
+    """All methods of a backbone and retriever, on the same questions; costs of complete cells."""
 
     backbone: str
     retriever: str
@@ -127,16 +123,6 @@ def _shown_draws(cells: Sequence[Cell]) -> int:
     return max(set(depths), key=lambda depth: (sum(d >= depth for d in depths) * depth, depth))
 
 
-def _mean_costs(complete: Sequence[Costs]) -> Costs:
-    names = set.intersection(*map(set, complete)) if complete else set()
-    return {name: fmean(costs[name] for costs in complete) for name in sorted(names)}
-
-
-def _ordered(methods: Sequence[str]) -> tuple[str, ...]:
-    known = [name for name in SPECS if name in methods]
-    return (*known, *(name for name in methods if name not in SPECS))
-
-
 def _block(backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], Cell]) -> Block:
     answers: dict[str, dict[str, tuple[tuple[int, Answer], ...]]] = {}
     groups: dict[tuple[str, int], dict[str, Cell]] = {}
@@ -152,13 +138,15 @@ def _block(backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], C
                 known = answers.setdefault(method, {}).get(benchmark, ())
                 new = tuple((seed, a) for draw in cell.answers[:shown] for a in draw)
                 answers[method][benchmark] = known + new
-    costs = {
-        method: _mean_costs(
-            [c.costs for (_, _, m), c in cells.items() if m == method and c.costs is not None]
-        )
-        for method in answers
-    }
-    return Block(backbone, retriever, _ordered(list(answers)), benchmarks, answers, costs)
+    costs = {}
+    for method in answers:
+        own = [cell.costs for (_, _, name), cell in cells.items() if name == method]
+        complete = [found for found in own if found is not None]
+        names = set.intersection(*map(set, complete)) if complete else set()
+        costs[method] = {name: fmean(found[name] for found in complete) for name in sorted(names)}
+    listed = [name for name in SPECS if name in answers]
+    ordered = (*listed, *(name for name in answers if name not in SPECS))
+    return Block(backbone, retriever, ordered, benchmarks, answers, costs)
 
 
 def _bare_records(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -191,11 +179,7 @@ def _planned(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def load_grid(out: Path) -> Grid:
-    """Read a study's folder; the study may be unfinished.
-
-    Raises:
-        RaggdError: there is no study, or nothing was answered yet, or a file is damaged.
-    """
+    """Read a study's folder; the study may be unfinished, but not without an answer."""
     settings, entries = _planned(out)
     blocks: dict[tuple[str, str], dict[tuple[int, str, str], Cell]] = {}
     missing = []

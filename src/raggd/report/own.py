@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.evaluation.contracts import PARTS, refusal_scores
-from raggd.evaluation.forms import Form, Parts
+from raggd.evaluation.metrics import Form, Parts
 from raggd.evaluation.statistics import (
     Difference,
     Interval,
@@ -87,14 +87,7 @@ def sets_report(reports: Mapping[str, OwnReport]) -> OwnReport:
 
 
 class _Scores:
-    """Every method's answers to the same questions, judged by the forms of their support sets.
-
-    Attributes:
-        values: by part of the score, percent (questions, methods).
-        headline: the parts whose mean decides.
-        together: that mean, (questions, methods).
-        refusals: how each method decides to refuse, where refusals are wanted.
-    """
+    """Every method's answers to the same questions, judged by the forms of their support sets."""
 
     def __init__(
         self,
@@ -113,11 +106,12 @@ class _Scores:
         ]
         scored = all(part.form is not None for part in judged[0])
         names = PARTS if scored else PARTS[1:]
+        # by part of the score, percent (questions, methods)
         self.values: dict[str, NDArray[np.float64]] = {
             name: 100 * np.array([[getattr(p, name) for p in own] for own in judged]).T
             for name in names
         }
-        self.headline = names[:-1]
+        self.headline = names[:-1]  # the parts whose mean decides
         self.together = np.mean([self.values[name] for name in self.headline], axis=0)
         self.refusals = {
             method: refusal_scores([p.refused for p in own], [p.wanted for p in own])
@@ -146,8 +140,7 @@ def own_report(
 ) -> OwnReport:
     """Return what one task's records, a method each, say of one's own questions.
 
-    ``questions`` are given by id, ``forms`` by support set. Intervals count support sets as a
-    source of chance; the mean of form and content decides.
+    Intervals count support sets as a source of chance; the mean of form and content decides.
     """
     scores = _Scores(records, questions, forms)
     shown = {

@@ -122,9 +122,8 @@ def study_page(
     cases: Sequence[Case] = (),
     compared: tuple[str, str] = ("base", "rag-gd"),
 ) -> str:
-    """Render the page: a whole HTML document without outside references.
+    """Render the page, a whole HTML document; sections without content are left out.
 
-    Sections without content are left out; `planned` and `missing` are cells of the study;
     `compared` are the methods whose answers to the cases are "before" and "after".
     """
     from markupsafe import Markup

@@ -34,8 +34,7 @@ from raggd.report.tables import (
 )
 
 SCORES = ("em", "f1")
-FEWEST = 20
-"""Questions below which resampling says too little to be called significant."""
+FEWEST = 20  # questions below which resampling says too little to be called significant
 _METRIC_TITLES = {"em": "EM", "f1": "F1", "loss": "Answer loss"}
 
 
@@ -65,11 +64,7 @@ def _contrast_text(c: Contrast | None) -> str:
 
 
 def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
-    """Return the methods that are significantly better than the base adapter.
-
-    Their difference is positive with a p-value below 0.05, corrected by Holm over all methods of
-    the scope, so that rivals and controls meet the same bar.
-    """
+    """Return methods significantly above the base, corrected by Holm over all of the scope."""
     chosen = [
         c
         for c in found

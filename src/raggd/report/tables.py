@@ -5,16 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import math
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from rich.cells import cell_len
+
 from raggd.evaluation.statistics import Interval
 
-Align = Literal["left", "right", "center"]
-NOTHING = "–"
-"""Stands where a table has no number."""
+Align = Literal["left", "right"]
+NOTHING = "–"  # stands where a table has no number
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -68,7 +68,7 @@ class Table:
 
     def to_markdown(self) -> str:
         """Return a pipe table; pipes, stars and line breaks in cells are escaped."""
-        rule = {"left": ":---", "right": "---:", "center": ":---:"}
+        rule = {"left": ":---", "right": "---:"}
         lines = list(self._lines(_markdown_escape, lambda cell: f"**{cell}**"))
         lines.insert(1, [rule[column.align] for column in self.columns])
         body = "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -97,7 +97,7 @@ class Table:
     def to_text(self) -> str:
         """Return aligned plain text for a terminal or a log."""
         flat = list(self._lines(lambda cell: " ".join(cell.split()), lambda cell: cell))
-        widths = [max(map(_width, column)) for column in zip(*flat, strict=True)]
+        widths = [max(map(cell_len, column)) for column in zip(*flat, strict=True)]
         flat.insert(1, ["-" * width for width in widths])
         aligns = [column.align for column in self.columns]
         lines = ["  ".join(map(_padded, row, widths, aligns)).rstrip() for row in flat]
@@ -114,16 +114,10 @@ def _latex_escape(cell: str) -> str:
     return " ".join("".join(_LATEX.get(sign, sign) for sign in cell).split())
 
 
-def _width(cell: str) -> int:
-    # columns of a terminal: wide characters take two, marks none
-    wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in cell)
-    return len(cell) + wide - sum(unicodedata.combining(sign) != 0 for sign in cell)
-
-
 def _padded(cell: str, width: int, align: Align) -> str:
-    free = width - _width(cell)
-    left = {"left": 0, "right": free, "center": free // 2}[align]
-    return " " * left + cell + " " * (free - left)
+    # in columns of a terminal: wide characters take two, marks none
+    free = " " * (width - cell_len(cell))
+    return cell + free if align == "left" else free + cell
 
 
 def interval_text(interval: Interval | None, form: str = ".1f") -> str:

@@ -13,13 +13,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from raggd.backbone.batch import READ_TOKENS, Reading, join_caches
+from raggd.backbone.batch import READ_TOKENS, Reading, join_caches, known_tokens, new_cache
 from raggd.backbone.capture import Steps, steps_from
 from raggd.backbone.device import claim
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.prefix import known_tokens, new_cache
 from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
 from raggd.methods.answering import rules_of, shared_update

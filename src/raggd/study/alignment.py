@@ -16,13 +16,17 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.predictors.base import Predictor
-from raggd.adaptation.supports import draw_supports
-from raggd.adaptation.targets import Targets, TargetStore, load_targets
+from raggd.adaptation.targets import Targets, TargetStore, draw_supports, load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
-from raggd.core.alignment import cosine_and_norms, total_cosine
-from raggd.core.low_rank import PROJECTIONS, BaseAdapter, update_from_vector
-from raggd.data.benchmarks import BENCHMARKS, support_pool
+from raggd.core.low_rank import (
+    PROJECTIONS,
+    BaseAdapter,
+    cosine_and_norms,
+    total_cosine,
+    update_from_vector,
+)
+from raggd.data.benchmarks import support_pool
 from raggd.evaluation.runner import support_sets
 from raggd.evaluation.statistics import bootstrap_interval
 from raggd.files import write_json
@@ -30,19 +34,16 @@ from raggd.methods.spec import FILES_OF, SPECS
 from raggd.progress import Progress
 from raggd.provenance import origin
 from raggd.records import SupportSet
-from raggd.report.grid import ALIGNMENT_FILE
+from raggd.report.grid import ALIGNMENT_FILE, held_out
 from raggd.settings import TargetSettings
-from raggd.study.folder import locked
-from raggd.study.plan import Part
-from raggd.study.settings import StudySettings
+from raggd.study.plan import Part, StudySettings
+from raggd.study.run import locked
 
 STEPS = {name: spec.imitates for name, spec in SPECS.items() if spec.imitates is not None}
 """Methods whose updates are compared, with the K of their targets; 0 is the K of the settings."""
-SETS = 5
-"""Fewest support sets per benchmark; a study with more draws takes them all."""
+SETS = 5  # fewest support sets per benchmark; a study with more draws takes them all
 THIRDS = ("lower", "middle", "upper")
-BLOCK = 16
-"""Targets compared at once; bounds memory."""
+BLOCK = 16  # targets compared at once; bounds memory
 
 
 def _compare(
@@ -91,29 +92,22 @@ def alignment_summary(
 ) -> dict[str, dict[str, Any]]:
     """Compare predictors, by name, with true updates, in product space.
 
-    By name: ``cosine`` (mean over sets of the mean over 3 x layers) with its bootstrap interval
-    over sets (None, None for one set alone), ``total_cosine`` (all layers as one vector),
-    ``log_norm_ratio``, the mean cosine by task, by projection, by third of the layers and by place
-    (3 x layers), and the cosine of every set.
+    The means of cosine (over sets, projections and layers), its bootstrap interval over sets (None
+    of one set alone), of the cosine of all layers as one vector and of the log of the norms' ratio;
+    the cosine by task, projection, third of the layers, place and set.
     """
     return {name: _summary(*_compare(base, targets, p), targets) for name, p in predictors.items()}
 
 
 def _supports(parts: Assembly) -> list[SupportSet]:
-    settings = parts.settings
-    found = []
+    settings, found = parts.settings, list[SupportSet]()
+    count = max(SETS, settings.evaluation.draws)
+    size, seed = settings.target.demonstrations, settings.evaluation.seed
     for name in settings.evaluation.benchmarks:
         pool = support_pool(parts.source, name)
-        count = max(SETS, settings.evaluation.draws)
-        size, seed = settings.target.demonstrations, settings.evaluation.seed
         drawn = draw_supports(pool, size, count, seed, purpose="evaluation")
         found += support_sets(name, drawn, parts.retriever, settings.retrieval.top_k)
     return found
-
-
-def _of_kind(targets: Targets, held_out: bool) -> Targets:
-    kinds = [task in BENCHMARKS and BENCHMARKS[task].held_out for task in targets.tasks]
-    return targets.take([i for i, kind in enumerate(kinds) if kind is held_out])
 
 
 def _compared(
@@ -123,8 +117,9 @@ def _compared(
     for method in methods:
         predictor: dict[str, Predictor] = {method: parts.predictor(FILES_OF[method][-1])}
         targets = load_targets(folder, steps[method])
-        for label, held_out in (("training tasks", False), ("held-out tasks", True)):
-            chosen = _of_kind(targets, held_out)
+        kinds = [held_out(task) for task in targets.tasks]
+        for label, wanted in (("training tasks", False), ("held-out tasks", True)):
+            chosen = targets.take([i for i, kind in enumerate(kinds) if kind is wanted])
             if len(chosen):
                 summary = alignment_summary(parts.base, chosen, predictor)[method]
                 found[label][method] = summary | {"steps": steps[method]}
@@ -134,10 +129,7 @@ def _compared(
 def align_backbone(
     parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Compute the true updates of a backbone's support sets and compare predictors with them.
-
-    The updates are kept below `out`, so that it continues; the record stands in ``alignment.json``.
-    """
+    """Compute a backbone's true updates, kept below `out`, and compare predictors with them."""
     target = parts.settings.target
     steps = {method: STEPS[method] or target.steps for method in methods}
     kept = sorted(set(steps.values()) - {target.steps})
@@ -163,10 +155,7 @@ def align_backbone(
 def run_alignment(
     study: StudySettings, out: Path, part: Part, progress: Progress
 ) -> dict[str, Any]:
-    """Compare the predictors of every backbone with true updates; one record per backbone.
-
-    By backbone, by kind of task, by method: mean cosine and its interval.
-    """
+    """Compare the predictors of every backbone with true updates; return mean cosines."""
     part.check(study)
     result: dict[str, Any] = {}
     with locked(out):

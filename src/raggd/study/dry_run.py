@@ -35,22 +35,12 @@ from raggd.records import Question, RaggdError
 from raggd.report.contrasts import sample
 from raggd.report.grid import load_grid
 from raggd.retrieval.build import is_indexed
-from raggd.study.folder import (
-    check_cells,
-    check_folder,
-    locked,
-    pool_size,
-    weight_problems,
-    write_plan,
-)
-from raggd.study.plan import Pair, Part, all_cells, cell_size
+from raggd.study import run
+from raggd.study.plan import Pair, Part, StudyBackbone, StudySettings, all_cells, cell_size
 from raggd.study.runner import StudyRunner, measured_speed
-from raggd.study.settings import StudyBackbone, StudySettings
 
-EFFECTS = (1.0, 2.7)
-"""Gains of RAG-GD over the base adapter in the paper, points of EM."""
-ASSUMED_CHANGED = 0.10
-"""Share of questions whose EM differs between two methods, where no record tells it."""
+EFFECTS = (1.0, 2.7)  # gains of RAG-GD over the base adapter in the paper, points of EM
+ASSUMED_CHANGED = 0.10  # share of questions with another EM, where no record tells it
 FETCHED = "on the hub; the study fetches it"
 SAMPLED = 16
 
@@ -59,7 +49,6 @@ class Checks:
     """Collects what was looked at: ``item``, ``ok``, ``message``; a refusal becomes a line."""
 
     def __init__(self, progress: Progress) -> None:
-        """Start with none."""
         self.found: list[dict[str, Any]] = []
         self._progress = progress
 
@@ -82,7 +71,7 @@ class Checks:
 
 def _pool_and_questions(parts: Assembly, name: str) -> str:
     scored = len(scored_questions(parts.source, name))
-    return f"{pool_size(parts, name)} support questions, {scored} to score"
+    return f"{run.pool_size(parts, name)} support questions, {scored} to score"
 
 
 def _check_data(checks: Checks, study: StudySettings, parts: Assembly) -> dict[str, int]:
@@ -180,7 +169,7 @@ def _check_backbone(
     if folder is None:
         return
     methods = [m for m in entry.methods if FILES_OF[m] and (not part.methods or m in part.methods)]
-    problems = [problem for m in methods for problem in weight_problems(folder, m)]
+    problems = [problem for m in methods for problem in run.weight_problems(folder, m)]
     for problem in problems:
         checks.add(f"{entry.name}: weights", problem, ok=False)
     if not problems:
@@ -191,14 +180,14 @@ def _check_backbone(
 
 def time_one_draw(study: StudySettings, out: Path, part: Part, progress: Progress) -> None:
     """Answer the first draw of one benchmark with every method that has no time yet; it stays."""
-    with locked(out):
-        check_folder(study, out)
+    with run.locked(out):
+        run.check_folder(study, out)
         known = measured_speed(out).spent
         every = reversed(all_cells(study, part))
         first = {cell.pair: cell for cell in every if cell.pair not in known}
         cells = list(reversed(first.values()))
-        check_cells(study, cells)
-        write_plan(study, out)
+        run.check_cells(study, cells)
+        run.write_plan(study, out)
         StudyRunner(study, out, progress).run(cells, draws=1)
 
 
@@ -222,9 +211,8 @@ def power(
 ) -> dict[str, Any]:
     """Tell how many questions show the paper's effects, and which effect the planned ones show.
 
-    Records tell the share of questions whose EM differs, and the deviation of one question's
-    difference; without them a share is assumed. ``needed`` is by effect (points of EM),
-    ``detectable`` the effect seen with 80 % power. Two-sided, 95 %, paired.
+    Of the share of questions whose EM differs and the deviation of their difference, both from
+    records (else a share is assumed); at 80 % power, two-sided, 95 %, paired.
     """
     share = ASSUMED_CHANGED if changed is None else changed
     needed = {
@@ -246,11 +234,7 @@ def power(
 
 
 def dry_run(study: StudySettings, out: Path, part: Part, progress: Progress) -> dict[str, Any]:
-    """Look at everything that a study needs; nothing is run or fetched.
-
-    ``ready``, ``checks``, ``cells``, ``questions``, ``hours`` (of the methods with a time, from
-    parts in `out`), ``unmeasured`` methods, ``backbones`` (hours by method) and ``power``.
-    """
+    """Look at everything that a study needs; nothing is run or fetched. Hours: of timed parts."""
     part.check(study)
     checks, parts = Checks(progress), Assembly(study.first())
     counts = _check_data(checks, study, parts)

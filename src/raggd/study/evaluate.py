@@ -12,7 +12,7 @@ from raggd.assembly import Assembly
 from raggd.data.benchmarks import choose_by_hash
 from raggd.data.prompts import answer_tokens
 from raggd.data.questions import read_demonstrations
-from raggd.evaluation.forms import infer_form
+from raggd.evaluation.metrics import infer_form
 from raggd.evaluation.price import look, questions_for
 from raggd.evaluation.runner import Item, Task, asked_items, support_sets, task_of
 from raggd.files import write_text
@@ -24,20 +24,15 @@ from raggd.report.own import OwnReport, own_report, sets_report
 from raggd.report.page import Case
 from raggd.retrieval.base import Retriever
 from raggd.settings import Settings, changed
-from raggd.study.folder import read_record
-from raggd.study.plan import Part, all_cells
-from raggd.study.run import run_study
+from raggd.study.plan import Part, StudySettings, all_cells, check_benchmarks, study_of
+from raggd.study.run import read_record, run_study
 from raggd.study.runner import Options, Turn
-from raggd.study.settings import StudySettings, check_benchmarks, study_of
 
 CASES = 12
 
 
 def usual_methods(parts: Assembly) -> list[str]:
-    """Return what is compared where nobody names methods: those of short tables that can run.
-
-    The method that adapts by default is among them, and so are the rivals whose files are there.
-    """
+    """Return what is compared where nobody names methods: those of short tables that can run."""
     there = {f for n in HEADLINE for f in FILES_OF[n] if (parts.weights / f).is_file()}
     able = [name for name in HEADLINE if set(FILES_OF[name]) <= there]
     return [name for name in METHODS if name in {*able, parts.adapting}]
@@ -53,10 +48,7 @@ def small_study(settings: Settings, methods: Sequence[str]) -> StudySettings:
 def run_evaluate(
     parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
 ) -> tuple[dict[str, Any], SmallReport]:
-    """Return what methods score on the benchmarks of the settings: the JSON result, the report.
-
-    What is finished in the folder `out` is not computed again.
-    """
+    """Score methods on the benchmarks of the settings: the JSON result, and the report."""
     study = small_study(parts.settings, methods)
     run_study(study, out, Part(), progress, loaded=parts, replace=True)
     report = small_report(out)
@@ -75,10 +67,7 @@ def demo_methods(parts: Assembly) -> list[str]:
 
 
 def demo_in(seconds: float, progress: Progress) -> tuple[Assembly, str]:
-    """Look at the machine, and choose as many questions as it answers in some seconds.
-
-    The demo's parts, and a sentence that says what was chosen.
-    """
+    """Choose as many questions as this machine answers in some seconds; say what was chosen."""
     parts = Assembly(demo_settings(), progress)
     methods = demo_methods(parts)
     steps = [SPECS[name].gradient_steps for name in methods]
@@ -101,11 +90,7 @@ def demo_in(seconds: float, progress: Progress) -> tuple[Assembly, str]:
 def choose_cases(
     tasks: Sequence[Task], records: Sequence[RunRecord], count: int, adapted: str
 ) -> list[Case]:
-    """Choose questions to show: those that `adapted` changed from the base first, better or worse.
-
-    A third of them are better and a third worse where there are so many, the rest unchanged ones,
-    then further changed ones.
-    """
+    """Choose questions to show: a third that `adapted` made better, a third worse, then others."""
     answers: dict[tuple[str, str], dict[str, Prediction]] = {}
     for record in records:
         for p in record.predictions:
@@ -129,10 +114,7 @@ def choose_cases(
 
 
 def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, Any], SmallReport]:
-    """Retrieve, adapt and answer with every method; write the tables, and the page ``demo.html``.
-
-    The JSON result (``n``, ``seconds``, ``methods``) and the report.
-    """
+    """Retrieve, adapt and answer with every method; write tables and the page ``demo.html``."""
     started, settings = time.monotonic(), parts.settings
     methods = demo_methods(parts)
     result, report = run_evaluate(parts, methods, out, progress)
@@ -142,7 +124,7 @@ def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, 
     notes = [
         f"{settings.evaluation.draws} support set(s) of {settings.target.demonstrations} "
         "demonstrations per benchmark each serve their share of the questions; the cost shown is "
-        "the median of one adaptation. Made by `raggd demo`.",
+        "the median of one adaptation. Made by `raggd demo`."
     ]
     page = report.page(
         "raggd demo: adapting a frozen language model in one forward pass",
@@ -159,12 +141,9 @@ def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, 
     return {"n": result["n"], "seconds": seconds, "methods": result["methods"]}, report
 
 
-FOLDS = 4
-"""Parts of the demonstrations in cross-validation: each is asked, adapted to the other three."""
-FEWEST = 12
-"""Answered questions from which cross-validation is done."""
-DRAWS = 3
-"""Support sets at most where demonstrations come apart from the questions."""
+FOLDS = 4  # of the cross-validation: each is asked, adapted to the other three
+FEWEST = 12  # answered questions from which cross-validation is done
+DRAWS = 3  # support sets at most where demonstrations come apart from the questions
 
 
 def own_methods(parts: Assembly) -> list[str]:
@@ -205,8 +184,7 @@ def own_task(
 ) -> Task:
     """Make a task of one's own questions, in draws: each a support set and the questions it serves.
 
-    Demonstrations are shown, as many as ``target.demonstrations`` in a set; without any, the
-    questions are cross-validated, in folds.
+    Without demonstrations the questions are cross-validated, in folds.
 
     Raises:
         RaggdError: there are too few questions to be cross-validated.
@@ -295,11 +273,7 @@ def _written(report: OwnReport, out: Path) -> dict[str, Any]:
 
 
 def set_task(support: SupportSet, asked: Sequence[Question], retriever: Retriever, k: int) -> Task:
-    """Make a task of a support set: other questions, or its own, each adapted to all but it.
-
-    Raises:
-        RaggdError: there are no other questions, and one example alone.
-    """
+    """Make a task of a set: other questions, or each of its own by the rest; one is refused."""
     shown = support.demonstrations
     if asked:
         items = tuple(asked_items(asked, [support], retriever, k))

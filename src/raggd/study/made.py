@@ -19,7 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from raggd.adaptation.supports import draw_supports
+from raggd.adaptation.targets import draw_supports
 from raggd.assembly import Assembly
 from raggd.data.answers import normalise_answer
 from raggd.data.benchmarks import known_benchmarks, scored_questions, support_pool
@@ -38,18 +38,15 @@ from raggd.report.tables import Table
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import Evidence, evidence_for
 from raggd.settings import changed
-from raggd.study.folder import locked, write_plan
-from raggd.study.plan import all_cells
+from raggd.study.plan import all_cells, study_of
+from raggd.study.run import locked, write_plan
 from raggd.study.runner import StudyRunner
-from raggd.study.settings import study_of
 
 MADE = "rag-gd-made"
 PASSAGES_PER_QUESTION = 10
-PASSAGES_PER_PROPOSAL = 200
-"""Passages drafted from for one proposal, before the search is given up; most lend no sentence."""
+PASSAGES_PER_PROPOSAL = 200  # drafted from before the search is given up
 
-Judge = Callable[[Draft], Draft | None]
-"""Accepts a proposal, changes it, or refuses it (None)."""
+Judge = Callable[[Draft], Draft | None]  # accepts a proposal, changes it, or refuses it (None)
 
 
 class ReviewStoppedError(Exception):
@@ -108,8 +105,7 @@ def propose(
 ) -> Iterator[Draft]:
     """Yield drafts that survived the round trip, batch by batch, until the reader stops.
 
-    At most one per passage, and no answer twice: three demonstrations with one answer would teach
-    that answer. `seed` changes the sentences that are tried; `counted` counts on.
+    At most one per passage, and no answer twice: three alike would teach that answer.
     """
     answers: set[str] = set()
     waiting: list[tuple[Draft, Evidence]] = []
@@ -154,11 +150,7 @@ def as_line(proposal: Draft) -> dict[str, Any]:
 
 
 def edited(proposal: Draft, question: str, answer: str) -> Draft:
-    """Return a proposal with a reviewer's words.
-
-    Raises:
-        RaggdError: one of them is empty.
-    """
+    """Return a proposal with a reviewer's words; an empty one is refused."""
     if not question.strip() or not answer.strip():
         raise RaggdError("a demonstration needs a question and an answer: neither may be empty.")
     return replace(proposal, question=question.strip(), answer=answer.strip())
@@ -193,14 +185,7 @@ def run_make(
     judge: Judge | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Propose demonstrations from the corpus and write those that are kept, after each one.
-
-    A `judge` is a reviewer; without one all are kept that survived the round trip. What is returned
-    is ``made``, ``out`` and ``yield``, the counts of `Yield`.
-
-    Raises:
-        RaggdError: no passage led to a demonstration.
-    """
+    """Propose demonstrations from the corpus; write those that a `judge`, if any, keeps."""
     chosen = choose_passages(read_passages(parts.corpus), PASSAGES_PER_PROPOSAL * count, seed)
     counted, lines = Yield(), list[str]()
     for proposal in made(parts, chosen, count, seed, counted, judge):
@@ -230,11 +215,7 @@ def pool_passages(parts: Assembly, name: str) -> list[Passage]:
 def made_pool(
     parts: Assembly, name: str, count: int, out: Path, progress: Progress
 ) -> tuple[list[Question], dict[str, int]]:
-    """Make demonstrations for a task, or read those that ``made-<name>.json`` keeps; and the yield.
-
-    Raises:
-        RaggdError: there are fewer than one support set needs.
-    """
+    """Make a task's demonstrations, or read ``made-<name>.json``; and the yield. Few: refused."""
     seed, needed = parts.settings.evaluation.seed, parts.settings.target.demonstrations
     passages = pool_passages(parts, name)
     identity = content_id(
@@ -282,10 +263,7 @@ def _made_supports(
 def run_compare(
     parts: Assembly, names: Sequence[str], out: Path, progress: Progress
 ) -> tuple[dict[str, Any], list[Table]]:
-    """Score base, one update for all, RAG-GD from gold and RAG-GD from made demonstrations.
-
-    Made demonstrations, part files and records are kept in `out`; an interrupted run continues.
-    """
+    """Score base, one update for all, RAG-GD from gold and RAG-GD from made demonstrations."""
     gold, supports = parts.adapting, dict[str, SupportSet]()
     benchmarks = known_benchmarks(names, parts.source)
     settings = changed(parts.settings, "evaluation", benchmarks=benchmarks)

@@ -1,10 +1,17 @@
-"""Running what is not finished of a study, counting what is there, and repeating a record."""
+"""A study's folder, running what is not finished in it, counting, and repeating a record.
+
+A folder has a lock, a plan and records; what cannot be computed is refused before anything is.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,25 +19,173 @@ from pydantic import ValidationError
 
 from raggd.assembly import Assembly
 from raggd.backbone.identity import differences
-from raggd.files import read_json
+from raggd.data.benchmarks import support_pool
+from raggd.files import read_json, tensor_header, write_json
+from raggd.methods.spec import BASE_FILE, FILES_OF, made_by
 from raggd.progress import Progress
+from raggd.provenance import utc_now, versions
 from raggd.records import RaggdError, RunRecord
+from raggd.report.grid import PLAN_FILE
 from raggd.settings import Settings, changed
-from raggd.study.folder import check_cells, check_folder, locked, read_record, write_plan
 from raggd.study.plan import (
     Cell,
     Identities,
     Pair,
     Part,
+    StudySettings,
     all_cells,
     cell_size,
     draws_of,
+    study_of,
 )
 from raggd.study.runner import Options, StudyRunner, measured_speed
-from raggd.study.settings import StudySettings, study_of
 
-First = Callable[[StudyRunner, list[Cell]], dict[str, Any]]
-"""Makes part files elsewhere, before this process looks for them; returns what to report."""
+LOCK_FILE = "study.lock"
+_QUESTIONS = {
+    "data": ("folder", "corpus"),
+    "retrieval": ("top_k",),
+    "target": ("demonstrations",),
+    "evaluation": ("questions", "whole", "draws", "support"),
+}
+"""What decides which questions are asked with which evidence; a folder holds one such choice."""
+
+
+def weight_problems(folder: Path, method: str) -> Iterator[str]:
+    """Say what is wrong with the weights of a method, a sentence each."""
+    from raggd.adaptation.trained_once import load_base
+
+    files = FILES_OF[method]
+    missing = [name for name in files if not (folder / name).is_file()]
+    if missing:
+        made = [f"{name} (made by `{made_by(name)}`)" for name in missing]
+        yield f"{method} needs {', '.join(made)} in {folder}"
+        return
+    made_for = {name: tensor_header(folder / name).get("base") for name in files}
+    named = {name: base for name, base in made_for.items() if name != BASE_FILE and base}
+    fingerprint = load_base(folder / BASE_FILE).fingerprint if named else ""
+    for name, base in named.items():
+        if base != fingerprint:
+            yield (
+                f"{method}: {folder / name} was trained for base adapter {base}, the one beside it "
+                f"is {fingerprint}"
+            )
+
+
+def pool_size(parts: Assembly, benchmark: str) -> int:
+    """Count the questions that support sets are drawn from; less than one set is refused."""
+    size, needed = len(support_pool(parts.source, benchmark)), parts.settings.target.demonstrations
+    if size < needed:
+        raise RaggdError(
+            f"the support pool of {benchmark} holds {size} questions, fewer than "
+            f"target.demonstrations = {needed}."
+        )
+    return size
+
+
+def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = True) -> None:
+    """Refuse cells that cannot be computed, before any is; `pools`: drawn from the source."""
+    problems = list[str]()
+    for backbone, method in dict.fromkeys(cell.pair for cell in cells):
+        if FILES_OF.get(method):
+            problems += weight_problems(Assembly(study.first(backbone)).weights, method)
+    if problems:
+        raise RaggdError(
+            f"{'; '.join(problems)}. Train what is missing, name the right folder "
+            "(adapter.weights; in a study [[backbones]] weights), or run the rest by --methods and "
+            "--backbones."
+        )
+    parts = Assembly(study.first())
+    for name in dict.fromkeys(cell.benchmark for cell in cells if pools):
+        try:
+            pool_size(parts, name)
+        except RaggdError as error:
+            problems.append(str(error))
+    if problems:
+        raise RaggdError(f"{' '.join(problems)} Add questions, or run the rest by --benchmarks.")
+
+
+def _choice(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        f"{section}.{name}": settings[section][name]
+        for section, names in _QUESTIONS.items()
+        for name in names
+    }
+
+
+def check_folder(study: StudySettings, out: Path) -> None:
+    """Refuse a folder that holds a study of other questions; names and seeds may be added."""
+    path = out / PLAN_FILE
+    if not path.exists():
+        return
+    known = read_json(path, what="study plan")
+    try:
+        there = _choice(known["settings"])
+    except (KeyError, TypeError) as error:
+        raise RaggdError(f"{path} is not the plan of a study: choose another folder.") from error
+    for name, value in _choice(study.model_dump()).items():
+        if there[name] != value:
+            raise RaggdError(
+                f"{out} holds another study: its {name} is {there[name]!r}, this one's is "
+                f"{value!r}. Choose another folder by --out."
+            )
+
+
+def write_plan(study: StudySettings, out: Path) -> None:
+    """Write ``study.json``: settings and cells. An equal plan is left as it is."""
+    path = out / PLAN_FILE
+    cells = [asdict(cell) | {"path": cell.path} for cell in all_cells(study)]
+    plan = {"settings": study.model_dump(), "cells": cells}
+    if path.exists():
+        known = read_json(path, what="study plan")
+        if all(known.get(name) == value for name, value in plan.items()):
+            return
+    write_json(path, plan | {"versions": versions(), "created": utc_now()})
+
+
+def read_record(path: Path) -> RunRecord:
+    """Read the run record in a file; anything else is refused."""
+    try:
+        return RunRecord.from_json(path.read_text(encoding="utf-8"), source=str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise RaggdError(f"cannot read the record {path}: {error}.") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder, made if it is not there, for one writer; a second one is refused."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        stream = (folder / LOCK_FILE).open("a+", encoding="utf-8")
+    except OSError as error:
+        raise RaggdError(
+            f"cannot write in {folder} ({error.strerror}): choose another folder by --out."
+        ) from error
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.seek(0)
+            raise RaggdError(
+                f"another study is running in {folder} (process {stream.read().strip() or '?'}): "
+                "wait for it, stop it, or choose another folder by --out."
+            ) from error
+        stream.truncate(0)
+        stream.write(f"{os.getpid()}\n")
+        stream.flush()
+        try:
+            yield
+        finally:
+            own = {LOCK_FILE, PLAN_FILE}
+            if {path.name for path in folder.iterdir()} <= own:  # a refused study leaves no trace
+                for name in own:
+                    (folder / name).unlink(missing_ok=True)
+                with suppress(OSError):
+                    folder.rmdir()
+
+
+# Running what is not finished, counting, repeating.
+
+First = Callable[[StudyRunner, list[Cell]], dict[str, Any]]  # makes part files elsewhere, first
 
 
 def run_study(
@@ -45,9 +200,8 @@ def run_study(
 ) -> dict[str, Any]:
     """Run what is not finished of a study. Cells that cannot be computed are reported at the end.
 
-    `first` makes part files elsewhere (the workers of a cluster); `replace` lets a study of other
-    questions in the folder be replaced. Result: ``cells`` of the piece, how many are ``complete``,
-    how many of them were made ``now``, and what `first` returned.
+    `first` makes part files elsewhere (the workers of a cluster) and returns what to report;
+    `replace` lets a study of other questions in the folder be replaced.
     """
     part.check(study)
     cells = all_cells(study, part)
@@ -64,13 +218,7 @@ def run_study(
 
 
 def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
-    """Count what is there of a study, or of a piece of it, without loading a model.
-
-    ``cells``, how many are ``complete``, the ``questions`` that their records answer, the same by
-    backbone, and the ``parts`` (draws of a method) that are there, of ``parts_planned``: while a
-    study runs, these grow first. ``hours_left`` comes from the times of those parts; None before
-    there is one.
-    """
+    """Count cells, answers and parts that are there, and the hours left; no model is loaded."""
     part.check(study)
     cells, identities = all_cells(study, part), Identities(study)
     answered = {
@@ -145,10 +293,9 @@ def _study_of(record: RunRecord, source: Path) -> StudySettings:
 
 
 def replay(record: RunRecord, source: Path, progress: Progress) -> dict[str, Any]:
-    """Compute a record anew from its settings and compare; `source` is its file, for messages.
+    """Compute a record anew from its settings and compare answers; `source` is its file.
 
-    ``questions``, how many answers are the ``same``, the ``different`` ones with both answers, and
-    the ``changed`` hashes (data, index, weights, prompt) that would explain them.
+    ``changed`` hashes (data, index, weights, prompt) would explain the ``different`` ones.
     """
     study = _study_of(record, source)
     with tempfile.TemporaryDirectory() as scratch:

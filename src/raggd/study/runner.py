@@ -24,24 +24,9 @@ from raggd.methods.base import Method
 from raggd.progress import Progress
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import holds_answer
-from raggd.study.plan import Cell, Identities, Pair, cell_size, draws_of
-from raggd.study.settings import StudySettings
+from raggd.study.plan import Cell, Identities, Pair, StudySettings, cell_size, draws_of
 
 _PART = re.compile(r"^(?P<benchmark>.+)-(?P<draw>\d{3})-(?P<method>.+)\.json$")
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration in words.
-
-    >>> [duration_text(value) for value in (8, 95, 4000, 90000)]
-    ['8 s', '1 min 35 s', '1 h 6 min', '25 h 0 min']
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 @dataclass
@@ -57,10 +42,7 @@ class Speed:
         self.answered[pair] += questions
 
     def left(self, waiting: Mapping[Pair, int]) -> float | None:
-        """Return the seconds that waiting questions will take; None before any was measured.
-
-        Of a method without a time it is the backbone's mean, else that of all.
-        """
+        """Estimate the seconds of waiting questions, by method or backbone; None if unmeasured."""
         if not self.spent:
             return None
         total = 0.0
@@ -70,33 +52,6 @@ class Speed:
             answered = sum(self.answered[k] for k in near)
             total += questions * sum(self.spent[k] for k in near) / answered
         return total
-
-
-@dataclass
-class Watch:
-    """Counts what is done and tells the user, batch by batch."""
-
-    show: Progress
-    waiting: Counter[Pair]
-    total: int = 0
-    done: int = 0
-    speed: Speed = field(default_factory=Speed)
-
-    def __post_init__(self) -> None:
-        self.total = self.waiting.total()
-
-    def advance(self, label: str, questions: int) -> None:
-        """Report questions that were answered or found answered."""
-        self.done += questions
-        left = self.speed.left(self.waiting)
-        text = f"{label}, about {duration_text(left)} left" if left is not None else label
-        self.show(text, self.done, self.total)
-
-    def part_done(self, pair: Pair, questions: int, seconds: float | None) -> None:
-        """File a finished part and the seconds that it took, where they are known."""
-        self.waiting[pair] = max(0, self.waiting[pair] - questions)
-        if seconds is not None:
-            self.speed.add(pair, questions, seconds)
 
 
 def measured_speed(out: Path) -> Speed:
@@ -111,18 +66,12 @@ def measured_speed(out: Path) -> Speed:
     return speed
 
 
-Own = Mapping[str, Callable[[Assembly], Method]]
-"""Methods that are in no table, by name, and how each is made from the parts of a run."""
-Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]
-"""Does work that needs the model, when it is free."""
+Own = Mapping[str, Callable[[Assembly], Method]]  # methods of no table, and how each is made
+Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]  # waits until the model is free
 
 
 class Options(TypedDict, total=False):
-    """What a run is given besides its study.
-
-    `loaded` are parts of which runs keep what fits; `own` are further methods; `tasks` those that
-    are in no data source, by the name of their benchmark; `turn` does what needs the model.
-    """
+    """What a run is given besides its study: loaded parts, further methods, tasks of no source."""
 
     loaded: Assembly
     own: Own
@@ -139,21 +88,17 @@ class Unit:
 
 
 class StudyRunner:
-    """Holds what units share: tasks by retriever, one backbone and its methods at a time.
-
-    Attributes:
-        failed: cells that could not be computed, with the reason.
-    """
+    """Holds what units share: tasks by retriever, one backbone and its methods at a time."""
 
     def __init__(
         self, study: StudySettings, out: Path, progress: Progress, **options: Unpack[Options]
     ) -> None:
-        """Load nothing yet."""
         self.study = study
         self.out = out
         self.identities = Identities(study)
-        self.failed: dict[Cell, str] = {}
+        self.failed: dict[Cell, str] = {}  # cells that could not be computed, with the reason
         self._progress = progress
+        self._done = self._total = 0  # questions, of which the user is told
         self._own = options.get("own", {})
         self._given = options.get("tasks", {})
         self._turn: Turn = options.get("turn", operator.call)
@@ -195,14 +140,11 @@ class StudyRunner:
             self._methods[name] = make(parts) if make else parts.method(name)
         return self._methods[name]
 
-    def expected(self, cells: Sequence[Cell]) -> Counter[Pair]:
-        """Return the questions of cells by backbone and method, before tasks are built."""
-        counts = Counter[Pair]()
-        for cell in cells:
-            parts, given = self.source(cell.retriever, cell.seed), self._given.get(cell.benchmark)
-            size = given.size if given else cell_size(self.study, parts, cell.benchmark)
-            counts[cell.pair] += size
-        return counts
+    def _size(self, cell: Cell) -> int:
+        # before its task is built
+        if cell.benchmark in self._given:
+            return self._given[cell.benchmark].size
+        return cell_size(self.study, self.source(cell.retriever, cell.seed), cell.benchmark)
 
     def units(self, cells: Sequence[Cell]) -> list[Unit]:
         """Return the work, draws first: early parts are a small study of their own."""
@@ -223,10 +165,10 @@ class StudyRunner:
         Raises:
             RaggdError: there are cells that could not be computed: which, and why.
         """
-        watch = Watch(self._progress, self.expected(cells))
+        self._done, self._total = 0, sum(map(self._size, cells))
         for unit in self.units(cells):
             if draws is None or unit.draw < draws:
-                self.run_unit(unit, watch)
+                self.run_unit(unit)
         if not self.failed:
             return
         reasons: dict[str, list[str]] = {}
@@ -238,7 +180,7 @@ class StudyRunner:
             f"there. {listed}"
         )
 
-    def run_unit(self, unit: Unit, watch: Watch) -> None:
+    def run_unit(self, unit: Unit) -> None:
         """Answer one draw with every method of the unit; finished cells get their record."""
         first, draw = unit.cells[0], unit.draw
         task = self.task(first.seed, first.retriever, first.benchmark)
@@ -251,14 +193,15 @@ class StudyRunner:
             label = f"{cell.backbone}, {cell.retriever}, {cell.benchmark}: {cell.method}"
             try:
                 run = self.cell_run(cell, task, parts)
-                part = self._turn(partial(run.part, draw, partial(watch.advance, label)))
+                self._turn(partial(run.part, draw, partial(self._advance, label)))
                 if draw == len(task.draws) - 1:
                     self._write_record(cell, run)
             except RaggdError as error:
                 self.failed[cell] = str(error)
-                del watch.waiting[cell.pair]  # some of its questions cannot be answered
-                continue
-            watch.part_done(cell.pair, len(task.draws[draw]), part.get("seconds"))
+
+    def _advance(self, label: str, questions: int) -> None:
+        self._done += questions
+        self._progress(label, self._done, self._total)
 
     def cell_run(self, cell: Cell, task: Task, parts: Assembly) -> CellRun:
         """Return the method of a cell on its task; part files lie in the study's folder."""

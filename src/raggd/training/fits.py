@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from raggd.adaptation.base_adapter import save_base, train_base
-from raggd.adaptation.following import train_following, training_lessons
+from raggd.adaptation import training
+from raggd.adaptation.following import SHOWN, Use, train_following, training_lessons
 from raggd.adaptation.optimizer import seconds_spent
 from raggd.adaptation.predictors.base import (
     MeanPredictor,
+    MLPPredictor,
     Predictor,
     load_predictor,
     mean_predictor,
@@ -21,25 +22,12 @@ from raggd.adaptation.predictors.base import (
     save_task_means,
 )
 from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, save_gate
-from raggd.adaptation.predictors.mlp import MLPPredictor
 from raggd.adaptation.predictors.modulation import save_modulation
 from raggd.adaptation.predictors.ridge import ridge_predictor
-from raggd.adaptation.prompt_tuning import save_prefix, train_prefix
-from raggd.adaptation.supports import draw_supports
-from raggd.adaptation.targets import (
-    Targets,
-    denoised,
-    load_targets,
-    split_held_out,
-)
-from raggd.adaptation.training import (
-    check_targets,
-    plan_lessons,
-    task_means,
-    train_hyper,
-    train_predictor,
-)
-from raggd.core.low_rank import BaseAdapter, load_update
+from raggd.adaptation.targets import Targets, denoised, draw_supports, load_targets, split_held_out
+from raggd.adaptation.trained_once import save_base, save_prefix, train_base, train_prefix
+from raggd.backbone.load import compile_layers
+from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import known_benchmarks
 from raggd.data.prepared import prepared_id
 from raggd.data.prompts import Prompt
@@ -52,15 +40,7 @@ from raggd.study.alignment import alignment_summary
 from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_store
 
 Facts = dict[str, Any]
-HYPER_FILES = {"zero": spec.HYPER_FILE, "predictor": spec.TUNED_FILE, "mean": spec.MEAN_TUNED_FILE}
-"""What each start of HyperTuning ends in."""
-FOLLOWING_FILES = {
-    (True, False): spec.EXAMPLES_FILE,
-    (True, True): spec.EXAMPLES_BOTH_FILE,
-    (False, False): spec.EXAMPLES_CONSTANT_FILE,
-    (False, True): spec.EXAMPLES_UPDATE_FILE,
-}
-"""What learning from examples ends in, by whether they are shown and whether it predicts."""
+HELD_OUT_SHARE = 0.2  # of each task's sets, on which a predictor is tried instead
 
 
 def _checkpoint(run: Run, file: str) -> Path:
@@ -73,7 +53,7 @@ def _train(
     # what a trainer makes with the backbone, and the facts that all trainings have
     checkpoint, name = _checkpoint(run, file), Path(file).stem
     named |= {"checkpoint": checkpoint, "progress": run.losses(name)}
-    with run.compiled():
+    with compile_layers(run.parts.backbone):
         made, history = trainer(run.parts.backbone, *given, **named)
     losses = [round(x, 4) for x in history]
     return made, {"seconds": seconds_spent(checkpoint), "loss": losses}
@@ -84,13 +64,13 @@ def hashes_of(run: Run, *files: str) -> dict[str, str]:
     return {file: weights_hash(run.out / file) for file in files}
 
 
-def base(run: Run) -> Facts:
+def base(run: Run, file: str) -> Facts:
     """Return the facts of training the base adapter W0 (paper section 5)."""
     prompts, settings = base_examples(run), run.settings
     shape = run.parts.backbone.adapter_spec(settings.adapter)
     given = (shape, prompts, settings.base_training)
-    made, facts = _train(run, spec.BASE_FILE, train_base, *given)
-    save_base(run.out / spec.BASE_FILE, made)
+    made, facts = _train(run, file, train_base, *given)
+    save_base(run.out / file, made)
     return {
         **facts,
         "examples": len(prompts),
@@ -101,12 +81,12 @@ def base(run: Run) -> Facts:
     }
 
 
-def prompt(run: Run) -> Facts:
+def prompt(run: Run, file: str) -> Facts:
     """Return the facts of training the soft prefix on the base adapter's examples."""
     prompts = base_examples(run)
     given = (prompts, run.settings.prompt_tuning)
-    prefix, facts = _train(run, spec.PROMPT_FILE, train_prefix, *given)
-    save_prefix(run.out / spec.PROMPT_FILE, prefix)
+    prefix, facts = _train(run, file, train_prefix, *given)
+    save_prefix(run.out / file, prefix)
     return {
         **facts,
         "examples": len(prompts),
@@ -116,21 +96,18 @@ def prompt(run: Run) -> Facts:
     }
 
 
-def examples(run: Run) -> Facts:
+def examples(run: Run, file: str, use: Use = SHOWN) -> Facts:
     """Return the facts of training the step that follows examples, or one of its rivals."""
     settings, base, rows = run.settings.examples, run.parts.base, run.rows()
-    lessons = training_lessons(run.parts.backbone.tokenizer, rows, settings)
-    file = FOLLOWING_FILES[settings.show, settings.predict]
-    file = spec.EXAMPLES_WHOLE_FILE if settings.passages else file
-    start = load_update(settings.start).to(base.device) if settings.start else None
-    given = (base, lessons, settings)
-    made, facts = _train(run, file, train_following, *given, start=start)
-    if settings.predict:
+    lessons = training_lessons(run.parts.backbone.tokenizer, rows, settings, use)
+    made, facts = _train(run, file, train_following, base, lessons, settings, use)
+    if use.predict:
         save_modulation(run.out / file, made)
     else:
         made.constant().map(lambda tensor: tensor.to(torch.bfloat16)).save(run.out / file)
     return {
         **facts,
+        **use._asdict(),
         "base": base.fingerprint,
         "data": prepared_id(rows),
         "lessons": len(lessons),
@@ -138,10 +115,10 @@ def examples(run: Run) -> Facts:
     }
 
 
-def targets(run: Run) -> Facts:
+def targets(run: Run, file: str) -> Facts:
     """Return the facts of the K-step targets (paper equation 8); continues where it stopped."""
     store = target_store(run)
-    with run.compiled():
+    with compile_layers(run.parts.backbone):
         store.build_all(lambda done, total: run.progress("targets", done, total))
     return {
         "sets": len(store.supports),
@@ -152,10 +129,10 @@ def targets(run: Run) -> Facts:
 
 
 def _split(run: Run, steps: int = 0) -> tuple[Targets, Targets, Facts]:
-    # targets to train on, those held out, and what the record says of both
+    # targets of K steps (0: the store's own) to train on, those held out, and facts of both
     stored, w0 = run.targets(steps), run.parts.base
-    check_targets(w0, stored)
-    kept, held = split_held_out(stored, run.settings.predictor.held_out_share)
+    training.check_targets(w0, stored)
+    kept, held = split_held_out(stored, HELD_OUT_SHARE)
     return kept, held, {"base": w0.fingerprint, "targets": stored.identity}
 
 
@@ -172,14 +149,16 @@ def _fits(
     }
 
 
-def predictor(run: Run) -> Facts:
-    """Return the facts of fitting the predictor (equation 9) and its control, the mean update."""
+def predictor(run: Run, file: str, steps: int = 0) -> Facts:
+    """Return the facts of fitting the predictor (equation 9) and its control, the mean update.
+
+    They learn the targets of K `steps`, one of `target.keep`; 0 is `target.steps`.
+    """
     settings, w0 = run.settings.predictor, run.parts.base
-    kept, held, facts = _split(run, settings.target_steps)
-    suffix = f"-k{settings.target_steps}" if settings.target_steps else ""
-    files = {"rag-gd": f"predictor{suffix}.safetensors", "mean-update": f"mean{suffix}.safetensors"}
+    kept, held, facts = _split(run, steps)
+    files = {"rag-gd": file, "mean-update": file.replace("predictor", "mean")}
     checkpoint = _checkpoint(run, files["rag-gd"])
-    fitted, history = train_predictor(
+    fitted, history = training.train_predictor(
         w0, kept, settings, checkpoint=checkpoint, progress=run.losses("predictor", 4)
     )
     save_predictor(run.out / files["rag-gd"], fitted)
@@ -195,86 +174,80 @@ def predictor(run: Run) -> Facts:
     }
 
 
-def ridge(run: Run) -> Facts:
+def ridge(run: Run, file: str) -> Facts:
     """Return the facts of the predictor in closed form, from the targets of the MLP."""
-    settings, w0 = run.settings, run.parts.base
-    kept, held, facts = _split(run, settings.predictor.target_steps)
-    goals, scale = denoised(kept).vectors, settings.ridge.scale
-    fitted = ridge_predictor(w0.spec, w0.fingerprint, kept.states, goals, scale)
-    save_predictor(run.out / spec.RIDGE_FILE, fitted)
+    w0, (kept, held, facts) = run.parts.base, _split(run)
+    fitted = ridge_predictor(w0.spec, w0.fingerprint, kept.states, denoised(kept).vectors)
+    save_predictor(run.out / file, fitted)
     known = {
-        "rag-gd-ridge": load_predictor(run.out / spec.RIDGE_FILE),
+        "rag-gd-ridge": load_predictor(run.out / file),
         "mean-update": mean_predictor(w0.spec, w0.fingerprint, kept.vectors),
     }
-    hashes = hashes_of(run, spec.RIDGE_FILE)
+    hashes = hashes_of(run, file)
     return {**facts, **_fits(w0, kept, held, known), "hashes": hashes}
 
 
 def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
-    """Make the questions that HyperTuning learns from: a support set's number, an answered prompt.
-
-    They are in the order of the plan.
-    """
+    """Make what HyperTuning learns from, in order: a support set's number, an answered prompt."""
     tasks = known_benchmarks(sorted(set(kept.tasks)))
     pools = {name: lesson_pool(run, name) for name in tasks}
-    lessons = plan_lessons(kept, pools, run.settings.hyper_tuning)
+    lessons = training.plan_lessons(kept, pools, run.settings.hyper_tuning)
     asked = {lesson.question.id: lesson.question for lesson in lessons}
     prompts = run.prompts(list(asked.values()), run.settings.target.max_tokens)
     by_id = dict(zip(asked, prompts, strict=True))
     return [(lesson.support, by_id[lesson.question.id]) for lesson in lessons]
 
 
-def _start(run: Run) -> MLPPredictor | None:
-    if run.settings.hyper_tuning.start != "predictor":
-        return None
-    # read anew: it is changed in place, and `parts` keeps what it has read
-    path = weight_file(run.parts.weights, spec.PREDICTOR_FILE)
-    start = load_predictor(path, run.parts.device)
-    if not isinstance(start, MLPPredictor):
-        raise RaggdError(f"{path} has no network that could be tuned.")
-    return start
+def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "zero") -> Facts:
+    """Return the facts of a predictor trained through the answer loss of other questions.
 
+    It begins with no update, the trained predictor, or the mean target: then it stays one for all.
 
-def hyper(run: Run) -> Facts:
-    """Return the facts of a predictor trained through the answer loss of other questions."""
-    settings, w0 = run.settings, run.parts.base
+    Raises:
+        RaggdError: the trained predictor is no network.
+    """
+    settings, w0, start = run.settings, run.parts.base, None
     kept, _, facts = _split(run)
-    file = HYPER_FILES[settings.hyper_tuning.start]
+    if begin == "predictor":
+        # read anew: it is changed in place, and `parts` keeps what it has read
+        path = weight_file(run.parts.weights, spec.PREDICTOR_FILE)
+        start = load_predictor(path, run.parts.device)
+        if not isinstance(start, MLPPredictor):
+            raise RaggdError(f"{path} has no network that could be tuned.")
     given = (w0, kept, hyper_lessons(run, kept), settings.predictor, settings.hyper_tuning)
-    made, told = _train(run, file, train_hyper, *given, start=_start(run))
+    made, told = _train(
+        run, file, training.train_hyper, *given, start=start, constant=begin == "mean"
+    )
     saved: MLPPredictor | MeanPredictor = made
-    if file == spec.MEAN_TUNED_FILE:  # one update for all sets: what any states give
+    if begin == "mean":  # what any states give
         vectors = made.predict(kept.states[:1]).vector()
         saved = mean_predictor(w0.spec, w0.fingerprint, vectors)
     save_predictor(run.out / file, saved)
-    return {**told, **facts, "sets": len(kept), "hashes": hashes_of(run, file)}
+    about = {"start": begin, "sets": len(kept), "hashes": hashes_of(run, file)}
+    return {**told, **facts, **about}
 
 
-def task_mean(run: Run) -> Facts:
+def task_mean(run: Run, file: str) -> Facts:
     """Return the facts of the average target of each task, which knows the task alone."""
     w0, found = run.parts.base, [load_targets(store) for store in run.stores]
-    means = task_means(w0, found)
-    save_task_means(run.out / spec.TASK_MEAN_FILE, w0, means)
+    means = training.task_means(w0, found)
+    save_task_means(run.out / file, w0, means)
     return {
         "base": w0.fingerprint,
         "targets": [store.identity for store in found],
         "sets": {task: sum(store.tasks.count(task) for store in found) for task in means},
-        "hashes": hashes_of(run, spec.TASK_MEAN_FILE),
+        "hashes": hashes_of(run, file),
     }
 
 
 GATE_SETS, PROBES, GATE_SEED = 36, 8, 11
 """Support sets per training task that a gate is fitted on; questions that each is tried on."""
 SCALES = (0.5, 1.0, 2.0, 3.0, 4.0)
-NOISE = (0.0, 0.5, 1.0)
-"""Shares of random passages in their evidence; support sets take turns."""
+NOISE = (0.0, 0.5, 1.0)  # shares of random passages in their evidence; support sets take turns
 
 
 def gate_trials(run: Run) -> list[tuple[float, Trial]]:
-    """Draw support sets and probes of all training tasks, tasks in turn, noise in turn.
-
-    Each trial comes with its share of random passages.
-    """
+    """Draw support sets and probes of all training tasks, tasks in turn, each with its noise."""
     settings = run.settings
     size, k = settings.target.demonstrations, settings.retrieval.top_k
     retrievers = [(noise, run.noisy(noise)) for noise in NOISE]
@@ -299,7 +272,7 @@ def _by_label(gains: Tensor, labels: list[str]) -> dict[str, list[float]]:
     }
 
 
-def gate(run: Run) -> Facts:
+def gate(run: Run, file: str) -> Facts:
     """Return the facts of a gate fitted to what the tuned predictor's updates gain."""
     parts = run.parts
     hashed = weights_hash(weight_file(parts.weights, spec.TUNED_FILE))
@@ -317,7 +290,7 @@ def gate(run: Run) -> Facts:
     )
     gains = (losses[:, :1] - losses[:, 1:]).mean(-1)
     fitted = fit_gate(states, gains, torch.tensor(SCALES))
-    save_gate(run.out / spec.GATE_FILE, fitted, hashed)
+    save_gate(run.out / file, fitted, hashed)
     chosen = fitted.choose(states)
     return {
         "predictor": hashed,

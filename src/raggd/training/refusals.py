@@ -24,9 +24,9 @@ from raggd.training.fits import hashes_of
 from raggd.training.run import Run
 
 
-def refusals(run: Run) -> dict[str, Any]:
+def refusals(run: Run, file: str) -> dict[str, Any]:
     """Return the facts of fitting the rule that decides whether to refuse."""
-    rows, path = run.rows(), run.out / spec.REFUSALS_FILE
+    rows, path = run.rows(), run.out / file
     path.unlink(missing_ok=True)  # lessons are read without one
     token = answer_tokens(run.parts.backbone.tokenizer, REFUSAL)[0]
     features, wanted = _features(run, rows, token)

@@ -3,42 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
-from raggd.adaptation.supports import answered_prompt, draw_supports
-from raggd.adaptation.targets import Targets, TargetStore, load_targets
+from raggd.adaptation.targets import (
+    Targets,
+    TargetStore,
+    answered_prompt,
+    draw_supports,
+    load_targets,
+)
 from raggd.assembly import Assembly
-from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
 from raggd.data.prepared import Prepared, prepared_id, read_prepared
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import support_sets
 from raggd.progress import Progress, silent
-from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, SupportSet
+from raggd.records import Hit, Passage, Question, RaggdError
+from raggd.retrieval import evidence
 from raggd.retrieval.base import Retriever
-from raggd.retrieval.evidence import (
-    Evidence,
-    NoisyRetriever,
-    evidence_for,
-    holds_answer,
-    is_answerable,
-    make_demonstrations,
-    prepare,
-)
 from raggd.settings import Settings
 
 T = TypeVar("T")
 
 
 class PreparedRetriever:
-    """Finds the passages that a prepared file holds for a question; knows no other question."""
+    """Finds the passages that `raggd data prepare` wrote for a question; knows no other."""
 
     def __init__(self, path: Path) -> None:
-        """Read what `raggd data prepare` wrote."""
         rows = read_prepared(path)
         self._path = path
         self._rows = {row.question: row for row in rows}
@@ -47,11 +41,7 @@ class PreparedRetriever:
         self.fingerprint = f"prepared-{prepared_id(rows)}"
 
     def questions(self, task: str) -> list[Question]:
-        """Return the questions of a task.
-
-        Raises:
-            RaggdError: there are none.
-        """
+        """Return the questions of a task, or refuse where there are none."""
         rows = [row for row in self._rows.values() if row.task == task]
         if not rows:
             known = ", ".join(sorted({row.task for row in self._rows.values()}))
@@ -59,13 +49,7 @@ class PreparedRetriever:
         return [Question(row.id, row.question, (row.gold, *row.answers), task) for row in rows]
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return at most `k` passages of each prepared question, best first.
-
-        They are those without the answer where none does.
-
-        Raises:
-            RaggdError: a question is not in the file.
-        """
+        """Return at most `k` passages of each prepared question, best first; others are refused."""
         found = []
         for query in queries:
             row = self._rows.get(query)
@@ -106,10 +90,6 @@ class Run:
             f"{what}, loss {loss:.{digits}f}", step, steps
         )
 
-    def compiled(self) -> AbstractContextManager[None]:
-        """Return a block in which the backbone's layers are compiled, where that pays."""
-        return compile_layers(self.parts.backbone)
-
     @cached_property
     def _prepared(self) -> PreparedRetriever | None:
         path = self.settings.data.prepared
@@ -125,10 +105,12 @@ class Run:
         known = self._prepared
         if known is None:
             return self.parts.retriever_with(noise)
-        return NoisyRetriever(known, noise, known.passage_at, len(known)) if noise else known
+        return (
+            evidence.NoisyRetriever(known, noise, known.passage_at, len(known)) if noise else known
+        )
 
     def questions(self, name: str) -> list[Question]:
-        """Return the training questions of a task; those of its support pool, if `pool` is set.
+        """Return a task's training questions; those of its support pool, if `pool` is set.
 
         Raises:
             RaggdError: the task is not in the prepared file, or is held out from training.
@@ -145,31 +127,24 @@ class Run:
             return read_prepared(Path(self.settings.data.prepared))
         named = (*self.settings.base_training.benchmarks, *self.settings.target.benchmarks)
         names = known_benchmarks(list(dict.fromkeys(named)))
-        return [row for n in names for row in prepare(self.questions(n), self.parts.retriever)]
+        return [
+            row for n in names for row in evidence.prepare(self.questions(n), self.parts.retriever)
+        ]
 
-    def demonstrations(self, questions: Sequence[Question]) -> list[Demonstration]:
-        """Return answered questions with their evidence."""
-        return make_demonstrations(questions, self.retriever, self.settings.retrieval.top_k)
-
-    def evidence(self, questions: Sequence[Question]) -> list[Evidence]:
+    def evidence(self, questions: Sequence[Question]) -> list[evidence.Evidence]:
         """Return the passages of each question."""
-        return evidence_for(questions, self.retriever, self.settings.retrieval.top_k)
+        return evidence.evidence_for(questions, self.retriever, self.settings.retrieval.top_k)
 
     def prompts(self, questions: Sequence[Question], limit: int) -> list[Prompt]:
         """Return answered prompts of at most `limit` tokens each."""
-        render = partial(answered_prompt, self.parts.backbone.tokenizer, limit=limit)
-        return [render(shown) for shown in self.demonstrations(questions)]
-
-    def supports(self, name: str, drawn: Sequence[Sequence[Question]]) -> list[SupportSet]:
-        """Return support sets of drawn questions."""
-        return support_sets(name, drawn, self.retriever, self.settings.retrieval.top_k)
+        found = evidence.make_demonstrations(
+            questions, self.retriever, self.settings.retrieval.top_k
+        )
+        tokenizer = self.parts.backbone.tokenizer
+        return [answered_prompt(tokenizer, shown, limit) for shown in found]
 
     def targets(self, steps: int = 0) -> Targets:
-        """Load the targets of K `steps`, or 0 for its own, of the first store, to train on.
-
-        Raises:
-            RaggdError: the store holds a task that nothing may be trained on.
-        """
+        """Load the first store's targets of K `steps`, or 0 for its own; held-out are refused."""
         targets = load_targets(self.stores[0], steps)
         held_out = [task for task in sorted(set(targets.tasks)) if find_benchmark(task).held_out]
         if held_out:
@@ -187,7 +162,7 @@ def base_examples(run: Run) -> list[Prompt]:
         questions = run.questions(name)
         if wanted.answerable_only:
             pairs = zip(questions, run.evidence(questions), strict=True)
-            questions = [q for q, passages in pairs if is_answerable(q, passages)]
+            questions = [q for q, passages in pairs if evidence.is_answerable(q, passages)]
         prompts += run.prompts(questions, wanted.max_tokens)
     return prompts
 
@@ -204,18 +179,14 @@ def target_store(run: Run) -> TargetStore:
         drawn = draw_supports(
             run.questions(name), wanted.demonstrations, wanted.per_benchmark, wanted.seed
         )
-        by_task.append(run.supports(name, drawn))
+        by_task.append(support_sets(name, drawn, run.retriever, run.settings.retrieval.top_k))
     return TargetStore(parts.backbone, parts.base, in_turn(by_task), wanted, run.stores[0])
 
 
 def lesson_pool(run: Run, name: str) -> list[Question]:
-    """Return the training questions of a task that HyperTuning may ask.
-
-    With ``hyper_tuning.answerable_only`` those whose passages hold an answer, or that are answered
-    by yes or no.
-    """
+    """Return the training questions of a task that HyperTuning may ask."""
     questions = run.questions(name)
     if not run.settings.hyper_tuning.answerable_only:
         return questions
-    held = map(holds_answer, questions, run.evidence(questions))
+    held = map(evidence.holds_answer, questions, run.evidence(questions))
     return [q for q, holds in zip(questions, held, strict=True) if holds is not False]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from raggd.adaptation.base_adapter import fresh_base
-from raggd.adaptation.predictors.mlp import MLPPredictor
+from raggd.adaptation.following import Use
 from raggd.adaptation.refusing import LESSONS
-from raggd.adaptation.training import matching_loss
+from raggd.adaptation.trained_once import fresh_base
 from raggd.assembly import Assembly
 from raggd.backbone.interface import mean_answer_loss
-from raggd.core.low_rank import tensors_of, update_from_vector
+from raggd.core.low_rank import tensors_of
 from raggd.evaluation.timing import in_turn
 from raggd.files import read_json, write_json
 from raggd.methods import spec
@@ -24,18 +23,9 @@ from raggd.progress import Progress, silent
 from raggd.provenance import origin
 from raggd.records import RaggdError, require_known
 from raggd.settings import Settings, changed
-from raggd.study.runner import duration_text
 from raggd.training import fits
 from raggd.training.refusals import refusals
 from raggd.training.run import Run
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What a stage computes."""
-
-    examples: int = 0  # answered prompts run forward and backward through the backbone
-    steps: int = 0  # of a predictor on stored targets
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,86 +34,83 @@ class Stage:
 
     name: str
     file: str  # what it ends in, in the folder of the weights; the record lies beside it
-    run: Callable[[Run], dict[str, Any]]  # does it and returns facts for the record
+    # does it, writes the file and returns facts for the record
+    run: Callable[[Run, str], dict[str, Any]]
     sections: tuple[str, ...]  # of the settings that it depends on
-    work: Callable[[Settings], Work] = lambda _: Work()
-    # makes its settings of those of the run
-    own: Callable[[Settings], Settings] = lambda settings: settings
+    # answered prompts that it runs forward and backward through the backbone
+    examples: Callable[[Settings], int] = lambda _: 0
+    rate: float = 1.0  # factor of the learning rate of `[hyper_tuning]`, set for a start from zero
     usual: bool = True  # whether `raggd train all` runs it unasked
 
     def record(self, run: Run) -> Path:
         """Return the file of its record."""
         if self.name == "targets":
             return run.stores[0] / "targets.json"
-        file, steps = self.file, run.settings.predictor.target_steps
-        if self.name == "predictor" and steps:
-            file = f"predictor-k{steps}.safetensors"
-        elif self.name == "hyper":
-            file = fits.HYPER_FILES[run.settings.hyper_tuning.start]
-        return run.out / f"{Path(file).stem}.json"
+        return run.out / f"{Path(self.file).stem}.json"
+
+    def own(self, run: Run) -> Run:
+        """Return the run with the stage's own settings."""
+        rate = self.rate * run.settings.hyper_tuning.learning_rate
+        settings = changed(run.settings, "hyper_tuning", learning_rate=rate)
+        return replace(run, parts=run.parts.derived(settings))
 
 
-def _tuning(start: str, factor: float) -> Callable[[Settings], Settings]:
-    # the rate of the settings is for a start from zero; a trained start bears less, one vector more
-    def own(settings: Settings) -> Settings:
-        rate = factor * settings.hyper_tuning.learning_rate
-        return changed(settings, "hyper_tuning", start=start, learning_rate=rate)
-
-    return own
+def _following(**use: bool) -> Callable[[Run, str], dict[str, Any]]:
+    return partial(fits.examples, use=Use(**use))
 
 
-def _following(**options: bool) -> Callable[[Settings], Settings]:
-    return lambda settings: changed(settings, "examples", **options)
-
-
-def _sgd(section: str) -> Callable[[Settings], Work]:
-    def work(settings: Settings) -> Work:
+def _sgd(section: str) -> Callable[[Settings], int]:
+    def examples(settings: Settings) -> int:
         own = getattr(settings, section)
-        return Work(own.steps * own.batch * own.accumulate)
+        return int(own.steps * own.batch * own.accumulate)
 
-    return work
+    return examples
 
 
-def _inner_loop(settings: Settings) -> Work:
+def _inner_loop(settings: Settings) -> int:
     wanted = settings.target
     sets = wanted.per_benchmark * len(wanted.benchmarks)
-    return Work(sets * wanted.demonstrations * max([wanted.steps, *wanted.keep]))
+    return sets * wanted.demonstrations * max([wanted.steps, *wanted.keep])
 
 
-def _trials(settings: Settings) -> Work:
+def _trials(settings: Settings) -> int:
     passes = fits.PROBES * (1 + len(fits.SCALES)) + settings.target.demonstrations
     sets = fits.GATE_SETS * len(settings.target.benchmarks)
-    return Work(sets * passes // 3)  # forward alone: about a third
+    return sets * passes // 3  # forward alone: about a third
 
 
 _DATA = ("backbone", "data", "retrieval")
 _TARGETS = (*_DATA, "adapter", "target")
-_HYPER = (*_TARGETS, "predictor", "hyper_tuning")
+_FITTED = (*_TARGETS, "predictor")
+_HYPER = (*_FITTED, "hyper_tuning")
 _LESSONS = (*_DATA, "examples")
 STAGES = {
     stage.name: stage
     for stage in (
         Stage("base", spec.BASE_FILE, fits.base, (*_DATA, "base_training"), _sgd("base_training")),
         Stage("targets", "targets", fits.targets, _TARGETS, _inner_loop),
-        Stage("predictor", spec.PREDICTOR_FILE, fits.predictor, (*_TARGETS, "predictor"),
-              lambda settings: Work(steps=settings.predictor.steps)),
-        Stage("tuned", spec.TUNED_FILE, fits.hyper, _HYPER, _sgd("hyper_tuning"),
-              _tuning("predictor", 0.1)),
-        Stage("mean-tuned", spec.MEAN_TUNED_FILE, fits.hyper, _HYPER, _sgd("hyper_tuning"),
-              _tuning("mean", 10)),
+        Stage("predictor", spec.PREDICTOR_FILE, fits.predictor, _FITTED),
+        # a trained start bears a lower rate than zero, one vector a higher one
+        Stage("tuned", spec.TUNED_FILE, partial(fits.hyper, begin="predictor"),
+              _HYPER, _sgd("hyper_tuning"), rate=0.1),
+        Stage("mean-tuned", spec.MEAN_TUNED_FILE, partial(fits.hyper, begin="mean"),
+              _HYPER, _sgd("hyper_tuning"), rate=10),
         Stage("examples", spec.EXAMPLES_FILE, fits.examples, _LESSONS, _sgd("examples")),
-        Stage("refusals", spec.REFUSALS_FILE, refusals, _LESSONS, lambda _: Work(LESSONS // 3)),
-        Stage("examples-constant", spec.EXAMPLES_CONSTANT_FILE, fits.examples, _LESSONS,
-              _sgd("examples"), _following(show=False, predict=False), usual=False),
-        Stage("examples-update", spec.EXAMPLES_UPDATE_FILE, fits.examples, _LESSONS,
-              _sgd("examples"), _following(show=False, predict=True), usual=False),
-        Stage("examples-both", spec.EXAMPLES_BOTH_FILE, fits.examples, _LESSONS,
-              _sgd("examples"), _following(show=True, predict=True), usual=False),
-        Stage("examples-whole", spec.EXAMPLES_WHOLE_FILE, fits.examples, _LESSONS,
-              _sgd("examples"), _following(show=True, passages=True), usual=False),
+        Stage("refusals", spec.REFUSALS_FILE, refusals, _LESSONS, lambda _: LESSONS // 3),
+        Stage("predictor-k1", "predictor-k1.safetensors", partial(fits.predictor, steps=1),
+              _FITTED, usual=False),
+        Stage("predictor-k10", "predictor-k10.safetensors", partial(fits.predictor, steps=10),
+              _FITTED, usual=False),
+        Stage("examples-constant", spec.EXAMPLES_CONSTANT_FILE, _following(show=False),
+              _LESSONS, _sgd("examples"), usual=False),
+        Stage("examples-update", spec.EXAMPLES_UPDATE_FILE, _following(show=False, predict=True),
+              _LESSONS, _sgd("examples"), usual=False),
+        Stage("examples-both", spec.EXAMPLES_BOTH_FILE, _following(predict=True),
+              _LESSONS, _sgd("examples"), usual=False),
+        Stage("examples-whole", spec.EXAMPLES_WHOLE_FILE, _following(passages=True),
+              _LESSONS, _sgd("examples"), usual=False),
         Stage("hyper", spec.HYPER_FILE, fits.hyper, _HYPER, _sgd("hyper_tuning"), usual=False),
-        Stage("ridge", spec.RIDGE_FILE, fits.ridge, (*_TARGETS, "predictor", "ridge"),
-              usual=False),
+        Stage("ridge", spec.RIDGE_FILE, fits.ridge, _TARGETS, usual=False),
         Stage("task-mean", spec.TASK_MEAN_FILE, fits.task_mean, _TARGETS, usual=False),
         Stage("prompt", spec.PROMPT_FILE, fits.prompt, (*_DATA, "base_training", "prompt_tuning"),
               _sgd("prompt_tuning"), usual=False),
@@ -135,14 +122,11 @@ USUAL = tuple(name for name, stage in STAGES.items() if stage.usual)
 
 
 def run_stage(name: str, run: Run) -> dict[str, Any]:
-    """Run one stage and return its record, which is written.
-
-    It holds settings, seconds (of all sessions of a resumed training), versions and facts.
-    """
+    """Run one stage; return the record that it wrote: settings, seconds, versions, facts."""
     stage = STAGES[name]
-    run = replace(run, parts=run.parts.derived(stage.own(run.settings)))
+    run = stage.own(run)
     started = time.monotonic()
-    facts = stage.run(run)
+    facts = stage.run(run, stage.file)
     seconds = facts.pop("seconds", time.monotonic() - started)
     record = {"settings": run.settings.model_dump(), "seconds": round(seconds, 1)}
     record |= {**origin(), **facts}
@@ -151,12 +135,8 @@ def run_stage(name: str, run: Run) -> dict[str, Any]:
 
 
 def is_done(stage: Stage, run: Run) -> bool:
-    """Say whether a stage was finished with these settings: its record is there, and what it made.
-
-    Raises:
-        RaggdError: it was finished with other settings.
-    """
-    run = replace(run, parts=run.parts.derived(stage.own(run.settings)))
+    """Say whether a stage was finished with these settings; with others, it is refused."""
+    run = stage.own(run)
     path = stage.record(run)
     weights = path.with_suffix(".safetensors")
     if not path.is_file() or not (stage.name == "targets" or weights.is_file()):
@@ -188,11 +168,8 @@ def train_all(
 ) -> dict[str, Any]:
     """Run stages in order; those that are done are left out, an interrupted one continues.
 
-    All names are checked before any stage runs; targets go to ``targets`` below `out`. `announce`
-    is told in a line what is left and how long it will take, before it starts.
-
-    ``out``, ``seconds`` of this call, ``estimate`` in seconds by stage, and ``stages``: by name,
-    seconds and hashes of each record. It stands in ``train.json``.
+    Targets go to ``targets`` below `out`. `announce` is told in a line what is left and how long it
+    will take, before it starts. Returned is what ``train.json`` holds.
     """
     for name in names:
         require_known("stage", name, tuple(STAGES))
@@ -204,14 +181,20 @@ def train_all(
     records: dict[str, Any] = {}
     estimate: dict[str, float] = {}
     for number, stage in enumerate(order):
-        told = _labelled(progress, f"{number + 1} of {len(order)}, {stage.name}: ")
+        label = f"{number + 1} of {len(order)}, {stage.name}: "
+
+        def told(what: str, done: int, total: int | None, label: str = label) -> None:
+            progress(label + what, done, total)
+
         run = Run(shared.derived(settings), out, stores, told)
         if is_done(stage, run):
             records[stage.name] = read_json(stage.record(run), what="training record")
             continue
         if not estimate:
             estimate = estimated(replace(run, parts=shared), order[number:])
-            announce(_in_words(estimate))
+            times = {name: timedelta(seconds=round(spent)) for name, spent in estimate.items()}
+            each = ", ".join(f"{name} {spent}" for name, spent in times.items())
+            announce(f"About {sum(times.values(), timedelta())} on this machine: {each}.")
             run = replace(run, parts=shared.derived(settings))
         records[stage.name] = run_stage(stage.name, run)
     result = {
@@ -242,38 +225,11 @@ def seconds_per_example(run: Run) -> float:
     return in_turn({"step": step}, 1)["step"][0] / 1000 / len(prompts)
 
 
-def seconds_per_step(run: Run) -> float:
-    """Return the time of one step of a predictor on stored targets (paper equation 9)."""
-    wanted, backbone = run.settings.predictor, run.parts.backbone
-    spec, width = backbone.adapter_spec(run.settings.adapter), backbone.model.config.hidden_size
-    base = fresh_base(spec, backbone.fingerprint, 0).to(backbone.device)
-    predictor = MLPPredictor(spec, base.fingerprint, width, wanted.hidden, wanted.latent)
-    predictor.to(backbone.device)
-    states = torch.randn(wanted.batch, run.settings.target.demonstrations, width)
-    vectors = torch.randn(wanted.batch, spec.size, device=backbone.device)
-    goal = update_from_vector(spec, vectors, base.fingerprint)
-
-    def step() -> None:
-        matching_loss(base, predictor(states.to(backbone.device)), goal).mean().backward()  # type: ignore[no-untyped-call]
-
-    return in_turn({"step": step}, 1)["step"][0] / 1000
-
-
 def estimated(run: Run, stages: Sequence[Stage]) -> dict[str, float]:
-    """Say how many seconds stages will take, from steps that are measured now.
+    """Say how many seconds stages will take, by a training example that is timed now.
 
-    Work that is neither in the backbone nor in a predictor counts as none.
+    Work outside of the backbone counts as none: a predictor learns stored targets in minutes.
     """
-    works = {stage.name: stage.work(run.settings) for stage in stages}
-    example = seconds_per_example(run) if any(w.examples for w in works.values()) else 0.0
-    step = seconds_per_step(run) if any(w.steps for w in works.values()) else 0.0
-    return {name: round(w.examples * example + w.steps * step, 1) for name, w in works.items()}
-
-
-def _labelled(progress: Progress, label: str) -> Progress:
-    return lambda what, done, total: progress(label + what, done, total)
-
-
-def _in_words(estimate: Mapping[str, float]) -> str:
-    parts = ", ".join(f"{name} {duration_text(s)}" for name, s in estimate.items())
-    return f"About {duration_text(sum(estimate.values()))} on this machine: {parts}."
+    counts = {stage.name: stage.examples(run.settings) for stage in stages}
+    example = seconds_per_example(run) if any(counts.values()) else 0.0
+    return {name: round(count * example, 1) for name, count in counts.items()}

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from raggd.adaptation.predictors.base import Predictor, check_predictor
-from raggd.adaptation.supports import answered_prompt, encode_supports
+from raggd.adaptation.targets import answered_prompt, encode_supports
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -25,18 +25,13 @@ from raggd.core.low_rank import AdapterSpec, BaseAdapter, Update
 from raggd.files import load_tensors, save_tensors
 from raggd.records import Demonstration, RaggdError, SupportSet, content_id
 
-COMPONENTS = 16
-"""Principal components of the pooled state that the regression reads."""
+COMPONENTS = 16  # principal components of the pooled state that the regression reads
 KIND = "raggd gate"
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
 
 
 def agreement(states: Tensor, center: Tensor) -> Tensor:
-    """How far the demonstrations of each set agree: mean cosine over pairs, (sets,).
-
-    `center` (width,) is subtracted from the states (sets, N, width) first, since raw ones are all
-    alike; a single demonstration gives 1.
-    """
+    """How far demonstrations agree: mean cosine over pairs of centred states, (sets,)."""
     count = states.shape[1]
     if count == 1:
         return states.new_ones(states.shape[0])
@@ -64,10 +59,7 @@ class Gate:
         return _features(states, self.center, self.axes, self.extremes)
 
     def gains(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict the gain in answer loss at every scale from states (sets, N, width).
-
-        Mean and standard deviation, (sets, s) each, in nats per answer token.
-        """
+        """Predict mean and deviation (sets, s) of the gain in nats from states (sets, N, width)."""
         rows = self.features(states)
         spread = ((rows @ self.covariance) * rows).sum(-1).clamp_min(0)
         return rows @ self.weights, (spread[:, None] * self.noise).sqrt()
@@ -104,8 +96,7 @@ def _ridge(rows: Tensor, wanted: Tensor, penalty: float) -> tuple[Tensor, Tensor
 def fit_gate(states: Tensor, gains: Tensor, scales: Tensor, caution: float = 1.0) -> Gate:
     """Fit the regression; the penalty is chosen by leave-one-out error, in closed form.
 
-    Shapes: encoder states of training sets (sets, N, width); measured drops of the answer loss
-    (sets, s) at the positive scales (s,). The gate is in float64.
+    Of states (sets, N, width) and measured drops (sets, s) of the loss at positive scales (s,).
     """
     states, gains, scales = states.double(), gains.double(), scales.double()
     pooled = states.mean(1)
@@ -158,11 +149,7 @@ def save_gate(path: Path, gate: Gate, predictor: str) -> None:
 
 
 def load_gate(path: Path, predictor: str, device: torch.device | None = None) -> Gate:
-    """Read the gate of the predictor with a hash, in float64 (float32 where a device has none).
-
-    Raises:
-        RaggdError: the file is damaged, is no gate, or belongs to another predictor.
-    """
+    """Read the gate of the predictor with a hash, in float64 if possible; another is refused."""
     tensors, metadata = load_tensors(path, KIND, "make one with `raggd train gate`")
     if set(tensors) != set(_TENSORS):
         raise RaggdError(f"{path} is not a raggd gate file that is whole: make it again.")
@@ -201,10 +188,7 @@ def trial_losses(
     scales: Sequence[float],
     limit: int,
 ) -> tuple[Tensor, Tensor]:
-    """Return states (N, hidden size) and answer losses of the probes, (1 + scales, probes).
-
-    The first are under the base, the others under the update at each scale.
-    """
+    """Return states (N, width) and losses (1 + scales, probes): under the base, then each scale."""
     states = encode_supports(backbone, base, [trial.support], limit)
     update = predictor.predict(states).row(0)
     prompts = [answered_prompt(backbone.tokenizer, probe, limit) for probe in trial.probes]
@@ -229,11 +213,10 @@ def measure_gains(
 ) -> tuple[Tensor, Tensor]:
     """Measure trials of equal size, a file each in `folder`; those that are there are read.
 
-    States (trials, N, hidden size) and losses (trials, 1 + scales, probes); `identity` is a hash of
-    base and predictor.
+    Returns states (trials, N, width) and losses (trials, 1 + scales, probes).
 
     Raises:
-        RaggdError: a file in `folder` belongs to another run.
+        RaggdError: a file in `folder` is of another `identity`, a hash of base and predictor.
     """
     check_predictor(predictor, base)
     found = []

@@ -33,20 +33,15 @@ from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
 
 KIND = "raggd modulated step"
-DEPTHS = (1 / 3, 2 / 3, 1.0)
-"""Where states are read, as shares of the layers."""
-HEADS, HIDDEN, LATENT = 4, 256, 64
-"""Queries of the pooling at each depth; widths of the MLP."""
+DEPTHS = (1 / 3, 2 / 3, 1.0)  # where states are read, as shares of the layers
+HEADS, HIDDEN, LATENT = 4, 256, 64  # queries of the pooling at each depth; widths of the MLP
 
 
 @torch.no_grad()
 def read_examples(
     backbone: Backbone, base: BaseAdapter | None, examples: Sequence[Sequence[int]]
 ) -> tuple[Tensor, Tensor]:
-    """Read the examples of some support sets under W0.
-
-    States (sets, depths, tokens, width) in float32, and a mask (sets, tokens), 1 on tokens.
-    """
+    """Read some sets' examples under W0: states (sets, depths, tokens, width) and their mask."""
     prompts = [Prompt(tuple(tokens), 0, 0) for tokens in examples]
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
     with attach(backbone, base):
@@ -62,13 +57,7 @@ def read_examples(
 
 
 class Modulation(nn.Module):
-    """One step for all support sets, and what turns its ranks up and down for each.
-
-    Attributes:
-        spec: shape of the updates.
-        base: fingerprint of W0.
-        width: hidden size of the backbone.
-    """
+    """One step for all support sets, and what turns its ranks up and down for each."""
 
     def __init__(self, step: Update, width: int, seed: int = 0) -> None:
         """Begin with factors of zero, whatever is read: every set has the step itself."""
@@ -124,11 +113,7 @@ def save_modulation(path: Path, made: Modulation) -> None:
 
 
 def load_modulation(path: Path) -> Modulation:
-    """Read what `save_modulation` wrote, ready to predict.
-
-    Raises:
-        RaggdError: the file is something else, or damaged.
-    """
+    """Read what `save_modulation` wrote, ready to predict; others are refused."""
     tensors, metadata = load_tensors(path)
     if metadata.get("kind") != KIND:
         raise RaggdError(f"{path} is no modulated step: make one with `raggd train examples`.")

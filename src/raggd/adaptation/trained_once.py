@@ -1,0 +1,183 @@
+"""What is trained once, on answer tokens only: the interface W0, a LoRA, and its rival.
+
+W0 is the paper's (section 5); prompt tuning trains a soft prefix on the same examples instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
+from pathlib import Path
+from typing import Unpack
+
+import torch
+from torch import Tensor
+
+from raggd.adaptation.optimizer import Session, examples_id, train
+from raggd.backbone.identity import check_same
+from raggd.backbone.interface import check_gradients, mean_answer_loss
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import (
+    PROJECTIONS,
+    AdapterSpec,
+    BaseAdapter,
+    Factors,
+    check_shapes,
+    factors_of,
+    tensors_of,
+)
+from raggd.data.prompts import Prompt
+from raggd.files import load_tensors, save_tensors
+from raggd.records import RaggdError, content_id
+from raggd.settings import BaseTrainingSettings, PromptTuningSettings
+
+BASE_KIND, PREFIX_KIND = "raggd base adapter", "raggd soft prefix"
+TOKENS = 20  # length of the soft prefix; it starts from embeddings of the vocabulary
+
+
+def fresh_base(spec: AdapterSpec, backbone: str, seed: int) -> BaseAdapter:
+    """Initialise a LoRA as usual, changing nothing yet: A uniform in +-1/sqrt(d_in), B zero."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = {}
+    for projection in PROJECTIONS:
+        shape_a, shape_b = spec.shapes[f"{projection}.a"], spec.shapes[f"{projection}.b"]
+        a = (2 * torch.rand(shape_a, generator=generator) - 1) / spec.d_in**0.5
+        factors[projection] = Factors(a, torch.zeros(shape_b))
+    return BaseAdapter(spec, factors, backbone)
+
+
+def save_base(path: Path, base: BaseAdapter) -> None:
+    """Write a base adapter as a safetensors file; its spec and backbone stand in the header."""
+    metadata = {
+        "kind": BASE_KIND,
+        "spec": base.spec.to_json(),
+        "backbone": base.backbone,
+        "fingerprint": base.fingerprint,
+    }
+    save_tensors(path, tensors_of(base.factors), metadata)
+
+
+def load_base(path: Path) -> BaseAdapter:
+    """Read what `save_base` wrote, in float32; a damaged, changed or other file is refused."""
+    tensors, metadata = load_tensors(path, BASE_KIND, "make one with `raggd train base`")
+    spec = AdapterSpec.from_json(metadata["spec"])
+    wide = {name: tensor.float() for name, tensor in tensors.items()}
+    check_shapes(spec, wide, str(path))
+    base = BaseAdapter(spec, factors_of(wide), metadata["backbone"])
+    _check_unchanged(path, base.fingerprint, metadata["fingerprint"])
+    return base
+
+
+def _check_unchanged(path: Path, found: str, recorded: str) -> None:
+    if found != recorded:
+        raise RaggdError(
+            f"{path}: the weights have fingerprint {found}, the header says {recorded}: the file "
+            "was changed or damaged. Copy or make it again."
+        )
+
+
+def train_base(
+    backbone: Backbone,
+    spec: AdapterSpec,
+    prompts: Sequence[Prompt],
+    settings: BaseTrainingSettings,
+    **session: Unpack[Session],
+) -> tuple[BaseAdapter, list[float]]:
+    """Train W0 (float32) on the cross-entropy of the answer tokens; with it the loss of every step.
+
+    Raises:
+        RaggdError: there are no examples, the loss diverges, or no gradient reaches a layer.
+    """
+    examples = examples_id(prompts)
+    start = fresh_base(spec, backbone.fingerprint, settings.seed).to(backbone.device)
+    parameters = {n: t.requires_grad_(True) for n, t in tensors_of(start.factors).items()}
+    base = BaseAdapter(spec, factors_of(parameters), backbone.fingerprint)
+
+    def loss_of(numbers: Sequence[int]) -> Tensor:
+        return mean_answer_loss(backbone, [prompts[i] for i in numbers], base)
+
+    def check() -> None:
+        check_gradients([p.grad for n, p in parameters.items() if n.endswith("b")])  # type: ignore[misc]
+
+    identity = content_id(backbone.fingerprint, str(spec), examples, settings.model_dump_json())
+    lengths = [len(p.tokens) for p in prompts]
+    history = train(parameters, lengths, loss_of, settings, identity, check=check, **session)
+    final = {n: t.detach() for n, t in parameters.items()}
+    return BaseAdapter(spec, factors_of(final), backbone.fingerprint), history
+
+
+@dataclass(frozen=True)
+class SoftPrefix:
+    """Embeddings that stand before every prompt."""
+
+    vectors: Tensor  # (tokens, hidden size), float32
+    backbone: str  # fingerprint of the backbone that they were trained with
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the backbone and every value, taken once."""
+        values = self.vectors.detach().float().cpu().contiguous().numpy()
+        return sha256(f"{self.backbone}{values.shape}".encode() + values.tobytes()).hexdigest()[:16]
+
+    def to(self, device: torch.device) -> SoftPrefix:
+        """Return it on a device."""
+        return replace(self, vectors=self.vectors.to(device))
+
+
+def fresh_prefix(backbone: Backbone, prompts: Sequence[Prompt], seed: int) -> Tensor:
+    """Start a prefix (tokens, hidden size), float32, from embeddings of words in the prompts."""
+    special = set(backbone.tokenizer.all_special_ids)
+    known = sorted({token for prompt in prompts for token in prompt.tokens} - special)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(len(known), (TOKENS,), generator=generator).tolist()
+    numbers = torch.tensor([known[i] for i in chosen], device=backbone.device)
+    with torch.no_grad():
+        return backbone.model.get_input_embeddings()(numbers).float()  # type: ignore[no-any-return]
+
+
+def train_prefix(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    settings: PromptTuningSettings,
+    **session: Unpack[Session],
+) -> tuple[SoftPrefix, list[float]]:
+    """Train a soft prefix on answer tokens, without an adapter; with it every step's loss."""
+    examples = examples_id(prompts)
+    vectors = fresh_prefix(backbone, prompts, settings.seed).requires_grad_(True)
+
+    def loss_of(numbers: Sequence[int]) -> Tensor:
+        return mean_answer_loss(backbone, [prompts[i] for i in numbers], soft=vectors)
+
+    identity = content_id(backbone.fingerprint, examples, settings.model_dump_json())
+    lengths = [len(p.tokens) for p in prompts]
+    history = train({"vectors": vectors}, lengths, loss_of, settings, identity, **session)
+    return SoftPrefix(vectors.detach().cpu(), backbone.fingerprint), history
+
+
+def save_prefix(path: Path, prefix: SoftPrefix) -> None:
+    """Write a prefix as a safetensors file; its backbone stands in the header."""
+    metadata = {"kind": PREFIX_KIND, "backbone": prefix.backbone, "fingerprint": prefix.fingerprint}
+    save_tensors(path, {"vectors": prefix.vectors.float()}, metadata)
+
+
+def load_prefix(path: Path) -> SoftPrefix:
+    """Read what `save_prefix` wrote; a damaged, changed or other file is refused."""
+    tensors, metadata = load_tensors(path, PREFIX_KIND, "make one with `raggd train prompt`")
+    if "vectors" not in tensors:
+        raise RaggdError(f"{path} is not a raggd soft prefix file that is whole: make it again.")
+    prefix = SoftPrefix(tensors["vectors"].float(), metadata["backbone"])
+    _check_unchanged(path, prefix.fingerprint, metadata["fingerprint"])
+    return prefix
+
+
+def check_prefix(backbone: Backbone, prefix: SoftPrefix) -> None:
+    """Refuse a prefix that was trained with another backbone; both fingerprints are named."""
+    check_same(
+        prefix.backbone,
+        backbone.fingerprint,
+        "the soft prefix",
+        backbone.name,
+        "train one for it with `raggd train prompt`",
+    )

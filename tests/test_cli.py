@@ -125,6 +125,9 @@ def test_help_names_every_command() -> None:
         (["train", "bass"], "no such command 'bass'"),
         (["demo", "--questions", "many"], "invalid value for '--questions'"),
         (["demo", "--questions", "0"], "invalid value for '--questions'"),
+        (["index", ""], "the path is empty"),
+        (["ask", "Who?", "--corpus", ""], "the path is empty"),
+        (["serve", "--corpus", ""], "the path is empty"),
     ],
 )
 def test_wrong_usage_is_explained_by_the_parser(arguments: list[str], message: str) -> None:

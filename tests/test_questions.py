@@ -88,3 +88,36 @@ def test_any_file_is_questions_or_one_error(values: list[Any]) -> None:
                     assert question.text.strip()
                     assert all(question.answers)
                     question.text.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            '{"question": "Who?", "question": "Where?", "answer": "x"}',
+            'key "question" occurs twice',
+        ),
+        ('{"question": "Who?", "answer": "x", "more": {"a": 1, "b": 2, "a": 3}}', 'key "a" occurs'),
+        (
+            '{\n "question": "Who?",\n "answer": "x"\n}',
+            "line 1: not JSON .it goes on in the next line",
+        ),
+        ('[{"question": "Who?", "answer": "x"},\n{"question": "Where?"}]', "goes on in the next"),
+    ],
+)
+def test_what_is_nearly_json_lines_is_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(text)
+    with pytest.raises(RaggdError, match=message):
+        read_demonstrations(path)
+
+
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("start", ["", "\n", "  "])
+def test_json_lines_in_every_unicode(tmp_path: Path, coding: str, mark: str, start: str) -> None:
+    path = tmp_path / "a.jsonl"
+    lines = start + '{"question": "Où?", "golden_answers": null, "answer": "图书馆"}\n' * 3
+    path.write_bytes((mark + lines).encode(coding))
+    found = [(q.text, q.answers) for q in read_demonstrations(path)]
+    assert found == [("Où?", ("图书馆",))] * 3

@@ -97,15 +97,14 @@ BYTE_ORDER_MARKS = {
 
 
 def open_text(path: Path) -> IO[str]:
-    """Open a text file, unpacked if it is ``.gz``: in UTF-8, or what its byte order mark says."""
+    """Open a file of JSON, unpacked if it is ``.gz``; its encoding is told by its first bytes."""
     stream: Any = gzip.open(path, "rb") if path.suffix.lower() == ".gz" else path.open("rb")  # noqa: SIM115
     try:
         start = stream.peek(4)[:4]
     except BaseException:
         stream.close()
         raise
-    named = (coding for mark, coding in BYTE_ORDER_MARKS.items() if start.startswith(mark))
-    return io.TextIOWrapper(stream, encoding=next(named, "utf-8"))
+    return io.TextIOWrapper(stream, encoding=json.detect_encoding(start))
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -137,8 +136,10 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _json_object(line: str) -> dict[str, Any]:
     try:
-        value = json.loads(line, parse_constant=_no_number)
+        value = _DECODER.decode(line)
     except (ValueError, RecursionError) as error:
+        if getattr(error, "pos", 0) >= len(line.rstrip()):
+            raise ValueError("not JSON (it goes on in the next line)") from error
         raise ValueError(f"not JSON ({error})") from error
     if not isinstance(value, dict):
         raise ValueError(f"expected one JSON object, found {type(value).__name__}")
@@ -150,6 +151,18 @@ def _json_object(line: str) -> dict[str, Any]:
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {json.dumps(twice)} occurs twice")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_each_key_once)
 
 
 def file_hash(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raggd.cli.shared import (
+    NAMED,
     Assignments,
     Config,
     Corpus,
@@ -183,7 +184,7 @@ def _how(result: dict[str, Any], update: Path | None) -> str:
 
 
 def index(
-    path: Annotated[Path, typer.Argument(help="A file or folder of documents.")],
+    path: Annotated[Path, typer.Argument(help="A file or folder of documents.", **NAMED)],
     memory: Annotated[
         str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
     ] = None,
@@ -219,9 +220,7 @@ def index(
 
 
 def serve(
-    corpus: Annotated[
-        Path | None, typer.Option(help="Your documents; without it, the embedded Wikipedia leads.")
-    ] = None,
+    corpus: Corpus = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 takes a free one [8000].")] = None,
     api_key: Annotated[

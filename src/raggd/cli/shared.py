@@ -26,6 +26,17 @@ if TYPE_CHECKING:  # rich loads when there is something to show, the rest when i
     from raggd.assembly import Assembly
     from raggd.records import SupportSet
 
+
+def _named(text: str) -> Path:
+    # the shell's unset variable is not the working directory
+    if not text:
+        raise typer.BadParameter("the path is empty: name a file or a folder.")
+    return Path(text)
+
+
+NAMED: Mapping[str, Any] = {"parser": _named, "metavar": "<path>"}
+"""Of an option or argument that names documents."""
+
 Config = Annotated[
     Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")
 ]
@@ -45,7 +56,8 @@ WorkerThreads = Annotated[
     int, typer.Option(min=0, help="Cores of each worker; 0 shares all of them out.")
 ]
 Corpus = Annotated[
-    Path | None, typer.Option(help="Your documents; without it, the embedded Wikipedia leads.")
+    Path | None,
+    typer.Option(help="Your documents; without it, the embedded Wikipedia leads.", **NAMED),
 ]
 Demonstrations = Annotated[
     Path | None,

@@ -21,6 +21,11 @@ class QuestionWarning(UserWarning):
     """A question file holds questions that cannot be used, which were left out."""
 
 
+def _listed(value: Mapping[str, Any]) -> Any:
+    listed = value.get("golden_answers")
+    return value.get("answer") if listed is None else listed
+
+
 def _is_spelled(listed: Any) -> bool:
     # Published files (NQ, TriviaQA) hold lists that were written as text and read as a sequence:
     # of "['Huey Smith']" each letter once, brackets too, beside the aliases that stayed whole.
@@ -59,7 +64,7 @@ def parse_question(
         RaggdError: a key is missing or holds something else than text or a number, the question
             is empty, or no answer is left.
     """
-    listed = value.get("golden_answers", value.get("answer"))
+    listed = _listed(value)
     name = value.get("id")
     name = fallback_id or None if name is None or name == "" else name
     named = {"id": name, "question": value.get("question")}
@@ -125,7 +130,7 @@ _EXPECTED = '{"question": "...", "answer": "..."}'
 
 
 def _parsed(value: Mapping[str, Any], number: int, where: str) -> Question:
-    if value.get("golden_answers", value.get("answer")) is None:
+    if _listed(value) is None:
         raise RaggdError(f"{where}: the demonstration has no answer. Expected {_EXPECTED}.")
     return parse_question(value, task=OWN_TASK, where=where, fallback_id=f"line-{number}")
 

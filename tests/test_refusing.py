@@ -25,7 +25,7 @@ from raggd.methods.base import Adapted
 from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.store import Store
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
-from raggd.retrieval.coverage import coverage
+from raggd.retrieval.evidence import coverage
 from workflow_fixtures import prepared_row
 
 ROWS = [prepared_row(i) for i in range(60)]

@@ -247,7 +247,7 @@ def test_a_graph_is_built_alike_and_checked(
         open_dense(tmp_path / "smaller", encoder, "HNSW32")
 
 
-def test_the_index_of_faiss_goes_by_size_or_as_the_settings_say() -> None:
+def test_the_index_of_faiss_goes_by_size() -> None:
     assert factory_for(199_999, 384) == ""
     assert factory_for(200_000, 384) == "HNSW32"
     assert factory_for(21_000_000, 1024) == "IVF16384,PQ128"
@@ -264,9 +264,9 @@ def test_an_ivf_index_scores_exactly_and_is_checked(
     assert ivf.search(queries, 5) == exact.search(queries, 5)  # so few are compared one by one
     build_dense(corpus, tmp_path / "again", encoder, factory="IVF4,PQ4")
     assert files(tmp_path / "again") == files(tmp_path / "ivf")
-    with pytest.raises(RaggdError, match="index_factory=IVF4,PQ5 of 37"):
+    with pytest.raises(RaggdError, match="an index IVF4,PQ5 of 37"):
         build_dense(CORPUS, tmp_path / "wrong", encoder, factory="IVF4,PQ5")
-    with pytest.raises(RaggdError, match="index_factory=nonsense"):
+    with pytest.raises(RaggdError, match="an index nonsense"):
         build_dense(CORPUS, tmp_path / "wrong", encoder, factory="nonsense")
 
 

@@ -35,7 +35,7 @@ def test_fusion_is_the_sum_of_reciprocal_ranks(first: list[str], second: list[st
 def test_hybrid_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     model = str(save_tiny_bert(tmp_path / "tiny"))
-    chosen = RetrievalSettings(retriever="hybrid", encoder=model, precision="float32")
+    chosen = RetrievalSettings(retriever="hybrid", encoder=model)
     assert not is_indexed(CORPUS, chosen)
     index = build_index(CORPUS, chosen)
     found = index.retriever

@@ -26,7 +26,7 @@ CHAT = "/v1/chat/completions"
 def server(
     frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Running]:
-    with served(frozen_backbone, tmp_path_factory, body_kb=256) as started:
+    with served(frozen_backbone, tmp_path_factory) as started:
         yield started
 
 
@@ -195,11 +195,11 @@ def test_an_image_cannot_be_read(client: httpx.Client) -> None:
 def test_ten_megabytes_of_text(client: httpx.Client) -> None:
     long = f"{SECRET} " * (10 * 2**20 // 9)
     message = refusal(client.post(CHAT, json=chat(long)), 413, "body_too_large")
-    assert "256 KiB" in message
+    assert "1024 KiB" in message
 
     def parts() -> Iterator[bytes]:  # without a length in the header
         yield b'{"model": "base", "messages": [{"role": "user", "content": "'
-        for _ in range(100):
+        for _ in range(200):
             yield b"x" * 10_000
 
     answer = client.post(CHAT, content=parts(), headers={"content-type": "application/json"})
@@ -225,7 +225,7 @@ def test_a_prompt_longer_than_the_context(client: httpx.Client) -> None:
         ([{"question": "谁是北方的国王？", "answer": "利马"}], "no_passages", "language"),
         ([{"question": "wer ist ?", "answer": "Lima"}], "no_passages", "language"),
         ([{"question": "red bird " * 400, "answer": "Lima"}], "context_length_exceeded", "tokens"),
-        (demonstrations(0) * 9, "invalid_value", "serving.demonstrations"),
+        (demonstrations(0) * 9, "invalid_value", "at most 16 items"),
     ],
 )
 def test_demonstrations_that_cannot_be_used(
@@ -298,7 +298,7 @@ def test_a_wrong_key(
         assert client.post(CHAT, json=chat(), headers=basic).status_code == 401
     lines = [r.getMessage() for r in caplog.records if r.name == "raggd.serving"]
     named = [line.split()[-1] for line in lines if " 200 " in line and CHAT in line]
-    assert named == ["alice", "shop"]
+    assert named[-2:] == ["alice", "shop"]  # the test before may end late
     assert not any("right" in line or "left" in line for line in lines), "a key was logged"
 
 

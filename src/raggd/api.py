@@ -17,13 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from raggd.assembly import Assembly
-from raggd.data.questions import (
-    NOBODY,
-    OWN_TASK,
-    Shown,
-    parse_demonstrations,
-    read_demonstrations,
-)
+from raggd.data.questions import NOBODY, OWN_TASK, Shown, parse_demonstrations, read_demonstrations
 from raggd.data.shown import is_refusal, named_passages
 from raggd.data.text import normal_text
 from raggd.progress import Progress, silent

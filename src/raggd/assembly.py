@@ -63,11 +63,7 @@ class Assembly:
     """Everything that a run needs, made from its settings and loaded on first use."""
 
     def __init__(
-        self,
-        settings: Settings,
-        progress: Progress = silent,
-        *,
-        backbone: Backbone | None = None,
+        self, settings: Settings, progress: Progress = silent, *, backbone: Backbone | None = None
     ) -> None:
         """Load nothing yet.
 

@@ -169,23 +169,14 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer and what it was read from.
-
-    Attributes:
-        question: as asked.
-        text: the answer; empty where nothing was found and nobody told the model to guess.
-        passages: the evidence, best first; empty where nothing was found.
-        passages_cut: passages that were shortened or left out to fit the context window.
-        refused: whether it is a refusal that the demonstrations show.
-        named: numbers, from 1, of the passages that it names.
-    """
+    """An answer and what it was read from."""
 
     question: str
-    text: str
-    passages: tuple[Passage, ...]
-    passages_cut: int = 0
-    refused: bool = False
-    named: tuple[int, ...] = ()
+    text: str  # empty where nothing was found and nobody told the model to guess
+    passages: tuple[Passage, ...]  # the evidence, best first; empty where nothing was found
+    passages_cut: int = 0  # passages that were shortened or left out to fit the context window
+    refused: bool = False  # whether it is a refusal that the demonstrations show
+    named: tuple[int, ...] = ()  # numbers, from 1, of the passages that it names
 
     @property
     def hits(self) -> int:
@@ -195,36 +186,22 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """What one method did on one benchmark, and all that is needed to do it again.
-
-    Attributes:
-        method: name of the method, e.g. ``"rag-gd"``.
-        benchmark: name of the benchmark (task) and `split` of its questions.
-        backbone: name of the frozen language model.
-        retriever: fingerprint of the retriever.
-        seed: seed of the support draws.
-        predictions: one per question, in the order of the questions.
-        cost: milliseconds: ``adapt_ms`` (one adaptation) and ``answer_ms`` (one question).
-        settings: the complete settings of the run.
-        hashes: content hashes by thing (data, index, prompt, base, predictor).
-        versions: versions of raggd and of the libraries that matter.
-        command: the command line that made the record.
-        created: UTC time in ISO form.
-    """
+    """What one method did on one benchmark, and all that is needed to do it again."""
 
     method: str
     benchmark: str
     split: str
     backbone: str
-    retriever: str
-    seed: int
-    predictions: tuple[Prediction, ...]
+    retriever: str  # fingerprint
+    seed: int  # of the support draws
+    predictions: tuple[Prediction, ...]  # one per question, in the order of the questions
+    # milliseconds: ``adapt_ms`` (one adaptation) and ``answer_ms`` (one question)
     cost: Mapping[str, float] = field(default_factory=dict)
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    hashes: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)  # all of the run's
+    hashes: Mapping[str, str] = field(default_factory=dict)  # of data, index, prompt, base, ...
     versions: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
-    created: str = ""
+    created: str = ""  # UTC, in ISO form
 
     def to_json(self) -> str:
         """Return JSON text: one object, keys as the attributes."""

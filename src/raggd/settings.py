@@ -60,11 +60,6 @@ class RetrievalSettings(_Section):
     """`bm25`, `dense`, `hybrid`, or ``module:function`` that makes one (docs/retrieval.md)."""
     encoder: str = "all-minilm-l6-v2"
     """For `dense` and `hybrid`: an embedded name, a hub name, or a local folder."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
-    index_factory: str = ""
-    """How faiss indexes vectors (``HNSW32``, ``IVF4096,PQ48``); empty: by size, none below
-    200,000 passages."""
     memory: str = "3GB"  # most memory that the process may hold while it builds an index
     top_k: int = Field(default=3, ge=0)  # passages given to the model (paper: 5)
     noise: float = Field(default=0.0, ge=0, le=1)
@@ -186,12 +181,10 @@ class ServingSettings(_Section):
     """Most answers waiting or being written; beyond it a request is turned away (429)."""
     updates_mb: int = Field(default=256, ge=1)
     """Memory for predicted updates; the least recently used are dropped."""
-    demonstrations: int = Field(default=16, ge=1)  # most demonstrations in one support set
     instruction: str = ""
     """How to answer, in your words, where a request (`ask`, `Rag`) says nothing; empty: raggd's."""
     watch_s: float = Field(default=2.0, ge=0)
     """Seconds between looks for changed documents; 0 never looks."""
-    body_kb: int = Field(default=1024, ge=1)
     timeout_s: float = Field(default=120.0, gt=0)
 
 

@@ -29,7 +29,7 @@ class RefusalRule:
     # weight of the log-probability, in nats, of the likeliest first token of any other answer
     confidence: float
     # weight of the share of the question's terms that a window of a passage holds
-    # (`retrieval.coverage`)
+    # (`retrieval.evidence.coverage`)
     coverage: float
     bias: float
     token: int  # that a refusal begins with

@@ -26,14 +26,11 @@ from raggd.cli.shared import (
     complain,
     counted,
     emit_json,
-    load_parts,
-    load_rag,
-    progress_bar,
+    opened,
     refuse_skipped,
     say,
     show,
     support_from,
-    with_corpus,
 )
 from raggd.records import RaggdError, require_known
 
@@ -66,12 +63,14 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer one question from your documents, adapted to your demonstrations."""
-    with progress_bar() as bar:
-        rag = load_rag(config, with_corpus(corpus, assignments), bar)
+    with opened(config, assignments, corpus) as (rag, _):
         source = (demonstrations, support, update)
         result = ask_result(rag, question, source, method, guess, strict, instruction)
     if not result["hits"] and rag.parts.settings.retrieval.top_k:
-        complain(f"raggd: {NO_HIT}{_asked_all_the_same(result, guess)}.")
+        told = ", so the model was not asked to guess (--guess asks it all the same)"
+        if result["answer"] and (guess or not result["refused"]):
+            told = ": the answer is the model's own"
+        complain(f"raggd: {NO_HIT}{told}.")
     if as_json:
         emit_json(result)
         return
@@ -98,16 +97,6 @@ def ask_result(
     instruction: str = "",
 ) -> dict[str, Any]:
     """Answer one question, adapted to what is named; the arguments are those of `ask`.
-
-    Returns:
-        ``question``, ``answer``, ``hits`` (passages found), ``method``, ``adapted`` (by an update
-        or a prefix), ``demonstrations`` (how many), ``template`` (what they settle, in words),
-        ``refused`` (as the demonstrations refuse),
-        ``named`` (numbers of the passages that the answer names), ``without_evidence``
-        (demonstrations whose passages lack their answer), ``remarks`` on the set, ``passages``,
-        ``passages_cut``, ``skipped`` (files that are not in the index, with reasons) and
-        ``timings`` in milliseconds: ``start`` is what went before (Python, imports), and ``total``
-        counts from the start of the process where the system tells it.
 
     Raises:
         RaggdError: the question is empty, or `strict` refuses the folder.
@@ -147,26 +136,20 @@ def ask_result(
     return {
         "question": answer.question,
         "answer": answer.text,
-        "hits": answer.hits,
+        "hits": answer.hits,  # passages found
         "method": method or (rag.parts.adapting if any(source) else "base"),
         "adapted": adapted.update is not None or adapted.prefix is not None,
         "demonstrations": len(shown),
         "without_evidence": [d.question for d in unsupported(shown)],
         "remarks": remarks_on(shown),
-        "template": str(adapted.template or ""),
-        "refused": answer.refused,
-        "named": list(answer.named),
+        "template": str(adapted.template or ""),  # what the demonstrations settle, in words
+        "refused": answer.refused,  # as they refuse
+        "named": list(answer.named),  # numbers of the passages that the answer names
         "passages": [asdict(passage) for passage in answer.passages],
         "passages_cut": answer.passages_cut,
-        "skipped": [asdict(each) for each in skipped],
-        "timings": spent,
+        "skipped": [asdict(each) for each in skipped],  # files that are not in the index, and why
+        "timings": spent,  # milliseconds; "start": Python and imports, where the system tells it
     }
-
-
-def _asked_all_the_same(result: dict[str, Any], guess: bool) -> str:
-    if result["answer"] and (guess or not result["refused"]):
-        return ": the answer is the model's own"
-    return ", so the model was not asked to guess (--guess asks it all the same)"
 
 
 def _name(passage: dict[str, str]) -> str:
@@ -198,9 +181,8 @@ def index(
 
     bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
     started = time.perf_counter()
-    with progress_bar() as bar:
-        parts = load_parts(config, [*(assignments or []), *bound], bar)
-        made = parts.index_of(path)
+    with opened(config, [*(assignments or []), *bound]) as (rag, _):
+        made = rag.index(path)
     if strict:
         refuse_skipped(path, made.skipped)
     result = {
@@ -242,18 +224,16 @@ def serve(
 ) -> None:
     """Serve an OpenAI-compatible API and a page; every row of a batch may carry its own update."""
     _require_extra()
-    from raggd.api import Rag
     from raggd.serving.app import serve as run
     from raggd.serving.gate import is_local, read_keys
 
     keys = dict(read_keys(api_keys)) if api_keys else {}
     keys |= {"key": api_key} if api_key else {}
-    changes = with_corpus(corpus, assignments)
+    changes = list(assignments or [])
     changes += [] if host is None else [f"serving.host={json.dumps(host)}"]
     changes += [] if port is None else [f"serving.port={port}"]
-    with progress_bar() as bar:
-        parts = load_parts(config, changes, bar)
-        where = parts.settings.serving.host
+    with opened(config, changes, corpus) as (rag, bar):
+        where = rag.parts.settings.serving.host
         if not keys and not is_local(where):
             complain(
                 f"raggd: serving on {where} without a key: everyone who can reach this machine "
@@ -268,14 +248,12 @@ def serve(
                 say(f"raggd serves on {address} (the page is there; the API is {address}/v1)")
             sys.stdout.flush()
 
-        run(Rag(parts), keys=keys or None, ready=ready)
+        run(rag, keys=keys or None, ready=ready)
 
 
 def _require_extra() -> None:
-    missing = [
-        n for n in ("fastapi", "uvicorn", "prometheus_client", "httpx") if find_spec(n) is None
-    ]
-    if missing:
+    wanted = ("fastapi", "uvicorn", "prometheus_client", "httpx")
+    if missing := [name for name in wanted if find_spec(name) is None]:
         raise RaggdError(
             f"the server needs {' and '.join(missing)}: install raggd with its extra, `pip install "
             '"raggd[serve]"`.'

@@ -17,9 +17,8 @@ from raggd.cli.shared import (
     Out,
     load_parts,
     names_in,
-    progress_bar,
+    opened,
     show,
-    with_corpus,
 )
 from raggd.records import RaggdError, require_known
 
@@ -72,8 +71,8 @@ def data_fetch(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """Fetch the data that the settings name (embedded by default) and say what it holds."""
-    with progress_bar() as bar:
-        result = fetched(load_parts(config, assignments, bar))
+    with opened(config, assignments) as (rag, _):
+        result = fetched(rag.parts)
     lines = (
         f"{name}: {counts['pool']} support questions, {counts['scored']} scored questions"
         for name, counts in result["benchmarks"].items()
@@ -108,8 +107,8 @@ def data_prepare(
     from raggd.evaluation.contracts import run_prepare
 
     require_known("split", split, ["train", "test"])
-    with progress_bar() as bar:
-        result = run_prepare(load_parts(config, assignments, bar), out, split)
+    with opened(config, assignments) as (rag, _):
+        result = run_prepare(rag.parts, out, split)
     lines = [
         f"{name}: {n['questions']} questions, {n['answerable']} with an answer in their passages"
         for name, n in result["benchmarks"].items()
@@ -136,12 +135,11 @@ def make(
     from raggd.study.made import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
-        parts = load_parts(config, with_corpus(corpus, assignments))
+        parts = load_parts(config, assignments, corpus=corpus)
         result = run_make(parts, out, count, seed, _ask)
     else:
-        with progress_bar() as bar:
-            parts = load_parts(config, with_corpus(corpus, assignments), bar)
-            result = run_make(parts, out, count, seed, None, bar)
+        with opened(config, assignments, corpus) as (rag, bar):
+            result = run_make(rag.parts, out, count, seed, None, bar)
     tried = result["yield"]
     show(
         result,
@@ -183,9 +181,8 @@ def compare(
     """Measure updates from made demonstrations against gold ones and none."""
     from raggd.study.made import run_compare
 
-    with progress_bar() as bar:
-        parts = load_parts(config, assignments, bar)
-        result, tables = run_compare(parts, names_in(benchmarks), out, bar)
+    with opened(config, assignments) as (rag, bar):
+        result, tables = run_compare(rag.parts, names_in(benchmarks), out, bar)
     show(result, as_json, *(f"{table.to_text()}\n" for table in tables))
 
 

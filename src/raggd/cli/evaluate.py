@@ -17,12 +17,11 @@ from raggd.cli.shared import (
     Demonstrations,
     Json,
     Out,
-    load_parts,
     names_in,
     note,
+    opened,
     progress_bar,
     show,
-    with_corpus,
 )
 from raggd.files import write_json, write_text
 from raggd.provenance import origin
@@ -99,24 +98,22 @@ def evaluate(
     from raggd.report.own import contract_tables
     from raggd.study.evaluate import run_evaluate, run_own, usual_methods
 
-    if contracts:
-        with progress_bar() as bar:
-            parts = load_parts(config, assignments, bar)
-            named = names_in(methods) if methods else USUAL
-            sets = names_in(contracts)
-            result = run_contracts(parts, sets, named, count, out, bar, prepared, shown)
-        _show(result, contract_tables(result), as_json)
-        return
-    with progress_bar() as bar:
-        parts = load_parts(config, with_corpus(corpus, assignments), bar)
-        if questions or demonstrations:
-            named = names_in(methods)
-            found, own = run_own(parts, questions, demonstrations, named, out, bar)
-            _show(found, own.tables, as_json, "", own.advice)
-            return
-        names = names_in(methods) if methods else usual_methods(parts)
-        scores, report = run_evaluate(parts, names, out, bar)
-    _show(scores, report.tables, as_json)
+    named = names_in(methods) if methods else None
+    words: list[str] = []
+    with opened(config, assignments, corpus) as (rag, bar):
+        parts = rag.parts
+        if contracts:
+            sets, chosen = names_in(contracts), USUAL if named is None else named
+            result = run_contracts(parts, sets, chosen, count, out, bar, prepared, shown)
+            tables = contract_tables(result)
+        elif questions or demonstrations:
+            result, own = run_own(parts, questions, demonstrations, named or [], out, bar)
+            tables, words = own.tables, ["", own.advice]
+        else:
+            chosen = usual_methods(parts) if named is None else named
+            result, report = run_evaluate(parts, chosen, out, bar)
+            tables = report.tables
+    _show(result, tables, as_json, *words)
 
 
 def audit(
@@ -142,15 +139,16 @@ def audit(
     from raggd.evaluation.runner import task_of
     from raggd.report.own import audit_table
 
-    with progress_bar() as bar:
-        parts = load_parts(config, assignments, bar)
+    with opened(config, assignments) as (rag, bar):
+        parts = rag.parts
         tasks = [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]
-        if dump is not None:
-            count = _write_sets(dump, tasks)
-            show({"file": str(dump), "sets": count}, as_json, f"{count} support sets: {dump}")
-            return
-        state_of, fixed = _states(parts, method, constant, adapters)
-        audited = run(parts.backbone, tasks, state_of, parts.settings, bar, fixed)
+        if dump is None:
+            state_of, fixed = _states(parts, method, constant, adapters)
+            audited = run(parts.backbone, tasks, state_of, parts.settings, bar, fixed)
+    if dump is not None:
+        count = _write_sets(dump, tasks)
+        show({"file": str(dump), "sets": count}, as_json, f"{count} support sets: {dump}")
+        return
     result = audit_result(audited) | {"audited": str(adapters) if adapters else method}
     write_json(out / "audit.json", result | origin() | {"settings": parts.settings.model_dump()})
     _show(result, [audit_table(result)], as_json)
@@ -211,8 +209,8 @@ def bench(
     from raggd.evaluation.price import Lengths, measure_price, random_weights
 
     chosen = [f"backbone.dtype='{dtype}'"] if dtype else []
-    with progress_bar() as bar:
-        parts = load_parts(config, [*(assignments or []), *chosen], bar)
+    with opened(config, [*(assignments or []), *chosen]) as (rag, bar):
+        parts = rag.parts
         bar("loading", 0, None)
         backbone = random_backbone(shape, parts.settings.backbone) if shape else parts.backbone
         base, predictor = random_weights(backbone, parts.settings.adapter.rank)

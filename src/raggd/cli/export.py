@@ -15,20 +15,17 @@ from raggd.cli.shared import (
     Corpus,
     Demonstrations,
     Json,
-    Source,
     Support,
     Update,
     complain,
     counted,
-    load_rag,
-    progress_bar,
+    load_parts,
+    opened,
     show,
     support_from,
-    with_corpus,
 )
 
 if TYPE_CHECKING:
-    from raggd.api import Rag
     from raggd.methods.base import Adapted
     from raggd.methods.store import Store
 
@@ -55,9 +52,11 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a LoRA for another engine. Without an update, the base adapter alone."""
-    with progress_bar() as bar:
-        rag = load_rag(config, with_corpus(corpus, assignments), bar)
-        adapted = _chosen(rag, (demonstrations, support, update))
+    with opened(config, assignments, corpus) as (rag, _):
+        adapted = None
+        if demonstrations or support or update:
+            chosen = support_from(rag, (demonstrations, support, update))
+            adapted = rag.state(update) if update else rag.adapt(chosen)
         result = _about(adapted)
         if form == Form.PEFT:
             made = rag.export_peft(path, adapted)
@@ -72,13 +71,6 @@ def export(
             prompt = f"{beside} (llama-server --jinja --chat-template-file)"
     what = "base adapter and update" if result["adapted"] else "base adapter"
     show(result, as_json, f"{what}{where}", f"its prompt: {prompt}", *_left_out(result))
-
-
-def _chosen(rag: Rag, source: Source) -> Adapted | None:
-    support = support_from(rag, source)
-    if not any(source):
-        return None
-    return rag.state(source[2]) if source[2] else rag.adapt(support)
 
 
 def _about(adapted: Adapted | None) -> dict[str, Any]:
@@ -97,7 +89,9 @@ def _left_out(result: dict[str, Any]) -> list[str]:
 
 
 def _store(config: Path | None, assignments: list[str] | None) -> Store:
-    return load_rag(config, assignments).store
+    from raggd.api import Rag
+
+    return Rag(load_parts(config, assignments)).store
 
 
 @supports_app.command("add")
@@ -109,8 +103,7 @@ def supports_add(
     as_json: Json = False,
 ) -> None:
     """Find the passages of answered questions and keep all of it under an id."""
-    with progress_bar() as bar:
-        rag = load_rag(config, with_corpus(corpus, assignments), bar)
+    with opened(config, assignments, corpus) as (rag, _):
         support = rag.store.add(rag.support(file)).support
     path, number = rag.store.file(support.id), len(support.demonstrations)
     result = {"id": support.id, "demonstrations": number, "file": str(path)}

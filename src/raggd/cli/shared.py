@@ -79,27 +79,29 @@ def names_in(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def with_corpus(corpus: Path | None, assignments: list[str] | None) -> list[str]:
-    """Say `--corpus` as a setting, beside the single changes given by `--set`."""
-    named = [] if corpus is None else [f"data.corpus={json.dumps(str(corpus), ensure_ascii=False)}"]
-    return [*(assignments or []), *named]
-
-
 def load_parts(
-    config: Path | None, assignments: list[str] | None, bar: Progress = silent
+    config: Path | None,
+    assignments: list[str] | None,
+    bar: Progress = silent,
+    corpus: Path | None = None,
 ) -> Assembly:
     """Read the settings of a command; everything it needs is loaded on first use."""
     from raggd.assembly import Assembly
-    from raggd.settings import load_settings
+    from raggd.settings import changed, load_settings
 
-    return Assembly(load_settings(config, assignments), bar)
+    settings = load_settings(config, assignments)
+    return Assembly(changed(settings, "data", corpus=str(corpus)) if corpus else settings, bar)
 
 
-def load_rag(config: Path | None, assignments: list[str] | None, bar: Progress = silent) -> Rag:
-    """Return what adapts and answers by the settings of a command: `load_parts`, as a `Rag`."""
+@contextmanager
+def opened(
+    config: Path | None, assignments: list[str] | None, corpus: Path | None = None
+) -> Iterator[tuple[Rag, Bar]]:
+    """Give a command what its settings name, and show how far it is."""
     from raggd.api import Rag
 
-    return Rag(load_parts(config, assignments, bar))
+    with progress_bar() as bar:
+        yield Rag(load_parts(config, assignments, bar, corpus)), bar
 
 
 def support_from(rag: Rag, source: Source, method: str | None = None) -> SupportSet | None:

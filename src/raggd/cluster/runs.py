@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,13 @@ def distribute(
 ) -> dict[str, Any]:
     """Let the workers of a cluster make what is missing of a study's part files.
 
-    ``workers``, ``parts`` that were asked for, ``computed`` and ``refused`` ones, and the
-    ``seconds`` that the parts took once all workers stood.
+    Of the ``cluster`` it tells ``workers``, ``parts`` that were asked for, ``computed`` and
+    ``refused`` ones, and the ``seconds`` that the parts took once all workers stood.
     """
     tasks = _tasks(runner, cells)
     found: dict[str, Any] = {"workers": 0, "parts": len(tasks), "computed": 0, "refused": 0}
     if not tasks:
-        return found
+        return {"cluster": found}
     own = {cell.path: runner.identities.of(cell) for cell in cells}
     for cell in cells:  # indexes and evidence are made once, here, before the workers look for them
         runner.task(cell.seed, cell.retriever, cell.benchmark)
@@ -137,21 +137,15 @@ def distribute(
         scheduler.check(own)
         started = time.monotonic()
         scheduler.run(tasks, deliver, label, needs=lambda task: task.cell.backbone)
-        seconds = round(time.monotonic() - started, 2)
-        return found | {"workers": len(scheduler), "seconds": seconds}
+        found |= {"workers": len(scheduler), "seconds": round(time.monotonic() - started, 2)}
+    return {"cluster": found}
 
 
 def run_study_on(
     study: StudySettings, out: Path, part: Part, options: ClusterOptions, progress: Progress
 ) -> dict[str, Any]:
-    """Run what is not finished of a study on a cluster.
-
-    Result: as of `run_study`, and ``cluster``: what `distribute` returns.
-    """
-
-    def first(runner: StudyRunner, cells: Sequence[Cell]) -> dict[str, Any]:
-        return {"cluster": distribute(runner, cells, options, progress)}
-
+    """Run what is not finished of a study on a cluster, as `run_study` does; see `distribute`."""
+    first = partial(distribute, options=options, progress=progress)
     return run_study(study, out, part, progress, first=first)
 
 

@@ -27,12 +27,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 LOCAL = "local"
 """The address that stands for a cluster of this machine alone, started and stopped here."""
-SECONDS = 5.0
-"""How long a cluster may take to accept a connection."""
-START_SECONDS = 600
-"""How long workers may take to start; a busy cluster gives none."""
-TRIES = 3
-"""Workers that may die over one task."""
+SECONDS = 5.0  # how long a cluster may take to accept a connection
+START_SECONDS = 600  # how long workers may take to start; a busy cluster gives none
+TRIES = 3  # workers that may die over one task
 _LONG_REPORT = 12
 
 

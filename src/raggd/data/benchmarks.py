@@ -21,15 +21,13 @@ from raggd.data.questions import read_questions
 from raggd.files import cache_folder, replacing
 from raggd.records import Question, RaggdError, content_id, known_names, require_known
 
-HUB = "hub"
-"""The source that stands for FlashRAG's data sets on the Hugging Face hub."""
+HUB = "hub"  # the source that stands for FlashRAG's data sets on the Hugging Face hub
 
 HUB_REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 HUB_CORPUS = "retrieval-corpus/wiki18_100w.zip"
 
 SPLITS = ("train", "dev", "test")
-SCORED = ("test", "dev")
-"""Splits to score: the first that there is."""
+SCORED = ("test", "dev")  # splits to score: the first that there is
 SMALLEST_POOL = 12
 
 

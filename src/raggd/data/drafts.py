@@ -33,8 +33,7 @@ _MARKUP = re.compile(
     r"\*\*|__|</?[a-z][^<>]*>|(?<!\w)[*_](?=\w)|(?<=\w)[*_](?!\w)|\{\w+\}(?=`)|`(?=`)"
 )
 _BRACKETS = re.compile(r"\s*\([^()]*\)")
-_WORDS = (5, 32)
-"""Fewest and most words of a sentence that is asked about."""
+_WORDS = (5, 32)  # fewest and most words of a sentence that is asked about
 
 _MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
 _DATE = rf"(?:\d{{1,2}} {_MONTH} \d{{4}}|{_MONTH} \d{{1,2}}, \d{{4}})"

@@ -20,8 +20,7 @@ WITHOUT_PASSAGES = f"Answer the question. {BRIEF}"
 FOLLOW = "Answer in the way the examples show."
 """The instruction that cached examples stand under: it asks for no form of its own."""
 ANSWER_CUE = "Answer:"
-Exchange = tuple[str, str]
-"""An earlier question of a conversation, and what was answered."""
+Exchange = tuple[str, str]  # an earlier question of a conversation, and what was answered
 
 
 def prompt_fingerprint(tokenizer: Any) -> str:

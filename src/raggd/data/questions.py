@@ -118,8 +118,7 @@ def read_questions(path: Path, *, task: str) -> list[Question]:
     return list(questions.values())
 
 
-OWN_TASK = "own"
-"""The task of one's own demonstrations, when it has no other name."""
+OWN_TASK = "own"  # the task of one's own demonstrations, when it has no other name
 NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
 """Stands in where a method that reads no demonstrations is asked to adapt."""
 

@@ -17,8 +17,7 @@ from weakref import WeakKeyDictionary
 
 from raggd.records import RaggdError
 
-Turns = Sequence[dict[str, str]]
-"""A conversation: ``role`` and ``content`` of each turn."""
+Turns = Sequence[dict[str, str]]  # a conversation: ``role`` and ``content`` of each turn
 
 _TODAY = datetime(2024, 7, 26)
 """The date in every prompt: the one that Llama's templates write where they know none."""

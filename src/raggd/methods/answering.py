@@ -27,7 +27,7 @@ from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
 from raggd.data.template import REFUSAL
 from raggd.methods.base import Adapted
 from raggd.records import Passage, RaggdError
-from raggd.retrieval.coverage import coverage
+from raggd.retrieval.evidence import coverage
 from raggd.settings import Settings
 
 VERDICTS = ("Yes", "No", "yes", "no")  # answers that no passage needs to hold

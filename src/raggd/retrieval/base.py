@@ -17,8 +17,7 @@ from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from raggd.records import Hit, RaggdError
 
-Rows = NDArray[np.int64]
-"""Row numbers of passages in an index, shape (n,)."""
+Rows = NDArray[np.int64]  # row numbers of passages in an index, shape (n,)
 
 _GROUP = 128
 

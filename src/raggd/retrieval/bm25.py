@@ -53,15 +53,13 @@ from raggd.retrieval.terms import (
 
 K1 = 0.9
 B = 0.4
-MEMORY = "3GB"
-"""Bound on the memory of a build unless another is given."""
+MEMORY = "3GB"  # bound on the memory of a build unless another is given
 _PARAMETERS: dict[str, Any] = {"method": "lucene", "k1": K1, "b": B}
 
 ROWS = 1 << 18
 """Most passages of a segment: its scores fit a processor's cache, and a kill costs one segment."""
 
-LEAST_MEMORY = 64_000_000
-"""Memory that is needed beyond what the process holds anyway, bytes."""
+LEAST_MEMORY = 64_000_000  # memory that is needed beyond what the process holds anyway, bytes
 
 # Peak memory while a range is sorted or scored, per word of its passages: measured, with a margin;
 # and per distinct word: two dictionaries of Python strings.

@@ -12,7 +12,7 @@ import inspect
 import sys
 import uuid
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
@@ -132,11 +132,6 @@ class ForeignRetriever(_Checked):
         return self._evidence(self._asked_for(lambda: self._search(query, k)))
 
 
-def _passage(text: str, metadata: Mapping[str, Any], name: str | None) -> Passage:
-    title = next((str(metadata[key]) for key in _TITLES if metadata.get(key)), "")
-    return Passage(name or content_id(title, text), text, title)
-
-
 def ranked(passages: Sequence[Passage], scores: Sequence[float | None]) -> list[Hit]:
     """Return hits in the given order; scores that are missing or do not fall become ranks."""
     known = [score for score in scores if score is not None]
@@ -146,27 +141,37 @@ def ranked(passages: Sequence[Passage], scores: Sequence[float | None]) -> list[
     return [Hit(passage, score) for passage, score in zip(passages, known, strict=True)]
 
 
-def _langchain(find: Callable[[str, int], Sequence[Any]]) -> Search:
-    def search(query: str, k: int) -> list[Hit]:
-        found = [_passage(d.page_content, d.metadata, d.id) for d in find(query, k)]
-        return ranked(found, [None] * len(found))
+_KINDS: tuple[tuple[str, str, Callable[[Any, str, int], Sequence[Any]]], ...] = (
+    ("langchain_core.vectorstores", "VectorStoreRetriever", lambda it, q, k: it.invoke(q, k=k)),
+    ("langchain_core.retrievers", "BaseRetriever", lambda it, q, k: it.invoke(q)),
+    ("langchain_core.vectorstores", "VectorStore", lambda it, q, k: it.similarity_search(q, k=k)),
+    ("llama_index.core.base.base_retriever", "BaseRetriever", lambda it, q, k: it.retrieve(q)),
+    (
+        "llama_index.core.indices.base",
+        "BaseIndex",
+        lambda it, q, k: it.as_retriever(similarity_top_k=k).retrieve(q),
+    ),
+)
+"""What can be wrapped, by module and class, and how it is asked for `k` passages."""
 
-    return search
 
-
-def _llamaindex(find: Callable[[str, int], Sequence[Any]]) -> Search:
-    def search(query: str, k: int) -> list[Hit]:
-        nodes = find(query, k)
-        found = [_passage(n.get_content(), n.metadata, n.node_id) for n in nodes]
-        return ranked(found, [n.score for n in nodes])
-
-    return search
+def _hits(found: Sequence[Any]) -> list[Hit]:
+    # documents of LangChain, or scored nodes of LlamaIndex
+    passages, scores = [], []
+    for each in found:
+        langchain = hasattr(each, "page_content")
+        text, name = (
+            (each.page_content, each.id) if langchain else (each.get_content(), each.node_id)
+        )
+        title = next((str(each.metadata[key]) for key in _TITLES if each.metadata.get(key)), "")
+        passages.append(Passage(name or content_id(title, text), text, title))
+        scores.append(None if langchain else each.score)
+    return ranked(passages, scores)
 
 
 def _is(thing: object, module: str, name: str) -> bool:
     # Without importing a library that the user does not use.
-    loaded = sys.modules.get(module)
-    kind = getattr(loaded, name, None) if loaded else None
+    kind = getattr(sys.modules.get(module), name, None)
     return isinstance(kind, type) and isinstance(thing, kind)
 
 
@@ -185,27 +190,19 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
     if isinstance(thing, Retriever) and not isinstance(thing, type):
         ours = type(thing).__module__.startswith("raggd.")
         return thing if ours else OwnRetriever(thing)
-    if _is(thing, "langchain_core.vectorstores", "VectorStoreRetriever"):
-        search = _langchain(lambda query, k: thing.invoke(query, k=k))
-    elif _is(thing, "langchain_core.retrievers", "BaseRetriever"):
-        search = _langchain(lambda query, k: thing.invoke(query))
-    elif _is(thing, "langchain_core.vectorstores", "VectorStore"):
-        search = _langchain(lambda query, k: thing.similarity_search(query, k=k))
-    elif _is(thing, "llama_index.core.base.base_retriever", "BaseRetriever"):
-        return ForeignRetriever("LlamaIndex", _llamaindex(lambda q, k: thing.retrieve(q)), name)
-    elif _is(thing, "llama_index.core.indices.base", "BaseIndex"):
-        search = _llamaindex(lambda q, k: thing.as_retriever(similarity_top_k=k).retrieve(q))
-        return ForeignRetriever("LlamaIndex", search, name)
-    elif _is(thing, "llama_index.core.vector_stores.types", "BasePydanticVectorStore"):
+    if _is(thing, "llama_index.core.vector_stores.types", "BasePydanticVectorStore"):
         from llama_index.core import VectorStoreIndex
 
-        return wrap_retriever(VectorStoreIndex.from_vector_store(thing), name)
-    else:
+        thing = VectorStoreIndex.from_vector_store(thing)
+    known = ((module, ask) for module, kind, ask in _KINDS if _is(thing, module, kind))
+    module, ask = next(known, ("", None))
+    if ask is None:
         raise RaggdError(
             f"a {type(thing).__name__} is no retriever that raggd knows: expected a retriever or "
             "vector store of LangChain or LlamaIndex, or an object with search and fingerprint."
         )
-    return ForeignRetriever("LangChain", search, name)
+    library = "LangChain" if module.startswith("langchain") else "LlamaIndex"
+    return ForeignRetriever(library, lambda query, k: _hits(ask(thing, query, k)), name)
 
 
 def open_named(path: str, settings: Settings) -> Retriever:

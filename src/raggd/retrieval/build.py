@@ -30,14 +30,7 @@ from raggd.retrieval.corpus import (
 )
 from raggd.retrieval.dense import DenseKind
 from raggd.retrieval.encoder import load_encoder
-from raggd.retrieval.folders import (
-    STATE,
-    building,
-    clear,
-    open_folder,
-    publish,
-    read_manifest,
-)
+from raggd.retrieval.folders import STATE, building, clear, open_folder, publish, read_manifest
 from raggd.retrieval.store import (
     HybridRetriever,
     PassageStore,
@@ -197,8 +190,7 @@ def _kind(settings: RetrievalSettings) -> Kind:
     if settings.retriever == "bm25":
         return BM25Kind(Budget(parse_size(settings.memory)))
     if settings.retriever == "dense":
-        encoder = load_encoder(settings.encoder, precision=settings.precision)
-        return DenseKind(encoder, settings.index_factory)
+        return DenseKind(load_encoder(settings.encoder))
     raise RaggdError(
         f"retrieval.retriever={settings.retriever} brings its own index: there is none to build. "
         "Fill it with the means of its library."
@@ -208,5 +200,5 @@ def _kind(settings: RetrievalSettings) -> Kind:
 def _cached_folder(listing: Listing, settings: RetrievalSettings) -> Path:
     parts = [settings.retriever, listing.key]
     if settings.retriever == "dense":
-        parts += [settings.encoder, settings.precision, settings.index_factory]
+        parts.append(settings.encoder)
     return cache_folder() / "indexes" / f"{settings.retriever}-{content_id(*parts)}"

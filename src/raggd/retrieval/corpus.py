@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -184,14 +184,8 @@ class Changes:
 
     def __str__(self) -> str:
         """Return one line for people."""
-        files = (
-            f"{self.files_added} added, {self.files_changed} changed, {self.files_removed} removed"
-        )
-        passages = (
-            f"{self.passages_added} added, {self.passages_changed} changed, "
-            f"{self.passages_removed} removed"
-        )
-        return f"files: {files}; passages: {passages}"
+        counts = [f"{count} {name.partition('_')[2]}" for name, count in asdict(self).items()]
+        return f"files: {', '.join(counts[:3])}; passages: {', '.join(counts[3:])}"
 
 
 def changes_between(old: PassageStore | None, new: PassageStore, copied: int, same: int) -> Changes:

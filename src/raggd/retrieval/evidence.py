@@ -10,9 +10,9 @@ from raggd.data.answers import choose_answer, contains_answer, normalise_answer
 from raggd.data.prepared import Prepared
 from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
+from raggd.retrieval.terms import tokenize
 
-Evidence = tuple[Passage, ...]
-"""The passages of one question, best first."""
+Evidence = tuple[Passage, ...]  # the passages of one question, best first
 
 
 def evidence_for(questions: Sequence[Question], retriever: Retriever, k: int) -> list[Evidence]:
@@ -31,6 +31,25 @@ def holds_answer(question: Question, passages: Sequence[Passage]) -> bool | None
     if {normalise_answer(answer) for answer in question.answers} <= {"yes", "no"}:
         return None
     return is_answerable(question, passages)
+
+
+WINDOW, STEP = 25, 8  # words of a passage that stand close together; between two beginnings
+
+
+def coverage(question: str, passages: Sequence[Passage]) -> float:
+    """Return the largest share of a question's terms that stand close together in a passage.
+
+    >>> coverage("the repair of pumps", [Passage("a", "Ann repairs the pump.", "Guide")])
+    1.0
+    """
+    asked = set(tokenize(question))
+    held = [0]
+    for passage in passages:
+        words = [set(tokenize(word)) for word in f"{passage.title} {passage.text}".split()]
+        for start in range(0, max(1, len(words) - WINDOW + STEP), STEP):
+            near = set[str]().union(*words[start : start + WINDOW])
+            held.append(len(asked & near))
+    return max(held) / max(1, len(asked))
 
 
 def demonstrations_of(

@@ -25,8 +25,7 @@ from raggd.records import RaggdError
 FORMATS = {"bm25": 4, "dense": 3}
 """Version of the index folders that this code writes and reads, by kind."""
 
-MANIFEST = "index.json"
-"""The file that makes a folder an index."""
+MANIFEST = "index.json"  # the file that makes a folder an index
 
 STATE = "state.json"
 """The file of a partial folder that makes it worth keeping: its passages are all there."""

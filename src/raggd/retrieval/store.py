@@ -251,10 +251,8 @@ class PassageStore:
         return shared, changed
 
 
-MANY = 20
-"""Different queries with one and the same best passage, from which a retriever warns."""
-DEPTH = 100
-"""Passages that each retriever is asked for, at least."""
+MANY = 20  # different queries with one and the same best passage, from which a retriever warns
+DEPTH = 100  # passages that each retriever is asked for, at least
 
 
 class StoredRetriever(ABC):

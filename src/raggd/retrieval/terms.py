@@ -178,11 +178,9 @@ class TermNumbers:
         return number
 
 
-Numbers = NDArray[np.int32]
-"""Term numbers, passage rows or counts."""
+Numbers = NDArray[np.int32]  # term numbers, passage rows or counts
 
-Keys = NDArray[np.uint64]
-"""64-bit hashes of terms, shape (n,)."""
+Keys = NDArray[np.uint64]  # 64-bit hashes of terms, shape (n,)
 
 
 def term_keys(terms: Sequence[str]) -> Keys:

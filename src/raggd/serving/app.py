@@ -10,42 +10,23 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from enum import Enum
 from importlib import metadata, resources
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, Response
+from prometheus_client import generate_latest
 
 from raggd.api import Rag
 from raggd.backbone.device import leave_one
 from raggd.records import RaggdError
-from raggd.serving.bodies import (
-    MODELS,
-    Deleted,
-    EvaluationRequest,
-    EvaluationView,
-    Health,
-    IndexView,
-    SupportList,
-    SupportRequest,
-    SupportView,
-)
+from raggd.serving import bodies, openai
 from raggd.serving.errors import ApiError, install_handlers
 from raggd.serving.evaluation import Evaluations
 from raggd.serving.gate import Gate, Keys, is_local
-from raggd.serving.openai import (
-    ChatCompletion,
-    ChatRequest,
-    Completion,
-    CompletionRequest,
-    ErrorBody,
-    ModelList,
-    ModelView,
-)
 from raggd.serving.request import Chat, Prompts
 from raggd.serving.service import Service
 from raggd.settings import ServingSettings
@@ -53,8 +34,8 @@ from raggd.settings import ServingSettings
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
 PAGE_FILES = ("page.css", "page.js", "marks.js", "ready.js")
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorBody, "description": "The request is refused."},
-    "5XX": {"model": ErrorBody, "description": "The server is stopping, too slow, or failed."},
+    "4XX": {"model": openai.ErrorBody, "description": "The request is refused."},
+    "5XX": {"model": openai.ErrorBody, "description": "The server stops, is too slow, or failed."},
 }
 EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 STREAM: dict[int | str, dict[str, Any]] = {
@@ -68,111 +49,113 @@ POLICY = (
 """The page may load and reach nothing but this server."""
 
 
-def _openai_routes(app: FastAPI, service: Service) -> None:
-    tags: list[str | Enum] = ["OpenAI"]
+def _openai_routes(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["OpenAI"])
 
-    @app.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM, tags=tags)
-    async def chat(body: ChatRequest) -> Response:
+    @routes.post("/v1/chat/completions", response_model=openai.ChatCompletion, responses=STREAM)
+    async def chat(body: openai.ChatRequest) -> Response:
         """Answer the last question of a chat from retrieved passages."""
         return Chat(service, body)
 
-    @app.post("/v1/completions", response_model=Completion, responses=STREAM, tags=tags)
-    async def completions(body: CompletionRequest) -> Response:
+    @routes.post("/v1/completions", response_model=openai.Completion, responses=STREAM)
+    async def completions(body: openai.CompletionRequest) -> Response:
         """Answer one or several questions from retrieved passages."""
         return Prompts(service, body)
 
-    def models() -> list[ModelView]:
-        fixed = [ModelView(id=n, created=started, description=d) for n, d in MODELS.items()]
-        return fixed + [
-            ModelView(
-                id=view.model, created=view.created, description=f"adapted to the set '{view.task}'"
-            )
-            for view in service.views()
-        ]
+    def models() -> list[openai.ModelView]:
+        there = [(name, started, description) for name, description in bodies.MODELS.items()]
+        there += [(v.model, v.created, f"adapted to the set '{v.task}'") for v in service.views()]
+        return [openai.ModelView(id=n, created=c, description=d) for n, c, d in there]
 
     started = int(time.time())
 
-    @app.get("/v1/models", tags=tags)
-    async def list_models() -> ModelList:
+    @routes.get("/v1/models")
+    async def list_models() -> bodies.ListOf[openai.ModelView]:
         """List what a request may name as its model."""
-        return ModelList(data=models())
+        return bodies.ListOf(data=models())
 
-    @app.get("/v1/models/{model:path}", tags=tags, summary="Look a model up")
-    async def get_model(model: str) -> ModelView:
+    @routes.get("/v1/models/{model:path}", summary="Look a model up")
+    async def get_model(model: str) -> openai.ModelView:
         for known in models():
             if known.id == model:
                 return known
         raise ApiError(404, "model_not_found", "there is no model of that name.", param="model")
 
+    return routes
 
-def _support_routes(app: FastAPI, service: Service) -> None:
-    tags: list[str | Enum] = ["support sets"]
+
+def _support_routes(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["support sets"])
     known: dict[int | str, dict[str, Any]] = {
-        200: {"model": SupportView, "description": "It was there already."}
+        200: {"model": bodies.SupportView, "description": "It was there already."}
     }
 
-    @app.post("/v1/supports", status_code=201, responses=known, tags=tags)
-    async def add_support(body: SupportRequest, response: Response) -> SupportView:
+    @routes.post("/v1/supports", status_code=201, responses=known)
+    async def add_support(body: bodies.SupportRequest, response: Response) -> bodies.SupportView:
         """Store demonstrations and predict the update that they ask for."""
         view, new = await service.add(body)
         response.status_code = 201 if new else 200
         return view
 
-    @app.get("/v1/supports", tags=tags)
-    async def list_supports() -> SupportList:
+    @routes.get("/v1/supports")
+    async def list_supports() -> bodies.ListOf[bodies.SupportView]:
         """List the support sets, newest first."""
-        return SupportList(data=service.views())
+        return bodies.ListOf(data=service.views())
 
-    @app.get("/v1/supports/{support}", tags=tags)
-    async def get_support(support: str) -> SupportView:
+    @routes.get("/v1/supports/{support}")
+    async def get_support(support: str) -> bodies.SupportView:
         """Show a support set."""
         return service.view(service.stored(support))
 
-    @app.delete("/v1/supports/{support}", tags=tags)
-    async def delete_support(support: str) -> Deleted:
+    @routes.delete("/v1/supports/{support}")
+    async def delete_support(support: str) -> bodies.Deleted:
         """Delete a support set and its update."""
         await asyncio.to_thread(service.store.remove, service.stored(support).support.id)
-        return Deleted(id=support)
+        return bodies.Deleted(id=support)
+
+    return routes
 
 
-def _evaluation_routes(app: FastAPI, evaluations: Evaluations) -> None:
-    tags: list[str | Enum] = ["evaluation"]
+def _evaluation_routes(evaluations: Evaluations) -> APIRouter:
+    routes = APIRouter(tags=["evaluation"])
 
-    @app.post("/v1/evaluations", status_code=202, tags=tags)
-    async def start_evaluation(body: EvaluationRequest) -> EvaluationView:
+    @routes.post("/v1/evaluations", status_code=202)
+    async def start_evaluation(body: bodies.EvaluationRequest) -> bodies.EvaluationView:
         """Score base, few shot and adapted model on one's own questions, in the background."""
         return evaluations.start(body)
 
-    @app.get("/v1/evaluations/{evaluation}", tags=tags)
-    async def get_evaluation(evaluation: str) -> EvaluationView:
+    @routes.get("/v1/evaluations/{evaluation}")
+    async def get_evaluation(evaluation: str) -> bodies.EvaluationView:
         """Show how far an evaluation is."""
         return evaluations.view(evaluation)
 
-    @app.delete("/v1/evaluations/{evaluation}", tags=tags)
-    async def end_evaluation(evaluation: str) -> EvaluationView:
+    @routes.delete("/v1/evaluations/{evaluation}")
+    async def end_evaluation(evaluation: str) -> bodies.EvaluationView:
         """End an evaluation."""
         return evaluations.cancel(evaluation)
 
+    return routes
 
-def _own_routes(app: FastAPI, service: Service) -> None:
-    tags: list[str | Enum] = ["operation"]
 
-    @app.get("/v1/index", tags=tags)
-    async def get_index() -> IndexView:
+def _own_routes(service: Service) -> APIRouter:
+    routes = APIRouter(tags=["operation"])
+
+    @routes.get("/v1/index")
+    async def get_index() -> bodies.IndexView:
         """Show which index is searched."""
         return service.documents.view()
 
-    @app.post("/v1/index", tags=tags)
-    async def refresh_index() -> IndexView:
+    @routes.post("/v1/index")
+    async def refresh_index() -> bodies.IndexView:
         """Index the documents that changed, and search them from now on."""
         return await asyncio.to_thread(service.documents.refresh)
 
-    @app.get("/health", responses={503: {"model": Health}}, tags=tags)
-    async def health(response: Response) -> Health:
+    @routes.get("/health", responses={503: {"model": bodies.Health}})
+    async def health(response: Response) -> bodies.Health:
         """Say whether the server takes requests; 503 while it stops."""
         fit = service.scheduler.alive and not service.stopping
         response.status_code = 200 if fit else 503
-        return Health(
+        return bodies.Health(
             status="ok" if fit else "stopping",
             backbone=service.backbone.name,
             base=service.base.fingerprint,
@@ -184,22 +167,24 @@ def _own_routes(app: FastAPI, service: Service) -> None:
             supports=len(service.store.names()),
         )
 
-    @app.get("/metrics", response_class=PlainTextResponse, tags=tags)
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Show counters and timings for Prometheus."""
-        return PlainTextResponse(service.metrics.text())
+        return PlainTextResponse(generate_latest(service.metrics.registry))
 
-    @app.get("/", include_in_schema=False)
+    @routes.get("/", include_in_schema=False)
     async def page() -> Response:
         headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
         return FileResponse(PAGE / "index.html", headers=headers)
 
-    @app.get("/static/{name}", include_in_schema=False)
+    @routes.get("/static/{name}", include_in_schema=False)
     async def page_file(name: str) -> Response:
         if name not in PAGE_FILES:
             raise ApiError(404, "not_found", "there is no such file.")
         headers = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
         return FileResponse(PAGE / name, headers=headers)
+
+    return routes
 
 
 def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> Gate:
@@ -226,12 +211,11 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
         responses=ERRORS,
     )
     install_handlers(app)
-    _openai_routes(app, service)
-    _support_routes(app, service)
-    _evaluation_routes(app, Evaluations(service))
-    _own_routes(app, service)
-    limit = service.settings.serving.body_kb * 1024
-    return Gate(app, service.metrics, keys=keys or {}, most=limit, local=local)
+    app.include_router(_openai_routes(service))
+    app.include_router(_support_routes(service))
+    app.include_router(_evaluation_routes(Evaluations(service)))
+    app.include_router(_own_routes(service))
+    return Gate(app, service.metrics, keys=keys or {}, local=local)
 
 
 # Running it

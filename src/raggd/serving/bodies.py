@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
@@ -17,8 +17,7 @@ from raggd.records import Demonstration, Passage, unknown_name
 from raggd.serving.errors import ApiError, BadRequestError
 
 MOST_PASSAGES = 16
-LONGEST_EVIDENCE = 32_768
-"""Characters of all passages that a client brings along for one question."""
+LONGEST_EVIDENCE = 32_768  # characters of all passages that a client brings along for one question
 AUTO = "raggd"
 """The model that adapts when there is something to adapt to, and is the base adapter otherwise."""
 MODELS = {
@@ -49,12 +48,7 @@ class Body(BaseModel):
         return {k: v for k, v in value.items() if v is not None or k in cls.model_fields}
 
 
-def clean_text(text: str) -> str:
-    """Return a text in the normal form: no control characters, nor half surrogate pairs.
-
-    Raises:
-        ValueError: it holds one; its place is named.
-    """
+def _clean(text: str) -> str:
     for at, character in enumerate(text):
         if unicodedata.category(character) in {"Cc", "Cs"} and character not in "\t\n\r":
             raise ValueError(
@@ -63,40 +57,30 @@ def clean_text(text: str) -> str:
     return normal_text(text)
 
 
-def filled_text(text: str) -> str:
-    """Return a text that holds a word.
-
-    Raises:
-        ValueError: it is blank, or holds a control character.
-    """
-    text = clean_text(text)
+def _filled(text: str) -> str:
+    text = _clean(text)
     if not text.strip():
         raise ValueError("is empty: expected at least one word")
     return text
 
 
-Text = Annotated[str, AfterValidator(clean_text)]
-ShortText = Annotated[str, Field(max_length=200), AfterValidator(clean_text)]
-Name = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(filled_text)]
+Text = Annotated[str, AfterValidator(_clean)]
+"""A text in the normal form, without control characters and halves of surrogate pairs."""
+ShortText = Annotated[str, Field(max_length=200), AfterValidator(_clean)]
+ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_clean)]
 
 
 class PassageFields(Body):
     """A passage that the client brings along."""
 
-    text: Annotated[
-        str, Field(min_length=1, max_length=LONGEST_EVIDENCE), AfterValidator(filled_text)
-    ]
+    text: Annotated[str, Field(min_length=1, max_length=LONGEST_EVIDENCE), AfterValidator(_filled)]
     title: ShortText = ""
     id: ShortText = ""
     source: ShortText = ""
 
 
-def bounded_passages(passages: list[PassageFields]) -> list[PassageFields]:
-    """Return passages unless they are far more than any context holds: cutting would take seconds.
-
-    Raises:
-        ValueError: they are too long.
-    """
+def _bounded(passages: list[PassageFields]) -> list[PassageFields]:
+    # far more than any context holds would take seconds to cut
     size = sum(len(passage.text) for passage in passages)
     if size > LONGEST_EVIDENCE:
         raise ValueError(f"hold {size} characters: at most {LONGEST_EVIDENCE} are taken")
@@ -111,39 +95,34 @@ def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
     )
 
 
-Passages = Annotated[
-    list[PassageFields], Field(max_length=MOST_PASSAGES), AfterValidator(bounded_passages)
-]
+Passages = Annotated[list[PassageFields], Field(max_length=MOST_PASSAGES), AfterValidator(_bounded)]
 
 
 class DemonstrationFields(Body):
     """An answered question; its passages are retrieved unless they are given."""
 
-    question: Annotated[str, Field(min_length=1, max_length=8_000), AfterValidator(filled_text)]
-    answer: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(filled_text)]
+    question: Annotated[str, Field(min_length=1, max_length=8_000), AfterValidator(_filled)]
+    answer: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_filled)]
     passages: Passages | None = None
     id: ShortText = ""
 
 
-Demonstrations = Annotated[list[DemonstrationFields], Field(min_length=1, max_length=256)]
+Demonstrations = Annotated[list[DemonstrationFields], Field(min_length=1, max_length=16)]
+Questions = Annotated[list[DemonstrationFields], Field(min_length=1, max_length=256)]
 
 
 class Extension(Body):
     """The field `raggd` of a request: how to answer. All of it may be left out."""
 
     method: Served | None = None
-    support: ShortText | None = None
-    """Id of a stored support set."""
-    demonstrations: Demonstrations | None = None
-    """A support set of this request's own."""
+    support: ShortText | None = None  # id of a stored support set
+    demonstrations: Demonstrations | None = None  # a support set of this request's own
+    # evidence to use instead of what would be retrieved; an empty list gives none
     passages: Passages | None = None
-    """Evidence to use instead of what would be retrieved; an empty list gives none."""
-    instruction: Annotated[str, Field(max_length=8_000), AfterValidator(clean_text)] | None = None
-    """How to answer; in a chat the system message says it."""
-    guess: bool | None = None
-    """Ask the model even where no passage was found."""
-    show_passages: bool | None = None
-    """Whether the answer carries the passages that were used (the default)."""
+    # how to answer; in a chat the system message says it
+    instruction: Annotated[str, Field(max_length=8_000), AfterValidator(_clean)] | None = None
+    guess: bool | None = None  # ask the model even where no passage was found
+    show_passages: bool | None = None  # whether the answer carries those that were used (default)
 
     def method_of(self, model: str) -> tuple[str, str | None]:
         """Return the method, and the id of the stored set, that a request for a model names.
@@ -192,49 +171,48 @@ class SupportRequest(Body):
     """`POST /v1/supports`: demonstrations to adapt to."""
 
     demonstrations: Demonstrations
-    task: Name = "own"
-    base: ShortText | None = None
-    """Fingerprint of the base adapter that the set is meant for; another one is refused."""
+    task: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_filled)] = "own"
+    base: ShortText | None = None  # of the base adapter that the set is meant for, and no other
 
 
 class EvaluationRequest(Body):
     """`POST /v1/evaluations`: does adapting to a stored set help?"""
 
     support: ShortText
-    questions: Demonstrations | None = None
-    """Answered questions to ask; without any, each of the set's own, adapted to the others."""
+    # to ask; without any, each of the set's own, adapted to the others
+    questions: Questions | None = None
 
 
 # --- replies
+
+Item = TypeVar("Item")
+
+
+class ListOf(BaseModel, Generic[Item]):
+    """All of one kind."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
 
 
 class Details(BaseModel):
     """The field `raggd` of an answer: how it came about."""
 
     method: str
-    support: str | None
-    """Id of the support set that the model was adapted to."""
+    support: str | None  # id of the set that the model was adapted to
     adapted: bool
-    hits: int
-    """Passages that were found; with 0 the model is not asked unless the request says `guess`."""
-    passages: tuple[Passage, ...] | None
-    """Evidence, best first; None when the request did not want it."""
-    passages_cut: int
-    """Passages that were shortened or left out to fit the context."""
-    searched: list[str] | None = None
-    """What was searched for where it is not the question: a follow-up made self-contained."""
-    turns_cut: int = 0
-    """Earlier turns that were left out to fit the context, the oldest."""
-    refused: bool | None = None
-    """Whether the answer is a refusal that the demonstrations show, once it is finished."""
-    named: list[int] | None = None
-    """Numbers, from 1, of the passages that the answer names, once it is finished."""
-    valid_json: bool | None = None
-    """Whether the answer is JSON, where the request wanted it."""
+    hits: int  # passages found; with 0 the model is asked only where the request says `guess`
+    passages: tuple[Passage, ...] | None  # best first; None when the request did not want them
+    passages_cut: int  # shortened or left out to fit the context
+    searched: list[str] | None = None  # instead of a follow-up: that made self-contained
+    turns_cut: int = 0  # earlier turns that were left out to fit the context, the oldest
+    # once the answer is finished:
+    refused: bool | None = None  # whether it is a refusal that the demonstrations show
+    named: list[int] | None = None  # numbers, from 1, of the passages that it names
+    valid_json: bool | None = None  # whether it is JSON, where the request wanted that
+    # milliseconds: prepare, adapt (0 when the update was there), queue, read, write
     timings: dict[str, float] | None = None
-    """Milliseconds: prepare, adapt (0 when the update was there), queue, read, write."""
-    batch: int | None = None
-    """Most answers that were written together with this one, itself included."""
+    batch: int | None = None  # most answers written together with this one, itself included
 
 
 class SupportView(BaseModel):
@@ -242,26 +220,15 @@ class SupportView(BaseModel):
 
     id: str
     object: Literal["support"] = "support"
-    model: str
-    """The name to ask for: ``adapted/`` and the id."""
+    model: str  # the name to ask for: ``adapted/`` and the id
     task: str
     created: int
-    base: str
-    """Fingerprint of the base adapter that the update starts from."""
+    base: str  # fingerprint of the base adapter that the update starts from
     demonstrations: tuple[Demonstration, ...]
+    # Frobenius norm of the update's change to the weights: per projection, layer by layer; of all
     norms: dict[str, list[float]]
-    """Frobenius norm of the update's change to the weights, per projection, layer by layer."""
     norm: float
-    """The same over all projections and layers."""
-    adapt_ms: float | None
-    """Time that the prediction took; None if it was not needed here yet."""
-
-
-class SupportList(BaseModel):
-    """`GET /v1/supports`."""
-
-    object: Literal["list"] = "list"
-    data: list[SupportView]
+    adapt_ms: float | None  # None if adapting was not needed here yet
 
 
 class Deleted(BaseModel):
@@ -286,17 +253,13 @@ class EvaluationView(BaseModel):
     id: str
     object: Literal["evaluation"] = "evaluation"
     status: Literal["running", "done", "failed", "cancelled"] = "running"
-    support: str
-    """Id of the support set that is adapted to."""
-    questions: int
-    """How many are asked, each of them by every method."""
+    support: str  # id of the set that is adapted to
+    questions: int  # how many are asked, each of them by every method
     doing: str = "finding passages"
-    done: int = 0
+    done: int = 0  # answers that are written, of
     total: int = 0
-    """Answers to be written, and those that are."""
     tables: list[TableView] = []
-    advice: str = ""
-    """Whether to adapt, and with what; or why it cannot be told."""
+    advice: str = ""  # whether to adapt, and with what; or why it cannot be told
 
 
 class IndexView(BaseModel):
@@ -306,10 +269,8 @@ class IndexView(BaseModel):
     corpus: Literal["embedded", "own"]
     passages: int
     fingerprint: str
-    changed: bool
-    """Whether the documents had changed, so that another index is searched from now on."""
-    seconds: float
-    """What looking and indexing took."""
+    changed: bool  # whether another index is searched from now on, since the documents changed
+    seconds: float  # that looking and indexing took
 
 
 class Health(BaseModel):

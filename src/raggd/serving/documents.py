@@ -18,10 +18,8 @@ from raggd.retrieval.corpus import look_at
 from raggd.serving.bodies import IndexView
 from raggd.serving.gate import Metrics
 
-LONGEST_ANSWER = 50
-"""Words of an earlier answer that are searched for with a follow-up."""
-DEPTH = 20
-"""Passages of each search whose ranks are fused."""
+LONGEST_ANSWER = 50  # words of an earlier answer that are searched for with a follow-up
+DEPTH = 20  # passages of each search whose ranks are fused
 LOG = logging.getLogger("raggd.serving")
 
 
@@ -54,20 +52,16 @@ def passages_for(searches: Sequence[str], retriever: Retriever, k: int) -> tuple
     return tuple(hit.passage for hit in fused(retriever.search(searches, depth))[:k])
 
 
-def scripts(text: str) -> set[str]:
-    """Name the scripts of a text's letters, by the first words of their Unicode names.
-
-    >>> sorted(scripts("Лима is 3"))
-    ['CYRILLIC', 'LATIN']
-    """
+def _scripts(text: str) -> set[str]:
+    # by the first words of their letters' Unicode names
     letters = {character for character in text if character.isalpha()}
     return {unicodedata.name(letter, "?").split()[0] for letter in letters}
 
 
 def share_a_script(question: str, passages: Sequence[Passage]) -> bool:
     """Return whether passages were found that could be in the question's language."""
-    asked = scripts(question)
-    return any(not asked or asked & scripts(f"{p.title} {p.text}") for p in passages)
+    asked = _scripts(question)
+    return any(not asked or asked & _scripts(f"{p.title} {p.text}") for p in passages)
 
 
 class Documents:

@@ -20,8 +20,7 @@ from raggd.serving.errors import ApiError, BadRequestError, as_api_error
 from raggd.serving.service import Service
 from raggd.study.evaluate import FEWEST, own_methods, score_task, set_task
 
-KEPT = 8
-"""Evaluations that can be looked at, the newest."""
+KEPT = 8  # evaluations that can be looked at, the newest
 TOO_FEW = (
     "{count} questions are too few to tell chance from help: look at the answers, and give "
     f"{FEWEST} or more for advice."
@@ -67,10 +66,10 @@ class Evaluations:
         return view
 
     def view(self, name: str) -> EvaluationView:
-        """Return how far an evaluation is; 404 if there is none.
+        """Return how far an evaluation is.
 
         Raises:
-            ApiError: there is none of that id.
+            ApiError: 404 if there is none of that id.
         """
         try:
             return self._views[name]

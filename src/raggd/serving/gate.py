@@ -22,7 +22,6 @@ from prometheus_client import (
     Histogram,
     PlatformCollector,
     ProcessCollector,
-    generate_latest,
 )
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
@@ -35,13 +34,13 @@ from raggd.serving.errors import ApiError, internal_error
 LOG = logging.getLogger("raggd.serving")
 OPEN = ("/", "/health", "/openapi.json")
 """Paths that need no key; the page's own files are open too."""
+LARGEST_BODY = 1 << 20
+"""Bytes of a body. A larger one is read to its end and thrown away up to so many times that, so
+that the client reads the answer instead of a reset connection."""
 _DRAIN = 64
-"""A body is read to its end and thrown away up to this many times the limit, so that the client
-reads the answer instead of a reset connection."""
 _BODY_S = 30.0
 
-Keys = Mapping[str, str]
-"""API keys by the names of those who have them."""
+Keys = Mapping[str, str]  # API keys by the names of those who have them
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -75,10 +74,6 @@ class Metrics:
         self.passages = gauge("raggd_passages", "Passages of the index in use.")
         self.index_swaps = count("raggd_index_swaps", "Times that changed documents were indexed.")
         self.index_failures = count("raggd_index_failures", "Times that they could not be.")
-
-    def text(self) -> bytes:
-        """Return everything in Prometheus' text form."""
-        return generate_latest(self.registry)
 
 
 def read_keys(path: Path) -> Keys:
@@ -125,26 +120,18 @@ def _name_of(host: str) -> str:
         return ""
 
 
-async def read_body(request: Request, most: int) -> bytes:
-    """Read a whole body of at most so many bytes.
-
-    Raises:
-        ApiError: 413 if it is larger.
-    """
+async def _read_body(request: Request) -> bytes:
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
         size += len(part)
-        if size <= most:
+        if size <= LARGEST_BODY:
             parts.append(part)
-        elif size > most * _DRAIN:
+        elif size > LARGEST_BODY * _DRAIN:
             break
-    if size > most:
-        raise ApiError(
-            413,
-            "body_too_large",
-            f"the body is larger than {most // 1024} KiB (serving.body_kb): send less.",
-        )
+    if size > LARGEST_BODY:
+        text = f"the body is larger than {LARGEST_BODY // 1024} KiB: send less."
+        raise ApiError(413, "body_too_large", text)
     return b"".join(parts)
 
 
@@ -160,10 +147,8 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
 class Gate:
     """An ASGI application around another one."""
 
-    def __init__(
-        self, app: ASGIApp, metrics: Metrics, *, keys: Keys, most: int, local: bool
-    ) -> None:
-        """Wrap an application; `most` is the largest body in bytes, without keys all are let in.
+    def __init__(self, app: ASGIApp, metrics: Metrics, *, keys: Keys, local: bool) -> None:
+        """Wrap an application; without keys all are let in.
 
         If the server listens on this machine only (`local`), only this machine's names are taken as
         its host, so that a web page elsewhere cannot reach it by a name of its own.
@@ -171,7 +156,6 @@ class Gate:
         self._app = app
         self._metrics = metrics
         self._keys = {name: key.encode() for name, key in keys.items()}
-        self._most = most
         self._local = local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -206,7 +190,7 @@ class Gate:
         if scope["method"] in {"POST", "PUT", "PATCH", "DELETE"}:
             try:
                 async with asyncio.timeout(_BODY_S):
-                    body = await read_body(Request(scope, receive), self._most)
+                    body = await _read_body(Request(scope, receive))
             except TimeoutError as error:
                 raise ApiError(408, "body_timeout", "the body did not arrive in time.") from error
             except ClientDisconnect:

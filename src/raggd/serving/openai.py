@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from raggd.data.shown import parsed_json
 from raggd.records import Demonstration
-from raggd.serving.bodies import Body, Details, Extension, ShortText, Text, clean_text
+from raggd.serving.bodies import Body, Details, Extension, ModelName, ShortText, Text
 
 Stop = Annotated[str, Field(min_length=1, max_length=100)]
 Zero = Annotated[float, Field(ge=0, le=0)]
@@ -55,11 +55,10 @@ class Writing(Body):
     no answer) or only taken at their neutral value.
     """
 
-    model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(clean_text)]
-    max_tokens: Count | None = None
-    """At most the context (`backbone.context_tokens`)."""
+    model: ModelName
+    max_tokens: Count | None = None  # at most the context (`backbone.context_tokens`)
+    # 0 (the default here) takes the likeliest token
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    """0 (the default here) takes the likeliest token."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
@@ -69,8 +68,7 @@ class Writing(Body):
     presence_penalty: Zero | None = None
     frequency_penalty: Zero | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    ignore_eos: bool | None = None
-    """Write exactly `max_tokens` tokens, as vLLM does with this field; for measurements."""
+    ignore_eos: bool | None = None  # write exactly `max_tokens`, as vLLM does; for measurements
     user: str | None = None
     metadata: dict[str, Any] | None = None
     store: bool | None = None
@@ -285,10 +283,3 @@ class ModelView(BaseModel):
     created: int
     owned_by: str = "raggd"
     description: str
-
-
-class ModelList(BaseModel):
-    """`GET /v1/models`."""
-
-    object: Literal["list"] = "list"
-    data: list[ModelView]

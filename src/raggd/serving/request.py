@@ -20,26 +20,9 @@ from starlette.types import Receive, Scope, Send
 from raggd.data.prompts import Exchange
 from raggd.data.shown import is_refusal, named_passages, parsed_json
 from raggd.records import Passage
+from raggd.serving import openai
 from raggd.serving.bodies import Details, Extension, given_passages
 from raggd.serving.errors import ApiError, BadRequestError, as_api_error
-from raggd.serving.openai import (
-    ChatChoice,
-    ChatChunk,
-    ChatCompletion,
-    ChatMessage,
-    ChatRequest,
-    ChunkChoice,
-    Completion,
-    CompletionChoice,
-    CompletionRequest,
-    Delta,
-    Logprobs,
-    Message,
-    Reason,
-    ResponseFormat,
-    Usage,
-    Writing,
-)
 from raggd.serving.row import Piece, Row, Sampling
 
 if TYPE_CHECKING:
@@ -49,7 +32,7 @@ NO_HIT = "No passage shares a word with the question. (raggd.guess asks the mode
 GONE = ApiError(499, "client_closed_request", "the client closed the connection.")
 
 
-def turns_of(messages: list[Message]) -> tuple[str, str, tuple[Exchange, ...]]:
+def turns_of(messages: list[openai.Message]) -> tuple[str, str, tuple[Exchange, ...]]:
     """Return what system and developer say, the question, and earlier ones with their answers.
 
     Raises:
@@ -73,21 +56,15 @@ def turns_of(messages: list[Message]) -> tuple[str, str, tuple[Exchange, ...]]:
 
 
 class Request(Response):
-    """What is asked, the rows that answer it, and the reply that is sent; an ASGI response.
-
-    Attributes:
-        format: JSON, where it is wanted.
-        searched: what is searched for where it is not the question.
-    """
+    """What is asked, the rows that answer it, and the reply that is sent; an ASGI response."""
 
     prefix = asked_in = ""
-    part: type[ChatChunk] | type[Completion]
-    """Of a stream."""
+    part: type[openai.ChatChunk] | type[openai.Completion]  # of a stream
 
     def __init__(
         self,
         service: Service,
-        body: Writing,
+        body: openai.Writing,
         questions: list[str],
         tokens: int | None,
         logprobs: int | None = None,
@@ -126,7 +103,7 @@ class Request(Response):
         self.questions = questions
         self.earlier: tuple[Exchange, ...] = ()
         self.instruction = wanted.instruction or ""
-        self.format: ResponseFormat | None = None
+        self.format: openai.ResponseFormat | None = None  # JSON, where it is wanted
         self.max_tokens = tokens
         self.stops = [body.stop] if isinstance(body.stop, str) else list(body.stop or ())
         self.ignore_end = bool(body.ignore_eos)
@@ -136,7 +113,7 @@ class Request(Response):
         self.rows: list[Row] = []
         self.evidence: list[tuple[Passage, ...]] = []
         self.timings: dict[str, float] = {}
-        self.searched: list[str] = []
+        self.searched: list[str] = []  # where it is not the question
         self.turns_cut = 0
         self.head = {
             "id": f"{self.prefix}-{uuid.uuid4().hex}",
@@ -242,9 +219,9 @@ class Request(Response):
             yield self._part([choice], self.details(0))
         async for index, piece in self._pieces():
             if piece.text or (piece.logprobs and piece.logprobs.content):
-                yield self._part([self.choice(index, piece.text, piece.logprobs)])
+                yield self._part([self.choice(index, Piece(piece.text, piece.logprobs))])
             if piece.reason:
-                last = self.choice(index, None, None, piece.reason)
+                last = self.choice(index, Piece("", None, piece.reason))
                 yield self._part([last], self.details(index))
         if self._usage:
             yield self._part([])
@@ -266,20 +243,17 @@ class Request(Response):
         """Return the choice with which a stream begins before any text, if it does."""
         return []
 
-    def choice(
-        self, index: int, text: str | None, logprobs: Logprobs | None, reason: Reason | None = None
-    ) -> BaseModel:
-        """Return the choice of a stream's chunk: more text of a row, or, last, why it ended.
-
-        `logprobs` are of the tokens whose text is shown with it.
-        """
+    def choice(self, index: int, piece: Piece) -> BaseModel:
+        """Return the choice of a stream's chunk: more text of a row, or, last, why it ended."""
         raise NotImplementedError
 
-    def tokens(self) -> Usage:
+    def tokens(self) -> openai.Usage:
         """Return the number of tokens of all rows."""
         read = sum(len(row.prompt.tokens) for row in self.rows)
         written = sum(row.written for row in self.rows)
-        return Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written)
+        return openai.Usage(
+            prompt_tokens=read, completion_tokens=written, total_tokens=read + written
+        )
 
     def details(self, index: int) -> Details:
         """Return how an answer came about; timings are told once it is finished."""
@@ -310,9 +284,9 @@ def _event(data: str) -> dict[str, object]:
 class Chat(Request):
     """`/v1/chat/completions`."""
 
-    prefix, asked_in, part = "chatcmpl", "messages", ChatChunk
+    prefix, asked_in, part = "chatcmpl", "messages", openai.ChatChunk
 
-    def __init__(self, service: Service, body: ChatRequest) -> None:
+    def __init__(self, service: Service, body: openai.ChatRequest) -> None:
         if body.top_logprobs and not body.logprobs:
             raise BadRequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
         most, newer = body.max_tokens, body.max_completion_tokens
@@ -330,48 +304,50 @@ class Chat(Request):
         shown = self.rows and self.rows[0].adapted.refusals  # then that is the answer
         return NO_HIT if self.unfounded(0) and not shown else None
 
-    def reply(self) -> ChatCompletion:
+    def reply(self) -> openai.ChatCompletion:
         """Return the body, once the answer is finished."""
         (row,) = self.rows
         assert row.reason
         told = row.probabilities
-        choice = ChatChoice(
+        choice = openai.ChatChoice(
             index=0,
-            message=ChatMessage(content=row.writer.text, refusal=self._refusal()),
-            logprobs=Logprobs(content=told.told) if told else None,
+            message=openai.ChatMessage(content=row.writer.text, refusal=self._refusal()),
+            logprobs=openai.Logprobs(content=told.told) if told else None,
             finish_reason=row.reason,
         )
         details = self.details(0)
-        return ChatCompletion(**self.head, choices=[choice], usage=self.tokens(), raggd=details)
+        return openai.ChatCompletion(
+            **self.head, choices=[choice], usage=self.tokens(), raggd=details
+        )
 
     def opening(self) -> list[BaseModel]:
         """Return the role, before the first word."""
-        start = Delta(role="assistant", content="")
-        return [ChunkChoice(index=0, delta=start, logprobs=None, finish_reason=None)]
+        start = openai.Delta(role="assistant", content="")
+        return [openai.ChunkChoice(index=0, delta=start, logprobs=None, finish_reason=None)]
 
-    def choice(
-        self, index: int, text: str | None, logprobs: Logprobs | None, reason: Reason | None = None
-    ) -> ChunkChoice:
+    def choice(self, index: int, piece: Piece) -> openai.ChunkChoice:
         """Return the choice of a chunk, see `Request`."""
-        delta = Delta() if text is None else Delta(content=text)
-        if reason and (refusal := self._refusal()):
-            delta = Delta(refusal=refusal)
-        return ChunkChoice(index=index, delta=delta, logprobs=logprobs, finish_reason=reason)
+        delta = openai.Delta() if piece.reason else openai.Delta(content=piece.text)
+        if piece.reason and (refusal := self._refusal()):
+            delta = openai.Delta(refusal=refusal)
+        return openai.ChunkChoice(
+            index=index, delta=delta, logprobs=piece.logprobs, finish_reason=piece.reason
+        )
 
 
 class Prompts(Request):
     """`/v1/completions`."""
 
-    prefix, asked_in, part = "cmpl", "prompt", Completion
+    prefix, asked_in, part = "cmpl", "prompt", openai.Completion
 
-    def __init__(self, service: Service, body: CompletionRequest) -> None:
+    def __init__(self, service: Service, body: openai.CompletionRequest) -> None:
         prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
         super().__init__(service, body, prompts, body.max_tokens)
 
-    def reply(self) -> Completion:
+    def reply(self) -> openai.Completion:
         """Return the body, once every answer is finished."""
         choices = [
-            CompletionChoice(
+            openai.CompletionChoice(
                 index=index,
                 text=row.writer.text,
                 logprobs=None,
@@ -380,10 +356,11 @@ class Prompts(Request):
             )
             for index, row in enumerate(self.rows)
         ]
-        return Completion(**self.head, choices=choices, usage=self.tokens())
+        return openai.Completion(**self.head, choices=choices, usage=self.tokens())
 
-    def choice(
-        self, index: int, text: str | None, logprobs: Logprobs | None, reason: Reason | None = None
-    ) -> CompletionChoice:
+    def choice(self, index: int, piece: Piece) -> openai.CompletionChoice:
         """Return the choice of a chunk, see `Request`."""
-        return CompletionChoice(index=index, text=text or "", logprobs=None, finish_reason=reason)
+        reason = piece.reason
+        return openai.CompletionChoice(
+            index=index, text=piece.text, logprobs=None, finish_reason=reason
+        )

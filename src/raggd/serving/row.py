@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -31,17 +32,12 @@ _UNFINISHED = "\ufffd"
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a row chooses its tokens: at temperature 0 the likeliest, else by chance among `top_p`.
-
-    Attributes:
-        seed: equal seeds draw equal tokens; None draws anew each time.
-        top_logprobs: alternatives to report with each token; None reports no probabilities.
-    """
+    """How a row chooses tokens: at temperature 0 the likeliest, else by chance among `top_p`."""
 
     temperature: float = 0.0
     top_p: float = 1.0
-    seed: int | None = None
-    top_logprobs: int | None = None
+    seed: int | None = None  # equal ones draw equal tokens; None draws anew each time
+    top_logprobs: int | None = None  # alternatives to report; None reports no probabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +119,7 @@ class AnswerText:
         self._tokens: list[int] = []
         self._shown = ""
         self._said: str | None = None
-        self.ended = False
-        """Whether the text itself has ended: a line break or a stop string was reached."""
+        self.ended = False  # whether a line break or a stop string was reached
 
     @property
     def text(self) -> str:
@@ -249,49 +244,33 @@ def _top(piece: bytes, logprob: float) -> TopLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """More of an answer.
+    """More of an answer."""
 
-    Attributes:
-        text: what is certain now; may be empty.
-        logprobs: of the tokens whose text is shown by now; None unless the request wants them.
-        reason: with the last piece, why the answer ends.
-    """
-
-    text: str
-    logprobs: Logprobs | None
-    reason: Reason | None = None
+    text: str  # what is certain now; may be empty
+    logprobs: Logprobs | None  # of the tokens whose text is shown by now, where they are wanted
+    reason: Reason | None = None  # with the last piece, why the answer ends
 
 
 @dataclass(eq=False)
 class Row:
-    """One answer: what it is written from, how, and how far it is.
-
-    Attributes:
-        probabilities: told with the text; None for a request without.
-        extract: holds it to the words of its passages; None lets it say anything.
-        emit: takes its pieces, or why there are none; called from the scheduler's thread.
-        ignore_end: write exactly `max_tokens` tokens, for measurements.
-        batch: most answers that were written together with this one, itself included.
-        written: tokens so far, the end token included.
-        reason: why it ended; None while it is written.
-    """
+    """One answer: what it is written from, how, and how far it is."""
 
     prompt: Prompt
     adapted: Adapted
     sampler: Sampler
     writer: AnswerText
-    probabilities: Probabilities | None
+    probabilities: Probabilities | None  # told with the text; None for a request without
     max_tokens: int
-    emit: Callable[[Row, Piece | ApiError], None]
-    extract: Extract | None = None
-    ignore_end: bool = False
+    emit: Callable[[Row, Piece | ApiError], None]  # called from the scheduler's thread
+    extract: Extract | None = None  # holds it to the words of its passages
+    ignore_end: bool = False  # write exactly `max_tokens` tokens, for measurements
     cancelled: bool = False
     done: bool = False
-    last: int = 0
-    batch: int = 1
-    written: int = 0
-    reason: Reason | None = None
-    _shown: int = 0
+    last: int = 0  # token
+    batch: int = 1  # most answers that were written together with this one, itself included
+    written: int = 0  # tokens so far, the end token included
+    reason: Reason | None = None  # why it ended; None while it is written
+    _shown: int = 0  # bytes
     _queued: float = field(default_factory=time.perf_counter)
     _started: float = 0.0
     _read: float = 0.0
@@ -305,12 +284,11 @@ class Row:
     @property
     def timings(self) -> dict[str, float]:
         """Milliseconds of ``queue``, ``read`` (the prompt) and ``write`` (the answer)."""
-        spans = {
-            "queue": self._started - self._queued,
-            "read": self._read - self._started,
-            "write": self._ended - self._read,
+        times = pairwise((self._queued, self._started, self._read, self._ended))
+        return {
+            name: round(1000 * (end - start), 1)
+            for name, (start, end) in zip(("queue", "read", "write"), times, strict=True)
         }
-        return {name: round(1000 * seconds, 1) for name, seconds in spans.items()}
 
     def begin(self) -> None:
         """Say that its prompt is being read now."""

@@ -29,10 +29,8 @@ from raggd.serving.row import Row
 
 GATHER_S = 0.05
 """Longest wait of an idle scheduler for answers in preparation, so that they share a batch."""
-AHEAD = 256
-"""Steps that a static cache has room for when it is begun."""
-MEASURED = (32, 160)
-"""Tokens of the two prompts by which the cost of a pass is measured."""
+AHEAD = 256  # steps that a static cache has room for when it is begun
+MEASURED = (32, 160)  # tokens of the two prompts by which the cost of a pass is measured
 T = TypeVar("T")
 
 

@@ -13,19 +13,14 @@ from math import hypot
 from typing import Any, TypeVar
 
 from raggd.api import Rag
-from raggd.core.low_rank import BaseAdapter, Update, effective_change, norm
+from raggd.core.low_rank import effective_change, norm
 from raggd.data.questions import OWN_TASK
 from raggd.methods.answering import extract_of, render
 from raggd.methods.base import Adapted
 from raggd.methods.store import StoredSet
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.retrieval.base import Retriever
-from raggd.serving.bodies import (
-    DemonstrationFields,
-    SupportRequest,
-    SupportView,
-    given_passages,
-)
+from raggd.serving.bodies import DemonstrationFields, SupportRequest, SupportView, given_passages
 from raggd.serving.documents import Documents, passages_for, searches_for, share_a_script
 from raggd.serving.errors import ApiError, BadRequestError, StoppingError
 from raggd.serving.gate import Metrics
@@ -35,21 +30,13 @@ from raggd.serving.scheduler import Scheduler
 
 LOG = logging.getLogger("raggd.serving")
 T = TypeVar("T")
-MOST_SETS = 1000
-"""Support sets that a server keeps."""
+MOST_SETS = 1000  # support sets that a server keeps
 RESERVE = 8
 """Passages give way to an answer of this part of the context; a longer one takes what is left."""
 
 
-def since(started: float) -> float:
-    """Return the milliseconds since a time of `time.perf_counter`."""
-    return round((time.perf_counter() - started) * 1000, 1)
-
-
-def norms_of(base: BaseAdapter, update: Update) -> dict[str, list[float]]:
-    """Return the Frobenius norm of the change of the weights, per projection and layer."""
-    change = effective_change(base, update.map(lambda tensor: tensor.float().cpu()))
-    return {p: [round(v, 8) for v in norm(f).tolist()] for p, f in change.items()}
+def _since(started: float) -> float:
+    return round((time.perf_counter() - started) * 1000, 1)  # milliseconds
 
 
 def too_long(reason: str) -> ApiError:
@@ -129,7 +116,7 @@ class Service:
         with self.scheduler.expecting():
             started = time.perf_counter()
             rows, evidence = await self.aside(lambda: self._rows(request, adapted, retriever))
-            request.opened(rows, evidence, {"prepare": since(started), "adapt": milliseconds})
+            request.opened(rows, evidence, {"prepare": _since(started), "adapt": milliseconds})
             self.scheduler.submit([row for i, row in enumerate(rows) if not request.unfounded(i)])
         for index, row in enumerate(rows):
             if request.unfounded(index):
@@ -230,18 +217,7 @@ class Service:
     def support_of(
         self, fields: Sequence[DemonstrationFields], retriever: Retriever, task: str = OWN_TASK
     ) -> SupportSet:
-        """Make a support set of a request's demonstrations; blocks while it retrieves.
-
-        Raises:
-            BadRequestError: there are too many, one is too long, or no passage fits it.
-        """
-        most = self.settings.serving.demonstrations
-        if len(fields) > most:
-            raise BadRequestError(
-                f"{len(fields)} demonstrations: this server takes at most {most} "
-                "(serving.demonstrations); three do.",
-                "demonstrations",
-            )
+        """Make a support set of a request's demonstrations; blocks while it retrieves."""
         shown = [self._shown(i, d, retriever) for i, d in enumerate(fields, start=1)]
         return SupportSet(task, tuple(shown))
 
@@ -294,7 +270,7 @@ class Service:
             return made
 
         adapted = await asyncio.wrap_future(self.scheduler.run(adapt))
-        return adapted, since(started)
+        return adapted, _since(started)
 
     # Stored support sets: the command line's are here too, and these are there
 
@@ -330,7 +306,9 @@ class Service:
                 adapted, milliseconds = await self.adapted_to(support)
                 facts: dict[str, Any] = {"adapt_ms": milliseconds, "norms": {}}
                 if adapted.base is not None and adapted.update is not None:
-                    facts["norms"] = norms_of(adapted.base, adapted.update)
+                    update = adapted.update.map(lambda tensor: tensor.float().cpu())
+                    change = effective_change(adapted.base, update)
+                    facts["norms"] = {p: norm(f).tolist() for p, f in change.items()}
                 await asyncio.to_thread(self.store.put, key, adapted, facts)
             return self.view(stored), support.id not in names
 

@@ -18,7 +18,7 @@ from raggd.data.template import REFUSAL
 from raggd.methods import spec
 from raggd.methods.answering import adapted_rows, render
 from raggd.methods.spec import weights_hash
-from raggd.retrieval.coverage import coverage
+from raggd.retrieval.evidence import coverage
 from raggd.settings import changed
 from raggd.training.fits import hashes_of
 from raggd.training.run import Run

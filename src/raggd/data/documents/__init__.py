@@ -83,9 +83,14 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
     Raises:
         RaggdError: there is none.
     """
-    if not is_folder(path):
-        return [_single(path)]
     left_out: list[Skipped] = []
+    if not is_folder(path):
+        if file := next(_regular(path, shown_name(Path(path.name)), left_out), None):
+            return [file]
+        raise RaggdError(
+            f"no corpus at {shown_name(path)} ({left_out[0].reason}): give a file or a folder of "
+            "files."
+        )
     found = list(_files_under(path, left_out))
     files = [file for file in found if _kind(file)]
     left_out += [Skipped(f.name, _unknown(f)) for f in found if not _kind(f)]
@@ -105,15 +110,6 @@ def is_folder(path: Path) -> bool:
         return path.is_dir()
     except OSError:
         return False
-
-
-def _single(path: Path) -> SourceFile:
-    skipped: list[Skipped] = []
-    for file in _regular(path, shown_name(Path(path.name)), skipped):
-        return file
-    raise RaggdError(
-        f"no corpus at {shown_name(path)} ({skipped[0].reason}): give a file or a folder of files."
-    )
 
 
 def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:

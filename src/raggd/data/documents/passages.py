@@ -14,10 +14,8 @@ from dataclasses import dataclass, field
 from raggd.data.text import DATA_URI, UNSPACED, normal_text
 from raggd.records import Passage
 
-PASSAGE_WORDS = 100
-"""Words of a passage, about: the size of the Wikipedia passages that the paper retrieves."""
-WORD_CHARACTERS = 12
-"""Characters that count as a word at least: a bound on what has no spaces."""
+PASSAGE_WORDS = 100  # about: the size of the Wikipedia passages that the paper retrieves
+WORD_CHARACTERS = 12  # that count as a word at least: a bound on what has no spaces
 _LONGEST_TITLE = 200
 _LONGEST_GAP = 8
 
@@ -39,19 +37,12 @@ _RULES = re.compile(r"[ \t]*={2,}(?: +={2,})+[ \t]*")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a document.
+    """A part of a document."""
 
-    Attributes:
-        text: as it stands there, lines kept.
-        level: of a heading: 0 for the document's title, 1 for the first rank, ...; else None.
-        lines: cut only between lines: code, lists, tables.
-        head: lines to repeat over each piece: a table's header.
-    """
-
-    text: str
-    level: int | None = None
-    lines: bool = False
-    head: str = ""
+    text: str  # as it stands there, lines kept
+    level: int | None = None  # of a heading: 0 for the document's title, 1 for the first rank, ...
+    lines: bool = False  # cut only between lines: code, lists, tables
+    head: str = ""  # lines to repeat over each piece: a table's header
 
 
 @dataclass(slots=True)

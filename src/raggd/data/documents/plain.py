@@ -21,8 +21,7 @@ from raggd.files import BYTE_ORDER_MARKS, read_json_lines
 from raggd.records import Passage, RaggdError
 
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
-_FEW = 50
-"""In text at most every fiftieth byte is a control character: a mark of end, a stray NUL."""
+_FEW = 50  # in text at most every fiftieth byte is a control character: mark of end, stray NUL
 _JAPANESE_SHIFT = re.compile(rb"\x1b(?:\$[@B]|\([BIJ])")
 _KNOWN = (
     *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257"),
@@ -41,24 +40,11 @@ _ODD = re.compile(
 )
 # Letters beside a to z of the languages that an encoding was made for.
 _ALPHABETS = {
-    "cp1252": (
-        *("äöüß", "àâæçèéêëîïôœùûüÿ", "áéíñóúü", "àáâãçéêíóôõúü", "àèéìíîòóùú", "àçèéíïòóúü"),
-        *(
-            "åäöæøé",
-            "åäöšžü",
-            "äöõüšž",
-            "áæéíðóöúýþ",
-            "áéíóúàèêëïöü",
-            "çë",
-            "àèìòùáéíóú",
-            "âêîôûŵŷ",
-        ),
-    ),
-    "cp1250": (
-        *("ąćęłńóśźż", "áčďéěíňóřšťúůýž", "áäčďéíĺľňóôŕšťúýž", "áéíóöőúüű", "čćđšž", "ăâîşţ"),
-    ),
-    "cp1257": ("ąčęėįšųūž", "āčēģīķļņōŗšūž", "äöõüšž"),
-    "cp1254": ("âçğıîöşüû",),
+    "cp1252": "äöüß àâæçèéêëîïôœùûüÿ áéíñóúü àáâãçéêíóôõúü àèéìíîòóùú àçèéíïòóúü åäöæøé åäöšžü "
+    "äöõüšž áæéíðóöúýþ áéíóúàèêëïöü çë àèìòùáéíóú âêîôûŵŷ",
+    "cp1250": "ąćęłńóśźż áčďéěíňóřšťúůýž áäčďéíĺľňóôŕšťúýž áéíóöőúüű čćđšž ăâîşţ",
+    "cp1257": "ąčęėįšųūž āčēģīķļņōŗšūž äöõüšž",
+    "cp1254": "âçğıîöşüû",
 }
 _CYRILLIC, _VOWELS = re.compile("[\u0430-\u045f]"), re.compile("[аеёиоуыэюяіїєў]")
 _SERBIAN, _EASTERN = re.compile("[ђѓѕјљњћќџ]"), re.compile("[щъыьэюяё]")
@@ -71,8 +57,7 @@ _KOREAN_COMMON = re.compile(
     "[이다가는을의에고하지를로은서도기사한해대리시자어부인제수정과일보전그상나주라장여아원구유비조국만들게스"
     "선으면성공오있동안신세생연경소문관습니]"
 )
-_RARE = 8
-"""At least every eighth Korean syllable, or Arabic letter, is one of the commonest."""
+_RARE = 8  # at least every eighth Korean syllable, or Arabic letter, is one of the commonest
 _SHORT = 9
 _COMMON = {
     "gb18030": (0xB0, 0xD7),
@@ -81,12 +66,10 @@ _COMMON = {
     "cp932": (0x88, 0x98),
 }
 """First bytes of the characters in common use, of sets in which the others follow."""
-_FAR_SHARE = 4
-"""In Western text at most every fourth letter has an accent."""
+_FAR_SHARE = 4  # in Western text at most every fourth letter has an accent
 # Western bytes that differ in Turkish, and letters that stand beside them in Icelandic.
 _TURKISH, _ICELANDIC = "\xd0\xdd\xde\xf0\xfd\xfe", "\xc1\xc6\xcd\xd3\xe1\xe6\xed\xf3"
-_SAMPLE = 200_000
-"""Bytes that are looked at to guess an encoding."""
+_SAMPLE = 200_000  # bytes that are looked at to guess an encoding
 
 
 def decode(data: bytes) -> str:
@@ -175,7 +158,7 @@ def _is_of_one(data: bytes, coding: str) -> bool:
     # Whether all letters belong to one language that is written in the encoding.
     text = data.decode(coding, errors="replace").lower()
     letters = {c for c in text if c.isalpha() and not c.isascii()}
-    return any(letters <= set(alphabet) for alphabet in _ALPHABETS[coding])
+    return any(letters <= set(alphabet) for alphabet in _ALPHABETS[coding].split())
 
 
 def _fits(data: bytes, coding: str) -> bool:

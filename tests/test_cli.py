@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
@@ -436,23 +436,19 @@ def test_ctrl_c_ends_a_process_with_130_and_says_how_to_go_on(tmp_path: Path) ->
 def test_ctrl_c_and_the_same_command_again(
     command: str, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from raggd.cli.shared import Bar
-
     calls: list[tuple[Any, ...]] = []
-    original: Callable[..., None] = Bar.__call__
 
-    def stopping(bar: Bar, label: str, done: int, total: int | None) -> None:
-        original(bar, label, done, total)
-        if total is None or "indexing" in label:
+    def stopping(_: Any, task: int, *, description: str, completed: int, total: int | None) -> None:
+        if total is None or "indexing" in description:
             return
-        calls.append((label, done, total))
+        calls.append((description, completed, total))
         if len(calls) == 2:
             raise KeyboardInterrupt
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     methods = () if command == "targets" else ("--methods", "base,tt-sgd")
     expected = place.run(command, "--out", whole, *methods, "--json").json()
-    monkeypatch.setattr(Bar, "__call__", stopping)
+    monkeypatch.setattr("rich.progress.Progress.update", stopping)
     ran = place.run(command, "--out", cut, *methods, "--json")
     assert (ran.code, ran.out, ran.err) == (130, "", INTERRUPTED)
     kept = set(files_under(cut))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -232,7 +233,8 @@ def serve(
     changes = list(assignments or [])
     changes += [] if host is None else [f"serving.host={json.dumps(host)}"]
     changes += [] if port is None else [f"serving.port={port}"]
-    with opened(config, changes, corpus) as (rag, bar):
+    with ExitStack() as loading:
+        rag, _ = loading.enter_context(opened(config, changes, corpus))
         where = rag.parts.settings.serving.host
         if not keys and not is_local(where):
             complain(
@@ -241,7 +243,7 @@ def serve(
             )
 
         def ready(address: str) -> None:
-            bar.hide()
+            loading.close()
             if as_json:
                 emit_json({"url": address})
             else:

@@ -49,20 +49,8 @@ app.add_typer(cache_app, name="cache")
 register_linear(app)
 app.add_typer(supports_app, name="supports")
 app.add_typer(demonstrations_app, name="demonstrations")
-for command in (
-    serve,
-    ask,
-    index,
-    export,
-    demo,
-    evaluate,
-    audit,
-    study,
-    replay,
-    report,
-    targets,
-    bench,
-):
+COMMANDS = (serve, ask, index, export, demo, evaluate, audit, study, replay, report, targets, bench)
+for command in COMMANDS:
     app.command()(command)
 
 
@@ -96,7 +84,6 @@ def main() -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it
             raise
-
         complain(
             "raggd: the graphics card's memory ran out. Lower the batch (--set "
             "evaluation.batch=..., serving.rows=... or the training's own), shorten prompts (--set "

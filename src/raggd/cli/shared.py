@@ -19,7 +19,6 @@ from raggd.progress import Progress, silent
 from raggd.records import RaggdError
 
 if TYPE_CHECKING:  # rich loads when there is something to show, the rest when it is needed
-    from rich import progress as rich_progress
     from rich.console import Console
 
     from raggd.api import Rag
@@ -96,7 +95,7 @@ def load_parts(
 @contextmanager
 def opened(
     config: Path | None, assignments: list[str] | None, corpus: Path | None = None
-) -> Iterator[tuple[Rag, Bar]]:
+) -> Iterator[tuple[Rag, Progress]]:
     """Give a command what its settings name, and show how far it is."""
     from raggd.api import Rag
 
@@ -164,24 +163,8 @@ def note(message: str) -> None:
     _console(stderr=True).print(message, markup=False)
 
 
-class Bar:
-    """One progress bar on standard error."""
-
-    def __init__(self, bar: rich_progress.Progress) -> None:
-        self._bar = bar
-        self._task = bar.add_task("starting", total=None)
-
-    def __call__(self, label: str, done: int, total: int | None) -> None:
-        """Show how far something is."""
-        self._bar.update(self._task, description=label, completed=done, total=total)
-
-    def hide(self) -> None:
-        """Remove the bar, for good."""
-        self._bar.stop()
-
-
 @contextmanager
-def progress_bar() -> Iterator[Bar]:
+def progress_bar() -> Iterator[Progress]:
     """Show one bar on standard error; it disappears when the work is done."""
     from rich import progress as rich
     from rich.console import Console
@@ -195,4 +178,7 @@ def progress_bar() -> Iterator[Bar]:
     # where there is no terminal nothing would show but an empty line at the end
     hidden = not console.is_terminal
     with rich.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
-        yield Bar(bar)
+        task = bar.add_task("starting", total=None)
+        yield lambda label, done, total: bar.update(
+            task, description=label, completed=done, total=total
+        )

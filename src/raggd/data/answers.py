@@ -34,10 +34,7 @@ def normalise_answer(text: str) -> str:
 
 
 def _split_form(text: str) -> str:
-    """Return the tokens with a break at every mark: ``1940-44`` becomes ``1940 44``.
-
-    Every character of a script that writes no spaces is a token.
-    """
+    # A break at every mark (1940-44) and beside every character of a script without spaces.
     words = _UNSPACED.sub(r" \g<0> ", _BETWEEN_WORDS.sub(" ", text.lower()))
     return " ".join(_ARTICLES.sub(" ", words).split())
 

@@ -29,16 +29,11 @@ class Piece(NamedTuple):
 VALUE = Piece("x")
 
 
-def _titled_file(passage: Passage) -> str:
-    found = _IN_TITLE.search(passage.title)
-    return found[1] if found else ""
-
-
 NAMES: Mapping[str, Callable[[Passage], str]] = {
     "title": lambda p: p.title,
     "path": lambda p: p.source,
     "file": lambda p: p.source.rpartition("/")[2],
-    "titled-file": _titled_file,
+    "titled-file": lambda p: next(iter(_IN_TITLE.findall(p.title)), ""),
 }
 """What answers call a passage by; a title may end with its file in parentheses."""
 

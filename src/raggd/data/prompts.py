@@ -101,52 +101,32 @@ def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
     return [*text_tokens(tokenizer, text), tokenizer.eos_token_id]
 
 
-def _shorten(tokenizer: Any, passage: Passage, tokens: int) -> Passage | None:
-    if tokens <= 0:
-        return None
-    kept = text_tokens(tokenizer, passage.text)[:tokens]
-    words = tokenizer.decode(kept).rsplit(" ", 1)[0].strip()
-    return replace(passage, text=words) if words else None
-
-
 def _cut(tokenizer: Any, passages: list[Passage], excess: int) -> list[Passage]:
-    last = passages[-1]
-    length = len(text_tokens(tokenizer, last.text))
-    shorter = _shorten(tokenizer, last, length - excess - 2)
+    *others, last = passages
+    tokens = text_tokens(tokenizer, last.text)
+    kept = tokens[: max(0, len(tokens) - excess - 2)]
+    words = tokenizer.decode(kept).rsplit(" ", 1)[0].strip()
     # some texts do not come back from their tokens as they were: they go, or this would not end
-    ends = shorter is not None and len(shorter.text) < len(last.text)
-    return [*passages[:-1], shorter] if shorter and ends else passages[:-1]
+    shorter = 0 < len(words) < len(last.text)
+    return [*others, replace(last, text=words)] if shorter else others
 
 
 def build_prompt(
     tokenizer: Any,
     question: str,
-    passages: Sequence[Passage] = (),
+    passages: Sequence[Passage] = (),  # best first; none gives the closed-book prompt
     *,
-    answer: str | None = None,
-    limit: int,
-    reserve: int = 0,
-    shown: Sequence[Demonstration] = (),
-    instruction: str = "",
-    earlier: Sequence[Exchange] = (),
-    sources: bool = False,
+    answer: str | None = None,  # a gold one to append, for a loss or an encoding
+    limit: int,  # most tokens, answer included
+    reserve: int = 0,  # tokens to leave free below the limit, for generation
+    shown: Sequence[Demonstration] = (),  # before the question (few shot)
+    instruction: str = "",  # how to answer, in the user's words; empty asks for few words
+    earlier: Sequence[Exchange] = (),  # oldest first; their passages are not repeated
+    sources: bool = False,  # show passages with the names of their files
 ) -> Prompt:
-    """Render and tokenise one prompt.
+    """Render and tokenise one prompt; where it would not fit, passages are cut from the last.
 
-    Args:
-        tokenizer: a Hugging Face tokenizer; without a chat template the prompt is plain text.
-        question: the question.
-        passages: its evidence, best first; none gives the closed-book prompt.
-        answer: a gold answer to append (for a loss or an encoding); None to generate.
-        limit: most tokens, answer included.
-        reserve: tokens to leave free below the limit for generation.
-        shown: demonstrations placed before the question (few shot).
-        instruction: how to answer, in the user's words; empty asks for few words.
-        earlier: turns of the conversation, oldest first; their passages are not repeated.
-        sources: whether passages are shown with the names of their files.
-
-    Returns:
-        The prompt. When it would not fit, passages are shortened from the last.
+    Without a chat template it is plain text.
 
     Raises:
         RaggdError: the question is empty, or does not fit even without passages.

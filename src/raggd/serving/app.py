@@ -245,7 +245,6 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self._service = service
-        self._refreshing = set[asyncio.Task[None]]()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal ends it well: requests in progress are finished, and the exit code is 0.
@@ -255,14 +254,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        loop, refresh = asyncio.get_running_loop(), self._service.documents.refresh_or_warn
         if hasattr(signal, "SIGHUP"):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._refresh)
+            loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, refresh)
         await super().serve(sockets)
-
-    def _refresh(self) -> None:
-        task = asyncio.create_task(self._service.documents.refresh_or_warn())
-        self._refreshing.add(task)
-        task.add_done_callback(self._refreshing.discard)
 
 
 def _log_to_stderr() -> None:

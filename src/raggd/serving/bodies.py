@@ -172,7 +172,8 @@ class SupportRequest(Body):
 
     demonstrations: Demonstrations
     task: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_filled)] = "own"
-    base: ShortText | None = None  # of the base adapter that the set is meant for, and no other
+    # fingerprint of the base adapter that the set is meant for; another one is refused
+    base: ShortText | None = None
 
 
 class EvaluationRequest(Body):

@@ -116,10 +116,10 @@ class Documents:
                 LOG.info("documents changed: %d passages, %.1f s", len(self), seconds)
             return self.view(changed=changed, seconds=seconds)
 
-    async def refresh_or_warn(self) -> None:
+    def refresh_or_warn(self) -> None:
         """Do as `refresh`, where nobody waits for an answer: a failure goes to the log."""
         try:
-            await asyncio.to_thread(self.refresh)
+            self.refresh()
         except RaggdError as error:
             LOG.warning("the documents changed, the old index stays in use: %s", error)
 
@@ -128,4 +128,4 @@ class Documents:
         while self._watched and seconds:
             await asyncio.sleep(seconds)
             if await asyncio.to_thread(state_of, self._watched) != self._state:
-                await self.refresh_or_warn()
+                await asyncio.to_thread(self.refresh_or_warn)

@@ -102,13 +102,13 @@ def test_latex() -> None:
 
 def test_text_is_aligned_also_with_wide_and_combining_characters() -> None:
     table = Table(
-        (Column("answer"), Column("n", "right"), Column("c", "center")),
+        (Column("answer"), Column("n", "right"), Column("c")),
         (("東京", "1", "x"), ("Beyonce\u0301", "10", "xyz"), ("two\nlines", "100", "")),
     )
     assert table.to_text() == (
-        "answer       n   c\n"
+        "answer       n  c\n"
         "---------  ---  ---\n"
-        "東京         1   x\n"
+        "東京         1  x\n"
         "Beyonce\u0301     10  xyz\n"
         "two lines  100\n"
     )

@@ -295,11 +295,7 @@ def _factors(
 
 
 def read_peft(folder: Path, backbone: Backbone) -> BaseAdapter:
-    """Read a PEFT folder as an adapter of the bare backbone; a missing projection is zero.
-
-    Raises:
-        RaggdError: it is no LoRA, adapts other modules, or has other shapes.
-    """
+    """Read a PEFT folder of LoRA as an adapter of the backbone; a missing projection is zero."""
     config = read_json(folder / CONFIG_FILE, what="adapter configuration")
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:

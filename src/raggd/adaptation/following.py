@@ -157,10 +157,7 @@ def train_following(
     use: Use = SHOWN,
     **session: Unpack[Session],
 ) -> tuple[Modulation, list[float]]:
-    """Train one step from W0 on lessons of a use; with it comes the loss of every step.
-
-    Where nothing is predicted, the network that turns the step up and down is untrained.
-    """
+    """Train one step from W0 on lessons of a use; with it comes the loss of every step."""
     begin = base.zero_update()
     check_fits(backbone, base, begin)
     prompts = [lesson.prompt for lesson in lessons]

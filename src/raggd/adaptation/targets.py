@@ -307,8 +307,7 @@ def load_targets(folder: Path, steps: int = 0) -> Targets:
 def split_held_out(targets: Targets, share: float) -> tuple[Targets, Targets]:
     """Split targets into those to train on and a share of each task, by hash, kept from it.
 
-    At least one set of each task is held out, unless the share is 0; a training set that shares a
-    question with one of these is dropped.
+    At least one set of a task is held out; a training set that shares a question with it goes.
     """
     held: list[int] = []
     for task in sorted(set(targets.tasks)):

@@ -85,11 +85,7 @@ def train_base(
     settings: BaseTrainingSettings,
     **session: Unpack[Session],
 ) -> tuple[BaseAdapter, list[float]]:
-    """Train W0 (float32) on the cross-entropy of the answer tokens; with it the loss of every step.
-
-    Raises:
-        RaggdError: there are no examples, the loss diverges, or no gradient reaches a layer.
-    """
+    """Train W0 (float32) on the loss of the answer tokens; with it comes every step's loss."""
     examples = examples_id(prompts)
     start = fresh_base(spec, backbone.fingerprint, settings.seed).to(backbone.device)
     parameters = {n: t.requires_grad_(True) for n, t in tensors_of(start.factors).items()}

@@ -87,10 +87,7 @@ def fresh_predictor(
 def train_predictor(
     base: BaseAdapter, targets: Targets, settings: PredictorSettings, **session: Unpack[Session]
 ) -> tuple[MLPPredictor, list[float]]:
-    """Train the MLP predictor on the matching loss (paper equation 9); with it every step's.
-
-    With ``settings.denoise`` targets are averaged over the task's other sets.
-    """
+    """Train the MLP predictor on the matching loss (paper equation 9); with it every step's."""
     check_targets(base, targets)
     goal = denoised(targets) if settings.denoise else targets
     predictor = fresh_predictor(base, goal, settings.latent, settings.seed, mean=True).to(

@@ -95,10 +95,7 @@ def last_positions(tokens: Tensor, keep: int) -> Tensor:
 
 
 def answer_losses(backbone: Backbone, batch: Batch) -> Tensor:
-    """Mean loss (rows,) of each row's answer tokens, teacher-forced, in nats per token, float32.
-
-    Only the last ``batch.keep`` logits are computed; gradients flow if they are enabled.
-    """
+    """Mean loss (rows,) of each row's answer tokens, teacher-forced, in nats per token, float32."""
     logits = backbone.model(
         **model_inputs(backbone, batch),
         attention_mask=batch.mask,

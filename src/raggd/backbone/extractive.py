@@ -35,10 +35,7 @@ def is_boundary(text: str, at: int) -> bool:
 
 
 class Extract:
-    """An answer in the making: what it may go on with.
-
-    It begins where a word of a text begins, and may end where one ends.
-    """
+    """An answer in the making: where it may go on, and that it may end where a word ends."""
 
     def __init__(self, backbone: Backbone, texts: Sequence[str], whole: Sequence[str] = ()) -> None:
         """Start with nothing written; `whole` are answers that may be given besides."""

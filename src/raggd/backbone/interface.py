@@ -38,13 +38,10 @@ _IN_USE: WeakSet[nn.Module] = WeakSet()  # models inside of `attach`: no second 
 
 
 class Up(NamedTuple):
-    """An update of one layer and projection, as its hook uses it.
+    """An update of one layer and projection, as its hook uses it."""
 
-    Shapes: `down` is dA, (updates, r, d_in); `up` is [B, dB], (updates, d_out, 2r).
-    """
-
-    down: Tensor
-    up: Tensor
+    down: Tensor  # dA, (updates, r, d_in)
+    up: Tensor  # [B, dB], (updates, d_out, 2r)
 
 
 def add_base(output: Tensor, h: Tensor, base: Factors, scale: float) -> tuple[Tensor, Tensor]:
@@ -82,15 +79,12 @@ def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float
 
 @dataclass(slots=True)
 class Attached:
-    """What is added to one projection of one layer; a forward hook.
-
-    Both may be exchanged between passes; `group` consecutive rows share each of several updates.
-    """
+    """What is added to one projection of one layer; a forward hook."""
 
     base: Factors
-    update: Up | None
+    update: Up | None  # as the base, exchanged between passes
     scale: float
-    group: int
+    group: int  # consecutive rows that share each of several updates
 
     def __call__(self, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         """Return the projection's output (rows, tokens, d_out) with what is added to it."""
@@ -171,13 +165,10 @@ def _check(backbone: Backbone, base: BaseAdapter | None, update: Update | None) 
 def attach(
     backbone: Backbone, base: BaseAdapter | None, update: Update | None = None, group: int = 1
 ) -> Iterator[None]:
-    """Run the backbone with a base adapter and an update inside a ``with`` block.
+    """Run the backbone with a base adapter and an update inside a ``with`` block, one at a time.
 
     Gradients flow to the factors of both. Without a base the model stays as it is. An update with a
     leading axis is one per row of the batch, or per `group` consecutive rows.
-
-    Raises:
-        RaggdError: what is given does not belong together, or another such block runs.
     """
     _check(backbone, base, update)
     handles: list[RemovableHandle] = []

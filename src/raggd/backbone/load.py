@@ -158,11 +158,7 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any, li
 
 
 def load_backbone(settings: BackboneSettings, progress: Progress = on_stderr) -> Backbone:
-    """Load the frozen backbone, embedded, from the hub or a folder, and put it on its device.
-
-    Raises:
-        RaggdError: it cannot be found or loaded, or has no separate q, k, v projections.
-    """
+    """Load the frozen backbone, embedded, from the hub or a folder, and put it on its device."""
     from safetensors import SafetensorError
 
     device = choose_device(settings.device)

@@ -111,10 +111,7 @@ def _materialise(model: Any, device: torch.device, *, nf4: bool) -> None:
 
 
 def random_backbone(name: str, settings: BackboneSettings) -> Backbone:
-    """Build a backbone of a shape in `SHAPES`, with random weights and no tokenizer (`NoText`).
-
-    It costs to run what the real one does, before anybody has downloaded that.
-    """
+    """Build a backbone of a shape in `SHAPES`, to time it: random weights, no tokenizer."""
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 

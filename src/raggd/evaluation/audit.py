@@ -61,11 +61,7 @@ def random_text(support: SupportSet) -> SupportSet:
 
 
 def audited_sets(tasks: Sequence[Task]) -> dict[str, list[SupportSet]]:
-    """Return what a hypernetwork is asked for, by task, and a random text for every set, in order.
-
-    Raises:
-        RaggdError: there are fewer than two tasks, or a task has a single support set.
-    """
+    """Return what a hypernetwork is asked for, by task, and a random text for each, in order."""
     if len(tasks) < 2 or any(len(task.draws) < 2 for task in tasks):
         raise RaggdError(
             "an audit exchanges support sets within a task and between tasks: give at least two "
@@ -135,10 +131,7 @@ def audit(
 
 
 def reading_worth(audited: Sequence[Audited], part: str, task: str = "") -> dict[str, Difference]:
-    """Compare the right state with every control on the same questions, one task's or all tasks'.
-
-    In EM, F1 or the loss, by `part`; over all tasks it is the mean of their means.
-    """
+    """Compare the right state with the controls on the same questions; macro over all tasks."""
     by_state: dict[str, list[Audited]] = {}
     for a in audited:
         if task in ("", a.task):

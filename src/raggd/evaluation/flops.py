@@ -130,10 +130,7 @@ def _unread(method: Method, support: SupportSet) -> Adapted:
 
 
 def counted_costs(answers: Mapping[str, str], run: CellRun) -> dict[str, float]:
-    """Count ``adapt_flops`` of one adaptation and ``answer_flops`` of one question: means.
-
-    For few shot, adapting is reading the demonstrations once for all questions of a draw.
-    """
+    """Count means: ``adapt_flops`` (few shot: reading demonstrations) and ``answer_flops``."""
     shape, tokenizer = model_shape(run.backbone.model), run.backbone.tokenizer
     groups: dict[tuple[int, str], list[Item]] = {}
     for number in range(len(run.task.draws)):

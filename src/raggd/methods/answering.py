@@ -45,10 +45,7 @@ def render(
     instruction: str = "",
     earlier: Sequence[Exchange] = (),
 ) -> Prompt:
-    """Render the prompt that an adapted model answers from, cut to `limit` tokens.
-
-    `reserve` tokens are left free; an `answer` is appended, for its likelihood.
-    """
+    """Render the prompt that an adapted model answers from, in `limit` less `reserve` tokens."""
     return build_prompt(
         backbone.tokenizer,
         question,

@@ -20,18 +20,15 @@ from raggd.settings import TargetSettings
 
 @dataclass(frozen=True, slots=True)
 class PredictedUpdate:
-    """Adapts by a predictor of a file, once for each support set.
-
-    `limit` is most tokens per demonstration, `scale` a factor of the update's steps.
-    """
+    """Adapts by a predictor of a file, once for each support set."""
 
     name: str
     backbone: Backbone
     base: BaseAdapter
     predictor: Predictor
-    limit: int
+    limit: int  # most tokens per demonstration
     weights: str
-    scale: float = 1.0
+    scale: float = 1.0  # a factor of the update's steps
 
     def __post_init__(self) -> None:
         check_predictor(self.predictor, self.base)

@@ -5,11 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
-
-from rich.cells import cell_len
 
 from raggd.evaluation.statistics import Interval
 
@@ -97,7 +96,7 @@ class Table:
     def to_text(self) -> str:
         """Return aligned plain text for a terminal or a log."""
         flat = list(self._lines(lambda cell: " ".join(cell.split()), lambda cell: cell))
-        widths = [max(map(cell_len, column)) for column in zip(*flat, strict=True)]
+        widths = [max(map(_width, column)) for column in zip(*flat, strict=True)]
         flat.insert(1, ["-" * width for width in widths])
         aligns = [column.align for column in self.columns]
         lines = ["  ".join(map(_padded, row, widths, aligns)).rstrip() for row in flat]
@@ -114,9 +113,14 @@ def _latex_escape(cell: str) -> str:
     return " ".join("".join(_LATEX.get(sign, sign) for sign in cell).split())
 
 
+def _width(cell: str) -> int:
+    # columns of a terminal: wide characters take two, marks none
+    wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in cell)
+    return len(cell) + wide - sum(unicodedata.combining(sign) != 0 for sign in cell)
+
+
 def _padded(cell: str, width: int, align: Align) -> str:
-    # in columns of a terminal: wide characters take two, marks none
-    free = " " * (width - cell_len(cell))
+    free = " " * (width - _width(cell))
     return cell + free if align == "left" else free + cell
 
 

@@ -293,10 +293,7 @@ def _study_of(record: RunRecord, source: Path) -> StudySettings:
 
 
 def replay(record: RunRecord, source: Path, progress: Progress) -> dict[str, Any]:
-    """Compute a record anew from its settings and compare answers; `source` is its file.
-
-    ``changed`` hashes (data, index, weights, prompt) would explain the ``different`` ones.
-    """
+    """Compute a record, of the file `source`, anew from its settings and compare answers."""
     study = _study_of(record, source)
     with tempfile.TemporaryDirectory() as scratch:
         run_study(study, Path(scratch), Part(), progress)

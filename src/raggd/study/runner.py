@@ -160,11 +160,7 @@ class StudyRunner:
         ]
 
     def run(self, cells: Sequence[Cell], draws: int | None = None) -> None:
-        """Compute cells, or their first `draws` alone; one that cannot be stops no other.
-
-        Raises:
-            RaggdError: there are cells that could not be computed: which, and why.
-        """
+        """Compute cells, or their first `draws` alone; those that fail are named at the end."""
         self._done, self._total = 0, sum(map(self._size, cells))
         for unit in self.units(cells):
             if draws is None or unit.draw < draws:

@@ -150,10 +150,7 @@ def _fits(
 
 
 def predictor(run: Run, file: str, steps: int = 0) -> Facts:
-    """Return the facts of fitting the predictor (equation 9) and its control, the mean update.
-
-    They learn the targets of K `steps`, one of `target.keep`; 0 is `target.steps`.
-    """
+    """Fit the predictor (equation 9) and its control, the mean, to targets of K `steps`."""
     settings, w0 = run.settings.predictor, run.parts.base
     kept, held, facts = _split(run, steps)
     files = {"rag-gd": file, "mean-update": file.replace("predictor", "mean")}
@@ -199,7 +196,7 @@ def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
 
 
 def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "zero") -> Facts:
-    """Return the facts of a predictor trained through the answer loss of other questions.
+    """Train a predictor through the answer loss of other questions.
 
     It begins with no update, the trained predictor, or the mean target: then it stays one for all.
 

@@ -110,11 +110,7 @@ class Run:
         )
 
     def questions(self, name: str) -> list[Question]:
-        """Return a task's training questions; those of its support pool, if `pool` is set.
-
-        Raises:
-            RaggdError: the task is not in the prepared file, or is held out from training.
-        """
+        """Return a task's training questions; those of its support pool, if `pool` is set."""
         if self._prepared is None:
             return (support_pool if self.pool else training_questions)(self.parts.source, name)
         if self.pool or find_benchmark(name).held_out:

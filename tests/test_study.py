@@ -19,8 +19,9 @@ from raggd import assembly
 from raggd.backbone.load import Backbone
 from raggd.evaluation import runner
 from raggd.methods import spec as weights_files
-from raggd.records import RaggdError
-from raggd.study.plan import Cell, Identities, Part, all_cells, load_study
+from raggd.records import RaggdError, RunRecord
+from raggd.study import run as study_run
+from raggd.study.plan import Cell, Identities, Part, StudySettings, all_cells, load_study
 from raggd.study.run import LOCK_FILE, locked, run_study
 from raggd.study.runner import StudyRunner
 from study_fixtures import ALL, Quiet, World, lasting, make_world, read_records, write_weights
@@ -245,6 +246,24 @@ def test_a_cell_again_from_its_record(whole: Path, tmp_path: Path) -> None:
     assert "5 of 6 answers are the same" in ran.out
     assert "'something else' in the record" in ran.out
     assert f"changed predictor: {'0' * 16} in the record" in ran.out
+
+
+def test_committed_records_can_be_computed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    # settings have gone since they were made: a replay has to know what each changed
+    begun: list[StudySettings] = []
+
+    def run_study(study: StudySettings, *_: object) -> None:
+        begun.append(study)
+        raise InterruptedError  # its answers are compared in the test before
+
+    monkeypatch.setattr(study_run, "run_study", run_study)
+    files = list((Path(__file__).parents[1] / "results").rglob("seed-*/*.json"))
+    for file in files:
+        record = RunRecord.from_json(file.read_text(encoding="utf-8"))
+        with pytest.raises(InterruptedError):
+            study_run.replay(record, file, Quiet())
+        assert begun[-1].backbones[0].methods == [record.method]
+    assert len(begun) == len(files) > 500
 
 
 def test_each_retriever_has_its_own_noise() -> None:

@@ -255,26 +255,25 @@ def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
     }
 
 
+# sections that answers depend on; the others are of trainings and of the server
 _DECIDING = ("backbone", "data", "retrieval", "adapter", "target", "evaluation")
-"""Sections that answers depend on; the others are of trainings and of the server."""
+# settings that older records hold, with the value at which they changed nothing
 _REMOVED = {
     ("retrieval", "url"): "",
     ("retrieval", "index_path"): "",
+    ("retrieval", "index_factory"): "",
     ("retrieval", "ivf_from"): 1_000_000,
+    ("retrieval", "precision"): "auto",
 }
-"""Settings that older records hold, with the value at which they changed nothing."""
 
 
 def _current(recorded: Mapping[str, Any]) -> dict[str, Any]:
     # settings of an older version: what is gone and changed nothing is left out
-    fields = {name: Settings.model_fields[name].annotation for name in _DECIDING}
     return {
         section: {
             name: value
             for name, value in recorded.get(section, {}).items()
-            if name in getattr(fields[section], "model_fields", {})
-            or _REMOVED.get((section, name), value) != value
-            or (section, name) not in _REMOVED
+            if ((section, name), value) not in _REMOVED.items()
         }
         for section in _DECIDING
     }

@@ -16,6 +16,7 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.pieces import VALUE, Piece
+from raggd.data.shown import remarks_on
 from raggd.data.template import REFUSAL, AnswerTemplate, template_of
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.examples import ExamplesPrefix
@@ -249,3 +250,26 @@ def test_a_stop_string_holds_for_what_the_template_wrote() -> None:
     text = AnswerText(lambda tokens: "ross", ["\nS"], written=lambda value: f"{value}\nSource: a")
     assert text.push(0) == ""
     assert text.finish() == "ross"
+
+
+@pytest.mark.parametrize(
+    "mark",
+    ["_", "a", "A. ", "` ", "* ", "<", "\n", " \n", "(", "- ", "_-", "a_", "1,", "'", '"', "{"],
+)
+def test_long_odd_answers_are_read_in_a_moment(mark: str) -> None:
+    # more than linear time in any of the expressions would take hours
+    text = mark * 20_000
+    named = [(f"{text}{name}", f"{name} lies here. {text[:900]}") for name in ("Rome", "Oslo")]
+    upper = [
+        (f"{mark * 900}{name}".upper(), f"{mark * 900}{name} lies") for name in ("Rome", "Oslo")
+    ]
+    around = [(f"x{text}", "Rome"), (f"{text}y", "Oslo"), ("Riga", "Riga lies here.")]
+    for answers in (named, upper, around):
+        shown = [
+            Demonstration(str(n), f"where ?{text}", (Passage(str(n), held),), answer)
+            for n, (answer, held) in enumerate(answers)
+        ]
+        template, plain = template_of(shown)
+        assert len(plain) == len(shown)
+        assert template is None or len(template.answers) == len(shown)
+        remarks_on(shown)

@@ -13,6 +13,10 @@ from raggd.records import Demonstration, Passage
 
 _MARK = re.compile(r"[^\w\s]|\n")
 _LETTER_MARKS = {"slug": "-", "snake": "_", "upper": "", "lower": ""}
+_LONGEST_WORD = 60
+"""Characters of a word, marks after it included, that may belong to an entity."""
+_MOST_WORDS = 16
+"""Words beside a value that may belong to an entity with it."""
 _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 
 
@@ -141,8 +145,11 @@ def _without_entity(
 ) -> str:
     # words that stand beside the entity in the passages too are its own: 'the', 'University of'
     behind = word.startswith("^")
-    while match := re.search(word, end if behind else start):
-        cut = match.end() if behind else match.start()
+    for _ in range(_MOST_WORDS):
+        match = re.search(word, end[:_LONGEST_WORD] if behind else start[-_LONGEST_WORD:])
+        if match is None:
+            break
+        cut = match.end() if behind else max(0, len(start) - _LONGEST_WORD) + match.start()
         first, last = (len(start), end[cut:]) if behind else (cut, end)
         bare = [text[first : len(text) - len(last)] for text in column]
         if not all(map(held, bare, answered)):
@@ -180,7 +187,9 @@ def _as_written(value: str, shown: Demonstration) -> str | None:
     text = "\n".join(f"{p.title}\n{p.text}" for p in shown.passages)
     if value in text:
         return value
-    words = r"\W+".join(re.escape(word) for word in re.split(r"[-_\s]+", value) if word)
+    # marks alone are no words: they would match what stands between in more ways than there is time
+    told = (word for word in re.split(r"[-_\s]+", value) if re.search(r"\w", word))
+    words = r"\W+".join(map(re.escape, told))
     match = re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) if words else None
     return match[0] if match else None
 

@@ -14,7 +14,7 @@ from raggd.data.documents import READERS
 from raggd.records import Demonstration, Passage
 
 _YES_NO = {"yes", "no"}
-_OPTION = re.compile(r"^\s*\(?(\w{1,4})[).]\s", re.MULTILINE)
+_OPTION = re.compile(r"^[ \t]*\(?(\w{1,4})[).]\s", re.MULTILINE)
 _NO = re.compile(
     r"\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nicht|kein\w*|"
     r"unbekannt|pas|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
@@ -176,7 +176,7 @@ def _strange(shown: Demonstration, bare: str) -> bool:
 
 def _unwrapped(answer: str) -> str:
     # without keys of JSON and tags, where the wrapping is not the same in all
-    return re.sub(r'"\w+":|<[^>]*>|[{}\[\]"*]', " ", answer).strip()
+    return re.sub(r'"\w+":|<[^<>]*>|[{}\[\]"*]', " ", answer).strip()
 
 
 def names_files(demonstrations: Sequence[Demonstration]) -> bool:

@@ -41,7 +41,7 @@ from raggd.records import RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for, holds_answer
 from raggd.settings import Settings, changed, load_settings
 from raggd.study.evaluate import run_evaluate
-from raggd.training import fits, refusals
+from raggd.training import fits
 from raggd.training import run as training
 from raggd.training.stages import run_stage
 from workflow_fixtures import (
@@ -120,7 +120,7 @@ def trained(
         records["examples-whole"] = stage(
             "examples-whole", parts_with(longer, frozen_backbone), weights
         )
-        patch.setattr(refusals, "LESSONS", 20)
+        patch.setattr(fits, "LESSONS", 20)
         records["refusals"] = stage("refusals", parts_with(named, frozen_backbone), weights)
         yield Trained(settings, weights, store, records)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,18 +25,24 @@ from raggd.adaptation.predictors.base import (
 from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, save_gate
 from raggd.adaptation.predictors.modulation import save_modulation
 from raggd.adaptation.predictors.ridge import ridge_predictor
+from raggd.adaptation.refusing import LESSONS, fit_rule, refusal_lessons
 from raggd.adaptation.targets import Targets, denoised, draw_supports, load_targets, split_held_out
 from raggd.adaptation.trained_once import save_base, save_prefix, train_base, train_prefix
+from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import compile_layers
+from raggd.backbone.refusal import confidence
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import known_benchmarks
-from raggd.data.prepared import prepared_id
-from raggd.data.prompts import Prompt
+from raggd.data.prepared import Prepared, prepared_id
+from raggd.data.prompts import Prompt, answer_tokens
+from raggd.data.template import REFUSAL
 from raggd.evaluation.runner import support_sets
 from raggd.methods import spec
+from raggd.methods.answering import adapted_rows, render
 from raggd.methods.spec import weight_file, weights_hash
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.evidence import make_demonstrations
+from raggd.retrieval.evidence import coverage, make_demonstrations
+from raggd.settings import changed
 from raggd.study.alignment import alignment_summary
 from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_store
 
@@ -59,8 +66,7 @@ def _train(
     return made, {"seconds": seconds_spent(checkpoint), "loss": losses}
 
 
-def hashes_of(run: Run, *files: str) -> dict[str, str]:
-    """Return the hashes of files in the folder of the weights."""
+def _hashes(run: Run, *files: str) -> dict[str, str]:
     return {file: weights_hash(run.out / file) for file in files}
 
 
@@ -111,7 +117,7 @@ def examples(run: Run, file: str, use: Use = SHOWN) -> Facts:
         "base": base.fingerprint,
         "data": prepared_id(rows),
         "lessons": len(lessons),
-        "hashes": hashes_of(run, file),
+        "hashes": _hashes(run, file),
     }
 
 
@@ -167,7 +173,7 @@ def predictor(run: Run, file: str, steps: int = 0) -> Facts:
         **facts,
         **_fits(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        "hashes": hashes_of(run, *files.values()),
+        "hashes": _hashes(run, *files.values()),
     }
 
 
@@ -180,7 +186,7 @@ def ridge(run: Run, file: str) -> Facts:
         "rag-gd-ridge": load_predictor(run.out / file),
         "mean-update": mean_predictor(w0.spec, w0.fingerprint, kept.vectors),
     }
-    hashes = hashes_of(run, file)
+    hashes = _hashes(run, file)
     return {**facts, **_fits(w0, kept, held, known), "hashes": hashes}
 
 
@@ -220,7 +226,7 @@ def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "ze
         vectors = made.predict(kept.states[:1]).vector()
         saved = mean_predictor(w0.spec, w0.fingerprint, vectors)
     save_predictor(run.out / file, saved)
-    about = {"start": begin, "sets": len(kept), "hashes": hashes_of(run, file)}
+    about = {"start": begin, "sets": len(kept), "hashes": _hashes(run, file)}
     return {**told, **facts, **about}
 
 
@@ -233,7 +239,7 @@ def task_mean(run: Run, file: str) -> Facts:
         "base": w0.fingerprint,
         "targets": [store.identity for store in found],
         "sets": {task: sum(store.tasks.count(task) for store in found) for task in means},
-        "hashes": hashes_of(run, file),
+        "hashes": _hashes(run, file),
     }
 
 
@@ -297,3 +303,39 @@ def gate(run: Run, file: str) -> Facts:
         "gain_by_noise": _by_label(gains, [str(noise) for noise, _ in trials]),
         "chosen": {str(s): int((chosen == s).sum()) for s in [0.0, *SCALES]},
     }
+
+
+def refusals(run: Run, file: str) -> Facts:
+    """Return the facts of fitting the rule that decides whether to refuse."""
+    rows, path = run.rows(), run.out / file
+    path.unlink(missing_ok=True)  # lessons are read without one
+    token = answer_tokens(run.parts.backbone.tokenizer, REFUSAL)[0]
+    features, wanted = _refusal_features(run, rows, token)
+    fitted = fit_rule(features, wanted, token)
+    fitted.rule.save(path, weights_hash(run.out / spec.EXAMPLES_FILE))
+    told = {name: round(getattr(fitted, name), 3) for name in ("area", "recall", "wrongly")}
+    return {
+        "lessons": len(wanted),
+        **told,
+        "data": prepared_id(rows),
+        "hashes": _hashes(run, path.name, spec.EXAMPLES_FILE),
+    }
+
+
+def _refusal_features(run: Run, rows: Sequence[Prepared], token: int) -> tuple[Tensor, Tensor]:
+    # confidence and coverage (lessons, 2), and which are to be refused
+    parts = run.parts.derived(changed(run.settings, "adapter", weights=str(run.out)))
+    backbone, method = parts.backbone, parts.method("examples")
+    limit = run.settings.backbone.context_tokens
+    features: list[tuple[float, float]] = []
+    wanted: list[bool] = []
+    for lesson in islice(refusal_lessons(rows), LESSONS):
+        adapted, asked = method.adapt([lesson.support])[0], lesson.asked
+        prompt = render(backbone, adapted, asked.question, asked.passages, limit=limit)
+        with adapted_rows(backbone, [adapted]):
+            reading = read_prompts(backbone, [prompt], prefixes=[adapted.prefix])
+        sure = float(confidence(reading.logits, token))
+        features.append((sure, coverage(prompt.question, prompt.passages)))
+        wanted.append(asked.refused)
+        run.progress("refusals", len(wanted), LESSONS)
+    return torch.tensor(features, dtype=torch.float64), torch.tensor(wanted)

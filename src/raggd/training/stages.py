@@ -24,7 +24,6 @@ from raggd.provenance import origin
 from raggd.records import RaggdError, require_known
 from raggd.settings import Settings, changed
 from raggd.training import fits
-from raggd.training.refusals import refusals
 from raggd.training.run import Run
 
 
@@ -96,7 +95,7 @@ STAGES = {
         Stage("mean-tuned", spec.MEAN_TUNED_FILE, partial(fits.hyper, begin="mean"),
               _HYPER, _sgd("hyper_tuning"), rate=10),
         Stage("examples", spec.EXAMPLES_FILE, fits.examples, _LESSONS, _sgd("examples")),
-        Stage("refusals", spec.REFUSALS_FILE, refusals, _LESSONS, lambda _: LESSONS // 3),
+        Stage("refusals", spec.REFUSALS_FILE, fits.refusals, _LESSONS, lambda _: LESSONS // 3),
         Stage("predictor-k1", "predictor-k1.safetensors", partial(fits.predictor, steps=1),
               _FITTED, usual=False),
         Stage("predictor-k10", "predictor-k10.safetensors", partial(fits.predictor, steps=10),

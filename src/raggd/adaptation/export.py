@@ -73,20 +73,17 @@ def model_source(backbone: Backbone) -> str:
     return str(getattr(backbone.model, "name_or_path", "") or backbone.name)
 
 
-def _paths(backbone: Backbone) -> dict[str, list[str]]:
-    # the dotted name of every projection in the model
-    names = {id(module): name for name, module in backbone.model.named_modules()}
-    return {p: [names[id(module)] for module in backbone.projections[p]] for p in PROJECTIONS}
-
-
 def peft_tensors(backbone: Backbone, factors: dict[str, Factors]) -> dict[str, Tensor]:
     """Name every layer's factors as PEFT does: lora_A (rank, d_in), lora_B (d_out, rank)."""
+    paths = {id(module): path for path, module in backbone.model.named_modules()}
     tensors = {}
-    for projection, paths in _paths(backbone).items():
-        a, b = factors[projection]
-        for layer, path in enumerate(paths):
-            tensors[f"base_model.model.{path}.lora_A.weight"] = a[layer].float()
-            tensors[f"base_model.model.{path}.lora_B.weight"] = b[layer].float()
+    for projection in PROJECTIONS:
+        for module, a, b in zip(
+            backbone.projections[projection], *factors[projection], strict=True
+        ):
+            name = f"base_model.model.{paths[id(module)]}"
+            tensors[f"{name}.lora_A.weight"] = a.float()
+            tensors[f"{name}.lora_B.weight"] = b.float()
     return tensors
 
 

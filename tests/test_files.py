@@ -6,6 +6,7 @@ import contextlib
 import errno
 import gzip
 import json
+import math
 import os
 import stat
 import tempfile
@@ -169,6 +170,23 @@ def test_damaged_and_truncated_weights_are_refused_at_every_length(tmp_path: Pat
     path.unlink()
     with pytest.raises(RaggdError, match="no weight file"):
         files.load_tensors(path)
+
+
+@given(st.recursive(st.floats() | st.text() | st.none(), lambda inner: st.lists(inner)
+       | st.tuples(inner, inner) | st.dictionaries(st.text(), inner)))  # fmt: skip
+def test_what_is_written_is_json_as_others_read_it(value: object) -> None:
+    def refused(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    def bounded(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: bounded(inner) for key, inner in value.items()}
+        if isinstance(value, list | tuple):
+            return [bounded(inner) for inner in value]
+        return value if not isinstance(value, float) or abs(value) < math.inf else None
+
+    text = files.as_json(value)
+    assert json.loads(text, parse_constant=refused) == bounded(value)
 
 
 def test_json_that_is_missing_or_damaged(tmp_path: Path) -> None:

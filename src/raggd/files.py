@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import tempfile
@@ -66,9 +67,26 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
+def as_json(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON, which knows no infinity: a number without bounds becomes null.
+
+    >>> as_json({"low": float("-inf"), "mean": [1.5]})
+    '{"low": null, "mean": [1.5]}'
+    """
+    return json.dumps(_finite(value), ensure_ascii=False, indent=indent)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as indented JSON, atomically."""
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+    write_text(path, as_json(value, 1) + "\n")
 
 
 def read_json(path: Path, *, what: str) -> Any:

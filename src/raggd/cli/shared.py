@@ -5,7 +5,6 @@ Progress goes to standard error, one JSON object to standard output.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raggd.data.documents import Skipped, summary
+from raggd.files import as_json
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError
 
@@ -128,7 +128,7 @@ def counted(number: int, noun: str) -> str:
 
 def emit_json(value: Any) -> None:
     """Write one JSON object and a line break to standard output."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(as_json(value) + "\n")
 
 
 def _console(*, stderr: bool = False) -> Console:

@@ -20,7 +20,7 @@ from raggd.files import read_json_lines
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import bm25
 from raggd.retrieval.base import Budget, held_memory, parse_size, top_k
-from raggd.retrieval.bm25 import K1, B
+from raggd.retrieval.bm25 import K1, B, BM25Kind
 from raggd.retrieval.build import build_index
 from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter
 from raggd.retrieval.terms import TermNumbers, tokenize
@@ -308,4 +308,4 @@ def test_half_of_a_surrogate_pair_is_no_error(
 
 
 def test_the_default_bound_is_the_one_of_the_settings() -> None:
-    assert RetrievalSettings().memory == bm25.MEMORY
+    assert parse_size(RetrievalSettings().memory) == BM25Kind().budget.bound

@@ -28,7 +28,7 @@ import os
 import shutil
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Budget, Count, Rows, parse_size, top_k
+from raggd.retrieval.base import Budget, Count, Rows, top_k
 from raggd.retrieval.folders import STATE
 from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 from raggd.retrieval.terms import (
@@ -53,7 +53,7 @@ from raggd.retrieval.terms import (
 
 K1 = 0.9
 B = 0.4
-MEMORY = "3GB"  # bound on the memory of a build unless another is given
+BUDGET = Budget(3_000_000_000)  # of a build, unless another is given
 _PARAMETERS: dict[str, Any] = {"method": "lucene", "k1": K1, "b": B}
 
 ROWS = 1 << 18
@@ -252,7 +252,7 @@ class BM25Retriever(StoredRetriever):
 class BM25Kind:
     """BM25 as a kind of index, built within a bound of memory in segments of at most `rows`."""
 
-    budget: Budget = field(default_factory=lambda: Budget(parse_size(MEMORY)))
+    budget: Budget = BUDGET
     rows: int = ROWS
     name: str = "bm25"
 

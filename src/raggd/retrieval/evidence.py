@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import floor
 
@@ -155,12 +155,10 @@ class NoisyRetriever:
         taken = {hit.passage.id for hit in hits}
         result = list(hits)
         for place in places:
-            stranger = self._stranger(f"{query}\n{place}", taken)
+            rows = (_number("row", str(i), f"{query}\n{place}") for i in range(8 * self.size))
+            others = (self.at(row % self.size) for row in rows)
+            stranger = next((passage for passage in others if passage.id not in taken), None)
             if stranger is not None:
                 taken.add(stranger.id)
                 result[place] = Hit(stranger, hits[place].score)
         return result
-
-    def _stranger(self, seed: str, taken: Collection[str]) -> Passage | None:
-        tries = (self.at(_number("row", str(i), seed) % self.size) for i in range(8 * self.size))
-        return next((passage for passage in tries if passage.id not in taken), None)

@@ -9,8 +9,7 @@ _FRONT = re.compile(r"(---|\+\+\+)[ \t]*\n(.*?\n)?(?:\1|\.\.\.)[ \t]*(?:\n|$)", 
 _LINE = re.compile(r"\s*[\w-]+\s*[:=]")
 _TITLE = re.compile(r"[\"']?title[\"']?\s*[:=]\s*", re.IGNORECASE)
 _TABLE = re.compile(r"\s*\[")
-_LONGEST = 50_000
-"""Characters; more is a text between two rules."""
+_LONGEST = 50_000  # characters; more is a text between two rules
 _TITLE_LINES = 20
 _NOTHING = {"", "~", "null", "Null", "NULL"}
 

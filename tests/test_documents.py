@@ -199,6 +199,32 @@ def test_unreadable_files_are_named(
     assert name in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "what"),
+    [
+        ("a.txt", pdf_bytes("Honey."), "a PDF"),
+        ("a.html", pdf_bytes("Honey."), "a PDF"),
+        ("a.md", rb"{\rtf1\ansi Honey.}", "RTF"),
+        ("a.csv", b"%!PS-Adobe-3.0\n(Honey) show", "PostScript"),
+    ],
+)
+def test_another_format_under_the_name_of_text(
+    tmp_path: Path, name: str, content: bytes, what: str
+) -> None:
+    with pytest.raises(RaggdError, match=rf"cannot read {name}: it is {what}, whatever its name"):
+        read_one(tmp_path / name, content)
+
+
+def test_a_word_goes_over_to_the_next_page(tmp_path: Path) -> None:
+    writer = pypdf.PdfWriter()
+    for text in ("Maintenance first. Then main-", "tenance again.", "Third page."):
+        (tmp_path / "one.pdf").write_bytes(pdf_bytes(text))
+        writer.append(tmp_path / "one.pdf")
+    writer.write(tmp_path / "a.pdf")
+    ((_, text),) = read_one(tmp_path / "a.pdf", (tmp_path / "a.pdf").read_bytes())
+    assert text == "Maintenance first. Then maintenance again.\n\nThird page."
+
+
 def test_an_encrypted_pdf_is_refused(tmp_path: Path) -> None:
     plain, locked = tmp_path / "plain.pdf", tmp_path / "locked.pdf"
     plain.write_bytes(pdf_bytes("Secret honey."))

@@ -54,7 +54,13 @@ def read_pdf(path: Path) -> Iterator[Block]:
         ) from error
     if locked:
         raise RaggdError("the PDF is encrypted: save a copy without a password.")
-    yield Block(joined("\n".join(pages)))
+    yield Block(joined("".join(map(_followed, pages))))
+
+
+def _followed(page: str) -> str:
+    # a page ends a paragraph, unless it ends inside a word
+    text = page.strip()
+    return text + ("\n" if text.endswith(("-", "\xad", "\u2010")) else "\n\n")
 
 
 def joined(text: str) -> str:

@@ -20,6 +20,8 @@ from raggd.data.text import DATA_URI, normal_text, text_of
 from raggd.files import BYTE_ORDER_MARKS, read_json_lines
 from raggd.records import Passage, RaggdError
 
+_FORMATS = {b"%PDF-": "a PDF", b"%!PS": "PostScript", b"{\\rtf": "RTF", b"PK\3\4": "a ZIP archive"}
+"""What files begin with that may look like text."""
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _FEW = 50  # in text at most every fiftieth byte is a control character: mark of end, stray NUL
 _JAPANESE_SHIFT = re.compile(rb"\x1b(?:\$[@B]|\([BIJ])")
@@ -78,6 +80,11 @@ def decode(data: bytes) -> str:
     Raises:
         RaggdError: it is not text, or in an encoding that cannot be told.
     """
+    for mark, name in _FORMATS.items():
+        if data.startswith(mark):
+            raise RaggdError(
+                f"it is {name}, whatever its name says: name it so, or save it as text."
+            )
     for mark, coding in BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
             try:

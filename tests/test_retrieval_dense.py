@@ -264,9 +264,9 @@ def test_an_ivf_index_scores_exactly_and_is_checked(
     assert ivf.search(queries, 5) == exact.search(queries, 5)  # so few are compared one by one
     build_dense(corpus, tmp_path / "again", encoder, factory="IVF4,PQ4")
     assert files(tmp_path / "again") == files(tmp_path / "ivf")
-    with pytest.raises(RaggdError, match="an index IVF4,PQ5 of 37"):
+    with pytest.raises(RaggdError, match="index_factory=IVF4,PQ5 of 37"):
         build_dense(CORPUS, tmp_path / "wrong", encoder, factory="IVF4,PQ5")
-    with pytest.raises(RaggdError, match="an index nonsense"):
+    with pytest.raises(RaggdError, match="index_factory=nonsense"):
         build_dense(CORPUS, tmp_path / "wrong", encoder, factory="nonsense")
 
 

@@ -239,7 +239,6 @@ def test_a_cell_again_from_its_record(whole: Path, tmp_path: Path) -> None:
     raw = json.loads(record.read_text(encoding="utf-8"))
     raw["predictions"][2]["answer"] = "something else"
     raw["hashes"]["predictor"] = "0" * 16
-    raw["settings"]["retrieval"] |= {"precision": "auto", "index_factory": ""}  # once settings
     forged = tmp_path / "forged.json"
     forged.write_text(json.dumps(raw), encoding="utf-8")
     ran = run_cli("replay", forged)
@@ -247,7 +246,7 @@ def test_a_cell_again_from_its_record(whole: Path, tmp_path: Path) -> None:
     assert "5 of 6 answers are the same" in ran.out
     assert "'something else' in the record" in ran.out
     assert f"changed predictor: {'0' * 16} in the record" in ran.out
-    raw["settings"]["retrieval"]["precision"] = "float32"
+    raw["settings"]["retrieval"]["ivf_from"] = 7  # once a setting, and of effect
     forged.write_text(json.dumps(raw), encoding="utf-8")
     assert "use the version that the record names" in run_cli("replay", forged).refusal()
 

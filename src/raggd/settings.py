@@ -60,6 +60,11 @@ class RetrievalSettings(_Section):
     """`bm25`, `dense`, `hybrid`, or ``module:function`` that makes one (docs/retrieval.md)."""
     encoder: str = "all-minilm-l6-v2"
     """For `dense` and `hybrid`: an embedded name, a hub name, or a local folder."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
+    index_factory: str = ""
+    """How faiss indexes vectors (``HNSW32``, ``IVF4096,PQ48``); empty: by size, none below
+    200,000 passages."""
     memory: str = "3GB"  # most memory that the process may hold while it builds an index
     top_k: int = Field(default=3, ge=0)  # passages given to the model (paper: 5)
     noise: float = Field(default=0.0, ge=0, le=1)

@@ -190,7 +190,8 @@ def _kind(settings: RetrievalSettings) -> Kind:
     if settings.retriever == "bm25":
         return BM25Kind(Budget(parse_size(settings.memory)))
     if settings.retriever == "dense":
-        return DenseKind(load_encoder(settings.encoder))
+        encoder = load_encoder(settings.encoder, precision=settings.precision)
+        return DenseKind(encoder, settings.index_factory)
     raise RaggdError(
         f"retrieval.retriever={settings.retriever} brings its own index: there is none to build. "
         "Fill it with the means of its library."
@@ -200,5 +201,5 @@ def _kind(settings: RetrievalSettings) -> Kind:
 def _cached_folder(listing: Listing, settings: RetrievalSettings) -> Path:
     parts = [settings.retriever, listing.key]
     if settings.retriever == "dense":
-        parts.append(settings.encoder)
+        parts += [settings.encoder, settings.precision, settings.index_factory]
     return cache_folder() / "indexes" / f"{settings.retriever}-{content_id(*parts)}"

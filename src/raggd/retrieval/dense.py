@@ -295,7 +295,7 @@ def build_faiss(embeddings: Vectors, factory: str, file: Path) -> None:
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise RaggdError(
-            f"faiss cannot make an index {factory} of {count} passages: {reason}."
+            f"faiss cannot make retrieval.index_factory={factory} of {count} passages: {reason}."
         ) from error
     with replacing(file) as temporary:
         faiss.write_index(index, str(temporary))

@@ -225,10 +225,16 @@ def all_cells(study: StudySettings, part: Part | None = None) -> list[Cell]:
     return [cell for cell in cells if part is None or part.holds(cell)]
 
 
-DECIDING = {"retriever": None, "encoder": "bm25", "top_k": None, "noise": None}
+DECIDING = {
+    "retriever": None,
+    "encoder": "bm25",
+    "precision": "bm25",
+    "index_factory": "bm25",
+    "top_k": None,
+    "noise": None,
+}
 """Settings of the retrieval that decide the evidence; some do not for the retriever beside them.
 Listed one by one, so that a new setting elsewhere leaves finished work valid."""
-LEFT = {"precision": "auto", "index_factory": ""}  # once settings, as what was made then has them
 
 
 class Identities:
@@ -264,8 +270,7 @@ class Identities:
                 name: getattr(retrieval, name)
                 for name, unused in DECIDING.items()
                 if retrieval.retriever != unused
-            }
-            | ({} if retrieval.retriever == "bm25" else LEFT),
+            },
             "answering": deciding_values(settings),
             "questions": 0 if cell.benchmark in sampled.whole else sampled.questions,
             "draws": (sampled.draws, sampled.support, sampled.seed),

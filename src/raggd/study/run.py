@@ -261,9 +261,7 @@ _DECIDING = ("backbone", "data", "retrieval", "adapter", "target", "evaluation")
 _REMOVED = {
     ("retrieval", "url"): "",
     ("retrieval", "index_path"): "",
-    ("retrieval", "index_factory"): "",
     ("retrieval", "ivf_from"): 1_000_000,
-    ("retrieval", "precision"): "auto",
 }
 
 

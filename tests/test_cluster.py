@@ -28,7 +28,7 @@ from raggd.cluster.runs import (
     run_study_on,
     run_targets_on,
 )
-from raggd.cluster.workers import ClusterOptions, Scheduler, Worker, check_worker, workers
+from raggd.cluster.workers import ClusterOptions, Dispatcher, Worker, check_worker, workers
 from raggd.progress import silent
 from raggd.provenance import versions
 from raggd.records import RaggdError
@@ -186,7 +186,7 @@ def test_a_task_goes_where_its_model_is_loaded() -> None:
             return call
 
     actors = [Now(), Now()]
-    scheduler = Scheduler[str, str](Instant, actors)
+    scheduler = Dispatcher[str, str](Instant, actors)
     tasks = ["a1", "b1", "a2", "b2", "a3", "b3"]
     got: list[str] = []
     scheduler.run(tasks, lambda task, _: got.append(task), str, needs=lambda task: task[0])

@@ -21,7 +21,15 @@ from raggd.serving.documents import passages_for, searches_for
 from raggd.serving.errors import ApiError
 from raggd.serving.openai import ChatRequest, Message
 from raggd.serving.request import turns_of
-from raggd.serving.row import AnswerText, Piece, Probabilities, Row, Sampler, Sampling, TokenBytes
+from raggd.serving.row import (
+    AnswerText,
+    Probabilities,
+    Row,
+    Sampler,
+    Sampling,
+    TextPiece,
+    TokenBytes,
+)
 from serving_fixtures import Running, demonstrations, questions
 
 CHAT = "/v1/chat/completions"
@@ -250,7 +258,7 @@ def test_where_nothing_is_found_the_answer_is_the_refusal_that_was_shown() -> No
         row, pieces = started(byte_level(), [], refusals)
         row.skip()
         assert (row.writer.text, row.done) == (wanted, True)
-        assert pieces == [Piece(wanted, None, "stop")]
+        assert pieces == [TextPiece(wanted, None, "stop")]
 
 
 # --- JSON
@@ -310,7 +318,7 @@ TOKENIZERS = {"byte level": byte_level(), "byte fallback": byte_fallback()}
 
 def started(
     tokenizer: Any, stops: list[str], refusals: tuple[str, ...] = ()
-) -> tuple[Row, list[Piece]]:
+) -> tuple[Row, list[TextPiece]]:
     """A row of which nothing is written, and the pieces that it will tell."""
     pieces: list[Any] = []
     row = Row(
@@ -325,7 +333,7 @@ def started(
     return row, pieces
 
 
-def write(tokenizer: Any, text: str, stops: list[str]) -> tuple[Row, list[Piece]]:
+def write(tokenizer: Any, text: str, stops: list[str]) -> tuple[Row, list[TextPiece]]:
     """Let a row write a text, token by token, then end."""
     row, pieces = started(tokenizer, stops)
     end = int(tokenizer.eos_token_id)

@@ -33,7 +33,7 @@ supports_app = typer.Typer(help="Keep answered questions under an id.", no_args_
 Id = Annotated[str, typer.Argument(help="Of the support set, as `raggd supports list` shows it.")]
 
 
-class Form(StrEnum):
+class ExportForm(StrEnum):
     """What is written: a LoRA of peft's, for vLLM and others too, or one for llama.cpp."""
 
     PEFT = "peft"
@@ -41,7 +41,7 @@ class Form(StrEnum):
 
 
 def export(
-    form: Annotated[Form, typer.Argument(help="peft (for vLLM too), or gguf (llama.cpp).")],
+    form: Annotated[ExportForm, typer.Argument(help="peft (for vLLM too), or gguf (llama.cpp).")],
     path: Annotated[Path, typer.Argument(help="Folder (peft) or file (gguf) to write.")],
     demonstrations: Demonstrations = None,
     support: Support = None,
@@ -58,7 +58,7 @@ def export(
             chosen = support_from(rag, (demonstrations, support, update))
             adapted = rag.state(update) if update else rag.adapt(chosen)
         result = _about(adapted)
-        if form == Form.PEFT:
+        if form == ExportForm.PEFT:
             made = rag.export_peft(path, adapted)
             result |= {"folder": str(made.folder), "rank": made.rank, "backbone": made.backbone}
             where = f" of rank {made.rank} in {made.folder}, over {made.backbone}"

@@ -212,7 +212,7 @@ def _reason(error: Exception) -> str:
     return lines[-1] if len(lines) < _LONG_REPORT else lines[0]
 
 
-class Scheduler(Generic[T, R]):
+class Dispatcher(Generic[T, R]):
     """Hands tasks to workers: actors of Ray with the methods of `Worker`."""
 
     def __init__(self, ray: Any, actors: Sequence[Any], progress: Progress = silent) -> None:
@@ -284,7 +284,7 @@ class Scheduler(Generic[T, R]):
 @contextmanager
 def workers(
     options: ClusterOptions, progress: Progress, kind: type[Worker[T, R]], *arguments: Any
-) -> Iterator[Scheduler[T, R]]:
+) -> Iterator[Dispatcher[T, R]]:
     """Start workers of a kind inside a ``with`` block: ``kind(*arguments, folder, threads)``."""
     progress(f"connecting to cluster {options.address}", 0, None)
     with connected(options.address) as ray:
@@ -294,7 +294,7 @@ def workers(
         progress(f"{count} workers are starting", 0, None)
         actors = [start(*arguments, str(Path.cwd()), threads) for _ in range(count)]
         try:
-            yield Scheduler(ray, actors, progress)
+            yield Dispatcher(ray, actors, progress)
         finally:
             for actor in actors:
                 ray.kill(actor)

@@ -27,7 +27,7 @@ _THINKING = re.compile(r"<(think|thinking|thought|reasoning|seed:think)>\s*\Z")
 
 
 @dataclass(frozen=True)
-class Control:
+class ControlWords:
     """The words that a tokenizer takes for more than text, as looked up for a chat template.
 
     `ids` leaves out the one that stands for unknown text too.
@@ -42,7 +42,7 @@ class Control:
         return sum(map(self.ids.__contains__, tokens))
 
 
-_KNOWN: WeakKeyDictionary[Any, Control] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[Any, ControlWords] = WeakKeyDictionary()
 
 
 def template_of(tokenizer: Any) -> str | None:
@@ -51,7 +51,7 @@ def template_of(tokenizer: Any) -> str | None:
     return template.get("default") if isinstance(template, dict) else template
 
 
-def control_of(tokenizer: Any) -> Control:
+def control_of(tokenizer: Any) -> ControlWords:
     """Return a tokenizer's control words: its special tokens, and those that its template names."""
     template = template_of(tokenizer)
     known = _KNOWN.get(tokenizer)
@@ -68,7 +68,7 @@ def control_of(tokenizer: Any) -> Control:
     longest_first = sorted(ids, key=len, reverse=True)
     words = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
     proving = frozenset(ids.values()) - {tokenizer.unk_token_id}
-    _KNOWN[tokenizer] = known = Control(template, words, proving)
+    _KNOWN[tokenizer] = known = ControlWords(template, words, proving)
     return known
 
 
@@ -79,7 +79,7 @@ def _mark_for(contents: Sequence[str]) -> str:
     return mark
 
 
-def _marked(control: Control, content: str, mark: str) -> str:
+def _marked(control: ControlWords, content: str, mark: str) -> str:
     while True:  # again, for a word inside another
         broken = control.words.sub(lambda m: f"{m[0][0]}{mark}{m[0][1:]}", content)
         if broken == content:
@@ -99,7 +99,7 @@ def text_tokens(tokenizer: Any, text: str) -> list[int]:
     return _encode(tokenizer, list(text)) if control.count(tokens) else tokens
 
 
-def _hidden(tokenizer: Any, control: Control, marked: str, mark: str) -> str:
+def _hidden(tokenizer: Any, control: ControlWords, marked: str, mark: str) -> str:
     pieces = marked.split(mark)
     found = control.count(_encode(tokenizer, pieces))
     return mark.join("".join(pieces)) if found else marked

@@ -31,7 +31,7 @@ _WORDS = {"male": 1.0, "female": 0.0}
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class DataTable:
     """Features (rows, d) with their names, and the target (rows,)."""
 
     name: str
@@ -130,7 +130,7 @@ def values_hash(x: Values, y: Values) -> str:
     return digest.hexdigest()
 
 
-def to_table(name: str, rows: Sequence[Sequence[str]]) -> Table:
+def to_table(name: str, rows: Sequence[Sequence[str]]) -> DataTable:
     """Return the table of a header and rows, less what is no feature, its values checked.
 
     Raises:
@@ -151,7 +151,7 @@ def to_table(name: str, rows: Sequence[Sequence[str]]) -> Table:
             f"table '{name}': its columns or values are not those of {source.home}. It was changed "
             "or cut, or is another table; get it again."
         )
-    return Table(name, tuple(kept), x, y)
+    return DataTable(name, tuple(kept), x, y)
 
 
 def _number(text: str) -> float:
@@ -200,7 +200,7 @@ def table_folders(given: Path | None) -> list[Path]:
     return [*([Path(data) / "tabular"] if data else []), cache_folder() / "tables"]
 
 
-def load_table(name: str, folder: Path | None = None) -> Table:
+def load_table(name: str, folder: Path | None = None) -> DataTable:
     """Load a table: from a folder of CSV files (also ``.gz``), or fetch it from its public home.
 
     Without `folder`, ``RAGGD_DATA/tabular`` and the cache are looked into.

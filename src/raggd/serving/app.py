@@ -26,7 +26,7 @@ from raggd.records import RaggdError
 from raggd.serving import bodies, openai
 from raggd.serving.errors import ApiError, install_handlers
 from raggd.serving.evaluation import Evaluations
-from raggd.serving.gate import Gate, Keys, is_local
+from raggd.serving.gate import Keys, RequestGate, is_local
 from raggd.serving.request import Chat, Prompts
 from raggd.serving.service import Service
 from raggd.settings import ServingSettings
@@ -187,7 +187,7 @@ def _own_routes(service: Service) -> APIRouter:
     return routes
 
 
-def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> Gate:
+def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> RequestGate:
     """Build the ASGI application; it closes the service when it shuts down.
 
     Without `keys` everyone is let in; `local` says whether it is served on this machine only.
@@ -215,7 +215,7 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
     app.include_router(_support_routes(service))
     app.include_router(_evaluation_routes(Evaluations(service)))
     app.include_router(_own_routes(service))
-    return Gate(app, service.metrics, keys=keys or {}, local=local)
+    return RequestGate(app, service.metrics, keys=keys or {}, local=local)
 
 
 # Running it

@@ -144,7 +144,7 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-class Gate:
+class RequestGate:
     """An ASGI application around another one."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics, *, keys: Keys, local: bool) -> None:

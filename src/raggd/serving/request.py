@@ -23,7 +23,7 @@ from raggd.records import Passage
 from raggd.serving import openai
 from raggd.serving.bodies import Details, Extension, given_passages
 from raggd.serving.errors import ApiError, BadRequestError, as_api_error
-from raggd.serving.row import Piece, Row, Sampling
+from raggd.serving.row import Row, Sampling, TextPiece
 
 if TYPE_CHECKING:
     from raggd.serving.service import Service
@@ -123,7 +123,7 @@ class Request(Response):
         self._service, self._body, self._wanted = service, body, wanted
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
         self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Queue[tuple[Row, Piece] | ApiError | None] = asyncio.Queue()
+        self._news: asyncio.Queue[tuple[Row, TextPiece] | ApiError | None] = asyncio.Queue()
         self._closed = False
 
     # Its life
@@ -178,20 +178,20 @@ class Request(Response):
         guesses = self._wanted.guess or not self._service.settings.retrieval.top_k
         return not (self.evidence[index] or self.passages is not None or guesses)
 
-    def take(self, row: Row, piece: Piece | ApiError) -> None:
+    def take(self, row: Row, piece: TextPiece | ApiError) -> None:
         """Take what a row has to say, from any thread."""
         if not self._closed:
             news = piece if isinstance(piece, ApiError) else (row, piece)
             with suppress(RuntimeError):  # the loop has ended: nobody listens any more
                 self._loop.call_soon_threadsafe(self._news.put_nowait, news)
 
-    async def _next(self) -> tuple[Row, Piece] | None:
+    async def _next(self) -> tuple[Row, TextPiece] | None:
         news = await self._news.get()
         if isinstance(news, ApiError):
             raise news
         return news
 
-    async def _pieces(self) -> AsyncIterator[tuple[int, Piece]]:
+    async def _pieces(self) -> AsyncIterator[tuple[int, TextPiece]]:
         left = len(self.rows)
         while left:
             news = await self._next()
@@ -219,9 +219,9 @@ class Request(Response):
             yield self._part([choice], self.details(0))
         async for index, piece in self._pieces():
             if piece.text or (piece.logprobs and piece.logprobs.content):
-                yield self._part([self.choice(index, Piece(piece.text, piece.logprobs))])
+                yield self._part([self.choice(index, TextPiece(piece.text, piece.logprobs))])
             if piece.reason:
-                last = self.choice(index, Piece("", None, piece.reason))
+                last = self.choice(index, TextPiece("", None, piece.reason))
                 yield self._part([last], self.details(index))
         if self._usage:
             yield self._part([])
@@ -243,7 +243,7 @@ class Request(Response):
         """Return the choice with which a stream begins before any text, if it does."""
         return []
 
-    def choice(self, index: int, piece: Piece) -> BaseModel:
+    def choice(self, index: int, piece: TextPiece) -> BaseModel:
         """Return the choice of a stream's chunk: more text of a row, or, last, why it ended."""
         raise NotImplementedError
 
@@ -325,7 +325,7 @@ class Chat(Request):
         start = openai.Delta(role="assistant", content="")
         return [openai.ChunkChoice(index=0, delta=start, logprobs=None, finish_reason=None)]
 
-    def choice(self, index: int, piece: Piece) -> openai.ChunkChoice:
+    def choice(self, index: int, piece: TextPiece) -> openai.ChunkChoice:
         """Return the choice of a chunk, see `Request`."""
         delta = openai.Delta() if piece.reason else openai.Delta(content=piece.text)
         if piece.reason and (refusal := self._refusal()):
@@ -358,7 +358,7 @@ class Prompts(Request):
         ]
         return openai.Completion(**self.head, choices=choices, usage=self.tokens())
 
-    def choice(self, index: int, piece: Piece) -> openai.CompletionChoice:
+    def choice(self, index: int, piece: TextPiece) -> openai.CompletionChoice:
         """Return the choice of a chunk, see `Request`."""
         reason = piece.reason
         return openai.CompletionChoice(

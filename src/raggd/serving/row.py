@@ -243,7 +243,7 @@ def _top(piece: bytes, logprob: float) -> TopLogprob:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class TextPiece:
     """More of an answer."""
 
     text: str  # what is certain now; may be empty
@@ -261,7 +261,7 @@ class Row:
     writer: AnswerText
     probabilities: Probabilities | None  # told with the text; None for a request without
     max_tokens: int
-    emit: Callable[[Row, Piece | ApiError], None]  # called from the scheduler's thread
+    emit: Callable[[Row, TextPiece | ApiError], None]  # called from the scheduler's thread
     extract: Extract | None = None  # holds it to the words of its passages
     ignore_end: bool = False  # write exactly `max_tokens` tokens, for measurements
     cancelled: bool = False
@@ -310,7 +310,7 @@ class Row:
         if self.reason:
             self._ended = time.perf_counter()
             self.done = True
-        self.emit(self, Piece(text, told, self.reason))
+        self.emit(self, TextPiece(text, told, self.reason))
 
     def _write(self, token: int, stops: frozenset[int]) -> tuple[str, Reason | None]:
         if token in stops and not self.ignore_end:
@@ -327,7 +327,7 @@ class Row:
         self._started = self._read = self._ended = time.perf_counter()
         self.reason, self.done = "stop", True
         text = self.writer.say(self.adapted.unasked)
-        self.emit(self, Piece(text, None, "stop"))
+        self.emit(self, TextPiece(text, None, "stop"))
 
     def fail(self, error: ApiError) -> None:
         """Say that the answer cannot be written."""

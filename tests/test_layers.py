@@ -227,3 +227,13 @@ def test_no_file_is_long() -> None:
     lengths = {p: len(p.read_text(encoding="utf-8").splitlines()) for p in ROOT.rglob("*.py")}
     assert max(lengths.values()) > 100
     assert not {str(p): n for p, n in lengths.items() if n > LONGEST}
+
+
+def test_a_class_has_a_name_of_its_own(tree: Tree) -> None:
+    places: dict[str, list[str]] = {}
+    for module, parsed in tree.items():
+        for node in ast.walk(parsed):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(module)
+    shared = {name: where for name, where in places.items() if len(where) > 1}
+    assert not shared

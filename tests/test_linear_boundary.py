@@ -36,7 +36,7 @@ from raggd.linear.synthetic import (
 from raggd.linear.table_figures import correlation, run_table, spearman, table_cell
 from raggd.linear.tables import SPLITS
 from raggd.linear.tasks import (
-    Reading,
+    TaskReading,
     Tasks,
     TaskSpec,
     authors_tasks,
@@ -65,7 +65,7 @@ from raggd.records import RaggdError
 
 SPECS = [TaskSpec(interface, documents=3) for interface in Interface]
 THEIRS = [
-    TaskSpec(interface, Reading.authors, documents=3, document_size=10, input_range=0.5)
+    TaskSpec(interface, TaskReading.authors, documents=3, document_size=10, input_range=0.5)
     for interface in Interface
 ]
 

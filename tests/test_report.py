@@ -26,8 +26,8 @@ from raggd.report import cost_figure as accuracy
 from raggd.report.build import SmallReport
 from raggd.report.contrasts import Averages, contrasts
 from raggd.report.cost_figure import cost_figure
-from raggd.report.grid import Answer, Block, Grid
-from raggd.report.page import Case, Section, Shown, mark_answers, study_page
+from raggd.report.grid import Grid, ScoredAnswer, StudyBlock
+from raggd.report.page import ExampleCase, Section, Shown, mark_answers, study_page
 from raggd.report.study_tables import contrast_table, loss_table, scores_table
 from raggd.report.tables import Bold, Column, Table, interval_text
 
@@ -36,7 +36,7 @@ COSTS = {"vanilla-rag": 0.0, "base": 0.0, "mean-update": 0.0, "tt-sgd": 11000.0,
 
 def block(
     scores: dict[str, list[float]] | None = None, costs: dict[str, dict[str, float]] | None = None
-) -> Block:
+) -> StudyBlock:
     """Twenty questions of two benchmarks in five draws, by every method of `COSTS`."""
     if scores is None:
         scores = {
@@ -46,7 +46,8 @@ def block(
     answers = {
         name: {
             benchmark: tuple(
-                (0, Answer(f"q{i}", i % 5, em, em, 1.0 - em, None)) for i, em in enumerate(given)
+                (0, ScoredAnswer(f"q{i}", i % 5, em, em, 1.0 - em, None))
+                for i, em in enumerate(given)
             )
             for benchmark in ("nq", "triviaqa")
         }
@@ -54,10 +55,10 @@ def block(
     }
     if costs is None:
         costs = {m: {"adapt_ms": COSTS.get(m, 1.0), "answer_ms": 400.0} for m in scores}
-    return Block("smollm2", "bm25", tuple(scores), ("nq", "triviaqa"), answers, costs)
+    return StudyBlock("smollm2", "bm25", tuple(scores), ("nq", "triviaqa"), answers, costs)
 
 
-def average(shown: Block, method: str) -> Interval | None:
+def average(shown: StudyBlock, method: str) -> Interval | None:
     return Averages(200).of(shown, method, shown.benchmarks, "f1")
 
 
@@ -316,10 +317,10 @@ class Outline(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def case(evil: str = "", answer: str = "Paris", base: str = "Rome", f1: float = 0.5) -> Case:
+def case(evil: str = "", answer: str = "Paris", base: str = "Rome", f1: float = 0.5) -> ExampleCase:
     question = Question("q1", "what is the capital of france" + evil, ("Paris" + evil,), "nq")
     shown = Demonstration("d1", "who wrote emma" + evil, (), "Jane Austen" + evil)
-    return Case(
+    return ExampleCase(
         question=question,
         passages=[Passage("p1", f"Paris is in France. {evil} Parisian", "Paris" + evil)],
         predictions={
@@ -337,7 +338,7 @@ def report() -> SmallReport:
     return SmallReport(grid, shown, Averages(200), contrasts([shown], 200, NAMED))
 
 
-def page(evil: str = "", cases: list[Case] | None = None) -> str:
+def page(evil: str = "", cases: list[ExampleCase] | None = None) -> str:
     if cases is None:
         cases = [case(evil), case(evil, answer="Rome"), case(evil, answer="Nice")]
     return report().page("Title" + evil, "Lead" + evil, ["A note." + evil], cases, "rag-gd")

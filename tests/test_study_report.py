@@ -26,7 +26,7 @@ from raggd.report.contrasts import (
     only,
     sample,
 )
-from raggd.report.grid import Answer, Block, load_grid, subsets
+from raggd.report.grid import ScoredAnswer, StudyBlock, load_grid, subsets
 from raggd.report.study_tables import (
     above_base,
     average_table,
@@ -52,12 +52,12 @@ def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def made_up(
     scores: dict[str, np.ndarray], name: str = "one", benchmarks: tuple[str, ...] = ("nq", "popqa")
-) -> Block:
+) -> StudyBlock:
     """A block from (benchmarks, questions) tables of 0 and 1; five draws per benchmark."""
     answers = {
         method: {
             benchmark: tuple(
-                (0, Answer(f"{benchmark}:{i}", i % 5, em, em, 1 - em, i % 3 > 0))
+                (0, ScoredAnswer(f"{benchmark}:{i}", i % 5, em, em, 1 - em, i % 3 > 0))
                 for i, em in enumerate(row)
             )
             for benchmark, row in zip(benchmarks, table, strict=True)
@@ -65,7 +65,7 @@ def made_up(
         for method, table in scores.items()
     }
     costs = {m: {"adapt_ms": 10.0, "answer_ms": 5.0} for m in scores}
-    return Block(name, "bm25", tuple(scores), benchmarks, answers, costs)
+    return StudyBlock(name, "bm25", tuple(scores), benchmarks, answers, costs)
 
 
 def bold_rows(table: Table, column: int = 0) -> set[str]:
@@ -253,10 +253,12 @@ def test_the_papers_column_of_all_blocks_leaves_out_what_only_some_have() -> Non
 
 
 def test_a_question_under_several_seeds_counts_once() -> None:
-    first = tuple((0, Answer(f"q{i}", i % 2, float(i == 0), 0.0, None, None)) for i in range(4))
-    second = tuple((1, Answer(f"q{i}", i % 2, 1.0, 0.0, None, None)) for i in range(2, 6))
+    first = tuple(
+        (0, ScoredAnswer(f"q{i}", i % 2, float(i == 0), 0.0, None, None)) for i in range(4)
+    )
+    second = tuple((1, ScoredAnswer(f"q{i}", i % 2, 1.0, 0.0, None, None)) for i in range(2, 6))
     answers = {"base": {"nq": first + second}}
-    block = Block("one", "bm25", ("base",), ("nq",), answers, {"base": {}})
+    block = StudyBlock("one", "bm25", ("base",), ("nq",), answers, {"base": {}})
     given = sample([block], ["base"], ["nq"], "em")
     assert given is not None
     assert given.values[:, 0].tolist() == [1.0, 0.0, 0.5, 0.5, 1.0, 1.0]

@@ -108,7 +108,7 @@ def train_predictor(
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TuningLesson:
     """What the predictor learns from at once: a support set's number and another question."""
 
     support: int
@@ -117,7 +117,7 @@ class Lesson:
 
 def plan_lessons(
     targets: Targets, pools: Mapping[str, Sequence[Question]], settings: HyperTuningSettings
-) -> list[Lesson]:
+) -> list[TuningLesson]:
     """Choose all ``steps * batch * accumulate`` lessons, sets in turn: a pure function."""
     lessons = []
     order: list[int] = []
@@ -140,7 +140,7 @@ def plan_lessons(
         chosen = int(choice.integers(len(pool) - len(own)))
         for taken in own:  # the chosen one among those that are not the support set's own
             chosen += taken <= chosen
-        lessons.append(Lesson(support, pool[chosen]))
+        lessons.append(TuningLesson(support, pool[chosen]))
     return lessons
 
 

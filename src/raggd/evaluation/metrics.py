@@ -92,7 +92,7 @@ _LANGUAGES: Mapping[str, frozenset[str]] = {
 """Words that tell languages apart in whole sentences."""
 
 
-class Parts(NamedTuple):
+class AnswerParts(NamedTuple):
     """How an answer is judged against its demonstrations: each from 0 to 1."""
 
     form: float | None  # None where the demonstrations share none
@@ -113,7 +113,7 @@ class Form:
     refusals: tuple[str, ...] = ()  # answers among them that say that the passages hold none
     labels: tuple[str, ...] = ()  # the closed set that values come from; empty where they are open
 
-    def judge(self, answer: str, golds: Sequence[str]) -> Parts:
+    def judge(self, answer: str, golds: Sequence[str]) -> AnswerParts:
         """Judge an answer; ``golds`` may be written in the form or bare."""
         answer = answer.strip()
         refused = is_refusal(answer, self.refusals)
@@ -126,7 +126,7 @@ class Form:
             text = answer if found is None else "\n".join(found)
             content = max(self._share(text, self.values(gold) or (gold,)) for gold in golds)
         form = max(exact, float(refused or found is not None)) if self.name else None
-        return Parts(form, max(exact, content), exact, refused, wanted)
+        return AnswerParts(form, max(exact, content), exact, refused, wanted)
 
     def _share(self, text: str, wanted: Sequence[str]) -> float:
         if self.labels:  # a text that names several labels chooses none

@@ -7,7 +7,7 @@ readable without colour: colours are after Okabe and Ito, every line has its own
 Matplotlib is slow to load and imported when a picture is made.
 
 The authors' notebook (`SOURCE`) publishes what the paper's figure 5 shows and the losses of five
-layers; its settings give the *reading* that the paper leaves open (see `tasks.Reading`).
+layers; its settings give the *reading* that the paper leaves open (see `tasks.TaskReading`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FigureSpec:
     run: Callable[[Cell, Progress, TableLoader], list[Row]]  # of one cell
     draw: Callable[[Sequence[Row]], Figure]
     summarise: Callable[[Sequence[Row]], dict[str, Any]]  # the numbers that a reader asks for
-    readings: tuple[str, ...] = ("ours",)  # the default first (see `tasks.Reading`)
+    readings: tuple[str, ...] = ("ours",)  # the default first (see `tasks.TaskReading`)
 
 
 def changed_cell(cell: Row, changes: Cell) -> Row:

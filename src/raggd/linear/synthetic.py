@@ -15,7 +15,7 @@ from raggd.linear.figure import Cell, Row, TableLoader, changed_cell
 from raggd.linear.objective import Interface, Weights
 from raggd.linear.tasks import (
     AUTHORS_TASKS,
-    Reading,
+    TaskReading,
     Tasks,
     TaskSpec,
     authors_tasks,
@@ -28,23 +28,23 @@ from raggd.linear.tasks import (
 from raggd.progress import Progress
 
 RANGES = {
-    Reading.ours: (0.5, 1.0, 1.5, 2.0),
-    Reading.authors: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
+    TaskReading.ours: (0.5, 1.0, 1.5, 2.0),
+    TaskReading.authors: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
 }
 TRAINING = ("steps", "batch", "learning_rate", "clip", "memory")
-_TASKS: Mapping[Reading, Row] = {
-    Reading.ours: {"document_size": 2, "input_range": 1.0},
-    Reading.authors: {"document_size": 10, "input_range": 0.5},
+_TASKS: Mapping[TaskReading, Row] = {
+    TaskReading.ours: {"document_size": 2, "input_range": 1.0},
+    TaskReading.authors: {"document_size": 10, "input_range": 0.5},
 }
-_OPTIMISER: Mapping[Reading, Row] = {
-    Reading.ours: {"learning_rate": 3e-3, "clip": 10.0, "memory": 0.999, "symmetric": False},
-    Reading.authors: {"learning_rate": 1e-2, "clip": 0.01, "memory": 0.98, "symmetric": True},
+_OPTIMISER: Mapping[TaskReading, Row] = {
+    TaskReading.ours: {"learning_rate": 3e-3, "clip": 10.0, "memory": 0.999, "symmetric": False},
+    TaskReading.authors: {"learning_rate": 1e-2, "clip": 0.01, "memory": 0.98, "symmetric": True},
 }
 
 
 def synthetic_cell(interface: str, documents: int, **changes: Any) -> Row:
     """Return the settings of a synthetic cell: the reading's defaults with `changes`."""
-    reading = Reading(changes.get("reading", "ours"))
+    reading = TaskReading(changes.get("reading", "ours"))
     cell: Row = {"kind": "synthetic", "reading": str(reading)}
     cell |= {"interface": interface, "documents": documents, **_TASKS[reading]}
     cell |= {"sigma": 0.1, "spread": 1.0, "irrelevant": 0.0}
@@ -57,7 +57,7 @@ def synthetic_cell(interface: str, documents: int, **changes: Any) -> Row:
 def task_spec(cell: Cell) -> TaskSpec:
     """Return the family of tasks that a cell trains on."""
     names = ("documents", "document_size", "sigma", "input_range", "spread", "irrelevant")
-    interface, reading = Interface(cell["interface"]), Reading(cell["reading"])
+    interface, reading = Interface(cell["interface"]), TaskReading(cell["reading"])
     return TaskSpec(interface, reading, **{name: cell[name] for name in names})
 
 
@@ -124,7 +124,7 @@ class _Run:
 
     def __init__(self, cell: Cell) -> None:
         self.cell, self.spec = cell, task_spec(cell)
-        self.ours = self.spec.reading == Reading.ours
+        self.ours = self.spec.reading == TaskReading.ours
         self.generator = torch.Generator().manual_seed(cell["seed"])
         seeds = cell["seeds"]
         shown = not self.ours and self.spec.interface == Interface.dot_product

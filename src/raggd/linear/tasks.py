@@ -30,7 +30,7 @@ _MAP, _DOCUMENTS = 20260525, 370
 authors' printed losses imply at 2, 5, 10 and 25 documents: 0.03, 0.085, 0.095, 0.16."""
 
 
-class Reading(StrEnum):
+class TaskReading(StrEnum):
     """How section 4 is read where the paper is silent."""
 
     authors = "authors"
@@ -51,7 +51,7 @@ class TaskSpec:
     """
 
     interface: Interface
-    reading: Reading = Reading.ours
+    reading: TaskReading = TaskReading.ours
     features: int = 10  # numbers in x
     examples: int = 10  # N, of the context
     documents: int = 5  # k
@@ -64,7 +64,7 @@ class TaskSpec:
     @property
     def tied(self) -> bool:
         """Whether x2 repeats x1."""
-        return self.interface == Interface.dot_product and self.reading == Reading.ours
+        return self.interface == Interface.dot_product and self.reading == TaskReading.ours
 
     @property
     def second_size(self) -> int:
@@ -178,7 +178,7 @@ def sample(spec: TaskSpec, replicas: int, tasks: int, generator: torch.Generator
     """Return B fresh tasks for each of R replicas."""
     lead = (replicas, tasks)
     rows = spec.examples + 1
-    if spec.reading == Reading.authors:
+    if spec.reading == TaskReading.authors:
         size = spec.width - 1
         x = _uniform((*lead, rows, size), spec.input_range, generator)
         return from_features(spec, x, torch.randn(*lead, size, generator=generator))

@@ -31,8 +31,8 @@ from raggd.report.figures import (
     heat_map,
     steps_figure,
 )
-from raggd.report.grid import ALIGNMENT_FILE, Block, Grid, load_grid
-from raggd.report.page import Case, Section, Shown, study_page
+from raggd.report.grid import ALIGNMENT_FILE, Grid, StudyBlock, load_grid
+from raggd.report.page import ExampleCase, Section, Shown, study_page
 from raggd.report.tables import Table
 
 BOLD = (
@@ -61,7 +61,7 @@ def build_report(out: Path, resamples: int, progress: Progress = silent) -> Repo
     blocks, averages = grid.blocks, Averages(resamples)
     found, evidence = contrasts(blocks, resamples), evidence_gains(blocks, resamples)
     progress("tables and figures", 0, None)
-    backbones: dict[str, list[Block]] = {}
+    backbones: dict[str, list[StudyBlock]] = {}
     for block in blocks:
         backbones.setdefault(block.backbone, []).append(block)
     paths = {name: out / name / ALIGNMENT_FILE for name in backbones}
@@ -222,7 +222,7 @@ class SmallReport:
     """Everything that is shown of a small study, whose grid has one block."""
 
     grid: Grid
-    block: Block
+    block: StudyBlock
     averages: Averages
     found: Sequence[Contrast]
 
@@ -264,7 +264,7 @@ class SmallReport:
         write_text(out / "summary.csv", numbers.to_csv())
 
     def page(
-        self, title: str, lead: str, notes: Sequence[str], cases: Sequence[Case], after: str
+        self, title: str, lead: str, notes: Sequence[str], cases: Sequence[ExampleCase], after: str
     ) -> str:
         """Return the study's HTML page, with answers of the base and of `after` side by side."""
         figure = cost_figure(self.block, f1_average(self.averages))

@@ -24,7 +24,7 @@ from raggd.evaluation.statistics import (
     paired_bootstraps,
 )
 from raggd.methods.spec import HEADLINE, NAMED
-from raggd.report.grid import Block, subsets
+from raggd.report.grid import StudyBlock, subsets
 
 METRICS = ("em", "f1", "loss")
 SCALES = {"em": 100.0, "f1": 100.0, "loss": 1.0}  # percent, but nats for the loss
@@ -86,7 +86,7 @@ class Sample:
 
 
 def sample(
-    blocks: Sequence[Block], methods: Sequence[str], benchmarks: Sequence[str], metric: str
+    blocks: Sequence[StudyBlock], methods: Sequence[str], benchmarks: Sequence[str], metric: str
 ) -> Sample | None:
     """Collect scores of methods on questions that all answered in all blocks: their averages."""
     found: dict[tuple[str, str], dict[tuple[str, int, str], tuple[float, str]]] = {}
@@ -114,7 +114,7 @@ def sample(
 
 
 def _complete(
-    blocks: Sequence[Block], methods: Sequence[str], benchmarks: Sequence[str], metric: str
+    blocks: Sequence[StudyBlock], methods: Sequence[str], benchmarks: Sequence[str], metric: str
 ) -> Sample | None:
     # a sample that has every benchmark
     given = sample(blocks, methods, benchmarks, metric) if methods else None
@@ -129,7 +129,7 @@ class Averages:
         self._known: dict[tuple[str, tuple[str, ...], str], dict[str, Interval]] = {}
 
     def of(
-        self, block: Block, method: str, benchmarks: Sequence[str], metric: str
+        self, block: StudyBlock, method: str, benchmarks: Sequence[str], metric: str
     ) -> Interval | None:
         """Return a method's average in percent (the loss in nats); None if it lacks a benchmark."""
         key = (block.name, tuple(benchmarks), metric)
@@ -137,7 +137,9 @@ class Averages:
             self._known[key] = self._compute(block, benchmarks, metric)
         return self._known[key].get(method)
 
-    def _compute(self, block: Block, benchmarks: Sequence[str], metric: str) -> dict[str, Interval]:
+    def _compute(
+        self, block: StudyBlock, benchmarks: Sequence[str], metric: str
+    ) -> dict[str, Interval]:
         methods = [m for m in block.methods if block.has(m, benchmarks)]
         given = _complete([block], methods, benchmarks, metric)
         if given is None:
@@ -158,7 +160,7 @@ def _shown(interval: Interval, metric: str) -> Interval:
 def _family(
     scope: str,
     subset: str,
-    blocks: Sequence[Block],
+    blocks: Sequence[StudyBlock],
     pairs: Sequence[Pair],
     benchmarks: Sequence[str],
     resamples: int,
@@ -189,7 +191,7 @@ def all_pairs(methods: Sequence[str]) -> list[Pair]:
 
 
 def contrasts(
-    blocks: Sequence[Block], resamples: int = 10_000, pairs: Sequence[Pair] | None = None
+    blocks: Sequence[StudyBlock], resamples: int = 10_000, pairs: Sequence[Pair] | None = None
 ) -> list[Contrast]:
     """Compare pairs of methods (None: all) in every block and pooled over blocks, scope by scope.
 
@@ -207,7 +209,7 @@ def contrasts(
     return found + (_pooled(blocks, resamples) if len(blocks) > 1 else [])
 
 
-def _pooled(blocks: Sequence[Block], resamples: int) -> list[Contrast]:
+def _pooled(blocks: Sequence[StudyBlock], resamples: int) -> list[Contrast]:
     everywhere = [b for b in blocks[0].benchmarks if all(b in x.benchmarks for x in blocks)]
     methods = list(dict.fromkeys(m for block in blocks for m in block.methods))
     found = []
@@ -229,7 +231,7 @@ def significant(family: Sequence[Contrast]) -> set[Contrast]:
     return {c for c, p in zip(family, adjusted, strict=True) if p < ALPHA}
 
 
-def only(block: Block, answerable: bool) -> Block:
+def only(block: StudyBlock, answerable: bool) -> StudyBlock:
     """Return a block with the questions of one kind of evidence, known to be so."""
     answers = {
         method: {
@@ -243,7 +245,7 @@ def only(block: Block, answerable: bool) -> Block:
     return replace(block, answers=answers, benchmarks=shown)
 
 
-def evidence_gains(blocks: Sequence[Block], resamples: int) -> list[Contrast]:
+def evidence_gains(blocks: Sequence[StudyBlock], resamples: int) -> list[Contrast]:
     """Return mean gains over questions, apart for both kinds of evidence; p is uncorrected."""
     found = []
     for block in blocks:
@@ -275,7 +277,9 @@ class Drop:
     times: Interval | None  # of TT-SGD's drop; None where that is not surely positive
 
 
-def _drops(block: Block, subset: str, benchmarks: tuple[str, ...], resamples: int) -> list[Drop]:
+def _drops(
+    block: StudyBlock, subset: str, benchmarks: tuple[str, ...], resamples: int
+) -> list[Drop]:
     methods = [m for m in block.methods if block.has(m, benchmarks)]
     if not {BASE, REFERENCE} <= set(methods):
         return []
@@ -295,7 +299,7 @@ def _drops(block: Block, subset: str, benchmarks: tuple[str, ...], resamples: in
     ]
 
 
-def loss_drops(blocks: Sequence[Block], resamples: int) -> list[Drop]:
+def loss_drops(blocks: Sequence[StudyBlock], resamples: int) -> list[Drop]:
     """Return the drops on what every method of a block answered, base and TT-SGD among them."""
     found = []
     for block in blocks:

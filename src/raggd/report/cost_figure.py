@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raggd.methods.spec import FAMILIES, SPECS, by_family, method_label
 from raggd.records import content_id
 from raggd.report.figures import INK, Average, drawing, spread, to_svg
-from raggd.report.grid import Block
+from raggd.report.grid import StudyBlock
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,7 +69,7 @@ def label_points(
     )
 
 
-def cost_figure(block: Block, average: Average) -> str:
+def cost_figure(block: StudyBlock, average: Average) -> str:
     """Return F1 against the time of a question, adaptation included (the paper's figure 4).
 
     Controls cost what the methods cost that they control, and are left out; it may be empty.

@@ -18,7 +18,7 @@ from raggd.evaluation.statistics import Interval
 from raggd.methods.spec import FAMILIES, SPECS, by_family, method_label
 from raggd.records import content_id
 from raggd.report.contrasts import EVIDENCE, Averages, Contrast
-from raggd.report.grid import Block
+from raggd.report.grid import StudyBlock
 from raggd.report.study_tables import benchmark_title, minus_label
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _paneled(
         return to_svg(figure, title, said)
 
 
-Average = Callable[[Block, str], Interval | None]  # of a method over a block's benchmarks
+Average = Callable[[StudyBlock, str], Interval | None]  # of a method over a block's benchmarks
 
 
 def f1_average(averages: Averages) -> Average:
@@ -131,7 +131,7 @@ def _spreads(found: Sequence[Interval]) -> Any:
     return tuple(zip(*map(spread, found), strict=True))
 
 
-def _said(blocks: Sequence[Block], average: Average) -> str:
+def _said(blocks: Sequence[StudyBlock], average: Average) -> str:
     lines = []
     for block in blocks:
         shown = [(m, average(block, m)) for m in block.methods]
@@ -140,7 +140,7 @@ def _said(blocks: Sequence[Block], average: Average) -> str:
     return "; ".join(lines)
 
 
-def families_figure(blocks: Sequence[Block], average: Average) -> str:
+def families_figure(blocks: Sequence[StudyBlock], average: Average) -> str:
     """Return F1 of all methods as bars, coloured by family (the paper's figure 3a)."""
     from matplotlib.patches import Patch
 
@@ -162,7 +162,7 @@ def families_figure(blocks: Sequence[Block], average: Average) -> str:
     return _paneled("Average F1 by method", said, names, heights, draw, legend)
 
 
-def steps_figure(blocks: Sequence[Block], average: Average) -> str:
+def steps_figure(blocks: Sequence[StudyBlock], average: Average) -> str:
     """Return F1 against the number of gradient steps K (the paper's figure 3b)."""
 
     def draw(place: Axes, number: int) -> None:

@@ -23,7 +23,7 @@ Costs = Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ScoredAnswer:
     """One scored answer; `draw` is the number of its support draw."""
 
     question: str
@@ -34,20 +34,20 @@ class Answer:
     answerable: bool | None
 
 
-Answers = Mapping[str, Mapping[str, tuple[tuple[int, Answer], ...]]]
+Answers = Mapping[str, Mapping[str, tuple[tuple[int, ScoredAnswer], ...]]]
 """By method and benchmark: seed and answer; of several seeds answers stand one after another."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class CellAnswers:
     """What is there of one cell: answers by draw; an unfinished one lacks draws and costs."""
 
-    answers: list[list[Answer]]
+    answers: list[list[ScoredAnswer]]
     costs: Costs | None
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
+class StudyBlock:
     """All methods of a backbone and retriever, on the same questions; costs of complete cells."""
 
     backbone: str
@@ -72,18 +72,18 @@ class Grid:
     """A study's folder, read: blocks that have answers, cells planned, paths of missing records."""
 
     settings: Mapping[str, Any]
-    blocks: tuple[Block, ...]
+    blocks: tuple[StudyBlock, ...]
     planned: int
     missing: tuple[str, ...]
 
 
-def _by_draw(predictions: Sequence[Mapping[str, Any]]) -> list[list[Answer]]:
-    draws: dict[str, list[Answer]] = {}
+def _by_draw(predictions: Sequence[Mapping[str, Any]]) -> list[list[ScoredAnswer]]:
+    draws: dict[str, list[ScoredAnswer]] = {}
     for p in predictions:
         mine = draws.setdefault(p["support_id"], [])
         number, losses = list(draws).index(p["support_id"]), p.get("answer_loss")
         scores = (p["em"], p["f1"], losses, p.get("answerable"))
-        mine.append(Answer(p["question_id"], number, *scores))
+        mine.append(ScoredAnswer(p["question_id"], number, *scores))
     return list(draws.values())
 
 
@@ -100,16 +100,16 @@ def _part_predictions(folder: Path, benchmark: str, method: str) -> list[dict[st
         found += new
 
 
-def _cell(out: Path, entry: Mapping[str, Any]) -> Cell | None:
+def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
     path = out / entry["path"]
     try:
         if path.is_file():
             record = read_json(path, what="run record")
             costs = {name: float(value) for name, value in record.get("cost", {}).items()}
-            return Cell(_by_draw(record["predictions"]), costs)
+            return CellAnswers(_by_draw(record["predictions"]), costs)
         folder = out / entry["backbone"] / entry["retriever"] / f"seed-{entry['seed']}"
         found = _part_predictions(folder, entry["benchmark"], entry["method"])
-        return Cell(_by_draw(found), None) if found else None
+        return CellAnswers(_by_draw(found), None) if found else None
     except (KeyError, TypeError, ValueError) as error:
         raise RaggdError(
             f"{path} (or a part of it) is not what a study writes ({error!r}): remove it and run "
@@ -117,15 +117,17 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> Cell | None:
         ) from error
 
 
-def _shown_draws(cells: Sequence[Cell]) -> int:
+def _shown_draws(cells: Sequence[CellAnswers]) -> int:
     # the number of draws that shows most: methods that have so many, times draws
     depths = [len(cell.answers) for cell in cells]
     return max(set(depths), key=lambda depth: (sum(d >= depth for d in depths) * depth, depth))
 
 
-def _block(backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], Cell]) -> Block:
-    answers: dict[str, dict[str, tuple[tuple[int, Answer], ...]]] = {}
-    groups: dict[tuple[str, int], dict[str, Cell]] = {}
+def _block(
+    backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], CellAnswers]
+) -> StudyBlock:
+    answers: dict[str, dict[str, tuple[tuple[int, ScoredAnswer], ...]]] = {}
+    groups: dict[tuple[str, int], dict[str, CellAnswers]] = {}
     benchmarks = tuple(dict.fromkeys(benchmark for _, benchmark, _ in cells))
     for benchmark in benchmarks:
         for (seed, name, method), cell in cells.items():
@@ -146,7 +148,7 @@ def _block(backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], C
         costs[method] = {name: fmean(found[name] for found in complete) for name in sorted(names)}
     listed = [name for name in SPECS if name in answers]
     ordered = (*listed, *(name for name in answers if name not in SPECS))
-    return Block(backbone, retriever, ordered, benchmarks, answers, costs)
+    return StudyBlock(backbone, retriever, ordered, benchmarks, answers, costs)
 
 
 def _bare_records(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -181,7 +183,7 @@ def _planned(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def load_grid(out: Path) -> Grid:
     """Read a study's folder; the study may be unfinished, but not without an answer."""
     settings, entries = _planned(out)
-    blocks: dict[tuple[str, str], dict[tuple[int, str, str], Cell]] = {}
+    blocks: dict[tuple[str, str], dict[tuple[int, str, str], CellAnswers]] = {}
     missing = []
     for entry in entries:
         cell = _cell(out, entry)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.evaluation.contracts import PARTS, refusal_scores
-from raggd.evaluation.metrics import Form, Parts
+from raggd.evaluation.metrics import AnswerParts, Form
 from raggd.evaluation.statistics import (
     Difference,
     Interval,
@@ -97,7 +97,7 @@ class _Scores:
     ) -> None:
         self.methods = [record.method for record in records]
         self.clusters = [p.support_id for p in records[0].predictions]
-        judged: list[list[Parts]] = [
+        judged: list[list[AnswerParts]] = [
             [
                 forms[p.support_id].judge(p.answer, questions[p.question_id].answers)
                 for p in record.predictions

@@ -119,7 +119,7 @@ def study_page(
     settings: Mapping[str, Any],
     planned: int = 0,
     missing: Sequence[str] = (),
-    cases: Sequence[Case] = (),
+    cases: Sequence[ExampleCase] = (),
     compared: tuple[str, str] = ("base", "rag-gd"),
 ) -> str:
     """Render the page, a whole HTML document; sections without content are left out.
@@ -164,7 +164,7 @@ _BETWEEN = r"(?:[\W_]|(?<!\w)(?:a|an|the)(?!\w))+"
 _TOO_COMMON = {"yes", "no"}
 
 
-class Case(TypedDict):
+class ExampleCase(TypedDict):
     """A question with its evidence and what each method answered, by the method's name."""
 
     question: Question
@@ -206,7 +206,7 @@ def mark_answers(text: str, answers: Iterable[str]) -> Markup:
     return Markup("").join([*pieces, escape(text[end:])])
 
 
-def case_view(case: Case, before: str, after: str) -> dict[str, Any]:
+def case_view(case: ExampleCase, before: str, after: str) -> dict[str, Any]:
     """Return what the page shows of a case: ``change`` says how `after` differs from `before`."""
     question, predictions = case["question"], case["predictions"]
     old, new = predictions.get(before), predictions.get(after)

@@ -20,7 +20,7 @@ from raggd.report.contrasts import (
     Drop,
     significant,
 )
-from raggd.report.grid import Block, Grid, held_out, subsets
+from raggd.report.grid import Grid, StudyBlock, held_out, subsets
 from raggd.report.tables import (
     NOTHING,
     Bold,
@@ -78,7 +78,7 @@ def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
 
 
 def benchmark_table(
-    blocks: Sequence[Block], found: Sequence[Contrast], caption: str, averages: Averages
+    blocks: Sequence[StudyBlock], found: Sequence[Contrast], caption: str, averages: Averages
 ) -> Table:
     """Return EM / F1 by benchmark of one backbone's blocks: the paper's main tables.
 
@@ -103,7 +103,7 @@ def benchmark_table(
 
 
 def average_table(
-    blocks: Sequence[Block], found: Sequence[Contrast], caption: str, averages: Averages
+    blocks: Sequence[StudyBlock], found: Sequence[Contrast], caption: str, averages: Averages
 ) -> Table:
     """Return the averages of all methods, a pair of columns per block: the paper's overview."""
     methods = dict.fromkeys(m for block in blocks for m in block.methods)
@@ -286,13 +286,13 @@ def paper_table(found: Sequence[Contrast]) -> Table:
     return Table(texts("Minus base adapter") + numbers(*titles), rows)
 
 
-def _per_draw(block: Block, method: str) -> float:
+def _per_draw(block: StudyBlock, method: str) -> float:
     # how many questions share a support set when support is given per task
     given = [(name, s, a) for name, pairs in block.answers[method].items() for s, a in pairs]
     return len(given) / max(1, len({(name, seed, a.draw) for name, seed, a in given}))
 
 
-def cost_table(block: Block, caption: str) -> Table:
+def cost_table(block: StudyBlock, caption: str) -> Table:
     """Return what a question costs, measured and counted, with support per query and per task."""
     reference = block.costs.get("tt-sgd", {})
     rows = []
@@ -320,7 +320,7 @@ def cost_table(block: Block, caption: str) -> Table:
     return Table(texts("Method") + numbers(*measured_titles, *counted_titles), rows, caption)
 
 
-def scores_table(block: Block, averages: Averages) -> Table:
+def scores_table(block: StudyBlock, averages: Averages) -> Table:
     """Return one block's scores and costs, a row per method: what a small study shows."""
     unit = block.costs.get("tt-sgd", {}).get("adapt_ms")
     rows = []
@@ -337,7 +337,7 @@ def scores_table(block: Block, averages: Averages) -> Table:
     return Table(texts("Method") + numbers(*titles, *times), rows)
 
 
-def loss_table(block: Block) -> Table:
+def loss_table(block: StudyBlock) -> Table:
     """Return the mean answer loss by benchmark, where it was recorded."""
     rows = []
     for method in block.methods:

@@ -21,7 +21,7 @@ from raggd.progress import Progress
 from raggd.records import Prediction, Question, RaggdError, RunRecord, SupportSet, known_names
 from raggd.report.build import SmallReport, small_report
 from raggd.report.own import OwnReport, own_report, sets_report
-from raggd.report.page import Case
+from raggd.report.page import ExampleCase
 from raggd.retrieval.base import Retriever
 from raggd.settings import Settings, changed
 from raggd.study.plan import Part, StudySettings, all_cells, check_benchmarks, study_of
@@ -89,7 +89,7 @@ def demo_in(seconds: float, progress: Progress) -> tuple[Assembly, str]:
 
 def choose_cases(
     tasks: Sequence[Task], records: Sequence[RunRecord], count: int, adapted: str
-) -> list[Case]:
+) -> list[ExampleCase]:
     """Choose questions to show: a third that `adapted` made better, a third worse, then others."""
     answers: dict[tuple[str, str], dict[str, Prediction]] = {}
     for record in records:
@@ -108,7 +108,9 @@ def choose_cases(
     chosen = better[:third] + worse[:third]
     chosen = (chosen + same + better[third:] + worse[third:])[:count]
     return [
-        Case(question=i.question, passages=i.passages, predictions=given(i), support=i.support)
+        ExampleCase(
+            question=i.question, passages=i.passages, predictions=given(i), support=i.support
+        )
         for i in chosen
     ]
 

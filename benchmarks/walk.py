@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from pathlib import Path
@@ -41,6 +42,8 @@ SKIPPED = {
 DOCUMENT = (
     "# Pumps\n\nThe warranty ends after 24 months.\n\nBroken pumps go to a workshop in Turin.\n"
 )
+DOZEN = 12
+"""Of one's own questions, the fewest that can be asked and shown in turn."""
 SERVED_AT = "http://127.0.0.1:8000"
 
 
@@ -99,8 +102,9 @@ def lay_out(folder: Path, readme: str) -> None:
     (folder / "my-documents").mkdir()
     (folder / "my-documents" / "pumps.md").write_text(DOCUMENT, encoding="utf-8")
     shown = "".join(text for language, text in _BLOCK.findall(readme) if language == "json")
-    for name in ("examples.jsonl", "mine.jsonl"):
-        (folder / name).write_text(shown, encoding="utf-8")
+    (folder / "examples.jsonl").write_text(shown, encoding="utf-8")
+    mine = "".join(shown.replace("pump", f"pump {number}") for number in range(DOZEN))
+    (folder / "mine.jsonl").write_text(mine, encoding="utf-8")
 
 
 def missing(shown: tuple[str, ...], output: str) -> list[str]:
@@ -125,6 +129,9 @@ def _run(step: Step, folder: Path, environment: dict[str, str]) -> tuple[int, st
 
 def _serve(step: Step, folder: Path, environment: dict[str, str]) -> tuple[int, str]:
     """Start the server, ask it once as a client would, look at its page, and stop it by Ctrl-C."""
+    with suppress(httpx.HTTPError):
+        httpx.get(SERVED_AT, timeout=5)
+        return 1, f"another server answers at {SERVED_AT} already"
     started = subprocess.Popen(
         ["bash", "-c", f"exec {step.command}"],
         cwd=folder,

@@ -164,6 +164,7 @@ def test_wrong_usage_is_explained_by_the_parser(arguments: list[str], message: s
         (["--set", "backbone.dtype=nf4"], "needs a GPU"),
         (["--set", "adapter.weights=shipped"], "ships no weights for backbone"),
         (["--set", "target.demonstrations=19"], "support pool of nq holds 18"),
+        (["--set", "serving.host="], "serving.host"),
     ],
 )
 def test_a_wrong_setting_or_name(

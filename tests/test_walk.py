@@ -90,3 +90,4 @@ def test_a_command_that_fails_or_prints_something_else_is_said(
     assert [line.split()[0] for line in said] == ["ok", "ok", "failed", "failed", "skipped"]
     assert "nothing is there" in said[-1]
     assert (tmp_path / "at" / "new" / "examples.jsonl").read_text().startswith('{"question"')
+    assert len((tmp_path / "at" / "new" / "mine.jsonl").read_text().splitlines()) == walk.DOZEN

@@ -178,7 +178,7 @@ class EvaluationSettings(_Section):
 class ServingSettings(_Section):
     """`raggd serve`: where it listens, and what a request may ask for."""
 
-    host: str = "127.0.0.1"
+    host: str = Field(default="127.0.0.1", min_length=1)  # empty would be every address
     port: int = Field(default=8000, ge=0, le=65535)  # 0 takes a free port
     supports: str = ""  # folder of the stored support sets; empty: one in the cache folder
     rows: int = Field(default=8, ge=1)  # most answers written together, in one batch

@@ -314,6 +314,11 @@ def test_a_folder_that_cannot_be_written(place: Place, tmp_path: Path) -> None:
     assert files_under(tmp_path) == ["taken"]
 
 
+def test_a_name_too_long_for_the_system() -> None:
+    ran = run_cli("evaluate", "--questions", "x" * 5000)
+    assert ran.refusal() == f"the name '{'x' * 40}...' is too long for this system."
+
+
 def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(_: object) -> None:
         raise ZeroDivisionError

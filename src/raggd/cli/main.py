@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from typing import Annotated, Any
@@ -74,12 +75,18 @@ def main() -> None:
 
     Raises:
         RuntimeError: a fault of the program; memory of a card that runs out is none.
+        OSError: a fault of the program, unless a name is too long.
     """
     warnings.formatwarning = lambda message, *_, **__: f"raggd: {message}\n"  # no source lines
     try:
         app(prog_name="raggd")
     except RaggdError as error:
         complain(f"raggd: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:  # others are told where they arise
+            raise
+        complain(f"raggd: the name '{str(error.filename)[:40]}...' is too long for this system.")
         sys.exit(2)
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it

@@ -43,6 +43,7 @@ _HUMPED = re.compile(
 )
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z_]+")
 # A number with its unit, "10km": in words "10" and "km" too, as it is written with a space.
+_UNIT = re.compile(r"[0-9][a-z]")  # a cheap look first: most texts have none
 _MEASURE = re.compile(
     r"(?<![\w.,])(\d+)([kmg]?hz|[kmgt]i?b|[kcmn]m|[km]?g|lbs?|oz|ml|k?wh?|mah|ms|sec|mins?|hrs|"
     r"px|dpi|fps|mph|rpm|psi|db|bits?)(?!\w)"
@@ -100,7 +101,8 @@ def _words(text: str) -> list[str]:
         words += _parts(_JOINED.findall(text))
     if _HUMP.search(text):
         words += _parts(_HUMPED.findall(text))
-    words += [part for measure in _MEASURE.findall(lower) for part in measure]
+    if _UNIT.search(lower):
+        words += [part for measure in _MEASURE.findall(lower) for part in measure]
     return words
 
 

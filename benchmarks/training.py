@@ -13,9 +13,9 @@ from torch import Tensor
 from benchmarks.measured import Measured
 from benchmarks.peers import peft_model, plain_loss
 from benchmarks.setting import BenchSetting
+from raggd.adaptation.base_adapter import fresh_base, train_base
 from raggd.adaptation.optimizer import CLIP, WEIGHT_DECAY, batch_order, learning_rate_at, warmup_of
 from raggd.adaptation.targets import answered_prompt
-from raggd.adaptation.trained_once import fresh_base, train_base
 from raggd.backbone.batch import Batch, make_batch
 from raggd.backbone.load import compile_layers
 from raggd.data.benchmarks import choose_by_hash, training_questions

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
+from raggd.adaptation.base_adapter import train_base
 from raggd.adaptation.targets import Targets, encode_batch, sgd_updates
-from raggd.adaptation.trained_once import train_base
 from raggd.adaptation.training import train_hyper, train_predictor
 from raggd.backbone.batch import make_batch
 from raggd.backbone.load import Backbone

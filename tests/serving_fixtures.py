@@ -17,8 +17,8 @@ import pytest
 import torch
 import uvicorn
 
+from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.base import MLPPredictor, save_predictor
-from raggd.adaptation.trained_once import save_base
 from raggd.api import Rag
 from raggd.assembly import BASE_FILE, Assembly
 from raggd.backbone.load import Backbone

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.base import MeanPredictor, MLPPredictor, save_predictor
-from raggd.adaptation.trained_once import save_base
 from raggd.backbone.load import Backbone
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.records import RunRecord

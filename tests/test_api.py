@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import raggd
-from raggd.adaptation.trained_once import load_base
+from raggd.adaptation.base_adapter import load_base
 from raggd.api import Answer, Rag
 from raggd.assembly import Assembly
 from raggd.backbone.batch import known_tokens

@@ -26,9 +26,9 @@ from benchmarks.peers import merged, peft_model
 from benchmarks.registry import BENCHES, find_bench
 from benchmarks.run import run_bench
 from benchmarks.setting import BenchSetting
+from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
 from raggd.adaptation.targets import support_batch
-from raggd.adaptation.trained_once import save_base
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.evaluation import timing

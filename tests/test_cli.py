@@ -18,9 +18,9 @@ import pytest
 import torch
 
 from raggd import __version__
+from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
 from raggd.adaptation.targets import load_targets
-from raggd.adaptation.trained_once import save_base
 from raggd.backbone.load import Backbone
 from raggd.cli import data
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from raggd.adaptation.base_adapter import load_base, save_base
 from raggd.adaptation.optimizer import Trainer
 from raggd.adaptation.predictors.base import MLPPredictor, load_predictor, save_predictor
-from raggd.adaptation.trained_once import load_base, save_base
 from raggd.backbone import device, load
 from raggd.backbone.batch import last_positions, make_batch
 from raggd.backbone.device import choose_device, choose_dtype

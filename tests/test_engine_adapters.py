@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
+from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.export import lora_factors, peft_tensors
 from raggd.adaptation.predictors.base import mean_predictor, save_predictor
-from raggd.adaptation.trained_once import save_base
 from raggd.api import Rag
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter

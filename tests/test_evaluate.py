@@ -10,7 +10,7 @@ import pytest
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.questions import read_demonstrations
-from raggd.evaluation.metrics import infer_form
+from raggd.evaluation.forms import infer_form
 from raggd.evaluation.runner import Item, Task, task_of
 from raggd.records import (
     Demonstration,

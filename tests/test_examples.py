@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from raggd.backbone import load
-from raggd.evaluation.metrics import token_f1
+from raggd.data.answers import token_f1
 
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
 pytestmark = [pytest.mark.backbone, pytest.mark.xdist_group("backbone")]

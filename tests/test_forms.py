@@ -13,7 +13,7 @@ from raggd.data.contracts.base import Contract
 from raggd.data.contracts.families import HELD, KNOWN, NATURAL, NEW
 from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.questions import read_demonstrations
-from raggd.evaluation.metrics import infer_form, language_of
+from raggd.evaluation.forms import infer_form, language_of
 from raggd.records import Demonstration, Passage
 from workflow_fixtures import prepared_row
 

@@ -12,8 +12,8 @@ import torch
 
 import tiny
 from raggd.adaptation.predictors.base import MLPPredictor, mean_predictor
+from raggd.adaptation.soft_prefix import SoftPrefix
 from raggd.adaptation.targets import encode_supports, targets_of
-from raggd.adaptation.trained_once import SoftPrefix
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raggd.evaluation.metrics import exact_match, token_f1
+from raggd.data.answers import exact_match, token_f1
 from raggd.records import RaggdError
 
 # Gold answers of questions of the SQuAD 1.1 development set (on Super Bowl 50), then edge cases.

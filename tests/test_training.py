@@ -11,7 +11,7 @@ from torch import Tensor
 
 import tiny
 from raggd.adaptation import optimizer
-from raggd.adaptation.trained_once import fresh_base, load_base, save_base, train_base
+from raggd.adaptation.base_adapter import fresh_base, load_base, save_base, train_base
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone

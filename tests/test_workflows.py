@@ -15,9 +15,9 @@ import torch
 
 from raggd.adaptation import optimizer
 from raggd.adaptation import targets as target_store
+from raggd.adaptation.base_adapter import load_base
 from raggd.adaptation.predictors.base import load_predictor
 from raggd.adaptation.targets import load_targets, split_held_out
-from raggd.adaptation.trained_once import load_base
 from raggd.api import Rag
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone

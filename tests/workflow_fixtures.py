@@ -154,8 +154,8 @@ def write_weights(folder: Path, backbone: Any) -> Path:
     """Write a base adapter, a predictor whose update depends on what it reads, and a mean."""
     import torch
 
+    from raggd.adaptation.base_adapter import save_base
     from raggd.adaptation.predictors.base import MeanPredictor, MLPPredictor, save_predictor
-    from raggd.adaptation.trained_once import save_base
     from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
     from tiny import random_base, random_update
 

@@ -178,7 +178,7 @@ class Assembly:
     @cached_property
     def base(self) -> BaseAdapter:
         """The base adapter W0; that it fits the backbone is checked when it is attached."""
-        from raggd.adaptation.trained_once import load_base
+        from raggd.adaptation.base_adapter import load_base
 
         return load_base(weight_file(self.weights, BASE_FILE)).to(self.device)
 

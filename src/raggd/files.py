@@ -245,6 +245,15 @@ def load_tensors(
     return tensors, metadata
 
 
+def check_unchanged(path: Path, found: str, recorded: str) -> None:
+    """Refuse weights whose fingerprint is not the one that their header recorded."""
+    if found != recorded:
+        raise RaggdError(
+            f"{path}: the weights have fingerprint {found}, the header says {recorded}: the file "
+            "was changed or damaged. Copy or make it again."
+        )
+
+
 def tensor_header(path: Path) -> dict[str, str]:
     """Read the metadata of a safetensors file alone; refused as by `load_tensors`."""
     with _opened_tensors(path) as opened:

@@ -1,4 +1,4 @@
-"""Gold answers: their normal form, whether a text holds one, and which alias to show a model.
+"""Gold answers: their normal form, SQuAD v1.1's EM and F1, which alias to show a model.
 
 Answer lists are sets without order. Scores take the best over all of them; where one answer is
 needed (a demonstration, a loss) `choose_answer` names it, the same one on every machine.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import re
 import string
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from raggd.data.text import UNSPACED, search_form
+from raggd.data.text import UNSPACED, normal_text, search_form
 from raggd.records import Passage, RaggdError
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -110,3 +111,55 @@ def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
     if counts[best]:
         return best
     return next(filter(_is_plain, aliases), aliases[0])
+
+
+# Scores, each from 0 to 1, the best over the gold answers.
+
+
+def _squad(text: str) -> str:
+    return normalise_answer(normal_text(text))
+
+
+def _checked(answers: Sequence[str]) -> Sequence[str]:
+    if isinstance(answers, str):
+        raise RaggdError(
+            f"gold answers must be a list of strings, got the single string {answers!r}: "
+            "write [answer] instead."
+        )
+    if not answers:
+        raise RaggdError(
+            "a question without gold answers cannot be scored: give at least one answer, or leave "
+            "the question out of the benchmark."
+        )
+    return answers
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> float:
+    """Return 1.0 where the prediction equals a gold answer after normalisation, else 0.0.
+
+    Two texts that are both empty after normalisation (only articles and punctuation) are equal.
+
+    >>> exact_match("The Denver Broncos!", ["Broncos", "Denver Broncos"])
+    1.0
+    """
+    given = _squad(prediction)
+    return float(any(given == _squad(answer) for answer in _checked(answers)))
+
+
+def _pair_f1(prediction: Counter[str], answer: Counter[str]) -> float:
+    common = (prediction & answer).total()
+    # 2PR/(P+R) with P = common/|prediction| and R = common/|answer|, in one division.
+    return 2 * common / (prediction.total() + answer.total()) if common else 0.0
+
+
+def token_f1(prediction: str, answers: Sequence[str]) -> float:
+    """Return the harmonic mean of precision and recall of words, best over the gold answers.
+
+    A word counts as often as it occurs in both texts. As in SQuAD v1.1, a text without words scores
+    0, also against an answer without words.
+
+    >>> token_f1("Paris, Texas", ["Paris"])  # precision 1/2, recall 1
+    0.6666666666666666
+    """
+    given = Counter(_squad(prediction).split())
+    return max(_pair_f1(given, Counter(_squad(answer).split())) for answer in _checked(answers))

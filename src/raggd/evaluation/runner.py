@@ -22,8 +22,8 @@ from raggd.assembly import Assembly
 from raggd.backbone.batch import Prefix
 from raggd.backbone.load import Backbone
 from raggd.data import benchmarks
+from raggd.data.answers import exact_match, token_f1
 from raggd.data.prompts import Prompt, prompt_fingerprint
-from raggd.evaluation.metrics import exact_match, token_f1
 from raggd.evaluation.timing import Stopwatch
 from raggd.files import read_json, write_json
 from raggd.methods.answering import answer_rows, bounded_prompt, shared_opening

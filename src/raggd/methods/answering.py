@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 import torch
 from torch import Tensor
 
-from raggd.adaptation.trained_once import check_prefix
+from raggd.adaptation.soft_prefix import check_prefix
 from raggd.backbone.batch import Prefix, Reading, alike, read_prefix
 from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import (

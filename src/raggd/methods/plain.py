@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from raggd.adaptation.trained_once import check_prefix, load_prefix
+from raggd.adaptation.soft_prefix import check_prefix, load_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
 from raggd.methods.spec import PROMPT_FILE, Parts, weight_file

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.evaluation.contracts import PARTS, refusal_scores
-from raggd.evaluation.metrics import AnswerParts, Form
+from raggd.evaluation.forms import AnswerParts, Form
 from raggd.evaluation.statistics import (
     Difference,
     Interval,

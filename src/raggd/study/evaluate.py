@@ -12,7 +12,7 @@ from raggd.assembly import Assembly
 from raggd.data.benchmarks import choose_by_hash
 from raggd.data.prompts import answer_tokens
 from raggd.data.questions import read_demonstrations
-from raggd.evaluation.metrics import infer_form
+from raggd.evaluation.forms import infer_form
 from raggd.evaluation.price import look, questions_for
 from raggd.evaluation.runner import Item, Task, asked_items, support_sets, task_of
 from raggd.files import write_text

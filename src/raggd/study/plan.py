@@ -296,11 +296,11 @@ def _weight_identity(path: Path) -> str:
     if not path.is_file():
         return "missing"
     if path.name == BASE_FILE:
-        from raggd.adaptation.trained_once import load_base
+        from raggd.adaptation.base_adapter import load_base
 
         return load_base(path).fingerprint
     if path.name == PROMPT_FILE:
-        from raggd.adaptation.trained_once import load_prefix
+        from raggd.adaptation.soft_prefix import load_prefix
 
         return load_prefix(path).fingerprint
     return weights_hash(path)

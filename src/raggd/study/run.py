@@ -52,7 +52,7 @@ _QUESTIONS = {
 
 def weight_problems(folder: Path, method: str) -> Iterator[str]:
     """Say what is wrong with the weights of a method, a sentence each."""
-    from raggd.adaptation.trained_once import load_base
+    from raggd.adaptation.base_adapter import load_base
 
     files = FILES_OF[method]
     missing = [name for name in files if not (folder / name).is_file()]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation import training
+from raggd.adaptation.base_adapter import save_base, train_base
 from raggd.adaptation.following import SHOWN, Use, train_following, training_lessons
 from raggd.adaptation.optimizer import seconds_spent
 from raggd.adaptation.predictors.base import (
@@ -26,8 +27,8 @@ from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, sav
 from raggd.adaptation.predictors.modulation import save_modulation
 from raggd.adaptation.predictors.ridge import ridge_predictor
 from raggd.adaptation.refusing import LESSONS, fit_rule, refusal_lessons
+from raggd.adaptation.soft_prefix import save_prefix, train_prefix
 from raggd.adaptation.targets import Targets, denoised, draw_supports, load_targets, split_held_out
-from raggd.adaptation.trained_once import save_base, save_prefix, train_base, train_prefix
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import compile_layers
 from raggd.backbone.refusal import confidence

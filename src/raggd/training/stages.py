@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from raggd.adaptation.base_adapter import fresh_base
 from raggd.adaptation.following import Use
 from raggd.adaptation.refusing import LESSONS
-from raggd.adaptation.trained_once import fresh_base
 from raggd.assembly import Assembly
 from raggd.backbone.interface import mean_answer_loss
 from raggd.core.low_rank import tensors_of

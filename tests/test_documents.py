@@ -1,13 +1,16 @@
 """Reading passages: every kind of file, every kind of damage."""
 
 import gzip
+import io
 import json
 import os
 import random
 import re
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 from hypothesis import given
@@ -349,6 +352,15 @@ def test_markdown(tmp_path: Path, text: str, expected: list[tuple[str, str]]) ->
          "[by]\ntitle = 'x'"),
         ("+++\nby = 'me'\n[extra]\ntitle = 'x'\n+++\n", "", "by = 'me'\n[extra]\ntitle = 'x'"),
         ("+++\ntitle = Pumps\n+++\n", "Pumps", ""),
+        ('{\n "by": {"name": "me"},\n "Title": "Pumps  and valves"\n} \n', "Pumps and valves",
+         'by: {"name": "me"}'),
+        ('{"title": ["Pumps"], "draft": true}\n', "", 'title: ["Pumps"]\ndraft: true'),
+        # text that begins with a brace: a template, an object in a sentence, a key given twice
+        ("{% raw %}\n", "", None),
+        ('{"title": "Pumps"} is JSON.\n', "", None),
+        ('{"title": "Pumps", "title": "Valves"}\n', "", None),
+        ("{}\n", "", None),
+        ("[1]\n", "", None),
     ],
 )  # fmt: skip
 def test_front_matter(front: str, title: str, rest: str | None) -> None:
@@ -383,6 +395,83 @@ def test_no_front_matter_is_lost_or_breaks(inner: str) -> None:
         letters = [c for c in f"{title}{others}{rest}" if c.isalpha()]
         assert rest.endswith("Body.")
         assert len(letters) >= len([c for c in inner if c.isalpha()]) + 4 - len("title")
+
+
+TABLE_OF_LISTS = """.. list-table:: Prices
+   of parts
+   :header-rows: 1
+   :widths: 10 20
+
+   * - Part
+     - Price
+   * - hose, or a
+       tube
+
+       - short
+     - 7
+   * -
+     - 9
+
+After it.
+"""
+TABLE_OF_CSV = """.. csv-table::
+   :header: Part; "Price;
+      in euros"
+   :delim: ;
+
+   hose; "a
+   tube"
+   valve; 9
+
+After it.
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (TABLE_OF_LISTS, "Prices\n\nof parts\nPart | Price\nhose, or a tube - short | 7\n | 9"),
+        (TABLE_OF_CSV, "Part | Price; in euros\nhose | a tube\nvalve | 9"),
+    ],
+)
+def test_tables_of_directives(tmp_path: Path, text: str, expected: str) -> None:
+    whole = f"Parts\n=====\n\n{text}"
+    assert read_one(tmp_path / "a.rst", whole) == [("Parts", f"{expected}\n\nAfter it.")]
+    # inside another one, and longer than a passage: every piece has the header
+    rows = "".join(f"   * - part {n}\n     - {n} euros\n" for n in range(200))
+    long = indent(TABLE_OF_LISTS.replace("   * -\n", f"{rows}   * -\n"), "   ")
+    found = read_one(tmp_path / "b.rst", f".. note::\n\n{long}")
+    assert len(found) > 3
+    assert all("Part | Price" in body for _, body in found)
+    assert "part 117 | 117 euros" in "\n".join(body for _, body in found)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ".. csv-table:: Prices\n   :file: prices.csv",
+        ".. list-table::\n\n   no list",
+        ".. list-table::",
+        ".. csv-table::\n   :delim: ab\n\n   1ab2",
+        ".. list-table::\n   :header-rows: one\n\n   * - a",
+    ],
+)
+def test_what_is_no_table_stays_as_it_is(tmp_path: Path, text: str) -> None:
+    assert read_one(tmp_path / "a.rst", f"{text}\n\nAfter it.") == [("a", f"{text}\n\nAfter it.")]
+
+
+@pytest.mark.fuzz
+@given(st.lists(st.sampled_from([*TABLE_OF_LISTS.splitlines(), *TABLE_OF_CSV.splitlines()])))
+def test_no_table_of_a_directive_loses_a_word(
+    tmp_path_factory: pytest.TempPathFactory, lines: list[str]
+) -> None:
+    path = tmp_path_factory.mktemp("rst") / "a.rst"
+    path.write_text("\n".join([*lines, "End."]))
+    read = " ".join(f"{p.title} {p.text}" for p in read_passages(path))
+    held = Counter(re.findall(r"[a-z]+", read))
+    options = {"header", "rows", "widths", "delim", "list", "csv", "table"}
+    said = Counter(re.findall(r"[a-z]+", "\n".join(lines)))
+    assert all(held[word] >= said[word] for word in said if word not in options)
 
 
 TABLES = {
@@ -695,6 +784,61 @@ def test_word_headings_of_own_styles_revisions_and_notes(tmp_path: Path) -> None
     assert [(p.title, p.text) for p in read_passages(tmp_path / "a.docx")] == [
         ("Pump > Oil", "Two litres. New.\n\nCold oil."),
     ]
+
+
+def test_what_stands_over_and_under_the_pages_of_word(tmp_path: Path) -> None:
+    docx = pytest.importorskip("docx")
+    word = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
+    document = docx.Document()
+    section = document.sections[0]
+    section.different_first_page_header_footer = True
+    for header in (section.header, section.first_page_header):
+        header.paragraphs[0].text = "Drawing 47-11"
+    table = section.header.add_table(1, 2, docx.shared.Inches(5))
+    table.cell(0, 0).text, table.cell(0, 1).text = "Version", "3"
+    section.footer.add_paragraph()
+    said = ("Page ", "For our own use only, ")
+    for words, paragraph in zip(said, section.footer.paragraphs, strict=True):
+        paragraph.add_run(words)
+        field = f'<w:fldSimple {word} w:instr="PAGE"><w:r><w:t>1</w:t></w:r></w:fldSimple>'
+        paragraph._p.append(docx.oxml.parse_xml(field))
+    document.add_heading("Oil", 1)
+    document.add_paragraph("Two litres.")
+    document.save(str(tmp_path / "a.docx"))
+    assert [(p.title, p.text) for p in read_passages(tmp_path / "a.docx")] == [
+        ("a", "Drawing 47-11\n\nVersion | 3\n\nFor our own use only, 1"),
+        ("Oil", "Two litres."),
+    ]
+
+
+def scanned_between(path: Path, pages: list[str]) -> None:
+    """Write a PDF; a page that is only ``*`` is a picture, an empty one shows nothing."""
+    writer = pypdf.PdfWriter()
+    for text in pages:
+        writer.append(io.BytesIO(pdf_bytes(text.replace("*", ""))))
+        if text == "*":
+            name, number = pypdf.generic.NameObject, pypdf.generic.NumberObject
+            picture = pypdf.generic.StreamObject()
+            picture.update({name("/Subtype"): name("/Image"), name("/Width"): number(1)})
+            drawn = pypdf.generic.DictionaryObject({name("/P"): writer._add_object(picture)})
+            writer.pages[-1]["/Resources"][name("/XObject")] = drawn
+    writer.write(path)
+
+
+def test_pages_without_text_are_named(tmp_path: Path) -> None:
+    scanned_between(tmp_path / "a.pdf", ["One.", "", "*", "*", "Two.", "*"])
+    scanned_between(tmp_path / "b.pdf", ["Three.", ""])
+    (tmp_path / "c.txt").write_text("")
+    skipped: list[Skipped] = []
+    texts = [p.text for p in read_passages(tmp_path, skipped)]
+    assert texts == ["One.\n\nTwo.", "Three."]
+    reason = "pages 3-4, 6 of 6 hold no text (scanned pages need text recognition first)"
+    assert skipped[0] == Skipped("a.pdf", reason, partly=True)
+    assert [each.file for each in skipped[1:]] == ["c.txt"]
+    assert summary(skipped) == (
+        "1 file is skipped (c.txt: holds no text: fill or remove it.), "
+        f"1 file is read in part (a.pdf: {reason})"
+    )
 
 
 def test_html(tmp_path: Path) -> None:

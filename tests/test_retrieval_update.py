@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raggd.cli.shared import refuse_skipped
 from raggd.data import documents
+from raggd.data.documents import Skipped
+from raggd.data.documents.passages import Block
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import bm25, corpus, store
 from raggd.retrieval.base import RetrievalWarning
@@ -110,7 +113,12 @@ def read_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read from now on."""
     read: list[str] = []
     real = documents.stream_file
-    monkeypatch.setattr(documents, "stream_file", lambda f: read.append(f.name) or real(f))
+
+    def noted(file: documents.SourceFile, lost: list[str]) -> Iterator[Passage]:
+        read.append(file.name)
+        return real(file, lost)
+
+    monkeypatch.setattr(documents, "stream_file", noted)
     return read
 
 
@@ -196,6 +204,22 @@ def test_a_bad_file_is_named_until_it_is_mended(tmp_path: Path) -> None:
     mended = update_index(docs, folder, kind)
     assert mended.skipped == ()
     assert "x" in {hit.passage.id for hit in mended.retriever.search(["word1"], 100)[0]}
+
+
+def test_what_is_read_in_part_is_named_by_every_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(path: Path) -> Iterator[Block]:
+        yield from (Block("Honey."), Block("", lost="its end cannot be read"))
+
+    docs = write(tmp_path / "docs", {"a.txt": 1, "b.rst": 2})
+    monkeypatch.setattr("raggd.data.documents.rst.read", half)
+    for built in (True, False):
+        index = update_index(docs, tmp_path / "index", BM25Kind())
+        assert index.skipped == (Skipped("b.rst", "its end cannot be read", partly=True),)
+        assert (index.built, len(index.retriever)) == (built, 2)
+    with pytest.raises(RaggdError, match=r"1 file is read in part \(b\.rst: its end"):
+        refuse_skipped(docs, index.skipped)
 
 
 def test_a_file_that_cannot_be_opened_is_named_until_it_can(

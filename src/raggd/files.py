@@ -171,7 +171,8 @@ def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of an object of JSON; a key that occurs twice is a `ValueError`."""
     value = dict(pairs)
     if len(value) < len(pairs):
         names = [name for name, _ in pairs]
@@ -180,7 +181,7 @@ def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_each_key_once)
+_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=each_key_once)
 
 
 def file_hash(path: Path) -> str:

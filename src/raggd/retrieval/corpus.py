@@ -52,11 +52,11 @@ class Listing:
         except OSError:
             return ""
 
-    def read(self, file: SourceFile) -> Iterable[Passage]:
-        """Return the passages of a file, or those from elsewhere."""
+    def read(self, file: SourceFile, lost: list[str]) -> Iterable[Passage]:
+        """Return the passages of a file, or those from elsewhere; `lost` as in `stream_file`."""
         if self.passages is not None:
             return self.passages()
-        return passages_in(file, alone=len(self.files) == 1)
+        return passages_in(file, alone=len(self.files) == 1, lost=lost)
 
 
 Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]] | Listing
@@ -146,14 +146,16 @@ def write_store(
 def _read(writer: StoreWriter, listing: Listing, now: SourceFile, count: Count) -> StoredFile:
     start = len(writer)
     state = StoredFile(now.name, now.size, _settled(now.mtime_ns), listing.hash_of(now))
+    lost: list[str] = []
     try:
-        passages = listing.read(now)
+        passages = listing.read(now, lost)
     except RaggdError as error:
         if len(listing.files) == 1:
             raise
         return replace(state, skipped=skip(now.name, error).reason)
     hashed = writer.add(_counted(passages, start, count))
-    return replace(state, passages=hashed, start=start, count=len(writer) - start)
+    read = len(writer) - start
+    return replace(state, passages=hashed, start=start, count=read, partly="; ".join(lost))
 
 
 def _counted(passages: Iterable[Passage], done: int, count: Count) -> Iterator[Passage]:
@@ -164,8 +166,9 @@ def _counted(passages: Iterable[Passage], done: int, count: Count) -> Iterator[P
 
 
 def skipped_in(files: Sequence[StoredFile]) -> list[Skipped]:
-    """Return the files of a store that could not be read, with their reasons."""
-    return [Skipped(file.name, file.skipped) for file in files if file.skipped]
+    """Return the files of a store that could not be read, or not whole, with their reasons."""
+    told = [Skipped(f.name, f.skipped or f.partly, partly=not f.skipped) for f in files]
+    return [each for each in told if each.reason]
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,8 +65,8 @@ ORDER BY wanted.key
 class StoredFile:
     """A file of a corpus as it was read: its state, its rows, or why it has none (`skipped`).
 
-    `content` is the hash of its bytes, `passages` that of its passages. `mtime_ns` is 0 if it may
-    have changed since without a trace.
+    `partly` says what of it could not be read. `content` is the hash of its bytes, `passages` that
+    of its passages. `mtime_ns` is 0 if it may have changed since without a trace.
     """
 
     name: str
@@ -77,6 +77,7 @@ class StoredFile:
     start: int = 0
     count: int = 0
     skipped: str = ""
+    partly: str = ""
 
 
 def hash_of_files(files: Sequence[StoredFile]) -> str:

@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from raggd.data.documents.passages import passages_of
+from raggd.data.documents.passages import Block, passages_of
 from raggd.data.documents.passages import split_sentences as split_sentences
 from raggd.files import file_hash
 from raggd.records import Passage, RaggdError, content_id, hash_of
@@ -27,7 +27,7 @@ READERS = {
     ".jsonl.gz": "plain:read_lines",
     ".txt": "plain:read_plain",
     ".text": "plain:read_plain",
-    ".rst": "plain:read_rst",
+    ".rst": "rst:read",
     ".csv": "plain:read_csv",
     ".tsv": "plain:read_csv",
     ".md": "markdown:read",
@@ -62,10 +62,11 @@ class SourceFile:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A file (or link, or folder) that is no part of the corpus, and why."""
+    """A file (or link, or folder) that is no part of the corpus, or not the whole of it; why."""
 
     file: str
     reason: str
+    partly: bool = False  # the rest of the file is in the corpus
 
 
 def shown_name(path: Path) -> str:
@@ -164,11 +165,12 @@ def _unknown(file: SourceFile) -> str:
     return f"{_NO_READER} {file.path.suffix.lower() or 'a name without ending'}"
 
 
-def stream_file(file: SourceFile) -> Iterator[Passage]:
+def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Passage]:
     """Yield the passages of one file; JSON Lines of any size are streamed.
 
     Those of a document have the ids ``name#1``, ``name#2``, ... and the file's name as their
-    source. The same file gives the same passages, whatever lies beside it.
+    source. The same file gives the same passages, whatever lies beside it. What of it could not be
+    read is appended to `lost`, in words.
 
     Raises:
         RaggdError: the file is empty, damaged, locked, or of an unknown kind or encoding.
@@ -184,7 +186,8 @@ def stream_file(file: SourceFile) -> Iterator[Passage]:
     found = False
     try:
         stem = file.name.rpartition("/")[2][: -len(kind)]
-        for passage in passages_of(read(file.path), file.name, stem):
+        blocks = _without_lost(read(file.path), [] if lost is None else lost)
+        for passage in passages_of(blocks, file.name, stem):
             found = True
             yield passage
     except OSError as error:
@@ -202,16 +205,26 @@ def stream_file(file: SourceFile) -> Iterator[Passage]:
         raise RaggdError(f"{file.name} holds no text{scanned}: fill or remove it.")
 
 
+def _without_lost(blocks: Iterable[Block], lost: list[str]) -> Iterator[Block]:
+    for block in blocks:
+        if block.lost:
+            lost.append(block.lost)
+        else:
+            yield block
+
+
 def skip(name: str, error: RaggdError) -> Skipped:
     """Return a file that `stream_file` refused, with the reason; its name is said once."""
     reason = str(error).removeprefix("cannot read ").removeprefix(name).lstrip(":, ")
     return Skipped(name, reason)
 
 
-def passages_in(file: SourceFile, *, alone: bool) -> Iterable[Passage]:
+def passages_in(
+    file: SourceFile, *, alone: bool, lost: list[str] | None = None
+) -> Iterable[Passage]:
     """Return the passages of a file; that one of several is bad is told before its first."""
     whole = not alone and file.size < READ_WHOLE
-    return list(stream_file(file)) if whole else stream_file(file)
+    return list(stream_file(file, lost)) if whole else stream_file(file, lost)
 
 
 def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[Passage]:
@@ -225,25 +238,34 @@ def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[
     skipped = [] if skipped is None else skipped
     before, found = len(skipped), False
     for file in list_files(path, skipped):
+        lost: list[str] = []
         try:
-            passages = passages_in(file, alone=not is_folder(path))
+            passages = passages_in(file, alone=not is_folder(path), lost=lost)
         except RaggdError as error:
             skipped.append(skip(file.name, error))
             continue
         for passage in passages:
             found = True
             yield passage
+        skipped += [Skipped(file.name, part, partly=True) for part in lost]
     if not found:
         left_out = summary(skipped[before:])
         raise RaggdError(f"cannot read all of {shown_name(path)}: {left_out}")
 
 
 def summary(skipped: Sequence[Skipped]) -> str:
-    """Say in one line how many files were skipped (at least one), and why three were.
+    """Say in one line how many files were skipped, or read in part, and why three of each were.
 
     Those are named first that were to be read.
     """
-    count = f"{len(skipped)} {'file is' if len(skipped) == 1 else 'files are'} skipped"
+    whole = [each for each in skipped if not each.partly]
+    partly = [each for each in skipped if each.partly]
+    told = [_told(whole, "skipped")] if whole else []
+    return ", ".join([*told, *([_told(partly, "read in part")] if partly else [])])
+
+
+def _told(skipped: Sequence[Skipped], how: str) -> str:
+    count = f"{len(skipped)} {'file is' if len(skipped) == 1 else 'files are'} {how}"
     first = sorted(skipped, key=lambda each: each.reason.startswith(_NO_READER))[:3]
     named = "; ".join(f"{each.file}: {each.reason}" for each in first)
     return f"{count} ({named}{'; ...' if len(skipped) > 3 else ''})"

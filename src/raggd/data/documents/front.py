@@ -1,9 +1,13 @@
-"""What stands before a document between ``---`` (YAML) or ``+++`` (TOML)."""
+"""What stands before a document: between ``---`` (YAML) or ``+++`` (TOML), or in braces (JSON)."""
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
+from typing import Any
+
+from raggd.files import each_key_once
 
 _FRONT = re.compile(r"(---|\+\+\+)[ \t]*\n(.*?\n)?(?:\1|\.\.\.)[ \t]*(?:\n|$)", re.DOTALL)
 _LINE = re.compile(r"\s*[\w-]+\s*[:=]")
@@ -11,11 +15,14 @@ _TITLE = re.compile(r"[\"']?title[\"']?\s*[:=]\s*", re.IGNORECASE)
 _TABLE = re.compile(r"\s*\[")
 _LONGEST = 50_000  # characters; more is a text between two rules
 _TITLE_LINES = 20
+_OBJECT = json.JSONDecoder(object_pairs_hook=each_key_once)
 _NOTHING = {"", "~", "null", "Null", "NULL"}
 
 
 def front_matter(text: str) -> tuple[str, str, str]:
     """Return the title that front matter gives, its other lines, and the document after it."""
+    if text.startswith("{"):
+        return _json(text)
     found = _FRONT.match(text)
     inner = (found[2] or "").removesuffix("\n") if found else ""
     if found is None or not inner.strip() or len(inner) > _LONGEST:
@@ -67,6 +74,25 @@ def _toml(inner: str) -> tuple[str, str] | None:
             continue
         return title, "\n".join(lines[:begin] + lines[end:])
     return title, inner
+
+
+def _json(text: str) -> tuple[str, str, str]:
+    # Hugo's third form: an object, and nothing behind it in its last line.
+    try:
+        value, end = _OBJECT.raw_decode(text[:_LONGEST])
+    except (ValueError, RecursionError):
+        return "", "", text
+    line, _, rest = text[end:].partition("\n")
+    if line.strip() or not value:
+        return "", "", text
+    key = next((k for k, v in value.items() if k.lower() == "title" and isinstance(v, str)), None)
+    title = value.pop(key) if key is not None else ""
+    others = (f"{name}: {_shown(it)}" for name, it in value.items())
+    return " ".join(title.split()), "\n".join(others), rest
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _by_lines(inner: str) -> tuple[str, str] | None:

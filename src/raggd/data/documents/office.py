@@ -1,7 +1,7 @@
 """PDF files, and Word files (.docx), through pypdf and python-docx.
 
 Of a PDF the text, page by page, with words put together that a line end divides; of Word headings
-by style or outline level, lists, tables, text boxes, notes.
+by style or outline level, lists, tables, text boxes, notes, what stands over and under the pages.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ _FIRST_PARTS = frozenset(
 )
 
 
+NO_TEXT = "(scanned pages need text recognition first)"
+_BLANK = 2000  # bytes of drawing that an empty page, with a frame or so, does not exceed
+
+
 def read_pdf(path: Path) -> Iterator[Block]:
     """Read a PDF; one that opens without a password is read, whatever its permissions.
 
@@ -45,7 +49,7 @@ def read_pdf(path: Path) -> Iterator[Block]:
     try:
         reader = pypdf.PdfReader(path)
         locked = reader.is_encrypted and not reader.decrypt("")
-        pages = [] if locked else [page.extract_text() for page in reader.pages]
+        pages = [] if locked else [*map(_page, reader.pages)]
     except ImportError:
         raise
     except Exception as error:  # a damaged file can break the parser anywhere
@@ -54,7 +58,34 @@ def read_pdf(path: Path) -> Iterator[Block]:
         ) from error
     if locked:
         raise RaggdError("the PDF is encrypted: save a copy without a password.")
-    yield Block(joined("".join(map(_followed, pages))))
+    texts = [text for text, _ in pages]
+    yield Block(joined("".join(map(_followed, texts))))
+    bare = [at for at, (text, drawn) in enumerate(pages, start=1) if drawn and not text.strip()]
+    if bare:
+        named = f"page{'' if len(bare) == 1 else 's'} {_ranges(bare)} of {len(pages)}"
+        lost = f"{named} hold{'s' if len(bare) == 1 else ''} no text {NO_TEXT}"
+        yield Block("", lost=lost)
+
+
+def _page(page: Any) -> tuple[str, bool]:
+    # Its text, and where that is nothing, whether something else is to be seen.
+    text = page.extract_text()
+    if text.strip():
+        return text, True
+    content = page.get_contents()
+    return text, bool(page.images) or (content and len(content.get_data()) > _BLANK)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Return rising numbers in few words.
+
+    >>> _ranges([2, 3, 4, 7])
+    '2-4, 7'
+    """
+    held = set(numbers)
+    starts = [n for n in numbers if n - 1 not in held]
+    ends = [n for n in numbers if n + 1 not in held]
+    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True))
 
 
 def _followed(page: str) -> str:
@@ -85,6 +116,9 @@ def joined(text: str) -> str:
 
 _HEADING = re.compile(r"heading (\d)$", re.IGNORECASE)
 _NOTES = re.compile(r"/(?:foot|end)notes\d*\.xml$")
+_MARGINS = re.compile(r"/(?:header|footer)\d*\.xml$")
+_WITH_PAGE = 2  # words that are nothing but a page's number: "Page 3 of 9"
+_PAGE = re.compile(r"\b(?:NUM)?PAGES?\b")
 _DEEPEST, _BODY, _LONGEST_REPEATED = 20, 9, 200
 _LEFT_OUT = {"Fallback", "pPr", "rPr", "moveFrom"}
 _SPACES = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
@@ -92,6 +126,8 @@ _SPACES = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 
 def read_word(path: Path) -> Iterator[Block]:
     """Read a Word file; the first row of a table is its header.
+
+    What stands over and under its pages comes first, each line of it once; page numbers go.
 
     Raises:
         ImportError: the extra is not installed.
@@ -104,9 +140,13 @@ def read_word(path: Path) -> Iterator[Block]:
         document = docx.Document(str(path))
         styles = {style.style_id: style for style in document.styles}
         blocks = list(_blocks(document.element.body, styles))
+        over: list[str] = []
         for part in document.part.package.iter_parts():
             if _NOTES.search(part.partname):
                 blocks += _blocks(parse_xml(part.blob), styles)
+            elif _MARGINS.search(part.partname):
+                over += _over(parse_xml(part.blob), styles)
+        yield from map(Block, dict.fromkeys(over))
         yield from blocks
     except ImportError:
         raise
@@ -115,6 +155,22 @@ def read_word(path: Path) -> Iterator[Block]:
             f"it is no whole .docx ({type(error).__name__}): it is damaged, locked, or of another "
             "format. Open and save it anew."
         ) from error
+
+
+def _over(margin: Any, styles: dict[str, Any]) -> Iterator[str]:
+    # What stands over or under each page, but its number and a word or two with that.
+    paragraphs = (p for p in margin.iter() if _kind(p) == "p")
+    numbered = {_text(p) for p in paragraphs if _PAGE.search(_fields(p))}
+    for block in _blocks(margin, styles):
+        text = "\n".join(filter(None, (block.head, block.text)))
+        if block.text not in numbered or len(_WORD.findall(text)) > _WITH_PAGE:
+            yield text
+
+
+def _fields(paragraph: Any) -> str:
+    named = (e.text or "" for e in paragraph.iter() if _kind(e) == "instrText")
+    simple = (v for e in paragraph.iter() if _kind(e) == "fldSimple" for v in e.values())
+    return " ".join([*named, *simple])
 
 
 def _kind(element: Any) -> str:

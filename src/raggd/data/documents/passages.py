@@ -43,6 +43,7 @@ class Block:
     level: int | None = None  # of a heading: 0 for the document's title, 1 for the first rank, ...
     lines: bool = False  # cut only between lines: code, lists, tables
     head: str = ""  # lines to repeat over each piece: a table's header
+    lost: str = ""  # instead of a text: what stands here and could not be read, in words
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""Text files: their encoding; plain text, reStructuredText, CSV, passages as JSON Lines.
+"""Text files: their encoding; plain text, CSV, passages as JSON Lines.
 
 The encoding is told by its mark, by the form of UTF-8, or guessed with care.
 """
@@ -212,9 +212,6 @@ def _is_no_language(text: str) -> bool:
     return letters > _SHORT and _FAR_SHARE * vowels < letters
 
 
-_RULE = re.compile(r"(?!(?:::|\.\.)\s*$)([=\-`:.'\"~^_*+#<>])\1*\s*$")
-
-
 def read_text(path: Path) -> str:
     """Return the text of a file, whatever its encoding, in the normal form; no data URIs."""
     return DATA_URI.sub("", normal_text(decode(path.read_bytes())))
@@ -223,35 +220,6 @@ def read_text(path: Path) -> str:
 def read_plain(path: Path) -> Iterator[Block]:
     """Read plain text as one block."""
     yield Block(read_text(path))
-
-
-def read_rst(path: Path) -> Iterator[Block]:
-    """Read reStructuredText: a line over a rule is a heading, ranked in the order of the rules."""
-    lines = read_text(path).split("\n")
-    ranks: list[str] = []
-    held: list[str] = []
-    at = 0
-    while at < len(lines):
-        over = _RULE.match(lines[at])
-        title = lines[at + 1] if over and at + 1 < len(lines) else lines[at]
-        under = at + (2 if over else 1)
-        rule = _RULE.match(lines[under]) if under < len(lines) and title.strip() else None
-        if (
-            rule is None
-            or len(rule[0].rstrip()) < len(title.rstrip())
-            or (over and over[1] != rule[1])
-        ):
-            held.append(lines[at])
-            at += 1
-            continue
-        yield Block("\n".join(held))
-        held = []
-        style = rule[1] * (2 if over else 1)
-        if style not in ranks:
-            ranks.append(style)
-        yield Block(title, level=ranks.index(style) + 1)
-        at = under + 1
-    yield Block("\n".join(held))
 
 
 _NUMBER = re.compile(r"[-.\d]*\d[-.\d]*")

@@ -1,0 +1,129 @@
+"""reStructuredText: headings by their rules, tables of directives by rows, the rest as text."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from raggd.data.documents.passages import Block
+from raggd.data.documents.plain import read_text
+
+_RULE = re.compile(r"(?!(?:::|\.\.)\s*$)([=\-`:.'\"~^_*+#<>])\1*\s*$")
+_TABLE = re.compile(r"([ \t]*)\.\. (list|csv)-table::[ \t]*(.*)")
+_OPTION = re.compile(r"[ \t]*:([\w-]+):[ \t]*(.*)")
+_ROW = re.compile(r"([ \t]*[*+-][ \t]+)[*+-](?=\s)")
+_CELL = re.compile(r"[*+-]\s")
+_DELIMITERS = {"tab": "\t", "space": " "}
+
+
+def read(path: Path) -> Iterator[Block]:
+    """Read reStructuredText: a line over a rule is a heading, ranked in the order of the rules."""
+    lines = read_text(path).split("\n")
+    ranks: list[str] = []
+    held: list[str] = []
+    at = 0
+    while at < len(lines):
+        if table := _TABLE.match(lines[at]):
+            end = at + 1 + _inside(lines[at + 1 :], _indent(table[1]))
+            if rows := _rows(table[2], lines[at + 1 : end]):
+                yield Block("\n".join(held))
+                head, body = rows
+                yield Block(table[3])
+                yield Block("\n".join(body), lines=True, head="\n".join(head))
+                held, at = [], end
+                continue
+        over = _RULE.match(lines[at])
+        title = lines[at + 1] if over and at + 1 < len(lines) else lines[at]
+        under = at + (2 if over else 1)
+        rule = _RULE.match(lines[under]) if under < len(lines) and title.strip() else None
+        if (
+            rule is None
+            or len(rule[0].rstrip()) < len(title.rstrip())
+            or (over and over[1] != rule[1])
+        ):
+            held.append(lines[at])
+            at += 1
+            continue
+        yield Block("\n".join(held))
+        held = []
+        style = rule[1] * (2 if over else 1)
+        if style not in ranks:
+            ranks.append(style)
+        yield Block(title, level=ranks.index(style) + 1)
+        at = under + 1
+    yield Block("\n".join(held))
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip(" \t"))
+
+
+def _inside(lines: Sequence[str], indent: int) -> int:
+    # How many lines belong to a directive: those that are blank, or further in.
+    return sum(1 for _ in takewhile(lambda line: not line.strip() or _indent(line) > indent, lines))
+
+
+def _rows(kind: str, lines: Sequence[str]) -> tuple[list[str], list[str]] | None:
+    """Return header and body of a table, each row ``cell | cell``; None where it stands elsewhere.
+
+    >>> _rows("csv", ["   :header: Pump, Weight", "", "   P40, 6 kg"])
+    (['Pump | Weight'], ['P40 | 6 kg'])
+    """
+    begin = next((at for at, line in enumerate(lines) if not line.strip()), len(lines))
+    title, options = _named(lines[:begin])
+    content = [f"{line.rstrip()}\n" for line in lines[begin:] if line.strip()]
+    delimiter = options.get("delim", ",").strip()
+    delimiter = _DELIMITERS.get(delimiter, delimiter)
+    try:
+        count = max(0, int(options.get("header-rows") or 0))
+        if kind == "list":
+            head, body = [], list(_listed(content))
+        else:
+            parts = [options["header"]] if "header" in options else [], content
+            head, body = (
+                list(csv.reader(map(str.lstrip, part), delimiter=delimiter, skipinitialspace=True))
+                for part in parts
+            )
+    except (csv.Error, TypeError, ValueError):
+        return None
+    if not body:
+        return None
+    rows = [" | ".join(" ".join(cell.split()) for cell in row) for row in [*head, *body]]
+    count += len(head)
+    return [*([title] if title else []), *rows[:count]], rows[count:]
+
+
+def _named(lines: Sequence[str]) -> tuple[str, dict[str, str]]:
+    # What stands before the options goes on with the title, what stands behind one with it.
+    title, options, name = "", dict[str, str](), ""
+    for line in lines:
+        if found := _OPTION.match(line):
+            name = found[1]
+            options[name] = found[2]
+        elif name:
+            options[name] += f" {line.strip()}"
+        else:
+            title = f"{title} {line.strip()}".strip()
+    return title, options
+
+
+def _listed(lines: Sequence[str]) -> Iterator[list[str]]:
+    # A list of lists; nothing where it begins as something else.
+    first = _ROW.match(lines[0]) if lines else None
+    if first is None:
+        return
+    outer, inner = _indent(lines[0]), len(first[1])
+    row: list[list[str]] = []
+    for line in lines:
+        if _indent(line) == outer and (begins := _ROW.match(line)):
+            if row:
+                yield [" ".join(cell) for cell in row]
+            row = [[line[begins.end() :]]]
+        elif _indent(line) == inner and _CELL.match(line, inner):
+            row.append([line[inner + 1 :]])
+        else:
+            row[-1].append(line)
+    yield [" ".join(cell) for cell in row]

@@ -23,7 +23,7 @@ from raggd.data.template import REFUSAL, template_of
 from raggd.methods.answering import VERDICTS, extract_of, render
 from raggd.methods.base import Adapted
 from raggd.records import Demonstration, Passage
-from raggd.serving.row import Sampler, Sampling
+from raggd.serving.row import Sampler
 
 WORDS = ("the", "red", "fish", "lives", "near", "Oslo", "(north)", "well-known", "U.S.", "東京都に")
 TEXTS = st.lists(st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".join), max_size=3)
@@ -113,7 +113,7 @@ def test_what_is_sampled_is_held_too_and_its_probability_is_the_models_own(
 ) -> None:
     logits = torch.randn(len(tiny_backbone.tokenizer), generator=torch.Generator().manual_seed(0))
     allowed = Extract(tiny_backbone, ["red fish"]).allowed()
-    sampler = Sampler(Sampling(temperature=5.0, seed=1, top_logprobs=2))
+    sampler = Sampler(temperature=5.0, seed=1, top_logprobs=2)
     chosen = [sampler.choose(logits, Extract(tiny_backbone, ["red fish"])) for _ in range(20)]
     assert {one.token for one in chosen} <= allowed
     for one in chosen:

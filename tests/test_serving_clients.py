@@ -26,7 +26,6 @@ from raggd.serving.row import (
     Probabilities,
     Row,
     Sampler,
-    Sampling,
     TextPiece,
     TokenBytes,
 )
@@ -324,7 +323,7 @@ def started(
     row = Row(
         prompt=Prompt((1,), 0, 0),
         adapted=Adapted(refusals=refusals),
-        sampler=Sampler(Sampling(top_logprobs=1)),
+        sampler=Sampler(top_logprobs=1),
         writer=AnswerText(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), stops),
         probabilities=Probabilities(TokenBytes(tokenizer)),
         max_tokens=1000,

@@ -27,7 +27,8 @@ from raggd.serving import bodies, openai
 from raggd.serving.errors import ApiError, install_handlers
 from raggd.serving.evaluation import Evaluations
 from raggd.serving.gate import Keys, RequestGate, is_local
-from raggd.serving.request import Chat, Prompts
+from raggd.serving.reply import ChatReply, PromptsReply
+from raggd.serving.request import Request
 from raggd.serving.service import Service
 from raggd.settings import ServingSettings
 
@@ -55,12 +56,12 @@ def _openai_routes(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions", response_model=openai.ChatCompletion, responses=STREAM)
     async def chat(body: openai.ChatRequest) -> Response:
         """Answer the last question of a chat from retrieved passages."""
-        return Chat(service, body)
+        return ChatReply(service, Request.of_chat(service, body), body)
 
     @routes.post("/v1/completions", response_model=openai.Completion, responses=STREAM)
     async def completions(body: openai.CompletionRequest) -> Response:
         """Answer one or several questions from retrieved passages."""
-        return Prompts(service, body)
+        return PromptsReply(service, Request.of_prompts(service, body), body)
 
     def models() -> list[openai.ModelView]:
         there = [(name, started, description) for name, description in bodies.MODELS.items()]

@@ -1,35 +1,44 @@
-"""One request, from the body that came in to the rows that answer it and the reply: one object.
+"""What a request asks, and its way to the rows that answer it; `reply` sends what they write.
 
 There are two kinds: a chat, whose last turn is the question, and a list of prompts.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import time
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import suppress
-from typing import TYPE_CHECKING
-
-from fastapi.responses import Response
-from pydantic import BaseModel
-from starlette.types import Receive, Scope, Send
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from raggd.data.prompts import Exchange
-from raggd.data.shown import is_refusal, named_passages, parsed_json
-from raggd.records import Passage
+from raggd.methods.answering import extract_of, render
+from raggd.methods.base import Adapted
+from raggd.records import Passage, RaggdError
 from raggd.serving import openai
-from raggd.serving.bodies import Details, Extension, given_passages
-from raggd.serving.errors import ApiError, BadRequestError, as_api_error
-from raggd.serving.row import Row, Sampling, TextPiece
+from raggd.serving.bodies import Extension, given_passages
+from raggd.serving.documents import passages_for, searches_for
+from raggd.serving.errors import ApiError, BadRequestError
+from raggd.serving.row import AnswerText, Probabilities, Row, Sampler, TextPiece
+from raggd.serving.service import Service
 
-if TYPE_CHECKING:
-    from raggd.serving.service import Service
+RESERVE = 8
+"""Passages give way to an answer of this part of the context; a longer one takes what is left."""
+Emit = Callable[[Row, TextPiece | ApiError], None]
+"""Takes what a row has to say, from any thread."""
 
-NO_HIT = "No passage shares a word with the question. (raggd.guess asks the model all the same.)"
-GONE = ApiError(499, "client_closed_request", "the client closed the connection.")
+
+def too_long(reason: str) -> ApiError:
+    """Return the error for a prompt that does not fit the context, status 400."""
+    message = f"the question does not fit the context: {reason}"
+    return BadRequestError(message, "messages", "context_length_exceeded")
+
+
+def no_json() -> ApiError:
+    """Return the error for JSON that nothing has shown the model how to write, status 400."""
+    return BadRequestError(
+        "response_format: JSON is written where demonstrations show it: give "
+        "raggd.demonstrations, or a support set, whose every answer is a JSON object with the keys "
+        "that you want.",
+        "response_format",
+    )
 
 
 def turns_of(messages: list[openai.Message]) -> tuple[str, str, tuple[Exchange, ...]]:
@@ -55,34 +64,31 @@ def turns_of(messages: list[openai.Message]) -> tuple[str, str, tuple[Exchange, 
     return said, texts[-1], tuple(zip(texts[:-1:2], texts[1::2], strict=True))
 
 
-class Request(Response):
-    """What is asked, the rows that answer it, and the reply that is sent; an ASGI response."""
-
-    prefix = asked_in = ""
-    part: type[openai.ChatChunk] | type[openai.Completion]  # of a stream
+class Request:
+    """What is asked; once it is prepared, the rows that answer it and what these read."""
 
     def __init__(
         self,
         service: Service,
         body: openai.Writing,
         questions: list[str],
-        tokens: int | None,
+        asked_in: str,
+        most: int | None,
         logprobs: int | None = None,
     ) -> None:
-        """Read what chat and prompts have in common.
+        """Read what chat and prompts have in common; the questions stand in the field `asked_in`.
 
-        An answer has at most so many `tokens`; None takes the server's default. `logprobs` are
-        alternatives to report with each token; None reports no probabilities.
+        An answer has at most so many tokens (`most`); None takes the server's default. `logprobs`
+        are alternatives to report with each token; None reports no probabilities.
 
         Raises:
             BadRequestError: fields contradict each other or exceed a limit.
         """
-        super().__init__()
         wanted, settings = body.raggd or Extension(), service.settings
-        most, together = settings.backbone.context_tokens, settings.serving.queue
-        if (tokens or 0) > most:
+        context, together = settings.backbone.context_tokens, settings.serving.queue
+        if (most or 0) > context:
             raise BadRequestError(
-                f"max_tokens is {tokens}: question and answer together have at most {most} "
+                f"max_tokens is {most}: question and answer together have at most {context} "
                 "(backbone.context_tokens).",
                 "max_tokens",
             )
@@ -90,203 +96,28 @@ class Request(Response):
             raise BadRequestError(
                 f"{len(questions)} prompts: this server takes at most {together} at once "
                 "(serving.queue): send fewer in a request.",
-                self.asked_in,
+                asked_in,
                 "too_many_prompts",
             )
         if not all(question.strip() for question in questions):
-            raise BadRequestError(
-                "the question is empty: expected at least one word.", self.asked_in
-            )
+            raise BadRequestError("the question is empty: expected at least one word.", asked_in)
         self.method, self.support = wanted.method_of(body.model)
-        self.demonstrations = wanted.demonstrations or []
-        self.passages = None if wanted.passages is None else given_passages(wanted.passages)
         self.questions = questions
         self.earlier: tuple[Exchange, ...] = ()
         self.instruction = wanted.instruction or ""
         self.format: openai.ResponseFormat | None = None  # JSON, where it is wanted
-        self.max_tokens = tokens
-        self.stops = [body.stop] if isinstance(body.stop, str) else list(body.stop or ())
-        self.ignore_end = bool(body.ignore_eos)
-        self.sampling = Sampling(
-            body.temperature or 0.0, 1.0 if body.top_p is None else body.top_p, body.seed, logprobs
-        )
         self.rows: list[Row] = []
         self.evidence: list[tuple[Passage, ...]] = []
-        self.timings: dict[str, float] = {}
+        self.timings = {"prepare": 0.0, "adapt": 0.0}  # milliseconds
         self.searched: list[str] = []  # where it is not the question
         self.turns_cut = 0
-        self.head = {
-            "id": f"{self.prefix}-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": body.model,
-        }
         self._service, self._body, self._wanted = service, body, wanted
-        self._usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._loop = asyncio.get_running_loop()
-        self._news: asyncio.Queue[tuple[Row, TextPiece] | ApiError | None] = asyncio.Queue()
-        self._closed = False
+        self._most, self._logprobs = most, logprobs
+        self._retriever = service.documents.retriever  # one for the whole request
 
-    # Its life
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer: prepare, wait for what the rows write, send it; give up when nobody listens."""
-        seconds = self._service.settings.serving.timeout_s
-        late = ApiError(
-            504, "timeout", f"no answer within {seconds:g} s (serving.timeout_s): ask again later."
-        )
-        with self._service.admitted(len(self.questions)):
-            clock = self._loop.call_later(seconds, self._news.put_nowait, late)
-            preparing = asyncio.create_task(self._service.prepare(self))
-            preparing.add_done_callback(self._prepared)
-            tasks = [preparing, asyncio.create_task(self._hang_up(receive))]
-            try:
-                await self._next()
-                if self._body.stream:
-                    await self._stream(send)
-                    return
-                async for _ in self._pieces():
-                    pass
-                whole = self.reply().model_dump_json()
-                await Response(whole, media_type="application/json")(scope, receive, send)
-            except OSError:
-                pass  # the client is gone
-            finally:
-                self._closed = True
-                clock.cancel()
-                for task in tasks:
-                    task.cancel()
-                self._service.scheduler.cancel(self.rows)
-
-    async def _hang_up(self, receive: Receive) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        self._news.put_nowait(GONE)
-
-    def _prepared(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._news.put_nowait(as_api_error(error))
-
-    def opened(
-        self, rows: list[Row], evidence: list[tuple[Passage, ...]], timings: dict[str, float]
-    ) -> None:
-        """Take what was prepared; the rows are submitted next."""
-        self.rows, self.evidence, self.timings = rows, evidence, timings
-        self._news.put_nowait(None)
-
-    def unfounded(self, index: int) -> bool:
-        """Return whether nothing was found for a question, so that the model is not asked."""
-        guesses = self._wanted.guess or not self._service.settings.retrieval.top_k
-        return not (self.evidence[index] or self.passages is not None or guesses)
-
-    def take(self, row: Row, piece: TextPiece | ApiError) -> None:
-        """Take what a row has to say, from any thread."""
-        if not self._closed:
-            news = piece if isinstance(piece, ApiError) else (row, piece)
-            with suppress(RuntimeError):  # the loop has ended: nobody listens any more
-                self._loop.call_soon_threadsafe(self._news.put_nowait, news)
-
-    async def _next(self) -> tuple[Row, TextPiece] | None:
-        news = await self._news.get()
-        if isinstance(news, ApiError):
-            raise news
-        return news
-
-    async def _pieces(self) -> AsyncIterator[tuple[int, TextPiece]]:
-        left = len(self.rows)
-        while left:
-            news = await self._next()
-            assert news is not None, "a request is opened once"
-            row, piece = news
-            left -= piece.reason is not None
-            yield self.rows.index(row), piece
-
-    async def _stream(self, send: Send) -> None:
-        headers = [
-            (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache"),
-        ]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        try:
-            async for part in self._parts():
-                await send(_event(part.model_dump_json(exclude_unset=True)))
-            await send(_event("[DONE]"))
-        except ApiError as error:
-            await send(_event(json.dumps(error.body)))
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-    async def _parts(self) -> AsyncIterator[BaseModel]:
-        for choice in self.opening():
-            yield self._part([choice], self.details(0))
-        async for index, piece in self._pieces():
-            if piece.text or (piece.logprobs and piece.logprobs.content):
-                yield self._part([self.choice(index, TextPiece(piece.text, piece.logprobs))])
-            if piece.reason:
-                last = self.choice(index, TextPiece("", None, piece.reason))
-                yield self._part([last], self.details(index))
-        if self._usage:
-            yield self._part([])
-
-    def _part(self, choices: list[BaseModel], details: Details | None = None) -> BaseModel:
-        extras: dict[str, BaseModel | None] = {"raggd": details} if details else {}
-        if self._usage:
-            extras["usage"] = None if choices else self.tokens()
-        kind = self.part.model_fields["object"].default
-        return self.part(**self.head, object=kind, choices=choices, **extras)
-
-    # Its reply
-
-    def reply(self) -> BaseModel:
-        """Return the body, once every row is finished."""
-        raise NotImplementedError
-
-    def opening(self) -> list[BaseModel]:
-        """Return the choice with which a stream begins before any text, if it does."""
-        return []
-
-    def choice(self, index: int, piece: TextPiece) -> BaseModel:
-        """Return the choice of a stream's chunk: more text of a row, or, last, why it ended."""
-        raise NotImplementedError
-
-    def tokens(self) -> openai.Usage:
-        """Return the number of tokens of all rows."""
-        read = sum(len(row.prompt.tokens) for row in self.rows)
-        written = sum(row.written for row in self.rows)
-        return openai.Usage(
-            prompt_tokens=read, completion_tokens=written, total_tokens=read + written
-        )
-
-    def details(self, index: int) -> Details:
-        """Return how an answer came about; timings are told once it is finished."""
-        row, evidence = self.rows[index], self.evidence[index]
-        details = Details(
-            method=self.method,
-            support=self.support,
-            adapted=self.support is not None,
-            hits=len(evidence),
-            passages=None if self._wanted.show_passages is False else evidence,
-            passages_cut=row.prompt.passages_cut,
-            searched=self.searched or None,
-            turns_cut=self.turns_cut,
-        )
-        if row.done:
-            text = row.writer.text
-            details.refused = is_refusal(text, row.adapted.refusals)
-            details.named = list(named_passages(text, evidence))
-            details.valid_json = isinstance(parsed_json(text), dict) if self.format else None
-            details.timings, details.batch = {**self.timings, **row.timings}, row.batch
-        return details
-
-
-def _event(data: str) -> dict[str, object]:
-    return {"type": "http.response.body", "body": f"data: {data}\n\n".encode(), "more_body": True}
-
-
-class Chat(Request):
-    """`/v1/chat/completions`."""
-
-    prefix, asked_in, part = "chatcmpl", "messages", openai.ChatChunk
-
-    def __init__(self, service: Service, body: openai.ChatRequest) -> None:
+    @classmethod
+    def of_chat(cls, service: Service, body: openai.ChatRequest) -> Request:
+        """Read `/v1/chat/completions`; refused as by the class, or where no question is last."""
         if body.top_logprobs and not body.logprobs:
             raise BadRequestError("top_logprobs needs logprobs to be true.", "top_logprobs")
         most, newer = body.max_tokens, body.max_completion_tokens
@@ -294,73 +125,105 @@ class Chat(Request):
             raise BadRequestError("max_tokens and max_completion_tokens differ: leave one out.")
         said, question, earlier = turns_of(body.messages)
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        super().__init__(service, body, [question], newer or most, logprobs)
-        self.earlier = earlier
-        self.instruction = "\n".join(filter(None, (said, self.instruction)))
+        request = cls(service, body, [question], "messages", newer or most, logprobs)
+        request.earlier = earlier
+        request.instruction = "\n".join(filter(None, (said, request.instruction)))
         if body.response_format and body.response_format.type != "text":
-            self.format = body.response_format
+            request.format = body.response_format
+        return request
 
-    def _refusal(self) -> str | None:
-        shown = self.rows and self.rows[0].adapted.refusals  # then that is the answer
-        return NO_HIT if self.unfounded(0) and not shown else None
-
-    def reply(self) -> openai.ChatCompletion:
-        """Return the body, once the answer is finished."""
-        (row,) = self.rows
-        assert row.reason
-        told = row.probabilities
-        choice = openai.ChatChoice(
-            index=0,
-            message=openai.ChatMessage(content=row.writer.text, refusal=self._refusal()),
-            logprobs=openai.Logprobs(content=told.told) if told else None,
-            finish_reason=row.reason,
-        )
-        details = self.details(0)
-        return openai.ChatCompletion(
-            **self.head, choices=[choice], usage=self.tokens(), raggd=details
-        )
-
-    def opening(self) -> list[BaseModel]:
-        """Return the role, before the first word."""
-        start = openai.Delta(role="assistant", content="")
-        return [openai.ChunkChoice(index=0, delta=start, logprobs=None, finish_reason=None)]
-
-    def choice(self, index: int, piece: TextPiece) -> openai.ChunkChoice:
-        """Return the choice of a chunk, see `Request`."""
-        delta = openai.Delta() if piece.reason else openai.Delta(content=piece.text)
-        if piece.reason and (refusal := self._refusal()):
-            delta = openai.Delta(refusal=refusal)
-        return openai.ChunkChoice(
-            index=index, delta=delta, logprobs=piece.logprobs, finish_reason=piece.reason
-        )
-
-
-class Prompts(Request):
-    """`/v1/completions`."""
-
-    prefix, asked_in, part = "cmpl", "prompt", openai.Completion
-
-    def __init__(self, service: Service, body: openai.CompletionRequest) -> None:
+    @classmethod
+    def of_prompts(cls, service: Service, body: openai.CompletionRequest) -> Request:
+        """Read `/v1/completions`."""
         prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-        super().__init__(service, body, prompts, body.max_tokens)
+        return cls(service, body, prompts, "prompt", body.max_tokens)
 
-    def reply(self) -> openai.Completion:
-        """Return the body, once every answer is finished."""
-        choices = [
-            openai.CompletionChoice(
-                index=index,
-                text=row.writer.text,
-                logprobs=None,
-                finish_reason=row.reason,
-                raggd=self.details(index),
+    async def adapt(self) -> Adapted:
+        """Return what it is answered with: adapted now, looked up, or the model as it is."""
+        service = self._service
+        if self.method != "adapted":
+            if self.format:
+                raise no_json()
+            return Adapted(service.base if self.method == "base" else None)
+        if self.support:
+            support = service.stored(self.support).support
+        else:
+            shown = self._wanted.demonstrations or []
+            support = await service.support_of(shown, self._retriever)
+        if self.format and not self.format.shown_by(support.demonstrations):
+            raise no_json()
+        self.support = support.id
+        adapted, self.timings["adapt"] = await service.adapted_to(support, self.instruction)
+        return adapted
+
+    def make_rows(self, adapted: Adapted, emit: Emit) -> None:
+        """Find passages and render the prompts, which blocks; pieces of rows go to `emit`."""
+        settings, given = self._service.settings, self._wanted.passages
+        self._fit_turns()
+        for question in self.questions:
+            if len(question) > 32 * settings.backbone.context_tokens:
+                # far beyond any context: not worth a search
+                raise too_long(f"it has {len(question)} characters")
+            if given is not None:
+                passages = given_passages(given)
+            else:
+                searches, k = self.searched or [question], settings.retrieval.top_k
+                passages = passages_for(searches, self._retriever, k)
+            self.evidence.append(passages)
+            self.rows.append(self._row(adapted, question, passages, emit))
+
+    def unfounded(self, index: int) -> bool:
+        """Return whether nothing was found for a question, so that the model is not asked."""
+        guesses = self._wanted.guess or not self._service.settings.retrieval.top_k
+        return not (self.evidence[index] or self._wanted.passages is not None or guesses)
+
+    def _fit_turns(self) -> None:
+        # earlier turns may take a quarter of the context: the oldest go first
+        if not self.earlier:
+            return
+        self.searched = searches_for(self.questions[0], self.earlier)
+        room, kept = self._service.settings.backbone.context_tokens // 4, 0
+        for turn in reversed(self.earlier):
+            room -= len(self._service.backbone.tokenizer.encode("\n".join(turn)))
+            if room < 0:
+                break
+            kept += 1
+        self.turns_cut = len(self.earlier) - kept
+        self.earlier = self.earlier[self.turns_cut :]
+
+    def _row(self, adapted: Adapted, question: str, passages: Sequence[Passage], emit: Emit) -> Row:
+        backbone, settings, body = self._service.backbone, self._service.settings, self._body
+        limit = settings.backbone.context_tokens
+        usual = max(settings.evaluation.max_answer_tokens, adapted.most)
+        most = self._most or usual
+        try:
+            prompt = render(
+                backbone,
+                adapted,
+                question,
+                passages,
+                limit=limit,
+                reserve=min(most, max(limit // RESERVE, usual)),
+                instruction=self.instruction or settings.serving.instruction,
+                earlier=self.earlier,
             )
-            for index, row in enumerate(self.rows)
-        ]
-        return openai.Completion(**self.head, choices=choices, usage=self.tokens())
-
-    def choice(self, index: int, piece: TextPiece) -> openai.CompletionChoice:
-        """Return the choice of a chunk, see `Request`."""
-        reason = piece.reason
-        return openai.CompletionChoice(
-            index=index, text=piece.text, logprobs=None, finish_reason=reason
+        except RaggdError as error:
+            raise too_long(str(error)) from error
+        top_p = 1.0 if body.top_p is None else body.top_p
+        rewrites = adapted.template is not None and adapted.template.rewrites
+        return Row(
+            prompt=prompt,
+            adapted=adapted,
+            sampler=Sampler(body.temperature or 0.0, top_p, body.seed, self._logprobs),
+            writer=AnswerText(
+                lambda tokens: str(backbone.tokenizer.decode(tokens, skip_special_tokens=True)),
+                [body.stop] if isinstance(body.stop, str) else list(body.stop or ()),
+                lines=adapted.lines,
+                written=partial(adapted.written, passages=prompt.passages) if rewrites else None,
+            ),
+            probabilities=None if self._logprobs is None else Probabilities(self._service.bytes_of),
+            max_tokens=min(most, limit - len(prompt.tokens)),
+            emit=emit,
+            extract=extract_of(backbone, adapted, prompt),
+            ignore_end=bool(body.ignore_eos),
         )

@@ -31,16 +31,6 @@ _UNFINISHED = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a row chooses tokens: at temperature 0 the likeliest, else by chance among `top_p`."""
-
-    temperature: float = 0.0
-    top_p: float = 1.0
-    seed: int | None = None  # equal ones draw equal tokens; None draws anew each time
-    top_logprobs: int | None = None  # alternatives to report; None reports no probabilities
-
-
-@dataclass(frozen=True, slots=True)
 class Chosen:
     """A token with its log-probability, and the likeliest ones with theirs."""
 
@@ -50,16 +40,26 @@ class Chosen:
 
 
 class Sampler:
-    """Chooses the tokens of one row, one after another."""
+    """Chooses the tokens of one row: at temperature 0 the likeliest, else by chance among `top_p`.
 
-    def __init__(self, sampling: Sampling) -> None:
-        self._sampling = sampling
-        self._nucleus = TopPLogitsWarper(sampling.top_p)
+    Equal seeds draw equal tokens; None draws anew each time. `top_logprobs` alternatives are
+    reported with each token; None reports no probabilities.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int | None = None,
+        top_logprobs: int | None = None,
+    ) -> None:
+        self._temperature, self._top_logprobs = temperature, top_logprobs
+        self._nucleus = TopPLogitsWarper(top_p)
         self._generator = torch.Generator()
-        if sampling.seed is None:
+        if seed is None:
             self._generator.seed()
         else:
-            self._generator.manual_seed(sampling.seed % 2**63)
+            self._generator.manual_seed(seed % 2**63)
 
     def choose(self, logits: Tensor, extract: Extract | None = None) -> Chosen:
         """Choose a token by (vocabulary,) logits of any float type, of those an `extract` allows.
@@ -67,8 +67,8 @@ class Sampler:
         Its log-probability is the model's own, whatever the temperature and what is allowed.
         """
         likely = extract.limit(logits) if extract else logits
-        token = self._drawn(likely) if self._sampling.temperature > 0 else int(likely.argmax())
-        wanted = self._sampling.top_logprobs
+        token = self._drawn(likely) if self._temperature > 0 else int(likely.argmax())
+        wanted = self._top_logprobs
         if wanted is None:
             return Chosen(token)
         logprobs = logits.float().log_softmax(-1)
@@ -79,7 +79,7 @@ class Sampler:
     def _drawn(self, logits: Tensor) -> int:
         below = logits.float().cpu()
         # 0 for the likeliest, whatever the temperature; float32 knows no 1e-300
-        below = (below - below.max()) / max(self._sampling.temperature, 1e-6)
+        below = (below - below.max()) / max(self._temperature, 1e-6)
         kept = self._nucleus(None, below[None])[0]
         return int(torch.multinomial(kept.softmax(-1), 1, generator=self._generator))
 

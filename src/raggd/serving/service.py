@@ -1,4 +1,4 @@
-"""What the server does, without HTTP: prepare a request's rows, adapt, keep support sets."""
+"""What all requests share, without HTTP: admission, the threads, adapting, support sets."""
 
 from __future__ import annotations
 
@@ -8,51 +8,31 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from math import hypot
 from typing import Any, TypeVar
 
 from raggd.api import Rag
 from raggd.core.low_rank import effective_change, norm
 from raggd.data.questions import OWN_TASK
-from raggd.methods.answering import extract_of, render
 from raggd.methods.base import Adapted
 from raggd.methods.store import StoredSet
-from raggd.records import Demonstration, Passage, RaggdError, SupportSet
+from raggd.records import Demonstration, RaggdError, SupportSet
 from raggd.retrieval.base import Retriever
 from raggd.serving.bodies import DemonstrationFields, SupportRequest, SupportView, given_passages
-from raggd.serving.documents import Documents, passages_for, searches_for, share_a_script
+from raggd.serving.documents import Documents, passages_for, share_a_script
 from raggd.serving.errors import ApiError, BadRequestError, StoppingError
 from raggd.serving.gate import Metrics
-from raggd.serving.request import Request
-from raggd.serving.row import AnswerText, Probabilities, Row, Sampler, TokenBytes
+from raggd.serving.row import TokenBytes
 from raggd.serving.scheduler import Scheduler
 
 LOG = logging.getLogger("raggd.serving")
 T = TypeVar("T")
 MOST_SETS = 1000  # support sets that a server keeps
-RESERVE = 8
-"""Passages give way to an answer of this part of the context; a longer one takes what is left."""
 
 
-def _since(started: float) -> float:
-    return round((time.perf_counter() - started) * 1000, 1)  # milliseconds
-
-
-def too_long(reason: str) -> ApiError:
-    """Return the error for a prompt that does not fit the context, status 400."""
-    message = f"the question does not fit the context: {reason}"
-    return BadRequestError(message, "messages", "context_length_exceeded")
-
-
-def no_json() -> ApiError:
-    """Return the error for JSON that nothing has shown the model how to write, status 400."""
-    return BadRequestError(
-        "response_format: JSON is written where demonstrations show it: give "
-        "raggd.demonstrations, or a support set, whose every answer is a JSON object with the keys "
-        "that you want.",
-        "response_format",
-    )
+def milliseconds_since(started: float) -> float:
+    """Return the time since a reading of `time.perf_counter`."""
+    return round((time.perf_counter() - started) * 1000, 1)
 
 
 class Service:
@@ -70,7 +50,7 @@ class Service:
         self.backbone, self.base = rag.parts.backbone, rag.parts.base
         self.documents = Documents(rag, self.metrics)
         self.stopping = False
-        self._bytes_of = TokenBytes(self.backbone.tokenizer)
+        self.bytes_of = TokenBytes(self.backbone.tokenizer)
         self._open = 0
         self._preparer = ThreadPoolExecutor(1, thread_name_prefix="raggd-prepare")
         rag.method()  # refused now if its weights are not there
@@ -109,116 +89,18 @@ class Service:
         finally:
             self._open -= count
 
-    async def prepare(self, request: Request) -> None:
-        """Find passages and what to adapt to, render the prompts, and submit the rows."""
-        retriever = self.documents.retriever  # one for the whole request
-        adapted, milliseconds = await self._adapted(request, retriever)
-        with self.scheduler.expecting():
-            started = time.perf_counter()
-            rows, evidence = await self.aside(lambda: self._rows(request, adapted, retriever))
-            request.opened(rows, evidence, {"prepare": _since(started), "adapt": milliseconds})
-            self.scheduler.submit([row for i, row in enumerate(rows) if not request.unfounded(i)])
-        for index, row in enumerate(rows):
-            if request.unfounded(index):
-                row.skip()
-
     async def aside(self, work: Callable[[], T]) -> T:
         """Do what is neither for the event loop nor for the model's thread: search, tokenise."""
         return await asyncio.get_running_loop().run_in_executor(self._preparer, work)
 
-    async def _adapted(self, request: Request, retriever: Retriever) -> tuple[Adapted, float]:
-        if request.method != "adapted":
-            if request.format:
-                raise no_json()
-            return Adapted(self.base if request.method == "base" else None), 0.0
-        if request.support:
-            support = self.stored(request.support).support
-        else:
-            shown = request.demonstrations
-            support = await self.aside(lambda: self.support_of(shown, retriever))
-        if request.format and not request.format.shown_by(support.demonstrations):
-            raise no_json()
-        request.support = support.id
-        return await self.adapted_to(support, request.instruction)
-
-    def _rows(
-        self, request: Request, adapted: Adapted, retriever: Retriever
-    ) -> tuple[list[Row], list[tuple[Passage, ...]]]:
-        self._fit_turns(request)
-        rows, evidence = [], []
-        for question in request.questions:
-            if len(question) > 32 * self.settings.backbone.context_tokens:
-                # far beyond any context: not worth a search
-                raise too_long(f"it has {len(question)} characters")
-            passages = request.passages
-            if passages is None:
-                k = self.settings.retrieval.top_k
-                passages = passages_for(request.searched or [question], retriever, k)
-            evidence.append(passages)
-            rows.append(self._row(request, adapted, question, passages))
-        return rows, evidence
-
-    def _fit_turns(self, request: Request) -> None:
-        # earlier turns may take a quarter of the context: the oldest go first
-        if not request.earlier:
-            return
-        request.searched = searches_for(request.questions[0], request.earlier)
-        room, kept = self.settings.backbone.context_tokens // 4, 0
-        for turn in reversed(request.earlier):
-            room -= len(self.backbone.tokenizer.encode("\n".join(turn)))
-            if room < 0:
-                break
-            kept += 1
-        request.turns_cut = len(request.earlier) - kept
-        request.earlier = request.earlier[request.turns_cut :]
-
-    def _row(
-        self, request: Request, adapted: Adapted, question: str, passages: Sequence[Passage]
-    ) -> Row:
-        tokenizer = self.backbone.tokenizer
-        limit = self.settings.backbone.context_tokens
-        usual = max(self.settings.evaluation.max_answer_tokens, adapted.most)
-        most = request.max_tokens or usual
-        try:
-            prompt = render(
-                self.backbone,
-                adapted,
-                question,
-                passages,
-                limit=limit,
-                reserve=min(most, max(limit // RESERVE, usual)),
-                instruction=request.instruction or self.settings.serving.instruction,
-                earlier=request.earlier,
-            )
-        except RaggdError as error:
-            raise too_long(str(error)) from error
-        told = request.sampling.top_logprobs is not None
-        return Row(
-            prompt=prompt,
-            adapted=adapted,
-            sampler=Sampler(request.sampling),
-            writer=AnswerText(
-                lambda tokens: str(tokenizer.decode(tokens, skip_special_tokens=True)),
-                request.stops,
-                lines=adapted.lines,
-                written=partial(adapted.written, passages=prompt.passages)
-                if adapted.template and adapted.template.rewrites
-                else None,
-            ),
-            probabilities=Probabilities(self._bytes_of) if told else None,
-            max_tokens=min(most, limit - len(prompt.tokens)),
-            emit=request.take,
-            extract=extract_of(self.backbone, adapted, prompt),
-            ignore_end=request.ignore_end,
-        )
-
     # Adapting
 
-    def support_of(
+    async def support_of(
         self, fields: Sequence[DemonstrationFields], retriever: Retriever, task: str = OWN_TASK
     ) -> SupportSet:
-        """Make a support set of a request's demonstrations; blocks while it retrieves."""
-        shown = [self._shown(i, d, retriever) for i, d in enumerate(fields, start=1)]
+        """Make a support set of a request's demonstrations."""
+        numbered = list(enumerate(fields, start=1))
+        shown = await self.aside(lambda: [self._shown(i, d, retriever) for i, d in numbered])
         return SupportSet(task, tuple(shown))
 
     def _shown(
@@ -270,7 +152,7 @@ class Service:
             return made
 
         adapted = await asyncio.wrap_future(self.scheduler.run(adapt))
-        return adapted, _since(started)
+        return adapted, milliseconds_since(started)
 
     # Stored support sets: the command line's are here too, and these are there
 
@@ -290,8 +172,8 @@ class Service:
                 param="base",
             )
         with self.admitted(1):
-            shown, retriever = body.demonstrations, self.documents.retriever
-            support = await self.aside(lambda: self.support_of(shown, retriever, body.task))
+            retriever = self.documents.retriever
+            support = await self.support_of(body.demonstrations, retriever, body.task)
             names = self.store.names()
             if support.id not in names and len(names) >= MOST_SETS:
                 raise ApiError(

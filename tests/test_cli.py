@@ -125,9 +125,6 @@ def test_help_names_every_command() -> None:
         (["train", "bass"], "no such command 'bass'"),
         (["demo", "--questions", "many"], "invalid value for '--questions'"),
         (["demo", "--questions", "0"], "invalid value for '--questions'"),
-        (["index", ""], "the path is empty"),
-        (["ask", "Who?", "--corpus", ""], "the path is empty"),
-        (["serve", "--corpus", ""], "the path is empty"),
     ],
 )
 def test_wrong_usage_is_explained_by_the_parser(arguments: list[str], message: str) -> None:
@@ -140,6 +137,13 @@ def test_wrong_usage_is_explained_by_the_parser(arguments: list[str], message: s
 
 
 # --- bad input: exit code 2, one message, nothing half-written
+
+
+@pytest.mark.parametrize("command", [["index"], ["ask", "Who?", "--corpus"], ["serve", "--corpus"]])
+def test_an_empty_path_is_not_the_working_directory(command: list[str]) -> None:
+    ran = run_cli(*command, "")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == "raggd: the path of the corpus is empty: name a file or a folder.\n"
 
 
 @pytest.mark.parametrize(

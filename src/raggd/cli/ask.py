@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from raggd.cli.shared import (
-    NAMED,
     Assignments,
     Config,
     Corpus,
@@ -168,7 +167,7 @@ def _how(result: dict[str, Any], update: Path | None) -> str:
 
 
 def index(
-    path: Annotated[Path, typer.Argument(help="A file or folder of documents.", **NAMED)],
+    path: Annotated[str, typer.Argument(metavar="<path>", help="A file or folder of documents.")],
     memory: Annotated[
         str | None, typer.Option(help="Most memory to hold while building. Default: 3GB.")
     ] = None,
@@ -185,7 +184,7 @@ def index(
     with opened(config, [*(assignments or []), *bound]) as (rag, _):
         made = rag.index(path)
     if strict:
-        refuse_skipped(path, made.skipped)
+        refuse_skipped(Path(path), made.skipped)
     result = {
         "passages": len(made.retriever),
         "fingerprint": made.retriever.fingerprint,

@@ -26,16 +26,6 @@ if TYPE_CHECKING:  # rich loads when there is something to show, the rest when i
     from raggd.records import SupportSet
 
 
-def _named(text: str) -> Path:
-    # the shell's unset variable is not the working directory
-    if not text:
-        raise typer.BadParameter("the path is empty: name a file or a folder.")
-    return Path(text)
-
-
-NAMED: Mapping[str, Any] = {"parser": _named, "metavar": "<path>"}
-"""Of an option or argument that names documents."""
-
 Config = Annotated[
     Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")
 ]
@@ -54,9 +44,11 @@ Workers = Annotated[
 WorkerThreads = Annotated[
     int, typer.Option(min=0, help="Cores of each worker; 0 shares all of them out.")
 ]
-Corpus = Annotated[
-    Path | None,
-    typer.Option(help="Your documents; without it, the embedded Wikipedia leads.", **NAMED),
+Corpus = Annotated[  # as text: a Path of an unset variable would be the working directory
+    str | None,
+    typer.Option(
+        metavar="<path>", help="Your documents; without it, the embedded Wikipedia leads."
+    ),
 ]
 Demonstrations = Annotated[
     Path | None,
@@ -82,19 +74,18 @@ def load_parts(
     config: Path | None,
     assignments: list[str] | None,
     bar: Progress = silent,
-    corpus: Path | None = None,
+    corpus: str | None = None,
 ) -> Assembly:
     """Read the settings of a command; everything it needs is loaded on first use."""
-    from raggd.assembly import Assembly
-    from raggd.settings import changed, load_settings
+    from raggd.api import load
+    from raggd.settings import load_settings
 
-    settings = load_settings(config, assignments)
-    return Assembly(changed(settings, "data", corpus=str(corpus)) if corpus else settings, bar)
+    return load(corpus, settings=load_settings(config, assignments), progress=bar).parts
 
 
 @contextmanager
 def opened(
-    config: Path | None, assignments: list[str] | None, corpus: Path | None = None
+    config: Path | None, assignments: list[str] | None, corpus: str | None = None
 ) -> Iterator[tuple[Rag, Progress]]:
     """Give a command what its settings name, and show how far it is."""
     from raggd.api import Rag

@@ -25,45 +25,78 @@ from raggd.retrieval.base import RetrievalWarning, Retriever, check_search
 if TYPE_CHECKING:
     from raggd.settings import Settings
 
-Search = Callable[[str, int], list[Hit]]
-"""Finds the best passages for a query, best first; the number asked for is only a wish."""
+Search = Callable[[Sequence[str], int], Iterable[Iterable[Any]]]
+"""Finds the best passages for each query, best first; the number asked for is only a wish."""
 
 _TITLES = ("title", "file_name", "source")
 _REMEMBERED = 10_000
 
 
-class _Checked:
-    # What another's search returns, as evidence: text in the normal form, none of it blank, each
-    # once; whatever fails or is no hit is one error.
+class ForeignRetriever:
+    """Another's search as a `Retriever`: its hits are looked at before a model is shown them.
 
-    def __init__(self, kind: str) -> None:
+    They are text in the normal form, each once; whatever fails or is no hit is one error. Passages
+    without text are no evidence: they are left out, and counted in `empty`.
+    """
+
+    def __init__(
+        self, kind: str, search: Search, fingerprint: Callable[[], str], *, remember: bool = False
+    ) -> None:
+        """Wrap a search; one that finds the same as long as this runs may be remembered."""
         self.empty = 0
-        self._kind = kind
+        self._kind, self._search, self._fingerprint = kind, search, fingerprint
+        self._known = lru_cache(_REMEMBERED)(self._one) if remember else None
 
-    def _asked_for(self, find: Callable[[], Iterable[Any]]) -> list[Any]:
+    @property
+    def fingerprint(self) -> str:
+        """Equal where it vouches for equal hits."""
+        return str(self._fingerprint())
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """Return at most `k` hits per query, in its order.
+
+        Raises:
+            RaggdError: it failed, or returned something else.
+        """
+        check_search(queries, k)
+        if not k:
+            return [[] for _ in queries]
+        return [[*self._known(q, k)] for q in queries] if self._known else self._all(queries, k)
+
+    def _one(self, query: str, k: int) -> list[Hit]:
+        return self._all([query], k)[0]
+
+    def _all(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         try:
-            return list(find())
+            lists = list(map(list, self._search(queries, k)))
         except Exception as error:  # of any kind: it is another's code, or a database
             raise RaggdError(
                 f"the {self._kind} retriever failed ({type(error).__name__}: {error}): see that "
                 "what it searches is there and can be reached."
             ) from error
+        if len(lists) != len(queries):
+            raise RaggdError(
+                f"the {self._kind} retriever returned {len(lists)} lists of hits for "
+                f"{len(queries)} queries: expected one for each, empty where nothing is found."
+            )
+        return [self._evidence(found)[:k] for found in lists]
 
-    def _evidence(self, found: Iterable[Any]) -> list[Hit]:
-        hits = [self._hit(each) for each in found]
-        kept = [hit for hit in hits if hit.passage.text.strip()]
-        if len(kept) < len(hits):
-            if not self.empty:
-                warnings.warn(
-                    f"the {self._kind} retriever returned passages without text: they are no "
-                    "evidence and are left out.",
-                    RetrievalWarning,
-                    stacklevel=5,
-                )
-            self.empty += len(hits) - len(kept)
+    def _evidence(self, found: Sequence[Any]) -> list[Hit]:
         first: dict[tuple[str, str], Hit] = {}
-        for hit in kept:
-            first.setdefault((hit.passage.title, hit.passage.text), hit)
+        empty = 0
+        for hit in map(self._hit, found):
+            if hit.passage.text.strip():
+                first.setdefault((hit.passage.title, hit.passage.text), hit)
+            else:
+                empty += 1
+        if empty and not self.empty:
+            warnings.warn(
+                f"the {self._kind} retriever returned passages without text: they are no evidence "
+                "and are left out.",
+                RetrievalWarning,
+                stacklevel=4,
+            )
+        self.empty += empty
         return list(first.values())
 
     def _hit(self, found: Any) -> Hit:
@@ -76,60 +109,6 @@ class _Checked:
                 "text, title), score)."
             )
         return Hit(Passage(*map(normal_text, fields)), found.score)
-
-
-class OwnRetriever(_Checked):
-    """A retriever of one's own, whose hits are looked at before they are shown to a model."""
-
-    def __init__(self, retriever: Retriever) -> None:
-        """Wrap an object that has ``search`` and ``fingerprint``."""
-        super().__init__(type(retriever).__name__)
-        self._retriever = retriever
-
-    @property
-    def fingerprint(self) -> str:
-        """The retriever's own."""
-        return str(self._retriever.fingerprint)
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return at most `k` hits per query, in its order.
-
-        Raises:
-            RaggdError: it failed, or returned something else.
-        """
-        check_search(queries, k)
-        lists = self._asked_for(lambda: map(list, self._retriever.search(queries, k)))
-        if len(lists) != len(queries):
-            raise RaggdError(
-                f"the {self._kind} retriever returned {len(lists)} lists of hits for "
-                f"{len(queries)} queries: expected one for each, empty where nothing is found."
-            )
-        return [self._evidence(found)[:k] for found in lists]
-
-
-class ForeignRetriever(_Checked):
-    """A search function of another library as a `Retriever`.
-
-    What it searches may change unseen, so nothing is remembered and no two have one fingerprint,
-    unless a name vouches for the content: change it when either changes. With it, equal searches of
-    this process are made once, and run records can be compared. Passages without text are no
-    evidence: they are left out, and counted in `empty`.
-    """
-
-    def __init__(self, kind: str, search: Search, name: str | None = None) -> None:
-        """Wrap a search function of the library `kind`."""
-        super().__init__(kind)
-        self.fingerprint = content_id(kind, name or f"unnamed {uuid.uuid4()}")
-        self._search = search
-        self._found = lru_cache(_REMEMBERED)(self._asked) if name is not None else self._asked
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return at most `k` hits per query, in the order of the other library."""
-        check_search(queries, k)
-        return [self._found(query, k)[:k] if k else [] for query in queries]
-
-    def _asked(self, query: str, k: int) -> list[Hit]:
-        return self._evidence(self._asked_for(lambda: self._search(query, k)))
 
 
 def ranked(passages: Sequence[Passage], scores: Sequence[float | None]) -> list[Hit]:
@@ -181,15 +160,19 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
     A vector store or an index is asked for as many passages as the settings name; a retriever of
     its own returns what it was set up to return, cut to that number. What has ``search``
     and ``fingerprint`` is taken as it is, its hits looked at. A document's id becomes the
-    passage's, its metadata's ``title``, ``file_name`` or ``source`` the title. `name` is that of
-    `ForeignRetriever`.
+    passage's, its metadata's ``title``, ``file_name`` or ``source`` the title.
+
+    What it searches may change unseen, so nothing is remembered and no two have one fingerprint,
+    unless a `name` vouches for the content: change it when either changes. With it, equal searches
+    of this process are made once, and run records can be compared.
 
     Raises:
         RaggdError: it is none of these.
     """
     if isinstance(thing, Retriever) and not isinstance(thing, type):
-        ours = type(thing).__module__.startswith("raggd.")
-        return thing if ours else OwnRetriever(thing)
+        if type(thing).__module__.startswith("raggd."):
+            return thing
+        return ForeignRetriever(type(thing).__name__, thing.search, lambda: thing.fingerprint)
     if _is(thing, "llama_index.core.vector_stores.types", "BasePydanticVectorStore"):
         from llama_index.core import VectorStoreIndex
 
@@ -202,7 +185,12 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
             "vector store of LangChain or LlamaIndex, or an object with search and fingerprint."
         )
     library = "LangChain" if module.startswith("langchain") else "LlamaIndex"
-    return ForeignRetriever(library, lambda query, k: _hits(ask(thing, query, k)), name)
+    own = content_id(library, name or f"unnamed {uuid.uuid4()}")
+
+    def search(queries: Sequence[str], k: int) -> Iterable[list[Hit]]:
+        return (_hits(ask(thing, query, k)) for query in queries)
+
+    return ForeignRetriever(library, search, lambda: own, remember=name is not None)
 
 
 def open_named(path: str, settings: Settings) -> Retriever:

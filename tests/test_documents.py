@@ -239,7 +239,7 @@ def test_an_encrypted_pdf_is_refused(tmp_path: Path) -> None:
         list(read_passages(locked))
 
 
-@pytest.mark.parametrize(("kind", "module"), [("pdf", "pypdf"), ("docx", "docx"), ("html", "lxml")])
+@pytest.mark.parametrize(("kind", "module"), [("pdf", "pypdf"), ("docx", "docx")])
 def test_without_the_extra_a_file_names_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, module: str
 ) -> None:

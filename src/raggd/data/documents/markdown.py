@@ -11,6 +11,7 @@ from typing import Any
 from raggd.data.documents.front import front_matter
 from raggd.data.documents.passages import Block
 from raggd.data.documents.plain import read_text
+from raggd.data.documents.web import blocks_of
 
 _TAGS = (
     "a|abbr|b|bdi|big|br|center|cite|del|dfn|em|font|i|img|ins|kbd|mark|q|s|samp|small|span|strike"
@@ -25,14 +26,7 @@ _INLINE = re.compile(
 )
 _FENCE = re.compile(r"[\s>]*(?:(?:[-*+]|\d{1,9}[.)])\s+)*(`{3,}|~{3,})([^`]*)$")
 _CODE_OR_COMMENT = re.compile(r"`+[^`\n]*`+|<!--")
-_TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
-_NO_TEXT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)", re.DOTALL | re.IGNORECASE)
-_HTML_HEADING = re.compile(r"<h([1-6])\b[^<>]*>(.{0,2000}?)</h\1\s*>", re.DOTALL | re.IGNORECASE)
-_PRE = re.compile(r"\s*<pre\b[^<>]*>\n?(.*)</pre\s*>\s*", re.DOTALL | re.IGNORECASE)
 _INLINE_TAG = re.compile(rf"</?(?!br\b)(?:{_TAGS})\b[^<>]*>", re.IGNORECASE)
-_TABLE = re.compile(r"</?table\b[^<>]*>", re.IGNORECASE)
-_ROW = re.compile(r"<tr\b[^<>]*>", re.IGNORECASE)
-_CELL = re.compile(r"<(t[dh])\b[^<>]*>", re.IGNORECASE)
 _ATTRIBUTES = re.compile(r"\{:?\s*[#.][^{}]*\}")
 _LONGEST_HEADING = 2000
 _CODE = {"fence", "code_block"}
@@ -70,7 +64,9 @@ def read(path: Path) -> Iterator[Block]:
             rows = [_row(line) for line in own]
             yield Block("\n".join(rows[2:]), lines=True, head="\n".join(rows[:2]))
         elif token.type == "html_block":
-            yield from _html("\n".join(own))
+            text = _without_comments("\n".join(own))
+            # a comment that is never closed would hide the rest of the document
+            yield from [Block(text)] if "<!--" in text else blocks_of(text)
         elif token.type != "hr":
             yield Block(_prose(own), lines=token.type in _LISTS)
     yield from _left(lines[done:])
@@ -79,39 +75,6 @@ def read(path: Path) -> Iterator[Block]:
 def _left(lines: Sequence[str]) -> Iterator[Block]:
     if any(line.strip() for line in lines):
         yield Block("\n".join(lines), lines=True)
-
-
-def _html(text: str) -> Iterator[Block]:
-    code = _PRE.fullmatch(text)
-    if code:
-        yield Block(html.unescape(_TAG.sub("", code[1])), lines=True)
-        return
-    for part in _TABLE.split(_NO_TEXT.sub("", _without_comments(text))):
-        yield from _table(part) if _ROW.search(part) else _outside(part)
-
-
-def _table(text: str) -> Iterator[Block]:
-    before, *rows = _ROW.split(text)
-    yield _bare(before)
-    split = [_CELL.split(row) for row in rows]  # each: what stands before, then kind and content
-    cells = [[*filter(str.strip, row[:1]), *row[2::2]] for row in split]
-    lines = [" | ".join(" ".join(_bare(cell).text.split()) for cell in row) for row in cells]
-    headed = len(rows) > 1 and {kind.lower() for kind in split[0][1::2]} == {"th"}
-    yield Block("\n".join(lines[headed:]), lines=True, head=lines[0] if headed else "")
-
-
-def _outside(text: str) -> Iterator[Block]:
-    at = 0
-    for found in _HTML_HEADING.finditer(text):
-        yield _bare(text[at : found.start()])
-        yield _bare(found[2], level=int(found[1]))
-        at = found.end()
-    yield _bare(text[at:])
-
-
-def _bare(text: str, level: int | None = None) -> Block:
-    lines = html.unescape(_TAG.sub(" ", _INLINE_TAG.sub("", text))).split("\n")
-    return Block("\n".join(line.strip() for line in lines), level)
 
 
 def _without_attributes(content: str) -> str:

@@ -38,13 +38,17 @@ _INLINE = frozenset(
 
 def read(path: Path) -> Iterator[Block]:
     """Read a page; its encoding is the one that it declares, or as for plain text."""
+    return blocks_of(_decoded(path.read_bytes()))
+
+
+def blocks_of(text: str) -> Iterator[Block]:
+    """Yield the blocks of a page, or of a piece of one, such as Markdown holds."""
     import lxml.etree
     import lxml.html
 
-    text = _decoded(path.read_bytes()).encode("utf-8", "replace")
     parser = lxml.html.HTMLParser(encoding="utf-8", huge_tree=True)
     try:
-        root = lxml.html.document_fromstring(text, parser=parser)
+        root = lxml.html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)
     except lxml.etree.ParserError:  # there is nothing in it
         return
     title = root.findtext(".//title")
@@ -115,7 +119,7 @@ def _whole(element: Any) -> list[Block] | None:
     if tag == "table" and next(element.iterdescendants(*_NO_CELLS), None) is None:
         rows = list(element.iter("tr"))
         lines = [" | ".join(row) for row in _cells(rows)]
-        headed = bool(rows) and all(cell.tag == "th" for cell in _own_cells(rows[0]))
+        headed = len(rows) > 1 and all(cell.tag == "th" for cell in _own_cells(rows[0]))
         caption = [Block(_text(c)) for c in element.iter("caption")]
         head = lines[0] if headed else ""
         return [*caption, Block("\n".join(lines[headed:]), lines=True, head=head)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -118,6 +119,26 @@ def violations(tree: Tree, only: str = "") -> list[str]:
 def test_imports_run_downwards(tree: Tree) -> None:
     assert len(tree) > 30
     assert not violations(tree), "\n".join(violations(tree))
+
+
+def circle(tree: Tree) -> list[str]:
+    """Modules that import each other in a circle, also by type alone; empty where there is none."""
+    packages = {n for n in tree if any(other.startswith(f"{n}.") for other in tree)}
+    graph = {}
+    for name, parsed in tree.items():
+        targets = {target for target, _ in imports(name, parsed, packages | {"raggd"})}
+        graph[name] = {t if t in tree else t.rpartition(".")[0] for t in targets} - {name}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_circles(tree: Tree) -> None:
+    assert circle(tree) == []
+    back = ast.parse("if TYPE_CHECKING:\n    from raggd.serving.reply import Reply")
+    assert "raggd.serving.row" in circle({**tree, "raggd.serving.row": back})
 
 
 @pytest.mark.parametrize(

@@ -37,8 +37,9 @@ class TrainerLoop:
         self, setting: BenchSetting, batches: Sequence[Batch], wanted: BaseTrainingSettings
     ) -> None:
         """Wrap a copy of the backbone; there is one batch per step."""
-        spec = setting.backbone.adapter_spec(setting.parts.settings.adapter)
-        start = fresh_base(spec, setting.backbone.fingerprint, wanted.seed)
+        settings = setting.parts.settings
+        spec = setting.backbone.adapter_spec(settings.adapter)
+        start = fresh_base(spec, setting.backbone.fingerprint, settings.training.seed)
         model = peft_model(
             setting.backbone, {"default": start.factors}, train=True, scale=spec.scaling
         )
@@ -124,7 +125,7 @@ def _features(batch: Batch, number: int) -> dict[str, Tensor]:
 def _examples(setting: BenchSetting, limit: int) -> list[Prompt]:
     settings = setting.parts.settings
     pool = training_questions(setting.parts.source, settings.base_training.benchmarks[0])
-    chosen = choose_by_hash(pool, min(EXAMPLES, len(pool)), settings.base_training.seed)
+    chosen = choose_by_hash(pool, min(EXAMPLES, len(pool)), settings.training.seed)
     shown = make_demonstrations(chosen, setting.parts.retriever, settings.retrieval.top_k)
     return [answered_prompt(setting.backbone.tokenizer, d, limit) for d in shown]
 
@@ -136,14 +137,15 @@ def run(setting: BenchSetting) -> Measured:
         ``training_vs_trainer`` (how many times more tokens per second), and both loss curves.
     """
     backbone = setting.backbone
-    whole = setting.parts.settings.base_training
-    wanted = whole.model_copy(update={"steps": STEPS, "accumulate": 1})
-    prompts = _examples(setting, wanted.max_tokens)
-    order = batch_order([len(p.tokens) for p in prompts], wanted.batch, wanted.seed)
+    settings = setting.parts.settings
+    wanted = settings.base_training.model_copy(update={"steps": STEPS})
+    common = settings.training.model_copy(update={"accumulate": 1})
+    prompts = _examples(setting, common.max_tokens)
+    order = batch_order([len(p.tokens) for p in prompts], wanted.batch, common.seed)
     numbers = [order(step) for step in range(STEPS)]
     padding = backbone.tokenizer.pad_token_id
     batches = [make_batch([prompts[i] for i in n], padding, backbone.device) for n in numbers]
-    spec = backbone.adapter_spec(setting.parts.settings.adapter)
+    spec = backbone.adapter_spec(settings.adapter)
     setting.say("training: the Trainer's copy of the backbone")
     trainer = TrainerLoop(setting, batches, wanted)
     history: list[float] = []
@@ -151,7 +153,7 @@ def run(setting: BenchSetting) -> Measured:
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
             _, losses = train_base(
-                backbone, spec, prompts, wanted, checkpoint=Path(folder) / "checkpoint"
+                backbone, spec, prompts, wanted, common, checkpoint=Path(folder) / "checkpoint"
             )
         history[:] = losses
 

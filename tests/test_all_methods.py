@@ -117,7 +117,7 @@ def trained(
         named = changed(settings, "data", prepared=str(prepared))
         for name in ("examples", "examples-constant", "examples-update", "examples-both"):
             records[name] = stage(name, parts_with(named, frozen_backbone), weights)
-        longer = changed(named, "examples", max_tokens=1500)
+        longer = changed(named, "training", max_tokens=1500)
         records["examples-whole"] = stage(
             "examples-whole", parts_with(longer, frozen_backbone), weights
         )
@@ -302,7 +302,7 @@ def test_lessons_can_be_held_to_what_the_passages_answer(
     targets = load_targets(trained.store)
     asked = {}
     for only in (False, True):
-        parts = parts_with(changed(noisy, "hyper_tuning", answerable_only=only), frozen_backbone)
+        parts = parts_with(changed(noisy, "training", answerable_only=only), frozen_backbone)
         run = training.Run(parts, Path())
         lessons = plan_lessons(
             targets,

@@ -36,7 +36,7 @@ from raggd.core.low_rank import (
 from raggd.files import load_tensors, save_tensors
 from raggd.methods.predicted import PredictedUpdate
 from raggd.records import RaggdError, SupportSet
-from raggd.settings import PredictorSettings
+from raggd.settings import PredictorSettings, TrainingSettings
 
 SPEC = AdapterSpec(layers=2, d_in=4, d_out=(4, 2, 2), rank=2, alpha=4.0)
 WIDTH = 5
@@ -292,8 +292,8 @@ def test_predictor_training_that_was_stopped_continues_bitwise(
     resumed, again = train_predictor(small_base, targets, settings, checkpoint=tmp_path / "c")
     assert again == history
     assert states_equal(resumed, whole)
-    other = settings.model_copy(update={"seed": 1})
-    elsewhere, _ = train_predictor(small_base, targets, other, checkpoint=tmp_path / "e")
+    other = TrainingSettings(seed=1)
+    elsewhere, _ = train_predictor(small_base, targets, settings, other, checkpoint=tmp_path / "e")
     assert not states_equal(elsewhere, whole)
 
 

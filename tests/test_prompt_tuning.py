@@ -11,6 +11,7 @@ from torch import Tensor
 
 import tiny
 from raggd.adaptation import optimizer
+from raggd.adaptation.optimizer import Session
 from raggd.adaptation.soft_prefix import (
     SoftPrefix,
     check_prefix,
@@ -25,9 +26,10 @@ from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, SupportSet
-from raggd.settings import PromptTuningSettings
+from raggd.settings import PromptTuningSettings, TrainingSettings
 
-TRAINING = PromptTuningSettings(steps=6, batch=2, accumulate=2, learning_rate=0.05)
+TRAINING = PromptTuningSettings(steps=6, batch=2, learning_rate=0.05)
+COMMON = TrainingSettings(accumulate=2)
 
 
 def train(
@@ -35,13 +37,15 @@ def train(
     examples: list[Prompt],
     checkpoint: Path,
     settings: PromptTuningSettings = TRAINING,
+    common: TrainingSettings = COMMON,
     stop: int = 0,
 ) -> tuple[SoftPrefix, list[float]]:
     def progress(step: int, *_: object) -> None:
         if step == stop:
             raise KeyboardInterrupt
 
-    return train_prefix(backbone, examples, settings, checkpoint=checkpoint, progress=progress)
+    kept: Session = {"checkpoint": checkpoint, "progress": progress}
+    return train_prefix(backbone, examples, settings, common, **kept)
 
 
 def random_vectors(backbone: Backbone, tokens: int = 3, seed: int = 0) -> Tensor:
@@ -124,7 +128,7 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
     assert len(history) == 25
     assert prefix.vectors.shape == (20, 32)
     device = tiny_backbone.device
-    start = fresh_prefix(tiny_backbone, examples, settings.seed)
+    start = fresh_prefix(tiny_backbone, examples, 0)
     with torch.no_grad():
         trained, untrained = (
             answer_losses(tiny_backbone, make_batch(examples, 3, device, vectors)).mean()
@@ -153,10 +157,11 @@ def test_training_that_was_stopped_continues_bitwise(
     resumed, again = train(tiny_backbone, examples, tmp_path / "c")
     assert again == history
     assert torch.equal(resumed.vectors, whole.vectors)
-    other = TRAINING.model_copy(update={"seed": 1})
-    assert train(tiny_backbone, examples, tmp_path / "d", other)[0].fingerprint != whole.fingerprint
+    other = COMMON.model_copy(update={"seed": 1})
+    elsewhere, _ = train(tiny_backbone, examples, tmp_path / "d", common=other)
+    assert elsewhere.fingerprint != whole.fingerprint
     with pytest.raises(RaggdError, match="belongs to another run"):
-        train(tiny_backbone, examples, tmp_path / "c", other)
+        train(tiny_backbone, examples, tmp_path / "c", common=other)
     with pytest.raises(RaggdError, match="belongs to another run"):
         train(tiny_backbone, examples[1:], tmp_path / "c")
 

@@ -8,7 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from raggd.records import RaggdError
-from raggd.settings import Settings, load_settings
+from raggd.settings import Settings, load_settings, read_settings
+from raggd.study.plan import StudySettings
 
 
 def _file(folder: Path, text: str) -> Path:
@@ -70,6 +71,10 @@ def test_an_unknown_key_offers_the_nearest(tmp_path: Path) -> None:
     assert str(path) in str(info.value)
     with pytest.raises(RaggdError, match=r"'top_kk'.*did you mean 'top_k'"):
         load_settings(assignments=["retrieval.top_kk=3"])
+    with pytest.raises(RaggdError, match=r"'answerable_only' stands in \[training\]"):
+        load_settings(assignments=["hyper_tuning.answerable_only=true"])
+    with pytest.raises(RaggdError, match=r"\[backbones\..*'noise' stands in \[retrieval\]"):
+        read_settings(StudySettings, {"backbones": [{"name": "a", "methods": [], "noise": 1}]})
 
 
 def test_an_unknown_section_offers_the_nearest(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.records import Question, RaggdError
 from raggd.settings import BaseTrainingSettings
 
-TRAINING = BaseTrainingSettings(steps=6, batch=2, accumulate=2, learning_rate=0.02, max_tokens=200)
+TRAINING = BaseTrainingSettings(steps=6, batch=2, learning_rate=0.02)
 
 
 @given(st.lists(st.integers(1, 100), min_size=1, max_size=80), st.integers(1, 7), st.integers(0, 9))

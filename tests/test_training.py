@@ -12,6 +12,7 @@ from torch import Tensor
 import tiny
 from raggd.adaptation import optimizer
 from raggd.adaptation.base_adapter import fresh_base, load_base, save_base, train_base
+from raggd.adaptation.optimizer import Session
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -19,9 +20,10 @@ from raggd.core.low_rank import BaseAdapter, tensors_of
 from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
-from raggd.settings import BaseTrainingSettings
+from raggd.settings import BaseTrainingSettings, TrainingSettings
 
-TRAINING = BaseTrainingSettings(steps=6, batch=2, accumulate=2, learning_rate=0.02, max_tokens=200)
+TRAINING = BaseTrainingSettings(steps=6, batch=2, learning_rate=0.02)
+COMMON = TrainingSettings(accumulate=2)
 
 
 def _train(
@@ -29,6 +31,7 @@ def _train(
     examples: list[Prompt],
     checkpoint: Path,
     settings: BaseTrainingSettings = TRAINING,
+    common: TrainingSettings = COMMON,
     stop: int = 0,
 ) -> tuple[BaseAdapter, list[float]]:
     def progress(step: int, steps: int, loss: float) -> None:
@@ -38,7 +41,8 @@ def _train(
             raise KeyboardInterrupt
 
     spec = tiny.spec_of(backbone)
-    return train_base(backbone, spec, examples, settings, checkpoint=checkpoint, progress=progress)
+    kept: Session = {"checkpoint": checkpoint, "progress": progress}
+    return train_base(backbone, spec, examples, settings, common, **kept)
 
 
 def test_a_fresh_base_changes_nothing_and_depends_on_the_seed(tiny_backbone: Backbone) -> None:
@@ -93,18 +97,20 @@ def test_training_that_was_stopped_continues_bitwise(
         assert torch.equal(tensors_of(resumed.factors)[name], tensor)
     finished, _ = _train(tiny_backbone, examples, tmp_path / "c")  # nothing is left to do
     assert finished.fingerprint == whole.fingerprint
-    other = TRAINING.model_copy(update={"seed": 1})
-    assert _train(tiny_backbone, examples, tmp_path / "d", other)[0].fingerprint != (
-        whole.fingerprint
-    )
+    other = COMMON.model_copy(update={"seed": 1})
+    elsewhere, _ = _train(tiny_backbone, examples, tmp_path / "d", common=other)
+    assert elsewhere.fingerprint != whole.fingerprint
 
 
 def test_a_checkpoint_of_other_settings_data_or_weights_is_refused(
     tiny_backbone: Backbone, examples: list[Prompt], tmp_path: Path
 ) -> None:
-    settings = TRAINING.model_copy(update={"steps": 1, "accumulate": 1})
+    settings = TRAINING.model_copy(update={"steps": 1})
     _train(tiny_backbone, examples, tmp_path / "c", settings)
     changed = settings.model_copy(update={"learning_rate": 0.01})
+    for other in (TrainingSettings(seed=1, accumulate=2), TrainingSettings()):
+        with pytest.raises(RaggdError, match="belongs to another run"):
+            _train(tiny_backbone, examples, tmp_path / "c", settings, other)
     with pytest.raises(RaggdError, match="belongs to another run"):
         _train(tiny_backbone, examples, tmp_path / "c", changed)
     with pytest.raises(RaggdError, match="belongs to another run"):
@@ -117,12 +123,12 @@ def test_accumulated_batches_are_one_larger_batch(
     tiny_backbone: Backbone, examples: list[Prompt], tmp_path: Path
 ) -> None:
     """All six examples in one step, as one batch of 6 or as 3 of 2."""
-    whole = TRAINING.model_copy(update={"steps": 1, "batch": 6, "accumulate": 1})
-    parts = whole.model_copy(update={"batch": 2, "accumulate": 3})
-    fewer = parts.model_copy(update={"accumulate": 2})
-    one, loss_of_one = _train(tiny_backbone, examples, tmp_path / "a", whole)
-    three, loss_of_three = _train(tiny_backbone, examples, tmp_path / "b", parts)
-    two, _ = _train(tiny_backbone, examples, tmp_path / "c", fewer)
+    whole = TRAINING.model_copy(update={"steps": 1, "batch": 6})
+    parts = whole.model_copy(update={"batch": 2})
+    once, thrice = TrainingSettings(), TrainingSettings(accumulate=3)
+    one, loss_of_one = _train(tiny_backbone, examples, tmp_path / "a", whole, once)
+    three, loss_of_three = _train(tiny_backbone, examples, tmp_path / "b", parts, thrice)
+    two, _ = _train(tiny_backbone, examples, tmp_path / "c", parts)
     assert loss_of_three == pytest.approx(loss_of_one, rel=1e-5)  # the mean, not the sum
 
     def step(base: BaseAdapter) -> Tensor:

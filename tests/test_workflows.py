@@ -227,7 +227,7 @@ def test_interrupted_training_continues_to_the_same_weights(
 def test_targets_of_another_base_are_refused_with_both_fingerprints(
     trained: Trained, parts: Assembly, tmp_path: Path
 ) -> None:
-    settings = changed(trained.settings, "base_training", seed=1)
+    settings = changed(trained.settings, "training", seed=1)
     other = stage("base", parts_with(settings, parts.backbone), tmp_path / "other")
     assert other["fingerprint"] != trained.base["fingerprint"]
     settings = changed(trained.settings, "adapter", weights=str(tmp_path / "other"))
@@ -242,7 +242,7 @@ def test_targets_of_another_base_are_refused_with_both_fingerprints(
 def test_a_predictor_of_another_base_is_refused_with_both_fingerprints(
     trained: Trained, parts: Assembly, tmp_path: Path
 ) -> None:
-    settings = changed(trained.settings, "base_training", seed=1)
+    settings = changed(trained.settings, "training", seed=1)
     other = stage("base", parts_with(settings, parts.backbone), tmp_path)
     for name in (PREDICTOR_FILE, MEAN_FILE):
         (tmp_path / name).write_bytes((trained.weights / name).read_bytes())

@@ -101,11 +101,12 @@ def settings_text(data: Path, backbone: str = "tiny", weights: str = "shipped") 
         rank = 2
         alpha = 6.0
         weights = {json.dumps(str(weights))}
+        [training]
+        max_tokens = 160
         [base_training]
         steps = 4
         batch = 2
         learning_rate = 1e-2
-        max_tokens = 160
         [target]
         benchmarks = ["nq", "triviaqa"]
         demonstrations = 2

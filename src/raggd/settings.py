@@ -81,26 +81,33 @@ class AdapterSettings(_Section):
 
 
 class TrainingSettings(_Section):
-    """What every training has: AdamW with a cosine, after a short warm-up (paper section 5)."""
+    """What all trainings share."""
+
+    seed: int = 0
+    accumulate: int = Field(default=1, ge=1)  # batches whose gradients make one step
+    max_tokens: int = Field(default=480, ge=16)
+    """Tokens per question or lesson learned from; passages are cut to fit, from the last."""
+    answerable_only: bool = False
+    """Of base adapter, soft prefix, HyperTuning: learn from no question whose passages hold none
+    of its answers."""
+
+
+class ScheduleSettings(_Section):
+    """What each has: AdamW with a cosine, after a short warm-up (paper section 5)."""
 
     steps: int = Field(default=3000, ge=1)
     batch: int = Field(default=8, ge=1)
     learning_rate: float = Field(default=5e-4, gt=0)
-    seed: int = 0
-    accumulate: int = Field(default=1, ge=1)  # batches whose gradients make one step
 
 
-class BaseTrainingSettings(TrainingSettings):
+class BaseTrainingSettings(ScheduleSettings):
     """Training of the base adapter W0."""
 
     benchmarks: list[str] = ["nq"]
     learning_rate: float = Field(default=1e-4, gt=0)
-    max_tokens: int = Field(default=480, ge=16)
-    """Tokens per training example; passages are cut to fit, from the last."""
-    answerable_only: bool = False  # leave out questions whose passages hold none of their answers
 
 
-class PromptTuningSettings(TrainingSettings):
+class PromptTuningSettings(ScheduleSettings):
     """Training of a soft prefix on the base adapter's examples (`[base_training]` names them)."""
 
     learning_rate: float = Field(default=1e-2, gt=0)
@@ -120,7 +127,7 @@ class TargetSettings(_Section):
     seed: int = 0
 
 
-class PredictorSettings(TrainingSettings):
+class PredictorSettings(ScheduleSettings):
     """The network that emits an update from a support set, and its training."""
 
     latent: int = Field(default=64, ge=1)
@@ -132,18 +139,15 @@ class PredictorSettings(TrainingSettings):
     batch: int = Field(default=16, ge=1)
 
 
-class HyperTuningSettings(TrainingSettings):
+class HyperTuningSettings(ScheduleSettings):
     """Training of the predictor through the answer loss; sizes and split are `[predictor]`'s.
 
     A batch is support sets, each with one other question of its task. The rate is that of a start
     from no update: from the trained predictor it is a tenth, of the mean update ten times as high.
     """
 
-    answerable_only: bool = False
-    """Learn from no question whose passages hold none of its answers; yes and no are let pass."""
 
-
-class ExamplesSettings(TrainingSettings):
+class ExamplesSettings(ScheduleSettings):
     """Training of the step that follows examples, from a prepared file of questions."""
 
     tasks: int = Field(default=0, ge=0)
@@ -154,8 +158,6 @@ class ExamplesSettings(TrainingSettings):
     """Share of lessons that keep their template: some forms no template describes."""
     steps: int = Field(default=1000, ge=1)
     learning_rate: float = Field(default=3e-3, gt=0)
-    max_tokens: int = Field(default=480, ge=16)
-    """Tokens per lesson; passages are cut to fit, from the last."""
 
 
 class EvaluationSettings(_Section):
@@ -200,6 +202,7 @@ class Settings(_Section):
     data: DataSettings = DataSettings()
     retrieval: RetrievalSettings = RetrievalSettings()
     adapter: AdapterSettings = AdapterSettings()
+    training: TrainingSettings = TrainingSettings()
     base_training: BaseTrainingSettings = BaseTrainingSettings()
     target: TargetSettings = TargetSettings()
     predictor: PredictorSettings = PredictorSettings()
@@ -224,7 +227,13 @@ def _unknown_key(root: type[BaseModel], location: list[str], source: str) -> str
     for part in location[:-1]:
         model = model if part.isdigit() else _section_of(model, part)
     section = f"setting in [{'.'.join(location[:-1])}]" if location[1:] else "section"
-    return str(unknown_name(f"{section} of {source}", location[-1], list(model.model_fields)))
+    name, sections = location[-1], root.model_fields
+    having = (
+        f"[{s}]" for s in sections if name in getattr(_section_of(root, s), "model_fields", ())
+    )
+    others = ", ".join(having if location[1:] else ())
+    said = str(unknown_name(f"{section} of {source}", name, list(model.model_fields)))
+    return f"{said} '{name}' stands in {others}." if others else said
 
 
 def _explained(root: type[BaseModel], error: ValidationError, source: str) -> str:

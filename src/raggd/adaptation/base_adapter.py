@@ -9,7 +9,7 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Session, examples_id, train
+from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
 from raggd.backbone.interface import check_gradients, mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
@@ -24,7 +24,7 @@ from raggd.core.low_rank import (
 from raggd.data.prompts import Prompt
 from raggd.files import check_unchanged, load_tensors, save_tensors
 from raggd.records import content_id
-from raggd.settings import BaseTrainingSettings
+from raggd.settings import BaseTrainingSettings, TrainingSettings
 
 KIND = "raggd base adapter"
 
@@ -67,11 +67,12 @@ def train_base(
     spec: AdapterSpec,
     prompts: Sequence[Prompt],
     settings: BaseTrainingSettings,
+    common: TrainingSettings = DEFAULTS,
     **session: Unpack[Session],
 ) -> tuple[BaseAdapter, list[float]]:
     """Train W0 (float32) on the loss of the answer tokens; with it comes every step's loss."""
     examples = examples_id(prompts)
-    start = fresh_base(spec, backbone.fingerprint, settings.seed).to(backbone.device)
+    start = fresh_base(spec, backbone.fingerprint, common.seed).to(backbone.device)
     parameters = {n: t.requires_grad_(True) for n, t in tensors_of(start.factors).items()}
     base = BaseAdapter(spec, factors_of(parameters), backbone.fingerprint)
 
@@ -81,8 +82,10 @@ def train_base(
     def check() -> None:
         check_gradients([p.grad for n, p in parameters.items() if n.endswith("b")])  # type: ignore[misc]
 
-    identity = content_id(backbone.fingerprint, str(spec), examples, settings.model_dump_json())
+    identity = content_id(backbone.fingerprint, str(spec), examples)
     lengths = [len(p.tokens) for p in prompts]
-    history = train(parameters, lengths, loss_of, settings, identity, check=check, **session)
+    history = train(
+        parameters, lengths, loss_of, settings, identity, common=common, check=check, **session
+    )
     final = {n: t.detach() for n, t in parameters.items()}
     return BaseAdapter(spec, factors_of(final), backbone.fingerprint), history

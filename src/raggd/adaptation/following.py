@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Unpack
 
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Session, examples_id, train
+from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
 from raggd.adaptation.predictors.modulation import Modulation, read_examples
 from raggd.backbone.interface import check_fits, mean_answer_loss
 from raggd.backbone.load import Backbone
@@ -28,7 +28,7 @@ from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens
 from raggd.data.shown import without_passages
 from raggd.data.template import REFUSAL, template_of
 from raggd.records import RaggdError, content_id
-from raggd.settings import ExamplesSettings
+from raggd.settings import ExamplesSettings, TrainingSettings
 
 NEIGHBOURS = 0.4  # share of lessons with a passage of an example beside the question's own
 HELD_TASKS = frozenset({"popqa", "bamboogle"})  # sources that no training may see
@@ -97,17 +97,19 @@ def drawn_pool(pools: Mapping[str, list[Prepared]], draw: random.Random) -> list
     return pools[draw.choices(tasks, [len(pools[task]) ** 0.5 for task in tasks])[0]]
 
 
-def draw_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterator[Lesson]:
+def draw_lessons(
+    rows: Sequence[Prepared], mixture: ExamplesSettings, seed: int = 0
+) -> Iterator[Lesson]:
     """Draw the lessons of a training, without end: a pure function of its arguments."""
     pools = pools_of(rows)
     for number in count():
-        draw = random.Random(f"lesson {mixture.seed} {number}")
+        draw = random.Random(f"lesson {seed} {number}")
         while True:
             pool = drawn_pool(pools, draw)
             contract = NATURAL
             if draw.random() >= mixture.natural:
                 at = draw.randrange(mixture.tasks) if mixture.tasks else draw.randrange(10**9)
-                contract = draw_contract(at, mixture.seed)
+                contract = draw_contract(at, seed)
                 check_held_out(contract)
             lesson = draw_lesson(
                 contract, pool, draw, size=draw.choice(SIZES), neighbours=NEIGHBOURS
@@ -126,20 +128,24 @@ class Taught:
 
 
 def training_lessons(
-    tokenizer: Any, rows: Sequence[Prepared], settings: ExamplesSettings, use: Use = SHOWN
+    tokenizer: Any,
+    rows: Sequence[Prepared],
+    settings: ExamplesSettings,
+    use: Use = SHOWN,
+    common: TrainingSettings = DEFAULTS,
 ) -> list[Taught]:
     """Render the lessons of a training: ``steps * batch * accumulate`` of them.
 
     A lesson whose examples alone are longer than `max_tokens` is passed over.
     """
-    wanted = settings.steps * settings.batch * settings.accumulate
+    wanted = settings.steps * settings.batch * common.accumulate
     lessons: list[Taught] = []
-    for number, lesson in enumerate(draw_lessons(rows, settings)):
+    for number, lesson in enumerate(draw_lessons(rows, settings, common.seed)):
         read = use.show or use.predict
-        if read and random.Random(f"template {settings.seed} {number}").random() >= settings.kept:
+        if read and random.Random(f"template {common.seed} {number}").random() >= settings.kept:
             lesson = without_template(lesson)
         try:
-            prompt = lesson_prompt(tokenizer, lesson, settings.max_tokens, use)
+            prompt = lesson_prompt(tokenizer, lesson, common.max_tokens, use)
         except RaggdError:
             continue
         shown = without_passages(lesson.support.demonstrations) if use.predict else ()
@@ -155,6 +161,7 @@ def train_following(
     lessons: Sequence[Taught],
     settings: ExamplesSettings,
     use: Use = SHOWN,
+    common: TrainingSettings = DEFAULTS,
     **session: Unpack[Session],
 ) -> tuple[Modulation, list[float]]:
     """Train one step from W0 on lessons of a use; with it comes the loss of every step."""
@@ -162,7 +169,7 @@ def train_following(
     check_fits(backbone, base, begin)
     prompts = [lesson.prompt for lesson in lessons]
     width = backbone.model.config.get_text_config().hidden_size
-    made = Modulation(begin.map(lambda t: t.detach().float()), width, settings.seed)
+    made = Modulation(begin.map(lambda t: t.detach().float()), width, common.seed)
     made.to(backbone.device)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
@@ -172,15 +179,9 @@ def train_following(
             update = made(base, *read)
         return mean_answer_loss(backbone, [prompts[i] for i in numbers], base, update)
 
-    identity = content_id(
-        "examples",
-        base.fingerprint,
-        str(use),
-        examples_id(prompts),
-        settings.model_dump_json(),
-    )
+    identity = content_id("examples", base.fingerprint, str(use), examples_id(prompts))
     trained = made if use.predict else made.step
     lengths = [len(p.tokens) for p in prompts]
     named = dict(trained.named_parameters())
-    history = train(named, lengths, loss_of, settings, identity, **session)
+    history = train(named, lengths, loss_of, settings, identity, common=common, **session)
     return made.eval().requires_grad_(False), history

@@ -22,13 +22,14 @@ from torch import Tensor
 from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError, content_id
-from raggd.settings import TrainingSettings
+from raggd.settings import ScheduleSettings, TrainingSettings
 
 WINDOW = 16  # batches sorted by length together: padding shrinks, the order stays random
 CHECKPOINT_SECONDS = 120.0
 WEIGHT_DECAY = 0.01
 CLIP = 1.0
 """AdamW's decoupled weight decay and the largest norm of the gradient (paper section 5)."""
+DEFAULTS = TrainingSettings()
 Progress = Callable[[int, int, float], None]  # told step, number of steps, and loss
 Loss = Callable[[Sequence[int]], Tensor]
 """The mean loss of the examples of some numbers, with gradients to what is trained."""
@@ -63,12 +64,12 @@ def batch_order(lengths: Sequence[int], batch: int, seed: int) -> Callable[[int]
     return lambda step: epoch(step // per_epoch)[step % per_epoch]
 
 
-def warmup_of(settings: TrainingSettings) -> int:
+def warmup_of(settings: ScheduleSettings) -> int:
     """Return the steps of warm-up: a tenth of all, at most 20."""
     return min(20, settings.steps // 10)
 
 
-def learning_rate_at(step: int, settings: TrainingSettings, warmup: int) -> float:
+def learning_rate_at(step: int, settings: ScheduleSettings, warmup: int) -> float:
     """Learning rate of a step, counted from 0: linear warm-up, then a cosine down to a tenth."""
     if step < warmup:
         return settings.learning_rate * (step + 1) / warmup
@@ -82,7 +83,7 @@ class Trainer:
     def __init__(
         self,
         parameters: Mapping[str, Tensor],
-        settings: TrainingSettings,
+        settings: ScheduleSettings,
         *,
         identity: str,
         warmup: int = 0,
@@ -146,8 +147,8 @@ class Trainer:
         return (
             f"the device's memory ran out at step {self.step} of {self.settings.steps}. The "
             f"checkpoint {checkpoint} is whole: with a smaller batch another run starts (--set "
-            f"{section}.batch=..., {section}.accumulate=... times as many, or "
-            "fewer max_tokens); on a larger card the same command continues."
+            f"{section}.batch=..., training.accumulate=... times as many, or fewer "
+            "training.max_tokens); on a larger card the same command continues."
         )
 
     def _state(self) -> dict[str, Tensor]:
@@ -210,27 +211,32 @@ def train(
     parameters: Mapping[str, Tensor],
     lengths: Sequence[int],
     loss_of: Loss,
-    settings: TrainingSettings,
+    settings: ScheduleSettings,
     identity: str,
     *,
     checkpoint: Path,
+    common: TrainingSettings = DEFAULTS,
     progress: Progress = lambda *_: None,
     warmup: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[float]:
     """Train parameters by AdamW in place, and return the loss of every step.
 
-    The checkpoint belongs to one `identity`, a hash of all that the result depends on. Warm-up is
-    `warmup_of`'s unless it is given; `check` is called when the first gradients are there.
+    The checkpoint belongs to these settings and one `identity`, a hash of all else that the result
+    depends on. Warm-up is `warmup_of`'s unless it is given; `check` is called when the first
+    gradients are there.
     """
-    order = batch_order(lengths, settings.batch, settings.seed)
+    identity = content_id(
+        identity, settings.model_dump_json(), f"{common.seed} {common.accumulate}"
+    )
+    order = batch_order(lengths, settings.batch, common.seed)
     steps = warmup_of(settings) if warmup is None else warmup
     trainer = Trainer(parameters, settings, identity=identity, warmup=steps)
 
     def differentiate(step: int) -> float:
         total = 0.0
-        for part in range(settings.accumulate):
-            loss = loss_of(order(step * settings.accumulate + part)) / settings.accumulate
+        for part in range(common.accumulate):
+            loss = loss_of(order(step * common.accumulate + part)) / common.accumulate
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
         if step == 0:

@@ -12,14 +12,14 @@ from typing import Unpack
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Session, examples_id, train
+from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
 from raggd.backbone.identity import check_same
 from raggd.backbone.interface import mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 from raggd.files import check_unchanged, load_tensors, save_tensors
 from raggd.records import RaggdError, content_id
-from raggd.settings import PromptTuningSettings
+from raggd.settings import PromptTuningSettings, TrainingSettings
 
 KIND = "raggd soft prefix"
 TOKENS = 20  # its length; it starts from embeddings of the vocabulary
@@ -58,18 +58,21 @@ def train_prefix(
     backbone: Backbone,
     prompts: Sequence[Prompt],
     settings: PromptTuningSettings,
+    common: TrainingSettings = DEFAULTS,
     **session: Unpack[Session],
 ) -> tuple[SoftPrefix, list[float]]:
     """Train a soft prefix on answer tokens, without an adapter; with it every step's loss."""
     examples = examples_id(prompts)
-    vectors = fresh_prefix(backbone, prompts, settings.seed).requires_grad_(True)
+    vectors = fresh_prefix(backbone, prompts, common.seed).requires_grad_(True)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
         return mean_answer_loss(backbone, [prompts[i] for i in numbers], soft=vectors)
 
-    identity = content_id(backbone.fingerprint, examples, settings.model_dump_json())
+    identity = content_id(backbone.fingerprint, examples)
     lengths = [len(p.tokens) for p in prompts]
-    history = train({"vectors": vectors}, lengths, loss_of, settings, identity, **session)
+    history = train(
+        {"vectors": vectors}, lengths, loss_of, settings, identity, common=common, **session
+    )
     return SoftPrefix(vectors.detach().cpu(), backbone.fingerprint), history
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import Session, examples_id, train
+from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
 from raggd.adaptation.predictors.base import HIDDEN, MLPPredictor
 from raggd.adaptation.targets import Targets, denoised
 from raggd.backbone.interface import mean_answer_loss
@@ -31,7 +31,7 @@ from raggd.core.low_rank import (
 )
 from raggd.data.prompts import Prompt
 from raggd.records import Question, RaggdError, content_id
-from raggd.settings import HyperTuningSettings, PredictorSettings
+from raggd.settings import HyperTuningSettings, PredictorSettings, TrainingSettings
 
 NORM_WEIGHT = 0.1  # lambda of equation 9
 
@@ -85,15 +85,18 @@ def fresh_predictor(
 
 
 def train_predictor(
-    base: BaseAdapter, targets: Targets, settings: PredictorSettings, **session: Unpack[Session]
+    base: BaseAdapter,
+    targets: Targets,
+    settings: PredictorSettings,
+    common: TrainingSettings = DEFAULTS,
+    **session: Unpack[Session],
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor on the matching loss (paper equation 9); with it every step's."""
     check_targets(base, targets)
     goal = denoised(targets) if settings.denoise else targets
-    predictor = fresh_predictor(base, goal, settings.latent, settings.seed, mean=True).to(
-        base.device
-    )
-    identity = content_id(targets.identity, *targets.support_ids, settings.model_dump_json())
+    predictor = fresh_predictor(base, goal, settings.latent, common.seed, mean=True)
+    predictor.to(base.device)
+    identity = content_id(targets.identity, *targets.support_ids)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
         rows, states = (t[list(numbers)].to(base.device) for t in (goal.vectors, targets.states))
@@ -103,7 +106,9 @@ def train_predictor(
 
     named, warmup = dict(predictor.named_parameters()), settings.steps // 20
     alike = [0] * len(targets)  # all examples are of one length
-    history = train(named, alike, loss_of, settings, identity, warmup=warmup, **session)
+    history = train(
+        named, alike, loss_of, settings, identity, common=common, warmup=warmup, **session
+    )
     return predictor.eval().requires_grad_(False), history
 
 
@@ -116,16 +121,19 @@ class TuningLesson:
 
 
 def plan_lessons(
-    targets: Targets, pools: Mapping[str, Sequence[Question]], settings: HyperTuningSettings
+    targets: Targets,
+    pools: Mapping[str, Sequence[Question]],
+    settings: HyperTuningSettings,
+    common: TrainingSettings = DEFAULTS,
 ) -> list[TuningLesson]:
     """Choose all ``steps * batch * accumulate`` lessons, sets in turn: a pure function."""
     lessons = []
     order: list[int] = []
     places = {task: {q.id: i for i, q in enumerate(pool)} for task, pool in pools.items()}
-    for number in range(settings.steps * settings.batch * settings.accumulate):
+    for number in range(settings.steps * settings.batch * common.accumulate):
         lap, at = divmod(number, len(targets))
         if at == 0:
-            shuffle = np.random.default_rng([settings.seed, lap])
+            shuffle = np.random.default_rng([common.seed, lap])
             order = [int(i) for i in shuffle.permutation(len(targets))]
         support = order[at]
         task = targets.tasks[support]
@@ -136,7 +144,7 @@ def plan_lessons(
                 f"task '{task}' of the target store has no further training "
                 "question to learn from: give the data that the targets were made from."
             )
-        choice = np.random.default_rng([settings.seed, 1, number])
+        choice = np.random.default_rng([common.seed, 1, number])
         chosen = int(choice.integers(len(pool) - len(own)))
         for taken in own:  # the chosen one among those that are not the support set's own
             chosen += taken <= chosen
@@ -160,6 +168,7 @@ def train_hyper(
     settings: HyperTuningSettings,
     start: MLPPredictor | None = None,
     constant: bool = False,
+    common: TrainingSettings = DEFAULTS,
     **session: Unpack[Session],
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor through the answer loss, every row with its own predicted update.
@@ -171,7 +180,7 @@ def train_hyper(
     """
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]
-    predictor = start or fresh_predictor(base, targets, sizes.latent, settings.seed, mean=constant)
+    predictor = start or fresh_predictor(base, targets, sizes.latent, common.seed, mean=constant)
     predictor.train().requires_grad_(not constant)
     predictor.bias.requires_grad_(True)
     identity = content_id(
@@ -183,7 +192,6 @@ def train_hyper(
         examples_id(prompts),
         str([support for support, _ in lessons]),
         str((sizes.latent, constant)),
-        settings.model_dump_json(),
     )
     predictor.to(backbone.device)
 
@@ -194,5 +202,5 @@ def train_hyper(
 
     trained = {n: p for n, p in predictor.named_parameters() if p.requires_grad}
     lengths = [len(p.tokens) for p in prompts]
-    history = train(trained, lengths, loss_of, settings, identity, **session)
+    history = train(trained, lengths, loss_of, settings, identity, common=common, **session)
     return predictor.eval().requires_grad_(False), history

@@ -61,6 +61,7 @@ def _train(
     # what a trainer makes with the backbone, and the facts that all trainings have
     checkpoint, name = _checkpoint(run, file), Path(file).stem
     named |= {"checkpoint": checkpoint, "progress": run.losses(name)}
+    named["common"] = run.settings.training
     with compile_layers(run.parts.backbone):
         made, history = trainer(run.parts.backbone, *given, **named)
     losses = [round(x, 4) for x in history]
@@ -106,7 +107,8 @@ def prompt(run: Run, file: str) -> Facts:
 def examples(run: Run, file: str, use: Use = SHOWN) -> Facts:
     """Return the facts of training the step that follows examples, or one of its rivals."""
     settings, base, rows = run.settings.examples, run.parts.base, run.rows()
-    lessons = training_lessons(run.parts.backbone.tokenizer, rows, settings, use)
+    tokenizer, common = run.parts.backbone.tokenizer, run.settings.training
+    lessons = training_lessons(tokenizer, rows, settings, use, common)
     made, facts = _train(run, file, train_following, base, lessons, settings, use)
     if use.predict:
         save_modulation(run.out / file, made)
@@ -163,7 +165,12 @@ def predictor(run: Run, file: str, steps: int = 0) -> Facts:
     files = {"rag-gd": file, "mean-update": file.replace("predictor", "mean")}
     checkpoint = _checkpoint(run, files["rag-gd"])
     fitted, history = training.train_predictor(
-        w0, kept, settings, checkpoint=checkpoint, progress=run.losses("predictor", 4)
+        w0,
+        kept,
+        settings,
+        run.settings.training,
+        checkpoint=checkpoint,
+        progress=run.losses("predictor", 4),
     )
     save_predictor(run.out / files["rag-gd"], fitted)
     mean = mean_predictor(w0.spec, w0.fingerprint, kept.vectors)
@@ -195,7 +202,7 @@ def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
     """Make what HyperTuning learns from, in order: a support set's number, an answered prompt."""
     tasks = known_benchmarks(sorted(set(kept.tasks)))
     pools = {name: lesson_pool(run, name) for name in tasks}
-    lessons = training.plan_lessons(kept, pools, run.settings.hyper_tuning)
+    lessons = training.plan_lessons(kept, pools, run.settings.hyper_tuning, run.settings.training)
     asked = {lesson.question.id: lesson.question for lesson in lessons}
     prompts = run.prompts(list(asked.values()), run.settings.target.max_tokens)
     by_id = dict(zip(asked, prompts, strict=True))

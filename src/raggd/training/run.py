@@ -153,8 +153,8 @@ class Run:
 
 def base_examples(run: Run) -> list[Prompt]:
     """Make an answered prompt of every training question of the base adapter's benchmarks."""
-    wanted, prompts = run.settings.base_training, []
-    for name in known_benchmarks(wanted.benchmarks):
+    wanted, prompts = run.settings.training, []
+    for name in known_benchmarks(run.settings.base_training.benchmarks):
         questions = run.questions(name)
         if wanted.answerable_only:
             pairs = zip(questions, run.evidence(questions), strict=True)
@@ -182,7 +182,7 @@ def target_store(run: Run) -> TargetStore:
 def lesson_pool(run: Run, name: str) -> list[Question]:
     """Return the training questions of a task that HyperTuning may ask."""
     questions = run.questions(name)
-    if not run.settings.hyper_tuning.answerable_only:
+    if not run.settings.training.answerable_only:
         return questions
     held = map(evidence.holds_answer, questions, run.evidence(questions))
     return [q for q, holds in zip(questions, held, strict=True) if holds is not False]

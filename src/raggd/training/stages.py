@@ -61,7 +61,7 @@ def _following(**use: bool) -> Callable[[Run, str], dict[str, Any]]:
 def _sgd(section: str) -> Callable[[Settings], int]:
     def examples(settings: Settings) -> int:
         own = getattr(settings, section)
-        return int(own.steps * own.batch * own.accumulate)
+        return int(own.steps * own.batch * settings.training.accumulate)
 
     return examples
 
@@ -80,13 +80,14 @@ def _trials(settings: Settings) -> int:
 
 _DATA = ("backbone", "data", "retrieval")
 _TARGETS = (*_DATA, "adapter", "target")
-_FITTED = (*_TARGETS, "predictor")
+_FITTED = (*_TARGETS, "training", "predictor")
 _HYPER = (*_FITTED, "hyper_tuning")
-_LESSONS = (*_DATA, "examples")
+_LESSONS = (*_DATA, "training", "examples")
+_ANSWERS = (*_DATA, "training", "base_training")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("base", spec.BASE_FILE, fits.base, (*_DATA, "base_training"), _sgd("base_training")),
+        Stage("base", spec.BASE_FILE, fits.base, _ANSWERS, _sgd("base_training")),
         Stage("targets", "targets", fits.targets, _TARGETS, _inner_loop),
         Stage("predictor", spec.PREDICTOR_FILE, fits.predictor, _FITTED),
         # a trained start bears a lower rate than zero, one vector a higher one
@@ -111,7 +112,7 @@ STAGES = {
         Stage("hyper", spec.HYPER_FILE, fits.hyper, _HYPER, _sgd("hyper_tuning"), usual=False),
         Stage("ridge", spec.RIDGE_FILE, fits.ridge, _TARGETS, usual=False),
         Stage("task-mean", spec.TASK_MEAN_FILE, fits.task_mean, _TARGETS, usual=False),
-        Stage("prompt", spec.PROMPT_FILE, fits.prompt, (*_DATA, "base_training", "prompt_tuning"),
+        Stage("prompt", spec.PROMPT_FILE, fits.prompt, (*_ANSWERS, "prompt_tuning"),
               _sgd("prompt_tuning"), usual=False),
         Stage("gate", spec.GATE_FILE, fits.gate, _TARGETS, _trials, usual=False),
     )
@@ -212,7 +213,7 @@ def seconds_per_example(run: Run) -> float:
     """Return the time of a training example, forward and backward, in a batch of the base's."""
     wanted, backbone = run.settings.base_training, run.parts.backbone
     questions = run.questions(wanted.benchmarks[0])[: wanted.batch]
-    prompts = run.prompts(questions, wanted.max_tokens)
+    prompts = run.prompts(questions, run.settings.training.max_tokens)
     spec = backbone.adapter_spec(run.settings.adapter)
     base = fresh_base(spec, backbone.fingerprint, 0).to(backbone.device)
     for tensor in tensors_of(base.factors).values():

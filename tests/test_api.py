@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from raggd.backbone.batch import known_tokens
 from raggd.backbone.load import Backbone
 from raggd.cli.ask import ask_result
 from raggd.core.low_rank import tensors_of
+from raggd.data.remarks import DemonstrationWarning
 from raggd.methods import answering
 from raggd.methods.answering import bounded_prompt
 from raggd.methods.base import Adapted
@@ -75,6 +77,21 @@ def rag(settings: Settings, tiny_backbone: Backbone, documents: Path) -> Rag:
     loaded = raggd.load(corpus=documents, settings=settings)
     loaded.parts.__dict__["backbone"] = tiny_backbone
     return loaded
+
+
+def test_odd_demonstrations_are_told(
+    rag: Rag, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    rag.adapt(PAIRS, method="rag-gd")
+    assert [w for w in recwarn if issubclass(w.category, DemonstrationWarning)] == []
+    odd = [(question, "cannot be told") for question, _ in PAIRS]
+    with pytest.warns(DemonstrationWarning, match="all 2 demonstrations refuse"):
+        rag.adapt(odd, method="rag-gd")
+    file = write_lines(tmp_path / "odd.jsonl", [{"question": q, "answer": a} for q, a in odd])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the command tells it in its result alone
+        result = ask_result(rag, QUESTION, (file, None, None), "rag-gd")
+    assert result["remarks"] == rag.remarks(odd)
 
 
 def same(left: Adapted, right: Adapted) -> bool:

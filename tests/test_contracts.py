@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -38,12 +39,12 @@ from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.trim import sentences, shorten
 from raggd.data.contracts.words import HEADS, KEYS, REFUSALS, VERDICTS
 from raggd.data.prepared import prepared_id, read_prepared, write_prepared
+from raggd.data.remarks import remarks_on
 from raggd.data.shown import (
     inside,
     is_refusal,
     named_passages,
     refusals_of,
-    remarks_on,
     unsupported,
 )
 from raggd.data.template import REFUSAL
@@ -318,12 +319,49 @@ def test_a_refusal_of_which_nothing_was_found_is_one_too() -> None:
 def test_odd_sets_are_remarked_on() -> None:
     mixed = _shown(('{"a": "Rome"}', True), ("the sea", True), ("Oslo", True))
     assert "are JSON, the others are not" in remarks_on(mixed.demonstrations)[0]
-    same = _shown(("unknown", False), ("unknown", False))
-    assert "all 2 demonstrations have the answer 'unknown'" in remarks_on(same.demonstrations)[0]
+    same = _shown(("fruit", False), ("fruit", False))
+    assert "all 2 demonstrations have the answer 'fruit'" in remarks_on(same.demonstrations)[0]
     assert remarks_on(_shown(("Rome", True), ("the sea", True)).demonstrations) == []
     guess = _shown(("Rome", True), ("text but another thing", False), ("the sea", True))
     assert refusals_of(guess.demonstrations) == ()
     assert [d.answer for d in unsupported(guess.demonstrations)] == ["text but another thing"]
+    (told,) = remarks_on(guess.demonstrations)
+    assert "holds its answer" in told
+
+
+@pytest.mark.parametrize(
+    ("answers", "told"),
+    [
+        (
+            ('{"city": "Rome"}', '{"city": "Oslo", "in": 1}', "[1]"),
+            "of 3 forms (keys: city; city, in;",
+        ),
+        (("It isn't in the files.", "Unknown to us", "none given"), "all 3 demonstrations refuse"),
+        (("nothing in the files",), "the demonstration refuses"),
+        (("Rome", "罗马市长"), ""),
+        (("罗马", "奥斯陆"), "spells the answers' script"),
+        (("no", "yes"), ""),
+    ],
+)
+def test_contradictions_refusals_alone_and_strange_scripts_are_told(
+    answers: tuple[str, ...], told: str
+) -> None:
+    shown = [Demonstration(str(n), f"where {n} ?", (), answer) for n, answer in enumerate(answers)]
+    by_bytes = SimpleNamespace(encode=lambda text, **_: list(text.encode()))
+    remarks = remarks_on(shown, by_bytes)
+    assert len(remarks) == bool(told)
+    assert told in " ".join(remarks)
+
+
+def test_repeated_and_contradicting_demonstrations_are_told() -> None:
+    one, other = (
+        Demonstration(name, "where is it ?", (Passage("p", "Rome or Oslo."),), name)
+        for name in ("Rome", "Oslo")
+    )
+    (twice,) = remarks_on([one, replace(one, id="again"), replace(other, question="and now ?")])
+    assert twice.startswith("1 of 3 demonstrations repeat")
+    (open_,) = remarks_on([one, other])
+    assert open_.startswith("the question 'where is it ?' is answered in 2 ways")
 
 
 def test_passages_are_named_by_number_title_or_file() -> None:

@@ -69,7 +69,9 @@ def test_what_is_no_text_is_refused_by_its_line(tmp_path: Path, value: Any, mess
             read(path)
 
 
-@pytest.mark.parametrize("value", [("Q?", ["a", ["b"]]), {"question": 1j, "answer": "a"}])
+@pytest.mark.parametrize(
+    "value", [("Q?", ["a", ["b"]]), {"question": 1j, "answer": "a"}, ("Q?", 10**6000)]
+)
 def test_demonstrations_in_python_are_checked_too(value: Any) -> None:
     with pytest.raises(RaggdError, match="demonstration 1"):
         parse_demonstrations([value])

@@ -79,6 +79,20 @@ def test_demonstrations_may_come_with_the_request(server: Running, client: opena
     assert again.raggd["timings"]["adapt"] == 0
 
 
+def test_what_is_odd_about_demonstrations_is_told(server: Running, client: openai.OpenAI) -> None:
+    odd = [d | {"answer": "unknown to us"} for d in demonstrations(1)]
+    found = [
+        ask(client, questions(1)[0], "raggd", extra_body={"raggd": {"demonstrations": shown}})
+        for shown in (odd, demonstrations(1))
+    ]
+    assert "demonstrations refuse" in found[0].raggd["remarks"][0]
+    assert found[0].raggd["remarks"] != found[1].raggd["remarks"]
+    with server.client() as plain:
+        made = plain.post("/v1/supports", json={"demonstrations": odd, "task": "odd"}).json()
+        again = plain.get(f"/v1/supports/{made['id']}").json()
+    assert made["remarks"] == again["remarks"] == found[0].raggd["remarks"]
+
+
 def test_a_stream_says_the_same_in_pieces(server: Running, client: openai.OpenAI) -> None:
     model = f"adapted/{store(server, 0)}"
     for question in questions(6):

@@ -16,7 +16,7 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.pieces import VALUE, Piece
-from raggd.data.shown import remarks_on
+from raggd.data.remarks import remarks_on
 from raggd.data.template import REFUSAL, AnswerTemplate, template_of
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.examples import ExamplesPrefix

@@ -31,6 +31,7 @@ _GROUPS = {
     "raggd.settings": ("Settings", "load_settings"),
     "raggd.core.low_rank": ("AdapterSpec", "BaseAdapter", "Update", "load_update"),
     "raggd.data.documents": ("read_passages",),
+    "raggd.data.remarks": ("DemonstrationWarning",),
     "raggd.retrieval.base": ("Retriever",),
     "raggd.retrieval.build": ("build_index",),
     "raggd.backbone.load": ("Backbone", "load_backbone"),

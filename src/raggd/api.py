@@ -10,6 +10,7 @@ The command line, the server and the vLLM plugin stand on the same object.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from raggd.assembly import Assembly
 from raggd.data.questions import NOBODY, OWN_TASK, Shown, parse_demonstrations, read_demonstrations
+from raggd.data.remarks import DemonstrationWarning, remarks_on
 from raggd.data.shown import is_refusal, named_passages
 from raggd.data.text import normal_text
 from raggd.progress import Progress, silent
@@ -135,6 +137,12 @@ class Rag:
         with self._lock:
             return SupportSet(OWN_TASK, tuple(make_demonstrations(questions, self.retriever, k)))
 
+    def remarks(self, demonstrations: Demonstrations) -> list[str]:
+        """Say in a sentence each what is odd about demonstrations; `adapt` warns of it."""
+        support = self.support(demonstrations)
+        with self._lock:
+            return remarks_on(support.demonstrations, self.parts.backbone.tokenizer)
+
     def adapt(
         self,
         demonstrations: Demonstrations | None = None,
@@ -165,6 +173,8 @@ class Rag:
                     "base."
                 )
             support = NOBODY if demonstrations is None else self.support(demonstrations)
+            for remark in [] if demonstrations is None else self.remarks(support):
+                warnings.warn(remark, DemonstrationWarning, stacklevel=2)
             if ready.adapts:
                 base = self.parts.base if "base" in ready.hashes else None
                 state = self.store.adapt(ready, [support], self.identity, base)[0]

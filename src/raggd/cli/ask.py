@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -79,8 +80,6 @@ def ask(
         say(f"[{number}] {_name(passage)}: {passage['text']}")
     for text in result["remarks"]:
         say(text)
-    for text in result["without_evidence"]:
-        say(f"No passage found for the demonstration '{text}' holds its answer.")
     if result["passages_cut"]:
         say(f"{counted(result['passages_cut'], 'passage')} cut to fit the context window.")
     if timings:
@@ -101,7 +100,8 @@ def ask_result(
     Raises:
         RaggdError: the question is empty, or `strict` refuses the folder.
     """
-    from raggd.data.shown import remarks_on, unsupported
+    from raggd.data.remarks import DemonstrationWarning
+    from raggd.data.shown import unsupported
     from raggd.evaluation.timing import Stopwatch
     from raggd.methods.spec import METHODS
     from raggd.provenance import seconds_since_start
@@ -123,7 +123,8 @@ def ask_result(
         rag.parts.backbone  # noqa: B018
     with watch.timed("retrieve"):
         support = support_from(rag, source, method)
-    with watch.timed("adapt"):
+    with watch.timed("adapt"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DemonstrationWarning)  # told below, for people and programs
         if source[2]:
             adapted = rag.state(source[2])
         else:
@@ -141,13 +142,13 @@ def ask_result(
         "adapted": adapted.update is not None or adapted.prefix is not None,
         "demonstrations": len(shown),
         "without_evidence": [d.question for d in unsupported(shown)],
-        "remarks": remarks_on(shown),
+        "remarks": rag.remarks(support) if support else [],
         "template": str(adapted.template or ""),  # what the demonstrations settle, in words
         "refused": answer.refused,  # as they refuse
         "named": list(answer.named),  # numbers of the passages that the answer names
         "passages": [asdict(passage) for passage in answer.passages],
         "passages_cut": answer.passages_cut,
-        "skipped": [asdict(each) for each in skipped],  # files that are not in the index, and why
+        "skipped": [each.told for each in skipped],  # files that are not in the index, and why
         "timings": spent,  # milliseconds; "start": Python and imports, where the system tells it
     }
 
@@ -192,7 +193,7 @@ def index(
         "built": made.built,
         "changes": asdict(made.changes),
         "changed": str(made.changes),
-        "skipped": [asdict(each) for each in made.skipped],
+        "skipped": [each.told for each in made.skipped],
         "seconds": round(time.perf_counter() - started, 2),
         "peak_memory": peak_memory(),
     }

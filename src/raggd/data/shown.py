@@ -133,23 +133,12 @@ def unsupported(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     return [d for d in _lacking(demonstrations) if d.answer.strip() not in refusals]
 
 
-def remarks_on(demonstrations: Sequence[Demonstration]) -> list[str]:
-    """Say in a sentence each what is odd about a set of demonstrations as a whole."""
-    refusals = refusals_of(demonstrations)
-    answers = [d.answer.strip() for d in demonstrations if d.answer.strip() not in refusals]
-    json_like = sum(parsed_json(answer) is not None for answer in answers)
-    remarks = []
-    if 0 < json_like < len(answers):
-        remarks.append(
-            f"{json_like} of {len(answers)} answered demonstrations are JSON, the others are not: "
-            "examples of one form are followed, mixed ones are not."
-        )
-    if len(demonstrations) > 1 and len({normalise_answer(d.answer) for d in demonstrations}) == 1:
-        remarks.append(
-            f"all {len(demonstrations)} demonstrations have the answer "
-            f"'{demonstrations[0].answer.strip()}': every question will tend to be answered so."
-        )
-    return remarks
+def says_no(shown: Demonstration) -> bool:
+    """Return whether a demonstration refuses by its words: it says no, and its passages do not."""
+    said = shown.answer.strip()
+    if normalise_answer(said) in _YES_NO or not _NO.search(said):
+        return False
+    return not contains_answer("\n".join(p.text for p in shown.passages), [said])
 
 
 def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:

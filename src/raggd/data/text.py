@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
+from contextlib import suppress
 from typing import Any
 
 from raggd.records import RaggdError
@@ -105,8 +106,9 @@ def text_of(value: Any, what: str, where: str) -> str:
     """
     if isinstance(value, str):
         return normal_text(value)
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:
+        with suppress(ValueError):  # Python writes no number of more than some thousand digits
+            return str(value)
     raise RaggdError(
         f"{where}: {what} is {_JSON_NAMES.get(type(value), 'no text')}: expected text."
     )

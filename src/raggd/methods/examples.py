@@ -114,10 +114,11 @@ class ExamplesPrefix:
         # all that the prompts of a set begin with
         tokens = prefix_tokens(self.backbone.tokenizer, shown.shown, self.instruction)
         if len(tokens) > self.limit:
+            number = len(shown.shown)
             raise RaggdError(
-                f"the instruction and the {len(shown.shown)} examples take {len(tokens)} tokens, "
-                f"more than the {self.limit} that leave room for passages: show fewer, or shorter "
-                "answers, or raise backbone.context_tokens."
+                f"the instruction and {number} example{'' if number == 1 else 's'} take "
+                f"{len(tokens)} tokens, more than the {self.limit} that leave room for passages: "
+                "show fewer or shorter ones, or raise backbone.context_tokens."
             )
         return tokens
 

@@ -106,7 +106,8 @@ def _support_routes(service: Service) -> APIRouter:
     @routes.get("/v1/supports/{support}")
     async def get_support(support: str) -> bodies.SupportView:
         """Show a support set."""
-        return service.view(service.stored(support))
+        stored = service.stored(support)
+        return await service.aside(lambda: service.told(stored))
 
     @routes.delete("/v1/supports/{support}")
     async def delete_support(support: str) -> bodies.Deleted:

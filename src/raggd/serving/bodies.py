@@ -206,6 +206,7 @@ class Details(BaseModel):
     passages: tuple[Passage, ...] | None  # best first; None when the request did not want them
     passages_cut: int  # shortened or left out to fit the context
     searched: list[str] | None = None  # instead of a follow-up: that made self-contained
+    remarks: list[str] | None = None  # what is odd about the demonstrations that it carried
     turns_cut: int = 0  # earlier turns that were left out to fit the context, the oldest
     # once the answer is finished:
     refused: bool | None = None  # whether it is a refusal that the demonstrations show
@@ -230,6 +231,7 @@ class SupportView(BaseModel):
     norms: dict[str, list[float]]
     norm: float
     adapt_ms: float | None  # None if adapting was not needed here yet
+    remarks: list[str] | None = None  # what is odd about them; None in a list
 
 
 class Deleted(BaseModel):

@@ -185,6 +185,7 @@ class Reply(Response):
             passages=evidence if self._shows else None,
             passages_cut=row.prompt.passages_cut,
             searched=request.searched or None,
+            remarks=request.remarks or None,
             turns_cut=request.turns_cut,
         )
         if row.done:

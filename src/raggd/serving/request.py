@@ -110,6 +110,7 @@ class Request:
         self.evidence: list[tuple[Passage, ...]] = []
         self.timings = {"prepare": 0.0, "adapt": 0.0}  # milliseconds
         self.searched: list[str] = []  # where it is not the question
+        self.remarks: list[str] = []  # on its own demonstrations
         self.turns_cut = 0
         self._service, self._body, self._wanted = service, body, wanted
         self._most, self._logprobs = most, logprobs
@@ -150,6 +151,7 @@ class Request:
         else:
             shown = self._wanted.demonstrations or []
             support = await service.support_of(shown, self._retriever)
+            self.remarks = await service.aside(lambda: service.rag.remarks(support))
         if self.format and not self.format.shown_by(support.demonstrations):
             raise no_json()
         self.support = support.id

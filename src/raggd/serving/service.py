@@ -192,7 +192,7 @@ class Service:
                     change = effective_change(adapted.base, update)
                     facts["norms"] = {p: norm(f).tolist() for p, f in change.items()}
                 await asyncio.to_thread(self.store.put, key, adapted, facts)
-            return self.view(stored), support.id not in names
+            return await self.aside(lambda: self.told(stored)), support.id not in names
 
     def stored(self, name: str) -> StoredSet:
         """Look a stored set up.
@@ -219,6 +219,12 @@ class Service:
             except RaggdError as error:
                 LOG.warning("support set %s is left out: %s", name, error)
         return sorted(shown, key=lambda view: (-view.created, view.id))
+
+    def told(self, stored: StoredSet) -> SupportView:
+        """Return a stored set with what is odd about it; blocks while that is looked for."""
+        view = self.view(stored)
+        view.remarks = self.rag.remarks(stored.support)
+        return view
 
     def view(self, stored: StoredSet) -> SupportView:
         """Return a stored set as replies show it."""

@@ -68,6 +68,12 @@ class Skipped:
     reason: str
     partly: bool = False  # the rest of the file is in the corpus
 
+    @property
+    def told(self) -> dict[str, str | bool]:
+        """As JSON shows it."""
+        more = {"partly": True} if self.partly else {}
+        return {"file": self.file, "reason": self.reason, **more}
+
 
 def shown_name(path: Path) -> str:
     """Return a path as text that any terminal, file and prompt can hold."""

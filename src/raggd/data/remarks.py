@@ -1,0 +1,109 @@
+"""What is odd about a set of demonstrations, so that answers may not be what its user expects."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from raggd.data.shown import parsed_json, refusals_of, says_no, unsupported
+from raggd.data.template import template_of
+from raggd.records import Demonstration
+
+_SPELLED = 1.5
+"""Tokens a character from which on a script is one that the tokenizer hardly knows."""
+_NAMED = 3
+
+
+class DemonstrationWarning(UserWarning):
+    """Demonstrations will not show what they are meant to show."""
+
+
+def remarks_on(demonstrations: Sequence[Demonstration], tokenizer: Any = None) -> list[str]:
+    """Say in a sentence each what is odd about a set; the tokenizer is the backbone's."""
+    return [
+        *_of_forms(demonstrations),
+        *_of_repetitions(demonstrations),
+        *_of_answers(demonstrations),
+        *(_of_script(demonstrations, tokenizer) if tokenizer is not None else ()),
+        *(
+            f"No passage found for the demonstration '{_short(d.question)}' holds its answer."
+            for d in unsupported(demonstrations)
+        ),
+    ]
+
+
+def _of_forms(demonstrations: Sequence[Demonstration]) -> list[str]:
+    refusals = refusals_of(demonstrations)
+    answers = [d.answer.strip() for d in demonstrations if d.answer.strip() not in refusals]
+    values = [value for value in map(parsed_json, answers) if value is not None]
+    if not values:
+        return []
+    if len(values) < len(answers):
+        return [
+            f"{len(values)} of {len(answers)} answered demonstrations are JSON, the others are "
+            "not: examples of one form are followed, mixed ones are not."
+        ]
+    keys = dict.fromkeys(
+        ", ".join(map(str, v)) if isinstance(v, dict) else "a list" for v in values
+    )
+    if len(keys) == 1:
+        return []
+    return [
+        f"the JSON of the answered demonstrations is of {len(keys)} forms (keys: "
+        f"{'; '.join(map(_short, list(keys)[:_NAMED]))}): examples of one form are followed, mixed "
+        "ones are not."
+    ]
+
+
+def _of_repetitions(demonstrations: Sequence[Demonstration]) -> list[str]:
+    pairs = Counter((d.question.strip(), d.answer.strip()) for d in demonstrations)
+    asked = defaultdict[str, list[str]](list)
+    for question, answer in pairs:
+        asked[question].append(answer)
+    twice = sum(number - 1 for number in pairs.values())
+    remarks = [
+        f"{twice} of {len(demonstrations)} demonstrations repeat another one: they take room and "
+        "show nothing new."
+    ]
+    return [
+        *(remarks if twice else ()),
+        *(
+            f"the question '{_short(question)}' is answered in {len(answers)} ways: which of them "
+            "is followed is open."
+            for question, answers in asked.items()
+            if len(answers) > 1
+        ),
+    ]
+
+
+def _of_answers(demonstrations: Sequence[Demonstration]) -> list[str]:
+    count, answers = len(demonstrations), {d.answer.strip() for d in demonstrations}
+    if all(map(says_no, demonstrations)):
+        what = f"all {count} demonstrations refuse" if count > 1 else "the demonstration refuses"
+        return [f"{what}: every question will tend to be refused. Show one that is answered, too."]
+    if len({d.question.strip() for d in demonstrations}) > 1 and len(answers) == 1:
+        return [
+            f"all {count} demonstrations have the answer '{_short(*answers)}': every question will "
+            "tend to be answered so."
+        ]
+    return []
+
+
+def _of_script(demonstrations: Sequence[Demonstration], tokenizer: Any) -> list[str]:
+    # of the values alone: what stands around all of them is not written by the model
+    letters = "".join(c for d in template_of(demonstrations)[1] for c in d.answer if c.isalpha())
+    foreign = "".join(c for c in letters if not c.isascii())
+    if 2 * len(foreign) <= len(letters):
+        return []
+    if len(tokenizer.encode(foreign, add_special_tokens=False)) <= _SPELLED * len(foreign):
+        return []
+    return [
+        f"the backbone's tokenizer spells the answers' script ('{foreign[:8]}') byte by byte, so "
+        "that it was hardly trained on it: expect wrong answers, or copies of those shown. Answer "
+        "in the language of the passages, or choose a backbone that was trained on this one."
+    ]
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:99]}\u2026"

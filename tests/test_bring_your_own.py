@@ -264,6 +264,17 @@ def test_passages_without_text_are_left_out_and_counted() -> None:
     assert full.empty == 0  # type: ignore[attr-defined]
 
 
+def test_a_passage_without_bound_is_cut_and_told() -> None:
+    retriever = wrap_retriever(returning(["honey " * 1_000_000, "bears " * 16_000]))
+    with pytest.warns(RetrievalWarning, match="more than 100000 characters"):
+        hits = retriever.search(["x"], 3)[0]
+    assert [len(hit.passage.text) for hit in hits] == [100_000, 96_000]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert retriever.search(["x"], 3)[0] == hits
+    assert retriever.cut == 2  # type: ignore[attr-defined]
+
+
 MODULE = """
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raggd.data import prompts
 from raggd.data.prompts import (
     ANSWER_CUE,
     READ,
@@ -19,6 +21,7 @@ from raggd.data.prompts import (
     system_text,
     user_text,
 )
+from raggd.data.rendering import turn_tokens
 from raggd.records import Demonstration, Passage, RaggdError
 from tiny import NO_SYSTEM, TEMPLATE, WORDS, tiny_tokenizer
 
@@ -167,6 +170,24 @@ def test_passages_are_cut_from_the_last() -> None:
     assert "[ 3 ]" not in text_of(CHAT, two.tokens)
     none = build_prompt(CHAT, "who ?", passages, answer="king", limit=size - 62)
     assert none.passages_cut == 3
+
+
+@pytest.mark.parametrize("part", ["text", "title"])
+def test_what_no_context_could_hold_is_not_tokenised(
+    part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+
+    def noted(tokenizer: Any, turns: Any) -> list[int]:
+        seen.append(max(len(turn["content"]) for turn in turns))
+        return turn_tokens(tokenizer, turns)
+
+    monkeypatch.setattr(prompts, "turn_tokens", noted)
+    huge = replace(Passage("1", "sea", "city"), **{part: "sea " * 1_000_000})
+    prompt = build_prompt(CHAT, "who ?", [huge, Passage("2", "king")], limit=300)
+    assert len(prompt.tokens) <= 300
+    assert prompt.passages_cut == 2
+    assert max(seen) < 300 * 17
 
 
 def test_room_is_left_for_the_answer_to_be_generated() -> None:

@@ -141,7 +141,8 @@ class Rag:
         """Say in a sentence each what is odd about demonstrations; `adapt` warns of it."""
         support = self.support(demonstrations)
         with self._lock:
-            return remarks_on(support.demonstrations, self.parts.backbone.tokenizer)
+            tokenizer = self.parts.backbone.tokenizer
+        return remarks_on(support.demonstrations, tokenizer)
 
     def adapt(
         self,

@@ -20,6 +20,8 @@ WITHOUT_PASSAGES = f"Answer the question. {BRIEF}"
 FOLLOW = "Answer in the way the examples show."
 """The instruction that cached examples stand under: it asks for no form of its own."""
 ANSWER_CUE = "Answer:"
+_LONGEST_TOKEN = 16
+"""Characters of a token, on the average over a whole context: what is longer is not looked at."""
 Exchange = tuple[str, str]  # an earlier question of a conversation, and what was answered
 
 
@@ -111,6 +113,12 @@ def _cut(tokenizer: Any, passages: list[Passage], excess: int) -> list[Passage]:
     return [*others, replace(last, text=words)] if shorter else others
 
 
+def _bounded(passage: Passage, most: int) -> Passage:
+    if max(len(passage.title), len(passage.text)) <= most:
+        return passage
+    return replace(passage, title=passage.title[:most], text=passage.text[:most])
+
+
 def build_prompt(
     tokenizer: Any,
     question: str,
@@ -134,7 +142,7 @@ def build_prompt(
     if not question.strip():
         raise RaggdError("the question is empty: expected at least one word.")
     end = answer_tokens(tokenizer, answer) if answer is not None else []
-    kept = list(passages)
+    kept = [_bounded(passage, _LONGEST_TOKEN * limit) for passage in passages]
     room = limit - reserve - len(end)
 
     def messages(passages: Sequence[Passage]) -> list[dict[str, str]]:

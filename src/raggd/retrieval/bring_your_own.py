@@ -29,21 +29,24 @@ Search = Callable[[Sequence[str], int], Iterable[Iterable[Any]]]
 """Finds the best passages for each query, best first; the number asked for is only a wish."""
 
 _TITLES = ("title", "file_name", "source")
+_PARTS = ("id", "text", "title", "source")
 _REMEMBERED = 10_000
+_LONGEST = 100_000  # characters of a passage: far more than a context shows
 
 
 class ForeignRetriever:
     """Another's search as a `Retriever`: its hits are looked at before a model is shown them.
 
     They are text in the normal form, each once; whatever fails or is no hit is one error. Passages
-    without text are no evidence: they are left out, and counted in `empty`.
+    without text are no evidence: they are left out, and counted in `empty`; those without bound are
+    cut, and counted in `cut`.
     """
 
     def __init__(
         self, kind: str, search: Search, fingerprint: Callable[[], str], *, remember: bool = False
     ) -> None:
         """Wrap a search; one that finds the same as long as this runs may be remembered."""
-        self.empty = 0
+        self.empty = self.cut = 0
         self._kind, self._search, self._fingerprint = kind, search, fingerprint
         self._known = lru_cache(_REMEMBERED)(self._one) if remember else None
 
@@ -83,32 +86,39 @@ class ForeignRetriever:
 
     def _evidence(self, found: Sequence[Any]) -> list[Hit]:
         first: dict[tuple[str, str], Hit] = {}
-        empty = 0
-        for hit in map(self._hit, found):
+        empty = cut = 0
+        for hit, size in map(self._hit, found):
+            cut += size > _LONGEST
             if hit.passage.text.strip():
                 first.setdefault((hit.passage.title, hit.passage.text), hit)
             else:
                 empty += 1
         if empty and not self.empty:
-            warnings.warn(
-                f"the {self._kind} retriever returned passages without text: they are no evidence "
-                "and are left out.",
-                RetrievalWarning,
-                stacklevel=4,
+            self._warn("passages without text: they are no evidence and are left out.")
+        if cut and not self.cut:
+            self._warn(
+                f"passages of more than {_LONGEST} characters: they are cut, and of what is left a "
+                "model sees what fits its context. Let it return parts of documents."
             )
         self.empty += empty
+        self.cut += cut
         return list(first.values())
 
-    def _hit(self, found: Any) -> Hit:
+    def _warn(self, what: str) -> None:
+        told = f"the {self._kind} retriever returned {what}"
+        warnings.warn(told, RetrievalWarning, stacklevel=5)
+
+    def _hit(self, found: Any) -> tuple[Hit, int]:
         passage = found.passage if isinstance(found, Hit) else None
-        fields = [str(getattr(passage, n, "")) for n in ("id", "text", "title", "source")]
+        fields = [str(getattr(passage, n, "")) for n in _PARTS]
         if not isinstance(passage, Passage) or not isinstance(passage.text, str):
             what = type(found).__name__ + (" without a text" if passage is not None else "")
             raise RaggdError(
                 f"the {self._kind} retriever found a {what}: expected raggd.Hit(raggd.Passage(id, "
                 "text, title), score)."
             )
-        return Hit(Passage(*map(normal_text, fields)), found.score)
+        size = max(map(len, fields))
+        return Hit(Passage(*(normal_text(f[:_LONGEST]) for f in fields)), found.score), size
 
 
 def ranked(passages: Sequence[Passage], scores: Sequence[float | None]) -> list[Hit]:

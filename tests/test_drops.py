@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from raggd.evaluation.statistics import bootstrap_interval, bootstrap_intervals
+from raggd.evaluation.statistics import Sample
 from raggd.report.contrasts import ANSWERABLE, loss_drops
 from raggd.report.study_tables import drops_table
 from raggd.report.tables import NOTHING
@@ -61,10 +61,12 @@ def test_the_table_has_a_row_for_each_method() -> None:
 
 def test_ratios_of_one_column_to_itself_and_to_a_multiple() -> None:
     values = np.random.default_rng(0).random(50) + 1
-    same, double = bootstrap_intervals(np.stack([values, 2 * values], 1), over=0, resamples=200)
+    twice = Sample("ab", np.stack([values, 2 * values], 1), resamples=200)
+    same, double = twice.intervals(over="a").values()
     assert (same.mean, same.low, same.high) == (1, 1, 1)
     assert (double.low, double.high) == (pytest.approx(2), pytest.approx(2))
     other = np.random.default_rng(1).random(50) + 1
-    spread = bootstrap_intervals(np.stack([values, other], 1), over=0, resamples=400)[1]
+    both = Sample("ab", np.stack([values, other], 1), resamples=400)
+    spread = both.intervals(over="a")["b"]
     assert spread.low < spread.mean < spread.high
-    assert spread.mean == pytest.approx(other.mean() / bootstrap_interval(values).mean)
+    assert spread.mean == pytest.approx(other.mean() / values.mean())

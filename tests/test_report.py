@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.data.answers import contains_answer
-from raggd.evaluation.statistics import Interval, bootstrap_interval
+from raggd.evaluation.statistics import Interval
 from raggd.methods.spec import FAMILIES, NAMED, SPECS
 from raggd.records import Demonstration, Passage, Prediction, Question, SupportSet
 from raggd.report import cost_figure as accuracy
@@ -30,6 +30,7 @@ from raggd.report.grid import Grid, ScoredAnswer, StudyBlock
 from raggd.report.page import ExampleCase, Section, Shown, mark_answers, study_page
 from raggd.report.study_tables import contrast_table, loss_table, scores_table
 from raggd.report.tables import Bold, Column, Table, interval_text
+from sampled import bootstrap_interval
 
 COSTS = {"vanilla-rag": 0.0, "base": 0.0, "mean-update": 0.0, "tt-sgd": 11000.0, "rag-gd": 900.0}
 

@@ -9,16 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from raggd.evaluation import statistics
-from raggd.evaluation.statistics import (
-    Interval,
-    bootstrap_interval,
-    bootstrap_intervals,
-    holm,
-    paired_bootstrap,
-    paired_bootstraps,
-    questions_needed,
-)
+from raggd.evaluation.statistics import Interval, Sample, holm, questions_needed
 from raggd.records import RaggdError
+from sampled import bootstrap_interval, paired_bootstrap
 
 SCORES = st.lists(st.sampled_from([0.0, 0.25, 0.5, 2 / 3, 1.0]), min_size=2, max_size=20)
 
@@ -175,7 +168,8 @@ def test_a_ratio_differs_from_one_where_the_paired_test_finds_a_difference() -> 
         common = 1 + rng.normal(0, 0.25, 6)[labels]  # both follow the draw, one with more noise
         noise = rng.normal(0, [[0.3], [1.2]], (2, 60))
         both = np.stack([common + noise[0], common + 0.3 + noise[1]], 1)
-        ratio = bootstrap_intervals(both, over=0, clusters=labels, resamples=400)[1]
+        sample = Sample(("a", "b"), both, clusters=labels, resamples=400)
+        ratio = sample.intervals(over="a")["b"]
         pair = paired_bootstrap(both[:, 1], both[:, 0], clusters=labels, resamples=400)
         agreed += (ratio.low > 1 or ratio.high < 1) == significant(pair)
         found += significant(pair)
@@ -190,15 +184,16 @@ def test_many_pairs_at_once_are_each_pair_alone(clustered: bool) -> None:
     groups = ["a"] * 25 + ["b"] * 15
     draws = [f"{g}{i % 5}" for i, g in enumerate(groups)] if clustered else None
     options = {"groups": groups, "clusters": draws, "macro": True, "resamples": 500}
-    pairs = [(0, 1), (2, 0), (3, 1)]
-    together = paired_bootstraps(scores, pairs, **options)
-    for (a, b), found in zip(pairs, together, strict=True):
-        alone = paired_bootstrap(scores[:, a], scores[:, b], **options)
+    sample = Sample("abcd", scores, **options)
+    together = sample.differences([("a", "b"), ("c", "a"), ("d", "b")])
+    for (a, b), found in together.items():
+        alone = paired_bootstrap(sample.column(a), sample.column(b), **options)
         for name in ("mean", "low", "high", "p_value"):
             assert getattr(found, name) == pytest.approx(getattr(alone, name), abs=1e-12)
-    assert len({found.mean for found in together}) == 3
+    assert len({found.mean for found in together.values()}) == 3
+    assert sample.differences([]) == {}
     with pytest.raises(RaggdError, match="one column per method"):
-        paired_bootstraps(scores[:, 0], [(0, 0)])
+        Sample("a", scores[:, 0])
 
 
 def test_one_cluster_or_one_question_each_is_the_plain_bootstrap() -> None:
@@ -298,21 +293,24 @@ def test_scores_that_are_no_numbers_are_refused(values: list[float]) -> None:
 
 
 def test_holm_by_hand() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.5, 0.9]) == [1.0, 1.0]
-    assert holm([]) == []
+    wanted = {"a": 0.03, "b": 0.06, "c": 0.06, "d": 0.02}
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx(wanted)
+    assert holm({"a": 0.5, "b": 0.9}) == {"a": 1.0, "b": 1.0}
+    assert holm({}) == {}
 
 
 @settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12), st.randoms())
 def test_holm_lies_between_none_and_bonferroni(values, random) -> None:
-    adjusted = holm(values)
-    for before, after in zip(values, adjusted, strict=True):
+    numbered = dict(enumerate(values))
+    adjusted = holm(numbered)
+    assert list(adjusted) == list(numbered)
+    for before, after in zip(values, adjusted.values(), strict=True):
         assert before <= after <= min(1.0, len(values) * before)
-    assert min(adjusted) == min(1.0, len(values) * min(values))
+    assert min(adjusted.values()) == min(1.0, len(values) * min(values))
     order = list(range(len(values)))
     random.shuffle(order)
-    assert holm([values[i] for i in order]) == [adjusted[i] for i in order]
+    assert holm({i: values[i] for i in order}) == adjusted
 
 
 def test_questions_needed_gives_the_power_it_promises() -> None:

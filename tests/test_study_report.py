@@ -14,7 +14,6 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
 from raggd.methods.spec import FAMILIES, NAMED, by_family
 from raggd.methods.spec import METHODS as REGISTRY
 from raggd.report.contrasts import (
@@ -39,6 +38,7 @@ from raggd.report.tables import Bold, Table
 from raggd.study import alignment
 from raggd.study.plan import Part, load_study
 from raggd.study.run import run_study
+from sampled import bootstrap_interval, paired_bootstrap
 from study_fixtures import ALL, Quiet, World, read_records
 from workflow_fixtures import run_cli
 
@@ -135,7 +135,7 @@ def test_averages_and_differences_are_those_of_the_statistics() -> None:
     assert by_question.groups == groups
     assert set(by_question.clusters[:60]) == {(f"nq 0 {draw}",) for draw in range(5)}
     expected = bootstrap_interval(
-        by_question.values[:, 0],
+        by_question.column("base"),
         groups=groups,
         clusters=by_question.clusters,
         macro=True,
@@ -148,8 +148,8 @@ def test_averages_and_differences_are_those_of_the_statistics() -> None:
     contrast = found["all", "em"]
     assert (contrast.method, contrast.other, contrast.n) == ("rag-gd", "base", 120)
     pair = paired_bootstrap(
-        by_question.values[:, 1],
-        by_question.values[:, 0],
+        by_question.column("rag-gd"),
+        by_question.column("base"),
         groups=groups,
         clusters=by_question.clusters,
         macro=True,

@@ -15,11 +15,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+
 from raggd.adaptation.export import mean_adapter
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import stack_updates
 from raggd.evaluation.runner import CellRun, Task
-from raggd.evaluation.statistics import Difference, paired_bootstrap
+from raggd.evaluation.statistics import Difference, Sample
 from raggd.methods.base import Adapted
 from raggd.methods.plain import Unadapted
 from raggd.progress import Progress
@@ -136,18 +138,11 @@ def reading_worth(audited: Sequence[Audited], part: str, task: str = "") -> dict
     for a in audited:
         if task in ("", a.task):
             by_state.setdefault(a.state, []).append(a)
-    right = by_state["right"]
-    return {
-        state: paired_bootstrap(
-            [getattr(a, part) for a in right],
-            [getattr(a, part) for a in by_state[state]],
-            groups=[a.task for a in right],
-            clusters=[a.draw for a in right],
-            macro=True,
-        )
-        for state in STATES[1:]
-        if state in by_state
-    }
+    scores = np.array([[getattr(a, part) for a in own] for own in by_state.values()]).T
+    groups, draws = zip(*((a.task, a.draw) for a in by_state["right"]), strict=True)
+    sample = Sample(list(by_state), scores, groups, draws, macro=True)
+    pairs = [("right", state) for state in STATES[1:] if state in by_state]
+    return {control: d for (_, control), d in sample.differences(pairs).items()}
 
 
 def audit_result(audited: Sequence[Audited]) -> dict[str, Any]:

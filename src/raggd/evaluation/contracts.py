@@ -20,7 +20,7 @@ from raggd.data.contracts.base import Asked, Contract, Score
 from raggd.data.contracts.families import LETTER_CHANGES, SETS, contract_set
 from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.prepared import Prepared, prepared_id, read_prepared, write_prepared
-from raggd.evaluation.statistics import bootstrap_interval, paired_bootstrap
+from raggd.evaluation.statistics import Interval, Sample
 from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
 from raggd.methods.base import Method
@@ -191,10 +191,14 @@ def _means(answers: Sequence[Judged]) -> dict[str, float]:
     }
 
 
-def _interval(answers: Sequence[Judged], part: str) -> list[float]:
-    values = [100 * getattr(a.score, part) for a in answers]
-    interval = bootstrap_interval(values, groups=[a.contract for a in answers], macro=True)
-    return [round(interval.mean, 1), round(interval.low, 1), round(interval.high, 1)]
+def _sample(judged: Mapping[str, Sequence[Judged]], part: str) -> Sample:
+    scores = 100 * np.array([[getattr(a.score, part) for a in own] for own in judged.values()]).T
+    contracts = [a.contract for a in next(iter(judged.values()))]
+    return Sample(list(judged), scores, contracts, macro=True)
+
+
+def _limits(found: Mapping[str, Interval]) -> dict[str, list[float]]:
+    return {part: [round(x, 1) for x in (d.mean, d.low, d.high)] for part, d in found.items()}
 
 
 def refusal_scores(refused: Sequence[bool], wanted: Sequence[bool]) -> dict[str, float]:
@@ -230,7 +234,8 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
         return {m: [a for a in v if a.contract in names] for m, v in judged.items()}
 
     def intervals(chosen: Mapping[str, Sequence[Judged]]) -> dict[str, dict[str, list[float]]]:
-        return {m: {p: _interval(v, p) for p in PARTS} for m, v in chosen.items()}
+        found = {part: _sample(chosen, part).intervals() for part in PARTS}
+        return {m: _limits({part: own[m] for part, own in found.items()}) for m in chosen}
 
     whole = intervals(judged)
     result: dict[str, Any] = {
@@ -250,20 +255,10 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     for set_name, members in SETS.items():
         if all((chosen := kept({c.name for c in members})).values()):
             result.setdefault("by_set", {})[set_name] = intervals(chosen)
+    pairs = [(first, other) for other in others]
+    compared = {part: _sample(judged, part).differences(pairs) for part in PARTS}
     result["differences"] = {
-        f"{first} - {other}": _difference(judged[first], judged[other]) for other in others
+        " - ".join(pair): _limits({part: found[pair] for part, found in compared.items()})
+        for pair in pairs
     }
     return result
-
-
-def _difference(first: Sequence[Judged], second: Sequence[Judged]) -> dict[str, list[float]]:
-    found = {}
-    for part in PARTS:
-        difference = paired_bootstrap(
-            [100 * getattr(a.score, part) for a in first],
-            [100 * getattr(a.score, part) for a in second],
-            groups=[a.contract for a in first],
-            macro=True,
-        )
-        found[part] = [round(x, 1) for x in (difference.mean, difference.low, difference.high)]
-    return found

@@ -8,17 +8,18 @@ their benchmark; support draws are a random choice, so their spread counts as un
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
-from typing import Self, TypedDict, Unpack
+from typing import Self, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from raggd.records import RaggdError
 
 Array = NDArray[np.float64]
+Key = TypeVar("Key", bound=Hashable)
 LEVEL = 0.95  # share of repetitions of an experiment whose interval should hold the true mean
 _DRAWS_IN_MEMORY = 1 << 20  # indices drawn at once: 8 MiB, and as much for the values
 
@@ -90,47 +91,6 @@ def clustered_means(
     return means
 
 
-class Design(TypedDict, total=False):
-    """How scores, one per question, are resampled.
-
-    `groups` is the benchmark of each question: questions are resampled within it, and `macro`
-    averages the benchmarks' means instead of all questions. `clusters` is the support draw of each
-    question, nested in its benchmark, or a tuple of draws where its score is the mean over several;
-    the draws' spread then counts. With fewer than about five draws per benchmark it is known only
-    roughly. The same `seed` (0) gives the same `resamples` (10,000).
-    """
-
-    groups: Sequence[object] | None
-    clusters: Sequence[object] | None
-    macro: bool
-    resamples: int
-    seed: int
-
-
-def _resampled(values: Array, design: Design) -> tuple[Array, Array | None]:
-    # means (columns,) and resampled ones (resamples, columns): None when a group is too small to
-    # tell a spread
-    resamples, macro = design.get("resamples", 10_000), design.get("macro", False)
-    group, clusters = _members(design.get("groups"), len(values)), design.get("clusters")
-    sizes = np.bincount(group)
-    weights = np.full(len(sizes), 1 / len(sizes)) if macro else sizes / len(values)
-    means = np.stack([values[group == index].mean(0) for index in range(len(sizes))])
-    mean: Array = weights @ means
-    if len(values) < 2 or (macro and sizes.min() < 2):
-        return mean, None
-    rng = np.random.default_rng(design.get("seed", 0))
-    total = np.zeros((resamples, values.shape[1]))
-    for index, weight in enumerate(weights):
-        chosen = group == index
-        if clusters is None:
-            drawn = resampled_means(values[chosen], resamples, rng)
-        else:
-            shares = _shares([clusters[int(row)] for row in np.flatnonzero(chosen)])
-            drawn = clustered_means(values[chosen], shares, resamples, rng)
-        total += weight * drawn
-    return mean, total
-
-
 @dataclass(frozen=True, slots=True)
 class Interval:
     """A mean with its bootstrap interval, which is infinite for one question alone."""
@@ -152,14 +112,7 @@ class Difference(Interval):
     p_value: float
 
 
-def _table(scores: ArrayLike) -> Array:
-    table = np.asarray(scores, dtype=np.float64)
-    if table.ndim != 2 or not table.size or not np.isfinite(table).all():
-        raise RaggdError(
-            "expected a table of finite scores, one row per question and one column per method; "
-            f"got shape {table.shape}."
-        )
-    return table
+Pair = tuple[str, str]  # (method, other): the difference is method minus other
 
 
 def _limits(draws: Array | None, column: int) -> tuple[float, float]:
@@ -167,40 +120,6 @@ def _limits(draws: Array | None, column: int) -> tuple[float, float]:
         return -math.inf, math.inf
     low, high = np.quantile(draws[:, column], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
-
-
-def bootstrap_interval(values: ArrayLike, **design: Unpack[Design]) -> Interval:
-    """Return the mean of scores, one per question, with its percentile bootstrap interval.
-
-    It is infinite when one question is all there is (with `macro`: in some benchmark).
-
-    >>> interval = bootstrap_interval([0, 1, 1, 0, 1, 1, 1, 0])
-    >>> interval.mean, interval.low, interval.high
-    (0.625, 0.25, 0.875)
-    """
-    return bootstrap_intervals(np.asarray(values, dtype=np.float64)[:, None], **design)[0]
-
-
-def bootstrap_intervals(
-    scores: ArrayLike, *, over: int | None = None, **design: Unpack[Design]
-) -> list[Interval]:
-    """Average the scores of several methods, (questions, methods), all on the same resamples.
-
-    With `over`, every mean is divided by that column's: a ratio says something only where that
-    column's own interval lies on one side of zero.
-    """
-    table = _table(scores)
-    means, draws = _resampled(table, design)
-    if over is not None:
-        # What a column is above its multiple of the reference is resampled as a column of its own,
-        # as the paired test does: columns have their own effects of the draw, so the quotient of
-        # two resampled means would not show how they move together.
-        ratios = means / means[over]
-        above = _resampled(table - ratios * table[:, [over]], design)[1]
-        if draws is not None and above is not None:
-            draws = ratios + above / draws[:, [over]]
-        means = ratios
-    return [Interval(float(m), *_limits(draws, i)) for i, m in enumerate(means)]
 
 
 def _two_sided(draws: Array | None, values: Array, column: int) -> float:
@@ -214,42 +133,111 @@ def _two_sided(draws: Array | None, values: Array, column: int) -> float:
     return min(1.0, 2 * (1 + min(below, above)) / (1 + len(draws)))
 
 
-def paired_bootstrap(a: ArrayLike, b: ArrayLike, **design: Unpack[Design]) -> Difference:
-    """Return ``a - b`` of two methods' scores of the same questions."""
-    return paired_bootstraps(np.stack([a, b], axis=1), [(0, 1)], **design)[0]
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Scores of methods on common questions, and how these are resampled, alike for all methods.
 
+    An interval is infinite when one question is all there is (with `macro`: in some group).
 
-def paired_bootstraps(
-    scores: ArrayLike, pairs: Sequence[tuple[int, int]], **design: Unpack[Design]
-) -> list[Difference]:
-    """Compare pairs of columns (a minus b) of scores, (questions, methods), on the same resamples.
-
-    The p-value is the smallest ``1 - level`` at which the percentile interval touches zero, so it
-    agrees with the interval; it is never below ``2 / (resamples + 1)``.
+    >>> whole = Sample(("base",), np.array([[0.0], [1], [1], [0], [1], [1], [1], [0]]))
+    >>> whole.intervals()["base"]
+    Interval(mean=0.625, low=0.25, high=0.875)
     """
-    table = _table(scores)
-    values = np.stack([table[:, a] - table[:, b] for a, b in pairs], axis=1)
-    means, draws = _resampled(values, design)
-    return [
-        Difference(float(mean), *_limits(draws, i), _two_sided(draws, values, i))
-        for i, mean in enumerate(means)
-    ]
+
+    methods: Sequence[str]
+    values: Array  # (questions, methods)
+    groups: Sequence[object] | None = None  # benchmark of each question, within which it is drawn
+    # support draw of each question, nested in its benchmark, or a tuple of draws where its score is
+    # the mean over several; their spread counts, known roughly below five draws per benchmark
+    clusters: Sequence[object] | None = None
+    macro: bool = False  # whether benchmarks' means are averaged, instead of all questions
+    resamples: int = 10_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        shape, finite = self.values.shape, np.isfinite(self.values).all()
+        if len(shape) != 2 or not self.values.size or not finite:
+            raise RaggdError(
+                "expected a table of finite scores, one row per question and one column per "
+                f"method; got shape {shape}."
+            )
+
+    def column(self, method: str) -> Array:
+        """Return a method's scores."""
+        scores: Array = self.values[:, self.methods.index(method)]
+        return scores
+
+    def intervals(self, over: str = "") -> dict[str, Interval]:
+        """Average the scores of each method, with the percentile bootstrap interval.
+
+        With `over`, every mean is divided by that method's: a ratio says something only where that
+        method's own interval lies on one side of zero.
+        """
+        means, draws = self._resampled(self.values)
+        if over:
+            # What a method is above its multiple of the reference is resampled as a column of its
+            # own, as the paired test does: columns have their own effects of the draw, so the
+            # quotient of two resampled means would not show how they move together.
+            at = self.methods.index(over)
+            ratios = means / means[at]
+            above = self._resampled(self.values - ratios * self.values[:, [at]])[1]
+            if draws is not None and above is not None:
+                draws = ratios + above / draws[:, [at]]
+            means = ratios
+        numbered = enumerate(zip(self.methods, means, strict=True))
+        return {m: Interval(float(mean), *_limits(draws, i)) for i, (m, mean) in numbered}
+
+    def differences(self, pairs: Sequence[Pair]) -> dict[Pair, Difference]:
+        """Compare pairs of methods.
+
+        The p-value is the smallest ``1 - level`` at which the percentile interval touches zero, so
+        it agrees with the interval; it is never below ``2 / (resamples + 1)``.
+        """
+        if not pairs:
+            return {}
+        values = np.stack([self.column(a) - self.column(b) for a, b in pairs], axis=1)
+        means, draws = self._resampled(values)
+        return {
+            pair: Difference(float(mean), *_limits(draws, i), _two_sided(draws, values, i))
+            for i, (pair, mean) in enumerate(zip(pairs, means, strict=True))
+        }
+
+    def _resampled(self, values: Array) -> tuple[Array, Array | None]:
+        # means (columns,) and resampled ones (resamples, columns): None when a group is too small
+        # to tell a spread
+        group = _members(self.groups, len(values))
+        sizes = np.bincount(group)
+        weights = np.full(len(sizes), 1 / len(sizes)) if self.macro else sizes / len(values)
+        means = np.stack([values[group == index].mean(0) for index in range(len(sizes))])
+        mean: Array = weights @ means
+        if len(values) < 2 or (self.macro and sizes.min() < 2):
+            return mean, None
+        rng = np.random.default_rng(self.seed)
+        total = np.zeros((self.resamples, values.shape[1]))
+        for index, weight in enumerate(weights):
+            chosen = group == index
+            if self.clusters is None:
+                drawn = resampled_means(values[chosen], self.resamples, rng)
+            else:
+                shares = _shares([self.clusters[int(row)] for row in np.flatnonzero(chosen)])
+                drawn = clustered_means(values[chosen], shares, self.resamples, rng)
+            total += weight * drawn
+        return mean, total
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """Adjust p-values of several comparisons by Holm's step-down rule, in the same order.
 
     Rejecting where the adjusted value is below alpha keeps the chance of any false alarm below
     alpha, whatever the dependence between the comparisons.
 
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'b': 0.06, 'c': 0.06}
     """
-    adjusted = [0.0] * len(p_values)
-    floor = 0.0
-    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        floor = max(floor, min(1.0, (len(p_values) - rank) * p_values[index]))
-        adjusted[index] = floor
+    adjusted, floor = dict(p_values), 0.0
+    for rank, key in enumerate(sorted(adjusted, key=p_values.__getitem__)):
+        floor = max(floor, min(1.0, (len(adjusted) - rank) * p_values[key]))
+        adjusted[key] = floor
     return adjusted
 
 

@@ -9,6 +9,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from raggd.evaluation.statistics import Pair
 from raggd.files import read_json, write_json, write_text
 from raggd.methods.spec import NAMED
 from raggd.progress import Progress, silent
@@ -17,7 +18,6 @@ from raggd.report.contrasts import (
     METRICS,
     Averages,
     Contrast,
-    Pair,
     contrasts,
     evidence_gains,
     loss_drops,

@@ -13,16 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import NDArray
 
-from raggd.evaluation.statistics import (
-    Design,
-    Difference,
-    Interval,
-    bootstrap_intervals,
-    holm,
-    paired_bootstraps,
-)
+from raggd.evaluation.statistics import Difference, Interval, Pair, Sample, holm
 from raggd.methods.spec import HEADLINE, NAMED
 from raggd.report.grid import StudyBlock, subsets
 
@@ -39,7 +31,6 @@ EVIDENCE_PAIRS = (
     (BASE, "vanilla-rag"),
     *((name, BASE) for name in HEADLINE if name not in {BASE, "vanilla-rag"}),
 )
-Pair = tuple[str, str]  # (method, other): the difference is method minus other
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +57,14 @@ class Contrast:
         return replace(self, method=self.other, other=self.method, difference=turned)
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """Scores (questions, methods) on common questions, with benchmark and support draws of each."""
-
-    methods: tuple[str, ...]
-    values: NDArray[np.float64]
-    groups: list[str]
-    clusters: list[tuple[str, ...]]
-
-    def design(self, resamples: int, *, macro: bool = True) -> Design:
-        """Say how they are resampled."""
-        return {
-            "groups": self.groups,
-            "clusters": self.clusters,
-            "macro": macro,
-            "resamples": resamples,
-        }
-
-
 def sample(
-    blocks: Sequence[StudyBlock], methods: Sequence[str], benchmarks: Sequence[str], metric: str
+    blocks: Sequence[StudyBlock],
+    methods: Sequence[str],
+    benchmarks: Sequence[str],
+    metric: str,
+    resamples: int = 10_000,
+    *,
+    macro: bool = True,
 ) -> Sample | None:
     """Collect scores of methods on questions that all answered in all blocks: their averages."""
     found: dict[tuple[str, str], dict[tuple[str, int, str], tuple[float, str]]] = {}
@@ -110,15 +88,21 @@ def sample(
         rows.append([total / times for total in sums.values()])
         groups.append(benchmark)
         clusters.append(tuple(sorted({label for _, label in mine.values()})))
-    return Sample(tuple(methods), np.array(rows), groups, clusters) if rows else None
+    if not rows:
+        return None
+    return Sample(tuple(methods), np.array(rows), groups, clusters, macro, resamples)
 
 
 def _complete(
-    blocks: Sequence[StudyBlock], methods: Sequence[str], benchmarks: Sequence[str], metric: str
+    blocks: Sequence[StudyBlock],
+    methods: Sequence[str],
+    benchmarks: Sequence[str],
+    metric: str,
+    resamples: int,
 ) -> Sample | None:
     # a sample that has every benchmark
-    given = sample(blocks, methods, benchmarks, metric) if methods else None
-    return given if given and set(given.groups) == set(benchmarks) else None
+    given = sample(blocks, methods, benchmarks, metric, resamples) if methods else None
+    return given if given and set(given.groups or ()) == set(benchmarks) else None
 
 
 class Averages:
@@ -141,11 +125,9 @@ class Averages:
         self, block: StudyBlock, benchmarks: Sequence[str], metric: str
     ) -> dict[str, Interval]:
         methods = [m for m in block.methods if block.has(m, benchmarks)]
-        given = _complete([block], methods, benchmarks, metric)
-        if given is None:
-            return {}
-        intervals = bootstrap_intervals(given.values, **given.design(self.resamples))
-        return {m: _shown(i, metric) for m, i in zip(methods, intervals, strict=True)}
+        given = _complete([block], methods, benchmarks, metric, self.resamples)
+        found = given.intervals() if given else {}
+        return {method: _shown(interval, metric) for method, interval in found.items()}
 
 
 def _shown(interval: Interval, metric: str) -> Interval:
@@ -168,18 +150,16 @@ def _family(
     # one family for Holm's rule in each metric
     methods, found = tuple(dict.fromkeys(name for pair in pairs for name in pair)), []
     for metric in METRICS:
-        given = _complete(blocks, methods, benchmarks, metric)
+        given = _complete(blocks, methods, benchmarks, metric, resamples)
         if given is None:
             continue
-        numbers = [(methods.index(a), methods.index(b)) for a, b in pairs]
-        differences = paired_bootstraps(given.values, numbers, **given.design(resamples))
-        values = [d.p_value for d in differences]
-        chosen = [i for i, pair in enumerate(pairs) if pair in NAMED]
-        among = dict(zip(chosen, holm([values[i] for i in chosen]), strict=True))
-        n, count, scale = len(given.groups), len(blocks), SCALES[metric]
+        differences = given.differences(pairs)
+        whole = holm({pair: d.p_value for pair, d in differences.items()})
+        named = holm({pair: d.p_value for pair, d in differences.items() if pair in NAMED})
+        n, count, scale = len(given.values), len(blocks), SCALES[metric]
         found += [
-            Contrast(scope, subset, *pair, metric, n, count, d.scaled(scale), p, among.get(i))
-            for i, (pair, d, p) in enumerate(zip(pairs, differences, holm(values), strict=True))
+            Contrast(scope, subset, *pair, metric, n, count, d.scaled(scale), p, named.get(pair))
+            for (pair, d), p in zip(differences.items(), whole.values(), strict=True)
         ]
     return found
 
@@ -227,8 +207,8 @@ def _pooled(blocks: Sequence[StudyBlock], resamples: int) -> list[Contrast]:
 
 def significant(family: Sequence[Contrast]) -> set[Contrast]:
     """Return the contrasts of a family with a p-value below 0.05, corrected over the family."""
-    adjusted = holm([c.difference.p_value for c in family])
-    return {c for c, p in zip(family, adjusted, strict=True) if p < ALPHA}
+    adjusted = holm({c: c.difference.p_value for c in family})
+    return {c for c, p in adjusted.items() if p < ALPHA}
 
 
 def only(block: StudyBlock, answerable: bool) -> StudyBlock:
@@ -253,11 +233,10 @@ def evidence_gains(blocks: Sequence[StudyBlock], resamples: int) -> list[Contras
             for answerable, subset in EVIDENCE.items():
                 part = only(block, answerable)
                 for metric in METRICS:
-                    given = sample([part], pair, part.benchmarks, metric)
+                    given = sample([part], pair, part.benchmarks, metric, resamples, macro=False)
                     if given is not None:
-                        design = given.design(resamples, macro=False)
-                        d = paired_bootstraps(given.values, [(0, 1)], **design)[0]
-                        n, shown = len(given.groups), d.scaled(SCALES[metric])
+                        d = given.differences([pair])[pair]
+                        n, shown = len(given.values), d.scaled(SCALES[metric])
                         found.append(
                             Contrast(block.name, subset, *pair, metric, n, 1, shown, d.p_value)
                         )
@@ -283,18 +262,15 @@ def _drops(
     methods = [m for m in block.methods if block.has(m, benchmarks)]
     if not {BASE, REFERENCE} <= set(methods):
         return []
-    given = _complete([block], methods, benchmarks, "loss")
+    given = _complete([block], methods, benchmarks, "loss", resamples)
     if given is None:
         return []
-    gained = given.values[:, [methods.index(BASE)]] - given.values
-    at, design = methods.index(REFERENCE), given.design(resamples)
-    drops = bootstrap_intervals(gained, **design)
-    times: list[Interval | None] = [None] * len(methods)
-    if drops[at].low > 0:
-        times = [*bootstrap_intervals(gained, over=at, **design)]
+    gained = replace(given, values=given.column(BASE)[:, None] - given.values)
+    drops = gained.intervals()
+    times = gained.intervals(over=REFERENCE) if drops[REFERENCE].low > 0 else {}
     return [
-        Drop(block.name, subset, method, len(given.groups), drop, ratio)
-        for method, drop, ratio in zip(methods, drops, times, strict=True)
+        Drop(block.name, subset, method, len(given.values), drop, times.get(method))
+        for method, drop in drops.items()
         if method != BASE
     ]
 

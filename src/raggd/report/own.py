@@ -9,18 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from raggd.evaluation.contracts import PARTS, refusal_scores
 from raggd.evaluation.forms import AnswerParts, Form
-from raggd.evaluation.statistics import (
-    Difference,
-    Interval,
-    bootstrap_intervals,
-    holm,
-    paired_bootstraps,
-    questions_needed,
-)
+from raggd.evaluation.statistics import Difference, Interval, Sample, holm, questions_needed
 from raggd.methods.spec import SPECS, method_label
 from raggd.records import Question, RunRecord
 from raggd.report.contrasts import ALPHA, BASE
@@ -95,8 +87,8 @@ class _Scores:
         questions: Mapping[str, Question],
         forms: Mapping[str, Form],
     ) -> None:
-        self.methods = [record.method for record in records]
-        self.clusters = [p.support_id for p in records[0].predictions]
+        methods = [record.method for record in records]
+        clusters = [p.support_id for p in records[0].predictions]
         judged: list[list[AnswerParts]] = [
             [
                 forms[p.support_id].judge(p.answer, questions[p.question_id].answers)
@@ -106,30 +98,28 @@ class _Scores:
         ]
         scored = all(part.form is not None for part in judged[0])
         names = PARTS if scored else PARTS[1:]
-        # by part of the score, percent (questions, methods)
-        self.values: dict[str, NDArray[np.float64]] = {
+        # by part of the score, in percent
+        values = {
             name: 100 * np.array([[getattr(p, name) for p in own] for own in judged]).T
             for name in names
         }
+        self.parts = {n: Sample(methods, v, clusters=clusters) for n, v in values.items()}
         self.headline = names[:-1]  # the parts whose mean decides
-        self.together = np.mean([self.values[name] for name in self.headline], axis=0)
+        together = np.mean([values[name] for name in self.headline], axis=0)
+        self.together = Sample(methods, together, clusters=clusters)
         self.refusals = {
             method: refusal_scores([p.refused for p in own], [p.wanted for p in own])
-            for method, own in zip(self.methods, judged, strict=True)
+            for method, own in zip(methods, judged, strict=True)
             if any(p.wanted for p in own)
         }
 
     def means(self, method: str) -> dict[str, float]:
-        at = self.methods.index(method)
-        return {name: float(self.values[name][:, at].mean()) for name in self.headline}
+        return {name: float(self.parts[name].column(method).mean()) for name in self.headline}
 
     def minus_base(self) -> dict[str, Difference]:
-        if BASE not in self.methods or len(self.methods) < 2:
-            return {}
-        rivals, at = [m for m in self.methods if m != BASE], self.methods.index(BASE)
-        pairs = [(self.methods.index(m), at) for m in rivals]
-        found = paired_bootstraps(self.together, pairs, clusters=self.clusters)
-        return dict(zip(rivals, found, strict=True))
+        methods = self.together.methods
+        pairs = [(m, BASE) for m in methods if m != BASE and BASE in methods]
+        return {method: d for (method, _), d in self.together.differences(pairs).items()}
 
 
 def own_report(
@@ -143,23 +133,19 @@ def own_report(
     Intervals count support sets as a source of chance; the mean of form and content decides.
     """
     scores = _Scores(records, questions, forms)
-    shown = {
-        name: bootstrap_intervals(values, clusters=scores.clusters)
-        for name, values in scores.values.items()
-    }
+    shown = {name: part.intervals() for name, part in scores.parts.items()}
     differences = scores.minus_base()
-    values = holm([d.p_value for d in differences.values()])
-    adjusted = dict(zip(differences, values, strict=True))
+    adjusted = holm({method: d.p_value for method, d in differences.items()})
     sentence = form_sentence(list(forms.values()))
     advice = _advice(scores, differences, adjusted, adapting)
     methods: dict[str, Any] = {
-        record.method: {name: _limits(found[i]) for name, found in shown.items()}
+        record.method: {name: _limits(found[record.method]) for name, found in shown.items()}
         | ({"refusal": r} if (r := scores.refusals.get(record.method)) else {})
         | dict(record.cost)
-        for i, record in enumerate(records)
+        for record in records
     }
     result = {
-        "n": len(scores.clusters),
+        "n": len(scores.together.values),
         "form": sentence,
         "methods": methods,
         "minus_base": {m: _limits(d) for m, d in differences.items()},
@@ -180,7 +166,7 @@ def _advice(
 ) -> str:
     if not differences:
         return "Nothing was compared with the base adapter."
-    n = len(scores.clusters)
+    n = len(scores.together.values)
     sure = [m for m, d in differences.items() if d.mean > 0 and adjusted[m] < ALPHA]
     best = max(sure or differences, key=lambda m: differences[m].mean)
     d, own, base = differences[best], scores.means(best), scores.means(BASE)
@@ -198,8 +184,8 @@ def _advice(
         )
     if d.mean <= 0 or not math.isfinite(d.low):
         return f"Do not adapt: nothing is above the base adapter on {n} questions ({parts})."
-    rival, known = (scores.together[:, scores.methods.index(m)] for m in (best, BASE))
-    needed = questions_needed(d.mean, max(float((rival - known).std()), 1e-6))
+    gained = scores.together.column(best) - scores.together.column(BASE)
+    needed = questions_needed(d.mean, max(float(gained.std()), 1e-6))
     return (
         f"Do not count on adapting yet: nothing is surely above the base adapter on {n} questions "
         f"(best is {best}, {gain}; {parts}); about {needed} would show a gain of that size."
@@ -213,13 +199,13 @@ def _limits(found: Interval) -> dict[str, float | None]:
 
 def _score_table(
     records: Sequence[RunRecord],
-    shown: Mapping[str, Sequence[Interval]],
+    shown: Mapping[str, Mapping[str, Interval]],
     refusals: Mapping[str, Mapping[str, float]],
 ) -> Table:
     rows = []
-    for i, record in enumerate(records):
+    for record in records:
         cells = [method_label(record.method), str(len(record.predictions))]
-        cells += [interval_text(intervals[i]) for intervals in shown.values()]
+        cells += [interval_text(intervals[record.method]) for intervals in shown.values()]
         if found := refusals.get(record.method):
             cells.append(f"{found['recall']:.0f} % / {found['wrongly']:.0f} %")
         times = (record.cost.get(name) for name in ("adapt_ms", "answer_ms"))

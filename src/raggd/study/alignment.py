@@ -28,7 +28,7 @@ from raggd.core.low_rank import (
 )
 from raggd.data.benchmarks import support_pool
 from raggd.evaluation.runner import support_sets
-from raggd.evaluation.statistics import bootstrap_interval
+from raggd.evaluation.statistics import Sample
 from raggd.files import write_json
 from raggd.methods.spec import FILES_OF, SPECS
 from raggd.progress import Progress
@@ -64,7 +64,8 @@ def _compare(
 def _summary(cosine: Tensor, log_ratio: Tensor, total: Tensor, targets: Targets) -> dict[str, Any]:
     # cosine, log_ratio: (n, 3, layers)
     per_set = cosine.mean((1, 2))
-    interval = bootstrap_interval(per_set.tolist(), groups=targets.tasks)
+    sample = Sample(("cosine",), per_set[:, None].double().cpu().numpy(), targets.tasks)
+    interval = sample.intervals()["cosine"]
     by_third = [part.mean().item() for part in cosine.tensor_split(3, dim=2)]
     return {
         "cosine": interval.mean,

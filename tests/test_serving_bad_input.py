@@ -121,7 +121,13 @@ def test_a_body_that_is_not_declared_as_json(client: httpx.Client) -> None:
         ({"max_tokens": 0}, 400, "invalid_value", "max_tokens"),
         ({"max_tokens": 100_000}, 400, "invalid_value", "backbone.context_tokens"),
         ({"max_tokens": 2, "max_completion_tokens": 3}, 400, "invalid_value", "differ"),
-        ({"presence_penalty": 1.0}, 400, "invalid_value", "presence_penalty"),
+        (
+            {"presence_penalty": 1.0},
+            400,
+            "invalid_value",
+            "penalty': this server takes 0",
+        ),
+        ({"n": 0}, 400, "invalid_value", "'n': this server takes 1"),
         ({"stop": ["a"] * 5}, 400, "invalid_value", "stop"),
         ({"stop": ""}, 400, "invalid_value", "stop"),
         ({"top_logprobs": 2}, 400, "invalid_value", "logprobs"),
@@ -255,6 +261,24 @@ def test_unknown_paths_and_methods(client: httpx.Client) -> None:
     refusal(client.get("/static/%2e%2e%2fapp.py"), 404, "not_found")
     refusal(client.put(CHAT, json=chat()), 405, "method_not_allowed")
     refusal(client.get("/v1/models/none/at/all"), 404, "model_not_found")
+
+
+def test_what_is_no_object_is_told_how_to_be_sent(client: httpx.Client) -> None:
+    whole = json.dumps(chat())
+    for body, kind in ((whole, "text/plain"), (whole, "x/y"), ("null", "application/json")):
+        answer = client.post(CHAT, content=body, headers={"content-type": kind})
+        refusal(answer, 400, "invalid_json")
+        assert "Content-Type: application/json" in answer.text
+
+
+def test_head_is_get_without_a_body(client: httpx.Client) -> None:
+    for path in ("/", "/health", "/v1/models", "/openapi.json"):
+        head, whole = client.head(path), client.get(path)
+        assert head.status_code == whole.status_code == 200
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        assert head.content == b""
+    assert client.head(CHAT).status_code == 405
+    assert 'raggd_requests_total{route="/health",status="200"}' in client.get("/metrics").text
 
 
 def test_another_host_name_is_refused(client: httpx.Client) -> None:

@@ -19,6 +19,11 @@ LOG = logging.getLogger("raggd.serving")
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 """OpenAI's name for a kind of error, by status; other 4xx are ``invalid_request_error``."""
 _LONGEST = 600
+_NEUTRAL = {
+    **dict.fromkeys(("n", "best_of", "repetition_penalty"), 1),
+    **dict.fromkeys(("presence_penalty", "frequency_penalty", "min_p", "top_k"), 0),
+}
+"""Parameters that are taken at one value alone."""
 _FIELD = re.compile("[a-z][a-z0-9_]*")
 
 
@@ -118,13 +123,15 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
         reason = dict(first.get("ctx") or {}).get("error", "malformed")
         message, code = f"the body is not valid JSON: {reason}.", "invalid_json"
         field = None
-    elif kind == "missing" and field is None:
+    elif field is None and kind in {"missing", "model_attributes_type"}:
         message = "expected a JSON object with the header 'Content-Type: application/json'."
         code = "invalid_json"
     elif dict(first.get("ctx") or {}).get("max_length") == 0:
         calls = any(word in str(field) for word in ("tool", "function"))
         reason = "calls no tools" if calls else "takes it empty or not at all"
         message, code = f"'{field}': this server {reason}.", "unsupported_parameter"
+    elif field in _NEUTRAL and kind in {"less_than_equal", "greater_than_equal"}:
+        message = f"'{field}': this server takes {_NEUTRAL[field]}. Leave it out."
     elif kind == "extra_forbidden":
         message, code = f"'{field}' is not a parameter of this server.", "unsupported_parameter"
     if code == "unsupported_parameter":

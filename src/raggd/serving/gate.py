@@ -196,7 +196,12 @@ class RequestGate:
             except ClientDisconnect:
                 return
             receive = _replayed(body, receive)
-        await self._app(scope, receive, send)
+        # HEAD is a GET whose body the connection keeps back; the route is noted in the scope
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        try:
+            await self._app(inner, receive, send)
+        finally:
+            scope |= {"route": inner.get("route")}
 
     def _check_host(self, scope: Scope) -> None:
         host = Headers(scope=scope).get("host", "")

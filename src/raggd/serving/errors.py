@@ -132,6 +132,8 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
         message, code = f"'{field}': this server {reason}.", "unsupported_parameter"
     elif field in _NEUTRAL and kind in {"less_than_equal", "greater_than_equal"}:
         message = f"'{field}': this server takes {_NEUTRAL[field]}. Leave it out."
+    elif kind == "none_required":
+        message = f"'{field}': this server takes none here. Leave it out."
     elif kind == "extra_forbidden":
         message, code = f"'{field}' is not a parameter of this server.", "unsupported_parameter"
     if code == "unsupported_parameter":

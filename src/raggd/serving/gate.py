@@ -201,7 +201,7 @@ class RequestGate:
         try:
             await self._app(inner, receive, send)
         finally:
-            scope |= {"route": inner.get("route")}
+            scope["route"] = inner.get("route")
 
     def _check_host(self, scope: Scope) -> None:
         host = Headers(scope=scope).get("host", "")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -14,6 +15,7 @@ from raggd.data.documents import read_passages
 from raggd.retrieval.base import Budget, peak_memory
 from raggd.retrieval.bm25 import K1, B, BM25Kind
 from raggd.retrieval.build import update_index
+from raggd.retrieval.corpus import look_at
 from raggd.retrieval.terms import tokenize
 
 
@@ -40,9 +42,12 @@ Build = Callable[[Path, int, Path, int], Built]
 
 def build_ours(corpus: Path, count: int, folder: Path, bound: int) -> Built:
     """Build raggd's index of the first passages of a corpus, within a bound in bytes."""
+    first = folder.with_name(f"{folder.name}-first.jsonl")
+    with first.open("w", encoding="utf-8") as file:
+        for passage in islice(read_passages(corpus), count):
+            file.write(json.dumps(asdict(passage)) + "\n")
     started, cpu = time.perf_counter(), time.process_time()
-    first = lambda: islice(read_passages(corpus), count)  # noqa: E731
-    update_index(first, folder, BM25Kind(Budget(bound)))
+    update_index(look_at(first), folder, BM25Kind(Budget(bound)))
     return _built(started, cpu, folder)
 
 

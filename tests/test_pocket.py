@@ -69,6 +69,14 @@ class Search:
         ]
 
 
+def indexed(fingerprint: str = "bm25") -> pocket.Indexed:
+    def index(corpus: Path) -> tuple[pocket.Search, str]:
+        assert list(documents.read_passages(corpus))
+        return Search(), fingerprint
+
+    return index
+
+
 def words(text: str) -> set[str]:
     return set(pocket.normalise_answer(text).split())
 
@@ -116,7 +124,7 @@ def test_code_in_a_row_is_never_run(tmp_path: Path) -> None:
 
 def test_the_folder_reads_like_any_other(wheels: dict[str, Path], tmp_path: Path) -> None:
     search = Search()
-    folder = pocket.write_pocket(tmp_path / "pocket", search, fingerprint="bm25")
+    folder = pocket.write_pocket(tmp_path / "pocket", indexed())
     passages = list(documents.read_passages(folder / "corpus"))
     assert passages == pocket.pocket_passages()
     for name in pocket.POCKET_NAMES:
@@ -131,17 +139,21 @@ def test_the_folder_reads_like_any_other(wheels: dict[str, Path], tmp_path: Path
     assert record["questions"]["nq/train"] == 2
 
 
-def test_the_folder_is_made_again_only_for_another_search(
-    wheels: dict[str, Path], tmp_path: Path
+def test_the_folder_is_made_again_only_for_another_search_or_wheel(
+    wheels: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, line = tmp_path / "pocket", "changed"
-    pocket.write_pocket(folder, Search(), fingerprint="bm25")
-    path = folder / "corpus" / "pocket.jsonl"
-    path.write_text(line)
-    pocket.write_pocket(folder, Search(), fingerprint="bm25")
-    assert path.read_text() == line
-    pocket.write_pocket(folder, Search(), fingerprint="dense")
-    assert path.read_text() != line
+    folder = tmp_path / "pocket"
+    pocket.write_pocket(folder, indexed())
+    test, corpus = folder / "qa" / "nq" / "test.jsonl", folder / "corpus" / "pocket.jsonl"
+    for path in (test, corpus):
+        path.write_text('{"contents": "changed"}')
+    pocket.write_pocket(folder, indexed())
+    assert ("changed" in test.read_text(), "changed" in corpus.read_text()) == (True, True)
+    pocket.write_pocket(folder, indexed("dense"))
+    assert ("changed" in test.read_text(), "changed" in corpus.read_text()) == (False, True)
+    monkeypatch.setattr(pocket, "_RULES", "other")
+    pocket.write_pocket(folder, indexed("dense"))
+    assert "changed" not in corpus.read_text()
 
 
 def test_an_interrupted_folder_is_finished_next_time(
@@ -152,7 +164,7 @@ def test_an_interrupted_folder_is_finished_next_time(
 
     folder = tmp_path / "pocket"
     with pytest.raises(KeyboardInterrupt):
-        pocket.write_pocket(folder, broken, fingerprint="bm25")
+        pocket.write_pocket(folder, lambda _: (broken, "bm25"))
     assert not (folder / "pocket.json").exists()
-    pocket.write_pocket(folder, Search(), fingerprint="bm25")
+    pocket.write_pocket(folder, indexed())
     assert (folder / "pocket.json").exists()

@@ -15,6 +15,7 @@ from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import build_index
 from raggd.retrieval.cache import CachedRetriever, list_cache, prune_cache
 from raggd.settings import RetrievalSettings
+from retrieval_fixtures import as_file
 
 PASSAGES = {name: Passage(name, f"text of {name}") for name in ("a", "b", 'c,"\n', "d")}
 
@@ -123,7 +124,8 @@ def test_the_cache_is_listed_and_pruned_by_age_and_size(
 ) -> None:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path))
     assert list_cache() == []
-    built = [build_index([Passage("a", f"text {n}")], RetrievalSettings()) for n in range(3)]
+    files = [as_file([Passage("a", f"text {n}")], tmp_path / str(n)) for n in range(3)]
+    built = [build_index(file, RetrievalSettings()) for file in files]
     (tmp_path / "wheels").mkdir()
     (tmp_path / "wheels" / "model.whl").write_bytes(b"x" * 1000)
     for days, index in zip((9, 5, 1), built, strict=True):
@@ -139,5 +141,5 @@ def test_the_cache_is_listed_and_pruned_by_age_and_size(
     assert [entry.path for entry in prune_cache(max_bytes=entries[2].bytes)] == [built[1].folder]
     assert reader.search(["text"], 1)[0]  # it has the files open
     assert {entry.kind for entry in list_cache()} == {"index", "wheels"}
-    build_index([Passage("a", "text 2")], RetrievalSettings())  # used again
+    build_index(files[2], RetrievalSettings())  # used again
     assert prune_cache(older_than_days=0.5) == []

@@ -14,6 +14,7 @@ from raggd.retrieval.base import Retriever, fused
 from raggd.retrieval.build import build_index, is_indexed
 from raggd.retrieval.store import HybridRetriever
 from raggd.settings import RetrievalSettings
+from retrieval_fixtures import as_file
 from test_retrieval_dense import CORPUS, save_tiny_bert
 
 _ranking = st.lists(st.sampled_from("abcdefgh"), unique=True)
@@ -36,16 +37,17 @@ def test_hybrid_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     model = str(save_tiny_bert(tmp_path / "tiny"))
     chosen = RetrievalSettings(retriever="hybrid", encoder=model)
-    assert not is_indexed(CORPUS, chosen)
-    index = build_index(CORPUS, chosen)
+    file = as_file(CORPUS, tmp_path)
+    assert not is_indexed(file, chosen)
+    index = build_index(file, chosen)
     found = index.retriever
     assert isinstance(found, HybridRetriever)
     assert isinstance(found, Retriever)
-    assert (index.built, build_index(CORPUS, chosen).built) == (True, False)
-    assert is_indexed(CORPUS, chosen)
+    assert (index.built, build_index(file, chosen).built) == (True, False)
+    assert is_indexed(file, chosen)
     queries = ["word3 word9", "word17"]
     parts = [
-        build_index(CORPUS, chosen.model_copy(update={"retriever": kind})).retriever
+        build_index(file, chosen.model_copy(update={"retriever": kind})).retriever
         for kind in ("bm25", "dense")
     ]
     hits = found.search(queries, 5)
@@ -60,7 +62,7 @@ def test_hybrid_from_the_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found.fingerprint not in {part.fingerprint for part in parts}
     with pytest.raises(RaggdError, match="empty"):
         found.search([" "], 1)
-    named = build_index(CORPUS, chosen, tmp_path / "named")
-    again = build_index(CORPUS, chosen, tmp_path / "named")
+    named = build_index(file, chosen, tmp_path / "named")
+    again = build_index(file, chosen, tmp_path / "named")
     assert (named.built, again.built) == (True, False)
     assert again.retriever.search(queries, 5) == hits

@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import bm25s
 import numpy as np
@@ -19,13 +21,14 @@ from hypothesis import strategies as st
 from raggd.files import read_json_lines
 from raggd.records import Passage, RaggdError
 from raggd.retrieval import bm25
+from raggd.retrieval import corpus as retrieval_corpus
 from raggd.retrieval.base import Budget, held_memory, parse_size, top_k
 from raggd.retrieval.bm25 import K1, B, BM25Kind
 from raggd.retrieval.build import build_index
 from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter
 from raggd.retrieval.terms import TermNumbers, tokenize
 from raggd.settings import RetrievalSettings
-from retrieval_fixtures import build_bm25
+from retrieval_fixtures import as_file, build_bm25
 
 WORDS = [f"term{number}" for number in range(30)]
 REAL = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -75,7 +78,9 @@ _texts = st.lists(st.sampled_from(WORDS[:8]), min_size=0, max_size=6).map(" ".jo
 def test_segments_equal_one_index_bit_for_bit(texts, rows, queries, k, order) -> None:
     names = [f"p{number}" for number in range(len(texts))]
     order.shuffle(names)
-    corpus = [Passage(name, text, "title") for name, text in zip(names, texts, strict=True)]
+    corpus = [
+        Passage(name, text or "the", "title") for name, text in zip(names, texts, strict=True)
+    ]
     whole = by_bm25s(corpus)
     with tempfile.TemporaryDirectory() as folder:
         built = build_bm25(corpus, Path(folder) / "index", rows=rows)
@@ -136,26 +141,28 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_killed_build_goes_on_after_its_last_segment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    corpus = corpus_of(50)
+    corpus = as_file(corpus_of(50), tmp_path)
     expected = build_bm25(corpus, tmp_path / "expected", rows=10)
     folder, read = tmp_path / "index", []
+    passages_in = retrieval_corpus.passages_in
 
-    def streamed() -> list[Passage]:
+    def counted(*arguments: Any, **named: Any) -> Iterable[Passage]:
         read.append(1)
-        return corpus
+        return passages_in(*arguments, **named)
 
+    monkeypatch.setattr(retrieval_corpus, "passages_in", counted)
     with monkeypatch.context() as patched:
         killed_after(patched, 3)
         with pytest.raises(KeyboardInterrupt):
-            build_bm25(streamed, folder, rows=10)
+            build_bm25(corpus, folder, rows=10)
     assert not folder.exists()
     assert len(list((tmp_path / ".index.partial").glob("segment-*"))) == 3
-    assert len(read) == 2  # hashed, and stored
+    assert len(read) == 1
     seen: list[tuple[int, int | None]] = []
     with monkeypatch.context() as patched:
         killed_after(patched, 2)  # the two that are missing
-        resumed = build_bm25(streamed, folder, lambda _, *at: seen.append(at), rows=10)
-    assert len(read) == 3  # hashed again, not stored again
+        resumed = build_bm25(corpus, folder, lambda _, *at: seen.append(at), rows=10)
+    assert len(read) == 1  # not read again
     assert seen[0] == (40, 50)
     assert resumed.search(WORDS, 5) == expected.search(WORDS, 5)
     assert contents(tmp_path / "expected") == contents(folder)
@@ -221,8 +228,9 @@ def test_a_bound_too_small_is_told_before_the_work(tmp_path: Path) -> None:
     bound = Budget(held_memory() + 20_000_000)
     with pytest.raises(RaggdError, match=r"too small for an index of 7 passages.*at least"):
         build_bm25(corpus_of(7), tmp_path / "index", budget=bound)
+    few = as_file(corpus_of(5), tmp_path / "index")
     with pytest.raises(RaggdError, match="too small"):
-        build_index(corpus_of(5), RetrievalSettings(memory="10MB"), folder=tmp_path / "index")
+        build_index(few, RetrievalSettings(memory="10MB"), folder=tmp_path / "index")
     assert not (tmp_path / "index").exists()
     enough = Budget(held_memory() + 10**9)
     assert len(build_bm25(corpus_of(7), tmp_path / "index", budget=enough)) == 7
@@ -231,16 +239,15 @@ def test_a_bound_too_small_is_told_before_the_work(tmp_path: Path) -> None:
 _MEASURED = """
 import sys
 from pathlib import Path
-from raggd.data.documents import read_passages
 from raggd.retrieval.base import Budget, held_memory, peak_memory
 from raggd.retrieval.bm25 import BM25Kind
 from raggd.retrieval.build import update_index
+from raggd.retrieval.corpus import look_at
 corpus, folder, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-update_index(corpus, folder / "warm", BM25Kind())  # imports and stemmer
+update_index(look_at(corpus), folder / "warm", BM25Kind())  # imports and stemmer
 start = held_memory()
-built = update_index(
-    lambda: (p for n in range(9) for p in map(lambda p: type(p)(f"{p.id}-{n}", p.text, p.title),
-     read_passages(corpus))), folder / "index", BM25Kind(Budget(start + room))).retriever
+many = look_at(corpus.with_name("many.jsonl"))
+built = update_index(many, folder / "index", BM25Kind(Budget(start + room))).retriever
 sys.stdout.write(f"{len(built._segments)} {peak_memory() - start}")
 """
 
@@ -254,6 +261,8 @@ def test_the_bound_is_kept_by_a_process_of_its_own(tmp_path: Path) -> None:
     ]
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("\n".join(lines))
+    each = [line.replace('"id": "', f'"id": "{n}-') for n in range(9) for line in lines]
+    corpus.with_name("many.jsonl").write_text("\n".join(each))
 
     def measured(room: int) -> tuple[int, int]:
         command = [

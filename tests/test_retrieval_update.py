@@ -27,13 +27,13 @@ from raggd.records import Passage, RaggdError
 from raggd.retrieval import bm25, corpus, store
 from raggd.retrieval.base import RetrievalWarning
 from raggd.retrieval.bm25 import BM25Kind, BM25Retriever
-from raggd.retrieval.build import build_index, update_index
+from raggd.retrieval.build import build_index
 from raggd.retrieval.corpus import Changes
 from raggd.retrieval.dense import DenseRetriever
 from raggd.retrieval.encoder import Encoder, EncoderRules
 from raggd.retrieval.folders import open_folder
 from raggd.settings import RetrievalSettings
-from retrieval_fixtures import build_bm25, build_dense, open_bm25
+from retrieval_fixtures import build_bm25, build_dense, open_bm25, updated
 from workflow_fixtures import run_cli
 
 WORDS = [f"word{number}" for number in range(25)]
@@ -150,15 +150,15 @@ def test_only_what_changed_is_read_and_encoded(
 def test_the_index_says_what_changed(tmp_path: Path) -> None:
     docs = write(tmp_path / "docs", {"a.txt": 1, "b.txt": 2, "c.txt": 3})
     kind, folder = BM25Kind(), tmp_path / "index"
-    first = update_index(docs, folder, kind)
+    first = updated(docs, folder, kind)
     count = len(first.retriever)
     assert first.changes == Changes(files_added=3, passages_added=count)
-    again = update_index(docs, folder, kind)
+    again = updated(docs, folder, kind)
     assert (again.built, again.changes) == (False, Changes())
     (docs / "a.txt").write_text("word1 alone.")
     (docs / "b.txt").unlink()
     (docs / "d.txt").write_text("word2 alone.")
-    changed = update_index(docs, folder, kind).changes
+    changed = updated(docs, folder, kind).changes
     assert (changed.files_added, changed.files_changed, changed.files_removed) == (1, 1, 1)
     assert (changed.passages_added, changed.passages_changed) == (1, 1)
     assert changed.passages_removed == count - len(open_bm25(folder)) + 1
@@ -186,10 +186,10 @@ def test_a_touched_file_is_compared_by_its_bytes_once(
     real = corpus.file_hash
     monkeypatch.setattr(corpus, "file_hash", lambda path: hashed.append(path) or real(path))
     kind = BM25Kind()
-    assert not update_index(docs, tmp_path / "index", kind).built
+    assert not updated(docs, tmp_path / "index", kind).built
     assert set(hashed) == {docs / "a.txt"}
     hashed.clear()
-    assert not update_index(docs, tmp_path / "index", kind).built
+    assert not updated(docs, tmp_path / "index", kind).built
     assert hashed == []
 
 
@@ -198,10 +198,10 @@ def test_a_bad_file_is_named_until_it_is_mended(tmp_path: Path) -> None:
     (docs / "bad.jsonl").write_text("{")
     kind, folder = BM25Kind(), tmp_path / "index"
     for built in (True, False):
-        index = update_index(docs, folder, kind)
+        index = updated(docs, folder, kind)
         assert (index.built, [each.file for each in index.skipped]) == (built, ["bad.jsonl"])
     (docs / "bad.jsonl").write_text('{"id": "x", "contents": "T\\nword1"}')
-    mended = update_index(docs, folder, kind)
+    mended = updated(docs, folder, kind)
     assert mended.skipped == ()
     assert "x" in {hit.passage.id for hit in mended.retriever.search(["word1"], 100)[0]}
 
@@ -215,7 +215,7 @@ def test_what_is_read_in_part_is_named_by_every_open(
     docs = write(tmp_path / "docs", {"a.txt": 1, "b.rst": 2})
     monkeypatch.setattr("raggd.data.documents.rst.read", half)
     for built in (True, False):
-        index = update_index(docs, tmp_path / "index", BM25Kind())
+        index = updated(docs, tmp_path / "index", BM25Kind())
         assert index.skipped == (Skipped("b.rst", "its end cannot be read", partly=True),)
         assert (index.built, len(index.retriever)) == (built, 2)
     with pytest.raises(RaggdError, match=r"1 file is read in part \(b\.rst: its end"):
@@ -361,10 +361,10 @@ def test_an_id_given_twice_names_the_files(tmp_path: Path) -> None:
         build_bm25(docs, tmp_path / "index")
 
 
-def test_passages_from_elsewhere_are_replaced_as_a_whole(tmp_path: Path) -> None:
+def test_passages_of_one_file_are_told_by_their_ids(tmp_path: Path) -> None:
     corpus_one = [Passage("a", "word1"), Passage("b", "word2")]
     build_bm25(corpus_one, tmp_path / "index")
-    changed = update_index([*corpus_one, Passage("c", "word3")], tmp_path / "index", BM25Kind())
+    changed = updated([*corpus_one, Passage("c", "word3")], tmp_path / "index", BM25Kind())
     assert changed.changes.passages_added == 1
     assert changed.changes.passages_removed == 0
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from raggd.data.benchmarks import HUB, find_corpus
 from raggd.data.documents import summary
-from raggd.data.pocket import pocket_passages, write_pocket
+from raggd.data.pocket import Search, write_pocket
 from raggd.files import cache_folder
 from raggd.methods.spec import BASE_FILE, adapting_method, build_method, weight_file
 from raggd.progress import Progress, silent
@@ -99,15 +99,15 @@ class Assembly:
     def _pocket(self) -> Path:
         from raggd.settings import RetrievalSettings
 
-        passages = pocket_passages(self.progress)
-        retriever = build_index(passages, RetrievalSettings(), progress=self.progress).retriever
+        def indexed(corpus: Path) -> tuple[Search, str]:
+            retriever = build_index(corpus, RetrievalSettings(), progress=self.progress).retriever
 
-        def search(queries: list[str]) -> list[list[Passage]]:
-            return [[hit.passage for hit in hits] for hits in retriever.search(queries, 3)]
+            def search(queries: list[str]) -> list[list[Passage]]:
+                return [[hit.passage for hit in hits] for hits in retriever.search(queries, 3)]
 
-        return write_pocket(
-            cache_folder() / POCKET, search, f"{retriever.fingerprint}-3", self.progress
-        )
+            return search, f"{retriever.fingerprint}-3"
+
+        return write_pocket(cache_folder() / POCKET, indexed, self.progress)
 
     @property
     def corpus(self) -> Path:

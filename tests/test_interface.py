@@ -127,6 +127,31 @@ def test_a_row_of_a_batch_is_that_row_alone(
         torch.testing.assert_close(together[row], alone, atol=1e-5, rtol=1e-5)
 
 
+def test_an_update_added_with_the_base_is_the_same_update(
+    tiny_backbone: Backbone, base: BaseAdapter, batch: Batch
+) -> None:
+    update = tiny.random_update(base)
+    with attach(tiny_backbone, base):
+        alone = logits(tiny_backbone, batch)
+    with attach(tiny_backbone, base, update):
+        apart = logits(tiny_backbone, batch)
+    with attach(tiny_backbone, base, update, as_one=True):
+        as_one = logits(tiny_backbone, batch)
+    assert (alone - apart).abs().max() > 1e-2
+    assert not torch.equal(as_one, apart)
+    torch.testing.assert_close(as_one, apart, atol=1e-4, rtol=1e-4)
+
+
+def test_updates_of_rows_are_added_apart_whatever_was_wished(
+    tiny_backbone: Backbone, base: BaseAdapter, prompts: list[Prompt], batch: Batch
+) -> None:
+    updates = tiny.random_updates(base, len(prompts))
+    with attach(tiny_backbone, base, updates):
+        apart = logits(tiny_backbone, batch)
+    with attach(tiny_backbone, base, updates, as_one=True):
+        assert torch.equal(logits(tiny_backbone, batch), apart)
+
+
 def test_one_prompt_under_different_updates(
     tiny_backbone: Backbone, base: BaseAdapter, prompts: list[Prompt]
 ) -> None:
@@ -337,6 +362,7 @@ def test_small_updates_are_not_rounded_away() -> None:
     summed = Factors(base.a + small.a, base.b + small.b)
     assert likeness(base_change(short, summed) - before) < 0.4
     assert likeness(update_change(short, base, small) - before) > 0.65
+    assert likeness(base_change(short, interface._as_one(base, small)) - before) > 0.5
 
 
 def _stacked(factors: Factors) -> Factors:

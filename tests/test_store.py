@@ -140,6 +140,21 @@ def test_another_process_finds_the_states(
     assert not (tmp_path / "memory").exists()
 
 
+def test_a_step_that_sets_share_is_one_object_again(
+    base: BaseAdapter, supports: list[SupportSet], tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    for number, seed in enumerate((1, 1, 2)):
+        store.put(f"state-{number}", Adapted(base, random_update(base, seed)))
+    again = Store(tmp_path)
+    one, same, other = (again.find(f"state-{number}", base) for number in range(3))
+    assert one is not None
+    assert same is not None
+    assert other is not None
+    assert one.update is same.update
+    assert not torch.equal(vectors([one]), vectors([other]))
+
+
 def test_other_settings_files_or_demonstrations_are_not_mixed_up(
     method: Counting, base: BaseAdapter, supports: list[SupportSet], tmp_path: Path
 ) -> None:

@@ -3,7 +3,8 @@
 A projection with weight W and input h computes, for row i of a batch,
 ``W h + alpha/r (B + dB_i)(A + dA_i) h``. The terms of the base and of the update are kept apart, so
 that a small update is not rounded away against the base, and a zero update gives the base bitwise.
-Per-row updates are two batched products, of rank r and 2r: nothing is repeated per token.
+Per-row updates are two batched products, of rank r and 2r: nothing is repeated per token. An update
+for all rows may be added with the base, as one adapter of rank 3r, at the price of one.
 """
 
 from __future__ import annotations
@@ -112,17 +113,25 @@ def _check_rows(h: Tensor, update: Up, group: int) -> None:
 
 
 def _hooks(
-    backbone: Backbone, base: BaseAdapter, update: Update | None, group: int
+    backbone: Backbone, base: BaseAdapter, update: Update | None, group: int, as_one: bool
 ) -> Iterator[tuple[nn.Module, Attached]]:
     # with every module what is attached to it, factors where the backbone is and in its type
     target = (backbone.device, backbone.dtype)
     for projection in PROJECTIONS:
-        (a, b), ups = (t.to(*target) for t in base.factors[projection]), None
+        own, ups = Factors(*(t.to(*target) for t in base.factors[projection])), None
         if update is not None:
-            ups = _ups(Factors(a, b), Factors(*(t.to(*target) for t in update.factors[projection])))
+            step = Factors(*(t.to(*target) for t in update.factors[projection]))
+            one = as_one and update.rows is None
+            own, ups = (_as_one(own, step), None) if one else (own, _ups(own, step))
         for layer, module in enumerate(backbone.projections[projection]):
-            up = ups[layer] if ups else None
-            yield module, Attached(Factors(a[layer], b[layer]), up, base.spec.scaling, group)
+            factors, up = Factors(own.a[layer], own.b[layer]), ups[layer] if ups else None
+            yield module, Attached(factors, up, base.spec.scaling, group)
+
+
+def _as_one(base: Factors, step: Factors) -> Factors:
+    # B A + B dA + dB (A + dA): its terms are still apart, and summed in full precision
+    a = torch.cat([base.a, step.a, base.a + step.a], -2)
+    return Factors(a, torch.cat([base.b, base.b, step.b], -1))
 
 
 def _ups(base: Factors, step: Factors) -> list[Up]:
@@ -163,18 +172,25 @@ def _check(backbone: Backbone, base: BaseAdapter | None, update: Update | None) 
 
 @contextmanager
 def attach(
-    backbone: Backbone, base: BaseAdapter | None, update: Update | None = None, group: int = 1
+    backbone: Backbone,
+    base: BaseAdapter | None,
+    update: Update | None = None,
+    group: int = 1,
+    *,
+    as_one: bool = False,
 ) -> Iterator[None]:
     """Run the backbone with a base adapter and an update inside a ``with`` block, one at a time.
 
     Gradients flow to the factors of both. Without a base the model stays as it is. An update with a
-    leading axis is one per row of the batch, or per `group` consecutive rows.
+    leading axis is one per row of the batch, or per `group` consecutive rows. `as_one` adds one for
+    all rows with the base in one product: faster, rounded otherwise; zeros give the base nearly.
     """
     _check(backbone, base, update)
     handles: list[RemovableHandle] = []
     _IN_USE.add(backbone.model)
     try:
-        for module, hook in _hooks(backbone, base, update, group) if base is not None else ():
+        hooks = () if base is None else _hooks(backbone, base, update, group, as_one)
+        for module, hook in hooks:
             handles.append(module.register_forward_hook(hook))
         yield
     finally:

@@ -85,6 +85,14 @@ def shared_update(rows: Sequence[Adapted]) -> Update | None:
     return stack_updates([row.update or zero for row in rows])
 
 
+def follow_examples(rows: Sequence[Adapted]) -> bool:
+    """Return whether all rows have examples before them: their one step is added with the base.
+
+    Other methods add it apart, as they did when the study's answers were recorded.
+    """
+    return all(row.prefix is not None for row in rows)
+
+
 def _shared_soft(backbone: Backbone, rows: Sequence[Adapted]) -> Tensor | None:
     prefix = rows[0].soft
     if any(row.soft is not prefix for row in rows):
@@ -107,7 +115,7 @@ def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
             "one batch mixes rows of different base adapters (or with and without one): answer "
             "them in separate batches."
         )
-    with attach(backbone, rows[0].base, shared_update(rows)):
+    with attach(backbone, rows[0].base, shared_update(rows), as_one=follow_examples(rows)):
         yield
 
 

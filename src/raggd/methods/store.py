@@ -14,9 +14,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from raggd.backbone.batch import Prefix
 from raggd.backbone.refusal import RefusalRule
@@ -153,7 +155,7 @@ class Store:
             if base is None or not path.is_file():
                 return None
             try:
-                known = read_state(path, base)
+                known = self._sharing(read_state(path, base))
             except RaggdError:  # it is made again
                 return None
             path.touch()
@@ -217,6 +219,14 @@ class Store:
         while self.bytes > self._bound:
             self._forget(next(iter(self._states)))
             self.dropped += 1
+
+    def _sharing(self, adapted: Adapted) -> Adapted:
+        # a constant step is one object for all sets, by which a batch sees that all rows share it
+        last = next(reversed(self._states.values()), adapted).update
+        if last is None or adapted.update is None or last.base != adapted.update.base:
+            return adapted
+        pairs = zip(*(tensors_of(u.factors).values() for u in (last, adapted.update)), strict=True)
+        return replace(adapted, update=last) if all(torch.equal(*p) for p in pairs) else adapted
 
     def _forget(self, key: str) -> None:
         old = self._states.pop(key, None)

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -21,7 +21,7 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
-from raggd.methods.answering import rules_of, shared_update
+from raggd.methods.answering import follow_examples, rules_of, shared_update
 from raggd.methods.base import Adapted
 from raggd.serving.errors import StoppingError, as_api_error
 from raggd.serving.gate import Metrics
@@ -101,7 +101,7 @@ class RunningBatch:
         """Read and add prompts; return the (prompts, vocabulary) logits of their first tokens."""
         self.release()
         backbone = self._backbone
-        with attach(backbone, states[0].base, self._stacked(states)):
+        with self._attached(states, self._stacked(states)):
             reading = read_prompts(
                 backbone,
                 prompts,
@@ -119,12 +119,17 @@ class RunningBatch:
         target = (self._backbone.device, self._backbone.dtype)
         return update.map(lambda tensor: tensor.to(*target)) if update else None
 
+    def _attached(
+        self, states: Sequence[Adapted], update: Update | None
+    ) -> AbstractContextManager[None]:
+        return attach(self._backbone, states[0].base, update, as_one=follow_examples(states))
+
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Add one token to every answer; return the (answers, vocabulary) logits of the next."""
         if self._steps is None or not self._left:
             self.release()
-            self._held.enter_context(attach(self._backbone, self._states[0].base, self._update))
+            self._held.enter_context(self._attached(self._states, self._update))
             none, following = self._mask.new_empty(0), self._mask.sum(1, keepdim=True)
             reading = Reading(self._cache, none, self._mask, following)
             self._steps, self._left = steps_from(self._backbone, reading, AHEAD), AHEAD

@@ -43,11 +43,7 @@ _DEPENDS = {
 
 
 def shipped_weights(backbone: str) -> Path:
-    """Return the folder of the weights that come with raggd.
-
-    Raises:
-        RaggdError: none are shipped for it.
-    """
+    """Return the folder of the weights that come with raggd; where none do, say how to train."""
     folder = Path(str(resources.files("raggd"))) / "weights"
     names = sorted(path.name for path in folder.iterdir() if path.is_dir())
     if backbone not in names:
@@ -134,11 +130,7 @@ class Assembly:
         return self.retriever_with(self.settings.retrieval.noise)
 
     def retriever_with(self, noise: float) -> Retriever:
-        """Return the cached retriever with some share of random passages, from 0 to 1.
-
-        Raises:
-            RaggdError: there is noise, and the retriever is not an index of ours.
-        """
+        """Return the cached retriever, a share (0 to 1) of its passages random ones."""
         named = self.settings.retrieval.retriever
         if ":" in named:
             if noise:

@@ -46,11 +46,7 @@ class ClusterOptions:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be connected to, before any work.
-
-        Raises:
-            RaggdError: the address is none, or Ray is not installed.
-        """
+        """Refuse what is no address, and a Python without Ray, before any work."""
         _, colon, port = self.address.rpartition(":")
         if self.address not in {LOCAL, "auto"} and not (colon and port.isdigit()):
             raise RaggdError(
@@ -77,11 +73,7 @@ def _check_reachable(address: str) -> None:
 
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
-    """Use a cluster inside a ``with`` block, as the module ray, connected.
-
-    Raises:
-        RaggdError: there is no cluster at the address, or it runs other versions of Ray or Python.
-    """
+    """Use a cluster inside a ``with`` block, as the module ray; one that cannot be is refused."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
@@ -107,11 +99,7 @@ def connected(address: str) -> Iterator[Any]:
 
 
 def shares(ray: Any, options: ClusterOptions) -> tuple[int, dict[str, Any], int]:
-    """Share a cluster out: workers, what each reserves (as Ray's `remote` takes it), its threads.
-
-    Raises:
-        RaggdError: more processor cores are asked for than the cluster has.
-    """
+    """Share a cluster's cores out: workers, what each reserves (for `remote`), its threads."""
     there = ray.cluster_resources()
     gpus, cores = int(there.get("GPU", 0)), int(there.get("CPU", 1))
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
@@ -173,11 +161,7 @@ class Worker(ABC, Generic[T, R]):
 
 
 def check_worker(told: Mapping[str, Any], own: Mapping[str, str]) -> None:
-    """Refuse a worker whose results would differ from this machine's, by what it says of itself.
-
-    Raises:
-        RaggdError: it cannot do its part, or has other versions, data or weights.
-    """
+    """Refuse a worker that cannot do its part, or has other versions, data or weights than this."""
     node = told["node"]
     if told["problem"]:
         raise RaggdError(f"the worker on node '{node}' cannot do its part: {told['problem']}")
@@ -222,11 +206,7 @@ class Dispatcher(Generic[T, R]):
         return len(self._actors)
 
     def check(self, own: Mapping[str, str]) -> None:
-        """Wait for all workers to start, and let `check_worker` look at each.
-
-        Raises:
-            RaggdError: one could not be started, or died.
-        """
+        """Wait for all workers to start, or name why not; `check_worker` looks at each."""
         calls = [actor.introduce.remote() for actor in self._actors]
         try:
             for told in self._ray.get(calls, timeout=START_SECONDS):

@@ -48,11 +48,7 @@ _ROW = TypeAdapter(Prepared)
 
 
 def read_prepared(path: Path) -> list[Prepared]:
-    """Read what `write_prepared` wrote, in order.
-
-    Raises:
-        RaggdError: it is not there, or a line is damaged; the line is named.
-    """
+    """Read what `write_prepared` wrote, in order; a damaged line is named."""
     if not path.is_file():
         raise RaggdError(
             f"no prepared file at {path}: make one with `raggd data prepare --out {path}`."

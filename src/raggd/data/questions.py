@@ -149,11 +149,7 @@ def read_demonstrations(path: Path) -> list[Question]:
 
 
 def parse_demonstrations(shown: Iterable[Shown]) -> list[Question]:
-    """Turn answered questions of any form into `Question`.
-
-    Raises:
-        RaggdError: there is none, or one lacks its question or answer.
-    """
+    """Turn answered questions of any form into `Question`; refuse none, and what is no pair."""
     questions = []
     for number, value in enumerate(shown, start=1):
         where = f"demonstration {number}"

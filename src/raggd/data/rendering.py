@@ -177,11 +177,7 @@ def render_turns(tokenizer: Any, turns: Turns, *, cue: str = "") -> str:
 
 
 def turn_tokens(tokenizer: Any, turns: Turns) -> list[int]:
-    """Return the tokens of turns as `render_turns` renders them; control tokens are the template's.
-
-    Raises:
-        RaggdError: the template cannot be rendered, or text cannot be told from control tokens.
-    """
+    """Return the tokens of rendered turns; where text could pass for control tokens, refuse."""
     control = control_of(tokenizer)
     contents = [turn["content"] for turn in turns]
     mark = _mark_for(contents)

@@ -131,11 +131,7 @@ def values_hash(x: Values, y: Values) -> str:
 
 
 def to_table(name: str, rows: Sequence[Sequence[str]]) -> DataTable:
-    """Return the table of a header and rows, less what is no feature, its values checked.
-
-    Raises:
-        RaggdError: columns or values are not those of the table.
-    """
+    """Return the table of a header and rows, less what is no feature; other values are refused."""
     source = SOURCES[name]
     try:
         header = [column.strip() for column in rows[0]]

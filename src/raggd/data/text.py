@@ -99,11 +99,7 @@ _JSON_NAMES = {dict: "an object", list: "a list", bool: "true or false", type(No
 
 
 def text_of(value: Any, what: str, where: str) -> str:
-    """Return a value of JSON as text in the normal form: text, or a number.
-
-    Raises:
-        RaggdError: it is something else.
-    """
+    """Return a text or number of JSON as text in the normal form; refuse anything else."""
     if isinstance(value, str):
         return normal_text(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < math.inf:

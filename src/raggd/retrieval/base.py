@@ -89,11 +89,7 @@ def _least_of_best(scores: NDArray[np.floating[Any]], k: int) -> float:
 
 
 def check_search(queries: Sequence[str], k: int) -> None:
-    """Check the arguments of a search.
-
-    Raises:
-        RaggdError: a query is blank or `k` is negative.
-    """
+    """Refuse a search for a blank query, or for fewer than no passages."""
     if k < 0:
         raise RaggdError(f"cannot retrieve {k} passages: k must be 0 or more.")
     for position, query in enumerate(queries):
@@ -176,11 +172,7 @@ class Budget:
         return self.bound - held_memory()
 
     def require(self, size: int, what: str) -> None:
-        """Refuse work that takes `size` bytes and would not fit, before it starts.
-
-        Raises:
-            RaggdError: less is left.
-        """
+        """Refuse work that takes `size` bytes where less is left, before it starts."""
         if self.left() < size:
             raise RaggdError(
                 f"a memory bound of {show_size(self.bound)} is too small for {what}: it takes "

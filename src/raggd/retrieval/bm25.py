@@ -310,11 +310,7 @@ class BM25Kind:
         return content_id("bm25", *parameters, tokenizer_fingerprint(), corpus)
 
     def open(self, data: Path, fingerprint: str) -> BM25Retriever:
-        """Return the index in a folder of data, memory-mapped.
-
-        Raises:
-            ValueError: files do not belong together.
-        """
+        """Return the index in a folder, memory-mapped; a `ValueError` says what does not fit."""
         store, keys = PassageStore(data), mapped(data / _TERM_KEYS)
         found = []
         for part, (start, end) in zip(_parts(data), _spans(data), strict=True):

@@ -56,11 +56,7 @@ class ForeignRetriever:
         return str(self._fingerprint())
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return at most `k` hits per query, in its order.
-
-        Raises:
-            RaggdError: it failed, or returned something else.
-        """
+        """Return at most `k` hits per query, in its order; what failed or is no hit is refused."""
         check_search(queries, k)
         if not k:
             return [[] for _ in queries]

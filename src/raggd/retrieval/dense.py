@@ -126,11 +126,7 @@ class DenseKind:
         return content_id("dense", self.encoder.fingerprint, corpus, search, self.encoder.precision)
 
     def open(self, data: Path, fingerprint: str) -> DenseRetriever:
-        """Return the index in a folder of data, memory-mapped.
-
-        Raises:
-            ValueError: files do not belong together.
-        """
+        """Return the index in a folder, memory-mapped; a `ValueError` says what does not fit."""
         encoder, store, embeddings = self.encoder, PassageStore(data), mapped(data / EMBEDDINGS)
         if embeddings.shape != (len(store), encoder.width):
             raise ValueError(f"{len(store)} passages, embeddings of shape {embeddings.shape}")
@@ -232,11 +228,7 @@ def _by_comparing(embeddings: Vectors, queries: Vectors, k: int) -> list[Rows]:
 
 
 def import_faiss() -> Any:
-    """Return the module faiss.
-
-    Raises:
-        RaggdError: it is not installed.
-    """
+    """Return the module faiss; without it, name the extra."""
     try:
         import faiss
     except ImportError as error:

@@ -34,11 +34,7 @@ _T = TypeVar("_T")
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
-    """Return ``index.json``; `kind` None accepts any.
-
-    Raises:
-        RaggdError: the folder holds no index of that kind in the format that is read here.
-    """
+    """Return ``index.json`` of an index of a kind (None: any) in the format that is read here."""
     found = {}
     if (folder / MANIFEST).is_file():
         found = read_json(folder / MANIFEST, what="index description")
@@ -52,11 +48,7 @@ def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
 
 
 def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], _T]) -> _T:
-    """Return what `load` makes of an index's data and manifest, also while it is replaced.
-
-    Raises:
-        RaggdError: it is no such index, or damaged.
-    """
+    """Return what `load` makes of an index's data and manifest, also while it is replaced."""
     while True:
         manifest = read_manifest(folder, kind)
         try:

@@ -119,11 +119,7 @@ class StoreWriter:
             yield passage
 
     def finish(self, files: Sequence[StoredFile]) -> None:
-        """Sort the ids and rank the rows; `files` are those of the corpus, in its order.
-
-        Raises:
-            RaggdError: two passages share an id.
-        """
+        """Sort the ids, all different, and rank the rows; `files` are in the corpus's order."""
         self._file.execute("CREATE INDEX by_id ON passages (id)")
         twice = self._file.execute(_TWICE).fetchone()
         if twice:
@@ -162,11 +158,7 @@ class PassageStore:
     """Random access to the passages of a store; any thread may use it."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the files of a folder.
-
-        Raises:
-            ValueError: they are damaged, or do not belong together.
-        """
+        """Open the files of a folder; a `ValueError` says what is damaged."""
         self.folder, self.rank = folder, mapped(folder / "rank.npy")
         files = read_json(folder / "files.json", what="list of files")
         self.files = [StoredFile(**entry) for entry in files]
@@ -204,11 +196,7 @@ class PassageStore:
         return [Passage(*parts) for parts in self._all(_AT, json.dumps(rows))]
 
     def passages(self, ids: Sequence[str]) -> list[Passage]:
-        """Return the passages with these ids, in their order.
-
-        Raises:
-            RaggdError: an id is not in the corpus.
-        """
+        """Return the passages with these ids, in their order; unknown ones are refused."""
         # As bytes: halves of surrogate pairs, which no id holds, match nothing.
         query = f"SELECT {_PASSAGE} FROM passages WHERE id = CAST(? AS TEXT)"
         found = []

@@ -224,11 +224,7 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
 
 
 def bind(settings: ServingSettings) -> socket.socket:
-    """Take the address, before anything slow is loaded: a bound socket that does not listen yet.
-
-    Raises:
-        RaggdError: the address is in use, or is not this machine's.
-    """
+    """Take the address before anything slow is loaded: a bound socket that does not listen yet."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     taken = socket.socket(family, socket.SOCK_STREAM)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

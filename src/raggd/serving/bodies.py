@@ -125,12 +125,7 @@ class Extension(Body):
     show_passages: bool | None = None  # whether the answer carries those that were used (default)
 
     def method_of(self, model: str) -> tuple[str, str | None]:
-        """Return the method, and the id of the stored set, that a request for a model names.
-
-        Raises:
-            ApiError: the model is unknown.
-            BadRequestError: fields contradict each other.
-        """
+        """Return method and id of the stored set that a request for a model names, or refuse it."""
         name, slash, tail = model.partition("/")
         if name not in MODELS or (slash and (name != "adapted" or not tail)):
             known = [*MODELS, "adapted/<support id>"]

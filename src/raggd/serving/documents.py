@@ -96,11 +96,7 @@ class Documents:
         )
 
     def refresh(self) -> IndexView:
-        """Index what changed, and search the new index from now on. Blocks; one at a time.
-
-        Raises:
-            RaggdError: the documents cannot be indexed; the old index stays in use.
-        """
+        """Search what changed from now on, if it can be indexed. Blocks; one at a time."""
         with self._lock:
             started = time.perf_counter()
             before = self.retriever.fingerprint

@@ -35,12 +35,7 @@ class Evaluations:
         self._views: dict[str, EvaluationView] = {}
 
     def start(self, body: EvaluationRequest) -> EvaluationView:
-        """Begin an evaluation; `view` says how far it is.
-
-        Raises:
-            ApiError: there is no such set, or an evaluation runs.
-            BadRequestError: the set holds one example alone.
-        """
+        """Begin an evaluation, one at a time, of two examples or more; `view` says how far."""
         support = self._service.stored(body.support).support
         fields = enumerate(body.questions or [], start=1)
         asked = [Question(f"q{i}", f.question.strip(), (f.answer.strip(),)) for i, f in fields]
@@ -66,11 +61,7 @@ class Evaluations:
         return view
 
     def view(self, name: str) -> EvaluationView:
-        """Return how far an evaluation is.
-
-        Raises:
-            ApiError: 404 if there is none of that id.
-        """
+        """Return how far an evaluation is; 404 if there is none of that id."""
         try:
             return self._views[name]
         except KeyError:

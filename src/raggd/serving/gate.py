@@ -77,11 +77,7 @@ class Metrics:
 
 
 def read_keys(path: Path) -> Keys:
-    """Read a file of API keys: a name and a key on each line, ``#`` begins a comment.
-
-    Raises:
-        RaggdError: it cannot be read, a line has another form, or a name or key comes twice.
-    """
+    """Read API keys: a name and a key on each line, each once; ``#`` begins a comment."""
     try:
         with open_text(path) as file:
             lines = file.read().splitlines()

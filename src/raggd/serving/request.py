@@ -42,11 +42,7 @@ def no_json() -> ApiError:
 
 
 def turns_of(messages: list[openai.Message]) -> tuple[str, str, tuple[Exchange, ...]]:
-    """Return what system and developer say, the question, and earlier ones with their answers.
-
-    Raises:
-        BadRequestError: the last turn is not the user's.
-    """
+    """Return what system and developer say, the user's last turn, and earlier ones with answers."""
     turns: list[tuple[str, str]] = []
     for message in messages:
         if message.role not in {"user", "assistant"} or (not turns and message.role != "user"):

@@ -67,12 +67,7 @@ class Service:
 
     @contextmanager
     def admitted(self, count: int) -> Iterator[None]:
-        """Let answers in for as long as they take, or turn them away.
-
-        Raises:
-            StoppingError: it takes no more.
-            ApiError: its queue is full.
-        """
+        """Let answers in for as long as they take; 503 while it stops, 429 if its queue is full."""
         if self.stopping:
             raise StoppingError
         if self._open + count > self.settings.serving.queue:
@@ -157,11 +152,7 @@ class Service:
     # Stored support sets: the command line's are here too, and these are there
 
     async def add(self, body: SupportRequest) -> tuple[SupportView, bool]:
-        """Store a set with what it was adapted to; say whether it is new.
-
-        Raises:
-            ApiError: 409 where it is meant for another base adapter, 429 when the store is full.
-        """
+        """Store and adapt a set of this base, if there is room (429); say whether it is new."""
         in_use = self.base.fingerprint
         if body.base not in {None, in_use}:
             raise ApiError(
@@ -195,11 +186,7 @@ class Service:
             return await self.aside(lambda: self.told(stored)), support.id not in names
 
     def stored(self, name: str) -> StoredSet:
-        """Look a stored set up.
-
-        Raises:
-            ApiError: 404 if there is none.
-        """
+        """Look a stored set up; 404 if there is none."""
         if name not in self.store.names():
             raise ApiError(
                 404,

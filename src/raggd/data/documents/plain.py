@@ -75,11 +75,7 @@ _SAMPLE = 200_000  # bytes that are looked at to guess an encoding
 
 
 def decode(data: bytes) -> str:
-    """Return the text of a file's bytes.
-
-    Raises:
-        RaggdError: it is not text, or in an encoding that cannot be told.
-    """
+    """Return the text of a file's bytes; refuse what is none, or of no known encoding."""
     for mark, name in _FORMATS.items():
         if data.startswith(mark):
             raise RaggdError(

@@ -28,7 +28,9 @@ app = typer.Typer(add_completion=False)
 def bench(
     only: Annotated[
         str | None,
-        typer.Option(help="Run one: adaptation, answering, targets, training, growth, retrieval."),
+        typer.Option(
+            help="Run one: adaptation, answering, following, targets, training, growth, retrieval."
+        ),
     ] = None,
     rounds: Annotated[
         int, typer.Option(min=1, help="Rounds per comparison; half as many for slow ones.")

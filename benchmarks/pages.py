@@ -19,6 +19,8 @@ MEANING = {
     "adapt_vs_matrices": "one adaptation: RAG-GD / its matrix products alone",
     "cached_vs_answer": "adapting to a known support set / answering one question",
     "few_shot_vs_answer": "answering with the demonstrations in the prompt / without",
+    "following_vs_base": "one question, 8 tokens: under three examples read before / base adapter",
+    "following_vs_base_1_token": "the same, reading and one token",
     "mixed_vs_none": "8 rows: 8 updates / base adapter alone",
     "mixed_vs_bare": "8 rows: 8 updates / bare backbone",
     "mixed_vs_peft": "8 rows: 8 updates / PEFT adapter_names",

@@ -9,7 +9,7 @@ from benchmarks.measured import Measured
 from benchmarks.setting import BenchSetting
 from raggd.records import require_known
 
-BENCHES = ("adaptation", "answering", "targets", "training", "growth", "retrieval")
+BENCHES = ("adaptation", "answering", "following", "targets", "training", "growth", "retrieval")
 """In the order in which they run: a file of this folder each."""
 
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import benchmarks
 import benchmarks.__main__ as bench_command
-from benchmarks import answering, growth, targets, training
+from benchmarks import answering, following, growth, targets, training
 from benchmarks.adaptation import support_flops
 from benchmarks.growth import fit_exponent
 from benchmarks.pages import MEANING
@@ -30,11 +30,14 @@ from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
 from raggd.adaptation.targets import support_batch
 from raggd.assembly import Assembly
+from raggd.backbone.generate import clean_answer
 from raggd.backbone.load import Backbone
 from raggd.evaluation import timing
 from raggd.evaluation.timing import Ratio, Work, in_turn, ratio_of
 from raggd.files import read_json
-from raggd.methods.spec import BASE_FILE, PREDICTOR_FILE
+from raggd.methods.answering import answer_batch
+from raggd.methods.base import Adapted
+from raggd.methods.spec import BASE_FILE, EXAMPLES_FILE, PREDICTOR_FILE
 from raggd.records import RaggdError
 from raggd.settings import changed, load_settings
 from tiny import hooks_of, random_base, random_update
@@ -215,6 +218,21 @@ def test_all_ways_of_answering_give_the_same_answers(setting: BenchSetting) -> N
     assert named <= set(found.ratios)
     assert {"mixed_vs_peft_1_rows", "mixed_vs_peft_short"} <= set(found.ratios)
     assert {"mixed_vs_peft_narrow"} <= set(found.ratios)
+
+
+def test_following_answers_as_answering_does(setting: BenchSetting) -> None:
+    random_update(setting.base).save(setting.parts.weights / EXAMPLES_FILE)
+    found = following.run(setting)
+    assert set(found.ratios) == {"following_vs_base", "following_vs_base_1_token"} <= set(MEANING)
+    assert found.facts["examples_tokens"] > 0
+    row = setting.parts.method("examples").adapt(setting.supports[:1])[0]
+    (prompt,) = setting.prompts([row], 24)
+    (wanted,) = answer_batch(setting.backbone, [row], [prompt], 24)
+    chosen = following.answer(setting, row, prompt, 24)
+    assert following.answer(setting, Adapted(setting.base), prompt, 24) != chosen
+    ends = [chosen.index(stop) for stop in setting.backbone.stops if stop in chosen]
+    text = setting.backbone.tokenizer.decode(chosen[: min(ends, default=24)])
+    assert clean_answer(text) == wanted
 
 
 def test_merged_weights_come_back(setting: BenchSetting) -> None:

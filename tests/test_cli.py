@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -321,6 +322,17 @@ def test_a_folder_that_cannot_be_written(place: Place, tmp_path: Path) -> None:
 def test_a_name_too_long_for_the_system() -> None:
     ran = run_cli("evaluate", "--questions", "x" * 5000)
     assert ran.refusal() == f"the name '{'x' * 40}...' is too long for this system."
+
+
+@pytest.mark.parametrize(("name", "shown"), [(None, "the output"), ("a\nb", r"a\nb")])
+def test_a_full_disk_where_nobody_looks_for_it(
+    monkeypatch: pytest.MonkeyPatch, name: str | None, shown: str
+) -> None:
+    def full(_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    monkeypatch.setattr(data, "listed", full)
+    assert run_cli("data", "list").refusal() == f"cannot use {shown}: the disk is full."
 
 
 def test_a_bug_is_not_dressed_up_as_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

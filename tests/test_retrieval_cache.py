@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import sqlite3
 import threading
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from raggd.files import CacheWarning
 from raggd.records import Hit, Passage, RaggdError
+from raggd.retrieval import cache
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import build_index
 from raggd.retrieval.cache import CachedRetriever, list_cache, prune_cache
@@ -94,6 +99,40 @@ def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
     (tmp_path / "retrieval.sqlite3").write_bytes(b"not a database at all" * 100)
     with pytest.raises(RaggdError, match=r"retrieval\.sqlite3.*delete"):
         CachedRetriever(Fake(), tmp_path).search(["q"], 1)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_cache_that_cannot_be_written_is_told_and_done_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    if known:
+        CachedRetriever(Fake(), tmp_path).search(["known"], 2)
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        cache.sqlite3, "connect", lambda path, **_: connect(f"file:{path}?mode=ro", uri=True)
+    )
+    fake = Fake()
+    cached = CachedRetriever(fake, tmp_path)
+    with pytest.warns(CacheWarning, match=r"not kept in .*retrieval\.sqlite3: "):
+        assert cached.search(["known", "new"], 2) == Fake().search(["known", "new"], 2)
+    assert sorted(fake.searched) == (["new"] if known else ["known", "new"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # once is enough
+        assert cached.search(["newer"], 2) == Fake().search(["newer"], 2)
+
+
+def test_what_cannot_be_deleted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path))
+    CachedRetriever(Fake(), tmp_path / "retrieval").search(["q"], 1)
+
+    def refused(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as locked:
+        locked.setattr(Path, "unlink", refused)
+        with pytest.raises(RaggdError, match=r"cannot delete .*retrieval\.sqlite3: Read-only"):
+            prune_cache(max_bytes=0)
+    assert [entry.kind for entry in prune_cache(max_bytes=0)] == ["retrieval"]
 
 
 def test_writers_do_not_disturb_each_other(tmp_path: Path) -> None:

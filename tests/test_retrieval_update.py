@@ -222,6 +222,20 @@ def test_what_is_read_in_part_is_named_by_every_open(
         refuse_skipped(docs, index.skipped)
 
 
+def test_a_full_disk_is_one_message_and_leaves_the_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    docs, folder = write(tmp_path / "docs", {f"{n}.txt": n for n in range(30)}), tmp_path / "index"
+    assert updated(docs, folder, BM25Kind()).built
+    write(docs, {f"{n}.txt": n + 1 for n in range(200)})
+    with monkeypatch.context() as full:
+        full.setattr(store, "_START", f"PRAGMA max_page_count = 3; {store._START}")
+        with pytest.raises(RaggdError, match=r"cannot write the index .*: the disk is full"):
+            updated(docs, folder, BM25Kind())
+    assert len(open_bm25(folder)) == 30
+    assert updated(docs, folder, BM25Kind()).built
+
+
 def test_a_file_that_cannot_be_opened_is_named_until_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

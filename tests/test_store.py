@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +15,7 @@ import torch
 from raggd.backbone.batch import read_prefix
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, load_update
-from raggd.files import load_tensors, save_tensors
+from raggd.files import CacheWarning, load_tensors, save_tensors
 from raggd.methods.base import Adapted
 from raggd.methods.store import Store, size_of, state_key
 from raggd.records import RaggdError, SupportSet
@@ -124,6 +126,27 @@ def test_only_what_is_new_is_computed(
     assert twice[0] is twice[1]
     assert method.batches == [1, 2]
     assert store.computed == 3
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_done_without(
+    method: Counting, supports: list[SupportSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = Store(tmp_path)
+    adapt(before, method, supports[:1])
+
+    def refused(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("raggd.files.tempfile.mkstemp", refused)
+    monkeypatch.setattr(Path, "touch", refused)
+    store = Store(tmp_path)
+    with pytest.warns(CacheWarning, match="in memory alone: .*Read-only"):
+        found = adapt(store, method, supports)
+    assert torch.equal(vectors(found), vectors(method.adapt(supports)))
+    assert store.computed == len(supports) - 1
+    assert adapt(store, method, supports)[1] is found[1]
+    with pytest.raises(RaggdError, match="Read-only"):
+        store.add(supports[0])
 
 
 def test_another_process_finds_the_states(

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import sqlite3
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -28,6 +29,32 @@ def cache_folder() -> Path:
     root = os.environ.get("RAGGD_CACHE")
     base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
     return Path(root) if root else Path(base) / "raggd"
+
+
+class CacheWarning(UserWarning):
+    """Something could not be kept, so that it has to be made again."""
+
+
+_UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_OF_SQLITE = {"FULL": errno.ENOSPC, "READONLY": errno.EROFS, "CANTOPEN": errno.EACCES}
+
+
+def _number_of(error: BaseException | None) -> int | None:
+    name = str(getattr(error, "sqlite_errorname", "")).split("_")  # SQLITE_READONLY_DIRECTORY
+    return _OF_SQLITE.get(name[1]) if len(name) > 1 else getattr(error, "errno", None)
+
+
+def is_unwritable(error: BaseException | None) -> bool:
+    """Return whether something could not be written where it is: no room, or no permission."""
+    return _number_of(error) in _UNWRITABLE
+
+
+def reason_of(error: OSError | sqlite3.Error) -> str:
+    """Return in words why something could not be written."""
+    number = _number_of(error)
+    if number == errno.ENOSPC:
+        return "the disk is full"
+    return os.strerror(number) if number else str(error)
 
 
 @contextmanager
@@ -50,9 +77,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error.strerror or error)
         raise RaggdError(
-            f"cannot write {path}: {reason}. Nothing was changed. Free space or choose "
+            f"cannot write {path}: {reason_of(error)}. Nothing was changed. Free space or choose "
             "another folder."
         ) from error
     finally:

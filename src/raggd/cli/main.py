@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,6 +20,8 @@ from raggd.cli.linear import register as register_linear
 from raggd.cli.shared import complain
 from raggd.cli.study import replay, report, study
 from raggd.cli.train import targets, train_app
+from raggd.data.documents import shown_name
+from raggd.files import is_unwritable, reason_of
 from raggd.records import RaggdError
 
 
@@ -75,7 +78,7 @@ def main() -> None:
 
     Raises:
         RuntimeError: a fault of the program; memory of a card that runs out is none.
-        OSError: a fault of the program, unless a name is too long.
+        OSError: a fault of the program, unless a name is too long or nothing can be written.
     """
     warnings.formatwarning = lambda message, *_, **__: f"raggd: {message}\n"  # no source lines
     try:
@@ -84,7 +87,11 @@ def main() -> None:
         complain(f"raggd: {error}")
         sys.exit(2)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:  # others are told where they arise
+        if is_unwritable(error):  # of most files it is told where it arises
+            where = shown_name(Path(error.filename)) if error.filename else "the output"
+            complain(f"raggd: cannot use {where}: {reason_of(error)}.")
+            sys.exit(2)
+        if error.errno != errno.ENAMETOOLONG:
             raise
         complain(f"raggd: the name '{str(error.filename)[:40]}...' is too long for this system.")
         sys.exit(2)

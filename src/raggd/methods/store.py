@@ -12,8 +12,10 @@ import json
 import re
 import threading
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,9 @@ from raggd.core.low_rank import (
 )
 from raggd.data.template import AnswerTemplate
 from raggd.files import (
+    CacheWarning,
     cache_folder,
+    is_unwritable,
     load_tensors,
     read_json,
     save_tensors,
@@ -74,6 +78,7 @@ class Store:
         """Read nothing yet; `bound` is in bytes, of states in memory and again on disk."""
         self.folder = folder or cache_folder() / "supports"
         self._bound = bound
+        self._told = False
         self._states: OrderedDict[str, Adapted] = OrderedDict()
         self._sets: dict[str, tuple[int, StoredSet]] = {}
         self._lock = threading.RLock()
@@ -158,7 +163,8 @@ class Store:
                 known = self._sharing(read_state(path, base))
             except RaggdError:  # it is made again
                 return None
-            path.touch()
+            with suppress(OSError):  # when it was last used is not noted where nothing is written
+                path.touch()
             self._remember(key, known)
             return known
 
@@ -183,9 +189,21 @@ class Store:
     ) -> None:
         """Keep an adapted state under a `state_key`, facts beside it, on disk if it can be."""
         with self._lock:
-            if on_disk and write_state(self._state_file(key), adapted, facts or {}):
-                self._prune()
+            if on_disk:
+                self._write(self._state_file(key), adapted, facts or {})
             self._remember(key, adapted)
+
+    def _write(self, path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> None:
+        try:
+            if write_state(path, adapted, facts):
+                self._prune()
+        except RaggdError as error:
+            if not is_unwritable(error.__cause__):
+                raise
+            if not self._told:
+                told = f"what is adapted to is kept in memory alone: {error}"
+                warnings.warn(told, CacheWarning, stacklevel=4)
+            self._told = True
 
     def adapt(
         self,

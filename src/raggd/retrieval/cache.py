@@ -6,14 +6,17 @@ import json
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from raggd.files import cache_folder
+from raggd.files import CacheWarning, cache_folder, is_unwritable, reason_of
 from raggd.records import Hit, RaggdError, content_id
 from raggd.retrieval.base import check_search
 from raggd.retrieval.folders import MANIFEST, read_manifest
@@ -25,6 +28,7 @@ CREATE TABLE IF NOT EXISTS results (
     ids TEXT NOT NULL, scores BLOB NOT NULL
 ) WITHOUT ROWID
 """
+T = TypeVar("T")
 _INSERT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 _SELECT = "SELECT ids, scores FROM results WHERE key = ?"
 
@@ -37,6 +41,8 @@ def _row(hits: Sequence[Hit]) -> tuple[str, bytes]:
 class CachedRetriever:
     """A retriever that remembers results in an SQLite file, which processes may share.
 
+    Where it cannot be written, every search is made.
+
     Results are keyed by the retriever's fingerprint (which covers its index), `k` and the query.
     Ids and scores are stored (scores as 64-bit floats, so they come back
     bitwise); passages are read from the index.
@@ -46,40 +52,56 @@ class CachedRetriever:
         self._retriever = retriever
         self._path = folder / "retrieval.sqlite3"
         self.fingerprint = retriever.fingerprint
+        self._told = False
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return exactly what the retriever behind the cache returns."""
         check_search(queries, k)
         keys = [content_id(self.fingerprint, str(k), query, length=40) for query in queries]
-        with self._connected() as connection:
-            read = ((key, connection.execute(_SELECT, (key,)).fetchone()) for key in set(keys))
-            rows = {key: row for key, row in read if row is not None}
+        nothing: dict[str, tuple[str, bytes]] = {}
+        rows = self._use(partial(_read, keys=set(keys)), nothing)
         missing = {key: query for key, query in zip(keys, queries, strict=True) if key not in rows}
         if missing:
             found = self._retriever.search(list(missing.values()), k)
             rows |= zip(missing, map(_row, found), strict=True)
             added = [(key, self.fingerprint, k, q, *rows[key]) for key, q in missing.items()]
-            with self._connected() as connection, connection:
-                connection.executemany(_INSERT, added)
+            self._use(partial(_write, rows=added), None)
         return [self._hits(*rows[key]) for key in keys]
 
     def _hits(self, ids: str, scores: bytes) -> list[Hit]:
         found = self._retriever.store.passages(json.loads(ids))
         return list(map(Hit, found, np.frombuffer(scores, dtype="<f8").tolist()))
 
-    @contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
+    def _use(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
         # A connection per call: safe from any thread and after a fork; opening takes microseconds.
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path, timeout=60)) as connection:
-                connection.execute(_TABLE)
-                yield connection
+            with closing(sqlite3.connect(self._path, timeout=60)) as file, file:
+                file.execute(_TABLE)
+                return work(file)
         except (sqlite3.Error, OSError) as error:
-            raise RaggdError(
-                f"cannot use the retrieval cache {self._path} ({error}): free disk space, or "
-                "delete the file; it is made again."
-            ) from error
+            if not is_unwritable(error):
+                raise RaggdError(
+                    f"cannot use the retrieval cache {self._path} ({error}): delete the file; it "
+                    "is made again."
+                ) from error
+            if not self._told:
+                warnings.warn(
+                    f"results of searches are not kept in {self._path}: {reason_of(error)}.",
+                    CacheWarning,
+                    stacklevel=3,
+                )
+            self._told = True
+            return otherwise
+
+
+def _write(file: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
+    file.executemany(_INSERT, rows)
+
+
+def _read(file: sqlite3.Connection, keys: Iterable[str]) -> dict[str, tuple[str, bytes]]:
+    read = ((key, file.execute(_SELECT, (key,)).fetchone()) for key in keys)
+    return {key: row for key, row in read if row is not None}
 
 
 REMADE = ("index", "unfinished index", "retrieval", "adapters", "tables", "pocket-choices")
@@ -135,17 +157,27 @@ def prune_cache(
 
     Downloads and support sets stay. A program that has an index open goes on with it. What was
     deleted is returned.
+
+    Raises:
+        RaggdError: something cannot be deleted.
     """
     entries = [entry for entry in list_cache() if entry.kind in REMADE]
     held, now = sum(entry.bytes for entry in entries), time.time()
-    gone = []
+    gone: list[CacheEntry] = []
     for entry in entries:
         if entry.kind == "unfinished index" and now - entry.last_used < _AT_WORK:
             continue
         old = older_than_days is not None and now - entry.last_used > 86400 * older_than_days
         if old or (max_bytes is not None and held > max_bytes):
+            try:
+                shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
+            except FileNotFoundError:  # another process was faster
+                pass
+            except OSError as error:
+                raise RaggdError(
+                    f"cannot delete {entry.path}: {error.strerror or error}. What was to go before "
+                    f"it is deleted ({len(gone)} of the cache's entries)."
+                ) from error
             held -= entry.bytes
             gone.append(entry)
-            shutil.rmtree(entry.path, ignore_errors=True)
-            entry.path.unlink(missing_ok=True)
     return gone

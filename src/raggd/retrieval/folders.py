@@ -10,16 +10,16 @@ brought up to date under a running program. A build that was stopped goes on fro
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raggd.files import read_json, write_json
+from raggd.files import read_json, reason_of, write_json
 from raggd.records import RaggdError
 
 FORMATS = {"bm25": 4, "dense": 3}
@@ -89,11 +89,10 @@ def building(folder: Path) -> Iterator[Path]:
     try:
         with _locked(work):
             yield work
-    except OSError as error:
-        reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
+    except (OSError, sqlite3.Error) as error:
         raise RaggdError(
-            f"cannot write the index {folder}: {reason}. What was there is unchanged; free space "
-            "or choose another folder."
+            f"cannot write the index {folder}: {reason_of(error)}. What was there is unchanged; "
+            "free space or choose another folder (that of the cache is RAGGD_CACHE)."
         ) from error
 
 

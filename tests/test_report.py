@@ -27,7 +27,7 @@ from raggd.report.build import SmallReport
 from raggd.report.contrasts import Averages, contrasts
 from raggd.report.cost_figure import cost_figure
 from raggd.report.grid import Grid, ScoredAnswer, StudyBlock
-from raggd.report.page import ExampleCase, Section, Shown, mark_answers, study_page
+from raggd.report.page import ExampleCase, Section, mark_answers, study_page
 from raggd.report.study_tables import contrast_table, loss_table, scores_table
 from raggd.report.tables import Bold, Column, Table, interval_text
 from sampled import bootstrap_interval
@@ -403,7 +403,7 @@ def test_page_escapes_tables_and_method_names_too() -> None:
     html = study_page(
         title=EVIL,
         lead=EVIL,
-        sections=[Section("one", EVIL, (EVIL,), (), [Shown(table, EVIL)])],
+        sections=[Section("one", EVIL, (EVIL,), {}, {EVIL: table}, EVIL)],
         methods=[EVIL],
         settings={EVIL: EVIL},
         planned=2,
@@ -427,7 +427,7 @@ def test_page_shows_what_changed() -> None:
 def test_page_without_the_optional_parts() -> None:
     table = Table((Column("a"),), (("1",),))
     bare = study_page(
-        title="x", lead="y", sections=[Section("one", "One", (), (), [Shown(table)])],
+        title="x", lead="y", sections=[Section("one", "One", (), {}, {"a": table})],
         methods=["base"], settings={},
     )  # fmt: skip
     outline = Outline(bare)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
@@ -32,7 +32,7 @@ from raggd.report.figures import (
     steps_figure,
 )
 from raggd.report.grid import ALIGNMENT_FILE, Grid, StudyBlock, load_grid
-from raggd.report.page import ExampleCase, Section, Shown, study_page
+from raggd.report.page import ExampleCase, Section, study_page
 from raggd.report.tables import Table
 
 BOLD = (
@@ -43,41 +43,56 @@ STAR = "A star marks tasks that nothing was trained on."
 _LONG = ("pairs", "numbers")  # tables for other programs: CSV alone
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """Everything computed from a study's folder before it is written, by file name."""
+_SECTIONS = {
+    "differences": (
+        "Are the differences real?",
+        "Every method answered the same questions; differences are taken question by question. "
+        "Support draws count as a source of chance.",
+        "rag-gd minus base, pooled"),
+    "scores": ("Scores", "", ""),
+    "drops": (
+        "Against test-time SGD",
+        "How many times as much as TT-SGD a method takes from the answer loss of the base adapter. "
+        "No multiple is shown where TT-SGD's own gain is not certain.", ""),
+    "paper": (
+        "Beside the paper",
+        "EM / F1 points above the base adapter: as published (7B and 8B backbones, all questions "
+        "of seven benchmarks, five passages) and here.", ""),
+    "steps": ("Number of steps K", "", ""),
+    "cost": ("Accuracy and cost", "", ""),
+    "evidence": (
+        "Gain and evidence",
+        "Questions whose passages hold an answer, and the others; questions answered by yes or no "
+        "are left out. Mean over questions.", ""),
+    "alignment": (
+        "Predicted and true updates",
+        "Cosine between the predicted update and the one that K gradient steps make, in product "
+        "space, for support sets of the study.", ""),
+    "pairs": (
+        "Every pair of methods",
+        "p_holm is corrected over all pairs of a scope, subset and metric; p_holm_named over the "
+        "comparisons of the first table alone. EM and F1 on all benchmarks; the file pairs.csv has "
+        "the rest.",
+        "pooled rag-gd em"),
+    "numbers": ("Every number", "", "rag-gd popqa f1"),
+}  # fmt: skip
+"""Parts of the page: heading, text, and an example of words to filter its rows by."""
 
-    grid: Grid
-    found: list[Contrast]
-    tables: dict[str, Table]
-    figures: dict[str, str]
 
-
-def build_report(out: Path, resamples: int, progress: Progress = silent) -> Report:
-    """Return tables and figures of a study's folder; the study may be unfinished."""
-    progress("reading records", 0, None)
-    grid = load_grid(out)
-    progress("comparing methods", 0, None)
-    blocks, averages = grid.blocks, Averages(resamples)
-    found, evidence = contrasts(blocks, resamples), evidence_gains(blocks, resamples)
-    progress("tables and figures", 0, None)
+def _score_tables(
+    blocks: Sequence[StudyBlock], found: Sequence[Contrast], averages: Averages
+) -> Iterator[Table]:
     backbones: dict[str, list[StudyBlock]] = {}
     for block in blocks:
         backbones.setdefault(block.backbone, []).append(block)
-    paths = {name: out / name / ALIGNMENT_FILE for name in backbones}
-    records = {
-        name: read_json(path, what="alignment record")
-        for name, path in paths.items()
-        if path.is_file()
-    }
-    average = f1_average(averages)
-    tables, figures = dict[str, Table](), dict[str, str]()
-    for number, (backbone, own) in enumerate(backbones.items(), start=1):
+    for backbone, own in backbones.items():
         caption = f"{backbone}: EM / F1 in percent by benchmark. {STAR} {BOLD}"
-        tables[f"table{number}"] = study_tables.benchmark_table(own, found, caption, averages)
+        yield study_tables.benchmark_table(own, found, caption, averages)
     caption = f"Averages over benchmarks with 95 % intervals, in percent. {BOLD}"
-    overview = study_tables.average_table(blocks, found, caption, averages)
-    tables[f"table{len(backbones) + 1}"] = overview
+    yield study_tables.average_table(blocks, found, caption, averages)
+
+
+def _difference_tables(found: Sequence[Contrast]) -> Iterator[tuple[str, Table]]:
     for subset in ("all", "training tasks", "held-out tasks"):
         name = "differences" if subset == "all" else f"differences-{subset.split()[0]}"
         caption = (
@@ -86,103 +101,88 @@ def build_report(out: Path, resamples: int, progress: Progress = silent) -> Repo
             "comparisons of this table that share scope, blocks and measure. A lower answer loss "
             "is better."
         )
-        tables[name] = study_tables.contrast_table(found, subset, caption)
-    figures["figure3a"] = families_figure(blocks, average)
-    figures["figure3b"] = steps_figure(blocks, average)
-    for block in blocks:
+        yield name, study_tables.contrast_table(found, subset, caption)
+
+
+def study_sections(
+    grid: Grid, found: Sequence[Contrast], alignments: Mapping[str, Any], resamples: int
+) -> list[Section]:
+    """Return the parts of a study's page: every figure and table, by the names of their files."""
+    averages, evidence = Averages(resamples), evidence_gains(grid.blocks, resamples)
+    average, scores = f1_average(averages), _score_tables(grid.blocks, found, averages)
+    costs, times, matches = dict[str, Table](), dict[str, str](), dict[str, str]()
+    for block in grid.blocks:
         name = f"{block.backbone}-{block.retriever}"
         caption = f"{block.name}: cost of a question; per task: one adaptation serves a draw."
-        tables[f"cost-{name}"] = study_tables.cost_table(block, caption)
-        figures[f"figure4-{name}"] = cost_figure(block, average)
-    for metric in METRICS[1:]:
-        figures[f"evidence-{metric}"] = evidence_figure(evidence, metric)
-    for name, record in records.items():
-        figures[f"alignment-{name}"] = heat_map(name, record)
-        figures[f"alignment-tasks-{name}"] = distribution_figure(name, record)
-    tables["drops"] = study_tables.drops_table(loss_drops(blocks, resamples))
-    tables["paper"] = study_tables.paper_table(found)
-    tables["evidence"] = study_tables.evidence_table(evidence)
-    tables["alignment"] = study_tables.alignment_table(records)
-    tables["numbers"] = study_tables.numbers_table(grid, averages)
-    tables["pairs"] = study_tables.pairs_table(found)
-    return Report(grid, found, tables, figures)
-
-
-_SECTIONS = (
-    ("differences", "Are the differences real?",
-     "Every method answered the same questions; differences are taken question by question. "
-     "Support draws count as a source of chance.",
-     "", ("differences",), "rag-gd minus base, pooled"),
-    ("scores", "Scores", "", "figure3a", ("table",), ""),
-    ("drops", "Against test-time SGD",
-     "How many times as much as TT-SGD a method takes from the answer loss of the base adapter. No "
-     "multiple is shown where TT-SGD's own gain is not certain.",
-     "", ("drops",), ""),
-    ("paper", "Beside the paper",
-     "EM / F1 points above the base adapter: as published (7B and 8B backbones, all questions of "
-     "seven benchmarks, five passages) and here.",
-     "", ("paper",), ""),
-    ("steps", "Number of steps K", "", "figure3b", (), ""),
-    ("cost", "Accuracy and cost", "", "figure4", ("cost-",), ""),
-    ("evidence", "Gain and evidence",
-     "Questions whose passages hold an answer, and the others; questions answered by yes or no are "
-     "left out. Mean over questions.",
-     "evidence-", ("evidence",), ""),
-    ("alignment", "Predicted and true updates",
-     "Cosine between the predicted update and the one that K gradient steps make, in product "
-     "space, for support sets of the study.",
-     "alignment-", ("alignment",), ""),
-    ("pairs", "Every pair of methods",
-     "p_holm is corrected over all pairs of a scope, subset and metric; p_holm_named over the "
-     "comparisons of the first table alone. EM and F1 on all benchmarks; the file pairs.csv has "
-     "the rest.",
-     "", ("pairs",), "pooled rag-gd em"),
-    ("numbers", "Every number", "", "", ("numbers",), "rag-gd popqa f1"),
-)  # fmt: skip
-"""Parts of the page: id, heading, text, how names of their figures and tables begin, and an example
-of words to filter rows by."""
-
-
-def _sections(report: Report) -> list[Section]:
-    # the page shows pairs on all benchmarks, in EM and F1
-    whole = [c for c in report.found if c.subset == "all" and c.metric != "loss"]
-    tables = report.tables | {"pairs": study_tables.pairs_table(whole)}
+        costs[f"cost-{name}"] = study_tables.cost_table(block, caption)
+        times[f"figure4-{name}"] = cost_figure(block, average)
+    for name, record in alignments.items():
+        matches[f"alignment-{name}"] = heat_map(name, record)
+        matches[f"alignment-tasks-{name}"] = distribution_figure(name, record)
+    shown = [c for c in found if c.subset == "all" and c.metric != "loss"]
+    drops = study_tables.drops_table(loss_drops(grid.blocks, resamples))
+    content: dict[str, tuple[dict[str, str], dict[str, Table]]] = {
+        "differences": ({}, dict(_difference_tables(found))),
+        "scores": (
+            {"figure3a": families_figure(grid.blocks, average)},
+            {f"table{number}": table for number, table in enumerate(scores, start=1)},
+        ),
+        "drops": ({}, {"drops": drops}),
+        "paper": ({}, {"paper": study_tables.paper_table(found)}),
+        "steps": ({"figure3b": steps_figure(grid.blocks, average)}, {}),
+        "cost": (times, costs),
+        "evidence": (
+            {f"evidence-{metric}": evidence_figure(evidence, metric) for metric in METRICS[1:]},
+            {"evidence": study_tables.evidence_table(evidence)},
+        ),
+        "alignment": (matches, {"alignment": study_tables.alignment_table(alignments)}),
+        "pairs": ({}, {"pairs": study_tables.pairs_table(shown)}),
+        "numbers": ({}, {"numbers": study_tables.numbers_table(grid, averages)}),
+    }
     return [
-        Section(
-            name,
-            title,
-            [text] if text else [],
-            [svg for n, svg in report.figures.items() if drawn and n.startswith(drawn)],
-            [Shown(table, words) for n, table in tables.items() if n.startswith(shown)],
-        )
-        for name, title, text, drawn, shown, words in _SECTIONS
+        Section(name, title, [text] if text else [], *content[name], words)
+        for name, (title, text, words) in _SECTIONS.items()
     ]
 
 
 def write_report(
     out: Path, to: Path, resamples: int, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Write tables, figures and the page into the folder `to`; return what report.json holds."""
-    report = build_report(out, resamples, progress)
-    for name, table in report.tables.items():
+    """Write tables, figures and the page of a study, which may be unfinished, into the folder `to`.
+
+    Returned is what ``report.json`` holds.
+    """
+    progress("reading records", 0, None)
+    grid = load_grid(out)
+    paths = {block.backbone: out / block.backbone / ALIGNMENT_FILE for block in grid.blocks}
+    alignments = {
+        name: read_json(path, what="alignment record")
+        for name, path in paths.items()
+        if path.is_file()
+    }
+    progress("comparing methods", 0, None)
+    found = contrasts(grid.blocks, resamples)
+    progress("tables and figures", 0, None)
+    sections = study_sections(grid, found, alignments, resamples)
+    tables = {name: table for section in sections for name, table in section.tables.items()}
+    tables["pairs"] = study_tables.pairs_table(found)  # of which the page shows a part
+    for name, table in tables.items():
         write_text(to / f"{name}.csv", table.to_csv())
         if name not in _LONG and table.rows:
             write_text(to / f"{name}.md", table.to_markdown())
             write_text(to / f"{name}.tex", table.to_latex())
-    for name, svg in report.figures.items():
+    for name, svg in (figure for section in sections for figure in section.figures.items()):
         if svg:
             write_text(to / f"{name}.svg", svg)
-    grid = report.grid
     complete = grid.planned - len(grid.missing)
-    lead = (
-        f"{complete} of {grid.planned} cells are complete. Backbones and retrievers: "
-        f"{'; '.join(block.name for block in grid.blocks)}. Every method saw the same questions "
-        "and demonstrations."
-    )
+    blocks = [block.name for block in grid.blocks]
     page = study_page(
         title=f"Study {out.name}",
-        lead=lead,
-        sections=_sections(report),
+        lead=(
+            f"{complete} of {grid.planned} cells are complete. Backbones and retrievers: "
+            f"{'; '.join(blocks)}. Every method saw the same questions and demonstrations."
+        ),
+        sections=sections,
         methods=list(dict.fromkeys(m for block in grid.blocks for m in block.methods)),
         planned=grid.planned,
         missing=grid.missing,
@@ -197,13 +197,13 @@ def write_report(
             "interval": [x if isfinite(x) else None for x in (c.difference.low, c.difference.high)],
             "p": c.p_named,
         }
-        for c in report.found
+        for c in found
         if c.p_named is not None
     ]
     summary = {
         "cells": grid.planned,
         "complete": complete,
-        "blocks": [block.name for block in grid.blocks],
+        "blocks": blocks,
         "differences": differences,
         "missing": list(grid.missing),
     }
@@ -268,13 +268,14 @@ class SmallReport:
     ) -> str:
         """Return the study's HTML page, with answers of the base and of `after` side by side."""
         figure = cost_figure(self.block, f1_average(self.averages))
-        shown = [Shown(table) for table in self.tables]
+        first, *others = self.tables
+        compared = {f"table{number}": table for number, table in enumerate(others)}
         return study_page(
             title=title,
             lead=lead,
             sections=[
-                Section("results", "Results", (), [figure], shown[:1]),
-                Section("differences", "Are the differences real?", (), (), shown[1:]),
+                Section("results", "Results", figures={"cost": figure}, tables={"scores": first}),
+                Section("differences", "Are the differences real?", tables=compared),
                 Section("notes", "Notes", notes),
             ],
             methods=self.block.methods,

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -62,27 +62,24 @@ _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?=$|[ /])")
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """A table on the page; `filter` is an example of words to filter its rows by, or empty."""
-
-    table: Table
-    filter: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the page with a heading; empty figures and tables without rows are left out."""
+    """A part of the page with a heading; empty figures and tables without rows are left out.
+
+    Figures and tables go by the names of their files; `filter` is an example of words to filter
+    the rows of the tables by, or empty.
+    """
 
     id: str
     title: str
     texts: Sequence[str] = ()
-    figures: Sequence[str] = ()
-    tables: Sequence[Shown] = ()
+    figures: Mapping[str, str] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
+    filter: str = ""
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing to show."""
-        shown = any(self.figures) or any(shown.table.rows for shown in self.tables)
+        shown = any(self.figures.values()) or any(t.rows for t in self.tables.values())
         return not shown and (bool(self.figures) or bool(self.tables) or not self.texts)
 
 
@@ -93,8 +90,7 @@ def _sort_value(text: str) -> str | None:
     return "" if text == NOTHING else None
 
 
-def _view(shown: Shown) -> dict[str, Any]:
-    table = shown.table
+def _view(table: Table, words: str) -> dict[str, Any]:
     rows = [
         [
             {
@@ -107,7 +103,7 @@ def _view(shown: Shown) -> dict[str, Any]:
         ]
         for row in table.rows
     ]
-    return {"table": table, "rows": rows, "filter": shown.filter}
+    return {"table": table, "rows": rows, "filter": words}
 
 
 def study_page(
@@ -134,8 +130,9 @@ def study_page(
             "id": section.id,
             "title": section.title,
             "texts": section.texts,
-            "figures": [Markup(svg) for svg in section.figures if svg],  # ours, their texts escaped
-            "tables": [_view(shown) for shown in section.tables if shown.table.rows],
+            # ours, their texts escaped
+            "figures": [Markup(svg) for svg in section.figures.values() if svg],
+            "tables": [_view(t, section.filter) for t in section.tables.values() if t.rows],
         }
         for section in sections
         if not section.empty

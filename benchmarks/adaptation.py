@@ -19,7 +19,7 @@ from raggd.evaluation.timing import Work, in_turn, ratio_of
 from raggd.methods.answering import answer_batch
 from raggd.methods.base import Adapted
 from raggd.methods.predicted import TestTimeSGD
-from raggd.methods.spec import HYPER_FILE
+from raggd.methods.spec import file_of
 from raggd.methods.store import Store
 
 ABOUT = "one adaptation: RAG-GD, TT-SGD, few shot's longer prompt, one forward pass"
@@ -99,7 +99,7 @@ def _quick_works(setting: BenchSetting, batch: Batch) -> dict[str, Work]:
         ANSWER: _answers(setting, adapted),
         FEW_SHOT: _answers(setting, longer),
     }
-    if (setting.parts.weights / HYPER_FILE).is_file():
+    if (setting.parts.weights / file_of("hyper")).is_file():
         hyper = setting.parts.method("hyper-tuning")
         works["HyperTuning"] = lambda: hyper.adapt(supports)
     return works

@@ -27,14 +27,10 @@ from raggd.methods.spec import (
     BASE_FILE,
     FAMILIES,
     FILES_OF,
-    GATE_FILE,
-    HYPER_FILE,
     METHODS,
     NAMED,
     PROMPT_FILE,
-    RIDGE_FILE,
     SPECS,
-    TASK_MEAN_FILE,
     TUNED_FILE,
     made_by,
 )
@@ -44,7 +40,7 @@ from raggd.settings import Settings, changed, load_settings
 from raggd.study.evaluate import run_evaluate
 from raggd.training import fits
 from raggd.training import run as training
-from raggd.training.stages import run_stage
+from raggd.training.stages import STAGES, run_stage
 from workflow_fixtures import (
     files_under,
     parts_with,
@@ -146,16 +142,11 @@ def test_the_table_of_methods_is_whole() -> None:
     assert len(set(looks)) == len(looks)
     assert {spec.family for spec in SPECS.values()} == set(FAMILIES)
     assert {other for _, other in NAMED} <= set(METHODS)
-    commands: dict[str, set[str]] = {}
-    for spec in SPECS.values():
-        for file, command in spec.files.items():
-            commands.setdefault(file, set()).add(command)
-    assert all(len(known) == 1 for known in commands.values()), "one command makes a file"
 
 
 def test_every_file_that_a_method_reads_is_made_by_a_command() -> None:
     for file in {name for files in FILES_OF.values() for name in files}:
-        assert made_by(file).startswith(("raggd train", "raggd targets"))
+        assert made_by(file).removeprefix("raggd train ") in STAGES
 
 
 def test_trainings_leave_records(trained: Trained) -> None:
@@ -238,15 +229,15 @@ def test_a_second_run_computes_nothing(
 NEEDS = {
     "base-few-shot": BASE_FILE,
     "prompt-tuning": PROMPT_FILE,
-    "hyper-tuning": HYPER_FILE,
-    "task-mean": TASK_MEAN_FILE,
+    "hyper-tuning": "hyper.safetensors",
+    "task-mean": "task-mean.safetensors",
     "rag-gd": "predictor.safetensors",
     "rag-gd-k1": "predictor-k1.safetensors",
     "rag-gd-k10": "predictor-k10.safetensors",
     "shuffled-support": "predictor.safetensors",
-    "rag-gd-ridge": RIDGE_FILE,
+    "rag-gd-ridge": "ridge.safetensors",
     "rag-gd-tuned": TUNED_FILE,
-    "rag-gd-gated": GATE_FILE,
+    "rag-gd-gated": "gate.safetensors",
     "mean-update": "mean.safetensors",
     "examples": "examples.safetensors",
     "examples-update": "examples-update.safetensors",
@@ -402,7 +393,7 @@ def test_the_commands(
     assert "loss" not in ran.json()
     ran = run_cli("train", "task-mean", *shared, "--store", trained.store)
     assert ran.json()["sets"] == {"nq": 4, "triviaqa": 4}
-    assert {PROMPT_FILE, HYPER_FILE, TASK_MEAN_FILE} <= set(files_under(out))
+    assert {PROMPT_FILE, "hyper.safetensors", "task-mean.safetensors"} <= set(files_under(out))
     twice = ("--store", trained.store, "--store", trained.store)
     assert run_cli("train", "task-mean", *shared, *twice).json()["sets"]["nq"] == 8
 

@@ -14,7 +14,7 @@ from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import training_questions
 from raggd.data.prepared import Prepared, write_prepared
 from raggd.files import load_tensors, read_json
-from raggd.methods.spec import METHODS, SPECS
+from raggd.methods.spec import METHODS, SPECS, file_of
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import Settings, changed, load_settings
@@ -81,7 +81,7 @@ def test_from_nothing_to_weights(parts: Assembly, tmp_path: Path) -> None:
     assert "on this machine: base " in told[0]
     assert labels[0].startswith("1 of 7, base: ")
     assert labels[-1].startswith("7 of 7, refusals: ")
-    assert {STAGES[name].file for name in USUAL if name != "targets"} <= set(files_under(tmp_path))
+    assert {file_of(name) for name in USUAL if name != "targets"} <= set(files_under(tmp_path))
     record = read_json(tmp_path / "train.json", what="record")
     assert {key: record[key] for key in result} == result
     assert record["stages"]["predictor"]["hashes"].keys() == {
@@ -187,6 +187,5 @@ def test_the_estimate_is_examples_times_a_measured_step(
 
 
 def test_a_stage_makes_every_file_that_a_method_reads() -> None:
-    made = {stage.file for stage in STAGES.values()} | {"mean.safetensors"}
-    read = {file for name in METHODS for file in SPECS[name].files}
-    assert read <= made
+    read = {file for name in METHODS for file in SPECS[name].weights}
+    assert read <= {*STAGES, "mean"}

@@ -11,7 +11,7 @@ from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.methods import predicted
 from raggd.methods.base import Adapted, Item, Method
-from raggd.methods.spec import TASK_MEAN_FILE, Parts, weight_file, weights_hash
+from raggd.methods.spec import FILES_OF, Parts, weight_file, weights_hash
 from raggd.records import Passage, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import is_answerable, make_demonstrations
@@ -149,7 +149,7 @@ class TaskMean:
 
 def build_task_mean(parts: Parts, name: str) -> TaskMean:
     """Return the control, made of the file of the means."""
-    path = weight_file(parts.weights, TASK_MEAN_FILE)
+    path = weight_file(parts.weights, FILES_OF[name][1])
     means = load_task_means(path, parts.base)
     there = {task: mean.to(parts.base.device) for task, mean in means.items()}
     return TaskMean(parts.base, there, weights_hash(path))

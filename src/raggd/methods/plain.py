@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from raggd.adaptation.soft_prefix import check_prefix, load_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
-from raggd.methods.spec import PROMPT_FILE, Parts, weight_file
+from raggd.methods.spec import FILES_OF, Parts, weight_file
 from raggd.records import SupportSet
 
 
@@ -36,7 +36,7 @@ def build(parts: Parts, name: str) -> Unadapted:
 
 def build_prompt_tuning(parts: Parts, name: str) -> Unadapted:
     """Return the bare backbone with a trained soft prefix before its prompt."""
-    prefix = load_prefix(weight_file(parts.weights, PROMPT_FILE)).to(parts.backbone.device)
+    prefix = load_prefix(weight_file(parts.weights, FILES_OF[name][0])).to(parts.backbone.device)
     check_prefix(parts.backbone, prefix)
     return Unadapted(name, Adapted(soft=prefix), {"prefix": prefix.fingerprint})
 

@@ -23,23 +23,15 @@ if TYPE_CHECKING:  # torch and transformers load only when a method is made
     from raggd.retrieval.base import Retriever
     from raggd.settings import Settings
 
-BASE_FILE = "base.safetensors"
-PREDICTOR_FILE = "predictor.safetensors"
-MEAN_FILE = "mean.safetensors"
-TASK_MEAN_FILE = "task-mean.safetensors"
-HYPER_FILE = "hyper.safetensors"
-TUNED_FILE = "tuned.safetensors"
-MEAN_TUNED_FILE = "mean-tuned.safetensors"
-RIDGE_FILE = "ridge.safetensors"
-GATE_FILE = "gate.safetensors"
-PROMPT_FILE = "prompt.safetensors"
-EXAMPLES_FILE = "examples.safetensors"
-REFUSALS_FILE = "refusals.safetensors"
-EXAMPLES_CONSTANT_FILE = "examples-constant.safetensors"
-EXAMPLES_UPDATE_FILE = "examples-update.safetensors"
-EXAMPLES_BOTH_FILE = "examples-both.safetensors"
-EXAMPLES_WHOLE_FILE = "examples-whole.safetensors"
 
+def file_of(stage: str) -> str:
+    """Name the file that a stage of training ends in, in a folder of weights."""
+    return f"{stage}.safetensors"
+
+
+BASE_FILE, PREDICTOR_FILE, MEAN_FILE = file_of("base"), file_of("predictor"), file_of("mean")
+TUNED_FILE, PROMPT_FILE = file_of("tuned"), file_of("prompt")
+EXAMPLES_FILE, REFUSALS_FILE = file_of("examples"), file_of("refusals")
 FAMILIES = {
     "frozen model": "#7a7f87",
     "trained once": "#009e73",
@@ -61,7 +53,8 @@ class MethodSpec:
     family: str  # of `FAMILIES`
     mark: str  # matplotlib's marker in figures of cost and accuracy
     explanation: str  # what it does, for a reader who does not know the paper
-    files: Mapping[str, str] = field(default_factory=dict)  # weights, with what makes each
+    # its files, W0's first, by the stage of training that makes each; ``mean`` is the predictor's
+    weights: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)  # further arguments of the builder
     shown: bool = False  # whether demonstrations stand in the prompt
     encoded: bool = False  # whether demonstrations are read for a predictor
@@ -70,15 +63,6 @@ class MethodSpec:
     compared_with: tuple[str, ...] = ()  # in a study; one family for Holm's rule
     control: str = ""  # the method trained as it is, with one result for all demonstrations
     headline: bool = False  # whether short tables and the evaluation's default hold it
-
-
-_BASE = {BASE_FILE: "raggd train base"}
-_RAG_GD = {**_BASE, PREDICTOR_FILE: "raggd train predictor"}
-_TUNED = {**_BASE, TUNED_FILE: "raggd train tuned"}
-
-
-def _imitating(steps: int) -> dict[str, str]:
-    return {**_BASE, f"predictor-k{steps}.safetensors": f"raggd train predictor-k{steps}"}
 
 
 # fmt: off
@@ -103,90 +87,91 @@ SPECS: dict[str, MethodSpec] = {
         "plain:build", "Base adapter", "trained once", "v",
         "The model with one small adapter that was trained once to use passages. It is the same "
         "for every task, and the starting point of the methods below.",
-        files=_BASE, headline=True, compared_with=("vanilla-rag",),
+        weights=("base",), headline=True, compared_with=("vanilla-rag",),
     ),
     "base-few-shot": MethodSpec(
         "plain:build_few_shot", "Base + few shot", "trained once", "s",
         "The base adapter with the demonstrations of the task in its prompt.",
-        files=_BASE, options={"with_base": True}, shown=True,
+        weights=("base",), options={"with_base": True}, shown=True,
     ),
     "prompt-tuning": MethodSpec(
         "plain:build_prompt_tuning", "Prompt tuning", "trained once", "X",
         "The frozen model with a trained prefix of artificial words before its prompt, in the "
         "place of the base adapter and from the same examples.",
-        files={PROMPT_FILE: "raggd train prompt"},
+        weights=("prompt",),
     ),
     "hyper-tuning": MethodSpec(
         "predicted:build", "HyperTuning", "predicted update", "X",
         "The network of RAG-GD, trained to lower the loss of other answers of the task instead of "
         "imitating gradient steps.",
-        files={**_BASE, HYPER_FILE: "raggd train hyper"}, encoded=True, imitates=0,
+        weights=("base", "hyper"), encoded=True, imitates=0,
     ),
     "mean-update": MethodSpec(
         "predicted:build", "Mean update", "controls", "P",
         "The base adapter plus one fixed change, the average of all training targets. A control: "
         "it never looks at the demonstrations of the task.",
-        files={**_BASE, MEAN_FILE: "raggd train predictor"}, imitates=0, headline=True,
+        weights=("base", "mean"), imitates=0, headline=True,
         compared_with=("base",),
     ),
     "mean-tuned": MethodSpec(
         "predicted:build", "Mean update, tuned", "controls", "X",
         "One fixed change for all tasks, trained on the answers that RAG-GD, tuned, learns from. "
         "A control: what is left when the demonstrations are not read.",
-        files={**_BASE, MEAN_TUNED_FILE: "raggd train mean-tuned"},
+        weights=("base", "mean-tuned"),
         headline=True,
     ),
     "task-mean": MethodSpec(
         "controls:build_task_mean", "Task mean", "controls", "d",
         "The base adapter plus the average change that gradient steps make on many demonstrations "
         "of the task. A control: it knows the task, but reads no demonstrations at test time.",
-        files={**_BASE, TASK_MEAN_FILE: "raggd train task-mean"},
+        weights=("base", "task-mean"),
     ),
     "tt-sgd-k1": MethodSpec(
         "predicted:build_sgd", "TT-SGD, K = 1", "gradients at test time", "<",
         "Test-time training with one gradient step.",
-        files=_BASE, gradient_steps=1,
+        weights=("base",), gradient_steps=1,
     ),
     "tt-sgd": MethodSpec(
         "predicted:build_sgd", "TT-SGD", "gradients at test time", "o",
         "Test-time training. The adapter takes real gradient steps on the demonstrations of the "
         "task, forwards and backwards through the model, before it answers.",
-        files=_BASE, gradient_steps=0, headline=True, compared_with=("base",),
+        weights=("base",), gradient_steps=0, headline=True, compared_with=("base",),
     ),
     "tt-sgd-k10": MethodSpec(
         "predicted:build_sgd", "TT-SGD, K = 10", "gradients at test time", ">",
         "Test-time training with ten gradient steps.",
-        files=_BASE, gradient_steps=10,
+        weights=("base",), gradient_steps=10,
     ),
     "rag-gd-k1": MethodSpec(
         "predicted:build", "RAG-GD, K = 1", "predicted update", "<",
         "RAG-GD with a predictor that learned the change of one gradient step.",
-        files=_imitating(1), encoded=True, imitates=1, compared_with=("base",),
+        weights=("base", "predictor-k1"), encoded=True, imitates=1, compared_with=("base",),
     ),
     "rag-gd": MethodSpec(
         "predicted:build", "RAG-GD", "predicted update", "D",
         "The method of the paper. A trained predictor reads the demonstrations once and emits the "
         "change that gradient steps would make. There is no backward pass.",
-        files=_RAG_GD, encoded=True, imitates=0, headline=True, control="mean-update",
+        weights=("base", "predictor"), encoded=True, imitates=0, headline=True,
+        control="mean-update",
         compared_with=("base", "tt-sgd", "mean-update", "task-mean", "shuffled-support",
             "hyper-tuning", "prompt-tuning", "base-few-shot"),
     ),
     "rag-gd-k10": MethodSpec(
         "predicted:build", "RAG-GD, K = 10", "predicted update", ">",
         "RAG-GD with a predictor that learned the change of ten gradient steps.",
-        files=_imitating(10), encoded=True, imitates=10, compared_with=("base",),
+        weights=("base", "predictor-k10"), encoded=True, imitates=10, compared_with=("base",),
     ),
     "rag-gd-ridge": MethodSpec(
         "predicted:build", "RAG-GD, closed form", "predicted update", "p",
         "RAG-GD whose predictor was not trained in steps but solved for: a regression on what the "
         "changes of a task have in common.",
-        files={**_BASE, RIDGE_FILE: "raggd train ridge"}, encoded=True,
+        weights=("base", "ridge"), encoded=True,
     ),
     "rag-gd-tuned": MethodSpec(
         "predicted:build", "RAG-GD, tuned", "predicted update", "*",
         "RAG-GD whose predictor was trained on through the loss of other answers, as in "
         "HyperTuning.",
-        files=_TUNED, encoded=True, imitates=0, headline=True, control="mean-tuned",
+        weights=("base", "tuned"), encoded=True, imitates=0, headline=True, control="mean-tuned",
         compared_with=("base", "tt-sgd", "rag-gd", "mean-update", "mean-tuned"),
     ),
     "rag-gd-made": MethodSpec(
@@ -199,59 +184,59 @@ SPECS: dict[str, MethodSpec] = {
         "predicted:build_gated", "RAG-GD, gated", "predicted update", "h",
         "RAG-GD, tuned, with a gate that scales the change, or withholds it, by the gain that it "
         "expects.",
-        files={**_TUNED, GATE_FILE: "raggd train gate"}, encoded=True, compared_with=("base",),
+        weights=("base", "tuned", "gate"), encoded=True, compared_with=("base",),
     ),
     "examples": MethodSpec(
         "examples:build", "Examples, followed", "trained once", "P",
         "The questions and answers of the demonstrations, read once and kept as keys and values, "
         "under one small change that was trained to follow whatever they show.",
-        files={**_BASE, EXAMPLES_FILE: "raggd train examples"}, shown=True, encoded=True,
+        weights=("base", "examples"), shown=True, encoded=True,
         headline=True, compared_with=("base", "rag-gd-tuned", "base-examples"),
     ),
     "examples-constant": MethodSpec(
         "examples:build", "Examples, constant", "controls", "h",
         "The step trained on the lessons of Examples, followed, without the examples. A control: "
         "what is left when they are not read.",
-        files={**_BASE, EXAMPLES_CONSTANT_FILE: "raggd train examples-constant"},
+        weights=("base", "examples-constant"),
         options={"prefix": False, "template": False},
     ),
     "examples-update": MethodSpec(
         "examples:build", "Examples, update alone", "predicted update", "s",
         "The same lessons, the examples read for an update instead of standing before the "
         "question: what an engine needs that takes a LoRA and no prefix.",
-        files={**_BASE, EXAMPLES_UPDATE_FILE: "raggd train examples-update"},
+        weights=("base", "examples-update"),
         options={"prefix": False, "predict": True}, encoded=True,
     ),
     "examples-both": MethodSpec(
         "examples:build", "Examples, prefix and update", "predicted update", "d",
         "Examples, followed, with an update predicted from them beside the prefix.",
-        files={**_BASE, EXAMPLES_BOTH_FILE: "raggd train examples-both"},
+        weights=("base", "examples-both"),
         options={"predict": True}, shown=True, encoded=True,
     ),
     "examples-whole": MethodSpec(
         "examples:build", "MetaICL", "trained once", "D",
         "The same lessons, the examples before the question with their passages, read once and "
         "kept: an interface trained to learn in context, as MetaICL trains a whole model.",
-        files={**_BASE, EXAMPLES_WHOLE_FILE: "raggd train examples-whole"},
+        weights=("base", "examples-whole"),
         options={"template": False, "passages": True}, shown=True, encoded=True,
     ),
     "base-examples": MethodSpec(
         "examples:build", "Base + examples", "trained once", "p",
         "The same prefix under the base adapter alone, which was not trained to follow it.",
-        files=_BASE, options={"step": False}, shown=True, encoded=True,
+        weights=("base",), options={"step": False}, shown=True, encoded=True,
     ),
     "examples-left": MethodSpec(
         "examples:build", "Examples, forms left to the model", "controls", "8",
         "Examples, followed, without taking out and putting back the template that they settle: "
         "the model writes it itself.",
-        files={**_BASE, EXAMPLES_FILE: "raggd train examples"},
+        weights=("base", "examples"),
         options={"template": False}, shown=True, encoded=True,
     ),
     "base-template": MethodSpec(
         "examples:build", "Base + template", "controls", "*",
         "The base adapter's answer, written in the template that the examples settle. The model "
         "sees none of them.",
-        files=_BASE, options={"step": False, "prefix": False},
+        weights=("base",), options={"step": False, "prefix": False},
     ),
     "vanilla-examples": MethodSpec(
         "examples:build", "Vanilla + examples", "frozen model", "p",
@@ -261,39 +246,38 @@ SPECS: dict[str, MethodSpec] = {
     "rag-gd-step": MethodSpec(
         "predicted:build_sgd", "RAG-GD, then one step", "gradients at test time", "X",
         "The predicted change, and from there one real gradient step on the demonstrations.",
-        files=_RAG_GD, encoded=True, gradient_steps=1, compared_with=("rag-gd",),
+        weights=("base", "predictor"), encoded=True, gradient_steps=1, compared_with=("rag-gd",),
     ),
     "shuffled-support": MethodSpec(
         "controls:build_shuffled", "Shuffled support", "controls", "<",
         "RAG-GD given the demonstrations of another task. A control.",
-        files=_RAG_GD, encoded=True,
+        weights=("base", "predictor"), encoded=True,
     ),
     "irrelevant-passages": MethodSpec(
         "controls:build_irrelevant", "Irrelevant passages", "controls", ">",
         "RAG-GD answering from the passages of another question. A control.",
-        files=_RAG_GD, encoded=True,
+        weights=("base", "predictor"), encoded=True,
     ),
     "rag-gd-x0.5": MethodSpec(
         "predicted:build", "RAG-GD x 0.5", "controls", "v",
         "RAG-GD with half the predicted change.",
-        files=_RAG_GD, options={"scale": 0.5}, encoded=True,
+        weights=("base", "predictor"), options={"scale": 0.5}, encoded=True,
     ),
     "rag-gd-x2": MethodSpec(
         "predicted:build", "RAG-GD x 2", "controls", "^",
         "RAG-GD with twice the predicted change.",
-        files=_RAG_GD, options={"scale": 2.0}, encoded=True,
+        weights=("base", "predictor"), options={"scale": 2.0}, encoded=True,
     ),
 }
 # fmt: on
 """All methods by name, in the order of the tables."""
 METHODS = tuple(name for name, spec in SPECS.items() if spec.builder)
 """Every method that can be run."""
-FILES_OF = {name: tuple(SPECS[name].files) for name in METHODS}
+FILES_OF = {name: tuple(map(file_of, SPECS[name].weights)) for name in METHODS}
 """Files of the weights folder that each method reads."""
 NAMED = tuple((name, other) for name, spec in SPECS.items() for other in spec.compared_with)
 """Comparisons, (method, other), that a study is made for."""
 HEADLINE = tuple(name for name, spec in SPECS.items() if spec.headline)  # methods of short tables
-_MADE_BY = {file: command for spec in SPECS.values() for file, command in spec.files.items()}
 
 
 def method_label(name: str) -> str:
@@ -308,7 +292,8 @@ def by_family(family: str) -> tuple[str, ...]:
 
 def made_by(file: str) -> str:
     """Return the command that makes a weight file."""
-    return _MADE_BY.get(file, "raggd train predictor")
+    stage = Path(file).stem
+    return f"raggd train {'predictor' if stage == 'mean' else stage}"
 
 
 def weight_file(folder: Path, file: str) -> Path:

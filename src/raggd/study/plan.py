@@ -19,7 +19,7 @@ from raggd.assembly import POCKET, Assembly
 from raggd.data.benchmarks import HUB, SPLITS, find_file, known_benchmarks, scored_questions
 from raggd.evaluation.runner import deciding_values
 from raggd.files import file_hash
-from raggd.methods.spec import BASE_FILE, METHODS, PROMPT_FILE, SPECS, weights_hash
+from raggd.methods.spec import BASE_FILE, FILES_OF, METHODS, PROMPT_FILE, weights_hash
 from raggd.records import RaggdError, content_id, require_known
 from raggd.retrieval.corpus import passages_hash
 from raggd.settings import Settings, changed, known_retriever, read_settings
@@ -260,7 +260,7 @@ class Identities:
         """Return the hash, 16 hexadecimal digits, of what decides a cell's answers."""
         settings = self.study.run_settings(cell.backbone, cell.retriever, cell.seed)
         parts, retrieval, sampled = Assembly(settings), settings.retrieval, settings.evaluation
-        files = SPECS[cell.method].files if cell.method in SPECS else ()
+        files = FILES_OF.get(cell.method, ())
         decided = {
             "format": RECORD_FORMAT,
             "method": cell.method,
@@ -276,7 +276,7 @@ class Identities:
             "draws": (sampled.draws, sampled.support, sampled.seed),
             "demonstrations": settings.target.demonstrations,
             "data": self._data(parts, cell.benchmark),
-            "weights": {name: self._weights(parts.weights / name) for name in files},
+            "weights": {file: self._weights(parts.weights / file) for file in files},
         }
         return content_id(json.dumps(decided, sort_keys=True))
 

@@ -32,8 +32,7 @@ class Stage:
     """A row of the table."""
 
     name: str
-    file: str  # what it ends in, in the folder of the weights; the record lies beside it
-    # does it, writes the file and returns facts for the record
+    # does it, writes the file that it is named after (the record lies beside it), returns facts
     run: Callable[[Run, str], dict[str, Any]]
     sections: tuple[str, ...]  # of the settings that it depends on
     # answered prompts that it runs forward and backward through the backbone
@@ -45,7 +44,7 @@ class Stage:
         """Return the file of its record."""
         if self.name == "targets":
             return run.stores[0] / "targets.json"
-        return run.out / f"{Path(self.file).stem}.json"
+        return run.out / f"{self.name}.json"
 
     def own(self, run: Run) -> Run:
         """Return the run with the stage's own settings."""
@@ -87,34 +86,31 @@ _ANSWERS = (*_DATA, "training", "base_training")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("base", spec.BASE_FILE, fits.base, _ANSWERS, _sgd("base_training")),
-        Stage("targets", "targets", fits.targets, _TARGETS, _inner_loop),
-        Stage("predictor", spec.PREDICTOR_FILE, fits.predictor, _FITTED),
+        Stage("base", fits.base, _ANSWERS, _sgd("base_training")),
+        Stage("targets", fits.targets, _TARGETS, _inner_loop),
+        Stage("predictor", fits.predictor, _FITTED),
         # a trained start bears a lower rate than zero, one vector a higher one
-        Stage("tuned", spec.TUNED_FILE, partial(fits.hyper, begin="predictor"),
-              _HYPER, _sgd("hyper_tuning"), rate=0.1),
-        Stage("mean-tuned", spec.MEAN_TUNED_FILE, partial(fits.hyper, begin="mean"),
-              _HYPER, _sgd("hyper_tuning"), rate=10),
-        Stage("examples", spec.EXAMPLES_FILE, fits.examples, _LESSONS, _sgd("examples")),
-        Stage("refusals", spec.REFUSALS_FILE, fits.refusals, _LESSONS, lambda _: LESSONS // 3),
-        Stage("predictor-k1", "predictor-k1.safetensors", partial(fits.predictor, steps=1),
-              _FITTED, usual=False),
-        Stage("predictor-k10", "predictor-k10.safetensors", partial(fits.predictor, steps=10),
-              _FITTED, usual=False),
-        Stage("examples-constant", spec.EXAMPLES_CONSTANT_FILE, _following(show=False),
-              _LESSONS, _sgd("examples"), usual=False),
-        Stage("examples-update", spec.EXAMPLES_UPDATE_FILE, _following(show=False, predict=True),
-              _LESSONS, _sgd("examples"), usual=False),
-        Stage("examples-both", spec.EXAMPLES_BOTH_FILE, _following(predict=True),
-              _LESSONS, _sgd("examples"), usual=False),
-        Stage("examples-whole", spec.EXAMPLES_WHOLE_FILE, _following(passages=True),
-              _LESSONS, _sgd("examples"), usual=False),
-        Stage("hyper", spec.HYPER_FILE, fits.hyper, _HYPER, _sgd("hyper_tuning"), usual=False),
-        Stage("ridge", spec.RIDGE_FILE, fits.ridge, _TARGETS, usual=False),
-        Stage("task-mean", spec.TASK_MEAN_FILE, fits.task_mean, _TARGETS, usual=False),
-        Stage("prompt", spec.PROMPT_FILE, fits.prompt, (*_ANSWERS, "prompt_tuning"),
-              _sgd("prompt_tuning"), usual=False),
-        Stage("gate", spec.GATE_FILE, fits.gate, _TARGETS, _trials, usual=False),
+        Stage("tuned", partial(fits.hyper, begin="predictor"), _HYPER, _sgd("hyper_tuning"),
+              rate=0.1),
+        Stage("mean-tuned", partial(fits.hyper, begin="mean"), _HYPER, _sgd("hyper_tuning"),
+              rate=10),
+        Stage("examples", fits.examples, _LESSONS, _sgd("examples")),
+        Stage("refusals", fits.refusals, _LESSONS, lambda _: LESSONS // 3),
+        Stage("predictor-k1", partial(fits.predictor, steps=1), _FITTED, usual=False),
+        Stage("predictor-k10", partial(fits.predictor, steps=10), _FITTED, usual=False),
+        Stage("examples-constant", _following(show=False), _LESSONS, _sgd("examples"),
+              usual=False),
+        Stage("examples-update", _following(show=False, predict=True), _LESSONS, _sgd("examples"),
+              usual=False),
+        Stage("examples-both", _following(predict=True), _LESSONS, _sgd("examples"), usual=False),
+        Stage("examples-whole", _following(passages=True), _LESSONS, _sgd("examples"),
+              usual=False),
+        Stage("hyper", fits.hyper, _HYPER, _sgd("hyper_tuning"), usual=False),
+        Stage("ridge", fits.ridge, _TARGETS, usual=False),
+        Stage("task-mean", fits.task_mean, _TARGETS, usual=False),
+        Stage("prompt", fits.prompt, (*_ANSWERS, "prompt_tuning"), _sgd("prompt_tuning"),
+              usual=False),
+        Stage("gate", fits.gate, _TARGETS, _trials, usual=False),
     )
 }  # fmt: skip
 """All stages by name, in the order in which they can run. A new one is a line here."""
@@ -126,7 +122,7 @@ def run_stage(name: str, run: Run) -> dict[str, Any]:
     stage = STAGES[name]
     run = stage.own(run)
     started = time.monotonic()
-    facts = stage.run(run, stage.file)
+    facts = stage.run(run, spec.file_of(name))
     seconds = facts.pop("seconds", time.monotonic() - started)
     record = {"settings": run.settings.model_dump(), "seconds": round(seconds, 1)}
     record |= {**origin(), **facts}

@@ -655,6 +655,30 @@ def test_names_too_long_for_the_system(tmp_path: Path) -> None:
     assert [each.reason for each in skipped] == ["cannot be opened (File name too long)"]
 
 
+def test_names_with_odd_endings(tmp_path: Path) -> None:
+    for name in ("a.MD ", "b.txt\t", "c.x\ty", "d. "):
+        (tmp_path / name).write_text("Honey.")
+    skipped: list[Skipped] = []
+    found = [(p.title, p.id) for p in read_passages(tmp_path, skipped)]
+    assert found == [("a", "a.MD #1"), ("b", r"b.txt\t#1")]
+    assert [each.reason for each in skipped] == [
+        r"no reader for .x\ty",
+        "no reader for a name without ending",
+    ]
+
+
+def test_a_folder_without_a_readable_file_says_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to(tmp_path)
+    with pytest.raises(RaggdError, match=r"1 file is skipped \(round: a link to a folder"):
+        list_files(tmp_path)
+
+
+def test_a_book_in_one_line_is_no_passage(tmp_path: Path) -> None:
+    write_lines(tmp_path / "a.jsonl", {"id": "x", "text": "honey " * 200_000})
+    with pytest.raises(RaggdError, match=r"a\.jsonl, line 1: passage 'x' has 1200000 characters"):
+        list(read_passages(tmp_path / "a.jsonl"))
+
+
 def test_what_was_to_be_read_is_named_first(tmp_path: Path) -> None:
     for name in ("a.txt", "b.bin", "c.bin", "d.bin"):
         (tmp_path / name).write_text("Text.")

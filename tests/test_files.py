@@ -44,6 +44,18 @@ def test_replacing_writes_a_new_file_and_replaces_an_old_one(tmp_path: Path) -> 
     assert stat.S_IMODE(path.stat().st_mode) == 0o644
 
 
+def test_a_file_that_grows_as_fast_as_it_is_read_ends(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"a": "é"}\n' * 10, encoding="utf-8")
+    read = 0
+    with path.open("a", encoding="utf-8", buffering=1) as log:
+        for number, _ in files.read_json_lines(path):
+            log.write('{"a": "é"}\n' * 100_000)  # more than any buffer
+            read = number
+            assert number < 20
+    assert read >= 10
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit, GeneratorExit])
 @pytest.mark.parametrize("before", [None, "old"])
 def test_an_interrupted_write_leaves_what_was_there(

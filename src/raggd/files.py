@@ -154,17 +154,22 @@ def open_text(path: Path) -> IO[str]:
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Stream the objects of a JSON Lines file (also ``.gz``) with their line numbers, from 1.
 
-    Blank lines are skipped; halves of surrogate pairs in strings become U+FFFD.
+    Blank lines are skipped; halves of surrogate pairs in strings become U+FFFD. Of a file that
+    grows meanwhile, about as much is read as it held at first.
 
     Raises:
         RaggdError: the file is missing or damaged, or a line is not a JSON object.
     """
-    number = 0
+    number = read = 0
     try:
+        held = math.inf if path.suffix.lower() == ".gz" else path.stat().st_size
         with open_text(path) as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield number, _json_object(line)
+                read += len(line)  # characters, of a byte at least
+                if read > held:
+                    break
     except UnicodeDecodeError as error:
         raise RaggdError(
             f"{path}, line {number + 1} or soon after: byte {error.object[error.start]:#04x} is no "

@@ -102,9 +102,10 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
     files = [file for file in found if _kind(file)]
     left_out += [Skipped(f.name, _unknown(f)) for f in found if not _kind(f)]
     if not files:
+        others = f"; {summary(left_out)}" if left_out else ""
         raise RaggdError(
-            f"no readable file in the folder {shown_name(path)}: expected {_KNOWN} "
-            f"(hidden files and folders are left out; {len(left_out)} others are skipped)."
+            f"no readable file in the folder {shown_name(path)}: expected {_KNOWN} (hidden files "
+            f"and folders are left out{others})."
         )
     if skipped is not None:
         skipped += sorted(left_out, key=lambda each: each.file)
@@ -162,13 +163,14 @@ def _regular(path: Path, name: str, skipped: list[Skipped]) -> Iterator[SourceFi
 
 
 def _kind(file: SourceFile) -> str:
-    # The ending that names the reader; empty for an unknown kind.
-    name = file.path.name.lower()
+    # The ending that names the reader, whatever blanks are behind it; empty for an unknown kind.
+    name = file.path.name.lower().rstrip()
     return next((kind for kind in READERS if name.endswith(kind)), "")
 
 
 def _unknown(file: SourceFile) -> str:
-    return f"{_NO_READER} {file.path.suffix.lower() or 'a name without ending'}"
+    ending = shown_name(Path(file.path.suffix.lower().rstrip()))
+    return f"{_NO_READER} {ending if len(ending) > 1 else 'a name without ending'}"
 
 
 def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Passage]:
@@ -191,7 +193,8 @@ def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Pas
         return
     found = False
     try:
-        stem = file.name.rpartition("/")[2][: -len(kind)]
+        bare = file.path.name.rstrip()[: -len(kind)]
+        stem = shown_name(Path(bare)) if bare else ""
         blocks = _without_lost(read(file.path), [] if lost is None else lost)
         for passage in passages_of(blocks, file.name, stem):
             found = True

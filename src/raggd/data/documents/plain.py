@@ -338,7 +338,14 @@ def _passage(value: dict[str, Any], fallback_id: str, where: str) -> Passage:
     name = held.get("id") or fallback_id
     if not text.strip():
         raise RaggdError(f"{where}: passage '{name}' is empty. Give it a text or remove the line.")
+    if len(text) > _LONGEST_PASSAGE:
+        raise RaggdError(
+            f"{where}: passage '{name[:100]}' has {len(text)} characters: one that is to be shown "
+            "to a model has some hundred words. Cut it, or give its text as a .txt file, which is "
+            "cut here."
+        )
     return Passage(name, text.strip(), title.strip(), held.get("source", ""))
 
 
+_LONGEST_PASSAGE = 1_000_000
 _KEYS = ("id", "contents", "title", "text", "source")

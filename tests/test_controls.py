@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,12 @@ from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted, Item, Rearranges
 from raggd.methods.controls import (
-    IrrelevantPassages,
-    ShuffledSupport,
+    Control,
     TaskMean,
     other_passages,
     other_support,
+    with_other_passages,
+    with_supports,
 )
 from raggd.methods.plain import FewShot
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
@@ -67,7 +69,7 @@ def test_irrelevant_passages_are_those_of_the_next_question_that_can_serve() -> 
         item(2, [about(3, "all about Lima in Peru")]),  # holds the answer
         item(3, [about(4), about(5)]),
     ]
-    control = IrrelevantPassages(Echo())
+    control = Control("irrelevant-passages", Echo(), with_other_passages)
     assert isinstance(control, Rearranges)
     arranged = control.arrange(items)
     assert [[p.id for p in i.passages] for i in arranged] == [
@@ -139,10 +141,11 @@ def test_shuffling_needs_a_second_task(data: Path, tmp_path: Path) -> None:
 
 
 def test_shuffling_replaces_the_support_and_nothing_else() -> None:
-    inner = Echo()
-    control = ShuffledSupport(inner, lambda s: SupportSet("popqa", s.demonstrations[::-1]))
     first, second = sets(2)
     items = [replace(item(i, [about(i)]), support=s) for i, s in enumerate([first, second, first])]
+    other = partial(with_supports, choose=lambda s: SupportSet("popqa", s.demonstrations[::-1]))
+    inner = Echo()
+    control = Control("shuffled-support", inner, other)
     arranged = control.arrange(items)
     assert [i.support.task for i in arranged] == ["popqa"] * 3
     assert arranged[0].support is arranged[2].support

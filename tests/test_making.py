@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.drafts import Draft, drafts
@@ -21,7 +22,6 @@ from raggd.records import Hit, Passage, RaggdError
 from raggd.settings import changed, load_settings
 from raggd.study import made as make_demonstrations
 from raggd.study.made import (
-    Maker,
     ReviewStoppedError,
     Yield,
     as_line,
@@ -158,17 +158,22 @@ class Words:
         return "".join(map(chr, tokens))
 
 
+def finding(parts: Assembly, *passages: Passage) -> Assembly:
+    parts.__dict__["retriever"] = Finder(*passages)
+    return parts
+
+
 @pytest.fixture
-def maker(tiny_backbone: Backbone, base: BaseAdapter) -> Maker:
+def maker(tiny_backbone: Backbone, base: BaseAdapter) -> Assembly:
     changes = ["evaluation.batch=2", "evaluation.max_answer_tokens=8"]
     settings = load_settings(assignments=[*changes, "backbone.context_tokens=5000"])
     parts = parts_with(settings, replace(tiny_backbone, tokenizer=Words()))
     parts.__dict__["base"] = base
-    return Maker(parts, Finder(OPENED, HERB, TWIN))
+    return finding(parts, OPENED, HERB, TWIN)
 
 
 def proposals(
-    maker: Maker, model: Model, monkeypatch: pytest.MonkeyPatch, *passages: Passage
+    maker: Assembly, model: Model, monkeypatch: pytest.MonkeyPatch, *passages: Passage
 ) -> tuple[list[Draft], Yield]:
     monkeypatch.setattr(make_demonstrations, "answer_rows", model)
     counted = Yield()
@@ -180,22 +185,22 @@ IN_1812 = "When was Sorrel first eaten by the poor?"
 ALSO_1957 = "When was Twin Tower painted grey by the mayor?"
 
 
-def test_what_survives_is_kept(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_survives_is_kept(maker: Assembly, monkeypatch: pytest.MonkeyPatch) -> None:
     found, counted = proposals(maker, Model({IN_1957: "1957."}), monkeypatch, OPENED, HERB)
     assert found == [Draft(OPENED, IN_1957, "1957")]
     assert counted == Yield(passages=2, drafts=2, retrieved=2, answered=1, kept=1)
 
 
 def test_a_question_that_does_not_find_its_passage_is_dropped(
-    maker: Maker, monkeypatch: pytest.MonkeyPatch
+    maker: Assembly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    blind = replace(maker, retriever=Finder(HERB))
+    blind = finding(maker, HERB)
     model = Model({IN_1957: "1957"})
     assert proposals(blind, model, monkeypatch, OPENED)[0] == []
     assert model.asked == []  # the backbone is not troubled
 
 
-def test_no_two_proposals_have_one_answer(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_two_proposals_have_one_answer(maker: Assembly, monkeypatch: pytest.MonkeyPatch) -> None:
     model = Model({IN_1957: "1957", ALSO_1957: "1957", IN_1812: "1812"})
     found, counted = proposals(maker, model, monkeypatch, OPENED, TWIN, HERB)
     assert sorted(d.answer for d in found) == ["1812", "1957"]
@@ -204,15 +209,15 @@ def test_no_two_proposals_have_one_answer(maker: Maker, monkeypatch: pytest.Monk
 
 
 def test_the_backbone_answers_no_more_than_is_read(
-    maker: Maker, monkeypatch: pytest.MonkeyPatch
+    maker: Assembly, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = Model({f"When was Gate {n} opened?": str(1900 + n) for n in range(80)})
     monkeypatch.setattr(make_demonstrations, "answer_rows", model)
     many = [passage(f"It was opened in {1900 + n}.", f"Gate {n}") for n in range(80)]
-    maker = replace(maker, retriever=Finder(*many))
+    finding(maker, *many)
     first = next(propose(maker, iter(many), 0, Yield()))
     assert first.question == "When was Gate 0 opened?"
-    assert sum(model.asked) == maker.batch
+    assert sum(model.asked) == maker.settings.evaluation.batch
 
 
 # --- the command

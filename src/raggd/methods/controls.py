@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from raggd.adaptation.predictors.base import load_task_means
 from raggd.adaptation.targets import draw_supports
@@ -21,9 +22,11 @@ DRAWS = 8  # support sets of each other task that one is chosen from
 
 @dataclass(frozen=True, slots=True)
 class Control:
-    """Predicts as `inner`, RAG-GD, does; what it is given is another matter (`Rearranges`)."""
+    """Predicts as `inner`, RAG-GD, does, from other evidence or demonstrations (`Rearranges`)."""
 
+    name: str
     inner: Method
+    exchange: Callable[[Sequence[Item]], list[Item]]  # of the questions of one draw
 
     adapts = True
 
@@ -35,6 +38,10 @@ class Control:
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Predict as RAG-GD does, for sets of equal size."""
         return self.inner.adapt(supports)
+
+    def arrange(self, items: Sequence[Item]) -> list[Item]:
+        """Replace what the control is about."""
+        return self.exchange(items)
 
 
 def other_support(
@@ -55,18 +62,11 @@ def other_support(
     return SupportSet(task, tuple(make_demonstrations(drawn, retriever, k)))
 
 
-@dataclass(frozen=True, slots=True)
-class ShuffledSupport(Control):
-    """What RAG-GD makes of other demonstrations than the task's, chosen as by `other_support`."""
-
-    choose: Callable[[SupportSet], SupportSet]
-    name: str = "shuffled-support"
-
-    def arrange(self, items: Sequence[Item]) -> list[Item]:
-        """Give every question the support set of another task."""
-        own = {item.support.id: item.support for item in items}
-        others = {name: self.choose(support) for name, support in own.items()}
-        return [replace(item, support=others[item.support.id]) for item in items]
+def with_supports(items: Sequence[Item], choose: Callable[[SupportSet], SupportSet]) -> list[Item]:
+    """Give every question another support set than its own, chosen once for each."""
+    own = {item.support.id: item.support for item in items}
+    others = {name: choose(support) for name, support in own.items()}
+    return [replace(item, support=others[item.support.id]) for item in items]
 
 
 def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
@@ -92,31 +92,24 @@ def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class IrrelevantPassages(Control):
-    """What is left of RAG-GD's gain when the evidence is of no use."""
-
-    name = "irrelevant-passages"
-
-    def arrange(self, items: Sequence[Item]) -> list[Item]:
-        """Give every question the passages of another one; the demonstrations keep theirs."""
-        return [replace(item, passages=other_passages(items, i)) for i, item in enumerate(items)]
+def with_other_passages(items: Sequence[Item]) -> list[Item]:
+    """Give every question the passages of another one; the demonstrations keep theirs."""
+    return [replace(item, passages=other_passages(items, i)) for i, item in enumerate(items)]
 
 
-def build_shuffled(parts: Parts, name: str) -> ShuffledSupport:
+def build_shuffled(parts: Parts, name: str) -> Control:
     """Return RAG-GD with the demonstrations of another task."""
-    settings = parts.settings
+    k, seed = parts.settings.retrieval.top_k, parts.settings.evaluation.seed
 
     def choose(support: SupportSet) -> SupportSet:
-        k, seed = settings.retrieval.top_k, settings.evaluation.seed
         return other_support(support, parts.source, parts.retriever, k, seed)
 
-    return ShuffledSupport(predicted.build(parts, "rag-gd"), choose)
+    return Control(name, predicted.build(parts, "rag-gd"), partial(with_supports, choose=choose))
 
 
-def build_irrelevant(parts: Parts, name: str) -> IrrelevantPassages:
-    """Return RAG-GD with the passages of another question."""
-    return IrrelevantPassages(predicted.build(parts, "rag-gd"))
+def build_irrelevant(parts: Parts, name: str) -> Control:
+    """Return RAG-GD with the passages of another question: the evidence is of no use."""
+    return Control(name, predicted.build(parts, "rag-gd"), with_other_passages)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ import heapq
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,13 +30,12 @@ from raggd.evaluation.runner import Task, support_sets
 from raggd.files import read_json, write_json, write_text
 from raggd.methods.answering import answer_rows, bounded_prompt
 from raggd.methods.base import Adapted
-from raggd.methods.controls import ShuffledSupport
+from raggd.methods.controls import Control, with_supports
 from raggd.methods.spec import SPECS
 from raggd.progress import Progress, silent
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
 from raggd.report.build import small_report
 from raggd.report.tables import Table
-from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import Evidence, evidence_for
 from raggd.settings import changed
 from raggd.study.plan import all_cells, study_of
@@ -64,59 +64,46 @@ class Yield:
     kept: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Maker:
-    """What tries drafts."""
+def _retrieved(parts: Assembly, tried: Sequence[Draft]) -> list[tuple[Draft, Evidence]]:
+    # the drafts whose passage the retriever finds, with all that it found
+    asked = [Question(f"draft-{i}", d.question, (d.answer,)) for i, d in enumerate(tried)]
+    found = evidence_for(asked, parts.retriever, parts.settings.retrieval.top_k)
+    pairs = zip(tried, found, strict=True)
+    return [(d, shown) for d, shown in pairs if d.passage.id in {p.id for p in shown}]
 
-    parts: Assembly
-    retriever: Retriever
 
-    @property
-    def batch(self) -> int:
-        """Drafts that the backbone answers together."""
-        return self.parts.settings.evaluation.batch
-
-    def retrieved(self, tried: Sequence[Draft]) -> list[tuple[Draft, Evidence]]:
-        """Return the drafts whose passage the retriever finds, with all that it found."""
-        asked = [Question(f"draft-{i}", d.question, (d.answer,)) for i, d in enumerate(tried)]
-        found = evidence_for(asked, self.retriever, self.parts.settings.retrieval.top_k)
-        pairs = zip(tried, found, strict=True)
-        return [(d, shown) for d, shown in pairs if d.passage.id in {p.id for p in shown}]
-
-    def answered(self, tried: Sequence[tuple[Draft, Evidence]]) -> list[Draft]:
-        """Return the drafts that the backbone answers right in one batch."""
-        settings, backbone = self.parts.settings, self.parts.backbone
-        rows = [Adapted(self.parts.base)] * len(tried)
-        prompts = [
-            bounded_prompt(settings, backbone, adapted, draft.question, shown)
-            for adapted, (draft, shown) in zip(rows, tried, strict=True)
-        ]
-        most = settings.evaluation.max_answer_tokens
-        answers, _ = answer_rows(backbone, rows, prompts, most)
-        return [
-            draft
-            for (draft, _), answer in zip(tried, answers, strict=True)
-            if normalise_answer(answer) == normalise_answer(draft.answer)
-        ]
+def _answered(parts: Assembly, tried: Sequence[tuple[Draft, Evidence]]) -> list[Draft]:
+    # the drafts that the backbone answers right in one batch
+    settings, backbone, adapted = parts.settings, parts.backbone, Adapted(parts.base)
+    prompts = [
+        bounded_prompt(settings, backbone, adapted, draft.question, shown) for draft, shown in tried
+    ]
+    most, rows = settings.evaluation.max_answer_tokens, [adapted] * len(tried)
+    answers, _ = answer_rows(backbone, rows, prompts, most)
+    return [
+        draft
+        for (draft, _), answer in zip(tried, answers, strict=True)
+        if normalise_answer(answer) == normalise_answer(draft.answer)
+    ]
 
 
 def propose(
-    maker: Maker, passages: Iterable[Passage], seed: int, counted: Yield
+    parts: Assembly, passages: Iterable[Passage], seed: int, counted: Yield
 ) -> Iterator[Draft]:
     """Yield drafts that survived the round trip, batch by batch, until the reader stops.
 
     At most one per passage, and no answer twice: three alike would teach that answer.
     """
-    answers: set[str] = set()
+    answers, batch = set[str](), parts.settings.evaluation.batch
     waiting: list[tuple[Draft, Evidence]] = []
     drafted = _drafted(passages, seed, counted)
-    while group := list(islice(drafted, 4 * maker.batch)):
-        found = maker.retrieved(group)
+    while group := list(islice(drafted, 4 * batch)):
+        found = _retrieved(parts, group)
         counted.retrieved += len(found)
         waiting += [pair for pair in found if normalise_answer(pair[0].answer) not in answers]
-        while len(waiting) >= maker.batch or (waiting and len(group) < 4 * maker.batch):
-            part, waiting = waiting[: maker.batch], waiting[maker.batch :]
-            kept = maker.answered(part)
+        while len(waiting) >= batch or (waiting and len(group) < 4 * batch):
+            part, waiting = waiting[:batch], waiting[batch:]
+            kept = _answered(parts, part)
             counted.answered += len(kept)
             for draft in kept:
                 key = normalise_answer(draft.answer)
@@ -165,7 +152,7 @@ def made(
     judge: Judge | None = None,
 ) -> Iterator[Draft]:
     """Yield at most `count` proposals: those that a reviewer keeps, or all that survived."""
-    for proposal in propose(Maker(parts, parts.retriever), passages, seed, counted):
+    for proposal in propose(parts, passages, seed, counted):
         try:
             kept = judge(proposal) if judge else proposal
         except ReviewStoppedError:
@@ -269,8 +256,9 @@ def run_compare(
     settings = changed(parts.settings, "evaluation", benchmarks=benchmarks)
     study = study_of(settings, ["base", SPECS[gold].control, gold, MADE])
 
-    def swapped(loaded: Assembly) -> ShuffledSupport:
-        return ShuffledSupport(loaded.method(gold), lambda support: supports[support.id], MADE)
+    def swapped(loaded: Assembly) -> Control:
+        exchange = partial(with_supports, choose=lambda support: supports[support.id])
+        return Control(MADE, loaded.method(gold), exchange)
 
     runner = StudyRunner(study, out, progress, loaded=parts, own={MADE: swapped})
     tried: dict[str, dict[str, int]] = {}

@@ -65,6 +65,21 @@ PRINTED = [
 ]
 
 
+def test_every_page_is_found_and_every_link_leads_somewhere() -> None:
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
+    for list_of_pages in ("docs/index.md", "mkdocs.yml", "README.md"):
+        text = (ROOT / list_of_pages).read_text(encoding="utf-8")
+        assert {name for name in pages if name not in text} == set(), list_of_pages
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+        code = re.findall(
+            r"`((?:src|docs|settings|studies|examples|benchmarks|tests)/[\w./-]+)`", text
+        )
+        missing = [link for link in links if not (page.parent / link).exists()]
+        assert missing + [path for path in code if not (ROOT / path).exists()] == [], page
+
+
 def test_the_pages_show_commands() -> None:
     shown = {" ".join(case.values[1][:2]) for case in PRINTED}  # type: ignore[index]
     assert {"train all", "train predictor"} <= shown

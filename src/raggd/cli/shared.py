@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -146,7 +146,8 @@ def show(result: Mapping[str, Any], as_json: bool, *parts: Any) -> None:
 def complain(message: str) -> None:
     """Write an error to standard error, in one line: what it quotes may hold anything."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
-    _console(stderr=True).print(shown, style="red", markup=False)
+    with suppress(OSError):  # where nobody can be told, the exit code tells
+        _console(stderr=True).print(shown, style="red", markup=False)
 
 
 def note(message: str) -> None:

@@ -78,15 +78,15 @@ def building(folder: Path) -> Iterator[Path]:
     Raises:
         RaggdError: something that is no index stands there, or the folder cannot be written.
     """
-    if folder.exists() and not (folder / MANIFEST).is_file():
-        left = folder.glob("*") if folder.is_dir() else [folder]
-        if any(not entry.name.startswith("data-") for entry in left):
-            raise RaggdError(
-                f"cannot write an index to {folder}: it is a file, or holds other files, which "
-                "would be lost. Name a new folder."
-            )
     work = folder.with_name(f".{folder.name}.partial")
     try:
+        if folder.exists() and not (folder / MANIFEST).is_file():
+            left = folder.glob("*") if folder.is_dir() else [folder]
+            if any(not entry.name.startswith("data-") for entry in left):
+                raise RaggdError(
+                    f"cannot write an index to {folder}: it is a file, or holds other files, which "
+                    "would be lost. Name a new folder."
+                )
         with _locked(work):
             yield work
     except (OSError, sqlite3.Error) as error:

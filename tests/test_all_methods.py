@@ -300,7 +300,7 @@ def test_lessons_can_be_held_to_what_the_passages_answer(
             {name: training.lesson_pool(run, name) for name in set(targets.tasks)},
             parts.settings.hyper_tuning.model_copy(update={"steps": 20}),
         )
-        questions = {lesson.question.id: lesson.question for lesson in lessons}
+        questions = {question.id: question for _, question in lessons}
         evidence = evidence_for(list(questions.values()), parts.retriever, 2)
         held = map(holds_answer, questions.values(), evidence)
         asked[only] = dict(zip(questions, held, strict=True))

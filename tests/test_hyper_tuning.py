@@ -68,11 +68,11 @@ def test_lessons_ask_another_question_of_the_same_task(targets: Targets) -> None
     settings = HyperTuningSettings(steps=15, batch=4)
     plan = plan_lessons(store, pools, settings)
     assert len(plan) == 60
-    assert Counter(lesson.support for lesson in plan) == {0: 20, 1: 20, 2: 20}
-    for lesson in plan:
-        assert lesson.question.task == store.tasks[lesson.support]
-        assert lesson.question.id not in own[lesson.support]
-    assert {x.question.id for x in plan if x.support == 0} == {"nq:2", "nq:3"}
+    assert Counter(support for support, _ in plan) == {0: 20, 1: 20, 2: 20}
+    for support, question in plan:
+        assert question.task == store.tasks[support]
+        assert question.id not in own[support]
+    assert {question.id for support, question in plan if support == 0} == {"nq:2", "nq:3"}
     assert plan_lessons(store, pools, settings) == plan
     assert plan_lessons(store, pools, settings, TrainingSettings(seed=1)) != plan
     with pytest.raises(RaggdError, match=r"'trivia'.*no further training question"):
@@ -98,9 +98,9 @@ def test_lessons_are_those_of_the_filtered_pool(size: int, seed: int, own: int) 
     lessons = plan_lessons(store, pools, settings, TrainingSettings(seed=seed))
     assert pools["nq"].walks == 1  # once for all lessons
     rest = [q for q in pools["nq"] if q.id not in shown]
-    for number, lesson in enumerate(lessons):
+    for number, (_, question) in enumerate(lessons):
         choice = np.random.default_rng([seed, 1, number])
-        assert lesson.question == rest[int(choice.integers(len(rest)))]
+        assert question == rest[int(choice.integers(len(rest)))]
 
 
 def train(
@@ -112,7 +112,7 @@ def train(
     settings: HyperTuningSettings = TRAINING,
     stop: int = 0,
 ) -> tuple[MLPPredictor, list[float]]:
-    def progress(step: int, *_: object) -> None:
+    def progress(_: str, step: int, __: int | None) -> None:
         if step == stop:
             raise KeyboardInterrupt
 

@@ -283,7 +283,7 @@ def test_predictor_training_that_was_stopped_continues_bitwise(
     whole, history = train_predictor(small_base, targets, settings, checkpoint=tmp_path / "w")
     monkeypatch.setattr(optimizer, "CHECKPOINT_SECONDS", -1.0)
 
-    def progress(step: int, *_: float) -> None:
+    def progress(_: str, step: int, __: int | None) -> None:
         if step == stop:
             raise _StopError
 

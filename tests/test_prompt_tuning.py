@@ -40,7 +40,7 @@ def train(
     common: TrainingSettings = COMMON,
     stop: int = 0,
 ) -> tuple[SoftPrefix, list[float]]:
-    def progress(step: int, *_: object) -> None:
+    def progress(_: str, step: int, __: int | None) -> None:
         if step == stop:
             raise KeyboardInterrupt
 

@@ -25,6 +25,7 @@ from raggd.adaptation.targets import (
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.files import file_hash, load_tensors, save_tensors, write_json
+from raggd.progress import Progress, silent
 from raggd.records import RaggdError, SupportSet
 from raggd.settings import TargetSettings
 
@@ -50,14 +51,14 @@ class _StopError(Exception):
     pass
 
 
-def build_targets(*made_from: Any, progress: target_store.Callable[..., None] = print) -> str:
+def build_targets(*made_from: Any, progress: Progress = silent) -> str:
     store = TargetStore(*made_from)
     store.build_all(progress)
     return store.identity
 
 
-def stop_after(done: int) -> target_store.Callable[[int, int], None]:
-    def progress(at: int, total: int) -> None:
+def stop_after(done: int) -> Progress:
+    def progress(label: str, at: int, total: int | None) -> None:
         assert total == 7
         if at >= done:
             raise _StopError

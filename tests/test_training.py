@@ -34,9 +34,11 @@ def _train(
     common: TrainingSettings = COMMON,
     stop: int = 0,
 ) -> tuple[BaseAdapter, list[float]]:
-    def progress(step: int, steps: int, loss: float) -> None:
+    def progress(label: str, step: int, steps: int | None) -> None:
         assert steps == settings.steps
-        assert math.isfinite(loss)
+        name, loss = label.split(", loss ")
+        assert name == checkpoint.name
+        assert math.isfinite(float(loss))
         if step == stop:
             raise KeyboardInterrupt
 

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
+from raggd.progress import Progress, silent
 from raggd.records import RaggdError, content_id
 from raggd.settings import ScheduleSettings, TrainingSettings
 
@@ -30,7 +31,6 @@ WEIGHT_DECAY = 0.01
 CLIP = 1.0
 """AdamW's decoupled weight decay and the largest norm of the gradient (paper section 5)."""
 DEFAULTS = TrainingSettings()
-Progress = Callable[[int, int, float], None]  # told step, number of steps, and loss
 Loss = Callable[[Sequence[int]], Tensor]
 """The mean loss of the examples of some numbers, with gradients to what is trained."""
 
@@ -135,7 +135,8 @@ class Trainer:
                 self._adam.zero_grad(set_to_none=True)
                 self.save(checkpoint)
                 raise RaggdError(self._too_large(checkpoint)) from error
-            progress(self.step, self.settings.steps, self.history[-1])
+            label = f"{checkpoint.name.partition('.')[0]}, loss {self.history[-1]:.4f}"
+            progress(label, self.step, self.settings.steps)
             if time.monotonic() - saved > CHECKPOINT_SECONDS:
                 self.save(checkpoint)
                 saved = time.monotonic()
@@ -216,7 +217,7 @@ def train(
     *,
     checkpoint: Path,
     common: TrainingSettings = DEFAULTS,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
     warmup: int | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> list[float]:

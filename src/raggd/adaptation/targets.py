@@ -7,7 +7,7 @@ shards, resumable; denoised targets are a view of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from raggd.core.low_rank import BaseAdapter, Update, factors_of, tensors_of
 from raggd.data.benchmarks import choose_by_hash
 from raggd.data.prompts import Prompt, build_prompt, prompt_fingerprint
 from raggd.files import load_tensors, read_json, save_tensors, write_json
+from raggd.progress import Progress, silent
 from raggd.records import Demonstration, Question, RaggdError, SupportSet, content_id
 from raggd.settings import TargetSettings
 
@@ -257,12 +258,12 @@ class TargetStore:
         about |= {"sets": json.dumps(sets)}
         save_tensors(self.file(start), vectors | {"states": states}, about)
 
-    def build_all(self, progress: Callable[[int, int], None] = lambda *_: None) -> None:
+    def build_all(self, progress: Progress = silent, label: str = "targets") -> None:
         """Compute what is missing: interrupted at any moment and called again, it continues."""
         self.open()
         for start in self.missing():
             self.build(start)
-            progress(min(start + SHARD, len(self.supports)), len(self.supports))
+            progress(label, min(start + SHARD, len(self.supports)), len(self.supports))
 
 
 def _read_header(header: Path) -> tuple[str, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Unpack
 
 import numpy as np
@@ -112,21 +111,13 @@ def train_predictor(
     return predictor.eval().requires_grad_(False), history
 
 
-@dataclass(frozen=True, slots=True)
-class TuningLesson:
-    """What the predictor learns from at once: a support set's number and another question."""
-
-    support: int
-    question: Question
-
-
 def plan_lessons(
     targets: Targets,
     pools: Mapping[str, Sequence[Question]],
     settings: HyperTuningSettings,
     common: TrainingSettings = DEFAULTS,
-) -> list[TuningLesson]:
-    """Choose all ``steps * batch * accumulate`` lessons, sets in turn: a pure function."""
+) -> list[tuple[int, Question]]:
+    """Choose ``steps * batch * accumulate`` sets, by number and in turn, each with a question."""
     lessons = []
     order: list[int] = []
     places = {task: {q.id: i for i, q in enumerate(pool)} for task, pool in pools.items()}
@@ -148,7 +139,7 @@ def plan_lessons(
         chosen = int(choice.integers(len(pool) - len(own)))
         for taken in own:  # the chosen one among those that are not the support set's own
             chosen += taken <= chosen
-        lessons.append(TuningLesson(support, pool[chosen]))
+        lessons.append((support, pool[chosen]))
     return lessons
 
 

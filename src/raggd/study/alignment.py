@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +138,7 @@ def align_backbone(
     store = TargetStore(parts.backbone, parts.base, supports, settings, out / "targets")
     store = replace(store, folder=store.folder / store.identity)
     with compile_layers(parts.backbone):
-        store.build_all(partial(progress, f"{parts.backbone.name}: true updates"))
+        store.build_all(progress, f"{parts.backbone.name}: true updates")
     record = {
         "backbone": parts.backbone.name,
         "base": parts.base.fingerprint,

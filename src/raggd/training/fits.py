@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raggd.adaptation import training
 from raggd.adaptation.base_adapter import save_base, train_base
-from raggd.adaptation.following import SHOWN, Use, train_following, training_lessons
+from raggd.adaptation.following import Use, train_following, training_lessons
 from raggd.adaptation.optimizer import seconds_spent
 from raggd.adaptation.predictors.base import (
     MeanPredictor,
@@ -59,8 +59,8 @@ def _train(
     run: Run, file: str, trainer: Callable[..., tuple[Any, list[float]]], *given: Any, **named: Any
 ) -> tuple[Any, Facts]:
     # what a trainer makes with the backbone, and the facts that all trainings have
-    checkpoint, name = _checkpoint(run, file), Path(file).stem
-    named |= {"checkpoint": checkpoint, "progress": run.losses(name)}
+    checkpoint = _checkpoint(run, file)
+    named |= {"checkpoint": checkpoint, "progress": run.progress}
     named["common"] = run.settings.training
     with compile_layers(run.parts.backbone):
         made, history = trainer(run.parts.backbone, *given, **named)
@@ -104,8 +104,11 @@ def prompt(run: Run, file: str) -> Facts:
     }
 
 
-def examples(run: Run, file: str, use: Use = SHOWN) -> Facts:
-    """Return the facts of training the step that follows examples, or one of its rivals."""
+def examples(run: Run, file: str) -> Facts:
+    """Return the facts of training the step that follows examples, or a rival, as it is used."""
+    options = spec.SPECS[Path(file).stem].options
+    show, passages, predict = (options.get(n) for n in ("prefix", "passages", "predict"))
+    use = Use(show is not False, bool(passages), bool(predict))
     settings, base, rows = run.settings.examples, run.parts.base, run.rows()
     tokenizer, common = run.parts.backbone.tokenizer, run.settings.training
     lessons = training_lessons(tokenizer, rows, settings, use, common)
@@ -128,7 +131,7 @@ def targets(run: Run, file: str) -> Facts:
     """Return the facts of the K-step targets (paper equation 8); continues where it stopped."""
     store = target_store(run)
     with compile_layers(run.parts.backbone):
-        store.build_all(lambda done, total: run.progress("targets", done, total))
+        store.build_all(run.progress)
     return {
         "sets": len(store.supports),
         "identity": store.identity,
@@ -170,7 +173,7 @@ def predictor(run: Run, file: str, steps: int = 0) -> Facts:
         settings,
         run.settings.training,
         checkpoint=checkpoint,
-        progress=run.losses("predictor", 4),
+        progress=run.progress,
     )
     save_predictor(run.out / files["rag-gd"], fitted)
     mean = mean_predictor(w0.spec, w0.fingerprint, kept.vectors)
@@ -203,10 +206,10 @@ def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
     tasks = known_benchmarks(sorted(set(kept.tasks)))
     pools = {name: lesson_pool(run, name) for name in tasks}
     lessons = training.plan_lessons(kept, pools, run.settings.hyper_tuning, run.settings.training)
-    asked = {lesson.question.id: lesson.question for lesson in lessons}
+    asked = {question.id: question for _, question in lessons}
     prompts = run.prompts(list(asked.values()), run.settings.target.max_tokens)
     by_id = dict(zip(asked, prompts, strict=True))
-    return [(lesson.support, by_id[lesson.question.id]) for lesson in lessons]
+    return [(support, by_id[question.id]) for support, question in lessons]
 
 
 def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "zero") -> Facts:
@@ -297,7 +300,7 @@ def gate(run: Run, file: str) -> Facts:
         run.settings.target.max_tokens,
         run.out / "trials",
         content_id(parts.backbone.fingerprint, parts.base.fingerprint, hashed),
-        lambda done, total: run.progress("trials of the gate", done, total),
+        run.progress,
     )
     gains = (losses[:, :1] - losses[:, 1:]).mean(-1)
     fitted = fit_gate(states, gains, torch.tensor(SCALES))

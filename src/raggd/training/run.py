@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,12 +83,6 @@ class Run:
     def settings(self) -> Settings:
         """Of the run."""
         return self.parts.settings
-
-    def losses(self, what: str, digits: int = 3) -> Callable[[int, int, float], None]:
-        """Return what a trainer tells its steps and losses."""
-        return lambda step, steps, loss: self.progress(
-            f"{what}, loss {loss:.{digits}f}", step, steps
-        )
 
     @cached_property
     def _prepared(self) -> PreparedRetriever | None:

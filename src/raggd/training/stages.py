@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from raggd.adaptation.base_adapter import fresh_base
-from raggd.adaptation.following import Use
 from raggd.adaptation.refusing import LESSONS
 from raggd.assembly import Assembly
 from raggd.backbone.interface import mean_answer_loss
@@ -51,10 +50,6 @@ class Stage:
         rate = self.rate * run.settings.hyper_tuning.learning_rate
         settings = changed(run.settings, "hyper_tuning", learning_rate=rate)
         return replace(run, parts=run.parts.derived(settings))
-
-
-def _following(**use: bool) -> Callable[[Run, str], dict[str, Any]]:
-    return partial(fits.examples, use=Use(**use))
 
 
 def _sgd(section: str) -> Callable[[Settings], int]:
@@ -98,13 +93,10 @@ STAGES = {
         Stage("refusals", fits.refusals, _LESSONS, lambda _: LESSONS // 3),
         Stage("predictor-k1", partial(fits.predictor, steps=1), _FITTED, usual=False),
         Stage("predictor-k10", partial(fits.predictor, steps=10), _FITTED, usual=False),
-        Stage("examples-constant", _following(show=False), _LESSONS, _sgd("examples"),
-              usual=False),
-        Stage("examples-update", _following(show=False, predict=True), _LESSONS, _sgd("examples"),
-              usual=False),
-        Stage("examples-both", _following(predict=True), _LESSONS, _sgd("examples"), usual=False),
-        Stage("examples-whole", _following(passages=True), _LESSONS, _sgd("examples"),
-              usual=False),
+        Stage("examples-constant", fits.examples, _LESSONS, _sgd("examples"), usual=False),
+        Stage("examples-update", fits.examples, _LESSONS, _sgd("examples"), usual=False),
+        Stage("examples-both", fits.examples, _LESSONS, _sgd("examples"), usual=False),
+        Stage("examples-whole", fits.examples, _LESSONS, _sgd("examples"), usual=False),
         Stage("hyper", fits.hyper, _HYPER, _sgd("hyper_tuning"), usual=False),
         Stage("ridge", fits.ridge, _TARGETS, usual=False),
         Stage("task-mean", fits.task_mean, _TARGETS, usual=False),

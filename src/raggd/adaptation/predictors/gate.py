@@ -8,7 +8,7 @@ that gain. Scale 0 gains 0, so an update that would hurt, or whose gain is uncer
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import AdapterSpec, BaseAdapter, Update
 from raggd.files import load_tensors, save_tensors
+from raggd.progress import Progress, silent
 from raggd.records import Demonstration, RaggdError, SupportSet, content_id
 
 COMPONENTS = 16  # principal components of the pooled state that the regression reads
@@ -209,7 +210,7 @@ def measure_gains(
     limit: int,
     folder: Path,
     identity: str,
-    progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
     """Measure trials of equal size, a file each in `folder`; those that are there are read.
 
@@ -235,6 +236,6 @@ def measure_gains(
             tensors = {"states": states.cpu(), "losses": losses.cpu()}
             save_tensors(path, tensors, {"identity": own})
         found.append(tensors)
-        progress(number + 1, len(trials))
+        progress("trials of the gate", number + 1, len(trials))
     states = torch.stack([tensors["states"] for tensors in found])
     return states, torch.stack([tensors["losses"] for tensors in found])

@@ -133,7 +133,7 @@ def replay(
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a study, finished or not.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the report; default DIR/report.")
+        Path | None, typer.Option("--out", help="Folder for the report; default FOLDER/report.")
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap samples.")] = 10_000,
     as_json: Json = False,

@@ -98,7 +98,7 @@ for stage, text in STAGES.items():
 def train_all(
     out: Out = Path("runs/weights"),
     stages: Annotated[
-        str, typer.Option(help="Stages, separated by commas [those of shipped weights].")
+        str, typer.Option(help="Names, separated by commas. Default: those of shipped weights.")
     ] = "",
     config: Config = None,
     assignments: Assignments = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from weakref import ref
 
 import pytest
@@ -65,6 +65,50 @@ def compare(backbone: Backbone, shown: Sequence[Prompt], tokens: int = 6) -> Ten
     assert torch.equal(found, expected)
     assert torch.allclose(own_logits, logits, atol=1e-4)
     return found
+
+
+def copying(backbone: Backbone, reading: Reading) -> GrowingSteps:
+    """Steps on a cache that the library grows, by copying."""
+    steps = GrowingSteps(backbone, reading)
+    del steps._cache.update
+    return steps
+
+
+@pytest.mark.parametrize("make", [make_backbone, lambda: make_sliding_backbone(6)])
+def test_steps_write_into_room_what_copies_would_hold(
+    make: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = make()
+    monkeypatch.setattr(capture, "ROOM", 4)  # twice too small for ten tokens
+    reading = read_prompts(backbone, prompts(3))
+    before = [layer.keys.clone() for layer in reading.cache.layers]
+    with torch.no_grad():
+        steps, plain = GrowingSteps(backbone, reading), copying(backbone, reading)
+        found, wanted = decoded(steps, reading, 10), decoded(plain, reading, 10)
+        for ours, theirs in zip(found, wanted, strict=True):
+            assert torch.equal(ours, theirs)
+        (cache, mask), (other, other_mask) = steps.state(), plain.state()
+        assert torch.equal(mask, other_mask)
+        for one, two in zip(cache.layers, other.layers, strict=True):
+            assert torch.equal(one.keys, two.keys)
+            assert torch.equal(one.values, two.values)
+        again, _ = decoded(GrowingSteps(backbone, reading), reading, 10)
+    assert torch.equal(again, found[0])
+    for layer, keys in zip(reading.cache.layers, before, strict=True):
+        assert torch.equal(layer.keys, keys)
+
+
+def test_a_cache_goes_with_its_steps(own: Backbone) -> None:
+    steps = GrowingSteps(own, read_prompts(own, prompts(2)))
+    with torch.no_grad():
+        steps(torch.tensor([5, 6]))
+    cache = ref(steps._cache)
+    gc.disable()  # at once, not when cycles are looked for
+    try:
+        del steps
+        assert cache() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])

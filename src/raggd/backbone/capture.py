@@ -28,6 +28,7 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import Factors
 
 ROWS = (1, 2, 4, 8, 16, 32)  # sizes of captured batches, to which others are padded
+ROOM = 64  # tokens that a growing cache has room for, before it is copied into a larger one
 LENGTH = 512  # caches are captured at multiples of this many tokens
 KEPT = 4  # sizes that stay captured for a backbone; the longest unused goes first
 _CAPTURED: WeakKeyDictionary[Any, OrderedDict[tuple[Any, ...], Captured]] = WeakKeyDictionary()
@@ -42,12 +43,36 @@ def branch(cache: Any) -> Any:
     return copied
 
 
+class Room:
+    """Keys and values of a cache that grows, with room behind them, in which each step writes."""
+
+    def __init__(self, layers: Sequence[Any]) -> None:
+        """Begin with layers of a cache; their tensors stay as they are."""
+        self._layers = layers
+        self._own: dict[int, list[Tensor]] = {}  # keys and values, by layer
+
+    def write(
+        self, keys: Tensor, values: Tensor, layer: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Take the place of the cache's `update`, which copies all columns to add one."""
+        seen, own = self._layers[layer], self._own.get(layer)
+        filled = seen.keys.shape[2]
+        if own is None or filled == own[0].shape[2]:
+            own = [functional.pad(old, (0, 0, 0, ROOM)) for old in (seen.keys, seen.values)]
+            self._own[layer] = own
+        for all_columns, new in zip(own, (keys, values), strict=True):
+            all_columns[:, :, filled : filled + 1] = new
+        seen.keys, seen.values = (all_columns[:, :, : filled + 1] for all_columns in own)
+        return seen.keys, seen.values
+
+
 class GrowingSteps:
     """Steps on a cache that grows by a token at a time; what was read stays as it is."""
 
     def __init__(self, backbone: Backbone, reading: Reading) -> None:
         """Begin in the state in which the prompts were read."""
         self._backbone, self._cache = backbone, branch(reading.cache)
+        self._cache.update = Room(self._cache.layers).write
         self._mask, self._position = reading.mask, reading.following
 
     def __call__(self, tokens: Tensor) -> Tensor:
@@ -64,7 +89,7 @@ class GrowingSteps:
 
     def state(self) -> tuple[Any, Tensor]:
         """Return cache and mask (rows, length) with what was added, to be continued by another."""
-        return self._cache, self._mask
+        return new_cache([(own.keys, own.values) for own in self._cache.layers]), self._mask
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,7 +289,7 @@ def readers_fingerprint() -> str:
     return content_id(*parts, *(f"{name} {_version(name)}" for name in _LIBRARIES))
 
 
-_LIBRARIES = ("markdown-it-py", "PyYAML", "charset-normalizer", "pypdf", "python-docx", "lxml")
+_LIBRARIES = ("markdown-it-py", "PyYAML", "chardet", "pypdf", "python-docx", "lxml")
 
 
 def _version(library: str) -> str:

@@ -25,9 +25,11 @@ _FORMATS = {b"%PDF-": "a PDF", b"%!PS": "PostScript", b"{\\rtf": "RTF", b"PK\3\4
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _FEW = 50  # in text at most every fiftieth byte is a control character: mark of end, stray NUL
 _JAPANESE_SHIFT = re.compile(rb"\x1b(?:\$[@B]|\([BIJ])")
+_WIDE = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 _KNOWN = (
-    *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257"),
-    *("iso8859_2", "iso8859_5", "koi8_r", "cp866", "cp932", "euc_jp", "gb18030", "big5", "cp949"),
+    *("cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "iso8859-2"),
+    *("iso8859-5", "iso8859-15", "koi8-r", "koi8-u", "cp866", "cp932", "euc-jp", "gb18030"),
+    *("big5", "cp949", "tis-620"),
 )
 # What text in the right encoding does not hold: symbols inside words, capitals after small
 # letters, half of a Japanese or Korean character, low quotes after a letter, two scripts in a word.
@@ -48,26 +50,8 @@ _ALPHABETS = {
     "cp1257": "ąčęėįšųūž āčēģīķļņōŗšūž äöõüšž",
     "cp1254": "âçğıîöşüû",
 }
-_CYRILLIC, _VOWELS = re.compile("[\u0430-\u045f]"), re.compile("[аеёиоуыэюяіїєў]")
-_SERBIAN, _EASTERN = re.compile("[ђѓѕјљњћќџ]"), re.compile("[щъыьэюяё]")
-_GREEK, _GREEK_ACCENTS = re.compile("[\u03b1-\u03c9]"), re.compile("[\u03ac-\u03af\u03cc-\u03ce]")
-_LATIN = re.compile("[a-z\xc0-\xd6\xd8-\xf6\xf8-\u024f]", re.IGNORECASE)
-_HEBREW, _HEBREW_POINTS = re.compile("[\u05d0-\u05ea]"), re.compile("[\u0591-\u05c7\u05f0-\u05f4]")
-_ARABIC, _ARABIC_COMMON = re.compile("[\u0621-\u064a]"), re.compile("[\u0627\u0644\u064a]")
-_KOREAN, _CHINESE = re.compile("[\uac00-\ud7a3]"), re.compile("[\u4e00-\u9fff]")
-_KOREAN_COMMON = re.compile(
-    "[이다가는을의에고하지를로은서도기사한해대리시자어부인제수정과일보전그상나주라장여아원구유비조국만들게스"
-    "선으면성공오있동안신세생연경소문관습니]"
-)
-_RARE = 8  # at least every eighth Korean syllable, or Arabic letter, is one of the commonest
-_SHORT = 9
-_COMMON = {
-    "gb18030": (0xB0, 0xD7),
-    "big5": (0xA4, 0xC6),
-    "euc_jp": (0xB0, 0xCF),
-    "cp932": (0x88, 0x98),
-}
-"""First bytes of the characters in common use, of sets in which the others follow."""
+_SERBIAN = re.compile("[ђѓѕјљњћќџ]", re.IGNORECASE)
+_EASTERN = re.compile("[щъыьэюяё]", re.IGNORECASE)
 _FAR_SHARE = 4  # in Western text at most every fourth letter has an accent
 # Western bytes that differ in Turkish, and letters that stand beside them in Icelandic.
 _TURKISH, _ICELANDIC = "\xd0\xdd\xde\xf0\xfd\xfe", "\xc1\xc6\xcd\xd3\xe1\xe6\xed\xf3"
@@ -116,15 +100,20 @@ def decode(data: bytes) -> str:
 
 def _wide(data: bytes) -> str:
     # UTF-16 or UTF-32 without a mark.
-    from charset_normalizer import from_bytes
-
-    found = from_bytes(data, cp_isolation=["utf_16_le", "utf_16_be", "utf_32_le", "utf_32_be"])
-    best = found.best()
+    coding = _detected(data, _WIDE)
+    text = data.decode(coding, "replace") if coding else ""
     # bytes of ASCII with a stray NUL are Chinese as UTF-16
-    far = best is not None and 2 * sum(c >= "\u2020" for c in str(best)) > len(str(best))
-    if best is None or (far and data.isascii()):
+    far = 2 * sum(c >= "\u2020" for c in text) >= len(text)
+    if not text or not _is_printable(text) or (far and data.isascii()):
         raise RaggdError("it is not text (it holds control characters), whatever its name says.")
-    return data.decode(best.encoding)
+    return text
+
+
+def _detected(data: bytes, codings: Sequence[str]) -> str | None:
+    import chardet
+
+    first = codings[0]
+    return chardet.detect(data, include_encodings=codings, no_match_encoding=first)["encoding"]
 
 
 def _guess(data: bytes) -> str:
@@ -150,11 +139,10 @@ def _likely(data: bytes) -> Iterator[str]:
     if 2 * accents <= len(letters):
         codings = [*_ALPHABETS, "cp1254"][:: -1 if turkish else 1]
         yield from (coding for coding in dict.fromkeys(codings) if _is_of_one(data, coding))
-    if _FAR_SHARE * accents <= len(letters):
+    if letters and _FAR_SHARE * accents <= len(letters):
         yield from ("cp1254",) if turkish else ("cp1252", "iso8859_15")
-    from charset_normalizer import from_bytes
-
-    yield from (match.encoding for match in from_bytes(data, cp_isolation=list(_KNOWN)))
+    if coding := _detected(data, _KNOWN):
+        yield coding
 
 
 def _is_of_one(data: bytes, coding: str) -> bool:
@@ -171,41 +159,13 @@ def _fits(data: bytes, coding: str) -> bool:
         if len(data) < _SAMPLE or error.end < len(data) - 3:  # it may end inside a character
             return False
         text = data[: error.start].decode(coding)
-    if not all(c.isprintable() or c.isspace() for c in set(text)):
-        return False
-    return not (_ODD.search(text) or _is_no_language(text) or _is_rare(text, coding))
+    # two alphabets in one text: bytes of which the small letters alone are those of the encoding
+    mixed = _SERBIAN.search(text) and _EASTERN.search(text)
+    return _is_printable(text) and not mixed and not _ODD.search(text)
 
 
-def _is_rare(text: str, coding: str) -> bool:
-    # Chinese characters most of which are outside the common half of their set.
-    first, last = _COMMON.get(coding, (0, 0))
-    leads = [c.encode(coding, "replace")[0] for c in _CHINESE.findall(text)] if last else []
-    return 2 * sum(not first <= lead <= last for lead in leads) > len(leads)
-
-
-def _is_no_language(text: str) -> bool:
-    # Cyrillic letters that nobody writes beside each other, or hardly a vowel; Greek, no accent;
-    # Korean without its commonest syllables, or with many Chinese characters; more Hebrew points
-    # than letters; Arabic without alef and lam; Latin letters most of which have accents.
-    arabic = len(_ARABIC.findall(text))
-    if arabic > _SHORT and _RARE * len(_ARABIC_COMMON.findall(text)) < arabic:
-        return True
-    latin = _LATIN.findall(text)
-    if 3 * sum(not c.isascii() for c in latin) > 2 * len(latin):
-        return True
-    if len(_HEBREW_POINTS.findall(text)) > len(_HEBREW.findall(text)):
-        return True
-    korean = len(_KOREAN.findall(text))
-    common, chinese = len(_KOREAN_COMMON.findall(text)), len(_CHINESE.findall(text))
-    if korean and (_RARE * common < korean or _FAR_SHARE * chinese > korean):
-        return True
-    if len(_GREEK.findall(text)) > _SHORT and not _GREEK_ACCENTS.search(text):
-        return True
-    text = text.lower()
-    if _SERBIAN.search(text) and _EASTERN.search(text):
-        return True
-    letters, vowels = len(_CYRILLIC.findall(text)), len(_VOWELS.findall(text))
-    return letters > _SHORT and _FAR_SHARE * vowels < letters
+def _is_printable(text: str) -> bool:
+    return all(c.isprintable() or c.isspace() for c in set(text)) and "\ufffd" not in text
 
 
 def read_text(path: Path) -> str:

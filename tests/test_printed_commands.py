@@ -96,6 +96,19 @@ def test_a_printed_command_parses(page: Path, arguments: list[str]) -> None:
     load_settings(None, params.get("assignments"))
 
 
+def helps(command: Any, path: str = "raggd") -> Iterator[tuple[str, str]]:
+    yield path, str(command.help or "")
+    yield from ((f"{path} {p.name}", str(getattr(p, "help", None) or "")) for p in command.params)
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from helps(inner, f"{path} {name}")
+
+
+def test_no_help_is_taken_for_markup() -> None:
+    found = dict(helps(typer.main.get_command(app)))
+    assert len(found) > 100
+    assert {name for name, text in found.items() if re.search(r"\[[a-z#/@]", text)} == set()
+
+
 @pytest.mark.parametrize(
     "wrong",
     [["aks", "x"], ["ask", "x", "--corpos", "y"], ["train", "x"], ["ask", "x", "y"], ["index"]],

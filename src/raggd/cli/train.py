@@ -46,7 +46,7 @@ STAGES = {
 """What each stage does; `raggd.training.stages` has the table, and torch with it."""
 Stores = Annotated[
     list[Path] | None,
-    typer.Option("--store", help="Folder that `raggd targets` wrote [runs/targets]. Repeatable."),
+    typer.Option("--store", help="Folder of `raggd targets`. Default: runs/targets. Repeatable."),
 ]
 
 

@@ -13,7 +13,6 @@ from raggd.adaptation.predictors import gate as gate_module
 from raggd.adaptation.predictors.base import MLPPredictor
 from raggd.adaptation.predictors.gate import (
     Gate,
-    GatedPredictor,
     Trial,
     fit_gate,
     load_gate,
@@ -27,6 +26,7 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.files import save_tensors
+from raggd.methods.predicted import PredictedUpdate
 from raggd.records import RaggdError, SupportSet
 
 SCALES = [0.5, 2.0]
@@ -110,13 +110,15 @@ def test_a_gated_prediction_is_the_prediction_at_the_chosen_scale(
     tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet], predictor: MLPPredictor
 ) -> None:
     states = encode_supports(tiny_backbone, base, supports, 200)
-    plain = predictor.predict(states).vector()
-    twice = GatedPredictor(predictor, constant_gate(states, [[0.1, 0.5]] * 3))
-    torch.testing.assert_close(twice.predict(states).vector(), 2 * plain)
-    never = GatedPredictor(predictor, constant_gate(states, [[-0.1, -0.5]] * 3))
-    assert plain.abs().max() > 0.1
-    assert not never.predict(states).vector().any()
-    assert (twice.base, twice.spec) == (predictor.base, predictor.spec)
+    plain = predictor.predict(states)
+    twice = constant_gate(states, [[0.1, 0.5]] * 3).scaled(plain, states)
+    torch.testing.assert_close(twice.vector(), 2 * plain.vector())
+    never = constant_gate(states, [[-0.1, -0.5]] * 3).scaled(plain, states)
+    assert plain.vector().abs().max() > 0.1
+    assert not never.vector().any()
+    method = PredictedUpdate("rag-gd-gated", tiny_backbone, base, predictor, 200, "w")
+    gated = replace(method, gate=constant_gate(states, [[0.1, 0.5]] * 3))
+    torch.testing.assert_close(gated.predict(supports).vector(), twice.vector())
 
 
 def test_a_stored_gate_chooses_the_same_and_belongs_to_its_predictor(tmp_path: Path) -> None:

@@ -104,8 +104,7 @@ def adapting_flops(
         return 0
     predictor = getattr(method, "predictor", None)
     if predictor is not None:
-        behind: Any = getattr(predictor, "inner", predictor)  # a gate
-        own: int = sum(p.numel() for p in getattr(behind, "parameters", tuple)())
+        own: int = sum(p.numel() for p in getattr(predictor, "parameters", tuple)())
         return reading_flops(shape, demonstrations, adapter) + 2 * own
     inner = getattr(method, "inner", None)  # a control around another method
     if inner is not None:

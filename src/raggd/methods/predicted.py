@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from raggd.adaptation.predictors.base import Predictor, check_predictor
-from raggd.adaptation.predictors.gate import GatedPredictor, load_gate
+from raggd.adaptation.predictors.gate import Gate, load_gate
 from raggd.adaptation.targets import encode_supports, equal_size, sgd_updates, support_batch
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
@@ -29,6 +29,7 @@ class PredictedUpdate:
     limit: int  # most tokens per demonstration
     weights: str
     scale: float = 1.0  # a factor of the update's steps
+    gate: Gate | None = None  # chooses another for each support set
 
     def __post_init__(self) -> None:
         check_predictor(self.predictor, self.base)
@@ -51,6 +52,7 @@ class PredictedUpdate:
         if self.adapts:
             states = encode_supports(self.backbone, self.base, supports, self.limit)
         updates = self.predictor.predict(states)
+        updates = self.gate.scaled(updates, states) if self.gate else updates
         return updates if self.scale == 1 else updates * self.scale
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
@@ -74,11 +76,11 @@ def build(parts: Parts, name: str, scale: float = 1.0) -> PredictedUpdate:
 
 
 def build_gated(parts: Parts, name: str) -> PredictedUpdate:
-    """Return a method whose predictor stands behind the gate in the third of its files."""
+    """Return a method with the gate in the third of its files."""
     plain = build(parts, name)
     path = weight_file(parts.weights, FILES_OF[name][2])
-    gated = GatedPredictor(plain.predictor, load_gate(path, plain.weights, parts.backbone.device))
-    return replace(plain, predictor=gated, weights=f"{plain.weights}-{weights_hash(path)}")
+    gate = load_gate(path, plain.weights, parts.backbone.device)
+    return replace(plain, gate=gate, weights=f"{plain.weights}-{weights_hash(path)}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,11 +33,6 @@ class Predictor(Protocol):
         ...
 
     @property
-    def spec(self) -> AdapterSpec:
-        """Shape of the updates."""
-        ...
-
-    @property
     def needs_states(self) -> bool:
         """Whether the support set is read at all."""
         ...

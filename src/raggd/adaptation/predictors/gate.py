@@ -21,7 +21,7 @@ from raggd.adaptation.targets import answered_prompt, encode_supports
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.core.low_rank import AdapterSpec, BaseAdapter, Update
+from raggd.core.low_rank import BaseAdapter, Update
 from raggd.files import load_tensors, save_tensors
 from raggd.progress import Progress, silent
 from raggd.records import Demonstration, RaggdError, SupportSet, content_id
@@ -71,6 +71,12 @@ class Gate:
         safe, place = (mean - self.caution * deviation).max(-1)
         return torch.where(safe > 0, self.scales[place], torch.zeros_like(safe))
 
+    @torch.no_grad()
+    def scaled(self, update: Update, states: Tensor) -> Update:
+        """Scale updates, sets leading, by what is chosen from their states; withheld ones are 0."""
+        chosen = self.choose(states).float().reshape(-1, 1, 1, 1)
+        return update.map(lambda tensor: tensor * chosen.to(tensor))
+
 
 _TENSORS = tuple(field.name for field in fields(Gate) if field.name != "caution")
 
@@ -113,33 +119,6 @@ def fit_gate(states: Tensor, gains: Tensor, scales: Tensor, caution: float = 1.0
     weights, inverse, left_out = min(fits, key=lambda fit: float(fit[2].square().mean()))
     noise = left_out.square().mean(0)
     return Gate(center, axes, extremes, scales, weights, inverse, noise, caution)
-
-
-@dataclass(frozen=True, slots=True)
-class GatedPredictor:
-    """Scales what another predictor emits by what a gate chooses from the same states."""
-
-    inner: Predictor
-    gate: Gate
-
-    needs_states = True
-
-    @property
-    def base(self) -> str:
-        """Fingerprint of the base adapter that the updates start from."""
-        return self.inner.base
-
-    @property
-    def spec(self) -> AdapterSpec:
-        """Shape of the updates."""
-        return self.inner.spec
-
-    @torch.no_grad()
-    def predict(self, states: Tensor) -> Update:
-        """Predict updates and scale them; they are zero where the gate withholds."""
-        chosen = self.gate.choose(states).float()
-        update = self.inner.predict(states)
-        return update.map(lambda tensor: tensor * chosen.reshape(-1, 1, 1, 1).to(tensor))
 
 
 def save_gate(path: Path, gate: Gate, predictor: str) -> None:

@@ -11,6 +11,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 from textwrap import indent
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -385,6 +386,26 @@ def test_a_title_comes_back_however_it_is_quoted(title: str, style: str | None, 
     assert "me" in others
     assert "title" not in others
     assert rest == "Body."
+
+
+@pytest.mark.fuzz
+@given(
+    st.dictionaries(
+        st.sampled_from(["title", "Title", "by", "tags"]),
+        st.recursive(
+            st.text("ab ,:{}[]\"'\\", max_size=8) | st.integers() | st.booleans(),
+            lambda inner: st.lists(inner, max_size=3),
+        ),
+        min_size=1,
+    ),
+    st.sampled_from([None, 1, "\t"]),
+)
+def test_json_before_a_document_is_kept(front: dict[str, Any], width: Any) -> None:
+    title, others, rest = front_matter(json.dumps(front, indent=width) + "\nBody.")
+    assert rest == "Body."
+    read = f"{title} {others}"
+    said = [value for value in front.values() if isinstance(value, str)]
+    assert all(word in read for value in said for word in value.split())
 
 
 @pytest.mark.fuzz
@@ -865,6 +886,23 @@ def test_pages_without_text_are_named(tmp_path: Path) -> None:
         "1 file is skipped (c.txt: holds no text: fill or remove it.), "
         f"1 file is read in part (a.pdf: {reason})"
     )
+
+
+def test_a_damaged_page_stops_no_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scanned_between(tmp_path / "a.pdf", ["One.", "Bad.", "Two."])
+    extract = pypdf.PageObject.extract_text
+
+    def broken(page: pypdf.PageObject) -> str:
+        text = extract(page)
+        return text if "Bad" not in text else str(1 // 0)
+
+    monkeypatch.setattr(pypdf.PageObject, "extract_text", broken)
+    skipped: list[Skipped] = []
+    assert [p.text for p in read_passages(tmp_path, skipped)] == ["One.\n\nTwo."]
+    assert skipped == [Skipped("a.pdf", "page 2 of 3 holds what cannot be read", partly=True)]
+    monkeypatch.setattr(pypdf.PageObject, "extract_text", lambda page: 1 // 0)
+    with pytest.raises(RaggdError, match=r"damaged or encrypted \(no page can be read\)"):
+        list(read_passages(tmp_path / "a.pdf"))
 
 
 def test_html(tmp_path: Path) -> None:

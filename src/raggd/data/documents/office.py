@@ -32,7 +32,8 @@ _FIRST_PARTS = frozenset(
 )
 
 
-NO_TEXT = "(scanned pages need text recognition first)"
+_SCANNED, _DAMAGED = "no text (scanned pages need text recognition first)", "what cannot be read"
+_UNREADABLE = "the PDF is damaged or encrypted ({}): open and save it anew."
 _BLANK = 2000  # bytes of drawing that an empty page, with a frame or so, does not exceed
 
 
@@ -53,27 +54,32 @@ def read_pdf(path: Path) -> Iterator[Block]:
     except ImportError:
         raise
     except Exception as error:  # a damaged file can break the parser anywhere
-        raise RaggdError(
-            f"the PDF is damaged or encrypted ({error}): open and save it anew."
-        ) from error
+        raise RaggdError(_UNREADABLE.format(error)) from error
+    if pages and all(lack == _DAMAGED for _, lack in pages):
+        raise RaggdError(_UNREADABLE.format("no page can be read"))
     if locked:
         raise RaggdError("the PDF is encrypted: save a copy without a password.")
     texts = [text for text, _ in pages]
     yield Block(joined("".join(map(_followed, texts))))
-    bare = [at for at, (text, drawn) in enumerate(pages, start=1) if drawn and not text.strip()]
-    if bare:
-        named = f"page{'' if len(bare) == 1 else 's'} {_ranges(bare)} of {len(pages)}"
-        lost = f"{named} hold{'s' if len(bare) == 1 else ''} no text {NO_TEXT}"
-        yield Block("", lost=lost)
+    for lack in (_SCANNED, _DAMAGED):
+        if at := [number for number, page in enumerate(pages, start=1) if page[1] == lack]:
+            who, does = ("page", "holds") if len(at) == 1 else ("pages", "hold")
+            yield Block("", lost=f"{who} {_ranges(at)} of {len(pages)} {does} {lack}")
 
 
-def _page(page: Any) -> tuple[str, bool]:
-    # Its text, and where that is nothing, whether something else is to be seen.
-    text = page.extract_text()
-    if text.strip():
-        return text, True
-    content = page.get_contents()
-    return text, bool(page.images) or (content and len(content.get_data()) > _BLANK)
+def _page(page: Any) -> tuple[str, str]:
+    # Its text, and what it holds instead where it holds something else.
+    try:
+        text = page.extract_text()
+        if text.strip():
+            return text, ""
+        content = page.get_contents()
+        drawn = bool(page.images) or (content is not None and len(content.get_data()) > _BLANK)
+        return "", _SCANNED if drawn else ""
+    except ImportError:
+        raise
+    except Exception:  # as above
+        return "", _DAMAGED
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -80,7 +80,7 @@ def test_a_state_says_what_the_examples_show(tiny_backbone: Backbone, base: Base
 def test_examples_that_leave_no_room_are_refused(
     tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
 ) -> None:
-    with pytest.raises(RaggdError, match="show fewer, or shorter answers"):
+    with pytest.raises(RaggdError, match="show fewer or shorter ones"):
         _method(tiny_backbone, base, limit=10).adapt(supports[:1])
 
 

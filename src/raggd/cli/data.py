@@ -104,7 +104,7 @@ def data_prepare(
     as_json: Json = False,
 ) -> None:
     """Write questions with their passages into one file, for training without an index."""
-    from raggd.evaluation.contracts import run_prepare
+    from raggd.training.run import run_prepare
 
     require_known("split", split, ["train", "test"])
     with opened(config, assignments) as (rag, _):

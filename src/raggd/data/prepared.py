@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from raggd.files import replacing
-from raggd.records import Passage, RaggdError, content_id
+from raggd.records import Hit, Passage, Question, RaggdError, content_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,3 +68,42 @@ def read_prepared(path: Path) -> list[Prepared]:
 def prepared_id(rows: Sequence[Prepared]) -> str:
     """Return a hash of everything in a prepared file."""
     return content_id(*map(_line, rows))
+
+
+class PreparedRetriever:
+    """Finds the passages that `raggd data prepare` wrote for a question; knows no other."""
+
+    def __init__(self, path: Path) -> None:
+        rows = read_prepared(path)
+        self._path = path
+        self._rows = {row.question: row for row in rows}
+        self._passages = {p.id: p for row in rows for p in (*row.passages, *row.near)}
+        self._ids = sorted(self._passages)
+        self.fingerprint = f"prepared-{prepared_id(rows)}"
+
+    def questions(self, task: str) -> list[Question]:
+        """Return the questions of a task, or refuse where there are none."""
+        rows = [row for row in self._rows.values() if row.task == task]
+        if not rows:
+            known = ", ".join(sorted({row.task for row in self._rows.values()}))
+            raise RaggdError(f"{self._path} holds no question of '{task}' (only of {known}).")
+        return [Question(row.id, row.question, (row.gold, *row.answers), task) for row in rows]
+
+    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
+        """Return at most `k` passages of each prepared question, best first; others are refused."""
+        found = []
+        for query in queries:
+            row = self._rows.get(query)
+            if row is None:
+                raise RaggdError(f"{self._path} holds no passages for '{query}': prepare it again.")
+            passages = (row.passages or row.near)[:k]
+            found.append([Hit(p, 1.0 / (1 + rank)) for rank, p in enumerate(passages)])
+        return found
+
+    def __len__(self) -> int:
+        """Return the number of passages."""
+        return len(self._ids)
+
+    def passage_at(self, row: int) -> Passage:
+        """Return a passage by its place, 0 to ``len(self) - 1``."""
+        return self._passages[self._ids[row]]

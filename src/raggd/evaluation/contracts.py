@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from raggd.assembly import Assembly
-from raggd.data.benchmarks import choose_by_hash, scored_questions, training_questions
+from raggd.data.benchmarks import choose_by_hash, scored_questions
 from raggd.data.contracts.base import Asked, Contract, Score
 from raggd.data.contracts.families import LETTER_CHANGES, SETS, contract_set
 from raggd.data.contracts.lessons import Lesson, draw_lesson
-from raggd.data.prepared import Prepared, prepared_id, read_prepared, write_prepared
+from raggd.data.prepared import Prepared, prepared_id, read_prepared
 from raggd.evaluation.statistics import Interval, Sample
 from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
@@ -55,28 +55,6 @@ class Judged:
     def asked(self) -> Asked:
         """The question, with what is wanted."""
         return self.lesson.asked
-
-
-def run_prepare(parts: Assembly, out: Path, split: str) -> dict[str, Any]:
-    """Write the prepared file of the benchmarks that the settings name; return what it holds.
-
-    The split is ``train`` (benchmarks held out of training are left out) or ``test``.
-    """
-    choose = training_questions if split == "train" else scored_questions
-    rows: list[Prepared] = []
-    for name in parts.settings.evaluation.benchmarks:
-        parts.say(f"preparing {name}")
-        rows += prepare(choose(parts.source, name), parts.retriever)
-    write_prepared(out, rows)
-    tasks = dict.fromkeys(row.task for row in rows)
-    counts = {
-        task: {
-            "questions": sum(row.task == task for row in rows),
-            "answerable": sum(row.task == task and bool(row.passages) for row in rows),
-        }
-        for task in tasks
-    }
-    return {"file": str(out), "bytes": out.stat().st_size, "benchmarks": counts}
 
 
 def _questions(parts: Assembly, prepared: Path | None) -> list[Prepared]:

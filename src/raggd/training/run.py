@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from raggd.adaptation.targets import (
     Targets,
@@ -16,56 +16,23 @@ from raggd.adaptation.targets import (
     load_targets,
 )
 from raggd.assembly import Assembly
-from raggd.data.benchmarks import find_benchmark, known_benchmarks, support_pool, training_questions
-from raggd.data.prepared import Prepared, prepared_id, read_prepared
+from raggd.data.benchmarks import (
+    find_benchmark,
+    known_benchmarks,
+    scored_questions,
+    support_pool,
+    training_questions,
+)
+from raggd.data.prepared import Prepared, PreparedRetriever, read_prepared, write_prepared
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import support_sets
 from raggd.progress import Progress, silent
-from raggd.records import Hit, Passage, Question, RaggdError
+from raggd.records import Question, RaggdError
 from raggd.retrieval import evidence
 from raggd.retrieval.base import Retriever
 from raggd.settings import Settings
 
 T = TypeVar("T")
-
-
-class PreparedRetriever:
-    """Finds the passages that `raggd data prepare` wrote for a question; knows no other."""
-
-    def __init__(self, path: Path) -> None:
-        rows = read_prepared(path)
-        self._path = path
-        self._rows = {row.question: row for row in rows}
-        self._passages = {p.id: p for row in rows for p in (*row.passages, *row.near)}
-        self._ids = sorted(self._passages)
-        self.fingerprint = f"prepared-{prepared_id(rows)}"
-
-    def questions(self, task: str) -> list[Question]:
-        """Return the questions of a task, or refuse where there are none."""
-        rows = [row for row in self._rows.values() if row.task == task]
-        if not rows:
-            known = ", ".join(sorted({row.task for row in self._rows.values()}))
-            raise RaggdError(f"{self._path} holds no question of '{task}' (only of {known}).")
-        return [Question(row.id, row.question, (row.gold, *row.answers), task) for row in rows]
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return at most `k` passages of each prepared question, best first; others are refused."""
-        found = []
-        for query in queries:
-            row = self._rows.get(query)
-            if row is None:
-                raise RaggdError(f"{self._path} holds no passages for '{query}': prepare it again.")
-            passages = (row.passages or row.near)[:k]
-            found.append([Hit(p, 1.0 / (1 + rank)) for rank, p in enumerate(passages)])
-        return found
-
-    def __len__(self) -> int:
-        """Return the number of passages."""
-        return len(self._ids)
-
-    def passage_at(self, row: int) -> Passage:
-        """Return a passage by its place, 0 to ``len(self) - 1``."""
-        return self._passages[self._ids[row]]
 
 
 @dataclass(frozen=True)
@@ -180,3 +147,25 @@ def lesson_pool(run: Run, name: str) -> list[Question]:
         return questions
     held = map(evidence.holds_answer, questions, run.evidence(questions))
     return [q for q, holds in zip(questions, held, strict=True) if holds is not False]
+
+
+def run_prepare(parts: Assembly, out: Path, split: str) -> dict[str, Any]:
+    """Write the prepared file of the benchmarks that the settings name; return what it holds.
+
+    The split is ``train`` (benchmarks held out of training are left out) or ``test``.
+    """
+    choose = training_questions if split == "train" else scored_questions
+    rows: list[Prepared] = []
+    for name in parts.settings.evaluation.benchmarks:
+        parts.say(f"preparing {name}")
+        rows += evidence.prepare(choose(parts.source, name), parts.retriever)
+    write_prepared(out, rows)
+    tasks = dict.fromkeys(row.task for row in rows)
+    counts = {
+        task: {
+            "questions": sum(row.task == task for row in rows),
+            "answerable": sum(row.task == task and bool(row.passages) for row in rows),
+        }
+        for task in tasks
+    }
+    return {"file": str(out), "bytes": out.stat().st_size, "benchmarks": counts}

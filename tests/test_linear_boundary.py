@@ -33,8 +33,8 @@ from raggd.linear.synthetic import (
     synthetic_cell,
     task_spec,
 )
-from raggd.linear.table_figures import correlation, run_table, spearman, table_cell
-from raggd.linear.tables import SPLITS
+from raggd.linear.table_figures import correlation, spearman
+from raggd.linear.tables import SPLITS, run_table, table_cell
 from raggd.linear.tasks import (
     TaskReading,
     Tasks,

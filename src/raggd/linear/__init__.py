@@ -2,7 +2,7 @@
 
 One layer of linear self-attention on tokens (x1, x2, y) is one gradient step of the unified
 linearized predictor ``W1 x1 + W2 x2``. `objective` holds the steps and their oracle, `attention`
-the layer with Lemma 1's and GD++'s weights, `verify` holds one against the other. `tasks` and
-`tables` draw tasks, `training` trains on them; `synthetic` is one run, and `synthetic_figures` and
-`table_figures` are the figures (`figure`).
+the layer with Lemma 1's and GD++'s weights, `verify` holds one against the other. `tasks` draws
+tasks, `training` trains on them; `synthetic` and `tables` are one run each, `synthetic_figures` and
+`table_figures` the figures of them (`figure`).
 """

@@ -1,35 +1,19 @@
-"""An MLP before the attention, on real tables: figures 2 and 7, and what predicts them.
-
-Two readings of "the constructed predictor" are run. *Shared features*: one gradient step on the
-features that the trained network's own MLP computes. *Own features*: an MLP of its own, from the
-same start, trained through the gradient step.
-"""
+"""Figures 2 and 7: attention behind an MLP on real tables, and which statistic predicts them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import partial
-from itertools import pairwise
+from collections.abc import Sequence
 from statistics import StatisticsError, mean
 from statistics import correlation as pearson
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor, nn
-
-from raggd.linear import training
-from raggd.linear.attention import random_attention
 from raggd.linear.figure import (
     NAMES,
     STYLES,
-    Cell,
     FigureSpec,
     Row,
-    TableLoader,
     canvas,
-    changed_cell,
     dots,
     interval,
     legend,
@@ -40,128 +24,10 @@ from raggd.linear.figure import (
     values_of,
     write,
 )
-from raggd.linear.tables import SPLITS, Normalisation, TableData, draw, prepare, statistics
-from raggd.linear.tasks import Tasks
-from raggd.progress import Progress
+from raggd.linear.tables import READINGS, SPLITS, Normalisation, run_table, table_cell
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-READINGS = ("shared features", "own features")
-
-
-def table_cell(table: str, **changes: Any) -> Row:
-    """Return a table's cell, four normalisations and all seeds in one run, with `changes`."""
-    cell: Row = {"kind": "table", "table": table, "seeds": 5, "seed": 0}
-    cell |= {"examples": 10, "documents": 5, "embedding": 16, "hidden": 64, "features": 16}
-    cell |= {"steps": 3000, "batch": 32, "learning_rate": 2e-3, "scale": 0.05}
-    cell |= {"tasks": 2000, "evaluations": 15}
-    return changed_cell(cell, changes)
-
-
-class FeatureMap(nn.Module):
-    """Input embedding, then one hidden layer, for R replicas at once."""
-
-    def __init__(self, generator: torch.Generator, replicas: int, sizes: list[int]) -> None:
-        """Draw weights of R replicas; `sizes` are those of input, embedding, hidden, output."""
-        super().__init__()
-        pairs = list(pairwise(sizes))
-        self.weights = nn.ParameterList(
-            torch.randn(replicas, i, o, generator=generator) / i**0.5 for i, o in pairs
-        )
-        self.biases = nn.ParameterList(torch.zeros(replicas, 1, o) for _, o in pairs)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return features (R, ..., F) of inputs (R, ..., d)."""
-        flat = x.flatten(1, -2)
-        for index, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):
-            flat = torch.baddbmm(bias, flat, weight)
-            if index == 1:  # after the hidden layer; the embedding before it is linear
-                flat = torch.nn.functional.gelu(flat)
-        return flat.reshape(*x.shape[:-1], flat.shape[-1])
-
-
-def lift(tasks: Tasks, features: FeatureMap, mapping: Tensor) -> Tasks:
-    """Return tasks of `draw` in feature space; `mapping` (F, d) is the documents' projection."""
-    x = features(tasks.x1)
-    assert tasks.documents is not None
-    h = tasks.documents @ mapping.mT
-    rows = torch.cat([h, h, h.new_zeros(*h.shape[:-1], 1)], -1)
-    return replace(tasks, x1=x, x2=x, documents=rows)
-
-
-def _descent(features: FeatureMap, eta: Tensor) -> training.Predictor:
-    def predict(tasks: Tasks) -> Tensor:
-        x = features(tasks.x1)  # the step does not read the documents
-        lifted = replace(tasks, x1=x, x2=x, documents=None)
-        return training.descent_predictor(eta, lifted)(lifted)
-
-    return predict
-
-
-def _train(
-    cell: Cell,
-    data: TableData,
-    predictor: training.Predictor,
-    parameters: list[nn.Parameter],
-    generator: torch.Generator,
-    watch: Callable[[int], None],
-) -> None:
-    spec = training.TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"])
-    draws = partial(draw, data, cell["batch"], cell["examples"], generator, test=False)
-    training.train(training.squared_error(predictor), parameters, draws, spec, watch)
-
-
-def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
-    """Return rows, by ``stage``, of MLP and attention trained on a table beside constructions."""
-    name, seed, steps = cell["table"], cell["seed"], cell["steps"]
-    x, y = tables(name)
-    data = prepare(name, x, y, seeds=cell["seeds"], seed=seed, documents=cell["documents"])
-    replicas, size = data.inputs.shape[0], data.inputs.shape[-1]
-    first, fresh, test = (torch.Generator().manual_seed(seed + n) for n in range(3))
-    widths = [size, cell["embedding"], cell["hidden"], cell["features"]]
-    shared, own = (FeatureMap(first, replicas, widths) for _ in range(2))
-    own.load_state_dict(shared.state_dict())
-    width = 2 * cell["features"] + 1
-    net = random_attention(first, replicas=replicas, width=width, scale=cell["scale"])
-    mapping = torch.randn(cell["features"], size, generator=first) / size**0.5
-    search = draw(data, cell["tasks"], cell["examples"], fresh, test=False)
-    held = draw(data, cell["tasks"], cell["examples"], test, test=True)
-    attend = training.attention_predictor(net)
-
-    def one(tasks: Tasks) -> Tensor:
-        return attend(lift(tasks, shared, mapping))
-
-    def step_on(features: FeatureMap) -> training.Predictor:
-        with torch.no_grad():
-            return _descent(features, training.search_eta(lift(search, features, mapping), 1))
-
-    def measure(features: FeatureMap) -> Mapping[str, Tensor]:
-        return training.compare(one, step_on(features), held)
-
-    rows: list[Row] = []
-    every = max(1, steps // cell["evaluations"])
-
-    def watch(step: int) -> None:
-        progress(f"{name}, attention", step, steps)
-        if step % every == 0 or step == steps:
-            labels = {"table": name, "stage": "curve", "reading": READINGS[0], "step": step}
-            rows.extend(data.rows(measure(shared), **labels))
-
-    # Both see the same tasks. The size of the construction's step is absorbed by its features.
-    state = fresh.get_state()
-    told = partial(progress, f"{name}, construction")
-    _train(cell, data, step_on(own), list(own.parameters()), fresh, lambda step: told(step, steps))
-    fresh.set_state(state)
-    _train(cell, data, one, [*shared.parameters(), *net.parameters()], fresh, watch)
-    extra = statistics(data)
-    for reading, features in zip(READINGS, (shared, own), strict=True):
-        labels = {"table": name, "stage": "final", "reading": reading, "step": steps}
-        rows += data.rows({**measure(features), **extra}, **labels)
-    return rows
-
-
-# Figures 2 and 7, and what predicts them.
 
 TABLES = tuple(SPLITS)
 STATISTICS = {

@@ -51,16 +51,7 @@ class PartTask:
         return f"{self.cell.folder}/parts/{name}"
 
 
-@dataclass(frozen=True)
-class PartDone:
-    """A part file as a worker returns it; it is empty where the benchmark has fewer draws."""
-
-    text: str
-    questions: int
-    computed: bool
-
-
-class StudyWorker(Worker[PartTask, PartDone]):
+class StudyWorker(Worker[PartTask, str]):
     """Answers draws of a study."""
 
     def __init__(
@@ -77,12 +68,12 @@ class StudyWorker(Worker[PartTask, PartDone]):
         identities = Identities(self._study)
         return {cell.path: identities.of(cell) for cell in self._cells}
 
-    def result(self, task: PartTask) -> PartDone:
-        """Answer a draw with a method: its part file."""
+    def result(self, task: PartTask) -> str:
+        """Answer a draw with a method: its part file, empty where the benchmark has fewer draws."""
         cell, runner = task.cell, self._runner
         whole = runner.task(cell.seed, cell.retriever, cell.benchmark)
         if task.draw >= len(whole.draws):
-            return PartDone("", 0, computed=False)
+            return ""
         path = self.scratch / task.path
         if task.known:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +82,7 @@ class StudyWorker(Worker[PartTask, PartDone]):
         runner.cell_run(cell, whole, parts).part(task.draw)
         text = path.read_text(encoding="utf-8")
         path.unlink()
-        return PartDone(text, len(whole.draws[task.draw]), computed=text != task.known)
+        return text
 
 
 def _tasks(runner: StudyRunner, cells: Sequence[Cell]) -> list[PartTask]:
@@ -123,11 +114,11 @@ def distribute(
     for cell in cells:  # indexes and evidence are made once, here, before the workers look for them
         runner.task(cell.seed, cell.retriever, cell.benchmark)
 
-    def deliver(task: PartTask, result: PartDone | RaggdError) -> None:
+    def deliver(task: PartTask, result: str | RaggdError) -> None:
         if isinstance(result, RaggdError):  # the run at the end meets it again, and reports it
             found["refused"] += 1
-        elif result.computed:
-            write_text(runner.out / task.path, result.text)
+        elif result and result != task.known:
+            write_text(runner.out / task.path, result)
             found["computed"] += 1
 
     def label(task: PartTask) -> str:

@@ -327,6 +327,17 @@ def test_a_retriever_of_ones_own(settings: Settings, tiny_backbone: Backbone) ->
         raggd.load(retriever=[])
 
 
+@pytest.mark.parametrize("where", [("what ends a </s> turn ?", "Lima"), ("who ?", "<user>Lima")])
+def test_examples_with_control_words_are_not_exported(
+    rag: Rag, tmp_path: Path, where: tuple[str, str]
+) -> None:
+    state = rag.adapt([*PAIRS, where], method="base-few-shot")
+    for export in (rag.export_peft, rag.export_gguf):
+        with pytest.raises(RaggdError, match=r"cannot export examples that hold '</?(s|user)>'"):
+            export(tmp_path / "out" / "one.gguf", state)
+    assert files_under(tmp_path / "out") == []
+
+
 def test_exports(rag: Rag, tmp_path: Path) -> None:
     update = rag.adapt(PAIRS)
     with pytest.raises(RaggdError, match="stands on no base adapter"):

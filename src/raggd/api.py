@@ -335,12 +335,15 @@ class Rag:
         return made
 
     def _exported(self, adapted: State | None) -> Adapted:
+        from raggd.adaptation.export import check_prompt
+
         state = self.adapt(method="base") if adapted is None else self.state(adapted)
         if state.base is None or state.soft is not None:
             raise RaggdError(
                 "this adapted state stands on no base adapter, so that there is no LoRA to export: "
                 "adapt by a method that has one, such as base-few-shot, tt-sgd or rag-gd."
             )
+        check_prompt(self.parts.backbone.tokenizer, state.given(), state.instruction)
         return state
 
     def _write_prompt(self, folder: Path, state: Adapted, stem: str = "") -> None:

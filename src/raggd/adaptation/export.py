@@ -36,7 +36,7 @@ from raggd.core.low_rank import (
     factors_of,
 )
 from raggd.data.prompts import ANSWER_CUE, system_text, user_text
-from raggd.data.rendering import render_turns, template_of
+from raggd.data.rendering import control_of, render_turns, template_of
 from raggd.files import load_tensors, read_json, replacing, save_tensors, write_json, write_text
 from raggd.records import Demonstration, Passage, RaggdError
 from raggd.settings import AdapterSettings
@@ -246,6 +246,20 @@ def _joined(tokenizer: Any) -> str:
         "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\\n\\n' + "
         "messages[1]['content']}] + messages[2:] -%}"
     )
+
+
+def check_prompt(tokenizer: Any, shown: Sequence[Demonstration], instruction: str) -> None:
+    """Refuse what an engine, which knows no text beside control words, would take for one.
+
+    Raises:
+        RaggdError: examples or instruction hold a control word.
+    """
+    for turn in opening_turns(shown, instruction):
+        if found := control_of(tokenizer).words.search(turn["content"]):
+            raise RaggdError(
+                f"cannot export examples that hold '{found[0]}': another engine would take it for "
+                "a control word of the model, not for text. Leave it out of them."
+            )
 
 
 def write_prompt(

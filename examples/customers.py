@@ -8,7 +8,7 @@ import raggd
 HANDBOOK = Path(__file__).parent / "handbook"
 FACTS = [
     ("How much does the P40 weigh?", "6 kilograms"),
-    ("How much water does the P40 move?", "40 litres per minute"),
+    ("How much water does the P40 move?", "40 litres of water per minute"),
     ("When was the P90 first sold?", "2016"),
 ]
 CUSTOMERS = {

@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TypedDict
 
-LIBRARIES = ("raggd", "torch", "transformers", "bm25s", "numpy", "safetensors")
+LIBRARIES = ("raggd", "torch", "transformers", "PyStemmer", "numpy", "safetensors")
 
 
 class Origin(TypedDict):

@@ -13,12 +13,11 @@ from raggd.data.contracts.families import contract_set
 from raggd.data.contracts.lessons import Lesson
 from raggd.data.prepared import write_prepared
 from raggd.evaluation.contracts import (
-    PARTS,
     Judged,
     contract_result,
-    refusal_scores,
     run_contracts,
 )
+from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.files import read_json
 from raggd.records import Demonstration, RaggdError, SupportSet
 from raggd.report.own import contract_tables

@@ -20,6 +20,7 @@ from raggd.data.contracts.base import Asked, Contract, Score
 from raggd.data.contracts.families import LETTER_CHANGES, SETS, contract_set
 from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.prepared import Prepared, prepared_id, read_prepared
+from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.evaluation.statistics import Interval, Sample
 from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
@@ -30,7 +31,6 @@ from raggd.provenance import origin
 from raggd.records import RaggdError, known_names
 from raggd.retrieval.evidence import prepare
 
-PARTS = ("form", "content", "exact")
 POOL = 400  # scored questions of each source that lessons are drawn from
 USUAL = ("examples", "base-template", "base-examples", "base", "rag-gd-tuned", "vanilla-examples")
 """Methods that are compared where nobody names some."""
@@ -177,18 +177,6 @@ def _sample(judged: Mapping[str, Sequence[Judged]], part: str) -> Sample:
 
 def _limits(found: Mapping[str, Interval]) -> dict[str, list[float]]:
     return {part: [round(x, 1) for x in (d.mean, d.low, d.high)] for part, d in found.items()}
-
-
-def refusal_scores(refused: Sequence[bool], wanted: Sequence[bool]) -> dict[str, float]:
-    """Score refusing as a decision, in percent; ``wrongly``: answerable questions refused."""
-    right = sum(a and b for a, b in zip(refused, wanted, strict=True))
-    answerable = len(wanted) - sum(wanted)
-    precision, recall = right / max(1, sum(refused)), right / max(1, sum(wanted))
-    f1 = 2 * precision * recall / (precision + recall) if right else 0.0
-    wrongly = (sum(refused) - right) / max(1, answerable)
-    names = ("precision", "recall", "f1", "wrongly")
-    shares = (precision, recall, f1, wrongly)
-    return {name: round(100 * share, 1) for name, share in zip(names, shares, strict=True)}
 
 
 def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from raggd.data.contracts.letters import LETTERS
 from raggd.data.shown import is_refusal, option_markers, parsed_json, refusals_of
 from raggd.records import Demonstration
 
+PARTS = ("form", "content", "exact")  # of a judged answer, as tables have them
 Values = Callable[[str], tuple[str, ...] | None]  # in the places that differ, if so written
 SHORT = 12  # words of a short answer at most
 _BULLET = re.compile(r"\s*(?:[-*+•]|\d+[.)])\s+")
@@ -45,6 +46,18 @@ class AnswerParts(NamedTuple):
     exact: float  # the string as wanted
     refused: bool  # whether the answer is a refusal that was shown
     wanted: bool  # whether a refusal was wanted
+
+
+def refusal_scores(refused: Sequence[bool], wanted: Sequence[bool]) -> dict[str, float]:
+    """Score refusing as a decision, in percent; ``wrongly``: answerable questions refused."""
+    right = sum(a and b for a, b in zip(refused, wanted, strict=True))
+    answerable = len(wanted) - sum(wanted)
+    precision, recall = right / max(1, sum(refused)), right / max(1, sum(wanted))
+    f1 = 2 * precision * recall / (precision + recall) if right else 0.0
+    wrongly = (sum(refused) - right) / max(1, answerable)
+    names = ("precision", "recall", "f1", "wrongly")
+    shares = (precision, recall, f1, wrongly)
+    return {name: round(100 * share, 1) for name, share in zip(names, shares, strict=True)}
 
 
 @dataclass(frozen=True)

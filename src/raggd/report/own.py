@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raggd.evaluation.contracts import PARTS, refusal_scores
-from raggd.evaluation.forms import AnswerParts, Form
+from raggd.evaluation.forms import PARTS, AnswerParts, Form, refusal_scores
 from raggd.evaluation.statistics import Difference, Interval, Sample, holm, questions_needed
 from raggd.methods.spec import SPECS, method_label
 from raggd.records import Question, RunRecord

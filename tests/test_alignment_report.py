@@ -34,8 +34,6 @@ class Lookup:
     base: str
     rows: Tensor
 
-    needs_states = True
-
     def predict(self, states: Tensor) -> Update:
         numbers = states[:, 0, 0].long()
         return update_from_vector(self.spec, self.rows[numbers], self.base)

@@ -26,6 +26,7 @@ from raggd.methods.answering import (
     shared_opening,
 )
 from raggd.methods.base import Adapted, Method
+from raggd.methods.plain import Unadapted
 from raggd.methods.predicted import PredictedUpdate, TestTimeSGD
 from raggd.records import Passage, RaggdError, SupportSet
 from raggd.settings import TargetSettings
@@ -52,11 +53,13 @@ def rag_gd(
 @pytest.fixture
 def mean_update(
     tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
-) -> PredictedUpdate:
+) -> Unadapted:
     vectors, _ = targets_of(tiny_backbone, base, supports, SGD)
     vectors = vectors[SGD.steps]
     mean = mean_predictor(base.spec, base.fingerprint, vectors.vector())
-    return PredictedUpdate("mean-update", tiny_backbone, base, mean, 200, "hash")
+    update = mean.predict(torch.zeros(1, 1, 1)).row(0)
+    hashes = {"base": base.fingerprint, "predictor": "hash"}
+    return Unadapted("mean-update", Adapted(base, update), hashes)
 
 
 @pytest.fixture
@@ -64,7 +67,7 @@ def methods(
     tiny_backbone: Backbone,
     base: BaseAdapter,
     rag_gd: PredictedUpdate,
-    mean_update: PredictedUpdate,
+    mean_update: Unadapted,
 ) -> list[Method]:
     plain: list[Method] = [tiny.query_only(), tiny.vanilla_rag(), tiny.base_only(base)]
     return [*plain, TestTimeSGD(tiny_backbone, base, SGD), mean_update, rag_gd]

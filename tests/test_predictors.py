@@ -67,7 +67,6 @@ def trained() -> tuple[MLPPredictor, Tensor]:
 def test_the_mean_is_the_same_for_everyone() -> None:
     vectors = normal(5, SPEC.size)
     mean = mean_predictor(SPEC, "base", vectors.bfloat16())
-    assert not mean.needs_states
     update = mean.predict(normal(3, 2, WIDTH))
     assert (update.rows, update.base) == (3, "base")
     torch.testing.assert_close(update.vector()[0], vectors.bfloat16().float().mean(0))
@@ -81,7 +80,6 @@ def test_an_untrained_predictor_is_the_mean_update() -> None:
     assert vectors.std() > 1e-4
     wanted = mean_predictor(SPEC, "base", vectors).predict(states[:4]).vector()
     torch.testing.assert_close(got, wanted, atol=1e-9, rtol=1e-5)
-    assert predictor.needs_states
 
 
 def test_a_trained_predictor_depends_on_the_mean_state_alone() -> None:

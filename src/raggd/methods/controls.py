@@ -1,4 +1,4 @@
-"""Controls of RAG-GD: other demonstrations, other passages, another scale, the task alone."""
+"""Controls of RAG-GD: other demonstrations, other passages, the task alone, one update for all."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from raggd.adaptation.predictors.base import load_task_means
+import torch
+
+from raggd.adaptation.predictors.base import check_predictor, load_task_means
 from raggd.adaptation.targets import draw_supports
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.methods import predicted
 from raggd.methods.base import Adapted, Item, Method
+from raggd.methods.plain import Unadapted
 from raggd.methods.spec import FILES_OF, Parts, weight_file, weights_hash
 from raggd.records import Passage, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
@@ -110,6 +113,16 @@ def build_shuffled(parts: Parts, name: str) -> Control:
 def build_irrelevant(parts: Parts, name: str) -> Control:
     """Return RAG-GD with the passages of another question: the evidence is of no use."""
     return Control(name, predicted.build(parts, "rag-gd"), with_other_passages)
+
+
+def build_mean(parts: Parts, name: str) -> Unadapted:
+    """Return W0 with the one update of the second of its files, whatever the demonstrations."""
+    file = FILES_OF[name][1]
+    predictor = parts.predictor(file)
+    check_predictor(predictor, parts.base)
+    update = predictor.predict(torch.zeros(1, 1, 1)).row(0)  # no states are looked at
+    hashes = {"base": parts.base.fingerprint, "predictor": weights_hash(parts.weights / file)}
+    return Unadapted(name, Adapted(parts.base, update), hashes)
 
 
 @dataclass(frozen=True, slots=True)

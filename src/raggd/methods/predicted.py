@@ -31,13 +31,10 @@ class PredictedUpdate:
     scale: float = 1.0  # a factor of the update's steps
     gate: Gate | None = None  # chooses another for each support set
 
+    adapts = True
+
     def __post_init__(self) -> None:
         check_predictor(self.predictor, self.base)
-
-    @property
-    def adapts(self) -> bool:
-        """Whether the predictor reads the support set; the mean update does not."""
-        return self.predictor.needs_states
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -48,9 +45,7 @@ class PredictedUpdate:
     @torch.no_grad()
     def predict(self, supports: Sequence[SupportSet]) -> Update:
         """Encode sets of equal size and predict, in one pass (Algorithm 1, lines 1-4)."""
-        states = torch.zeros(len(supports), 1, 1)
-        if self.adapts:
-            states = encode_supports(self.backbone, self.base, supports, self.limit)
+        states = encode_supports(self.backbone, self.base, supports, self.limit)
         updates = self.predictor.predict(states)
         updates = self.gate.scaled(updates, states) if self.gate else updates
         return updates if self.scale == 1 else updates * self.scale

@@ -107,14 +107,14 @@ SPECS: dict[str, MethodSpec] = {
         weights=("base", "hyper"), encoded=True, imitates=0,
     ),
     "mean-update": MethodSpec(
-        "predicted:build", "Mean update", "controls", "P",
+        "controls:build_mean", "Mean update", "controls", "P",
         "The base adapter plus one fixed change, the average of all training targets. A control: "
         "it never looks at the demonstrations of the task.",
         weights=("base", "mean"), imitates=0, headline=True,
         compared_with=("base",),
     ),
     "mean-tuned": MethodSpec(
-        "predicted:build", "Mean update, tuned", "controls", "X",
+        "controls:build_mean", "Mean update, tuned", "controls", "X",
         "One fixed change for all tasks, trained on the answers that RAG-GD, tuned, learns from. "
         "A control: what is left when the demonstrations are not read.",
         weights=("base", "mean-tuned"),

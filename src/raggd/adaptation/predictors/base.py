@@ -32,11 +32,6 @@ class Predictor(Protocol):
         """Fingerprint of the base adapter that the updates start from."""
         ...
 
-    @property
-    def needs_states(self) -> bool:
-        """Whether the support set is read at all."""
-        ...
-
     def predict(self, states: Tensor) -> Update:
         """Predict updates, sets leading, from encoder states (sets, N, hidden size)."""
         ...
@@ -71,7 +66,6 @@ class MLPPredictor(nn.Module):
     and layer; its bias starts at the mean target, so untrained it is the mean update.
     """
 
-    needs_states = True
     state_mean: Tensor
     state_std: Tensor
     scales: Tensor
@@ -145,8 +139,6 @@ class MeanPredictor:
     spec: AdapterSpec
     base: str
     vector: Tensor
-
-    needs_states = False
 
     def predict(self, states: Tensor) -> Update:
         """Repeat the mean for each of the states, which are only counted."""

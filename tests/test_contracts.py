@@ -353,6 +353,14 @@ def test_contradictions_refusals_alone_and_strange_scripts_are_told(
     assert told in " ".join(remarks)
 
 
+def test_an_example_of_which_nothing_is_found_is_told_unless_it_refuses() -> None:
+    some = _shown(("Rome", True), ("the sea", True)).demonstrations
+    for answer, told in (("Verona", True), ("not in our files", False)):
+        bare = replace(some[0], question="who ?", answer=answer, passages=())
+        remarks = remarks_on([*some, bare])
+        assert remarks == ["No passage at all was found for the demonstration 'who ?'."] * told
+
+
 def test_repeated_and_contradicting_demonstrations_are_told() -> None:
     one, other = (
         Demonstration(name, "where is it ?", (Passage("p", "Rome or Oslo."),), name)

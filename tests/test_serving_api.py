@@ -93,6 +93,20 @@ def test_what_is_odd_about_demonstrations_is_told(server: Running, client: opena
     assert made["remarks"] == again["remarks"] == found[0].raggd["remarks"]
 
 
+def test_an_example_may_refuse_what_nothing_is_found_for(
+    server: Running, client: openai.OpenAI
+) -> None:
+    refusing = {"question": "wer ist ?", "answer": "not in our files"}
+    shown = [*demonstrations(1), refusing]
+    found = ask(client, questions(1)[0], "raggd", extra_body={"raggd": {"demonstrations": shown}})
+    assert found.raggd["support"]
+    shown[0] = {**refusing, "answer": "Lima"}
+    with pytest.raises(openai.BadRequestError, match="no passage fits demonstration 1"):
+        ask(client, questions(1)[0], "raggd", extra_body={"raggd": {"demonstrations": shown}})
+    shown[0]["passages"] = []
+    assert ask(client, questions(1)[0], "raggd", extra_body={"raggd": {"demonstrations": shown}})
+
+
 def test_a_stream_says_the_same_in_pieces(server: Running, client: openai.OpenAI) -> None:
     model = f"adapted/{store(server, 0)}"
     for question in questions(6):

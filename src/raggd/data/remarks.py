@@ -26,10 +26,7 @@ def remarks_on(demonstrations: Sequence[Demonstration], tokenizer: Any = None) -
         *_of_repetitions(demonstrations),
         *_of_answers(demonstrations),
         *(_of_script(demonstrations, tokenizer) if tokenizer is not None else ()),
-        *(
-            f"No passage found for the demonstration '{_short(d.question)}' holds its answer."
-            for d in unsupported(demonstrations)
-        ),
+        *_of_passages(demonstrations),
     ]
 
 
@@ -102,6 +99,27 @@ def _of_script(demonstrations: Sequence[Demonstration], tokenizer: Any) -> list[
         f"the backbone's tokenizer spells the answers' script ('{foreign[:8]}') byte by byte, so "
         "that it was hardly trained on it: expect wrong answers, or copies of those shown. Answer "
         "in the language of the passages, or choose a backbone that was trained on this one."
+    ]
+
+
+def _of_passages(demonstrations: Sequence[Demonstration]) -> list[str]:
+    refusals = set(refusals_of(demonstrations))
+    searched = any(d.passages for d in demonstrations)
+    bare = [
+        d
+        for d in demonstrations
+        if searched and not (d.passages or says_no(d) or d.answer.strip() in refusals)
+    ]
+    lacking = unsupported(demonstrations)
+    return [
+        *(
+            f"No passage at all was found for the demonstration '{_short(d.question)}'."
+            for d in bare
+        ),
+        *(
+            f"No passage found for the demonstration '{_short(d.question)}' holds its answer."
+            for d in lacking
+        ),
     ]
 
 

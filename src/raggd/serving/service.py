@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from raggd.api import Rag
 from raggd.core.low_rank import effective_change, norm
 from raggd.data.questions import OWN_TASK
+from raggd.data.shown import says_no
 from raggd.methods.base import Adapted
 from raggd.methods.store import StoredSet
 from raggd.records import Demonstration, RaggdError, SupportSet
@@ -104,17 +105,21 @@ class Service:
         question, answer = fields.question.strip(), fields.answer.strip()
         param = f"demonstrations.{number - 1}"
         k, limit = self.settings.retrieval.top_k, self.settings.target.max_tokens // 2
-        if fields.passages is not None:
-            passages = given_passages(fields.passages)
-        else:
-            passages = passages_for([question], retriever, k)
-            if k and not share_a_script(question, passages):
-                raise BadRequestError(
-                    f"no passage fits demonstration {number} (is it in another language than the "
-                    "corpus?): ask in the language of the corpus, or give passages with it.",
-                    param,
-                    "no_passages",
-                )
+        given = fields.passages
+        passages = (
+            passages_for([question], retriever, k) if given is None else given_passages(given)
+        )
+        shown = Demonstration(fields.id or f"line-{number}", question, passages, answer)
+        # of what an example refuses, nothing may be found at all
+        found = share_a_script(question, passages) or (not passages and says_no(shown))
+        if given is None and k and not found:
+            raise BadRequestError(
+                f"no passage fits demonstration {number} (is it in another language than the "
+                "corpus?): ask in the language of the corpus, or give passages with it, [] for an "
+                "example that refuses.",
+                param,
+                "no_passages",
+            )
         used = len(self.backbone.tokenizer.encode(f"{question}\n{answer}"))
         if used > limit:
             raise BadRequestError(
@@ -123,7 +128,7 @@ class Service:
                 param,
                 "context_length_exceeded",
             )
-        return Demonstration(fields.id or f"line-{number}", question, passages, answer)
+        return shown
 
     async def adapted_to(self, support: SupportSet, instruction: str = "") -> tuple[Adapted, float]:
         """Adapt to a set, or look up what it was adapted to: 0 milliseconds."""

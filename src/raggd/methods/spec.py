@@ -312,6 +312,11 @@ def weights_hash(path: Path) -> str:
     return file_hash(path)[:16]
 
 
+def can_run(method: str, folder: Path) -> bool:
+    """Return whether all weights of a method lie in a folder."""
+    return all((folder / file).is_file() for file in FILES_OF[method])
+
+
 PREFERRED = ("examples", "rag-gd-tuned", "rag-gd")  # the first whose files are there
 
 

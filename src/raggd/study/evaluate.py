@@ -16,7 +16,7 @@ from raggd.evaluation.forms import infer_form
 from raggd.evaluation.price import look, questions_for
 from raggd.evaluation.runner import Item, Task, asked_items, support_sets, task_of
 from raggd.files import write_text
-from raggd.methods.spec import FILES_OF, HEADLINE, METHODS, SPECS
+from raggd.methods.spec import HEADLINE, METHODS, SPECS, can_run
 from raggd.progress import Progress
 from raggd.records import Prediction, Question, RaggdError, RunRecord, SupportSet, known_names
 from raggd.report.build import SmallReport, small_report
@@ -33,8 +33,7 @@ CASES = 12
 
 def usual_methods(parts: Assembly) -> list[str]:
     """Return what is compared where nobody names methods: those of short tables that can run."""
-    there = {f for n in HEADLINE for f in FILES_OF[n] if (parts.weights / f).is_file()}
-    able = [name for name in HEADLINE if set(FILES_OF[name]) <= there]
+    able = [name for name in HEADLINE if can_run(name, parts.weights)]
     return [name for name in METHODS if name in {*able, parts.adapting}]
 
 
@@ -152,8 +151,8 @@ def own_methods(parts: Assembly) -> list[str]:
     """Return what is compared: the base, few shot, what adapts by default, its best rival."""
     adapting = parts.adapting
     rival = SPECS[adapting].control
-    there = all((parts.weights / file).is_file() for file in FILES_OF.get(rival, ("",)))
-    wanted = {"base", "base-few-shot", adapting, *([rival] if rival and there else [])}
+    rivals = [rival] if rival and can_run(rival, parts.weights) else []
+    wanted = {"base", "base-few-shot", adapting, *rivals}
     return [name for name in METHODS if name in wanted]
 
 

@@ -128,42 +128,34 @@ Shown = Question | tuple[str, str] | Mapping[str, Any]
 _EXPECTED = '{"question": "...", "answer": "..."}'
 
 
-def _parsed(value: Mapping[str, Any], number: int, where: str) -> Question:
-    if _listed(value) is None:
-        raise RaggdError(f"{where}: the demonstration has no answer. Expected {_EXPECTED}.")
-    return parse_question(value, task=OWN_TASK, where=where, fallback_id=f"line-{number}")
-
-
 def read_demonstrations(path: Path) -> list[Question]:
-    """Read answered questions, ``{"question": ..., "answer": ...}`` or FlashRAG's, from JSON Lines.
-
-    Raises:
-        RaggdError: there is none, or one lacks its question or answer.
-    """
-    questions = [
-        _parsed(value, number, f"{path}, line {number}") for number, value in read_json_lines(path)
-    ]
-    if not questions:
-        raise RaggdError(f"{path} holds no demonstrations: expected lines such as {_EXPECTED}.")
-    return questions
+    """Read answered questions, ``{"question", "answer"}`` or FlashRAG's, from JSON Lines."""
+    lines = ((f"{path}, line {n}", n, value) for n, value in read_json_lines(path))
+    return _answered(lines, f"{path} holds no demonstrations: expected lines such as {_EXPECTED}.")
 
 
 def parse_demonstrations(shown: Iterable[Shown]) -> list[Question]:
     """Turn answered questions of any form into `Question`; refuse none, and what is no pair."""
+    given = ((f"demonstration {n}", n, value) for n, value in enumerate(shown, start=1))
+    return _answered(given, f"no demonstrations were given: expected at least one {_EXPECTED}.")
+
+
+def _answered(values: Iterable[tuple[str, int, Shown]], none: str) -> list[Question]:
     questions = []
-    for number, value in enumerate(shown, start=1):
-        where = f"demonstration {number}"
+    for where, number, value in values:
         if isinstance(value, Question):
             questions.append(value)
-        elif isinstance(value, Mapping):
-            questions.append(_parsed(value, number, where))
-        elif isinstance(value, tuple | list) and len(value) == 2:
-            pair = {"question": value[0], "answer": value[1]}
-            questions.append(_parsed(pair, number, where))
-        else:
+            continue
+        if isinstance(value, tuple | list) and len(value) == 2:
+            value = {"question": value[0], "answer": value[1]}
+        if not isinstance(value, Mapping):
             raise RaggdError(
                 f"{where} is a {type(value).__name__}: expected (question, answer) or {_EXPECTED}."
             )
+        if _listed(value) is None:
+            raise RaggdError(f"{where}: the demonstration has no answer. Expected {_EXPECTED}.")
+        name = f"line-{number}"
+        questions.append(parse_question(value, task=OWN_TASK, where=where, fallback_id=name))
     if not questions:
-        raise RaggdError(f"no demonstrations were given: expected at least one {_EXPECTED}.")
+        raise RaggdError(none)
     return questions

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -279,6 +281,20 @@ def test_head_is_get_without_a_body(client: httpx.Client) -> None:
         assert head.content == b""
     assert client.head(CHAT).status_code == 405
     assert 'raggd_requests_total{route="/health",status="200"}' in client.get("/metrics").text
+
+
+def test_a_full_disk_is_not_the_clients_fault(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr("raggd.files.tempfile.mkstemp", full)
+        answer = client.post("/v1/supports", json={"demonstrations": demonstrations(3)})
+    assert "its log says where" in refusal(answer, 507, "not_stored")
+    assert "the disk is full" in caplog.text
+    assert client.get("/v1/supports").json()["data"] == []
 
 
 def test_another_host_name_is_refused(client: httpx.Client) -> None:

@@ -79,7 +79,7 @@ def ask(
     for number, passage in enumerate(result["passages"], start=1):
         say(f"[{number}] {_name(passage)}: {passage['text']}")
     for text in result["remarks"]:
-        say(text)
+        say(f"{text[0].upper()}{text[1:]}")
     if result["passages_cut"]:
         say(f"{counted(result['passages_cut'], 'passage')} cut to fit the context window.")
     if timings:

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from raggd.files import is_unwritable
 from raggd.records import RaggdError
 
 LOG = logging.getLogger("raggd.serving")
@@ -92,9 +93,16 @@ def internal_error(error: BaseException) -> ApiError:
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """Return any exception as one of the server: 400 for a `RaggdError`, 500 for a bug."""
+    """Return any exception as one of the server.
+
+    That is 507 where nothing can be written, 400 for another `RaggdError`, 500 for a bug.
+    """
     if isinstance(error, ApiError):
         return error
+    if is_unwritable(error) or is_unwritable(error.__cause__):
+        LOG.error("%s", error)
+        text = "the server has no room, or no permission, to keep this; its log says where."
+        return ApiError(507, "not_stored", text)
     if isinstance(error, RaggdError):
         return BadRequestError(str(error), code="invalid_request")
     return internal_error(error)

@@ -5,7 +5,7 @@ There are two kinds: a chat, whose last turn is the question, and a list of prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from raggd.data.prompts import Exchange
@@ -16,13 +16,11 @@ from raggd.serving import openai
 from raggd.serving.bodies import Extension, given_passages
 from raggd.serving.documents import passages_for, searches_for
 from raggd.serving.errors import ApiError, BadRequestError
-from raggd.serving.row import AnswerText, Probabilities, Row, Sampler, TextPiece
+from raggd.serving.row import AnswerText, Emit, Probabilities, Row, Sampler
 from raggd.serving.service import Service
 
 RESERVE = 8
 """Passages give way to an answer of this part of the context; a longer one takes what is left."""
-Emit = Callable[[Row, TextPiece | ApiError], None]
-"""Takes what a row has to say, from any thread."""
 
 
 def too_long(reason: str) -> ApiError:

@@ -251,6 +251,10 @@ class TextPiece:
     reason: Reason | None = None  # with the last piece, why the answer ends
 
 
+Emit = Callable[["Row", TextPiece | ApiError], None]
+"""Takes what a row has to say, from any thread."""
+
+
 @dataclass(eq=False)
 class Row:
     """One answer: what it is written from, how, and how far it is."""
@@ -261,7 +265,7 @@ class Row:
     writer: AnswerText
     probabilities: Probabilities | None  # told with the text; None for a request without
     max_tokens: int
-    emit: Callable[[Row, TextPiece | ApiError], None]  # called from the scheduler's thread
+    emit: Emit  # called from the scheduler's thread
     extract: Extract | None = None  # holds it to the words of its passages
     ignore_end: bool = False  # write exactly `max_tokens` tokens, for measurements
     cancelled: bool = False

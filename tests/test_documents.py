@@ -467,6 +467,15 @@ def test_tables_of_directives(tmp_path: Path, text: str, expected: str) -> None:
     assert "part 117 | 117 euros" in "\n".join(body for _, body in found)
 
 
+def test_a_header_without_rows_is_a_row(tmp_path: Path) -> None:
+    one_row = ".. list-table::\n   :header-rows: 3\n\n   * - Part\n     - Price\n"
+    assert read_one(tmp_path / "a.rst", one_row) == [("a", "Part | Price")]
+    for words in (40, 49, 50, 51, 60, 200):
+        cell = " ".join(f"w{n}" for n in range(words))
+        found = read_one(tmp_path / "b.rst", one_row.replace("Part", cell))
+        assert " ".join(body for _, body in found).split() == [*cell.split(), "|", "Price"]
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -139,7 +139,7 @@ def _units(block: Block, most: int) -> Iterator[_Unit]:
         room = most - _size(head) if head else most
         if 2 * room < most:  # a header that leaves no room for rows is a row
             text, head, room = f"{head}\n{text}", "", most
-        whole = f"{head}\n{text}" if head else text
+        whole = "\n".join(filter(None, (head, text)))
         if 2 * _size(whole) <= most:
             yield from _cut(whole, "\n\n", most, "")
             return

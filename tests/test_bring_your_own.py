@@ -264,6 +264,37 @@ def test_passages_without_text_are_left_out_and_counted() -> None:
     assert full.empty == 0  # type: ignore[attr-defined]
 
 
+class Telling:
+    """One's own retriever: what it finds, and what it says that it is."""
+
+    def __init__(self, passage: Any, fingerprint: Any = "mine") -> None:
+        self.passage, self.named = passage, fingerprint
+
+    @property
+    def fingerprint(self) -> Any:
+        return self.named if self.named != "fails" else 1 // 0
+
+    def search(self, queries: Any, k: int) -> list[list[Hit]]:
+        return [[Hit(self.passage, 1.0)] for _ in queries]
+
+
+def test_what_a_passage_does_not_have_is_not_the_word_none() -> None:
+    bare: Any = Passage(None, "one", None, None)  # type: ignore[arg-type]
+    assert wrap_retriever(Telling(bare)).search(["x"], 1)[0][0].passage == Passage(
+        "", "one", "", ""
+    )
+
+
+@pytest.mark.parametrize("fingerprint", [None, "", ["a"], "fails"])
+def test_a_retriever_without_a_fingerprint_is_refused(fingerprint: Any) -> None:
+    own = Telling(Passage("a", "one"), 7)
+    retriever = wrap_retriever(own)
+    assert retriever.fingerprint == "7"
+    own.named = fingerprint
+    with pytest.raises(RaggdError, match="the fingerprint of the Telling retriever is"):
+        retriever.fingerprint  # noqa: B018
+
+
 def test_a_passage_without_bound_is_cut_and_told() -> None:
     retriever = wrap_retriever(returning(["honey " * 1_000_000, "bears " * 16_000]))
     with pytest.warns(RetrievalWarning, match="more than 100000 characters"):

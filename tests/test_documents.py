@@ -705,6 +705,11 @@ def test_a_folder_without_a_readable_file_says_what_is_there(tmp_path: Path) -> 
         list_files(tmp_path)
 
 
+def test_a_path_that_no_system_has(tmp_path: Path) -> None:
+    with pytest.raises(RaggdError, match=r"no corpus at .*a\\x00b \(cannot be opened"):
+        list_files(tmp_path / "a\0b")
+
+
 def test_a_book_in_one_line_is_no_passage(tmp_path: Path) -> None:
     write_lines(tmp_path / "a.jsonl", {"id": "x", "text": "honey " * 200_000})
     with pytest.raises(RaggdError, match=r"a\.jsonl, line 1: passage 'x' has 1200000 characters"):

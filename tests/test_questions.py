@@ -69,6 +69,12 @@ def test_what_is_no_text_is_refused_by_its_line(tmp_path: Path, value: Any, mess
             read(path)
 
 
+@pytest.mark.parametrize("shown", [None, 3, b"x", {"question": "Q?", "answer": "a"}, "Q?"])
+def test_what_is_no_list_of_demonstrations_is_named(shown: Any) -> None:
+    with pytest.raises(RaggdError, match=f"the demonstrations are a {type(shown).__name__}: "):
+        parse_demonstrations(shown)
+
+
 @pytest.mark.parametrize(
     "value", [("Q?", ["a", ["b"]]), {"question": 1j, "answer": "a"}, ("Q?", 10**6000)]
 )

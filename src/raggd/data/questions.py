@@ -136,6 +136,11 @@ def read_demonstrations(path: Path) -> list[Question]:
 
 def parse_demonstrations(shown: Iterable[Shown]) -> list[Question]:
     """Turn answered questions of any form into `Question`; refuse none, and what is no pair."""
+    if not isinstance(shown, Iterable) or isinstance(shown, Mapping | str | bytes):
+        raise RaggdError(
+            f"the demonstrations are a {type(shown).__name__}: expected a list of (question, "
+            f"answer) or {_EXPECTED}, or the path of a file of such lines."
+        )
     given = ((f"demonstration {n}", n, value) for n, value in enumerate(shown, start=1))
     return _answered(given, f"no demonstrations were given: expected at least one {_EXPECTED}.")
 

@@ -52,8 +52,22 @@ class ForeignRetriever:
 
     @property
     def fingerprint(self) -> str:
-        """Equal where it vouches for equal hits."""
-        return str(self._fingerprint())
+        """Equal where it vouches for equal hits.
+
+        Raises:
+            RaggdError: it has none.
+        """
+        found: Any
+        try:
+            found = self._fingerprint()
+        except Exception as error:  # of any kind: it is another's code
+            found = error
+        if not isinstance(found, str | int) or not str(found):
+            raise RaggdError(
+                f"the fingerprint of the {self._kind} retriever is {found!r}: expected text that "
+                "is another one when it finds something else."
+            )
+        return str(found)
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return at most `k` hits per query, in its order; what failed or is no hit is refused."""
@@ -106,7 +120,8 @@ class ForeignRetriever:
 
     def _hit(self, found: Any) -> tuple[Hit, int]:
         passage = found.passage if isinstance(found, Hit) else None
-        fields = [str(getattr(passage, n, "")) for n in _PARTS]
+        held = [getattr(passage, n, None) for n in _PARTS]
+        fields = ["" if value is None else str(value) for value in held]
         if not isinstance(passage, Passage) or not isinstance(passage.text, str):
             what = type(found).__name__ + (" without a text" if passage is not None else "")
             raise RaggdError(

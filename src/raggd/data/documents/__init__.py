@@ -150,6 +150,9 @@ def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:
 def _regular(path: Path, name: str, skipped: list[Skipped]) -> Iterator[SourceFile]:
     try:
         state = path.stat()
+    except ValueError as error:
+        skipped.append(Skipped(name, f"cannot be opened ({error})"))
+        return
     except OSError as error:
         reason = f"cannot be opened ({error.strerror})"
         if error.errno != errno.ENAMETOOLONG and path.is_symlink():

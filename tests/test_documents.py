@@ -14,7 +14,7 @@ from textwrap import indent
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raggd.data.documents import (
@@ -492,6 +492,9 @@ def test_what_is_no_table_stays_as_it_is(tmp_path: Path, text: str) -> None:
 
 @pytest.mark.fuzz
 @given(st.lists(st.sampled_from([*TABLE_OF_LISTS.splitlines(), *TABLE_OF_CSV.splitlines()])))
+@example([".. list-table::", "   :widths: 10 20", "   of parts", "", "   * - Part"])
+@example([".. list-table::", "   :header: Part", "", "   * - hose"])
+@example([".. list-table::", "   :header: Part", "   :header: Price", "", "   * - hose"])
 def test_no_table_of_a_directive_loses_a_word(
     tmp_path_factory: pytest.TempPathFactory, lines: list[str]
 ) -> None:

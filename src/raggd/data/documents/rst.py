@@ -73,20 +73,21 @@ def _rows(kind: str, lines: Sequence[str]) -> tuple[list[str], list[str]] | None
     (['Pump | Weight'], ['P40 | 6 kg'])
     """
     begin = next((at for at, line in enumerate(lines) if not line.strip()), len(lines))
-    title, options = _named(lines[:begin])
+    title, options, odd = _named(lines[:begin])
+    if odd:
+        return None
     content = [f"{line.rstrip()}\n" for line in lines[begin:] if line.strip()]
     delimiter = options.get("delim", ",").strip()
     delimiter = _DELIMITERS.get(delimiter, delimiter)
     try:
         count = max(0, int(options.get("header-rows") or 0))
-        if kind == "list":
-            head, body = [], list(_listed(content))
-        else:
-            parts = [options["header"]] if "header" in options else [], content
-            head, body = (
-                list(csv.reader(map(str.lstrip, part), delimiter=delimiter, skipinitialspace=True))
-                for part in parts
-            )
+        parts = [options["header"]] if "header" in options else [], content
+        head, body = (
+            list(csv.reader(map(str.lstrip, part), delimiter=delimiter, skipinitialspace=True))
+            if kind == "csv" or part is parts[0]
+            else list(_listed(part))
+            for part in parts
+        )
     except (csv.Error, TypeError, ValueError):
         return None
     if not body:
@@ -96,18 +97,21 @@ def _rows(kind: str, lines: Sequence[str]) -> tuple[list[str], list[str]] | None
     return [*([title] if title else []), *rows[:count]], rows[count:]
 
 
-def _named(lines: Sequence[str]) -> tuple[str, dict[str, str]]:
-    # What stands before the options goes on with the title, what stands behind one with it.
-    title, options, name = "", dict[str, str](), ""
+def _named(lines: Sequence[str]) -> tuple[str, dict[str, str], bool]:
+    # What stands before the options goes on with the title, what stands behind the header with
+    # that; whether there is anything else.
+    title, options, name, odd = "", dict[str, str](), "", False
     for line in lines:
         if found := _OPTION.match(line):
             name = found[1]
+            odd = odd or name in options
             options[name] = found[2]
         elif name:
+            odd = odd or name != "header"
             options[name] += f" {line.strip()}"
         else:
             title = f"{title} {line.strip()}".strip()
-    return title, options
+    return title, options, odd
 
 
 def _listed(lines: Sequence[str]) -> Iterator[list[str]]:

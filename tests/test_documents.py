@@ -381,7 +381,7 @@ def test_a_title_comes_back_however_it_is_quoted(title: str, style: str | None, 
 
     said = yaml.dump({"by": "me", "title": title}, default_style=style, width=width,
                      allow_unicode=True)  # fmt: skip
-    said = said.removesuffix("...\n")  # older versions close a document themselves
+    said = said.removesuffix("...\n")  # open-ended text closes its document
     found, others, rest = front_matter(f"---\n{said}---\nBody.")
     assert found.split() == title.split()
     assert "me" in others

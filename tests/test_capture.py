@@ -87,7 +87,7 @@ def test_steps_write_into_room_what_copies_would_hold(
         found, wanted = decoded(steps, reading, 10), decoded(plain, reading, 10)
         for ours, theirs in zip(found, wanted, strict=True):
             assert torch.equal(ours, theirs)
-        (cache, mask), (other, other_mask) = steps.state(), plain.state()
+        (cache, mask), (other, other_mask) = steps.state(), (plain._cache, plain._mask)
         assert torch.equal(mask, other_mask)
         for one, two in zip(cache.layers, other.layers, strict=True):
             assert torch.equal(one.keys, two.keys)

@@ -89,7 +89,9 @@ class GrowingSteps:
 
     def state(self) -> tuple[Any, Tensor]:
         """Return cache and mask (rows, length) with what was added, to be continued by another."""
-        return new_cache([(own.keys, own.values) for own in self._cache.layers]), self._mask
+        cache = branch(self._cache)
+        del cache.update  # it writes into room of ours
+        return cache, self._mask
 
 
 @dataclass(frozen=True, slots=True)

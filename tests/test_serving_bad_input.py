@@ -17,7 +17,9 @@ import pytest
 from raggd.backbone.load import Backbone
 from raggd.records import RaggdError
 from raggd.serving.gate import read_keys
+from raggd.settings import changed
 from serving_fixtures import Running, demonstrations, questions, running, served, tiny_parts
+from workflow_fixtures import parts_with
 
 SECRET = "zanzibar"
 """A word that only prompts hold: it must not turn up in the log."""
@@ -89,6 +91,22 @@ def test_malformed_json(client: httpx.Client, body: bytes) -> None:
 def test_a_body_that_no_reader_begins(client: httpx.Client, body: bytes) -> None:
     answer = client.post(CHAT, content=body, headers={"content-type": "application/json"})
     assert "cannot be read as JSON in UTF-8" in refusal(answer, 400, "invalid_json")
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "key"),
+    [
+        (CHAT, '{"model": "base", "messages": [], "model": "raggd"}', "model"),
+        (CHAT, '{"model": "base", "messages": [{"role": "user", "role": "system"}]}', "role"),
+        (CHAT, '{"raggd": {"guess": true, "gu\\u0065ss": false}}', "guess"),
+        ("/v1/completions", '{"prompt": "a", "prompt": "b"}', "prompt"),
+        ("/v1/supports", '{"demonstrations": [{"answer": "a", "answer": "b"}]}', "answer"),
+        ("/v1/evaluations", '{"support": "a", "support": "a"}', "support"),
+    ],
+)
+def test_a_key_that_occurs_twice(client: httpx.Client, path: str, body: str, key: str) -> None:
+    answer = client.post(path, content=body, headers={"content-type": "application/json"})
+    assert f'the key "{key}" occurs twice' in refusal(answer, 400, "invalid_json")
 
 
 def test_a_body_that_is_not_declared_as_json(client: httpx.Client) -> None:
@@ -340,6 +358,41 @@ def test_a_wrong_key(
     named = [line.split()[-1] for line in lines if " 200 " in line and CHAT in line]
     assert named[-2:] == ["alice", "shop"]  # the test before may end late
     assert not any("right" in line or "left" in line for line in lines), "a key was logged"
+
+
+def test_a_page_of_another_site(
+    server: Running, frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    ours, strange = {"origin": "http://localhost:3000"}, {"origin": "https://evil.example"}
+    before = {
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization,content-type,x-stainless-lang",
+    }
+    allowed = "access-control-allow-origin"
+    with server.client() as client:  # none is named, so none may
+        answer = client.options(CHAT, headers=ours | before)
+        assert answer.status_code >= 400
+        assert allowed not in answer.headers
+        assert allowed not in client.post(CHAT, json=chat(), headers=ours).headers
+    parts = tiny_parts(tmp_path, frozen_backbone)
+    parts = parts_with(
+        changed(parts.settings, "serving", origins=[ours["origin"]]), frozen_backbone
+    )
+    with running(parts, {"alice": "right"}) as named, named.client() as client:
+        answer = client.options(CHAT, headers=ours | before)  # a browser asks it without the key
+        assert answer.status_code == 200, answer.text
+        assert answer.headers[allowed] == ours["origin"]
+        assert "x-stainless-lang" in answer.headers["access-control-allow-headers"]
+        assert client.options("/v1/supports/x", headers=ours | before).status_code == 200
+        key = {"authorization": "Bearer right"}
+        for header, status in ((ours | key, 200), (ours, 401)):
+            answer = client.post(CHAT, json=chat(), headers=header)
+            assert (answer.status_code, answer.headers[allowed]) == (status, ours["origin"])
+        answer = client.options(CHAT, headers=strange | before)
+        assert answer.status_code == 400
+        assert allowed not in answer.headers
+        assert allowed not in client.post(CHAT, json=chat(), headers=strange | key).headers
 
 
 def test_a_file_of_keys(tmp_path: Path) -> None:

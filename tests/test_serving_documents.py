@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import httpx
 import pytest
 
+from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
+from raggd.data.documents.passages import Block
+from raggd.retrieval.build import Index
 from raggd.serving.documents import state_of
 from serving_fixtures import Running, running, tiny_parts
 
@@ -101,6 +105,62 @@ def test_an_endpoint_indexes_what_changed(
         (documents / "new.md").write_text("The bee eats honey .\n")
         assert post(server).json()["passages"] == after["passages"] + 1
         assert server.metric("raggd_passages") == after["passages"] + 1
+
+
+@pytest.mark.filterwarnings("ignore::raggd.retrieval.base.RetrievalWarning")
+def test_the_index_tells_what_is_not_in_it(
+    frozen_backbone: Backbone, tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def half(path: Path) -> Iterator[Block]:
+        yield from (Block("The wren sings ."), Block("", lost="page 2 of 2 holds no text"))
+
+    monkeypatch.setattr("raggd.data.documents.rst.read", half)
+    (documents / "plan.dwg").write_bytes(b"AC1032")
+    parts = tiny_parts(tmp_path, frozen_backbone, documents, watch_s=0)
+    unknown = {"file": "plan.dwg", "reason": "no reader for .dwg", "partly": False}
+    part = {"file": "wren.rst", "reason": "page 2 of 2 holds no text", "partly": True}
+    with running(parts) as server:
+        assert httpx.get(server.url + "/v1/index").json()["skipped"] == [unknown]
+        (documents / "wren.rst").write_text("The wren sings .")
+        assert post(server).json()["skipped"] == [unknown, part]
+        assert httpx.get(server.url + "/v1/index").json()["skipped"] == [unknown, part]
+        (documents / "plan.dwg").unlink()
+        (documents / "wren.rst").unlink()
+        assert post(server).json()["skipped"] == []
+
+
+def test_a_fault_does_not_end_the_watching(
+    frozen_backbone: Backbone,
+    tmp_path: Path,
+    documents: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts = tiny_parts(tmp_path, frozen_backbone, documents, watch_s=0.05)
+    with running(parts) as server:
+        index_of, asked = Assembly.index_of, list[Path]()
+
+        def failing(self: Assembly, corpus: Path) -> Index:
+            asked.append(corpus)
+            if len(asked) == 1:
+                raise KeyError("a fault")
+            return index_of(self, corpus)
+
+        monkeypatch.setattr(Assembly, "index_of", failing)
+        write(documents, "Oslo")
+        until(lambda: len(asked) == 1)
+        (documents / "new.md").write_text("The bee eats honey .\n")
+        until(lambda: places(ask(server)) == {"Oslo"})
+    assert "internal error: KeyError" in caplog.text
+
+
+def until(true: Callable[[], bool]) -> None:
+    """Wait for what the server does by itself."""
+    for _ in range(6_000):
+        if true():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came")
 
 
 def test_documents_that_cannot_be_read_leave_the_old_index(

@@ -142,3 +142,26 @@ def test_the_example_files_of_the_repository_are_valid() -> None:
     files = sorted((Path(__file__).resolve().parents[1] / "settings").glob("**/*.toml"))
     for path in files:
         load_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("HTTPS://Wiki.Example/", "https://wiki.example"),
+        ("https://wiki.example:443", "https://wiki.example"),
+        ("http://[::1]:80", "http://[::1]"),
+        ("http://wiki.example:443", "http://wiki.example:443"),
+        ("*", "*"),
+    ],
+)
+def test_origins_are_kept_as_browsers_send_them(given: str, kept: str) -> None:
+    assert load_settings({"serving": {"origins": [given]}}).serving.origins == [kept]
+
+
+@pytest.mark.parametrize(
+    "given", ["localhost:3000", "wiki.example", "https://*.example", "http://a/b", "", "http://"]
+)
+def test_what_is_no_origin_is_refused(given: str) -> None:
+    with pytest.raises(RaggdError, match="http://localhost:3000"):
+        load_settings({"serving": {"origins": [given]}})

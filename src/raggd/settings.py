@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,6 +25,14 @@ def known_retriever(name: str) -> str:
     if name not in RETRIEVERS and not all(name.partition(":")):
         raise ValueError(f"expected {', '.join(RETRIEVERS)}, or module:function that makes one")
     return name
+
+
+def _origin(text: str) -> str:
+    # as browsers send it: in small letters, without the usual port
+    plain = re.sub("^(http:.*):80$|^(https:.*):443$", r"\1\2", text.strip().lower().rstrip("/"))
+    if not re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@*]+", plain):
+        raise ValueError("expected pages' origins, like 'http://localhost:3000', or '*' for all")
+    return plain
 
 
 class _Section(BaseModel):
@@ -190,6 +199,9 @@ class ServingSettings(_Section):
     """Memory for predicted updates; the least recently used are dropped."""
     instruction: str = ""
     """How to answer, in your words, where a request (`ask`, `Rag`) says nothing; empty: raggd's."""
+    origins: list[Annotated[str, AfterValidator(_origin)]] = []
+    """Other sites whose pages may ask from a browser (``http://localhost:3000``; ``*``: any).
+    None may by default: whoever opened a page would let it read the documents."""
     watch_s: float = Field(default=2.0, ge=0)
     """Seconds between looks for changed documents; 0 never looks."""
     timeout_s: float = Field(default=120.0, gt=0)

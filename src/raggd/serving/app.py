@@ -19,12 +19,14 @@ import uvicorn
 from fastapi import APIRouter, FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from prometheus_client import generate_latest
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp
 
 from raggd.api import Rag
 from raggd.backbone.device import leave_one
 from raggd.records import RaggdError
 from raggd.serving import bodies, openai
-from raggd.serving.errors import ApiError, install_handlers
+from raggd.serving.errors import ApiError, StrictRoute, install_handlers
 from raggd.serving.evaluation import Evaluations
 from raggd.serving.gate import Keys, RequestGate, is_local
 from raggd.serving.reply import ChatReply, PromptsReply
@@ -48,10 +50,11 @@ POLICY = (
     "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """The page may load and reach nothing but this server."""
+_METHODS = ("GET", "POST", "DELETE")  # that a page of another origin may use
 
 
 def _openai_routes(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["OpenAI"])
+    routes = APIRouter(tags=["OpenAI"], route_class=StrictRoute)
 
     @routes.post("/v1/chat/completions", response_model=openai.ChatCompletion, responses=STREAM)
     async def chat(body: openai.ChatRequest) -> Response:
@@ -86,7 +89,7 @@ def _openai_routes(service: Service) -> APIRouter:
 
 
 def _support_routes(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["support sets"])
+    routes = APIRouter(tags=["support sets"], route_class=StrictRoute)
     known: dict[int | str, dict[str, Any]] = {
         200: {"model": bodies.SupportView, "description": "It was there already."}
     }
@@ -119,7 +122,7 @@ def _support_routes(service: Service) -> APIRouter:
 
 
 def _evaluation_routes(evaluations: Evaluations) -> APIRouter:
-    routes = APIRouter(tags=["evaluation"])
+    routes = APIRouter(tags=["evaluation"], route_class=StrictRoute)
 
     @routes.post("/v1/evaluations", status_code=202)
     async def start_evaluation(body: bodies.EvaluationRequest) -> bodies.EvaluationView:
@@ -140,7 +143,7 @@ def _evaluation_routes(evaluations: Evaluations) -> APIRouter:
 
 
 def _own_routes(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["operation"])
+    routes = APIRouter(tags=["operation"], route_class=StrictRoute)
 
     @routes.get("/v1/index")
     async def get_index() -> bodies.IndexView:
@@ -189,7 +192,7 @@ def _own_routes(service: Service) -> APIRouter:
     return routes
 
 
-def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> RequestGate:
+def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> ASGIApp:
     """Build the ASGI application; it closes the service when it shuts down.
 
     Without `keys` everyone is let in; `local` says whether it is served on this machine only.
@@ -217,7 +220,12 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
     app.include_router(_support_routes(service))
     app.include_router(_evaluation_routes(Evaluations(service)))
     app.include_router(_own_routes(service))
-    return RequestGate(app, service.metrics, keys=keys or {}, local=local)
+    gate = RequestGate(app, service.metrics, keys=keys or {}, local=local)
+    origins = service.settings.serving.origins
+    # around the gate: a browser asks beforehand without a key, and its page is to read refusals
+    if not origins:
+        return gate
+    return CORSMiddleware(gate, origins, _METHODS, ("*",), expose_headers=("Retry-After",))
 
 
 # Running it

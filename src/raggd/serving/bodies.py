@@ -260,6 +260,14 @@ class EvaluationView(BaseModel):
     advice: str = ""  # whether to adapt, and with what; or why it cannot be told
 
 
+class SkippedView(BaseModel):
+    """A file that is not in the index, or (`partly`) not whole; why."""
+
+    file: str
+    reason: str
+    partly: bool = False
+
+
 class IndexView(BaseModel):
     """The index that is searched now."""
 
@@ -269,6 +277,7 @@ class IndexView(BaseModel):
     fingerprint: str
     changed: bool  # whether another index is searched from now on, since the documents changed
     seconds: float  # that looking and indexing took
+    skipped: list[SkippedView] = []
 
 
 class Health(BaseModel):

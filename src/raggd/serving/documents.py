@@ -14,8 +14,10 @@ from raggd.api import Rag
 from raggd.data.prompts import Exchange
 from raggd.records import Passage, RaggdError, content_id
 from raggd.retrieval.base import Retriever, fused
+from raggd.retrieval.build import Index
 from raggd.retrieval.corpus import look_at
-from raggd.serving.bodies import IndexView
+from raggd.serving.bodies import IndexView, SkippedView
+from raggd.serving.errors import internal_error
 from raggd.serving.gate import Metrics
 
 LONGEST_ANSWER = 50  # words of an earlier answer that are searched for with a follow-up
@@ -78,7 +80,8 @@ class Documents:
         self._watched = rag.parts.corpus if self.own and not named else None
         self._state = state_of(self._watched) if self._watched else ""
         # not the cached one: a server does not write its users' questions to disk
-        self.retriever: Retriever = rag.retriever if named else rag.parts.index.retriever
+        self._index: Index | None = None if named else rag.parts.index
+        self.retriever: Retriever = self._index.retriever if self._index else rag.retriever
         metrics.passages.set_function(lambda: len(self))
 
     def __len__(self) -> int:
@@ -93,6 +96,10 @@ class Documents:
             fingerprint=self.retriever.fingerprint,
             changed=changed,
             seconds=round(seconds, 2),
+            skipped=[
+                SkippedView(file=each.file, reason=each.reason, partly=each.partly)
+                for each in (self._index.skipped if self._index else ())
+            ],
         )
 
     def refresh(self) -> IndexView:
@@ -104,7 +111,8 @@ class Documents:
                 # noted before reading: a file that is written meanwhile is seen the next time
                 self._state = state_of(self._watched)
                 with self._metrics.index_failures.count_exceptions():
-                    self.retriever = self._rag.parts.index_of(self._watched).retriever
+                    self._index = self._rag.parts.index_of(self._watched)
+                self.retriever = self._index.retriever
             changed = self.retriever.fingerprint != before
             seconds = time.perf_counter() - started
             if changed:
@@ -118,6 +126,8 @@ class Documents:
             self.refresh()
         except RaggdError as error:
             LOG.warning("the documents changed, the old index stays in use: %s", error)
+        except Exception as error:  # a fault of ours must not end the watching without a word
+            internal_error(error)
 
     async def watch(self, seconds: float) -> None:
         """Look for changes every so many seconds (0: never), until cancelled."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from raggd.files import is_unwritable
+from raggd.files import each_key_once, is_unwritable
 from raggd.records import RaggdError
 
 LOG = logging.getLogger("raggd.serving")
@@ -147,6 +149,32 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
     if code == "unsupported_parameter":
         message += " Leave it out."
     return BadRequestError(message, field, code)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    try:
+        return each_key_once(pairs)
+    except ValueError as error:  # the only kind that FastAPI tells in its words
+        raise json.JSONDecodeError(str(error), "", 0) from error
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        # Python alone would take the last of two values, and lose the other without a word
+        return json.loads(await self.body(), object_pairs_hook=_each_once)
+
+
+class StrictRoute(APIRoute):
+    """A route that refuses a body in which a key of an object stands twice."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        answer = super().get_route_handler()
+
+        async def read(request: Request) -> Response:
+            return await answer(_JsonRequest(request.scope, request.receive))
+
+        return read
 
 
 _UNREADABLE = (

@@ -8,6 +8,7 @@ with its reason, and the others go on. `--quick` runs the same on a processor, o
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.metadata
 import os
 import subprocess
@@ -44,6 +45,7 @@ class Plan:
     steps: int
     questions: int
     deadline: float = field(default=0.0)
+    only: tuple[str, ...] = ()  # first words of the parts that are run; none: all
 
 
 FULL = Plan("qwen2.5-7b", "qwen2.5-0.5b", ("bfloat16", "nf4"), {}, 5, 20, 100)
@@ -63,20 +65,33 @@ GOALS = {
 
 
 def install(wheels: Path) -> list[str]:
-    """Unpack the wheels of a folder, which may be missing, that are not installed; name them."""
+    """Unpack the wheels of a folder, which may be missing, that are not installed; name them.
+
+    A wheel goes before what is installed in another version.
+    """
+    sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(SITE)]
 
     def missing(path: Path) -> bool:
+        name, version = path.name.split("-")[:2]
         try:
-            importlib.metadata.version(path.name.split("-")[0])
+            return importlib.metadata.version(name) != version
         except importlib.metadata.PackageNotFoundError:
             return True
-        return False
 
     wanted = [path for path in sorted(wheels.glob("*.whl")) if missing(path)]
     if wanted:
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+        pip = [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-index",
+            "--no-deps",
+            "--no-compile",
+        ]
         subprocess.run([*pip, "--target", str(SITE), *map(str, wanted)], check=True)
-    sys.path[:0] = [str(ROOT), str(ROOT / "src"), str(SITE)]
+        importlib.invalidate_caches()
     return [path.name for path in wanted]
 
 
@@ -135,6 +150,8 @@ def prices(plan: Plan, dtype: str) -> dict[str, Any]:
     from raggd.settings import BackboneSettings
 
     card = torch.cuda.is_available()
+    if card:
+        torch.cuda.reset_peak_memory_stats()
     backbone = random_backbone(plan.shape, BackboneSettings(dtype=dtype))
     base, predictor = random_weights(backbone)
     lengths = Lengths(**plan.lengths)
@@ -246,6 +263,8 @@ def check(plan: Plan, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
 
     record: dict[str, Any] = {"machine": machine(), "parts": {}, **origin()}
     for name, work in parts_of(plan):
+        if plan.only and not name.startswith(plan.only):
+            continue
         say(name)
         started = time.monotonic()
         if started > plan.deadline:
@@ -269,6 +288,7 @@ def main() -> int:
     options.add_argument("--wheels", type=Path, default=ROOT / "wheels", help="folder of wheels")
     options.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu-check")
     options.add_argument("--minutes", type=float, default=8.0, help="no part begins late")
+    options.add_argument("--only", action="append", default=[], help="parts by their first words")
     chosen = options.parse_args()
     started = time.monotonic()
     unpacked = install(chosen.wheels)
@@ -280,7 +300,8 @@ def main() -> int:
         say(f"unpacked {', '.join(unpacked)}")
     from dataclasses import replace
 
-    plan = replace(QUICK if chosen.quick else FULL, deadline=started + 45 * chosen.minutes)
+    plan = QUICK if chosen.quick else FULL
+    plan = replace(plan, deadline=started + 45 * chosen.minutes, only=tuple(chosen.only))
     record = check(plan, chosen.out, say)
     sys.stdout.write(table(record))
     return int(any("failed" in p or p.get("passed") is False for p in record["parts"].values()))

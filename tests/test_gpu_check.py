@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +40,12 @@ def test_all_parts_end_in_one_record(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert {"machine", "versions", "command"} <= set(record)
 
 
+def test_parts_are_chosen_by_their_first_words(tmp_path: Path) -> None:
+    said: list[str] = []
+    check(replace(PLAN, only=("tests",)), tmp_path, said.append)
+    assert said == ["tests"]
+
+
 def test_when_the_time_is_over_nothing_begins(tmp_path: Path) -> None:
     record = check(replace(PLAN, deadline=time.monotonic() - 1), tmp_path, lambda _: None)
     assert {part["left out"] for part in record["parts"].values()} == {"the time was over"}
@@ -45,8 +53,12 @@ def test_when_the_time_is_over_nothing_begins(tmp_path: Path) -> None:
 
 
 def test_wheels_that_are_installed_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "pytest-8.0-py3-none-any.whl").write_bytes(b"not a wheel")
+    version = importlib.metadata.version("pytest")
+    (tmp_path / f"pytest-{version}-py3-none-any.whl").write_bytes(b"not a wheel")
     assert install(tmp_path) == []
+    (tmp_path / "pytest-1.0-py3-none-any.whl").write_bytes(b"not a wheel")
+    with pytest.raises(subprocess.CalledProcessError):
+        install(tmp_path)
     assert install(tmp_path / "none") == []
 
 

@@ -35,6 +35,8 @@ async function call(path, { method = "GET", body } = {}) {
   throw new Refused(told?.error?.message ?? `The server answered ${response.status}.`);
 }
 
+const read = async (path, options) => (await call(path, options)).json();
+
 // Server-sent events, one parsed object at a time.
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -81,6 +83,21 @@ function problem(id, text) {
   $(id).textContent = text ?? "";
 }
 
+const why = (error) => (error instanceof Refused ? error.message : `The page failed: ${error}`);
+
+// Do what may fail with the examples; why it did is said beside them.
+async function tried(work) {
+  problem("adapt-problem");
+  await work().catch((error) => problem("adapt-problem", why(error)));
+}
+
+// An element with its properties, and what stands in it.
+function make(tag, properties = {}, ...inside) {
+  const node = Object.assign(document.createElement(tag), properties);
+  node.append(...inside);
+  return node;
+}
+
 // --- asking
 
 const card = (method) => document.querySelector(`.answer[data-method="${method}"]`);
@@ -95,10 +112,7 @@ function showEmptyCards() {
   for (const method of METHODS) say(method, "not asked yet", "empty");
   if (!state.support) {
     say("adapted", "", "empty");
-    const link = document.createElement("a");
-    link.href = "#task";
-    link.textContent = "Show it some examples";
-    card("adapted").querySelector(".said").append(link, " first.");
+    card("adapted").querySelector(".said").append(make("a", { href: "#task" }, "Show it some examples"), " first.");
   }
 }
 
@@ -126,7 +140,7 @@ async function ask(event) {
     } catch (error) {
       if (run !== state.run) return;
       say(method, "", "empty");
-      problem("ask-problem", error instanceof Refused ? error.message : `The page failed: ${error}`);
+      problem("ask-problem", why(error));
       return;
     }
   }
@@ -146,27 +160,18 @@ function showCosts() {
   for (const method of shown) {
     const cost = costOf(method);
     const { tokens, read } = state.answers[method];
-    const bar = document.createElement("div");
-    bar.className = "bar";
-    const list = document.createElement("dl");
+    const [bar, list] = [make("div", { className: "bar" }), make("dl")];
     const lines = [
       ["adapt", "adapt, once", cost.adapt],
       ["read", `read ${read} tokens`, cost.read],
       ["write", `write ${tokens}`, cost.write],
     ];
     for (const [name, label, value] of lines) {
-      const part = document.createElement("i");
-      part.className = name;
+      const part = make("i", { className: name });
       part.style.setProperty("--share", value / most);
       bar.append(part);
-      const pair = document.createElement("div");
-      const term = document.createElement("dt");
-      term.className = `key ${name}`;
-      term.textContent = label;
-      const number = document.createElement("dd");
-      number.textContent = value ? ms(value) : "none";
-      pair.append(term, number);
-      list.append(pair);
+      const number = make("dd", {}, value ? ms(value) : "none");
+      list.append(make("div", {}, make("dt", { className: `key ${name}` }, label), number));
     }
     const place = card(method).querySelector(".cost");
     place.replaceChildren(bar, list);
@@ -192,30 +197,12 @@ function drawEvidence() {
   const method = document.querySelector("#marking input:checked").value;
   const answer = state.answers[method]?.text ?? "";
   const mark = marker(state.passages.flatMap((passage) => [passage.title, passage.text]), answer);
-  const items = state.passages.map((passage) => {
-    const item = document.createElement("li");
-    const title = document.createElement("strong");
-    title.append(...nodes(mark(passage.title || "Passage")));
-    const text = document.createElement("p");
-    text.append(...nodes(mark(passage.text)));
-    item.append(title, text);
-    return item;
-  });
-  if (!items.length) {
-    const none = document.createElement("li");
-    none.textContent = "No passage fits this question: the model answered without evidence.";
-    items.push(none);
-  }
+  const nodes = (text) => mark(text).map((piece) => (piece.marked ? make("mark", {}, piece.text) : piece.text));
+  const items = state.passages.map((passage) => make(
+    "li", {}, make("strong", {}, ...nodes(passage.title || "Passage")), make("p", {}, ...nodes(passage.text)),
+  ));
+  if (!items.length) items.push(make("li", {}, "No passage fits this question: the model answered without evidence."));
   $("evidence").replaceChildren(...items);
-}
-
-function nodes(pieces) {
-  return pieces.map((piece) => {
-    if (!piece.marked) return piece.text;
-    const node = document.createElement("mark");
-    node.textContent = piece.text;
-    return node;
-  });
 }
 
 // --- examples
@@ -255,7 +242,6 @@ function examples() {
 async function adapt(event) {
   event.preventDefault();
   const shown = examples();
-  problem("adapt-problem");
   if (!shown.length) {
     problem("adapt-problem", "Write at least one question with its answer.");
     document.querySelector("#rows .q")?.focus();
@@ -264,16 +250,12 @@ async function adapt(event) {
   const button = $("adapt").querySelector("[type=submit]");
   button.disabled = true;
   $("adapted").textContent = "";
-  try {
-    const body = { demonstrations: shown, task: "page" };
-    use(await (await call("/v1/supports", { method: "POST", body })).json());
+  await tried(async () => {
+    use(await read("/v1/supports", { method: "POST", body: { demonstrations: shown, task: "page" } }));
     await listSupports();
     if (state.asked && state.asked === $("question").value.trim()) await ask();
-  } catch (error) {
-    problem("adapt-problem", error instanceof Refused ? error.message : `The page failed: ${error}`);
-  } finally {
-    button.disabled = false;
-  }
+  });
+  button.disabled = false;
 }
 
 function use(support) {
@@ -291,7 +273,7 @@ function use(support) {
 }
 
 async function listSupports() {
-  const { data } = await (await call("/v1/supports")).json();
+  const { data } = await read("/v1/supports");
   $("saved-part").hidden = !data.length;
   const options = data.map((support) => {
     const first = support.demonstrations[0];
@@ -302,34 +284,20 @@ async function listSupports() {
   });
   $("saved").replaceChildren(new Option("none", ""), ...options);
   $("saved").value = state.support?.id ?? "";
-  return data;
 }
 
-async function choose() {
-  problem("adapt-problem");
-  if (!$("saved").value) {
-    use(null);
-    return;
-  }
-  try {
-    const support = await (await call(`/v1/supports/${$("saved").value}`)).json();
-    fillRows(support.demonstrations.map((shown) => [shown.question, shown.answer]));
-    use(support);
-  } catch (error) {
-    problem("adapt-problem", error.message);
-  }
-}
+const choose = () => tried(async () => {
+  const support = $("saved").value ? await read(`/v1/supports/${$("saved").value}`) : null;
+  if (support) fillRows(support.demonstrations.map((shown) => [shown.question, shown.answer]));
+  use(support);
+});
 
-async function forget() {
-  try {
-    await call(`/v1/supports/${state.support.id}`, { method: "DELETE" });
-    use(null);
-    await listSupports();
-    (($("saved-part").hidden ? null : $("saved")) ?? document.querySelector("#rows .q")).focus();
-  } catch (error) {
-    problem("adapt-problem", error.message);
-  }
-}
+const forget = () => tried(async () => {
+  await call(`/v1/supports/${state.support.id}`, { method: "DELETE" });
+  use(null);
+  await listSupports();
+  ($("saved-part").hidden ? document.querySelector("#rows .q") : $("saved")).focus();
+});
 
 // --- does it help?
 
@@ -338,33 +306,28 @@ const pause = (seconds) => new Promise((done) => setTimeout(done, 1000 * seconds
 async function evaluate() {
   const support = state.support.id;
   const here = () => state.support?.id === support;
-  problem("adapt-problem");
   $("evaluate").disabled = true;
   $("stop").hidden = false;
   $("scores").replaceChildren();
-  try {
-    let view = await (await call("/v1/evaluations", { method: "POST", body: { support } })).json();
+  let said = "";
+  await tried(async () => {
+    let view = await read("/v1/evaluations", { method: "POST", body: { support } });
     state.evaluation = view.id;
     while (view.status === "running" && here()) {
       $("evaluating").textContent = view.total ? `${view.done} of ${view.total} answers: ${view.doing}` : view.doing;
       await pause(1);
-      view = await (await call(`/v1/evaluations/${view.id}`)).json();
+      view = await read(`/v1/evaluations/${view.id}`);
     }
-    if (!here()) return;
-    $("evaluating").textContent = view.status === "cancelled" ? "Stopped." : view.advice;
-    $("scores").replaceChildren(...view.tables.filter((table) => table.rows.length).map(drawTable));
-  } catch (error) {
-    $("evaluating").textContent = "";
-    problem("adapt-problem", error instanceof Refused ? error.message : `The page failed: ${error}`);
-  } finally {
-    $("evaluate").disabled = false;
-    $("stop").hidden = true;
-  }
+    said = view.status === "cancelled" ? "Stopped." : view.advice;
+    if (here()) $("scores").replaceChildren(...view.tables.filter((table) => table.rows.length).map(drawTable));
+  });
+  if (here()) $("evaluating").textContent = said;
+  $("evaluate").disabled = false;
+  $("stop").hidden = true;
 }
 
 function drawTable({ caption, columns, rows }) {
-  const table = document.createElement("table");
-  table.className = "scores";
+  const table = make("table", { className: "scores" });
   table.createCaption().textContent = caption;
   table.createTHead().insertRow().append(...columns.map((name) => heading(name, "col")));
   const body = table.createTBody();
@@ -385,31 +348,18 @@ function drawMap(support) {
   if (!names.length) return;
   const layers = support.norms[names[0]].length;
   const most = Math.max(...names.flatMap((name) => support.norms[name]));
-  const head = document.createElement("tr");
-  head.append(heading("", "col"));
+  const head = make("tr", {}, heading("", "col"));
   for (let layer = 0; layer < layers; layer++) {
     const every = layers > 12 ? 5 : 1;
     head.append(heading((layer + 1) % every === 0 || layer === 0 ? String(layer + 1) : "", "col", `layer ${layer + 1}`));
   }
-  const rows = names.map((name) => {
-    const row = document.createElement("tr");
-    row.append(heading(name, "row"));
-    support.norms[name].forEach((value, layer) => {
-      const cell = document.createElement("td");
-      cell.style.setProperty("--heat-share", most ? value / most : 0);
-      cell.title = `${name}, layer ${layer + 1}: ${value.toPrecision(2)}`;
-      const words = document.createElement("span");
-      words.textContent = value.toPrecision(2);
-      cell.append(words);
-      row.append(cell);
-    });
-    return row;
-  });
-  const top = document.createElement("thead");
-  top.append(head);
-  const body = document.createElement("tbody");
-  body.append(...rows);
-  $("map").replaceChildren(top, body);
+  const rows = names.map((name) => make("tr", {}, heading(name, "row"), ...support.norms[name].map((value, layer) => {
+    const shown = value.toPrecision(2);
+    const cell = make("td", { title: `${name}, layer ${layer + 1}: ${shown}` }, make("span", {}, shown));
+    cell.style.setProperty("--heat-share", most ? value / most : 0);
+    return cell;
+  })));
+  $("map").replaceChildren(make("thead", {}, head), make("tbody", {}, ...rows));
   $("most").textContent = most.toPrecision(2);
   const [where, layer] = names
     .flatMap((name) => support.norms[name].map((value, i) => [name, i + 1, value]))
@@ -419,9 +369,7 @@ function drawMap(support) {
 }
 
 function heading(text, scope, label) {
-  const cell = document.createElement("th");
-  cell.scope = scope;
-  cell.textContent = text;
+  const cell = make("th", { scope }, text);
   if (label) cell.setAttribute("aria-label", label);
   return cell;
 }
@@ -430,7 +378,7 @@ function heading(text, scope, label) {
 
 async function start() {
   try {
-    const health = await (await call("/health")).json();
+    const health = await read("/health");
     $("about").textContent = `${health.backbone}, base adapter ${health.base}, raggd ${health.version}`;
     $("example").hidden = health.corpus !== "embedded";
     await listSupports();

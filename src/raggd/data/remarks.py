@@ -21,17 +21,17 @@ class DemonstrationWarning(UserWarning):
 
 def remarks_on(demonstrations: Sequence[Demonstration], tokenizer: Any = None) -> list[str]:
     """Say in a sentence each what is odd about a set; the tokenizer is the backbone's."""
+    refusals = refusals_of(demonstrations)
     return [
-        *_of_forms(demonstrations),
+        *_of_forms(demonstrations, refusals),
         *_of_repetitions(demonstrations),
         *_of_answers(demonstrations),
         *(_of_script(demonstrations, tokenizer) if tokenizer is not None else ()),
-        *_of_passages(demonstrations),
+        *_of_passages(demonstrations, refusals),
     ]
 
 
-def _of_forms(demonstrations: Sequence[Demonstration]) -> list[str]:
-    refusals = refusals_of(demonstrations)
+def _of_forms(demonstrations: Sequence[Demonstration], refusals: Sequence[str]) -> list[str]:
     answers = [d.answer.strip() for d in demonstrations if d.answer.strip() not in refusals]
     values = [value for value in map(parsed_json, answers) if value is not None]
     if not values:
@@ -88,6 +88,8 @@ def _of_answers(demonstrations: Sequence[Demonstration]) -> list[str]:
 
 
 def _of_script(demonstrations: Sequence[Demonstration], tokenizer: Any) -> list[str]:
+    if all(d.answer.isascii() for d in demonstrations):  # most: their template is not read for it
+        return []
     # of the values alone: what stands around all of them is not written by the model
     letters = "".join(c for d in template_of(demonstrations)[1] for c in d.answer if c.isalpha())
     foreign = "".join(c for c in letters if not c.isascii())
@@ -102,8 +104,7 @@ def _of_script(demonstrations: Sequence[Demonstration], tokenizer: Any) -> list[
     ]
 
 
-def _of_passages(demonstrations: Sequence[Demonstration]) -> list[str]:
-    refusals = set(refusals_of(demonstrations))
+def _of_passages(demonstrations: Sequence[Demonstration], refusals: Sequence[str]) -> list[str]:
     searched = any(d.passages for d in demonstrations)
     bare = [
         d

@@ -44,7 +44,7 @@ def alone(backbone: Backbone, adapted: Adapted, prompt: Prompt, tokens: int = TO
     written: list[int] = []
     with adapted_rows(backbone, [adapted]), torch.no_grad():
         for _ in range(tokens):
-            ids = torch.tensor([[*prompt.tokens, *written]])
+            ids = torch.tensor([[*prompt.tokens, *written]], device=backbone.device)
             logits = backbone.model(input_ids=ids, use_cache=False).logits
             written.append(int(logits[0, -1].argmax()))
     return written

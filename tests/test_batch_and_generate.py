@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
+from raggd.backbone import batch as batches
 from raggd.backbone.batch import (
     STEP,
     answer_losses,
@@ -20,6 +22,7 @@ from raggd.backbone.batch import (
     make_batch,
     padded_length,
     read_prefix,
+    self_seeing,
 )
 from raggd.backbone.generate import (
     common_opening,
@@ -53,6 +56,44 @@ def asked(backbone: Backbone, supports: Sequence[SupportSet]) -> list[Prompt]:
         for s in supports
         for d in s.demonstrations
     ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tiny.make_backbone,
+        partial(tiny.make_sliding_backbone, window=6),
+        partial(tiny.make_gemma_backbone, window=6),
+    ],
+)
+def test_padding_that_sees_itself_changes_no_gradient(
+    make: Callable[[], Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = make()
+    base = tiny.random_base(backbone)
+    shown = [Prompt(tuple(range(5, 5 + n)), 2, 0) for n in (4, 9, 30)]
+    batch = make_batch(shown, backbone.tokenizer.pad_token_id, CPU)
+
+    def gradients() -> list[Tensor]:
+        update = base.zero_update().map(lambda t: t.requires_grad_(True))
+        with attach(backbone, base, update):
+            losses = answer_losses(backbone, batch)
+        factors = [t for pair in update.factors.values() for t in pair]
+        return [losses.detach(), *torch.autograd.grad(losses.sum(), factors)]
+
+    expected = gradients()
+    config = backbone.model.config.get_text_config()
+    monkeypatch.setattr(batches, "seen", lambda _, mask: self_seeing(config, mask))
+    for found, wanted in zip(gradients(), expected, strict=True):
+        assert torch.allclose(found, wanted, atol=1e-5)
+    # the window counts, and padding is shut out: otherwise losses differ
+    full = torch.ones_like(batch.mask)
+    monkeypatch.setattr(batches, "seen", lambda _, mask: self_seeing(config, full))
+    assert not torch.allclose(gradients()[0], expected[0], atol=1e-3)
+    wide = SimpleNamespace(layer_types=getattr(config, "layer_types", None), sliding_window=None)
+    monkeypatch.setattr(batches, "seen", lambda _, mask: self_seeing(wide, mask))
+    narrow = getattr(config, "sliding_window", None)
+    assert torch.allclose(gradients()[0], expected[0], atol=1e-5) == (narrow is None)
 
 
 def test_a_batch_is_padded_on_the_left() -> None:

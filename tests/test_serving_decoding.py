@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from raggd.backbone.batch import Reading, alike, padded_length, read_prefix
 from raggd.backbone.capture import CapturedSteps, capture_for
-from raggd.backbone.load import Backbone, wrap_model
+from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, build_prompt
 from raggd.methods.answering import adapted_rows, answer_batch
@@ -23,7 +23,7 @@ from raggd.methods.base import Adapted
 from raggd.serving import scheduler
 from raggd.serving.row import Sampler
 from raggd.serving.scheduler import RunningBatch, cheapest_passes, start_of_pass
-from tiny import hooks_of, random_base, random_update, tiny_tokenizer
+from tiny import hooks_of, make_gemma_backbone, random_base, random_update
 
 TOKENS = 10
 QUESTIONS = (
@@ -154,24 +154,7 @@ def test_it_writes_what_offline_generation_writes(
 
 
 def test_a_sliding_window_is_kept_when_rows_join() -> None:
-    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
-
-    tokenizer = tiny_tokenizer()
-    torch.manual_seed(0)
-    config = Gemma3TextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=8,
-        sliding_window=8,
-        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-        initializer_range=0.25,
-        pad_token_id=3,
-    )
-    backbone = wrap_model(Gemma3ForCausalLM(config), tokenizer, "gemma")
+    backbone = make_gemma_backbone(window=8)
     base = random_base(backbone)
     rows = [Adapted(base, random_update(base, seed)) for seed in range(2, 7)]
     found = play(backbone, rows, (0, 2, 2, 4, 5), [TOKENS] * 5)

@@ -10,6 +10,8 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -119,6 +121,26 @@ def make_sliding_backbone(window: int) -> Backbone:
         sliding_window=window,
     )
     return wrap_model(MistralForCausalLM(config), tokenizer, "sliding")
+
+
+def make_gemma_backbone(window: int) -> Backbone:
+    """A tiny backbone of two layers that see the last `window` positions, and a full one."""
+    tokenizer = tiny_tokenizer()
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        sliding_window=window,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        initializer_range=0.25,
+        pad_token_id=3,
+    )
+    return wrap_model(Gemma3ForCausalLM(config), tokenizer, "gemma")
 
 
 def spec_of(backbone: Backbone, rank: int = 2, alpha: float = 6.0) -> AdapterSpec:

@@ -146,7 +146,7 @@ def plan_lessons(
 def _content(predictor: MLPPredictor) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(predictor.state_dict().items()):
-        digest.update(name.encode() + tensor.float().numpy().tobytes())
+        digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -94,11 +94,38 @@ def last_positions(tokens: Tensor, keep: int) -> Tensor:
     return torch.arange(length - keep, length, device=tokens.device)
 
 
+def seen(backbone: Backbone, mask: Tensor) -> Any:
+    """Return what positions attend to, for a pass with gradients: `mask` (rows, length) itself.
+
+    On a GPU padding sees itself: kernels give NaN as gradients where a position sees nothing.
+    """
+    config = backbone.model.config.get_text_config()
+    blind = mask.device.type == "cuda" and config._attn_implementation == "sdpa"
+    return self_seeing(config, mask) if blind and not mask.all() else mask
+
+
+def self_seeing(config: Any, mask: Tensor) -> Any:
+    """Return for `mask` (rows, length) what each position sees of each, padding itself alone.
+
+    Boolean, (rows, 1, length, length); by kind of layer where a model has several.
+    """
+    places = torch.arange(mask.shape[1], device=mask.device)
+    behind = places[:, None] - places
+    causal = (behind >= 0) & mask[:, None, None].bool() | (behind == 0)
+    window, kinds = getattr(config, "sliding_window", None), getattr(config, "layer_types", None)
+    near = causal & (behind < window) if window else causal
+    if not kinds:
+        return near
+    if set(kinds) == {"full_attention"}:
+        return causal
+    return {"full_attention": causal, "sliding_attention": near}
+
+
 def answer_losses(backbone: Backbone, batch: Batch) -> Tensor:
     """Mean loss (rows,) of each row's answer tokens, teacher-forced, in nats per token, float32."""
     logits = backbone.model(
         **model_inputs(backbone, batch),
-        attention_mask=batch.mask,
+        attention_mask=seen(backbone, batch.mask),
         position_ids=batch.positions,
         use_cache=False,
         logits_to_keep=last_positions(batch.tokens, batch.keep),

@@ -19,7 +19,7 @@ from raggd.data.prompts import Prompt
 from raggd.methods.base import Adapted
 from raggd.serving.documents import passages_for, searches_for
 from raggd.serving.errors import ApiError
-from raggd.serving.openai import ChatRequest, Message
+from raggd.serving.openai import ChatRequest, Message, Schema
 from raggd.serving.request import turns_of
 from raggd.serving.row import (
     AnswerText,
@@ -280,6 +280,77 @@ def test_json_is_written_where_demonstrations_show_it(client: httpx.Client) -> N
         refused = ask(client, user("who is king ?"), **more)
         assert refused.status_code == 400
         assert "demonstrations" in refused.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "fits"),
+    [
+        ({"properties": {"who": {"type": "string"}}, "additionalProperties": False}, True),
+        ({"properties": {"who": {"type": "number"}}, "required": ["who"]}, False),
+        ({"properties": {"when": {}}}, False),
+        ({"properties": {"who": {"enum": ["nobody"]}}, "required": ["who"]}, False),
+        ({"additionalProperties": False}, False),
+        ({"type": "array"}, False),
+        ({"$ref": "#/$defs/A", "$defs": {"A": {"required": ["who"]}}}, True),
+        ({"$ref": "#"}, False),
+    ],
+)
+def test_a_schema_that_the_demonstrations_do_not_fit_is_refused(
+    client: httpx.Client, schema: dict[str, Any], fits: bool
+) -> None:
+    shown = [{**d, "answer": json.dumps({"who": d["answer"]})} for d in demonstrations(2)]
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    more = {"response_format": wanted, "model": "raggd", "raggd": {"demonstrations": shown}}
+    answer = ask(client, user("who is king ?"), **more)
+    assert (answer.status_code == 200) is fits, answer.text
+
+
+@pytest.mark.parametrize("schema", [{"required": 5}, {"properties": ["a"]}, {"type": [1]}])
+def test_what_is_no_schema_is_refused(client: httpx.Client, schema: dict[str, Any]) -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    refused = ask(client, user("who is king ?"), response_format=wanted)
+    assert refused.status_code == 400
+    error = refused.json()["error"]
+    assert f"is no JSON Schema ({next(iter(schema))}" in error["message"]
+    assert error["param"] == "response_format.json_schema.schema"
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | st.floats(0, 2) | st.sampled_from("ab"),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.sampled_from("ab"), inner),
+    max_leaves=6,
+)
+KINDS = st.sampled_from(
+    ["object", "array", "string", "boolean", "null", "integer", "number", ["null", "object"]]
+)
+SCHEMAS = st.recursive(
+    st.booleans() | st.just({"$ref": "#/$defs/A"}),
+    lambda inner: st.fixed_dictionaries(
+        {},
+        optional={
+            "type": KINDS,
+            "enum": st.lists(st.none() | st.booleans() | st.integers(0, 2), min_size=1),
+            "const": st.booleans() | st.sampled_from("ab"),
+            "properties": st.dictionaries(st.sampled_from("ab"), inner),
+            "required": st.lists(st.sampled_from("ab"), unique=True),
+            "additionalProperties": inner,
+            "items": inner,
+            "anyOf": st.lists(inner, min_size=1, max_size=2),
+            "description": st.just("whatever"),
+        },
+    ),
+    max_leaves=6,
+)
+
+
+@given(VALUES, SCHEMAS, SCHEMAS)
+def test_json_fits_a_schema_as_the_reference_says(value: Any, schema: Any, named: Any) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    named = True if named == {"$ref": "#/$defs/A"} else named
+    whole = {"allOf": [schema], "$defs": {"A": True if "$ref" in str(named) else named}}
+    right = jsonschema.Draft202012Validator(whole).is_valid(value)
+    ours = Schema.model_validate({"anyOf": [schema], "$defs": whole["$defs"]})
+    assert ours.fits(value, ours) == right
 
 
 def _is_json(text: str) -> bool:

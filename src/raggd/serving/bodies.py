@@ -206,7 +206,7 @@ class Details(BaseModel):
     # once the answer is finished:
     refused: bool | None = None  # whether it is a refusal that the demonstrations show
     named: list[int] | None = None  # numbers, from 1, of the passages that it names
-    valid_json: bool | None = None  # whether it is JSON, where the request wanted that
+    valid_json: bool | None = None  # whether it is JSON as the request wanted it
     # milliseconds: prepare, adapt (0 when the update was there), queue, read, write
     timings: dict[str, float] | None = None
     batch: int | None = None  # most answers written together with this one, itself included

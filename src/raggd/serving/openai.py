@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from raggd.data.shown import parsed_json
 from raggd.records import Demonstration
@@ -25,12 +25,79 @@ class StreamOptions(Body):
     include_obfuscation: bool | None = None
 
 
+class Schema(BaseModel):
+    """The parts of a JSON Schema that JSON is held to; others are taken for remarks."""
+
+    type: str | list[str] = []
+    enum: list[Any] | None = None
+    const: Any = None
+    properties: dict[str, Schema | bool] = {}
+    required: list[str] = []
+    others: Schema | bool = Field(default=True, alias="additionalProperties")
+    items: Schema | bool = True
+    any_of: list[Schema | bool] = Field(default=[], alias="anyOf")
+    named: dict[str, Schema | bool] = Field(default={}, alias="$defs")
+    ref: str = Field(default="", alias="$ref")
+
+    def fits(self, value: Any, whole: Schema) -> bool:
+        """Return whether JSON is as this part of the `whole` schema says."""
+        kinds = [self.type] if isinstance(self.type, str) else self.type
+        inner: list[tuple[Any, Schema | bool]] = []
+        if self.ref:
+            name = self.ref.removeprefix("#/$defs/")
+            inner.append((value, whole if name == "#" else whole.named.get(name, True)))
+        if isinstance(value, dict):
+            inner += [(v, self.properties.get(key, self.others)) for key, v in value.items()]
+        elif isinstance(value, list):
+            inner += [(each, self.items) for each in value]
+        return (
+            (not kinds or any(_is_a(value, kind) for kind in kinds))
+            and (self.enum is None or any(_is_same(value, one) for one in self.enum))
+            and ("const" not in self.model_fields_set or _is_same(value, self.const))
+            and (not isinstance(value, dict) or value.keys() >= set(self.required))
+            and (not self.any_of or any(_fits(value, one, whole) for one in self.any_of))
+            and all(_fits(each, part, whole) for each, part in inner)
+        )
+
+
+_KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
+
+
+def _is_a(value: Any, kind: str) -> bool:
+    if kind in _KINDS:
+        return isinstance(value, _KINDS[kind])
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    whole = isinstance(value, int) or (number and value.is_integer())
+    return number and (kind == "number" or (kind == "integer" and whole))
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    # True is no 1
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
+
+
+def _fits(value: Any, schema: Schema | bool, whole: Schema) -> bool:
+    return schema if isinstance(schema, bool) else schema.fits(value, whole)
+
+
+def _is_schema(value: dict[str, Any]) -> dict[str, Any]:
+    try:
+        Schema.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"is no JSON Schema ({where}: {first['msg']})") from error
+    return value
+
+
 class JsonSchema(Body):
     """The object that an answer is to be."""
 
     name: ShortText | None = None
     description: Text | None = None
-    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    schema_: Annotated[dict[str, Any], AfterValidator(_is_schema)] | None = Field(
+        default=None, alias="schema"
+    )
     strict: bool | None = None
 
 
@@ -40,12 +107,21 @@ class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
+    def fits(self, answer: str) -> bool:
+        """Return whether an answer is an object as it is wanted."""
+        value, schema = parsed_json(answer), self.json_schema and self.json_schema.schema_
+        if not isinstance(value, dict) or not schema:
+            return isinstance(value, dict)
+        wanted = Schema.model_validate(schema)
+        try:
+            keyed = bool(wanted.required) or wanted.properties.keys() <= value.keys()
+            return keyed and wanted.fits(value, wanted)
+        except RecursionError:  # one that is defined by itself
+            return False
+
     def shown_by(self, demonstrations: Sequence[Demonstration]) -> bool:
-        """Return whether every demonstration answers by an object as it is wanted."""
-        schema = (self.json_schema.schema_ if self.json_schema else None) or {}
-        keys = {str(key) for key in schema.get("required") or schema.get("properties") or ()}
-        values = [parsed_json(d.answer) for d in demonstrations]
-        return bool(values) and all(isinstance(v, dict) and keys <= v.keys() for v in values)
+        """Return whether every demonstration answers as it is wanted."""
+        return bool(demonstrations) and all(self.fits(d.answer) for d in demonstrations)
 
 
 class Writing(Body):

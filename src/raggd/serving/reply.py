@@ -13,7 +13,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from raggd.data.shown import is_refusal, named_passages, parsed_json
+from raggd.data.shown import is_refusal, named_passages
 from raggd.serving import openai
 from raggd.serving.bodies import Details, Extension
 from raggd.serving.errors import ApiError, as_api_error
@@ -192,7 +192,7 @@ class Reply(Response):
             text = row.writer.text
             details.refused = is_refusal(text, row.adapted.refusals)
             details.named = list(named_passages(text, evidence))
-            details.valid_json = isinstance(parsed_json(text), dict) if request.format else None
+            details.valid_json = request.format.fits(text) if request.format else None
             details.timings, details.batch = {**request.timings, **row.timings}, row.batch
         return details
 

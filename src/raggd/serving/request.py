@@ -33,8 +33,8 @@ def no_json() -> ApiError:
     """Return the error for JSON that nothing has shown the model how to write, status 400."""
     return BadRequestError(
         "response_format: JSON is written where demonstrations show it: give "
-        "raggd.demonstrations, or a support set, whose every answer is a JSON object with the keys "
-        "that you want.",
+        "raggd.demonstrations, or a support set, whose every answer is a JSON object as you want "
+        "it, with the keys and kinds of values of your schema.",
         "response_format",
     )
 

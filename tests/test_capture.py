@@ -13,6 +13,7 @@ from torch import Tensor
 from raggd.backbone import capture
 from raggd.backbone.batch import Reading
 from raggd.backbone.capture import (
+    Captured,
     CapturedSteps,
     GrowingSteps,
     Steps,
@@ -126,6 +127,20 @@ def test_static_caches_give_the_same_tokens(
             answers.append(compare(own, prompts(rows)))
     assert not torch.equal(answers[0], answers[1])
     assert not torch.equal(answers[1], answers[3])
+
+
+def test_what_a_size_is_captured_with_is_finite(
+    own: Backbone, own_base: BaseAdapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # what is not a number would stay in the cache, where no mask shuts it out
+    monkeypatch.setattr(torch, "empty_like", lambda t: torch.full_like(t, torch.nan))
+    with attach(own, own_base, updates(own_base, 3)):
+        reading, hooks = read_prompts(own, prompts(3)), attached_to(own)
+        captured = Captured(own, reading, 4, 64, hooks)
+        with captured._swapped(hooks):
+            captured._forward(own)  # as a GPU does before it captures
+        assert all(t.isfinite().all() for layer in captured._cache for t in layer)
+        assert captured._logits.isfinite().all()
 
 
 def test_a_known_size_takes_new_values(own: Backbone, own_base: BaseAdapter) -> None:

@@ -241,6 +241,8 @@ class Captured:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
                 self._forward(backbone)
+        for tensor in (t for layer in self._cache for t in layer):  # what these runs wrote
+            tensor.zero_()
 
     @torch.no_grad()
     def load(self, reading: Reading, hooks: Sequence[Attached]) -> None:
@@ -282,7 +284,8 @@ class Captured:
 
 
 def _own(hook: Attached, rows: int) -> tuple[Factors, Up | None]:
-    base = Factors(torch.empty_like(hook.base.a), torch.empty_like(hook.base.b))
+    # no memory as it is found: what is not a number stays one behind any mask
+    base = Factors(torch.zeros_like(hook.base.a), torch.zeros_like(hook.base.b))
     if hook.update is None:
         return base, None
     # of what each row has for itself, enough for all rows of the captured size

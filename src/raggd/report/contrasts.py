@@ -118,16 +118,11 @@ class Averages:
         """Return a method's average in percent (the loss in nats); None if it lacks a benchmark."""
         key = (block.name, tuple(benchmarks), metric)
         if key not in self._known:
-            self._known[key] = self._compute(block, benchmarks, metric)
+            methods = [m for m in block.methods if block.has(m, benchmarks)]
+            given = _complete([block], methods, benchmarks, metric, self.resamples)
+            found = given.intervals() if given else {}
+            self._known[key] = {m: _shown(interval, metric) for m, interval in found.items()}
         return self._known[key].get(method)
-
-    def _compute(
-        self, block: StudyBlock, benchmarks: Sequence[str], metric: str
-    ) -> dict[str, Interval]:
-        methods = [m for m in block.methods if block.has(m, benchmarks)]
-        given = _complete([block], methods, benchmarks, metric, self.resamples)
-        found = given.intervals() if given else {}
-        return {method: _shown(interval, metric) for method, interval in found.items()}
 
 
 def _shown(interval: Interval, metric: str) -> Interval:

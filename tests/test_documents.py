@@ -720,6 +720,27 @@ def test_a_book_in_one_line_is_no_passage(tmp_path: Path) -> None:
         list(read_passages(tmp_path / "a.jsonl"))
 
 
+def test_the_endings_of_many_unread_files_are_told(tmp_path: Path) -> None:
+    names = ["a.adoc", "b.adoc", "c.adoc", "d.adoc", "e.adoc", "f.py", "g.py", "h.log", "i.txt"]
+    for name in [*names, *(f"z{n}.x{n}" for n in range(8))]:
+        (tmp_path / name).write_text("Text." if name != "i.txt" else "")
+    (tmp_path / "j.txt").write_text("Text.")
+    skipped: list[Skipped] = []
+    list(read_passages(tmp_path, skipped=skipped))
+    told = summary(skipped)
+    assert told.startswith("17 files are skipped (i.txt: holds no text")
+    assert "; no reader for .adoc (3), .py (2), .log" in told
+    assert told.endswith("; ...)"), "some endings are not named"
+    few = [each for each in skipped if each.file in {*names[:6], "i.txt"}]
+    assert summary(few).endswith("; no reader for .adoc (3), .py)"), few
+
+
+@pytest.mark.parametrize("ending", ["mdown", "mkd", "mdx", "qmd", "Rmd", "MARKDOWN"])
+def test_markdown_by_its_other_names(tmp_path: Path, ending: str) -> None:
+    (tmp_path / f"a.{ending}").write_text("# Oil\n\nTwo litres.")
+    assert [(p.title, p.text) for p in read_passages(tmp_path)] == [("Oil", "Two litres.")]
+
+
 def test_what_was_to_be_read_is_named_first(tmp_path: Path) -> None:
     for name in ("a.txt", "b.bin", "c.bin", "d.bin"):
         (tmp_path / name).write_text("Text.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -25,6 +26,7 @@ from raggd.records import Passage, RaggdError, content_id, hash_of
 READERS = {
     ".jsonl": "plain:read_lines",
     ".jsonl.gz": "plain:read_lines",
+    ".ndjson": "plain:read_lines",
     ".txt": "plain:read_plain",
     ".text": "plain:read_plain",
     ".rst": "rst:read",
@@ -32,6 +34,11 @@ READERS = {
     ".tsv": "plain:read_csv",
     ".md": "markdown:read",
     ".markdown": "markdown:read",
+    ".mdown": "markdown:read",
+    ".mkd": "markdown:read",
+    ".mdx": "markdown:read",
+    ".qmd": "markdown:read",
+    ".rmd": "markdown:read",
     ".pdf": "office:read_pdf",
     ".docx": "office:read_word",
     ".html": "web:read",
@@ -191,7 +198,7 @@ def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Pas
         raise RaggdError(f"cannot read {file.name}: {_unknown(file)}. Known: {_KNOWN}.")
     module, _, function = READERS[kind].partition(":")
     read = getattr(import_module(f"{__name__}.{module}"), function)
-    if kind.startswith(".jsonl"):
+    if READERS[kind] == "plain:read_lines":
         yield from read(file.path, file.name)
         return
     found = False
@@ -268,7 +275,7 @@ def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[
 def summary(skipped: Sequence[Skipped]) -> str:
     """Say in one line how many files were skipped, or read in part, and why three of each were.
 
-    Those are named first that were to be read.
+    Those are named first that were to be read; of the others the endings are.
     """
     whole = [each for each in skipped if not each.partly]
     partly = [each for each in skipped if each.partly]
@@ -278,9 +285,17 @@ def summary(skipped: Sequence[Skipped]) -> str:
 
 def _told(skipped: Sequence[Skipped], how: str) -> str:
     count = f"{len(skipped)} {'file is' if len(skipped) == 1 else 'files are'} {how}"
-    first = sorted(skipped, key=lambda each: each.reason.startswith(_NO_READER))[:3]
-    named = "; ".join(f"{each.file}: {each.reason}" for each in first)
-    return f"{count} ({named}{'; ...' if len(skipped) > 3 else ''})"
+    ordered = sorted(skipped, key=lambda each: each.reason.startswith(_NO_READER))
+    told, rest = [f"{each.file}: {each.reason}" for each in ordered[:3]], ordered[3:]
+    kinds = Counter(
+        each.reason.removeprefix(_NO_READER) for each in rest if each.reason.startswith(_NO_READER)
+    ).most_common(8)
+    if kinds:
+        named = ",".join(f"{kind} ({number})" if number > 1 else kind for kind, number in kinds)
+        told.append(f"{_NO_READER}{named}")
+    if len(rest) > sum(number for _, number in kinds):
+        told.append("...")
+    return f"{count} ({'; '.join(told)})"
 
 
 @cache

@@ -353,6 +353,15 @@ def test_contradictions_refusals_alone_and_strange_scripts_are_told(
     assert told in " ".join(remarks)
 
 
+def test_a_set_of_which_nothing_is_found_is_told_where_it_was_looked_for() -> None:
+    shown = [Demonstration(str(n), f"wo {n} ?", (), name) for n, name in enumerate(("Rom", "Oslo"))]
+    assert remarks_on(shown) == []
+    (told,) = remarks_on(shown, searched=True)
+    assert "No passage was found for any demonstration" in told
+    refusing = [replace(one, answer="not in our files") for one in shown]
+    assert "any demonstration" not in " ".join(remarks_on(refusing, searched=True))
+
+
 def test_an_example_of_which_nothing_is_found_is_told_unless_it_refuses() -> None:
     some = _shown(("Rome", True), ("the sea", True)).demonstrations
     for answer, told in (("Verona", True), ("not in our files", False)):

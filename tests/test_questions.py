@@ -69,6 +69,34 @@ def test_what_is_no_text_is_refused_by_its_line(tmp_path: Path, value: Any, mess
             read(path)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ({"prompt": "Q?", "completion": "a"}, "found the keys prompt, completion"),
+        ({}, r"found the keys \(none\)"),
+        ({"question": "Q?", "answer": "a", "golden_answers": ["b"]}, "differ"),
+        ({"question": "Q?", "answer": 6, "golden_answers": [7]}, "differ"),
+        ({"question": "Q?", "answer": "a", "passages": [{"text": "a"}]}, "leave them out"),
+    ],
+)
+def test_what_a_demonstration_holds_besides_is_not_passed_over(
+    tmp_path: Path, value: Any, message: str
+) -> None:
+    with pytest.raises(RaggdError, match=rf"demonstration 1.*{message}"):
+        parse_demonstrations([value])
+    with pytest.raises(RaggdError, match=rf"line 1.*{message}"):
+        read_demonstrations(write(tmp_path / "q.jsonl", value))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"note": 1}, {"golden_answers": ["b", "a"]}, {"golden_answers": None}, {"passages": []}],
+)
+def test_what_changes_nothing_is_taken(more: dict[str, Any]) -> None:
+    (question,) = parse_demonstrations([{"question": "Q?", "answer": "a", **more}])
+    assert "a" in question.answers
+
+
 @pytest.mark.parametrize("shown", [None, 3, b"x", {"question": "Q?", "answer": "a"}, "Q?"])
 def test_what_is_no_list_of_demonstrations_is_named(shown: Any) -> None:
     with pytest.raises(RaggdError, match=f"the demonstrations are a {type(shown).__name__}: "):

@@ -142,7 +142,8 @@ class Rag:
         support = self.support(demonstrations)
         with self._lock:
             tokenizer = self.parts.backbone.tokenizer
-        return remarks_on(support.demonstrations, tokenizer)
+        searched = self.parts.settings.retrieval.top_k > 0
+        return remarks_on(support.demonstrations, tokenizer, searched=searched)
 
     def adapt(
         self,

@@ -26,6 +26,10 @@ def _listed(value: Mapping[str, Any]) -> Any:
     return value.get("answer") if listed is None else listed
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple)
+
+
 def _is_spelled(listed: Any) -> bool:
     # Published files (NQ, TriviaQA) hold lists that were written as text and read as a sequence:
     # of "['Huey Smith']" each letter once, brackets too, beside the aliases that stayed whole.
@@ -41,7 +45,7 @@ def _is_list_as_text(answer: str) -> bool:
 
 
 def _answers(listed: Any, where: str) -> tuple[str, ...]:
-    each = listed if isinstance(listed, list | tuple) else [listed]
+    each = listed if _is_list(listed) else [listed]
     found = [text_of(answer, "an answer", where).strip() for answer in each]
     if any(map(_is_list_as_text, found)):
         raise RaggdError(f"{where}: an answer is a list written as text: write it as a list.")
@@ -145,6 +149,25 @@ def parse_demonstrations(shown: Iterable[Shown]) -> list[Question]:
     return _answered(given, f"no demonstrations were given: expected at least one {_EXPECTED}.")
 
 
+def _check_shown(value: Mapping[str, Any], where: str) -> None:
+    if _listed(value) is None:
+        found = ", ".join(str(key)[:40] for key in list(value)[:10]) or "(none)"
+        raise RaggdError(
+            f"{where}: the demonstration has no answer. Expected {_EXPECTED}, found the keys "
+            f"{found}."
+        )
+    if value.get("passages"):
+        raise RaggdError(
+            f'{where}: "passages" of a demonstration are found in the documents: leave them out. '
+            "(A request to the server may bring its own, and so may a raggd.SupportSet.)"
+        )
+    one, several = value.get("answer"), value.get("golden_answers")
+    if one is not None and several is not None:
+        listed = several if _is_list(several) else [several]
+        if one != several and str(one) not in map(str, listed):
+            raise RaggdError(f'{where}: "answer" and "golden_answers" differ: leave one out.')
+
+
 def _answered(values: Iterable[tuple[str, int, Shown]], none: str) -> list[Question]:
     questions = []
     for where, number, value in values:
@@ -157,8 +180,7 @@ def _answered(values: Iterable[tuple[str, int, Shown]], none: str) -> list[Quest
             raise RaggdError(
                 f"{where} is a {type(value).__name__}: expected (question, answer) or {_EXPECTED}."
             )
-        if _listed(value) is None:
-            raise RaggdError(f"{where}: the demonstration has no answer. Expected {_EXPECTED}.")
+        _check_shown(value, where)
         name = f"line-{number}"
         questions.append(parse_question(value, task=OWN_TASK, where=where, fallback_id=name))
     if not questions:

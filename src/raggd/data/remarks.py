@@ -19,15 +19,20 @@ class DemonstrationWarning(UserWarning):
     """Demonstrations will not show what they are meant to show."""
 
 
-def remarks_on(demonstrations: Sequence[Demonstration], tokenizer: Any = None) -> list[str]:
-    """Say in a sentence each what is odd about a set; the tokenizer is the backbone's."""
+def remarks_on(
+    demonstrations: Sequence[Demonstration], tokenizer: Any = None, *, searched: bool = False
+) -> list[str]:
+    """Say in a sentence each what is odd about a set; the tokenizer is the backbone's.
+
+    `searched` says that passages were looked for, although no demonstration has any.
+    """
     refusals = refusals_of(demonstrations)
     return [
         *_of_forms(demonstrations, refusals),
         *_of_repetitions(demonstrations),
         *_of_answers(demonstrations),
         *(_of_script(demonstrations, tokenizer) if tokenizer is not None else ()),
-        *_of_passages(demonstrations, refusals),
+        *_of_passages(demonstrations, refusals, searched),
     ]
 
 
@@ -104,13 +109,19 @@ def _of_script(demonstrations: Sequence[Demonstration], tokenizer: Any) -> list[
     ]
 
 
-def _of_passages(demonstrations: Sequence[Demonstration], refusals: Sequence[str]) -> list[str]:
-    searched = any(d.passages for d in demonstrations)
+def _of_passages(
+    demonstrations: Sequence[Demonstration], refusals: Sequence[str], searched: bool
+) -> list[str]:
+    any_found = any(d.passages for d in demonstrations)
     bare = [
-        d
-        for d in demonstrations
-        if searched and not (d.passages or says_no(d) or d.answer.strip() in refusals)
+        d for d in demonstrations if not (d.passages or says_no(d) or d.answer.strip() in refusals)
     ]
+    if not any_found:
+        told = (
+            "No passage was found for any demonstration (are they in the language of the "
+            "documents?): they show no use of passages."
+        )
+        return [told] if searched and bare else []
     lacking = unsupported(demonstrations)
     return [
         *(

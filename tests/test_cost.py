@@ -1,7 +1,11 @@
 """Stopwatch with a clock of its own, and counted operations against PyTorch's counter."""
 
-import pytest
+from types import SimpleNamespace
 
+import pytest
+import torch
+
+from raggd.evaluation import timing
 from raggd.evaluation.flops import ModelShape
 from raggd.evaluation.timing import Stopwatch
 
@@ -21,9 +25,15 @@ class Clock:
         self.calls.append("synchronise")
 
 
-def test_medians_in_milliseconds() -> None:
-    clock = Clock()
-    watch = Stopwatch(clock=clock.read)
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=made.read))
+    return made
+
+
+def test_medians_in_milliseconds(clock: Clock) -> None:
+    watch = Stopwatch()
     for seconds in (0.010, 0.500, 0.020):  # one slow outlier
         with watch.timed("adapt"):
             clock.seconds += seconds
@@ -41,9 +51,11 @@ def test_a_failed_block_is_not_counted() -> None:
     assert watch.medians() == {}
 
 
-def test_device_is_waited_for_before_each_look_at_the_clock() -> None:
-    clock = Clock()
-    with Stopwatch(clock=clock.read, synchronise=clock.synchronise).timed("adapt"):
+def test_device_is_waited_for_before_each_look_at_the_clock(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", clock.synchronise)
+    with Stopwatch(cuda=True).timed("adapt"):
         clock.calls.append("work")
     assert clock.calls == ["synchronise", "read", "work", "synchronise", "read"]
 

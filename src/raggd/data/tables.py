@@ -155,11 +155,6 @@ def _number(text: str) -> float:
     return _WORDS[word] if word in _WORDS else float(word)
 
 
-def _local(folders: Sequence[Path], file: str) -> Path | None:
-    candidates = (folder / (file + end) for folder in folders for end in ("", ".gz"))
-    return next((path for path in candidates if path.is_file()), None)
-
-
 def _read(path: Path) -> list[list[str]]:
     try:
         with open_text(path) as opened:
@@ -188,12 +183,13 @@ def _download(name: str) -> list[list[str]]:
         ) from error
 
 
-def table_folders(given: Path | None) -> list[Path]:
-    """Return where tables are looked for: the given folder, else RAGGD_DATA and the cache."""
-    if given is not None:
-        return [given, given / "tabular"]
+def _local(file: str, given: Path | None) -> Path | None:
+    # in the given folder, else in RAGGD_DATA and the cache
     data = os.environ.get("RAGGD_DATA")
-    return [*([Path(data) / "tabular"] if data else []), cache_folder() / "tables"]
+    usual = [*([Path(data) / "tabular"] if data else []), cache_folder() / "tables"]
+    folders = usual if given is None else [given, given / "tabular"]
+    found = (folder / (file + end) for folder in folders for end in ("", ".gz"))
+    return next(filter(Path.is_file, found), None)
 
 
 def load_table(name: str, folder: Path | None = None) -> DataTable:
@@ -206,7 +202,7 @@ def load_table(name: str, folder: Path | None = None) -> DataTable:
     """
     require_known("table", name, TABLES)
     source = SOURCES[name]
-    path = _local(table_folders(folder), source.file)
+    path = _local(source.file, folder)
     if path is not None:
         return to_table(name, _read(path))
     if folder is not None:

@@ -15,8 +15,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from raggd.adaptation.targets import draw_supports
 from raggd.assembly import Assembly
 from raggd.backbone.batch import Prefix
@@ -138,7 +136,8 @@ class CellRun:
 
     def answered(self, draw: int, done: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
         """Return predictions and costs of a draw; `done` is told, batch by batch."""
-        items, opening, watch = self.given(draw), None, Stopwatch(synchronise=self._synchronise())
+        items, opening = self.given(draw), None
+        watch = Stopwatch(cuda=self.backbone.device.type == "cuda")
         shared = len({item.support.id for item in items}) == 1
         rows, prompts = self._adapt(items, watch) if shared else ([], [])
         if shared:  # read for the support set, like an adaptation: it serves every question
@@ -162,10 +161,6 @@ class CellRun:
             "adapt_ms": opened + (times["adapt"] if self.method.adapts else 0.0),
             "answer_ms": times["answer"],
         }
-
-    def _synchronise(self) -> Callable[[], None] | None:
-        # on a GPU work is timed when it is done, not when it is queued
-        return torch.cuda.synchronize if self.backbone.device.type == "cuda" else None
 
     def _adapt(self, items: Sequence[Item], watch: Stopwatch) -> tuple[list[Adapted], list[Prompt]]:
         supports = list({item.support.id: item.support for item in items}.values())

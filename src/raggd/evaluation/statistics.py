@@ -24,13 +24,6 @@ LEVEL = 0.95  # share of repetitions of an experiment whose interval should hold
 _DRAWS_IN_MEMORY = 1 << 20  # indices drawn at once: 8 MiB, and as much for the values
 
 
-def _members(labels: Sequence[object] | None, n: int) -> NDArray[np.intp]:
-    # The index of each question's group among the sorted names, shape (n,).
-    if labels is None:
-        return np.zeros(n, dtype=np.intp)
-    return np.unique([str(label) for label in labels], return_inverse=True)[1]
-
-
 def resampled_means(values: Array, resamples: int, rng: np.random.Generator) -> Array:
     """Average samples of rows (n, columns), the same for all columns: (resamples, columns)."""
     means = np.empty((resamples, values.shape[1]))
@@ -205,7 +198,8 @@ class Sample:
     def _resampled(self, values: Array) -> tuple[Array, Array | None]:
         # means (columns,) and resampled ones (resamples, columns): None when a group is too small
         # to tell a spread
-        group = _members(self.groups, len(values))
+        names = [str(name) for name in self.groups or [""] * len(values)]
+        group = np.unique(names, return_inverse=True)[1]
         sizes = np.bincount(group)
         weights = np.full(len(sizes), 1 / len(sizes)) if self.macro else sizes / len(values)
         means = np.stack([values[group == index].mean(0) for index in range(len(sizes))])

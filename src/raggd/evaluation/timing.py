@@ -27,30 +27,21 @@ class Ratio:
     rounds: int
 
 
-def _milliseconds(work: Work) -> float:
-    import torch  # a stopwatch alone does not load it
-
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    work()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) * 1000
-
-
 def in_turn(works: Mapping[str, Work], rounds: int, *, warm: bool = True) -> dict[str, list[float]]:
     """Time several pieces of work one after the other, round after round; milliseconds by name.
 
     A disturbance meets all of them alike; every other round is reversed; `warm` runs each before.
     """
+    import torch
+
     for work in works.values() if warm else ():
         work()
-    times: dict[str, list[float]] = {name: [] for name in works}
+    watch = Stopwatch(cuda=torch.cuda.is_available())
     for number in range(rounds):
         for name in reversed(list(works)) if number % 2 else works:
-            times[name].append(_milliseconds(works[name]))
-    return times
+            with watch.timed(name):
+                works[name]()
+    return watch.times
 
 
 def ratio_of(a: Sequence[float], b: Sequence[float]) -> Ratio:
@@ -69,20 +60,17 @@ class Stopwatch:
     ['answer']
     """
 
-    def __init__(
-        self,
-        *,
-        clock: Callable[[], float] = time.perf_counter,
-        synchronise: Callable[[], None] | None = None,
-    ) -> None:
-        """Start with no times; `synchronise` waits for what a GPU was told, before each look."""
-        self._clock = clock
-        self._synchronise = synchronise or (lambda: None)
-        self._times: dict[str, list[float]] = {}
+    def __init__(self, *, cuda: bool = False) -> None:
+        """Start with no times; `cuda`: work is over when the card has done it, not when queued."""
+        self._cuda = cuda
+        self.times: dict[str, list[float]] = {}  # milliseconds, by name in the order of first use
 
     def _now(self) -> float:
-        self._synchronise()
-        return self._clock()
+        if self._cuda:
+            import torch  # a stopwatch alone does not load it
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     @contextmanager
     def timed(self, name: str, *, units: int = 1) -> Iterator[None]:
@@ -93,8 +81,8 @@ class Stopwatch:
 
     def add(self, name: str, milliseconds: float) -> None:
         """File a time that was measured elsewhere."""
-        self._times.setdefault(name, []).append(milliseconds)
+        self.times.setdefault(name, []).append(milliseconds)
 
     def medians(self) -> dict[str, float]:
-        """Return the median milliseconds of everything, by name in the order of first use."""
-        return {name: median(times) for name, times in self._times.items()}
+        """Return the median milliseconds of everything."""
+        return {name: median(times) for name, times in self.times.items()}

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class CachedRetriever:
             found = self._retriever.search(list(missing.values()), k)
             rows |= zip(missing, map(_row, found), strict=True)
             added = [(key, self.fingerprint, k, q, *rows[key]) for key, q in missing.items()]
-            self._use(partial(_write, rows=added), None)
+            self._use(lambda file: file.executemany(_INSERT, added), None)
         return [self._hits(*rows[key]) for key in keys]
 
     def _hits(self, ids: str, scores: bytes) -> list[Hit]:
@@ -93,10 +93,6 @@ class CachedRetriever:
                 )
             self._told = True
             return otherwise
-
-
-def _write(file: sqlite3.Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-    file.executemany(_INSERT, rows)
 
 
 def _read(file: sqlite3.Connection, keys: Iterable[str]) -> dict[str, tuple[str, bytes]]:

@@ -195,12 +195,8 @@ def own_task(
             f"{len(questions)} answered questions are too few to be asked and shown in turn: give "
             f"{FEWEST} or more, or demonstrations of their own by --demonstrations."
         )
-    settings, retriever = parts.settings, parts.retriever
-    k, size, seed = (
-        settings.retrieval.top_k,
-        settings.target.demonstrations,
-        settings.evaluation.seed,
-    )
+    settings, retriever, k = parts.settings, parts.retriever, parts.settings.retrieval.top_k
+    size, seed = settings.target.demonstrations, settings.evaluation.seed
     dealt = _draws(questions, shown, size, seed) if shown else _folds(questions, size, seed)
     supports = support_sets(name, [demonstrations for _, demonstrations in dealt], retriever, k)
     draws = (

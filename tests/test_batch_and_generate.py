@@ -96,6 +96,19 @@ def test_padding_that_sees_itself_changes_no_gradient(
     assert torch.allclose(gradients()[0], expected[0], atol=1e-5) == (narrow is None)
 
 
+def test_the_opening_of_an_answer_counts_as_often_as_asked(tiny_backbone: Backbone) -> None:
+    shown = [Prompt(tuple(range(5, 5 + n)), answer, 0) for n, answer in ((9, 3), (6, 1), (12, 2))]
+    batch = make_batch(shown, 3, CPU)
+    first = [Prompt(p.tokens[: len(p.tokens) - p.answer_tokens + 1], 1, 0) for p in shown]
+    with torch.no_grad():
+        plain = answer_losses(tiny_backbone, batch)
+        found = answer_losses(tiny_backbone, batch, torch.tensor([0.5, 2.0, 0.0]))
+        opening = answer_losses(tiny_backbone, make_batch(first, 3, CPU))
+    expected = plain + torch.tensor([0.5, 2.0, 0.0]) * opening
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not torch.allclose(found, plain, atol=1e-2)
+
+
 def test_a_batch_is_padded_on_the_left() -> None:
     prompts = [Prompt((5, 6, 7, 8), 2, 0), Prompt((9, 2), 1, 0)]
     batch = make_batch(prompts, 3, CPU)

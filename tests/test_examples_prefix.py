@@ -107,7 +107,7 @@ def test_a_state_outlives_the_process(
         (("the sea [oil.md]", "no king [sea/fish.md]"), True),
         (("the sea (see notes.TXT)", "no king"), True),
         (("the sea, from wiki/Fish", "no king"), True),
-        (("the sea [1]", "no king in 2.5 or fish.mdx"), False),
+        (("the sea [1]", "no king in 2.5 or fish.mdq"), False),
     ],
 )
 def test_files_are_shown_exactly_where_the_examples_name_some(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
+from raggd.adaptation.following import draw_lessons
 from raggd.adaptation.refusing import PENALTY, area_under, fit_rule, logistic, refusal_lessons
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import Backbone
-from raggd.backbone.refusal import RefusalRule, confidence, decided, load_rule
+from raggd.backbone.refusal import RefusalRule, decided, doubts, load_rule
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, answer_tokens
 from raggd.data.template import REFUSAL
@@ -26,6 +28,7 @@ from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.store import Store
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.retrieval.evidence import coverage
+from raggd.settings import ExamplesSettings
 from workflow_fixtures import prepared_row
 
 ROWS = [prepared_row(i) for i in range(60)]
@@ -34,8 +37,8 @@ ROWS = [prepared_row(i) for i in range(60)]
 def _features(seed: int, shift: float) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     wanted = torch.rand(240, generator=generator) < 0.5
-    features = torch.randn(240, 2, generator=generator, dtype=torch.float64)
-    features[:, 0] -= shift * wanted
+    features = torch.randn(240, 3, generator=generator, dtype=torch.float64)
+    features[:, 1] -= shift * wanted
     return 5 * features + 2, wanted
 
 
@@ -43,13 +46,14 @@ def test_a_rule_finds_what_tells() -> None:
     features, wanted = _features(0, 3.0)
     fitted = fit_rule(features, wanted, token=1)
     assert fitted.rule.confidence < 0
-    assert abs(fitted.rule.coverage) < abs(fitted.rule.confidence) / 5
+    for nothing in (fitted.rule.own, fitted.rule.coverage):
+        assert abs(nothing) < abs(fitted.rule.confidence) / 5
     assert fitted.area > 0.9
     assert fitted.recall > 0.7
     assert fitted.wrongly == pytest.approx(0.1, abs=0.02)
     fresh, asked = _features(1, 3.0)
     refused = torch.tensor(
-        [fitted.rule.covering(share).odds(sure) > 0 for sure, share in fresh.tolist()]
+        [fitted.rule.covering(share).odds(own, sure) > 0 for own, sure, share in fresh.tolist()]
     )
     assert refused[asked].double().mean() > 0.6
     assert refused[~asked].double().mean() < 0.25
@@ -80,6 +84,18 @@ def test_half_of_the_lessons_are_to_be_refused() -> None:
     assert all(lesson.contract.refusal for lesson in drawn)
 
 
+def test_the_rule_is_fitted_on_questions_that_no_training_asks() -> None:
+    mixture = ExamplesSettings(natural=0.3)
+    trained = {lesson.asked.id for lesson in islice(draw_lessons(ROWS, mixture), 150)}
+    fitted = {lesson.asked.id for lesson in islice(refusal_lessons(ROWS), 30)}
+    assert len(fitted) > 2
+    assert len(trained) > 30
+    assert not trained & fitted
+    few = [row for row in ROWS if row.id in trained]
+    with pytest.raises(RaggdError, match="too few questions to fit a rule"):
+        next(refusal_lessons(few))
+
+
 @pytest.fixture
 def refusing() -> SupportSet:
     passages = (Passage("p", "the red fish lives near Oslo", "fish"),)
@@ -94,7 +110,7 @@ def refusing() -> SupportSet:
 
 
 def _rule(backbone: Backbone, bias: float) -> RefusalRule:
-    return RefusalRule(0.0, 0.0, bias, answer_tokens(backbone.tokenizer, REFUSAL)[0])
+    return RefusalRule(0.0, 0.0, 0.0, bias, answer_tokens(backbone.tokenizer, REFUSAL)[0])
 
 
 def test_it_decides_alone_in_a_batch_from_the_store_and_only_where_a_refusal_is_shown(
@@ -150,14 +166,22 @@ def test_words_far_apart_cover_less_than_words_together() -> None:
     assert coverage(question, []) == coverage("the ?", [near]) == 0.0
 
 
-def test_confidence_leaves_the_refusal_out() -> None:
-    logits = torch.tensor([[9.0, 1.0, 2.0], [0.0, 5.0, 1.0]])
-    expected = torch.log_softmax(torch.tensor([[1.0, 2.0], [5.0, 1.0]]), -1).amax(-1)
-    torch.testing.assert_close(confidence(logits, 0), expected)
+def test_what_logits_tell_is_of_the_refusal_and_of_the_others_apart() -> None:
+    logits = torch.tensor([[9.0, 1.0, 2.0], [0.0, 5.0, 1.0]], dtype=torch.float64)
+    others = logits[:, 1:]
+    own = logits[:, 0] - others.exp().sum(-1).log()
+    expected = torch.stack([own, torch.log_softmax(others, -1).amax(-1)], -1)
+    torch.testing.assert_close(doubts(logits, 0).double(), expected, atol=1e-5, rtol=0)
+
+
+def test_a_model_that_would_refuse_is_let() -> None:
+    rule = RefusalRule(1.0, 0.0, 0.0, -3.0, 0)  # where it is sure enough of it
+    logits = torch.tensor([[3.0, 1.0, 0.0], [6.0, 1.0, 0.0]])
+    assert [int(row.argmax()) for row in decided(logits, [rule, rule])] == [1, 0]
 
 
 def test_each_row_is_decided_by_its_own_rule_and_prompt() -> None:
-    rule = RefusalRule(0.0, -2.0, 1.0, 0)
+    rule = RefusalRule(0.0, 0.0, -2.0, 1.0, 0)
     covered = Prompt((1,), 0, 0, (Passage("a", "pumps hum"),), "pumps?")
     prompts = [covered, replace(covered, question="valves?"), covered]
     rules = rules_of([Adapted(rule=rule), Adapted(rule=rule), Adapted()], prompts)
@@ -169,7 +193,7 @@ def test_each_row_is_decided_by_its_own_rule_and_prompt() -> None:
 
 
 def test_what_is_unsure_is_refused() -> None:
-    rule = RefusalRule(-5.0, 0.0, -3.0, 0)  # log 1/2 is too little
+    rule = RefusalRule(0.0, -5.0, 0.0, -3.0, 0)  # log 1/2 is too little
     flat, sharp = torch.tensor([[0.0, 1.0, 1.0]]), torch.tensor([[0.0, 1.0, 9.0]])
     assert int(decided(flat, [rule]).argmax()) == 0
     assert int(decided(sharp, [rule]).argmax()) == 2
@@ -177,7 +201,7 @@ def test_what_is_unsure_is_refused() -> None:
 
 
 def test_a_file_comes_back_and_belongs_to_one_step(tmp_path: Path) -> None:
-    rule, path = RefusalRule(-0.5, -1.5, 0.25, 17), tmp_path / "refusals.safetensors"
+    rule, path = RefusalRule(0.75, -0.5, -1.5, 0.25, 17), tmp_path / "refusals.safetensors"
     rule.save(path, "abc")
     assert load_rule(path, "abc") == rule
     assert rule.fingerprint != replace(rule, bias=0.5).fingerprint

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, NamedTuple, Unpack
 
+import torch
 from torch import Tensor
 
 from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
@@ -21,6 +22,7 @@ from raggd.adaptation.predictors.modulation import Modulation, read_examples
 from raggd.backbone.interface import check_fits, mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
+from raggd.data.contracts.base import Contract
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
@@ -30,7 +32,9 @@ from raggd.data.template import REFUSAL, template_of
 from raggd.records import RaggdError, content_id
 from raggd.settings import ExamplesSettings, TrainingSettings
 
+DECIDING = 0.5  # weight of an answer's first token where it decides whether to refuse
 NEIGHBOURS = 0.4  # share of lessons with a passage of an example beside the question's own
+LEFT = 10  # one question in so many is asked by no lesson: whether to refuse is fitted on these
 HELD_TASKS = frozenset({"popqa", "bamboogle"})  # sources that no training may see
 
 
@@ -91,6 +95,14 @@ def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
     return pools
 
 
+def is_left(question: str) -> bool:
+    """Return whether no training asks a question, by its id: the rule for refusals is fitted on it.
+
+    Of questions that it was trained on, a model knows too well which it can answer.
+    """
+    return int(content_id(question), 16) % LEFT == 0
+
+
 def drawn_pool(pools: Mapping[str, list[Prepared]], draw: random.Random) -> list[Prepared]:
     """Draw the questions of a source, by a root of their number: small ones come more often."""
     tasks = sorted(pools)
@@ -105,18 +117,23 @@ def draw_lessons(
     for number in count():
         draw = random.Random(f"lesson {seed} {number}")
         while True:
-            pool = drawn_pool(pools, draw)
-            contract = NATURAL
-            if draw.random() >= mixture.natural:
-                at = draw.randrange(mixture.tasks) if mixture.tasks else draw.randrange(10**9)
-                contract = draw_contract(at, seed)
-                check_held_out(contract)
-            lesson = draw_lesson(
-                contract, pool, draw, size=draw.choice(SIZES), neighbours=NEIGHBOURS
-            )
-            if lesson is not None:
+            pool, contract = drawn_pool(pools, draw), _contract(mixture, draw, seed)
+            check_held_out(contract)
+            size = draw.choice(SIZES)
+            lesson = draw_lesson(contract, pool, draw, size=size, neighbours=NEIGHBOURS)
+            if lesson is not None and not is_left(lesson.asked.id):
                 yield lesson
                 break
+
+
+def _contract(mixture: ExamplesSettings, draw: random.Random, seed: int) -> Contract:
+    if draw.random() < mixture.natural:
+        return NATURAL
+    if mixture.tasks:
+        return draw_contract(draw.randrange(mixture.tasks), seed)
+    refusing = draw.random() < mixture.refusals
+    drawn = (draw_contract(draw.randrange(10**9), seed) for _ in count())
+    return next(contract for contract in drawn if bool(contract.refusal) == refusing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +142,7 @@ class Taught:
 
     prompt: Prompt
     examples: tuple[int, ...]
+    decides: bool = False  # whether to refuse
 
 
 def training_lessons(
@@ -149,7 +167,8 @@ def training_lessons(
         except RaggdError:
             continue
         shown = without_passages(lesson.support.demonstrations) if use.predict else ()
-        lessons.append(Taught(prompt, prefix_tokens(tokenizer, shown, FOLLOW) if shown else ()))
+        read_first = prefix_tokens(tokenizer, shown, FOLLOW) if shown else ()
+        lessons.append(Taught(prompt, read_first, bool(lesson.contract.refusal)))
         if len(lessons) == wanted:
             break
     return lessons
@@ -177,7 +196,9 @@ def train_following(
         if use.predict:
             read = read_examples(backbone, base, [lessons[i].examples for i in numbers])
             update = made(base, *read)
-        return mean_answer_loss(backbone, [prompts[i] for i in numbers], base, update)
+        opening = torch.tensor([DECIDING * lessons[i].decides for i in numbers])
+        chosen = [prompts[i] for i in numbers]
+        return mean_answer_loss(backbone, chosen, base, update, opening=opening.to(backbone.device))
 
     identity = content_id("examples", base.fingerprint, str(use), examples_id(prompts))
     trained = made if use.predict else made.step

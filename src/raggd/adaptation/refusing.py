@@ -1,4 +1,4 @@
-"""Learning when to refuse: a line through confidence and coverage, fitted over lessons.
+"""Learning when to refuse: a line through three numbers (`backbone.refusal`), fitted over lessons.
 
 Half of the lessons show evidence that is near but lacks the answer, as many passages as the others.
 The bias lets a given share of the answerable questions be refused.
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.adaptation.following import drawn_pool, pools_of
+from raggd.adaptation.following import drawn_pool, is_left, pools_of
 from raggd.backbone.refusal import RefusalRule
 from raggd.data.contracts.families import check_held_out, draw_contract
 from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.prepared import Prepared
 from raggd.data.template import template_of
+from raggd.records import RaggdError
 
 LESSONS = 400
 WRONGLY = 0.1  # share of answerable questions that may be refused
@@ -29,8 +30,19 @@ FOLDS = 5
 
 
 def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]:
-    """Draw lessons whose examples show one refusal, without end; half are to be refused."""
+    """Draw lessons whose examples show one refusal, without end; half are to be refused.
+
+    Their questions are those that no training asks.
+
+    Raises:
+        RaggdError: there are none, among so few questions.
+    """
     pools, draw = pools_of(rows), random.Random(f"refusals {seed}")
+    if not any(is_left(row.id) for pool in pools.values() for row in pool):
+        raise RaggdError(
+            "the prepared file has too few questions to fit a rule for refusals: of every ten, one "
+            "is left out of training for it. Prepare more of them."
+        )
     while True:
         contract = draw_contract(draw.randrange(10**9), seed)
         if not contract.refusal:
@@ -39,7 +51,7 @@ def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]
         pool = drawn_pool(pools, draw)
         refuse = draw.random() < 0.5
         lesson = draw_lesson(contract, pool, draw, refusals=1, refuse=refuse)
-        if lesson is not None:
+        if lesson is not None and is_left(lesson.asked.id):
             template = template_of(lesson.support.demonstrations)[0]
             if template is not None and template.refusals:
                 yield lesson
@@ -63,7 +75,13 @@ def logistic(features: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
     mean, scale = features.mean(0), features.std(0) + 1e-6
     unit, wanted = (features - mean) / scale, wanted.double()
     both = torch.zeros(unit.shape[1] + 1, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([both], max_iter=200, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        [both],
+        max_iter=200,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-9,
+        tolerance_change=1e-13,
+    )
 
     def loss() -> Any:
         optimizer.zero_grad()
@@ -97,12 +115,13 @@ def area_under(odds: Tensor, wanted: Tensor) -> float:
 
 
 def fit_rule(features: Tensor, wanted: Tensor, token: int, wrongly: float = WRONGLY) -> Fitted:
-    """Fit a rule to confidence and coverage (n, 2), float64; ``wanted`` (n,) is to be refused."""
+    """Fit a rule to features (n, 3), float64; ``wanted`` (n,) is to be refused."""
     odds = unseen_odds(features, wanted)
-    (confidence, coverage), bias = logistic(features, wanted)
+    weights, bias = logistic(features, wanted)
     bar = float(odds[~wanted].quantile(1 - wrongly))
     above = odds > bar
-    rule = RefusalRule(float(confidence), float(coverage), bias - bar, token)
+    own, sure, covered = weights.tolist()
+    rule = RefusalRule(own, sure, covered, bias - bar, token)
     return Fitted(
         rule,
         area_under(odds, wanted),

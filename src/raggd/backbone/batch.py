@@ -121,8 +121,11 @@ def self_seeing(config: Any, mask: Tensor) -> Any:
     return {"full_attention": causal, "sliding_attention": near}
 
 
-def answer_losses(backbone: Backbone, batch: Batch) -> Tensor:
-    """Mean loss (rows,) of each row's answer tokens, teacher-forced, in nats per token, float32."""
+def answer_losses(backbone: Backbone, batch: Batch, opening: Tensor | None = None) -> Tensor:
+    """Mean loss (rows,) of each row's answer tokens, teacher-forced, in nats per token, float32.
+
+    `opening` (rows,) is how often the loss of an answer's first token is added to that.
+    """
     logits = backbone.model(
         **model_inputs(backbone, batch),
         attention_mask=seen(backbone, batch.mask),
@@ -133,7 +136,11 @@ def answer_losses(backbone: Backbone, batch: Batch) -> Tensor:
     targets = batch.tokens[:, -(batch.keep - 1) :]
     losses = functional.cross_entropy(logits.float().transpose(1, 2), targets, reduction="none")
     weights = batch.answer_mask.float()
-    return (losses * weights).sum(1) / weights.sum(1)
+    means = (losses * weights).sum(1) / weights.sum(1)
+    if opening is None:
+        return means
+    first = weights.argmax(1, keepdim=True)
+    return means + opening * losses.gather(1, first)[:, 0]
 
 
 @torch.no_grad()

@@ -205,11 +205,15 @@ def mean_answer_loss(
     base: BaseAdapter | None = None,
     update: Update | None = None,
     soft: Tensor | None = None,
+    opening: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean loss of answered prompts, row i with row i of the update, with gradients."""
+    """Return the mean loss of answered prompts, row i with row i of the update, with gradients.
+
+    `opening` is that of `answer_losses`.
+    """
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
     with attach(backbone, base, update):
-        return answer_losses(backbone, batch).mean()
+        return answer_losses(backbone, batch, opening).mean()
 
 
 def check_gradients(gradients: list[Tensor]) -> None:

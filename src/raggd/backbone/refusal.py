@@ -1,9 +1,8 @@
-"""Whether to refuse: read from how sure any other answer is, and how much the passages speak of.
+"""Whether to refuse: read from what the model would do, how sure it is, and what passages speak of.
 
-Asked whether its passages hold an answer, a small model's own words know nothing of it. How likely
-its likeliest other answer begins tells more, and so does what share of the question's words stands
-close together in a passage. A line through the two decides the first token: the refusal's, or any
-other.
+Three numbers decide the first token, the refusal's or any other: how likely the model begins a
+refusal, how likely its likeliest other answer begins, and what share of the question's words stands
+close together in a passage. The line through them is fitted so that few answers are lost.
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ SURE = 10.0  # how far the logit of a refusal's first token is put above all oth
 
 @dataclass(frozen=True, slots=True)
 class RefusalRule:
-    """Refuses where ``confidence * log p + coverage * share + bias`` is positive."""
+    """Refuses where ``own * odds + confidence * log p + coverage * share + bias`` is positive."""
 
+    own: float  # weight of the model's log-odds, in nats, of beginning a refusal
     # weight of the log-probability, in nats, of the likeliest first token of any other answer
     confidence: float
     # weight of the share of the question's terms that a window of a passage holds
@@ -43,13 +43,14 @@ class RefusalRule:
         """Return the rule for a prompt whose coverage is known."""
         return replace(self, coverage=0.0, bias=self.bias + self.coverage * share)
 
-    def odds(self, confidence: float) -> float:
+    def odds(self, own: float, confidence: float) -> float:
         """Return the log-odds of refusing; the coverage is known by now."""
-        return self.confidence * confidence + self.bias
+        return self.own * own + self.confidence * confidence + self.bias
 
     def save(self, path: Path, identity: str) -> None:
         """Write it with the hash of the step under which it was fitted."""
-        weights = torch.tensor([self.confidence, self.coverage, self.bias], dtype=torch.float64)
+        line = [self.own, self.confidence, self.coverage, self.bias]
+        weights = torch.tensor(line, dtype=torch.float64)
         about = {"kind": KIND, "step": identity, "token": str(self.token)}
         save_tensors(path, {"weights": weights}, about)
 
@@ -63,15 +64,24 @@ def load_rule(path: Path, identity: str) -> RefusalRule:
             f"{path} was fitted under step {about['step']}, but the one in use is {identity}: "
             f"{advice}"
         )
-    sure, covered, bias = tensors["weights"].tolist()
-    return RefusalRule(sure, covered, bias, int(about["token"]))
+    if tensors["weights"].shape != (4,):
+        raise RaggdError(
+            f"{path} is of an older version, which knew two of three numbers: {advice}"
+        )
+    own, sure, covered, bias = tensors["weights"].tolist()
+    return RefusalRule(own, sure, covered, bias, int(about["token"]))
 
 
-def confidence(logits: Tensor, token: int) -> Tensor:
-    """Return the log-probability, (rows,) in nats, of the likeliest first token but `token`."""
+def doubts(logits: Tensor, token: int) -> Tensor:
+    """Return what first logits (rows, vocabulary) tell of refusing, (rows, 2) in nats, float32.
+
+    The log-odds of `token`, with which a refusal begins, and the log-probability of the likeliest
+    other one, of all others.
+    """
     left_out = torch.tensor([token], device=logits.device)
     others = logits.float().index_fill(-1, left_out, -torch.inf)
-    return others.log_softmax(-1).amax(-1)
+    own = logits[..., token].float() - others.logsumexp(-1)
+    return torch.stack([own, others.log_softmax(-1).amax(-1)], -1)
 
 
 def decided(logits: Tensor, rules: Sequence[RefusalRule | None]) -> Tensor:
@@ -80,7 +90,7 @@ def decided(logits: Tensor, rules: Sequence[RefusalRule | None]) -> Tensor:
     for row, rule in enumerate(rules):
         if rule is None:
             continue
-        refuses = rule.odds(float(confidence(logits[row : row + 1], rule.token))) > 0
+        refuses = rule.odds(*doubts(logits[row], rule.token).tolist()) > 0
         lowest, highest = logits[row].aminmax()
         # finite either way: log-probabilities are told
         logits[row, rule.token] = highest + SURE if refuses else lowest

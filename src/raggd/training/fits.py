@@ -31,7 +31,7 @@ from raggd.adaptation.soft_prefix import save_prefix, train_prefix
 from raggd.adaptation.targets import Targets, denoised, draw_supports, load_targets, split_held_out
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import compile_layers
-from raggd.backbone.refusal import confidence
+from raggd.backbone.refusal import doubts
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import known_benchmarks
 from raggd.data.prepared import Prepared, prepared_id
@@ -334,19 +334,19 @@ def refusals(run: Run, file: str) -> Facts:
 
 
 def _refusal_features(run: Run, rows: Sequence[Prepared], token: int) -> tuple[Tensor, Tensor]:
-    # confidence and coverage (lessons, 2), and which are to be refused
+    # what logits tell and coverage (lessons, 3), and which are to be refused
     parts = run.parts.derived(changed(run.settings, "adapter", weights=str(run.out)))
     backbone, method = parts.backbone, parts.method("examples")
     limit = run.settings.backbone.context_tokens
-    features: list[tuple[float, float]] = []
+    features: list[list[float]] = []
     wanted: list[bool] = []
     for lesson in islice(refusal_lessons(rows), LESSONS):
         adapted, asked = method.adapt([lesson.support])[0], lesson.asked
         prompt = render(backbone, adapted, asked.question, asked.passages, limit=limit)
         with adapted_rows(backbone, [adapted]):
             reading = read_prompts(backbone, [prompt], prefixes=[adapted.prefix])
-        sure = float(confidence(reading.logits, token))
-        features.append((sure, coverage(prompt.question, prompt.passages)))
+        told = doubts(reading.logits[0], token).tolist()
+        features.append([*told, coverage(prompt.question, prompt.passages)])
         wanted.append(asked.refused)
         run.progress("refusals", len(wanted), LESSONS)
     return torch.tensor(features, dtype=torch.float64), torch.tensor(wanted)

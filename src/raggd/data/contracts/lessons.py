@@ -14,8 +14,8 @@ TRIES = 400
 SIZES = (3, 3, 3, 3, 3, 3, 1, 2, 4, 5, 6, 8)
 """Numbers of examples that training draws from: three is the usual one."""
 
-REFUSED = 0.4
-"""Share of questions that are to be refused where a refusal is shown: fewer than are answered."""
+REFUSED = 0.5
+"""Share of questions that are to be refused where a refusal is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def _refusals(contract: Contract, size: int, draw: random.Random, shown: int | N
         return [False] * size
     # a set without a refusal cannot teach its words; one of refusals alone teaches nothing else
     most = max(1, size - 1)
-    count = shown if shown is not None else draw.choice([1, 1, 1, 2, 2, 0, size])
+    count = shown if shown is not None else draw.choice([1, 1, 1, 1, 2, 0])
     flags = [i < min(count, most if count < size else size) for i in range(size)]
     draw.shuffle(flags)
     return flags

@@ -404,7 +404,7 @@ def test_text_for_people(place: Place, tmp_path: Path) -> None:
     assert "Vanilla RAG" in ran.out
     assert "Base adapter" in ran.out
     ran = place.run("index", corpus)
-    assert "1 passages already indexed" in ran.out
+    assert "1 passage already indexed" in ran.out
     for arguments in (["data", "list"], ["data", "fetch"]):
         ran = place.run(*arguments)
         assert (ran.code, ran.err) == (0, "")

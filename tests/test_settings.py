@@ -103,6 +103,12 @@ def test_an_unknown_section_offers_the_nearest(tmp_path: Path) -> None:
         ("retrieval.noise=1.5", r"retrieval\.noise.*1\.5"),
         ("backbone.dtype=int8", r"backbone\.dtype.*'int8'"),
         ("adapter.rank={}", r"adapter\.rank"),
+        ("retrieval.top_k=true", r"retrieval\.top_k.*True"),
+        ('retrieval.top_k="5"', r"retrieval\.top_k.*'5'"),
+        ("backbone.context_tokens=512.0", r"backbone\.context_tokens.*512\.0"),
+        ("predictor.denoise=1", r"predictor\.denoise.*1"),
+        ('predictor.denoise="no"', r"predictor\.denoise.*'no'"),
+        ("serving.watch_s=false", r"serving\.watch_s.*False"),
     ],
 )
 def test_values_that_do_not_fit_are_named(assignment: str, named: str) -> None:

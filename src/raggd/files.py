@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import sqlite3
 import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -49,8 +48,8 @@ def is_unwritable(error: BaseException | None) -> bool:
     return _number_of(error) in _UNWRITABLE
 
 
-def reason_of(error: OSError | sqlite3.Error) -> str:
-    """Return in words why something could not be written."""
+def reason_of(error: Exception) -> str:
+    """Return in words why a file could not be read or written."""
     number = _number_of(error)
     if number == errno.ENOSPC:
         return "the disk is full"
@@ -180,7 +179,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             f"{path}, line {max(number, 1)}: {error}. Expected one JSON object per line."
         ) from error
     except (OSError, EOFError, zlib.error) as error:
-        raise RaggdError(f"cannot read {path}: {error}.") from error
+        raise RaggdError(f"cannot read {path}: {reason_of(error)}.") from error
 
 
 def _json_object(line: str) -> dict[str, Any]:

@@ -331,7 +331,7 @@ def read_settings(
         _assign(raw, assignment)
     _refuse_vast(raw, source)
     try:
-        return model.model_validate(raw)
+        return model.model_validate(raw, strict=True)  # neither "5" nor true is a number
     except ValidationError as error:
         raise RaggdError(_explained(model, error, source)) from error
 

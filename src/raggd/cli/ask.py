@@ -198,7 +198,8 @@ def index(
         "peak_memory": peak_memory(),
     }
     state = "indexed" if made.built else "already indexed"
-    line = f"{result['passages']} passages {state} in {result['seconds']} s: {made.folder}"
+    count = counted(len(made.retriever), "passage")
+    line = f"{count} {state} in {result['seconds']} s: {made.folder}"
     show(result, as_json, line, *([str(made.changes)] if made.built else []))
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.files import cache_folder, open_text, write_text
+from raggd.files import cache_folder, open_text, reason_of, write_text
 from raggd.records import RaggdError, require_known
 
 Values = NDArray[np.float64]
@@ -160,7 +160,7 @@ def _read(path: Path) -> list[list[str]]:
         with open_text(path) as opened:
             return _split(opened.read())
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise RaggdError(f"cannot read the table {path}: {error}.") from error
+        raise RaggdError(f"cannot read the table {path}: {reason_of(error)}.") from error
 
 
 def _download(name: str) -> list[list[str]]:

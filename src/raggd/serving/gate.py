@@ -27,7 +27,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from raggd.files import open_text
+from raggd.files import open_text, reason_of
 from raggd.records import RaggdError
 from raggd.serving.errors import ApiError, internal_error
 
@@ -82,7 +82,7 @@ def read_keys(path: Path) -> Keys:
         with open_text(path) as file:
             lines = file.read().splitlines()
     except (OSError, EOFError, ValueError) as error:
-        raise RaggdError(f"cannot read the API keys in {path}: {error}.") from error
+        raise RaggdError(f"cannot read the API keys in {path}: {reason_of(error)}.") from error
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
         words = line.split("#", 1)[0].split()

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from raggd.assembly import Assembly
 from raggd.backbone.identity import differences
 from raggd.data.benchmarks import support_pool
-from raggd.files import read_json, tensor_header, write_json
+from raggd.files import read_json, reason_of, tensor_header, write_json
 from raggd.methods.spec import BASE_FILE, FILES_OF, made_by
 from raggd.progress import Progress
 from raggd.provenance import utc_now, versions
@@ -147,7 +147,7 @@ def read_record(path: Path) -> RunRecord:
     try:
         return RunRecord.from_json(path.read_text(encoding="utf-8"), source=str(path))
     except (OSError, UnicodeDecodeError) as error:
-        raise RaggdError(f"cannot read the record {path}: {error}.") from error
+        raise RaggdError(f"cannot read the record {path}: {reason_of(error)}.") from error
 
 
 @contextmanager

@@ -897,15 +897,16 @@ def test_what_stands_over_and_under_the_pages_of_word(tmp_path: Path) -> None:
     ]
 
 
-def scanned_between(path: Path, pages: list[str]) -> None:
-    """Write a PDF; a page that is only ``*`` is a picture, an empty one shows nothing."""
+def scanned_between(path: Path, pages: list[str], width: int = 1) -> None:
+    """Write a PDF; a page that ends in ``*`` has a picture, an empty one shows nothing."""
     writer = pypdf.PdfWriter()
     for text in pages:
         writer.append(io.BytesIO(pdf_bytes(text.replace("*", ""))))
-        if text == "*":
+        if text.endswith("*"):
             name, number = pypdf.generic.NameObject, pypdf.generic.NumberObject
             picture = pypdf.generic.StreamObject()
-            picture.update({name("/Subtype"): name("/Image"), name("/Width"): number(1)})
+            picture.update({name("/Subtype"): name("/Image")})
+            picture.update({name("/Width"): number(width), name("/Height"): number(1000)})
             drawn = pypdf.generic.DictionaryObject({name("/P"): writer._add_object(picture)})
             writer.pages[-1]["/Resources"][name("/XObject")] = drawn
     writer.write(path)
@@ -925,6 +926,17 @@ def test_pages_without_text_are_named(tmp_path: Path) -> None:
         "1 file is skipped (c.txt: holds no text: fill or remove it.), "
         f"1 file is read in part (a.pdf: {reason})"
     )
+
+
+def test_scanned_pages_with_a_stamp_are_named(tmp_path: Path) -> None:
+    pages = ["One two three.", "Page 3 of 9*", "COPY*", "What the picture shows.*", "Page 6", "7"]
+    for width, told in ((800, ["pages 2-3 of 6 hold a picture and next to no text"]), (100, [])):
+        scanned_between(tmp_path / "a.pdf", pages, width)
+        skipped: list[Skipped] = []
+        (passage,) = read_passages(tmp_path, skipped)
+        assert all(page.rstrip("*") in passage.text for page in pages)
+        assert [each.reason.partition(" (")[0] for each in skipped] == told
+        assert all(each.partly for each in skipped)
 
 
 def test_a_damaged_page_stops_no_pdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,11 @@ _FIRST_PARTS = frozenset(
 
 
 _SCANNED, _DAMAGED = "no text (scanned pages need text recognition first)", "what cannot be read"
+_STAMPED = "a picture and next to no text (scanned pages need text recognition first)"
 _UNREADABLE = "the PDF is damaged or encrypted ({}): open and save it anew."
 _BLANK = 2000  # bytes of drawing that an empty page, with a frame or so, does not exceed
+_STAMP = 2  # words that a scanner or a clerk sets on a page: "Page 3", "COPY"
+_SCAN = 500_000  # pixels that a scan has at least, and a logo does not
 
 
 def read_pdf(path: Path) -> Iterator[Block]:
@@ -61,7 +64,7 @@ def read_pdf(path: Path) -> Iterator[Block]:
         raise RaggdError("the PDF is encrypted: save a copy without a password.")
     texts = [text for text, _ in pages]
     yield Block(joined("".join(map(_followed, texts))))
-    for lack in (_SCANNED, _DAMAGED):
+    for lack in (_SCANNED, _STAMPED, _DAMAGED):
         if at := [number for number, page in enumerate(pages, start=1) if page[1] == lack]:
             who, does = ("page", "holds") if len(at) == 1 else ("pages", "hold")
             yield Block("", lost=f"{who} {_ranges(at)} of {len(pages)} {does} {lack}")
@@ -72,7 +75,8 @@ def _page(page: Any) -> tuple[str, str]:
     try:
         text = page.extract_text()
         if text.strip():
-            return text, ""
+            few = len(_WORD.findall(text)) <= _STAMP
+            return text, _STAMPED if few and any(map(_is_scan, _pictures(page))) else ""
         content = page.get_contents()
         drawn = bool(page.images) or (content is not None and len(content.get_data()) > _BLANK)
         return "", _SCANNED if drawn else ""
@@ -80,6 +84,15 @@ def _page(page: Any) -> tuple[str, str]:
         raise
     except Exception:  # as above
         return "", _DAMAGED
+
+
+def _pictures(page: Any) -> Iterator[Any]:
+    drawn = (page.get("/Resources") or {}).get("/XObject") or {}
+    yield from (each for each in map(drawn.__getitem__, drawn) if each.get("/Subtype") == "/Image")
+
+
+def _is_scan(picture: Any) -> bool:
+    return int(picture.get("/Width", 0)) * int(picture.get("/Height", 0)) >= _SCAN
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -487,3 +487,24 @@ def test_ctrl_c_and_the_same_command_again(
         for name in ("base", "tt-sgd"):
             for score in ("em", "f1"):
                 assert found["methods"][name][score] == expected["methods"][name][score]
+
+
+@pytest.mark.parametrize(
+    "command", ["train base", "train all", "targets", "evaluate", "demo", "boundary fig1"]
+)
+def test_what_cannot_hold_results_is_refused_before_any_work(command: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in ("file", "file/deeper/still"):
+        ran = run_cli(*command.split(), "--out", tmp_path / out)
+        assert ran.code == 2
+        assert f"{tmp_path / 'file'} is no folder. Choose another --out." in ran.err
+
+
+@pytest.mark.parametrize("command", ["data prepare", "demonstrations make"])
+def test_a_folder_is_no_file_to_write(command: str, tmp_path: Path) -> None:
+    ran = run_cli(*command.split(), "--out", tmp_path)
+    assert (ran.code, ran.out) == (2, "")
+    assert "it is a folder. Name a file in it by --out." in ran.err
+    (tmp_path / "file").write_text("")
+    ran = run_cli(*command.split(), "--out", tmp_path / "file" / "x.jsonl")
+    assert "is no folder" in ran.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -282,8 +283,30 @@ def test_a_prepared_file_is_read_back(tmp_path: Path) -> None:
     with pytest.raises(RaggdError, match="no prepared file"):
         read_prepared(tmp_path / "other.gz")
     path.write_bytes(first[:-20])
-    with pytest.raises(RaggdError, match="line"):
+    with pytest.raises(RaggdError, match=r"line \d+: the file is damaged"):
         read_prepared(path)
+    plain = tmp_path / "train.jsonl"
+    write_prepared(plain, ROWS)
+    assert plain.read_bytes() == gzip.decompress(first)
+    assert read_prepared(plain) == ROWS
+    plain.write_bytes(first)  # packed, whatever its name says
+    assert read_prepared(plain) == ROWS
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "holds no question"),
+        ('{"question": "Who?"}', r"line 1: not a prepared question \(id: "),
+        ('{"id": 1}', r"\(id: .*string"),
+        ("[]", "line 1: not a prepared question"),
+        ("{", "line 1: not a prepared question"),
+    ],
+)
+def test_what_is_no_prepared_file_is_named(tmp_path: Path, text: str, told: str) -> None:
+    (tmp_path / "train.jsonl").write_text(text)
+    with pytest.raises(RaggdError, match=told):
+        read_prepared(tmp_path / "train.jsonl")
 
 
 def _shown(*pairs: tuple[str, bool]) -> SupportSet:

@@ -18,6 +18,7 @@ from raggd.cli.shared import (
     load_parts,
     names_in,
     opened,
+    out_file,
     show,
 )
 from raggd.records import RaggdError, require_known
@@ -97,7 +98,9 @@ def fetched(parts: Assembly) -> dict[str, Any]:
 
 @data_app.command("prepare")
 def data_prepare(
-    out: Annotated[Path, typer.Option(help="File to write, e.g. train.jsonl.gz.")],
+    out: Annotated[
+        Path, typer.Option(callback=out_file, help="File to write, e.g. train.jsonl.gz.")
+    ],
     split: Annotated[str, typer.Option(help="train, or test: the scored questions.")] = "train",
     config: Config = None,
     assignments: Assignments = None,
@@ -119,7 +122,7 @@ def data_prepare(
 @demonstrations_app.command("make")
 def make(
     corpus: Corpus = None,
-    out: Annotated[Path, typer.Option(help="JSON Lines file to write.")] = Path(
+    out: Annotated[Path, typer.Option(callback=out_file, help="JSON Lines file to write.")] = Path(
         "demonstrations.jsonl"
     ),
     count: Annotated[int, typer.Option(min=1, help="Demonstrations wanted.")] = 6,

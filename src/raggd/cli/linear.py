@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.shared import Json, progress_bar, show
+from raggd.cli.shared import Json, out_folder, progress_bar, show
 from raggd.files import read_json, replacing, write_json, write_text
 from raggd.provenance import origin, versions
 from raggd.records import content_id, require_known
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 boundary_app = typer.Typer(
     help="Make the figures of the boundary of the exact regime.", no_args_is_help=True
 )
-Out = Annotated[Path, typer.Option("--out", help="Folder; an interrupted run continues.")]
+Out = Annotated[
+    Path, typer.Option("--out", callback=out_folder, help="Folder; an interrupted run continues.")
+]
 FIGURES = {
     "fig1": "Both interfaces, one layer: loss, predictions and sensitivities over training.",
     "fig2": "An MLP before the attention, four tables, over training.",

@@ -5,6 +5,7 @@ Progress goes to standard error, one JSON object to standard output.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -26,6 +27,26 @@ if TYPE_CHECKING:  # rich loads when there is something to show, the rest when i
     from raggd.records import SupportSet
 
 
+def out_folder(path: Path | None) -> Path | None:
+    """Refuse what cannot be a folder of results, before hours of work rather than after."""
+    if path is not None:
+        whole = path.absolute()
+        there = next((each for each in (whole, *whole.parents) if each.exists()), whole.parent)
+        lack = "is no folder" if not there.is_dir() else ""
+        lack = lack or ("" if os.access(there, os.W_OK | os.X_OK) else "is not writable")
+        if lack:
+            raise RaggdError(f"cannot write in {path}: {there} {lack}. Choose another --out.")
+    return path
+
+
+def out_file(path: Path) -> Path:
+    """Refuse what cannot be a file of results, as `out_folder` does."""
+    if path.is_dir():
+        raise RaggdError(f"cannot write {path}: it is a folder. Name a file in it by --out.")
+    out_folder(path.absolute().parent)
+    return path
+
+
 Config = Annotated[
     Path | None, typer.Option("--settings", help="TOML file; unknown keys are refused.")
 ]
@@ -33,7 +54,12 @@ Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="SECTION.NAME=VALUE, applied last. Repeatable.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for results; interrupted runs continue.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", callback=out_folder, help="Folder for results; interrupted runs continue."
+    ),
+]
 Cluster = Annotated[
     str | None,
     typer.Option("--cluster", help="Run on a Ray cluster: HOST:PORT, 'auto', or 'local'."),

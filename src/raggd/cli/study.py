@@ -15,6 +15,7 @@ from raggd.cli.shared import (
     Workers,
     WorkerThreads,
     names_in,
+    out_folder,
     progress_bar,
     show,
 )
@@ -48,7 +49,10 @@ def _status(settings: Any, folder: Path, part: Any, as_json: bool) -> None:
 def study(
     file: Annotated[Path, typer.Argument(help="A study file, e.g. studies/small.toml.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the study; default runs/study-NAME.")
+        Path | None,
+        typer.Option(
+            "--out", callback=out_folder, help="Folder of the study; default runs/study-NAME."
+        ),
     ] = None,
     status: Annotated[bool, typer.Option("--status", help="Count what is there; no run.")] = False,
     dry: Annotated[bool, typer.Option("--dry-run", help="Check everything; no run.")] = False,
@@ -133,7 +137,10 @@ def replay(
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a study, finished or not.")],
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the report; default FOLDER/report.")
+        Path | None,
+        typer.Option(
+            "--out", callback=out_folder, help="Folder for the report; default FOLDER/report."
+        ),
     ] = None,
     resamples: Annotated[int, typer.Option(min=100, help="Bootstrap samples.")] = 10_000,
     as_json: Json = False,

@@ -1,7 +1,7 @@
 """The prepared file: questions with their passages and gold answers, all that training reads.
 
-Made once where the corpus lies; after that, training needs no index and no network. JSON Lines,
-compressed: one question a line.
+Made once where the corpus lies; after that, training needs no index and no network. JSON Lines, one
+question a line, packed where the name ends in ``.gz``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from raggd.files import replacing
 from raggd.records import Hit, Passage, Question, RaggdError, content_id
@@ -40,28 +40,41 @@ def _line(row: Prepared) -> str:
 def write_prepared(path: Path, rows: Iterable[Prepared]) -> None:
     """Write a prepared file; equal rows give equal bytes."""
     text = "".join(_line(row) + "\n" for row in rows)
+    packed = path.suffix.lower() == ".gz"
     with replacing(path) as temporary:
-        temporary.write_bytes(gzip.compress(text.encode(), compresslevel=9, mtime=0))
+        data = text.encode()
+        temporary.write_bytes(gzip.compress(data, compresslevel=9, mtime=0) if packed else data)
 
 
 _ROW = TypeAdapter(Prepared)
 
 
 def read_prepared(path: Path) -> list[Prepared]:
-    """Read what `write_prepared` wrote, in order; a damaged line is named."""
+    """Read what `write_prepared` wrote, packed or not, in order; a damaged line is named."""
     if not path.is_file():
         raise RaggdError(
             f"no prepared file at {path}: make one with `raggd data prepare --out {path}`."
         )
     rows: list[Prepared] = []
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            rows.extend(map(_ROW.validate_json, file))
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"  # whatever its name
+        with gzip.open(path) if packed else path.open("rb") as lines:
+            rows.extend(map(_ROW.validate_json, lines))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, first["loc"]))
+        raise RaggdError(
+            f"{path}, line {len(rows) + 1}: not a prepared question ({field or 'the line'}: "
+            f"{first['msg']}). Make the file again with `raggd data prepare`."
+        ) from error
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise RaggdError(
-            f"{path}, line {len(rows) + 1}: not a prepared question, or damaged. Make the file "
-            "again with `raggd data prepare`."
+            f"{path}, line {len(rows) + 1}: the file is damaged. Make it again with `raggd data "
+            "prepare`."
         ) from error
+    if not rows:
+        raise RaggdError(f"{path} holds no question: make it again with `raggd data prepare`.")
     return rows
 
 

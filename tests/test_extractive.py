@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -153,6 +154,25 @@ FREE = [
 def test_others_leave_it_free(answers: Sequence[str]) -> None:
     template, _ = template_of(shown(*answers))
     assert template is None or not template.extractive
+
+
+def test_marks_of_passages_are_written_only_where_examples_show_some(
+    tiny_backbone: Backbone,
+) -> None:
+    template, plain = template_of(shown("<b>Oslo</b>", "<b>1944</b>"))
+    passages = (Passage("p", "the *red* fish"),)
+    starts = {}
+    for row in (
+        Adapted(template=template, shown=plain),
+        Adapted(template=template, shown=tuple(replace(d, answer=f"*{d.answer}*") for d in plain)),
+    ):
+        prompt = render(tiny_backbone, row, "who?", passages, limit=400)
+        extract = extract_of(tiny_backbone, row, prompt)
+        assert extract is not None
+        starts[row.shown] = {text for texts in extract._first.values() for text in texts}
+    bare, marked = starts.values()
+    assert bare == {"the red fish", "red fish", "fish"}
+    assert "*red* fish" in marked
 
 
 def test_what_is_read_decides_what_it_is_held_to(tiny_backbone: Backbone) -> None:

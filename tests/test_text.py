@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raggd.data.answers import contains_answer
-from raggd.data.text import normal_text, search_form
+from raggd.data.text import normal_text, search_form, without_marks
 from raggd.retrieval.terms import TermNumbers, tokenize, tokenizer_fingerprint
 
 ANY = st.text(st.characters(exclude_categories=()))
@@ -161,3 +161,28 @@ def test_the_fingerprint_knows_the_rules(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_evidence_is_compared_in_the_same_form(text: str, answer: str, held: bool) -> None:
     assert contains_answer(text, [answer]) is held
+
+
+@pytest.mark.parametrize(
+    ("text", "plain"),
+    [
+        ("*structlog* and **its** ***kin***", "structlog and its kin"),
+        ("`unbind()` and ``new`` and `a*b`", "unbind() and new and a*b"),
+        ('[a page](b.md "t"), ![c](d.png), [1] f(x)[0](y)', "a page, c, [1] f(x)[0](y)"),
+        ("{mod}`logging`, :func:`a.b`; note: `x`", "logging, a.b; note: x"),
+        ("~~gone~~ to ~/home", "gone to ~/home"),
+        ("2 * 3 * 4, a*b*c, p < 0.05*** and q**", "2 * 3 * 4, a*b*c, p < 0.05*** and q**"),
+        ("__init__ and try_unbind_all", "__init__ and try_unbind_all"),
+        ("* one\n* two", "* one\n* two"),
+    ],
+)
+def test_marks_go_and_what_only_looks_like_them_stays(text: str, plain: str) -> None:
+    assert without_marks(text) == plain
+
+
+@given(st.text("ab *`~[]()_:{}\n", max_size=60))
+def test_without_marks_no_word_is_lost_but_where_links_lead(text: str) -> None:
+    found = without_marks(text)
+    assert len(found) <= len(text)
+    if not re.search(r"[\[{:]", text):
+        assert re.findall(r"\w+", found) == re.findall(r"\w+", text)

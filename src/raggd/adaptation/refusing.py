@@ -23,7 +23,7 @@ from raggd.data.prepared import Prepared
 from raggd.data.template import template_of
 from raggd.records import RaggdError
 
-LESSONS = 400
+LESSONS = 800
 WRONGLY = 0.1  # share of answerable questions that may be refused
 PENALTY = 0.02  # of the squared weights of the logistic regression, on standardised features
 FOLDS = 5

@@ -80,6 +80,30 @@ def normal_text(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+_ROLE = re.compile(
+    r"\{[\w:.+-]{1,60}\}(?=`)|(?<![\w:]):[\w:.+-]{1,60}:(?=`)"
+)  # MyST, reStructuredText
+_LINK = re.compile(r"(?<![\w)])!?\[([^\[\]\n]{0,200})\]\([^()\s]{0,400}(?: \"[^\"\n]{0,200}\")?\)")
+_MARKED = tuple(
+    re.compile(
+        rf"(?<![\w{kind}]){mark}([^\s{kind}](?:[^{kind}\n]{{0,200}}[^\s{kind}])?){mark}(?![\w{kind}])"
+    )
+    for mark, kind in (("`{1,2}", "`"), (r"\*{1,3}", "*"), ("~~", "~"))
+)
+
+
+def without_marks(text: str) -> str:
+    """Return Markdown as it is read aloud: without emphasis, code marks, and where links lead.
+
+    >>> without_marks("*structlog* needs [`rich`](https://x.org) and {func}`a_b.c()`, 2 * 3")
+    'structlog needs rich and a_b.c(), 2 * 3'
+    """
+    text = _LINK.sub(r"\1", _ROLE.sub("", text))
+    for marked in _MARKED:
+        text = marked.sub(r"\1", text)
+    return text
+
+
 def search_form(text: str) -> str:
     """Bring text into the form in which words are compared; upper and lower case stay.
 

@@ -25,6 +25,7 @@ from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
 from raggd.data.template import REFUSAL
+from raggd.data.text import without_marks
 from raggd.methods.base import Adapted
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.evidence import coverage
@@ -174,6 +175,8 @@ def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | No
     if row.template is None or not row.template.extractive or not prompt.passages:
         return None
     texts = [text for p in prompt.passages for text in (p.title, p.text) if text]
+    if not any(set("*`") & set(d.answer) for d in row.shown):  # Markdown's, and they show none
+        texts = [without_marks(text) for text in texts]
     return Extract(backbone, texts, [*VERDICTS, *([REFUSAL] if row.template.refusals else [])])
 
 

@@ -215,7 +215,17 @@ def test_more_evidence_than_any_context_holds(client: httpx.Client) -> None:
 
 def test_an_image_cannot_be_read(client: httpx.Client) -> None:
     part = {"type": "image_url", "image_url": {"url": "http://x/y.png"}}
-    refusal(client.post(CHAT, json=chat([part])), 400, "invalid_value")
+    for content in ([part], [{"type": "text", "text": "What is this ?"}, part]):
+        message = refusal(client.post(CHAT, json=chat(content)), 400, "invalid_value")
+        assert "reads text alone" in message
+
+
+@pytest.mark.parametrize("role", ["tool", "function"])
+def test_what_a_tool_returned_is_not_read(client: httpx.Client, role: str) -> None:
+    turns = [*chat()["messages"], {"role": role, "content": "15"}]
+    message = refusal(client.post(CHAT, json=chat(messages=turns)), 400, "invalid_value")
+    assert message.startswith("'messages.1.role': ")
+    assert message.endswith("calls no tools.")
 
 
 def test_ten_megabytes_of_text(client: httpx.Client) -> None:

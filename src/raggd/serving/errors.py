@@ -28,6 +28,7 @@ _NEUTRAL = {
 }
 """Parameters that are taken at one value alone."""
 _FIELD = re.compile("[a-z][a-z0-9_]*")
+_PART, _ROLE = re.compile(r"messages\.\d+\.content\.\d+\.type"), re.compile(r"messages\.\d+\.role")
 
 
 def _sendable(text: str) -> str:
@@ -140,6 +141,10 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
         calls = any(word in str(field) for word in ("tool", "function"))
         reason = "calls no tools" if calls else "takes it empty or not at all"
         message, code = f"'{field}': this server {reason}.", "unsupported_parameter"
+    elif kind == "literal_error" and _PART.fullmatch(field or ""):
+        message = f"'{field}': this server reads text alone, no images, sounds or files."
+    elif kind == "literal_error" and _ROLE.fullmatch(field or ""):
+        message = f"'{field}': {text}. This server calls no tools."
     elif field in _NEUTRAL and kind in {"less_than_equal", "greater_than_equal"}:
         message = f"'{field}': this server takes {_NEUTRAL[field]}. Leave it out."
     elif kind == "none_required":

@@ -508,3 +508,8 @@ def test_a_folder_is_no_file_to_write(command: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     ran = run_cli(*command.split(), "--out", tmp_path / "file" / "x.jsonl")
     assert "is no folder" in ran.err
+
+
+@pytest.mark.parametrize("key", ["", "  "])
+def test_an_empty_key_leaves_no_server_open(key: str) -> None:
+    assert "the API key is empty" in run_cli("serve", "--api-key", key).refusal()

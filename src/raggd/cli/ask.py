@@ -230,7 +230,10 @@ def serve(
     from raggd.serving.gate import is_local, read_keys
 
     keys = dict(read_keys(api_keys)) if api_keys else {}
-    keys |= {"key": api_key} if api_key else {}
+    if api_key is not None:
+        if not api_key.strip():  # of a variable that is not set: whoever gives one wants one
+            raise RaggdError("the API key is empty: give one, or leave --api-key out.")
+        keys["key"] = api_key.strip()
     changes = list(assignments or [])
     changes += [] if host is None else [f"serving.host={json.dumps(host)}"]
     changes += [] if port is None else [f"serving.port={port}"]

@@ -291,6 +291,11 @@ def test_what_is_no_text_is_named(rag: Rag, value: Any) -> None:
 def test_one_text_is_no_list_of_questions_and_nothing_is_no_corpus(rag: Rag) -> None:
     with pytest.raises(RaggdError, match="the questions are one text"):
         rag.answer_many("where is Lima ?")
+    for odd in (None, b"where ?", {"where ?": 1}, 3):
+        with pytest.raises(RaggdError, match=f"the questions are a {type(odd).__name__}: "):
+            rag.answer_many(odd)  # type: ignore[arg-type]
+    with pytest.raises(RaggdError, match=r"a list is no support set: make one by rag\.support"):
+        rag.store.add(PAIRS)  # type: ignore[arg-type]
     for make in (raggd.load, rag.index):
         with pytest.raises(RaggdError, match="the path of the corpus is empty"):
             make("")

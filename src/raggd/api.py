@@ -225,8 +225,9 @@ class Rag:
         """
         from raggd.methods.answering import answer_batch, batches_of, bounded_prompt
 
-        if isinstance(questions, str):
-            raise RaggdError("the questions are one text: give a list, or call answer for one.")
+        if isinstance(questions, str | bytes | Mapping) or not isinstance(questions, Iterable):
+            kind = "one text" if isinstance(questions, str) else f"a {type(questions).__name__}"
+            raise RaggdError(f"the questions are {kind}: give a list, or call answer for one.")
         questions = [normal_text(_text(question, "the question")) for question in questions]
         if any(not question.strip() for question in questions):
             raise RaggdError("the question is empty: expected at least one word.")

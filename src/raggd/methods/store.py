@@ -99,6 +99,10 @@ class Store:
 
     def add(self, support: SupportSet) -> StoredSet:
         """Keep a support set; one that is there already stays as it is."""
+        if not isinstance(support, SupportSet):
+            raise RaggdError(
+                f"a {type(support).__name__} is no support set: make one by rag.support(...)."
+            )
         path = self.file(support.id)
         with self._lock:
             if path.is_file():

@@ -83,6 +83,7 @@ def normal_text(text: str) -> str:
 _ROLE = re.compile(
     r"\{[\w:.+-]{1,60}\}(?=`)|(?<![\w:]):[\w:.+-]{1,60}:(?=`)"
 )  # MyST, reStructuredText
+_TARGET = re.compile(r"`([^`<>\n]{1,200}?) ?<[^`<>\n]{1,400}>`_{0,2}")  # of their links
 _LINK = re.compile(r"(?<![\w)])!?\[([^\[\]\n]{0,200})\]\([^()\s]{0,400}(?: \"[^\"\n]{0,200}\")?\)")
 _MARKED = tuple(
     re.compile(
@@ -98,7 +99,7 @@ def without_marks(text: str) -> str:
     >>> without_marks("*structlog* needs [`rich`](https://x.org) and {func}`a_b.c()`, 2 * 3")
     'structlog needs rich and a_b.c(), 2 * 3'
     """
-    text = _LINK.sub(r"\1", _ROLE.sub("", text))
+    text = _LINK.sub(r"\1", _TARGET.sub(r"`\1`", _ROLE.sub("", text)))
     for marked in _MARKED:
         text = marked.sub(r"\1", text)
     return text

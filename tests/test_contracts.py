@@ -179,8 +179,6 @@ def test_half_of_the_lessons_are_natural_and_no_held_task_is_trained_on() -> Non
     natural = sum(lesson.contract is NATURAL for lesson in drawn)
     assert 160 < natural < 240
     assert 160 < 2 * sum(bool(lesson.contract.refusal) for lesson in drawn) < 240
-    none = draw_lessons(ROWS, ExamplesSettings(natural=0, refusals=0))
-    assert not any(next(none).contract.refusal for _ in range(60))
     again = draw_lessons(ROWS, ExamplesSettings())
     assert [next(again) for _ in range(5)] == drawn[:5]
     with pytest.raises(RaggdError, match="popqa, which no training may see"):

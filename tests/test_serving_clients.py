@@ -96,7 +96,7 @@ def test_one_form_of_text_asks_the_same(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("change", "param", "word"),
     [
-        ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "content.0.", "'text'"),
+        ({"content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "content.0.", "alone"),
         ({"content": [{"type": "text"}]}, "content.0.text", "required"),
         ({"content": [{"type": "text", "text": "a", "x": 1}]}, "content.0.x", "not a parameter"),
         ({"content": 5}, "content", "string"),

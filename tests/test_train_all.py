@@ -181,7 +181,7 @@ def test_the_estimate_is_examples_times_a_measured_step(
     assert found == {
         "base": 2.0 * 4 * 2, "targets": 2.0 * 8 * 2 * 2, "predictor": 0.0,
         "tuned": 2.0 * 3 * 2, "mean-tuned": 2.0 * 3 * 2,
-        "examples": 2.0 * 2 * 2, "refusals": 2.0 * (400 // 3),
+        "examples": 2.0 * 2 * 2, "refusals": 2.0 * (800 // 3),
     }  # fmt: skip
     assert STAGES["task-mean"].examples(parts.settings) == 0
 

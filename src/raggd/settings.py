@@ -163,8 +163,6 @@ class ExamplesSettings(ScheduleSettings):
     """Contracts in the mixture; 0 draws a new one for every lesson."""
     natural: float = Field(default=0.5, ge=0, le=1)
     """Share of lessons that are the benchmarks as they are."""
-    refusals: float = Field(default=0.5, ge=0, le=1)
-    """Share of the others whose contract holds a refusal; with `tasks`, as they are drawn."""
     kept: float = Field(default=0.3, ge=0, le=1)
     """Share of lessons that keep their template: some forms no template describes."""
     steps: int = Field(default=1000, ge=1)

@@ -34,6 +34,7 @@ from raggd.settings import ExamplesSettings, TrainingSettings
 
 DECIDING = 0.5  # weight of an answer's first token where it decides whether to refuse
 NEIGHBOURS = 0.4  # share of lessons with a passage of an example beside the question's own
+REFUSING = 0.5  # share of contracts with a refusal; out of a given number they are as drawn
 LEFT = 10  # one question in so many is asked by no lesson: whether to refuse is fitted on these
 HELD_TASKS = frozenset({"popqa", "bamboogle"})  # sources that no training may see
 
@@ -131,7 +132,7 @@ def _contract(mixture: ExamplesSettings, draw: random.Random, seed: int) -> Cont
         return NATURAL
     if mixture.tasks:
         return draw_contract(draw.randrange(mixture.tasks), seed)
-    refusing = draw.random() < mixture.refusals
+    refusing = draw.random() < REFUSING
     drawn = (draw_contract(draw.randrange(10**9), seed) for _ in count())
     return next(contract for contract in drawn if bool(contract.refusal) == refusing)
 

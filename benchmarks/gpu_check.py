@@ -80,16 +80,8 @@ def install(wheels: Path) -> list[str]:
 
     wanted = [path for path in sorted(wheels.glob("*.whl")) if missing(path)]
     if wanted:
-        pip = [
-            sys.executable,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--no-index",
-            "--no-deps",
-            "--no-compile",
-        ]
+        options = ["--quiet", "--no-index", "--no-deps", "--no-compile"]
+        pip = [sys.executable, "-m", "pip", "install", *options]
         subprocess.run([*pip, "--target", str(SITE), *map(str, wanted)], check=True)
         importlib.invalidate_caches()
     return [path.name for path in wanted]

@@ -96,6 +96,13 @@ def test_padding_that_sees_itself_changes_no_gradient(
     assert torch.allclose(gradients()[0], expected[0], atol=1e-5) == (narrow is None)
 
 
+def test_layers_that_see_in_a_way_of_their_own_keep_the_plain_mask() -> None:
+    mask = torch.tensor([[0, 1, 1]])
+    for kinds in (["chunked_attention"], ["full_attention", "linear_attention"]):
+        assert self_seeing(SimpleNamespace(layer_types=kinds), mask) is mask
+    assert self_seeing(SimpleNamespace(layer_types=["full_attention"]), mask).shape == (1, 1, 3, 3)
+
+
 def test_the_opening_of_an_answer_counts_as_often_as_asked(tiny_backbone: Backbone) -> None:
     shown = [Prompt(tuple(range(5, 5 + n)), answer, 0) for n, answer in ((9, 3), (6, 1), (12, 2))]
     batch = make_batch(shown, 3, CPU)

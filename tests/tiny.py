@@ -78,17 +78,22 @@ def tiny_tokenizer(template: str | None = TEMPLATE) -> Any:
     return tokenizer
 
 
+SMALL: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "initializer_range": 0.25,
+}
+"""What all tiny backbones have in their configuration."""
+
+
 def tiny_model(vocabulary: int, seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """A random Llama, 3 layers of width 32, whose logits differ enough to tell answers apart."""
-    options: dict[str, Any] = {
+    options = SMALL | {
         "vocab_size": vocabulary,
-        "hidden_size": 32,
-        "intermediate_size": 48,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
         "max_position_embeddings": 512,
-        "initializer_range": 0.25,
         "bos_token_id": 1,
         "eos_token_id": 2,
         "pad_token_id": 3,
@@ -111,13 +116,8 @@ def make_sliding_backbone(window: int) -> Backbone:
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
     config = MistralConfig(
+        **SMALL,
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.25,
         sliding_window=window,
     )
     return wrap_model(MistralForCausalLM(config), tokenizer, "sliding")
@@ -128,16 +128,11 @@ def make_gemma_backbone(window: int) -> Backbone:
     tokenizer = tiny_tokenizer()
     torch.manual_seed(0)
     config = Gemma3TextConfig(
+        **SMALL,
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
         head_dim=8,
         sliding_window=window,
         layer_types=["sliding_attention", "sliding_attention", "full_attention"],
-        initializer_range=0.25,
         pad_token_id=3,
     )
     return wrap_model(Gemma3ForCausalLM(config), tokenizer, "gemma")

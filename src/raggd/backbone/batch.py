@@ -116,9 +116,10 @@ def self_seeing(config: Any, mask: Tensor) -> Any:
     near = causal & (behind < window) if window else causal
     if not kinds:
         return near
-    if set(kinds) == {"full_attention"}:
-        return causal
-    return {"full_attention": causal, "sliding_attention": near}
+    by_kind = {"full_attention": causal, "sliding_attention": near}
+    if not by_kind.keys() >= set(kinds):  # its own library knows what such layers see
+        return mask
+    return causal if set(kinds) == {"full_attention"} else by_kind
 
 
 def answer_losses(backbone: Backbone, batch: Batch, opening: Tensor | None = None) -> Tensor:

@@ -241,8 +241,6 @@ class Captured:
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
                 self._forward(backbone)
-        for tensor in (t for layer in self._cache for t in layer):  # what these runs wrote
-            tensor.zero_()
 
     @torch.no_grad()
     def load(self, reading: Reading, hooks: Sequence[Attached]) -> None:

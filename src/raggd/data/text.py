@@ -80,10 +80,9 @@ def normal_text(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-_ROLE = re.compile(
-    r"\{[\w:.+-]{1,60}\}(?=`)|(?<![\w:]):[\w:.+-]{1,60}:(?=`)"
-)  # MyST, reStructuredText
-_TARGET = re.compile(r"`([^`<>\n]{1,200}?) ?<[^`<>\n]{1,400}>`_{0,2}")  # of their links
+# Roles of MyST and reStructuredText, and where their links lead; links and marks of Markdown.
+_ROLE = re.compile(r"\{[\w:.+-]{1,60}\}(?=`)|(?<![\w:]):[\w:.+-]{1,60}:(?=`)")
+_TARGET = re.compile(r"`([^`<>\n]{1,200}?) ?<[^`<>\n]{1,400}>`_{0,2}")
 _LINK = re.compile(r"(?<![\w)])!?\[([^\[\]\n]{0,200})\]\([^()\s]{0,400}(?: \"[^\"\n]{0,200}\")?\)")
 _MARKED = tuple(
     re.compile(

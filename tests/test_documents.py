@@ -8,6 +8,7 @@ import random
 import re
 import sys
 import tempfile
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from textwrap import indent
@@ -596,6 +597,11 @@ def test_restructured_text(tmp_path: Path) -> None:
         ("Book > Part > Sub", "::\n\n   code"),
         ("Book > Part 2", "Two"),
     ]
+    short = "A title of words\n====\n\nOne\n\nGoes on\n---\n\n=====\nAlso one\n=====\n\nTwo"
+    assert read_one(tmp_path / "c.rst", short) == [
+        ("A title of words", "One\n\nGoes on\n---"),
+        ("A title of words > Also one", "Two"),
+    ]
     assert read_one(
         tmp_path / "b.rst", "C\n=\n\nOf C.\n\nGo\n--\n\nOf Go::\n\n  x\n..\n\nD\n:::\nE."
     ) == [
@@ -848,6 +854,48 @@ def test_merged_cells_of_word(tmp_path: Path) -> None:
     ]
 
 
+@given(st.lists(st.sampled_from(["sdt", "customXml", "smartTag"]), max_size=3), st.integers(0, 2))
+def test_no_cell_of_word_is_lost_in_what_surrounds_it(wrappers: list[str], at: int) -> None:
+    docx = pytest.importorskip("docx")
+    document = docx.Document()
+    table = document.add_table(rows=2, cols=2)
+    for number, cell in enumerate(table._cells):
+        cell.text = f"cell{number}"
+    row = table._tbl.tr_lst[1]
+    inner = [row, *row.tc_lst][at]
+    for tag in wrappers:
+        word = inner.nsmap["w"]
+        outer = docx.oxml.parse_xml(f'<w:{tag} xmlns:w="{word}"/>')
+        inner.addprevious(outer)
+        outer.append(inner)
+        inner = outer
+    with tempfile.TemporaryDirectory() as folder:
+        document.save(str(Path(folder, "a.docx")))
+        (found,) = read_passages(Path(folder, "a.docx"))
+    assert found.text == "cell0 | cell1\ncell2 | cell3"
+
+
+def test_readings_tabs_and_wide_cells_of_word(tmp_path: Path) -> None:
+    docx = pytest.importorskip("docx")
+    document = docx.Document()
+    table = document.add_table(rows=2, cols=3)
+    for number, cell in enumerate(table._cells):
+        cell.text = "" if number == 1 else str(number)
+    table.cell(0, 0).merge(table.cell(0, 1))
+    word = f'xmlns:w="{table._tbl.nsmap["w"]}"'
+    for inner in [
+        "<w:ruby><w:rt><w:r><w:t>と</w:t></w:r></w:rt><w:rubyBase><w:r><w:t>図</w:t></w:r>"
+        "</w:rubyBase></w:ruby>",
+        "<w:t>left</w:t><w:ptab/><w:t>right</w:t>",
+    ]:
+        document.element.body[-1].addprevious(
+            docx.oxml.parse_xml(f"<w:p {word}><w:r>{inner}</w:r></w:p>")
+        )
+    document.save(str(tmp_path / "a.docx"))
+    (found,) = read_passages(tmp_path / "a.docx")
+    assert found.text == "0 |  | 2\n3 | 4 | 5\n\n図\n\nleft\tright"
+
+
 def test_word_headings_of_own_styles_revisions_and_notes(tmp_path: Path) -> None:
     docx = pytest.importorskip("docx")
     word = 'xmlns:w="http://schemas.openxmlformats.org/wordprocessingml/2006/main"'
@@ -979,6 +1027,13 @@ def test_cells_over_several_rows_and_readings_over_words(tmp_path: Path) -> None
     <tr><td>L<tr><td>valve<td>M</table>"""
     rows = "Part | Size | Price\nhose | S | 7\nhose | L | 7\nvalve | M | 7"
     assert read_one(tmp_path / "a.html", page) == [("a", rows)]
+    wide = """<table><tr><th rowspan=2>Part<th colspan=2>Weight<th>Price<tr><th>kg<th>lb<th>in $
+    <tr><td>hose<td>3<td>7<td>9<tr><td colspan="99999">all<td rowspan=2 colspan=1000>x<td>y
+    </table>"""
+    rows = "Part | Weight |  | Price\nPart | kg | lb | in $\nhose | 3 | 7 | 9\nall | x |"
+    ((_, text),) = read_one(tmp_path / "d.html", wide)
+    assert text.startswith(rows)
+    assert len(text) < 200
     nested = "<table><tr><td>a<table><tr><td rowspan=x>b<td>c</table></table>"
     assert read_one(tmp_path / "b.html", nested) == [("b", "a\n\nb | c")]
     ruby = "<p><ruby>図<rp>(</rp><rt>と</rt>書<rt>しょ</rt></ruby>館</p>"
@@ -1007,6 +1062,69 @@ def test_a_page_that_declares_another_encoding(tmp_path: Path, declared: str, co
     assert read_one(tmp_path / "b.html", plain) == [("b", "Plain")]
 
 
+@pytest.mark.parametrize(
+    ("kind", "mark"), [("html", "<h1>A</h1>x<h2>B</h2>"), ("md", "# A\n\nx\n\n## B\n\n")]
+)
+def test_the_title_of_a_picture_is_none_of_the_page(tmp_path: Path, kind: str, mark: str) -> None:
+    picture = "<div><svg><title>Icon</title></svg>here</div>\n"
+    found = read_one(tmp_path / f"a.{kind}", f"{mark}{picture}")
+    assert found == [("A", "x"), ("A > B", "here")]
+
+
+CELLS = st.recursive(
+    st.none() | st.integers() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(
+            ["cells", "worksheets", "cell_type", "source", "input", "outputs", "data", "text",
+             "text/plain", "level", "image/png"]
+        ) | st.text(max_size=3),
+        inner | st.sampled_from(["code", "markdown", "raw"]), max_size=4,
+    ),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@pytest.mark.fuzz
+@given(CELLS)
+def test_any_notebook_is_passages_or_one_error(book: Any) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_lines(Path(folder, "a.ipynb"), book)
+        try:
+            found = list(read_passages(Path(folder, "a.ipynb")))
+        except RaggdError:
+            return
+    assert all(p.text.strip() for p in found)
+
+
+def test_notebooks(tmp_path: Path) -> None:
+    cells = [
+        {"cell_type": "raw", "source": ["---\n", "title: Pumps\n", "---"]},
+        {"cell_type": "markdown", "source": ["# Oil\n", "\n", "<b>Two</b> ![](b.png)litres."]},
+        {
+            "cell_type": "code",
+            "source": ["a = 1\n", "a"],
+            "outputs": [
+                {"output_type": "stream", "text": ["10%\r100%\r\n", "\x1b[31mdone\x1b[0m\n"]},
+                {"data": {"text/plain": ["   n\n", "0  1"], "text/html": ["<table>"]}},
+                {"data": {"text/plain": ["<Figure>"], "image/png": "iVBO"}},
+                {"output_type": "error", "ename": "E", "traceback": ["t"]},
+            ],
+        },
+        {"cell_type": "code", "source": [], "outputs": []},
+        {"cell_type": "markdown", "source": "## Filter\nEach month."},
+    ]
+    book = write_lines(tmp_path / "a.ipynb", {"cells": cells, "nbformat": 4})
+    assert [(p.title, p.text) for p in read_passages(book)] == [
+        ("Pumps > Oil", "Two litres.\n\n```\na = 1\na\n```\n\n100%\ndone\n\n   n\n0  1"),
+        ("Pumps > Oil > Filter", "Each month."),
+    ]
+    heading = {"cell_type": "heading", "level": 2, "source": ["Oil"]}
+    code = {"cell_type": "code", "input": ["a"], "outputs": [{"text": ["7"]}]}
+    old = write_lines(tmp_path / "b.ipynb", {"worksheets": [{"cells": [heading, code]}]})
+    assert [(p.title, p.text) for p in read_passages(old)] == [("Oil", "```\na\n```\n\n7")]
+
+
 def test_csv(tmp_path: Path) -> None:
     text = 'name;price\n"hose; green";7\nvalve;9;late\n'
     assert read_one(tmp_path / "a.csv", text) == [
@@ -1028,10 +1146,24 @@ def test_csv(tmp_path: Path) -> None:
         ("part,2019,2020\nhose,7,1950\n", "part: hose; 2019: 7; 2020: 1950"),
         ("hose,2019\nvalve,2020\n", "hose; 2019\nvalve; 2020"),
         ("hose,7.5\nvalve,8\n", "hose; 7.5\nvalve; 8"),
+        ("name,,price\nhose,,7\n", "name: hose; price: 7"),  # a column that only makes room
     ],
 )
 def test_tables_as_programs_export_them(tmp_path: Path, text: str, expected: str) -> None:
     assert read_one(tmp_path / "a.csv", text) == [("a", expected)]
+
+
+@given(st.sampled_from("éあ각ё"), st.sampled_from(["a.md", "a.txt", "a/b.csv"]))
+def test_what_names_a_document_is_in_the_normal_form(letter: str, name: str) -> None:
+    apart = unicodedata.normalize("NFD", letter * 2)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, f"{apart}{name}")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("Hello there.")
+        (found,) = read_passages(Path(folder))
+    assert found.source == normal_text(found.source)
+    assert found.title == normal_text(found.title)
+    assert found.id == f"{apart}{name}#1"  # two files whose names differ in that alone stay two
 
 
 def test_links_pipes_and_odd_names(tmp_path: Path) -> None:
@@ -1209,6 +1341,7 @@ def test_damaged_documents_are_passages_or_one_error(tmp_path: Path, kind: str) 
         ("md", "- ```\n"), ("md", "`<!--"), ("md", "> ~~~\n"), ("md", "<table><tr>"),
         ("md", "<tr><td>"), ("txt", "|a|\n"), ("txt", "== ==\n"), ("txt", "data:a/"),
         ("txt", "data:;a"), ("csv", '"\\"'), ("rst", "|"),
+        ("rst", ".. list-table::\n\n"), ("rst", ".. csv-table:: t\n   a"),
     ],
 )  # fmt: skip
 def test_reading_is_linear(tmp_path: Path, kind: str, repeat: str) -> None:

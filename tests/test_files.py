@@ -284,9 +284,40 @@ def test_the_cache_folder_follows_the_environment(
     monkeypatch.delenv("RAGGD_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert files.cache_folder() == tmp_path / "xdg" / "raggd"
-    monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")  # set to nothing is not set
     assert files.cache_folder() == tmp_path / ".cache" / "raggd"
+    monkeypatch.setenv("RAGGD_CACHE", "~/own")  # as no shell has read it
+    assert files.cache_folder() == tmp_path / "own"
+
+
+def test_a_user_without_a_home_names_a_cache_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def homeless(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("RAGGD_CACHE", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    with pytest.raises(RaggdError, match="name one by RAGGD_CACHE"):
+        files.cache_folder()
+
+
+def test_a_key_given_twice_is_found_in_linear_time() -> None:
+    class Key(str):
+        compared = 0
+
+        def __eq__(self, other: object) -> bool:
+            Key.compared += 1
+            return str(self) == other
+
+        __hash__ = str.__hash__
+
+    pairs: list[tuple[str, Any]] = [(Key(n), 0) for n in [*range(999), 998]]
+    with pytest.raises(ValueError, match='the key "998" occurs twice'):
+        files.each_key_once(pairs)
+    assert Key.compared < 10_000
 
 
 LINE = {"question": "Où?", "answer": "à Zürich 🚲"}

@@ -74,6 +74,33 @@ def test_a_support_id_names_its_content(other: SupportSet) -> None:
     assert SupportSet("nq", (replace(SHOWN, id="renamed"),)).id == SupportSet("nq", (SHOWN,)).id
 
 
+TEXT = st.text("a\n", max_size=3)
+SHOWN_SETS = st.lists(
+    st.builds(
+        Demonstration,
+        st.just("d"),
+        TEXT,
+        st.lists(st.builds(Passage, st.just("p"), TEXT, TEXT, TEXT), max_size=2).map(tuple),
+        TEXT.map(lambda text: f"{text}a"),
+    ),
+    min_size=1,
+    max_size=2,
+).map(tuple)
+
+
+@given(SHOWN_SETS, SHOWN_SETS)
+def test_support_ids_differ_exactly_when_what_is_shown_does(
+    left: tuple[Demonstration, ...], right: tuple[Demonstration, ...]
+) -> None:
+    assert (SupportSet("t", left).id == SupportSet("t", right).id) == (left == right)
+    listed = [Demonstration("d", "a", tuple(Passage("p", "a", "a") for _ in d.passages), d.answer)
+              for d in left]  # fmt: skip
+    glued = [d for s in listed for d in (replace(s, passages=()), *(
+        Demonstration("d", "a\na", (), "a\na") for _ in s.passages[::2]))]  # fmt: skip
+    if any(d.passages for d in listed):  # questions and answers that look like passages
+        assert SupportSet("t", tuple(listed)).id != SupportSet("t", tuple(glued)).id
+
+
 def test_a_support_id_depends_on_the_order() -> None:
     second = replace(SHOWN, question="What?")
     forth, back = SupportSet("nq", (SHOWN, second)), SupportSet("nq", (second, SHOWN))

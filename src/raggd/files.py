@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,10 +25,16 @@ if TYPE_CHECKING:
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `RAGGD_CACHE`, else ``~/.cache/raggd``."""
-    root = os.environ.get("RAGGD_CACHE")
-    base = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-    return Path(root) if root else Path(base) / "raggd"
+    """Return the cache folder: `RAGGD_CACHE`, else ``~/.cache/raggd``.
+
+    Raises:
+        RaggdError: a home folder is asked for, and there is none.
+    """
+    root, base = os.environ.get("RAGGD_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(root).expanduser() if root else Path(base or "~/.cache").expanduser() / "raggd"
+    except RuntimeError as error:  # a user that the system does not know, in a container
+        raise RaggdError(f"no cache folder ({error}): name one by RAGGD_CACHE.") from error
 
 
 class CacheWarning(UserWarning):
@@ -205,8 +212,7 @@ def each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return the pairs of an object of JSON; a key that occurs twice is a `ValueError`."""
     value = dict(pairs)
     if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        ((twice, _),) = Counter(name for name, _ in pairs).most_common(1)
         raise ValueError(f"the key {json.dumps(twice)} occurs twice")
     return value
 

@@ -139,12 +139,11 @@ class SupportSet:
     def id(self) -> str:
         """Content hash of the demonstrations, in order."""
         parts = [self.task]
-        for shown in self.demonstrations:
-            parts += [
-                shown.question,
-                shown.answer,
-                *(p.title + "\n" + p.text for p in shown.passages),
-            ]
+        for shown in self.demonstrations:  # a line feed is the sign of a passage
+            parts += [text.replace("\n", "\0") for text in (shown.question, shown.answer)]
+            for p in shown.passages:
+                title = p.title.replace("\n", "\0")
+                parts.append(f"{title}\n{p.text}" + (f"\0{p.source}" if p.source else ""))
         return content_id(*parts)
 
 

@@ -32,8 +32,8 @@ _LIGATURE = re.compile("[\ufb00-\ufb4f\ufb50-\ufdcf\ufdf0-\ufdff\ufe70-\ufefc]+"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 DATA_URI = re.compile(
-    r"data:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w.+=-]+)*;base64,[\w+/=%-]*"
-    r"|data:[\w.+-]+/[\w.+-]+[;,][^\s)\"'<>\]]*"
+    r"\bdata:(?:[\w.+-]+/[\w.+-]+)?(?:;[\w.+=-]+)*;base64,[\w+/=%-]*"
+    r"|\bdata:[\w.+-]+/[\w.+-]+[;,][^\s)\"'<>\]]*"
 )
 """A file within a text: nothing to read."""
 

@@ -17,6 +17,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from unicodedata import unidata_version
 
 from raggd.data.documents.passages import Block, passages_of
 from raggd.data.documents.passages import split_sentences as split_sentences
@@ -39,6 +40,7 @@ READERS = {
     ".mdx": "markdown:read",
     ".qmd": "markdown:read",
     ".rmd": "markdown:read",
+    ".ipynb": "notebook:read",
     ".pdf": "office:read_pdf",
     ".docx": "office:read_word",
     ".html": "web:read",
@@ -302,9 +304,10 @@ def _told(skipped: Sequence[Skipped], how: str) -> str:
 def readers_fingerprint() -> str:
     """Return a hash of all that decides how a file becomes passages: our code and the libraries."""
     here = Path(__file__).parent
-    code = [*sorted(here.glob("*.py")), here.parent / "text.py"]
+    code = [*sorted(here.glob("*.py")), here.parent / "text.py", here.parents[1] / "files.py"]
     parts = [f"{file.name} {file_hash(file)}" for file in code]
-    return content_id(*parts, *(f"{name} {_version(name)}" for name in _LIBRARIES))
+    libraries = (f"{name} {_version(name)}" for name in _LIBRARIES)
+    return content_id(*parts, *libraries, f"Unicode {unidata_version}")
 
 
 _LIBRARIES = ("markdown-it-py", "PyYAML", "chardet", "pypdf", "python-docx", "lxml")

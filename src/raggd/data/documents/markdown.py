@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from raggd.data.documents import web
 from raggd.data.documents.front import front_matter
 from raggd.data.documents.passages import Block
-from raggd.data.documents.plain import read_text
-from raggd.data.documents.web import blocks_of
+from raggd.data.documents.plain import decode
+from raggd.data.text import DATA_URI, normal_text
 
 _TAGS = (
     "a|abbr|b|bdi|big|br|center|cite|del|dfn|em|font|i|img|ins|kbd|mark|q|s|samp|small|span|strike"
@@ -35,9 +36,14 @@ _LISTS = {"bullet_list_open", "ordered_list_open"}
 
 def read(path: Path) -> Iterator[Block]:
     """Read Markdown; code, lists, tables and what no rule covers are cut between lines."""
+    return blocks_of(decode(path.read_bytes()))
+
+
+def blocks_of(text: str) -> Iterator[Block]:
+    """Yield the blocks of Markdown, or of a piece of it."""
     from markdown_it import MarkdownIt
 
-    title, front, text = front_matter(read_text(path))
+    title, front, text = front_matter(DATA_URI.sub("", normal_text(text)))
     if title:
         yield Block(title, level=0)
     if front:
@@ -64,9 +70,9 @@ def read(path: Path) -> Iterator[Block]:
             rows = [_row(line) for line in own]
             yield Block("\n".join(rows[2:]), lines=True, head="\n".join(rows[:2]))
         elif token.type == "html_block":
-            text = _without_comments("\n".join(own))
+            page = _without_comments("\n".join(own))
             # a comment that is never closed would hide the rest of the document
-            yield from [Block(text)] if "<!--" in text else blocks_of(text)
+            yield from [Block(page)] if "<!--" in page else web.blocks_of(page)
         elif token.type != "hr":
             yield Block(_prose(own), lines=token.type in _LISTS)
     yield from _left(lines[done:])

@@ -138,9 +138,9 @@ _NOTES = re.compile(r"/(?:foot|end)notes\d*\.xml$")
 _MARGINS = re.compile(r"/(?:header|footer)\d*\.xml$")
 _WITH_PAGE = 2  # words that are nothing but a page's number: "Page 3 of 9"
 _PAGE = re.compile(r"\b(?:NUM)?PAGES?\b")
-_DEEPEST, _BODY, _LONGEST_REPEATED = 20, 9, 200
-_LEFT_OUT = {"Fallback", "pPr", "rPr", "moveFrom"}
-_SPACES = {"tab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
+_DEEPEST, _BODY, _LONGEST_REPEATED, _WIDEST = 20, 9, 200, 20
+_LEFT_OUT = {"Fallback", "pPr", "rPr", "moveFrom", "rt"}  # readings over Chinese characters too
+_SPACES = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
 
 
 def read_word(path: Path) -> Iterator[Block]:
@@ -229,19 +229,28 @@ def _level(paragraph: Any, style: Any) -> int | None:
     return None
 
 
+def _inside(element: Any, kind: str) -> Iterator[Any]:
+    # Rows of a table, or cells of a row: some stand in content controls, and those in others.
+    for child in element:
+        if _kind(child) == kind:
+            yield child
+        elif _kind(child) != "tbl":
+            yield from _inside(child, kind)
+
+
 def _rows(table: Any) -> Iterator[str]:
-    # A cell over several rows stands in each of them.
+    # A cell over several rows stands in each of them, one over several columns before empty ones.
     above: list[str] = []
-    for row in table.tr_lst:
+    for row in _inside(table, "tr"):
         cells: list[str] = []
-        for cell in row:
-            if _kind(cell) != "tc":
-                continue
+        column = 0
+        for cell in _inside(row, "tc"):
             parts = (_text(paragraph) for paragraph in cell.iter() if _kind(paragraph) == "p")
             text = " ".join(" ".join(parts).split())
-            if not text and cell.vMerge == "continue" and len(cells) < len(above):
-                text = above[len(cells)]
-            cells.append(text)
+            if not text and cell.vMerge == "continue" and column < len(above):
+                text = above[column]
+            cells += [*[""] * (column - len(cells)), text]
+            column += max(1, min(cell.grid_span, _WIDEST))
         yield " | ".join(cells)
         above = [text if len(text) <= _LONGEST_REPEATED else "" for text in cells]
 

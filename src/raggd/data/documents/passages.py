@@ -214,12 +214,12 @@ def passages_of(blocks: Iterable[Block], name: str, stem: str) -> Iterator[Passa
 
     Without a heading the title is `stem`; `name`, the file's, is their source and begins their ids.
     """
-    number = 0
-    for title, section in _sections(blocks, stem):
+    source, number = normal_text(name), 0  # some systems keep names decomposed; ids stay apart
+    for title, section in _sections(blocks, normal_text(stem)):
         for piece in split_blocks(section):
             if piece.strip():
                 number += 1
-                yield Passage(f"{name}#{number}", piece, title, name)
+                yield Passage(f"{name}#{number}", piece, title, source)
 
 
 def _sections(blocks: Iterable[Block], stem: str) -> Iterator[tuple[str, list[Block]]]:
@@ -228,8 +228,8 @@ def _sections(blocks: Iterable[Block], stem: str) -> Iterator[tuple[str, list[Bl
     held: list[Block] = []
     bare: Block | None = None
     for block in blocks:
-        text = DATA_URI.sub("", normal_text(block.text))
-        block = Block(text, block.level, block.lines, normal_text(block.head))
+        text, head = (DATA_URI.sub("", normal_text(part)) for part in (block.text, block.head))
+        block = Block(text, block.level, block.lines, head)
         if block.level is None:
             if block.text.strip() or block.head.strip():
                 held.append(block)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 
 from raggd.data.documents.passages import Block
@@ -27,7 +26,7 @@ def read(path: Path) -> Iterator[Block]:
     at = 0
     while at < len(lines):
         if table := _TABLE.match(lines[at]):
-            end = at + 1 + _inside(lines[at + 1 :], _indent(table[1]))
+            end = _end_of(lines, at, len(table[1]))
             if rows := _rows(table[2], lines[at + 1 : end]):
                 yield Block("\n".join(held))
                 head, body = rows
@@ -39,11 +38,9 @@ def read(path: Path) -> Iterator[Block]:
         title = lines[at + 1] if over and at + 1 < len(lines) else lines[at]
         under = at + (2 if over else 1)
         rule = _RULE.match(lines[under]) if under < len(lines) and title.strip() else None
-        if (
-            rule is None
-            or len(rule[0].rstrip()) < len(title.rstrip())
-            or (over and over[1] != rule[1])
-        ):
+        length = len(rule[0].rstrip()) if rule else 0
+        # a rule that is too short is one all the same to docutils, from four characters on
+        if not rule or length < min(4, len(title.rstrip())) or (over and over[1] != rule[1]):
             held.append(lines[at])
             at += 1
             continue
@@ -61,9 +58,10 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip(" \t"))
 
 
-def _inside(lines: Sequence[str], indent: int) -> int:
-    # How many lines belong to a directive: those that are blank, or further in.
-    return sum(1 for _ in takewhile(lambda line: not line.strip() or _indent(line) > indent, lines))
+def _end_of(lines: Sequence[str], at: int, indent: int) -> int:
+    # The line after a directive, to which those belong that are blank, or further in.
+    after = (n for n in range(at + 1, len(lines)) if lines[n].strip())
+    return next((n for n in after if _indent(lines[n]) <= indent), len(lines))
 
 
 def _rows(kind: str, lines: Sequence[str]) -> tuple[list[str], list[str]] | None:

@@ -26,7 +26,7 @@ _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 _NO_CELLS = ("table", "h1", "h2", "h3", "h4", "ul", "ol", "pre", "form")
 _READINGS = {"rt", "rp", "rtc"}
 _LEFT_OUT = {"script", "style", "template", "svg", "nav", "head", "iframe", "object", *_READINGS}
-_LONGEST_REPEATED, _LONGEST_SPAN = 200, 5
+_LONGEST_REPEATED, _LONGEST_SPAN, _WIDEST = 200, 5, 20
 _INLINE = frozenset(
     re.findall(
         r"\w+",
@@ -51,7 +51,7 @@ def blocks_of(text: str) -> Iterator[Block]:
         root = lxml.html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)
     except lxml.etree.ParserError:  # there is nothing in it
         return
-    title = root.findtext(".//title")
+    title = root.findtext("head/title")  # pictures have titles of their own
     if title and title.strip():
         yield Block(title, level=0)
     yield from _blocks(root)
@@ -131,24 +131,30 @@ def _own_cells(row: Any) -> list[Any]:
 
 
 def _cells(rows: list[Any]) -> Iterator[list[str]]:
-    # A cell over several rows stands in each of them.
-    above: dict[int, tuple[str, int]] = {}
+    # A cell over several rows stands in each of them, one over several columns before empty ones.
+    above: dict[int, tuple[str, int, int]] = {}
     for row in rows:
-        own = deque((" ".join(_text(cell).split()), _rows_of(cell)) for cell in _own_cells(row))
+        own = deque(
+            (" ".join(_text(cell).split()), _span(cell, "rowspan"), _span(cell, "colspan"))
+            for cell in _own_cells(row)
+        )
         texts: list[str] = []
-        below: dict[int, tuple[str, int]] = {}
-        while own or len(texts) in above:
-            text, left = above.get(len(texts)) or own.popleft()
+        below: dict[int, tuple[str, int, int]] = {}
+        column = 0
+        while own or column in above:
+            text, left, wide = above.get(column) or own.popleft()
             if left > 1 and len(text) <= _LONGEST_REPEATED:
-                below[len(texts)] = text, left - 1
-            texts.append(text)
+                below[column] = text, left - 1, wide
+            texts += [*[""] * (column - len(texts)), text]
+            column += min(wide, _WIDEST)
         yield texts
         above = below
 
 
-def _rows_of(cell: Any) -> int:
-    said = (cell.get("rowspan") or "").strip()
-    return int(said) if said.isascii() and said.isdigit() and len(said) < _LONGEST_SPAN else 1
+def _span(cell: Any, name: str) -> int:
+    said = (cell.get(name) or "").strip()
+    known = said.isascii() and said.isdigit() and len(said) < _LONGEST_SPAN
+    return max(1, int(said)) if known else 1
 
 
 def _text(element: Any) -> str:

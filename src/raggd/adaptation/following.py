@@ -57,10 +57,13 @@ def without_template(lesson: Lesson) -> Lesson:
         return lesson
     asked = lesson.asked
     bare = REFUSAL if asked.refused else asked.contents[0]
-    if template.write(bare, asked.passages) not in asked.accepted:
+    if template.closed:
+        bare = template.closed.read(bare, asked.question)
+    if template.write(bare, asked.passages, asked.question) not in asked.accepted:
         return lesson  # more than the template tells is to be learned
     support = replace(lesson.support, demonstrations=plain)
-    return replace(lesson, support=support, asked=replace(asked, answer=bare))
+    read = replace(asked, question=template.asked(asked.question), answer=bare)
+    return replace(lesson, support=support, asked=read)
 
 
 def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, use: Use = SHOWN) -> Prompt:

@@ -67,7 +67,7 @@ class Fitted:
     wrongly: float  # share of answerable questions that were refused
 
 
-def logistic(features: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
+def logistic(features: Tensor, wanted: Tensor, penalty: float = PENALTY) -> tuple[Tensor, float]:
     """Fit log-odds of ``wanted`` (n,) 0 or 1, linear in features (n, d); return weights and bias.
 
     The squared weights are penalised on standardised features; what is returned takes them raw.
@@ -87,7 +87,7 @@ def logistic(features: Tensor, wanted: Tensor) -> tuple[Tensor, float]:
         optimizer.zero_grad()
         odds = unit @ both[:-1] + both[-1]
         value = functional.binary_cross_entropy_with_logits(odds, wanted)
-        value = value + PENALTY * both[:-1].square().sum()
+        value = value + penalty * both[:-1].square().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 

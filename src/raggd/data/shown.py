@@ -10,11 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from raggd.data.answers import contains_answer, normalise_answer
+from raggd.data.closed import options_of
 from raggd.data.documents import READERS
 from raggd.records import Demonstration, Passage
 
 _YES_NO = {"yes", "no"}
-_OPTION = re.compile(r"^[ \t]*\(?(\w{1,4})[).]\s", re.MULTILINE)
 _NO = re.compile(
     r"\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nicht|kein\w*|"
     r"unbekannt|pas|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
@@ -80,7 +80,7 @@ def _lacking(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
         and not found
         and not {normalise_answer(text) for text in texts} & _YES_NO
         and not texts[0].isdecimal()
-        and texts[0] not in option_markers(d.question)
+        and texts[0] not in options_of(d.question)
     ]
 
 
@@ -101,11 +101,6 @@ def _bare(answers: Sequence[str], i: int) -> list[str]:
         if len(answers) > 2 and j != i
     ]
     return [inside(answers)[i], *rest, _unwrapped(answers[i])]
-
-
-def option_markers(question: str) -> list[str]:
-    """Return the letters or numbers of the options that a question gives, a line each."""
-    return _OPTION.findall(question)
 
 
 def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:

@@ -16,13 +16,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raggd.data.answers import contains_answer
+from raggd.data.closed import Closed, closed_of
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.trim import sentences
 from raggd.data.pieces import NAMES, VALUE, Piece, held, letters_of, pieces_of, read_answer
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
 from raggd.records import Demonstration, Passage
 
-READING = "4"
+READING = "5"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""
@@ -41,20 +42,24 @@ class AnswerTemplate:
     # whether every value stands in its passages as it is written, so that an answer is held
     # to the words of its own
     extractive: bool = False
+    closed: Closed | None = None  # what values are chosen from: options or labels
     refusals: tuple[str, ...] = ()  # as they were shown; the model writes `REFUSAL` for the first
-    answers: tuple[str, ...] = ()  # of the examples, as they were given
+    given: tuple[tuple[str, str], ...] = ()  # questions and answers of the examples, as they were
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> AnswerTemplate:
         """Return the template whose fields `dataclasses.asdict` gave."""
         pieces = tuple(Piece(*pair) for pair in fields["pieces"])
-        told = {name: tuple(fields[name]) for name in ("refusals", "answers")}
-        return cls(**{**fields, **told, "pieces": pieces})
+        told = {"refusals": tuple(fields["refusals"]), "given": tuple(map(tuple, fields["given"]))}
+        closed = Closed.of(fields["closed"]) if fields.get("closed") else None
+        return cls(**{**fields, **told, "pieces": pieces, "closed": closed})
 
     @property
     def rewrites(self) -> bool:
         """Whether an answer is not written as the model says it."""
-        return replace(self, extractive=False, answers=()) != AnswerTemplate()
+        labels = self.closed is not None and not self.closed.options
+        plain = replace(self, extractive=False, given=(), closed=None if labels else self.closed)
+        return plain != AnswerTemplate()
 
     def __str__(self) -> str:
         """Return it in words; empty where nothing but a refusal is settled.
@@ -68,7 +73,12 @@ class AnswerTemplate:
         said += [f"in {self.letters} letters"] if self.letters != "same" else []
         said += [f"the {self.quotes} of a passage"] if self.quotes else []
         said += ["in words of the passages"] if self.extractive else []
+        said += [str(self.closed)] if self.closed else []
         return ", ".join(said)
+
+    def asked(self, question: str) -> str:
+        """Return a question as the model reads it."""
+        return self.closed.asked(question) if self.closed else question
 
     def fill(self, value: str, passages: Sequence[Passage] = ()) -> str:
         """Write an answer; a passage named in it is the first that holds the value.
@@ -93,10 +103,10 @@ class AnswerTemplate:
     def _joined(self, slots: Mapping[str, str]) -> str:
         return "".join(slots[kind] if kind else text for kind, text in self.pieces)
 
-    def write(self, answer: str, passages: Sequence[Passage] = ()) -> str:
+    def write(self, answer: str, passages: Sequence[Passage] = (), question: str = "") -> str:
         """Write what a model answered, in the template or without it, as the examples are written.
 
-        A refusal comes out as it was shown.
+        A refusal comes out as it was shown, an option of the question by its marker.
         """
         for shown in self.refusals:
             if is_refusal(answer, (REFUSAL, shown)):
@@ -105,6 +115,8 @@ class AnswerTemplate:
         if value is None:  # a part of it may stand there
             first, last = self.pieces[0].text.strip(), self.pieces[-1].text.strip()
             value = answer.strip().removeprefix(first).removesuffix(last).strip()
+        if self.closed:
+            value = self.closed.written(value, question)
         if self.quotes and value and passages:
             value = _quote(self.quotes, value, passages)
         return self.fill(value, passages) if value else answer
@@ -170,20 +182,43 @@ def template_of(
     """
     shown, refusals = tuple(demonstrations), refusals_of(demonstrations)
     answered = [d for d in shown if d.answer.strip() not in refusals]
+    template, before = _closed(answered) or _open(answered)
+    template = replace(template, refusals=refusals if answered else ())
+    if template == AnswerTemplate():
+        return None, shown
+    plain = iter(before)
+    return replace(template, given=tuple((d.question, d.answer) for d in shown)), tuple(
+        replace(
+            d,
+            question=template.asked(d.question),
+            answer=REFUSAL if d.answer.strip() in refusals else next(plain),
+        )
+        for d in shown
+    )
+
+
+def _closed(answered: Sequence[Demonstration]) -> tuple[AnswerTemplate, list[str]] | None:
+    # the template whose values are options or labels, and the values as the model reads them
+    for template in (_read(answered), AnswerTemplate()) if answered else ():
+        values = [template.value_of(d.answer) or "" for d in answered]
+        closed = closed_of(values, answered)
+        if closed is not None:
+            pairs = zip(values, answered, strict=True)
+            return replace(template, closed=closed), [closed.read(v, d.question) for v, d in pairs]
+    return None
+
+
+def _open(answered: Sequence[Demonstration]) -> tuple[AnswerTemplate, list[str]]:
+    # the template whose values are found in passages, and the values as passages spell them
     template = _read(answered) if answered else AnswerTemplate()
     values = [template.value_of(d.answer) or "" for d in answered]
     letters, before = letters_of(values, answered)
     template = replace(template, letters=letters, quotes=_quoted(values, answered))
     if not _settled(template, before, answered):
         template, before = AnswerTemplate(), [d.answer for d in answered]
-    extractive = not template.quotes and _extractive(before, answered)
-    template = replace(template, extractive=extractive, refusals=refusals if answered else ())
-    if template == AnswerTemplate():
-        return None, shown
-    plain = iter(before)
-    return replace(template, answers=tuple(d.answer for d in shown)), tuple(
-        replace(d, answer=REFUSAL if d.answer.strip() in refusals else next(plain)) for d in shown
-    )
+    return replace(
+        template, extractive=not template.quotes and _extractive(before, answered)
+    ), before
 
 
 def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from raggd.data import pieces
 from raggd.data.answers import contains_answer, token_f1
+from raggd.data.closed import closed_of, options_of
 from raggd.data.contracts.letters import LETTERS
-from raggd.data.shown import is_refusal, option_markers, parsed_json, refusals_of
+from raggd.data.shown import is_refusal, parsed_json, refusals_of
 from raggd.records import Demonstration
 
 PARTS = ("form", "content", "exact")  # of a judged answer, as tables have them
@@ -139,19 +140,11 @@ _Check = tuple[str, Callable[[str], bool]]  # in words, if any; whether a value 
 def _labels(answered: Sequence[Demonstration], shown: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
     if any(len(values) != 1 for values in shown):
         return ()
-    values = [found[0] for found in shown]
-    options = [option_markers(d.question) for d in answered]
-    if all(value in known for value, known in zip(values, options, strict=True)):
-        return tuple(dict.fromkeys(option for known in options for option in known))
-    plain = {value.lower() for value in values}
-    if plain <= {"yes", "no"}:
-        style = str.upper if all(v.isupper() for v in values) else str.lower
-        style = str.capitalize if all(v.istitle() for v in values) else style
-        return style("yes"), style("no")
-    repeated = 1 < len(set(values)) < len(values) and not all(v.isdecimal() for v in values)
-    if repeated and not all(map(pieces.held, values, answered)):
-        return tuple(dict.fromkeys(values))
-    return ()
+    closed = closed_of([found[0] for found in shown], answered)
+    if closed is None or closed.options == "text":
+        return ()
+    markers = dict.fromkeys(marker for d in answered for marker in options_of(d.question))
+    return tuple(markers) if closed.options else closed.labels
 
 
 def _letters(answered: Sequence[Demonstration], shown: Sequence[tuple[str, ...]]) -> list[_Check]:

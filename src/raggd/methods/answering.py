@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from raggd.adaptation.soft_prefix import check_prefix
 from raggd.backbone.batch import Prefix, Reading, alike, read_prefix
+from raggd.backbone.deciding import Decision, LabelRule
 from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import (
     SHORTEST_OPENING,
@@ -21,7 +23,6 @@ from raggd.backbone.generate import (
 )
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
 from raggd.data.template import REFUSAL
@@ -46,10 +47,14 @@ def render(
     instruction: str = "",
     earlier: Sequence[Exchange] = (),
 ) -> Prompt:
-    """Render the prompt that an adapted model answers from, in `limit` less `reserve` tokens."""
-    return build_prompt(
+    """Render the prompt that an adapted model answers from, in `limit` less `reserve` tokens.
+
+    It says the question as it was asked, with the options that the model does not read.
+    """
+    asked = adapted.template.asked(question) if adapted.template else question
+    prompt = build_prompt(
         backbone.tokenizer,
-        question,
+        asked,
         passages if adapted.reads_evidence else (),
         answer=answer,
         limit=limit,
@@ -59,6 +64,7 @@ def render(
         earlier=earlier,
         sources=adapted.sources,
     )
+    return replace(prompt, question=prompt.question.removesuffix(asked) + question)
 
 
 def bounded_prompt(
@@ -158,26 +164,46 @@ def _read(
     opening: Prefix | None,
 ) -> Reading:
     prefixes = [row.prefix or opening for row in rows]
-    rules = rules_of(rows, prompts)
-    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes, rules=rules)
+    decisions = decisions_of(backbone, rows, prompts)
+    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes, decisions=decisions)
 
 
-def rules_of(rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> list[RefusalRule | None]:
-    """Return what decides on refusing, for each row and what its prompt covers of its question."""
-    return [
-        row.rule.covering(coverage(prompt.question, prompt.passages)) if row.rule else None
-        for row, prompt in zip(rows, prompts, strict=True)
-    ]
+def decisions_of(
+    backbone: Backbone, rows: Sequence[Adapted], prompts: Sequence[Prompt]
+) -> list[Decision | None]:
+    """Return what decides how each row's answer begins, by what its prompt holds."""
+    pairs = zip(rows, prompts, strict=True)
+    return [_refusing(row, prompt) or _labelling(backbone, row, prompt) for row, prompt in pairs]
+
+
+def _refusing(row: Adapted, prompt: Prompt) -> Decision | None:
+    return row.rule.covering(coverage(prompt.question, prompt.passages)) if row.rule else None
+
+
+def _labelling(backbone: Backbone, row: Adapted, prompt: Prompt) -> Decision | None:
+    closed = row.template.closed if row.template else None
+    chance = closed.chance(prompt.question, prompt.passages) if closed else None
+    if closed is None or chance is None:
+        return None
+    first, second = (answer_tokens(backbone.tokenizer, label)[0] for label in closed.labels)
+    return LabelRule(first, second, *chance) if first != second else None
 
 
 def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | None:
-    """Return what holds an answer to its passages' words, if the examples settle that it is."""
-    if row.template is None or not row.template.extractive or not prompt.passages:
+    """Return what holds an answer to options, labels or words of passages, if the examples do."""
+    template = row.template
+    if template is None:
+        return None
+    refusal = [REFUSAL] if template.refusals else []
+    choices = template.closed.choices(prompt.question) if template.closed else ()
+    if choices:
+        return Extract(backbone, (), [*choices, *refusal])
+    if not template.extractive or not prompt.passages:
         return None
     texts = [text for p in prompt.passages for text in (p.title, p.text) if text]
     if not any(set("*`") & set(d.answer) for d in row.shown):  # Markdown's, and they show none
         texts = [without_marks(text) for text in texts]
-    return Extract(backbone, texts, [*VERDICTS, *([REFUSAL] if row.template.refusals else [])])
+    return Extract(backbone, texts, [*VERDICTS, *refusal])
 
 
 def answer_rows(
@@ -216,7 +242,7 @@ def answer_rows(
             lines = [row.lines for row in rows]
             texts = decode(backbone, reading, most, lines=lines, extracts=extracts)
         answers = [
-            row.written(text, prompt.passages)
+            row.written(text, prompt)
             for row, text, prompt in zip(rows, texts, prompts, strict=True)
         ]
         back = sorted(range(len(order)), key=order.__getitem__)

@@ -14,6 +14,7 @@ from raggd.adaptation.soft_prefix import SoftPrefix
 from raggd.backbone.batch import Prefix
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter, Update
+from raggd.data.prompts import Prompt
 from raggd.data.template import AnswerTemplate
 from raggd.records import Demonstration, Passage, Question, SupportSet
 
@@ -42,13 +43,17 @@ class Adapted:
         return next(iter(self.refusals), "")
 
     def given(self) -> tuple[Demonstration, ...]:
-        """Return the demonstrations shown, with their answers as they were given."""
-        answers = self.template.answers if self.template else [d.answer for d in self.shown]
-        return tuple(replace(d, answer=a) for d, a in zip(self.shown, answers, strict=False))
+        """Return the demonstrations shown, with questions and answers as they were given."""
+        if self.template is None:
+            return self.shown
+        pairs = zip(self.shown, self.template.given, strict=False)
+        return tuple(replace(d, question=asked, answer=told) for d, (asked, told) in pairs)
 
-    def written(self, answer: str, passages: Sequence[Passage] = ()) -> str:
+    def written(self, answer: str, prompt: Prompt) -> str:
         """Return what the model wrote in the template that was shown, if one was."""
-        return self.template.write(answer, passages) if self.template else answer
+        if self.template is None:
+            return answer
+        return self.template.write(answer, prompt.passages, prompt.question)
 
 
 @dataclass(frozen=True, slots=True)

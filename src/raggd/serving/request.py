@@ -215,7 +215,7 @@ class Request:
                 lambda tokens: str(backbone.tokenizer.decode(tokens, skip_special_tokens=True)),
                 [body.stop] if isinstance(body.stop, str) else list(body.stop or ()),
                 lines=adapted.lines,
-                written=partial(adapted.written, passages=prompt.passages) if rewrites else None,
+                written=partial(adapted.written, prompt=prompt) if rewrites else None,
             ),
             probabilities=None if self._logprobs is None else Probabilities(self._service.bytes_of),
             max_tokens=min(most, limit - len(prompt.tokens)),

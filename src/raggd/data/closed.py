@@ -1,0 +1,197 @@
+"""Closed answers: an option that the question lists, or one of the labels that examples give.
+
+An option is read by its text, in place of its letter or number: which text is right is what a small
+model can tell, and the letter is looked up. Two labels may be verdicts, and then it matters whether
+the passages hold the names of the question: what the examples say of that is weighed by Bayes' rule
+against the model's own view (`Closed.chance`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raggd.data.answers import contains_answer
+from raggd.records import Demonstration, Passage
+
+_LINE = re.compile(r"[ \t]*(?:\(?(\w{1,4})[).]|\[(\w{1,4})\]|(\w):)[ \t]+(\S.*)")
+_INLINE = re.compile(r"(?<!\S)\(?([A-Ya-y1-9])\)\s+")
+_YES_NO = {"yes", "no"}
+_LONGEST = 3
+"""Words of a label: what is longer and repeated may be a stock reply among free ones."""
+_ASKING = re.compile(
+    "what|which|who|whom|whose|when|where|why|how|is|are|was|were|do|does|did|has|have|can|"
+    "wer|was|wann|wo|warum|wie|welche[rsnm]?|qui|que|quoi|quand|où|pourquoi|comment|quels?|quelles?|"
+    "quién|qué|cuándo|dónde|cómo|cuál|chi|che|cosa|quando|dove|perché|come|quale"
+)
+"""Words that a question begins with, which are written like names there."""
+SLOPE, BIAS = 7.1, -4.7
+"""Log-odds that a claim is right by the share of its names and numbers that its passages hold, over
+training questions with a right or a wrong answer (`python -m benchmarks.claims`)."""
+
+
+def options_of(question: str) -> dict[str, str]:
+    r"""Return the texts of the options that a question lists, on lines or in one, by markers.
+
+    >>> options_of("Which is it?\nA) the sea\nB) a lake")
+    {'A': 'the sea', 'B': 'a lake'}
+    """
+    return _listed(question)[1]
+
+
+def _listed(question: str) -> tuple[str, dict[str, str]]:
+    # a question without its options, and these; of two lists the last, which is no earlier turn's
+    options: dict[str, str] = {}
+    stem: list[str] = []
+    for line in question.splitlines():
+        match = _LINE.fullmatch(line)
+        marker, text = ("".join(match.groups("")[:3]), match[4].strip()) if match else ("", line)
+        if not marker:
+            stem.append(line)
+            continue
+        options = {marker: text} if marker in options else {**options, marker: text}
+    if len(options) < 2:
+        stem, options = _listed_in_line(question)
+    told = 1 < len(options) == len(set(options.values()))
+    return ("\n".join(stem).strip(), options) if told else (question, {})
+
+
+def _listed_in_line(question: str) -> tuple[list[str], dict[str, str]]:
+    run: list[re.Match[str]] = []  # A) ... B) ... C) ...: markers that follow each other
+    for match in _INLINE.finditer(question):
+        if match[1] in "Aa1":
+            run = [match]
+        elif run and ord(match[1]) == ord(run[-1][1]) + 1:
+            run.append(match)
+    ends = [*(match.start() for match in run[1:]), len(question)]
+    options = {
+        m[1]: question[m.end() : end].strip(" ,;\n") for m, end in zip(run, ends, strict=bool(run))
+    }
+    return [question[: run[0].start()]] if run else [], options
+
+
+def names_held(
+    question: str, passages: Sequence[Passage], frame: frozenset[str] = frozenset()
+) -> float | None:
+    """Return the share of a question's names and numbers that its passages hold, None without any.
+
+    `frame` are words that are not the question's own.
+
+    >>> names_held("Who wrote Emma? Jane Austen", [Passage("a", "Emma is by Austen.")])
+    0.6666666666666666
+    """
+    words = [w for w in re.findall(r"\w+", question) if w[0].isupper() or w[0].isdigit()]
+    names = [w for w in map(str.lower, words) if w not in frame and not _ASKING.fullmatch(w)]
+    known = set(re.findall(r"\w+", " ".join(f"{p.title} {p.text}" for p in passages).lower()))
+    return sum(name in known for name in names) / len(names) if names else None
+
+
+def _is_right(held: float | None) -> float:
+    # the chance that a claim is right whose names are held to such a share
+    return 0.5 if held is None else 1 / (1 + math.exp(-SLOPE * held - BIAS))
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What an answer is chosen from."""
+
+    options: str = ""  # the ``marker`` or the ``text`` of an option; empty: one of the labels
+    labels: tuple[str, ...] = ()
+    # how likely, after the examples, the first of two labels says that passages hold what the
+    # question names, that the second does, and that it has nothing to do with it
+    weights: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    frame: tuple[str, ...] = ()  # words that the questions of all examples have
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Closed:
+        """Return what `dataclasses.asdict` gave the fields of."""
+        told = {name: tuple(fields[name]) for name in ("labels", "weights", "frame")}
+        return cls(**{**fields, **told})
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        if self.options:
+            return "an option's text" if self.options == "text" else "an option, by its marker"
+        return f"one of {', '.join(self.labels)}"
+
+    def asked(self, question: str) -> str:
+        """Return a question as the model reads it: without its options, from which it chooses."""
+        return (self.options and _listed(question)[0]) or question
+
+    def choices(self, question: str) -> tuple[str, ...]:
+        """Return what the model may answer; nothing where the question lists no options."""
+        return tuple(options_of(question).values()) if self.options else self.labels
+
+    def read(self, value: str, question: str) -> str:
+        """Return what the model reads, or is to write, in place of a value."""
+        return options_of(question).get(value, value) if self.options == "marker" else value
+
+    def written(self, text: str, question: str) -> str:
+        """Return the value for what the model wrote."""
+        markers = {t: m for m, t in options_of(question).items()}
+        return markers.get(text, text) if self.options == "marker" else text
+
+    def chance(self, question: str, passages: Sequence[Passage]) -> tuple[float, float] | None:
+        """Return the chance of the first of two labels by the evidence, and what weight is left.
+
+        The model's own chance of it, times that weight, is to be added; None where the examples
+        are not of two labels.
+        """
+        if len(self.labels) != 2:
+            return None
+        right = _is_right(names_held(question, passages, frozenset(self.frame)))
+        first, second, free = self.weights
+        return first * right + second * (1 - right), free
+
+
+def closed_of(values: Sequence[str], answered: Sequence[Demonstration]) -> Closed | None:
+    """Return what the values of examples are chosen from; None where they are free."""
+    listed = [options_of(d.question) for d in answered]
+    pairs = list(zip(values, listed, strict=True))
+    if pairs and all(value in options for value, options in pairs):
+        return Closed("marker")
+    if pairs and all(value in options.values() for value, options in pairs):
+        return Closed("text")
+    labels = labels_of(values, answered)
+    if not labels:
+        return None
+    questions = [set(re.findall(r"\w+", d.question.lower())) for d in answered]
+    frame = frozenset(set.intersection(*questions)) if len(answered) > 1 else frozenset()
+    return Closed("", labels, _weights(labels, values, answered, frame), tuple(sorted(frame)))
+
+
+def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple[str, ...]:
+    """Return the labels that values are: yes and no, or some that come back and few passages hold.
+
+    >>> labels_of(["No", "No"], [])
+    ('Yes', 'No')
+    """
+    if values and {value.lower() for value in values} <= _YES_NO:
+        style = str.upper if all(v.isupper() for v in values) else str.lower
+        style = str.capitalize if all(v.istitle() for v in values) else style
+        return style("yes"), style("no")
+    repeated = 1 < len(set(values)) < len(values) and not all(v.isdecimal() for v in values)
+    if not repeated or any(not v or len(v.split()) > _LONGEST for v in values):
+        return ()
+    pairs = zip(values, answered, strict=True)
+    held = sum(contains_answer("\n".join(p.text for p in d.passages), [v]) for v, d in pairs)
+    return () if 2 * held > len(values) else tuple(dict.fromkeys(values))
+
+
+def _weights(
+    labels: Sequence[str],
+    values: Sequence[str],
+    answered: Sequence[Demonstration],
+    frame: frozenset[str],
+) -> tuple[float, float, float]:
+    # Bayes' rule: either label may say that the names are held, or none of them (one half)
+    chances = [_is_right(names_held(d.question, d.passages, frame)) for d in answered]
+    pairs = [(value == labels[0], chance) for value, chance in zip(values, chances, strict=True)]
+    first = math.prod(chance if is_first else 1 - chance for is_first, chance in pairs) / 4
+    second = math.prod(1 - chance if is_first else chance for is_first, chance in pairs) / 4
+    free = 0.5 ** len(values) / 2
+    total = first + second + free
+    return first / total, second / total, free / total

@@ -1,0 +1,273 @@
+"""Closed answers: options are read by their texts, labels are held to, evidence tells verdicts."""
+
+from __future__ import annotations
+
+import math
+import string
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tiny
+from raggd.adaptation.following import without_template
+from raggd.backbone.deciding import LabelRule, decided
+from raggd.backbone.load import Backbone
+from raggd.core.low_rank import BaseAdapter
+from raggd.data.closed import Closed, closed_of, names_held, options_of
+from raggd.data.contracts.base import Asked
+from raggd.data.contracts.families import KNOWN
+from raggd.data.contracts.lessons import Lesson
+from raggd.data.template import template_of
+from raggd.evaluation.forms import infer_form
+from raggd.methods.answering import answer_batch, decisions_of, render
+from raggd.methods.base import Adapted
+from raggd.methods.examples import ExamplesPrefix
+from raggd.methods.store import Store
+from raggd.records import Demonstration, Passage, SupportSet
+
+STYLES = ("{m}) {x}", "{m}. {x}", "({m}) {x}", "[{m}] {x}")
+TEXTS = st.lists(
+    st.text(string.ascii_letters, min_size=5, max_size=9), min_size=2, max_size=5, unique=True
+)
+SEA = (Passage("p", "Lima lies near the coast of Peru.", "Peru"),)
+
+
+def listed(stem: str, texts: Sequence[str], style: str, markers: str) -> str:
+    lines = [style.format(m=m, x=x) for m, x in zip(markers, texts, strict=False)]
+    return "\n".join([stem, *lines])
+
+
+@given(TEXTS, st.sampled_from(STYLES), st.sampled_from(["ABCDE", "12345", "abcde", "XYZPQ"]))
+def test_options_come_back_with_their_markers(texts: list[str], style: str, markers: str) -> None:
+    question = listed("Which?", texts, style, markers)
+    found = options_of(question)
+    assert list(found.values()) == texts
+    assert "".join(found) == markers[: len(texts)]
+    assert Closed("marker").asked(question) == "Which?"
+    assert Closed("", ("yes", "no")).asked(question) == question
+
+
+@given(TEXTS, st.sampled_from(["A", "a", "1"]), st.sampled_from(["({m}) {x}", "{m}) {x},"]))
+def test_options_in_one_line_are_found(texts: list[str], first: str, style: str) -> None:
+    markers = [chr(ord(first) + i) for i in range(len(texts))]
+    parts = [style.format(m=m, x=x) for m, x in zip(markers, texts, strict=True)]
+    question = " ".join(["Which is it?", *parts])
+    assert options_of(question) == dict(zip(markers, texts, strict=True))
+    assert Closed("marker").asked(question) == "Which is it?"
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Who was it?",
+        "Note: this is\nno list",
+        "A) alone",
+        "Which?\nA) twice\nB) twice",  # no text would tell which
+        "What does b) in section a) say?",
+    ],
+)
+def test_others_list_none(question: str) -> None:
+    assert options_of(question) == {}
+    assert Closed("marker").asked(question) == question
+
+
+def choice(answer: str, texts: Sequence[str] = ("Lima", "Oslo"), id: str = "a") -> Demonstration:
+    return Demonstration(id, listed("which is it", texts, "{m}) {x}", "AB"), SEA, answer)
+
+
+@pytest.mark.parametrize("frame", ["{}", '{{"choice": "{}"}}', "Answer: {}", "**{}**"])
+def test_the_model_reads_texts_and_the_user_gets_markers(frame: str) -> None:
+    shown = (choice(frame.format("A")), choice(frame.format("B"), id="b"))
+    template, plain = template_of(shown)
+    assert template is not None
+    assert template.closed == Closed("marker")
+    assert [(d.question, d.answer) for d in plain] == [
+        ("which is it", "Lima"),
+        ("which is it", "Oslo"),
+    ]
+    assert template.rewrites
+    asked = listed("where", ("Rome", "Cairo"), "{m}) {x}", "XY")
+    assert template.write("Cairo", SEA, asked) == frame.format("Y")
+    assert template.write("Cairo", SEA, "where") == frame.format("Cairo"), "it lists none"
+    given = Adapted(shown=plain, template=template).given()
+    assert given == shown
+
+
+def test_texts_of_options_are_answers_too() -> None:
+    template, plain = template_of((choice("Lima"), choice("Oslo", id="b")))
+    assert template is not None
+    assert template.closed == Closed("text")
+    assert [d.answer for d in plain] == ["Lima", "Oslo"]
+    assert template.closed.choices(plain[0].question) == ()
+    assert template.closed.choices(choice("A").question) == ("Lima", "Oslo")
+
+
+def label(answer: str, question: str = "is it so", text: str = "") -> Demonstration:
+    return Demonstration(answer + question, question, (Passage("p", text),) if text else (), answer)
+
+
+@pytest.mark.parametrize("frame", ["{}", "It is: {}", '{{"verdict": "{}"}}'])
+def test_labels_are_taken_out_of_what_stands_around_them(frame: str) -> None:
+    answers = ("zim", "zam", "zim")
+    shown = [label(frame.format(a), f"q{i}") for i, a in enumerate(answers)]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert template.closed is not None
+    assert template.closed.labels == ("zim", "zam")
+    assert [d.answer for d in plain] == list(answers)
+    assert template.write("zam") == frame.format("zam")
+    assert template.rewrites == (frame != "{}")
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("zim", "zam", "zum"),  # each once
+        ("zim", "zim", "zim"),  # no other to choose from
+        ("3", "4", "3"),
+        ("a reply of five words", "a reply of five words", "zam"),
+        ("Lima", "Oslo", "Lima"),  # found in the passages
+    ],
+)
+def test_answers_that_may_be_free_are_no_labels(answers: tuple[str, ...]) -> None:
+    shown = [label(a, f"q{i}", f"{a} lies far away") for i, a in enumerate(answers)]
+    if "Lima" not in answers:
+        shown = [replace(d, passages=()) for d in shown]
+    assert closed_of(answers, shown) is None
+
+
+def verdicts(held: str, lacking: str) -> list[Demonstration]:
+    text = "Ada Lovelace and Charles Babbage built it in London."
+    return [
+        label(held, "claim: Ada Lovelace built it", text),
+        label(lacking, "claim: Grace Hopper built it", text),
+        label(held, "claim: Charles Babbage built it", text),
+    ]
+
+
+@pytest.mark.parametrize(("held", "lacking"), [("zim", "zam"), ("yes", "no"), ("no", "yes")])
+def test_evidence_tells_verdicts_as_the_examples_use_them(held: str, lacking: str) -> None:
+    shown = verdicts(held, lacking)
+    closed = closed_of([d.answer for d in shown], shown)
+    assert closed is not None
+    told, free = {}, 1.0
+    for name in ("Ada Lovelace", "Grace Hopper"):
+        found = closed.chance(f"claim: {name} sailed", shown[0].passages)
+        assert found is not None
+        told[name], free = found
+    if closed.labels[0] == lacking:
+        told = {name: 1 - free - chance for name, chance in told.items()}
+    assert told["Ada Lovelace"] > 0.6 > 0.3 > told["Grace Hopper"]
+    assert free < 0.4
+
+
+def test_labels_that_evidence_does_not_explain_are_left_to_the_model() -> None:
+    text = "Ada Lovelace and Charles Babbage built it in London."
+    shown = [
+        label("zim", "Did Ada Lovelace build it", text),
+        label("zam", "Did Charles Babbage build it", text),
+        label("zim", "Was it built in London", text),
+    ]
+    closed = closed_of([d.answer for d in shown], shown)
+    assert closed is not None
+    assert closed.weights[2] > 0.6
+    assert sum(closed.weights) == pytest.approx(1.0)
+    bare = [replace(d, question="is it so", passages=()) for d in shown]
+    unnamed = closed_of([d.answer for d in bare], bare)
+    assert unnamed is not None
+    assert unnamed.weights == pytest.approx((0.25, 0.25, 0.5))
+
+
+def test_names_that_passages_hold() -> None:
+    passages = [Passage("p", "The Seine flows through PARIS.", "Rivers 7")]
+    assert names_held("Does the Seine flow in Paris?", passages) == 1.0
+    assert names_held("Does the Rhine flow in Paris?", passages) == 0.5
+    assert names_held("claim: the Rhine", passages, frozenset({"rhine"})) is None
+    assert names_held("is it so", passages) is None
+    assert names_held("Since 7", passages) == 0.5, "a word that is written like a name"
+    assert names_held("Seine", []) == 0.0
+
+
+def test_a_rule_mixes_evidence_with_the_models_own_view() -> None:
+    logits = torch.tensor([0.3, 2.0, -1.0, 0.5])
+    own = float(logits[1:3].softmax(0)[0])
+    free = LabelRule(1, 2, 0.0, 1.0).decide(logits)
+    torch.testing.assert_close(free, logits)
+    for told, left in ((0.0, 0.2), (0.5, 0.3), (0.9, 0.0)):
+        mixed = LabelRule(1, 2, told, left).decide(logits)
+        assert float(mixed[1:3].softmax(0)[0]) == pytest.approx(told + left * own, abs=1e-5)
+        assert torch.equal(mixed[[0, 3]], logits[[0, 3]])
+        assert float(mixed[1:3].logsumexp(0)) == pytest.approx(float(logits[1:3].logsumexp(0)))
+    certain = LabelRule(1, 2, 0.0, 0.0).decide(logits)
+    assert certain.isfinite().all()
+    both = decided(torch.stack([logits, logits]), [None, LabelRule(1, 2, 0.0, 0.0)])
+    assert torch.equal(both[0], logits)
+    assert math.isclose(float(both[1][1]), float(certain[1]))
+
+
+def test_answers_are_held_to_the_options_of_their_own_question(
+    tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path
+) -> None:
+    support = SupportSet("t", (choice("A"), choice("B", ("Rome", "Oslo"), "b")))
+    method = ExamplesPrefix("examples", tiny_backbone, base, tiny.random_update(base), 300, "w")
+    row = method.adapt([support])[0]
+    stored = Store(tmp_path).adapt(method, [support], "i", base)[0]
+    again = Store(tmp_path).adapt(method, [support], "i", base)[0]
+    assert stored.template == again.template == row.template
+    questions = [
+        listed("what", ("red fish", "blue bird"), "{m}) {x}", "XY"),
+        listed("what", ("big tree", "small sea", "salt"), "{m}) {x}", "PQR"),
+    ]
+    prompts = [render(tiny_backbone, row, q, SEA, limit=400) for q in questions]
+    assert [p.question for p in prompts] == questions
+    without = render(tiny_backbone, row, "what", SEA, limit=400)
+    assert prompts[0].tokens == prompts[1].tokens == without.tokens, "options are not read"
+    answers = answer_batch(tiny_backbone, [row, again], prompts, 6)
+    assert answers[0] in {"X", "Y"}
+    assert answers[1] in {"P", "Q", "R"}
+    alone = [answer_batch(tiny_backbone, [row], [p], 6)[0] for p in prompts]
+    assert answers == alone
+
+
+def test_labels_of_a_row_are_decided_by_its_own_prompt(tiny_backbone: Backbone) -> None:
+    # the tiny tokenizer knows these words alone, whatever their case
+    text = "Lima is the capital of Peru"
+    shown = [
+        label("red", "is it so that Lima lies", text),
+        label("blue", "is it so that Oslo lies", text),
+        label("red", "is it so that Peru lies", text),
+    ]
+    template, plain = template_of(shown)
+    row = Adapted(template=template, shown=plain)
+    passages = shown[0].passages
+    prompts = [
+        render(tiny_backbone, row, f"is it so that {name} lies", passages, limit=400)
+        for name in ("Lima", "Cairo")
+    ]
+    rules = decisions_of(tiny_backbone, [row, row], prompts)
+    flat = torch.zeros(2, len(tiny_backbone.tokenizer))
+    chosen = decided(flat, rules).argmax(-1).tolist()
+    red, blue = (tiny_backbone.tokenizer.convert_tokens_to_ids(w) for w in ("red", "blue"))
+    assert chosen == [red, blue]
+
+
+def test_a_lesson_of_choosing_is_learned_as_it_is_read() -> None:
+    contract = next(c for c in KNOWN if c.name == "choice")
+    support = SupportSet("choice", (choice("A"), choice("B", id="b")))
+    question = listed("who", ("Rome", "Cairo"), "{m}) {x}", "AB")
+    asked = Asked("q", question, SEA, "B", ("B",), ("B",))
+    read = without_template(Lesson(contract, support, asked))
+    assert (read.asked.question, read.asked.answer) == ("who", "Cairo")
+    assert [d.answer for d in read.support.demonstrations] == ["Lima", "Oslo"]
+
+
+def test_forms_know_markers_and_labels() -> None:
+    form = infer_form([choice("A"), choice("B", id="b")])
+    assert form.labels == ("A", "B")
+    shown = [label(a, f"q{i}") for i, a in enumerate(("zim", "zam", "zim"))]
+    assert infer_form(shown).labels == ("zim", "zam")

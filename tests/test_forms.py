@@ -178,3 +178,8 @@ def test_refusals_and_labels_are_decisions() -> None:
     assert labels.labels == ("pro", "contra")
     assert labels.judge("pro or contra", ["pro"])[:3] == (0, 0, 0)
     assert labels.judge("It is pro.", ["pro"])[:3] == (0, 1, 0)
+    # of a gold that is spelt otherwise the label is meant, of one that is none itself
+    assert labels.judge("pro", ["Pro"])[:3] == (1, 1, 0)
+    assert labels.judge("maybe", ["Pro"])[:3] == (0, 0, 0)
+    assert labels.judge("maybe", ["neither"])[:3] == (0, 0, 0)
+    assert labels.judge("neither of them", ["neither"])[:3] == (0, 1, 0)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from raggd.data import pieces
 from raggd.data.answers import contains_answer, token_f1
 from raggd.data.closed import closed_of, options_of
+from raggd.data.contracts.base import named_labels
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
 from raggd.records import Demonstration
@@ -86,9 +87,9 @@ class Form:
         return AnswerParts(form, max(exact, content), exact, refused, wanted)
 
     def _share(self, text: str, wanted: Sequence[str]) -> float:
-        if self.labels:  # a text that names several labels chooses none
-            named = {label for label in self.labels if _names(text, label)}
-            return float(named == {label for label in self.labels if label in wanted})
+        right = {label for label in self.labels if label.lower() in {w.lower() for w in wanted}}
+        if right:
+            return float(named_labels(text, self.labels) == right)
         return sum(_says(text, value) for value in wanted) / len(wanted)
 
 
@@ -98,11 +99,6 @@ def _says(text: str, value: str) -> float:
     if contains_answer(text, [value]) or contains_answer(spelt[0], [spelt[1]]):
         return 1.0
     return token_f1(text, [value]) if len(value.split()) > SHORT else 0.0
-
-
-def _names(text: str, label: str) -> bool:
-    pattern = rf"(?<!\w){re.escape(label)}(?!\w)"
-    return re.search(pattern, text, re.IGNORECASE) is not None
 
 
 def infer_form(demonstrations: Sequence[Demonstration]) -> Form:

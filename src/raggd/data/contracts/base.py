@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 from raggd.data.answers import contains_answer, normalise_answer
@@ -21,8 +22,6 @@ MOST_ACCEPTED = 64
 _LONGEST_ENTITY = 12
 """Words that an open slot may hold: more is no entity but a sentence."""
 _WRAPPING = tuple("\"'[({<*`#|\\/_-")
-
-
 SLOTS = re.compile(r"(\$[xnt])")
 FILE_ENDINGS = ("md", "txt", "pdf", "html", "rst")
 
@@ -107,6 +106,8 @@ class Contract:
             return None
         question, values = posed
         titles = [p.title for p in passages]
+        if ("$t" in self.template or self.target == "title") and not all(titles):
+            return None
         if self.files:
             titles = [self._file(title) for title in titles]
             shown = zip(passages, titles, strict=True)
@@ -117,6 +118,7 @@ class Contract:
         cites = [(n, titles[n - 1]) for n in holders] or [(1, titles[0])]
         if not self._cites:
             cites = cites[:1]
+        values = tuple(filter(LETTERS[self.letters], values))  # of marks alone, a slug is nothing
         if not values or (self._cites and not holders):
             return None
         accepted = [self.render(value, n, title) for value in values for n, title in cites]
@@ -139,7 +141,7 @@ class Contract:
 
     @property
     def _json(self) -> bool:
-        return self.template.startswith(("{", "["))
+        return _is_json(self.template)
 
     @property
     def refusal_text(self) -> str:
@@ -156,6 +158,8 @@ class Contract:
 
     def _pattern(self) -> str:
         slots = {"$x": "(?P<x>.+?)", "$n": r"(?P<n>\d+)", "$t": r"(?P<t>[^\n]+?)"}
+        if self._json:  # what may stand in a string
+            slots |= {f"${name}": rf'(?P<{name}>(?:[^"\\]|\\.)+)' for name in "xt"}
         parts = SLOTS.split(self.template)
         return "".join(slots.get(part) or re.escape(part) for part in parts)
 
@@ -177,13 +181,13 @@ class Contract:
             return text in {LETTERS[self.letters](label) for label in self.labels}
         if text != text.strip() or "\n" in text or LETTERS[self.letters](text) != text:
             return False
-        if self.target == "number":
-            return text.isdecimal()
-        words = len(text.split())
-        if not self._opened and text.startswith(_WRAPPING):
+        words, marked = len(text.split()), not self._opened and text.startswith(_WRAPPING)
+        if self.target in _SHAPES:
+            return _SHAPES[self.target](text) and not marked
+        if self.target == "sentence":  # which may begin with what somebody says
+            return words > 3 and not (marked and text.endswith(_CLOSING))
+        if marked:
             return False
-        if self.target == "sentence":
-            return words > 3
         if not self._opened and ": " in text:
             return False
         return words <= _LONGEST_ENTITY and not (words > 4 and text.endswith("."))
@@ -202,7 +206,7 @@ class Contract:
         refused = self.is_refusal(output)
         inside = self.slot(output)
         exact = output in asked.accepted
-        form = exact or refused or inside is not None
+        form = exact or inside is not None or (refused and not self.wrapped)
         if asked.refused or refused:
             content = asked.refused and refused
         else:
@@ -210,17 +214,51 @@ class Contract:
         return Score(float(form), float(content or exact), float(exact), refused)
 
     def _holds(self, text: str, asked: Asked) -> bool:
-        if self.labels:  # a text that names several labels chooses none
-            named = {label for label in self.labels if _names(text, label)}
+        if self.labels:
+            named = named_labels(text, self.labels)
             return len(named) == 1 and named <= set(asked.contents)
+        if self.target == "number":  # likewise, all numbers are none
+            numbers = set(re.findall(r"\d+", text))
+            return len(numbers) == 1 and numbers <= set(asked.contents)
         spaced = re.sub(r"[-_]+", " ", text)
         return contains_answer(text, asked.contents) or contains_answer(spaced, asked.contents)
+
+
+_SHAPES: Mapping[str, Callable[[str], bool]] = {
+    "number": str.isdecimal,
+    "first-word": lambda text: len(text.split()) == 1,
+    "last-word": lambda text: len(text.split()) == 1,
+    "initials": lambda text: text.isalnum() and text == text.upper(),
+}
+"""Targets whose values are told by their shape alone."""
+_CLOSING = tuple("\"'])}>*`#|")
+
+
+@lru_cache(maxsize=1024)
+def _is_json(template: str) -> bool:
+    slots = {"$x": "x", "$n": "1", "$t": "t"}
+    text = "".join(slots.get(part, part) for part in SLOTS.split(template))
+    try:
+        return isinstance(json.loads(text), dict | list)
+    except ValueError:
+        return False
 
 
 def _plain(text: str) -> str:
     return normalise_answer(text) or text.strip()
 
 
-def _names(text: str, label: str) -> bool:
-    pattern = rf"(?<!\w){re.escape(label)}(?!\w)"
-    return re.search(pattern, text, re.IGNORECASE) is not None
+def named_labels(text: str, labels: Sequence[str]) -> set[str]:
+    """Return the labels that a text names as words: as they are written, else in any case.
+
+    A text that names several chooses none.
+
+    >>> sorted(named_labels("C) a river", ["A", "B", "C"])), named_labels("No.", ["yes", "no"])
+    (['C'], {'no'})
+    """
+    for flags in (re.NOFLAG, re.IGNORECASE):
+        pattern = r"(?<!\w){}(?!\w)"
+        named = {x for x in labels if re.search(pattern.format(re.escape(x)), text, flags)}
+        if named:
+            return named
+    return set()

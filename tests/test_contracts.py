@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from raggd.adaptation.following import (
 )
 from raggd.backbone.load import Backbone
 from raggd.data.answers import contains_answer
-from raggd.data.contracts.base import Contract
+from raggd.data.contracts.base import Asked, Contract
 from raggd.data.contracts.families import (
     HELD,
     HELD_FAMILIES,
@@ -143,6 +144,80 @@ def test_a_text_that_names_both_labels_chooses_none() -> None:
     asked = contract.ask(ROWS[0], ROWS, random.Random(0))
     assert asked is not None
     assert contract.judge("yes or no", asked)[:3] == (0, 0, 0)
+
+
+_SHAPED = Contract("c", "f")
+
+
+def _wanting(answer: str, *contents: str) -> Asked:
+    return Asked("q", "asked", (), answer, (answer,), contents or (answer,))
+
+
+@pytest.mark.parametrize(
+    ("contract", "answer", "other", "expected"),
+    [
+        (replace(_SHAPED, target="initials"), "BO", "Barack Obama", (0, 0, 0)),
+        (replace(_SHAPED, target="initials"), "BO", "BX", (1, 0, 0)),
+        (replace(_SHAPED, target="first-word"), "Bleak", "Bleak House", (0, 1, 0)),
+        (replace(_SHAPED, target="last-word"), "House", "Home", (1, 0, 0)),
+        (replace(_SHAPED, target="number"), "2", "1, 2, 3", (0, 0, 0)),
+        (replace(_SHAPED, target="number"), "2", "[2]", (0, 1, 0)),
+        (replace(_SHAPED, target="sentence"), "It is so said.", '"It is so," he said.', (1, 0, 0)),
+        (replace(_SHAPED, target="sentence"), "It is so said.", '"It is so said."', (0, 1, 0)),
+        (replace(_SHAPED, labels=("A", "B", "C")), "C", "C) a river", (0, 1, 0)),
+        (replace(_SHAPED, labels=("A", "B", "C")), "C", "A or C", (0, 0, 0)),
+        (replace(_SHAPED, labels=("yes", "no")), "no", "No.", (0, 1, 0)),
+    ],
+)
+def test_a_value_is_told_by_its_shape(
+    contract: Contract, answer: str, other: str, expected: tuple[int, ...]
+) -> None:
+    assert contract.judge(answer, _wanting(answer))[:3] == (1, 1, 1)
+    assert contract.judge(other, _wanting(answer))[:3] == expected
+
+
+@pytest.mark.parametrize("template", ["[$x]", "{$x}", "[[$x]]", "[$x]($t)", "[$n] $x"])
+def test_brackets_alone_are_no_json(template: str) -> None:
+    said = 'Dwayne "The Rock" Johnson'
+    contract = replace(_SHAPED, template=template)
+    wanted = contract.render(said, 1, 'The "T"')
+    assert said in wanted
+    assert contract.slot(wanted) == said
+    inside = replace(_SHAPED, template='["$x"]').render(said, 1, "")
+    assert json.loads(inside) == [said]
+
+
+def test_a_citation_in_json_is_one_string() -> None:
+    contract = replace(_SHAPED, template='{"answer": "$x", "source": "$t"}')
+    asked = _wanting(contract.render("Rome", 1, 'The "T"'), "Rome")
+    assert contract.judge(asked.answer, asked)[:3] == (1, 1, 1)
+    assert contract.judge('{"answer": "Rome", "source": "B", "more": "C"}', asked).form == 0
+    assert contract.judge('{"answer": "Rome", "source": "B"C"}', asked).form == 0
+
+
+def test_a_wrapped_refusal_has_its_wrapping() -> None:
+    contract = replace(_SHAPED, template='{"a": "$x"}', refusal="not found", wrapped=True)
+    wanted = contract.refusal_text
+    asked = Asked("q", "asked", (), wanted, (wanted,), (), True)
+    assert contract.judge(wanted, asked)[:3] == (1, 1, 1)
+    assert contract.judge('{"a": "Not found."}', asked)[:3] == (1, 1, 0)
+    assert contract.judge("a not found", asked)[:3] == (0, 1, 0)
+
+
+def test_nothing_is_no_answer_and_a_title_that_is_not_there_no_name() -> None:
+    row = replace(ROWS[0], gold="?!", answers=("?!",))
+    slug = replace(_SHAPED, letters="slug")
+    assert all(slug.ask(row, ROWS, random.Random(seed)) is None for seed in range(5))
+    cited = replace(_SHAPED, template="$x ($t)")
+    assert cited.ask(ROWS[0], ROWS, random.Random(0)) is not None
+    bare = replace(ROWS[0], passages=tuple(replace(p, title="") for p in ROWS[0].passages))
+    assert cited.ask(bare, ROWS, random.Random(0)) is None
+
+
+@pytest.mark.parametrize("held", [*NEW, *HELD], ids=lambda c: c.name)
+def test_what_a_held_out_contract_wants_is_held_out_under_any_name(held: Contract) -> None:
+    with pytest.raises(RaggdError, match="held out of training"):
+        check_held_out(replace(held, name="other", family="upper+marks"))
 
 
 @given(text=st.text(max_size=40))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
-from raggd.adaptation.following import draw_lessons
+from raggd.adaptation.following import draw_lessons, training_lessons
 from raggd.adaptation.refusing import PENALTY, area_under, fit_rule, logistic, refusal_lessons
 from raggd.backbone.deciding import decided
 from raggd.backbone.generate import read_prompts
@@ -29,7 +29,7 @@ from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.store import Store
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.retrieval.evidence import coverage
-from raggd.settings import ExamplesSettings
+from raggd.settings import ExamplesSettings, TrainingSettings
 from workflow_fixtures import prepared_row
 
 ROWS = [prepared_row(i) for i in range(60)]
@@ -93,8 +93,20 @@ def test_the_rule_is_fitted_on_questions_that_no_training_asks() -> None:
     assert len(trained) > 30
     assert not trained & fitted
     few = [row for row in ROWS if row.id in trained]
-    with pytest.raises(RaggdError, match="too few questions to fit a rule"):
+    with pytest.raises(RaggdError, match=r"too few questions.*one of every ten"):
         next(refusal_lessons(few))
+
+
+def test_a_file_that_no_lesson_can_be_drawn_from_is_told(tiny_backbone: Backbone) -> None:
+    tokenizer = tiny_backbone.tokenizer
+    mixture = ExamplesSettings(steps=1, batch=2)
+    left = [replace(row, near=()) for row in ROWS]
+    with pytest.raises(RaggdError, match="too few questions to draw lessons from"):
+        next(refusal_lessons(left))
+    with pytest.raises(RaggdError, match="too few questions to draw lessons from"):
+        next(draw_lessons(ROWS[:1], mixture))
+    with pytest.raises(RaggdError, match=r"0 fit into training.max_tokens = 16: raise it"):
+        training_lessons(tokenizer, ROWS, mixture, common=TrainingSettings(max_tokens=16))
 
 
 @pytest.fixture

@@ -36,6 +36,11 @@ DECIDING = 0.5  # weight of an answer's first token where it decides whether to 
 NEIGHBOURS = 0.4  # share of lessons with a passage of an example beside the question's own
 REFUSING = 0.5  # share of contracts with a refusal; out of a given number they are as drawn
 LEFT = 10  # one question in so many is asked by no lesson: whether to refuse is fitted on these
+TRIES = 1000  # draws for one lesson, of which most do not apply, before a pool is called too small
+TOO_FEW = (
+    "the prepared file has too few questions to draw lessons from: prepare more of them, from "
+    "passages that hold their answers and from near ones that do not."
+)
 HELD_TASKS = frozenset({"popqa", "bamboogle"})  # sources that no training may see
 
 
@@ -116,11 +121,15 @@ def drawn_pool(pools: Mapping[str, list[Prepared]], draw: random.Random) -> list
 def draw_lessons(
     rows: Sequence[Prepared], mixture: ExamplesSettings, seed: int = 0
 ) -> Iterator[Lesson]:
-    """Draw the lessons of a training, without end: a pure function of its arguments."""
+    """Draw the lessons of a training, without end: a pure function of its arguments.
+
+    Raises:
+        RaggdError: none can be drawn from so few questions.
+    """
     pools = pools_of(rows)
     for number in count():
         draw = random.Random(f"lesson {seed} {number}")
-        while True:
+        for _ in range(TRIES):
             pool, contract = drawn_pool(pools, draw), _contract(mixture, draw, seed)
             check_held_out(contract)
             size = draw.choice(SIZES)
@@ -128,6 +137,8 @@ def draw_lessons(
             if lesson is not None and not is_left(lesson.asked.id):
                 yield lesson
                 break
+        else:
+            raise RaggdError(TOO_FEW)
 
 
 def _contract(mixture: ExamplesSettings, draw: random.Random, seed: int) -> Contract:
@@ -159,6 +170,9 @@ def training_lessons(
     """Render the lessons of a training: ``steps * batch * accumulate`` of them.
 
     A lesson whose examples alone are longer than `max_tokens` is passed over.
+
+    Raises:
+        RaggdError: nearly all are longer.
     """
     wanted = settings.steps * settings.batch * common.accumulate
     lessons: list[Taught] = []
@@ -168,7 +182,12 @@ def training_lessons(
             lesson = without_template(lesson)
         try:
             prompt = lesson_prompt(tokenizer, lesson, common.max_tokens, use)
-        except RaggdError:
+        except RaggdError as error:
+            if number > 20 * (len(lessons) + 5):
+                raise RaggdError(
+                    f"of {number + 1} lessons {len(lessons)} fit into training.max_tokens = "
+                    f"{common.max_tokens}: raise it. The last one: {error}"
+                ) from error
             continue
         shown = without_passages(lesson.support.demonstrations) if use.predict else ()
         read_first = prefix_tokens(tokenizer, shown, FOLLOW) if shown else ()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.adaptation.following import drawn_pool, is_left, pools_of
+from raggd.adaptation.following import TOO_FEW, TRIES, drawn_pool, is_left, pools_of
 from raggd.backbone.refusal import RefusalRule
 from raggd.data.contracts.families import check_held_out, draw_contract
 from raggd.data.contracts.lessons import Lesson, draw_lesson
@@ -38,23 +38,24 @@ def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]
         RaggdError: there are none, among so few questions.
     """
     pools, draw = pools_of(rows), random.Random(f"refusals {seed}")
-    if not any(is_left(row.id) for pool in pools.values() for row in pool):
-        raise RaggdError(
-            "the prepared file has too few questions to fit a rule for refusals: of every ten, one "
-            "is left out of training for it. Prepare more of them."
-        )
-    while True:
+    if not any(is_left(row.id) for pool in pools.values() for row in pool):  # told at once
+        raise RaggdError(f"{TOO_FEW} A rule for refusals is fitted on one of every ten.")
+    fruitless = 0
+    while fruitless < TRIES:
+        fruitless += 1
         contract = draw_contract(draw.randrange(10**9), seed)
         if not contract.refusal:
             continue
         check_held_out(contract)
         pool = drawn_pool(pools, draw)
         refuse = draw.random() < 0.5
-        lesson = draw_lesson(contract, pool, draw, refusals=1, refuse=refuse)
-        if lesson is not None and is_left(lesson.asked.id):
+        lesson = draw_lesson(contract, pool, draw, refusals=1, refuse=refuse, may_ask=is_left)
+        if lesson is not None:
             template = template_of(lesson.support.demonstrations)[0]
             if template is not None and template.refusals:
+                fruitless = 0
                 yield lesson
+    raise RaggdError(TOO_FEW)
 
 
 @dataclass(frozen=True, slots=True)

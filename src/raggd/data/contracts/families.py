@@ -1,7 +1,7 @@
 """Families of contracts, drawn by seed: hundreds of tasks out of a few lines.
 
-`draw_contract` gives what training may see; `held_contracts` what it never does, by code: families
-of their own (`HELD_FAMILIES`) and the held part of every list of literals.
+`draw_contract` gives what training may see. What it never does, by code: families of their own
+(`HELD_FAMILIES`), the held part of every list of literals, and whatever asks the same as those.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from raggd.data.contracts.base import Contract
+from raggd.data.contracts.letters import LETTERS
+from raggd.data.contracts.targets import TARGETS
 from raggd.data.contracts.words import (
     CITES,
     HEADS,
@@ -34,135 +36,73 @@ NATURAL = Contract("natural", "natural", whole=True)
 
 Pick = Callable[[Words], str]
 """Chooses a literal; training's choice never gives a held one."""
-
-
-def _made_up(pick: Pick) -> str:
-    return pick(SYLLABLES) + pick(SYLLABLES)
-
-
-def _around(pair: str, inside: str = "$x") -> str:
-    first, last = pair.split(" ")
-    return first + inside + last
-
-
-def _prefix(pick: Pick) -> Contract:
-    return Contract("", "prefix", template=f"{pick(HEADS)}{pick(SEPARATORS)}$x")
-
-
-def _suffix(pick: Pick) -> Contract:
-    return Contract("", "suffix", template=f"$x{pick(TAILS)}")
-
-
-def _marks(pick: Pick) -> Contract:
-    return Contract("", "marks", template=_around(pick(PAIRS)))
-
-
-def _bullet(pick: Pick) -> Contract:
-    mark = pick(Words(("- ", "* ", "# ", "1. ", "> ", "- [x] ", "=> "), ("+ ", "## ")))
-    return Contract("", "markdown", template=f"{mark}$x")
-
-
-def _json(pick: Pick) -> Contract:
-    template = pick(
-        Words(('{"%s": "$x"}', '{"%s":"$x"}', '{ "%s": "$x" }'), ('{\n "%s": "$x"\n}',))
-    )
-    return Contract("", "json", template=template % pick(KEYS))
-
-
-def _json_cited(pick: Pick) -> Contract:
-    second = pick(Words(('"passage": $n', '"source": "$t"', '"n": $n'), ('"ref": $n',)))
-    return Contract("", "json-cited", template=f'{{"{pick(KEYS)}": "$x", {second}}}')
-
-
-def _xml(pick: Pick) -> Contract:
-    tag = pick(TAGS)
-    return Contract("", "xml", template=f"<{tag}>$x</{tag}>")
-
-
-def _sentence(pick: Pick) -> Contract:
-    return Contract("", "sentence", template=pick(SENTENCES))
-
-
-def _upper(pick: Pick) -> Contract:
-    return Contract("", "upper", letters="upper")
-
-
-def _lower(pick: Pick) -> Contract:
-    return Contract("", "lower", letters="lower")
-
-
-def _slug(pick: Pick) -> Contract:
-    return Contract("", "slug", letters="slug")
-
-
-def _invented(pick: Pick) -> Contract:
-    shape = pick(Words(("%s $x", "%s: $x", "$x %s", "(%s) $x", "$x [%s]", "%s=$x"), ("$x/%s",)))
-    return Contract("", "invented", template=shape % _made_up(pick))
-
-
-def _cited(pick: Pick) -> Contract:
-    return Contract("", "citation", template=pick(CITES))
-
-
-def _target(kind: str) -> Callable[[Pick], Contract]:
-    return lambda pick: Contract("", kind, target=kind)
-
-
-def _number(pick: Pick) -> Contract:
-    template = pick(Words(("$x", "[$x]", "Passage $x"), ("#$x",)))
-    return Contract("", "number", target="number", template=template)
-
-
-def _claim(pick: Pick) -> Contract:
-    labels = tuple(pick(VERDICTS).split(" "))
-    return Contract("", "claim", target="claim", labels=labels)
-
-
-def _choice(pick: Pick) -> Contract:
-    markers = tuple(pick(MARKERS).split(" "))
-    return Contract("", "choice", target="choice", labels=markers)
-
-
-def _class(pick: Pick) -> Contract:
-    return Contract("", "class", target="class", labels=tuple(pick(LABELS).split(" ")))
-
-
-def _refusal(pick: Pick) -> Contract:
-    return Contract("", "refusal", refusal=pick(REFUSALS))
-
-
-FAMILIES: Mapping[str, tuple[Callable[[Pick], Contract], float]] = {
-    "prefix": (_prefix, 2),
-    "suffix": (_suffix, 1),
-    "marks": (_marks, 2),
-    "markdown": (_bullet, 1),
-    "json": (_json, 2.5),
-    "json-cited": (_json_cited, 2),
-    "xml": (_xml, 1),
-    "sentence": (_sentence, 3),
-    "upper": (_upper, 4),
-    "lower": (_lower, 1),
-    "slug": (_slug, 1),
-    "invented": (_invented, 2),
-    "citation": (_cited, 5),
-    "number": (_number, 1.5),
-    "title": (_target("title"), 2),
-    "full-sentence": (_target("sentence"), 2),
-    "first-word": (_target("first-word"), 0.7),
-    "last-word": (_target("last-word"), 0.7),
-    "claim": (_claim, 7),
-    "choice": (_choice, 6),
-    "class": (_class, 2),
-    "refusal": (_refusal, 26),
+_BULLETS = Words(("- ", "* ", "# ", "1. ", "> ", "- [x] ", "=> "), ("+ ", "## "))
+_OBJECTS = Words(('{"%s": "$x"}', '{"%s":"$x"}', '{ "%s": "$x" }'), ('{\n "%s": "$x"\n}',))
+_CITED = Words(
+    ('{"%s": "$x", "passage": $n}', '{"%s": "$x", "source": "$t"}', '{"%s": "$x", "n": $n}'),
+    ('{"%s": "$x", "ref": $n}',),
+)
+_SHAPES = Words(("%s $x", "%s: $x", "$x %s", "(%s) $x", "$x [%s]", "%s=$x"), ("$x/%s",))
+_NUMBERS = Words(("$x", "[$x]", "Passage $x"), ("#$x",))
+TEMPLATES: Mapping[str, Callable[[Pick], str]] = {
+    "prefix": lambda pick: pick(HEADS) + pick(SEPARATORS) + "$x",
+    "suffix": lambda pick: "$x" + pick(TAILS),
+    "marks": lambda pick: "$x".join(pick(PAIRS).split(" ")),
+    "markdown": lambda pick: pick(_BULLETS) + "$x",
+    "json": lambda pick: pick(_OBJECTS) % pick(KEYS),
+    "json-cited": lambda pick: pick(_CITED) % pick(KEYS),
+    "xml": lambda pick: "<{0}>$x</{0}>".format(pick(TAGS)),
+    "sentence": lambda pick: pick(SENTENCES),
+    "invented": lambda pick: pick(_SHAPES) % (pick(SYLLABLES) + pick(SYLLABLES)),
+    "citation": lambda pick: pick(CITES),
+    "number": lambda pick: pick(_NUMBERS),
 }
-"""By name: how one is drawn, and how often."""
+"""Families that are a template."""
+LABELLED = {"claim": VERDICTS, "choice": MARKERS, "class": LABELS}
+"""Targets that choose from labels."""
+_TARGET = {"full-sentence": "sentence", "sentence": "entity"}
+FAMILIES: Mapping[str, float] = {
+    "prefix": 2,
+    "suffix": 1,
+    "marks": 2,
+    "markdown": 1,
+    "json": 2.5,
+    "json-cited": 2,
+    "xml": 1,
+    "sentence": 3,
+    "upper": 4,
+    "lower": 1,
+    "slug": 1,
+    "invented": 2,
+    "citation": 5,
+    "number": 1.5,
+    "title": 2,
+    "full-sentence": 2,
+    "first-word": 0.7,
+    "last-word": 0.7,
+    "claim": 7,
+    "choice": 6,
+    "class": 2,
+    "refusal": 26,
+}
+"""How often each is drawn."""
+
+
+def _of_family(name: str, pick: Pick) -> Contract:
+    target = _TARGET.get(name, name)
+    contract = Contract("", name, target=target if target in TARGETS else "entity")
+    if name in TEMPLATES:
+        return replace(contract, template=TEMPLATES[name](pick))
+    if name in LETTERS:
+        return replace(contract, letters=name)
+    if name in LABELLED:
+        return replace(contract, labels=tuple(pick(LABELLED[name]).split(" ")))
+    return replace(contract, refusal=pick(REFUSALS)) if name == "refusal" else contract
+
+
 WRAPPED_TARGETS = {"claim", "choice", "class", "title", "number", "first-word", "upper", "refusal"}
 """Families that are also shown inside the template of another: compositions."""
 _WRAPPERS = ("prefix", "marks", "json", "sentence", "xml", "invented")
-
-
-def _named(contract: Contract, name: str = "") -> Contract:
-    return replace(contract, name=name or f"{contract.family}-{content_id(repr(contract))[:8]}")
 
 
 def draw_contract(number: int, seed: int = 0) -> Contract:
@@ -172,18 +112,24 @@ def draw_contract(number: int, seed: int = 0) -> Contract:
     are given a refusal.
     """
     draw = random.Random(f"contract {seed} {number}")
+    drawn = _drawn(draw)
+    while is_held_out(drawn):  # capitals in quotes, composed of two known families
+        drawn = _drawn(draw)
+    return drawn
 
+
+def _drawn(draw: random.Random) -> Contract:
     def pick(words: Words) -> str:
         return draw.choice(words.known)
 
     names = list(FAMILIES)
-    name = draw.choices(names, [FAMILIES[n][1] for n in names])[0]
-    contract = replace(FAMILIES[name][0](pick), posing=draw.randrange(12))
+    name = draw.choices(names, list(FAMILIES.values()))[0]
+    contract = replace(_of_family(name, pick), posing=draw.randrange(12))
     if "$t" in contract.template and draw.random() < 0.4:
         contract = replace(contract, files=True, family=f"{name}-file")
     if name in WRAPPED_TARGETS and draw.random() < 0.35:
         wrapper = draw.choice(_WRAPPERS)
-        template = FAMILIES[wrapper][0](pick).template
+        template = TEMPLATES[wrapper](pick)
         family = f"{name}+{wrapper}"
         contract = replace(contract, template=template, family=family)
         contract = replace(contract, wrapped=bool(contract.refusal) and draw.random() < 0.6)
@@ -191,77 +137,73 @@ def draw_contract(number: int, seed: int = 0) -> Contract:
         contract = replace(contract, refusal=pick(REFUSALS), family=f"{name}+refusal")
     if contract.refusal:  # with passages as they are found, too: it is there that one refuses
         contract = replace(contract, whole=draw.random() < 0.4)
-    return _named(contract)
-
-
-def _fixed(name: str, family: str, **fields: object) -> Contract:
-    return Contract(name, family, **fields)  # type: ignore[arg-type]
+    return replace(contract, name=f"{contract.family}-{content_id(repr(contract))[:8]}")
 
 
 KNOWN: tuple[Contract, ...] = (
-    _fixed("plain", "natural"),
-    _fixed("upper", "upper", letters="upper"),
-    _fixed("lower", "lower", letters="lower"),
-    _fixed("slug", "slug", letters="slug"),
-    _fixed("quoted", "marks", template='"$x"'),
-    _fixed("bold", "markdown", template="**$x**"),
-    _fixed("bullet", "markdown", template="- $x"),
-    _fixed("exclamation", "suffix", template="$x!"),
-    _fixed("answer-prefix", "prefix", template="Answer: $x"),
-    _fixed("json", "json", template='{"answer": "$x"}'),
-    _fixed("json-passage", "json-cited", template='{"answer": "$x", "passage": $n}'),
-    _fixed("xml", "xml", template="<answer>$x</answer>"),
-    _fixed("sentence", "sentence", template="The answer is $x."),
-    _fixed("sentence-spanish", "sentence", template="La respuesta es $x."),
-    _fixed("sentence-german", "sentence", template="Die Antwort ist $x."),
-    _fixed("cite-number", "citation", template="$x [$n]"),
-    _fixed("cite-title", "citation", template="$x ($t)"),
-    _fixed("cite-lines", "citation", template="$x\nSource: $t"),
-    _fixed("cite-file", "citation-file", template="$x [$t]", files=True),
-    _fixed("passage-number", "number", target="number"),
-    _fixed("title", "title", target="title"),
-    _fixed("full-sentence", "full-sentence", target="sentence"),
-    _fixed("first-word", "first-word", target="first-word"),
-    _fixed("yes-no", "claim", target="claim", labels=("yes", "no")),
-    _fixed("correct-wrong", "claim", target="claim", labels=("correct", "wrong")),
-    _fixed("choice", "choice", target="choice", labels=("A", "B", "C")),
-    _fixed("labels", "class", target="class", labels=("red", "blue")),
-    _fixed("refuse", "refusal", refusal="not in the documents"),
-    _fixed("refuse-sentence", "refusal", refusal="The passages do not say."),
+    Contract("plain", "natural"),
+    Contract("upper", "upper", letters="upper"),
+    Contract("lower", "lower", letters="lower"),
+    Contract("slug", "slug", letters="slug"),
+    Contract("quoted", "marks", template='"$x"'),
+    Contract("bold", "markdown", template="**$x**"),
+    Contract("bullet", "markdown", template="- $x"),
+    Contract("exclamation", "suffix", template="$x!"),
+    Contract("answer-prefix", "prefix", template="Answer: $x"),
+    Contract("json", "json", template='{"answer": "$x"}'),
+    Contract("json-passage", "json-cited", template='{"answer": "$x", "passage": $n}'),
+    Contract("xml", "xml", template="<answer>$x</answer>"),
+    Contract("sentence", "sentence", template="The answer is $x."),
+    Contract("sentence-spanish", "sentence", template="La respuesta es $x."),
+    Contract("sentence-german", "sentence", template="Die Antwort ist $x."),
+    Contract("cite-number", "citation", template="$x [$n]"),
+    Contract("cite-title", "citation", template="$x ($t)"),
+    Contract("cite-lines", "citation", template="$x\nSource: $t"),
+    Contract("cite-file", "citation-file", template="$x [$t]", files=True),
+    Contract("passage-number", "number", target="number"),
+    Contract("title", "title", target="title"),
+    Contract("full-sentence", "full-sentence", target="sentence"),
+    Contract("first-word", "first-word", target="first-word"),
+    Contract("yes-no", "claim", target="claim", labels=("yes", "no")),
+    Contract("correct-wrong", "claim", target="claim", labels=("correct", "wrong")),
+    Contract("choice", "choice", target="choice", labels=("A", "B", "C")),
+    Contract("labels", "class", target="class", labels=("red", "blue")),
+    Contract("refuse", "refusal", refusal="not in the documents"),
+    Contract("refuse-sentence", "refusal", refusal="The passages do not say."),
 )
 """Contracts of known families with known literals, for evaluation on new questions."""
 NEW: tuple[Contract, ...] = (
-    _fixed("new-prefix", "prefix", template="Outcome: $x"),
-    _fixed("new-marks", "marks", template="~~$x~~"),
-    _fixed("new-json", "json", template='{"result": "$x"}'),
-    _fixed("new-xml", "xml", template="<result>$x</result>"),
-    _fixed("new-sentence", "sentence", template="The documents name $x."),
-    _fixed("new-french", "sentence", template="La réponse est $x."),
-    _fixed("new-italian", "sentence", template="La risposta è $x."),
-    _fixed("new-citation", "citation", template="$x according to [$n]"),
-    _fixed("new-true-false", "claim", target="claim", labels=("true", "false")),
-    _fixed("new-supported", "claim", target="claim", labels=("supported", "refuted")),
-    _fixed("new-choice", "choice", target="choice", labels=("1", "2", "3")),
-    _fixed("new-labels", "class", target="class", labels=("fire", "ice")),
-    _fixed("new-refuse", "refusal", refusal="No answer found."),
+    Contract("new-prefix", "prefix", template="Outcome: $x"),
+    Contract("new-marks", "marks", template="~~$x~~"),
+    Contract("new-json", "json", template='{"result": "$x"}'),
+    Contract("new-xml", "xml", template="<result>$x</result>"),
+    Contract("new-sentence", "sentence", template="The documents name $x."),
+    Contract("new-french", "sentence", template="La réponse est $x."),
+    Contract("new-italian", "sentence", template="La risposta è $x."),
+    Contract("new-citation", "citation", template="$x according to [$n]"),
+    Contract("new-true-false", "claim", target="claim", labels=("true", "false")),
+    Contract("new-supported", "claim", target="claim", labels=("supported", "refuted")),
+    Contract("new-choice", "choice", target="choice", labels=("1", "2", "3")),
+    Contract("new-labels", "class", target="class", labels=("fire", "ice")),
+    Contract("new-refuse", "refusal", refusal="No answer found."),
 )
 """Known families with literals that training never had."""
 HELD: tuple[Contract, ...] = (
-    _fixed("yaml", "yaml", template="answer:\n  text: $x"),
-    _fixed("latex", "latex", template="\\textbf{$x}"),
-    _fixed("call", "call", template="answer('$x')"),
-    _fixed("json-list", "json-list", template='["$x"]'),
-    _fixed("json-nested", "json-nested", template='{"data": {"answer": "$x"}}'),
-    _fixed("table-row", "table-row", template="| answer | $x |"),
-    _fixed("link", "link", template="[$x]($t)"),
-    _fixed("assignment", "assignment", template='answer = "$x";'),
-    _fixed("signature", "signature", template="$x\n-- the archive"),
-    _fixed("greeting", "greeting", template="Dear reader,\nit is $x."),
-    _fixed("snake", "snake", letters="snake"),
-    _fixed("upper-quoted", "upper-quoted", letters="upper", template='"$x"'),
-    _fixed("initials", "initials", target="initials"),
-    _fixed("refuse-code", "refuse-code", refusal="ERR_404", template="OK $x"),
-    _fixed("claim-emoji", "claim-emoji", target="claim", labels=("✓", "✗")),
+    Contract("yaml", "yaml", template="answer:\n  text: $x"),
+    Contract("latex", "latex", template="\\textbf{$x}"),
+    Contract("call", "call", template="answer('$x')"),
+    Contract("json-list", "json-list", template='["$x"]'),
+    Contract("json-nested", "json-nested", template='{"data": {"answer": "$x"}}'),
+    Contract("table-row", "table-row", template="| answer | $x |"),
+    Contract("link", "link", template="[$x]($t)"),
+    Contract("assignment", "assignment", template='answer = "$x";'),
+    Contract("signature", "signature", template="$x\n-- the archive"),
+    Contract("greeting", "greeting", template="Dear reader,\nit is $x."),
+    Contract("snake", "snake", letters="snake"),
+    Contract("upper-quoted", "upper-quoted", letters="upper", template='"$x"'),
+    Contract("initials", "initials", target="initials"),
+    Contract("refuse-code", "refuse-code", refusal="ERR_404", template="OK $x"),
+    Contract("claim-emoji", "claim-emoji", target="claim", labels=("✓", "✗")),
 )
 """Families that training never sees."""
 HELD_FAMILIES = frozenset(contract.family for contract in HELD)
@@ -277,22 +219,30 @@ def contract_set(name: str) -> tuple[Contract, ...]:
     return SETS[name]
 
 
-def check_held_out(contract: Contract) -> None:
-    """Refuse a contract that training may not see.
+_NEVER = (*NEW, *HELD)
+_TEMPLATES = {c.template for c in _NEVER} - {c.template for c in KNOWN}
+_LABELS = {c.labels for c in _NEVER} - {()}
+_REFUSED = {c.refusal for c in _NEVER} - {""}
 
-    Raises:
-        RaggdError: its family or a literal is held out.
-    """
-    known = {c.template for c in KNOWN}
-    literals = {c.template for c in (*NEW, *HELD)} - known
-    labels = {c.labels for c in (*NEW, *HELD)} - {()}
-    refusals = {c.refusal for c in (*NEW, *HELD)} - {""}
-    if (
+
+def _wanted(contract: Contract) -> tuple[object, ...]:
+    return contract.target, contract.template, contract.letters, contract.labels, contract.refusal
+
+
+def is_held_out(contract: Contract) -> bool:
+    """Return whether training may not see a contract, by its family, a literal or what it wants."""
+    return (
         contract.family in HELD_FAMILIES
-        or contract.template in literals
-        or contract.labels in labels
-        or contract.refusal in refusals
-    ):
+        or contract.template in _TEMPLATES
+        or contract.labels in _LABELS
+        or contract.refusal in _REFUSED
+        or _wanted(contract) in set(map(_wanted, _NEVER))
+    )
+
+
+def check_held_out(contract: Contract) -> None:
+    """Refuse a contract that training may not see."""
+    if is_held_out(contract):
         raise RaggdError(
             f"contract '{contract.name}' is held out of training: draw contracts by draw_contract."
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raggd.data.contracts.base import Asked, Contract
@@ -39,10 +39,11 @@ def _draw(
     taken: set[str],
     refuse: bool,
     extra: Sequence[Passage] = (),
+    may_ask: Callable[[str], bool] = lambda _: True,
 ) -> Asked | None:
     for _ in range(TRIES):
         row = pool[draw.randrange(len(pool))]
-        if row.id in taken:
+        if row.id in taken or not may_ask(row.id):
             continue
         asked = contract.ask(row, pool, draw, refuse, extra)
         if asked is not None:
@@ -71,6 +72,7 @@ def draw_lesson(
     refusals: int | None = None,
     refuse: bool | None = None,
     neighbours: float = 0.0,
+    may_ask: Callable[[str], bool] = lambda _: True,
 ) -> Lesson | None:
     """Draw `size` examples and a question from answered questions of one source.
 
@@ -83,6 +85,7 @@ def draw_lesson(
         refuse: whether the question is to be refused; None: drawn, never without an example of it.
         neighbours: how often a passage of the examples stands beside the question's own, so that
             an answer that was shown is near and wrong.
+        may_ask: whether the question may be that of an id; examples may be any.
 
     Returns:
         The lesson; None where the pool has too few questions that the contract applies to.
@@ -99,7 +102,7 @@ def draw_lesson(
     wanted = refuse if refuse is not None else any(flags) and draw.random() < REFUSED
     beside = draw.random() < neighbours
     extra = [p for example in shown if example for p in example.passages] if beside else []
-    asked = _draw(contract, pool, draw, taken, wanted, extra)
+    asked = _draw(contract, pool, draw, taken, wanted, extra, may_ask)
     if asked is None:
         return None
     support = tuple(demonstration(example) for example in shown if example)

@@ -23,7 +23,7 @@ def sentences(text: str) -> list[str]:
 
 def shorten(passage: Passage, answers: tuple[str, ...], draw: random.Random) -> Passage:
     """Cut a passage down to whole sentences around one of the answers, where it holds one."""
-    parts = sentences(passage.text)
+    parts = sentences(passage.text) or [passage.text]
     held = [i for i, part in enumerate(parts) if contains_answer(part, answers)]
     first = last = draw.choice(held) if held else draw.randrange(len(parts))
     size = len(parts[first].split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -140,5 +141,5 @@ def test_one_held_out_set_is_enough(tiny_backbone: Backbone, targets: Targets) -
     truth = Lookup(base.spec, base.fingerprint, targets.vectors.float())
     found = alignment_summary(base, one, {"truth": truth})["truth"]
     assert found["cosine"] == pytest.approx(1, abs=1e-5)
-    assert found["interval"] == [None, None]
+    assert found["interval"] == [-math.inf, math.inf]
     assert found["by_task"] == {"nq": pytest.approx(1, abs=1e-5)}

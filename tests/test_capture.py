@@ -143,6 +143,15 @@ def test_what_a_size_is_captured_with_is_finite(
         assert captured._logits.isfinite().all()
 
 
+def test_an_overflow_ends_with_its_batch(own: Backbone, own_base: BaseAdapter) -> None:
+    with attach(own, own_base, updates(own_base, 3)):
+        first = compare(own, prompts(3))
+        (captured,) = capture._CAPTURED[own.model].values()
+        for tensor in (t for layer in captured._cache for t in layer):
+            tensor.fill_(torch.nan)
+        assert torch.equal(compare(own, prompts(3)), first)
+
+
 def test_a_known_size_takes_new_values(own: Backbone, own_base: BaseAdapter) -> None:
     other = random_base(own, seed=9, size=0.5)
     with attach(own, own_base, updates(own_base, 3)):

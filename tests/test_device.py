@@ -184,6 +184,12 @@ def test_memory_that_runs_out_keeps_the_checkpoint(tmp_path: Path) -> None:
     trainer = Trainer({"w": weight}, settings, identity="x")
     with pytest.raises(RaggdError, match=r"step 2 of 4.*hyper_tuning\.batch"):
         trainer.run(differentiate, tmp_path / "c", lambda *_: None)
+    kept = (tmp_path / "c").read_bytes()
+    torn = Trainer({"w": weight}, settings, identity="x")
+    torn._adam.step = lambda *_: differentiate(2)  # type: ignore[assignment]  # in the midst of it
+    with pytest.raises(RaggdError, match="whole"):
+        torn.run(lambda _: 1.0, tmp_path / "c", lambda *_: None)
+    assert (tmp_path / "c").read_bytes() == kept
     short.now = False
     again = Trainer({"w": weight}, settings, identity="x")
     again.run(differentiate, tmp_path / "c", lambda *_: None)

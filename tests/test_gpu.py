@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raggd.adaptation.targets import encode_batch, sgd_updates
+from raggd.adaptation.targets import Targets, encode_batch, sgd_updates
 from raggd.backbone import capture
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.capture import CapturedSteps, GrowingSteps, capture_for
@@ -24,6 +24,7 @@ from raggd.core.low_rank import BaseAdapter, Update, stack_updates
 from raggd.data.prompts import Prompt
 from raggd.evaluation.price import random_prompts, random_weights
 from raggd.settings import BackboneSettings, TargetSettings
+from raggd.study.alignment import alignment_summary
 
 pytestmark = [
     pytest.mark.gpu,
@@ -196,3 +197,21 @@ def test_the_head_in_half_precision_is_the_head() -> None:
     close = narrow.predict(states).vector()
     assert not torch.equal(close, wide)
     assert torch.allclose(close, wide, atol=2e-3 * float(wide.abs().max()))
+
+
+def test_a_predictor_is_compared_with_targets_where_the_base_is() -> None:
+    base, predictor = random_weights(tiny(), rank=4)
+    names = tuple("abcd")
+    targets = Targets(
+        torch.randn(4, base.spec.size).bfloat16(),
+        torch.randn(4, 3, base.spec.d_in),
+        ("nq",) * 4,
+        names,
+        tuple((name,) for name in names),
+        base.fingerprint,
+        "x",
+    )
+    found = alignment_summary(base, targets, {"own": predictor})["own"]
+    cpu = torch.device("cpu")
+    wanted = alignment_summary(base.to(cpu), targets, {"own": predictor.to(cpu)})["own"]
+    assert found["cosine"] == pytest.approx(wanted["cosine"], abs=1e-4)

@@ -74,7 +74,7 @@ def test_a_file_holds_it_and_another_is_refused(
     read = read_examples(tiny_backbone, base, [(5, 6, 7)])
     torch.testing.assert_close(again.factors(*read), made.factors(*read), atol=2e-2, rtol=2e-2)
     tiny.random_update(base).save(tmp_path / "step.safetensors")
-    with pytest.raises(RaggdError, match="no modulated step"):
+    with pytest.raises(RaggdError, match="is not a raggd modulated step file: make one with"):
         load_modulation(tmp_path / "step.safetensors")
 
 

@@ -187,6 +187,16 @@ def test_a_loss_that_is_not_finite_stops_the_run(loss: float) -> None:
     assert torch.equal(trainer.parameters["w"], START["w"])
 
 
+@pytest.mark.parametrize("slope", [math.nan, math.inf])
+def test_a_gradient_that_is_not_finite_stops_the_run(slope: float) -> None:
+    # the loss is finite once more, but a step would leave nothing that a checkpoint could keep
+    trainer = _trainer(START)
+    trainer.parameters["w"].grad = torch.full((3, 4), slope)
+    with pytest.raises(RaggdError, match=r"gradient became (nan|inf) at step 0"):
+        trainer.apply(1.0)
+    assert torch.equal(trainer.parameters["w"], START["w"])
+
+
 def test_time_is_counted_over_all_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(optimizer.time, "monotonic", lambda: now[0])

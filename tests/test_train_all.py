@@ -129,6 +129,17 @@ def test_an_interrupted_training_continues_to_the_same_weights(
     same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_weights_made_anew_are_told_from_those_that_others_were_made_with(
+    parts: Assembly, tmp_path: Path
+) -> None:
+    names = ("base", "targets", "predictor")
+    train_all(parts, tmp_path, names)
+    path = tmp_path / "mean.safetensors"
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(RaggdError, match=r"predictor.json was made with another mean.safetensors"):
+        train_all(parts, tmp_path, names)
+
+
 def test_other_settings_are_refused_by_name(
     parts: Assembly, settings: Settings, tmp_path: Path
 ) -> None:

@@ -101,13 +101,14 @@ class Trainer:
         )
 
     def apply(self, loss: float) -> None:
-        """Clip the gradients, take one step, clear them; a loss that is not finite is refused."""
-        if not math.isfinite(loss):
-            raise RaggdError(
-                f"the training loss became {loss} at step {self.step}: lower learning_rate. The "
-                "last checkpoint is whole."
-            )
-        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), CLIP)
+        """Clip the gradients, take one step, clear them; what is not finite is refused."""
+        norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), CLIP))
+        for what, value in (("loss", loss), ("gradient", norm)):
+            if not math.isfinite(value):  # one such step, and a checkpoint would hold nothing else
+                raise RaggdError(
+                    f"the training's {what} became {value} at step {self.step}: lower "
+                    "learning_rate. The last checkpoint is whole."
+                )
         for group in self._adam.param_groups:
             group["lr"] = learning_rate_at(self.step, self.settings, self.warmup)
         self._adam.step()
@@ -129,11 +130,15 @@ class Trainer:
         self.resume(checkpoint)
         saved = time.monotonic()
         while self.step < self.settings.steps:
+            between = True  # two steps: parameters and optimizer belong together
             try:
-                self.apply(differentiate(self.step))
+                loss = differentiate(self.step)
+                between = False
+                self.apply(loss)
             except torch.OutOfMemoryError as error:
                 self._adam.zero_grad(set_to_none=True)
-                self.save(checkpoint)
+                if between:
+                    self.save(checkpoint)
                 raise RaggdError(self._too_large(checkpoint)) from error
             label = f"{checkpoint.name.partition('.')[0]}, loss {self.history[-1]:.4f}"
             progress(label, self.step, self.settings.steps)
@@ -146,8 +151,8 @@ class Trainer:
         section = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self.settings).__name__).lower()
         section = section.removesuffix("_settings")
         return (
-            f"the device's memory ran out at step {self.step} of {self.settings.steps}. The "
-            f"checkpoint {checkpoint} is whole: with a smaller batch another run starts (--set "
+            f"the device's memory ran out at step {self.step} of {self.settings.steps}. What is in "
+            f"the checkpoint {checkpoint} is whole: with a smaller batch another run starts (--set "
             f"{section}.batch=..., training.accumulate=... times as many, or fewer "
             "training.max_tokens); on a larger card the same command continues."
         )

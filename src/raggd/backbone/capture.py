@@ -252,9 +252,10 @@ class Captured:
         self._positions.zero_()
         self._positions[:count] = reading.following
         self._at.fill_(length)
-        for (keys, values), layer in zip(self._cache, reading.cache.layers, strict=True):
-            keys[:count, :, :length] = layer.keys
-            values[:count, :, :length] = layer.values
+        for own, layer in zip(self._cache, reading.cache.layers, strict=True):
+            for columns, read in zip(own, (layer.keys, layer.values), strict=True):
+                # what another batch left, if it overflowed, is not a number behind any mask
+                columns.zero_()[:count, :, :length] = read
         for hook, (base, update) in zip(hooks, self._own, strict=True):
             base.a.copy_(hook.base.a)
             base.b.copy_(hook.base.b)

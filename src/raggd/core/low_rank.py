@@ -322,6 +322,12 @@ def _products(
     return by_layer(first, second), by_layer(first, first), by_layer(second, second)
 
 
+def _cosine(dot: Tensor, *squares: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    # a root of each: the product of two small squares would vanish in float32
+    left, right = (s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in squares)
+    return dot / (left * right), left, right
+
+
 def cosine_and_norms(
     base: BaseAdapter, left: Update, right: Update, space: Space = Space.product
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -329,16 +335,11 @@ def cosine_and_norms(
 
     Cosine, norm of left, norm of right, each (..., 3, layers). The cosine with a zero update is 0.
     """
-    dot, *squares = _products(base, left, right, space)
-    left_norm, right_norm = (s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in squares)
-    return dot / (left_norm * right_norm), left_norm, right_norm
+    return _cosine(*_products(base, left, right, space))
 
 
 def total_cosine(
     base: BaseAdapter, left: Update, right: Update, space: Space = Space.product
 ) -> Tensor:
     """Return the cosine (...) of two whole updates, all layers and projections as one vector."""
-    dot, *squares = (p.sum((-2, -1)) for p in _products(base, left, right, space))
-    # a root of each: the product of two small squares would vanish in float32
-    left_norm, right_norm = (s.clamp_min(torch.finfo(s.dtype).tiny).sqrt() for s in squares)
-    return dot / (left_norm * right_norm)
+    return _cosine(*(p.sum((-2, -1)) for p in _products(base, left, right, space)))[0]

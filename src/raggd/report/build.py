@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +193,7 @@ def write_report(
         {name: getattr(c, name) for name in names}
         | {
             "difference": c.difference.mean,
-            "interval": [x if isfinite(x) else None for x in (c.difference.low, c.difference.high)],
+            "interval": [c.difference.low, c.difference.high],
             "p": c.p_named,
         }
         for c in found

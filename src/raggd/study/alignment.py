@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -51,13 +50,15 @@ def _compare(
     cosines, ratios, totals = [], [], []
     for start in range(0, len(targets), BLOCK):
         part = targets.take(range(start, min(start + BLOCK, len(targets))))
-        true = update_from_vector(base.spec, part.vectors.float(), base.fingerprint)
-        predicted = predictor.predict(part.states)
+        vectors, states = (t.float().to(base.device) for t in (part.vectors, part.states))
+        true = update_from_vector(base.spec, vectors, base.fingerprint)
+        predicted = predictor.predict(states)
         cosine, own, wanted = cosine_and_norms(base, predicted, true)
         cosines.append(cosine)
         ratios.append((own / wanted).log())
         totals.append(total_cosine(base, predicted, true))
-    return torch.cat(cosines), torch.cat(ratios), torch.cat(totals)
+    cosine, ratio, total = (torch.cat(found).cpu() for found in (cosines, ratios, totals))
+    return cosine, ratio, total
 
 
 def _summary(cosine: Tensor, log_ratio: Tensor, total: Tensor, targets: Targets) -> dict[str, Any]:
@@ -68,8 +69,7 @@ def _summary(cosine: Tensor, log_ratio: Tensor, total: Tensor, targets: Targets)
     by_third = [part.mean().item() for part in cosine.tensor_split(3, dim=2)]
     return {
         "cosine": interval.mean,
-        # one set alone has no interval, and infinity is no JSON
-        "interval": [x if math.isfinite(x) else None for x in (interval.low, interval.high)],
+        "interval": [interval.low, interval.high],
         "total_cosine": total.mean().item(),
         "log_norm_ratio": log_ratio.mean().item(),
         "by_task": {
@@ -90,11 +90,11 @@ def _summary(cosine: Tensor, log_ratio: Tensor, total: Tensor, targets: Targets)
 def alignment_summary(
     base: BaseAdapter, targets: Targets, predictors: Mapping[str, Predictor]
 ) -> dict[str, dict[str, Any]]:
-    """Compare predictors, by name, with true updates, in product space.
+    """Compare predictors, by name, with true updates, in product space; all where the base is.
 
-    The means of cosine (over sets, projections and layers), its bootstrap interval over sets (None
-    of one set alone), of the cosine of all layers as one vector and of the log of the norms' ratio;
-    the cosine by task, projection, third of the layers, place and set.
+    The means of cosine (over sets, projections and layers), its bootstrap interval over sets
+    (infinite of one set alone), of the cosine of all layers as one vector and of the log of the
+    norms' ratio; the cosine by task, projection, third of the layers, place and set.
     """
     return {name: _summary(*_compare(base, targets, p), targets) for name, p in predictors.items()}
 

@@ -68,8 +68,9 @@ def _train(
     return made, {"seconds": seconds_spent(checkpoint), "loss": losses}
 
 
-def _hashes(run: Run, *files: str) -> dict[str, str]:
-    return {file: weights_hash(run.out / file) for file in files}
+def _hashes(run: Run, file: str) -> dict[str, str]:
+    # of what lies beside a stage's own file
+    return {file: weights_hash(run.out / file)}
 
 
 def base(run: Run, file: str) -> Facts:
@@ -123,7 +124,6 @@ def examples(run: Run, file: str) -> Facts:
         "base": base.fingerprint,
         "data": prepared_id(rows),
         "lessons": len(lessons),
-        "hashes": _hashes(run, file),
     }
 
 
@@ -178,13 +178,14 @@ def predictor(run: Run, file: str, steps: int = 0) -> Facts:
     save_predictor(run.out / files["rag-gd"], fitted)
     mean = mean_predictor(w0.spec, w0.fingerprint, kept.vectors)
     save_predictor(run.out / files["mean-update"], mean)
-    known = {name: load_predictor(run.out / file) for name, file in files.items()}
+    device = w0.device
+    known = {name: load_predictor(run.out / file, device) for name, file in files.items()}
     return {
         "seconds": seconds_spent(checkpoint),
         **facts,
         **_fits(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        "hashes": _hashes(run, *files.values()),
+        "hashes": _hashes(run, files["mean-update"]),
     }
 
 
@@ -194,11 +195,10 @@ def ridge(run: Run, file: str) -> Facts:
     fitted = ridge_predictor(w0.spec, w0.fingerprint, kept.states, denoised(kept).vectors)
     save_predictor(run.out / file, fitted)
     known = {
-        "rag-gd-ridge": load_predictor(run.out / file),
-        "mean-update": mean_predictor(w0.spec, w0.fingerprint, kept.vectors),
+        "rag-gd-ridge": load_predictor(run.out / file, w0.device),
+        "mean-update": mean_predictor(w0.spec, w0.fingerprint, kept.vectors.to(w0.device)),
     }
-    hashes = _hashes(run, file)
-    return {**facts, **_fits(w0, kept, held, known), "hashes": hashes}
+    return {**facts, **_fits(w0, kept, held, known)}
 
 
 def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
@@ -225,7 +225,7 @@ def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "ze
     if begin == "predictor":
         # read anew: it is changed in place, and `parts` keeps what it has read
         path = weight_file(run.parts.weights, spec.PREDICTOR_FILE)
-        start = load_predictor(path, run.parts.device)
+        start = load_predictor(path)  # in float32, which a card's copy is not
         if not isinstance(start, MLPPredictor):
             raise RaggdError(f"{path} has no network that could be tuned.")
     given = (w0, kept, hyper_lessons(run, kept), settings.predictor, settings.hyper_tuning)
@@ -234,11 +234,10 @@ def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "ze
     )
     saved: MLPPredictor | MeanPredictor = made
     if begin == "mean":  # what any states give
-        vectors = made.predict(kept.states[:1]).vector()
+        vectors = made.predict(kept.states[:1].to(w0.device)).vector()
         saved = mean_predictor(w0.spec, w0.fingerprint, vectors)
     save_predictor(run.out / file, saved)
-    about = {"start": begin, "sets": len(kept), "hashes": _hashes(run, file)}
-    return {**told, **facts, **about}
+    return {**told, **facts, "start": begin, "sets": len(kept)}
 
 
 def task_mean(run: Run, file: str) -> Facts:
@@ -250,7 +249,6 @@ def task_mean(run: Run, file: str) -> Facts:
         "base": w0.fingerprint,
         "targets": [store.identity for store in found],
         "sets": {task: sum(store.tasks.count(task) for store in found) for task in means},
-        "hashes": _hashes(run, file),
     }
 
 
@@ -329,7 +327,7 @@ def refusals(run: Run, file: str) -> Facts:
         "lessons": len(wanted),
         **told,
         "data": prepared_id(rows),
-        "hashes": _hashes(run, path.name, spec.EXAMPLES_FILE),
+        "hashes": _hashes(run, spec.EXAMPLES_FILE),
     }
 
 

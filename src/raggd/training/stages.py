@@ -18,6 +18,7 @@ from raggd.core.low_rank import tensors_of
 from raggd.evaluation.timing import in_turn
 from raggd.files import read_json, write_json
 from raggd.methods import spec
+from raggd.methods.spec import weights_hash
 from raggd.progress import Progress, silent
 from raggd.provenance import origin
 from raggd.records import RaggdError, require_known
@@ -117,7 +118,9 @@ def run_stage(name: str, run: Run) -> dict[str, Any]:
     facts = stage.run(run, spec.file_of(name))
     seconds = facts.pop("seconds", time.monotonic() - started)
     record = {"settings": run.settings.model_dump(), "seconds": round(seconds, 1)}
-    record |= {**origin(), **facts}
+    weights = run.out / spec.file_of(name)
+    own = {weights.name: weights_hash(weights)} if weights.is_file() else {}
+    record |= {**origin(), **facts, "hashes": own | facts.get("hashes", {})}
     write_json(stage.record(run), record)
     return record
 
@@ -139,6 +142,12 @@ def is_done(stage: Stage, run: Run) -> bool:
                     f"{path} was made with {section}.{name} = {found!r}, now it is {value!r}: "
                     "choose another --out, or remove the file to train this stage again."
                 )
+    for file, known in made.get("hashes", {}).items():
+        if (run.out / file).is_file() and weights_hash(run.out / file) != known:
+            raise RaggdError(
+                f"{path} was made with another {file} (hash {known}) than the one beside it: "
+                f"choose another --out, or remove {path.name} to train this stage again."
+            )
     if base is not None and base != run.parts.base.fingerprint:
         raise RaggdError(
             f"{path} was made for base adapter {base}, the one in {run.out} is "

@@ -182,11 +182,17 @@ def load_predictor(path: Path, device: torch.device = CPU) -> Predictor:
             )
         return MeanPredictor(spec, metadata["base"], tensors["vector"].float().to(device))
     predictor = MLPPredictor(spec, metadata["base"], *json.loads(metadata["shape"]))
+    fill(predictor, tensors, path)
+    return predictor.place(device)
+
+
+def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Take weights of a file, in float32, not to be trained; those of another shape are refused."""
     try:
-        predictor.load_state_dict({n: t.float() for n, t in tensors.items()})
+        network.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except RuntimeError as error:
         raise RaggdError(f"{path}: its tensors do not fit its header ({error}).") from error
-    return predictor.eval().requires_grad_(False).place(device)
+    network.eval().requires_grad_(False)
 
 
 def save_task_means(path: Path, base: BaseAdapter, means: Mapping[str, Tensor]) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from raggd.adaptation.predictors.base import fill
 from raggd.backbone.batch import make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
@@ -30,7 +31,6 @@ from raggd.core.low_rank import (
 )
 from raggd.data.prompts import Prompt
 from raggd.files import load_tensors, save_tensors
-from raggd.records import RaggdError
 
 KIND = "raggd modulated step"
 DEPTHS = (1 / 3, 2 / 3, 1.0)  # where states are read, as shares of the layers
@@ -114,14 +114,10 @@ def save_modulation(path: Path, made: Modulation) -> None:
 
 def load_modulation(path: Path) -> Modulation:
     """Read what `save_modulation` wrote, ready to predict; others are refused."""
-    tensors, metadata = load_tensors(path)
-    if metadata.get("kind") != KIND:
-        raise RaggdError(f"{path} is no modulated step: make one with `raggd train examples`.")
+    advice = "make one with `raggd train examples-update` or `examples-both`"
+    tensors, metadata = load_tensors(path, KIND, advice)
     spec = AdapterSpec.from_json(metadata["spec"])
     zeros = {name: torch.zeros(shape) for name, shape in spec.shapes.items()}
     made = Modulation(Update(spec, factors_of(zeros), metadata["base"]), int(metadata["width"]))
-    try:
-        made.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except RuntimeError as error:
-        raise RaggdError(f"{path}: its tensors do not fit its header ({error}).") from error
-    return made.eval().requires_grad_(False)
+    fill(made, tensors, path)
+    return made

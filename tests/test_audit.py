@@ -109,6 +109,10 @@ def test_an_adapter_of_another_system_is_read_as_it_was_written(
     twice = read_peft(tmp_path / "one", tiny_backbone)
     q, doubled = (dense(effective_weight(x)["q"]) for x in (base, twice))
     torch.testing.assert_close(doubled, 2 * q)
+    for more in ({"alpha_pattern": {"q_proj": 8}}, {"use_dora": True}):  # another scale, unsaid
+        config.write_text(json.dumps({**raw, **more}))
+        with pytest.raises(RaggdError, match=f"has {next(iter(more))}: the audit reads"):
+            read_peft(tmp_path / "one", tiny_backbone)
     config.write_text(json.dumps({**raw, "r": None}))
     with pytest.raises(RaggdError, match="names no rank"):
         read_peft(tmp_path / "one", tiny_backbone)

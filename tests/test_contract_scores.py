@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from statistics import mean
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,9 @@ from raggd.evaluation.contracts import (
 )
 from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.files import read_json
+from raggd.methods.base import Adapted
+from raggd.methods.controls import Control
+from raggd.methods.plain import Unadapted
 from raggd.records import Demonstration, RaggdError, SupportSet
 from raggd.report.own import contract_tables
 from raggd.settings import Settings
@@ -53,6 +58,13 @@ def test_every_contract_counts_alike() -> None:
     }
 
 
+def test_a_control_that_exchanges_what_a_benchmark_holds_is_refused(tmp_path: Path) -> None:
+    control = Control("shuffled-support", Unadapted("base", Adapted()), list)
+    parts: Any = SimpleNamespace(method=lambda _: control)
+    with pytest.raises(RaggdError, match="'shuffled-support' exchanges demonstrations"):
+        run_contracts(parts, ["unseen"], [control.name], 1, tmp_path, lambda *_: None)
+
+
 def test_a_run_is_written_whole_and_means_are_of_its_answers(
     frozen_backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -74,6 +86,7 @@ def test_a_run_is_written_whole_and_means_are_of_its_answers(
         assert set(result["refusal"][method]) == {"precision", "recall", "f1", "wrongly"}
     record = read_json(tmp_path / "contracts-unseen.json", what="record")
     assert {key: record[key] for key in result} == result
+    assert record["backbone"] == frozen_backbone.fingerprint
     asked = [[answer[:4] for answer in record["answers"][method]] for method in methods]
     assert asked[0] == asked[1], "the same questions for all"
     table, single = contract_tables(result)

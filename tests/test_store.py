@@ -192,6 +192,18 @@ def test_other_settings_files_or_demonstrations_are_not_mixed_up(
         assert changed.batches == [1]
 
 
+def test_the_same_text_in_another_file_is_another_state(
+    method: Counting, supports: list[SupportSet], tmp_path: Path
+) -> None:
+    (first, *rest), store = supports[0].demonstrations, Store(tmp_path)
+    passages = tuple(replace(p, source="guide/oil.md") for p in first.passages)
+    moved = replace(supports[0], demonstrations=(replace(first, passages=passages), *rest))
+    assert moved.id == supports[0].id
+    adapt(store, method, supports[:1])
+    adapt(store, method, [moved])
+    assert store.computed == 2
+
+
 def test_a_damaged_or_foreign_file_is_made_again(
     method: Counting, supports: list[SupportSet], tmp_path: Path, tiny_backbone: object
 ) -> None:

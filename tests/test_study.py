@@ -16,10 +16,13 @@ from typing import Any
 import pytest
 
 from raggd import assembly
+from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.evaluation import runner
 from raggd.methods import spec as weights_files
+from raggd.methods.spec import REFUSALS_FILE
 from raggd.records import RaggdError, RunRecord
+from raggd.study import plan
 from raggd.study import run as study_run
 from raggd.study.plan import Cell, Identities, Part, StudySettings, all_cells, load_study
 from raggd.study.run import LOCK_FILE, locked, run_study
@@ -442,6 +445,28 @@ def test_a_cells_identity_follows_content_and_what_decides_answers(
     embedded = [_identity(file, "data.folder=pocket", named) for _ in range(2)]
     assert embedded[0] == embedded[1]
     assert embedded[0] != _identity(file, "data.folder=pocket")
+
+
+def test_an_identity_follows_all_that_examples_are_answered_with(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: dict[str, list[str]] = {}
+    for method in ("base", "base-examples"):
+        file = world.study((method,), name=f"of-{method}", retrievers=("bm25",), benchmarks=("nq",))
+        study = load_study(file)
+        rule = Assembly(study.first()).weights / REFUSALS_FILE
+        cell = all_cells(study)[0]
+        assert not rule.exists()
+        found[method] = [Identities(study).of(cell)]
+        try:
+            rule.write_bytes(b"a rule")
+            found[method].append(Identities(study).of(cell))
+        finally:
+            rule.unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(plan, "READING", "another")
+            found[method].append(Identities(study).of(cell))
+    assert [len(set(ids)) for ids in found.values()] == [1, 3]
 
 
 def test_the_committed_records_are_those_of_their_study() -> None:

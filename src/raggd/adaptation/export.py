@@ -311,6 +311,12 @@ def read_peft(folder: Path, backbone: Backbone) -> BaseAdapter:
     rank, alpha = config.get("r"), config.get("lora_alpha")
     if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
         raise RaggdError(f"{folder / CONFIG_FILE} names no rank r and lora_alpha: no LoRA of PEFT.")
+    uneven = [name for name in ("rank_pattern", "alpha_pattern") if config.get(name)]
+    if uneven or config.get("use_dora"):
+        raise RaggdError(
+            f"{folder / CONFIG_FILE} has {uneven[0] if uneven else 'use_dora'}: the audit reads "
+            "LoRA of one rank and one scale alone."
+        )
     scale = alpha / rank**0.5 * rank if config.get("use_rslora") else alpha
     spec = backbone.adapter_spec(AdapterSettings(rank=rank, alpha=float(scale)))
     path = folder / WEIGHTS_FILE

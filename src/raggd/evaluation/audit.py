@@ -120,7 +120,7 @@ def audit(
     """Answer the questions of all draws under every state; `constant` is a tuned state for all."""
     states = _states(audited_sets(tasks), state_of, constant)
     by_name = {task.benchmark: task for task in tasks}
-    total = sum(task.size for task in tasks) * len(STATES)
+    total = sum(task.size for task in tasks) * (len(STATES) - (constant is None))
     settings = changed(settings, "evaluation", answer_loss=True)
     found: list[Audited] = []
     for (name, draw), by_state in states.items():

@@ -24,7 +24,7 @@ from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.evaluation.statistics import Interval, Sample
 from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
-from raggd.methods.base import Method
+from raggd.methods.base import Method, Rearranges
 from raggd.methods.spec import METHODS
 from raggd.progress import Progress
 from raggd.provenance import origin
@@ -81,13 +81,23 @@ def run_contracts(
 
     The first method is compared with the others; questions are of a prepared file, else scored
     ones; `shown` examples stand for a contract. A record in the folder `out` has every answer.
+
+    Raises:
+        RaggdError: a method is a control that exchanges what a benchmark holds.
     """
     started = time.monotonic()
     names = known_names("method", methods, METHODS)
+    made = {name: parts.method(name) for name in names}
+    for name, method in made.items():
+        if isinstance(method, Rearranges):
+            raise RaggdError(
+                f"method '{name}' exchanges demonstrations or passages of a benchmark: contracts "
+                "have none to exchange. `raggd audit` does it for support sets."
+            )
     contracts = [contract for name in sets for contract in contract_set(name)]
     rows = _questions(parts, prepared)
     lessons = _lessons(rows, contracts, count, parts.settings.evaluation.seed, shown)
-    judged = {name: _judge(parts, parts.method(name), lessons, progress) for name in names}
+    judged = {name: _judge(parts, method, lessons, progress) for name, method in made.items()}
     result = contract_result(judged) | {
         "sets": list(sets),
         "examples": shown,
@@ -103,7 +113,8 @@ def run_contracts(
         **result,
         **origin(),
         "settings": parts.settings.model_dump(),
-        "hashes": {name: dict(parts.method(name).hashes) for name in names},
+        "backbone": parts.backbone.fingerprint,
+        "hashes": {name: dict(method.hashes) for name, method in made.items()},
         "data": prepared_id(rows),
         "answers": answers,
     }

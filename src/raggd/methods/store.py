@@ -65,10 +65,12 @@ def state_key(support: SupportSet, method: Method, identity: str) -> str:
     """Name an adapted state by all that it depends on: ``<support id>.<32 hexadecimal digits>``.
 
     The method's `hashes` name its files; `identity` hashes backbone, precision, prompt and
-    settings.
+    settings. Files that passages stand in decide how an answer names them; no set's id has them.
     """
     files = str(sorted(method.hashes.items()))
-    return f"{support.id}.{content_id(method.name, files, identity, length=32)}"
+    sources = [p.source for shown in support.demonstrations for p in shown.passages]
+    own = [*sources] if any(sources) else []
+    return f"{support.id}.{content_id(method.name, files, identity, *own, length=32)}"
 
 
 class Store:

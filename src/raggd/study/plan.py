@@ -17,9 +17,18 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from raggd.assembly import POCKET, Assembly
 from raggd.data.benchmarks import HUB, SPLITS, find_file, known_benchmarks, scored_questions
+from raggd.data.template import READING
 from raggd.evaluation.runner import deciding_values
 from raggd.files import file_hash
-from raggd.methods.spec import BASE_FILE, FILES_OF, METHODS, PROMPT_FILE, weights_hash
+from raggd.methods.spec import (
+    BASE_FILE,
+    FILES_OF,
+    METHODS,
+    PROMPT_FILE,
+    REFUSALS_FILE,
+    SPECS,
+    weights_hash,
+)
 from raggd.records import RaggdError, content_id, require_known
 from raggd.retrieval.corpus import passages_hash
 from raggd.settings import Settings, changed, known_retriever, read_settings
@@ -235,6 +244,7 @@ DECIDING = {
 }
 """Settings of the retrieval that decide the evidence; some do not for the retriever beside them.
 Listed one by one, so that a new setting elsewhere leaves finished work valid."""
+_EXAMPLES = {name for name, spec in SPECS.items() if spec.builder == "examples:build"}
 
 
 class Identities:
@@ -261,6 +271,8 @@ class Identities:
         settings = self.study.run_settings(cell.backbone, cell.retriever, cell.seed)
         parts, retrieval, sampled = Assembly(settings), settings.retrieval, settings.evaluation
         files = FILES_OF.get(cell.method, ())
+        if cell.method in _EXAMPLES:  # a rule is read where there is one
+            files = (*files, REFUSALS_FILE)
         decided = {
             "format": RECORD_FORMAT,
             "method": cell.method,
@@ -277,6 +289,7 @@ class Identities:
             "demonstrations": settings.target.demonstrations,
             "data": self._data(parts, cell.benchmark),
             "weights": {file: self._weights(parts.weights / file) for file in files},
+            **({"reading": READING} if cell.method in _EXAMPLES else {}),
         }
         return content_id(json.dumps(decided, sort_keys=True))
 

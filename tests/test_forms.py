@@ -57,7 +57,8 @@ def test_an_answer_of_another_contract_has_the_form_only_where_the_contract_says
     own: str, other: str, seed: int
 ) -> None:
     contract = BY_NAME[own]
-    assume(contract is not INITIALS)
+    # that a first word is one is not told by three that are
+    assume(contract is not INITIALS and contract.target != "first-word")
     lesson, strange = lesson_of(contract, seed), lesson_of(BY_NAME[other], seed + 1)
     form = infer_form(lesson.support.demonstrations)
     answer = strange.asked.answer

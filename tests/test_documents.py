@@ -1034,6 +1034,8 @@ def test_cells_over_several_rows_and_readings_over_words(tmp_path: Path) -> None
     ((_, text),) = read_one(tmp_path / "d.html", wide)
     assert text.startswith(rows)
     assert len(text) < 200
+    bomb = "<table>" + "<tr><td rowspan=9999>a<td>b" * 500
+    assert sum(len(text) for _, text in read_one(tmp_path / "e.html", bomb)) < 10 * len(bomb)
     nested = "<table><tr><td>a<table><tr><td rowspan=x>b<td>c</table></table>"
     assert read_one(tmp_path / "b.html", nested) == [("b", "a\n\nb | c")]
     ruby = "<p><ruby>図<rp>(</rp><rt>と</rt>書<rt>しょ</rt></ruby>館</p>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -376,6 +377,12 @@ def test_damage_is_refused(built: DenseRetriever, encoder: Encoder, tmp_path: Pa
 def test_missing_encoder_and_broken_weights(models: Path, tmp_path: Path) -> None:
     with pytest.raises(RaggdError, match="no-such-encoder"):
         load_encoder(str(tmp_path / "no-such-encoder"))
+    cut = tmp_path / "cut"
+    shutil.copytree(models / "tiny", cut)
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-20])
+    with pytest.raises(RaggdError, match=r"cannot load the encoder '.*cut'"):
+        load_encoder(str(cut))
     broken = load_encoder(str(models / "tiny"), device="cpu", precision="float32")
     with torch.no_grad():
         next(broken._model.parameters()).fill_(float("nan"))

@@ -279,6 +279,23 @@ def test_a_reader_keeps_its_version_while_the_index_is_replaced(tmp_path: Path) 
     assert list(reader.store) == passages
 
 
+@pytest.mark.parametrize("name", ["data-old", "data-1", "data-2024", "data-"])
+def test_folders_of_others_that_are_called_alike_stay(tmp_path: Path, name: str) -> None:
+    docs = write(tmp_path / "docs", {"0.txt": 0})
+    theirs = tmp_path / "theirs"
+    (theirs / name).mkdir(parents=True)
+    with pytest.raises(RaggdError, match="holds other files, which would be lost"):
+        build_bm25(docs, theirs)
+    index = tmp_path / "index"
+    build_bm25(docs, index)
+    if name != "data-1":
+        (index / name).mkdir()
+    write(docs, {"0.txt": 1})
+    build_bm25(docs, index)
+    assert [(theirs / name).is_dir(), (index / name).is_dir()] == [True, name != "data-1"]
+    assert len(list(index.iterdir())) == (2 if name == "data-1" else 3)
+
+
 @pytest.mark.parametrize("replaced", [True, False])
 def test_what_went_wrong_because_of_a_replacement_is_read_again(
     tmp_path: Path, replaced: bool

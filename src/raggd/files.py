@@ -63,6 +63,11 @@ def reason_of(error: Exception) -> str:
     return os.strerror(number) if number else str(error)
 
 
+def first_line(error: Exception) -> str:
+    """Return what a library's error says first; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from raggd.data.answers import normalise_answer
 from raggd.data.questions import read_questions
-from raggd.files import cache_folder, replacing
+from raggd.files import cache_folder, first_line, replacing
 from raggd.records import Question, RaggdError, content_id, known_names, require_known
 
 HUB = "hub"  # the source that stands for FlashRAG's data sets on the Hugging Face hub
@@ -249,10 +249,10 @@ def hub_file(filename: str) -> Path | None:
     except RemoteEntryNotFoundError:
         return None
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise RaggdError(
-            f"cannot fetch {filename} of {HUB_REPOSITORY} from the hub ({reason}). Check the "
-            "network (HF_ENDPOINT names a mirror), or give a local folder in FlashRAG's layout."
+            f"cannot fetch {filename} of {HUB_REPOSITORY} from the hub ({first_line(error)}). "
+            "Check the network (HF_ENDPOINT names a mirror), or give a local folder in FlashRAG's "
+            "layout."
         ) from error
     return Path(path)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raggd.files import cache_folder
+from raggd.files import cache_folder, first_line
 from raggd.records import Passage, RaggdError, content_id
 
 if TYPE_CHECKING:
@@ -222,6 +222,7 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "a
         RaggdError: it cannot be loaded.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModel, AutoTokenizer
     from transformers.utils import logging
 
@@ -235,8 +236,8 @@ def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "a
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
         model = AutoModel.from_pretrained(source, dtype=torch.float32).to(device)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = first_line(error)
         raise RaggdError(
             f"cannot load the encoder '{name}' ({reason}): give '{EMBEDDED}', a hub name such as "
             "intfloat/e5-base-v2, or a folder with config.json, weights and tokenizer."

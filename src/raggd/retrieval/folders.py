@@ -80,13 +80,12 @@ def building(folder: Path) -> Iterator[Path]:
     """
     work = folder.with_name(f".{folder.name}.partial")
     try:
-        if folder.exists() and not (folder / MANIFEST).is_file():
-            left = folder.glob("*") if folder.is_dir() else [folder]
-            if any(not entry.name.startswith("data-") for entry in left):
-                raise RaggdError(
-                    f"cannot write an index to {folder}: it is a file, or holds other files, which "
-                    "would be lost. Name a new folder."
-                )
+        unnamed = folder.exists() and not (folder / MANIFEST).is_file()
+        if unnamed and not (folder.is_dir() and all(map(_is_version, folder.iterdir()))):
+            raise RaggdError(
+                f"cannot write an index to {folder}: it is a file, or holds other files, which "
+                "would be lost. Name a new folder."
+            )
         with _locked(work):
             yield work
     except (OSError, sqlite3.Error) as error:
@@ -94,6 +93,12 @@ def building(folder: Path) -> Iterator[Path]:
             f"cannot write the index {folder}: {reason_of(error)}. What was there is unchanged; "
             "free space or choose another folder (that of the cache is RAGGD_CACHE)."
         ) from error
+
+
+def _is_version(entry: Path) -> bool:
+    # one of ours: other folders may be called so
+    held = ("files.json", "passages.sqlite3")
+    return entry.name.startswith("data-") and any((entry / name).is_file() for name in held)
 
 
 @contextmanager
@@ -116,7 +121,9 @@ def _locked(work: Path) -> Iterator[None]:
 
 
 def _is_opened(folder: Path, handle: int) -> bool:
-    return folder.is_dir() and os.fstat(handle).st_ino == folder.stat().st_ino
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    return False
 
 
 def clear(work: Path) -> None:
@@ -129,10 +136,10 @@ def publish(work: Path, folder: Path, manifest: dict[str, Any]) -> None:
     """Make a finished partial folder the current version of an index, and drop the one before."""
     (work / STATE).unlink()
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = [int(old.name.partition("-")[2]) for old in folder.glob("data-*")]
-    name = f"data-{max(numbers, default=0) + 1}"
+    numbers = (old.name.partition("-")[2] for old in folder.glob("data-*"))
+    name = f"data-{max((int(n) for n in numbers if n.isdecimal()), default=0) + 1}"
     work.rename(folder / name)
     write_json(folder / MANIFEST, {"format": FORMATS[manifest["kind"]], **manifest, "data": name})
-    for old in folder.glob("data-*"):
-        if old.name != name:
+    for old in folder.iterdir():
+        if old.name != name and _is_version(old):
             shutil.rmtree(old, ignore_errors=True)

@@ -148,7 +148,7 @@ def _cells(rows: list[Any]) -> Iterator[list[str]]:
             texts += [*[""] * (column - len(texts)), text]
             column += min(wide, _WIDEST)
         yield texts
-        above = below
+        above = below if len(below) <= _WIDEST else {}  # more would be the square of the page
 
 
 def _span(cell: Any, name: str) -> int:

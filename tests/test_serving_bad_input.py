@@ -350,7 +350,7 @@ def test_a_wrong_key(
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     parts = tiny_parts(tmp_path, frozen_backbone)
     with (
-        running(parts, {"alice": "right", "shop": "left"}) as server,
+        running(parts, {"alice": "right", "shop": "voilà"}) as server,
         server.client() as client,
     ):
         for key in ("", "wrong", "rightt", "ключ", "alice"):
@@ -359,7 +359,7 @@ def test_a_wrong_key(
             assert client.get("/metrics", headers=header).status_code == 401
             assert client.get("/v1/supports", headers=header).status_code == 401
         assert client.get("/health").status_code == 200
-        for key in ("right", "left"):
+        for key in ("right", "voilà"):
             header = {"authorization": f"Bearer {key}".encode()}
             assert client.post(CHAT, json=chat(), headers=header).status_code == 200
         basic = {"authorization": "Basic right"}
@@ -367,7 +367,7 @@ def test_a_wrong_key(
     lines = [r.getMessage() for r in caplog.records if r.name == "raggd.serving"]
     named = [line.split()[-1] for line in lines if " 200 " in line and CHAT in line]
     assert named[-2:] == ["alice", "shop"]  # the test before may end late
-    assert not any("right" in line or "left" in line for line in lines), "a key was logged"
+    assert not any("right" in line or "voil" in line for line in lines), "a key was logged"
 
 
 def test_a_page_of_another_site(
@@ -407,8 +407,8 @@ def test_a_page_of_another_site(
 
 def test_a_file_of_keys(tmp_path: Path) -> None:
     path = tmp_path / "keys"
-    path.write_text("# who  key\nalice  k1\n\nshop k2 # from March\n")
-    assert read_keys(path) == {"alice": "k1", "shop": "k2"}
+    path.write_text("# who  key\nalice  k1\n\nshop k#2 # from March\n")
+    assert read_keys(path) == {"alice": "k1", "shop": "k#2"}
     path.write_text("alice k1\n", encoding="utf-8-sig")
     assert read_keys(path) == {"alice": "k1"}, "the mark of the encoding is no part of a name"
     path.write_text("alice k1\n", encoding="utf-16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -161,6 +162,32 @@ def until(true: Callable[[], bool]) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("it never came")
+
+
+def test_indexing_keeps_nobody_waiting(
+    frozen_backbone: Backbone, tmp_path: Path, documents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = tiny_parts(tmp_path, frozen_backbone, documents, watch_s=0)
+    done, index_of = threading.Event(), Assembly.index_of
+
+    def slow(self: Assembly, corpus: Path) -> Index:
+        done.wait()
+        return index_of(self, corpus)
+
+    with running(parts) as server, server.client() as client, ThreadPoolExecutor(40) as pool:
+        asked = "where lives the king ?"
+        body = {"demonstrations": [{"question": asked, "answer": "Lima"}]}
+        model = client.post("/v1/supports", json=body).json()["model"]
+        monkeypatch.setattr(Assembly, "index_of", slow)
+        try:
+            looking = [pool.submit(post, server) for _ in range(40)]
+            until(lambda: server.service.documents._indexer._work_queue.qsize() == 39)
+            turn = {"role": "user", "content": asked}
+            answer = client.post(CHAT, json={"model": model, "messages": [turn], "max_tokens": 2})
+            assert answer.status_code == 200
+        finally:
+            done.set()
+        assert {each.result().status_code for each in looking} == {200}
 
 
 def test_documents_that_cannot_be_read_leave_the_old_index(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,19 @@ from typing import Any
 import httpx
 import pytest
 
+from raggd.backbone.load import Backbone
 from raggd.methods.spec import method_label
 from raggd.records import Question, RaggdError, SupportSet
 from raggd.study.evaluate import FEWEST, set_task
-from serving_fixtures import Running, demonstrations, offline_answer, offline_support, questions
+from serving_fixtures import (
+    Running,
+    demonstrations,
+    offline_answer,
+    offline_support,
+    questions,
+    running,
+    tiny_parts,
+)
 from workflow_fixtures import files_under
 
 URL = "/v1/evaluations"
@@ -66,7 +76,7 @@ def test_each_example_is_asked_adapted_to_the_others(server: Running, client: ht
 def test_questions_of_ones_own_are_asked_of_a_stored_set(client: httpx.Client) -> None:
     support = store(client, demonstrations(1))
     asked = demonstrations(3, FEWEST)
-    body = {"support": support, "questions": asked}
+    body = {"support": support, "questions": [*demonstrations(1), *asked]}  # those are left out
     found = finished(client, client.post(URL, json=body).json())
     assert (found["status"], found["questions"]) == ("done", FEWEST), found
     assert "too few to tell" not in found["advice"]
@@ -86,12 +96,28 @@ def test_an_evaluation_is_ended(client: httpx.Client) -> None:
     finished(client, again.json())
 
 
+def test_a_server_that_stops_takes_an_evaluation_along(
+    frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server, server.client() as client:
+        support = store(client, demonstrations(1, 4))
+        client.post(URL, json={"support": support, "questions": demonstrations(2, 20)})
+        (work,) = [each for each in threading.enumerate() if each.name == "raggd-evaluation"]
+    assert not work.daemon, "the process waits for it"
+    work.join()
+    assert not list(tmp_path.glob("raggd-evaluation-*"))
+
+
 def test_what_cannot_be_evaluated(client: httpx.Client) -> None:
     alone = store(client, demonstrations(5, 1))
     for body, status in (
         ({"support": alone}, 400),
         ({"support": "0" * 16}, 404),
         ({"support": alone, "questions": []}, 400),
+        ({"support": alone, "questions": demonstrations(5, 1)}, 400),  # shown with their answers
+        ({"support": alone, "questions": [{**demonstrations(6, 1)[0], "passages": []}]}, 400),
         ({}, 400),
     ):
         answer = client.post(URL, json=body)

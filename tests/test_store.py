@@ -92,6 +92,25 @@ def test_damaged_and_missing_sets(supports: list[SupportSet], tmp_path: Path) ->
         path.write_text(wrong)
         with pytest.raises(RaggdError, match=r"is not a support set|is not valid JSON"):
             store.stored(supports[0].id)
+        assert supports[0].id in store
+        store.add(supports[0])  # anew
+        assert store.stored(supports[0].id).support == supports[0]
+    path.write_text("{")
+    with pytest.raises(RaggdError, match="no support set 'aaaaaaaaaaaaaaaa'"):
+        store.remove(supports[0].id, "a" * 16)
+    assert path.is_file(), "none goes if one is missing"
+    store.remove(supports[0].id)
+    assert supports[0].id not in store
+    assert "../x" not in store
+
+
+def test_a_state_that_another_process_removes_meanwhile(
+    method: Counting, supports: list[SupportSet], tmp_path: Path
+) -> None:
+    store = Store(tmp_path)
+    (tmp_path / "gone.state.safetensors").symlink_to(tmp_path / "nowhere")
+    adapt(store, method, supports)
+    assert len(list(tmp_path.glob("*.*.safetensors"))) == len(supports) + 1
 
 
 def test_a_set_takes_its_states_along(

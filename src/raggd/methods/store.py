@@ -107,7 +107,7 @@ class Store:
             )
         path = self.file(support.id)
         with self._lock:
-            if path.is_file():
+            with suppress(RaggdError):  # a damaged one is written anew
                 return self.stored(support.id)
             stored = StoredSet(support, int(time.time()))
             write_json(path, {"created": stored.created, **asdict(support)})
@@ -115,12 +115,7 @@ class Store:
 
     def stored(self, name: str) -> StoredSet:
         """Read the support set of an id; one that is missing or changed is refused."""
-        path = self.file(name)
-        if not path.is_file():
-            raise RaggdError(
-                f"no support set '{name}' in {self.folder}: `raggd supports add FILE.jsonl` "
-                "stores one, `raggd supports list` shows them."
-            )
+        path = self._existing(name)
         changed = path.stat().st_mtime_ns
         known = self._sets.get(name)
         if known is None or known[0] != changed:
@@ -133,20 +128,32 @@ class Store:
             known = self._sets[name] = (changed, stored)
         return known[1]
 
+    def _existing(self, name: str) -> Path:
+        path = self.file(name)
+        if not path.is_file():
+            raise RaggdError(
+                f"no support set '{name}' in {self.folder}: `raggd supports add FILE.jsonl` "
+                "stores one, `raggd supports list` shows them."
+            )
+        return path
+
+    def __contains__(self, name: str) -> bool:
+        """Return whether there is a set of that id, damaged or not."""
+        return bool(_ID.fullmatch(name)) and self.file(name).is_file()
+
     def names(self) -> list[str]:
         """Return the ids of all support sets, sorted."""
         return sorted(p.stem for p in self.folder.glob("*.json") if _ID.fullmatch(p.stem))
 
-    def remove(self, name: str) -> None:
-        """Delete a support set and every state that it was adapted to; a missing one is refused."""
+    def remove(self, *names: str) -> None:
+        """Delete sets, damaged ones too, and what they were adapted to; none if one is missing."""
         with self._lock:
-            path = self.file(name)
-            if not path.is_file():
-                self.stored(name)
-            for own in (path, *self.folder.glob(f"{name}.*.safetensors")):
-                own.unlink(missing_ok=True)
-            for key in [key for key in self._states if key.startswith(f"{name}.")]:
-                self._forget(key)
+            for name, path in [(name, self._existing(name)) for name in names]:
+                for own in (path, *self.folder.glob(f"{name}.*.safetensors")):
+                    own.unlink(missing_ok=True)
+                self._sets.pop(name, None)
+                for key in [key for key in self._states if key.startswith(f"{name}.")]:
+                    self._forget(key)
 
     # Adapted states
 
@@ -258,7 +265,10 @@ class Store:
             self.bytes -= size_of(old)
 
     def _prune(self) -> None:
-        files = [(p, p.stat()) for p in self.folder.glob("*.*.safetensors")]
+        files = []
+        for path in self.folder.glob("*.*.safetensors"):
+            with suppress(FileNotFoundError):  # another process was faster
+                files.append((path, path.stat()))
         files.sort(key=lambda entry: entry[1].st_mtime, reverse=True)
         total = 0
         for number, (path, stat) in enumerate(files):
@@ -322,7 +332,7 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
     tensors, about = load_tensors(path)
     if about.get("kind") not in {UPDATE_KIND, STATE_KIND}:
         raise RaggdError(f"{path} is not a raggd update or adapted state: `rag.save` writes one.")
-    check_base(base, about["base"], str(path), "adapt again")
+    check_base(base, about.get("base", ""), str(path), "adapt again")
     try:
         rest, tokens = json.loads(about.get("state", "{}")), json.loads(about.get("tokens", "[]"))
         rest["shown"] = tuple(map(_shown, rest.get("shown", ())))
@@ -337,5 +347,5 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
             update = Update(base.spec, factors_of(tensors), about["base"]).to(base.device)
         prefix = Prefix(tuple(tokens), tuple((k, v) for k, v in pairs)) if tokens else None
         return Adapted(base, update, prefix=prefix, **rest)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RaggdError(f"{path} holds no adapted state ({error}).") from error

@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from prometheus_client import generate_latest
 from starlette.middleware.cors import CORSMiddleware
@@ -26,7 +26,7 @@ from raggd.api import Rag
 from raggd.backbone.device import leave_one
 from raggd.records import RaggdError
 from raggd.serving import bodies, openai
-from raggd.serving.errors import ApiError, StrictRoute, install_handlers
+from raggd.serving.errors import ApiError, ErrorBody, install_handlers
 from raggd.serving.evaluation import Evaluations
 from raggd.serving.gate import Keys, RequestGate, is_local
 from raggd.serving.reply import ChatReply, PromptsReply
@@ -37,8 +37,8 @@ from raggd.settings import ServingSettings
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
 PAGE_FILES = ("page.css", "page.js", "marks.js", "ready.js")
 ERRORS: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": openai.ErrorBody, "description": "The request is refused."},
-    "5XX": {"model": openai.ErrorBody, "description": "The server stops, is too slow, or failed."},
+    "4XX": {"model": ErrorBody, "description": "The request is refused."},
+    "5XX": {"model": ErrorBody, "description": "The server stops, is too slow, or failed."},
 }
 EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 STREAM: dict[int | str, dict[str, Any]] = {
@@ -53,109 +53,98 @@ POLICY = (
 _METHODS = ("GET", "POST", "DELETE")  # that a page of another origin may use
 
 
-def _openai_routes(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["OpenAI"], route_class=StrictRoute)
-
-    @routes.post("/v1/chat/completions", response_model=openai.ChatCompletion, responses=STREAM)
+def _openai_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/chat/completions", response_model=openai.ChatCompletion, responses=STREAM)
     async def chat(body: openai.ChatRequest) -> Response:
         """Answer the last question of a chat from retrieved passages."""
         return ChatReply(service, Request.of_chat(service, body), body)
 
-    @routes.post("/v1/completions", response_model=openai.Completion, responses=STREAM)
+    @app.post("/v1/completions", response_model=openai.Completion, responses=STREAM)
     async def completions(body: openai.CompletionRequest) -> Response:
         """Answer one or several questions from retrieved passages."""
         return PromptsReply(service, Request.of_prompts(service, body), body)
 
-    def models() -> list[openai.ModelView]:
+    async def models() -> list[openai.ModelView]:
+        sets = await service.aside(service.views)
         there = [(name, started, description) for name, description in bodies.MODELS.items()]
-        there += [(v.model, v.created, f"adapted to the set '{v.task}'") for v in service.views()]
+        there += [(v.model, v.created, f"adapted to the set '{v.task}'") for v in sets]
         return [openai.ModelView(id=n, created=c, description=d) for n, c, d in there]
 
     started = int(time.time())
 
-    @routes.get("/v1/models")
+    @app.get("/v1/models")
     async def list_models() -> bodies.ListOf[openai.ModelView]:
         """List what a request may name as its model."""
-        return bodies.ListOf(data=models())
+        return bodies.ListOf(data=await models())
 
-    @routes.get("/v1/models/{model:path}", summary="Look a model up")
+    @app.get("/v1/models/{model:path}", summary="Look a model up")
     async def get_model(model: str) -> openai.ModelView:
-        for known in models():
+        for known in await models():
             if known.id == model:
                 return known
         raise ApiError(404, "model_not_found", "there is no model of that name.", param="model")
 
-    return routes
 
-
-def _support_routes(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["support sets"], route_class=StrictRoute)
+def _support_routes(app: FastAPI, service: Service) -> None:
     known: dict[int | str, dict[str, Any]] = {
         200: {"model": bodies.SupportView, "description": "It was there already."}
     }
 
-    @routes.post("/v1/supports", status_code=201, responses=known)
+    @app.post("/v1/supports", status_code=201, responses=known)
     async def add_support(body: bodies.SupportRequest, response: Response) -> bodies.SupportView:
         """Store demonstrations and predict the update that they ask for."""
         view, new = await service.add(body)
         response.status_code = 201 if new else 200
         return view
 
-    @routes.get("/v1/supports")
+    @app.get("/v1/supports")
     async def list_supports() -> bodies.ListOf[bodies.SupportView]:
         """List the support sets, newest first."""
-        return bodies.ListOf(data=service.views())
+        return bodies.ListOf(data=await service.aside(service.views))
 
-    @routes.get("/v1/supports/{support}")
+    @app.get("/v1/supports/{support}")
     async def get_support(support: str) -> bodies.SupportView:
         """Show a support set."""
         stored = service.stored(support)
         return await service.aside(lambda: service.told(stored))
 
-    @routes.delete("/v1/supports/{support}")
+    @app.delete("/v1/supports/{support}")
     async def delete_support(support: str) -> bodies.Deleted:
         """Delete a support set and its update."""
-        await asyncio.to_thread(service.store.remove, service.stored(support).support.id)
+        service.require(support)
+        await asyncio.to_thread(service.store.remove, support)
         return bodies.Deleted(id=support)
 
-    return routes
 
-
-def _evaluation_routes(evaluations: Evaluations) -> APIRouter:
-    routes = APIRouter(tags=["evaluation"], route_class=StrictRoute)
-
-    @routes.post("/v1/evaluations", status_code=202)
+def _evaluation_routes(app: FastAPI, evaluations: Evaluations) -> None:
+    @app.post("/v1/evaluations", status_code=202)
     async def start_evaluation(body: bodies.EvaluationRequest) -> bodies.EvaluationView:
         """Score base, few shot and adapted model on one's own questions, in the background."""
         return evaluations.start(body)
 
-    @routes.get("/v1/evaluations/{evaluation}")
+    @app.get("/v1/evaluations/{evaluation}")
     async def get_evaluation(evaluation: str) -> bodies.EvaluationView:
         """Show how far an evaluation is."""
         return evaluations.view(evaluation)
 
-    @routes.delete("/v1/evaluations/{evaluation}")
+    @app.delete("/v1/evaluations/{evaluation}")
     async def end_evaluation(evaluation: str) -> bodies.EvaluationView:
         """End an evaluation."""
         return evaluations.cancel(evaluation)
 
-    return routes
 
-
-def _own_routes(service: Service) -> APIRouter:
-    routes = APIRouter(tags=["operation"], route_class=StrictRoute)
-
-    @routes.get("/v1/index")
+def _own_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/v1/index")
     async def get_index() -> bodies.IndexView:
         """Show which index is searched."""
         return service.documents.view()
 
-    @routes.post("/v1/index")
+    @app.post("/v1/index")
     async def refresh_index() -> bodies.IndexView:
         """Index the documents that changed, and search them from now on."""
-        return await asyncio.to_thread(service.documents.refresh)
+        return await service.documents.aside(service.documents.refresh)
 
-    @routes.get("/health", responses={503: {"model": bodies.Health}})
+    @app.get("/health", responses={503: {"model": bodies.Health}})
     async def health(response: Response) -> bodies.Health:
         """Say whether the server takes requests; 503 while it stops."""
         fit = service.scheduler.alive and not service.stopping
@@ -172,24 +161,22 @@ def _own_routes(service: Service) -> APIRouter:
             supports=len(service.store.names()),
         )
 
-    @routes.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Show counters and timings for Prometheus."""
         return PlainTextResponse(generate_latest(service.metrics.registry))
 
-    @routes.get("/", include_in_schema=False)
+    @app.get("/", include_in_schema=False)
     async def page() -> Response:
         headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
         return FileResponse(PAGE / "index.html", headers=headers)
 
-    @routes.get("/static/{name}", include_in_schema=False)
+    @app.get("/static/{name}", include_in_schema=False)
     async def page_file(name: str) -> Response:
         if name not in PAGE_FILES:
             raise ApiError(404, "not_found", "there is no such file.")
         headers = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
         return FileResponse(PAGE / name, headers=headers)
-
-    return routes
 
 
 def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> ASGIApp:
@@ -216,10 +203,10 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
         responses=ERRORS,
     )
     install_handlers(app)
-    app.include_router(_openai_routes(service))
-    app.include_router(_support_routes(service))
-    app.include_router(_evaluation_routes(Evaluations(service)))
-    app.include_router(_own_routes(service))
+    _openai_routes(app, service)
+    _support_routes(app, service)
+    _evaluation_routes(app, Evaluations(service))
+    _own_routes(app, service)
     gate = RequestGate(app, service.metrics, keys=keys or {}, local=local)
     origins = service.settings.serving.origins
     # around the gate: a browser asks beforehand without a key, and its page is to read refusals
@@ -248,9 +235,14 @@ def bind(settings: ServingSettings) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+    def __init__(self, config: uvicorn.Config, service: Service, ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._service = service
+        self._service, self._ready = service, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:  # it listens now: whoever is told may connect
+            self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal ends it well: requests in progress are finished, and the exit code is 0.
@@ -260,9 +252,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        loop, refresh = asyncio.get_running_loop(), self._service.documents.refresh_or_warn
         if hasattr(signal, "SIGHUP"):
-            loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, refresh)
+            documents, loop = self._service.documents, asyncio.get_running_loop()
+            again = documents.refresh_or_warn
+            loop.add_signal_handler(signal.SIGHUP, documents.aside, again)
         await super().serve(sockets)
 
 
@@ -278,10 +271,12 @@ def _log_to_stderr() -> None:
 def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
     """Serve until a signal comes; the settings of `rag` say where.
 
-    Without `keys` everyone is let in; `ready` is told the address once everything is loaded.
+    Without `keys` everyone is let in; `ready` is told the address once it listens there.
     """
     settings = rag.parts.settings.serving
     with bind(settings) as taken:
+        if hasattr(signal, "SIGHUP"):  # while it loads, there is nothing to be indexed anew
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
         _log_to_stderr()
         service = Service(rag, threads=leave_one())
         config = uvicorn.Config(
@@ -293,5 +288,5 @@ def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
             timeout_keep_alive=30,
         )
         host, port = taken.getsockname()[:2]
-        ready(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-        asyncio.run(_Server(config, service).serve([taken]))
+        url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        asyncio.run(_Server(config, service, lambda: ready(url)).serve([taken]))

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from raggd.data.documents import Skipped
 from raggd.data.text import normal_text
 from raggd.records import Demonstration, Passage, unknown_name
 from raggd.serving.errors import ApiError, BadRequestError
@@ -98,17 +99,22 @@ def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
 Passages = Annotated[list[PassageFields], Field(max_length=MOST_PASSAGES), AfterValidator(_bounded)]
 
 
-class DemonstrationFields(Body):
-    """An answered question; its passages are retrieved unless they are given."""
+class QuestionFields(Body):
+    """An answered question."""
 
     question: Annotated[str, Field(min_length=1, max_length=8_000), AfterValidator(_filled)]
     answer: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_filled)]
+
+
+class DemonstrationFields(QuestionFields):
+    """An answered question to be shown; its passages are retrieved unless they are given."""
+
     passages: Passages | None = None
     id: ShortText = ""
 
 
 Demonstrations = Annotated[list[DemonstrationFields], Field(min_length=1, max_length=16)]
-Questions = Annotated[list[DemonstrationFields], Field(min_length=1, max_length=256)]
+Questions = Annotated[list[QuestionFields], Field(min_length=1, max_length=256)]
 
 
 class Extension(Body):
@@ -175,7 +181,7 @@ class EvaluationRequest(Body):
     """`POST /v1/evaluations`: does adapting to a stored set help?"""
 
     support: ShortText
-    # to ask; without any, each of the set's own, adapted to the others
+    # to ask, if they are not among the set's; without any, each of these, adapted to the others
     questions: Questions | None = None
 
 
@@ -260,14 +266,6 @@ class EvaluationView(BaseModel):
     advice: str = ""  # whether to adapt, and with what; or why it cannot be told
 
 
-class SkippedView(BaseModel):
-    """A file that is not in the index, or (`partly`) not whole; why."""
-
-    file: str
-    reason: str
-    partly: bool = False
-
-
 class IndexView(BaseModel):
     """The index that is searched now."""
 
@@ -277,7 +275,7 @@ class IndexView(BaseModel):
     fingerprint: str
     changed: bool  # whether another index is searched from now on, since the documents changed
     seconds: float  # that looking and indexing took
-    skipped: list[SkippedView] = []
+    skipped: tuple[Skipped, ...]
 
 
 class Health(BaseModel):

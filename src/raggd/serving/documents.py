@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 import unicodedata
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Sequence, Sized
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from raggd.api import Rag
 from raggd.data.prompts import Exchange
@@ -16,13 +17,14 @@ from raggd.records import Passage, RaggdError, content_id
 from raggd.retrieval.base import Retriever, fused
 from raggd.retrieval.build import Index
 from raggd.retrieval.corpus import look_at
-from raggd.serving.bodies import IndexView, SkippedView
+from raggd.serving.bodies import IndexView
 from raggd.serving.errors import internal_error
 from raggd.serving.gate import Metrics
 
-LONGEST_ANSWER = 50  # words of an earlier answer that are searched for with a follow-up
+LONGEST = 50  # words of an earlier question, its last, or answer, searched for with a follow-up
 DEPTH = 20  # passages of each search whose ranks are fused
 LOG = logging.getLogger("raggd.serving")
+T = TypeVar("T")
 
 
 def state_of(corpus: Path) -> str:
@@ -44,8 +46,8 @@ def searches_for(question: str, earlier: Sequence[Exchange]) -> list[str]:
     ['Who wrote Dracula? And when?', 'Who wrote Dracula? Bram Stoker And when?']
     """
     asked, answered = earlier[-1]
-    words = answered.split()[:LONGEST_ANSWER]
-    return [" ".join([*asked.split(), *between, *question.split()]) for between in ([], words)]
+    start, words = asked.split()[-LONGEST:], answered.split()[:LONGEST]
+    return [" ".join([*start, *between, *question.split()]) for between in ([], words)]
 
 
 def passages_for(searches: Sequence[str], retriever: Retriever, k: int) -> tuple[Passage, ...]:
@@ -73,7 +75,7 @@ class Documents:
         """Open the index."""
         self._rag = rag
         self._metrics = metrics
-        self._lock = threading.Lock()
+        self._indexer = ThreadPoolExecutor(1, thread_name_prefix="raggd-index")
         # an engine of the user's own, named by its import path, is searched as it is
         named = ":" in rag.parts.settings.retrieval.retriever
         self.own = bool(named or rag.parts.settings.data.corpus)
@@ -83,6 +85,10 @@ class Documents:
         self._index: Index | None = None if named else rag.parts.index
         self.retriever: Retriever = self._index.retriever if self._index else rag.retriever
         metrics.passages.set_function(lambda: len(self))
+
+    def aside(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Do what looks for changes, one at a time; others do not wait for it."""
+        return asyncio.get_running_loop().run_in_executor(self._indexer, work)
 
     def __len__(self) -> int:
         """Return the number of passages; 0 where the engine does not tell."""
@@ -96,29 +102,25 @@ class Documents:
             fingerprint=self.retriever.fingerprint,
             changed=changed,
             seconds=round(seconds, 2),
-            skipped=[
-                SkippedView(file=each.file, reason=each.reason, partly=each.partly)
-                for each in (self._index.skipped if self._index else ())
-            ],
+            skipped=self._index.skipped if self._index else (),
         )
 
     def refresh(self) -> IndexView:
-        """Search what changed from now on, if it can be indexed. Blocks; one at a time."""
-        with self._lock:
-            started = time.perf_counter()
-            before = self.retriever.fingerprint
-            if self._watched:
-                # noted before reading: a file that is written meanwhile is seen the next time
-                self._state = state_of(self._watched)
-                with self._metrics.index_failures.count_exceptions():
-                    self._index = self._rag.parts.index_of(self._watched)
-                self.retriever = self._index.retriever
-            changed = self.retriever.fingerprint != before
-            seconds = time.perf_counter() - started
-            if changed:
-                self._metrics.index_swaps.inc()
-                LOG.info("documents changed: %d passages, %.1f s", len(self), seconds)
-            return self.view(changed=changed, seconds=seconds)
+        """Search what changed from now on, if it can be indexed; to be called `aside`."""
+        started = time.perf_counter()
+        before = self.retriever.fingerprint
+        if self._watched:
+            # noted before reading: a file that is written meanwhile is seen the next time
+            self._state = state_of(self._watched)
+            with self._metrics.index_failures.count_exceptions():
+                self._index = self._rag.parts.index_of(self._watched)
+            self.retriever = self._index.retriever
+        changed = self.retriever.fingerprint != before
+        seconds = time.perf_counter() - started
+        if changed:
+            self._metrics.index_swaps.inc()
+            LOG.info("documents changed: %d passages, %.1f s", len(self), seconds)
+        return self.view(changed=changed, seconds=seconds)
 
     def refresh_or_warn(self) -> None:
         """Do as `refresh`, where nobody waits for an answer: a failure goes to the log."""
@@ -133,5 +135,8 @@ class Documents:
         """Look for changes every so many seconds (0: never), until cancelled."""
         while self._watched and seconds:
             await asyncio.sleep(seconds)
-            if await asyncio.to_thread(state_of, self._watched) != self._state:
-                await asyncio.to_thread(self.refresh_or_warn)
+            await self.aside(self._look)
+
+    def _look(self) -> None:
+        if self._watched and state_of(self._watched) != self._state:
+            self.refresh_or_warn()

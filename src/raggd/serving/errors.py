@@ -6,13 +6,14 @@ import json
 import logging
 import re
 import traceback
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from raggd.files import each_key_once, is_unwritable
@@ -37,6 +38,21 @@ def _sendable(text: str) -> str:
     return whole if len(whole) <= _LONGEST else f"{whole[:_LONGEST]} ..."
 
 
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail
+
+
 class ApiError(Exception):
     """A request that is answered with an error."""
 
@@ -57,16 +73,16 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     @property
-    def body(self) -> dict[str, Any]:
+    def body(self) -> ErrorBody:
         """The error in OpenAI's form."""
         other = "invalid_request_error" if self.status < 500 else "server_error"
         kind = KINDS.get(self.status, other)
-        told = {"message": self.message, "type": kind, "param": self.param, "code": self.code}
-        return {"error": told}
+        told = ErrorDetail(message=self.message, type=kind, param=self.param, code=self.code)
+        return ErrorBody(error=told)
 
     def response(self) -> JSONResponse:
         """Return the error as it is sent."""
-        return JSONResponse(self.body, self.status, headers=self.headers)
+        return JSONResponse(self.body.model_dump(), self.status, headers=self.headers)
 
 
 class BadRequestError(ApiError):
@@ -159,27 +175,15 @@ def validation_error(problems: list[dict[str, Any]]) -> ApiError:
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     try:
         return each_key_once(pairs)
-    except ValueError as error:  # the only kind that FastAPI tells in its words
-        raise json.JSONDecodeError(str(error), "", 0) from error
+    except ValueError as error:
+        told = f"the body is not valid JSON: {error}."
+        raise BadRequestError(told, code="invalid_json") from error
 
 
-class _JsonRequest(Request):
-    async def json(self) -> Any:
-        # Python alone would take the last of two values, and lose the other without a word
-        return json.loads(await self.body(), object_pairs_hook=_each_once)
-
-
-class StrictRoute(APIRoute):
-    """A route that refuses a body in which a key of an object stands twice."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
-        answer = super().get_route_handler()
-
-        async def read(request: Request) -> Response:
-            return await answer(_JsonRequest(request.scope, request.receive))
-
-        return read
+def refuse_doubled_keys(body: bytes) -> None:
+    """Refuse JSON in which a key of an object stands twice: Python alone would take the last."""
+    with suppress(ValueError, RecursionError):  # what else is wrong is told where it is read
+        json.loads(body, object_pairs_hook=_each_once)
 
 
 _UNREADABLE = (

@@ -37,14 +37,17 @@ class Evaluations:
     def start(self, body: EvaluationRequest) -> EvaluationView:
         """Begin an evaluation, one at a time, of two examples or more; `view` says how far."""
         support = self._service.stored(body.support).support
-        fields = enumerate(body.questions or [], start=1)
-        asked = [Question(f"q{i}", f.question.strip(), (f.answer.strip(),)) for i, f in fields]
-        if not asked and len(support.demonstrations) < 2:
-            raise BadRequestError(
-                "a set of one example cannot be asked and shown: give questions.",
-                "questions",
-                "too_few_questions",
-            )
+        shown = {each.question for each in support.demonstrations}
+        fields = [(f.question.strip(), f.answer.strip()) for f in body.questions or []]
+        asked = [
+            Question(f"q{number}", question, (answer,))
+            for number, (question, answer) in enumerate(fields, start=1)
+            if question not in shown
+        ]
+        if not asked and (fields or len(support.demonstrations) < 2):
+            told = "every question is an example of the set, too: give others."
+            alone = "a set of one example cannot be asked and shown: give questions."
+            raise BadRequestError(told if fields else alone, "questions", "too_few_questions")
         if any(view.status == "running" for view in self._views.values()):
             raise ApiError(
                 409, "evaluation_running", "an evaluation is running: wait for it, or DELETE it."
@@ -57,7 +60,9 @@ class Evaluations:
         self._views[view.id] = view
         for old in list(self._views)[:-KEPT]:
             del self._views[old]
-        threading.Thread(target=self._run, args=(view, support, asked), daemon=True).start()
+        # no daemon: it ends with the server, at its next turn, and takes its folder along
+        work = (view, support, asked)
+        threading.Thread(target=self._run, args=work, name="raggd-evaluation").start()
         return view
 
     def view(self, name: str) -> EvaluationView:
@@ -78,7 +83,7 @@ class Evaluations:
         service, parts = self._service, self._service.rag.parts
 
         def progress(label: str, done: int, total: int | None) -> None:
-            if view.status != "running":
+            if view.status != "running" or service.stopping:
                 raise CancelledError
             view.doing, view.done, view.total = label, done, total or 0
 

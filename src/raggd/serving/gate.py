@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -29,7 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raggd.files import open_text, reason_of
 from raggd.records import RaggdError
-from raggd.serving.errors import ApiError, internal_error
+from raggd.serving.errors import ApiError, internal_error, refuse_doubled_keys
 
 LOG = logging.getLogger("raggd.serving")
 OPEN = ("/", "/health", "/openapi.json")
@@ -77,7 +78,7 @@ class Metrics:
 
 
 def read_keys(path: Path) -> Keys:
-    """Read API keys: a name and a key on each line, each once; ``#`` begins a comment."""
+    """Read API keys: a name and a key on each line, each once; a word's ``#`` begins a comment."""
     try:
         with open_text(path) as file:
             lines = file.read().splitlines()
@@ -85,7 +86,7 @@ def read_keys(path: Path) -> Keys:
         raise RaggdError(f"cannot read the API keys in {path}: {reason_of(error)}.") from error
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
-        words = line.split("#", 1)[0].split()
+        words = re.split(r"(?:^|\s)#", line)[0].split()  # a key may hold one
         if not words:
             continue
         if len(words) != 2 or words[0] in keys or words[1] in keys.values():
@@ -191,6 +192,7 @@ class RequestGate:
                 raise ApiError(408, "body_timeout", "the body did not arrive in time.") from error
             except ClientDisconnect:
                 return
+            refuse_doubled_keys(body)
             receive = _replayed(body, receive)
         # HEAD is a GET whose body the connection keeps back; the route is noted in the scope
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
@@ -214,7 +216,7 @@ class RequestGate:
         if not self._keys or path in OPEN or path.startswith("/static/"):
             return ""
         scheme, _, sent = Headers(scope=scope).get("authorization", "").partition(" ")
-        sent_key = sent.strip().encode("latin-1")
+        sent_key = sent.strip(" \t").encode("latin-1")  # of UTF-8, too
         # all are compared, so that the time says nothing about any
         names = [name for name, key in self._keys.items() if hmac.compare_digest(sent_key, key)]
         if scheme.lower() != "bearer" or not names:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, model_validator
 
 from raggd.data.shown import parsed_json
 from raggd.records import Demonstration
@@ -37,15 +37,32 @@ class Schema(BaseModel):
     items: Schema | bool = True
     any_of: list[Schema | bool] = Field(default=[], alias="anyOf")
     named: dict[str, Schema | bool] = Field(default={}, alias="$defs")
-    ref: str = Field(default="", alias="$ref")
+    ref: str = Field(default="", alias="$ref", pattern=r"^#(/\$defs/.+)?$")
 
-    def fits(self, value: Any, whole: Schema) -> bool:
-        """Return whether JSON is as this part of the `whole` schema says."""
+    def fits(self, value: Any) -> bool:
+        """Return whether JSON is as this whole schema says."""
+        known: dict[tuple[int, int], bool] = {}
+
+        def inside(value: Any, part: Schema | bool) -> bool:
+            if isinstance(part, bool):
+                return part
+            key = id(value), id(part)
+            if key not in known:  # looked at once: schemas that refer to each other never end
+                known[key] = False
+                known[key] = inside(value, self._named(part.ref)) and part.holds(value, inside)
+            return known[key]
+
+        return inside(value, self)
+
+    def _named(self, ref: str) -> Schema | bool:
+        if ref in {"", "#"}:
+            return self if ref else True
+        return self.named.get(ref.removeprefix("#/$defs/"), False)
+
+    def holds(self, value: Any, inside: Callable[[Any, Schema | bool], bool]) -> bool:
+        """Return whether JSON is as this part says; `inside` tells it of what lies in it."""
         kinds = [self.type] if isinstance(self.type, str) else self.type
         inner: list[tuple[Any, Schema | bool]] = []
-        if self.ref:
-            name = self.ref.removeprefix("#/$defs/")
-            inner.append((value, whole if name == "#" else whole.named.get(name, True)))
         if isinstance(value, dict):
             inner += [(v, self.properties.get(key, self.others)) for key, v in value.items()]
         elif isinstance(value, list):
@@ -55,8 +72,8 @@ class Schema(BaseModel):
             and (self.enum is None or any(_is_same(value, one) for one in self.enum))
             and ("const" not in self.model_fields_set or _is_same(value, self.const))
             and (not isinstance(value, dict) or value.keys() >= set(self.required))
-            and (not self.any_of or any(_fits(value, one, whole) for one in self.any_of))
-            and all(_fits(each, part, whole) for each, part in inner)
+            and (not self.any_of or any(inside(value, one) for one in self.any_of))
+            and all(inside(each, part) for each, part in inner)
         )
 
 
@@ -76,28 +93,12 @@ def _is_same(value: Any, other: Any) -> bool:
     return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
 
 
-def _fits(value: Any, schema: Schema | bool, whole: Schema) -> bool:
-    return schema if isinstance(schema, bool) else schema.fits(value, whole)
-
-
-def _is_schema(value: dict[str, Any]) -> dict[str, Any]:
-    try:
-        Schema.model_validate(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"is no JSON Schema ({where}: {first['msg']})") from error
-    return value
-
-
 class JsonSchema(Body):
     """The object that an answer is to be."""
 
     name: ShortText | None = None
     description: Text | None = None
-    schema_: Annotated[dict[str, Any], AfterValidator(_is_schema)] | None = Field(
-        default=None, alias="schema"
-    )
+    schema_: Schema | None = Field(default=None, alias="schema")
     strict: bool | None = None
 
 
@@ -107,16 +108,21 @@ class ResponseFormat(Body):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
 
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("the type 'json_schema', and no other, takes 'json_schema'")
+        return self
+
     def fits(self, answer: str) -> bool:
         """Return whether an answer is an object as it is wanted."""
-        value, schema = parsed_json(answer), self.json_schema and self.json_schema.schema_
-        if not isinstance(value, dict) or not schema:
+        value, wanted = parsed_json(answer), self.json_schema and self.json_schema.schema_
+        if not isinstance(value, dict) or not wanted:
             return isinstance(value, dict)
-        wanted = Schema.model_validate(schema)
         try:
             keyed = bool(wanted.required) or wanted.properties.keys() <= value.keys()
-            return keyed and wanted.fits(value, wanted)
-        except RecursionError:  # one that is defined by itself
+            return keyed and wanted.fits(value)
+        except RecursionError:  # nested too deep
             return False
 
     def shown_by(self, demonstrations: Sequence[Demonstration]) -> bool:
@@ -225,21 +231,6 @@ class CompletionRequest(Writing):
 
 
 # --- replies
-
-
-class ErrorDetail(BaseModel):
-    """What went wrong."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str
-
-
-class ErrorBody(BaseModel):
-    """Every answer that is not a success."""
-
-    error: ErrorDetail
 
 
 class Usage(BaseModel):

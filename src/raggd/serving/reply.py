@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -15,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from raggd.data.shown import is_refusal, named_passages
 from raggd.serving import openai
-from raggd.serving.bodies import Details, Extension
+from raggd.serving.bodies import Details
 from raggd.serving.errors import ApiError, as_api_error
 from raggd.serving.request import Request
 from raggd.serving.row import Row, TextPiece
@@ -41,7 +40,7 @@ class Reply(Response):
         }
         self._service, self._streams = service, bool(body.stream)
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
-        self._shows = (body.raggd or Extension()).show_passages is not False
+        self._shows = request.wanted.show_passages is not False
         self._loop = asyncio.get_running_loop()
         self._news: asyncio.Queue[tuple[Row, TextPiece] | ApiError | None] = asyncio.Queue()
         self._closed = False
@@ -131,7 +130,7 @@ class Reply(Response):
                 await send(_event(part.model_dump_json(exclude_unset=True)))
             await send(_event("[DONE]"))
         except ApiError as error:
-            await send(_event(json.dumps(error.body)))
+            await send(_event(error.body.model_dump_json()))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _parts(self) -> AsyncIterator[BaseModel]:
@@ -166,8 +165,8 @@ class Reply(Response):
         raise NotImplementedError
 
     def tokens(self) -> openai.Usage:
-        """Return the number of tokens of all rows."""
-        read = sum(len(row.prompt.tokens) for row in self.request.rows)
+        """Return the number of tokens of all rows; none where the model was not asked."""
+        read = sum(len(row.prompt.tokens) for row in self.request.rows if row.written)
         written = sum(row.written for row in self.request.rows)
         return openai.Usage(
             prompt_tokens=read, completion_tokens=written, total_tokens=read + written

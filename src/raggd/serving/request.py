@@ -106,7 +106,7 @@ class Request:
         self.searched: list[str] = []  # where it is not the question
         self.remarks: list[str] = []  # on its own demonstrations
         self.turns_cut = 0
-        self._service, self._body, self._wanted = service, body, wanted
+        self._service, self._body, self.wanted = service, body, wanted
         self._most, self._logprobs = most, logprobs
         self._retriever = service.documents.retriever  # one for the whole request
 
@@ -143,7 +143,7 @@ class Request:
         if self.support:
             support = service.stored(self.support).support
         else:
-            shown = self._wanted.demonstrations or []
+            shown = self.wanted.demonstrations or []
             support = await service.support_of(shown, self._retriever)
             self.remarks = await service.aside(lambda: service.rag.remarks(support))
         if self.format and not self.format.shown_by(support.demonstrations):
@@ -154,11 +154,10 @@ class Request:
 
     def make_rows(self, adapted: Adapted, emit: Emit) -> None:
         """Find passages and render the prompts, which blocks; pieces of rows go to `emit`."""
-        settings, given = self._service.settings, self._wanted.passages
+        settings, given = self._service.settings, self.wanted.passages
         self._fit_turns()
         for question in self.questions:
-            if len(question) > 32 * settings.backbone.context_tokens:
-                # far beyond any context: not worth a search
+            if self._is_vast(question):
                 raise too_long(f"it has {len(question)} characters")
             if given is not None:
                 passages = given_passages(given)
@@ -170,17 +169,24 @@ class Request:
 
     def unfounded(self, index: int) -> bool:
         """Return whether nothing was found for a question, so that the model is not asked."""
-        guesses = self._wanted.guess or not self._service.settings.retrieval.top_k
-        return not (self.evidence[index] or self._wanted.passages is not None or guesses)
+        guesses = self.wanted.guess or not self._service.settings.retrieval.top_k
+        return not (self.evidence[index] or self.wanted.passages is not None or guesses)
+
+    def _is_vast(self, text: str) -> bool:
+        # far beyond any context: not worth a search, nor to be counted in tokens
+        return len(text) > 32 * self._service.settings.backbone.context_tokens
 
     def _fit_turns(self) -> None:
         # earlier turns may take a quarter of the context: the oldest go first
         if not self.earlier:
             return
-        self.searched = searches_for(self.questions[0], self.earlier)
+        if self.wanted.passages is None:
+            self.searched = searches_for(self.questions[0], self.earlier)
         room, kept = self._service.settings.backbone.context_tokens // 4, 0
-        for turn in reversed(self.earlier):
-            room -= len(self._service.backbone.tokenizer.encode("\n".join(turn)))
+        for turn in map("\n".join, reversed(self.earlier)):
+            if self._is_vast(turn):
+                break
+            room -= len(self._service.backbone.tokenizer.encode(turn))
             if room < 0:
                 break
             kept += 1

@@ -140,14 +140,14 @@ class Service:
             return known, 0.0
         self.metrics.update_misses.inc()
         method = self.rag.method(instruction=instruction)
-        # what a request brings along, examples or instruction, is never written to disk
-        stored = self.store.file(support.id).is_file() and not instruction
 
         def adapt() -> Adapted:
             made = self.store.find(key, None)  # for another request, meanwhile
             if made is None:
                 with self.metrics.adaptation.time():
                     made = method.adapt([support])[0]
+                # what a request brings along, examples or instruction, is never written to disk
+                stored = support.id in self.store and not instruction
                 self.store.put(key, made, on_disk=stored)
             return made
 
@@ -170,29 +170,37 @@ class Service:
         with self.admitted(1):
             retriever = self.documents.retriever
             support = await self.support_of(body.demonstrations, retriever, body.task)
-            names = self.store.names()
-            if support.id not in names and len(names) >= MOST_SETS:
+            new = support.id not in self.store
+            if new and len(self.store.names()) >= MOST_SETS:
                 raise ApiError(
                     429,
                     "too_many_supports",
                     f"{MOST_SETS} support sets are stored, the most that a server holds: "
                     "DELETE some first.",
                 )
-            key = self.rag.key(support)
             stored = await asyncio.to_thread(self.store.add, support)
-            if not self.store.facts(key):
+            if not self.store.facts(self.rag.key(support)):
                 adapted, milliseconds = await self.adapted_to(support)
-                facts: dict[str, Any] = {"adapt_ms": milliseconds, "norms": {}}
-                if adapted.base is not None and adapted.update is not None:
-                    update = adapted.update.map(lambda tensor: tensor.float().cpu())
-                    change = effective_change(adapted.base, update)
-                    facts["norms"] = {p: norm(f).tolist() for p, f in change.items()}
-                await asyncio.to_thread(self.store.put, key, adapted, facts)
-            return await self.aside(lambda: self.told(stored)), support.id not in names
+                await asyncio.to_thread(self._keep, support, adapted, milliseconds)
+            return await self.aside(lambda: self.told(stored)), new
+
+    def _keep(self, support: SupportSet, adapted: Adapted, milliseconds: float) -> None:
+        facts: dict[str, Any] = {"adapt_ms": milliseconds, "norms": {}}
+        if adapted.base is not None and adapted.update is not None:
+            update = adapted.update.map(lambda tensor: tensor.float().cpu())
+            change = effective_change(adapted.base, update)
+            facts["norms"] = {p: norm(f).tolist() for p, f in change.items()}
+        there = support.id in self.store  # it may have been deleted meanwhile
+        self.store.put(self.rag.key(support), adapted, facts, on_disk=there)
 
     def stored(self, name: str) -> StoredSet:
         """Look a stored set up; 404 if there is none."""
-        if name not in self.store.names():
+        self.require(name)
+        return self.store.stored(name)
+
+    def require(self, name: str) -> None:
+        """Refuse the id of a set that is not stored: 404."""
+        if name not in self.store:
             raise ApiError(
                 404,
                 "support_not_found",
@@ -200,7 +208,6 @@ class Service:
                 "/v1/supports, or see GET /v1/supports.",
                 param="support",
             )
-        return self.store.stored(name)
 
     def views(self) -> list[SupportView]:
         """Return all sets, newest first; a damaged one is reported and left out."""

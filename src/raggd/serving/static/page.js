@@ -288,7 +288,9 @@ async function listSupports() {
 
 const choose = () => tried(async () => {
   const support = $("saved").value ? await read(`/v1/supports/${$("saved").value}`) : null;
-  if (support) fillRows(support.demonstrations.map((shown) => [shown.question, shown.answer]));
+  // passages that came along with an example stay with it, others are found anew
+  const own = (shown) => (shown.passages.every((passage) => passage.id.startsWith("given-")) ? shown.passages : null);
+  if (support) fillRows(support.demonstrations.map((shown) => [shown.question, shown.answer, own(shown)]));
   use(support);
 });
 
@@ -395,7 +397,7 @@ $("more").addEventListener("click", () => addRow().querySelector(".q").focus());
 $("saved").addEventListener("change", choose);
 $("forget").addEventListener("click", forget);
 $("evaluate").addEventListener("click", evaluate);
-$("stop").addEventListener("click", () => call(`/v1/evaluations/${state.evaluation}`, { method: "DELETE" }));
+$("stop").addEventListener("click", () => tried(() => call(`/v1/evaluations/${state.evaluation}`, { method: "DELETE" })));
 $("marking").addEventListener("change", (event) => {
   state.marking = event.target.value;
   drawEvidence();

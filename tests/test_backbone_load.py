@@ -143,9 +143,10 @@ def test_a_missing_backbone_is_named(
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # as without network
     _refused("nobody/no-such-model", r"cannot load backbone 'nobody/no-such-model' \(hub name\)")
-    _refused(str(tmp_path / "absent"), "cannot load backbone")
+    _refused(str(tmp_path / "absent"), r"cannot load backbone '.*absent'.*no such folder")
+    _refused("", r"cannot load backbone ''.*the name is empty")
     (tmp_path / "empty").mkdir()
-    _refused(str(tmp_path / "empty"), r"cannot load backbone '.*empty' \(folder\)")
+    _refused(str(tmp_path / "empty"), r"'.*empty' \(folder\): there is no model in it")
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])

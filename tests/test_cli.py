@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from raggd.adaptation.base_adapter import save_base
 from raggd.adaptation.predictors.base import MeanPredictor, save_predictor
 from raggd.adaptation.targets import load_targets
 from raggd.backbone.load import Backbone
-from raggd.cli import data
+from raggd.cli import data, main
 from raggd.methods.spec import BASE_FILE, MEAN_FILE, PREDICTOR_FILE
 from raggd.training import fits
 from tiny import random_base, random_update
@@ -180,6 +181,62 @@ def test_a_wrong_setting_or_name(
     out = tmp_path / "out"
     assert message in place.run("evaluate", "--out", out, *arguments).refusal()
     assert files_under(out) == []
+
+
+STUDY = str(Path(__file__).parent.parent / "studies" / "small.toml")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("evaluate --count 3 --prepared x", "--count and --prepared would change nothing here"),
+        ("evaluate --contracts new --questions x", "--questions would change nothing here"),
+        ("evaluate --contracts new --prepared x --corpus y", "--corpus would change nothing here"),
+        (f"study {STUDY} --status --alignment", "--status and --alignment were both given"),
+        (f"study {STUDY} --dry-run --cluster local", "--cluster would change nothing here"),
+        (f"study {STUDY} --workers 2", "--workers would change nothing here: they go with --clu"),
+        ("targets --worker-threads 2", "--worker-threads would change nothing here"),
+        ("targets --cluster=", "expected 'local', 'auto' or HOST:PORT"),
+        ("targets --cluster=head:\u00b2", "expected 'local', 'auto' or HOST:PORT"),
+        ("train base --store x", "--store would change nothing here: base reads no targets"),
+        ("train ridge --store x --store y", "ridge reads one folder of targets"),
+        ("export peft x --support y --corpus z", "--corpus would change nothing here"),
+        ("audit --dump x --adapters y", "--adapters would change nothing here"),
+        ("audit --adapters x --method rag-gd", "--method would change nothing here"),
+    ],
+)
+def test_an_option_that_nothing_uses_is_refused(
+    command: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in run_cli(*command.split()).refusal()
+    assert files_under(tmp_path) == []
+
+
+def test_weights_of_another_rank_or_scale_are_refused(place: Place, tmp_path: Path) -> None:
+    for name, value in (("rank", 3), ("alpha", 7)):
+        command = ("evaluate", "--out", tmp_path / "out", "--set", f"adapter.{name}={value}")
+        refused = place.run(*command).refusal()
+        assert f"adapter.{name} is {value}, but " in refused
+        assert "base.safetensors was trained with " in refused
+
+
+def test_letters_that_a_terminal_lacks_are_escaped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, shown = tmp_path / "\u0141\xf3d\u017a\U0001f600", []
+    for option in ("--json", "--set=retrieval.top_k=3"):
+        raw = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding="ascii"))
+        command = ["raggd", "supports", "list", "--set", f"serving.supports={folder}", option]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as left:
+            main()
+        sys.stdout.flush()
+        assert left.value.code == 0
+        shown.append(raw.getvalue().decode())
+    assert json.loads(shown[0]) == {"folder": str(folder), "supports": []}
+    assert "\\u0141" in shown[1]
 
 
 def test_a_message_is_one_line_whatever_it_quotes() -> None:

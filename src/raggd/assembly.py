@@ -20,7 +20,7 @@ from raggd.retrieval.bring_your_own import open_named
 from raggd.retrieval.build import Index, build_index
 from raggd.retrieval.cache import CachedRetriever
 from raggd.retrieval.evidence import NoisyRetriever
-from raggd.settings import Settings
+from raggd.settings import AdapterSettings, Settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     import torch
@@ -172,7 +172,16 @@ class Assembly:
         """The base adapter W0; that it fits the backbone is checked when it is attached."""
         from raggd.adaptation.base_adapter import load_base
 
-        return load_base(weight_file(self.weights, BASE_FILE)).to(self.device)
+        path = weight_file(self.weights, BASE_FILE)
+        base, usual = load_base(path), AdapterSettings()
+        for name in ("rank", "alpha"):
+            told, there = getattr(self.settings.adapter, name), getattr(base.spec, name)
+            if told not in {there, getattr(usual, name)}:
+                raise RaggdError(
+                    f"adapter.{name} is {told:g}, but {path} was trained with {there:g}: leave the "
+                    "setting out, or train weights with it (`raggd train base`)."
+                )
+        return base.to(self.device)
 
     @cached_property
     def _predictors(self) -> dict[str, Predictor]:

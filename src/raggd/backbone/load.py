@@ -158,6 +158,23 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> tuple[Any, Any, li
     return model, tokenizer, sorted(info["missing_keys"])  # the library would fill these at random
 
 
+def _lack(source: str) -> str:
+    # the library's own words for these are about the names of its hub
+    if Path(source).is_dir() and source:
+        there = (Path(source) / "config.json").is_file()
+        return "" if there else "there is no model in it (no config.json)."
+    is_path = source.startswith(("/", "./", "../", "~"))
+    return "there is no such folder." if is_path else "" if source else "the name is empty."
+
+
+def _unloadable(name: str, source: str, reason: str) -> RaggdError:
+    kind = "folder" if Path(source).is_dir() else "hub name"
+    return RaggdError(
+        f"cannot load backbone '{name}' ({kind}): {reason} Embedded backbones: "
+        f"{', '.join(EMBEDDED)}; otherwise give a Hugging Face name or a local folder."
+    )
+
+
 def load_backbone(settings: BackboneSettings, progress: Progress = on_stderr) -> Backbone:
     """Load the frozen backbone, embedded, from the hub or a folder, and put it on its device."""
     from safetensors import SafetensorError
@@ -169,6 +186,8 @@ def load_backbone(settings: BackboneSettings, progress: Progress = on_stderr) ->
         if settings.name in EMBEDDED
         else settings.name
     )
+    if reason := _lack(source):
+        raise _unloadable(settings.name, source, reason)
     options: dict[str, Any] = {"dtype": choose_dtype(settings, device)}
     check_room(source, settings, device)
     if four_bits is not None:
@@ -176,12 +195,8 @@ def load_backbone(settings: BackboneSettings, progress: Progress = on_stderr) ->
     try:
         model, tokenizer, missing = _from_pretrained(source, options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        kind = "folder" if Path(source).is_dir() else "hub name"
-        reason = str(error).strip().splitlines()[0]
-        raise RaggdError(
-            f"cannot load backbone '{settings.name}' ({kind}): {reason} Embedded backbones: "
-            f"{', '.join(EMBEDDED)}; otherwise give a Hugging Face name or a local folder."
-        ) from error
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise _unloadable(settings.name, source, reason) from error
     if missing:
         raise RaggdError(
             f"the weights of backbone '{settings.name}' lack {len(missing)} tensors "

@@ -258,7 +258,7 @@ def serve(
 
 
 def _require_extra() -> None:
-    wanted = ("fastapi", "uvicorn", "prometheus_client", "httpx")
+    wanted = ("fastapi", "uvicorn", "prometheus_client")
     if missing := [name for name in wanted if find_spec(name) is None]:
         raise RaggdError(
             f"the server needs {' and '.join(missing)}: install raggd with its extra, `pip install "

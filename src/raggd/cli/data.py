@@ -15,7 +15,7 @@ from raggd.cli.shared import (
     Corpus,
     Json,
     Out,
-    load_parts,
+    load_rag,
     names_in,
     opened,
     out_file,
@@ -39,7 +39,7 @@ def data_list(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """List the benchmarks and what is there of each; fetches nothing."""
-    result = listed(load_parts(config, assignments))
+    result = listed(load_rag(config, assignments).parts)
     absent, lines = "on the hub" if result["source"] == "hub" else "not there", []
     for entry in result["benchmarks"]:
         held = ", held out from training" if entry["held_out"] else ""
@@ -138,7 +138,7 @@ def make(
     from raggd.study.made import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
-        parts = load_parts(config, assignments, corpus=corpus)
+        parts = load_rag(config, assignments, corpus).parts
         result = run_make(parts, out, count, seed, _ask)
     else:
         with opened(config, assignments, corpus) as (rag, bar):

@@ -21,6 +21,7 @@ from raggd.cli.shared import (
     note,
     opened,
     progress_bar,
+    refuse_idle,
     show,
 )
 from raggd.files import write_json, write_text
@@ -78,11 +79,15 @@ def evaluate(
     contracts: Annotated[
         str, typer.Option(help="Judge form and content instead: known, new, unseen, or several.")
     ] = "",
-    count: Annotated[int, typer.Option(min=1, help="Questions per contract and source.")] = 6,
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Questions per contract and source [6].")
+    ] = None,
     shown: Annotated[
-        int, typer.Option("--examples", min=1, max=16, help="Examples of a contract.")
-    ] = 3,
-    prepared: Annotated[Path | None, typer.Option(help="Questions of a prepared file.")] = None,
+        int | None, typer.Option("--examples", min=1, max=16, help="Examples of a contract [3].")
+    ] = None,
+    prepared: Annotated[
+        Path | None, typer.Option(help="Take the contracts' questions from a prepared file.")
+    ] = None,
     out: Out = Path("runs/evaluation"),
     questions: Annotated[
         Path | None, typer.Option(help="Your own answered questions, or a folder of sets of them.")
@@ -98,17 +103,24 @@ def evaluate(
     from raggd.report.own import contract_tables
     from raggd.study.evaluate import run_evaluate, run_own, usual_methods
 
+    if contracts:
+        own = {"questions": questions, "demonstrations": demonstrations}
+        refuse_idle("contracts bring their own", **own)
+        refuse_idle("a prepared file holds its passages", corpus=corpus if prepared else None)
+    else:
+        refuse_idle("they go with --contracts", count=count, examples=shown, prepared=prepared)
     named = names_in(methods) if methods else None
     words: list[str] = []
     with opened(config, assignments, corpus) as (rag, bar):
         parts = rag.parts
         if contracts:
             sets, chosen = names_in(contracts), USUAL if named is None else named
-            result = run_contracts(parts, sets, chosen, count, out, bar, prepared, shown)
+            sizes = (count or 6, shown or 3)
+            result = run_contracts(parts, sets, chosen, sizes[0], out, bar, prepared, sizes[1])
             tables = contract_tables(result)
         elif questions or demonstrations:
-            result, own = run_own(parts, questions, demonstrations, named or [], out, bar)
-            tables, words = own.tables, ["", own.advice]
+            result, scored = run_own(parts, questions, demonstrations, named or [], out, bar)
+            tables, words = scored.tables, ["", scored.advice]
         else:
             chosen = usual_methods(parts) if named is None else named
             result, report = run_evaluate(parts, chosen, out, bar)
@@ -117,7 +129,7 @@ def evaluate(
 
 
 def audit(
-    method: Annotated[str, typer.Option(help="A predictor of ours to audit.")] = "rag-gd",
+    method: Annotated[str, typer.Option(help="A predictor of ours to audit [rag-gd].")] = "",
     constant: Annotated[
         str, typer.Option(help="The tuned constant beside it: a method, or a folder's adapter.")
     ] = "",
@@ -139,6 +151,12 @@ def audit(
     from raggd.evaluation.runner import task_of
     from raggd.report.own import audit_table
 
+    if dump is not None:
+        only = {"method": method, "constant": constant, "adapters": adapters}
+        refuse_idle("the support sets are the same for all", **only)
+    elif adapters is not None:
+        refuse_idle("the folder's adapters are audited", method=method)
+    method = method or "rag-gd"
     with opened(config, assignments) as (rag, bar):
         parts = rag.parts
         tasks = [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]

@@ -19,8 +19,9 @@ from raggd.cli.shared import (
     Update,
     complain,
     counted,
-    load_parts,
+    load_rag,
     opened,
+    refuse_idle,
     show,
     support_from,
 )
@@ -52,6 +53,8 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a LoRA for another engine. Without an update, the base adapter alone."""
+    if not demonstrations:
+        refuse_idle("passages are found for --demonstrations alone", corpus=corpus)
     with opened(config, assignments, corpus) as (rag, _):
         adapted = None
         if demonstrations or support or update:
@@ -89,9 +92,7 @@ def _left_out(result: dict[str, Any]) -> list[str]:
 
 
 def _store(config: Path | None, assignments: list[str] | None) -> Store:
-    from raggd.api import Rag
-
-    return Rag(load_parts(config, assignments)).store
+    return load_rag(config, assignments).store
 
 
 @supports_app.command("add")
@@ -151,9 +152,5 @@ def supports_remove(
     as_json: Json = False,
 ) -> None:
     """Delete support sets and all that was adapted to them."""
-    store = _store(config, assignments)
-    for name in names:  # all or none
-        store.stored(name)
-    for name in names:
-        store.remove(name)
+    _store(config, assignments).remove(*names)
     show({"removed": names}, as_json, f"removed {', '.join(names)}")

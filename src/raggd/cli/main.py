@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -81,6 +82,8 @@ def main() -> None:
         OSError: a fault of the program, unless a name is too long or nothing can be written.
     """
     warnings.formatwarning = lambda message, *_, **__: f"raggd: {message}\n"  # no source lines
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters that a terminal lacks
     try:
         app(prog_name="raggd")
     except RaggdError as error:

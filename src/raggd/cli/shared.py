@@ -5,6 +5,7 @@ Progress goes to standard error, one JSON object to standard output.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ if TYPE_CHECKING:  # rich loads when there is something to show, the rest when i
     from rich.console import Console
 
     from raggd.api import Rag
-    from raggd.assembly import Assembly
+    from raggd.cluster.workers import ClusterOptions
     from raggd.records import SupportSet
 
 
@@ -96,17 +97,17 @@ def names_in(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
-def load_parts(
+def load_rag(
     config: Path | None,
     assignments: list[str] | None,
-    bar: Progress = silent,
     corpus: str | None = None,
-) -> Assembly:
+    bar: Progress = silent,
+) -> Rag:
     """Read the settings of a command; everything it needs is loaded on first use."""
     from raggd.api import load
     from raggd.settings import load_settings
 
-    return load(corpus, settings=load_settings(config, assignments), progress=bar).parts
+    return load(corpus, settings=load_settings(config, assignments), progress=bar)
 
 
 @contextmanager
@@ -114,10 +115,8 @@ def opened(
     config: Path | None, assignments: list[str] | None, corpus: str | None = None
 ) -> Iterator[tuple[Rag, Progress]]:
     """Give a command what its settings name, and show how far it is."""
-    from raggd.api import Rag
-
     with progress_bar() as bar:
-        yield Rag(load_parts(config, assignments, bar, corpus)), bar
+        yield load_rag(config, assignments, corpus, bar), bar
 
 
 def support_from(rag: Rag, source: Source, method: str | None = None) -> SupportSet | None:
@@ -130,6 +129,23 @@ def support_from(rag: Rag, source: Source, method: str | None = None) -> Support
     if name is not None:
         return rag.store.stored(name).support
     return None if demonstrations is None else rag.support(demonstrations)
+
+
+def refuse_idle(use: str, **options: Any) -> None:
+    """Refuse options that are given where a command has no use for them; `use` says which has."""
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value]
+    if given:
+        raise RaggdError(f"{' and '.join(given)} would change nothing here: {use}.")
+
+
+def cluster_options(address: str | None, workers: int, threads: int) -> ClusterOptions | None:
+    """Return what `--cluster` and its options say; None without it."""
+    if address is None:
+        refuse_idle("they go with --cluster", workers=workers, worker_threads=threads)
+        return None
+    from raggd.cluster.workers import ClusterOptions
+
+    return ClusterOptions(address, workers, threads)
 
 
 def refuse_skipped(corpus: Path, skipped: Sequence[Skipped]) -> None:
@@ -145,7 +161,10 @@ def counted(number: int, noun: str) -> str:
 
 def emit_json(value: Any) -> None:
     """Write one JSON object and a line break to standard output."""
-    sys.stdout.write(as_json(value) + "\n")
+    text = as_json(value)
+    if not (sys.stdout.encoding or "utf").lower().startswith("utf"):
+        text = json.dumps(json.loads(text))  # letters that the terminal lacks are escaped
+    sys.stdout.write(text + "\n")
 
 
 def _console(*, stderr: bool = False) -> Console:

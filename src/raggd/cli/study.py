@@ -14,11 +14,14 @@ from raggd.cli.shared import (
     Json,
     Workers,
     WorkerThreads,
+    cluster_options,
     names_in,
     out_folder,
     progress_bar,
+    refuse_idle,
     show,
 )
+from raggd.records import RaggdError
 
 Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
@@ -77,6 +80,14 @@ def study(
 
     settings = load_study(file, assignments)
     folder = out or Path("runs") / f"study-{file.stem}"
+    looks = {"status": status, "dry-run": dry or time_one_draw, "alignment": alignment}
+    chosen = [f"--{name}" for name, given in looks.items() if given]
+    if len(chosen) > 1:
+        raise RaggdError(f"{' and '.join(chosen)} were both given: leave one out.")
+    on_cluster = {"cluster": cluster, "workers": workers, "worker_threads": worker_threads}
+    if chosen:
+        refuse_idle(f"{chosen[0]} runs nothing on a cluster", **on_cluster)
+    options = cluster_options(cluster, workers, worker_threads)
     part = Part(*(tuple(names_in(n)) for n in (backbones, retrievers, benchmarks, methods)))
     if status:
         _status(settings, folder, part, as_json)
@@ -100,11 +111,9 @@ def study(
     from raggd.study.run import run_study
 
     with progress_bar() as bar:
-        if cluster:
+        if options:
             from raggd.cluster.runs import run_study_on
-            from raggd.cluster.workers import ClusterOptions
 
-            options = ClusterOptions(cluster, workers, worker_threads)
             result = run_study_on(settings, folder, part, options, bar)
         else:
             result = run_study(settings, folder, part, bar)

@@ -16,10 +16,11 @@ from raggd.cli.shared import (
     Out,
     Workers,
     WorkerThreads,
-    load_parts,
+    cluster_options,
     names_in,
     note,
-    progress_bar,
+    opened,
+    refuse_idle,
     show,
 )
 
@@ -44,6 +45,10 @@ STAGES = {
     "gate": "Measure what tuned updates gain on training questions, and fit the gate to it.",
 }
 """What each stage does; `raggd.training.stages` has the table, and torch with it."""
+OF_TARGETS = (
+    *("predictor", "predictor-k1", "predictor-k10", "tuned", "mean-tuned", "hyper"),
+    *("ridge", "task-mean"),
+)
 Stores = Annotated[
     list[Path] | None,
     typer.Option("--store", help="Folder of `raggd targets`. Default: runs/targets. Repeatable."),
@@ -82,9 +87,13 @@ def _command(name: str) -> Callable[..., None]:
         from raggd.training.run import Run
         from raggd.training.stages import run_stage
 
+        if name not in OF_TARGETS:
+            refuse_idle(f"{name} reads no targets", store=stores)
+        elif name != "task-mean":
+            refuse_idle(f"{name} reads one folder of targets", store=stores and stores[1:])
         folders = tuple(stores or [Path("runs/targets")])
-        with progress_bar() as bar:
-            record = run_stage(name, Run(load_parts(config, assignments, bar), out, folders, bar))
+        with opened(config, assignments) as (rag, bar):
+            record = run_stage(name, Run(rag.parts, out, folders, bar))
         _show(name, record, out, as_json)
 
     return command
@@ -108,9 +117,8 @@ def train_all(
     from raggd.training.stages import USUAL
     from raggd.training.stages import train_all as run
 
-    with progress_bar() as bar:
-        parts = load_parts(config, assignments, bar)
-        result = run(parts, out, names_in(stages) or USUAL, bar, note)
+    with opened(config, assignments) as (rag, bar):
+        result = run(rag.parts, out, names_in(stages) or USUAL, bar, note)
     lines = [f"{name:<12} {made['seconds']:>8.0f} s" for name, made in result["stages"].items()]
     show(result, as_json, *lines, f"weights in {out}: --set adapter.weights={out}")
 
@@ -131,13 +139,13 @@ def targets(
     from raggd.training.run import Run
     from raggd.training.stages import run_stage
 
-    with progress_bar() as bar:
-        run = Run(load_parts(config, assignments, bar), out, (out,), bar, pool)
-        if cluster:
+    options = cluster_options(cluster, workers, worker_threads)
+    with opened(config, assignments) as (rag, bar):
+        run = Run(rag.parts, out, (out,), bar, pool)
+        if options:
             from raggd.cluster.runs import run_targets_on
-            from raggd.cluster.workers import ClusterOptions
 
-            result = run_targets_on(run, ClusterOptions(cluster, workers, worker_threads))
+            result = run_targets_on(run, options)
         else:
             result = run_stage("targets", run)
     show(result, as_json, f"{result['sets']} targets in {out}")

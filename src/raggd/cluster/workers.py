@@ -48,7 +48,7 @@ class ClusterOptions:
     def __post_init__(self) -> None:
         """Refuse what is no address, and a Python without Ray, before any work."""
         _, colon, port = self.address.rpartition(":")
-        if self.address not in {LOCAL, "auto"} and not (colon and port.isdigit()):
+        if self.address not in {LOCAL, "auto"} and not (colon and port.isdecimal()):
             raise RaggdError(
                 f"--cluster '{self.address}': expected 'local', 'auto' or HOST:PORT of a Ray head "
                 "node."

@@ -10,16 +10,7 @@ import typer
 from benchmarks.command import run_app
 from benchmarks.pages import ratio_table, time_table
 from benchmarks.run import run_bench
-from raggd.cli.shared import (
-    Assignments,
-    Config,
-    Json,
-    Out,
-    emit_json,
-    load_parts,
-    progress_bar,
-    say,
-)
+from raggd.cli.shared import Assignments, Config, Json, Out, emit_json, opened, say
 
 app = typer.Typer(add_completion=False)
 
@@ -41,8 +32,8 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure the promised prices as ratios: A and B in turn, in one run."""
-    with progress_bar() as bar:
-        result = run_bench(load_parts(config, assignments, bar), out, rounds, only)
+    with opened(config, assignments) as (rag, _):
+        result = run_bench(rag.parts, out, rounds, only)
     if as_json:
         emit_json(result)
         return

@@ -52,8 +52,11 @@ def test_pruning_leaves_downloads_and_support_sets(cache: Path) -> None:
 
 
 def test_pruning_by_size(cache: Path) -> None:
+    begun = cache / "indexes" / "begun"  # just now, by another process: it holds nothing yet
+    begun.mkdir()
     gone = run_cli("cache", "prune", "--keep", "1", "--json").json()
     assert "index" in {entry["kind"] for entry in gone["removed"]}
+    assert begun.is_dir()
 
 
 def test_pruning_must_be_told_what_may_go(cache: Path) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import time
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -127,13 +127,17 @@ def list_cache() -> list[CacheEntry]:
     """Return all that is in the cache folder, the longest unused first."""
     root = cache_folder()
     folders = [f for f in root.iterdir() if f.is_dir()] if root.is_dir() else []
-    entries = [_entry(folder.name, path) for folder in folders for path in folder.iterdir()]
+    entries = []
+    for path in (path for folder in folders for path in folder.iterdir()):
+        with suppress(FileNotFoundError):  # another process removed it, or a part of it
+            entries.append(_entry(path.parent.name, path))
     return sorted(entries, key=lambda entry: entry.last_used)
 
 
 def _entry(folder: str, path: Path) -> CacheEntry:
     files = [f.stat() for f in (path, *path.rglob("*")) if f.is_file()]
-    size, used = sum(f.st_size for f in files), max((f.st_mtime for f in files), default=0.0)
+    size = sum(f.st_size for f in files)
+    used = max((f.st_mtime for f in files), default=path.stat().st_mtime)
     if folder != "indexes":
         return CacheEntry(folder, path, size, used, path.name)
     try:

@@ -141,6 +141,23 @@ def test_answers_that_may_be_free_are_no_labels(answers: tuple[str, ...]) -> Non
     assert closed_of(answers, shown) is None
 
 
+def test_a_label_may_be_part_of_another() -> None:
+    shown = [label(a, f"q{i}") for i, a in enumerate(("supported", "not supported", "supported"))]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert template.closed is not None
+    assert template.closed.labels == ("supported", "not supported")
+    assert tuple(plain) == tuple(shown)
+
+
+def test_what_stands_around_free_answers_makes_them_no_labels() -> None:
+    shown = [label(f"<a>{a}</a>", f"q{i}", f"{a} lies far away") for i, a in enumerate("xyx")]
+    template, _ = template_of(shown)
+    assert template is not None
+    assert template.closed is None
+    assert len(template.pieces) == 3
+
+
 def verdicts(held: str, lacking: str) -> list[Demonstration]:
     text = "Ada Lovelace and Charles Babbage built it in London."
     return [

@@ -199,13 +199,17 @@ def template_of(
 
 def _closed(answered: Sequence[Demonstration]) -> tuple[AnswerTemplate, list[str]] | None:
     # the template whose values are options or labels, and the values as the model reads them
-    for template in (_read(answered), AnswerTemplate()) if answered else ():
-        values = [template.value_of(d.answer) or "" for d in answered]
-        closed = closed_of(values, answered)
-        if closed is not None:
-            pairs = zip(values, answered, strict=True)
-            return replace(template, closed=closed), [closed.read(v, d.question) for v, d in pairs]
-    return None
+    if not answered:
+        return None
+    template = _read(answered)
+    values = [template.value_of(d.answer) or "" for d in answered]
+    if not all(values):  # one is part of another: 'supported', 'not supported'
+        template, values = AnswerTemplate(), [d.answer.strip() for d in answered]
+    closed = closed_of(values, answered)
+    if closed is None:
+        return None
+    pairs = zip(values, answered, strict=True)
+    return replace(template, closed=closed), [closed.read(v, d.question) for v, d in pairs]
 
 
 def _open(answered: Sequence[Demonstration]) -> tuple[AnswerTemplate, list[str]]:

@@ -11,7 +11,7 @@ from raggd.backbone.capture import steps_from
 from raggd.backbone.generate import read_prompts
 from raggd.data.prompts import Prompt
 from raggd.evaluation.timing import Work, in_turn, ratio_of
-from raggd.methods.answering import adapted_rows, decisions_of, extract_of
+from raggd.methods.answering import adapted_rows, extract_of, rules_of
 from raggd.methods.base import Adapted
 
 ABOUT = "one question: under three examples, read before, and with the base adapter"
@@ -23,8 +23,8 @@ def answer(setting: BenchSetting, row: Adapted, prompt: Prompt, tokens: int) -> 
     """Answer as `answer_rows` does, for so many tokens: all ways do the same work."""
     backbone, found = setting.backbone, []
     with adapted_rows(backbone, [row]):
-        decisions = decisions_of(backbone, [row], [prompt])
-        reading = read_prompts(backbone, [prompt], prefixes=[row.prefix], decisions=decisions)
+        rules = rules_of([row], [prompt])
+        reading = read_prompts(backbone, [prompt], prefixes=[row.prefix], rules=rules)
         extract, logits = extract_of(backbone, row, prompt), reading.logits
         step = steps_from(backbone, reading, tokens)
         for left in reversed(range(tokens)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import string
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 import tiny
 from raggd.adaptation.following import without_template
-from raggd.backbone.deciding import LabelRule, decided
+from raggd.backbone.extractive import Extract, mixed
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.closed import Closed, closed_of, names_held, options_of
@@ -24,7 +23,7 @@ from raggd.data.contracts.families import KNOWN
 from raggd.data.contracts.lessons import Lesson
 from raggd.data.template import template_of
 from raggd.evaluation.forms import infer_form
-from raggd.methods.answering import answer_batch, decisions_of, render
+from raggd.methods.answering import answer_batch, extract_of, render
 from raggd.methods.base import Adapted
 from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.store import Store
@@ -213,18 +212,31 @@ def test_names_that_passages_hold() -> None:
 def test_a_rule_mixes_evidence_with_the_models_own_view() -> None:
     logits = torch.tensor([0.3, 2.0, -1.0, 0.5])
     own = float(logits[1:3].softmax(0)[0])
-    free = LabelRule(1, 2, 0.0, 1.0).decide(logits)
-    torch.testing.assert_close(free, logits)
+    torch.testing.assert_close(mixed(logits, 1, 2, 0.0, 1.0), logits)
     for told, left in ((0.0, 0.2), (0.5, 0.3), (0.9, 0.0)):
-        mixed = LabelRule(1, 2, told, left).decide(logits)
-        assert float(mixed[1:3].softmax(0)[0]) == pytest.approx(told + left * own, abs=1e-5)
-        assert torch.equal(mixed[[0, 3]], logits[[0, 3]])
-        assert float(mixed[1:3].logsumexp(0)) == pytest.approx(float(logits[1:3].logsumexp(0)))
-    certain = LabelRule(1, 2, 0.0, 0.0).decide(logits)
-    assert certain.isfinite().all()
-    both = decided(torch.stack([logits, logits]), [None, LabelRule(1, 2, 0.0, 0.0)])
-    assert torch.equal(both[0], logits)
-    assert math.isclose(float(both[1][1]), float(certain[1]))
+        found = mixed(logits, 1, 2, told, left)
+        assert float(found[1:3].softmax(0)[0]) == pytest.approx(told + left * own, abs=1e-5)
+        assert torch.equal(found[[0, 3]], logits[[0, 3]])
+        assert float(found[1:3].logsumexp(0)) == pytest.approx(float(logits[1:3].logsumexp(0)))
+    assert mixed(logits, 1, 2, 0.0, 0.0).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "labels", [("red", "blue"), ("red fish", "red bird"), ("red", "red sea"), ("red sea", "red")]
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_evidence_is_weighed_where_two_labels_part(
+    tiny_backbone: Backbone, labels: tuple[str, str], first: bool
+) -> None:
+    tokenizer, flat = tiny_backbone.tokenizer, torch.zeros(len(tiny_backbone.tokenizer))
+    extract = Extract(tiny_backbone, (), labels, (0.9 if first else 0.1, 0.0))
+    written: list[int] = []
+    while not written or written[-1] not in tiny_backbone.stops:
+        logits = extract.limit(flat)
+        assert logits.isfinite().sum() <= 2 + len(tiny_backbone.stops)
+        written.append(int(logits.argmax()))
+        extract.push(written[-1])
+    assert tokenizer.decode(written[:-1]) == labels[0 if first else 1]
 
 
 def test_answers_are_held_to_the_options_of_their_own_question(
@@ -266,11 +278,10 @@ def test_labels_of_a_row_are_decided_by_its_own_prompt(tiny_backbone: Backbone) 
         render(tiny_backbone, row, f"is it so that {name} lies", passages, limit=400)
         for name in ("Lima", "Cairo")
     ]
-    rules = decisions_of(tiny_backbone, [row, row], prompts)
-    flat = torch.zeros(2, len(tiny_backbone.tokenizer))
-    chosen = decided(flat, rules).argmax(-1).tolist()
-    red, blue = (tiny_backbone.tokenizer.convert_tokens_to_ids(w) for w in ("red", "blue"))
-    assert chosen == [red, blue]
+    flat = torch.zeros(len(tiny_backbone.tokenizer))
+    extracts = [extract_of(tiny_backbone, row, prompt) for prompt in prompts]
+    chosen = [int(extract.limit(flat).argmax()) for extract in extracts if extract]
+    assert chosen == [tiny_backbone.tokenizer.convert_tokens_to_ids(w) for w in ("red", "blue")]
 
 
 def test_a_lesson_of_choosing_is_learned_as_it_is_read() -> None:

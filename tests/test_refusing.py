@@ -16,14 +16,13 @@ from torch import Tensor
 import tiny
 from raggd.adaptation.following import draw_lessons, training_lessons
 from raggd.adaptation.refusing import PENALTY, area_under, fit_rule, logistic, refusal_lessons
-from raggd.backbone.deciding import decided
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import Backbone
-from raggd.backbone.refusal import RefusalRule, doubts, load_rule
+from raggd.backbone.refusal import RefusalRule, decided, doubts, load_rule
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.prompts import Prompt, answer_tokens
 from raggd.data.template import REFUSAL
-from raggd.methods.answering import answer_batch, decisions_of, render
+from raggd.methods.answering import answer_batch, render, rules_of
 from raggd.methods.base import Adapted
 from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.store import Store
@@ -144,8 +143,8 @@ def test_it_decides_alone_in_a_batch_from_the_store_and_only_where_a_refusal_is_
         assert again.rule
         assert rows[1].rule is None
         prompts = [render(tiny_backbone, r, question, passages, limit=400) for r in rows]
-        prefixes, rules = [r.prefix for r in rows], decisions_of(tiny_backbone, rows, prompts)
-        reading = read_prompts(tiny_backbone, prompts, prefixes=prefixes, decisions=rules)
+        prefixes, rules = [r.prefix for r in rows], rules_of(rows, prompts)
+        reading = read_prompts(tiny_backbone, prompts, prefixes=prefixes, rules=rules)
         bare = read_prompts(tiny_backbone, prompts, prefixes=prefixes)
         assert torch.equal(reading.logits[1], bare.logits[1])
         assert reading.logits.isfinite().all()
@@ -193,13 +192,11 @@ def test_a_model_that_would_refuse_is_let() -> None:
     assert [int(row.argmax()) for row in decided(logits, [rule, rule])] == [1, 0]
 
 
-def test_each_row_is_decided_by_its_own_rule_and_prompt(tiny_backbone: Backbone) -> None:
+def test_each_row_is_decided_by_its_own_rule_and_prompt() -> None:
     rule = RefusalRule(0.0, 0.0, -2.0, 1.0, 0)
     covered = Prompt((1,), 0, 0, (Passage("a", "pumps hum"),), "pumps?")
     prompts = [covered, replace(covered, question="valves?"), covered]
-    rules = decisions_of(
-        tiny_backbone, [Adapted(rule=rule), Adapted(rule=rule), Adapted()], prompts
-    )
+    rules = rules_of([Adapted(rule=rule), Adapted(rule=rule), Adapted()], prompts)
     logits = torch.tensor([[0.0, 1.0, 2.0]] * 3)
     found = decided(logits, rules)
     assert [int(row.argmax()) for row in found] == [2, 0, 2]

@@ -1,12 +1,14 @@
-"""Answers held to the words of their passages, token by token.
+"""Answers held to the words of their passages, or to a few whole answers, token by token.
 
 Where every example's value stands in its passages as it is written, three examples say that answers
 are found there. A small model now and then makes one up that sounds alike; here it can only go on
-with what a passage goes on with.
+with what a passage goes on with. Where they are options or labels, one of these is given whole; and
+where evidence tells which of two, it is weighed with the model's view at the token that parts them.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -37,11 +39,22 @@ def is_boundary(text: str, at: int) -> bool:
 class Extract:
     """An answer in the making: where it may go on, and that it may end where a word ends."""
 
-    def __init__(self, backbone: Backbone, texts: Sequence[str], whole: Sequence[str] = ()) -> None:
-        """Start with nothing written; `whole` are answers that may be given besides."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        texts: Sequence[str],
+        whole: Sequence[str] = (),
+        chance: tuple[float, float] | None = None,
+    ) -> None:
+        """Start with nothing written; `whole` are answers that may be given besides.
+
+        `chance`: of the first of two by the evidence, and the weight left for the model's view.
+        """
         self._tokenizer, self._stops = backbone.tokenizer, tuple(backbone.stops)
         self._written: list[int] = []
         self._whole = [self._tokens(text) for text in whole]
+        self._pair = [[*tokens, *self._stops[:1]] for tokens in self._whole[:2]]
+        self._chance = chance
         self._texts = [" ".join(text.split()) for text in texts]
         self._first = self._first_tokens()
         self._open: list[tuple[str, list[int]]] = []
@@ -80,8 +93,17 @@ class Extract:
 
     def limit(self, logits: Tensor) -> Tensor:
         """Return logits (vocabulary,) with all that may not come next at minus infinity."""
+        logits = self._weighed(logits)
         kept = torch.tensor(sorted(self.allowed()), device=logits.device)
         return torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
+
+    def _weighed(self, logits: Tensor) -> Tensor:
+        # where the two answers part, their tokens have the chances that evidence and model give
+        at = len(self._written)
+        if self._chance is None or any(t[:at] != self._written for t in self._pair):
+            return logits
+        first, second = (tokens[at] for tokens in self._pair)
+        return logits if first == second else mixed(logits, first, second, *self._chance)
 
     def push(self, token: int) -> None:
         """Go on with a token."""
@@ -91,3 +113,16 @@ class Extract:
         self._written.append(token)
         self._whole = [t for t in self._whole if t[at : at + 1] == [token]]
         self._open = [(text, t) for text, t in self._open if t[at : at + 1] == [token]]
+
+
+def mixed(logits: Tensor, first: int, second: int, told: float, free: float) -> Tensor:
+    """Return logits (vocabulary,) in which the first token has a chance over the second.
+
+    It is ``told + free * p``, where p is what the model gives it of the two; together they keep
+    what they had.
+    """
+    pair = torch.tensor([first, second], device=logits.device)
+    both = logits[pair].double()
+    chance = min(max(told + free * float(both.softmax(0)[0]), 1e-6), 1 - 1e-6)
+    shares = torch.tensor([math.log(chance), math.log1p(-chance)], device=both.device)
+    return logits.index_copy(0, pair, (both.logsumexp(0) + shares).to(logits.dtype))

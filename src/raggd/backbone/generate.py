@@ -24,9 +24,9 @@ from raggd.backbone.batch import (
     new_cache,
 )
 from raggd.backbone.capture import branch, steps_from
-from raggd.backbone.deciding import Decision, decided
 from raggd.backbone.extractive import Extract
 from raggd.backbone.load import Backbone
+from raggd.backbone.refusal import RefusalRule, decided
 from raggd.data.prompts import Prompt
 
 SHORTEST_OPENING = 128  # tokens from which on what prompts share is worth a forward pass of its own
@@ -83,13 +83,13 @@ def read_prompts(
     *,
     soft: Tensor | None = None,
     prefixes: Sequence[Prefix | None] = (),
-    decisions: Sequence[Decision | None] = (),
+    rules: Sequence[RefusalRule | None] = (),
 ) -> Reading:
     """Read prompts without answers in one forward pass, keeping keys and values.
 
     Inside `attach`, row i is read with row i of a batched update. `soft` are embeddings (vectors,
     hidden size) before every prompt (prompt tuning); a row whose prompt does not begin with its
-    prefix is read in full; a row's decision changes how its answer begins.
+    prefix is read in full; a row's rule decides whether its answer begins with a refusal.
     """
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
     inputs, cache, start = model_inputs(backbone, batch), new_cache(), 0
@@ -105,8 +105,8 @@ def read_prompts(
         logits_to_keep=last_positions(batch.tokens[:, start:], 1),
     ).logits[:, -1]
     logits = logits.float()
-    if any(decisions):
-        logits = decided(logits, decisions)
+    if any(rules):
+        logits = decided(logits, rules)
     return Reading(cache, logits, batch.mask, batch.positions[:, -1:] + 1)
 
 

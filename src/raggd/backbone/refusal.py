@@ -7,6 +7,7 @@ close together in a passage. The line through them is fitted so that few answers
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -46,14 +47,6 @@ class RefusalRule:
         """Return the log-odds of refusing; the coverage is known by now."""
         return self.own * own + self.confidence * confidence + self.bias
 
-    def decide(self, logits: Tensor) -> Tensor:
-        """Return first logits (vocabulary,) that begin a refusal, or certainly none."""
-        refuses = self.odds(*doubts(logits, self.token).tolist()) > 0
-        lowest, highest = logits.aminmax()
-        # finite either way: log-probabilities are told
-        token = torch.tensor([self.token], device=logits.device)
-        return logits.index_fill(0, token, float(highest) + SURE if refuses else float(lowest))
-
     def save(self, path: Path, identity: str) -> None:
         """Write it with the hash of the step under which it was fitted."""
         line = [self.own, self.confidence, self.coverage, self.bias]
@@ -89,3 +82,16 @@ def doubts(logits: Tensor, token: int) -> Tensor:
     others = logits.float().index_fill(-1, left_out, -torch.inf)
     own = logits[..., token].float() - others.logsumexp(-1)
     return torch.stack([own, others.log_softmax(-1).amax(-1)], -1)
+
+
+def decided(logits: Tensor, rules: Sequence[RefusalRule | None]) -> Tensor:
+    """Return the first logits (rows, vocabulary) as rules that know their coverage decide."""
+    logits = logits.clone()
+    for row, rule in enumerate(rules):
+        if rule is None:
+            continue
+        refuses = rule.odds(*doubts(logits[row], rule.token).tolist()) > 0
+        lowest, highest = logits[row].aminmax()
+        # finite either way: log-probabilities are told
+        logits[row, rule.token] = highest + SURE if refuses else lowest
+    return logits

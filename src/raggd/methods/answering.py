@@ -11,7 +11,6 @@ from torch import Tensor
 
 from raggd.adaptation.soft_prefix import check_prefix
 from raggd.backbone.batch import Prefix, Reading, alike, read_prefix
-from raggd.backbone.deciding import Decision, LabelRule
 from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import (
     SHORTEST_OPENING,
@@ -23,6 +22,7 @@ from raggd.backbone.generate import (
 )
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
+from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
 from raggd.data.template import REFUSAL
@@ -164,29 +164,16 @@ def _read(
     opening: Prefix | None,
 ) -> Reading:
     prefixes = [row.prefix or opening for row in rows]
-    decisions = decisions_of(backbone, rows, prompts)
-    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes, decisions=decisions)
+    rules = rules_of(rows, prompts)
+    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes, rules=rules)
 
 
-def decisions_of(
-    backbone: Backbone, rows: Sequence[Adapted], prompts: Sequence[Prompt]
-) -> list[Decision | None]:
-    """Return what decides how each row's answer begins, by what its prompt holds."""
-    pairs = zip(rows, prompts, strict=True)
-    return [_refusing(row, prompt) or _labelling(backbone, row, prompt) for row, prompt in pairs]
-
-
-def _refusing(row: Adapted, prompt: Prompt) -> Decision | None:
-    return row.rule.covering(coverage(prompt.question, prompt.passages)) if row.rule else None
-
-
-def _labelling(backbone: Backbone, row: Adapted, prompt: Prompt) -> Decision | None:
-    closed = row.template.closed if row.template else None
-    chance = closed.chance(prompt.question, prompt.passages) if closed else None
-    if closed is None or chance is None:
-        return None
-    first, second = (answer_tokens(backbone.tokenizer, label)[0] for label in closed.labels)
-    return LabelRule(first, second, *chance) if first != second else None
+def rules_of(rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> list[RefusalRule | None]:
+    """Return what decides on refusing, for each row and what its prompt covers of its question."""
+    return [
+        row.rule.covering(coverage(prompt.question, prompt.passages)) if row.rule else None
+        for row, prompt in zip(rows, prompts, strict=True)
+    ]
 
 
 def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | None:
@@ -196,8 +183,9 @@ def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | No
         return None
     refusal = [REFUSAL] if template.refusals else []
     choices = template.closed.choices(prompt.question) if template.closed else ()
-    if choices:
-        return Extract(backbone, (), [*choices, *refusal])
+    if template.closed and choices:
+        chance = template.closed.chance(prompt.question, prompt.passages)
+        return Extract(backbone, (), [*choices, *refusal], chance)
     if not template.extractive or not prompt.passages:
         return None
     texts = [text for p in prompt.passages for text in (p.title, p.text) if text]

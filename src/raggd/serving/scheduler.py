@@ -21,7 +21,7 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
-from raggd.methods.answering import decisions_of, follow_examples, shared_update
+from raggd.methods.answering import follow_examples, rules_of, shared_update
 from raggd.methods.base import Adapted
 from raggd.serving.errors import StoppingError, as_api_error
 from raggd.serving.gate import Metrics
@@ -106,7 +106,7 @@ class RunningBatch:
                 backbone,
                 prompts,
                 prefixes=[state.prefix for state in states],
-                decisions=decisions_of(backbone, states, prompts),
+                rules=rules_of(states, prompts),
             )
         parts = [(self._cache, self._mask)] if self._states else []
         self._cache, self._mask = join_caches([*parts, (reading.cache, reading.mask)])

@@ -61,7 +61,7 @@ def test_every_contract_counts_alike() -> None:
 def test_a_control_that_exchanges_what_a_benchmark_holds_is_refused(tmp_path: Path) -> None:
     control = Control("shuffled-support", Unadapted("base", Adapted()), list)
     parts: Any = SimpleNamespace(method=lambda _: control)
-    with pytest.raises(RaggdError, match="'shuffled-support' exchanges demonstrations"):
+    with pytest.raises(RaggdError, match="'shuffled-support' is a control of"):
         run_contracts(parts, ["unseen"], [control.name], 1, tmp_path, lambda *_: None)
 
 

@@ -96,17 +96,13 @@ class Rag:
         Raises:
             RaggdError: there is no such method, or it is a control of evaluations.
         """
-        from raggd.methods.base import Instructed, Rearranges
+        from raggd.methods.base import Instructed, refuse_control
 
         with self._lock:
             name = name or self.parts.adapting
             if name not in self._methods:
                 made = self.parts.method(name)
-                if isinstance(made, Rearranges):
-                    raise RaggdError(
-                        f"method '{name}' is a control of `raggd evaluate`: it needs other "
-                        "questions. Choose rag-gd."
-                    )
+                refuse_control(made)
                 self._methods[name] = made
             ready, told = self._methods[name], self._told(instruction)
             return ready.under(told) if told and isinstance(ready, Instructed) else ready

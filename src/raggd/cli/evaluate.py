@@ -168,7 +168,13 @@ def audit(
         show({"file": str(dump), "sets": count}, as_json, f"{count} support sets: {dump}")
         return
     result = audit_result(audited) | {"audited": str(adapters) if adapters else method}
-    write_json(out / "audit.json", result | origin() | {"settings": parts.settings.model_dump()})
+    made: dict[str, Any] = {
+        "backbone": parts.backbone.fingerprint,
+        "settings": parts.settings.model_dump(),
+    }
+    if adapters is None:
+        made["hashes"] = {m: parts.method(m).hashes for m in (method, constant) if m}
+    write_json(out / "audit.json", result | origin() | made)
     _show(result, [audit_table(result)], as_json)
 
 
@@ -185,7 +191,7 @@ def _states(
     parts: Assembly, method: str, constant: str, adapters: Path | None
 ) -> tuple[Callable[[SupportSet], Adapted], Any]:
     from raggd.data.questions import NOBODY
-    from raggd.methods.base import Adapted
+    from raggd.methods.base import Adapted, refuse_control
     from raggd.methods.spec import METHODS
 
     if adapters is None:
@@ -194,6 +200,7 @@ def _states(
         if fixed is not None and fixed.adapts:
             raise RaggdError(f"'{constant}' reads demonstrations: name a constant, e.g. mean-tuned")
         ready = parts.method(method)
+        refuse_control(ready)
         one = fixed.adapt([NOBODY])[0] if fixed else None
         return lambda support: ready.adapt([support])[0], one
     from raggd.adaptation.export import read_peft

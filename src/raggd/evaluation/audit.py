@@ -160,6 +160,6 @@ def audit_result(audited: Sequence[Audited]) -> dict[str, Any]:
     for task in ["", *means]:
         for part, scale in (("em", 100), ("f1", 100), ("loss", 1)):
             for state, d in reading_worth(audited, part, task).items():
-                limits = [round(scale * x, 3) for x in (d.mean, d.low, d.high)]
-                worth.setdefault(task or "all", {}).setdefault(state, {})[part] = limits
+                by_part = worth.setdefault(task or "all", {}).setdefault(state, {})
+                by_part[part] = d.scaled(scale).limits(3)
     return {"means": means, "worth": worth}

@@ -21,10 +21,10 @@ from raggd.data.contracts.families import LETTER_CHANGES, SETS, contract_set
 from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.prepared import Prepared, prepared_id, read_prepared
 from raggd.evaluation.forms import PARTS, refusal_scores
-from raggd.evaluation.statistics import Interval, Sample
+from raggd.evaluation.statistics import Sample
 from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
-from raggd.methods.base import Method, Rearranges
+from raggd.methods.base import Method, refuse_control
 from raggd.methods.spec import METHODS
 from raggd.progress import Progress
 from raggd.provenance import origin
@@ -81,19 +81,12 @@ def run_contracts(
 
     The first method is compared with the others; questions are of a prepared file, else scored
     ones; `shown` examples stand for a contract. A record in the folder `out` has every answer.
-
-    Raises:
-        RaggdError: a method is a control that exchanges what a benchmark holds.
     """
     started = time.monotonic()
     names = known_names("method", methods, METHODS)
     made = {name: parts.method(name) for name in names}
-    for name, method in made.items():
-        if isinstance(method, Rearranges):
-            raise RaggdError(
-                f"method '{name}' exchanges demonstrations or passages of a benchmark: contracts "
-                "have none to exchange. `raggd audit` does it for support sets."
-            )
+    for method in made.values():
+        refuse_control(method)
     contracts = [contract for name in sets for contract in contract_set(name)]
     rows = _questions(parts, prepared)
     lessons = _lessons(rows, contracts, count, parts.settings.evaluation.seed, shown)
@@ -186,10 +179,6 @@ def _sample(judged: Mapping[str, Sequence[Judged]], part: str) -> Sample:
     return Sample(list(judged), scores, contracts, macro=True)
 
 
-def _limits(found: Mapping[str, Interval]) -> dict[str, list[float]]:
-    return {part: [round(x, 1) for x in (d.mean, d.low, d.high)] for part, d in found.items()}
-
-
 def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     """Summarise the answers of all methods to the same questions, in the same order.
 
@@ -212,7 +201,7 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
 
     def intervals(chosen: Mapping[str, Sequence[Judged]]) -> dict[str, dict[str, list[float]]]:
         found = {part: _sample(chosen, part).intervals() for part in PARTS}
-        return {m: _limits({part: own[m] for part, own in found.items()}) for m in chosen}
+        return {m: {part: own[m].limits(1) for part, own in found.items()} for m in chosen}
 
     whole = intervals(judged)
     result: dict[str, Any] = {
@@ -235,7 +224,7 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     pairs = [(first, other) for other in others]
     compared = {part: _sample(judged, part).differences(pairs) for part in PARTS}
     result["differences"] = {
-        " - ".join(pair): _limits({part: found[pair] for part, found in compared.items()})
+        " - ".join(pair): {part: found[pair].limits(1) for part, found in compared.items()}
         for pair in pairs
     }
     return result

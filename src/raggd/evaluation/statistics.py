@@ -92,6 +92,10 @@ class Interval:
     low: float
     high: float
 
+    def limits(self, digits: int) -> list[float]:
+        """Return mean, low and high, rounded, for a record."""
+        return [round(x, digits) for x in (self.mean, self.low, self.high)]
+
     def scaled(self, factor: float) -> Self:
         """Return the same in another unit, e.g. times 100 for percent; a p-value stays."""
         mean, low, high = self.mean * factor, self.low * factor, self.high * factor

@@ -16,7 +16,7 @@ from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.prompts import Prompt
 from raggd.data.template import AnswerTemplate
-from raggd.records import Demonstration, Passage, Question, SupportSet
+from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,3 +118,12 @@ class Rearranges(Protocol):
     def arrange(self, items: Sequence[Item]) -> list[Item]:
         """Replace what the control is about in the questions of one draw; a pure function."""
         ...
+
+
+def refuse_control(method: Method) -> None:
+    """Refuse a control that exchanges what a benchmark holds, where nothing can be exchanged."""
+    if isinstance(method, Rearranges):
+        raise RaggdError(
+            f"method '{method.name}' is a control of `raggd evaluate`: it exchanges what a "
+            "benchmark holds. Choose rag-gd."
+        )

@@ -74,20 +74,12 @@ class Contract:
     def ask(
         self,
         row: Prepared,
-        pool: Sequence[Prepared],
-        draw: random.Random,
-        refuse: bool = False,
-        extra: Sequence[Passage] = (),
+        pool: Sequence[Prepared],  # other questions of its source; wrong candidates come from them
+        draw: random.Random,  # decides passages, their order and candidates
+        refuse: bool = False,  # show near passages only, so that the refusal is wanted
+        extra: Sequence[Passage] = (),  # of other questions; one is shown beside its own
     ) -> Asked | None:
-        """Put a question under the contract; None where the contract does not apply to it.
-
-        Args:
-            row: the answered question.
-            pool: other questions of its source; wrong candidates come from them.
-            draw: decides passages, their order and candidates.
-            refuse: show near passages only, so that the refusal is wanted.
-            extra: passages of other questions, one of which is shown beside its own.
-        """
+        """Put an answered question under the contract; None where it does not apply to it."""
         filler = self._filler(pool, draw, extra) if self.refusal else None
         passages = shown_passages(
             row, draw, refuse=refuse, whole=self.whole, extra=extra, filler=filler

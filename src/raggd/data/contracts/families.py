@@ -229,6 +229,9 @@ def _wanted(contract: Contract) -> tuple[object, ...]:
     return contract.target, contract.template, contract.letters, contract.labels, contract.refusal
 
 
+_WANTED = set(map(_wanted, _NEVER))
+
+
 def is_held_out(contract: Contract) -> bool:
     """Return whether training may not see a contract, by its family, a literal or what it wants."""
     return (
@@ -236,7 +239,7 @@ def is_held_out(contract: Contract) -> bool:
         or contract.template in _TEMPLATES
         or contract.labels in _LABELS
         or contract.refusal in _REFUSED
-        or _wanted(contract) in set(map(_wanted, _NEVER))
+        or _wanted(contract) in _WANTED
     )
 
 

@@ -68,27 +68,18 @@ def draw_lesson(
     pool: Sequence[Prepared],
     draw: random.Random,
     *,
-    size: int = 3,
-    refusals: int | None = None,
-    refuse: bool | None = None,
+    size: int = 3,  # number of examples
+    refusals: int | None = None,  # examples that are, for a contract with a refusal; None: drawn
+    refuse: bool | None = None,  # the question; None: drawn, never without an example of it
+    # how often a passage of the examples stands beside the question's own, so that an answer that
+    # was shown is near and wrong
     neighbours: float = 0.0,
+    # whether the question may be that of an id; examples may be any
     may_ask: Callable[[str], bool] = lambda _: True,
 ) -> Lesson | None:
-    """Draw `size` examples and a question from answered questions of one source.
+    """Draw examples and a question from answered questions of one source.
 
-    Args:
-        contract: what they stand under.
-        pool: answered questions of one source.
-        draw: decides everything.
-        size: number of examples.
-        refusals: how many of them are refusals, for a contract with one; None: drawn.
-        refuse: whether the question is to be refused; None: drawn, never without an example of it.
-        neighbours: how often a passage of the examples stands beside the question's own, so that
-            an answer that was shown is near and wrong.
-        may_ask: whether the question may be that of an id; examples may be any.
-
-    Returns:
-        The lesson; None where the pool has too few questions that the contract applies to.
+    None where too few of them are such that the contract applies to them.
     """
     flags = _refusals(contract, size, draw, refusals)
     for _ in range(8):

@@ -45,28 +45,18 @@ def shorten(passage: Passage, answers: tuple[str, ...], draw: random.Random) -> 
 
 def shown_passages(
     row: Prepared,
-    draw: random.Random,
+    draw: random.Random,  # decides number, order and cuts
     *,
-    refuse: bool,
-    whole: bool,
+    refuse: bool,  # show passages without the answer only
+    whole: bool,  # full passages in the retriever's order
+    # of other questions; one of them takes the last place, as in a small corpus, where neighbours
+    # are found again and again
     extra: Sequence[Passage] = (),
+    # of another question, where some questions are to be refused: then those and the others are
+    # shown as many, and as many of another question
     filler: Passage | None = None,
 ) -> tuple[Passage, ...]:
-    """Choose what a lesson shows.
-
-    Args:
-        row: the question with its evidence.
-        draw: decides number, order and cuts.
-        refuse: show passages without the answer only.
-        whole: full passages in the retriever's order.
-        extra: passages of other questions; one of them takes the last place, as in a small corpus,
-            where neighbours are found again and again.
-        filler: a passage of another question, where some questions are to be refused: then those
-            and the others are shown as many, and as many of another question.
-
-    Returns:
-        One to three passages; none where the row has none to show.
-    """
+    """Choose the one to three passages that a lesson shows; none where there are none to show."""
     if filler is not None:
         return _as_many(row, draw, filler, refuse, whole)
     source = row.near if refuse else row.passages

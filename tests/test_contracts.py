@@ -40,7 +40,7 @@ from raggd.data.contracts.lessons import draw_lesson
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.trim import sentences, shorten
 from raggd.data.contracts.words import HEADS, KEYS, REFUSALS, VERDICTS
-from raggd.data.prepared import prepared_id, read_prepared, write_prepared
+from raggd.data.prepared import PreparedRetriever, prepared_id, read_prepared, write_prepared
 from raggd.data.remarks import remarks_on
 from raggd.data.shown import (
     inside,
@@ -362,6 +362,11 @@ def test_a_prepared_file_is_read_back(tmp_path: Path) -> None:
     write_prepared(plain, ROWS)
     assert plain.read_bytes() == gzip.decompress(first)
     assert read_prepared(plain) == ROWS
+    twice = [row for old in ROWS for row in (old, replace(old, id=f"b{old.id}", task="other"))]
+    write_prepared(plain, twice)  # two tasks may ask the same
+    for task in {"other", *(row.task for row in ROWS)}:
+        found = [question.id for question in PreparedRetriever(plain).questions(task)]
+        assert found == [row.id for row in twice if row.task == task]
     plain.write_bytes(first)  # packed, whatever its name says
     assert read_prepared(plain) == ROWS
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from raggd.files import read_json_lines
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import bm25
+from raggd.retrieval import base, bm25
 from raggd.retrieval import corpus as retrieval_corpus
 from raggd.retrieval.base import Budget, held_memory, parse_size, top_k
 from raggd.retrieval.bm25 import K1, B, BM25Kind
@@ -224,7 +224,9 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
-def test_a_bound_too_small_is_told_before_the_work(tmp_path: Path) -> None:
+def test_a_bound_too_small_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bound = Budget(held_memory() + 20_000_000)
     with pytest.raises(RaggdError, match=r"too small for an index of 7 passages.*at least"):
         build_bm25(corpus_of(7), tmp_path / "index", budget=bound)
@@ -232,6 +234,9 @@ def test_a_bound_too_small_is_told_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(RaggdError, match="too small"):
         build_index(few, RetrievalSettings(memory="10MB"), folder=tmp_path / "index")
     assert not (tmp_path / "index").exists()
+    monkeypatch.setattr(base, "held_memory", lambda: 5 * 10**9)  # with a backbone in the process
+    assert build_index(few, RetrievalSettings(), folder=tmp_path / "beside").built
+    monkeypatch.undo()
     enough = Budget(held_memory() + 10**9)
     assert len(build_bm25(corpus_of(7), tmp_path / "index", budget=enough)) == 7
 

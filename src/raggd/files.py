@@ -73,20 +73,25 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` when the block succeeds.
 
     A reader never sees a half-written file; on any exception, Ctrl-C included, the temporary
-    file is removed and what was there before stays.
+    file is removed and what was there before stays. A link stays one; a pipe or device
+    (``/dev/stdout``) is written to as it is.
 
     Raises:
         RaggdError: the file cannot be written (a full disk, no permission).
     """
+    target = Path(os.path.realpath(path))
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        if path.is_fifo() or path.is_char_device():
+            yield path
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
         os.close(handle)
         temporary = Path(name)
         temporary.chmod(0o644)
         yield temporary
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise RaggdError(
             f"cannot write {path}: {reason_of(error)}. Nothing was changed. Free space or choose "

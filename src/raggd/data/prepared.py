@@ -87,18 +87,17 @@ class PreparedRetriever:
     """Finds the passages that `raggd data prepare` wrote for a question; knows no other."""
 
     def __init__(self, path: Path) -> None:
-        rows = read_prepared(path)
-        self._path = path
-        self._rows = {row.question: row for row in rows}
-        self._passages = {p.id: p for row in rows for p in (*row.passages, *row.near)}
+        self._path, self._all = path, read_prepared(path)
+        self._rows = {row.question: row for row in self._all}
+        self._passages = {p.id: p for row in self._all for p in (*row.passages, *row.near)}
         self._ids = sorted(self._passages)
-        self.fingerprint = f"prepared-{prepared_id(rows)}"
+        self.fingerprint = f"prepared-{prepared_id(self._all)}"
 
     def questions(self, task: str) -> list[Question]:
         """Return the questions of a task, or refuse where there are none."""
-        rows = [row for row in self._rows.values() if row.task == task]
+        rows = [row for row in self._all if row.task == task]
         if not rows:
-            known = ", ".join(sorted({row.task for row in self._rows.values()}))
+            known = ", ".join(sorted({row.task for row in self._all}))
             raise RaggdError(f"{self._path} holds no question of '{task}' (only of {known}).")
         return [Question(row.id, row.question, (row.gold, *row.answers), task) for row in rows]
 

@@ -167,6 +167,12 @@ class Budget:
 
     bound: int
 
+    @classmethod
+    def of(cls, bound: int) -> Budget:
+        """Return a bound; it comes on top where more is held already, by a backbone, say."""
+        held = held_memory()
+        return cls(bound + held if held > bound else bound)
+
     def left(self) -> int:
         """Return how much more may be taken now, in bytes; below 0 if the bound is passed."""
         return self.bound - held_memory()

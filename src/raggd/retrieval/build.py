@@ -185,7 +185,7 @@ def _parts(settings: RetrievalSettings) -> list[RetrievalSettings]:
 
 def _kind(settings: RetrievalSettings) -> Kind:
     if settings.retriever == "bm25":
-        return BM25Kind(Budget(parse_size(settings.memory)))
+        return BM25Kind(Budget.of(parse_size(settings.memory)))
     if settings.retriever == "dense":
         encoder = load_encoder(settings.encoder, precision=settings.precision)
         return DenseKind(encoder, settings.index_factory)

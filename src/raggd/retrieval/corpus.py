@@ -17,7 +17,6 @@ from raggd.data.documents import (
     list_files,
     passages_in,
     read_passages,
-    skip,
     summary,
 )
 from raggd.files import file_hash
@@ -125,16 +124,12 @@ def write_store(
 def _read(writer: StoreWriter, listing: Listing, now: SourceFile, count: Count) -> StoredFile:
     start = len(writer)
     state = StoredFile(now.name, now.size, _settled(now.mtime_ns), _hash_of(now))
-    lost: list[str] = []
-    try:
-        passages = passages_in(now, alone=len(listing.files) == 1, lost=lost)
-    except RaggdError as error:
-        if len(listing.files) == 1:
-            raise
-        return replace(state, skipped=skip(now.name, error).reason)
-    hashed = writer.add(_counted(passages, start, count))
-    read = len(writer) - start
-    return replace(state, passages=hashed, start=start, count=read, partly="; ".join(lost))
+    lost: list[Skipped] = []
+    passages = passages_in(now, lost, alone=len(listing.files) == 1)
+    hashed, why = writer.add(_counted(passages, start, count)), "; ".join(s.reason for s in lost)
+    if not (read := len(writer) - start):
+        return replace(state, skipped=why)
+    return replace(state, passages=hashed, start=start, count=read, partly=why)
 
 
 def _counted(passages: Iterable[Passage], done: int, count: Count) -> Iterator[Passage]:

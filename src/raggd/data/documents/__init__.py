@@ -24,29 +24,18 @@ from raggd.data.documents.passages import split_sentences as split_sentences
 from raggd.files import file_hash
 from raggd.records import Passage, RaggdError, content_id, hash_of
 
-READERS = {
-    ".jsonl": "plain:read_lines",
-    ".jsonl.gz": "plain:read_lines",
-    ".ndjson": "plain:read_lines",
-    ".txt": "plain:read_plain",
-    ".text": "plain:read_plain",
-    ".rst": "rst:read",
-    ".csv": "plain:read_csv",
-    ".tsv": "plain:read_csv",
-    ".md": "markdown:read",
-    ".markdown": "markdown:read",
-    ".mdown": "markdown:read",
-    ".mkd": "markdown:read",
-    ".mdx": "markdown:read",
-    ".qmd": "markdown:read",
-    ".rmd": "markdown:read",
-    ".ipynb": "notebook:read",
-    ".pdf": "office:read_pdf",
-    ".docx": "office:read_word",
-    ".html": "web:read",
-    ".htm": "web:read",
-    ".xhtml": "web:read",
+_KINDS = {
+    "plain:read_lines": ".jsonl .jsonl.gz .ndjson",
+    "plain:read_plain": ".txt .text",
+    "rst:read": ".rst",
+    "plain:read_csv": ".csv .tsv",
+    "markdown:read": ".md .markdown .mdown .mkd .mdx .qmd .rmd",
+    "notebook:read": ".ipynb",
+    "office:read_pdf": ".pdf",
+    "office:read_word": ".docx",
+    "web:read": ".html .htm .xhtml",
 }
+READERS = {ending: reader for reader, endings in _KINDS.items() for ending in endings.split()}
 """Module and function that read each kind: from a path to blocks, or to passages (JSON Lines)."""
 _KNOWN = ", ".join(READERS)
 _NO_READER = "no reader for"
@@ -234,18 +223,22 @@ def _without_lost(blocks: Iterable[Block], lost: list[str]) -> Iterator[Block]:
             yield block
 
 
-def skip(name: str, error: RaggdError) -> Skipped:
-    """Return a file that `stream_file` refused, with the reason; its name is said once."""
-    reason = str(error).removeprefix("cannot read ").removeprefix(name).lstrip(":, ")
-    return Skipped(name, reason)
+def passages_in(file: SourceFile, skipped: list[Skipped], *, alone: bool) -> Iterator[Passage]:
+    """Yield the passages of a file; what cannot be read of it is appended to `skipped`.
 
-
-def passages_in(
-    file: SourceFile, *, alone: bool, lost: list[str] | None = None
-) -> Iterable[Passage]:
-    """Return the passages of a file; that one of several is bad is told before its first."""
-    whole = not alone and file.size < READ_WHOLE
-    return list(stream_file(file, lost)) if whole else stream_file(file, lost)
+    A file that is `alone` is refused instead; that one of several is bad is told before its first.
+    """
+    lost: list[str] = []
+    passages: Iterable[Passage] = stream_file(file, lost)
+    if not alone and file.size < READ_WHOLE:
+        try:
+            passages = list(passages)
+        except RaggdError as error:  # its name is said once
+            reason = str(error).removeprefix("cannot read ").removeprefix(file.name).lstrip(":, ")
+            skipped.append(Skipped(file.name, reason))
+            return
+    yield from passages
+    skipped += [Skipped(file.name, part, partly=True) for part in lost]
 
 
 def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[Passage]:
@@ -259,16 +252,9 @@ def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[
     skipped = [] if skipped is None else skipped
     before, found = len(skipped), False
     for file in list_files(path, skipped):
-        lost: list[str] = []
-        try:
-            passages = passages_in(file, alone=not is_folder(path), lost=lost)
-        except RaggdError as error:
-            skipped.append(skip(file.name, error))
-            continue
-        for passage in passages:
+        for passage in passages_in(file, skipped, alone=not is_folder(path)):
             found = True
             yield passage
-        skipped += [Skipped(file.name, part, partly=True) for part in lost]
     if not found:
         left_out = summary(skipped[before:])
         raise RaggdError(f"cannot read all of {shown_name(path)}: {left_out}")

@@ -960,6 +960,25 @@ def scanned_between(path: Path, pages: list[str], width: int = 1) -> None:
     writer.write(path)
 
 
+@pytest.mark.parametrize("values", [{}, {"Serial number": "K90-1234", "Place": "Lübeck"}])
+def test_what_is_filled_into_a_form_is_read(tmp_path: Path, values: dict[str, str]) -> None:
+    made = pypdf.generic
+    writer = pypdf.PdfWriter(io.BytesIO(pdf_bytes("Form 7")))
+    fields = made.ArrayObject()
+    for name, value in [*values.items(), ("Paid", "/Yes"), ("Left empty", "")]:
+        named = {"FT": "Tx", "Type": "Annot", "Subtype": "Widget"}
+        field = {f"/{key}": made.NameObject(f"/{kind}") for key, kind in named.items()}
+        field |= {"/T": made.TextStringObject(name), "/V": made.TextStringObject(value)}
+        entries = {made.NameObject(key): held for key, held in field.items()}
+        fields.append(writer._add_object(made.DictionaryObject(entries)))
+    form = made.DictionaryObject({made.NameObject("/Fields"): fields})
+    writer._root_object[made.NameObject("/AcroForm")] = form
+    writer.write(tmp_path / "a.pdf")
+    (found,) = read_passages(tmp_path / "a.pdf")
+    told = "\n".join(f"{name}: {value}" for name, value in values.items())
+    assert found.text == "Form 7" + (f"\n\n{told}" if told else "")
+
+
 def test_pages_without_text_are_named(tmp_path: Path) -> None:
     scanned_between(tmp_path / "a.pdf", ["One.", "", "*", "*", "Two.", "*"])
     scanned_between(tmp_path / "b.pdf", ["Three.", ""])

@@ -25,11 +25,7 @@ if TYPE_CHECKING:
 
 
 def cache_folder() -> Path:
-    """Return the cache folder: `RAGGD_CACHE`, else ``~/.cache/raggd``.
-
-    Raises:
-        RaggdError: a home folder is asked for, and there is none.
-    """
+    """Return `RAGGD_CACHE`, else ``~/.cache/raggd``; who has no home is asked to name one."""
     root, base = os.environ.get("RAGGD_CACHE"), os.environ.get("XDG_CACHE_HOME")
     try:
         return Path(root).expanduser() if root else Path(base or "~/.cache").expanduser() / "raggd"
@@ -132,11 +128,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, *, what: str) -> Any:
-    """Read a JSON file; messages call it `what`.
-
-    Raises:
-        RaggdError: the file is missing or is not JSON.
-    """
+    """Read a JSON file, which messages call `what`; one that is missing or damaged is refused."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

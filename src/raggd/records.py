@@ -34,21 +34,13 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> RaggdError:
 
 
 def require_known(kind: str, name: str, known: Sequence[str]) -> None:
-    """Refuse a name that is not in a fixed list.
-
-    Raises:
-        RaggdError: the name is not among them; the nearest is offered.
-    """
+    """Refuse a name that is not in a fixed list; the nearest is offered."""
     if name not in known:
         raise RaggdError(str(unknown_name(kind, str(name), known)))
 
 
 def known_names(kind: str, names: Sequence[str], known: Sequence[str]) -> list[str]:
-    """Return the names that a user gives, repeated ones once, before anything is done for them.
-
-    Raises:
-        RaggdError: there are none, or one is unknown; the nearest is offered.
-    """
+    """Return names that a user gives, each once; refuse none, and unknown ones with the nearest."""
     if not names:
         raise RaggdError(f"no {kind} is named: give at least one of {', '.join(known)}.")
     for name in names:
@@ -208,11 +200,7 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str, *, source: str = "run record") -> RunRecord:
-        """Read back what `to_json` gave; `source` is the file's name, for the error message.
-
-        Raises:
-            RaggdError: the text is not a run record.
-        """
+        """Read back what `to_json` gave, or refuse it; `source` is the file's name in messages."""
         try:
             raw = json.loads(text)
             predictions = tuple(

@@ -17,11 +17,7 @@ RETRIEVERS = ("bm25", "dense", "hybrid")
 
 
 def known_retriever(name: str) -> str:
-    """Return the name of a retriever of ours, or an import path ``module:function``.
-
-    Raises:
-        ValueError: it is neither.
-    """
+    """Return a name of ours or an import path ``module:function``; else a `ValueError`."""
     if name not in RETRIEVERS and not all(name.partition(":")):
         raise ValueError(f"expected {', '.join(RETRIEVERS)}, or module:function that makes one")
     return name

@@ -105,12 +105,7 @@ def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str
 
 
 def find_file(source: str | Path, name: str, split: str) -> Path | None:
-    """Return the file of one split, or None where there is none; the hub's is downloaded once.
-
-    Raises:
-        RaggdError: the benchmark or split is unknown, the folder is missing, the hub is out of
-            reach.
-    """
+    """Return the file of one split, the hub's downloaded once; None where there is none."""
     find_benchmark(name, source)
     require_known("split", split, SPLITS)
     if str(source) == HUB:
@@ -119,11 +114,7 @@ def find_file(source: str | Path, name: str, split: str) -> Path | None:
 
 
 def load_questions(source: str | Path, name: str, split: str) -> list[Question]:
-    """Return the questions of one split in the order of the file, their task the benchmark's name.
-
-    Raises:
-        RaggdError: the split is not there, or `find_file` or `read_questions` refuses.
-    """
+    """Return the questions of a split in the file's order, or refuse one that is not there."""
     path = find_file(source, name, split)
     if path is None:
         raise RaggdError(
@@ -144,11 +135,7 @@ def choose_by_hash(questions: Iterable[Question], n: int, seed: int = 0) -> list
 
 
 def training_questions(source: str | Path, name: str) -> list[Question]:
-    """Return the questions of the train split, sorted by id. All training goes through here.
-
-    Raises:
-        RaggdError: the benchmark is held out from training, or cannot be loaded.
-    """
+    """Return those of the train split, sorted by id; held-out benchmarks are refused, for all."""
     benchmark = find_benchmark(name, source)
     if benchmark.held_out:
         allowed = ", ".join(entry.name for entry in BENCHMARKS.values() if not entry.held_out)
@@ -229,13 +216,7 @@ def questions_hash(questions: Iterable[Question]) -> str:
 
 
 def hub_file(filename: str) -> Path | None:
-    """Return a file of FlashRAG's repository, fetched once to the hub's own cache.
-
-    It is None if the repository holds no such file.
-
-    Raises:
-        RaggdError: the hub is out of reach or refuses.
-    """
+    """Return a file of FlashRAG's repository, fetched once and cached; None if it has no such."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -59,24 +59,19 @@ def _of_forms(demonstrations: Sequence[Demonstration], refusals: Sequence[str]) 
 
 
 def _of_repetitions(demonstrations: Sequence[Demonstration]) -> list[str]:
-    pairs = Counter((d.question.strip(), d.answer.strip()) for d in demonstrations)
-    asked = defaultdict[str, list[str]](list)
-    for question, answer in pairs:
-        asked[question].append(answer)
-    twice = sum(number - 1 for number in pairs.values())
-    remarks = [
+    pairs = dict.fromkeys((d.question.strip(), d.answer.strip()) for d in demonstrations)
+    twice, asked = len(demonstrations) - len(pairs), Counter(question for question, _ in pairs)
+    repeated = (
         f"{twice} of {len(demonstrations)} demonstrations repeat another one: they take room and "
         "show nothing new."
-    ]
-    return [
-        *(remarks if twice else ()),
-        *(
-            f"the question '{_short(question)}' is answered in {len(answers)} ways: which of them "
-            "is followed is open."
-            for question, answers in asked.items()
-            if len(answers) > 1
-        ),
-    ]
+    )
+    told = (
+        f"the question '{_short(question)}' is answered in {ways} ways: which of them is followed "
+        "is open."
+        for question, ways in asked.items()
+        if ways > 1
+    )
+    return [*([repeated] if twice else []), *told]
 
 
 def _of_answers(demonstrations: Sequence[Demonstration]) -> list[str]:
@@ -112,27 +107,19 @@ def _of_script(demonstrations: Sequence[Demonstration], tokenizer: Any) -> list[
 def _of_passages(
     demonstrations: Sequence[Demonstration], refusals: Sequence[str], searched: bool
 ) -> list[str]:
-    any_found = any(d.passages for d in demonstrations)
     bare = [
         d for d in demonstrations if not (d.passages or says_no(d) or d.answer.strip() in refusals)
     ]
-    if not any_found:
+    if not any(d.passages for d in demonstrations):
         told = (
             "No passage was found for any demonstration (are they in the language of the "
             "documents?): they show no use of passages."
         )
         return [told] if searched and bare else []
-    lacking = unsupported(demonstrations)
-    return [
-        *(
-            f"No passage at all was found for the demonstration '{_short(d.question)}'."
-            for d in bare
-        ),
-        *(
-            f"No passage found for the demonstration '{_short(d.question)}' holds its answer."
-            for d in lacking
-        ),
-    ]
+    none = "No passage at all was found for the demonstration '{}'."
+    other = "No passage found for the demonstration '{}' holds its answer."
+    pairs = [*((none, d) for d in bare), *((other, d) for d in unsupported(demonstrations))]
+    return [told.format(_short(d.question)) for told, d in pairs]
 
 
 def _short(text: str) -> str:

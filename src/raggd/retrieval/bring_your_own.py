@@ -52,11 +52,7 @@ class ForeignRetriever:
 
     @property
     def fingerprint(self) -> str:
-        """Equal where it vouches for equal hits.
-
-        Raises:
-            RaggdError: it has none.
-        """
+        """Equal where it vouches for equal hits; one that has none is refused."""
         found: Any
         try:
             found = self._fingerprint()

@@ -268,11 +268,7 @@ def _one_thread(faiss: Any) -> Iterator[None]:
 
 
 def build_faiss(embeddings: Vectors, factory: str, file: Path) -> None:
-    """Train on a sample, add every vector, and write the index atomically; the same each time.
-
-    Raises:
-        RaggdError: faiss is not installed, or knows no such kind or cannot train it.
-    """
+    """Train on a sample, add every vector, write the index atomically; or tell what faiss lacks."""
     faiss = import_faiss()
     count, width = embeddings.shape
     try:

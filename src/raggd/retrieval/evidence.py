@@ -55,13 +55,7 @@ def coverage(question: str, passages: Sequence[Passage]) -> float:
 def demonstrations_of(
     questions: Sequence[Question], evidence: Sequence[Evidence]
 ) -> list[Demonstration]:
-    """Return a demonstration for each answered question, given its passages.
-
-    Its answer is the alias that its passages hold.
-
-    Raises:
-        RaggdError: a question has no answer.
-    """
+    """Return demonstrations, each with the alias that its passages hold; refuse unanswered ones."""
     for question in questions:
         if not any(answer.strip() for answer in question.answers):
             raise RaggdError(

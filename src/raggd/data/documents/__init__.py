@@ -265,10 +265,11 @@ def summary(skipped: Sequence[Skipped]) -> str:
 
     Those are named first that were to be read; of the others the endings are.
     """
-    whole = [each for each in skipped if not each.partly]
-    partly = [each for each in skipped if each.partly]
-    told = [_told(whole, "skipped")] if whole else []
-    return ", ".join([*told, *([_told(partly, "read in part")] if partly else [])])
+    kinds = {how: [s for s in skipped if s.partly == partly] for partly, how in enumerate(_HOW)}
+    return ", ".join(_told(each, how) for how, each in kinds.items() if each)
+
+
+_HOW = ("skipped", "read in part")
 
 
 def _told(skipped: Sequence[Skipped], how: str) -> str:

@@ -18,11 +18,7 @@ _UNSEEN = re.compile(r"\x1b\[[0-9;]*m|^[^\n]*\r(?!\n)", re.MULTILINE)
 
 
 def read(path: Path) -> Iterator[Block]:
-    """Read a notebook; cells that are neither code nor Markdown are taken for Markdown.
-
-    Raises:
-        RaggdError: it is no notebook.
-    """
+    """Read a notebook, or refuse what is none; other cells than code are taken for Markdown."""
     try:
         book = json.loads(decode(path.read_bytes()))
         sheets = book.get("worksheets") or [book]  # before version 4

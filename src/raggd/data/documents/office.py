@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,7 @@ _SCAN = 500_000  # pixels that a scan has at least, and a logo does not
 
 
 def read_pdf(path: Path) -> Iterator[Block]:
-    """Read a PDF; one that opens without a password is read, whatever its permissions.
-
-    Raises:
-        ImportError: the extra is not installed.
-        RaggdError: it is damaged or locked.
-    """
+    """Read a PDF that is whole and opens without a password, whatever its permissions."""
     import pypdf
 
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)  # it tells of each oddity it mends
@@ -64,10 +60,20 @@ def read_pdf(path: Path) -> Iterator[Block]:
         raise RaggdError("the PDF is encrypted: save a copy without a password.")
     texts = [text for text, _ in pages]
     yield Block(joined("".join(map(_followed, texts))))
+    yield Block(_filled_in(reader), lines=True)
     for lack in (_SCANNED, _STAMPED, _DAMAGED):
         if at := [number for number, page in enumerate(pages, start=1) if page[1] == lack]:
             who, does = ("page", "holds") if len(at) == 1 else ("pages", "hold")
             yield Block("", lost=f"{who} {_ranges(at)} of {len(pages)} {does} {lack}")
+
+
+def _filled_in(reader: Any) -> str:
+    # Values of a form, which are no part of any page's text; marks of its boxes begin with "/".
+    with suppress(Exception):  # as above
+        found = ((name, field.value) for name, field in (reader.get_fields() or {}).items())
+        texts = ((name, str(value)) for name, value in found if value)
+        return "\n".join(f"{name}: {text}" for name, text in texts if text[0] != "/")
+    return ""
 
 
 def _page(page: Any) -> tuple[str, str]:

@@ -185,13 +185,7 @@ _ROWS_SAMPLE = 20_000
 
 
 def read_csv(path: Path) -> Iterator[Block]:
-    """Read a table: ``column: value; column: value`` per row, or the values without named columns.
-
-    The delimiter (comma, semicolon, tab, bar) is told from its start.
-
-    Raises:
-        RaggdError: the rows cannot be told apart.
-    """
+    """Read a table: ``column: value; ...`` per row; what is no table is refused."""
     text = read_text(path)
     csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
     try:

@@ -854,27 +854,6 @@ def test_merged_cells_of_word(tmp_path: Path) -> None:
     ]
 
 
-@given(st.lists(st.sampled_from(["sdt", "customXml", "smartTag"]), max_size=3), st.integers(0, 2))
-def test_no_cell_of_word_is_lost_in_what_surrounds_it(wrappers: list[str], at: int) -> None:
-    docx = pytest.importorskip("docx")
-    document = docx.Document()
-    table = document.add_table(rows=2, cols=2)
-    for number, cell in enumerate(table._cells):
-        cell.text = f"cell{number}"
-    row = table._tbl.tr_lst[1]
-    inner = [row, *row.tc_lst][at]
-    for tag in wrappers:
-        word = inner.nsmap["w"]
-        outer = docx.oxml.parse_xml(f'<w:{tag} xmlns:w="{word}"/>')
-        inner.addprevious(outer)
-        outer.append(inner)
-        inner = outer
-    with tempfile.TemporaryDirectory() as folder:
-        document.save(str(Path(folder, "a.docx")))
-        (found,) = read_passages(Path(folder, "a.docx"))
-    assert found.text == "cell0 | cell1\ncell2 | cell3"
-
-
 def test_readings_tabs_and_wide_cells_of_word(tmp_path: Path) -> None:
     docx = pytest.importorskip("docx")
     document = docx.Document()
@@ -1059,6 +1038,21 @@ def test_cells_over_several_rows_and_readings_over_words(tmp_path: Path) -> None
     assert read_one(tmp_path / "b.html", nested) == [("b", "a\n\nb | c")]
     ruby = "<p><ruby>図<rp>(</rp><rt>と</rt>書<rt>しょ</rt></ruby>館</p>"
     assert read_one(tmp_path / "c.html", f"<h1>{ruby[3:-4]}</h1>{ruby}") == [("図書館", "図書館")]
+
+
+def test_what_stands_behind_too_many_nested_elements_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.html").write_text("<p>before" + "<font>" * 3000 + "inside</font><p>behind")
+    (tmp_path / "b.html").write_text("<p>before" + "<font>" * 1000 + "inside</font><p>behind")
+    skipped: list[Skipped] = []
+    found = {p.id: p.text for p in read_passages(tmp_path, skipped)}
+    assert found == {"a.html#1": "before", "b.html#1": "beforeinside\n\nbehind"}
+    assert [(each.file, each.partly) for each in skipped] == [("a.html", True)]
+
+
+def test_sections_of_xhtml_are_text(tmp_path: Path) -> None:
+    page = "<p>one <![CDATA[a < b & <i>]]> two<![CDATA[]]>"
+    page += "<script>//<![CDATA[\nrun()\n//]]></script>. <![CDATA[three"
+    assert read_one(tmp_path / "a.xhtml", page) == [("a", "one a < b & <i> two\n\n.")]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raggd.data.questions import parse_demonstrations
 from raggd.files import read_json_lines
 from raggd.records import Passage, Question, RaggdError
 from raggd.retrieval.bm25 import BM25Retriever
@@ -51,6 +52,15 @@ def test_demonstrations_show_the_answer_that_the_passages_hold(retriever: BM25Re
     unanswered = Question("q9", "Why?", ("  ",))
     with pytest.raises(RaggdError, match="'q9'"):
         make_demonstrations([CAPITAL, unanswered], retriever, k=1)
+
+
+def test_ones_own_demonstration_shows_the_first_of_its_answers(retriever: BM25Retriever) -> None:
+    accepted = ["Ciudad de los Reyes, Peru", "Lima"]
+    own = parse_demonstrations([{"question": CAPITAL.text, "golden_answers": accepted}])
+    for given in (own[0], replace(own[0], answers=(" ", f" {accepted[0]} ", "Lima"))):
+        assert make_demonstrations([given], retriever, k=2)[0].answer == accepted[0]
+    others = replace(own[0], task="nq")
+    assert make_demonstrations([others], retriever, k=2)[0].answer == "Lima"
 
 
 def test_real_questions_find_their_answers(tmp_path: Path) -> None:

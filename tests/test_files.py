@@ -10,6 +10,7 @@ import math
 import os
 import stat
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +242,17 @@ def test_lines_before_a_bad_one_are_given(tmp_path: Path) -> None:
     assert next(lines) == (1, {"a": 1})
     with pytest.raises(RaggdError):
         next(lines)
+
+
+def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    lines = [{"n": number} for number in range(20_000)]  # more than a pipe holds at once
+    text = "\n".join(map(json.dumps, lines))
+    writing = threading.Thread(target=path.write_text, args=(text,), daemon=True)
+    writing.start()
+    assert [value for _, value in files.read_json_lines(path)] == lines
+    writing.join()
 
 
 def _packed(rows: int = 3000) -> bytes:

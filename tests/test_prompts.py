@@ -54,6 +54,13 @@ def test_passages_are_numbered_one_a_line() -> None:
     assert user_text("who ?", PASSAGES) == f"{passage_lines(PASSAGES)}\n\nQuestion: who ?"
 
 
+@given(st.lists(st.builds(Passage, *[st.text("a \n\r\x0b[2]", max_size=9)] * 4), max_size=3))
+def test_no_passage_takes_more_than_its_line(passages: list[Passage]) -> None:
+    for sources in (False, True):
+        lines = passage_lines(passages, sources).splitlines()
+        assert [line[:3] for line in lines] == [f"[{n + 1}]" for n in range(len(passages))]
+
+
 def test_a_chat_prompt_has_a_system_turn_and_ends_where_the_answer_begins() -> None:
     prompt = build_prompt(CHAT, "who is the king ?", PASSAGES, limit=300)
     text = text_of(CHAT, prompt.tokens)

@@ -148,6 +148,15 @@ def test_what_is_nearly_json_lines_is_named(tmp_path: Path, text: str, message: 
         read_demonstrations(path)
 
 
+@pytest.mark.parametrize("mark", ["\ufeff", "\x1e", "\ufeff \ufeff"])
+def test_marks_before_any_line_are_no_part_of_it(tmp_path: Path, mark: str) -> None:
+    line = '{"question": "\ufeffWhere\ufeff?", "answer": "Bern"}\n'
+    path = tmp_path / "joined.jsonl"
+    path.write_text(line + mark + line + mark + "\n" + mark + line)
+    found = read_demonstrations(path)
+    assert [(q.text, q.answers) for q in found] == [("Where?", ("Bern",))] * 3
+
+
 @pytest.mark.parametrize("coding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 @pytest.mark.parametrize("start", ["", "\n", "  "])

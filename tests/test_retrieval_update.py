@@ -176,9 +176,29 @@ def test_an_edit_that_leaves_size_and_time_is_seen_while_it_can_happen(tmp_path:
     assert build_bm25(docs, tmp_path / "index").search(["word2"], 1)[0]
 
 
+@pytest.mark.parametrize("then", [1, 315_532_800])
+def test_bytes_that_come_under_the_time_of_others_are_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: int
+) -> None:
+    # as archives with fixed times, and copies that keep them, put them there
+    monkeypatch.setattr(corpus, "_TICK_NS", 0)
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    other = tmp_path / "other.txt"
+    for path, word in ((docs / "a.txt", "word1"), (other, "word2")):
+        path.write_text(f"{word} stands here.")
+        os.utime(path, (then, then))
+    build_bm25(docs, tmp_path / "index")
+    assert not updated(docs, tmp_path / "index", BM25Kind()).built
+    other.replace(docs / "a.txt")
+    assert (docs / "a.txt").stat().st_mtime == then
+    assert build_bm25(docs, tmp_path / "index").search(["word2"], 1)[0]
+
+
 def test_a_touched_file_is_compared_by_its_bytes_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(corpus, "_TICK_NS", 0)
     docs = write(tmp_path / "docs", {"a.txt": 1, "b.txt": 2}, age=1000)
     build_bm25(docs, tmp_path / "index")
     os.utime(docs / "a.txt", (1, 1))

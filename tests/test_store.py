@@ -17,7 +17,7 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, load_update
 from raggd.files import CacheWarning, load_tensors, save_tensors
 from raggd.methods.base import Adapted
-from raggd.methods.store import Store, size_of, state_key
+from raggd.methods.store import Store, read_state, size_of, state_key
 from raggd.records import RaggdError, SupportSet
 from tiny import random_base, random_update
 
@@ -238,6 +238,30 @@ def test_a_damaged_or_foreign_file_is_made_again(
     strange = Store(tmp_path)
     strange.adapt(method, supports[:1], "x", foreign)
     assert strange.computed == 1
+
+
+def test_a_file_that_another_process_drops_is_not_missed(
+    method: Counting, supports: list[SupportSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda *of: [tmp_path / "0.1.safetensors", *found(*of)])
+    store = Store(tmp_path, 1)
+    for support in supports[:2]:
+        adapt(store, method, [support])
+    assert len(list(found(tmp_path, "*.safetensors"))) == 1
+
+
+@pytest.mark.parametrize("shown", [["x"], [{"passages": ["x"]}], 3, {"a": 1}])
+def test_a_state_that_says_other_things_is_no_state(
+    method: Counting, supports: list[SupportSet], tmp_path: Path, shown: object
+) -> None:
+    adapt(Store(tmp_path), method, supports[:1])
+    (file,) = tmp_path.glob("*.safetensors")
+    tensors, about = load_tensors(file)
+    for changed in (about | {"state": json.dumps({"shown": shown})}, {"kind": about["kind"]}):
+        save_tensors(file, tensors, changed)
+        with pytest.raises(RaggdError, match=str(file)):
+            read_state(file, method.base)
 
 
 def test_a_state_of_another_version_is_made_again(

@@ -138,6 +138,7 @@ def read_json(path: Path, *, what: str) -> Any:
 
 
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
+_BEFORE_LINES = " \t\x1e\ufeff"
 BYTE_ORDER_MARKS = {
     b"\xef\xbb\xbf": "utf-8-sig",
     b"\xff\xfe\0\0": "utf-32",
@@ -162,19 +163,21 @@ def open_text(path: Path) -> IO[str]:
 def read_json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Stream the objects of a JSON Lines file (also ``.gz``) with their line numbers, from 1.
 
-    Blank lines are skipped; halves of surrogate pairs in strings become U+FFFD. Of a file that
-    grows meanwhile, about as much is read as it held at first.
+    Blank lines are skipped, and the marks before a line that files joined to one, or sequences of
+    JSON (RFC 7464), leave there; halves of surrogate pairs in strings become U+FFFD. Of a file
+    that grows meanwhile, about as much is read as it held at first.
 
     Raises:
         RaggdError: the file is missing or damaged, or a line is not a JSON object.
     """
     number = read = 0
     try:
-        held = math.inf if path.suffix.lower() == ".gz" else path.stat().st_size
+        sized = path.is_file() and path.suffix.lower() != ".gz"  # a pipe has no size
+        held = path.stat().st_size if sized else math.inf
         with open_text(path) as lines:
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield number, _json_object(line)
+                if (bare := line.lstrip(_BEFORE_LINES)).strip():
+                    yield number, _json_object(bare)
                 read += len(line)  # characters, of a byte at least
                 if read > held:
                     break

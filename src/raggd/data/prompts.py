@@ -45,7 +45,7 @@ class Prompt:
 def _heading(passage: Passage, sources: bool) -> str:
     title, source = passage.title, passage.source if sources else ""
     heading = f"{title} ({source})" if title and source else title or source
-    return f"{heading}: " if heading else ""
+    return f"{' '.join(heading.splitlines())}: " if heading else ""
 
 
 def passage_lines(passages: Sequence[Passage], sources: bool = False) -> str:

@@ -8,6 +8,7 @@ from math import floor
 
 from raggd.data.answers import choose_answer, contains_answer, normalise_answer
 from raggd.data.prepared import Prepared
+from raggd.data.questions import OWN_TASK
 from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.terms import tokenize
@@ -55,7 +56,10 @@ def coverage(question: str, passages: Sequence[Passage]) -> float:
 def demonstrations_of(
     questions: Sequence[Question], evidence: Sequence[Evidence]
 ) -> list[Demonstration]:
-    """Return demonstrations, each with the alias that its passages hold; refuse unanswered ones."""
+    """Return demonstrations, each with the alias that its passages hold; refuse unanswered ones.
+
+    One's own shows its first answer: whoever writes several begins with the way to write it.
+    """
     for question in questions:
         if not any(answer.strip() for answer in question.answers):
             raise RaggdError(
@@ -63,9 +67,15 @@ def demonstrations_of(
                 "one. Add an answer or leave the question out."
             )
     return [
-        Demonstration(q.id, q.text, passages, choose_answer(q.answers, passages))
+        Demonstration(q.id, q.text, passages, _shown_answer(q, passages))
         for q, passages in zip(questions, evidence, strict=True)
     ]
+
+
+def _shown_answer(question: Question, passages: Sequence[Passage]) -> str:
+    if question.task == OWN_TASK:
+        return next(filter(None, map(str.strip, question.answers)))
+    return choose_answer(question.answers, passages)
 
 
 def make_demonstrations(

@@ -191,7 +191,7 @@ _UNREADABLE = (
     "or has a number of thousands of digits."
 )
 _OF_PATHS = {
-    404: ("not_found", "there is nothing at this path: see /openapi.json."),
+    404: ("not_found", "nothing is at this path: the API begins with /v1, see /openapi.json."),
     405: ("method_not_allowed", "this path does not take that method."),
 }
 

@@ -49,7 +49,8 @@ class SourceFile:
     r"""A file of a corpus.
 
     Its name is the path relative to the corpus, with ``/``; bytes that are no text, and control
-    characters, as ``\xNN``. Ids of its passages begin with it.
+    characters, as ``\xNN``. Ids of its passages begin with it. `mtime_ns` is when it was written or
+    put there, the later: archives and copies bring other bytes under the time they had before.
     """
 
     path: Path
@@ -158,7 +159,7 @@ def _regular(path: Path, name: str, skipped: list[Skipped]) -> Iterator[SourceFi
         skipped.append(Skipped(name, reason))
         return
     if stat.S_ISREG(state.st_mode):
-        yield SourceFile(path, name, state.st_size, state.st_mtime_ns)
+        yield SourceFile(path, name, state.st_size, max(state.st_mtime_ns, state.st_ctime_ns))
     else:
         skipped.append(Skipped(name, "not a regular file"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import html
 import re
 from collections import deque
 from collections.abc import Iterator
@@ -48,13 +49,26 @@ def blocks_of(text: str) -> Iterator[Block]:
 
     parser = lxml.html.HTMLParser(encoding="utf-8", huge_tree=True)
     try:
-        root = lxml.html.document_fromstring(text.encode("utf-8", "replace"), parser=parser)
+        data = _without_sections(text).encode("utf-8", "replace")
+        root = lxml.html.document_fromstring(data, parser=parser)
     except lxml.etree.ParserError:  # there is nothing in it
         return
     title = root.findtext("head/title")  # pictures have titles of their own
     if title and title.strip():
         yield Block(title, level=0)
     yield from _blocks(root)
+    if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):
+        yield Block("", lost="what stands behind elements nested too deeply (in 2048 others)")
+
+
+def _without_sections(text: str) -> str:
+    # The text of XHTML's CDATA, as other text: the parser takes it for a comment.
+    first, *others = text.split("<![CDATA[")
+    parts = [first]
+    for other in others:
+        inner, end, rest = other.partition("]]>")
+        parts.append(html.escape(inner) + rest if end else f"<![CDATA[{other}")
+    return "".join(parts)
 
 
 def _decoded(data: bytes) -> str:

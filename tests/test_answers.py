@@ -106,3 +106,12 @@ def test_the_choice_ignores_the_order_of_aliases() -> None:
 def test_no_answer_is_an_error() -> None:
     with pytest.raises(RaggdError, match="no answer"):
         choose_answer(["", "  "], [])
+
+
+@pytest.mark.parametrize(
+    ("word", "longer"), [("गीत", "गीता"), ("কল", "কলা"), ("மர", "மரம்"), ("పన", "పని")]
+)
+def test_a_vowel_sign_belongs_to_its_word(word: str, longer: str) -> None:
+    assert contains_answer(f"x {longer}। y", [longer])
+    assert contains_answer(f"x, {word}। y", [word])
+    assert not contains_answer(f"x {longer} y", [word])

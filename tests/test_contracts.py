@@ -47,6 +47,7 @@ from raggd.data.shown import (
     is_refusal,
     named_passages,
     refusals_of,
+    says_no,
     unsupported,
 )
 from raggd.data.template import REFUSAL
@@ -312,6 +313,17 @@ def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
         among = [*shown[1:], Demonstration("r", "when", passages, refusal)]
         if "Verona" in answers:
             assert refusals_of(among) == (refusal,)
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"),
+    [("ja", "Nein."), ("Oui", "non"), ("да", "Нет!"), ("はい", "いいえ"), ("نعم", "لا")],
+)
+def test_a_verdict_is_no_refusal_in_any_language(yes: str, no: str) -> None:
+    passages = (Passage("p", f"Verona? {yes} ."),)
+    shown = [Demonstration(a, "where", passages, a) for a in (yes, no, "Verona")]
+    assert refusals_of(shown) == ()
+    assert not any(map(says_no, shown))
 
 
 @given(st.integers(0, 10**6), st.booleans())

@@ -854,6 +854,27 @@ def test_merged_cells_of_word(tmp_path: Path) -> None:
     ]
 
 
+@given(st.lists(st.sampled_from(["sdt", "customXml", "smartTag"]), max_size=3), st.integers(0, 2))
+def test_no_cell_of_word_is_lost_in_what_surrounds_it(wrappers: list[str], at: int) -> None:
+    docx = pytest.importorskip("docx")
+    document = docx.Document()
+    table = document.add_table(rows=2, cols=2)
+    for number, cell in enumerate(table._cells):
+        cell.text = f"cell{number}"
+    row = table._tbl.tr_lst[1]
+    inner = [row, *row.tc_lst][at]
+    for tag in wrappers:
+        word = inner.nsmap["w"]
+        outer = docx.oxml.parse_xml(f'<w:{tag} xmlns:w="{word}"/>')
+        inner.addprevious(outer)
+        outer.append(inner)
+        inner = outer
+    with tempfile.TemporaryDirectory() as folder:
+        document.save(str(Path(folder, "a.docx")))
+        (found,) = read_passages(Path(folder, "a.docx"))
+    assert found.text == "cell0 | cell1\ncell2 | cell3"
+
+
 def test_readings_tabs_and_wide_cells_of_word(tmp_path: Path) -> None:
     docx = pytest.importorskip("docx")
     document = docx.Document()
@@ -1162,6 +1183,10 @@ def test_csv(tmp_path: Path) -> None:
         ("hose,2019\nvalve,2020\n", "hose; 2019\nvalve; 2020"),
         ("hose,7.5\nvalve,8\n", "hose; 7.5\nvalve; 8"),
         ("name,,price\nhose,,7\n", "name: hose; price: 7"),  # a column that only makes room
+        (
+            "name,size\nhose,3\n\ufeffname,size\nvalve,2\n",
+            "name: hose; size: 3\nname: valve; size: 2",
+        ),
     ],
 )
 def test_tables_as_programs_export_them(tmp_path: Path, text: str, expected: str) -> None:

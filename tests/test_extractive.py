@@ -16,11 +16,12 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 import tiny
-from raggd.backbone.extractive import Extract, is_boundary
+from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt, answer_tokens
 from raggd.data.template import REFUSAL, template_of
+from raggd.data.text import is_boundary
 from raggd.methods.answering import VERDICTS, extract_of, render
 from raggd.methods.base import Adapted
 from raggd.records import Demonstration, Passage

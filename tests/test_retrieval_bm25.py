@@ -118,6 +118,8 @@ def test_ties_go_by_passage_id(tmp_path: Path) -> None:
 def test_blank_query_and_negative_k_are_refused(built: BM25Retriever, query: str) -> None:
     with pytest.raises(RaggdError, match="number 2 of 2"):
         built.search(["fine", query], k=1)
+    with pytest.raises(RaggdError, match="one text"):
+        built.search("fine", k=1)
     with pytest.raises(RaggdError, match="-1"):
         built.search(["fine"], k=-1)
 

@@ -271,3 +271,44 @@ def test_long_odd_answers_are_read_in_a_moment(mark: str) -> None:
         assert len(plain) == len(shown)
         assert template is None or len(template.given) == len(shown)
         remarks_on(shown)
+
+
+@pytest.mark.parametrize(
+    ("text", "first", "second", "refusal"),
+    [
+        ("Музеем руководит Ольга, вход с севера.", "Ольга", "с севера", "Ничего не сказано."),
+        ("Музеєм керує Ольга, вхід із півночі.", "Ольга", "із півночі", "Відповіді немає"),
+        ("博物馆由李华管理，大厅在二楼。", "李华", "二楼", "资料里找不到"),
+        ("館長は山田さん、入口は北側です。", "山田さん", "北側", "そこには書かれていません"),
+        ("관장은 이영희이고 입구는 북쪽에 있다.", "이영희", "북쪽", "알 수 없음"),
+        ("ผู้จัดการคือสมหญิงและห้องอยู่ชั้นสอง", "สมหญิง", "ชั้นสอง", "ไม่พบคำตอบ"),
+        ("يدير سامي المتحف والمدخل من الشمال.", "سامي", "من الشمال", "لا توجد إجابة"),
+        ("את המוזיאון מנהלת דנה והכניסה מצפון.", "דנה", "מצפון", "אין תשובה"),
+        ("संग्रहालय मीरा चलाती है, द्वार उत्तर में है।", "मीरा", "उत्तर में", "उत्तर नहीं मिला"),
+        ("Müzeyi Ece yönetir, giriş kuzeyden.", "Ece", "kuzeyden", "Bilgi bulunamadı"),
+        ("Bảo tàng do Lan quản lý, cửa ở phía bắc.", "Lan", "phía bắc", "Tôi không biết"),
+        ("Το μουσείο διευθύνει η Άννα, η είσοδος βόρεια.", "Άννα", "βόρεια", "Δεν αναφέρεται"),
+        ("Muzeum vede Jana, vchod je ze severu.", "Jana", "ze severu", "Není uvedeno"),
+        ("A múzeumot Réka vezeti, a bejárat északon van.", "Réka", "északon", "Nincs benne"),
+    ],
+)
+def test_values_and_refusals_in_every_script(
+    text: str, first: str, second: str, refusal: str
+) -> None:
+    passages = (Passage("p", text),)
+    shown = [Demonstration(a, "?", passages, a) for a in (first, second, refusal)]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert (template.extractive, template.refusals) == (True, (refusal,))
+    assert [d.answer for d in plain] == [first, second, REFUSAL]
+
+
+def test_a_vowel_that_names_end_with_is_no_frame_of_theirs() -> None:
+    names = ("संगीता", "अनीता", "सुनीता")
+    held = [(Passage("p", f"यहाँ {name} रहती है।"),) for name in names]
+    pairs = zip(names, held, strict=True)
+    shown = [Demonstration(n, "?", passages, f'{{"नाम": "{n}"}}') for n, passages in pairs]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == list(names)
+    assert template.fill("पटना") == '{"नाम": "पटना"}'

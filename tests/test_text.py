@@ -41,6 +41,7 @@ def test_plain_text_stays_as_it_is(text: str) -> None:
         ("ﬁne aﬄuent", "fine affluent"),
         ("1\xa0000\u202f000", "1 000 000"),
         ("nul\x00l bell\x07", "null bell"),
+        ("\x1b[1;32mok\x1b[0m\x1b[K [31m \x1b\x1b[2J.\x1b[", "ok [31m .["),
         ("half \ud83c pair", "half \ufffd pair"),
         ("see \U000e0053\U000e0045this", "see this"),
         ("u\u0308ber", "über"),

@@ -17,23 +17,11 @@ from torch import Tensor
 
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import answer_tokens
-from raggd.data.text import UNSPACED
+from raggd.data.text import UNSPACED, is_boundary
 
 FIRST = 32  # characters of a word that decide its first token
 LONGEST = 400  # characters that an answer may go on for
 _START = re.compile(rf"\b(?=\w)|(?<!\S)(?=\S)|(?=[{UNSPACED}])")
-
-
-def is_boundary(text: str, at: int) -> bool:
-    """Return whether an answer may begin or end at a place: no word goes on across it.
-
-    >>> is_boundary("in Turin", 3), is_boundary("in Turin", 5)
-    (True, False)
-    """
-    sides = text[at - 1 : at + 1]
-    if at in {0, len(text)} or re.search(rf"[{UNSPACED}]", sides):
-        return True
-    return not (sides[0].isalnum() and sides[1].isalnum())
 
 
 class Extract:

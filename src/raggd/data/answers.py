@@ -12,12 +12,12 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from raggd.data.text import UNSPACED, normal_text, search_form
+from raggd.data.text import INDIC, UNSPACED, normal_text, search_form
 from raggd.records import Passage, RaggdError
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
-_BETWEEN_WORDS = re.compile(r"[\W_]+")
+_BETWEEN_WORDS = re.compile(rf"(?:(?![{INDIC}])[\W_])+")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 _SHORTEST_WORD = 4
 

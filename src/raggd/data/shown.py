@@ -12,13 +12,26 @@ from typing import Any
 from raggd.data.answers import contains_answer, normalise_answer
 from raggd.data.closed import options_of
 from raggd.data.documents import READERS
+from raggd.data.text import in_word
 from raggd.records import Demonstration, Passage
 
-_YES_NO = {"yes", "no"}
+_YES_NO = frozenset(
+    re.findall(
+        r"\S+",
+        "yes no ja nein oui non sí si sì sim não nee nej tak nie ano ne igen nem evet hayır da nu "
+        "да нет так ні не ναι όχι 是 否 はい いいえ 예 네 아니요 아니오 نعم لا כן לא हाँ हां नहीं "
+        "ใช่ ไม่ có không ya tidak",
+    )
+)
 _NO = re.compile(
     r"\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nicht|kein\w*|"
     r"unbekannt|pas|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
-    r"não|nenhum\w*|geen|onbekend|inte|ingen|ikke|brak|n/a)\b|n't\b|\?\?",
+    r"não|nenhum\w*|geen|onbekend|inte|ingen|ikke|brak|n/a|nie|není|nije|nema|"
+    r"nincs\w*|nem|yok\w*|değil\w*|bulunam\w*|không|tidak|нет|не|ничего|"
+    r"неизвестн\w*|немає|няма|нема|δεν|άγνωστ\w*|אין|לא|لا|لم|ليس\w*|غير|نیست|ندارد)\b|n't\b|\?\?"
+    # scripts whose words have no ends that the module re knows
+    r"|没有|沒有|不在|不知|不明|不详|不詳|未找到|未提及|无法|無法|找不到|ません|分からない|わからない|なし|ない$"
+    r"|없|모르|모릅|않|नहीं|ไม่|មិន|គ្មាន|ບໍ່|မရှိ|नाही|இல்லை|లేదు|ಇಲ್ಲ|ഇല്ല|নেই|নয়",
     re.IGNORECASE,
 )
 _FILE = re.compile(rf"[\w-](?:{'|'.join(map(re.escape, READERS))})(?!\w)", re.IGNORECASE)
@@ -50,11 +63,15 @@ def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
     start, end = _same(texts), _same([text[::-1] for text in texts])
     end = min(end, min(map(len, texts)) - start)
     first = texts[0]
-    while start and any(t[start - 1].isalnum() and t[start : start + 1].isalnum() for t in texts):
+    while start and any(_in_words(t[start - 1 : start + 1]) for t in texts):
         start -= 1
-    while end and any(t[-end].isalnum() and t[: len(t) - end][-1:].isalnum() for t in texts):
+    while end and any(_in_words(t[max(0, len(t) - end - 1) :][:2]) for t in texts if len(t) > end):
         end -= 1
     return first[:start], first[len(first) - end :]
+
+
+def _in_words(pair: str) -> bool:
+    return len(pair) == 2 and all(map(in_word, pair))
 
 
 def _same(texts: Sequence[str]) -> int:

@@ -21,6 +21,7 @@ from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.trim import sentences
 from raggd.data.pieces import NAMES, VALUE, Piece, held, letters_of, pieces_of, read_answer
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
+from raggd.data.text import is_boundary
 from raggd.records import Demonstration, Passage
 
 READING = "5"
@@ -255,9 +256,12 @@ def _extractive(values: Sequence[str], answered: Sequence[Demonstration]) -> boo
 
 
 def _is_part(value: str, passages: Sequence[Passage]) -> bool:
-    word = re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
     texts = (" ".join(text.split()) for p in passages for text in (p.title, p.text))
-    return any(word.search(text) for text in texts)
+    return any(
+        is_boundary(text, found.start()) and is_boundary(text, found.end())
+        for text in texts
+        for found in re.finditer(re.escape(value), text)
+    )
 
 
 def _settled(

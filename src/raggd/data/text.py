@@ -22,10 +22,12 @@ _OTHER = re.compile(
 )
 _LINE_END = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
-# Control characters, and format characters that show nothing: soft hyphens, marks of direction,
-# zero-width spaces, byte order marks, tags. Joiners (U+200C, U+200D) shape letters and emoji: kept.
+# What colours a terminal, control characters, and format characters that show nothing: soft
+# hyphens, marks of direction, zero-width spaces, byte order marks, tags. Joiners (U+200C, U+200D)
+# shape letters and emoji: kept.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
+    "\x1b\\[[0-?]*[ -/]*[@-~]"
+    "|[\x00-\x08\x0e-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f"
     "\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
 )
 _LIGATURE = re.compile("[\ufb00-\ufb4f\ufb50-\ufdcf\ufdf0-\ufdff\ufe70-\ufefc]+")
@@ -62,6 +64,9 @@ UNSPACED = (
 )
 """Ranges, for a character class, of scripts that put no spaces between words (or, as Korean, long
 endings on them): Thai, Lao, Burmese, Khmer and their kin, Chinese, Japanese, Korean, Yi."""
+INDIC = "\u0900-\u0963\u0966-\u096f\u0971-\u0dff"
+"""Ranges of scripts that write vowels as marks, which the module re takes for no part of a word."""
+_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def normal_text(text: str) -> str:
@@ -78,6 +83,29 @@ def normal_text(text: str) -> str:
     text = _INVISIBLE.sub("", _SPACE.sub(" ", _LINE_END.sub("\n", text)))
     text = _LIGATURE.sub(lambda found: unicodedata.normalize("NFKC", found[0]), text)
     return unicodedata.normalize("NFC", text)
+
+
+def in_word(character: str) -> bool:
+    """Return whether a character is a part of a word: a letter, a digit, or a mark on one."""
+    return character.isalnum() or _is_mark(character)
+
+
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character)[0] == "M"
+
+
+def is_boundary(text: str, at: int) -> bool:
+    """Return whether an answer may begin or end at a place: no word goes on across it.
+
+    >>> is_boundary("in Turin", 3), is_boundary("in Turin", 5)
+    (True, False)
+    """
+    if at in {0, len(text)}:
+        return True
+    before, after = text[at - 1], text[at]
+    if _is_mark(after):
+        return False
+    return bool(_UNSPACED.search(before + after)) or not (in_word(before) and in_word(after))
 
 
 # Roles of MyST and reStructuredText, and where their links lead; links and marks of Markdown.

@@ -89,7 +89,9 @@ def _least_of_best(scores: NDArray[np.floating[Any]], k: int) -> float:
 
 
 def check_search(queries: Sequence[str], k: int) -> None:
-    """Refuse a search for a blank query, or for fewer than no passages."""
+    """Refuse a search for a blank query, for one text, or for fewer than no passages."""
+    if isinstance(queries, str):  # of which each character would be searched for
+        raise RaggdError("the queries are one text: give a list of them.")
     if k < 0:
         raise RaggdError(f"cannot retrieve {k} passages: k must be 0 or more.")
     for position, query in enumerate(queries):

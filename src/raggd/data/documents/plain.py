@@ -198,7 +198,7 @@ def read_csv(path: Path) -> Iterator[Block]:
     title, rows = rows[:at], rows[at:]  # exports begin with a title, a date, a remark
     yield Block("\n".join("; ".join(filter(None, row)) for row in title), lines=True)
     if len(rows) > 1 and _names_columns(rows):
-        names, values = rows[0], rows[1:]
+        names, values = rows[0], [row for row in rows[1:] if row != rows[0]]  # files joined to one
         filled = {at for row in values for at, cell in enumerate(row) if cell}
         empty = [name for at, name in enumerate(names) if at not in filled]
         yield Block("; ".join(empty))

@@ -503,6 +503,9 @@ def test_passages_are_named_by_number_title_or_file() -> None:
     assert named_passages("2 litres (guide.md)", passages) == (2,)
     assert named_passages("Oil change", passages) == (1,)
     assert named_passages("2 litres", passages) == ()
+    for cited in ("[1, 2]", "[1][2]", "[1;2]", "【1】【2】", "（1）（2）", "［１、２］"):
+        assert named_passages(f"2 litres {cited}", passages) == (1, 2), cited
+    assert named_passages("won (2, 1) in [2019, 2]", passages) == ()
     assert set(SETS) == {"known", "new", "unseen"}
 
 

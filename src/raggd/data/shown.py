@@ -34,6 +34,11 @@ _NO = re.compile(
     r"|없|모르|모릅|않|नहीं|ไม่|មិន|គ្មាន|ບໍ່|မရှိ|नाही|இல்லை|లేదు|ಇಲ್ಲ|ഇല്ല|নেই|নয়",
     re.IGNORECASE,
 )
+# "[2]", "(doc 2)", "#2)", also in the brackets of China and Japan; "[1, 3]"
+_CITED = re.compile(
+    r"[\[(#【（［〔](?:\w+ )?(\d{1,3})[\])】）］〕]"
+    r"|[\[【［〔](\d{1,3}(?: ?[,;，、] ?\d{1,3})+)[\]】］〕]"
+)
 _FILE = re.compile(rf"[\w-](?:{'|'.join(map(re.escape, READERS))})(?!\w)", re.IGNORECASE)
 
 
@@ -213,7 +218,8 @@ def named_passages(answer: str, passages: Sequence[Passage]) -> tuple[int, ...]:
     >>> named_passages("Rome [2]", [Passage("a", "x"), Passage("b", "y")])
     (2,)
     """
-    numbers = {int(found) for found in re.findall(r"[\[(#](?:\w+ )?(\d{1,3})[\])]", answer)}
+    cited = " ".join(one or several for one, several in _CITED.findall(answer))
+    numbers = set(map(int, re.findall(r"\d+", cited)))
     return tuple(
         number
         for number, passage in enumerate(passages, start=1)

@@ -217,7 +217,7 @@ def test_the_same_text_in_another_file_is_another_state(
     (first, *rest), store = supports[0].demonstrations, Store(tmp_path)
     passages = tuple(replace(p, source="guide/oil.md") for p in first.passages)
     moved = replace(supports[0], demonstrations=(replace(first, passages=passages), *rest))
-    assert moved.id == supports[0].id
+    assert moved.id != supports[0].id
     adapt(store, method, supports[:1])
     adapt(store, method, [moved])
     assert store.computed == 2

@@ -65,12 +65,10 @@ def state_key(support: SupportSet, method: Method, identity: str) -> str:
     """Name an adapted state by all that it depends on: ``<support id>.<32 hexadecimal digits>``.
 
     The method's `hashes` name its files; `identity` hashes backbone, precision, prompt and
-    settings. Files that passages stand in decide how an answer names them; no set's id has them.
+    settings. The set's id has the files that its passages stand in, which answers may name.
     """
     files = str(sorted(method.hashes.items()))
-    sources = [p.source for shown in support.demonstrations for p in shown.passages]
-    own = [*sources] if any(sources) else []
-    return f"{support.id}.{content_id(method.name, files, identity, *own, length=32)}"
+    return f"{support.id}.{content_id(method.name, files, identity, length=32)}"
 
 
 class Store:

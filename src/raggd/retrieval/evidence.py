@@ -56,10 +56,7 @@ def coverage(question: str, passages: Sequence[Passage]) -> float:
 def demonstrations_of(
     questions: Sequence[Question], evidence: Sequence[Evidence]
 ) -> list[Demonstration]:
-    """Return demonstrations, each with the alias that its passages hold; refuse unanswered ones.
-
-    One's own shows its first answer: whoever writes several begins with the way to write it.
-    """
+    """Return demonstrations, each with the alias that its passages hold; refuse unanswered ones."""
     for question in questions:
         if not any(answer.strip() for answer in question.answers):
             raise RaggdError(
@@ -73,7 +70,7 @@ def demonstrations_of(
 
 
 def _shown_answer(question: Question, passages: Sequence[Passage]) -> str:
-    if question.task == OWN_TASK:
+    if question.task == OWN_TASK:  # whoever writes several begins with the way to write it
         return next(filter(None, map(str.strip, question.answers)))
     return choose_answer(question.answers, passages)
 

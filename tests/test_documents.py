@@ -482,6 +482,7 @@ def test_a_header_without_rows_is_a_row(tmp_path: Path) -> None:
     "text",
     [
         ".. csv-table:: Prices\n   :file: prices.csv",
+        ".. csv-table:: Prices\n   :file: prices.csv\n\n   hose, 7",
         ".. list-table::\n\n   no list",
         ".. list-table::",
         ".. csv-table::\n   :delim: ab\n\n   1ab2",
@@ -1035,6 +1036,10 @@ def test_html(tmp_path: Path) -> None:
     ]
     declared = '<meta charset="windows-1251"><p>Музей'.encode("cp1251")
     assert read_one(tmp_path / "b.htm", declared) == [("b", "Музей")]
+    cells = (
+        "<h1>K90<svg><title>Link</title></svg></h1><table><tr><td><img alt=yes><script>x</script>"
+    )
+    assert read_one(tmp_path / "e.html", cells) == [("K90", "yes")]
     glued = "<h1>A<br>b</h1><table><tr><td>H<sub>2</sub>O<br>c<td><p>d</p><!--x--><p>e</table>"
     assert read_one(tmp_path / "d.html", glued) == [("A b", "H2O c | d e")]
     xml = "<?xml version='1.0' encoding='koi8-r'?><html><body><p>Музей <img alt='план'/>"
@@ -1290,7 +1295,7 @@ def test_no_text_is_lost_between_file_and_passages(text: str, kind: str) -> None
 @given(st.lists(st.sampled_from([
     "# top\n", "## sub\n", "###### deep\n", "text here\n", "\n", "- item\n", "```\n", "    code\n",
     "| a | b |\n|---|---|\n| c | d |\n", "> quote\n", "title\n===\n", "<div>html</div>\n", "---\n",
-    "[ref]: link\n", "1. one\n", "&lt;entity&gt;\n", "`span` *x*\n",
+    "[ref]: link\n", "1. one\n", "<quote@x.org>\n", "&lt;entity&gt;\n", "`span` *x*\n",
 ]), max_size=25))  # fmt: skip
 def test_no_word_of_markdown_is_lost(lines: list[str]) -> None:
     numbered = [
@@ -1310,6 +1315,40 @@ def test_no_word_of_markdown_is_lost(lines: list[str]) -> None:
         )
     )
     assert wanted <= set(re.findall(r"\w+", held))
+
+
+TAGS = re.findall(
+    r"\w+",
+    "p div b ul li table tr td th h1 h3 pre br hr caption dl dt dd html body a button option span "
+    "section form thead tbody code blockquote label font center",
+)
+
+
+@pytest.mark.fuzz
+@given(
+    st.lists(
+        st.sampled_from(
+            ["W", "<img alt=W>", "<td rowspan=2>", "<td colspan=3>", "<!-- c -->", "\n"]
+        )
+        | st.sampled_from(TAGS).map("<{}>".format)
+        | st.sampled_from(TAGS).map("</{}>".format),
+        max_size=14,
+    )
+)
+@example(["<table>", "<td>", "W", "<td>", "<img alt=W>"])
+@example(["<h1>", "<img alt=W>"])
+@example(["<table>", "W", "<tr>", "<td>", "W"])
+@example(["<title>t</title>", "<td>", "W"])
+def test_no_word_of_a_page_is_lost(parts: list[str]) -> None:
+    numbered = [part.replace("W", f"word{n}w") for n, part in enumerate(parts)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.html")
+        path.write_text("".join(numbered))
+        try:
+            held = " ".join(f"{p.title} {p.text}" for p in read_passages(path))
+        except RaggdError:
+            held = ""
+    assert set(re.findall(r"word\d+w", "".join(numbered))) <= set(re.findall(r"word\d+w", held))
 
 
 @pytest.mark.fuzz

@@ -28,6 +28,7 @@ _INLINE = re.compile(
 _FENCE = re.compile(r"[\s>]*(?:(?:[-*+]|\d{1,9}[.)])\s+)*(`{3,}|~{3,})([^`]*)$")
 _CODE_OR_COMMENT = re.compile(r"`+[^`\n]*`+|<!--")
 _INLINE_TAG = re.compile(rf"</?(?!br\b)(?:{_TAGS})\b[^<>]*>", re.IGNORECASE)
+_ADDRESS = re.compile(r"<((?:https?://|[^\s<>@]+@)[^\s<>]+)>")
 _ATTRIBUTES = re.compile(r"\{:?\s*[#.][^{}]*\}")
 _LONGEST_HEADING = 2000
 _CODE = {"fence", "code_block"}
@@ -70,7 +71,7 @@ def blocks_of(text: str) -> Iterator[Block]:
             rows = [_row(line) for line in own]
             yield Block("\n".join(rows[2:]), lines=True, head="\n".join(rows[:2]))
         elif token.type == "html_block":
-            page = _without_comments("\n".join(own))
+            page = _ADDRESS.sub(r"\1", _without_comments("\n".join(own)))
             # a comment that is never closed would hide the rest of the document
             yield from [Block(page)] if "<!--" in page else web.blocks_of(page)
         elif token.type != "hr":

@@ -72,7 +72,7 @@ def _rows(kind: str, lines: Sequence[str]) -> tuple[list[str], list[str]] | None
     """
     begin = next((at for at, line in enumerate(lines) if not line.strip()), len(lines))
     title, options, odd = _named(lines[:begin])
-    if odd:
+    if odd or options.keys() & {"file", "url"}:  # it stands elsewhere
         return None
     content = [f"{line.rstrip()}\n" for line in lines[begin:] if line.strip()]
     delimiter = options.get("delim", ",").strip()

@@ -24,9 +24,10 @@ _LARGER |= {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr
 _BREAK = "\u2028"
 _BEFORE = {"li": "- ", "br": _BREAK, "dd": ": "}
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
+_OUTSIDE = {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr"}
 _NO_CELLS = ("table", "h1", "h2", "h3", "h4", "ul", "ol", "pre", "form")
-_READINGS = {"rt", "rp", "rtc"}
-_LEFT_OUT = {"script", "style", "template", "svg", "nav", "head", "iframe", "object", *_READINGS}
+_LEFT_OUT = {"script", "style", "template", "svg", "nav", "iframe", "object"}
+_LEFT_OUT |= {"rt", "rp", "rtc"}  # readings over Chinese characters
 _LONGEST_REPEATED, _LONGEST_SPAN, _WIDEST = 200, 5, 20
 _INLINE = frozenset(
     re.findall(
@@ -53,9 +54,9 @@ def blocks_of(text: str) -> Iterator[Block]:
         root = lxml.html.document_fromstring(data, parser=parser)
     except lxml.etree.ParserError:  # there is nothing in it
         return
-    title = root.findtext("head/title")  # pictures have titles of their own
-    if title and title.strip():
-        yield Block(title, level=0)
+    for title in root.findall("head/title"):  # pictures have titles of their own
+        yield Block(title.text or "", level=0)
+        title.drop_tree()  # what else is in a head is left out below, or a body that never began
     yield from _blocks(root)
     if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):
         yield Block("", lost="what stands behind elements nested too deeply (in 2048 others)")
@@ -130,7 +131,7 @@ def _whole(element: Any) -> list[Block] | None:
         return [Block(_text(element), level=int(tag[1]))]
     if tag == "pre":
         return [Block(_text(element), lines=True)]
-    if tag == "table" and next(element.iterdescendants(*_NO_CELLS), None) is None:
+    if tag == "table" and _is_regular(element):
         rows = list(element.iter("tr"))
         lines = [" | ".join(row) for row in _cells(rows)]
         headed = len(rows) > 1 and all(cell.tag == "th" for cell in _own_cells(rows[0]))
@@ -138,6 +139,18 @@ def _whole(element: Any) -> list[Block] | None:
         head = lines[0] if headed else ""
         return [*caption, Block("\n".join(lines[headed:]), lines=True, head=head)]
     return None
+
+
+def _is_regular(table: Any) -> bool:
+    # Whether there is nothing but cells in rows, and nothing but text in cells.
+    if next(table.iterdescendants(*_NO_CELLS), None) is not None:
+        return False
+    outer = list(table.iter("table", "thead", "tbody", "tfoot", "tr"))
+    texts = (text for e in outer for text in (e.text, *(inner.tail for inner in e)))
+    kinds = ((e.tag == "tr", inner.tag) for e in outer for inner in e.iterchildren("*"))
+    return not any(map(str.strip, filter(None, texts))) and all(
+        tag in ({"td", "th"} if in_row else _OUTSIDE) for in_row, tag in kinds
+    )
 
 
 def _own_cells(row: Any) -> list[Any]:
@@ -179,13 +192,13 @@ def _text(element: Any) -> str:
     walk = iterwalk(element, events=("start", "end", "comment", "pi"))
     for event, inner in walk:
         outer = inner is element
-        if event == "start" and inner.tag in _READINGS:
+        if event == "start" and inner.tag in _LEFT_OUT:
             walk.skip_subtree()
             continue
         if not outer and event != "comment" and (inner.tag not in _INLINE or inner.tag == "br"):
             parts.append("\n" if event == "start" or inner.tag != "br" else "")
         if event == "start":
-            parts.append(inner.text or "")
+            parts.append((inner.get("alt") if inner.tag == "img" else inner.text) or "")
         elif not outer:
             parts.append(inner.tail or "")
     return "".join(parts)

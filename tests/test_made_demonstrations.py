@@ -16,12 +16,14 @@ from raggd.backbone.load import Backbone
 from raggd.data.benchmarks import scored_questions, support_pool
 from raggd.data.drafts import Draft
 from raggd.data.questions import read_demonstrations
+from raggd.methods.spec import EXAMPLES_FILE
 from raggd.records import Passage, RaggdError, RunRecord
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import changed, load_settings
 from raggd.study import made as made_demonstrations
 from raggd.study import made as make_demonstrations
 from raggd.study.made import MADE, Yield, made_pool, pool_passages, run_compare
+from tiny import random_update
 from workflow_fixtures import (
     files_under,
     parts_with,
@@ -114,7 +116,13 @@ def test_made_supports_take_the_place_of_the_gold_ones(
     parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(made_demonstrations, "propose", proposals)
-    result, tables = run_compare(parts, ["popqa"], tmp_path, quiet)
+    examples = parts.weights / EXAMPLES_FILE
+    random_update(parts.base).save(examples)
+    assert parts.adapting == "examples", "what adapts by default predicts no update"
+    try:
+        result, tables = run_compare(parts, ["popqa"], tmp_path, quiet)
+    finally:
+        examples.unlink()
     assert set(result["methods"]) == {"base", "mean-update", "rag-gd", MADE}
     assert result["yield"]["popqa"]["kept"] >= 4
     assert len(tables) == 3

@@ -21,6 +21,8 @@ EXACT = "backbone.dtype='float32'"
 """In bfloat16 a row's neighbours change its last digits: no check by content would be sharp."""
 FEW_UPDATES = "serving.updates_mb=24"
 """Room for four updates of the embedded backbone, of the eight in use: they come and go."""
+PATIENT = "serving.timeout_s=3600"
+"""On a busy machine eight questions take minutes, and are to be timed, not given up."""
 
 
 def _about(parts: Assembly, changes: Sequence[str]) -> dict[str, Any]:
@@ -38,7 +40,8 @@ def run_throughput(
     config: Path | None, changes: Sequence[str], out: Path, rounds: int, bar: Progress
 ) -> dict[str, Any]:
     """Measure throughput and write ``throughput.json``, and the server's log beside it."""
-    parts = Assembly(load_settings(config, list(changes)), bar)
+    changes = [PATIENT, *changes]
+    parts = Assembly(load_settings(config, changes), bar)
     workload = make_workload(parts, 8)
     with own_server(config, changes, out / "server.log") as server:
         found = measure_throughput(server.url, workload, rounds, bar)

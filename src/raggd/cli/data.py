@@ -174,18 +174,26 @@ def _ask(proposal: Draft) -> Draft | None:
 @demonstrations_app.command("compare")
 def compare(
     benchmarks: Annotated[
-        str, typer.Option(help="Held-out tasks, separated by commas.")
-    ] = "popqa,bamboogle",
+        str,
+        typer.Option(
+            help="Tasks, separated by commas. Default: popqa and bamboogle, which no weights have "
+            "seen; of the embedded data, nq and triviaqa."
+        ),
+    ] = "",
     out: Out = Path("runs/made"),
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,
 ) -> None:
     """Measure updates from made demonstrations against gold ones and none."""
+    from raggd.assembly import POCKET
+    from raggd.data.pocket import POCKET_NAMES
     from raggd.study.made import run_compare
 
     with opened(config, assignments) as (rag, bar):
-        result, tables = run_compare(rag.parts, names_in(benchmarks), out, bar)
+        embedded = rag.parts.settings.data.folder == POCKET
+        usual = POCKET_NAMES if embedded else ("popqa", "bamboogle")
+        result, tables = run_compare(rag.parts, names_in(benchmarks) or usual, out, bar)
     show(result, as_json, *(f"{table.to_text()}\n" for table in tables))
 
 

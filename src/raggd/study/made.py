@@ -31,7 +31,7 @@ from raggd.files import read_json, write_json, write_text
 from raggd.methods.answering import answer_rows, bounded_prompt
 from raggd.methods.base import Adapted
 from raggd.methods.controls import Control, with_supports
-from raggd.methods.spec import SPECS
+from raggd.methods.spec import PREFERRED, SPECS, can_run
 from raggd.progress import Progress, silent
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
 from raggd.report.build import small_report
@@ -251,7 +251,9 @@ def run_compare(
     parts: Assembly, names: Sequence[str], out: Path, progress: Progress
 ) -> tuple[dict[str, Any], list[Table]]:
     """Score base, one update for all, RAG-GD from gold and RAG-GD from made demonstrations."""
-    gold, supports = parts.adapting, dict[str, SupportSet]()
+    # what predicts updates best with the weights at hand
+    able = (name for name in PREFERRED if SPECS[name].control and can_run(name, parts.weights))
+    gold, supports = next(able, "rag-gd"), dict[str, SupportSet]()
     benchmarks = known_benchmarks(names, parts.source)
     settings = changed(parts.settings, "evaluation", benchmarks=benchmarks)
     study = study_of(settings, ["base", SPECS[gold].control, gold, MADE])

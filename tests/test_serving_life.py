@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -23,10 +24,14 @@ from raggd.backbone.load import Backbone
 from raggd.methods.spec import EXAMPLES_FILE
 from raggd.methods.store import Store
 from raggd.records import RaggdError
-from raggd.serving import service
+from raggd.serving import service as serving_service
 from raggd.serving.app import bind
 from raggd.serving.gate import is_local
+from raggd.serving.openai import ChatRequest
+from raggd.serving.reply import ChatReply
+from raggd.serving.request import Request
 from raggd.serving.scheduler import RunningBatch
+from raggd.serving.service import Service
 from raggd.settings import ServingSettings
 from serving_fixtures import Running, demonstrations, offline_answer, questions, running, tiny_parts
 from tiny import random_update
@@ -328,6 +333,31 @@ def test_the_command_lines_sets_are_the_servers(frozen_backbone: Backbone, tmp_p
         assert client.post(CHAT, json=chat(model=shown["model"])).status_code == 404
 
 
+def test_who_does_not_read_holds_no_place_for_ever(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    service = Service(Rag(tiny_parts(tmp_path, frozen_backbone, timeout_s=0.2)))
+    body = ChatRequest.model_validate(chat(stream=True))
+    sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        await asyncio.Event().wait()  # the connection takes nothing more
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    async def answer() -> None:
+        await ChatReply(service, Request.of_chat(service, body), body)({}, receive, send)
+
+    try:
+        asyncio.run(answer())
+        assert [message["type"] for message in sent] == ["http.response.start"]
+        assert service._open == 0
+    finally:
+        service.close()
+
+
 def test_a_damaged_set_is_stored_anew_or_deleted(frozen_backbone: Backbone, tmp_path: Path) -> None:
     body = {"demonstrations": demonstrations(0)}
     with running(tiny_parts(tmp_path, frozen_backbone)) as server, server.client() as client:
@@ -419,7 +449,7 @@ def test_a_damaged_update_is_predicted_again_and_a_damaged_set_left_out(
 def test_a_full_store_refuses_and_updates_stay_within_their_bound(
     frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "MOST_SETS", 2)
+    monkeypatch.setattr(serving_service, "MOST_SETS", 2)
     parts = tiny_parts(tmp_path, frozen_backbone)
     with running(parts) as server, server.client() as client:
         server.service.store._bound = 1  # nothing fits

@@ -26,10 +26,8 @@ from raggd.cli.shared import (
     Update,
     complain,
     counted,
-    emit_json,
     opened,
     refuse_skipped,
-    say,
     show,
     support_from,
 )
@@ -72,18 +70,14 @@ def ask(
         if result["answer"] and (guess or not result["refused"]):
             told = ": the answer is the model's own"
         complain(f"raggd: {NO_HIT}{told}.")
-    if as_json:
-        emit_json(result)
-        return
-    say(result["answer"], "", f"method: {_how(result, update)}")
-    for number, passage in enumerate(result["passages"], start=1):
-        say(f"[{number}] {_name(passage)}: {passage['text']}")
-    for text in result["remarks"]:
-        say(f"{text[0].upper()}{text[1:]}")
+    lines = [result["answer"], "", f"method: {_how(result, update)}"]
+    lines += [f"[{i}] {_name(p)}: {p['text']}" for i, p in enumerate(result["passages"], start=1)]
+    lines += [f"{text[0].upper()}{text[1:]}" for text in result["remarks"]]
     if result["passages_cut"]:
-        say(f"{counted(result['passages_cut'], 'passage')} cut to fit the context window.")
+        lines.append(f"{counted(result['passages_cut'], 'passage')} cut to fit the context window.")
     if timings:
-        say("  ".join(f"{stage} {ms:.0f} ms" for stage, ms in result["timings"].items()))
+        lines.append("  ".join(f"{stage} {ms:.0f} ms" for stage, ms in result["timings"].items()))
+    show(result, as_json, *lines)
 
 
 def ask_result(
@@ -248,10 +242,8 @@ def serve(
 
         def ready(address: str) -> None:
             loading.close()
-            if as_json:
-                emit_json({"url": address})
-            else:
-                say(f"raggd serves on {address} (the page is there; the API is {address}/v1)")
+            told = f"raggd serves on {address} (the page is there; the API is {address}/v1)"
+            show({"url": address}, as_json, told)
             sys.stdout.flush()
 
         run(rag, keys=keys or None, ready=ready)

@@ -80,10 +80,11 @@ def evaluate(
         str, typer.Option(help="Judge form and content instead: known, new, unseen, or several.")
     ] = "",
     count: Annotated[
-        int | None, typer.Option(min=1, help="Questions per contract and source [6].")
+        int | None, typer.Option(min=1, help="Questions per contract and source; default 6.")
     ] = None,
     shown: Annotated[
-        int | None, typer.Option("--examples", min=1, max=16, help="Examples of a contract [3].")
+        int | None,
+        typer.Option("--examples", min=1, max=16, help="Examples of a contract; default 3."),
     ] = None,
     prepared: Annotated[
         Path | None, typer.Option(help="Take the contracts' questions from a prepared file.")
@@ -129,7 +130,7 @@ def evaluate(
 
 
 def audit(
-    method: Annotated[str, typer.Option(help="A predictor of ours to audit [rag-gd].")] = "",
+    method: Annotated[str, typer.Option(help="A predictor of ours to audit; default rag-gd.")] = "",
     constant: Annotated[
         str, typer.Option(help="The tuned constant beside it: a method, or a folder's adapter.")
     ] = "",

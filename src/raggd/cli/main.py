@@ -74,40 +74,41 @@ def _options(
     pass
 
 
+def _told(error: Exception) -> str:
+    # what a user can mend, in words; of a fault of the program, nothing
+    if isinstance(error, RaggdError):
+        return str(error)
+    if isinstance(error, OSError) and is_unwritable(error):  # of most files told where it arises
+        where = shown_name(Path(error.filename)) if error.filename else "the output"
+        return f"cannot use {where}: {reason_of(error)}."
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return f"the name '{str(error.filename)[:40]}...' is too long for this system."
+    if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not loaded for it
+        return (
+            "the graphics card's memory ran out. Lower the batch (--set evaluation.batch=..., "
+            "serving.rows=... or the training's own), shorten prompts (--set "
+            "backbone.context_tokens=...), or hold the weights in 4 bits (--set "
+            "backbone.dtype='nf4'). What was finished is kept."
+        )
+    return ""
+
+
 def main() -> None:
-    """Run the command line; a `RaggdError` becomes one message and exit code 2, Ctrl-C 130.
+    """Run the command line; what a user can mend becomes one message and exit code 2, Ctrl-C 130.
 
     Raises:
-        RuntimeError: a fault of the program; memory of a card that runs out is none.
-        OSError: a fault of the program, unless a name is too long or nothing can be written.
+        Exception: a fault of the program.
     """
     warnings.formatwarning = lambda message, *_, **__: f"raggd: {message}\n"  # no source lines
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # letters that a terminal lacks
     try:
         app(prog_name="raggd")
-    except RaggdError as error:
-        complain(f"raggd: {error}")
-        sys.exit(2)
-    except OSError as error:
-        if is_unwritable(error):  # of most files it is told where it arises
-            where = shown_name(Path(error.filename)) if error.filename else "the output"
-            complain(f"raggd: cannot use {where}: {reason_of(error)}.")
-            sys.exit(2)
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        complain(f"raggd: the name '{str(error.filename)[:40]}...' is too long for this system.")
-        sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not loaded for it
-            raise
-        complain(
-            "raggd: the graphics card's memory ran out. Lower the batch (--set "
-            "evaluation.batch=..., serving.rows=... or the training's own), shorten prompts (--set "
-            "backbone.context_tokens=...), or hold the weights in 4 bits (--set "
-            "backbone.dtype='nf4'). What was finished is kept."
-        )
-        sys.exit(2)
     except (_InterruptedError, KeyboardInterrupt):
         complain("raggd: interrupted. What was finished is kept; the same command continues.")
         sys.exit(130)
+    except Exception as error:
+        if not (message := _told(error)):
+            raise
+        complain(f"raggd: {message}")
+        sys.exit(2)

@@ -70,12 +70,6 @@ def _lines(name: str, record: dict[str, Any], out: Path) -> list[str]:
     return [*lines, f"{name}{made} in {out} ({record['seconds']:.0f} s)"]
 
 
-def _show(name: str, record: dict[str, Any], out: Path, as_json: bool) -> None:
-    # the loss of every step stays in the record on disk
-    brief = {key: value for key, value in record.items() if key != "loss"}
-    show(brief, as_json, *_lines(name, record, out))
-
-
 def _command(name: str) -> Callable[..., None]:
     def command(
         stores: Stores = None,
@@ -94,7 +88,8 @@ def _command(name: str) -> Callable[..., None]:
         folders = tuple(stores or [Path("runs/targets")])
         with opened(config, assignments) as (rag, bar):
             record = run_stage(name, Run(rag.parts, out, folders, bar))
-        _show(name, record, out, as_json)
+        record.pop("loss", None)  # that of every step stays in the record on disk
+        show(record, as_json, *_lines(name, record, out))
 
     return command
 

@@ -90,6 +90,10 @@ class Documents:
         """Do what looks for changes, one at a time; others do not wait for it."""
         return asyncio.get_running_loop().run_in_executor(self._indexer, work)
 
+    def close(self) -> None:
+        """Look for no more changes."""
+        self._indexer.shutdown(wait=False, cancel_futures=True)
+
     def __len__(self) -> int:
         """Return the number of passages; 0 where the engine does not tell."""
         return len(self.retriever) if isinstance(self.retriever, Sized) else 0

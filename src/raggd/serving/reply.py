@@ -58,22 +58,26 @@ class Reply(Response):
                 asyncio.create_task(self._hang_up(receive)),
             ]
             try:
-                await self._next()
-                if self._streams:
-                    await self._stream(send)
-                    return
-                async for _ in self._pieces():
-                    pass
-                whole = self.whole().model_dump_json()
-                await Response(whole, media_type="application/json")(scope, receive, send)
+                async with asyncio.timeout(2 * seconds):
+                    await self._answer(scope, receive, send)
             except OSError:
-                pass  # the client is gone
+                pass  # the client is gone, or does not read what it is sent (TimeoutError)
             finally:
                 self._closed = True
                 clock.cancel()
                 for task in tasks:
                     task.cancel()
                 self._service.scheduler.cancel(self.request.rows)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._next()
+        if self._streams:
+            await self._stream(send)
+            return
+        async for _ in self._pieces():
+            pass
+        whole = self.whole().model_dump_json()
+        await Response(whole, media_type="application/json")(scope, receive, send)
 
     async def _prepare(self) -> None:
         request, service = self.request, self._service

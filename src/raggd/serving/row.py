@@ -275,10 +275,8 @@ class Row:
     written: int = 0  # tokens so far, the end token included
     reason: Reason | None = None  # why it ended; None while it is written
     _shown: int = 0  # bytes
-    _queued: float = field(default_factory=time.perf_counter)
-    _started: float = 0.0
-    _read: float = 0.0
-    _ended: float = 0.0
+    # when it was queued, begun, read and finished, as far as it is
+    _times: list[float] = field(default_factory=lambda: [time.perf_counter()])
 
     @property
     def base(self) -> str:
@@ -288,22 +286,20 @@ class Row:
     @property
     def timings(self) -> dict[str, float]:
         """Milliseconds of ``queue``, ``read`` (the prompt) and ``write`` (the answer)."""
-        times = pairwise((self._queued, self._started, self._read, self._ended))
-        return {
-            name: round(1000 * (end - start), 1)
-            for name, (start, end) in zip(("queue", "read", "write"), times, strict=True)
-        }
+        spent = [round(1000 * (end - start), 1) for start, end in pairwise(self._times)]
+        return dict(zip(("queue", "read", "write"), spent, strict=True))
 
     def begin(self) -> None:
         """Say that its prompt is being read now."""
-        self._started = time.perf_counter()
+        self._times.append(time.perf_counter())
 
     def take(self, logits: Tensor, stops: frozenset[int]) -> None:
         """Choose the next token by (vocabulary,) logits, and tell what it adds; `stops` end it."""
         chosen = self.sampler.choose(logits, self.extract)
         if self.extract:
             self.extract.push(chosen.token)
-        self._read = self._read or time.perf_counter()
+        if not self.written:
+            self._times.append(time.perf_counter())
         self.written += 1
         self.last = chosen.token
         text, self.reason = self._write(chosen.token, stops)
@@ -312,7 +308,7 @@ class Row:
         if self.probabilities is not None:
             told = self.probabilities.take(chosen, self._shown, last=self.reason is not None)
         if self.reason:
-            self._ended = time.perf_counter()
+            self._times.append(time.perf_counter())
             self.done = True
         self.emit(self, TextPiece(text, told, self.reason))
 
@@ -328,7 +324,7 @@ class Row:
 
     def skip(self) -> None:
         """Finish without asking the model: with the refusal that was shown, or nothing."""
-        self._started = self._read = self._ended = time.perf_counter()
+        self._times += [time.perf_counter()] * 3
         self.reason, self.done = "stop", True
         text = self.writer.say(self.adapted.unasked)
         self.emit(self, TextPiece(text, None, "stop"))

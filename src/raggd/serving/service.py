@@ -63,6 +63,7 @@ class Service:
         self.stopping = True
         self.scheduler.close()
         self._preparer.shutdown()
+        self.documents.close()
 
     # Asking
 

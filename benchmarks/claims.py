@@ -27,7 +27,7 @@ from raggd.files import write_json
 from raggd.provenance import origin
 
 CLAIMS = 2000
-GROUPS = (0.0, 0.25, 0.5, 0.75, 1.0)  # shares that claims are counted by, up to each
+GROUPS = (0.0, 0.25, 0.5, 0.75, 0.99, 1.0)  # shares that claims are counted by, up to each
 app = typer.Typer(add_completion=False)
 
 
@@ -61,10 +61,12 @@ def main(
 ) -> None:
     """Fit the log-odds that a claim is right to the share of its names that its passages hold."""
     shares, right = claims_of(prepared)
-    weights, bias = logistic(shares[:, None], right, penalty=0.0)
+    features = torch.stack([shares, (shares == 1).double()], 1)
+    weights, bias = logistic(features, right, penalty=0.0)
     record: dict[str, Any] = {
         "claims": len(shares),
         "slope": round(float(weights[0]), 2),
+        "whole": round(float(weights[1]), 2),
         "bias": round(bias, 2),
         "area": round(area_under(shares, right), 3),
         "right_by_share": {

@@ -315,6 +315,38 @@ def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
             assert refusals_of(among) == (refusal,)
 
 
+@pytest.mark.parametrize("frame", ["*{}*", "[[{}]]", "Antwort: {}.", "<x>{}</x>", "{} (1)", "“{}”"])
+@pytest.mark.parametrize("odd", range(3))
+def test_one_that_is_written_otherwise_is_told(frame: str, odd: int) -> None:
+    values = ("Verona", "Bergen", "12 May")
+    passages = (Passage("p", "They went to Verona and, on 12 May, to Bergen."),)
+    shown = [Demonstration(v, f"{v} ?", passages, frame.format(v)) for v in values]
+    assert remarks_on(shown) == []
+    shown[odd] = replace(shown[odd], answer=values[odd])
+    (told,) = remarks_on(shown)
+    assert told.startswith("2 of 3 answered demonstrations are written as")
+    assert f"'{values[odd]}' is not" in told
+    plain = [replace(d, answer=v) for d, v in zip(shown, values, strict=True)]
+    assert remarks_on(plain) == []
+
+
+@pytest.mark.parametrize(
+    ("held", "refusal"),
+    [
+        ('{"answer": "%s"}', '{"answer": null}'),
+        ('{"answer": "%s", "source": {"page": 1}}', '{"answer": "", "source": {"page": null}}'),
+        ('["%s"]', "[]"),
+    ],
+)
+def test_json_that_holds_nothing_is_a_refusal(held: str, refusal: str) -> None:
+    passages = (Passage("p", "They went to Verona and, on 12 May, to Bergen."),)
+    answers = (held % "Verona", held % "Bergen", refusal)
+    shown = [Demonstration(a, f"{a} ?", passages, a) for a in answers]
+    assert refusals_of(shown) == (refusal,)
+    counted = [replace(d, answer=f'{{"count": {n}}}') for n, d in enumerate(shown)]
+    assert refusals_of(counted) == ()
+
+
 @pytest.mark.parametrize(
     ("yes", "no"),
     [("ja", "Nein."), ("Oui", "non"), ("да", "Нет!"), ("はい", "いいえ"), ("نعم", "لا")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from raggd.records import Demonstration
 _SPELLED = 1.5
 """Tokens a character from which on a script is one that the tokenizer hardly knows."""
 _NAMED = 3
+_FEW, _MANY = 3, 16  # examples of which one is odd
 
 
 class DemonstrationWarning(UserWarning):
@@ -37,10 +39,11 @@ def remarks_on(
 
 
 def _of_forms(demonstrations: Sequence[Demonstration], refusals: Sequence[str]) -> list[str]:
-    answers = [d.answer.strip() for d in demonstrations if d.answer.strip() not in refusals]
+    answered = [d for d in demonstrations if d.answer.strip() not in refusals]
+    answers = [d.answer.strip() for d in answered]
     values = [value for value in map(parsed_json, answers) if value is not None]
     if not values:
-        return []
+        return _of_frames(answered)
     if len(values) < len(answers):
         return [
             f"{len(values)} of {len(answers)} answered demonstrations are JSON, the others are "
@@ -56,6 +59,24 @@ def _of_forms(demonstrations: Sequence[Demonstration], refusals: Sequence[str]) 
         f"{'; '.join(map(_short, list(keys)[:_NAMED]))}): examples of one form are followed, mixed "
         "ones are not."
     ]
+
+
+def _of_frames(answered: Sequence[Demonstration]) -> list[str]:
+    # one that is written otherwise than all the others
+    if len(answered) < _FEW or len(answered) > _MANY:
+        return []
+    told = []
+    for at, one in enumerate(answered):
+        frame = template_of([*answered[:at], *answered[at + 1 :]])[0]
+        literal = "".join(text for kind, text in frame.pieces if not kind) if frame else ""
+        # a word alone may be a unit that two values happen to share
+        if frame and re.search(r"[^\w\s]", literal) and frame.value_of(one.answer) is None:
+            told.append(
+                f"{len(answered) - 1} of {len(answered)} answered demonstrations are {frame}, "
+                f"'{_short(one.answer)}' is not: examples of one form are followed, mixed ones are "
+                "not."
+            )
+    return told if len(told) == 1 else []
 
 
 def _of_repetitions(demonstrations: Sequence[Demonstration]) -> list[str]:

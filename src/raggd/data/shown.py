@@ -98,7 +98,7 @@ def _lacking(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     return [
         d
         for d, found, texts in zip(demonstrations, held, bare, strict=True)
-        if (d.passages or _NO.search(d.answer))  # of what it refuses, nothing may be found at all
+        if (d.passages or _denies(d.answer))  # of what it refuses, nothing may be found at all
         and not found
         and not {normalise_answer(text) for text in texts} & _YES_NO
         and not texts[0].isdecimal()
@@ -112,7 +112,7 @@ def _tells(shown: Demonstration) -> bool:
     words = [w for w in re.findall(r"\w{2,}", shown.answer) if w.lower() in known]
     opens = shown.answer.lstrip().startswith
     named = any(w[0].isdigit() or (w[0].isupper() and (len(w) > 4 or not opens(w))) for w in words)
-    return not _NO.search(shown.answer) and (named or len(words) > 2)
+    return not _denies(shown.answer) and (named or len(words) > 2)
 
 
 def _bare(answers: Sequence[str], i: int) -> list[str]:
@@ -135,7 +135,7 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     lacking = _lacking(demonstrations)
     held = {d.answer.strip() for d in demonstrations if d not in lacking}
     texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in held}
-    said = {text for text in texts if _NO.search(text)}
+    said = {text for text in texts if _denies(text)}
     bare = dict(zip(answers, inside(answers), strict=True))
     kinds = {t for t, d in texts.items() if answers.count(t) > 1 or _strange(d, bare[t])} - said
     others = [d for d in demonstrations if d.answer.strip() not in said | kinds]
@@ -153,7 +153,7 @@ def unsupported(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
 def says_no(shown: Demonstration) -> bool:
     """Return whether a demonstration refuses by its words: it says no, and its passages do not."""
     said = shown.answer.strip()
-    if normalise_answer(said) in _YES_NO or not _NO.search(said):
+    if normalise_answer(said) in _YES_NO or not _denies(said):
         return False
     return not contains_answer("\n".join(p.text for p in shown.passages), [said])
 
@@ -165,6 +165,24 @@ def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict | list) else None
+
+
+def _denies(answer: str) -> bool:
+    value = parsed_json(answer)
+    return bool(_NO.search(answer)) or (value is not None and _is_empty(value))
+
+
+def _is_empty(value: Any) -> bool:
+    # JSON of which all is null, blank or none
+    left, leaves = [value], []
+    while left:
+        one = left.pop()
+        if one and isinstance(one, dict | list):
+            left += one.values() if isinstance(one, dict) else one
+        else:
+            leaves.append(one)
+    blank = any(leaf is None or isinstance(leaf, str | dict | list) for leaf in leaves)
+    return blank and not any(leaves)
 
 
 def _strange(shown: Demonstration, bare: str) -> bool:

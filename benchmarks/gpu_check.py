@@ -27,23 +27,16 @@ SITE = ROOT / "build" / "gpu-check"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is run.
+    """What is run."""
 
-    Attributes:
-        shape: of the prices, with their `dtypes` and `lengths`.
-        trained: shape of the trainings, each of so many `steps`.
-        rounds: of each comparison.
-        questions: answered on the card and on the processor.
-        deadline: moment (of `time.monotonic`) after which no part is begun.
-    """
-
-    shape: str
-    trained: str
+    shape: str  # of the prices, with their `dtypes` and `lengths`
+    trained: str  # shape of the trainings, each of so many `steps`
     dtypes: tuple[str, ...]
     lengths: dict[str, int]
-    rounds: int
+    rounds: int  # of each comparison
     steps: int
-    questions: int
+    questions: int  # answered on the card and on the processor
+    # moment (of `time.monotonic`) after which no part is begun
     deadline: float = field(default=0.0)
     only: tuple[str, ...] = ()  # first words of the parts that are run; none: all
 

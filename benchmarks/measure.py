@@ -21,19 +21,12 @@ from raggd.retrieval.terms import tokenize
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a build took.
+    """What a build took."""
 
-    Attributes:
-        seconds: reading the corpus included.
-        cpu_seconds: of the processor; of use on a busy machine.
-        peak_memory: bytes that the process held at most.
-        disk: bytes of the finished index.
-    """
-
-    seconds: float
-    cpu_seconds: float
-    peak_memory: int
-    disk: int
+    seconds: float  # reading the corpus included
+    cpu_seconds: float  # of the processor; of use on a busy machine
+    peak_memory: int  # bytes that the process held at most
+    disk: int  # bytes of the finished index
 
 
 Build = Callable[[Path, int, Path, int], Built]

@@ -12,16 +12,11 @@ from raggd.evaluation.timing import Ratio, Times
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one bench measured.
+    """What one bench measured."""
 
-    Attributes:
-        ratios: paired comparisons, by name.
-        times: milliseconds of each round, by what was done.
-        facts: sizes, checks and fits that the record keeps.
-    """
-
-    ratios: Mapping[str, Ratio] = field(default_factory=dict)
-    times: Times = field(default_factory=dict)
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)  # paired comparisons, by name
+    times: Times = field(default_factory=dict)  # milliseconds of each round, by what was done
+    # sizes, checks and fits that the record keeps
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:

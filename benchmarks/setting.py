@@ -29,16 +29,11 @@ LARGEST = 16
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """Loaded parts and real material of the first benchmark of the settings.
-
-    Attributes:
-        rounds: how often everything cheap is timed.
-        say: told what is being measured.
-    """
+    """Loaded parts and real material of the first benchmark of the settings."""
 
     parts: Assembly
-    rounds: int
-    say: Callable[[str], None]
+    rounds: int  # how often everything cheap is timed
+    say: Callable[[str], None]  # told what is being measured
 
     @property
     def few(self) -> int:

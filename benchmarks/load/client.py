@@ -23,19 +23,13 @@ BUSY = {429: "turned away (429)", 504: "too slow (504)"}
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """One answer.
-
-    Attributes:
-        logprobs: log-probability of each token: they tell one update from another even where the
-            words are the same.
-        ms: time that the client waited.
-        batch: most answers that were written together with it.
-    """
+    """One answer."""
 
     text: str
+    # of each token, logarithms: they tell one update from another even where the words are the same
     logprobs: tuple[float, ...]
-    ms: float = 0.0
-    batch: int = 0
+    ms: float = 0.0  # time that the client waited
+    batch: int = 0  # most answers that were written together with it
 
     def distance(self, other: Said) -> float:
         """Return the largest difference of a token's log-probability; infinite for other words."""

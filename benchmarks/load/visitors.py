@@ -78,23 +78,16 @@ Expected = Mapping[tuple[str, str], Said]
 
 @dataclass
 class Visitor:
-    """One thread's visitor.
-
-    Attributes:
-        expected: what is right.
-        inline: demonstrations by the model that they are stored as.
-        spare: demonstrations of sets that come and go.
-        tolerance: largest difference of a log-probability that counts as the same.
-        dice: of its own, seeded.
-    """
+    """One thread's visitor."""
 
     client: LoadClient
-    expected: Expected
+    expected: Expected  # what is right
+    # demonstrations by the model that they are stored as
     inline: Mapping[str, list[dict[str, str]]]
-    spare: list[list[dict[str, str]]]
-    tolerance: float
+    spare: list[list[dict[str, str]]]  # demonstrations of sets that come and go
+    tolerance: float  # largest difference of a log-probability that counts as the same
     tally: Tally
-    dice: random.Random
+    dice: random.Random  # of its own, seeded
 
     def visit(self) -> None:
         """Do one thing; whatever goes wrong is counted."""

@@ -6,7 +6,6 @@ may be random too. Everything is timed in turn, in one process.
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from functools import partial
 from statistics import median
@@ -23,7 +22,7 @@ from raggd.backbone.load import Backbone
 from raggd.backbone.shapes import without_text
 from raggd.core.low_rank import BaseAdapter, Update, factors_of
 from raggd.data.prompts import Prompt
-from raggd.evaluation.timing import Work, in_turn, ratio_of
+from raggd.evaluation.timing import Stopwatch, Work, in_turn, ratio_of
 from raggd.progress import Progress
 from raggd.settings import AdapterSettings, TargetSettings
 
@@ -186,11 +185,13 @@ def look(backbone: Backbone) -> Pace:
     """Time one small batch of random tokens, as long as real prompts: a few seconds."""
     silent, (rows, prompt, answer) = without_text(backbone), LOOK
     decode(silent, read_prompts(silent, random_prompts(silent, 1, 32, 0)), 2)  # warm
-    started = time.perf_counter()
-    reading = read_prompts(silent, random_prompts(silent, rows, prompt, 0))
-    encode = time.perf_counter() - started
-    decode(silent, reading, answer)
-    return Pace((time.perf_counter() - started) / rows, encode)
+    watch = Stopwatch(cuda=backbone.device.type == "cuda")
+    with watch.timed("read"):
+        reading = read_prompts(silent, random_prompts(silent, rows, prompt, 0))
+    with watch.timed("decode"):
+        decode(silent, reading, answer)
+    encode, written = (ms / 1000 for ms in watch.medians().values())
+    return Pace((encode + written) / rows, encode)
 
 
 def questions_for(seconds: float, pace: Pace) -> tuple[int, int]:

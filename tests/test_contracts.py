@@ -168,6 +168,7 @@ def _wanting(answer: str, *contents: str) -> Asked:
         (replace(_SHAPED, labels=("A", "B", "C")), "C", "C) a river", (0, 1, 0)),
         (replace(_SHAPED, labels=("A", "B", "C")), "C", "A or C", (0, 0, 0)),
         (replace(_SHAPED, labels=("yes", "no")), "no", "No.", (0, 1, 0)),
+        (replace(_SHAPED, labels=("yes", "no")), "no", "Yes, it has no such key.", (0, 0, 0)),
     ],
 )
 def test_a_value_is_told_by_its_shape(

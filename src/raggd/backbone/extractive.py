@@ -42,7 +42,8 @@ class Extract:
         self._written: list[int] = []
         self._whole = [self._tokens(text) for text in whole]
         self._pair = [[*tokens, *self._stops[:1]] for tokens in self._whole[:2]]
-        self._chance = chance
+        # labels that a tokenizer cannot tell apart have nothing to weigh
+        self._chance = chance if self._pair[:1] != self._pair[1:] else None
         self._texts = [" ".join(text.split()) for text in texts]
         self._first = self._first_tokens()
         self._open: list[tuple[str, list[int]]] = []

@@ -199,3 +199,19 @@ def _weights(
     free = (1 - VERDICTS) * 0.5 ** len(values)
     total = first + second + free
     return first / total, second / total, free / total
+
+
+def named_labels(text: str, labels: Sequence[str]) -> set[str]:
+    """Return the labels that a text names as words, in any case; several are no choice.
+
+    Single letters are looked for as they are written first: an article is no letter.
+
+    >>> sorted(named_labels("C) a river", ["A", "B", "C"])), named_labels("No.", ["yes", "no"])
+    (['C'], {'no'})
+    """
+    pattern, letters = r"(?<!\w){}(?!\w)", all(len(label) == 1 for label in labels)
+    for flags in (re.NOFLAG, re.IGNORECASE) if letters else (re.IGNORECASE,):
+        named = {x for x in labels if re.search(pattern.format(re.escape(x)), text, flags)}
+        if named:
+            return named
+    return set()

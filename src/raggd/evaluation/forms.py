@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 from raggd.data import pieces
 from raggd.data.answers import contains_answer, token_f1
-from raggd.data.closed import closed_of, options_of
-from raggd.data.contracts.base import named_labels
+from raggd.data.closed import closed_of, named_labels, options_of
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
 from raggd.records import Demonstration

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from raggd.data.answers import contains_answer, normalise_answer
+from raggd.data.closed import named_labels
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.targets import TARGETS, Situation
 from raggd.data.contracts.trim import shown_passages
@@ -238,19 +239,3 @@ def _is_json(template: str) -> bool:
 
 def _plain(text: str) -> str:
     return normalise_answer(text) or text.strip()
-
-
-def named_labels(text: str, labels: Sequence[str]) -> set[str]:
-    """Return the labels that a text names as words, in any case; several are no choice.
-
-    Single letters are looked for as they are written first: an article is no letter.
-
-    >>> sorted(named_labels("C) a river", ["A", "B", "C"])), named_labels("No.", ["yes", "no"])
-    (['C'], {'no'})
-    """
-    pattern, letters = r"(?<!\w){}(?!\w)", all(len(label) == 1 for label in labels)
-    for flags in (re.NOFLAG, re.IGNORECASE) if letters else (re.IGNORECASE,):
-        named = {x for x in labels if re.search(pattern.format(re.escape(x)), text, flags)}
-        if named:
-            return named
-    return set()

@@ -235,10 +235,7 @@ def file_hash(path: Path) -> str:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write named tensors and string metadata as one safetensors file, atomically.
-
-    Equal content gives equal bytes.
-    """
+    """Write tensors and metadata as a safetensors file, atomically; equal content, equal bytes."""
     with replacing(path) as temporary:
         plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         _save_file(temporary, plain, dict(metadata))

@@ -71,10 +71,7 @@ def _local(source: str | Path) -> Path:
 
 
 def files_in(source: str | Path) -> dict[str, dict[str, Path]]:
-    """Return a local folder's files by question set and split: the paper's sets, then others.
-
-    The hub is not asked: it has none.
-    """
+    """Return a folder's files by question set and split, the paper's first; the hub has none."""
     found: dict[str, dict[str, Path]] = {}
     roots = [_local(source), Path(source) / "qa"] if str(source) != HUB else []
     for root, split, ending in product(roots, SPLITS, (".jsonl", ".jsonl.gz")):

@@ -58,10 +58,7 @@ def parse_summaries(data: bytes) -> list[Passage]:
 
 
 def parse_topics(data: bytes, name: str, published_split: str) -> list[Question]:
-    """Read DPR's question file: tab-separated question and Python list of answers.
-
-    Ids are ``<name>:dpr_<published split>_<row>``; a row without answers is left out.
-    """
+    """Read DPR's questions and lists of answers; ids are ``<name>:dpr_<published split>_<row>``."""
     rows = csv.reader(io.StringIO(data.decode("utf-8"), newline=""), delimiter="\t")
     questions = []
     for number, (text, listed) in enumerate(rows):

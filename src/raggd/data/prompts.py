@@ -164,10 +164,7 @@ def build_prompt(
 def prefix_tokens(
     tokenizer: Any, shown: Sequence[Demonstration], instruction: str
 ) -> tuple[int, ...]:
-    """Return what every prompt with these demonstrations begins with, whatever is asked.
-
-    That is all tokens up to where the user's turn begins.
-    """
+    """Return what every prompt with these demonstrations begins with, up to the user's turn."""
     turns = _messages("?", [Passage("", "?")], shown, instruction, (), False)
     rendered = [
         turn_tokens(tokenizer, [*turns[:-1], {"role": "user", "content": start}])

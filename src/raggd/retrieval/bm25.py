@@ -85,10 +85,7 @@ class Segment:
     scores: NDArray[np.float32]
 
     def score(self, terms: Sequence[int]) -> NDArray[np.float32]:
-        """Return the score of each passage, shape (count,), for the term numbers of a query.
-
-        A repeated term counts again.
-        """
+        """Return passages' scores, (count,), for a query's terms; a repeated one counts again."""
         total = np.zeros(self.count, dtype=np.float32)
         for at in self._places(terms):
             part = slice(self.indptr[at], self.indptr[at + 1])
@@ -205,11 +202,7 @@ def score_segments(folder: Path, passages: int, k1: float, b: float) -> int:
 
 
 class BM25Retriever(StoredRetriever):
-    """An opened BM25 index.
-
-    Only passages that share a term with the query are returned, so a list of hits may be shorter
-    than asked for, or empty.
-    """
+    """An opened BM25 index; passages that share no term with the query are never returned."""
 
     def __init__(
         self, segments: Sequence[Segment], keys: Keys, store: PassageStore, fingerprint: str

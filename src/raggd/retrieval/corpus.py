@@ -31,10 +31,7 @@ _TOLD_EVERY = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files of a corpus as they are now, and what is no readable file.
-
-    Its `key`, the path, stands for the corpus in the name of its index.
-    """
+    """The files of a corpus as they are now; its `key`, the path, stands in its index's name."""
 
     files: tuple[SourceFile, ...]
     key: str
@@ -60,10 +57,7 @@ def _hash_of(file: SourceFile) -> str:
 
 
 def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFile]:
-    """Return what was stored of the files that are as they were, with their times as they are now.
-
-    They have the same size and time, or else the same bytes.
-    """
+    """Return what was stored of files with the same size and time, or bytes, as of now."""
     known = {file.name: file for file in old}
     same = {}
     for now in listing.files:
@@ -166,10 +160,7 @@ class Changes:
 
 
 def changes_between(old: PassageStore | None, new: PassageStore, copied: int, same: int) -> Changes:
-    """Return what changed from one store (None: none) to the next.
-
-    The first rows were `copied`; `same` files are as they were.
-    """
+    """Return what changed since a store: first rows were `copied`, `same` files stayed."""
     before = {file.name for file in old.files} if old else set()
     now = {file.name for file in new.files}
     shared, changed = new.shared_with(old, copied) if old else (0, 0)

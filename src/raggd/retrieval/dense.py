@@ -256,35 +256,27 @@ def factory_for(count: int, width: int, wanted: str = "") -> str:
     return f"IVF{2 ** round(np.log2(4 * count**0.5))},PQ{size}"
 
 
-@contextmanager
-def _one_thread(faiss: Any) -> Iterator[None]:
-    # Threads would link passages in another order at each build, and find other candidates.
-    before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    try:
-        yield
-    finally:
-        faiss.omp_set_num_threads(before)
-
-
 def build_faiss(embeddings: Vectors, factory: str, file: Path) -> None:
     """Train on a sample, add every vector, write the index atomically; or tell what faiss lacks."""
     faiss = import_faiss()
     count, width = embeddings.shape
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)  # several would link passages in another order at each build
     try:
         index = faiss.index_factory(width, factory, faiss.METRIC_INNER_PRODUCT)
-        with _one_thread(faiss):
-            if not index.is_trained:
-                most = min(count, max(256, _SAMPLE_BYTES // (4 * width)))
-                rows = np.sort(np.random.default_rng(0).choice(count, most, replace=False))
-                index.train(np.ascontiguousarray(embeddings[rows]))
-            for start in range(0, count, _ADDED_AT_ONCE):
-                index.add(np.ascontiguousarray(embeddings[start : start + _ADDED_AT_ONCE]))
+        if not index.is_trained:
+            most = min(count, max(256, _SAMPLE_BYTES // (4 * width)))
+            rows = np.sort(np.random.default_rng(0).choice(count, most, replace=False))
+            index.train(np.ascontiguousarray(embeddings[rows]))
+        for start in range(0, count, _ADDED_AT_ONCE):
+            index.add(np.ascontiguousarray(embeddings[start : start + _ADDED_AT_ONCE]))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise RaggdError(
             f"faiss cannot make retrieval.index_factory={factory} of {count} passages: {reason}."
         ) from error
+    finally:
+        faiss.omp_set_num_threads(threads)
     with replacing(file) as temporary:
         faiss.write_index(index, str(temporary))
 

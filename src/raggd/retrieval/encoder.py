@@ -111,10 +111,7 @@ class Encoder:
         return content_id("mean", digest.hexdigest(), *rules, *vocabulary)
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
-        """Return vectors of queries, shape (queries, width).
-
-        Each is encoded alone: it never depends on its neighbours.
-        """
+        """Return vectors of queries, shape (queries, width), each encoded alone."""
         prefix = self.rules.query_prefix
         rows = [
             self._encode(self._model, self._tokens([prefix + query.strip()])) for query in queries
@@ -207,7 +204,7 @@ def _native_bfloat16(device: str) -> bool:
     import torch
 
     if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported())
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return device == "cpu" and bool(native)
 

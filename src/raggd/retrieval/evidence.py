@@ -142,10 +142,7 @@ class NoisyRetriever:
         return content_id(self.retriever.fingerprint, "noise", repr(self.share))
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return hits, the share of them replaced; scores stay with their places.
-
-        A corpus without enough other passages keeps its hits.
-        """
+        """Return hits, the share replaced while there are others; scores stay with their places."""
         found = self.retriever.search(queries, k)
         return [self._disturbed(q, hits) for q, hits in zip(queries, found, strict=True)]
 

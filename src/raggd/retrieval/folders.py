@@ -53,13 +53,11 @@ def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], 
         manifest = read_manifest(folder, kind)
         try:
             found = load(folder / str(manifest["data"]), manifest)
-        except RaggdError:  # it says what is wrong
-            if read_manifest(folder, kind) == manifest:
-                raise
-            continue  # it was replaced in this moment
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (RaggdError, OSError, ValueError, KeyError, TypeError) as error:
             if read_manifest(folder, kind) != manifest:
-                continue
+                continue  # it was replaced in this moment
+            if isinstance(error, RaggdError):  # it says what is wrong
+                raise
             raise RaggdError(
                 f"the index at {folder} is damaged ({error}): delete the folder and build it again."
             ) from error

@@ -149,10 +149,7 @@ def tokenizer_fingerprint() -> str:
 
 
 class TermNumbers:
-    """Numbers the terms of many texts in the order of their first occurrence.
-
-    Each word is looked up once, so a text costs little more than splitting it.
-    """
+    """Numbers the terms of many texts by first occurrence; each word is looked up once."""
 
     def __init__(self) -> None:
         self.terms: dict[str, int] = {}

@@ -21,7 +21,7 @@ from unicodedata import unidata_version
 
 from raggd.data.documents.passages import Block, passages_of
 from raggd.data.documents.passages import split_sentences as split_sentences
-from raggd.files import file_hash
+from raggd.files import file_hash, reason_of
 from raggd.records import Passage, RaggdError, content_id, hash_of
 
 _KINDS = {
@@ -149,14 +149,10 @@ def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:
 def _regular(path: Path, name: str, skipped: list[Skipped]) -> Iterator[SourceFile]:
     try:
         state = path.stat()
-    except ValueError as error:
-        skipped.append(Skipped(name, f"cannot be opened ({error})"))
-        return
-    except OSError as error:
-        reason = f"cannot be opened ({error.strerror})"
-        if error.errno != errno.ENAMETOOLONG and path.is_symlink():
-            reason = "a broken link"
-        skipped.append(Skipped(name, reason))
+    except (OSError, ValueError) as error:
+        possible = getattr(error, "errno", errno.ENAMETOOLONG) != errno.ENAMETOOLONG
+        broken = "a broken link" if possible and path.is_symlink() else ""
+        skipped.append(Skipped(name, broken or f"cannot be opened ({reason_of(error)})"))
         return
     if stat.S_ISREG(state.st_mode):
         yield SourceFile(path, name, state.st_size, max(state.st_mtime_ns, state.st_ctime_ns))

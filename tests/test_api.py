@@ -284,8 +284,11 @@ def test_what_is_no_text_is_named(rag: Rag, value: Any) -> None:
             raggd.load(value)
     with pytest.raises(RaggdError, match="the corpus is a"):
         rag.index(value)
-    with pytest.raises(RaggdError, match="unknown method '5'"):
-        rag.adapt(method=5)  # type: ignore[arg-type]
+    for odd in (5, [5]):
+        with pytest.raises(RaggdError, match=r"unknown method '.?5.?'"):
+            rag.adapt(method=odd)  # type: ignore[arg-type]
+    with pytest.raises(RaggdError, match="'5' is not the id of a support set"):
+        rag.store.stored(5)  # type: ignore[arg-type]
 
 
 def test_one_text_is_no_list_of_questions_and_nothing_is_no_corpus(rag: Rag) -> None:

@@ -99,7 +99,7 @@ class Rag:
         from raggd.methods.base import Instructed, refuse_control
 
         with self._lock:
-            name = name or self.parts.adapting
+            name = str(name) if name else self.parts.adapting
             if name not in self._methods:
                 made = self.parts.method(name)
                 refuse_control(made)

@@ -90,7 +90,7 @@ class Store:
 
     def file(self, name: str) -> Path:
         """Return the file of a set, there or not; a name that is no id is refused."""
-        if not _ID.fullmatch(name):
+        if not _ID.fullmatch(str(name)):
             raise RaggdError(
                 f"'{name}' is not the id of a support set: expected 16 hexadecimal digits, as "
                 "`raggd supports add` prints them."

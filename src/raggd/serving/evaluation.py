@@ -22,8 +22,8 @@ from raggd.study.evaluate import FEWEST, own_methods, score_task, set_task
 
 KEPT = 8  # evaluations that can be looked at, the newest
 TOO_FEW = (
-    "{count} questions are too few to tell chance from help: look at the answers, and give "
-    f"{FEWEST} or more for advice."
+    "{count} is too few to tell chance from help: look at the answers, and ask "
+    f"{FEWEST} questions or more for advice."
 )
 
 

@@ -13,10 +13,8 @@ from raggd.records import Demonstration, Passage
 
 _MARK = re.compile(r"[^\w\s]|\n")
 _LETTER_MARKS = {"slug": "-", "snake": "_", "upper": "", "lower": ""}
-_LONGEST_WORD = 60
-"""Characters of a word, marks after it included, that may belong to an entity."""
-_MOST_WORDS = 16
-"""Words beside a value that may belong to an entity with it."""
+_LONGEST_WORD = 60  # characters of a word, marks after it included, that may belong to an entity
+_MOST_WORDS = 16  # words beside a value that may belong to an entity with it
 _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 
 

@@ -11,8 +11,7 @@ from raggd.data.shown import parsed_json, refusals_of, says_no, unsupported
 from raggd.data.template import template_of
 from raggd.records import Demonstration
 
-_SPELLED = 1.5
-"""Tokens a character from which on a script is one that the tokenizer hardly knows."""
+_SPELLED = 1.5  # tokens a character from which on a script is one that the tokenizer hardly knows
 _NAMED = 3
 _FEW, _MANY = 3, 16  # examples of which one is odd
 

@@ -43,8 +43,9 @@ def place(frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def run(place: Path, *arguments: object) -> Ran:
-    own = ("--corpus", place / "guide.md", "--settings", place / "settings.toml")
-    return run_cli(*arguments, *own)
+    needs = {"add", "ask", "--demonstrations"} & set(map(str, arguments))  # others refuse a corpus
+    corpus = ("--corpus", place / "guide.md") if needs else ()
+    return run_cli(*arguments, *corpus, "--settings", place / "settings.toml")
 
 
 def test_supports_are_added_listed_and_exported(place: Path, tmp_path: Path) -> None:

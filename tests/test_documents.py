@@ -330,6 +330,11 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
          [("m", "> ~~~\n> <i>a</i>\n> ```\n> ~~~\n> b")]),
         ("Begin by <!-- and go on.\n\nMore.\n", [("m", "Begin by <!-- and go on.\n\nMore.")]),
         ("<!-- never closed\n\nMore.\n", [("m", "<!-- never closed\n\nMore.")]),
+        ("<script> is kept out.\n\nMore.\n", [("m", "<script> is kept out.\n\nMore.")]),
+        ("<p>x <script>y\nz\n\nMore.\n", [("m", "<p>x <script>y\nz\n\nMore.")]),
+        ("<Style>\n\nMore.\n", [("m", "<Style>\n\nMore.")]),
+        ("<?php tag\n\n# Two\n", [("m", "<?php tag\n\n# Two")]),
+        ("<script>\na\n\nb</script>\n\nMore.\n", [("m", "More.")]),
         ("<!-- not\nshown --><b>x</b>\n\n[x]: http://e.org", [("m", "x\n\n[x]: http://e.org")]),
     ],
 )  # fmt: skip
@@ -980,6 +985,22 @@ def test_what_is_filled_into_a_form_is_read(tmp_path: Path, values: dict[str, st
     assert found.text == "Form 7" + (f"\n\n{told}" if told else "")
 
 
+@pytest.mark.parametrize("printed", ["Form 7", ""])
+def test_what_was_typed_on_a_page_is_read(tmp_path: Path, printed: str) -> None:
+    made = pytest.importorskip("pypdf.annotations")
+    writer = pypdf.PdfWriter(io.BytesIO(pdf_bytes(printed)))
+    seen, hidden, closed = (
+        made.FreeText(text=text, rect=(1, 1, 9, 9)) for text in ("7 bar", "8 bar", "9 bar")
+    )
+    hidden[pypdf.generic.NameObject("/F")] = pypdf.generic.NumberObject(2)
+    closed[pypdf.generic.NameObject("/Subtype")] = pypdf.generic.NameObject("/Text")
+    for note in (seen, hidden, closed):
+        writer.add_annotation(0, note)
+    writer.write(tmp_path / "a.pdf")
+    (found,) = read_passages(tmp_path / "a.pdf")
+    assert found.text == "\n\n".join(filter(None, (printed, "7 bar")))
+
+
 def test_pages_without_text_are_named(tmp_path: Path) -> None:
     scanned_between(tmp_path / "a.pdf", ["One.", "", "*", "*", "Two.", "*"])
     scanned_between(tmp_path / "b.pdf", ["Three.", ""])
@@ -1078,7 +1099,9 @@ def test_what_stands_behind_too_many_nested_elements_is_told(tmp_path: Path) -> 
 def test_sections_of_xhtml_are_text(tmp_path: Path) -> None:
     page = "<p>one <![CDATA[a < b & <i>]]> two<![CDATA[]]>"
     page += "<script>//<![CDATA[\nrun()\n//]]></script>. <![CDATA[three"
-    assert read_one(tmp_path / "a.xhtml", page) == [("a", "one a < b & <i> two\n\n.")]
+    assert read_one(tmp_path / "a.xhtml", page) == [
+        ("a", "one a < b & <i> two\n\n. <![CDATA[three")
+    ]
 
 
 @pytest.mark.parametrize(
@@ -1337,6 +1360,7 @@ TAGS = re.findall(
 )
 @example(["<table>", "<td>", "W", "<td>", "<img alt=W>"])
 @example(["<h1>", "<img alt=W>"])
+@example(["W", "</html>", "<p>", "W", "</body>", "</html>", "W"])
 @example(["<table>", "W", "<tr>", "<td>", "W"])
 @example(["<title>t</title>", "<td>", "W"])
 def test_no_word_of_a_page_is_lost(parts: list[str]) -> None:

@@ -303,6 +303,23 @@ def test_values_and_refusals_in_every_script(
     assert [d.answer for d in plain] == [first, second, REFUSAL]
 
 
+@pytest.mark.parametrize(
+    "value", ["ул. Мира", "münchen", "東京都", "서울시", "חיפה", "दिल्ली", "เชียงใหม่"]
+)
+@pytest.mark.parametrize("frame", ["= {} =", "« {} »", "* {}\n---", "{} !"])
+def test_marks_around_a_value_are_no_change_of_its_letters(frame: str, value: str) -> None:
+    passages = (Passage("p", f"x {value} y"),)
+    shown = (Demonstration("a", "?", passages, frame.format(value)),)
+    template, plain = template_of(shown)
+    assert plain == shown
+    assert template is None or template.letters == "same"
+    several = [Demonstration(v, "?", passages, frame.format(v)) for v in (value, "x")]
+    found, _ = template_of(several)
+    for each in several if found else ():
+        assert found is not None
+        assert found.write(each.answer, passages) == each.answer.strip()
+
+
 def test_a_vowel_that_names_end_with_is_no_frame_of_theirs() -> None:
     names = ("संगीता", "अनीता", "सुनीता")
     held = [(Passage("p", f"यहाँ {name} रहती है।"),) for name in names]

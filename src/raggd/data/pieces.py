@@ -160,8 +160,11 @@ def possible_letters(values: Sequence[str]) -> Iterator[str]:
     """Yield the changes of letters that values may have gone through, by their spelling alone."""
     if not any(re.search(r"[^\W\d_]", value) for value in values):
         return
+    cased = any(value.lower() != value.upper() for value in values)
     for name, mark in _LETTER_MARKS.items():
         change = LETTERS[name]
+        if not (mark or cased):  # letters that are neither capitals nor small tell nothing
+            continue
         if any(mark in value for value in values) and all(change(v) == v for v in values):
             yield name
 
@@ -186,9 +189,12 @@ def _as_written(value: str, shown: Demonstration) -> str | None:
     if value in text:
         return value
     # marks alone are no words: they would match what stands between in more ways than there is time
-    told = (word for word in re.split(r"[-_\s]+", value) if re.search(r"\w", word))
+    parts = [part for part in re.split(r"[-_\s]+", value) if part]
+    told = [part for part in parts if re.search(r"\w", part)]
+    if not told or parts[0] != told[0] or parts[-1] != told[-1]:
+        return None  # marks around it are written, and would be lost
     words = r"\W+".join(map(re.escape, told))
-    match = re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE) if words else None
+    match = re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE)
     return match[0] if match else None
 
 

@@ -30,6 +30,8 @@ _CODE_OR_COMMENT = re.compile(r"`+[^`\n]*`+|<!--")
 _INLINE_TAG = re.compile(rf"</?(?!br\b)(?:{_TAGS})\b[^<>]*>", re.IGNORECASE)
 _ADDRESS = re.compile(r"<((?:https?://|[^\s<>@]+@)[^\s<>]+)>")
 _ATTRIBUTES = re.compile(r"\{:?\s*[#.][^{}]*\}")
+_HIDING = {"<script": "</script", "<style": "</style", "<?": "?>", "<![cdata[": "]]>"}
+"""Beginnings of what HTML does not show, and their ends."""
 _LONGEST_HEADING = 2000
 _CODE = {"fence", "code_block"}
 _LISTS = {"bullet_list_open", "ordered_list_open"}
@@ -72,11 +74,16 @@ def blocks_of(text: str) -> Iterator[Block]:
             yield Block("\n".join(rows[2:]), lines=True, head="\n".join(rows[:2]))
         elif token.type == "html_block":
             page = _ADDRESS.sub(r"\1", _without_comments("\n".join(own)))
-            # a comment that is never closed would hide the rest of the document
-            yield from [Block(page)] if "<!--" in page else web.blocks_of(page)
+            # what is never closed would hide the rest of the document
+            yield from [Block(page)] if "<!--" in page or _is_open(page) else web.blocks_of(page)
         elif token.type != "hr":
             yield Block(_prose(own), lines=token.type in _LISTS)
     yield from _left(lines[done:])
+
+
+def _is_open(page: str) -> bool:
+    lower = page.lower()
+    return any(lower.rfind(start) > lower.rfind(end) for start, end in _HIDING.items())
 
 
 def _left(lines: Sequence[str]) -> Iterator[Block]:

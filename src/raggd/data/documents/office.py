@@ -38,6 +38,7 @@ _STAMPED = "a picture and next to no text (scanned pages need text recognition f
 _UNREADABLE = "the PDF is damaged or encrypted ({}): open and save it anew."
 _BLANK = 2000  # bytes of drawing that an empty page, with a frame or so, does not exceed
 _STAMP = 2  # words that a scanner or a clerk sets on a page: "Page 3", "COPY"
+_HIDDEN = 2  # a flag of annotations
 _SCAN = 500_000  # pixels that a scan has at least, and a logo does not
 
 
@@ -79,7 +80,7 @@ def _filled_in(reader: Any) -> str:
 def _page(page: Any) -> tuple[str, str]:
     # Its text, and what it holds instead where it holds something else.
     try:
-        text = page.extract_text()
+        text = "\n\n".join([page.extract_text(), *_typed_on(page)])
         if text.strip():
             few = len(_WORD.findall(text)) <= _STAMP
             return text, _STAMPED if few and any(map(_is_scan, _pictures(page))) else ""
@@ -90,6 +91,14 @@ def _page(page: Any) -> tuple[str, str]:
         raise
     except Exception:  # as above
         return "", _DAMAGED
+
+
+def _typed_on(page: Any) -> Iterator[str]:
+    # Text that was set on a page later, as annotations that are seen without a click.
+    for entry in page.get("/Annots") or ():
+        note = entry.get_object()
+        if note.get("/Subtype") == "/FreeText" and not int(note.get("/F", 0)) & _HIDDEN:
+            yield str(note.get("/Contents") or "")
 
 
 def _pictures(page: Any) -> Iterator[Any]:

@@ -21,6 +21,7 @@ _DECLARED = re.compile(
 # What browsers take a declared name for, since pages hold the larger set's characters.
 _LARGER = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis-620": "cp874"}
 _LARGER |= {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
+_END = re.compile(r"</(?:html|body)\s*>", re.IGNORECASE)
 _BREAK = "\u2028"
 _BEFORE = {"li": "- ", "br": _BREAK, "dd": ": "}
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
@@ -50,7 +51,8 @@ def blocks_of(text: str) -> Iterator[Block]:
 
     parser = lxml.html.HTMLParser(encoding="utf-8", huge_tree=True)
     try:
-        data = _without_sections(text).encode("utf-8", "replace")
+        # what follows the end of a page, perhaps another page, belongs to it for browsers
+        data = _END.sub("", _without_sections(text)).encode("utf-8", "replace")
         root = lxml.html.document_fromstring(data, parser=parser)
     except lxml.etree.ParserError:  # there is nothing in it
         return
@@ -63,12 +65,13 @@ def blocks_of(text: str) -> Iterator[Block]:
 
 
 def _without_sections(text: str) -> str:
-    # The text of XHTML's CDATA, as other text: the parser takes it for a comment.
+    # The text of XHTML's CDATA, as other text, and so what never ends: the parser takes both for
+    # a comment.
     first, *others = text.split("<![CDATA[")
     parts = [first]
     for other in others:
         inner, end, rest = other.partition("]]>")
-        parts.append(html.escape(inner) + rest if end else f"<![CDATA[{other}")
+        parts.append(html.escape(inner) + rest if end else f"&lt;![CDATA[{other}")
     return "".join(parts)
 
 

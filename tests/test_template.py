@@ -78,6 +78,32 @@ def test_a_template_is_taken_out_and_put_around_another_value(frame: str) -> Non
     assert template.write("", evidence) == ""
 
 
+@pytest.mark.parametrize("frame", WRITTEN)
+def test_one_example_shows_what_stands_around_words_of_its_passages(frame: str) -> None:
+    shown = _shown([_written(frame, "Gary Barlow", 0)])
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == ["Gary Barlow"]
+    wanted = _written(frame, "Ada Lovelace", 2)
+    assert template.write("Ada Lovelace", _evidence("Ada Lovelace", 2)) == wanted
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Gary Barlow",  # as the passages spell it
+        "Someone else!",  # nothing of theirs
+        "Nothing: Gary Barlow",  # a word of theirs beside it
+        "Gary Barlow repairs every pump; call beforehand since mornings are busy.",
+        "not in the documents",
+    ],
+)
+def test_one_example_that_may_be_prose_or_a_refusal_settles_nothing(answer: str) -> None:
+    template, plain = template_of(_shown([answer]))
+    assert template is None or not template.rewrites
+    assert [d.answer for d in plain] == [answer]
+
+
 @pytest.mark.parametrize("frame", ["{}", '"{}"', "It is {}.", '{{"answer": "{}"}}', "<b>{}</b>"])
 @pytest.mark.parametrize("letters", [name for name in LETTERS if name != "same"])
 def test_examples_come_back_as_their_passages_spell_them(frame: str, letters: str) -> None:
@@ -311,7 +337,7 @@ def test_marks_around_a_value_are_no_change_of_its_letters(frame: str, value: st
     passages = (Passage("p", f"x {value} y"),)
     shown = (Demonstration("a", "?", passages, frame.format(value)),)
     template, plain = template_of(shown)
-    assert plain == shown
+    assert [d.answer for d in plain] in ([value], [frame.format(value)])
     assert template is None or template.letters == "same"
     several = [Demonstration(v, "?", passages, frame.format(v)) for v in (value, "x")]
     found, _ = template_of(several)

@@ -8,13 +8,18 @@ from typing import NamedTuple
 
 from raggd.data.answers import contains_answer
 from raggd.data.contracts.letters import LETTERS
-from raggd.data.shown import shared_ends
+from raggd.data.shown import says_no, shared_ends
+from raggd.data.text import in_word, is_boundary
 from raggd.records import Demonstration, Passage
 
 _MARK = re.compile(r"[^\w\s]|\n")
 _LETTER_MARKS = {"slug": "-", "snake": "_", "upper": "", "lower": ""}
 _LONGEST_WORD = 60  # characters of a word, marks after it included, that may belong to an entity
 _MOST_WORDS = 16  # words beside a value that may belong to an entity with it
+_WORD = re.compile(r"\w+")
+_LONGEST_ONLY, _SMALL, _MOST_OWN = 300, 3, 4
+"""Of an answer that is the only one: its characters, letters of words that may stand in any text,
+and words beside the part that passages hold from which on it is prose."""
 _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 
 
@@ -51,6 +56,16 @@ def verbatim(text: str, shown: Demonstration) -> bool:
     return any(text in passage.text for passage in shown.passages)
 
 
+def is_part(value: str, passages: Sequence[Passage]) -> bool:
+    """Return whether a passage or its title holds a text as it is written, as words of its own."""
+    texts = (" ".join(text.split()) for p in passages for text in (p.title, p.text))
+    return any(
+        is_boundary(text, found.start()) and is_boundary(text, found.end())
+        for text in texts
+        for found in re.finditer(re.escape(value), text)
+    )
+
+
 def held(text: str, shown: Demonstration) -> bool:
     """Return whether a demonstration's passages hold a text as an answer."""
     return contains_answer("\n".join(p.text for p in shown.passages), [text])
@@ -67,7 +82,7 @@ def pieces_of(answered: Sequence[Demonstration]) -> list[Piece]:
     A single value where they share nothing, or are written in their passages as they are.
     """
     answers = [d.answer.strip() for d in answered]
-    if len(set(answers)) == 1 or all(map(verbatim, answers, answered)):
+    if len(answers) > 1 == len(set(answers)) or all(map(verbatim, answers, answered)):
         return [VALUE]
     columns = [answers]
     if len({answer.count("\n") for answer in answers}) == 1:
@@ -131,11 +146,33 @@ def _wrapped(column: Sequence[str], answered: Sequence[Demonstration]) -> list[P
         return []
     if len(column) > 1 and len(set(column)) == 1:
         return [Piece("", column[0])]
-    start, end = shared_ends(column) if len(column) > 1 else ("", "")
+    ends = shared_ends(column) if len(column) > 1 else _around(column[0], answered[0])
+    if ends is None:
+        return [Piece("", column[0])]
+    start, end = ends
     start = _without_entity(start, end, column, answered, r"\w[\w,.'-]*[\s_-]+$|\w+[_-]$")
     end = _without_entity(start, end, column, answered, r"^[\s_-]+\w[\w,.'-]*")
     pieces = [Piece("", start), VALUE, Piece("", end)]
     return [piece for piece in pieces if piece.kind or piece.text]
+
+
+def _around(text: str, shown: Demonstration) -> tuple[str, str] | None:
+    # what stands around the longest part of an only answer that its passages hold: a wrapping, if
+    # it has no word of theirs or of the question; None where they hold no part
+    if says_no(shown) or len(text) > _LONGEST_ONLY:
+        return "", ""
+    told = " ".join(f"{p.title} {p.text}" for p in shown.passages)
+    cuts = [at for at in range(len(text) + 1) if is_boundary(text, at)]
+    spans = [(i, j) for i in cuts for j in cuts if j - i > 1 and text[i:j] in told]
+    spans.sort(key=lambda span: span[0] - span[1])
+    words = ((i, j) for i, j in spans if in_word(text[i]) and in_word(text[j - 1]))
+    first, last = next((s for s in words if is_part(text[slice(*s)], shown.passages)), (0, 0))
+    if not last:
+        return None
+    start, end = text[:first], text[last:]
+    known = set(_WORD.findall(f"{shown.question} {told}".lower()))
+    own = {word for word in _WORD.findall(f"{start} {end}".lower()) if len(word) > _SMALL}
+    return ("", "") if own & known or len(own) > _MOST_OWN else (start, end)
 
 
 def _without_entity(

@@ -19,9 +19,8 @@ from raggd.data.answers import contains_answer
 from raggd.data.closed import Closed, closed_of
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.trim import sentences
-from raggd.data.pieces import NAMES, VALUE, Piece, held, letters_of, pieces_of, read_answer
+from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of, read_answer
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
-from raggd.data.text import is_boundary
 from raggd.records import Demonstration, Passage
 
 READING = "5"
@@ -227,7 +226,7 @@ def _open(answered: Sequence[Demonstration]) -> tuple[AnswerTemplate, list[str]]
 
 
 def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
-    pieces = tuple(pieces_of(answered)) if len(answered) > 1 else (VALUE,)
+    pieces = tuple(pieces_of(answered))
     if pieces.count(VALUE) != 1:
         return AnswerTemplate()
     written = len(pieces) > 1 and all(parsed_json(d.answer) is not None for d in answered)
@@ -252,16 +251,7 @@ def _extractive(values: Sequence[str], answered: Sequence[Demonstration]) -> boo
     # labels come back and are short; one example shows too little
     told = len(values) > 1 and len(set(values)) == len(values)
     pairs = zip(values, answered, strict=True)
-    return told and all(len(value) > 1 and _is_part(value, d.passages) for value, d in pairs)
-
-
-def _is_part(value: str, passages: Sequence[Passage]) -> bool:
-    texts = (" ".join(text.split()) for p in passages for text in (p.title, p.text))
-    return any(
-        is_boundary(text, found.start()) and is_boundary(text, found.end())
-        for text in texts
-        for found in re.finditer(re.escape(value), text)
-    )
+    return told and all(len(value) > 1 and is_part(value, d.passages) for value, d in pairs)
 
 
 def _settled(

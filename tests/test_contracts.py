@@ -37,7 +37,7 @@ from raggd.data.contracts.families import (
     draw_contract,
 )
 from raggd.data.contracts.lessons import draw_lesson
-from raggd.data.contracts.letters import LETTERS
+from raggd.data.contracts.letters import CHANGES
 from raggd.data.contracts.trim import sentences, shorten
 from raggd.data.contracts.words import HEADS, KEYS, REFUSALS, VERDICTS
 from raggd.data.prepared import PreparedRetriever, prepared_id, read_prepared, write_prepared
@@ -224,7 +224,7 @@ def test_what_a_held_out_contract_wants_is_held_out_under_any_name(held: Contrac
 
 @given(text=st.text(max_size=40))
 def test_changes_of_letters_are_done_once(text: str) -> None:
-    for change in LETTERS.values():
+    for change in CHANGES.values():
         assert change(change(text)) == change(text) or "ß" in text or not text.isascii()
 
 

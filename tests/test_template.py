@@ -115,6 +115,34 @@ def test_examples_come_back_as_their_passages_spell_them(frame: str, letters: st
     assert [template.write(d.answer) for d in plain] == changed
 
 
+SHORT = {
+    "first-word": ("Gary", "New", "Lake", "Henri"),
+    "last-word": ("Barlow", "Ross", "Vänern", "Toulouse"),
+    "initials": ("GB", "NR", "LV"),
+}
+
+
+@pytest.mark.parametrize("kind", SHORT)
+@pytest.mark.parametrize("frame", ["{}", '{{"answer": "{}"}}'])
+def test_what_is_left_of_names_is_read_whole(kind: str, frame: str) -> None:
+    template, plain = template_of(_shown([frame.format(text) for text in SHORT[kind]]))
+    assert template is not None
+    assert template.letters == kind
+    assert [d.answer for d in plain] == list(NAMES[: len(plain)])
+    assert [template.write(d.answer) for d in plain] == [frame.format(t) for t in SHORT[kind]]
+    wanted = {"first-word": "Ada", "last-word": "Lovelace", "initials": "AL"}[kind]
+    assert template.write("Ada Lovelace") == frame.format(wanted)
+    assert template.write(frame.format(wanted)) == frame.format(wanted)
+
+
+def test_words_that_are_no_part_of_a_name_are_left_as_they_are() -> None:
+    words = ("red", "Oslo", "GmbH")
+    template, plain = template_of(_shown(words, words))
+    assert [d.answer for d in plain] == list(words)
+    assert template is not None
+    assert template.letters == "same"
+
+
 @pytest.mark.parametrize(
     "answers",
     [

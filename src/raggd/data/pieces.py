@@ -20,6 +20,9 @@ _WORD = re.compile(r"\w+")
 _LONGEST_ONLY, _SMALL, _MOST_OWN = 300, 3, 4
 """Of an answer that is the only one: its characters, letters of words that may stand in any text,
 and words beside the part that passages hold from which on it is prose."""
+_LEAST_WHOLE = {"initials": 2 / 3, "first-word": 2 / 3, "last-word": 1.0}
+"""Share of names that passages are to hold whole: capitals stand beside others by chance, too."""
+_LINK, _NAME = r"(?:(?:of|de|the|and|von|van|da|di|la) )?", r"[A-ZÀ-ÖØ-Þ][\w'.]*"
 _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 
 
@@ -218,7 +221,39 @@ def letters_of(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[s
         changed = sum(old not in {None, new} for old, new in zip(found, values, strict=True))
         if 2 * changed >= len(lettered):
             return name, [old or _guess(new) for old, new in zip(found, values, strict=True)]
-    return "same", list(values)
+    return _shortened(values, shown) or ("same", list(values))
+
+
+def _shortened(
+    values: Sequence[str], shown: Sequence[Demonstration]
+) -> tuple[str, list[str]] | None:
+    # what is left of names, where passages hold most of them whole and no value has two words
+    if len(values) < 2 or any(len(value.split()) != 1 for value in values):
+        return None
+    for name, least in _LEAST_WHOLE.items():
+        found = [_whole_name(name, value, d) for value, d in zip(values, shown, strict=True)]
+        if sum(map(bool, found)) >= least * len(found):
+            return name, [old or new for old, new in zip(found, values, strict=True)]
+    return None
+
+
+def _whole_name(kind: str, value: str, shown: Demonstration) -> str | None:
+    # the name that a value is left of, where passages first hold it
+    text = "\n".join(p.text for p in shown.passages)
+    if kind == "initials":
+        letters = value if re.fullmatch(r"[A-Z\d]{2,6}", value) else ""
+        words = r"[\w'.]*\W{1,3}".join(letters)
+        match = re.search(rf"(?<!\w){words}[\w'.]*", text) if letters else None
+        return match[0] if match else None
+    match = re.search(rf"(?<![\w-]){re.escape(value)}(?!\w)", text)
+    if match is None or not value[0].isupper():
+        return None
+    if kind == "first-word":
+        more = re.compile(rf"(?:[ -]{_LINK}{_NAME})+").match(text, match.end())
+        return match[0] + more[0] if more else None
+    near = text[max(0, match.start() - _LONGEST_WORD) : match.start()]
+    before = re.search(rf"(?:{_NAME}[ -]{_LINK})+$", near)
+    return before[0] + match[0] if before else None
 
 
 def _as_written(value: str, shown: Demonstration) -> str | None:

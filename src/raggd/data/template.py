@@ -17,7 +17,7 @@ from typing import Any
 
 from raggd.data.answers import contains_answer
 from raggd.data.closed import Closed, closed_of
-from raggd.data.contracts.letters import LETTERS
+from raggd.data.contracts.letters import CHANGES, SHORTENED
 from raggd.data.contracts.trim import sentences
 from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of, read_answer
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
@@ -34,7 +34,7 @@ class AnswerTemplate:
     """How an answer is written around its value."""
 
     pieces: tuple[Piece, ...] = (VALUE,)  # one of them is the value
-    letters: str = "same"  # the change of the value's own letters, a key of `LETTERS`
+    letters: str = "same"  # the change of the value's own letters, a key of `CHANGES`
     names: str = ""  # what a passage is called by, a key of `NAMES`; empty where none is named
     json: bool = False  # whether the answer is JSON, so that values are escaped
     # what the value is word for word: a ``sentence`` of a passage, or its ``title``
@@ -70,7 +70,8 @@ class AnswerTemplate:
         slots = {"x": "...", "n": "n", "t": self.names or "name"}
         text = "".join(slots[kind] if kind else text for kind, text in self.pieces)
         said = [f"written as '{text}'"] if len(self.pieces) > 1 else []
-        said += [f"in {self.letters} letters"] if self.letters != "same" else []
+        kind = "alone" if self.letters in SHORTENED else "letters"
+        said += [f"in {self.letters} {kind}"] if self.letters != "same" else []
         said += [f"the {self.quotes} of a passage"] if self.quotes else []
         said += ["in words of the passages"] if self.extractive else []
         said += [str(self.closed)] if self.closed else []
@@ -87,7 +88,7 @@ class AnswerTemplate:
         >>> citing.fill("Rome", [Passage("a", "Oslo"), Passage("b", "Rome")])
         'Rome [2]'
         """
-        text = LETTERS[self.letters](value)
+        text = CHANGES[self.letters](value)
         if {piece.kind for piece in self.pieces} & {"n", "t"} and not passages:
             return text  # nothing to name
         at = _best(value, [p.text for p in passages]) if passages else 0

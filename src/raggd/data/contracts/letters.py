@@ -18,3 +18,17 @@ LETTERS: Mapping[str, Callable[[str], str]] = {
     "snake": lambda text: _joined(text, "_"),
 }
 """By name. Each leaves its own result as it is."""
+
+
+def _initials(text: str) -> str:
+    words = [word for word in text.split() if word[0].isalnum()]
+    return text if text.isupper() and len(words) < 2 else "".join(w[0].upper() for w in words)
+
+
+SHORTENED: Mapping[str, Callable[[str], str]] = {
+    "first-word": lambda text: (text.split() or [""])[0],
+    "last-word": lambda text: (text.split() or [""])[-1],
+    "initials": _initials,
+}
+"""What may be left of a name. Each leaves its own result as it is."""
+CHANGES = {**LETTERS, **SHORTENED}

@@ -44,7 +44,7 @@ def claims_of(path: Path) -> tuple[torch.Tensor, torch.Tensor]:
         template = template_of(lesson.support.demonstrations)[0] if lesson else None
         if lesson is None or template is None or template.closed is None:
             continue
-        asked, frame = lesson.asked, frozenset(template.closed.frame)
+        asked, frame = lesson.asked, template.closed.frame
         share = names_held(asked.question, asked.passages, frame)
         if share is not None:
             shares.append(share)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,7 +76,7 @@ def _listed_in_line(question: str) -> tuple[list[str], dict[str, str]]:
 
 
 def names_held(
-    question: str, passages: Sequence[Passage], frame: frozenset[str] = frozenset()
+    question: str, passages: Sequence[Passage], frame: Collection[str] = ()
 ) -> float | None:
     """Return the share of a question's names and numbers that its passages hold, None without any.
 
@@ -146,7 +146,7 @@ class Closed:
         """
         if len(self.labels) != 2:
             return None
-        right = _is_right(names_held(question, passages, frozenset(self.frame)))
+        right = _is_right(names_held(question, passages, self.frame))
         first, second, free = self.weights
         return first * right + second * (1 - right), free
 
@@ -163,8 +163,8 @@ def closed_of(values: Sequence[str], answered: Sequence[Demonstration]) -> Close
     if not labels:
         return None
     questions = [set(re.findall(r"\w+", d.question.lower())) for d in answered]
-    frame = frozenset(set.intersection(*questions)) if len(answered) > 1 else frozenset()
-    return Closed("", labels, _weights(labels, values, answered, frame), tuple(sorted(frame)))
+    frame = tuple(sorted(set.intersection(*questions))) if len(answered) > 1 else ()
+    return Closed("", labels, _weights(labels, values, answered, frame), frame)
 
 
 def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple[str, ...]:
@@ -189,7 +189,7 @@ def _weights(
     labels: Sequence[str],
     values: Sequence[str],
     answered: Sequence[Demonstration],
-    frame: frozenset[str],
+    frame: Collection[str],
 ) -> tuple[float, float, float]:
     # Bayes' rule: either label may say that names are held, or both have nothing to do with it
     chances = [_is_right(names_held(d.question, d.passages, frame)) for d in answered]

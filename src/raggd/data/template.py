@@ -183,7 +183,9 @@ def template_of(
     """
     shown, refusals = tuple(demonstrations), refusals_of(demonstrations)
     answered = [d for d in shown if d.answer.strip() not in refusals]
-    template, before = _closed(answered) or _open(answered)
+    read = _read(answered) if answered else AnswerTemplate()
+    values = [read.value_of(d.answer) or "" for d in answered]
+    template, before = _closed(read, values, answered) or _open(read, values, answered)
     template = replace(template, refusals=refusals if answered else ())
     if template == AnswerTemplate():
         return None, shown
@@ -198,12 +200,10 @@ def template_of(
     )
 
 
-def _closed(answered: Sequence[Demonstration]) -> tuple[AnswerTemplate, list[str]] | None:
+def _closed(
+    template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
+) -> tuple[AnswerTemplate, list[str]] | None:
     # the template whose values are options or labels, and the values as the model reads them
-    if not answered:
-        return None
-    template = _read(answered)
-    values = [template.value_of(d.answer) or "" for d in answered]
     if not all(values):  # one is part of another: 'supported', 'not supported'
         template, values = AnswerTemplate(), [d.answer.strip() for d in answered]
     closed = closed_of(values, answered)
@@ -213,17 +213,16 @@ def _closed(answered: Sequence[Demonstration]) -> tuple[AnswerTemplate, list[str
     return replace(template, closed=closed), [closed.read(v, d.question) for v, d in pairs]
 
 
-def _open(answered: Sequence[Demonstration]) -> tuple[AnswerTemplate, list[str]]:
+def _open(
+    template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
+) -> tuple[AnswerTemplate, list[str]]:
     # the template whose values are found in passages, and the values as passages spell them
-    template = _read(answered) if answered else AnswerTemplate()
-    values = [template.value_of(d.answer) or "" for d in answered]
     letters, before = letters_of(values, answered)
     template = replace(template, letters=letters, quotes=_quoted(values, answered))
     if not _settled(template, before, answered):
         template, before = AnswerTemplate(), [d.answer for d in answered]
-    return replace(
-        template, extractive=not template.quotes and _extractive(before, answered)
-    ), before
+    extractive = not template.quotes and _extractive(before, answered)
+    return replace(template, extractive=extractive), before
 
 
 def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:

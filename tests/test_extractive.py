@@ -79,6 +79,21 @@ def test_every_part_of_a_passage_may_be_the_answer(
     assert set(byte_level.stops) <= extract.allowed()
 
 
+@pytest.mark.parametrize("mark", ["", "- ", "* ", "2. ", "| ", "> ", "```\n"])
+def test_no_answer_goes_from_one_paragraph_item_or_row_to_the_next(
+    byte_level: Any, mark: str
+) -> None:
+    # lines of one paragraph are no such end, and no answer begins with such a mark
+    texts = [f"{mark}the red\nfish\n{mark or chr(10)}lives near"]
+    begun = set(answer_tokens(byte_level.tokenizer, mark.strip())[:1])
+    for answer, ends in (("the red fish", True), ("fish", True), ("lives", False)):
+        extract = Extract(byte_level, texts)
+        assert mark in {"", "2. "} or not extract.allowed() & begun
+        for token in answer_tokens(byte_level.tokenizer, answer)[:-1]:
+            extract.push(token)
+        assert (extract.allowed() == set(byte_level.stops)) is ends
+
+
 def write(backbone: Backbone, extracts: list[Extract | None], seed: int, most: int) -> list[str]:
     """Answers of the random model to random prompts."""
     generator = torch.Generator().manual_seed(seed)

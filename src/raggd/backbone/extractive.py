@@ -21,7 +21,9 @@ from raggd.data.text import UNSPACED, is_boundary
 
 FIRST = 32  # characters of a word that decide its first token
 LONGEST = 400  # characters that an answer may go on for
-_START = re.compile(rf"\b(?=\w)|(?<!\S)(?=\S)|(?=[{UNSPACED}])")
+_START = re.compile(rf"\b(?=\w)|(?<!\S)(?![-*+#|>=~`:.,;–—/]+(?!\S))(?=\S)|(?=[{UNSPACED}])")
+_BLOCK = re.compile(r"\n(?=\s*(?:\n|[-*+•|#>]|\d+[.)]\s|```))")
+"""Between paragraphs, items and rows: no answer goes from one to the next."""
 
 
 class Extract:
@@ -44,7 +46,8 @@ class Extract:
         self._pair = [[*tokens, *self._stops[:1]] for tokens in self._whole[:2]]
         # labels that a tokenizer cannot tell apart have nothing to weigh
         self._chance = chance if self._pair[:1] != self._pair[1:] else None
-        self._texts = [" ".join(text.split()) for text in texts]
+        blocks = [block for text in texts for block in _BLOCK.split(text)]
+        self._texts = [" ".join(block.split()) for block in blocks]
         self._first = self._first_tokens()
         self._open: list[tuple[str, list[int]]] = []
 

@@ -299,6 +299,8 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
         # fences: in lists, longer than their content, never closed
         ("# A\n- x\n  ```\n  # no\n  ```\n## B\ny",
          [("A", "- x\n  ```\n  # no\n  ```"), ("A > B", "y")]),
+        ("# <img src=a alt=Logo> Two\nsee <IMG ALT='B &amp; c'> `<img alt=x>`",
+         [("Logo Two", "see B & c `<img alt=x>`")]),
         ("# A\n~~~~\n~~~\n# no\n~~~~\n", [("A", "~~~~\n~~~\n# no\n~~~~")]),
         ("# A\n```\n# no\n", [("A", "```\n# no")]),
         ("    # code\n\n# A\nb", [("m", "    # code"), ("A", "b")]),
@@ -635,6 +637,8 @@ SAMPLES = {
     "Hungarian": ("A könyvtár minden nap nyitva az erdő mellett.", "cp1250"),
     "Croatian": ("Knjižnica je otvorena uključujući i nedjelju a čuva građu.", "cp1250"),
     "Czech Latin-2": ("Knihovna je otevřena každý den a šťastný.", "iso8859-2"),
+    "French, Latin-9, the euro alone": ("Le café coûte 2 € œufs compris.", "iso8859-15"),
+    "Czech Latin-2, many marks": ("Příliš žluťoučký kůň úpěl ďábelské ódy.", "iso8859-2"),
     "Lithuanian": ("Muziejus atidarytas nuo devintos valandos įėjimas žmonėms", "cp1257"),
     "Latvian": ("Muzejs ir atvērts katru dienu no deviņiem ieeja bērniem brīva.", "cp1257"),
     "Danish": ("Biblioteket er åbent hver dag også på søndage med æbler.", "cp1252"),
@@ -663,6 +667,7 @@ SHORT = {
     "mac_roman": ["Straße über", "Übergröße"],
     "cp1255": ["שלום עולם", "ירושלים"],
     "cp1256": ["القاهرة عاصمة مصر"],
+    "iso8859_6": ["المضخة تزن خمسة كيلوغرامات وهي جديدة."],
     "cp1251": ["Привет, мир", "Москва", "Мир и труд", "Цена 100 рублей"],
     "koi8_r": ["Привет, мир", "Цена сто рублей", "Склад закрыт"],
     "koi8_u": ["Ціна сто гривень"],
@@ -682,7 +687,7 @@ def test_short_text_is_read_right_or_refused(tmp_path: Path, coding: str) -> Non
         try:
             found = read_one(tmp_path / "a.txt", text.encode(coding))
         except RaggdError:
-            assert coding in {"cp850", "mac_roman"}
+            assert coding in {"cp850", "mac_roman", "iso8859_6"}
         else:
             assert found == [("a", normal_text(text))]
 
@@ -857,6 +862,27 @@ def test_merged_cells_of_word(tmp_path: Path) -> None:
     document.save(str(tmp_path / "a.docx"))
     assert [p.text for p in read_passages(tmp_path / "a.docx")] == [
         "Part | Size\nhose | S\nhose | L"
+    ]
+
+
+def test_tables_of_word_that_are_there_for_their_looks(tmp_path: Path) -> None:
+    document = pytest.importorskip("docx").Document()
+    code = document.add_table(rows=1, cols=1).cell(0, 0)
+    code.text = "a = 1"
+    code.add_paragraph("b = 2")
+    left, right = document.add_table(rows=1, cols=2)._cells
+    left.paragraphs[0].style = document.styles["Heading 1"]
+    left.paragraphs[0].text = "Oil"
+    left.add_paragraph("Seven litres.")
+    right.text = "Use gloves."
+    for number, cell in enumerate(document.add_table(rows=2, cols=2)._cells):
+        cell.text = f"cell{number}"
+        if number < 2:  # a header that looks like a heading
+            cell.paragraphs[0].style = document.styles["Heading 2"]
+    document.save(str(tmp_path / "a.docx"))
+    assert [(p.title, p.text) for p in read_passages(tmp_path / "a.docx")] == [
+        ("a", "a = 1\n\nb = 2"),
+        ("Oil", "Seven litres.\n\nUse gloves.\n\ncell0 | cell1\ncell2 | cell3"),
     ]
 
 
@@ -1067,6 +1093,41 @@ def test_html(tmp_path: Path) -> None:
     assert read_one(tmp_path / "c.xhtml", xml.encode("koi8-r")) == [("c", "Музей план")]
 
 
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("<ol start=3><li>stop<li><p>turn</p><ol><li>left</ol></ol>", "3. stop|4. turn|1. left"),
+        ("<ol><li>a<li value=7>b<li>c</ol><ul><li><p>d</ul>", "1. a|7. b|8. c|- d"),
+        ("<ol><li><pre>make</pre>it<li></ol>end", "make|it|end"),
+        ("<dl><dt>Oil<dd><p>7 l</p><p>clean</p></dl>", "Oil|: 7 l|clean"),
+        ("<p>It costs <del>7</del> <ins>9</ins>: <button>Buy</button> it", "It costs 7 9: Buy it"),
+        ("<p>where <math><mi>x</mi><mo>=</mo><mn>2</mn></math> holds", "where x=2 holds"),
+        ('<dl><dt>stop()<a href="#stop">¶</a><dd>ends it</dl>', "stop()|: ends it"),
+        ('<card title="Speed limit">50 km/h</card><p title=x>y', "Speed limit\n50 km/h|y"),
+        ('<x-tab label="Linux"><p>apt</p></x-tab>', "Linux|apt"),
+    ],
+)
+def test_what_stands_before_an_entry_and_within_a_sentence(
+    tmp_path: Path, page: str, expected: str
+) -> None:
+    ((title, text),) = read_one(tmp_path / "a.html", page)
+    assert (title, text.split("\n\n")) == ("a", expected.split("|"))
+
+
+@pytest.mark.parametrize("mark", ["¶", "#", "\U0001f517", "\u200b"])
+def test_a_link_to_its_own_heading_is_none_of_it(tmp_path: Path, mark: str) -> None:
+    page = f'<h1>Oil in C#<a class="headerlink" href="#oil">{mark}</a></h1>text'
+    assert read_one(tmp_path / "a.html", page) == [("Oil in C#", "text")]
+
+
+def test_lists_in_the_cells_of_a_table_with_headers(tmp_path: Path) -> None:
+    table = "<table><tr><{0}>Part<{0}>Colours<tr><td>hose<td><ul><li>red<li>blue</ul></table>"
+    headed = read_one(tmp_path / "a.html", table.format("th"))
+    assert headed == [("a", "Part | Colours\nhose | red blue")]
+    ((_, laid_out),) = read_one(tmp_path / "b.html", table.format("td"))
+    assert "- red\n\n- blue" in laid_out
+
+
 def test_cells_over_several_rows_and_readings_over_words(tmp_path: Path) -> None:
     page = """<table><tr><th>Part<th>Size<th>Price<tr><td rowspan=2>hose<td>S<td rowspan="3">7
     <tr><td>L<tr><td>valve<td>M</table>"""
@@ -1172,6 +1233,8 @@ def test_notebooks(tmp_path: Path) -> None:
                 {"output_type": "stream", "text": ["10%\r100%\r\n", "\x1b[31mdone\x1b[0m\n"]},
                 {"data": {"text/plain": ["   n\n", "0  1"], "text/html": ["<table>"]}},
                 {"data": {"text/plain": ["<Figure>"], "image/png": "iVBO"}},
+                {"data": {"text/plain": ["<M object>"], "text/markdown": ["# Sum\n", "7 *l*"]}},
+                {"data": {"text/html": "<h2>All</h2><p>8&nbsp;l</p>"}},
                 {"output_type": "error", "ename": "E", "traceback": ["t"]},
             ],
         },
@@ -1180,7 +1243,11 @@ def test_notebooks(tmp_path: Path) -> None:
     ]
     book = write_lines(tmp_path / "a.ipynb", {"cells": cells, "nbformat": 4})
     assert [(p.title, p.text) for p in read_passages(book)] == [
-        ("Pumps > Oil", "Two litres.\n\n```\na = 1\na\n```\n\n100%\ndone\n\n   n\n0  1"),
+        (
+            "Pumps > Oil",
+            "Two litres.\n\n```\na = 1\na\n```\n\n100%\ndone\n\n   n\n0  1"
+            "\n\nSum\n\n7 *l*\n\nAll\n\n8 l",
+        ),
         ("Pumps > Oil > Filter", "Each month."),
     ]
     heading = {"cell_type": "heading", "level": 2, "source": ["Oil"]}
@@ -1206,6 +1273,8 @@ def test_csv(tmp_path: Path) -> None:
         ('name,size\nhose,"3 inch\nvalve,2\n', 'name: hose; size: "3 inch\nname: valve; size: 2'),
         ('name,size\n"hose ""A""",3\n', 'name: hose "A"; size: 3'),
         (r"name,size" "\n" r'"hose \"A\", red",3' "\n", 'name: hose "A", red; size: 3'),
+        ('name, size\n"hose", "3, long"\n', "name: hose; size: 3, long"),
+        ('name, alias\nBob, "Big" B\n', 'name: Bob; alias: "Big" B'),
         (",name\n0,hose\n1,valve\n", "0; name: hose\n1; name: valve"),  # pandas' index
         ("part,2019,2020\nhose,7,1950\n", "part: hose; 2019: 7; 2020: 1950"),
         ("hose,2019\nvalve,2020\n", "hose; 2019\nvalve; 2020"),
@@ -1219,6 +1288,17 @@ def test_csv(tmp_path: Path) -> None:
 )
 def test_tables_as_programs_export_them(tmp_path: Path, text: str, expected: str) -> None:
     assert read_one(tmp_path / "a.csv", text) == [("a", expected)]
+
+
+@pytest.mark.parametrize("header", ["name,text,price", "1,2,3"])
+def test_pieces_of_a_long_cell_say_which_row_it_is_of(tmp_path: Path, header: str) -> None:
+    long = " ".join(f"word{n}" for n in range(250))
+    found = read_one(tmp_path / "a.csv", f"{header}\nhose,short,7\nvalve,{long},9\ntap,end,3\n")
+    pieces = [text for _, text in found if "word" in text]
+    assert len(pieces) == 3
+    assert all("valve" in piece and "9" in piece.split("\n")[0] for piece in pieces)
+    assert [w for piece in pieces for w in piece.split() if w.startswith("word")] == long.split()
+    assert sum("hose" in text for _, text in found) == sum("tap" in text for _, text in found) == 1
 
 
 @given(st.sampled_from("éあ각ё"), st.sampled_from(["a.md", "a.txt", "a/b.csv"]))

@@ -112,6 +112,24 @@ def test_names_of_people_and_firms_stay_whole(name: str) -> None:
         ("a 40mm hose", "40 mm"),
         ("runs at 3GHz", "3 ghz"),
         ("(512MB)", "512 mb"),
+        ("a 230V socket, 16A", "230 v"),
+        ("16A fuses", "16 A"),
+        ("holds 7l of oil", "7 l"),
+        ("opens at 9am", "9 am"),
+        ("a 5\u00b5m sieve", "5 \u03bcm"),
+        ("a 10\u2126 resistor", "10 \u03a9"),
+        ("重さ5kgです", "5 kg"),
+        ("使用max_retry_count参数", "max retry count"),
+        ("使用maxRetries参数", "retries"),
+        ("المكتبة مغلقة", "مكتبة"),
+        ("της Ελλάδας", "ΕΛΛΑΔΑ"),
+        ("насосами", "насос"),
+        ("किताबें", "किताब"),
+        ("புத்தகங்கள்", "புத்தகம்"),
+        ("ışık", "IŞIK"),
+        ("DİŞ", "diş"),
+        ("în aceea\u0219i \u021bar\u0103", "aceea\u015fi \u0163ar\u0103"),
+        ("м\u02bcята", "м'ята"),
     ],
 )
 def test_a_part_is_found(written: str, asked: str) -> None:
@@ -123,6 +141,12 @@ def test_a_part_is_found(written: str, asked: str) -> None:
 def test_numbers_without_a_unit_stay_whole(text: str) -> None:
     words = [word for word in re.findall(r"\w+", text.lower()) if word != "the"]
     assert len(tokenize(text)) == len(words)
+
+
+@pytest.mark.parametrize("word", ["{} x_y", "ABC{}\u00e9", "{}1\u00e9 10km", "aB{}\u00e9"])
+def test_a_word_of_any_length_is_told_at_once(word: str) -> None:
+    # in the square of its length, this would not end
+    assert len(tokenize(word.format("a" * 1_000_000))) <= 6
 
 
 def test_other_words_of_an_unspaced_script_are_not_found() -> None:

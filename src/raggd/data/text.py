@@ -17,7 +17,8 @@ from raggd.records import RaggdError
 
 # Most text holds nothing else than these, and is its own normal form.
 _OTHER = re.compile(
-    "[^\n\t -~\xa1-\xa7\xa9-\xac\xae\xb0-\xb3\xb5-\xb7\xb9-\u012f\u0131-\u02d7\u2010-\u2016"
+    "[^\n\t -~\xa1-\xa7\xa9-\xac\xae\xb0-\xb3\xb5-\xb7\xb9-\u012f\u0132-\u0217\u021c-\u02bb"
+    "\u02bd-\u02d7\u2010-\u2016"
     "\u2018-\u2027\u2030-\u203d\u203f-\u205e]"
 )
 _LINE_END = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
@@ -47,11 +48,12 @@ _FOLDED = re.compile(
     "\u06e7\u06e8\u06ea-\u06ed\u0711\u0730-\u074a\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff"
     "\ufe20-\ufe2f]"
 )
-# Letters that one word is written with and without: Arabic alef, yeh and kaf, Russian yo; of Greek
-# ones the accents, which capitals do without.
+# Letters that one word is written with and without: Arabic alef, yeh and kaf, Russian yo, Turkish i
+# with and without its dot (one letter as capitals of other languages), Romanian s and t with a
+# comma for a cedilla, the apostrophe of Ukrainian; of Greek ones the accents, which capitals lack.
 _LETTERS = str.maketrans(
-    "\u0622\u0623\u0625\u0671\u0649\u06cc\u06a9\u0130\u0451\u0401",
-    "\u0627\u0627\u0627\u0627\u064a\u064a\u0643I\u0435\u0415",
+    "\u0622\u0623\u0625\u0671\u0649\u06cc\u06a9\u0130\u0131\u0451\u0401\u0219\u0218\u021b\u021a\u02bc",
+    "\u0627\u0627\u0627\u0627\u064a\u064a\u0643Ii\u0435\u0415\u015f\u015e\u0163\u0162'",
 )
 _DIGIT = re.compile(r"[^\D0-9]")
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")

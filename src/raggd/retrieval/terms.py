@@ -1,6 +1,7 @@
 """From text to the terms of BM25, and from terms to postings and scores.
 
-Terms are words in lower case, without English stop words, by their Snowball stems. Words are what
+Terms are words in lower case, without English stop words, by their Snowball stems: English ones,
+or those of the language that a script stands for. Words are what
 Unicode takes for them: marks belong to their letters. Scripts without spaces give pairs of
 neighbouring characters, and Chinese ones each character too (Lucene's CJK analyser, with unigrams).
 A name such as ``max_retry_count`` or ``maxRetryCount`` gives itself and its parts, and so does a
@@ -35,18 +36,21 @@ _CHINESE = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 # Names in code: joined by "_"; a small letter first; three capitals; any beside a mark of code.
 # "McDonald" and "YouTube" stay whole: so are they written in questions too.
-_JOINED = re.compile(r"\w*_\w*")
+_LETTER = rf"[^\W{UNSPACED}]"  # of words that are told by what surrounds them
+_JOINED = re.compile(rf"(?<!{_LETTER}){_LETTER}*_{_LETTER}*")
 _HUMP = re.compile(r"[A-Z](?:(?<=[a-z0-9][A-Z])|[A-Z][a-z])")
 _HUMPED = re.compile(
-    r"(?<!\w)(?:[a-z]{2,}[A-Z][A-Za-z0-9]*|(?:[A-Z]+[a-z0-9]+){3,}|[A-Z]{3,}[a-z]{3,}[A-Za-z0-9]*"
-    r"|(?<=[.:<@#`])[A-Z][A-Za-z0-9]+|[A-Z][A-Za-z0-9]+(?=[`(<]|[.:]+\w))(?!\w)"
+    rf"(?<!{_LETTER})(?:[a-z]{{2,}}[A-Z][A-Za-z0-9]*|(?:[A-Z]+[a-z0-9]+){{3,}}"
+    r"|[A-Z]{3,}[a-z]{3,}+[A-Za-z0-9]*|(?<=[.:<@#`])[A-Z][A-Za-z0-9]+"
+    rf"|[A-Z][A-Za-z0-9]+(?=[`(<]|[.:]+\w))(?!{_LETTER})"
 )
 _PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[^\WA-Z_]+")
 # A number with its unit, "10km": in words "10" and "km" too, as it is written with a space.
-_UNIT = re.compile(r"[0-9][a-z]")  # a cheap look first: most texts have none
+_UNIT = re.compile(r"[0-9][a-z\u03bc\u03c9]")  # a cheap look first: most texts have none
 _MEASURE = re.compile(
-    r"(?<![\w.,])(\d+)([kmg]?hz|[kmgt]i?b|[kcmn]m|[km]?g|lbs?|oz|ml|k?wh?|mah|ms|sec|mins?|hrs|"
-    r"px|dpi|fps|mph|rpm|psi|db|bits?)(?!\w)"
+    rf"(?<![.,])(?<!{_LETTER})(\d+)([kmg]?hz|[kmgt]i?b|[kcmn\u03bc]?m|[km\u03bc]?g|lbs?|oz|[cdhm]?l|"
+    r"k?wh?|k?va?|[km]?v|[m\u03bc]?a|m?ah|[km]?\u03c9|m?bar|[hkm]?pa|k?[nj]|ms|sec|mins?|hrs|[ap]m|"
+    rf"px|dpi|fps|mph|rpm|psi|db|bits?)(?!{_LETTER})"
 )
 # Lucene's English stop words: function words that carry no topic.
 _STOPWORDS = frozenset(
@@ -59,14 +63,23 @@ _STOPWORDS = frozenset(
 _TRIAL = "stra\xdfe \u0451 \u03ac HTTPServer \u0130 e\u0301 "
 _TRIAL += "10km \u0663 \u1e9e "
 _TRIAL += "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"
-_PROBES = ("running", "ponies", "university", "generously", "skies", "dying", "relational", "news")
+_PROBES = ["running", "ponies", "university", "generously", "skies", "dying", "relational", "news"]
+_PROBES += ["ελλαδας", "насосами", "الكتاب", "किताबें", "புத்தகங்கள்"]
+# First and last letter of scripts, and the language whose stems are taken for all written in them.
+_STEMS = (
+    ("\u0370", "\u03ff", "greek"),
+    ("\u0400", "\u052f", "russian"),
+    ("\u0620", "\u06ff", "arabic"),
+    ("\u0900", "\u097f", "hindi"),
+    ("\u0b80", "\u0bff", "tamil"),
+)
 
 
 @cache
-def _stemmer() -> Any:
+def _stemmer(language: str) -> Any:
     import Stemmer
 
-    return Stemmer.Stemmer("english")
+    return Stemmer.Stemmer(language)
 
 
 @cache
@@ -128,7 +141,10 @@ def _parts(names: list[str]) -> Iterator[str]:
 
 
 def _stemmed(word: str) -> str:
-    return "" if word in _STOPWORDS else str(_stemmer().stemWord(word))
+    if word in _STOPWORDS:
+        return ""
+    language = next((name for first, last, name in _STEMS if first <= word[0] <= last), "english")
+    return str(_stemmer(language).stemWord(word)) or word
 
 
 _term = lru_cache(maxsize=100_000)(_stemmed)
@@ -143,7 +159,7 @@ def tokenizer_fingerprint() -> str:
         _HUMPED.pattern,
         _PART.pattern,
         _MEASURE.pattern,
-        "search form, lower, pairs",
+        f"search form, lower, pairs, {_STEMS}",
     )
     return content_id(*rules, *sorted(_STOPWORDS), *map(_term, _PROBES), *tokenize(_TRIAL))
 

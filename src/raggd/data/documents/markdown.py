@@ -102,12 +102,18 @@ def _heading(parser: Any, content: str) -> str:
         return content
     parts = []
     for token in parser.parseInline(content)[0].children:
-        tag = token.content.lower() if token.type == "html_inline" else ""
-        if token.type in {"softbreak", "hardbreak"} or tag.startswith("<br"):
+        tag = token.content if token.type == "html_inline" else ""
+        if token.type in {"softbreak", "hardbreak"} or tag.lower().startswith("<br"):
             parts.append(" ")
-        elif not _INLINE_TAG.fullmatch(tag):
-            parts.append(token.content)
+        else:
+            parts.append(_alt(tag) if _INLINE_TAG.fullmatch(tag) else token.content)
     return "".join(parts)
+
+
+def _alt(tag: str) -> str:
+    # What the tag of a picture says in its place; of other tags nothing.
+    picture = tag.lower().startswith("<img")
+    return " ".join(block.text for block in web.blocks_of(tag)) if picture else ""
 
 
 def _without_comments(text: str) -> str:
@@ -162,6 +168,6 @@ def _plain(text: str) -> str:
             return html.unescape(found["entity"])
         if found[0].lower().startswith("<br"):
             return " "
-        return found["alt"] or "" if found[0][0] in "!<" else found[0]
+        return found["alt"] or _alt(found[0]) if found[0][0] in "!<" else found[0]
 
     return _INLINE.sub(replaced, text)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from raggd.data.documents import markdown
+from raggd.data.documents import markdown, web
 from raggd.data.documents.passages import Block
 from raggd.data.documents.plain import decode
 from raggd.records import RaggdError
 
 # Colours of a terminal, and what a progress bar wrote over.
 _UNSEEN = re.compile(r"\x1b\[[0-9;]*m|^[^\n]*\r(?!\n)", re.MULTILINE)
+_RICH = {"text/markdown": markdown.blocks_of, "text/html": web.blocks_of}
 
 
 def read(path: Path) -> Iterator[Block]:
@@ -34,8 +36,12 @@ def _blocks(cell: Any) -> Iterator[Block]:
         yield Block(f"```\n{code}\n```" if code.strip() else "", lines=True)
         for output in cell.get("outputs", ()):
             shown = output.get("data", output)
-            if not any(kind.startswith("image/") for kind in shown):  # its text is a name for it
-                told = _text(shown.get("text/plain", shown.get("text", "")))
+            told = _text(shown.get("text/plain", shown.get("text", "")))
+            rich = [kind for kind in _RICH if kind in shown and (not told or told[:1] == "<")]
+            if rich:  # its text is at best a name for it, "<IPython.core.display.HTML object>"
+                inner = _RICH[rich[0]](_text(shown[rich[0]]))
+                yield from (replace(block, level=None) for block in inner)
+            elif not any(kind.startswith("image/") for kind in shown):  # as here
                 yield Block(_UNSEEN.sub("", told), lines=True)
     else:
         rank = "#" * min(6, cell.get("level", 0))  # of a heading, before version 4

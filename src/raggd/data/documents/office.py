@@ -215,17 +215,34 @@ def _blocks(parent: Any, styles: dict[str, Any]) -> Iterator[Block]:
     for child in parent:
         kind = _kind(child)
         if kind == "p":
-            named = child.pPr.pStyle if child.pPr is not None else None
-            style = styles.get(named.val) if named is not None else None
+            style = _style(child, styles)
             level = _level(child, style)
             listed = child.pPr is not None and child.pPr.numPr is not None
             listed = level is None and (listed or ((style and style.name) or "").startswith("List"))
             yield Block(("- " if listed else "") + _text(child), level)
-        elif kind == "tbl":
+        elif kind == "tbl" and not _is_frame(child, styles):
             rows = list(_rows(child))
             yield Block("\n".join(rows[1:]), lines=True, head=rows[0] if rows else "")
-        else:  # content controls and insertions hold paragraphs of their own
+        else:  # frames, content controls and insertions hold paragraphs of their own
             yield from _blocks(child, styles)
+
+
+def _is_frame(table: Any, styles: dict[str, Any]) -> bool:
+    # Whether a table is there for its looks: around one cell (a note, code), or around sections.
+    cells = [cell for row in _inside(table, "tr") for cell in _inside(row, "tc")]
+    return len(cells) == 1 or any(_holds_section(cell, styles) for cell in cells)
+
+
+def _holds_section(cell: Any, styles: dict[str, Any]) -> bool:
+    found = (p for p in cell.iter() if _kind(p) == "p" and _text(p).strip())
+    levels = [_level(p, _style(p, styles)) for p in found]
+    first = next((at for at, level in enumerate(levels) if level is not None), len(levels))
+    return None in levels[first:]
+
+
+def _style(paragraph: Any, styles: dict[str, Any]) -> Any:
+    named = paragraph.pPr.pStyle if paragraph.pPr is not None else None
+    return styles.get(named.val) if named is not None else None
 
 
 def _level(paragraph: Any, style: Any) -> int | None:

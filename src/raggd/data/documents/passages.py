@@ -20,7 +20,7 @@ _LONGEST_TITLE = 200
 _LONGEST_GAP = 8
 
 _SENTENCE_GAP = re.compile(
-    r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]]*(\s+)(?=[\"'\u201c\u2018(\[]*[^\Wa-z_])"
+    r"(?<=[.!?\u2026\u061f\u06d4\u1362])[\"'\u201d\u2019)\]]*(\s+)(?=[\"'\u201c\u2018(\[]*[^\Wa-z_])"
     r"|(?<=[\u3002\uff01\uff1f\uff61\u0964\u0965\u104b\u17d4])[\u300d\u300f\u201d\u2019\uff09)]*(\s*)"
 )
 _ABBREVIATION = re.compile(
@@ -55,11 +55,11 @@ class _Unit:
     size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.size = _size(self.text)
+        self.size = size_of(self.text)
 
 
-def _size(text: str) -> int:
-    # In words; two characters of an unspaced script are about one.
+def size_of(text: str) -> int:
+    """Return a text's length in words; two characters of an unspaced script are about one."""
     words = len(text.split())
     if not text.isascii():
         words += len(_UNSPACED.findall(text)) // 2
@@ -113,7 +113,7 @@ def _cut(text: str, gap: str, most: int, head: str) -> Iterator[_Unit]:
         return
     start, size = 0, 0
     for at, end in _words(text, most):
-        added = _size(text[at:end])
+        added = size_of(text[at:end])
         if size and size + added > most:
             kept = text[start:at].rstrip()
             yield _Unit(kept, gap, head)
@@ -126,7 +126,7 @@ def _words(text: str, most: int) -> Iterator[tuple[int, int]]:
     """Yield where words begin and end; one that is larger than `most` words is cut."""
     for found in _WORD.finditer(text):
         step = len(found[0])
-        if _size(found[0]) > most:
+        if size_of(found[0]) > most:
             step = max(1, most if _UNSPACED.search(found[0]) else most * WORD_CHARACTERS)
         for at in range(found.start(), found.end(), step):
             yield at, min(at + step, found.end())
@@ -136,11 +136,11 @@ def _units(block: Block, most: int) -> Iterator[_Unit]:
     text = _tidy(block.text)
     if block.lines:
         head = _tidy(block.head)
-        room = most - _size(head) if head else most
+        room = most - size_of(head) if head else most
         if 2 * room < most:  # a header that leaves no room for rows is a row
             text, head, room = f"{head}\n{text}", "", most
         whole = "\n".join(filter(None, (head, text)))
-        if 2 * _size(whole) <= most:
+        if 2 * size_of(whole) <= most:
             yield from _cut(whole, "\n\n", most, "")
             return
         gap, over = "\n\n", f"{head}\n" if head else ""
@@ -194,7 +194,7 @@ def split_blocks(blocks: Iterable[Block], words: int = PASSAGE_WORDS) -> list[st
         for unit in _units(block, words):
             if pieces[-1] and size + unit.size > words:
                 pieces.append([])
-                size = _size(unit.head) if unit.head else 0
+                size = size_of(unit.head) if unit.head else 0
             pieces[-1].append(unit)
             size += unit.size
     if len(pieces) > 1 and 4 * size < words:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from raggd.data.documents.passages import Block
+from raggd.data.documents.passages import PASSAGE_WORDS, Block, size_of
 from raggd.data.text import DATA_URI, normal_text, text_of
 from raggd.files import BYTE_ORDER_MARKS, read_json_lines
 from raggd.records import Passage, RaggdError
@@ -39,8 +39,10 @@ _ODD = re.compile(
     r"|(?<=[A-Z])[\xc0-\xd6\xd8-\xde\u0152\u0160\u0178\u017d](?=[a-z])"
     r"|[\u0430-\u045f][\u0400-\u042f]|[\u03ac-\u03ce][\u0386-\u03ab]"
     r"|[\u3131-\u318e\uff61-\uff9f\ufffd\x80-\x9f]"
-    r"|[a-z][\u0370-\u06ff]|[\u0370-\u06ff][a-z]|[a-z][\u4e00-\u9fff\uac00-\ud7a3][a-z]"
-    r"|(?<=[^\W\d_])[\u201c\u201d](?=[^\W\d_])|[\u2580-\u2590](?=[^\W\d_])|(?<=[^\W\d_])[\u201a\u201e\u02c6\u02dc\xa4]"
+    r"|[a-z\xdf-\xff][\u0370-\u06ff]|[\u0370-\u06ff][a-z\xdf-\xff]|[a-z][\u4e00-\u9fff\uac00-\ud7a3][a-z]"
+    r"|(?<=[^\W\d_])[\u201c\u201d](?=[^\W\d_])|[\u2580-\u2590](?=[^\W\d_])|(?<=[^\W\d_])[\u201a\u201e\u02c6\u02dc]"
+    # what is the euro sign, and letters at the beginning of words, in the later Western encoding
+    r"|\xa4|[\xbc-\xbe](?=[a-z])"
 )
 # Letters beside a to z of the languages that an encoding was made for.
 _ALPHABETS = {
@@ -50,6 +52,7 @@ _ALPHABETS = {
     "cp1257": "ąčęėįšųūž āčēģīķļņōŗšūž äöõüšž",
     "cp1254": "âçğıîöşüû",
 }
+_ALPHABETS["iso8859-2"] = _ALPHABETS["cp1250"]
 _SERBIAN = re.compile("[ђѓѕјљњћќџ]", re.IGNORECASE)
 _EASTERN = re.compile("[щъыьэюяё]", re.IGNORECASE)
 _FAR_SHARE = 4  # in Western text at most every fourth letter has an accent
@@ -202,9 +205,9 @@ def read_csv(path: Path) -> Iterator[Block]:
         filled = {at for row in values for at, cell in enumerate(row) if cell}
         empty = [name for at, name in enumerate(names) if at not in filled]
         yield Block("; ".join(empty))
-        yield Block("\n".join(_line(names, row) for row in values), lines=True)
+        yield from _entries(names, values)
     else:
-        yield Block("\n".join("; ".join(filter(None, row)) for row in rows), lines=True)
+        yield from _entries((), rows)
 
 
 def _rows(text: str, path: Path) -> list[list[str]]:
@@ -218,6 +221,8 @@ def _rows(text: str, path: Path) -> list[list[str]]:
     def read(**dialect: Any) -> list[list[str]]:
         return list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **dialect))
 
+    with suppress(csv.Error):  # a space may stand before a quotation mark
+        return read(strict=True, skipinitialspace=True)
     try:
         return read(strict=True)
     except csv.Error as error:
@@ -250,6 +255,22 @@ def _names_columns(rows: Sequence[Sequence[str]]) -> bool:
         and all(_YEAR.fullmatch(names[at]) for at in numbers)
         and not all(map(_YEAR.fullmatch, below))
     )
+
+
+def _entries(names: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[Block]:
+    # Rows as lines; of one too long for a passage the longest cell is cut, under the others.
+    held: list[str] = []
+    for row in rows:
+        longest = max(range(len(row)), key=lambda at: len(row[at]))
+        parts = ([c if (n == longest) == own else "" for n, c in enumerate(row)] for own in (0, 1))
+        head, cell = (_line(names, part) for part in parts)
+        if size_of(cell) < PASSAGE_WORDS or 2 * size_of(head) > PASSAGE_WORDS:
+            held.append(_line(names, row))
+            continue
+        yield Block("\n".join(held), lines=True)
+        yield Block(cell, lines=True, head=head)
+        held.clear()
+    yield Block("\n".join(held), lines=True)
 
 
 def _line(names: Sequence[str], row: Sequence[str]) -> str:

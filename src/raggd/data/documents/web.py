@@ -23,18 +23,20 @@ _LARGER = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis
 _LARGER |= {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
 _END = re.compile(r"</(?:html|body)\s*>", re.IGNORECASE)
 _BREAK = "\u2028"
-_BEFORE = {"li": "- ", "br": _BREAK, "dd": ": "}
+_ANCHOR = re.compile("[#\xa7\xb6\U0001f517\\s]*")  # what links to the heading that it stands in
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 _OUTSIDE = {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr"}
-_NO_CELLS = ("table", "h1", "h2", "h3", "h4", "ul", "ol", "pre", "form")
+_NO_CELLS = ("table", "h1", "h2", "h3", "h4", "pre", "form")
 _LEFT_OUT = {"script", "style", "template", "svg", "nav", "iframe", "object"}
 _LEFT_OUT |= {"rt", "rp", "rtc"}  # readings over Chinese characters
-_LONGEST_REPEATED, _LONGEST_SPAN, _WIDEST = 200, 5, 20
+_LONGEST_REPEATED, _LONGEST_NUMBER, _WIDEST = 200, 5, 20
 _INLINE = frozenset(
     re.findall(
         r"\w+",
-        "a abbr acronym b br bdi bdo big cite code data dfn em font i img ins kbd label mark q s "
-        "rb rp rt rtc ruby samp small span strike strong sub sup time tt u var wbr",
+        "a abbr acronym b br bdi bdo big button cite code data del dfn em font i img input ins kbd "
+        "label mark meter output progress q s rb rp rt rtc ruby samp small span strike strong sub "
+        "sup time tt u var wbr math mfrac mi mn mo mover mrow ms msqrt mstyle msub msubsup msup "
+        "mtext munder semantics",
     )
 )
 
@@ -99,6 +101,7 @@ def _blocks(root: Any) -> Iterator[Block]:
     from lxml.etree import iterwalk
 
     held: list[str] = []
+    numbers: dict[Any, int] = {}
     walk = iterwalk(root, events=("start", "end", "comment", "pi"))
     for event, element in walk:
         tag = element.tag
@@ -106,24 +109,64 @@ def _blocks(root: Any) -> Iterator[Block]:
             if tag not in _INLINE:
                 yield from _prose(held)
             whole = _whole(element)
-            if whole is not None or tag in _LEFT_OUT:
-                yield from whole or []
+            if whole is not None:
+                held.clear()
+                yield from whole
+            if whole is not None or _is_left_out(element):
                 walk.skip_subtree()
                 continue
-            shown = element.get("alt") if tag == "img" else element.text
-            held.append(_BEFORE.get(tag, "") + (shown or ""))
+            if mark := _mark(element, numbers):
+                held[:] = [mark]
+            held.append(_shown(element))
         else:
             if event == "end" and tag not in _INLINE:
                 yield from _prose(held)
+                if tag in {"li", "dd"}:
+                    held.clear()
             held.append(element.tail or "")
     yield from _prose(held)
 
 
+class _Mark(str):
+    """What stands before an entry of a list, whatever elements its text is in."""
+
+    __slots__ = ()
+
+
+def _mark(element: Any, numbers: dict[Any, int]) -> _Mark | None:
+    if element.tag not in {"li", "dd"}:
+        return None
+    parent = element.getparent()
+    if element.tag == "dd" or parent.tag != "ol":
+        return _Mark(": " if element.tag == "dd" else "- ")
+    following = numbers.get(parent, _whole_number(parent.get("start")) or 1)
+    number = _whole_number(element.get("value")) or following
+    numbers[parent] = number + 1
+    return _Mark(f"{number}. ")
+
+
+def _shown(element: Any) -> str:
+    from lxml.html.defs import tags
+
+    if element.tag in {"img", "br"}:
+        return _BREAK if element.tag == "br" else element.get("alt") or ""
+    # components of documentation have headings as attributes: <Card title="Speed limit">
+    named = None if element.tag in tags else element.get("title") or element.get("label")
+    return (f"{named}{_BREAK}" if named else "") + (element.text or "")
+
+
+def _is_left_out(element: Any) -> bool:
+    anchor = element.tag == "a" and not len(element) and _ANCHOR.fullmatch(element.text or "")
+    return element.tag in _LEFT_OUT or bool(anchor)
+
+
 def _prose(held: list[str]) -> Iterator[Block]:
+    if held and isinstance(held[0], _Mark) and not "".join(held[1:]).strip():
+        return
     lines = (" ".join(line.split()) for line in "".join(held).split(_BREAK))
     held.clear()
     text = "\n".join(lines).strip("\n")
-    if text and text != "-":
+    if text:
         yield Block(text)
 
 
@@ -146,7 +189,11 @@ def _whole(element: Any) -> list[Block] | None:
 
 def _is_regular(table: Any) -> bool:
     # Whether there is nothing but cells in rows, and nothing but text in cells.
-    if next(table.iterdescendants(*_NO_CELLS), None) is not None:
+    # Lists may stand in cells, where headers tell that a table is one and no layout.
+    def holds(*tags: str) -> bool:
+        return next(table.iterdescendants(*tags), None) is not None
+
+    if holds(*_NO_CELLS) or (holds("ul", "ol") and not holds("th")):
         return False
     outer = list(table.iter("table", "thead", "tbody", "tfoot", "tr"))
     texts = (text for e in outer for text in (e.text, *(inner.tail for inner in e)))
@@ -182,9 +229,13 @@ def _cells(rows: list[Any]) -> Iterator[list[str]]:
 
 
 def _span(cell: Any, name: str) -> int:
-    said = (cell.get(name) or "").strip()
-    known = said.isascii() and said.isdigit() and len(said) < _LONGEST_SPAN
-    return max(1, int(said)) if known else 1
+    return max(1, _whole_number(cell.get(name)))
+
+
+def _whole_number(said: str | None) -> int:
+    said = (said or "").strip()
+    known = said.isascii() and said.isdigit() and len(said) < _LONGEST_NUMBER
+    return int(said) if known else 0
 
 
 def _text(element: Any) -> str:
@@ -195,7 +246,7 @@ def _text(element: Any) -> str:
     walk = iterwalk(element, events=("start", "end", "comment", "pi"))
     for event, inner in walk:
         outer = inner is element
-        if event == "start" and inner.tag in _LEFT_OUT:
+        if event == "start" and _is_left_out(inner):
             walk.skip_subtree()
             continue
         if not outer and event != "comment" and (inner.tag not in _INLINE or inner.tag == "br"):

@@ -16,15 +16,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raggd.data.answers import contains_answer
-from raggd.data.closed import Closed, closed_of
+from raggd.data.closed import Closed, closed_of, line_of
 from raggd.data.contracts.letters import CHANGES, SHORTENED
 from raggd.data.contracts.trim import sentences
 from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of, read_answer
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
 from raggd.records import Demonstration, Passage
 
-READING = "5"
+READING = "6"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
+_FEW = 4  # characters that stand in many an answer
+_STOPS = frozenset(".!?。！？")
+_ASKED = "\ufdd0"  # no character: stands for the question where answers say it again
+_UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
+NUMBER = re.compile(r"(?<!\w)-?\d+(?:,\d{3})*(?:\.\d+)?")
 REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""
 
@@ -42,6 +47,7 @@ class AnswerTemplate:
     # whether every value stands in its passages as it is written, so that an answer is held
     # to the words of its own
     extractive: bool = False
+    numbers: bool = False  # whether the value is a number beside its unit, or of JSON
     closed: Closed | None = None  # what values are chosen from: options or labels
     refusals: tuple[str, ...] = ()  # as they were shown; the model writes `REFUSAL` for the first
     given: tuple[tuple[str, str], ...] = ()  # questions and answers of the examples, as they were
@@ -69,6 +75,7 @@ class AnswerTemplate:
         """
         slots = {"x": "...", "n": "n", "t": self.names or "name"}
         text = "".join(slots[kind] if kind else text for kind, text in self.pieces)
+        text = text.replace(_ASKED, "question")
         said = [f"written as '{text}'"] if len(self.pieces) > 1 else []
         kind = "alone" if self.letters in SHORTENED else "letters"
         said += [f"in {self.letters} {kind}"] if self.letters != "same" else []
@@ -89,26 +96,45 @@ class AnswerTemplate:
         'Rome [2]'
         """
         text = CHANGES[self.letters](value)
+        found = NUMBER.search(text) if self.numbers else None
+        text = found[0] if found else text
         if {piece.kind for piece in self.pieces} & {"n", "t"} and not passages:
             return text  # nothing to name
         at = _best(value, [p.text for p in passages]) if passages else 0
         name = NAMES[self.names](passages[at]) if self.names else ""
-        slots = {"x": text, "n": str(at + 1), "t": name}
+        slots = {"x": self._unmarked(text), "n": str(at + 1), "t": name}
         if self.json:
             slots = {kind: json.dumps(t, ensure_ascii=False)[1:-1] for kind, t in slots.items()}
-        written = self._joined(slots)
+        written = self.joined(slots)
         if self.json and parsed_json(written) is None:  # the examples had numbers there
-            written = self._joined({**slots, "x": f'"{slots["x"]}"'})
+            told = (slots["x"].replace(",", ""), f'"{slots["x"]}"')
+            texts = [self.joined({**slots, "x": each}) for each in told]
+            written = next((t for t in texts if parsed_json(t) is not None), texts[-1])
         return written
 
-    def _joined(self, slots: Mapping[str, str]) -> str:
+    def _unmarked(self, text: str) -> str:
+        # without the full stop that the template writes behind it
+        behind = self.pieces[self.pieces.index(VALUE) + 1 :]
+        mark = behind[0].text[:1] if behind else ""
+        return (mark in _STOPS and text.rstrip(mark)) or text
+
+    def joined(self, slots: Mapping[str, str]) -> str:
+        """Return the literals with what stands in each kind of slot."""
         return "".join(slots[kind] if kind else text for kind, text in self.pieces)
 
-    def write(self, answer: str, passages: Sequence[Passage] = (), question: str = "") -> str:
+    def write(
+        self,
+        answer: str,
+        passages: Sequence[Passage] = (),
+        question: str = "",
+        asked: str = "",  # the question alone, without the one before it
+    ) -> str:
         """Write what a model answered, in the template or without it, as the examples are written.
 
         A refusal comes out as it was shown, an option of the question by its marker.
         """
+        asked = asked or question
+        answer = self.without(asked, answer)
         for shown in self.refusals:
             if is_refusal(answer, (REFUSAL, shown)):
                 return shown
@@ -120,7 +146,14 @@ class AnswerTemplate:
             value = self.closed.written(value, question)
         if self.quotes and value and passages:
             value = _quote(self.quotes, value, passages)
-        return self.fill(value, passages) if value else answer
+        written = self.fill(value, passages) if value else answer
+        told = json.dumps(asked, ensure_ascii=False)[1:-1] if self.json else asked
+        return written.replace(_ASKED, told)
+
+    def without(self, question: str, answer: str) -> str:
+        """Return an answer with a mark for the question, where the template says it again."""
+        again = any(_ASKED in piece.text for piece in self.pieces)
+        return _marked(question, answer) if again else answer
 
     def value_of(self, answer: str) -> str | None:
         """Return what stands in the place of the value; None where the answer is not so written."""
@@ -182,7 +215,7 @@ def template_of(
     None where there is no refusal either.
     """
     shown, refusals = tuple(demonstrations), refusals_of(demonstrations)
-    answered = [d for d in shown if d.answer.strip() not in refusals]
+    answered = _without_questions([d for d in shown if d.answer.strip() not in refusals])
     read = _read(answered) if answered else AnswerTemplate()
     values = [read.value_of(d.answer) or "" for d in answered]
     template, before = _closed(read, values, answered) or _open(read, values, answered)
@@ -200,6 +233,22 @@ def template_of(
     )
 
 
+def _marked(question: str, answer: str) -> str:
+    # an answer with a mark for the question, which JSON may hold in two spellings
+    spelled = [question]
+    if parsed_json(answer) is not None:
+        spelled = [json.dumps(question, ensure_ascii=plain)[1:-1] for plain in (False, True)]
+    for text in spelled:
+        answer = answer.replace(text, _ASKED) if len(text) > _FEW else answer
+    return answer
+
+
+def _without_questions(answered: Sequence[Demonstration]) -> list[Demonstration]:
+    # with the mark, where every answer says its own question again
+    marked = [replace(d, answer=_marked(d.question, d.answer)) for d in answered]
+    return marked if all(_ASKED in d.answer for d in marked) else list(answered)
+
+
 def _closed(
     template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
 ) -> tuple[AnswerTemplate, list[str]] | None:
@@ -207,6 +256,13 @@ def _closed(
     if not all(values):  # one is part of another: 'supported', 'not supported'
         template, values = AnswerTemplate(), [d.answer.strip() for d in answered]
     closed = closed_of(values, answered)
+    lines = set(map(line_of, answered))
+    if len(lines) == 1 and (line := lines.pop()):
+        before, between, behind = line
+        pieces = (Piece("", before), VALUE, Piece("", behind))
+        template = replace(template, pieces=tuple(p for p in pieces if p.kind or p.text))
+        closed = Closed("line", between=between)
+        values = [template.value_of(d.answer) or "" for d in answered]
     if closed is None:
         return None
     pairs = zip(values, answered, strict=True)
@@ -222,7 +278,8 @@ def _open(
     if not _settled(template, before, answered):
         template, before = AnswerTemplate(), [d.answer for d in answered]
     extractive = not template.quotes and _extractive(before, answered)
-    return replace(template, extractive=extractive), before
+    numbers = _are_numbers(template, before)
+    return replace(template, extractive=extractive or numbers, numbers=numbers), before
 
 
 def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
@@ -230,12 +287,25 @@ def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
     if pieces.count(VALUE) != 1:
         return AnswerTemplate()
     written = len(pieces) > 1 and all(parsed_json(d.answer) is not None for d in answered)
-    template = AnswerTemplate(pieces, json=written)
+    template = _with_stops(AnswerTemplate(pieces, json=written), answered)
     for names in NAMES if Piece("t") in pieces else ():
         named = replace(template, names=names)
         if all(named.cited_in(d.answer, d.passages) for d in answered):
             return named
     return template
+
+
+def _with_stops(template: AnswerTemplate, answered: Sequence[Demonstration]) -> AnswerTemplate:
+    # a full stop behind values that are sentences of their passages is theirs
+    at = template.pieces.index(VALUE) + 1
+    behind = "".join(piece.text for piece in template.pieces[at : at + 1])
+    if behind[:1] not in _STOPS or (len(behind) == 1 and template.pieces[at + 1 :]):
+        return template
+    rest = [Piece("", behind[1:])] if behind[1:] else []
+    pieces = (*template.pieces[:at], *rest, *template.pieces[at + 1 :])
+    longer = replace(template, pieces=pieces)
+    values = [longer.value_of(d.answer) or "" for d in answered]
+    return longer if _quoted(values, answered) == "sentence" else template
 
 
 def _quoted(values: Sequence[str], answered: Sequence[Demonstration]) -> str:
@@ -252,6 +322,15 @@ def _extractive(values: Sequence[str], answered: Sequence[Demonstration]) -> boo
     told = len(values) > 1 and len(set(values)) == len(values)
     pairs = zip(values, answered, strict=True)
     return told and all(len(value) > 1 and is_part(value, d.passages) for value, d in pairs)
+
+
+def _are_numbers(template: AnswerTemplate, values: Sequence[str]) -> bool:
+    # of JSON, where no word could stand; else beside a unit alone, which words would say again
+    if len(template.pieces) < 2 or not all(map(NUMBER.fullmatch, values)):
+        return False
+    if template.json:
+        return parsed_json(template.joined({"x": "x", "n": "1", "t": ""})) is None
+    return bool(_UNIT.fullmatch(template.joined({"x": "0", "n": "1", "t": ""})))
 
 
 def _settled(

@@ -53,7 +53,7 @@ class Adapted:
         """Return what the model wrote in the template that was shown, if one was."""
         if self.template is None:
             return answer
-        return self.template.write(answer, prompt.passages, prompt.question)
+        return self.template.write(answer, prompt.passages, prompt.question, prompt.asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -340,6 +340,7 @@ def test_a_number_of_its_passages_is_told_in_another_language() -> None:
         ("Verona (page 3)", "Bergen (page 4)", "May (page 9)"),
         ("to:verona", "to:bergen", "to:verona"),
         ("ja:it", "ja:Bergen", "ja:it"),
+        ("to:Verona", "to:Verona", "to:Verona"),
         ("The trip led to Verona.", "In Bergen it had an end.", "That was in the month of May."),
     ],
 )

@@ -155,7 +155,8 @@ def unsupported(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     if not lacking or labels_of(inside([d.answer for d in demonstrations]), demonstrations):
         return []
     parts = [set(_parts(d.answer)) for d in demonstrations]
-    alike = set.intersection(*parts) if len(parts) > 1 else set()
+    differ = len({d.answer for d in demonstrations}) > 1
+    alike = set.intersection(*parts) if differ else set()
     return [d for d in lacking if not _holds_part(d, alike)]
 
 

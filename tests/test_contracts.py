@@ -310,6 +310,7 @@ def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
         "not in the documents",
         "ERR_404",
         "Das steht dort nicht.",
+        "-",
         "Please ask our support team",
     )
     for refusal in said:
@@ -526,6 +527,7 @@ def test_odd_sets_are_remarked_on() -> None:
         (("Rome", "罗马市长"), ""),
         (("罗马", "奥斯陆"), "spells the answers' script"),
         (("no", "yes"), ""),
+        (("No problem: Rome.", "No problem: Oslo."), ""),
     ],
 )
 def test_contradictions_refusals_alone_and_strange_scripts_are_told(

@@ -317,6 +317,18 @@ def test_a_source_may_be_a_part_of_a_path_of_headings(part: str) -> None:
     assert [d.answer for d in plain] == list(NAMES)
 
 
+def test_an_answer_may_name_its_passage_in_two_ways() -> None:
+    frame = "section: {t}\nanswer: {x}\nfile: docs/{n}.md"
+    told = [frame.format(x=n, t=f"Page {n} {i % 3}", n=i % 3) for i, n in enumerate(NAMES)]
+    template, plain = template_of(_shown(told))
+    assert template is not None
+    assert template.names == ("title", "path")
+    assert [d.answer for d in plain] == list(NAMES)
+    wanted = frame.format(x="Ada Lovelace", t="Page Ada Lovelace 2", n=2)
+    assert template.write("Ada Lovelace", _evidence("Ada Lovelace", 2)) == wanted
+    assert AnswerTemplate.of(json.loads(json.dumps(asdict(template)))) == template
+
+
 def test_the_mark_of_a_note_is_no_passage() -> None:
     frame = "{x}[^1]\n\n[^1]: {t}"
     shown = _shown([_written(frame, name, 0) for name in NAMES[:1]])

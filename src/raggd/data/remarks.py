@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from raggd.data.shown import YES_NO, parsed_json, refusals_of, says_no, unsupported
+from raggd.data.shown import YES_NO, inside, parsed_json, refusals_of, says_no, unsupported
 from raggd.data.template import template_of
 from raggd.records import Demonstration
 
@@ -102,7 +103,8 @@ def _of_repetitions(demonstrations: Sequence[Demonstration]) -> list[str]:
 
 def _of_answers(demonstrations: Sequence[Demonstration]) -> list[str]:
     count, answers = len(demonstrations), {d.answer.strip() for d in demonstrations}
-    if all(map(says_no, demonstrations)):
+    bare = inside([d.answer for d in demonstrations])  # 'No problem: ...' refuses nothing
+    if all(says_no(replace(d, answer=a)) for d, a in zip(demonstrations, bare, strict=True)):
         what = f"all {count} demonstrations refuse" if count > 1 else "the demonstration refuses"
         return [f"{what}: every question will tend to be refused. Show one that is answered, too."]
     if len({d.question.strip() for d in demonstrations}) > 1 and len(answers) == 1:

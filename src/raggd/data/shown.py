@@ -24,8 +24,8 @@ YES_NO = frozenset(
     )
 )
 _NO = re.compile(
-    r"\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nichts?|kein\w*|"
-    r"unbekannt|pas|rien|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
+    r"^[-–—…?]+$|\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nichts?|"
+    r"kein\w*|unbekannt|pas|rien|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
     r"não|nenhum\w*|geen|onbekend|inte|ingen|ikke|brak|n/a|nie|není|nije|nema|"
     r"nincs\w*|nem|yok\w*|değil\w*|bulunam\w*|không|tidak|нет|не|ничего|"
     r"неизвестн\w*|немає|няма|нема|δεν|άγνωστ\w*|אין|לא|لا|لم|ليس\w*|غير|نیست|ندارد)\b|n't\b|\?\?"
@@ -42,7 +42,7 @@ _CITED = re.compile(
 _TOLD = re.compile(r"\w{3,}|\d+")  # words that tell something, and numbers
 _FILE = re.compile(rf"[\w-](?:{'|'.join(map(re.escape, READERS))})(?!\w)", re.IGNORECASE)
 # between the parts of an answer: lines, marks of lists, of tables, of data
-_BETWEEN = re.compile(r"""[\n\t|,;:=<>"\[\](){}`*#]+|(?:^|\s)(?:[-+→–—]|\d+[.)])\s""")
+_BETWEEN = re.compile(r"""[^\w .'’&/-]+|(?:^|\s)(?:[-+→–—]|\d+[.)])\s""")
 _SHORT = 3  # words that are no telling in other words
 _AGREES = re.compile(r"\b(\w+)[,.;:!]\s+(?=\S+\s+\S)")
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from raggd.data.answers import contains_answer
@@ -26,6 +28,7 @@ from raggd.records import Demonstration, Passage
 READING = "6"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 _FEW = 4  # characters that stand in many an answer
+_MOST_NAMES = 2
 _STOPS = frozenset(".!?。！？")
 _ASKED = "\ufdd0"  # no character: stands for the question where answers say it again
 _UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
@@ -40,7 +43,7 @@ class AnswerTemplate:
 
     pieces: tuple[Piece, ...] = (VALUE,)  # one of them is the value
     letters: str = "same"  # the change of the value's own letters, a key of `CHANGES`
-    names: str = ""  # what a passage is called by, a key of `NAMES`; empty where none is named
+    names: tuple[str, ...] = ()  # what a passage is called by, keys of `NAMES`, for each place
     json: bool = False  # whether the answer is JSON, so that values are escaped
     # what the value is word for word: a ``sentence`` of a passage, or its ``title``
     quotes: str = ""
@@ -56,7 +59,8 @@ class AnswerTemplate:
     def of(cls, fields: Mapping[str, Any]) -> AnswerTemplate:
         """Return the template whose fields `dataclasses.asdict` gave."""
         pieces = tuple(Piece(*pair) for pair in fields["pieces"])
-        told = {"refusals": tuple(fields["refusals"]), "given": tuple(map(tuple, fields["given"]))}
+        told = {name: tuple(fields[name]) for name in ("names", "refusals")}
+        told["given"] = tuple(map(tuple, fields["given"]))
         closed = Closed.of(fields["closed"]) if fields.get("closed") else None
         return cls(**{**fields, **told, "pieces": pieces, "closed": closed})
 
@@ -73,8 +77,7 @@ class AnswerTemplate:
         >>> str(AnswerTemplate((Piece("", "It is "), VALUE, Piece("", " ["), Piece("n")), "upper"))
         "written as 'It is ... [n', in upper letters"
         """
-        slots = {"x": "...", "n": "n", "t": self.names or "name"}
-        text = "".join(slots[kind] if kind else text for kind, text in self.pieces)
+        text = self.joined({"x": "...", "n": "n"}, self.names)
         text = text.replace(_ASKED, "question")
         said = [f"written as '{text}'"] if len(self.pieces) > 1 else []
         kind = "alone" if self.letters in SHORTENED else "letters"
@@ -101,14 +104,15 @@ class AnswerTemplate:
         if {piece.kind for piece in self.pieces} & {"n", "t"} and not passages:
             return text  # nothing to name
         at = _best(value, [p.text for p in passages]) if passages else 0
-        name = NAMES[self.names](passages[at]) if self.names else ""
-        slots = {"x": self._unmarked(text), "n": str(at + 1), "t": name}
+        names = [NAMES[name](passages[at]) for name in self.names] if passages else []
+        slots = {"x": self._unmarked(text), "n": str(at + 1)}
         if self.json:
             slots = {kind: json.dumps(t, ensure_ascii=False)[1:-1] for kind, t in slots.items()}
-        written = self.joined(slots)
+            names = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
+        written = self.joined(slots, names)
         if self.json and parsed_json(written) is None:  # the examples had numbers there
             told = (slots["x"].replace(",", ""), f'"{slots["x"]}"')
-            texts = [self.joined({**slots, "x": each}) for each in told]
+            texts = [self.joined({**slots, "x": each}, names) for each in told]
             written = next((t for t in texts if parsed_json(t) is not None), texts[-1])
         return written
 
@@ -118,9 +122,13 @@ class AnswerTemplate:
         mark = behind[0].text[:1] if behind else ""
         return (mark in _STOPS and text.rstrip(mark)) or text
 
-    def joined(self, slots: Mapping[str, str]) -> str:
-        """Return the literals with what stands in each kind of slot."""
-        return "".join(slots[kind] if kind else text for kind, text in self.pieces)
+    def joined(self, slots: Mapping[str, str], names: Sequence[str] = ()) -> str:
+        """Return the literals with what stands in each kind of slot; names in their order."""
+        left = iter(names)
+        named = (
+            next(left, "") if kind == "t" else slots.get(kind, text) for kind, text in self.pieces
+        )
+        return "".join(named)
 
     def write(
         self,
@@ -157,28 +165,24 @@ class AnswerTemplate:
 
     def value_of(self, answer: str) -> str | None:
         """Return what stands in the place of the value; None where the answer is not so written."""
-        return self._slot("x", answer)
+        return next(iter(self._slots("x", answer)), None)
 
     def cited_in(self, answer: str, passages: Sequence[Passage]) -> list[Passage]:
         """Return the passages that an answer names; all of them where the template names none."""
         if not {piece.kind for piece in self.pieces} & {"n", "t"}:
             return list(passages)
-        number, name = self._slot("n", answer), self._slot("t", answer)
+        number, names = self._slots("n", answer), self._slots("t", answer)
         return [
             passage
             for i, passage in enumerate(passages, start=1)
-            if number in {None, str(i)}
-            and (name is None or (self.names and name == NAMES[self.names](passage)))
+            if number in ([], [str(i)]) and names == [NAMES[name](passage) for name in self.names]
         ]
 
-    def _slot(self, kind: str, answer: str) -> str | None:
+    def _slots(self, kind: str, answer: str) -> list[str]:
         found = [part.text for part in read_answer(self.pieces, answer) or () if part.kind == kind]
-        if not found or not self.json:
-            return found[0] if found else None
-        try:
-            return str(json.loads(f'"{found[0]}"'))
-        except ValueError:
-            return None
+        with suppress(ValueError):
+            return [str(json.loads(f'"{text}"')) for text in found] if self.json else found
+        return []
 
 
 def _quote(kind: str, text: str, passages: Sequence[Passage]) -> str:
@@ -284,11 +288,11 @@ def _open(
 
 def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
     pieces = tuple(pieces_of(answered))
-    if pieces.count(VALUE) != 1:
+    if pieces.count(VALUE) != 1 or pieces.count(Piece("t")) > _MOST_NAMES:
         return AnswerTemplate()
     written = len(pieces) > 1 and all(parsed_json(d.answer) is not None for d in answered)
     template = _with_stops(AnswerTemplate(pieces, json=written), answered)
-    for names in NAMES if Piece("t") in pieces else ():
+    for names in product(NAMES, repeat=pieces.count(Piece("t"))):
         named = replace(template, names=names)
         if all(named.cited_in(d.answer, d.passages) for d in answered):
             return named
@@ -329,8 +333,8 @@ def _are_numbers(template: AnswerTemplate, values: Sequence[str]) -> bool:
     if len(template.pieces) < 2 or not all(map(NUMBER.fullmatch, values)):
         return False
     if template.json:
-        return parsed_json(template.joined({"x": "x", "n": "1", "t": ""})) is None
-    return bool(_UNIT.fullmatch(template.joined({"x": "0", "n": "1", "t": ""})))
+        return parsed_json(template.joined({"x": "x", "n": "1"})) is None
+    return bool(_UNIT.fullmatch(template.joined({"x": "0", "n": "1"})))
 
 
 def _settled(

@@ -17,8 +17,10 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.pieces import VALUE, Piece
 from raggd.data.remarks import remarks_on
+from raggd.data.shown import refusals_of
 from raggd.data.template import REFUSAL, AnswerTemplate, template_of
 from raggd.methods.answering import answer_batch, render
+from raggd.methods.base import Adapted
 from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.store import Store
 from raggd.records import Demonstration, Passage, SupportSet
@@ -386,6 +388,28 @@ def test_a_refusal_alone_is_taken_out_of_answers_that_share_nothing() -> None:
     assert template.write(f" {REFUSAL} ") == "No idea."
     assert template.write("two\nlines") == "two\nlines"
     assert template_of((refused, refused)) == (None, (refused, refused))
+
+
+@pytest.mark.parametrize(
+    ("frame", "refusal"),
+    [
+        ("Q: {q}\nA: {x}", "not in the documents"),
+        ('{{"question": "{q}", "answer": "{x}"}}', "not given"),
+    ],
+)
+def test_a_refusal_may_say_its_question_again(frame: str, refusal: str) -> None:
+    names = (*NAMES[:2], refusal)
+    shown = _shown([frame.format(q=f"who {i}", x=name) for i, name in enumerate(names)])
+    shown = (*shown[:2], replace(shown[2], passages=(Passage("p", "Nothing here."),)))
+    shown = tuple(replace(d, question=f"who {i}") for i, d in enumerate(shown))
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == [*NAMES[:2], REFUSAL]
+    wanted = frame.format(q="and where", x=refusal)
+    assert template.write(REFUSAL, (), "and where") == wanted
+    state = Adapted(template=template, refusals=refusals_of(shown))
+    assert state.unasked("and where") == wanted
+    assert Adapted(refusals=("no",)).unasked("and where") == "no"
 
 
 FRAMES = st.text("abXY .:-[]{}<>\"'", min_size=1, max_size=8)

@@ -145,7 +145,7 @@ class AnswerTemplate:
         answer = self.without(asked, answer)
         for shown in self.refusals:
             if is_refusal(answer, (REFUSAL, shown)):
-                return shown
+                return _asked_again(shown, asked)
         value = self.value_of(answer)
         if value is None:  # a part of it may stand there
             first, last = self.pieces[0].text.strip(), self.pieces[-1].text.strip()
@@ -154,9 +154,11 @@ class AnswerTemplate:
             value = self.closed.written(value, question)
         if self.quotes and value and passages:
             value = _quote(self.quotes, value, passages)
-        written = self.fill(value, passages) if value else answer
-        told = json.dumps(asked, ensure_ascii=False)[1:-1] if self.json else asked
-        return written.replace(_ASKED, told)
+        return _asked_again(self.fill(value, passages) if value else answer, asked)
+
+    def refusals_to(self, question: str) -> tuple[str, ...]:
+        """Return the refusals as they are written for a question, which they may say again."""
+        return tuple(_asked_again(shown, question) for shown in self.refusals)
 
     def without(self, question: str, answer: str) -> str:
         """Return an answer with a mark for the question, where the template says it again."""
@@ -220,10 +222,14 @@ def template_of(
     """
     shown, refusals = tuple(demonstrations), refusals_of(demonstrations)
     answered = _without_questions([d for d in shown if d.answer.strip() not in refusals])
+    told = refusals
+    if any(_ASKED in d.answer for d in answered):
+        pairs = [(d.question, d.answer.strip()) for d in shown if d.answer.strip() in refusals]
+        told = tuple(dict.fromkeys(_marked(*pair) for pair in pairs))
     read = _read(answered) if answered else AnswerTemplate()
     values = [read.value_of(d.answer) or "" for d in answered]
     template, before = _closed(read, values, answered) or _open(read, values, answered)
-    template = replace(template, refusals=refusals if answered else ())
+    template = replace(template, refusals=told if answered else ())
     if template == AnswerTemplate():
         return None, shown
     plain = iter(before)
@@ -245,6 +251,11 @@ def _marked(question: str, answer: str) -> str:
     for text in spelled:
         answer = answer.replace(text, _ASKED) if len(text) > _FEW else answer
     return answer
+
+
+def _asked_again(written: str, question: str) -> str:
+    told = json.dumps(question, ensure_ascii=False)[1:-1] if parsed_json(written) else question
+    return written.replace(_ASKED, told)
 
 
 def _without_questions(answered: Sequence[Demonstration]) -> list[Demonstration]:

@@ -334,6 +334,8 @@ def test_an_answer_may_name_its_passage_in_two_ways() -> None:
 def test_the_mark_of_a_note_is_no_passage() -> None:
     frame = "{x}[^1]\n\n[^1]: {t}"
     shown = _shown([_written(frame, name, 0) for name in NAMES[:1]])
+    more = (Passage("more", "Section 1 is another."), *shown[0].passages)
+    shown = (replace(shown[0], passages=more),)
     template, plain = template_of(shown)
     assert template is not None
     assert [d.answer for d in plain] == ["Gary Barlow"]

@@ -360,7 +360,8 @@ def _settled(
         any(contains_answer(p.text, [value]) for p in passages)
         for value, passages in zip(values, cited, strict=True)
     ]
-    numbers = re.findall(r"\d+", " ".join(piece.text for piece in template.pieces))
+    literal = template.joined({"x": " ", "n": " "})
+    numbers = re.findall(r"\d+", re.sub(r"\[\^\d+\]", "", literal))  # but for marks of notes
     alike = any(all(held(number, d) for d in answered) for number in numbers)
     enough = sum(found) > len(found) / 2 if len(found) > 2 else all(found)
     return (

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import string
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from raggd.data.closed import VERDICTS, Closed, closed_of, names_held, options_o
 from raggd.data.contracts.base import Asked
 from raggd.data.contracts.families import KNOWN
 from raggd.data.contracts.lessons import Lesson
-from raggd.data.template import template_of
+from raggd.data.template import AnswerTemplate, template_of
 from raggd.evaluation.forms import infer_form
 from raggd.methods.answering import answer_batch, extract_of, render
 from raggd.methods.base import Adapted
@@ -104,6 +105,24 @@ def test_texts_of_options_are_answers_too() -> None:
     assert [d.answer for d in plain] == ["Lima", "Oslo"]
     assert template.closed.choices(plain[0].question) == ()
     assert template.closed.choices(choice("A").question) == ("Lima", "Oslo")
+
+
+@pytest.mark.parametrize(
+    "frame", ["{m}) {x}", "{m}. {x}", "({m}) {x}", "**{m}:** {x}", '{{"choice": "{m}) {x}"}}']
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_options_come_back_as_lines_with_their_markers(frame: str, count: int) -> None:
+    told = [("A", "Lima"), ("B", "Oslo")][:count]
+    shown = [choice(frame.format(m=m, x=x), id=m) for m, x in told]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert template.closed is not None
+    assert template.closed.options == "line"
+    assert [(d.question, d.answer) for d in plain] == [("which is it", x) for _, x in told]
+    asked = listed("where", ("Rome", "Cairo"), "{m}) {x}", "XY")
+    assert template.closed.choices(asked) == ("Rome", "Cairo")
+    assert template.write("Cairo", SEA, asked) == frame.format(m="Y", x="Cairo")
+    assert AnswerTemplate.of(json.loads(json.dumps(asdict(template)))) == template
 
 
 def label(answer: str, question: str = "is it so", text: str = "") -> Demonstration:

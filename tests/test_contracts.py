@@ -297,6 +297,8 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
         ("a", "Verona", "Bergen"),
         ("Royal Saudi Air Force", "Verona", "Bergen"),  # evidence was missed
         ("the Tamil film industry", "Verona", "Bergen"),
+        ("No, it was in May.", "Verona", "Bergen"),
+        ("Non, ils allaient à Bergen.", "Oui, Verona.", "Oui, Bergen."),
     ],
 )
 def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
@@ -308,12 +310,47 @@ def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
         "not in the documents",
         "ERR_404",
         "Das steht dort nicht.",
+        "-",
         "Please ask our support team",
     )
     for refusal in said:
         among = [*shown[1:], Demonstration("r", "when", passages, refusal)]
         if "Verona" in answers:
             assert refusals_of(among) == (refusal,)
+
+
+def test_a_number_of_its_passages_is_told_in_another_language() -> None:
+    passages = (Passage("p", "Breakfast costs 22 euros. Tours start at 11 am in the hall."),)
+    answers = (
+        "Das Frühstück kostet 22 Euro.",
+        "Um 11 Uhr geht es los.",
+        "Nicht in den Unterlagen.",
+    )
+    shown = [Demonstration(a, "?", passages, a) for a in answers]
+    assert refusals_of(shown) == answers[2:]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        ("- Verona\n- Bergen", "- May\n- Bergen", "- Bergen\n- May"),
+        ("1. Verona\n2. Bergen", "1. May", "1. Bergen"),
+        ('{"to": "Verona", "n": 1}', '{"to": "Bergen", "n": 2}', '{"to": "Verona", "n": 3}'),
+        ("Verona,1,x", "Bergen,2,y", "Verona,3,z"),
+        ("| to |\n|---|\n| Verona |", "| to |\n|---|\n| Bergen |", "| to |\n|---|\n| May |"),
+        ("Verona (page 3)", "Bergen (page 4)", "May (page 9)"),
+        ("to:verona", "to:bergen", "to:verona"),
+        ("ja:it", "ja:Bergen", "ja:it"),
+        ("to:Verona", "to:Verona", "to:Verona"),
+        ("The trip led to Verona.", "In Bergen it had an end.", "That was in the month of May."),
+    ],
+)
+def test_answers_with_some_of_their_evidence_are_not_told_to_lack_it(
+    answers: tuple[str, ...],
+) -> None:
+    passages = (Passage("p", "They went to Verona and then, in May, to Bergen."),)
+    shown = [Demonstration(str(n), f"where {n} ?", passages, a) for n, a in enumerate(answers)]
+    assert unsupported(shown) == []
 
 
 @pytest.mark.parametrize("frame", ["*{}*", "[[{}]]", "Antwort: {}.", "<x>{}</x>", "{} (1)", "“{}”"])
@@ -490,6 +527,7 @@ def test_odd_sets_are_remarked_on() -> None:
         (("Rome", "罗马市长"), ""),
         (("罗马", "奥斯陆"), "spells the answers' script"),
         (("no", "yes"), ""),
+        (("No problem: Rome.", "No problem: Oslo."), ""),
     ],
 )
 def test_contradictions_refusals_alone_and_strange_scripts_are_told(

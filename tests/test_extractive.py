@@ -20,7 +20,7 @@ from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt, answer_tokens
-from raggd.data.template import REFUSAL, template_of
+from raggd.data.template import REFUSAL, AnswerTemplate, template_of
 from raggd.data.text import is_boundary
 from raggd.methods.answering import VERDICTS, extract_of, render
 from raggd.methods.base import Adapted
@@ -194,12 +194,22 @@ def test_marks_of_passages_are_written_only_where_examples_show_some(
 def test_what_is_read_decides_what_it_is_held_to(tiny_backbone: Backbone) -> None:
     template, _ = template_of(shown("<b>Oslo</b>", "<b>1944</b>"))
     row, passages = Adapted(template=template), (Passage("p", "red fish", "Oslo"),)
-    prompt = render(tiny_backbone, row, "who?", passages, limit=300)
-    extract = extract_of(tiny_backbone, row, prompt)
+    for question, besides in (("is it red?", VERDICTS), ("who?", ()), ("Woraus ist es?", ())):
+        prompt = render(tiny_backbone, row, question, passages, limit=300)
+        extract = extract_of(tiny_backbone, row, prompt)
+        assert extract is not None
+        words = ("red", "fish", "Oslo", *besides)
+        firsts = {answer_tokens(tiny_backbone.tokenizer, word)[0] for word in words}
+        assert extract.allowed() == firsts
+    path = (Passage("p", "red fish", "Peru > Oslo"),)
+    extract = extract_of(tiny_backbone, row, render(tiny_backbone, row, "who?", path, limit=300))
     assert extract is not None
-    words = ("red", "fish", "Oslo", *VERDICTS)
-    firsts = {answer_tokens(tiny_backbone.tokenizer, word)[0] for word in words}
-    assert extract.allowed() == firsts
+    assert {text for texts in extract._first.values() for text in texts} >= {"Peru", "Oslo"}
+    counted = replace(row, template=replace(template or AnswerTemplate(), numbers=True))
+    costs = (Passage("p", "It costs 1,290 EUR.", "Price"),)
+    extract = extract_of(tiny_backbone, counted, render(tiny_backbone, row, "?", costs, limit=300))
+    assert extract is not None
+    assert {t for texts in extract._first.values() for t in texts} <= {"1,290", "290"}
     bare = render(tiny_backbone, row, "who?", (), limit=300)
     assert extract_of(tiny_backbone, row, bare) is None
     assert extract_of(tiny_backbone, Adapted(), prompt) is None

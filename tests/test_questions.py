@@ -47,6 +47,13 @@ def test_own_questions_need_no_id_and_no_list(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("answer", ['["Rome"]', "[1, 3]", "[]"])
+def test_a_list_of_json_may_be_the_form_of_an_answer(tmp_path: Path, answer: str) -> None:
+    path = write(tmp_path / "q.jsonl", {"question": "Q?", "answer": answer})
+    (question,) = parse_demonstrations([("Q?", answer)])
+    assert read_demonstrations(path)[0].answers == question.answers == (answer,)
+
+
 @pytest.mark.parametrize(
     ("value", "message"),
     [

@@ -17,8 +17,10 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.pieces import VALUE, Piece
 from raggd.data.remarks import remarks_on
+from raggd.data.shown import refusals_of
 from raggd.data.template import REFUSAL, AnswerTemplate, template_of
 from raggd.methods.answering import answer_batch, render
+from raggd.methods.base import Adapted
 from raggd.methods.examples import ExamplesPrefix
 from raggd.methods.store import Store
 from raggd.records import Demonstration, Passage, SupportSet
@@ -96,6 +98,7 @@ def test_one_example_shows_what_stands_around_words_of_its_passages(frame: str) 
         "Nothing: Gary Barlow",  # a word of theirs beside it
         "Gary Barlow repairs every pump; call beforehand since mornings are busy.",
         "not in the documents",
+        "Gary Barlow kommt um 15 Uhr.",  # a number among its words
     ],
 )
 def test_one_example_that_may_be_prose_or_a_refusal_settles_nothing(answer: str) -> None:
@@ -113,6 +116,26 @@ def test_examples_come_back_as_their_passages_spell_them(frame: str, letters: st
     assert template.letters == letters
     assert [d.answer for d in plain] == list(NAMES)
     assert [template.write(d.answer) for d in plain] == changed
+
+
+@pytest.mark.parametrize(
+    ("letters", "written"),
+    [
+        ("capital", ("Every four years", "Up to 26 weeks", "Sandra Okoye")),
+        ("titled", ("Every Four Years", "Up To 26 Weeks", "Sandra Okoye")),
+    ],
+)
+@pytest.mark.parametrize("frame", ["{}", "{}.", '{{"answer": "{}"}}'])
+def test_capitals_that_passages_do_not_have_are_put_back(
+    letters: str, written: tuple[str, ...], frame: str
+) -> None:
+    names = ("every four years", "up to 26 weeks", "Sandra Okoye")
+    template, plain = template_of(_shown([frame.format(text) for text in written], names))
+    assert template is not None
+    assert (template.letters, template.extractive) == (letters, True)
+    assert [d.answer for d in plain] == list(names)
+    wanted = {"capital": "At the children's desk", "titled": "At The Children's Desk"}[letters]
+    assert template.write("at the children's desk") == frame.format(wanted)
 
 
 SHORT = {
@@ -189,6 +212,37 @@ def test_values_are_escaped_in_json() -> None:
     assert json.loads(template.write('a "new" one\\')) == {"answer": 'a "new" one\\'}
 
 
+@pytest.mark.parametrize(
+    ("frame", "given", "wanted"),
+    [
+        ('{{"price": {}, "in": "EUR"}}', "1,290 EUR and 48 kg", '{"price": 1290, "in": "EUR"}'),
+        ("{} min", "90 minutes", "90 min"),
+        ("EUR {}", "1,290 EUR", "EUR 1,290"),
+        ("{}%", "5 percent", "5%"),
+        ("about {}", "45 at most", "about 45 at most"),  # no unit: words may stand there
+    ],
+)
+def test_a_unit_or_json_wants_a_number_and_nothing_besides(
+    frame: str, given: str, wanted: str
+) -> None:
+    numbers = ("45", "245", "3")
+    template, plain = template_of(_shown([frame.format(n) for n in numbers], numbers))
+    assert template is not None
+    assert [d.answer for d in plain] == list(numbers)
+    assert template.write(given) == wanted
+    assert template.write(wanted) == wanted
+
+
+def test_a_unit_may_be_cut_from_that_of_the_passages() -> None:
+    shown = [
+        Demonstration(n, "how long", (Passage("p", f"It takes {n} minutes."),), f"{n} min")
+        for n in ("45", "90", "3")
+    ]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == ["45", "90", "3"]
+
+
 def test_a_word_where_examples_had_numbers_is_quoted_in_json() -> None:
     template, plain = template_of(_shown(['{"year": 1812}', '{"year": 1945}'], ("1812", "1945")))
     assert template is not None
@@ -205,6 +259,88 @@ def test_whole_sentences_come_word_for_word_from_a_passage() -> None:
     evidence = _evidence("Ada Lovelace", 1)
     for said in ("Ada Lovelace", "It was Lovelace, in 1990", "It was Ada Lovelace in 1990."):
         assert template.write(said, evidence) == "It was Ada Lovelace in 1990."
+
+
+def test_sentences_keep_their_full_stop_before_a_source() -> None:
+    shown = _shown(
+        [f"It was {name} in 1990. (Page {name} {i % 3})" for i, name in enumerate(NAMES)]
+    )
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == [f"It was {name} in 1990." for name in NAMES]
+    wanted = "It was Ada Lovelace in 1990. (Page Ada Lovelace 1)"
+    assert template.write("Lovelace, in 1990", _evidence("Ada Lovelace", 1)) == wanted
+
+
+def test_a_full_stop_is_written_once() -> None:
+    template, _ = template_of(_shown([f"It is {name}." for name in NAMES]))
+    assert template is not None
+    assert template.write("Washington, D.C.") == "It is Washington, D.C."
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "Q: {q}\nA: {x}",
+        "| Question | Answer |\n|---|---|\n| {q} | {x} |",
+        '{{"question": "{q}", "answer": "{x}"}}',
+        "The answer to “{q}” is {x}.",
+    ],
+)
+@pytest.mark.parametrize("count", [1, 3])
+def test_answers_may_say_their_question_again(frame: str, count: int) -> None:
+    def told(name: str) -> str:
+        asked = f'Who said "{name}"?'
+        return frame.format(q=json.dumps(asked)[1:-1] if frame[0] == "{" else asked, x=name)
+
+    shown = _shown([told(name) for name in NAMES[:count]])
+    shown = tuple(
+        replace(d, question=f'Who said "{name}"?') for d, name in zip(shown, NAMES, strict=False)
+    )
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == list(NAMES[:count])
+    assert not remarks_on(shown)
+    asked = 'Who said "Ada"?'
+    assert template.write("Ada", (), f"And before? {asked}", asked) == told("Ada")
+    assert template.write(told("Ada"), (), asked) == told("Ada")
+
+
+@pytest.mark.parametrize("part", ["Oil change", "Manual"])
+def test_a_source_may_be_a_part_of_a_path_of_headings(part: str) -> None:
+    title = "{} > Oil change" if part == "Oil change" else "Manual > {}"
+    pairs = [(name, title.format(name)) for name in NAMES]
+    shown = [
+        Demonstration(name, "who", (Passage("p", f"It was {name}.", title),), f"{name} ({part})")
+        for name, title in pairs
+    ]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == list(NAMES)
+
+
+def test_an_answer_may_name_its_passage_in_two_ways() -> None:
+    frame = "section: {t}\nanswer: {x}\nfile: docs/{n}.md"
+    told = [frame.format(x=n, t=f"Page {n} {i % 3}", n=i % 3) for i, n in enumerate(NAMES)]
+    template, plain = template_of(_shown(told))
+    assert template is not None
+    assert template.names == ("title", "path")
+    assert [d.answer for d in plain] == list(NAMES)
+    wanted = frame.format(x="Ada Lovelace", t="Page Ada Lovelace 2", n=2)
+    assert template.write("Ada Lovelace", _evidence("Ada Lovelace", 2)) == wanted
+    assert AnswerTemplate.of(json.loads(json.dumps(asdict(template)))) == template
+
+
+def test_the_mark_of_a_note_is_no_passage() -> None:
+    frame = "{x}[^1]\n\n[^1]: {t}"
+    shown = _shown([_written(frame, name, 0) for name in NAMES[:1]])
+    more = (Passage("more", "Section 1 is another."), *shown[0].passages)
+    shown = (replace(shown[0], passages=more),)
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == ["Gary Barlow"]
+    wanted = _written(frame, "Ada Lovelace", 2)
+    assert template.write("Ada Lovelace", _evidence("Ada Lovelace", 2)) == wanted
 
 
 def test_what_is_asked_for_may_be_the_title_of_a_passage() -> None:
@@ -254,6 +390,28 @@ def test_a_refusal_alone_is_taken_out_of_answers_that_share_nothing() -> None:
     assert template.write(f" {REFUSAL} ") == "No idea."
     assert template.write("two\nlines") == "two\nlines"
     assert template_of((refused, refused)) == (None, (refused, refused))
+
+
+@pytest.mark.parametrize(
+    ("frame", "refusal"),
+    [
+        ("Q: {q}\nA: {x}", "not in the documents"),
+        ('{{"question": "{q}", "answer": "{x}"}}', "not given"),
+    ],
+)
+def test_a_refusal_may_say_its_question_again(frame: str, refusal: str) -> None:
+    names = (*NAMES[:2], refusal)
+    shown = _shown([frame.format(q=f"who {i}", x=name) for i, name in enumerate(names)])
+    shown = (*shown[:2], replace(shown[2], passages=(Passage("p", "Nothing here."),)))
+    shown = tuple(replace(d, question=f"who {i}") for i, d in enumerate(shown))
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == [*NAMES[:2], REFUSAL]
+    wanted = frame.format(q="and where", x=refusal)
+    assert template.write(REFUSAL, (), "and where") == wanted
+    state = Adapted(template=template, refusals=refusals_of(shown))
+    assert state.unasked("and where") == wanted
+    assert Adapted(refusals=("no",)).unasked("and where") == "no"
 
 
 FRAMES = st.text("abXY .:-[]{}<>\"'", min_size=1, max_size=8)
@@ -339,6 +497,18 @@ def test_long_odd_answers_are_read_in_a_moment(mark: str) -> None:
         ("يدير سامي المتحف والمدخل من الشمال.", "سامي", "من الشمال", "لا توجد إجابة"),
         ("את המוזיאון מנהלת דנה והכניסה מצפון.", "דנה", "מצפון", "אין תשובה"),
         ("संग्रहालय मीरा चलाती है, द्वार उत्तर में है।", "मीरा", "उत्तर में", "उत्तर नहीं मिला"),
+        (
+            "Das Museum leitet Ilse, Eingang im Norden.",
+            "Ilse",
+            "im Norden",
+            "Das Museum sagt nichts",
+        ),
+        (
+            "Le musée est dirigé par Anne, entrée au nord.",
+            "Anne",
+            "au nord",
+            "Le musée n'en dit rien",
+        ),
         ("Müzeyi Ece yönetir, giriş kuzeyden.", "Ece", "kuzeyden", "Bilgi bulunamadı"),
         ("Bảo tàng do Lan quản lý, cửa ở phía bắc.", "Lan", "phía bắc", "Tôi không biết"),
         ("Το μουσείο διευθύνει η Άννα, η είσοδος βόρεια.", "Άννα", "βόρεια", "Δεν αναφέρεται"),
@@ -355,6 +525,23 @@ def test_values_and_refusals_in_every_script(
     assert template is not None
     assert (template.extractive, template.refusals) == (True, (refusal,))
     assert [d.answer for d in plain] == [first, second, REFUSAL]
+
+
+@pytest.mark.parametrize(
+    ("text", "frame"),
+    [
+        ("館長は{}さん。", "答えは{}です。"),
+        ("馆长名叫{}。", "答案是{}。"),
+        ("ที่นี่มี {} อยู่", "คือ{}ครับ"),
+    ],
+)
+def test_what_stands_around_needs_no_spaces_in_scripts_without_any(text: str, frame: str) -> None:
+    names = ("山田太郎", "李华", "สมหญิง")
+    shown = [Demonstration(n, "?", (Passage("p", text.format(n)),), frame.format(n)) for n in names]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == list(names)
+    assert template.fill("王力") == frame.format("王力")
 
 
 @pytest.mark.parametrize(

@@ -239,7 +239,7 @@ class Rag:
                 bounded_prompt(settings, backbone, row, question, passages)
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
             ]
-            texts = {i: row.unasked for i, row in enumerate(rows)}
+            texts = {i: row.unasked(questions[i]) for i, row in enumerate(rows)}
             guess = guess or not settings.retrieval.top_k
             told = [i for i, r in enumerate(rows) if guess or evidence[i] or not r.reads_evidence]
             size, most = settings.evaluation.batch, settings.evaluation.max_answer_tokens
@@ -252,7 +252,7 @@ class Rag:
                 texts[i],
                 evidence[i],
                 prompts[i].passages_cut,
-                is_refusal(texts[i], rows[i].refusals),
+                is_refusal(texts[i], rows[i].refusals_to(question)),
                 named_passages(texts[i], evidence[i]),
             )
             for i, question in enumerate(questions)

@@ -22,12 +22,15 @@ _INLINE = re.compile(r"(?<!\S)\(?([A-Ya-y1-9])\)\s+")
 _YES_NO = {"yes", "no"}
 _LONGEST = 3
 """Words of a label: what is longer and repeated may be a stock reply among free ones."""
-_ASKING = re.compile(
-    "what|which|who|whom|whose|when|where|why|how|is|are|was|were|do|does|did|has|have|can|"
-    "wer|was|wann|wo|warum|wie|welche[rsnm]?|qui|que|quoi|quand|où|pourquoi|comment|quels?|quelles?|"
-    "quién|qué|cuándo|dónde|cómo|cuál|chi|che|cosa|quando|dove|perché|come|quale"
+_WHAT = (
+    "what|which|who|whom|whose|when|where|why|how|"
+    "we[rmn]|was|wann|wo|woher|wohin|womit|wovon|wozu|woraus|woran|worin|warum|wie|welche[rsnm]?|"
+    "qui|que|quoi|quand|où|pourquoi|comment|combien|quels?|quelles?|"
+    "quién|qué|cuándo|cuánt[ao]s?|dónde|cómo|cuál|chi|che|cosa|quando|dove|perché|come|quale"
 )
+_ASKING = re.compile(f"{_WHAT}|is|are|was|were|do|does|did|has|have|can")
 """Words that a question begins with, which are written like names there."""
+_ASKS_WHAT = re.compile(rf"\W*(?!was\b)(?:{_WHAT})\b", re.IGNORECASE)  # 'Was ...?' may be English
 SLOPE, WHOLE, BIAS = 5.1, 2.0, -3.7
 """Log-odds that a claim is right: by the share of its names and numbers that its passages hold, and
 more if they hold all; fitted to training questions with a right or a wrong answer (`python -m
@@ -75,6 +78,15 @@ def _listed_in_line(question: str) -> tuple[list[str], dict[str, str]]:
     return [question[: run[0].start()]] if run else [], options
 
 
+def asks_what(question: str) -> bool:
+    """Return whether a question begins with a word that yes and no do not answer.
+
+    >>> asks_what("Woraus ist es?"), asks_what("Is it steel?")
+    (True, False)
+    """
+    return bool(_ASKS_WHAT.match(question))
+
+
 def names_held(
     question: str, passages: Sequence[Passage], frame: Collection[str] = ()
 ) -> float | None:
@@ -102,12 +114,14 @@ def _is_right(held: float | None) -> float:
 class Closed:
     """What an answer is chosen from."""
 
-    options: str = ""  # the ``marker`` or the ``text`` of an option; empty: one of the labels
+    # the ``marker`` or the ``text`` of an option, or both, a ``line``; empty: one of the labels
+    options: str = ""
     labels: tuple[str, ...] = ()
     # how likely, after the examples, the first of two labels says that passages hold what the
     # question names, that the second does, and that it has nothing to do with it
     weights: tuple[float, float, float] = (0.0, 0.0, 1.0)
     frame: tuple[str, ...] = ()  # words that the questions of all examples have
+    between: str = ""  # what stands between marker and text of a line
 
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> Closed:
@@ -117,9 +131,9 @@ class Closed:
 
     def __str__(self) -> str:
         """Return it in words."""
-        if self.options:
-            return "an option's text" if self.options == "text" else "an option, by its marker"
-        return f"one of {', '.join(self.labels)}"
+        told = {"text": "an option's text", "marker": "an option, by its marker"}
+        named = told | {"line": "an option with its marker"}
+        return named[self.options] if self.options else f"one of {', '.join(self.labels)}"
 
     def asked(self, question: str) -> str:
         """Return a question as the model reads it: without its options, from which it chooses."""
@@ -131,12 +145,16 @@ class Closed:
 
     def read(self, value: str, question: str) -> str:
         """Return what the model reads, or is to write, in place of a value."""
-        return options_of(question).get(value, value) if self.options == "marker" else value
+        return {self._shown(m, t): t for m, t in options_of(question).items()}.get(value, value)
 
     def written(self, text: str, question: str) -> str:
         """Return the value for what the model wrote."""
-        markers = {t: m for m, t in options_of(question).items()}
-        return markers.get(text, text) if self.options == "marker" else text
+        return {t: self._shown(m, t) for m, t in options_of(question).items()}.get(text, text)
+
+    def _shown(self, marker: str, text: str) -> str:
+        if self.options == "line":
+            return marker + self.between + text
+        return marker if self.options == "marker" else text
 
     def chance(self, question: str, passages: Sequence[Passage]) -> tuple[float, float] | None:
         """Return the chance of the first of two labels by the evidence, and what weight is left.
@@ -165,6 +183,15 @@ def closed_of(values: Sequence[str], answered: Sequence[Demonstration]) -> Close
     questions = [set(re.findall(r"\w+", d.question.lower())) for d in answered]
     frame = tuple(sorted(set.intersection(*questions))) if len(answered) > 1 else ()
     return Closed("", labels, _weights(labels, values, answered, frame), frame)
+
+
+def line_of(shown: Demonstration) -> tuple[str, str, str] | None:
+    """Return what stands before, between and behind marker and text of an option in an answer."""
+    for marker, text in options_of(shown.question).items():
+        line = rf"(.*?)(?<!\w){re.escape(marker)}(\W{{1,9}}){re.escape(text)}(?!\w)(.*)"
+        if match := re.fullmatch(line, shown.answer.strip(), re.DOTALL):
+            return match[1], match[2], match[3]
+    return None
 
 
 def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple[str, ...]:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from raggd.data.answers import contains_answer
-from raggd.data.contracts.letters import LETTERS
+from raggd.data.contracts.letters import CAPITALS, LETTERS
 from raggd.data.shown import says_no, shared_ends
-from raggd.data.text import in_word, is_boundary
+from raggd.data.text import UNSPACED, in_word, is_boundary
 from raggd.records import Demonstration, Passage
 
 _MARK = re.compile(r"[^\w\s]|\n")
@@ -17,9 +17,13 @@ _LETTER_MARKS = {"slug": "-", "snake": "_", "upper": "", "lower": ""}
 _LONGEST_WORD = 60  # characters of a word, marks after it included, that may belong to an entity
 _MOST_WORDS = 16  # words beside a value that may belong to an entity with it
 _WORD = re.compile(r"\w+")
+_WORD_BEFORE = rf"\w[\w,.'-]*[\s_-]+$|\w+[_-]$|[{UNSPACED}]+$"
+_WORD_BEHIND = rf"^[\s_-]+\w[\w,.'-]*|^[{UNSPACED}]+"
 _LONGEST_ONLY, _SMALL, _MOST_OWN = 300, 3, 4
 """Of an answer that is the only one: its characters, letters of words that may stand in any text,
 and words beside the part that passages hold from which on it is prose."""
+_KEY = re.compile(r'"\w+" ?:')  # of JSON: no word of an answer
+_NUMBER = re.compile(r"(?<!\S)\d+(?!\S)")  # among words: it is told, and marks nothing
 _LEAST_WHOLE = {"initials": 2 / 3, "first-word": 2 / 3, "last-word": 1.0}
 """Share of names that passages are to hold whole: capitals stand beside others by chance, too."""
 _LINK, _NAME = r"(?:(?:of|de|the|and|von|van|da|di|la) )?", r"[A-ZÀ-ÖØ-Þ][\w'.]*"
@@ -44,8 +48,11 @@ NAMES: Mapping[str, Callable[[Passage], str]] = {
     "path": lambda p: p.source,
     "file": lambda p: p.source.rpartition("/")[2],
     "titled-file": lambda p: next(iter(_IN_TITLE.findall(p.title)), ""),
+    "heading": lambda p: p.title.rpartition(" > ")[2],
+    "document": lambda p: p.title.partition(" > ")[0],
 }
-"""What answers call a passage by; a title may end with its file in parentheses."""
+"""What answers call a passage by; a title may end with its file in parentheses, or be a path of
+headings."""
 
 
 def cited_names(passages: Sequence[Passage]) -> set[str]:
@@ -55,16 +62,19 @@ def cited_names(passages: Sequence[Passage]) -> set[str]:
 
 
 def verbatim(text: str, shown: Demonstration) -> bool:
-    """Return whether a demonstration's passages hold a text as it is written."""
-    return any(text in passage.text for passage in shown.passages)
+    """Return whether a demonstration's passages hold a text as it is written, in whole words."""
+    return any(_stands_in(text, passage.text) for passage in shown.passages)
 
 
 def is_part(value: str, passages: Sequence[Passage]) -> bool:
     """Return whether a passage or its title holds a text as it is written, as words of its own."""
     texts = (" ".join(text.split()) for p in passages for text in (p.title, p.text))
+    return any(_stands_in(value, text) for text in texts)
+
+
+def _stands_in(value: str, text: str) -> bool:
     return any(
         is_boundary(text, found.start()) and is_boundary(text, found.end())
-        for text in texts
         for found in re.finditer(re.escape(value), text)
     )
 
@@ -93,12 +103,22 @@ def pieces_of(answered: Sequence[Demonstration]) -> list[Piece]:
     pieces: list[Piece] = []
     for number, column in enumerate(columns):
         pieces += [*([Piece("", "\n")] if number else []), *_cited(column, answered)]
+    pieces = _without_marks(pieces, answers)
     kinds = {piece.kind for piece in pieces} - {""}
     if "x" not in kinds:  # the name or number is what is asked for
         pieces = [VALUE if piece.kind else piece for piece in pieces]
     pieces = pieces if kinds else [VALUE]
     sentence = pieces in ([VALUE], [VALUE, Piece("", ".")]) and are_sentences(answers)
     return [VALUE] if sentence else pieces
+
+
+def _without_marks(pieces: list[Piece], answers: Sequence[str]) -> list[Piece]:
+    # a number that is the same beside every name is the mark of a note, [^1], and no passage's
+    if not {"n", "t"} <= {piece.kind for piece in pieces}:
+        return pieces
+    read = [read_answer(pieces, answer) or [] for answer in answers]
+    numbers = {piece.text for found in read for piece in found if piece.kind == "n"}
+    return [Piece("", *numbers) if p.kind == "n" and len(numbers) == 1 else p for p in pieces]
 
 
 def read_answer(pieces: Sequence[Piece], answer: str) -> list[Piece] | None:
@@ -153,8 +173,8 @@ def _wrapped(column: Sequence[str], answered: Sequence[Demonstration]) -> list[P
     if ends is None:
         return [Piece("", column[0])]
     start, end = ends
-    start = _without_entity(start, end, column, answered, r"\w[\w,.'-]*[\s_-]+$|\w+[_-]$")
-    end = _without_entity(start, end, column, answered, r"^[\s_-]+\w[\w,.'-]*")
+    start = _without_entity(start, end, column, answered, _WORD_BEFORE)
+    end = _without_entity(start, end, column, answered, _WORD_BEHIND)
     pieces = [Piece("", start), VALUE, Piece("", end)]
     return [piece for piece in pieces if piece.kind or piece.text]
 
@@ -174,8 +194,10 @@ def _around(text: str, shown: Demonstration) -> tuple[str, str] | None:
         return None
     start, end = text[:first], text[last:]
     known = set(_WORD.findall(f"{shown.question} {told}".lower()))
-    own = {word for word in _WORD.findall(f"{start} {end}".lower()) if len(word) > _SMALL}
-    return ("", "") if own & known or len(own) > _MOST_OWN else (start, end)
+    beside = _KEY.sub(" ", f"{start} {end}".lower())
+    own = {word for word in _WORD.findall(beside) if len(word) > _SMALL}
+    prose = own & known or len(own) > _MOST_OWN or _NUMBER.search(beside)
+    return ("", "") if prose else (start, end)
 
 
 def _without_entity(
@@ -221,7 +243,23 @@ def letters_of(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[s
         changed = sum(old not in {None, new} for old, new in zip(found, values, strict=True))
         if 2 * changed >= len(lettered):
             return name, [old or _guess(new) for old, new in zip(found, values, strict=True)]
-    return _shortened(values, shown) or ("same", list(values))
+    return _shortened(values, shown) or _capitals(values, shown) or ("same", list(values))
+
+
+def _capitals(
+    values: Sequence[str], shown: Sequence[Demonstration]
+) -> tuple[str, list[str]] | None:
+    # names have theirs in passages, too: one value that got some tells, if none speaks against it
+    found = [_as_written(value, d) for value, d in zip(values, shown, strict=True)]
+    pairs = [(old, new) for old, new in zip(found, values, strict=True) if old]
+    if all(old == new for old, new in pairs) or 2 * len(pairs) <= len(values):
+        return None
+    for name, change in CAPITALS.items():
+        if all(change(value) == value for value in values) and all(
+            change(old) == new for old, new in pairs
+        ):
+            return name, [old or new for old, new in zip(found, values, strict=True)]
+    return None
 
 
 def _shortened(

@@ -40,6 +40,7 @@ class Prompt:
     passages_cut: int  # passages that were shortened or dropped to fit
     passages: tuple[Passage, ...] = ()  # those that it shows
     question: str = ""  # that it ends with, behind the one before it
+    asked: str = ""  # that it ends with, as it was asked
 
 
 def _heading(passage: Passage, sources: bool) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from raggd.data.shown import parsed_json
 from raggd.data.text import text_of
 from raggd.files import read_json_lines
 from raggd.records import Demonstration, Question, RaggdError, SupportSet
@@ -36,10 +37,12 @@ def _is_spelled(listed: Any) -> bool:
     return isinstance(listed, list) and "[" in listed and "]" in listed
 
 
-def _is_list_as_text(answer: str) -> bool:
-    # "['Paris', 'Paname']": no answer of a model is ever that.
+def _is_list_as_text(answer: str, alone: bool) -> bool:
+    # "['Paris', 'Paname']": no answer of a model is ever that; a list of JSON alone may be a form.
+    if answer[:1] != "[" or (alone and parsed_json(answer) is not None):
+        return False
     try:
-        return answer[:1] == "[" and isinstance(ast.literal_eval(answer), list)
+        return isinstance(ast.literal_eval(answer), list)
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         return False
 
@@ -47,7 +50,7 @@ def _is_list_as_text(answer: str) -> bool:
 def _answers(listed: Any, where: str) -> tuple[str, ...]:
     each = listed if _is_list(listed) else [listed]
     found = [text_of(answer, "an answer", where).strip() for answer in each]
-    if any(map(_is_list_as_text, found)):
+    if any(_is_list_as_text(answer, not _is_list(listed)) for answer in found):
         raise RaggdError(f"{where}: an answer is a list written as text: write it as a list.")
     if _is_spelled(listed):  # any passage holds some letter, and would count as evidence
         found = [answer for answer in found if len(answer) > 1]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from raggd.data.shown import parsed_json, refusals_of, says_no, unsupported
+from raggd.data.shown import YES_NO, inside, parsed_json, refusals_of, says_no, unsupported
 from raggd.data.template import template_of
 from raggd.records import Demonstration
 
@@ -68,8 +69,14 @@ def _of_frames(answered: Sequence[Demonstration]) -> list[str]:
     for at, one in enumerate(answered):
         frame = template_of([*answered[:at], *answered[at + 1 :]])[0]
         literal = "".join(text for kind, text in frame.pieces if not kind) if frame else ""
-        # a word alone may be a unit that two values happen to share
-        if frame and re.search(r"[^\w\s]", literal) and frame.value_of(one.answer) is None:
+        # a word alone may be a unit that two values happen to share, or what both agree to
+        agreed = set(re.findall(r"\w+", literal.lower())) & YES_NO
+        if (
+            frame
+            and not agreed
+            and re.search(r"[^\w\s]", literal)
+            and frame.value_of(frame.without(one.question, one.answer)) is None
+        ):
             told.append(
                 f"{len(answered) - 1} of {len(answered)} answered demonstrations are {frame}, "
                 f"'{_short(one.answer)}' is not: examples of one form are followed, mixed ones are "
@@ -96,7 +103,8 @@ def _of_repetitions(demonstrations: Sequence[Demonstration]) -> list[str]:
 
 def _of_answers(demonstrations: Sequence[Demonstration]) -> list[str]:
     count, answers = len(demonstrations), {d.answer.strip() for d in demonstrations}
-    if all(map(says_no, demonstrations)):
+    bare = inside([d.answer for d in demonstrations])  # 'No problem: ...' refuses nothing
+    if all(says_no(replace(d, answer=a)) for d, a in zip(demonstrations, bare, strict=True)):
         what = f"all {count} demonstrations refuse" if count > 1 else "the demonstration refuses"
         return [f"{what}: every question will tend to be refused. Show one that is answered, too."]
     if len({d.question.strip() for d in demonstrations}) > 1 and len(answers) == 1:

@@ -10,12 +10,12 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from raggd.data.answers import contains_answer, normalise_answer
-from raggd.data.closed import options_of
+from raggd.data.closed import labels_of, options_of
 from raggd.data.documents import READERS
-from raggd.data.text import in_word
+from raggd.data.text import is_boundary
 from raggd.records import Demonstration, Passage
 
-_YES_NO = frozenset(
+YES_NO = frozenset(
     re.findall(
         r"\S+",
         "yes no ja nein oui non sí si sì sim não nee nej tak nie ano ne igen nem evet hayır da nu "
@@ -24,8 +24,8 @@ _YES_NO = frozenset(
     )
 )
 _NO = re.compile(
-    r"\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nicht|kein\w*|"
-    r"unbekannt|pas|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
+    r"^[-–—…?]+$|\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nichts?|"
+    r"kein\w*|unbekannt|pas|rien|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
     r"não|nenhum\w*|geen|onbekend|inte|ingen|ikke|brak|n/a|nie|není|nije|nema|"
     r"nincs\w*|nem|yok\w*|değil\w*|bulunam\w*|không|tidak|нет|не|ничего|"
     r"неизвестн\w*|немає|няма|нема|δεν|άγνωστ\w*|אין|לא|لا|لم|ليس\w*|غير|نیست|ندارد)\b|n't\b|\?\?"
@@ -39,7 +39,12 @@ _CITED = re.compile(
     r"[\[(#【（［〔](?:\w+ )?(\d{1,3})[\])】）］〕]"
     r"|[\[【［〔](\d{1,3}(?: ?[,;，、] ?\d{1,3})+)[\]】］〕]"
 )
+_TOLD = re.compile(r"\w{3,}|\d+")  # words that tell something, and numbers
 _FILE = re.compile(rf"[\w-](?:{'|'.join(map(re.escape, READERS))})(?!\w)", re.IGNORECASE)
+# between the parts of an answer: lines, marks of lists, of tables, of data
+_BETWEEN = re.compile(r"""[^\w .'’&/-]+|(?:^|\s)(?:[-+→–—]|\d+[.)])\s""")
+_SHORT = 3  # words that are no telling in other words
+_AGREES = re.compile(r"\b(\w+)[,.;:!]\s+(?=\S+\s+\S)")
 
 
 def without_passages(demonstrations: Sequence[Demonstration]) -> tuple[Demonstration, ...]:
@@ -68,15 +73,11 @@ def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
     start, end = _same(texts), _same([text[::-1] for text in texts])
     end = min(end, min(map(len, texts)) - start)
     first = texts[0]
-    while start and any(_in_words(t[start - 1 : start + 1]) for t in texts):
+    while not all(is_boundary(t, start) for t in texts):
         start -= 1
-    while end and any(_in_words(t[max(0, len(t) - end - 1) :][:2]) for t in texts if len(t) > end):
+    while not all(is_boundary(t, len(t) - end) for t in texts):
         end -= 1
     return first[:start], first[len(first) - end :]
-
-
-def _in_words(pair: str) -> bool:
-    return len(pair) == 2 and all(map(in_word, pair))
 
 
 def _same(texts: Sequence[str]) -> int:
@@ -100,7 +101,7 @@ def _lacking(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
         for d, found, texts in zip(demonstrations, held, bare, strict=True)
         if (d.passages or _denies(d.answer))  # of what it refuses, nothing may be found at all
         and not found
-        and not {normalise_answer(text) for text in texts} & _YES_NO
+        and not {normalise_answer(text) for text in texts} & YES_NO
         and not texts[0].isdecimal()
         and texts[0] not in options_of(d.question)
     ]
@@ -145,15 +146,37 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
 
 
 def unsupported(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
-    """Return demonstrations that lack evidence and do not refuse: they show guesses."""
+    """Return demonstrations that lack evidence and do not refuse: they show guesses.
+
+    Of an answer of several parts (a list, values under keys, a citation) one is evidence enough.
+    """
     refusals = refusals_of(demonstrations)
-    return [d for d in _lacking(demonstrations) if d.answer.strip() not in refusals]
+    lacking = [d for d in _lacking(demonstrations) if d.answer.strip() not in refusals]
+    if not lacking or labels_of(inside([d.answer for d in demonstrations]), demonstrations):
+        return []
+    parts = [set(_parts(d.answer)) for d in demonstrations]
+    differ = len({d.answer for d in demonstrations}) > 1
+    alike = set.intersection(*parts) if differ else set()
+    return [d for d in lacking if not _holds_part(d, alike)]
+
+
+def _parts(answer: str) -> list[str]:
+    return [part.strip() for part in _BETWEEN.split(answer) if re.search(r"\w", part)]
+
+
+def _holds_part(shown: Demonstration, alike: set[str]) -> bool:
+    # a part that not all answers have, an option; of what is told in other words, a name or number
+    parts, text = _parts(shown.answer), "\n".join(p.text for p in shown.passages)
+    told = len(shown.answer.split()) > _SHORT and _tells(shown)
+    own = [part for part in parts if part not in alike] if len(parts) > 1 else []
+    chosen = any(option in shown.answer for option in options_of(shown.question).values())
+    return told or chosen or contains_answer(text, own)
 
 
 def says_no(shown: Demonstration) -> bool:
     """Return whether a demonstration refuses by its words: it says no, and its passages do not."""
     said = shown.answer.strip()
-    if normalise_answer(said) in _YES_NO or not _denies(said):
+    if normalise_answer(said) in YES_NO or not _denies(said):
         return False
     return not contains_answer("\n".join(p.text for p in shown.passages), [said])
 
@@ -169,7 +192,9 @@ def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:
 
 def _denies(answer: str) -> bool:
     value = parsed_json(answer)
-    return bool(_NO.search(answer)) or (value is not None and _is_empty(value))
+    # "No, it closes at nine." is an answer
+    said = _AGREES.sub(lambda m: "" if m[1].lower() in YES_NO else m[0], answer)
+    return bool(_NO.search(said)) or (value is not None and _is_empty(value))
 
 
 def _is_empty(value: Any) -> bool:
@@ -189,13 +214,13 @@ def _strange(shown: Demonstration, bare: str) -> bool:
     # a code or a sentence of which question and passages have no word; a word or two, a phrase and
     # a name may be answers whose evidence was missed
     answer = _unwrapped(bare)
-    words = set(re.findall(r"\w{3,}", answer.lower()))
+    words = set(_TOLD.findall(answer.lower()))
     text = " ".join([shown.question, *(p.text for p in shown.passages)]).lower()
     code = answer.isupper() or bool(re.search(r"[\d_]", answer))
     name = all(word[0].isupper() for word in re.findall(r"\w{4,}", answer))
     sentence = answer[:1].isupper() or answer.endswith((".", "!", "?", "…"))
     told = code or (len(answer.split()) > 3 and sentence and not name)
-    return told and bool(words) and words.isdisjoint(re.findall(r"\w{3,}", text))
+    return told and bool(words) and words.isdisjoint(_TOLD.findall(text))
 
 
 def _unwrapped(answer: str) -> str:

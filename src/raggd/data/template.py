@@ -12,19 +12,27 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 from raggd.data.answers import contains_answer
-from raggd.data.closed import Closed, closed_of
+from raggd.data.closed import Closed, closed_of, line_of
 from raggd.data.contracts.letters import CHANGES, SHORTENED
 from raggd.data.contracts.trim import sentences
 from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of, read_answer
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
 from raggd.records import Demonstration, Passage
 
-READING = "5"
+READING = "6"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
+_FEW = 4  # characters that stand in many an answer
+_MOST_NAMES = 2
+_STOPS = frozenset(".!?。！？")
+_ASKED = "\ufdd0"  # no character: stands for the question where answers say it again
+_UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
+NUMBER = re.compile(r"(?<!\w)-?\d+(?:,\d{3})*(?:\.\d+)?")
 REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""
 
@@ -35,13 +43,14 @@ class AnswerTemplate:
 
     pieces: tuple[Piece, ...] = (VALUE,)  # one of them is the value
     letters: str = "same"  # the change of the value's own letters, a key of `CHANGES`
-    names: str = ""  # what a passage is called by, a key of `NAMES`; empty where none is named
+    names: tuple[str, ...] = ()  # what a passage is called by, keys of `NAMES`, for each place
     json: bool = False  # whether the answer is JSON, so that values are escaped
     # what the value is word for word: a ``sentence`` of a passage, or its ``title``
     quotes: str = ""
     # whether every value stands in its passages as it is written, so that an answer is held
     # to the words of its own
     extractive: bool = False
+    numbers: bool = False  # whether the value is a number beside its unit, or of JSON
     closed: Closed | None = None  # what values are chosen from: options or labels
     refusals: tuple[str, ...] = ()  # as they were shown; the model writes `REFUSAL` for the first
     given: tuple[tuple[str, str], ...] = ()  # questions and answers of the examples, as they were
@@ -50,7 +59,8 @@ class AnswerTemplate:
     def of(cls, fields: Mapping[str, Any]) -> AnswerTemplate:
         """Return the template whose fields `dataclasses.asdict` gave."""
         pieces = tuple(Piece(*pair) for pair in fields["pieces"])
-        told = {"refusals": tuple(fields["refusals"]), "given": tuple(map(tuple, fields["given"]))}
+        told = {name: tuple(fields[name]) for name in ("names", "refusals")}
+        told["given"] = tuple(map(tuple, fields["given"]))
         closed = Closed.of(fields["closed"]) if fields.get("closed") else None
         return cls(**{**fields, **told, "pieces": pieces, "closed": closed})
 
@@ -67,8 +77,8 @@ class AnswerTemplate:
         >>> str(AnswerTemplate((Piece("", "It is "), VALUE, Piece("", " ["), Piece("n")), "upper"))
         "written as 'It is ... [n', in upper letters"
         """
-        slots = {"x": "...", "n": "n", "t": self.names or "name"}
-        text = "".join(slots[kind] if kind else text for kind, text in self.pieces)
+        text = self.joined({"x": "...", "n": "n"}, self.names)
+        text = text.replace(_ASKED, "question")
         said = [f"written as '{text}'"] if len(self.pieces) > 1 else []
         kind = "alone" if self.letters in SHORTENED else "letters"
         said += [f"in {self.letters} {kind}"] if self.letters != "same" else []
@@ -89,29 +99,53 @@ class AnswerTemplate:
         'Rome [2]'
         """
         text = CHANGES[self.letters](value)
+        found = NUMBER.search(text) if self.numbers else None
+        text = found[0] if found else text
         if {piece.kind for piece in self.pieces} & {"n", "t"} and not passages:
             return text  # nothing to name
         at = _best(value, [p.text for p in passages]) if passages else 0
-        name = NAMES[self.names](passages[at]) if self.names else ""
-        slots = {"x": text, "n": str(at + 1), "t": name}
+        names = [NAMES[name](passages[at]) for name in self.names] if passages else []
+        slots = {"x": self._unmarked(text), "n": str(at + 1)}
         if self.json:
             slots = {kind: json.dumps(t, ensure_ascii=False)[1:-1] for kind, t in slots.items()}
-        written = self._joined(slots)
+            names = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
+        written = self.joined(slots, names)
         if self.json and parsed_json(written) is None:  # the examples had numbers there
-            written = self._joined({**slots, "x": f'"{slots["x"]}"'})
+            told = (slots["x"].replace(",", ""), f'"{slots["x"]}"')
+            texts = [self.joined({**slots, "x": each}, names) for each in told]
+            written = next((t for t in texts if parsed_json(t) is not None), texts[-1])
         return written
 
-    def _joined(self, slots: Mapping[str, str]) -> str:
-        return "".join(slots[kind] if kind else text for kind, text in self.pieces)
+    def _unmarked(self, text: str) -> str:
+        # without the full stop that the template writes behind it
+        behind = self.pieces[self.pieces.index(VALUE) + 1 :]
+        mark = behind[0].text[:1] if behind else ""
+        return (mark in _STOPS and text.rstrip(mark)) or text
 
-    def write(self, answer: str, passages: Sequence[Passage] = (), question: str = "") -> str:
+    def joined(self, slots: Mapping[str, str], names: Sequence[str] = ()) -> str:
+        """Return the literals with what stands in each kind of slot; names in their order."""
+        left = iter(names)
+        named = (
+            next(left, "") if kind == "t" else slots.get(kind, text) for kind, text in self.pieces
+        )
+        return "".join(named)
+
+    def write(
+        self,
+        answer: str,
+        passages: Sequence[Passage] = (),
+        question: str = "",
+        asked: str = "",  # the question alone, without the one before it
+    ) -> str:
         """Write what a model answered, in the template or without it, as the examples are written.
 
         A refusal comes out as it was shown, an option of the question by its marker.
         """
+        asked = asked or question
+        answer = self.without(asked, answer)
         for shown in self.refusals:
             if is_refusal(answer, (REFUSAL, shown)):
-                return shown
+                return _asked_again(shown, asked)
         value = self.value_of(answer)
         if value is None:  # a part of it may stand there
             first, last = self.pieces[0].text.strip(), self.pieces[-1].text.strip()
@@ -120,32 +154,37 @@ class AnswerTemplate:
             value = self.closed.written(value, question)
         if self.quotes and value and passages:
             value = _quote(self.quotes, value, passages)
-        return self.fill(value, passages) if value else answer
+        return _asked_again(self.fill(value, passages) if value else answer, asked)
+
+    def refusals_to(self, question: str) -> tuple[str, ...]:
+        """Return the refusals as they are written for a question, which they may say again."""
+        return tuple(_asked_again(shown, question) for shown in self.refusals)
+
+    def without(self, question: str, answer: str) -> str:
+        """Return an answer with a mark for the question, where the template says it again."""
+        again = any(_ASKED in piece.text for piece in self.pieces)
+        return _marked(question, answer) if again else answer
 
     def value_of(self, answer: str) -> str | None:
         """Return what stands in the place of the value; None where the answer is not so written."""
-        return self._slot("x", answer)
+        return next(iter(self._slots("x", answer)), None)
 
     def cited_in(self, answer: str, passages: Sequence[Passage]) -> list[Passage]:
         """Return the passages that an answer names; all of them where the template names none."""
         if not {piece.kind for piece in self.pieces} & {"n", "t"}:
             return list(passages)
-        number, name = self._slot("n", answer), self._slot("t", answer)
+        number, names = self._slots("n", answer), self._slots("t", answer)
         return [
             passage
             for i, passage in enumerate(passages, start=1)
-            if number in {None, str(i)}
-            and (name is None or (self.names and name == NAMES[self.names](passage)))
+            if number in ([], [str(i)]) and names == [NAMES[name](passage) for name in self.names]
         ]
 
-    def _slot(self, kind: str, answer: str) -> str | None:
+    def _slots(self, kind: str, answer: str) -> list[str]:
         found = [part.text for part in read_answer(self.pieces, answer) or () if part.kind == kind]
-        if not found or not self.json:
-            return found[0] if found else None
-        try:
-            return str(json.loads(f'"{found[0]}"'))
-        except ValueError:
-            return None
+        with suppress(ValueError):
+            return [str(json.loads(f'"{text}"')) for text in found] if self.json else found
+        return []
 
 
 def _quote(kind: str, text: str, passages: Sequence[Passage]) -> str:
@@ -182,11 +221,15 @@ def template_of(
     None where there is no refusal either.
     """
     shown, refusals = tuple(demonstrations), refusals_of(demonstrations)
-    answered = [d for d in shown if d.answer.strip() not in refusals]
+    answered = _without_questions([d for d in shown if d.answer.strip() not in refusals])
+    told = refusals
+    if any(_ASKED in d.answer for d in answered):
+        pairs = [(d.question, d.answer.strip()) for d in shown if d.answer.strip() in refusals]
+        told = tuple(dict.fromkeys(_marked(*pair) for pair in pairs))
     read = _read(answered) if answered else AnswerTemplate()
     values = [read.value_of(d.answer) or "" for d in answered]
     template, before = _closed(read, values, answered) or _open(read, values, answered)
-    template = replace(template, refusals=refusals if answered else ())
+    template = replace(template, refusals=told if answered else ())
     if template == AnswerTemplate():
         return None, shown
     plain = iter(before)
@@ -200,6 +243,27 @@ def template_of(
     )
 
 
+def _marked(question: str, answer: str) -> str:
+    # an answer with a mark for the question, which JSON may hold in two spellings
+    spelled = [question]
+    if parsed_json(answer) is not None:
+        spelled = [json.dumps(question, ensure_ascii=plain)[1:-1] for plain in (False, True)]
+    for text in spelled:
+        answer = answer.replace(text, _ASKED) if len(text) > _FEW else answer
+    return answer
+
+
+def _asked_again(written: str, question: str) -> str:
+    told = json.dumps(question, ensure_ascii=False)[1:-1] if parsed_json(written) else question
+    return written.replace(_ASKED, told)
+
+
+def _without_questions(answered: Sequence[Demonstration]) -> list[Demonstration]:
+    # with the mark, where every answer says its own question again
+    marked = [replace(d, answer=_marked(d.question, d.answer)) for d in answered]
+    return marked if all(_ASKED in d.answer for d in marked) else list(answered)
+
+
 def _closed(
     template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
 ) -> tuple[AnswerTemplate, list[str]] | None:
@@ -207,6 +271,13 @@ def _closed(
     if not all(values):  # one is part of another: 'supported', 'not supported'
         template, values = AnswerTemplate(), [d.answer.strip() for d in answered]
     closed = closed_of(values, answered)
+    lines = set(map(line_of, answered))
+    if len(lines) == 1 and (line := lines.pop()):
+        before, between, behind = line
+        pieces = (Piece("", before), VALUE, Piece("", behind))
+        template = replace(template, pieces=tuple(p for p in pieces if p.kind or p.text))
+        closed = Closed("line", between=between)
+        values = [template.value_of(d.answer) or "" for d in answered]
     if closed is None:
         return None
     pairs = zip(values, answered, strict=True)
@@ -222,20 +293,34 @@ def _open(
     if not _settled(template, before, answered):
         template, before = AnswerTemplate(), [d.answer for d in answered]
     extractive = not template.quotes and _extractive(before, answered)
-    return replace(template, extractive=extractive), before
+    numbers = _are_numbers(template, before)
+    return replace(template, extractive=extractive or numbers, numbers=numbers), before
 
 
 def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
     pieces = tuple(pieces_of(answered))
-    if pieces.count(VALUE) != 1:
+    if pieces.count(VALUE) != 1 or pieces.count(Piece("t")) > _MOST_NAMES:
         return AnswerTemplate()
     written = len(pieces) > 1 and all(parsed_json(d.answer) is not None for d in answered)
-    template = AnswerTemplate(pieces, json=written)
-    for names in NAMES if Piece("t") in pieces else ():
+    template = _with_stops(AnswerTemplate(pieces, json=written), answered)
+    for names in product(NAMES, repeat=pieces.count(Piece("t"))):
         named = replace(template, names=names)
         if all(named.cited_in(d.answer, d.passages) for d in answered):
             return named
     return template
+
+
+def _with_stops(template: AnswerTemplate, answered: Sequence[Demonstration]) -> AnswerTemplate:
+    # a full stop behind values that are sentences of their passages is theirs
+    at = template.pieces.index(VALUE) + 1
+    behind = "".join(piece.text for piece in template.pieces[at : at + 1])
+    if behind[:1] not in _STOPS or (len(behind) == 1 and template.pieces[at + 1 :]):
+        return template
+    rest = [Piece("", behind[1:])] if behind[1:] else []
+    pieces = (*template.pieces[:at], *rest, *template.pieces[at + 1 :])
+    longer = replace(template, pieces=pieces)
+    values = [longer.value_of(d.answer) or "" for d in answered]
+    return longer if _quoted(values, answered) == "sentence" else template
 
 
 def _quoted(values: Sequence[str], answered: Sequence[Demonstration]) -> str:
@@ -254,6 +339,15 @@ def _extractive(values: Sequence[str], answered: Sequence[Demonstration]) -> boo
     return told and all(len(value) > 1 and is_part(value, d.passages) for value, d in pairs)
 
 
+def _are_numbers(template: AnswerTemplate, values: Sequence[str]) -> bool:
+    # of JSON, where no word could stand; else beside a unit alone, which words would say again
+    if len(template.pieces) < 2 or not all(map(NUMBER.fullmatch, values)):
+        return False
+    if template.json:
+        return parsed_json(template.joined({"x": "x", "n": "1"})) is None
+    return bool(_UNIT.fullmatch(template.joined({"x": "0", "n": "1"})))
+
+
 def _settled(
     template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
 ) -> bool:
@@ -266,7 +360,8 @@ def _settled(
         any(contains_answer(p.text, [value]) for p in passages)
         for value, passages in zip(values, cited, strict=True)
     ]
-    numbers = re.findall(r"\d+", " ".join(piece.text for piece in template.pieces))
+    literal = template.joined({"x": " ", "n": " "})
+    numbers = re.findall(r"\d+", re.sub(r"\[\^\d+\]", "", literal))  # but for marks of notes
     alike = any(all(held(number, d) for d in answered) for number in numbers)
     enough = sum(found) > len(found) / 2 if len(found) > 2 else all(found)
     return (

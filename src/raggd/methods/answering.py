@@ -24,8 +24,9 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import Update, stack_updates
+from raggd.data.closed import asks_what
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
-from raggd.data.template import REFUSAL
+from raggd.data.template import NUMBER, REFUSAL
 from raggd.data.text import without_marks
 from raggd.methods.base import Adapted
 from raggd.records import Passage, RaggdError
@@ -64,7 +65,7 @@ def render(
         earlier=earlier,
         sources=adapted.sources,
     )
-    return replace(prompt, question=prompt.question.removesuffix(asked) + question)
+    return replace(prompt, question=prompt.question.removesuffix(asked) + question, asked=question)
 
 
 def bounded_prompt(
@@ -188,10 +189,13 @@ def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | No
         return Extract(backbone, (), [*choices, *refusal], chance)
     if not template.extractive or not prompt.passages:
         return None
-    texts = [text for p in prompt.passages for text in (p.title, p.text) if text]
+    texts = [t for p in prompt.passages for t in (*p.title.split(" > "), p.text) if t]
+    if template.numbers:
+        return Extract(backbone, [n for text in texts for n in NUMBER.findall(text)], refusal)
     if not any(set("*`") & set(d.answer) for d in row.shown):  # Markdown's, and they show none
         texts = [without_marks(text) for text in texts]
-    return Extract(backbone, texts, [*VERDICTS, *refusal])
+    verdicts = () if asks_what(prompt.asked) else VERDICTS
+    return Extract(backbone, texts, [*verdicts, *refusal])
 
 
 def answer_rows(

@@ -37,10 +37,14 @@ class Adapted:
     rule: RefusalRule | None = None  # decides whether to refuse, where a refusal was shown
     sources: bool = False  # whether passages are shown with the names of their files
 
-    @property
-    def unasked(self) -> str:
-        """The answer where nothing is found: the refusal that was shown first, or nothing."""
-        return next(iter(self.refusals), "")
+    def refusals_to(self, question: str) -> tuple[str, ...]:
+        """Return the refusals that were shown, as they are written for a question."""
+        told = self.template.refusals_to(question) if self.template else ()
+        return told or self.refusals
+
+    def unasked(self, question: str) -> str:
+        """Return the answer where nothing is found: the refusal shown first, or nothing."""
+        return next(iter(self.refusals_to(question)), "")
 
     def given(self) -> tuple[Demonstration, ...]:
         """Return the demonstrations shown, with questions and answers as they were given."""
@@ -53,7 +57,7 @@ class Adapted:
         """Return what the model wrote in the template that was shown, if one was."""
         if self.template is None:
             return answer
-        return self.template.write(answer, prompt.passages, prompt.question)
+        return self.template.write(answer, prompt.passages, prompt.question, prompt.asked)
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,7 +193,7 @@ class Reply(Response):
         )
         if row.done:
             text = row.writer.text
-            details.refused = is_refusal(text, row.adapted.refusals)
+            details.refused = is_refusal(text, row.adapted.refusals_to(row.prompt.asked))
             details.named = list(named_passages(text, evidence))
             details.valid_json = request.format.fits(text) if request.format else None
             details.timings, details.batch = {**request.timings, **row.timings}, row.batch

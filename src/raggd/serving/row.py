@@ -326,7 +326,7 @@ class Row:
         """Finish without asking the model: with the refusal that was shown, or nothing."""
         self._times += [time.perf_counter()] * 3
         self.reason, self.done = "stop", True
-        text = self.writer.say(self.adapted.unasked)
+        text = self.writer.say(self.adapted.unasked(self.prompt.asked))
         self.emit(self, TextPiece(text, None, "stop"))
 
     def fail(self, error: ApiError) -> None:

@@ -31,4 +31,9 @@ SHORTENED: Mapping[str, Callable[[str], str]] = {
     "initials": _initials,
 }
 """What may be left of a name. Each leaves its own result as it is."""
-CHANGES = {**LETTERS, **SHORTENED}
+CAPITALS: Mapping[str, Callable[[str], str]] = {
+    "capital": lambda text: text[:1].upper() + text[1:],
+    "titled": lambda text: re.sub(r"(?<![\w'’])[^\W\d_]", lambda letter: letter[0].upper(), text),
+}
+"""Capitals at the beginning, or of every word. Each leaves its own result as it is."""
+CHANGES = {**LETTERS, **SHORTENED, **CAPITALS}

@@ -22,7 +22,8 @@ from raggd.data.closed import VERDICTS, Closed, closed_of, names_held, options_o
 from raggd.data.contracts.base import Asked
 from raggd.data.contracts.families import KNOWN
 from raggd.data.contracts.lessons import Lesson
-from raggd.data.template import AnswerTemplate, template_of
+from raggd.data.reading import template_of
+from raggd.data.template import AnswerTemplate
 from raggd.evaluation.forms import infer_form
 from raggd.methods.answering import answer_batch, extract_of, render
 from raggd.methods.base import Adapted

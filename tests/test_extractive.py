@@ -20,7 +20,8 @@ from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt, answer_tokens
-from raggd.data.template import REFUSAL, AnswerTemplate, template_of
+from raggd.data.reading import template_of
+from raggd.data.template import REFUSAL, AnswerTemplate
 from raggd.data.text import is_boundary
 from raggd.methods.answering import VERDICTS, extract_of, render
 from raggd.methods.base import Adapted

@@ -16,9 +16,10 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.pieces import VALUE, Piece
+from raggd.data.reading import template_of
 from raggd.data.remarks import remarks_on
 from raggd.data.shown import refusals_of
-from raggd.data.template import REFUSAL, AnswerTemplate, template_of
+from raggd.data.template import REFUSAL, AnswerTemplate
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.base import Adapted
 from raggd.methods.examples import ExamplesPrefix

@@ -27,8 +27,9 @@ from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
 from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens
+from raggd.data.reading import template_of
 from raggd.data.shown import without_passages
-from raggd.data.template import REFUSAL, template_of
+from raggd.data.template import REFUSAL
 from raggd.records import RaggdError, content_id
 from raggd.settings import ExamplesSettings, TrainingSettings
 

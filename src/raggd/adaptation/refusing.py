@@ -20,7 +20,7 @@ from raggd.backbone.refusal import RefusalRule
 from raggd.data.contracts.families import check_held_out, draw_contract
 from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.prepared import Prepared
-from raggd.data.template import template_of
+from raggd.data.reading import template_of
 from raggd.records import RaggdError
 
 LESSONS = 800

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from raggd.data.reading import template_of
 from raggd.data.shown import YES_NO, inside, parsed_json, refusals_of, says_no, unsupported
-from raggd.data.template import template_of
 from raggd.records import Demonstration
 
 _SPELLED = 1.5  # tokens a character from which on a script is one that the tokenizer hardly knows

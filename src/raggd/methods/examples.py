@@ -17,8 +17,8 @@ from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule, load_rule
 from raggd.core.low_rank import BaseAdapter, Update, load_update
 from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
+from raggd.data.reading import READING, template_of
 from raggd.data.shown import names_files, refusals_of, without_passages
-from raggd.data.template import READING, template_of
 from raggd.methods.base import Adapted
 from raggd.methods.spec import (
     EXAMPLES_FILE,

@@ -17,7 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from raggd.assembly import POCKET, Assembly
 from raggd.data.benchmarks import HUB, SPLITS, find_file, known_benchmarks, scored_questions
-from raggd.data.template import READING
+from raggd.data.reading import READING
 from raggd.evaluation.runner import deciding_values
 from raggd.files import file_hash
 from raggd.methods.spec import (

@@ -1,0 +1,171 @@
+"""Reading what examples share: their `AnswerTemplate`, and what they are without it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import product
+
+from raggd.data.answers import contains_answer
+from raggd.data.closed import Closed, closed_of, line_of
+from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of
+from raggd.data.shown import parsed_json, refusals_of
+from raggd.data.template import (
+    ASKED,
+    NUMBER,
+    REFUSAL,
+    STOPS,
+    AnswerTemplate,
+    marked,
+    whole_sentences,
+)
+from raggd.records import Demonstration
+
+READING = "6"
+"""Raised when the same examples are read otherwise, so that stored states are made again."""
+_MOST_NAMES = 2
+_UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
+
+
+def template_of(
+    demonstrations: Sequence[Demonstration],
+) -> tuple[AnswerTemplate | None, tuple[Demonstration, ...]]:
+    """Return the template that answers share, and the demonstrations as they are without it.
+
+    Answers are left as they are where they share nothing, where passages hold less than most of the
+    values, or others are named than those: then it is the model that follows the examples.
+    None where there is no refusal either.
+    """
+    shown, refusals = tuple(demonstrations), refusals_of(demonstrations)
+    answered = _without_questions([d for d in shown if d.answer.strip() not in refusals])
+    told = refusals
+    if any(ASKED in d.answer for d in answered):
+        pairs = [(d.question, d.answer.strip()) for d in shown if d.answer.strip() in refusals]
+        told = tuple(dict.fromkeys(marked(*pair) for pair in pairs))
+    read = _read(answered) if answered else AnswerTemplate()
+    values = [read.value_of(d.answer) or "" for d in answered]
+    template, before = _closed(read, values, answered) or _open(read, values, answered)
+    template = replace(template, refusals=told if answered else ())
+    if template == AnswerTemplate():
+        return None, shown
+    plain = iter(before)
+    return replace(template, given=tuple((d.question, d.answer) for d in shown)), tuple(
+        replace(
+            d,
+            question=template.asked(d.question),
+            answer=REFUSAL if d.answer.strip() in refusals else next(plain),
+        )
+        for d in shown
+    )
+
+
+def _without_questions(answered: Sequence[Demonstration]) -> list[Demonstration]:
+    # with the mark, where every answer says its own question again
+    told = [replace(d, answer=marked(d.question, d.answer)) for d in answered]
+    return told if all(ASKED in d.answer for d in told) else list(answered)
+
+
+def _closed(
+    template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
+) -> tuple[AnswerTemplate, list[str]] | None:
+    # the template whose values are options or labels, and the values as the model reads them
+    if not all(values):  # one is part of another: 'supported', 'not supported'
+        template, values = AnswerTemplate(), [d.answer.strip() for d in answered]
+    closed = closed_of(values, answered)
+    lines = set(map(line_of, answered))
+    if len(lines) == 1 and (line := lines.pop()):
+        before, between, behind = line
+        pieces = (Piece("", before), VALUE, Piece("", behind))
+        template = replace(template, pieces=tuple(p for p in pieces if p.kind or p.text))
+        closed = Closed("line", between=between)
+        values = [template.value_of(d.answer) or "" for d in answered]
+    if closed is None:
+        return None
+    pairs = zip(values, answered, strict=True)
+    return replace(template, closed=closed), [closed.read(v, d.question) for v, d in pairs]
+
+
+def _open(
+    template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
+) -> tuple[AnswerTemplate, list[str]]:
+    # the template whose values are found in passages, and the values as passages spell them
+    letters, before = letters_of(values, answered)
+    template = replace(template, letters=letters, quotes=_quoted(values, answered))
+    if not _settled(template, before, answered):
+        template, before = AnswerTemplate(), [d.answer for d in answered]
+    extractive = not template.quotes and _extractive(before, answered)
+    numbers = _are_numbers(template, before)
+    return replace(template, extractive=extractive or numbers, numbers=numbers), before
+
+
+def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
+    pieces = tuple(pieces_of(answered))
+    if pieces.count(VALUE) != 1 or pieces.count(Piece("t")) > _MOST_NAMES:
+        return AnswerTemplate()
+    written = len(pieces) > 1 and all(parsed_json(d.answer) is not None for d in answered)
+    template = _with_stops(AnswerTemplate(pieces, json=written), answered)
+    for names in product(NAMES, repeat=pieces.count(Piece("t"))):
+        named = replace(template, names=names)
+        if all(named.cited_in(d.answer, d.passages) for d in answered):
+            return named
+    return template
+
+
+def _with_stops(template: AnswerTemplate, answered: Sequence[Demonstration]) -> AnswerTemplate:
+    # a full stop behind values that are sentences of their passages is theirs
+    at = template.pieces.index(VALUE) + 1
+    behind = "".join(piece.text for piece in template.pieces[at : at + 1])
+    if behind[:1] not in STOPS or (len(behind) == 1 and template.pieces[at + 1 :]):
+        return template
+    rest = [Piece("", behind[1:])] if behind[1:] else []
+    pieces = (*template.pieces[:at], *rest, *template.pieces[at + 1 :])
+    longer = replace(template, pieces=pieces)
+    values = [longer.value_of(d.answer) or "" for d in answered]
+    return longer if _quoted(values, answered) == "sentence" else template
+
+
+def _quoted(values: Sequence[str], answered: Sequence[Demonstration]) -> str:
+    pairs = list(zip(values, answered, strict=True))
+    if len(values) > 1 and all(value in whole_sentences(d.passages) for value, d in pairs):
+        return "sentence"
+    titled = all(any(value == p.title for p in d.passages) for value, d in pairs)
+    # a title that the text holds, too, may be meant as what the text says
+    return "title" if len(values) > 1 and titled and not all(held(v, d) for v, d in pairs) else ""
+
+
+def _extractive(values: Sequence[str], answered: Sequence[Demonstration]) -> bool:
+    # labels come back and are short; one example shows too little
+    told = len(values) > 1 and len(set(values)) == len(values)
+    pairs = zip(values, answered, strict=True)
+    return told and all(len(value) > 1 and is_part(value, d.passages) for value, d in pairs)
+
+
+def _are_numbers(template: AnswerTemplate, values: Sequence[str]) -> bool:
+    # of JSON, where no word could stand; else beside a unit alone, which words would say again
+    if len(template.pieces) < 2 or not all(map(NUMBER.fullmatch, values)):
+        return False
+    if template.json:
+        return parsed_json(template.joined({"x": "x", "n": "1"})) is None
+    return bool(_UNIT.fullmatch(template.joined({"x": "0", "n": "1"})))
+
+
+def _settled(
+    template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
+) -> bool:
+    # every value on one line, most of them in a passage that their answer names: retrieval may
+    # have missed one; a number that all passages hold is a second value that happens to be alike
+    if not all(value.strip() and "\n" not in value for value in values):
+        return False
+    cited = [template.cited_in(d.answer, d.passages) for d in answered]
+    found = [
+        any(contains_answer(p.text, [value]) for p in passages)
+        for value, passages in zip(values, cited, strict=True)
+    ]
+    literal = template.joined({"x": " ", "n": " "})
+    numbers = re.findall(r"\d+", re.sub(r"\[\^\d+\]", "", literal))  # but for marks of notes
+    alike = any(all(held(number, d) for d in answered) for number in numbers)
+    enough = sum(found) > len(found) / 2 if len(found) > 2 else all(found)
+    return (
+        all(cited) and not alike and bool(template.letters != "same" or template.quotes or enough)
+    )

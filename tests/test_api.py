@@ -20,7 +20,9 @@ from raggd.backbone.batch import known_tokens
 from raggd.backbone.load import Backbone
 from raggd.cli.ask import ask_result
 from raggd.core.low_rank import tensors_of
+from raggd.data.closed import Closed
 from raggd.data.remarks import DemonstrationWarning
+from raggd.data.template import AnswerTemplate
 from raggd.methods import answering
 from raggd.methods.answering import bounded_prompt
 from raggd.methods.base import Adapted
@@ -182,6 +184,14 @@ def test_where_nothing_is_found_the_answer_is_the_refusal_that_was_shown(rag: Ra
     ]
     assert not answers[2].refused
     assert not rag.answer(foreign, shown, guess=True).refused
+
+
+def test_where_nothing_is_found_a_question_is_still_sorted_into_the_classes_shown(rag: Rag) -> None:
+    foreign, adapted = "quando apre il museo ?", rag.adapt(PAIRS)
+    for labels in (("north", "south"), ("yes", "no")):
+        sorting = AnswerTemplate(closed=Closed(labels=labels))
+        answer = rag.answer(foreign, replace(adapted, template=sorting))
+        assert (answer.text in labels, answer.hits) == ("yes" not in labels, 0)
 
 
 def test_other_methods(rag: Rag) -> None:

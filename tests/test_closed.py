@@ -160,6 +160,33 @@ def test_answers_that_may_be_free_are_no_labels(answers: tuple[str, ...]) -> Non
     assert closed_of(answers, shown) is None
 
 
+@pytest.mark.parametrize("grades", [("P1", "P3", "P2"), ("level 2", "level 1"), ("S-3", "S-1")])
+def test_grades_of_one_scale_are_labels_though_none_comes_back(grades: tuple[str, ...]) -> None:
+    shown = [replace(label(g, f"q{i}"), passages=()) for i, g in enumerate(grades)]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert template.closed is not None
+    assert (template.closed.labels, tuple(plain)) == (grades, tuple(shown))
+    assert template.classes
+    mixed = [*shown[:-1], replace(shown[-1], answer="Q1")]
+    held = [replace(d, passages=(Passage("p", f"see {d.answer} .", "a"),)) for d in shown]
+    for others in (mixed, held):
+        template, _ = template_of(others)
+        assert template is None or template.closed is None
+
+
+def test_yes_and_no_are_no_classes_in_any_language_and_need_their_passages() -> None:
+    for labels, classes in ((("ja", "nein", "ja"), False), (("hr", "it", "hr"), True)):
+        shown = [replace(label(a, f"q{i}"), passages=()) for i, a in enumerate(labels)]
+        template, _ = template_of(shown)
+        assert template is not None
+        assert template.classes is classes
+        assert template.closed is not None
+        assert template.closed.chance("Who is Ann?", ()) is None, "the evidence tells nothing"
+        assert Adapted(template=template).needs_passages is not classes
+        assert Adapted(template=template, refusals=("none",)).needs_passages
+
+
 def test_a_label_may_be_part_of_another() -> None:
     shown = [label(a, f"q{i}") for i, a in enumerate(("supported", "not supported", "supported"))]
     template, plain = template_of(shown)

@@ -500,6 +500,8 @@ def test_a_refusal_of_which_nothing_was_found_is_one_too() -> None:
     guess = [replace(d, answer="Verona") if "manual" in d.answer else d for d in bare]
     assert refusals_of(guess) == ()
     assert refusals_of([replace(d, passages=()) for d in some]) == (), "then nothing tells"
+    alone = [d for d in bare if "manual" in d.answer]
+    assert refusals_of(alone * 2) == ("not in our manual",), "all of them refuse"
 
 
 def test_odd_sets_are_remarked_on() -> None:
@@ -555,6 +557,8 @@ def test_an_example_of_which_nothing_is_found_is_told_unless_it_refuses() -> Non
         bare = replace(some[0], question="who ?", answer=answer, passages=())
         remarks = remarks_on([*some, bare])
         assert remarks == ["No passage at all was found for the demonstration 'who ?'."] * told
+    classes = [replace(bare, question=f"q{i}", answer=a) for i, a in enumerate(("hr", "it", "hr"))]
+    assert remarks_on(classes, searched=True) == []
 
 
 def test_repeated_and_contradicting_demonstrations_are_told() -> None:

@@ -107,6 +107,18 @@ def test_an_example_may_refuse_what_nothing_is_found_for(
     assert ask(client, questions(1)[0], "raggd", extra_body={"raggd": {"demonstrations": shown}})
 
 
+def test_demonstrations_that_sort_questions_need_no_passages(
+    server: Running, client: openai.OpenAI
+) -> None:
+    def sorted_into(*answers: str):
+        shown = [{"question": f"wer {i} ?", "answer": answer} for i, answer in enumerate(answers)]
+        return ask(client, "wo ?", "raggd", extra_body={"raggd": {"demonstrations": shown}})
+
+    assert sorted_into("north", "south", "north").raggd["support"]
+    with pytest.raises(openai.BadRequestError, match="no passage fits demonstration 1"):
+        sorted_into("north", "south", "east")
+
+
 def test_a_stream_says_the_same_in_pieces(server: Running, client: openai.OpenAI) -> None:
     model = f"adapted/{store(server, 0)}"
     for question in questions(6):

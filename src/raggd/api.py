@@ -241,7 +241,7 @@ class Rag:
             ]
             texts = {i: row.unasked(questions[i]) for i, row in enumerate(rows)}
             guess = guess or not settings.retrieval.top_k
-            told = [i for i, r in enumerate(rows) if guess or evidence[i] or not r.reads_evidence]
+            told = [i for i, r in enumerate(rows) if guess or evidence[i] or not r.needs_passages]
             size, most = settings.evaluation.batch, settings.evaluation.max_answer_tokens
             for batch in batches_of(rows, told, size):
                 parts = [rows[i] for i in batch], [prompts[i] for i in batch]

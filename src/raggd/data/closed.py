@@ -19,7 +19,15 @@ from raggd.records import Demonstration, Passage
 
 _LINE = re.compile(r"[ \t]*(?:\(?(\w{1,4})[).]|\[(\w{1,4})\]|(\w):)[ \t]+(\S.*)")
 _INLINE = re.compile(r"(?<!\S)\(?([A-Ya-y1-9])\)\s+")
-_YES_NO = {"yes", "no"}
+YES_NO = frozenset(
+    re.findall(
+        r"\S+",
+        "yes no ja nein oui non sí si sì sim não nee nej tak nie ano ne igen nem evet hayır da nu "
+        "да нет так ні не ναι όχι 是 否 はい いいえ 예 네 아니요 아니오 نعم لا כן לא हाँ हां नहीं "
+        "ใช่ ไม่ có không ya tidak",
+    )
+)
+_GRADE = re.compile(r"([A-Za-z]{1,10}[ -]?)\d")  # P1, Level 2
 _LONGEST = 3
 """Words of a label: what is longer and repeated may be a stock reply among free ones."""
 _WHAT = (
@@ -135,6 +143,11 @@ class Closed:
         named = told | {"line": "an option with its marker"}
         return named[self.options] if self.options else f"one of {', '.join(self.labels)}"
 
+    @property
+    def classes(self) -> bool:
+        """Whether the labels may be classes of questions: all but yes and no."""
+        return bool(self.labels) and not {label.lower() for label in self.labels} & YES_NO
+
     def asked(self, question: str) -> str:
         """Return a question as the model reads it: without its options, from which it chooses."""
         return (self.options and _listed(question)[0]) or question
@@ -160,9 +173,9 @@ class Closed:
         """Return the chance of the first of two labels by the evidence, and what weight is left.
 
         The model's own chance of it, times that weight, is to be added; None where the examples
-        are not of two labels.
+        are not of two labels, or nothing was found.
         """
-        if len(self.labels) != 2:
+        if len(self.labels) != 2 or not passages:
             return None
         right = _is_right(names_held(question, passages, self.frame))
         first, second, free = self.weights
@@ -194,18 +207,28 @@ def line_of(shown: Demonstration) -> tuple[str, str, str] | None:
     return None
 
 
+def are_grades(values: Sequence[str]) -> bool:
+    """Return whether all values are grades of one scale: P1, P3."""
+    scales = {match and match[1] for match in map(_GRADE.fullmatch, values)}
+    return len(values) > 1 and len(scales) == 1 and None not in scales
+
+
 def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple[str, ...]:
     """Return the labels that values are: yes and no, or some that come back and few passages hold.
+
+    Grades of one scale, P1 and P3, need not come back.
 
     >>> labels_of(["No", "No"], [])
     ('Yes', 'No')
     """
-    if values and {value.lower() for value in values} <= _YES_NO:
+    if values and {value.lower() for value in values} <= {"yes", "no"}:
         style = str.upper if all(v.isupper() for v in values) else str.lower
         style = str.capitalize if all(v.istitle() for v in values) else style
         return style("yes"), style("no")
     repeated = 1 < len(set(values)) < len(values) and not all(v.isdecimal() for v in values)
-    if not repeated or any(not v or len(v.split()) > _LONGEST for v in values):
+    if not (repeated or are_grades(values)) or any(
+        not v or len(v.split()) > _LONGEST for v in values
+    ):
         return ()
     pairs = zip(values, answered, strict=True)
     held = sum(contains_answer("\n".join(p.text for p in d.passages), [v]) for v, d in pairs)

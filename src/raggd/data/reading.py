@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import product
 
 from raggd.data.answers import contains_answer
-from raggd.data.closed import Closed, closed_of, line_of
+from raggd.data.closed import Closed, are_grades, closed_of, line_of
 from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of
 from raggd.data.shown import parsed_json, refusals_of
 from raggd.data.template import (
@@ -22,7 +22,7 @@ from raggd.data.template import (
 )
 from raggd.records import Demonstration
 
-READING = "6"
+READING = "7"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 _MOST_NAMES = 2
 _UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
@@ -70,8 +70,10 @@ def _closed(
     template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
 ) -> tuple[AnswerTemplate, list[str]] | None:
     # the template whose values are options or labels, and the values as the model reads them
-    if not all(values):  # one is part of another: 'supported', 'not supported'
-        template, values = AnswerTemplate(), [d.answer.strip() for d in answered]
+    whole = [d.answer.strip() for d in answered]
+    # one is part of another, 'supported', 'not supported', or all share the letter of a scale
+    if not all(values) or are_grades(whole):
+        template, values = AnswerTemplate(), whole
     closed = closed_of(values, answered)
     lines = set(map(line_of, answered))
     if len(lines) == 1 and (line := lines.pop()):

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from raggd.data.closed import YES_NO
 from raggd.data.reading import template_of
-from raggd.data.shown import YES_NO, inside, parsed_json, refusals_of, says_no, unsupported
+from raggd.data.shown import inside, parsed_json, refusals_of, says_no, unsupported
 from raggd.records import Demonstration
 
 _SPELLED = 1.5  # tokens a character from which on a script is one that the tokenizer hardly knows
@@ -135,6 +136,9 @@ def _of_script(demonstrations: Sequence[Demonstration], tokenizer: Any) -> list[
 def _of_passages(
     demonstrations: Sequence[Demonstration], refusals: Sequence[str], searched: bool
 ) -> list[str]:
+    template = template_of(demonstrations)[0]
+    if template and template.classes:
+        return []
     bare = [
         d for d in demonstrations if not (d.passages or says_no(d) or d.answer.strip() in refusals)
     ]

@@ -10,19 +10,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from raggd.data.answers import contains_answer, normalise_answer
-from raggd.data.closed import labels_of, options_of
+from raggd.data.closed import YES_NO, labels_of, options_of
 from raggd.data.documents import READERS
 from raggd.data.text import is_boundary
 from raggd.records import Demonstration, Passage
 
-YES_NO = frozenset(
-    re.findall(
-        r"\S+",
-        "yes no ja nein oui non sí si sì sim não nee nej tak nie ano ne igen nem evet hayır da nu "
-        "да нет так ні не ναι όχι 是 否 はい いいえ 예 네 아니요 아니오 نعم لا כן לא हाँ हां नहीं "
-        "ใช่ ไม่ có không ya tidak",
-    )
-)
 _NO = re.compile(
     r"^[-–—…?]+$|\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nichts?|"
     r"kein\w*|unbekannt|pas|rien|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
@@ -129,10 +121,13 @@ def _bare(answers: Sequence[str], i: int) -> list[str]:
 def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     """Find the answers that say that the passages hold none.
 
-    A demonstration whose passages lack its answer shows a refusal, if its answer says no; and if
-    it alone is of its kind, given twice or without a word of question and passages.
+    A demonstration whose passages lack its answer shows a refusal, if its answer says no, or those
+    of all do; and if it alone is of its kind, given twice or without a word of question and
+    passages.
     """
     answers = [d.answer.strip() for d in demonstrations]
+    if all(map(says_no, demonstrations)):
+        return tuple(dict.fromkeys(answers))
     lacking = _lacking(demonstrations)
     held = {d.answer.strip() for d in demonstrations if d not in lacking}
     texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in held}

@@ -66,6 +66,11 @@ class AnswerTemplate:
         plain = replace(self, extractive=False, given=(), closed=None if labels else self.closed)
         return plain != AnswerTemplate()
 
+    @property
+    def classes(self) -> bool:
+        """Whether answers sort questions into classes, for which no passage need be found."""
+        return self.closed is not None and self.closed.classes
+
     def __str__(self) -> str:
         """Return it in words; empty where nothing but a refusal is settled.
 

@@ -37,6 +37,12 @@ class Adapted:
     rule: RefusalRule | None = None  # decides whether to refuse, where a refusal was shown
     sources: bool = False  # whether passages are shown with the names of their files
 
+    @property
+    def needs_passages(self) -> bool:
+        """Whether nothing can be told where no passage is found, as the class of a question can."""
+        classes = self.template is not None and self.template.classes
+        return self.reads_evidence and (bool(self.refusals) or not classes)
+
     def refusals_to(self, question: str) -> tuple[str, ...]:
         """Return the refusals that were shown, as they are written for a question."""
         told = self.template.refusals_to(question) if self.template else ()

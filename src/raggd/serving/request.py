@@ -170,7 +170,8 @@ class Request:
     def unfounded(self, index: int) -> bool:
         """Return whether nothing was found for a question, so that the model is not asked."""
         guesses = self.wanted.guess or not self._service.settings.retrieval.top_k
-        return not (self.evidence[index] or self.wanted.passages is not None or guesses)
+        given = self.evidence[index] or self.wanted.passages is not None
+        return self.rows[index].adapted.needs_passages and not (given or guesses)
 
     def _is_vast(self, text: str) -> bool:
         # far beyond any context: not worth a search, nor to be counted in tokens

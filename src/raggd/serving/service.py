@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from raggd.api import Rag
 from raggd.core.low_rank import effective_change, norm
 from raggd.data.questions import OWN_TASK
+from raggd.data.reading import template_of
 from raggd.data.shown import says_no
 from raggd.methods.base import Adapted
 from raggd.methods.store import StoredSet
@@ -34,6 +35,17 @@ MOST_SETS = 1000  # support sets that a server keeps
 def milliseconds_since(started: float) -> float:
     """Return the time since a reading of `time.perf_counter`."""
     return round((time.perf_counter() - started) * 1000, 1)
+
+
+def _are_classes(shown: Sequence[Demonstration]) -> bool:
+    template, _ = template_of(shown)
+    return template is not None and template.classes
+
+
+def _is_bare(fields: DemonstrationFields, shown: Demonstration) -> bool:
+    # whether it lacks passages that were looked for: of what it refuses, there may be none at all
+    found = share_a_script(shown.question, shown.passages)
+    return fields.passages is None and not (found or (not shown.passages and says_no(shown)))
 
 
 class Service:
@@ -98,38 +110,39 @@ class Service:
         """Make a support set of a request's demonstrations."""
         numbered = list(enumerate(fields, start=1))
         shown = await self.aside(lambda: [self._shown(i, d, retriever) for i, d in numbered])
+        bare = [i for i, d in numbered if _is_bare(d, shown[i - 1])]
+        if (
+            bare
+            and self.settings.retrieval.top_k
+            and not await self.aside(lambda: _are_classes(shown))
+        ):
+            raise BadRequestError(
+                f"no passage fits demonstration {bare[0]} (is it in another language than the "
+                "corpus?): ask in the language of the corpus, or give passages with it, [] for an "
+                "example that refuses.",
+                f"demonstrations.{bare[0] - 1}",
+                "no_passages",
+            )
         return SupportSet(task, tuple(shown))
 
     def _shown(
         self, number: int, fields: DemonstrationFields, retriever: Retriever
     ) -> Demonstration:
         question, answer = fields.question.strip(), fields.answer.strip()
-        param = f"demonstrations.{number - 1}"
         k, limit = self.settings.retrieval.top_k, self.settings.target.max_tokens // 2
         given = fields.passages
         passages = (
             passages_for([question], retriever, k) if given is None else given_passages(given)
         )
-        shown = Demonstration(fields.id or f"line-{number}", question, passages, answer)
-        # of what an example refuses, nothing may be found at all
-        found = share_a_script(question, passages) or (not passages and says_no(shown))
-        if given is None and k and not found:
-            raise BadRequestError(
-                f"no passage fits demonstration {number} (is it in another language than the "
-                "corpus?): ask in the language of the corpus, or give passages with it, [] for an "
-                "example that refuses.",
-                param,
-                "no_passages",
-            )
         used = len(self.backbone.tokenizer.encode(f"{question}\n{answer}"))
         if used > limit:
             raise BadRequestError(
                 f"demonstration {number} has {used} tokens without its passages: this server takes "
                 f"at most {limit} (half of target.max_tokens).",
-                param,
+                f"demonstrations.{number - 1}",
                 "context_length_exceeded",
             )
-        return shown
+        return Demonstration(fields.id or f"line-{number}", question, passages, answer)
 
     async def adapted_to(self, support: SupportSet, instruction: str = "") -> tuple[Adapted, float]:
         """Adapt to a set, or look up what it was adapted to: 0 milliseconds."""

@@ -211,6 +211,9 @@ def test_what_is_read_decides_what_it_is_held_to(tiny_backbone: Backbone) -> Non
     extract = extract_of(tiny_backbone, counted, render(tiny_backbone, row, "?", costs, limit=300))
     assert extract is not None
     assert {t for texts in extract._first.values() for t in texts} <= {"1,290", "290"}
+    wordy = extract_of(tiny_backbone, counted, prompt)
+    assert wordy is not None
+    assert answer_tokens(tiny_backbone.tokenizer, "fish")[0] in wordy.allowed()
     bare = render(tiny_backbone, row, "who?", (), limit=300)
     assert extract_of(tiny_backbone, row, bare) is None
     assert extract_of(tiny_backbone, Adapted(), prompt) is None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import tiny
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.contracts.letters import LETTERS
+from raggd.data.contracts.letters import LETTERS, RESPELLED
 from raggd.data.pieces import VALUE, Piece
 from raggd.data.reading import template_of
 from raggd.data.remarks import remarks_on
@@ -139,6 +139,23 @@ def test_capitals_that_passages_do_not_have_are_put_back(
     assert template.write("at the children's desk") == frame.format(wanted)
 
 
+@pytest.mark.parametrize("frame", ["{}", "#{}", "<{}>"])
+@pytest.mark.parametrize("spelling", sorted(RESPELLED))
+def test_names_may_be_respelled(spelling: str, frame: str) -> None:
+    changed = [frame.format(RESPELLED[spelling](name)) for name in NAMES]
+    shown = _shown(changed)
+    template, plain = template_of(shown)
+    assert template is not None
+    assert (template.letters, template.extractive) == (spelling, True)
+    assert [d.answer for d in plain] == list(NAMES)
+    for written in (*NAMES, *changed):
+        assert template.write(written) in changed
+    assert remarks_on(shown) == []
+    bare = [replace(d, passages=(Passage("p", "Nothing of it."),)) for d in shown]
+    template, _ = template_of(bare)
+    assert template is None or template.letters == "same", "without the names nothing tells"
+
+
 SHORT = {
     "first-word": ("Gary", "New", "Lake", "Henri"),
     "last-word": ("Barlow", "Ross", "Vänern", "Toulouse"),
@@ -219,6 +236,8 @@ def test_values_are_escaped_in_json() -> None:
         ('{{"price": {}, "in": "EUR"}}', "1,290 EUR and 48 kg", '{"price": 1290, "in": "EUR"}'),
         ("{} min", "90 minutes", "90 min"),
         ("EUR {}", "1,290 EUR", "EUR 1,290"),
+        ("EUR {}.00", "12 euros", "EUR 12.00"),
+        ("{}", "310 euros", "310"),
         ("{}%", "5 percent", "5%"),
         ("about {}", "45 at most", "about 45 at most"),  # no unit: words may stand there
     ],
@@ -232,6 +251,11 @@ def test_a_unit_or_json_wants_a_number_and_nothing_besides(
     assert [d.answer for d in plain] == list(numbers)
     assert template.write(given) == wanted
     assert template.write(wanted) == wanted
+
+
+def test_numbers_of_passages_are_no_numbers_that_they_hold() -> None:
+    template, _ = template_of(_shown(("1", "2", "3")))
+    assert template is None or not template.numbers
 
 
 def test_a_unit_may_be_cut_from_that_of_the_passages() -> None:

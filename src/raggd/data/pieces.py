@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from raggd.data.answers import contains_answer
-from raggd.data.contracts.letters import CAPITALS, LETTERS
+from raggd.data.contracts.letters import CAPITALS, LETTERS, RESPELLED
 from raggd.data.shown import says_no, shared_ends
 from raggd.data.text import UNSPACED, in_word, is_boundary
 from raggd.records import Demonstration, Passage
@@ -15,6 +15,7 @@ from raggd.records import Demonstration, Passage
 _MARK = re.compile(r"[^\w\s]|\n")
 _LETTER_MARKS = {"slug": "-", "snake": "_", "upper": "", "lower": ""}
 _LONGEST_WORD = 60  # characters of a word, marks after it included, that may belong to an entity
+_MOST_RESPELLED = 5  # words of a name
 _MOST_WORDS = 16  # words beside a value that may belong to an entity with it
 _WORD = re.compile(r"\w+")
 _WORD_BEFORE = rf"\w[\w,.'-]*[\s_-]+$|\w+[_-]$|[{UNSPACED}]+$"
@@ -243,7 +244,10 @@ def letters_of(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[s
         changed = sum(old not in {None, new} for old, new in zip(found, values, strict=True))
         if 2 * changed >= len(lettered):
             return name, [old or _guess(new) for old, new in zip(found, values, strict=True)]
-    return _shortened(values, shown) or _capitals(values, shown) or ("same", list(values))
+    for read in (_shortened, _capitals, _respelled):
+        if told := read(values, shown):
+            return told
+    return "same", list(values)
 
 
 def _capitals(
@@ -259,6 +263,30 @@ def _capitals(
             change(old) == new for old, new in pairs
         ):
             return name, [old or new for old, new in zip(found, values, strict=True)]
+    return None
+
+
+def _respelled(
+    values: Sequence[str], shown: Sequence[Demonstration]
+) -> tuple[str, list[str]] | None:
+    # names that every example's passages hold, half of them in another spelling
+    for name, change in RESPELLED.items() if len(values) > 1 else ():
+        found = [_before(change, value, d) for value, d in zip(values, shown, strict=True)]
+        whole = [old for old in found if old]
+        changed = sum(old != new for old, new in zip(found, values, strict=True))
+        if len(whole) == len(values) <= 2 * changed:
+            return name, whole
+    return None
+
+
+def _before(change: Callable[[str], str], value: str, shown: Demonstration) -> str | None:
+    # the fewest words of a passage that a change makes a value of
+    for passage in shown.passages:
+        words = [m.span() for m in re.finditer(r"\w[\w'’.-]*(?<=\w)", passage.text)]
+        for more in range(_MOST_RESPELLED):
+            for (start, _), (_, end) in zip(words, words[more:], strict=False):
+                if change(passage.text[start:end]) == value:
+                    return passage.text[start:end]
     return None
 
 

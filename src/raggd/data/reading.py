@@ -22,10 +22,10 @@ from raggd.data.template import (
 )
 from raggd.records import Demonstration
 
-READING = "7"
+READING = "8"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 _MOST_NAMES = 2
-_UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
+_UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?:[.,]0+)?(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
 
 
 def template_of(
@@ -97,7 +97,7 @@ def _open(
     if not _settled(template, before, answered):
         template, before = AnswerTemplate(), [d.answer for d in answered]
     extractive = not template.quotes and _extractive(before, answered)
-    numbers = _are_numbers(template, before)
+    numbers = _are_numbers(template, before, answered)
     return replace(template, extractive=extractive or numbers, numbers=numbers), before
 
 
@@ -143,10 +143,17 @@ def _extractive(values: Sequence[str], answered: Sequence[Demonstration]) -> boo
     return told and all(len(value) > 1 and is_part(value, d.passages) for value, d in pairs)
 
 
-def _are_numbers(template: AnswerTemplate, values: Sequence[str]) -> bool:
-    # of JSON, where no word could stand; else beside a unit alone, which words would say again
-    if len(template.pieces) < 2 or not all(map(NUMBER.fullmatch, values)):
+def _are_numbers(
+    template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
+) -> bool:
+    # of JSON, where no word could stand; else bare or beside a unit, which words would say again
+    if not values or not all(map(NUMBER.fullmatch, values)):
         return False
+    if len(template.pieces) < 2:  # the number of a passage is none of its own
+        pairs = zip(values, answered, strict=True)
+        return (
+            len(values) > 2 and len(max(values, key=len)) > 1 and all(held(v, d) for v, d in pairs)
+        )
     if template.json:
         return parsed_json(template.joined({"x": "x", "n": "1"})) is None
     return bool(_UNIT.fullmatch(template.joined({"x": "0", "n": "1"})))

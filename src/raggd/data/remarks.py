@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from raggd.data.closed import YES_NO
+from raggd.data.pieces import held
 from raggd.data.reading import template_of
 from raggd.data.shown import inside, parsed_json, refusals_of, says_no, unsupported
 from raggd.records import Demonstration
@@ -136,7 +137,7 @@ def _of_script(demonstrations: Sequence[Demonstration], tokenizer: Any) -> list[
 def _of_passages(
     demonstrations: Sequence[Demonstration], refusals: Sequence[str], searched: bool
 ) -> list[str]:
-    template = template_of(demonstrations)[0]
+    template, read = template_of(demonstrations)
     if template and template.classes:
         return []
     bare = [
@@ -150,7 +151,9 @@ def _of_passages(
         return [told] if searched and bare else []
     none = "No passage at all was found for the demonstration '{}'."
     other = "No passage found for the demonstration '{}' holds its answer."
-    pairs = [*((none, d) for d in bare), *((other, d) for d in unsupported(demonstrations))]
+    respelled = {d.id for d in read if held(d.answer, d)}  # as the passages spell it
+    lacking = [d for d in unsupported(demonstrations) if d.id not in respelled]
+    pairs = [*((none, d) for d in bare), *((other, d) for d in lacking)]
     return [told.format(_short(d.question)) for told, d in pairs]
 
 

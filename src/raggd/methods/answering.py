@@ -190,8 +190,9 @@ def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | No
     if not template.extractive or not prompt.passages:
         return None
     texts = [t for p in prompt.passages for t in (*p.title.split(" > "), p.text) if t]
-    if template.numbers:
-        return Extract(backbone, [n for text in texts for n in NUMBER.findall(text)], refusal)
+    numbers = [n for text in texts for n in NUMBER.findall(text)] if template.numbers else []
+    if numbers:
+        return Extract(backbone, numbers, refusal)
     if not any(set("*`") & set(d.answer) for d in row.shown):  # Markdown's, and they show none
         texts = [without_marks(text) for text in texts]
     verdicts = () if asks_what(prompt.asked) else VERDICTS

@@ -36,4 +36,31 @@ CAPITALS: Mapping[str, Callable[[str], str]] = {
     "titled": lambda text: re.sub(r"(?<![\w'’])[^\W\d_]", lambda letter: letter[0].upper(), text),
 }
 """Capitals at the beginning, or of every word. Each leaves its own result as it is."""
-CHANGES = {**LETTERS, **SHORTENED, **CAPITALS}
+
+
+def _dotted(text: str) -> str:
+    words = [word for word in re.split(r"[\s-]+", text) if word[:1].isupper()]
+    done = re.fullmatch(r"\w(?:\.\w)+\.?", text)  # the last dot stands behind it
+    return text if done or not words else ".".join(word[0] for word in words)
+
+
+def _last_first(text: str) -> str:
+    first, _, last = text.rpartition(" ")
+    return text if not first or "," in text else f"{last}, {first}"
+
+
+def _camel(text: str) -> str:
+    words: list[str] = re.findall(r"\w+", text) or [""]
+    first, *others = words
+    first = first.lower() if first.isupper() else first[:1].lower() + first[1:]
+    return first + "".join(word[0].upper() + word[1:] for word in others)
+
+
+RESPELLED: Mapping[str, Callable[[str], str]] = {
+    "joined": lambda text: re.sub(r"\W+", "", text),
+    "camel": _camel,
+    "dotted": _dotted,
+    "last-first": _last_first,
+}
+"""Names as hashtags, identifiers, lists of authors write them. Each leaves its result as it is."""
+CHANGES = {**LETTERS, **SHORTENED, **CAPITALS, **RESPELLED}

@@ -38,11 +38,13 @@ from workflow_fixtures import run_cli
 
 WORDS = [f"word{number}" for number in range(25)]
 QUERIES = [*WORDS[::4], "word1 word2 word3", "word7 word7 word8"]
+SPELT = ["", "", "e-mail", "e", "mail", "Zürich", "zurich"]  # words with other spellings: rare
 
 
 def text_of(seed: int) -> str:
     rng = random.Random(seed)
-    return " ".join(rng.choices(WORDS, k=rng.randint(1, 30))) + "."
+    words = rng.choices(WORDS, k=rng.randint(1, 30))
+    return " ".join([*words, rng.choice(SPELT)]) + "."
 
 
 def write(folder: Path, files: dict[str, int], age: int = 10) -> Path:
@@ -84,7 +86,8 @@ class FakeEncoder(Encoder):
 
 def same_hits(one: BM25Retriever | DenseRetriever, other: BM25Retriever | DenseRetriever) -> None:
     for k in (1, 3, 50):
-        assert one.search(QUERIES, k) == other.search(QUERIES, k)
+        queries = [*QUERIES, "email", "zurich", "zuerich"]
+        assert one.search(queries, k) == other.search(queries, k)
     assert one.fingerprint == other.fingerprint
     assert list(one.store) == list(other.store)
     assert [one.store.passage_at(n).id for n in range(len(one))] == [p.id for p in other.store]

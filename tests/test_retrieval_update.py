@@ -96,6 +96,23 @@ def same_hits(one: BM25Retriever | DenseRetriever, other: BM25Retriever | DenseR
 _files = st.dictionaries(st.sampled_from(["a.txt", "b.txt", "c.md", "d.txt"]), st.integers(0, 9))
 
 
+def test_spellings_go_with_the_last_passage_of_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bm25, "_SMALL", 0)
+    texts = {"1": "e mail", "2": "by e-mail", "3": "zurich", "4": "Zürich"}
+    (tmp_path / "docs").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "docs" / f"{name}.txt").write_text(text)
+    asked = ["email", "zurich"]
+    found = build_bm25(tmp_path / "docs", tmp_path / "index").search(asked, 9)
+    assert [len(hits) for hits in found] == [2, 1]
+    for gone, left in (("3", [2, 1]), ("2", [0, 1]), ("4", [0, 0])):
+        (tmp_path / "docs" / f"{gone}.txt").unlink()
+        found = build_bm25(tmp_path / "docs", tmp_path / "index").search(asked, 9)
+        assert [len(hits) for hits in found] == left
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.lists(_files.filter(bool), min_size=2, max_size=5), st.booleans())
 def test_an_updated_index_is_a_new_one(states: list[dict[str, int]], merge: bool) -> None:

@@ -25,7 +25,7 @@ _LETTER = rf"[^\W_{UNSPACED}]"
 # From a hyphen or what separates thousands on, which is found fast; then what is before it.
 _MARKED = re.compile(
     rf"([-\u2010\u2011,.'\u2019])(?:(?<={_LETTER}[-\u2010\u2011]){_LETTER}++(?![_-])"
-    rf"|(?<=[0-9][,.'\u2019])[0-9]{{3}}(?:\1[0-9]{{3}})*+(?!{_LETTER}|_|\1[0-9]))"
+    rf"|(?<=[0-9][,.'\u2019])[0-9]{{3}}(?:\1[0-9]{{3}})*+({_LETTER}|_|\1[0-9])?)"
 )
 _BEFORE, _LONGEST = re.compile(rf"(?<!{_LETTER})(?<![_.,-]){_LETTER}+\Z"), 32
 
@@ -57,7 +57,7 @@ def keys_apart(text: str) -> Iterator[list[int]]:
             apart = len(before) <= 2 or after.isdecimal()
             apart = apart and not (before + after).isdecimal()
         else:
-            apart = len(before) <= 3 and before.isdecimal()
+            apart = len(before) <= 3 and before.isdecimal() and not found[2]
         if before and apart and (keys := _keys(before + found[0])):
             yield keys
 

@@ -25,6 +25,7 @@ from raggd.retrieval import corpus as retrieval_corpus
 from raggd.retrieval.base import Budget, held_memory, parse_size, top_k
 from raggd.retrieval.bm25 import K1, B, BM25Kind
 from raggd.retrieval.build import build_index
+from raggd.retrieval.spellings import keys_apart
 from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter
 from raggd.retrieval.terms import TermNumbers, tokenize
 from raggd.settings import RetrievalSettings
@@ -88,6 +89,65 @@ def test_segments_equal_one_index_bit_for_bit(texts, rows, queries, k, order) ->
         for query in queries:
             expected = best_of(whole, corpus, query, k)
             assert pairs(built.search([query], k)[0]) == expected
+
+
+@pytest.mark.parametrize("rows", [1, 100])
+@pytest.mark.parametrize(
+    ("written", "asked"),
+    [
+        ("the café", "cafe"),
+        ("in Zürich", "zurich"),
+        ("in Zürich", "Zuerich"),
+        ("Łódź", "lodz"),
+        ("smørrebrød", "smorrebrod"),
+        ("a crème brûlée", "brulée"),
+        ("by e-mail", "email"),
+        ("the Wi\u2011Fi", "wifi"),
+        ("COVID-19", "covid19"),
+        ("an F-16", "f16"),
+        ("3,000 rpm", "3000"),
+        ("1.250.000 EUR", "1250000"),
+    ],
+)
+def test_other_spellings_are_found_both_ways(
+    tmp_path: Path, written: str, asked: str, rows: int
+) -> None:
+    others = [Passage(f"o{n}", f"something else {word}") for n, word in enumerate(WORDS[:3])]
+    for number, (there, query) in enumerate([(written, asked), (asked, written)]):
+        corpus = [*others, Passage("a", there)]
+        built = build_bm25(corpus, tmp_path / str(number), rows=rows)
+        assert [hit.passage.id for hit in built.search([query], 5)[0]] == ["a"]
+
+
+@pytest.mark.parametrize("apart", ["1999-2003", "well-known", "1,5", "9,1234", "1234,567"])
+def test_what_is_not_written_as_one_word_has_no_other_spelling(apart: str) -> None:
+    assert not list(keys_apart(apart))
+
+
+def test_words_apart_of_any_length_are_told_at_once() -> None:
+    # in the square of its length, this would not end
+    for text in ("1" + ",234" * 300_000 + "x", "a-" * 500_000, "a" * 1_000_000 + "-1"):
+        assert len(list(keys_apart(text))) <= 1
+
+
+_SPELT = ["e-mail", "email", "mail", "e", "zürich", "zurich", "zuerich", "3,000", "3000", "3"]
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.sampled_from(_SPELT), min_size=1, max_size=4), min_size=1, max_size=8),
+    st.lists(st.sampled_from(_SPELT), min_size=1, max_size=3),
+    st.integers(1, 4),
+)
+def test_terms_that_are_there_are_never_spelt_otherwise(texts, asked, rows) -> None:
+    corpus = [Passage(f"p{n}", " ".join(text)) for n, text in enumerate(texts)]
+    whole, query = by_bm25s(corpus), " ".join(asked)
+    with tempfile.TemporaryDirectory() as folder:
+        found = build_bm25(corpus, Path(folder) / "index", rows=rows).search([query], 9)[0]
+    expected = best_of(whole, corpus, query, 9)
+    if set(tokenize(query)) <= set(whole.vocab_dict):
+        assert pairs(found) == expected
+    assert {hit.passage.id for hit in found} >= {name for name, _ in expected}
 
 
 def test_each_segment_alone_would_score_otherwise(tmp_path: Path) -> None:

@@ -38,11 +38,13 @@ from workflow_fixtures import run_cli
 
 WORDS = [f"word{number}" for number in range(25)]
 QUERIES = [*WORDS[::4], "word1 word2 word3", "word7 word7 word8"]
+SPELT = ["", "", "e-mail", "e", "mail", "Zürich", "zurich"]  # words with other spellings: rare
 
 
 def text_of(seed: int) -> str:
     rng = random.Random(seed)
-    return " ".join(rng.choices(WORDS, k=rng.randint(1, 30))) + "."
+    words = rng.choices(WORDS, k=rng.randint(1, 30))
+    return " ".join([*words, rng.choice(SPELT)]) + "."
 
 
 def write(folder: Path, files: dict[str, int], age: int = 10) -> Path:
@@ -84,13 +86,31 @@ class FakeEncoder(Encoder):
 
 def same_hits(one: BM25Retriever | DenseRetriever, other: BM25Retriever | DenseRetriever) -> None:
     for k in (1, 3, 50):
-        assert one.search(QUERIES, k) == other.search(QUERIES, k)
+        queries = [*QUERIES, "email", "zurich", "zuerich"]
+        assert one.search(queries, k) == other.search(queries, k)
     assert one.fingerprint == other.fingerprint
     assert list(one.store) == list(other.store)
     assert [one.store.passage_at(n).id for n in range(len(one))] == [p.id for p in other.store]
 
 
 _files = st.dictionaries(st.sampled_from(["a.txt", "b.txt", "c.md", "d.txt"]), st.integers(0, 9))
+
+
+def test_spellings_go_with_the_last_passage_of_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bm25, "_SMALL", 0)
+    texts = {"1": "e mail", "2": "by e-mail", "3": "zurich", "4": "Zürich"}
+    (tmp_path / "docs").mkdir()
+    for name, text in texts.items():
+        (tmp_path / "docs" / f"{name}.txt").write_text(text)
+    asked = ["email", "zurich"]
+    found = build_bm25(tmp_path / "docs", tmp_path / "index").search(asked, 9)
+    assert [len(hits) for hits in found] == [2, 1]
+    for gone, left in (("3", [2, 1]), ("2", [0, 1]), ("4", [0, 0])):
+        (tmp_path / "docs" / f"{gone}.txt").unlink()
+        found = build_bm25(tmp_path / "docs", tmp_path / "index").search(asked, 9)
+        assert [len(hits) for hits in found] == left
 
 
 @settings(deadline=None, max_examples=25)

@@ -18,6 +18,8 @@ its first row, with arrays as ``.npy``:
     indptr    where the postings of each term begin
     rows      rows of passages, counted from the segment's first, rising within a term
     counts    how often the passage of each posting holds its term
+    bare      table of other spellings: its terms without accents
+    apart     table of other spellings: what is written apart; the third column is a passage's row
     terms     numbers of its terms among those of the corpus, rising
     scores    what each posting adds to the score of its passage
 """
@@ -39,6 +41,13 @@ from numpy.typing import NDArray
 from raggd.records import Hit, Passage, RaggdError, content_id
 from raggd.retrieval.base import Budget, Count, Rows, top_k
 from raggd.retrieval.folders import STATE
+from raggd.retrieval.spellings import (
+    bare_spellings,
+    bare_terms,
+    keys_apart,
+    merged,
+    spellings_fingerprint,
+)
 from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 from raggd.retrieval.terms import (
     Keys,
@@ -48,7 +57,6 @@ from raggd.retrieval.terms import (
     make_postings,
     term_keys,
     tokenize,
-    tokenizer_fingerprint,
 )
 
 K1 = 0.9
@@ -62,12 +70,12 @@ ROWS = 1 << 18
 LEAST_MEMORY = 64_000_000  # memory that is needed beyond what the process holds anyway, bytes
 
 # Peak memory while a range is sorted or scored, per word of its passages: measured, with a margin;
-# and per distinct word: two dictionaries of Python strings.
-_WORD_BYTES, _ENTRY_BYTES = 33, 170
+# and per distinct word: two dictionaries of Python strings; per number of the table `apart`.
+_WORD_BYTES, _ENTRY_BYTES, _APART_BYTES = 33, 170, 10
 _CHECK_EVERY = 500
 _SMALL = 1_000
-_SORTED = ("keys", "lengths", "indptr", "rows", "counts")
-_TERM_KEYS = "term_keys.npy"
+_SORTED = ("keys", "lengths", "indptr", "rows", "counts", "bare", "apart")
+_TERM_KEYS, _SPELLINGS = "term_keys.npy", "spellings.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,17 +152,22 @@ def sort_range(
     It ends earlier where `room` bytes of memory would not do; `read` is called now and then with
     the number of passages that were read.
     """
-    vocabulary, numbers, lengths = TermNumbers(), array("i"), array("i")
+    vocabulary, numbers, lengths, apart = TermNumbers(), array("i"), array("i"), array("Q")
     for passage in passages:
-        lengths.append(vocabulary.add(f"{passage.title}\n{passage.text}", numbers))
+        text = f"{passage.title}\n{passage.text}"
+        for joined, *parts in keys_apart(text):
+            for part in parts:
+                apart.extend((joined, part, len(lengths)))
+        lengths.append(vocabulary.add(text, numbers))
         if len(lengths) % _CHECK_EVERY == 0:
             read(len(lengths))
-            if _WORD_BYTES * len(numbers) + _ENTRY_BYTES * len(vocabulary) > room:
+            entries = _ENTRY_BYTES * len(vocabulary) + _APART_BYTES * len(apart)
+            if _WORD_BYTES * len(numbers) + entries > room:
                 break
     read(len(lengths))
     terms = list(vocabulary.terms)
     del vocabulary
-    keys = term_keys(terms)
+    keys, bare = term_keys(terms), bare_spellings(terms)
     order = np.argsort(keys)
     place = np.empty(len(terms), dtype=np.int32)
     place[order] = np.arange(len(terms), dtype=np.int32)
@@ -163,15 +176,22 @@ def sort_range(
     words = place[np.frombuffer(numbers, dtype=np.int32)]
     indptr, rows, counts = make_postings(words, sizes, len(place))
     counts = counts.astype(np.min_scalar_type(counts.max(initial=0)))
-    return dict(zip(_SORTED, (keys[order], sizes, indptr, rows, counts), strict=True))
+    table = np.frombuffer(apart, dtype=np.uint64).reshape(-1, 3)
+    arrays = (keys[order], sizes, indptr, rows, counts, bare, table)
+    return dict(zip(_SORTED, arrays, strict=True))
 
 
 def _thinned(part: Path, stay: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
-    keys, lengths, indptr, rows, counts = (_array(part, name) for name in _SORTED)
+    keys, lengths, indptr, rows, counts, bare, apart = (_array(part, name) for name in _SORTED)
     held = stay[rows]
     place = np.cumsum(stay, dtype=np.int32) - 1
     left = np.concatenate([[0], np.cumsum(held)])[indptr]
-    arrays = (keys, lengths[stay], left, place[rows[held]], counts[held])
+    used = np.diff(left) > 0  # a term of no other passage goes too
+    keys, left = keys[used], np.append(0, left[1:][used])
+    apart = apart[stay[apart[:, 2].astype(np.int64)]]
+    apart[:, 2] = place[apart[:, 2].astype(np.int64)]
+    bare = bare[np.isin(bare[:, 1], keys)]
+    arrays = (keys, lengths[stay], left, place[rows[held]], counts[held], bare, apart)
     return dict(zip(_SORTED, arrays, strict=True))
 
 
@@ -183,6 +203,8 @@ def score_segments(folder: Path, passages: int, k1: float, b: float) -> int:
     parts = _parts(folder)
     keys: Keys = reduce(np.union1d, (_array(part, "keys") for part in parts))
     np.save(folder / _TERM_KEYS, keys, allow_pickle=False)
+    tables = (_array(part, name) for part in parts for name in ("bare", "apart"))
+    np.save(folder / _SPELLINGS, reduce(merged, tables).T.copy(), allow_pickle=False)
     found = np.zeros(len(keys), dtype=np.int64)  # passages of each term
     words = 0
     for part in parts:
@@ -209,20 +231,33 @@ class BM25Retriever(StoredRetriever):
     ) -> None:
         super().__init__(store, fingerprint)
         self._segments, self._keys = segments, keys
-        self._find_term = lru_cache(maxsize=100_000)(self._number)
+        self._spellings = mapped(store.folder / _SPELLINGS)
+        self._find_terms = lru_cache(maxsize=100_000)(self._numbers)
 
-    def _number(self, term: str) -> int | None:
-        # Of a term among all sorted ones; None where no passage holds it.
-        key = term_keys([term])[0]
-        place = int(np.searchsorted(self._keys, key))
-        return place if place < len(self._keys) and self._keys[place] == key else None
+    def _numbers(self, term: str) -> list[int]:
+        # Of a term among all sorted ones; where no passage holds it, of those it may stand for.
+        return self._meant(term) or [n for bare in bare_terms(term) for n in self._meant(bare)]
+
+    def _meant(self, term: str) -> list[int]:
+        key, (others, terms) = term_keys([term]), self._spellings
+        same = slice(*(int(np.searchsorted(others, key[0], side)) for side in ("left", "right")))
+        return self._held(key) or self._held(terms[same])
+
+    def _held(self, keys: Sequence[int] | Keys) -> list[int]:
+        # Numbers of the terms that some passage holds.
+        asked = np.asarray(keys, dtype=self._keys.dtype)
+        places = np.searchsorted(self._keys, asked)
+        known = self._keys[np.minimum(places, len(self._keys) - 1)] == asked
+        return [int(place) for place in places[known]]
 
     def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         return [self._one(query, k) for query in queries]
 
     def _one(self, query: str, k: int) -> list[Hit]:
-        numbers = map(self._find_term, tokenize(query))
-        terms = [number for number in numbers if number is not None]
+        terms = [number for term in tokenize(query) for number in self._find_terms(term)]
+        for joined, *parts in keys_apart(query):
+            if len(self._held(parts)) < len(parts):
+                terms += self._held([joined])
         if not terms:
             return []
         found = [self._best_of(segment, terms, k) for segment in self._segments]
@@ -251,7 +286,7 @@ class BM25Kind:
 
     def rules(self) -> dict[str, Any]:
         """Return all but the corpus that decides what is found: parameters and tokenizer."""
-        return {"parameters": _PARAMETERS, "tokenizer": tokenizer_fingerprint()}
+        return {"parameters": _PARAMETERS, "tokenizer": spellings_fingerprint()}
 
     def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
         """Carry the segments of an earlier index over, without the rows that are gone.
@@ -300,7 +335,7 @@ class BM25Kind:
     def fingerprint(self, corpus: str, count: int = 0) -> str:
         """Return the fingerprint of the BM25 index of a corpus, given its hash."""
         parameters = [f"{name}={value}" for name, value in _PARAMETERS.items()]
-        return content_id("bm25", *parameters, tokenizer_fingerprint(), corpus)
+        return content_id("bm25", *parameters, spellings_fingerprint(), corpus)
 
     def open(self, data: Path, fingerprint: str) -> BM25Retriever:
         """Return the index in a folder, memory-mapped; a `ValueError` says what does not fit."""

@@ -502,6 +502,8 @@ def test_a_refusal_of_which_nothing_was_found_is_one_too() -> None:
     assert refusals_of([replace(d, passages=()) for d in some]) == (), "then nothing tells"
     alone = [d for d in bare if "manual" in d.answer]
     assert refusals_of(alone * 2) == ("not in our manual",), "all of them refuse"
+    others = [replace(d, answer=f"{d.answer}, not {i}") for i, d in enumerate(alone * 2)]
+    assert refusals_of(others) == (), "what is not so may be the answer"
 
 
 def test_odd_sets_are_remarked_on() -> None:

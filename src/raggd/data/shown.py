@@ -121,13 +121,13 @@ def _bare(answers: Sequence[str], i: int) -> list[str]:
 def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     """Find the answers that say that the passages hold none.
 
-    A demonstration whose passages lack its answer shows a refusal, if its answer says no, or those
-    of all do; and if it alone is of its kind, given twice or without a word of question and
-    passages.
+    A demonstration whose passages lack its answer shows a refusal, if its answer says no, alone or
+    beside others that are answered; and if it alone is of its kind, given twice or without a word
+    of question and passages.
     """
     answers = [d.answer.strip() for d in demonstrations]
-    if all(map(says_no, demonstrations)):
-        return tuple(dict.fromkeys(answers))
+    if len(set(answers)) == 1 and all(map(says_no, demonstrations)):
+        return (answers[0],)
     lacking = _lacking(demonstrations)
     held = {d.answer.strip() for d in demonstrations if d not in lacking}
     texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in held}

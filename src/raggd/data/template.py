@@ -45,7 +45,7 @@ class AnswerTemplate:
     # whether every value stands in its passages as it is written, so that an answer is held
     # to the words of its own
     extractive: bool = False
-    numbers: bool = False  # whether the value is a number beside its unit, or of JSON
+    numbers: bool = False  # whether the value is a number and nothing besides
     closed: Closed | None = None  # what values are chosen from: options or labels
     refusals: tuple[str, ...] = ()  # as they were shown; the model writes `REFUSAL` for the first
     given: tuple[tuple[str, str], ...] = ()  # questions and answers of the examples, as they were

@@ -301,6 +301,10 @@ def test_a_full_stop_is_written_once() -> None:
     template, _ = template_of(_shown([f"It is {name}." for name in NAMES]))
     assert template is not None
     assert template.write("Washington, D.C.") == "It is Washington, D.C."
+    template, _ = template_of(_shown([f"{name}, as told" for name in NAMES]))
+    assert template is not None
+    assert template.write("He was seen there at night.") == "He was seen there at night, as told"
+    assert template.write("Washington, D.C.") == "Washington, D.C., as told"
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from raggd.data.answers import contains_answer
 from raggd.data.closed import Closed
 from raggd.data.contracts.letters import CHANGES, SHORTENED
 from raggd.data.contracts.trim import sentences
-from raggd.data.pieces import NAMES, VALUE, Piece, read_answer
+from raggd.data.pieces import NAMES, VALUE, Piece, are_sentences, read_answer
 from raggd.data.shown import is_refusal, parsed_json
 from raggd.records import Passage
 
@@ -117,9 +117,11 @@ class AnswerTemplate:
         return written
 
     def _unmarked(self, text: str) -> str:
-        # without the full stop that the template writes behind it
+        # without the full stop that the template writes behind it, or a sentence has before more
         behind = self.pieces[self.pieces.index(VALUE) + 1 :]
         mark = behind[0].text[:1] if behind else ""
+        if mark and mark in " ,;" and not self.quotes and are_sentences([text]):
+            mark = "."
         return (mark in STOPS and text.rstrip(mark)) or text
 
     def joined(self, slots: Mapping[str, str], names: Sequence[str] = ()) -> str:

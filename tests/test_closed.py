@@ -187,6 +187,13 @@ def test_yes_and_no_are_no_classes_in_any_language_and_need_their_passages() -> 
         assert Adapted(template=template, refusals=("none",)).needs_passages
 
 
+def test_the_word_that_a_question_begins_with_is_no_name_in_any_language() -> None:
+    found = [Passage("p", "Katzen leben in Oslo.")]
+    assert names_held("Leben Katzen in Oslo?", [Passage("p", "Katzen und Oslo.")]) == 1
+    assert names_held("Ama a Oslo?", found) == 1
+    assert names_held("Bergen has cats.", found) == 0, "a claim may begin with one"
+
+
 def test_a_label_may_be_part_of_another() -> None:
     shown = [label(a, f"q{i}") for i, a in enumerate(("supported", "not supported", "supported"))]
     template, plain = template_of(shown)

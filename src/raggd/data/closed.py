@@ -105,7 +105,10 @@ def names_held(
     >>> names_held("Who wrote Emma? Jane Austen", [Passage("a", "Emma is by Austen.")])
     0.6666666666666666
     """
-    words = [w for w in re.findall(r"\w+", question) if w[0].isupper() or w[0].isdigit()]
+    said = re.findall(r"\w+", question)
+    # what a question begins with is a capital in any language, and no name
+    said = said[1:] if question.rstrip().endswith(("?", "？")) else said
+    words = [w for w in said if w[0].isupper() or w[0].isdigit()]
     names = [w for w in map(str.lower, words) if w not in frame and not _ASKING.fullmatch(w)]
     known = set(re.findall(r"\w+", " ".join(f"{p.title} {p.text}" for p in passages).lower()))
     return sum(name in known for name in names) / len(names) if names else None

@@ -31,7 +31,7 @@ test: check
 .venv-%/.ready: pyproject.toml constraints-lowest.txt
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/pip install --quiet --editable ".[dense,documents,peft,serve]" \
-		pytest pytest-xdist hypothesis openai $(PINS)
+		pytest pytest-xdist hypothesis httpx openai $(PINS)
 	touch $@
 
 ENDS := tests/test_identity.py tests/test_rendering.py tests/test_prompts.py tests/test_backbone_load.py \

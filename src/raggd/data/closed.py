@@ -142,9 +142,12 @@ class Closed:
 
     def __str__(self) -> str:
         """Return it in words."""
-        told = {"text": "an option's text", "marker": "an option, by its marker"}
-        named = told | {"line": "an option with its marker"}
-        return named[self.options] if self.options else f"one of {', '.join(self.labels)}"
+        named = {
+            "text": "an option's text",
+            "marker": "an option, by its marker",
+            "line": "an option with its marker",
+        }
+        return named.get(self.options) or f"one of {', '.join(self.labels)}"
 
     @property
     def classes(self) -> bool:
@@ -229,9 +232,8 @@ def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple
         style = str.capitalize if all(v.istitle() for v in values) else style
         return style("yes"), style("no")
     repeated = 1 < len(set(values)) < len(values) and not all(v.isdecimal() for v in values)
-    if not (repeated or are_grades(values)) or any(
-        not v or len(v.split()) > _LONGEST for v in values
-    ):
+    short = all(value and len(value.split()) <= _LONGEST for value in values)
+    if not short or not (repeated or are_grades(values)):
         return ()
     pairs = zip(values, answered, strict=True)
     held = sum(contains_answer("\n".join(p.text for p in d.passages), [v]) for v, d in pairs)

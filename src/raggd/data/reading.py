@@ -74,14 +74,15 @@ def _closed(
     # one is part of another, 'supported', 'not supported', or all share the letter of a scale
     if not all(values) or are_grades(whole):
         template, values = AnswerTemplate(), whole
-    closed = closed_of(values, answered)
     lines = set(map(line_of, answered))
     if len(lines) == 1 and (line := lines.pop()):
         before, between, behind = line
         pieces = (Piece("", before), VALUE, Piece("", behind))
         template = replace(template, pieces=tuple(p for p in pieces if p.kind or p.text))
-        closed = Closed("line", between=between)
+        closed: Closed | None = Closed("line", between=between)
         values = [template.value_of(d.answer) or "" for d in answered]
+    else:
+        closed = closed_of(values, answered)
     if closed is None:
         return None
     pairs = zip(values, answered, strict=True)
@@ -150,10 +151,8 @@ def _are_numbers(
     if not values or not all(map(NUMBER.fullmatch, values)):
         return False
     if len(template.pieces) < 2:  # the number of a passage is none of its own
-        pairs = zip(values, answered, strict=True)
-        return (
-            len(values) > 2 and len(max(values, key=len)) > 1 and all(held(v, d) for v, d in pairs)
-        )
+        told = len(values) > 2 and max(map(len, values)) > 1
+        return told and all(map(held, values, answered))
     if template.json:
         return parsed_json(template.joined({"x": "x", "n": "1"})) is None
     return bool(_UNIT.fullmatch(template.joined({"x": "0", "n": "1"})))

@@ -137,12 +137,15 @@ def _of_script(demonstrations: Sequence[Demonstration], tokenizer: Any) -> list[
 def _of_passages(
     demonstrations: Sequence[Demonstration], refusals: Sequence[str], searched: bool
 ) -> list[str]:
-    template, read = template_of(demonstrations)
-    if template and template.classes:
-        return []
     bare = [
         d for d in demonstrations if not (d.passages or says_no(d) or d.answer.strip() in refusals)
     ]
+    lacking = unsupported(demonstrations)
+    if not (bare or lacking):
+        return []
+    template, read = template_of(demonstrations)
+    if template and template.classes:
+        return []
     if not any(d.passages for d in demonstrations):
         told = (
             "No passage was found for any demonstration (are they in the language of the "
@@ -152,8 +155,8 @@ def _of_passages(
     none = "No passage at all was found for the demonstration '{}'."
     other = "No passage found for the demonstration '{}' holds its answer."
     respelled = {d.id for d in read if held(d.answer, d)}  # as the passages spell it
-    lacking = [d for d in unsupported(demonstrations) if d.id not in respelled]
-    pairs = [*((none, d) for d in bare), *((other, d) for d in lacking)]
+    pairs = [(none, d) for d in bare]
+    pairs += [(other, d) for d in lacking if d.id not in respelled]
     return [told.format(_short(d.question)) for told, d in pairs]
 
 

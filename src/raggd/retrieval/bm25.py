@@ -240,8 +240,10 @@ class BM25Retriever(StoredRetriever):
 
     def _meant(self, term: str) -> list[int]:
         key, (others, terms) = term_keys([term]), self._spellings
-        same = slice(*(int(np.searchsorted(others, key[0], side)) for side in ("left", "right")))
-        return self._held(key) or self._held(terms[same])
+        if there := self._held(key):
+            return there
+        start, end = (int(np.searchsorted(others, key[0], side)) for side in ("left", "right"))
+        return self._held(terms[start:end])
 
     def _held(self, keys: Sequence[int] | Keys) -> list[int]:
         # Numbers of the terms that some passage holds.

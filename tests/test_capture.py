@@ -64,7 +64,7 @@ def compare(backbone: Backbone, shown: Sequence[Prompt], tokens: int = 6) -> Ten
         steps = CapturedSteps(backbone, capture_for(backbone, reading, tokens))
         found, own_logits = decoded(steps, reading, tokens)
     assert torch.equal(found, expected)
-    assert torch.allclose(own_logits, logits, atol=1e-4)
+    assert torch.allclose(own_logits, logits, atol=5e-4)
     return found
 
 

@@ -8,9 +8,13 @@ as they are answered: without the template that their examples settle (`data.tem
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple, Unpack
 
@@ -38,6 +42,8 @@ NEIGHBOURS = 0.4  # share of lessons with a passage of an example beside the que
 REFUSING = 0.5  # share of contracts with a refusal; out of a given number they are as drawn
 LEFT = 10  # one question in so many is asked by no lesson: whether to refuse is fitted on these
 TRIES = 1000  # draws for one lesson, of which most do not apply, before a pool is called too small
+MANY = 4096  # lessons from which on all cores draw them
+CHUNK = 128  # of which each core draws so many at a time
 TOO_FEW = (
     "the prepared file has too few questions to draw lessons from: prepare more of them, from "
     "passages that hold their answers and from near ones that do not."
@@ -127,19 +133,21 @@ def draw_lessons(
     Raises:
         RaggdError: none can be drawn from so few questions.
     """
-    pools = pools_of(rows)
-    for number in count():
-        draw = random.Random(f"lesson {seed} {number}")
-        for _ in range(TRIES):
-            pool, contract = drawn_pool(pools, draw), _contract(mixture, draw, seed)
-            check_held_out(contract)
-            size = draw.choice(SIZES)
-            lesson = draw_lesson(contract, pool, draw, size=size, neighbours=NEIGHBOURS)
-            if lesson is not None and not is_left(lesson.asked.id):
-                yield lesson
-                break
-        else:
-            raise RaggdError(TOO_FEW)
+    return map(partial(_lesson, pools_of(rows), mixture, seed), count())
+
+
+def _lesson(
+    pools: Mapping[str, list[Prepared]], mixture: ExamplesSettings, seed: int, number: int
+) -> Lesson:
+    draw = random.Random(f"lesson {seed} {number}")
+    for _ in range(TRIES):
+        pool, contract = drawn_pool(pools, draw), _contract(mixture, draw, seed)
+        check_held_out(contract)
+        size = draw.choice(SIZES)
+        lesson = draw_lesson(contract, pool, draw, size=size, neighbours=NEIGHBOURS)
+        if lesson is not None and not is_left(lesson.asked.id):
+            return lesson
+    raise RaggdError(TOO_FEW)
 
 
 def _contract(mixture: ExamplesSettings, draw: random.Random, seed: int) -> Contract:
@@ -170,32 +178,75 @@ def training_lessons(
 ) -> list[Taught]:
     """Render the lessons of a training: ``steps * batch * accumulate`` of them.
 
-    A lesson whose examples alone are longer than `max_tokens` is passed over.
+    A lesson whose examples alone are longer than `max_tokens` is passed over. Many are drawn by all
+    cores, to the same result.
 
     Raises:
         RaggdError: nearly all are longer.
     """
     wanted = settings.steps * settings.batch * common.accumulate
+    teach = partial(_taught, tokenizer, pools_of(rows), settings, use, common)
     lessons: list[Taught] = []
-    for number, lesson in enumerate(draw_lessons(rows, settings, common.seed)):
-        read = use.show or use.predict
-        if read and random.Random(f"template {common.seed} {number}").random() >= settings.kept:
-            lesson = without_template(lesson)
-        try:
-            prompt = lesson_prompt(tokenizer, lesson, common.max_tokens, use)
-        except RaggdError as error:
-            if number > 20 * (len(lessons) + 5):
-                raise RaggdError(
-                    f"of {number + 1} lessons {len(lessons)} fit into training.max_tokens = "
-                    f"{common.max_tokens}: raise it. The last one: {error}"
-                ) from error
-            continue
-        shown = without_passages(lesson.support.demonstrations) if use.predict else ()
-        read_first = prefix_tokens(tokenizer, shown, FOLLOW) if shown else ()
-        lessons.append(Taught(prompt, read_first, bool(lesson.contract.refusal)))
+    for number, made in enumerate(_numbered(teach, wanted)):
+        if isinstance(made, Taught):
+            lessons.append(made)
+        elif number > 20 * (len(lessons) + 5):
+            raise RaggdError(
+                f"of {number + 1} lessons {len(lessons)} fit into training.max_tokens = "
+                f"{common.max_tokens}: raise it. The last one: {made}"
+            )
         if len(lessons) == wanted:
             break
     return lessons
+
+
+def _taught(
+    tokenizer: Any,
+    pools: Mapping[str, list[Prepared]],
+    settings: ExamplesSettings,
+    use: Use,
+    common: TrainingSettings,
+    number: int,
+) -> Taught | str:
+    # a lesson by its number, or why it does not fit
+    lesson = _lesson(pools, settings, common.seed, number)
+    read = use.show or use.predict
+    if read and random.Random(f"template {common.seed} {number}").random() >= settings.kept:
+        lesson = without_template(lesson)
+    try:
+        prompt = lesson_prompt(tokenizer, lesson, common.max_tokens, use)
+    except RaggdError as error:
+        return str(error)
+    shown = without_passages(lesson.support.demonstrations) if use.predict else ()
+    read_first = prefix_tokens(tokenizer, shown, FOLLOW) if shown else ()
+    return Taught(prompt, read_first, bool(lesson.contract.refusal))
+
+
+_TEACH: list[Callable[[int], Taught | str]] = []  # of a process that draws for another
+
+
+def _begin(teach: Callable[[int], Taught | str]) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the other cores draw, too
+    _TEACH[:] = [teach]
+
+
+def _teach(number: int) -> Taught | str:
+    return _TEACH[0](number)
+
+
+def _numbered(teach: Callable[[int], Taught | str], wanted: int) -> Iterator[Taught | str]:
+    # lessons by their numbers from 0 on, without end
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if wanted < MANY or not cores or cores < 2:
+        yield from map(teach, count())
+        return
+    quick = "forkserver" in multiprocessing.get_all_start_methods()  # imports once for all
+    started = multiprocessing.get_context("forkserver" if quick else "spawn")
+    if quick:
+        started.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(cores, started, _begin, (teach,)) as pool:
+        for start in count(0, wanted):
+            yield from pool.map(_teach, range(start, start + wanted), chunksize=CHUNK)
 
 
 def train_following(

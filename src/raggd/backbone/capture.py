@@ -23,9 +23,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from raggd.backbone.batch import Reading, new_cache
-from raggd.backbone.interface import Attached, Up, attached_to
+from raggd.backbone.fused import fused, plain_norms
+from raggd.backbone.interface import Attached, Codes, Up, attached_to
 from raggd.backbone.load import Backbone
-from raggd.core.low_rank import Factors
+from raggd.core.low_rank import PROJECTIONS, Factors
 
 ROWS = (1, 2, 4, 8, 16, 32)  # sizes of captured batches, to which others are padded
 ROOM = 64  # tokens that a growing cache has room for, before it is copied into a larger one
@@ -188,7 +189,8 @@ class Captured:
         ]
         self._view = DynamicCache()
         self._view.update = self._write  # type: ignore[method-assign, assignment]
-        self._own = [_own(hook, rows) for hook in hooks]
+        self._own = _own(hooks, rows)
+        self._norms = plain_norms(backbone.model)
         self._logits = torch.empty(0)
         self._graph: Any = None
         if device.type == "cuda":
@@ -206,12 +208,13 @@ class Captured:
     @torch.no_grad()
     def _forward(self, backbone: Backbone) -> None:
         self._mask.index_fill_(3, self._at, 0.0)
-        logits = backbone.model(
-            input_ids=self._tokens,
-            attention_mask=self._mask,
-            position_ids=self._positions,
-            **backbone.with_cache(self._view),
-        ).logits[:, -1]
+        with fused(backbone.model, self._norms):
+            logits = backbone.model(
+                input_ids=self._tokens,
+                attention_mask=self._mask,
+                position_ids=self._positions,
+                **backbone.with_cache(self._view),
+            ).logits[:, -1]
         if self._logits.shape != logits.shape:
             self._logits = torch.empty_like(logits)
         self._logits.copy_(logits)
@@ -221,14 +224,14 @@ class Captured:
     @contextmanager
     def _swapped(self, hooks: Sequence[Attached]) -> Iterator[None]:
         # the forward pass reads our own tensors in the place of what is attached
-        saved = [(hook.base, hook.update) for hook in hooks]
+        saved = [(hook.base, hook.update, hook.codes) for hook in hooks]
         try:
-            for hook, (base, update) in zip(hooks, self._own, strict=True):
-                hook.base, hook.update = base, update
+            for hook, own in zip(hooks, self._own, strict=True):
+                hook.base, hook.update, hook.codes = own
             yield
         finally:
-            for hook, (base, update) in zip(hooks, saved, strict=True):
-                hook.base, hook.update = base, update
+            for hook, own in zip(hooks, saved, strict=True):
+                hook.base, hook.update, hook.codes = own
 
     def _capture(self, backbone: Backbone, hooks: Sequence[Attached]) -> None:
         current, beside = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -256,7 +259,7 @@ class Captured:
             for columns, read in zip(own, (layer.keys, layer.values), strict=True):
                 # what another batch left, if it overflowed, is not a number behind any mask
                 columns.zero_()[:count, :, :length] = read
-        for hook, (base, update) in zip(hooks, self._own, strict=True):
+        for hook, (base, update, _) in zip(hooks, self._own, strict=True):
             base.a.copy_(hook.base.a)
             base.b.copy_(hook.base.b)
             if update is not None and hook.update is not None:
@@ -282,11 +285,22 @@ class Captured:
         return new_cache(own), (self._mask[:rows, 0, 0, :length] == 0).long()
 
 
-def _own(hook: Attached, rows: int) -> tuple[Factors, Up | None]:
+def _own(hooks: Sequence[Attached], rows: int) -> list[tuple[Factors, Up | None, Codes | None]]:
     # no memory as it is found: what is not a number stays one behind any mask
-    base = Factors(torch.zeros_like(hook.base.a), torch.zeros_like(hook.base.b))
-    if hook.update is None:
-        return base, None
-    # of what each row has for itself, enough for all rows of the captured size
-    count = rows if len(hook.update.down) > 1 else 1
-    return base, Up(*(t.new_zeros(count, *t.shape[1:]) for t in hook.update))
+    layers = len(hooks) // len(PROJECTIONS)  # hooks come by projection
+    made: list[tuple[Factors, Up | None, Codes | None]] = []
+    codes = [
+        Codes(hook.base.a.new_zeros(len(PROJECTIONS) * len(hook.base.a), hook.base.a.shape[1]))
+        for hook in hooks[:layers]
+    ]
+    for number, hook in enumerate(hooks):
+        place, shared = hook.place, codes[number % layers]
+        downs = shared.downs.chunk(len(PROJECTIONS))[place]
+        base = Factors(downs, torch.zeros_like(hook.base.b))
+        update = None
+        if hook.update is not None:
+            # of what each row has for itself, enough for all rows of the captured size
+            count = rows if len(hook.update.down) > 1 else 1
+            update = Up(*(t.new_zeros(count, *t.shape[1:]) for t in hook.update))
+        made.append((base, update, shared))
+    return made

@@ -78,6 +78,29 @@ def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float
     return total.view_as(output)
 
 
+class Codes:
+    """The codes ``A h`` of a layer's three projections in one product, made for the first of them.
+
+    On a card, where launching three small products takes longer than computing them.
+    """
+
+    def __init__(self, downs: Tensor) -> None:
+        """Take the three A of a layer below each other, (3 r, d_in)."""
+        self.downs = downs
+        self._seen: Tensor | None = None
+        self._made: tuple[Tensor, ...] = ()
+
+    def of(self, h: Tensor, place: int) -> Tensor:
+        """Return the code (rows * tokens, r) of the projection at a place."""
+        if h is not self._seen:
+            made = functional.linear(h.flatten(0, -2), self.downs)
+            self._seen, self._made = h, made.chunk(len(PROJECTIONS), -1)
+        code = self._made[place]
+        if place == len(PROJECTIONS) - 1:
+            self._seen, self._made = None, ()
+        return code
+
+
 @dataclass(slots=True)
 class Attached:
     """What is added to one projection of one layer; a forward hook."""
@@ -86,11 +109,18 @@ class Attached:
     update: Up | None  # as the base, exchanged between passes
     scale: float
     group: int  # consecutive rows that share each of several updates
+    place: int = 0  # of the projection among the layer's
+    codes: Codes | None = None  # that the layer's projections share, where they do
 
     def __call__(self, _: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
         """Return the projection's output (rows, tokens, d_out) with what is added to it."""
         h = inputs[0]
-        total, code = add_base(output, h, self.base, self.scale)
+        if self.codes is None or torch.is_grad_enabled():
+            total, code = add_base(output, h, self.base, self.scale)
+        else:
+            code = self.codes.of(h, self.place)
+            output.view(-1, output.shape[-1]).addmm_(code, self.base.b.T, alpha=self.scale)
+            total = output
         if self.update is None:
             return total
         _check_rows(h, self.update, self.group)
@@ -116,16 +146,30 @@ def _hooks(
     backbone: Backbone, base: BaseAdapter, update: Update | None, group: int, as_one: bool
 ) -> Iterator[tuple[nn.Module, Attached]]:
     # with every module what is attached to it, factors where the backbone is and in its type
-    target = (backbone.device, backbone.dtype)
+    target, card = (backbone.device, backbone.dtype), backbone.device.type == "cuda"
+    owns: dict[str, Factors] = {}
+    ups: dict[str, list[Up]] = {}
     for projection in PROJECTIONS:
-        own, ups = Factors(*(t.to(*target) for t in base.factors[projection])), None
+        own = Factors(*(t.to(*target) for t in base.factors[projection]))
         if update is not None:
             step = Factors(*(t.to(*target) for t in update.factors[projection]))
-            one = as_one and update.rows is None
-            own, ups = (_as_one(own, step), None) if one else (own, _ups(own, step))
+            if card and update.rows == 1:
+                step = Factors(*(t[0] for t in step))
+            if step.a.dim() == 3 and (as_one or card):  # launches are what time is spent on there
+                own = _as_one(own, step)
+            else:
+                ups[projection] = _ups(own, step)
+        owns[projection] = own
+    downs = torch.cat([own.a for own in owns.values()], -2) if card else ()
+    codes = [Codes(layer) for layer in downs]
+    for place, (projection, own) in enumerate(owns.items()):
         for layer, module in enumerate(backbone.projections[projection]):
-            factors, up = Factors(own.a[layer], own.b[layer]), ups[layer] if ups else None
-            yield module, Attached(factors, up, base.spec.scaling, group)
+            factors = Factors(own.a[layer], own.b[layer])
+            up, shared = ups.get(projection), codes[layer] if codes else None
+            hook = Attached(
+                factors, up[layer] if up else None, base.spec.scaling, group, place, shared
+            )
+            yield module, hook
 
 
 def _as_one(base: Factors, step: Factors) -> Factors:

@@ -271,6 +271,8 @@ def _respelled(
 ) -> tuple[str, list[str]] | None:
     # names that every example's passages hold, half of them in another spelling
     for name, change in RESPELLED.items() if len(values) > 1 else ():
+        if any(change(value) != value for value in values):
+            continue  # each leaves its result as it is
         found = [_before(change, value, d) for value, d in zip(values, shown, strict=True)]
         whole = [old for old in found if old]
         changed = sum(old != new for old, new in zip(found, values, strict=True))

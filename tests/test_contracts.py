@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from raggd.adaptation import following
 from raggd.adaptation.following import (
     Use,
     draw_lessons,
@@ -284,6 +285,17 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
     bare_ones = training_lessons(tokenizer, ROWS, settings, Use(show=False, predict=True))
     assert [t.examples for t in bare_ones] == [t.examples for t in lessons]
     assert all(t.prompt.tokens[: len(t.examples)] != t.examples for t in bare_ones)
+
+
+def test_lessons_drawn_by_all_cores_are_those_of_one(
+    tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ExamplesSettings(steps=3, batch=2)
+    alone = training_lessons(tiny_backbone.tokenizer, ROWS, settings)
+    monkeypatch.setattr(following, "MANY", 2)
+    monkeypatch.setattr(following, "CHUNK", 1)
+    monkeypatch.setattr(following.os, "sched_getaffinity", lambda _: {0, 1}, raising=False)
+    assert training_lessons(tiny_backbone.tokenizer, ROWS, settings) == alone
 
 
 @pytest.mark.parametrize(

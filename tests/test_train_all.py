@@ -11,6 +11,7 @@ import torch
 from raggd.assembly import Assembly
 from raggd.backbone import load as load_module
 from raggd.backbone.load import Backbone
+from raggd.core.low_rank import load_update, stack_updates
 from raggd.data.benchmarks import training_questions
 from raggd.data.prepared import Prepared, write_prepared
 from raggd.files import load_tensors, read_json
@@ -23,10 +24,12 @@ from raggd.training.run import Run
 from raggd.training.stages import (
     STAGES,
     USUAL,
+    average,
     estimated,
     seconds_per_example,
     train_all,
 )
+from tiny import make_backbone, random_base, random_update
 from workflow_fixtures import files_under, parts_with, settings_text, write_data
 
 OTHERS = """
@@ -200,3 +203,38 @@ def test_the_estimate_is_examples_times_a_measured_step(
 def test_a_stage_makes_every_file_that_a_method_reads() -> None:
     read = {file for name in METHODS for file in SPECS[name].weights}
     assert read <= {*STAGES, "mean"}
+
+
+def test_steps_that_were_trained_apart_are_averaged(tmp_path: Path) -> None:
+    base = random_base(make_backbone())
+    steps = [random_update(base, seed=seed, size=0.5) for seed in (1, 2, 3)]
+    files = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for step, file in zip(steps, files, strict=True):
+        step.save(file)
+    record = average(files, tmp_path / "mean")
+    made = load_update(tmp_path / "mean" / file_of("examples"))
+    wanted = torch.stack([step.vector() for step in steps]).mean(0)
+    assert torch.allclose(made.vector().float(), wanted, atol=1e-2)
+    assert not torch.allclose(steps[0].vector(), wanted, atol=1e-2)
+    assert made.base == base.fingerprint
+    assert list(record["mean_of"]) == [str(file) for file in files]
+
+
+def test_steps_that_are_no_average_are_refused(tmp_path: Path) -> None:
+    base, other = (random_base(make_backbone(), seed=seed) for seed in (1, 2))
+    steps = [random_update(one, size=0.5) for one in (base, other)]
+    narrow = random_update(random_base(make_backbone(), rank=3), size=0.5)
+    steps += [narrow, stack_updates([steps[0], steps[0]])]
+    files = [tmp_path / f"{number}.safetensors" for number in range(len(steps))]
+    for step, file in zip(steps, files, strict=True):
+        step.save(file)
+    first, of_other, of_other_shape, of_rows = files
+    for given, message in (
+        ([first], "two files or more"),
+        ([first, of_rows], "each with a single step"),
+        ([first, of_other], "different bases"),
+        ([first, of_other_shape], "different shapes"),
+    ):
+        with pytest.raises(RaggdError, match=message):
+            average(given, tmp_path / "mean")
+    assert not (tmp_path / "mean").exists()

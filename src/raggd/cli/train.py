@@ -98,6 +98,19 @@ for stage, text in STAGES.items():
     train_app.command(stage, help=text)(_command(stage))
 
 
+@train_app.command("average")
+def average(
+    files: Annotated[list[Path], typer.Argument(help="Steps that were trained apart, by file.")],
+    out: Out = Path("runs/weights"),
+    as_json: Json = False,
+) -> None:
+    """Average steps that follow examples: better than each on questions that none saw."""
+    from raggd.training.stages import average as run
+
+    record = run(files, out)
+    show(record, as_json, f"the mean of {len(files)} steps in {out}")
+
+
 @train_app.command("all")
 def train_all(
     out: Out = Path("runs/weights"),

@@ -10,11 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from raggd.adaptation.base_adapter import fresh_base
 from raggd.adaptation.refusing import LESSONS
 from raggd.assembly import Assembly
 from raggd.backbone.interface import mean_answer_loss
-from raggd.core.low_rank import tensors_of
+from raggd.core.low_rank import load_update, stack_updates, tensors_of
 from raggd.evaluation.timing import in_turn
 from raggd.files import read_json, write_json
 from raggd.methods import spec
@@ -204,6 +206,33 @@ def train_all(
     }
     write_json(out / "train.json", result | {"settings": settings.model_dump(), **origin()})
     return result
+
+
+def average(files: Sequence[Path], out: Path) -> dict[str, Any]:
+    """Write the mean of steps that were trained apart as ``examples``; return its record.
+
+    It is better than each on questions that none saw: what one has learned by heart the others
+    have not.
+
+    Raises:
+        RaggdError: fewer than two, of different bases or shapes, or trained for rows.
+    """
+    steps = [load_update(file) for file in files]
+    if len(steps) < 2 or any(step.rows is not None for step in steps):
+        raise RaggdError("an average is made of two files or more, each with a single step.")
+    if len({step.spec for step in steps}) > 1:
+        raise RaggdError("cannot average steps of different shapes: train them alike.")
+    mean = stack_updates(steps).map(lambda t: t.float().mean(0).to(torch.bfloat16))
+    path = out / spec.EXAMPLES_FILE
+    mean.save(path)
+    record = {
+        "mean_of": {str(file): weights_hash(file) for file in files},
+        "base": mean.base,
+        **origin(),
+        "hashes": {path.name: weights_hash(path)},
+    }
+    write_json(out / "average.json", record)
+    return record
 
 
 def seconds_per_example(run: Run) -> float:

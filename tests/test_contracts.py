@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -37,6 +39,7 @@ from raggd.data.contracts.families import (
     contract_set,
     draw_contract,
 )
+from raggd.data.contracts.figures import _ENGLISH, FIGURES
 from raggd.data.contracts.lessons import draw_lesson
 from raggd.data.contracts.letters import CHANGES
 from raggd.data.contracts.trim import sentences, shorten
@@ -227,6 +230,16 @@ def test_what_a_held_out_contract_wants_is_held_out_under_any_name(held: Contrac
 def test_changes_of_letters_are_done_once(text: str) -> None:
     for change in CHANGES.values():
         assert change(change(text)) == change(text) or "ß" in text or not text.isascii()
+
+
+@given(day=st.dates(), number=st.integers(0, 10**9), name=st.sampled_from(sorted(FIGURES)))
+def test_dates_and_numbers_are_rewritten_once(day: date, number: int, name: str) -> None:
+    figure = FIGURES[name]
+    known = [f"{day:%d} {_ENGLISH[day.month - 1]} {day.year:04}", f"{number:,}", day.isoformat()]
+    for text in known:
+        once = figure.change(text)
+        assert figure.change(once) == once
+        assert once == text or re.fullmatch(figure.written, once), (text, once)
 
 
 def test_a_shorter_passage_keeps_its_answer_and_whole_sentences() -> None:

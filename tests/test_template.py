@@ -156,6 +156,59 @@ def test_names_may_be_respelled(spelling: str, frame: str) -> None:
     assert template is None or template.letters == "same", "without the names nothing tells"
 
 
+DATED = (
+    "The bridge was opened on 12 March 1987 by the mayor.",
+    "On July 4th, 1999, the tower was finished.",
+    "Die Mühle brannte am 1. Juni 2003 ab.",
+)
+COUNTED = ("It costs 1,290 euros.", "It holds 12,400 litres, not 12.", "Of 1,250,000 readers, ...")
+
+
+def _said(answers: Sequence[str], texts: Sequence[str]) -> tuple[Demonstration, ...]:
+    beside = Passage("beside", "On 3 May 1990 it cost 9,000 pounds.")
+    return tuple(
+        Demonstration(text, f"What of number {at}?", (Passage(f"p{at}", text), beside), answer)
+        for at, (answer, text) in enumerate(zip(answers, texts, strict=True))
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "texts", "other", "wanted"),
+    [
+        (("1987-03-12", "1999-07-04", "2003-06-01"), DATED, "3 May 1990", "1990-05-03"),
+        (("12.03.1987", "04.07.1999", "01.06.2003"), DATED, "May 3, 1990", "03.05.1990"),
+        (("12/03/1987", "04/07/1999", "01/06/2003"), DATED, "1990-05-03", "03/05/1990"),
+        (("03/12/1987", "07/04/1999", "06/01/2003"), DATED, "3. Mai 1990", "05/03/1990"),
+        (("12 March 1987", "4 July 1999", "1 June 2003"), DATED, "03.05.1990", "3 May 1990"),
+        (("March 12, 1987", "July 4, 1999", "June 1, 2003"), DATED, "3 May 1990", "May 3, 1990"),
+        (("1290", "12400", "1250000"), COUNTED, "9,000", "9000"),
+    ],
+)
+@pytest.mark.parametrize("frame", ["{}", '{{"when": "{}"}}', "Told: {}."])
+def test_dates_and_numbers_may_be_written_otherwise(
+    written: tuple[str, ...], texts: tuple[str, ...], other: str, wanted: str, frame: str
+) -> None:
+    shown = _said([frame.format(value) for value in written], texts)
+    template, plain = template_of(shown)
+    assert template is not None
+    assert template.extractive
+    for demonstration, text in zip(plain, texts, strict=True):
+        assert demonstration.answer in text
+    assert template.write(other) == frame.format(wanted)
+    assert template.write("no such thing") == frame.format("no such thing")
+    bare = [replace(d, passages=d.passages[1:]) for d in shown]
+    read, _ = template_of(bare)
+    assert read is None or read.letters == "same", "without the dates nothing tells"
+
+
+def test_dates_that_passages_spell_alike_are_no_change() -> None:
+    shown = _said(("12 March 1987", "July 4th, 1999", "1. Juni 2003"), DATED)
+    template, plain = template_of(shown)
+    assert template is not None
+    assert template.letters == "same"
+    assert plain == shown
+
+
 SHORT = {
     "first-word": ("Gary", "New", "Lake", "Henri"),
     "last-word": ("Barlow", "Ross", "Vänern", "Toulouse"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from raggd.data.answers import contains_answer
+from raggd.data.contracts.figures import FIGURES, Figure
 from raggd.data.contracts.letters import CAPITALS, LETTERS, RESPELLED
 from raggd.data.shown import says_no, shared_ends
 from raggd.data.text import UNSPACED, in_word, is_boundary
@@ -238,6 +239,8 @@ def letters_of(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[s
     Returns its name and the values before it; ``same`` where passages spell most values as they
     are, or hold none of them.
     """
+    if told := _figured(values, shown):
+        return told
     lettered = [value for value in values if re.search(r"[^\W\d_]", value)]
     for name in possible_letters(values):
         found = [_as_written(value, d) for value, d in zip(values, shown, strict=True)]
@@ -248,6 +251,24 @@ def letters_of(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[s
         if told := read(values, shown):
             return told
     return "same", list(values)
+
+
+def _figured(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[str, list[str]] | None:
+    # dates and numbers that passages hold in another spelling, half of them at least
+    for name, figure in FIGURES.items() if values else ():
+        if not all(re.fullmatch(figure.written, value) for value in values):
+            continue
+        found = [_spelt(figure, value, d) for value, d in zip(values, shown, strict=True)]
+        changed = sum(old not in {None, new} for old, new in zip(found, values, strict=True))
+        if all(found) and 2 * changed >= len(values):
+            return name, [old or "" for old in found]
+    return None
+
+
+def _spelt(figure: Figure, value: str, shown: Demonstration) -> str | None:
+    text = "\n".join(p.text for p in shown.passages)
+    known = (old for old in figure.among(text) if figure.change(old) == value)
+    return value if held(value, shown) and _stands_in(value, text) else next(known, None)
 
 
 def _capitals(

@@ -22,7 +22,7 @@ from raggd.data.template import (
 )
 from raggd.records import Demonstration
 
-READING = "9"
+READING = "10"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 _MOST_NAMES = 2
 _UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?:[.,]0+)?(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")

@@ -18,7 +18,7 @@ from typing import Any
 
 from raggd.data.answers import contains_answer
 from raggd.data.closed import Closed
-from raggd.data.contracts.letters import CHANGES, SHORTENED
+from raggd.data.contracts.letters import CHANGES, FIGURED, SHORTENED
 from raggd.data.contracts.trim import sentences
 from raggd.data.pieces import NAMES, VALUE, Piece, are_sentences, read_answer
 from raggd.data.shown import is_refusal, parsed_json
@@ -80,8 +80,9 @@ class AnswerTemplate:
         text = self.joined({"x": "...", "n": "n"}, self.names)
         text = text.replace(ASKED, "question")
         said = [f"written as '{text}'"] if len(self.pieces) > 1 else []
-        kind = "alone" if self.letters in SHORTENED else "letters"
-        said += [f"in {self.letters} {kind}"] if self.letters != "same" else []
+        kind = " alone" if self.letters in SHORTENED else " letters"
+        kind = "" if self.letters in FIGURED else kind
+        said += [f"in {self.letters}{kind}"] if self.letters != "same" else []
         said += [f"the {self.quotes} of a passage"] if self.quotes else []
         said += ["in words of the passages"] if self.extractive else []
         said += [str(self.closed)] if self.closed else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
+from raggd.data.contracts.figures import FIGURES
+
 
 def _joined(text: str, mark: str) -> str:
     return re.sub(r"\W+", mark, text.lower().replace("'", "")).strip(mark)
@@ -63,4 +65,5 @@ RESPELLED: Mapping[str, Callable[[str], str]] = {
     "last-first": _last_first,
 }
 """Names as hashtags, identifiers, lists of authors write them. Each leaves its result as it is."""
-CHANGES = {**LETTERS, **SHORTENED, **CAPITALS, **RESPELLED}
+FIGURED = {name: figure.change for name, figure in FIGURES.items()}
+CHANGES = {**LETTERS, **SHORTENED, **CAPITALS, **RESPELLED, **FIGURED}

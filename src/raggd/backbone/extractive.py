@@ -17,6 +17,7 @@ from torch import Tensor
 
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import answer_tokens
+from raggd.data.rendering import text_tokens
 from raggd.data.text import UNSPACED, is_boundary
 
 FIRST = 32  # characters of a word that decide its first token
@@ -35,11 +36,14 @@ class Extract:
         texts: Sequence[str],
         whole: Sequence[str] = (),
         chance: tuple[float, float] | None = None,
+        lead: str | None = None,
     ) -> None:
         """Start with nothing written; `whole` are answers that may be given besides.
 
         `chance`: of the first of two by the evidence, and the weight left for the model's view.
+        `lead`: what stands before a part of an answer; None for an answer's beginning.
         """
+        self._lead = lead
         self._tokenizer, self._stops = backbone.tokenizer, tuple(backbone.stops)
         self._written: list[int] = []
         self._whole = [self._tokens(text) for text in whole]
@@ -52,6 +56,8 @@ class Extract:
         self._open: list[tuple[str, list[int]]] = []
 
     def _tokens(self, text: str) -> list[int]:
+        if self._lead is not None:
+            return text_tokens(self._tokenizer, self._lead + text)
         return answer_tokens(self._tokenizer, text)[:-1]
 
     def _first_tokens(self) -> dict[int, list[str]]:
@@ -69,6 +75,11 @@ class Extract:
 
     def allowed(self) -> set[int]:
         """Return the tokens that may come next; end tokens alone where there are none."""
+        ids, ends = self.going_on()
+        return ids | set(self._stops) if ends or not ids else ids
+
+    def going_on(self) -> tuple[set[int], bool]:
+        """Return the tokens that go on with what is written, and whether it may end."""
         at = len(self._written)
         ids = {tokens[at] for tokens in self._whole if len(tokens) > at}
         ends = any(len(tokens) == at for tokens in self._whole)
@@ -77,7 +88,7 @@ class Extract:
         for text, tokens in self._open:
             ids.update(tokens[at : at + 1])
             ends = ends or self._may_end(text, tokens[:at])
-        return ids | set(self._stops) if ends or not ids else ids
+        return ids, ends
 
     def _may_end(self, text: str, tokens: list[int]) -> bool:
         written = self._tokenizer.decode(tokens).strip()
@@ -85,9 +96,7 @@ class Extract:
 
     def limit(self, logits: Tensor) -> Tensor:
         """Return logits (vocabulary,) with all that may not come next at minus infinity."""
-        logits = self._weighed(logits)
-        kept = torch.tensor(sorted(self.allowed()), device=logits.device)
-        return torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
+        return only(self._weighed(logits), self.allowed())
 
     def _weighed(self, logits: Tensor) -> Tensor:
         # where the two answers part, their tokens have the chances that evidence and model give
@@ -105,6 +114,12 @@ class Extract:
         self._written.append(token)
         self._whole = [t for t in self._whole if t[at : at + 1] == [token]]
         self._open = [(text, t) for text, t in self._open if t[at : at + 1] == [token]]
+
+
+def only(logits: Tensor, allowed: set[int]) -> Tensor:
+    """Return logits (vocabulary,) with all other tokens at minus infinity."""
+    kept = torch.tensor(sorted(allowed), device=logits.device)
+    return torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
 
 
 def mixed(logits: Tensor, first: int, second: int, told: float, free: float) -> Tensor:

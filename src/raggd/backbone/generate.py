@@ -27,6 +27,7 @@ from raggd.backbone.capture import branch, steps_from
 from raggd.backbone.extractive import Extract
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule, decided
+from raggd.backbone.slots import Slots
 from raggd.data.prompts import Prompt
 
 SHORTEST_OPENING = 128  # tokens from which on what prompts share is worth a forward pass of its own
@@ -120,7 +121,7 @@ def join_readings(readings: Sequence[Reading]) -> Reading:
 
 
 def _extracted(
-    logits: Tensor, extracts: Sequence[Extract | None], last: Sequence[Tensor]
+    logits: Tensor, extracts: Sequence[Extract | Slots | None], last: Sequence[Tensor]
 ) -> Tensor:
     # of the rows that are held to their passages, nothing else stays possible
     logits = logits.clone()
@@ -139,7 +140,7 @@ def decode(
     max_tokens: int,
     *,
     lines: Sequence[bool] = (),
-    extracts: Sequence[Extract | None] = (),
+    extracts: Sequence[Extract | Slots | None] = (),
 ) -> list[str]:
     """Answer the prompts that were read, by greedy decoding, special tokens removed.
 

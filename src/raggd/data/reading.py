@@ -10,6 +10,7 @@ from itertools import product
 from raggd.data.answers import contains_answer
 from raggd.data.closed import Closed, are_grades, closed_of, line_of
 from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of
+from raggd.data.several import several_of
 from raggd.data.shown import parsed_json, refusals_of
 from raggd.data.template import (
     ASKED,
@@ -46,6 +47,8 @@ def template_of(
     read = _read(answered) if answered else AnswerTemplate()
     values = [read.value_of(d.answer) or "" for d in answered]
     template, before = _closed(read, values, answered) or _open(read, values, answered)
+    if template == AnswerTemplate():
+        template = replace(template, several=several_of(answered))
     template = replace(template, refusals=told if answered else ())
     if template == AnswerTemplate():
         return None, shown

@@ -21,6 +21,7 @@ from raggd.data.closed import Closed
 from raggd.data.contracts.letters import CHANGES, FIGURED, SHORTENED
 from raggd.data.contracts.trim import sentences
 from raggd.data.pieces import NAMES, VALUE, Piece, are_sentences, read_answer
+from raggd.data.several import Several
 from raggd.data.shown import is_refusal, parsed_json
 from raggd.records import Passage
 
@@ -47,6 +48,7 @@ class AnswerTemplate:
     extractive: bool = False
     numbers: bool = False  # whether the value is a number and nothing besides
     closed: Closed | None = None  # what values are chosen from: options or labels
+    several: Several | None = None  # what stands around values, where there are several
     refusals: tuple[str, ...] = ()  # as they were shown; the model writes `REFUSAL` for the first
     given: tuple[tuple[str, str], ...] = ()  # questions and answers of the examples, as they were
 
@@ -57,13 +59,15 @@ class AnswerTemplate:
         told = {name: tuple(fields[name]) for name in ("names", "refusals")}
         told["given"] = tuple(map(tuple, fields["given"]))
         closed = Closed.of(fields["closed"]) if fields.get("closed") else None
-        return cls(**{**fields, **told, "pieces": pieces, "closed": closed})
+        several = Several.of(fields["several"]) if fields.get("several") else None
+        return cls(**{**fields, **told, "pieces": pieces, "closed": closed, "several": several})
 
     @property
     def rewrites(self) -> bool:
         """Whether an answer is not written as the model says it."""
         labels = self.closed is not None and not self.closed.options
-        plain = replace(self, extractive=False, given=(), closed=None if labels else self.closed)
+        closed = None if labels else self.closed
+        plain = replace(self, extractive=False, given=(), closed=closed, several=None)
         return plain != AnswerTemplate()
 
     @property
@@ -85,7 +89,7 @@ class AnswerTemplate:
         said += [f"in {self.letters}{kind}"] if self.letters != "same" else []
         said += [f"the {self.quotes} of a passage"] if self.quotes else []
         said += ["in words of the passages"] if self.extractive else []
-        said += [str(self.closed)] if self.closed else []
+        said += [str(each) for each in (self.closed, self.several) if each]
         return ", ".join(said)
 
     def asked(self, question: str) -> str:

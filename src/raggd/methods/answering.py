@@ -23,6 +23,7 @@ from raggd.backbone.generate import (
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule
+from raggd.backbone.slots import Slots
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.closed import asks_what
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
@@ -177,7 +178,7 @@ def rules_of(rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> list[Refusal
     ]
 
 
-def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | None:
+def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | Slots | None:
     """Return what holds an answer to options, labels or words of passages, if the examples do."""
     template = row.template
     if template is None:
@@ -187,7 +188,7 @@ def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | No
     if template.closed and choices:
         chance = template.closed.chance(prompt.question, prompt.passages)
         return Extract(backbone, (), [*choices, *refusal], chance)
-    if not template.extractive or not prompt.passages:
+    if not (template.extractive or template.several) or not prompt.passages:
         return None
     texts = [t for p in prompt.passages for t in (*p.title.split(" > "), p.text) if t]
     numbers = [n for text in texts for n in NUMBER.findall(text)] if template.numbers else []
@@ -195,6 +196,8 @@ def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | No
         return Extract(backbone, numbers, refusal)
     if not any(set("*`") & set(d.answer) for d in row.shown):  # Markdown's, and they show none
         texts = [without_marks(text) for text in texts]
+    if template.several:
+        return Slots(backbone, texts, template.several, refusal)
     verdicts = () if asks_what(prompt.asked) else VERDICTS
     return Extract(backbone, texts, [*verdicts, *refusal])
 

@@ -177,19 +177,21 @@ def test_marks_of_passages_are_written_only_where_examples_show_some(
     tiny_backbone: Backbone,
 ) -> None:
     template, plain = template_of(shown("<b>Oslo</b>", "<b>1944</b>"))
-    passages = (Passage("p", "the *red* fish"),)
+    passages = (Passage("p", "the *red* fish [sea] Oslo"),)
     starts = {}
     for row in (
         Adapted(template=template, shown=plain),
-        Adapted(template=template, shown=tuple(replace(d, answer=f"*{d.answer}*") for d in plain)),
+        Adapted(
+            template=template, shown=tuple(replace(d, answer=f"*[{d.answer}]*") for d in plain)
+        ),
     ):
         prompt = render(tiny_backbone, row, "who?", passages, limit=400)
         extract = extract_of(tiny_backbone, row, prompt)
         assert extract is not None
         starts[row.shown] = {text for texts in extract._first.values() for text in texts}
     bare, marked = starts.values()
-    assert bare == {"the red fish", "red fish", "fish"}
-    assert "*red* fish" in marked
+    assert bare == {"the red fish", "red fish", "fish", "sea", "Oslo"}
+    assert "*red* fish [sea] Oslo" in marked
 
 
 def test_what_is_read_decides_what_it_is_held_to(tiny_backbone: Backbone) -> None:

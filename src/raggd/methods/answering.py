@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -34,6 +35,7 @@ from raggd.records import Passage, RaggdError
 from raggd.retrieval.evidence import coverage
 from raggd.settings import Settings
 
+_ACROSS = re.compile(r"[\[\]{}<>|=]")
 VERDICTS = ("Yes", "No", "yes", "no")  # answers that no passage needs to hold
 
 
@@ -194,8 +196,11 @@ def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | Sl
     numbers = [n for text in texts for n in NUMBER.findall(text)] if template.numbers else []
     if numbers:
         return Extract(backbone, numbers, refusal)
-    if not any(set("*`") & set(d.answer) for d in row.shown):  # Markdown's, and they show none
+    marks = set().union(*(d.answer for d in row.shown))
+    if not marks & set("*`"):  # Markdown's, and they show none
         texts = [without_marks(text) for text in texts]
+    if not marks & set("[]{}<>|="):  # of code and tables: no answer goes across one
+        texts = [part for text in texts for part in _ACROSS.split(text)]
     if template.several:
         return Slots(backbone, texts, template.several, refusal)
     verdicts = () if asks_what(prompt.asked) else VERDICTS

@@ -244,9 +244,13 @@ def letters_of(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[s
     lettered = [value for value in values if re.search(r"[^\W\d_]", value)]
     for name in possible_letters(values):
         found = [_as_written(value, d) for value, d in zip(values, shown, strict=True)]
-        changed = sum(old not in {None, new} for old, new in zip(found, values, strict=True))
-        if 2 * changed >= len(lettered):
-            return name, [old or _guess(new) for old, new in zip(found, values, strict=True)]
+        pairs = list(zip(found, values, strict=True))
+        changed = sum(old not in {None, new} for old, new in pairs)
+        # one tells, too, that differs by more than the capital of a sentence, if all are found
+        more = any(old and old[1:] != new[1:] for old, new in pairs)
+        whole = all(old for old, new in pairs if new in lettered)
+        if 2 * changed >= len(lettered) or (more and whole):
+            return name, [old or _guess(new) for old, new in pairs]
     for read in (_shortened, _capitals, _respelled):
         if told := read(values, shown):
             return told

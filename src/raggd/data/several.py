@@ -8,6 +8,7 @@ each value is held to the words of its passages.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -153,9 +154,9 @@ def _ends(answer: str, at: int, told: str, shown: Demonstration) -> Iterator[int
     if not (is_boundary(answer, at) and in_word(answer[at])):
         return
     line = answer.find("\n", at)
-    last = len(answer) if line < 0 else line
-    while last > at and answer[at:last] not in told:
-        last -= 1
+    ends = range(at + 1, (len(answer) if line < 0 else line) + 1)
+    # the longest that stands there: what goes on from what does not stand there does not either
+    last = at + bisect_left(ends, True, key=lambda end: answer[at:end] not in told)
     for end in range(last, at, -1):
         whole = is_boundary(answer, end) and in_word(answer[end - 1])
         if whole and is_part(answer[at:end], shown.passages):

@@ -21,9 +21,9 @@ from raggd.backbone.capture import (
     capture_for,
 )
 from raggd.backbone.generate import read_prompts
-from raggd.backbone.interface import attach, attached_to
+from raggd.backbone.interface import Codes, attach, attached_to
 from raggd.backbone.load import Backbone
-from raggd.core.low_rank import BaseAdapter, Update, stack_updates
+from raggd.core.low_rank import PROJECTIONS, BaseAdapter, Update, stack_updates
 from raggd.data.prompts import Prompt
 from tiny import make_backbone, make_sliding_backbone, random_base, random_update
 
@@ -64,7 +64,7 @@ def compare(backbone: Backbone, shown: Sequence[Prompt], tokens: int = 6) -> Ten
         steps = CapturedSteps(backbone, capture_for(backbone, reading, tokens))
         found, own_logits = decoded(steps, reading, tokens)
     assert torch.equal(found, expected)
-    assert torch.allclose(own_logits, logits, atol=5e-4)
+    assert torch.allclose(own_logits, logits, atol=1e-4)
     return found
 
 
@@ -127,6 +127,26 @@ def test_static_caches_give_the_same_tokens(
             answers.append(compare(own, prompts(rows)))
     assert not torch.equal(answers[0], answers[1])
     assert not torch.equal(answers[1], answers[3])
+
+
+def test_codes_that_a_layer_shares_are_filled_with_its_factors(
+    own: Backbone, own_base: BaseAdapter
+) -> None:
+    with attach(own, own_base):
+        wanted = compare(own, prompts(2))
+        capture._CAPTURED.clear()
+        hooks = attached_to(own)  # by projection
+        layers = len(hooks) // len(PROJECTIONS)
+        for layer in range(layers):
+            downs = torch.cat([hook.base.a for hook in hooks[layer::layers]])
+            for hook in hooks[layer::layers]:
+                hook.codes = Codes(downs) if hook.place == 0 else hooks[layer].codes
+        assert torch.equal(compare(own, prompts(2)), wanted)
+        captured = capture_for(own, read_prompts(own, prompts(2)), 6)
+        for hook, (base, _, codes) in zip(hooks, captured._own, strict=True):
+            assert codes is not None
+            assert torch.equal(codes.downs.chunk(len(PROJECTIONS))[hook.place], hook.base.a)
+            assert torch.equal(base.a, hook.base.a)
 
 
 def test_what_a_size_is_captured_with_is_finite(

@@ -287,17 +287,14 @@ class Captured:
 
 def _own(hooks: Sequence[Attached], rows: int) -> list[tuple[Factors, Up | None, Codes | None]]:
     # no memory as it is found: what is not a number stays one behind any mask
-    layers = len(hooks) // len(PROJECTIONS)  # hooks come by projection
+    codes: dict[int, Codes] = {}  # by what a layer's projections share
     made: list[tuple[Factors, Up | None, Codes | None]] = []
-    codes = [
-        Codes(hook.base.a.new_zeros(len(PROJECTIONS) * len(hook.base.a), hook.base.a.shape[1]))
-        for hook in hooks[:layers]
-    ]
-    for number, hook in enumerate(hooks):
-        place, shared = hook.place, codes[number % layers]
-        downs = shared.downs.chunk(len(PROJECTIONS))[place]
-        base = Factors(downs, torch.zeros_like(hook.base.b))
-        update = None
+    for hook in hooks:
+        shared, down = None, torch.zeros_like(hook.base.a)
+        if hook.codes is not None:
+            shared = codes.setdefault(id(hook.codes), Codes(torch.zeros_like(hook.codes.downs)))
+            down = shared.downs.chunk(len(PROJECTIONS))[hook.place]  # a view: filled with it
+        base, update = Factors(down, torch.zeros_like(hook.base.b)), None
         if hook.update is not None:
             # of what each row has for itself, enough for all rows of the captured size
             count = rows if len(hook.update.down) > 1 else 1

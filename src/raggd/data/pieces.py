@@ -272,7 +272,7 @@ def _figured(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[str
 def _spelt(figure: Figure, value: str, shown: Demonstration) -> str | None:
     text = "\n".join(p.text for p in shown.passages)
     known = (old for old in figure.among(text) if figure.change(old) == value)
-    return value if held(value, shown) and _stands_in(value, text) else next(known, None)
+    return value if verbatim(value, shown) else next(known, None)
 
 
 def _capitals(

@@ -97,10 +97,14 @@ def _messages(
     return [*turns, {"role": "user", "content": user_text(question, passages, sources)}]
 
 
+def answer_lead(tokenizer: Any) -> str:
+    """Return what an answer begins with: a space, where no chat template ends the prompt."""
+    return "" if getattr(tokenizer, "chat_template", None) else " "
+
+
 def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
     """Return the tokens of an answer as the model is to write it, closed by the end token."""
-    lead = "" if getattr(tokenizer, "chat_template", None) else " "
-    text = lead + answer.strip()
+    text = answer_lead(tokenizer) + answer.strip()
     return [*text_tokens(tokenizer, text), tokenizer.eos_token_id]
 
 

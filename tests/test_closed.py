@@ -18,7 +18,7 @@ from raggd.adaptation.following import without_template
 from raggd.backbone.extractive import Extract, mixed
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.closed import VERDICTS, Closed, closed_of, names_held, options_of
+from raggd.data.closed import VERDICTS, Closed, closed_of, labels_of, names_held, options_of
 from raggd.data.contracts.base import Asked
 from raggd.data.contracts.families import KNOWN
 from raggd.data.contracts.lessons import Lesson
@@ -353,3 +353,11 @@ def test_forms_know_markers_and_labels() -> None:
     assert form.labels == ("A", "B")
     shown = [label(a, f"q{i}") for i, a in enumerate(("zim", "zam", "zim"))]
     assert infer_form(shown).labels == ("zim", "zam")
+
+
+def test_titles_that_are_numbered_alike_are_no_grades() -> None:
+    titles = ("Title 3", "Title 2", "Title 4")
+    shown = [Demonstration(t, "what?", (Passage(t, "It is so.", t),), t) for t in titles]
+    assert labels_of(titles, shown) == ()
+    bare = [replace(d, passages=(Passage("p", "It is so."),)) for d in shown]
+    assert labels_of(titles, bare) == titles

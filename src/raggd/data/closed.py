@@ -233,9 +233,10 @@ def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple
         return style("yes"), style("no")
     repeated = 1 < len(set(values)) < len(values) and not all(v.isdecimal() for v in values)
     short = all(value and len(value.split()) <= _LONGEST for value in values)
-    if not short or not (repeated or are_grades(values)):
+    pairs = list(zip(values, answered, strict=True))
+    titles = all(any(value == p.title for p in d.passages) for value, d in pairs)
+    if not short or not (repeated or (are_grades(values) and not titles)):
         return ()
-    pairs = zip(values, answered, strict=True)
     held = sum(contains_answer("\n".join(p.text for p in d.passages), [v]) for v, d in pairs)
     return () if 2 * held > len(values) else tuple(dict.fromkeys(values))
 

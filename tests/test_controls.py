@@ -22,15 +22,14 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted, Item, Rearranges
-from raggd.methods.controls import (
+from raggd.methods.plain import FewShot, TaskMean
+from raggd.methods.predicted import (
     Control,
-    TaskMean,
     other_passages,
     other_support,
     with_other_passages,
     with_supports,
 )
-from raggd.methods.plain import FewShot
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
 from raggd.retrieval.evidence import is_answerable
 from workflow_fixtures import StubRetriever, write_data

@@ -159,8 +159,8 @@ def test_the_template_renders_what_raggd_asks(
             "{%- if messages[0]['role'] == 'system' -%}{{ raise_exception('no system') }}"
             "{%- endif -%}" + own
         )
-    names = write_prompt(tmp_path, backbone, shown, "Answer as shown.")
-    assert files_under(tmp_path) == sorted(names)
+    write_prompt(tmp_path, backbone, shown, "Answer as shown.")
+    assert files_under(tmp_path) == ["chat_template.jinja", "prompt.txt"]
     passages = [Passage("p", "The red city lies near Lima.", "Guide")]
     asked = {"role": "user", "content": user_text("what lies near Lima ?", passages)}
     wanted = render_turns(

@@ -31,8 +31,6 @@ WEIGHT_DECAY = 0.01
 CLIP = 1.0
 """AdamW's decoupled weight decay and the largest norm of the gradient (paper section 5)."""
 DEFAULTS = TrainingSettings()
-Loss = Callable[[Sequence[int]], Tensor]
-"""The mean loss of the examples of some numbers, with gradients to what is trained."""
 
 
 class Session(TypedDict):
@@ -157,24 +155,21 @@ class Trainer:
             "training.max_tokens); on a larger card the same command continues."
         )
 
-    def _state(self) -> dict[str, Tensor]:
-        tensors = {f"parameter.{n}": p for n, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self._adam.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = value
-        return tensors
-
     def save(self, path: Path) -> None:
         """Write parameters, optimizer state, step and history as one safetensors file."""
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
+        tensors = {f"parameter.{n}": p for n, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self._adam.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value
         metadata = {
             "step": str(self.step),
             "seconds": str(round(self.seconds, 1)),
             "identity": self.identity,
             "history": json.dumps(self.history),
         }
-        save_tensors(path, self._state(), metadata)
+        save_tensors(path, tensors, metadata)
 
     @torch.no_grad()
     def resume(self, path: Path) -> bool:
@@ -216,7 +211,7 @@ def examples_id(prompts: Sequence[Prompt]) -> str:
 def train(
     parameters: Mapping[str, Tensor],
     lengths: Sequence[int],
-    loss_of: Loss,
+    loss_of: Callable[[Sequence[int]], Tensor],
     settings: ScheduleSettings,
     identity: str,
     *,
@@ -228,9 +223,10 @@ def train(
 ) -> list[float]:
     """Train parameters by AdamW in place, and return the loss of every step.
 
-    The checkpoint belongs to these settings and one `identity`, a hash of all else that the result
-    depends on. Warm-up is `warmup_of`'s unless it is given; `check` is called when the first
-    gradients are there.
+    `loss_of` gives the mean loss of the examples of some numbers, with gradients. The checkpoint
+    belongs to these settings and one `identity`, a hash of all else that the result depends on.
+    Warm-up is `warmup_of`'s unless it is given; `check` is called when the first gradients are
+    there.
     """
     identity = content_id(
         identity, settings.model_dump_json(), f"{common.seed} {common.accumulate}"

@@ -107,21 +107,21 @@ SPECS: dict[str, MethodSpec] = {
         weights=("base", "hyper"), encoded=True, imitates=0,
     ),
     "mean-update": MethodSpec(
-        "controls:build_mean", "Mean update", "controls", "P",
+        "plain:build_mean", "Mean update", "controls", "P",
         "The base adapter plus one fixed change, the average of all training targets. A control: "
         "it never looks at the demonstrations of the task.",
         weights=("base", "mean"), imitates=0, headline=True,
         compared_with=("base",),
     ),
     "mean-tuned": MethodSpec(
-        "controls:build_mean", "Mean update, tuned", "controls", "X",
+        "plain:build_mean", "Mean update, tuned", "controls", "X",
         "One fixed change for all tasks, trained on the answers that RAG-GD, tuned, learns from. "
         "A control: what is left when the demonstrations are not read.",
         weights=("base", "mean-tuned"),
         headline=True,
     ),
     "task-mean": MethodSpec(
-        "controls:build_task_mean", "Task mean", "controls", "d",
+        "plain:build_task_mean", "Task mean", "controls", "d",
         "The base adapter plus the average change that gradient steps make on many demonstrations "
         "of the task. A control: it knows the task, but reads no demonstrations at test time.",
         weights=("base", "task-mean"),
@@ -249,12 +249,12 @@ SPECS: dict[str, MethodSpec] = {
         weights=("base", "predictor"), encoded=True, gradient_steps=1, compared_with=("rag-gd",),
     ),
     "shuffled-support": MethodSpec(
-        "controls:build_shuffled", "Shuffled support", "controls", "<",
+        "predicted:build_shuffled", "Shuffled support", "controls", "<",
         "RAG-GD given the demonstrations of another task. A control.",
         weights=("base", "predictor"), encoded=True,
     ),
     "irrelevant-passages": MethodSpec(
-        "controls:build_irrelevant", "Irrelevant passages", "controls", ">",
+        "predicted:build_irrelevant", "Irrelevant passages", "controls", ">",
         "RAG-GD answering from the passages of another question. A control.",
         weights=("base", "predictor"), encoded=True,
     ),

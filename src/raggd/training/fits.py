@@ -12,7 +12,14 @@ from torch import Tensor
 
 from raggd.adaptation import training
 from raggd.adaptation.base_adapter import save_base, train_base
-from raggd.adaptation.following import Use, train_following, training_lessons
+from raggd.adaptation.following import (
+    LESSONS,
+    Use,
+    fit_rule,
+    refusal_lessons,
+    train_following,
+    training_lessons,
+)
 from raggd.adaptation.optimizer import seconds_spent
 from raggd.adaptation.predictors.base import (
     MeanPredictor,
@@ -20,13 +27,12 @@ from raggd.adaptation.predictors.base import (
     Predictor,
     load_predictor,
     mean_predictor,
+    ridge_predictor,
     save_predictor,
     save_task_means,
 )
 from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, save_gate
 from raggd.adaptation.predictors.modulation import save_modulation
-from raggd.adaptation.predictors.ridge import ridge_predictor
-from raggd.adaptation.refusing import LESSONS, fit_rule, refusal_lessons
 from raggd.adaptation.soft_prefix import save_prefix, train_prefix
 from raggd.adaptation.targets import Targets, denoised, draw_supports, load_targets, split_held_out
 from raggd.backbone.generate import read_prompts
@@ -320,12 +326,11 @@ def refusals(run: Run, file: str) -> Facts:
     path.unlink(missing_ok=True)  # lessons are read without one
     token = answer_tokens(run.parts.backbone.tokenizer, REFUSAL)[0]
     features, wanted = _refusal_features(run, rows, token)
-    fitted = fit_rule(features, wanted, token)
-    fitted.rule.save(path, weights_hash(run.out / spec.EXAMPLES_FILE))
-    told = {name: round(getattr(fitted, name), 3) for name in ("area", "recall", "wrongly")}
+    rule, told = fit_rule(features, wanted, token)
+    rule.save(path, weights_hash(run.out / spec.EXAMPLES_FILE))
     return {
         "lessons": len(wanted),
-        **told,
+        **{name: round(share, 3) for name, share in told.items()},
         "data": prepared_id(rows),
         "hashes": _hashes(run, spec.EXAMPLES_FILE),
     }

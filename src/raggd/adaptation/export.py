@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from raggd.core.low_rank import (
     factors_of,
 )
 from raggd.data.prompts import ANSWER_CUE, system_text, user_text
-from raggd.data.rendering import control_of, render_turns, template_of
+from raggd.data.rendering import Turns, control_of, render_turns, template_of
 from raggd.files import load_tensors, read_json, replacing, save_tensors, write_json, write_text
 from raggd.records import Demonstration, Passage, RaggdError
 from raggd.settings import AdapterSettings
@@ -190,23 +190,25 @@ def write_gguf(
 
 _PLAIN = (
     "{{- messages[0]['content'] -}}{%- for m in messages[1:] -%}{%- if m['role'] == 'assistant' -%}"
-    "{{- ' ' + m['content'] -}}{%- else -%}{{- '\\n\\n' + m['content'] + '\\n"
-    + ANSWER_CUE
-    + "' -}}"
-    "{%- endif -%}{%- endfor -%}"
-)
+    "{{- ' ' + m['content'] -}}{%- else -%}{{- '\\n\\n' + m['content'] + '\\nCUE' -}}{%- endif -%}"
+    "{%- endfor -%}"
+).replace("CUE", ANSWER_CUE)
 """What raggd writes for a tokenizer without a template."""
 
 
-def opening_turns(shown: Sequence[Demonstration], instruction: str) -> list[dict[str, str]]:
-    """Return the turns before the user's own: the instruction, and examples with their answers."""
+def opening_turns(tokenizer: Any, shown: Sequence[Demonstration], instruction: str) -> Turns:
+    """Return the turns before the user's own, instruction and examples; refuse control words."""
     turns = [{"role": "system", "content": system_text(True, instruction)}]
     for example in shown:
         text = user_text(example.question, example.passages)
-        turns += [
-            {"role": "user", "content": text},
-            {"role": "assistant", "content": example.answer},
-        ]
+        turns.append({"role": "user", "content": text})
+        turns.append({"role": "assistant", "content": example.answer})
+    for turn in turns:
+        if found := control_of(tokenizer).words.search(turn["content"]):
+            raise RaggdError(
+                f"cannot export examples that hold '{found[0]}': another engine would take it for "
+                "a control word of the model, not for text. Leave it out of them."
+            )
     return turns
 
 
@@ -217,7 +219,7 @@ _JOINED = (
 """Puts the words of a system turn into the user's first one."""
 
 
-def chat_template(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
+def chat_template(tokenizer: Any, turns: Turns) -> str:
     """Make the backbone's chat template, in Jinja, begin with some turns where nobody else does."""
     own = template_of(tokenizer)
     # what is no JSON in Jinja: nothing; strings of both are written alike
@@ -230,35 +232,14 @@ def chat_template(tokenizer: Any, turns: Sequence[Mapping[str, str]]) -> str:
     return put + (_JOINED if refused else "") + own
 
 
-def check_prompt(tokenizer: Any, shown: Sequence[Demonstration], instruction: str) -> None:
-    """Refuse what an engine, which knows no text beside control words, would take for one.
-
-    Raises:
-        RaggdError: examples or instruction hold a control word.
-    """
-    for turn in opening_turns(shown, instruction):
-        if found := control_of(tokenizer).words.search(turn["content"]):
-            raise RaggdError(
-                f"cannot export examples that hold '{found[0]}': another engine would take it for "
-                "a control word of the model, not for text. Leave it out of them."
-            )
-
-
 def write_prompt(
-    folder: Path,
-    backbone: Backbone,
-    shown: Sequence[Demonstration],
-    instruction: str,
-    stem: str = "",
-    *,
-    sources: bool = False,
+    folder: Path, tokenizer: Any, turns: Turns, stem: str = "", *, sources: bool = False
 ) -> None:
     """Write ``prompt.txt``, for people, and ``chat_template.jinja``, for engines, into `folder`.
 
-    `stem` stands before both names; `shown` and `instruction` are those of the adapted state;
-    `sources`: whether passages are shown with the names of their files.
+    `stem` stands before both names; `turns` are those before the user's own; `sources`: whether
+    passages are shown with the names of their files.
     """
-    tokenizer, turns = backbone.tokenizer, opening_turns(shown, instruction)
     passage = Passage("1", "{text of the first passage}", "{its title}", "{its file}")
     asked = {"role": "user", "content": user_text("{question}", [passage], sources)}
     told = render_turns(tokenizer, [*turns, asked], cue=ANSWER_CUE)

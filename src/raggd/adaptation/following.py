@@ -28,10 +28,11 @@ from torch.nn import functional
 
 from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
 from raggd.adaptation.predictors.modulation import Modulation, read_examples
-from raggd.backbone.interface import check_fits, mean_answer_loss
+from raggd.backbone.interface import mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter
+from raggd.data.benchmarks import BENCHMARKS
 from raggd.data.contracts.base import Contract
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
@@ -54,7 +55,7 @@ TOO_FEW = (
     "the prepared file has too few questions to draw lessons from: prepare more of them, from "
     "passages that hold their answers and from near ones that do not."
 )
-HELD_TASKS = frozenset({"popqa", "bamboogle"})  # sources that no training may see
+HELD_TASKS = {name for name, held in BENCHMARKS.items() if held.held_out}  # no training sees them
 LESSONS = 800  # that the rule for refusals is fitted on
 WRONGLY = 0.1  # share of answerable questions that may be refused
 PENALTY = 0.02  # of the squared weights of the logistic regression, on standardised features
@@ -175,14 +176,7 @@ def training_lessons(
     use: Use = SHOWN,
     common: TrainingSettings = DEFAULTS,
 ) -> list[Taught]:
-    """Render the lessons of a training: ``steps * batch * accumulate`` of them.
-
-    A lesson whose examples alone are longer than `max_tokens` is passed over. Many are drawn by all
-    cores, to the same result.
-
-    Raises:
-        RaggdError: nearly all are longer.
-    """
+    """Render ``steps * batch * accumulate`` lessons that fit; refused where nearly none does."""
     wanted = settings.steps * settings.batch * common.accumulate
     teach = partial(_taught, tokenizer, pools_of(rows), settings, use, common)
     lessons: list[Taught] = []
@@ -234,7 +228,7 @@ def _teach(number: int) -> Taught | str:
 
 
 def _numbered(teach: Callable[[int], Taught | str], wanted: int) -> Iterator[Taught | str]:
-    # lessons by their numbers from 0 on, without end
+    # lessons by their numbers from 0 on, without end; many by all cores, to the same result
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if wanted < MANY or not cores or cores < 2:
         yield from map(teach, count())
@@ -258,12 +252,9 @@ def train_following(
     **session: Unpack[Session],
 ) -> tuple[Modulation, list[float]]:
     """Train one step from W0 on lessons of a use; with it comes the loss of every step."""
-    begin = base.zero_update()
-    check_fits(backbone, base, begin)
     prompts = [lesson.prompt for lesson in lessons]
     width = backbone.model.config.get_text_config().hidden_size
-    made = Modulation(begin.map(lambda t: t.detach().float()), width, common.seed)
-    made.to(backbone.device)
+    made = Modulation(base.zero_update(), width, common.seed).to(backbone.device)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
         update = made.constant()
@@ -283,15 +274,9 @@ def train_following(
 
 
 def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]:
-    """Draw lessons whose examples show one refusal, without end; half are to be refused.
-
-    Their questions are those that no training asks.
-
-    Raises:
-        RaggdError: there are none, among so few questions.
-    """
+    """Draw lessons that show a refusal, half to be refused, of questions that no training asks."""
     pools, draw = pools_of(rows), random.Random(f"refusals {seed}")
-    if not any(is_left(row.id) for pool in pools.values() for row in pool):  # told at once
+    if not any(is_left(row.id) for pool in pools.values() for row in pool):
         raise RaggdError(f"{TOO_FEW} A rule for refusals is fitted on one of every ten.")
     fruitless = 0
     while fruitless < TRIES:

@@ -32,16 +32,13 @@ SHARD = 3  # support sets per shard: one batch of the inner loop, half a minute 
 
 
 def draw_supports(
-    pool: Sequence[Question], size: int, draws: int, seed: int, purpose: str = ""
+    pool: Sequence[Question],
+    size: int,
+    draws: int,
+    seed: int,
+    purpose: str = "",  # as another seed: an evaluation must not draw the sets of a training
 ) -> list[list[Question]]:
-    """Draw support sets from a pool, shuffled by hash and cut, anew when it is used up.
-
-    A purpose changes the shuffle as a seed does: an evaluation must not draw the sets that a
-    predictor was trained on.
-
-    Raises:
-        RaggdError: the pool holds fewer than `size` questions.
-    """
+    """Cut sets from a pool, shuffled by hash, anew when it is used up; a smaller one is refused."""
     if len(pool) < size:
         task = pool[0].task if pool else "?"
         raise RaggdError(
@@ -64,11 +61,7 @@ def answered_prompt(tokenizer: Any, shown: Demonstration, limit: int) -> Prompt:
 
 
 def support_batch(backbone: Backbone, supports: Sequence[SupportSet], limit: int) -> Batch:
-    """Batch all demonstrations, of at most `limit` tokens each, as rows, set after set.
-
-    Raises:
-        RaggdError: the sets are of several sizes.
-    """
+    """Batch all demonstrations as rows, set after set; sets of two sizes are refused."""
     sizes = {len(s.demonstrations) for s in supports}
     if len(sizes) != 1:
         raise RaggdError(f"support sets of one batch must have one size, found {sorted(sizes)}.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from itertools import accumulate
 from typing import Any
@@ -123,12 +123,10 @@ def _shared_soft(backbone: Backbone, rows: Sequence[Adapted]) -> Tensor | None:
     return prefix.vectors.to(backbone.device)
 
 
-@contextmanager
-def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
+def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> AbstractContextManager[None]:
     """Attach what the rows of a batch are answered with; rows of two base adapters are refused."""
     _refuse_mixed("base adapters", {row.base.fingerprint if row.base else "" for row in rows})
-    with attach(backbone, rows[0].base, shared_update(rows), as_one=follow_examples(rows)):
-        yield
+    return attach(backbone, rows[0].base, shared_update(rows), as_one=follow_examples(rows))
 
 
 def opening_tokens(adapted: Adapted, prompts: Sequence[Prompt]) -> tuple[int, ...]:

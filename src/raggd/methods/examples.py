@@ -130,10 +130,8 @@ def build(
     passages: bool = False,
 ) -> ExamplesPrefix:
     """Return a method that follows examples, with or without each of its parts."""
-    device, made = parts.backbone.device, None
+    device = parts.backbone.device
     path = weight_file(parts.weights, FILES_OF[name][1]) if step else None
-    if path and predict:
-        made = load_modulation(path).to(device)
     fitted, rule = parts.weights / REFUSALS_FILE, None
     if path and path.name == EXAMPLES_FILE and template and fitted.is_file():
         rule = load_rule(fitted, weights_hash(path))
@@ -144,7 +142,7 @@ def build(
         load_update(path).to(device) if path and not predict else None,
         parts.settings.backbone.context_tokens * (3 if passages else 2) // 4,
         weights_hash(path) if path else "",
-        made,
+        load_modulation(path).to(device) if path and predict else None,
         prefix,
         rule,
         template,

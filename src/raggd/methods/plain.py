@@ -9,7 +9,7 @@ import torch
 
 from raggd.adaptation.predictors.base import check_predictor, load_task_means
 from raggd.adaptation.soft_prefix import check_prefix, load_prefix
-from raggd.core.low_rank import BaseAdapter, Update
+from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
 from raggd.methods.spec import FILES_OF, Parts, weight_file, weights_hash
 from raggd.records import RaggdError, SupportSet
@@ -58,36 +58,30 @@ def build_mean(parts: Parts, name: str) -> Unadapted:
 class TaskMean:
     """A control that knows the task, whose mean target it uses, but not the demonstrations."""
 
-    base: BaseAdapter
-    means: Mapping[str, Update]
-    weights: str
+    states: Mapping[str, Adapted]  # by task
+    hashes: dict[str, str]
 
     name = "task-mean"
     adapts = False
 
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Fingerprint of the base adapter and hash of the means' file."""
-        return {"base": self.base.fingerprint, "predictor": self.weights}
-
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Look up the task of each set, nothing else of it; one without targets is refused."""
         for support in supports:
-            if support.task not in self.means:
+            if support.task not in self.states:
                 raise RaggdError(
-                    f"task '{support.task}' has no mean update, only {', '.join(self.means)}: make "
-                    "targets of it with `raggd targets --pool`, then `raggd train task-mean` with "
-                    "both stores, or leave out method 'task-mean'."
+                    f"task '{support.task}' has no mean update, only {', '.join(self.states)}: "
+                    "make targets of it with `raggd targets --pool`, then `raggd train task-mean` "
+                    "with both stores, or leave out method 'task-mean'."
                 )
-        return [Adapted(self.base, self.means[support.task]) for support in supports]
+        return [self.states[support.task] for support in supports]
 
 
 def build_task_mean(parts: Parts, name: str) -> TaskMean:
     """Return the control, made of the file of the means."""
-    path = weight_file(parts.weights, FILES_OF[name][1])
-    means = load_task_means(path, parts.base)
-    there = {task: mean.to(parts.base.device) for task, mean in means.items()}
-    return TaskMean(parts.base, there, weights_hash(path))
+    path, base = weight_file(parts.weights, FILES_OF[name][1]), parts.base
+    means = load_task_means(path, base)
+    states = {task: Adapted(base, mean.to(base.device)) for task, mean in means.items()}
+    return TaskMean(states, {"base": base.fingerprint, "predictor": weights_hash(path)})
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,6 @@ from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.methods.base import Adapted, Item, Method
 from raggd.methods.spec import FILES_OF, SPECS, Parts, weight_file, weights_hash
 from raggd.records import Passage, RaggdError, SupportSet, content_id
-from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import is_answerable, make_demonstrations
 from raggd.settings import TargetSettings
 
@@ -144,10 +143,9 @@ class Control:
         return self.inner.adapt(supports)
 
 
-def other_support(
-    support: SupportSet, source: str, retriever: Retriever, k: int, seed: int
-) -> SupportSet:
+def other_support(support: SupportSet, parts: Parts) -> SupportSet:
     """Choose a support set of another task, as large, by a hash of the given one."""
+    source, settings = parts.source, parts.settings
     tasks = [task for task in tasks_in(source) if task != support.task]
     if not tasks:
         raise RaggdError(
@@ -156,10 +154,10 @@ def other_support(
         )
     number = int(content_id("shuffled", support.id), 16)
     task, draw = tasks[number % len(tasks)], number // len(tasks) % DRAWS
-    size = len(support.demonstrations)
-    pool = support_pool(source, task)
-    drawn = draw_supports(pool, size, DRAWS, seed, purpose="evaluation")[draw]
-    return SupportSet(task, tuple(make_demonstrations(drawn, retriever, k)))
+    pool, size = support_pool(source, task), len(support.demonstrations)
+    sets = draw_supports(pool, size, DRAWS, settings.evaluation.seed, purpose="evaluation")
+    shown = make_demonstrations(sets[draw], parts.retriever, settings.retrieval.top_k)
+    return SupportSet(task, tuple(shown))
 
 
 def with_supports(items: Sequence[Item], choose: Callable[[SupportSet], SupportSet]) -> list[Item]:
@@ -170,19 +168,13 @@ def with_supports(items: Sequence[Item], choose: Callable[[SupportSet], SupportS
 
 
 def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
-    """Find the passages of another question of a draw, the nearest one after it that can serve.
-
-    They share none with the question's own, and hold none of its answers unless those of all others
-    do: then these are so common (a "no") that holding them says nothing.
-
-    Raises:
-        RaggdError: the draw has no such question.
-    """
+    """Find the passages of the nearest question after it that shares none; refused without any."""
     own = items[number]
     known = {passage.id for passage in own.passages}
     others = (*items[number + 1 :], *items[:number])
     fresh = [o for o in others if known.isdisjoint(passage.id for passage in o.passages)]
     if fresh:
+        # an answer that all of them hold is so common (a "no") that holding it says nothing
         silent = (o for o in fresh if not is_answerable(own.question, o.passages))
         return next(silent, fresh[0]).passages
     raise RaggdError(
@@ -199,11 +191,7 @@ def with_other_passages(items: Sequence[Item]) -> list[Item]:
 
 def build_shuffled(parts: Parts, name: str) -> Control:
     """Return RAG-GD with the demonstrations of another task."""
-    k, seed = parts.settings.retrieval.top_k, parts.settings.evaluation.seed
-
-    def choose(support: SupportSet) -> SupportSet:
-        return other_support(support, parts.source, parts.retriever, k, seed)
-
+    choose = partial(other_support, parts=parts)
     return Control(name, build(parts, "rag-gd"), partial(with_supports, choose=choose))
 
 

@@ -69,8 +69,7 @@ class MethodSpec:
 SPECS: dict[str, MethodSpec] = {
     "query-only": MethodSpec(
         "plain:build", "Query only", "frozen model", "s",
-        "The frozen model answers from the question alone, without passages: what it knows by "
-        "heart.",
+        "The frozen model answers from the question alone: what it knows by heart.",
     ),
     "vanilla-rag": MethodSpec(
         "plain:build", "Vanilla RAG", "frozen model", "^",
@@ -169,21 +168,18 @@ SPECS: dict[str, MethodSpec] = {
     ),
     "rag-gd-tuned": MethodSpec(
         "predicted:build", "RAG-GD, tuned", "predicted update", "*",
-        "RAG-GD whose predictor was trained on through the loss of other answers, as in "
-        "HyperTuning.",
+        "RAG-GD whose predictor was trained on, through the answer loss, as in HyperTuning.",
         weights=("base", "tuned"), encoded=True, imitates=0, headline=True, control="mean-tuned",
         compared_with=("base", "tt-sgd", "rag-gd", "mean-update", "mean-tuned"),
     ),
     "rag-gd-made": MethodSpec(
         "", "RAG-GD, made", "predicted update", "H",
-        "RAG-GD with demonstrations that the model made from passages, without answered "
-        "questions.",
+        "RAG-GD with demonstrations that the model itself made from passages.",
         compared_with=("base", "rag-gd", "rag-gd-tuned", "mean-update", "mean-tuned"),
     ),
     "rag-gd-gated": MethodSpec(
         "predicted:build_gated", "RAG-GD, gated", "predicted update", "h",
-        "RAG-GD, tuned, with a gate that scales the change, or withholds it, by the gain that it "
-        "expects.",
+        "RAG-GD, tuned, with a gate that scales the change or withholds it, by its expected gain.",
         weights=("base", "tuned", "gate"), encoded=True, compared_with=("base",),
     ),
     "examples": MethodSpec(

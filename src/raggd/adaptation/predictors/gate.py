@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from raggd.adaptation.predictors.base import Predictor, check_predictor
-from raggd.adaptation.targets import answered_prompt, encode_supports
-from raggd.backbone.batch import answer_losses, make_batch
+from raggd.adaptation.targets import encode_supports, support_batch
+from raggd.backbone.batch import answer_losses
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
@@ -54,16 +54,12 @@ class Gate:
     noise: Tensor  # (s,) residual variances
     caution: float = 1.0  # standard deviations taken off a gain before it is compared with 0
 
-    def gains(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict mean and deviation (sets, s) of the gain in nats from states (sets, N, width)."""
-        rows = _features(states.to(self.center), self.center, self.axes, self.extremes)
-        spread = ((rows @ self.covariance) * rows).sum(-1).clamp_min(0)
-        return rows @ self.weights, (spread[:, None] * self.noise).sqrt()
-
     def choose(self, states: Tensor) -> Tensor:
         """Choose the scale (sets,) of states (sets, N, width); 0 withholds the update."""
-        mean, deviation = self.gains(states)
-        safe, place = (mean - self.caution * deviation).max(-1)
+        rows = _features(states.to(self.center), self.center, self.axes, self.extremes)
+        spread = ((rows @ self.covariance) * rows).sum(-1).clamp_min(0)
+        deviation = (spread[:, None] * self.noise).sqrt()
+        safe, place = (rows @ self.weights - self.caution * deviation).max(-1)
         return torch.where(safe > 0, self.scales[place], torch.zeros_like(safe))
 
     @torch.no_grad()
@@ -159,8 +155,7 @@ def trial_losses(
     """Return states (N, width) and losses (1 + scales, probes): under the base, then each scale."""
     states = encode_supports(backbone, base, [trial.support], limit)
     update = predictor.predict(states).row(0)
-    prompts = [answered_prompt(backbone.tokenizer, probe, limit) for probe in trial.probes]
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    batch = support_batch(backbone, [SupportSet("", trial.probes)], limit)
     losses = []
     for step in [None, *(update * scale for scale in scales)]:
         with attach(backbone, base, step):
@@ -176,16 +171,10 @@ def measure_gains(
     scales: Sequence[float],
     limit: int,
     folder: Path,
-    identity: str,
+    identity: str,  # hash of base and predictor; files of another are refused
     progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
-    """Measure trials of equal size, a file each in `folder`; those that are there are read.
-
-    Returns states (trials, N, width) and losses (trials, 1 + scales, probes).
-
-    Raises:
-        RaggdError: a file in `folder` is of another `identity`, a hash of base and predictor.
-    """
+    """Measure trials, in a file each: states (trials, N, width), losses (trials, 1 + s, probes)."""
     check_predictor(predictor, base)
     found = []
     for number, trial in enumerate(trials):

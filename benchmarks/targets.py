@@ -81,7 +81,7 @@ def run(setting: BenchSetting) -> Measured:
 
     def ours(steps: int = target.steps) -> None:
         chosen = target.model_copy(update={"steps": steps, "keep": []})
-        updates, _ = sgd_updates(backbone, setting.base, together, len(supports), chosen)
+        updates = sgd_updates(backbone, setting.base, together, len(supports), chosen)
         kept["ours"] = updates[steps]
 
     def theirs() -> None:

@@ -33,7 +33,7 @@ def _targets(backbone: Backbone, base: BaseAdapter, tokens: int) -> Targets:
     prompts = random_prompts(backbone, SETS * SHOWN, tokens, 4)
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
     settings = TargetSettings()
-    updates, _ = sgd_updates(backbone, base, batch, SETS, settings)
+    updates = sgd_updates(backbone, base, batch, SETS, settings)
     states = encode_batch(backbone, base, batch, SETS)
     names = tuple(f"set-{i}" for i in range(SETS))
     ids = tuple((name,) for name in names)

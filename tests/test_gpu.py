@@ -161,11 +161,11 @@ def test_gradients_reach_every_layer(dtype: str) -> None:
     base, _ = random_weights(backbone, rank=4)
     batch = make_batch(random_prompts(backbone, 2, 40, 4), 0, backbone.device)
     encode_batch(backbone, base, batch, 1)  # the backward pass of 4 bits broke after such a pass
-    updates, losses = sgd_updates(backbone, base, batch, 1, TargetSettings(steps=2))
-    for factors in updates[2].factors.values():
+    (update,) = sgd_updates(backbone, base, batch, 1, TargetSettings(steps=2)).values()
+    for factors in update.factors.values():
         for tensor in factors:
             assert (tensor.abs().amax((-2, -1)) > 0).all()
-    assert losses.isfinite().all()
+            assert tensor.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

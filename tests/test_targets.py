@@ -84,13 +84,13 @@ def test_steps_go_on_from_an_update(
 ) -> None:
     """One step and four more, from where it ended, are five; a set's start is its own."""
     batch = support_batch(tiny_backbone, supports[:2], 200)
-    first = sgd_updates(tiny_backbone, base, batch, 2, ONE)[0][1]
+    first = sgd_updates(tiny_backbone, base, batch, 2, ONE)[1]
     four = ONE.model_copy(update={"steps": 4})
-    both = sgd_updates(tiny_backbone, base, batch, 2, four, first)[0][4]
-    five = sgd_updates(tiny_backbone, base, batch, 2, FIVE)[0][5]
-    from_base = sgd_updates(tiny_backbone, base, batch, 2, four)[0][4]
+    both = sgd_updates(tiny_backbone, base, batch, 2, four, first)[4]
+    five = sgd_updates(tiny_backbone, base, batch, 2, FIVE)[5]
+    from_base = sgd_updates(tiny_backbone, base, batch, 2, four)[4]
     swapped = first.map(lambda tensor: tensor.flip(0))
-    crossed = sgd_updates(tiny_backbone, base, batch, 2, four, swapped)[0][4]
+    crossed = sgd_updates(tiny_backbone, base, batch, 2, four, swapped)[4]
     size = float(five.vector().abs().max())
     for other in (from_base, crossed):
         assert largest(other.vector(), five.vector()) > 1e-2 * size
@@ -116,8 +116,6 @@ def test_k_steps_are_those_of_the_optimizer(
     for name, step in tensors_of(update.factors).items():
         moved = leaves[name].detach() - tensors_of(base.factors)[name]
         assert largest(step[0], moved) < 2e-3 * float(moved.abs().max()), name
-    _, losses = sgd_updates(tiny_backbone, base, batch, 1, FIVE)
-    assert losses.tolist() == pytest.approx(history, rel=1e-4)
     assert history[-1] < history[0]
 
 

@@ -130,13 +130,8 @@ def write_peft(
     return PeftFolder(folder, rank, source)
 
 
-ARCHITECTURES = {
-    "llama": ("llama", True),
-    "mistral": ("llama", True),
-    "qwen2": ("qwen2", False),
-    "qwen3": ("qwen3", False),
-}
-"""By transformers' model type: llama.cpp's architecture, and whether it reorders q and k."""
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""llama.cpp's architectures by transformers' types of models."""
 
 
 def reordered(b: Tensor, heads: int) -> Tensor:
@@ -145,7 +140,7 @@ def reordered(b: Tensor, heads: int) -> Tensor:
     return by_half.transpose(1, 2).reshape(b.shape)
 
 
-def _architecture(backbone: Backbone) -> tuple[str, bool]:
+def _architecture(backbone: Backbone) -> str:
     kind = str(getattr(backbone.model.config, "model_type", "unknown"))
     if kind not in ARCHITECTURES:
         raise RaggdError(
@@ -163,9 +158,10 @@ def write_gguf(
     from gguf import GGUFType, GGUFWriter, Keys
 
     check_fits(backbone, base, update)
-    architecture, reorders = _architecture(backbone)
-    config, factors = backbone.model.config, lora_factors(base, update)
-    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads} if reorders else {}
+    architecture, config = _architecture(backbone), backbone.model.config
+    factors, heads = lora_factors(base, update), dict[str, int]()
+    if architecture == "llama":  # it alone has the rows of these in another order
+        heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
     with replacing(path) as temporary:
         writer = GGUFWriter(temporary, architecture)
         writer.add_type(GGUFType.ADAPTER)

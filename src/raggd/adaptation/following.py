@@ -6,8 +6,8 @@ that the same question has different right answers and only the examples tell wh
 as they are answered: without the template that their examples settle (`data.template`).
 
 When to refuse is told by a line through three numbers (`backbone.refusal`), fitted over lessons of
-which half show evidence that is near but lacks the answer, as many passages as the others. The bias
-lets a given share of the answerable questions be refused.
+which half show as many passages that are near but lack the answer; a given share of the others may
+be refused.
 """
 
 from __future__ import annotations
@@ -93,16 +93,14 @@ def without_template(lesson: Lesson) -> Lesson:
 
 def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, use: Use = SHOWN) -> Prompt:
     """Render a lesson with its answer, in `limit` tokens at most."""
-    asked, shown = lesson.asked, lesson.support.demonstrations
-    if not use.passages:
-        shown = without_passages(shown)
+    asked, shown = lesson.asked, lesson.support.demonstrations if use.show else ()
     return build_prompt(
         tokenizer,
         asked.question,
         asked.passages,
         answer=asked.answer,
         limit=limit,
-        shown=shown if use.show else (),
+        shown=shown if use.passages else without_passages(shown),
         instruction=FOLLOW,
     )
 
@@ -266,9 +264,8 @@ def train_following(
         return mean_answer_loss(backbone, chosen, base, update, opening=opening.to(backbone.device))
 
     identity = content_id("examples", base.fingerprint, str(use), examples_id(prompts))
-    trained = made if use.predict else made.step
+    named = dict((made if use.predict else made.step).named_parameters())
     lengths = [len(p.tokens) for p in prompts]
-    named = dict(trained.named_parameters())
     history = train(named, lengths, loss_of, settings, identity, common=common, **session)
     return made.eval().requires_grad_(False), history
 
@@ -335,8 +332,8 @@ def fit_rule(features: Tensor, wanted: Tensor, token: int) -> tuple[RefusalRule,
     """Fit a rule to features (n, 3), float64; ``wanted`` (n,) is to be refused.
 
     With it comes what it told of lessons that it was not fitted to: ``area`` under the curve of
-    recall over wrong refusals (0.5 tells nothing), and at the bias chosen ``recall``, the share of
-    what is to be refused that was, and ``wrongly``, that of answerable questions.
+    recall over wrong refusals (0.5 tells nothing), ``recall`` of what is to be refused, and the
+    share of the others that it refused ``wrongly``.
     """
     order = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(0))
     odds = torch.zeros(len(wanted), dtype=torch.float64)  # of each by a fit to the other folds

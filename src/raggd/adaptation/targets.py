@@ -95,7 +95,7 @@ def sgd_updates(
     sets: int,
     settings: TargetSettings,
     start: Update | None = None,
-) -> tuple[dict[int, Update], Tensor]:
+) -> dict[int, Update]:
     """Run the inner loop of several support sets at once, each with its own update.
 
     The loss of a set is the mean over its demonstrations of the mean answer-token cross-entropy.
@@ -103,8 +103,8 @@ def sgd_updates(
     another's gradient. The batch holds the demonstrations of all sets, set after set, equally many
     each; all start from W0, or from an update per set, `start` (sets leading).
 
-    By K, `settings.steps` and those of `settings.keep`, the updates ``W^(K) - W0`` with a leading
-    axis of `sets`, detached; and the loss of the sets' sum before each step, shape (largest K,).
+    Returned are, by K, `settings.steps` and those of `settings.keep`, the updates ``W^(K) - W0``
+    with a leading axis of `sets`, detached.
     """
     per_set = batch.tokens.shape[0] // sets
     wanted = {settings.steps, *settings.keep}
@@ -129,8 +129,8 @@ def sgd_updates(
     else:
         check_fits(backbone, base, start)
         first = [t.float().to(backbone.device) for t in tensors_of(start.factors).values()]
-    _, history = inner_sgd(loss, first, settings.learning_rate, max(wanted), watch)
-    return reached, torch.tensor(history)
+    inner_sgd(loss, first, settings.learning_rate, max(wanted), watch)
+    return reached
 
 
 def targets_of(
@@ -138,7 +138,7 @@ def targets_of(
 ) -> tuple[dict[int, Update], Tensor]:
     """Compute targets, by K, and encoder states (sets, N, hidden size) of sets of equal size."""
     batch, sets = support_batch(backbone, supports, settings.max_tokens), len(supports)
-    updates, _ = sgd_updates(backbone, base, batch, sets, settings)
+    updates = sgd_updates(backbone, base, batch, sets, settings)
     return updates, encode_batch(backbone, base, batch, sets)
 
 

@@ -145,10 +145,8 @@ def counted_costs(answers: Mapping[str, str], run: CellRun) -> dict[str, float]:
         limit = run.settings.target.max_tokens
         shown = [answered_prompt(tokenizer, d, limit) for d in support.demonstrations]
         opening = shape.forward(cached, extra=extra) if cached else 0
-        if encoded:  # the network behind the reading is negligible
-            opening += shape.forward(
-                len(encoded), extra=adapted.base.spec.size if adapted.base else 0
-            )
+        w0 = adapted.base.spec.size if adapted.base else 0
+        opening += shape.forward(len(encoded), extra=w0)  # the network behind it is negligible
         adapting.append(opening + adapting_flops(run.method, shape, shown, extra // 2))
         before = len(adapted.soft.vectors) if adapted.soft else 0
         for item, prompt in zip(items, prompts, strict=True):

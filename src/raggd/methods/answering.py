@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -215,19 +215,20 @@ def answer_rows(
     soft = _shared_soft(backbone, rows)
     prefixes = [row.prefix or opening for row in rows]
 
-    def read(own: slice) -> Reading:
-        shown, rules = prompts[own], rules_of(rows[own], prompts[own])
-        return read_prompts(backbone, shown, soft=soft, prefixes=prefixes[own], rules=rules)
+    def read(start: int, end: int) -> Reading:
+        own, shown = rows[start:end], prompts[start:end]
+        known, rules = prefixes[start:end], rules_of(own, shown)
+        return read_prompts(backbone, shown, soft=soft, prefixes=known, rules=rules)
 
     with ExitStack() as stack:
         with timed():
             readings: list[Reading] = []
-            ends = [0, *accumulate(map(len, groups))] if len(groups) > 1 else []
-            for own in map(slice, ends, ends[1:]):
-                with adapted_rows(backbone, rows[own]):
-                    readings.append(read(own))
+            if len(groups) > 1:
+                for start, end in pairwise(accumulate(map(len, groups), initial=0)):
+                    with adapted_rows(backbone, rows[start:end]):
+                        readings.append(read(start, end))
             stack.enter_context(adapted_rows(backbone, rows))
-            reading = join_readings(readings or [read(slice(None))])
+            reading = join_readings(readings or [read(0, len(rows))])
             most = max(max_tokens, *(row.most for row in rows))
             pairs = zip(rows, prompts, strict=True)
             extracts = [extract_of(backbone, row, prompt) for row, prompt in pairs]

@@ -108,9 +108,9 @@ class TestTimeSGD:
         """Run the inner loop, all sets, of equal size, in one batch."""
         batch = support_batch(self.backbone, supports, self.settings.max_tokens)
         start = self.start.predict(supports) if self.start else None
-        sets = len(supports)
-        reached, _ = sgd_updates(self.backbone, self.base, batch, sets, self.settings, start)
-        updates = reached[self.settings.steps]
+        sets, settings = len(supports), self.settings
+        reached = sgd_updates(self.backbone, self.base, batch, sets, settings, start)
+        updates = reached[settings.steps]
         return [Adapted(self.base, updates.row(i)) for i in range(sets)]
 
 

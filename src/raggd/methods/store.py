@@ -147,6 +147,7 @@ class Store:
                     own.unlink(missing_ok=True)
                 for key in [key for key in self._states if key.startswith(f"{name}.")]:
                     self._forget(key)
+            _read_set.cache_clear()  # nothing of what is deleted stays
 
     # Adapted states
 

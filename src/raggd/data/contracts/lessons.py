@@ -27,11 +27,6 @@ class Lesson:
     asked: Asked
 
 
-def demonstration(asked: Asked) -> Demonstration:
-    """Return an answered question as an example."""
-    return Demonstration(asked.id, asked.question, asked.passages, asked.answer)
-
-
 def _draw(
     contract: Contract,
     pool: Sequence[Prepared],
@@ -55,10 +50,9 @@ def _draw(
 def _refusals(contract: Contract, size: int, draw: random.Random, shown: int | None) -> list[bool]:
     if not contract.refusal:
         return [False] * size
-    # a set without a refusal cannot teach its words; one of refusals alone teaches nothing else
-    most = max(1, size - 1)
+    # a set without a refusal cannot teach its words
     count = shown if shown is not None else draw.choice([1, 1, 1, 1, 2, 0])
-    flags = [i < min(count, most if count < size else size) for i in range(size)]
+    flags = [number < count for number in range(size)]
     draw.shuffle(flags)
     return flags
 
@@ -84,17 +78,17 @@ def draw_lesson(
     flags = _refusals(contract, size, draw, refusals)
     for _ in range(8):
         taken: set[str] = set()
-        shown = [_draw(contract, pool, draw, taken, flag) for flag in flags]
-        if any(asked is None for asked in shown):
+        drawn = [_draw(contract, pool, draw, taken, flag) for flag in flags]
+        shown = [asked for asked in drawn if asked is not None]
+        if len(shown) < size:
             return None
-        answers = {asked.answer for asked in shown if asked}
-        if not contract.labels or size < 2 or len(answers) > 1:
+        if not contract.labels or size < 2 or len({asked.answer for asked in shown}) > 1:
             break  # labels that are all alike would not show the other one
     wanted = refuse if refuse is not None else any(flags) and draw.random() < REFUSED
     beside = draw.random() < neighbours
-    extra = [p for example in shown if example for p in example.passages] if beside else []
+    extra = [p for example in shown for p in example.passages] if beside else []
     asked = _draw(contract, pool, draw, taken, wanted, extra, may_ask)
     if asked is None:
         return None
-    support = tuple(demonstration(example) for example in shown if example)
+    support = tuple(Demonstration(a.id, a.question, a.passages, a.answer) for a in shown)
     return Lesson(contract, SupportSet(contract.name, support), asked)

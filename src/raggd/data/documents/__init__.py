@@ -19,7 +19,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from unicodedata import unidata_version
 
-from raggd.data.documents.passages import Block, passages_of
+from raggd.data.documents.passages import passages_of
 from raggd.data.documents.passages import split_sentences as split_sentences
 from raggd.files import file_hash, reason_of
 from raggd.records import Passage, RaggdError, content_id, hash_of
@@ -30,7 +30,7 @@ _KINDS = {
     "rst:read": ".rst",
     "plain:read_csv": ".csv .tsv",
     "markdown:read": ".md .markdown .mdown .mkd .mdx .qmd .rmd",
-    "notebook:read": ".ipynb",
+    "markdown:read_notebook": ".ipynb",
     "office:read_pdf": ".pdf",
     "office:read_word": ".docx",
     "web:read": ".html .htm .xhtml",
@@ -40,22 +40,19 @@ READERS = {ending: reader for reader, endings in _KINDS.items() for ending in en
 _KNOWN = ", ".join(READERS)
 _NO_READER = "no reader for"
 
+_is_folder = os.path.isdir  # Path.is_dir raises for names too long for the system
 READ_WHOLE = 200_000_000
 """Bytes up to which a JSON Lines file of a folder is read before its first passage counts."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    r"""A file of a corpus.
-
-    Its name is the path relative to the corpus, with ``/``; bytes that are no text, and control
-    characters, as ``\xNN``. Ids of its passages begin with it. `mtime_ns` is when it was written or
-    put there, the later: archives and copies bring other bytes under the time they had before.
-    """
+    """A file of a corpus."""
 
     path: Path
-    name: str
+    name: str  # relative to the corpus, as `shown_name` gives it; ids of its passages begin with it
     size: int
+    # written or put there, the later: archives and copies bring other bytes under an old time
     mtime_ns: int
 
 
@@ -90,7 +87,7 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
         RaggdError: there is none.
     """
     left_out: list[Skipped] = []
-    if not is_folder(path):
+    if not _is_folder(path):
         if file := next(_regular(path, shown_name(Path(path.name)), left_out), None):
             return [file]
         raise RaggdError(
@@ -109,14 +106,6 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
     if skipped is not None:
         skipped += sorted(left_out, key=lambda each: each.file)
     return sorted(files, key=lambda file: file.name)
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a path is one; links in a circle and names too long for the system are not."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:
@@ -140,7 +129,7 @@ def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:
             path = Path(entry.path)
             if entry.name.startswith("."):
                 continue
-            if is_folder(path):
+            if _is_folder(path):
                 (links if entry.is_symlink() else folders).append(path)
             else:
                 yield from _regular(path, shown_name(path.relative_to(folder)), skipped)
@@ -193,8 +182,8 @@ def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Pas
     try:
         bare = file.path.name.rstrip()[: -len(kind)]
         stem = shown_name(Path(bare)) if bare else ""
-        blocks = _without_lost(read(file.path), [] if lost is None else lost)
-        for passage in passages_of(blocks, file.name, stem):
+        lost = [] if lost is None else lost
+        for passage in passages_of(read(file.path), file.name, stem, lost):
             found = True
             yield passage
     except OSError as error:
@@ -210,14 +199,6 @@ def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Pas
     if not found:
         scanned = " (scanned pages need text recognition first)" if kind == ".pdf" else ""
         raise RaggdError(f"{file.name} holds no text{scanned}: fill or remove it.")
-
-
-def _without_lost(blocks: Iterable[Block], lost: list[str]) -> Iterator[Block]:
-    for block in blocks:
-        if block.lost:
-            lost.append(block.lost)
-        else:
-            yield block
 
 
 def passages_in(file: SourceFile, skipped: list[Skipped], *, alone: bool) -> Iterator[Passage]:
@@ -249,7 +230,7 @@ def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[
     skipped = [] if skipped is None else skipped
     before, found = len(skipped), False
     for file in list_files(path, skipped):
-        for passage in passages_in(file, skipped, alone=not is_folder(path)):
+        for passage in passages_in(file, skipped, alone=not _is_folder(path)):
             found = True
             yield passage
     if not found:
@@ -262,11 +243,11 @@ def summary(skipped: Sequence[Skipped]) -> str:
 
     Those are named first that were to be read; of the others the endings are.
     """
-    kinds = {how: [s for s in skipped if s.partly == partly] for partly, how in enumerate(_HOW)}
-    return ", ".join(_told(each, how) for how, each in kinds.items() if each)
-
-
-_HOW = ("skipped", "read in part")
+    parts = {
+        "skipped": [each for each in skipped if not each.partly],
+        "read in part": [each for each in skipped if each.partly],
+    }
+    return ", ".join(_told(own, how) for how, own in parts.items() if own)
 
 
 def _told(skipped: Sequence[Skipped], how: str) -> str:

@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -63,19 +63,14 @@ _SAMPLE = 200_000  # bytes that are looked at to guess an encoding
 
 def decode(data: bytes) -> str:
     """Return the text of a file's bytes; refuse what is none, or of no known encoding."""
-    for mark, name in _FORMATS.items():
-        if data.startswith(mark):
-            raise RaggdError(
-                f"it is {name}, whatever its name says: name it so, or save it as text."
-            )
-    for mark, coding in BYTE_ORDER_MARKS.items():
-        if data.startswith(mark):
-            try:
-                return data.decode(coding)
-            except UnicodeDecodeError as error:
-                raise RaggdError(
-                    f"it is no {coding[:6].upper()}, as its mark says ({error})."
-                ) from error
+    if name := _marked(data, _FORMATS):
+        raise RaggdError(f"it is {name}, whatever its name says: name it so, or save it as text.")
+    if coding := _marked(data, BYTE_ORDER_MARKS):
+        try:
+            return data.decode(coding)
+        except UnicodeDecodeError as error:
+            name = coding.removesuffix("-sig").upper()
+            raise RaggdError(f"it is no {name}, as its mark says ({error}).") from error
     if _JAPANESE_SHIFT.search(data):
         with suppress(UnicodeDecodeError):  # the colours of a terminal look alike
             return data.decode("iso2022_jp_ext")
@@ -99,6 +94,10 @@ def decode(data: bytes) -> str:
                 f"it is not UTF-8 ({wrong}), and no other encoding fits: save it as UTF-8."
             ) from error
         return data.decode(coding, errors="replace")
+
+
+def _marked(data: bytes, marks: Mapping[bytes, str]) -> str:
+    return next((name for mark, name in marks.items() if data.startswith(mark)), "")
 
 
 def _wide(data: bytes) -> str:
@@ -199,12 +198,11 @@ def read_csv(path: Path) -> Iterator[Block]:
     rows = [[row[n] for n in used if n < len(row)] for row in rows if any(row)]
     at = next((n for n, row in enumerate(rows) if len(row) > 1 and any(row[1:])), 0)
     title, rows = rows[:at], rows[at:]  # exports begin with a title, a date, a remark
-    yield Block("\n".join("; ".join(filter(None, row)) for row in title), lines=True)
+    yield Block("\n".join(_line((), row) for row in title), lines=True)
     if len(rows) > 1 and _names_columns(rows):
         names, values = rows[0], [row for row in rows[1:] if row != rows[0]]  # files joined to one
         filled = {at for row in values for at, cell in enumerate(row) if cell}
-        empty = [name for at, name in enumerate(names) if at not in filled]
-        yield Block("; ".join(empty))
+        yield Block("; ".join(name for at, name in enumerate(names) if at not in filled))
         yield from _entries(names, values)
     else:
         yield from _entries((), rows)

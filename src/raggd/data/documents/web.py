@@ -29,7 +29,8 @@ _OUTSIDE = {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr"}
 _NO_CELLS = ("table", "h1", "h2", "h3", "h4", "pre", "form")
 _LEFT_OUT = {"script", "style", "template", "svg", "nav", "iframe", "object"}
 _LEFT_OUT |= {"rt", "rp", "rtc"}  # readings over Chinese characters
-_LONGEST_REPEATED, _LONGEST_NUMBER, _WIDEST = 200, 5, 20
+_NUMBER = re.compile("[0-9]{1,4}")
+_LONGEST_REPEATED, _WIDEST = 200, 20
 _INLINE = frozenset(
     re.findall(
         r"\w+",
@@ -139,8 +140,7 @@ def _mark(element: Any, numbers: dict[Any, int]) -> _Mark | None:
     parent = element.getparent()
     if element.tag == "dd" or parent.tag != "ol":
         return _Mark(": " if element.tag == "dd" else "- ")
-    following = numbers.get(parent, _whole_number(parent.get("start")) or 1)
-    number = _whole_number(element.get("value")) or following
+    number = _count(element, "value", numbers.get(parent) or _count(parent, "start"))
     numbers[parent] = number + 1
     return _Mark(f"{number}. ")
 
@@ -180,7 +180,7 @@ def _whole(element: Any) -> list[Block] | None:
     if tag == "table" and _is_regular(element):
         rows = list(element.iter("tr"))
         lines = [" | ".join(row) for row in _cells(rows)]
-        headed = len(rows) > 1 and all(cell.tag == "th" for cell in _own_cells(rows[0]))
+        headed = len(rows) > 1 and not rows[0].findall("td")
         caption = [Block(_text(c)) for c in element.iter("caption")]
         head = lines[0] if headed else ""
         return [*caption, Block("\n".join(lines[headed:]), lines=True, head=head)]
@@ -203,17 +203,13 @@ def _is_regular(table: Any) -> bool:
     )
 
 
-def _own_cells(row: Any) -> list[Any]:
-    return [cell for cell in row if cell.tag in {"td", "th"}]
-
-
 def _cells(rows: list[Any]) -> Iterator[list[str]]:
     # A cell over several rows stands in each of them, one over several columns before empty ones.
     above: dict[int, tuple[str, int, int]] = {}
     for row in rows:
         own = deque(
-            (" ".join(_text(cell).split()), _span(cell, "rowspan"), _span(cell, "colspan"))
-            for cell in _own_cells(row)
+            (" ".join(_text(cell).split()), _count(cell, "rowspan"), _count(cell, "colspan"))
+            for cell in row.iterchildren("td", "th")
         )
         texts: list[str] = []
         below: dict[int, tuple[str, int, int]] = {}
@@ -228,14 +224,9 @@ def _cells(rows: list[Any]) -> Iterator[list[str]]:
         above = below if len(below) <= _WIDEST else {}  # more would be the square of the page
 
 
-def _span(cell: Any, name: str) -> int:
-    return max(1, _whole_number(cell.get(name)))
-
-
-def _whole_number(said: str | None) -> int:
-    said = (said or "").strip()
-    known = said.isascii() and said.isdigit() and len(said) < _LONGEST_NUMBER
-    return int(said) if known else 0
+def _count(element: Any, name: str, default: int = 1) -> int:
+    found = _NUMBER.fullmatch((element.get(name) or "").strip())
+    return (int(found[0]) if found else 0) or default
 
 
 def _text(element: Any) -> str:

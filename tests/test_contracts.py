@@ -26,7 +26,7 @@ from raggd.adaptation.following import (
 )
 from raggd.backbone.load import Backbone
 from raggd.data.answers import contains_answer
-from raggd.data.contracts.base import Asked, Contract
+from raggd.data.contracts.base import Asked, Contract, draw_lesson
 from raggd.data.contracts.families import (
     HEADS,
     HELD,
@@ -43,7 +43,6 @@ from raggd.data.contracts.families import (
     contract_set,
     draw_contract,
 )
-from raggd.data.contracts.lessons import draw_lesson
 from raggd.data.contracts.letters import CHANGES, FIGURES
 from raggd.data.contracts.targets import sentences, shorten
 from raggd.data.prepared import PreparedRetriever, prepared_id, read_prepared, write_prepared

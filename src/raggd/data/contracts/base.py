@@ -1,4 +1,7 @@
-"""The contract: what is asked, what is shown, what is wanted, and how an answer is judged."""
+"""The contract: what is asked, what is shown, what is wanted, and how an answer is judged.
+
+A lesson is a support set under a contract, and another question of the same source under it.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from raggd.data.answers import contains_answer, normalise_answer
+from raggd.data.answers import contains_answer
 from raggd.data.closed import named_labels
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.targets import TARGETS, Situation, refusable_passages, shown_passages
 from raggd.data.prepared import Prepared
-from raggd.records import Passage
+from raggd.data.shown import is_refusal
+from raggd.records import Demonstration, Passage, SupportSet
 
 _MOST_ACCEPTED = 64  # spellings of the wanted answer that count as exact
 _LONGEST_ENTITY = 12  # words that an open slot may hold: more is no entity but a sentence
@@ -166,14 +170,10 @@ class Contract:
             return False
         return words <= _LONGEST_ENTITY and not (words > 4 and text.endswith("."))
 
-    def is_refusal(self, output: str) -> bool:
-        """Return whether an answer is the contract's refusal, marks and case aside."""
-        return bool(self.refusal) and _plain(output) == _plain(self.refusal_text)
-
     def judge(self, output: str, asked: Asked) -> Score:
         """Judge what a model wrote."""
         output = output.strip()
-        refused = self.is_refusal(output)
+        refused = bool(self.refusal) and is_refusal(output, [self.refusal_text])
         inside = self.slot(output)
         exact = output in asked.accepted
         form = exact or inside is not None or (refused and not self.wrapped)
@@ -203,5 +203,83 @@ def _is_json(template: str) -> bool:
         return False
 
 
-def _plain(text: str) -> str:
-    return normalise_answer(text) or text.strip()
+TRIES = 400
+SIZES = (3, 3, 3, 3, 3, 3, 1, 2, 4, 5, 6, 8)
+"""Numbers of examples that training draws from: three is the usual one."""
+REFUSED = 0.5  # share of questions that are to be refused where a refusal is shown
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a model learns from, or is judged by: examples and a question under one contract."""
+
+    contract: Contract
+    support: SupportSet
+    asked: Asked
+
+
+def _draw(
+    contract: Contract,
+    pool: Sequence[Prepared],
+    draw: random.Random,
+    taken: set[str],
+    refuse: bool,
+    extra: Sequence[Passage] = (),
+    may_ask: Callable[[str], bool] = lambda _: True,
+) -> Asked | None:
+    for _ in range(TRIES):
+        row = pool[draw.randrange(len(pool))]
+        if row.id in taken or not may_ask(row.id):
+            continue
+        asked = contract.ask(row, pool, draw, refuse, extra)
+        if asked is not None:
+            taken.add(row.id)
+            return asked
+    return None
+
+
+def _refusals(contract: Contract, size: int, draw: random.Random, shown: int | None) -> list[bool]:
+    if not contract.refusal:
+        return [False] * size
+    # a set without a refusal cannot teach its words
+    count = shown if shown is not None else draw.choice([1, 1, 1, 1, 2, 0])
+    flags = [number < count for number in range(size)]
+    draw.shuffle(flags)
+    return flags
+
+
+def draw_lesson(
+    contract: Contract,
+    pool: Sequence[Prepared],
+    draw: random.Random,
+    *,
+    size: int = 3,  # number of examples
+    refusals: int | None = None,  # examples that are, for a contract with a refusal; None: drawn
+    refuse: bool | None = None,  # the question; None: drawn, never without an example of it
+    # how often a passage of the examples stands beside the question's own, so that an answer that
+    # was shown is near and wrong
+    neighbours: float = 0.0,
+    # whether the question may be that of an id; examples may be any
+    may_ask: Callable[[str], bool] = lambda _: True,
+) -> Lesson | None:
+    """Draw examples and a question from answered questions of one source.
+
+    None where too few of them are such that the contract applies to them.
+    """
+    flags = _refusals(contract, size, draw, refusals)
+    for _ in range(8):
+        taken: set[str] = set()
+        drawn = [_draw(contract, pool, draw, taken, flag) for flag in flags]
+        shown = [asked for asked in drawn if asked is not None]
+        if len(shown) < size:
+            return None
+        if not contract.labels or size < 2 or len({asked.answer for asked in shown}) > 1:
+            break  # labels that are all alike would not show the other one
+    wanted = refuse if refuse is not None else any(flags) and draw.random() < REFUSED
+    beside = draw.random() < neighbours
+    extra = [p for example in shown for p in example.passages] if beside else []
+    asked = _draw(contract, pool, draw, taken, wanted, extra, may_ask)
+    if asked is None:
+        return None
+    support = tuple(Demonstration(a.id, a.question, a.passages, a.answer) for a in shown)
+    return Lesson(contract, SupportSet(contract.name, support), asked)

@@ -17,10 +17,8 @@ from raggd.data.contracts.letters import SHORTENED, initials
 from raggd.data.prepared import Prepared
 from raggd.records import Passage
 
-WORDS = 55
-"""Words that a shortened passage has at most; sentences are kept whole where they fit."""
-NUMBERS = (2, 2, 3, 3, 1)
-"""How many passages are shown, each as likely."""
+WORDS = 55  # that a shortened passage has at most; sentences are kept whole where they fit
+NUMBERS = (2, 2, 3, 3, 1)  # of passages that are shown, each as likely
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(\[0-9])")
 
 

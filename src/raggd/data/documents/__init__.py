@@ -15,13 +15,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from unicodedata import unidata_version
 
 from raggd.data.documents.passages import passages_of
 from raggd.data.documents.passages import split_sentences as split_sentences
 from raggd.files import file_hash, reason_of
+from raggd.provenance import versions
 from raggd.records import Passage, RaggdError, content_id, hash_of
 
 _KINDS = {
@@ -39,10 +39,9 @@ READERS = {ending: reader for reader, endings in _KINDS.items() for ending in en
 """Module and function that read each kind: from a path to blocks, or to passages (JSON Lines)."""
 _KNOWN = ", ".join(READERS)
 _NO_READER = "no reader for"
-
+_LIBRARIES = ("markdown-it-py", "PyYAML", "chardet", "pypdf", "python-docx", "lxml")
+_READ_WHOLE = 200_000_000  # bytes of a folder's file that is read before its first passage counts
 _is_folder = os.path.isdir  # Path.is_dir raises for names too long for the system
-READ_WHOLE = 200_000_000
-"""Bytes up to which a JSON Lines file of a folder is read before its first passage counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +163,7 @@ def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Pas
     """Yield the passages of one file; JSON Lines of any size are streamed.
 
     Those of a document have the ids ``name#1``, ``name#2``, ... and the file's name as their
-    source. The same file gives the same passages, whatever lies beside it. What of it could not be
-    read is appended to `lost`, in words.
+    source. What of it could not be read is appended to `lost`, in words.
 
     Raises:
         RaggdError: the file is empty, damaged, locked, or of an unknown kind or encoding.
@@ -208,7 +206,7 @@ def passages_in(file: SourceFile, skipped: list[Skipped], *, alone: bool) -> Ite
     """
     lost: list[str] = []
     passages: Iterable[Passage] = stream_file(file, lost)
-    if not alone and file.size < READ_WHOLE:
+    if not alone and file.size < _READ_WHOLE:
         try:
             passages = list(passages)
         except RaggdError as error:  # its name is said once
@@ -271,18 +269,9 @@ def readers_fingerprint() -> str:
     here = Path(__file__).parent
     code = [*sorted(here.glob("*.py")), here.parent / "text.py", here.parents[1] / "files.py"]
     parts = [f"{file.name} {file_hash(file)}" for file in code]
-    libraries = (f"{name} {_version(name)}" for name in _LIBRARIES)
-    return content_id(*parts, *libraries, f"Unicode {unidata_version}")
-
-
-_LIBRARIES = ("markdown-it-py", "PyYAML", "chardet", "pypdf", "python-docx", "lxml")
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""
+    found = versions(*_LIBRARIES)
+    parts += [f"{name} {found[name]}" for name in _LIBRARIES]
+    return content_id(*parts, f"Unicode {unidata_version}")
 
 
 def corpus_hash(passages: Iterable[Passage]) -> str:

@@ -23,6 +23,7 @@ _LARGER = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis
 _LARGER |= {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
 _END = re.compile(r"</(?:html|body)\s*>", re.IGNORECASE)
 _BREAK = "\u2028"
+_MARKED = "\ufdd0"  # no character: behind the mark of an entry, whatever elements its text is in
 _ANCHOR = re.compile("[#\xa7\xb6\U0001f517\\s]*")  # what links to the heading that it stands in
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 _OUTSIDE = {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr"}
@@ -117,7 +118,7 @@ def _blocks(root: Any) -> Iterator[Block]:
                 walk.skip_subtree()
                 continue
             if mark := _mark(element, numbers):
-                held[:] = [mark]
+                held[:] = [mark, _MARKED]
             held.append(_shown(element))
         else:
             if event == "end" and tag not in _INLINE:
@@ -128,21 +129,16 @@ def _blocks(root: Any) -> Iterator[Block]:
     yield from _prose(held)
 
 
-class _Mark(str):
-    """What stands before an entry of a list, whatever elements its text is in."""
-
-    __slots__ = ()
-
-
-def _mark(element: Any, numbers: dict[Any, int]) -> _Mark | None:
+def _mark(element: Any, numbers: dict[Any, int]) -> str:
+    # What stands before an entry of a list.
     if element.tag not in {"li", "dd"}:
-        return None
+        return ""
     parent = element.getparent()
     if element.tag == "dd" or parent.tag != "ol":
-        return _Mark(": " if element.tag == "dd" else "- ")
+        return ": " if element.tag == "dd" else "- "
     number = _count(element, "value", numbers.get(parent) or _count(parent, "start"))
     numbers[parent] = number + 1
-    return _Mark(f"{number}. ")
+    return f"{number}. "
 
 
 def _shown(element: Any) -> str:
@@ -161,9 +157,10 @@ def _is_left_out(element: Any) -> bool:
 
 
 def _prose(held: list[str]) -> Iterator[Block]:
-    if held and isinstance(held[0], _Mark) and not "".join(held[1:]).strip():
+    mark, marked, said = "".join(held).rpartition(_MARKED)
+    if marked and not said.strip():
         return
-    lines = (" ".join(line.split()) for line in "".join(held).split(_BREAK))
+    lines = (" ".join(line.split()) for line in f"{mark}{said}".split(_BREAK))
     held.clear()
     text = "\n".join(lines).strip("\n")
     if text:

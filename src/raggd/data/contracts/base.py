@@ -238,16 +238,6 @@ def _draw(
     return None
 
 
-def _refusals(contract: Contract, size: int, draw: random.Random, shown: int | None) -> list[bool]:
-    if not contract.refusal:
-        return [False] * size
-    # a set without a refusal cannot teach its words
-    count = shown if shown is not None else draw.choice([1, 1, 1, 1, 2, 0])
-    flags = [number < count for number in range(size)]
-    draw.shuffle(flags)
-    return flags
-
-
 def draw_lesson(
     contract: Contract,
     pool: Sequence[Prepared],
@@ -266,7 +256,11 @@ def draw_lesson(
 
     None where too few of them are such that the contract applies to them.
     """
-    flags = _refusals(contract, size, draw, refusals)
+    flags = [False] * size
+    if contract.refusal:  # a set without a refusal cannot teach its words
+        count = refusals if refusals is not None else draw.choice([1, 1, 1, 1, 2, 0])
+        flags = [number < count for number in range(size)]
+        draw.shuffle(flags)
     for _ in range(8):
         taken: set[str] = set()
         drawn = [_draw(contract, pool, draw, taken, flag) for flag in flags]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import attrgetter
 from typing import NamedTuple
 
 from raggd.data.contracts.base import Contract
@@ -261,12 +262,7 @@ _NEVER = (*NEW, *HELD)
 _TEMPLATES = {c.template for c in _NEVER} - {c.template for c in KNOWN}
 _LABELS = {c.labels for c in _NEVER} - {()}
 _REFUSED = {c.refusal for c in _NEVER} - {""}
-
-
-def _wanted(contract: Contract) -> tuple[object, ...]:
-    return contract.target, contract.template, contract.letters, contract.labels, contract.refusal
-
-
+_wanted = attrgetter("target", "template", "letters", "labels", "refusal")
 _WANTED = set(map(_wanted, _NEVER))
 
 

@@ -6,7 +6,8 @@ Each leaves its own result as it is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import date
 from typing import NamedTuple
 
@@ -111,26 +112,22 @@ _SPELLINGS = [
 ]
 
 
-def _dates_in(text: str) -> list[tuple[str, date]]:
+def _dates_in(text: str) -> Iterator[tuple[str, date]]:
     # as they are written, with what they mean
-    found = []
     for spelling in _SPELLINGS:
         for match in spelling.finditer(text):
             told = match.groupdict()
             month = told.get("m") or _NUMBERS.get(told["name"].lower(), 0)
-            try:
-                found.append((match[0], date(int(told["y"]), int(month), int(told["d"]))))
-            except ValueError:  # no month, or one without that day
-                continue
-    return found
+            with suppress(ValueError):  # no month, or one without that day
+                yield match[0], date(int(told["y"]), int(month), int(told["d"]))
 
 
 def _date(written: str, form: str) -> Figure:
     def change(text: str) -> str:
-        for _, day in _dates_in(text)[:1]:
-            name = _NAMES[day.month - 1][0]
-            return form.format(d=day.day, m=day.month, y=day.year, name=name)
-        return text
+        _, day = next(_dates_in(text), (text, None))
+        if day is None:
+            return text
+        return form.format(d=day.day, m=day.month, y=day.year, name=_NAMES[day.month - 1][0])
 
     return Figure(written, change, lambda text: [spelt for spelt, _ in _dates_in(text)])
 

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from raggd.data.answers import contains_answer, normalise_answer
 from raggd.data.contracts.letters import SHORTENED, initials
@@ -167,14 +168,10 @@ def _is_name(s: Situation) -> bool:
     return normalise_answer(s.row.gold) not in _NO_NAME
 
 
-def _about_words(left: Callable[[str], str]) -> Callable[[Situation], Posed | None]:
-    def target(s: Situation) -> Posed | None:
-        name = _as_written(s)
-        if not _is_name(s) or not 2 <= len(name.split()) <= 6:
-            return None
-        return s.row.question, (left(name),)
-
-    return target
+def _about_words(left: Callable[[str], str], s: Situation) -> Posed | None:
+    name = _as_written(s)
+    applies = _is_name(s) and 2 <= len(name.split()) <= 6
+    return (s.row.question, (left(name),)) if applies else None
 
 
 def _candidates(s: Situation, count: int) -> list[str]:
@@ -224,9 +221,9 @@ TARGETS: Mapping[str, Callable[[Situation], Posed | None]] = {
     "title": _title,
     "number": _number,
     "sentence": _sentence,
-    "first-word": _about_words(SHORTENED["first-word"]),
-    "last-word": _about_words(SHORTENED["last-word"]),
-    "initials": _about_words(initials),
+    "first-word": partial(_about_words, SHORTENED["first-word"]),
+    "last-word": partial(_about_words, SHORTENED["last-word"]),
+    "initials": partial(_about_words, initials),
     "claim": _claim,
     "choice": _choice,
     "class": _class,

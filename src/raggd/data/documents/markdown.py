@@ -54,10 +54,8 @@ def blocks_of(text: str) -> Iterator[Block]:
     from markdown_it import MarkdownIt
 
     title, front, text = front_matter(DATA_URI.sub("", normal_text(text)))
-    if title:
-        yield Block(title, level=0)
-    if front:
-        yield Block(front, lines=True)
+    yield Block(title, level=0)
+    yield Block(front, lines=True)
     parser = MarkdownIt("commonmark", {"html": True}).enable("table")
     inline = MarkdownIt("commonmark")
     parser.disable(["inline", "text_join"], ignoreInvalid=True)
@@ -69,7 +67,7 @@ def blocks_of(text: str) -> Iterator[Block]:
         if token.level or token.map is None or token.nesting < 0:
             continue
         start, end = token.map
-        yield from _left(lines[done:start])
+        yield Block("\n".join(lines[done:start]), lines=True)  # what no rule covers
         done = max(done, end)
         own = lines[start:end]
         if token.type == "heading_open":
@@ -86,17 +84,12 @@ def blocks_of(text: str) -> Iterator[Block]:
             yield from [Block(page)] if "<!--" in page or _is_open(page) else web.blocks_of(page)
         elif token.type != "hr":
             yield Block(_prose(own, start, fenced), lines=token.type.endswith("_list_open"))
-    yield from _left(lines[done:])
+    yield Block("\n".join(lines[done:]), lines=True)
 
 
 def _is_open(page: str) -> bool:
     lower = page.lower()
     return any(lower.rfind(start) > lower.rfind(end) for start, end in _HIDING.items())
-
-
-def _left(lines: Sequence[str]) -> Iterator[Block]:
-    if any(line.strip() for line in lines):
-        yield Block("\n".join(lines), lines=True)
 
 
 def _without_attributes(content: str) -> str:
@@ -240,7 +233,7 @@ def _json(text: str) -> tuple[str, str, str]:
     if line.strip() or not value:
         return "", "", text
     key = next((k for k, v in value.items() if k.lower() == "title" and isinstance(v, str)), None)
-    title = value.pop(key) if key is not None else ""
+    title = value.pop(key, "")
     others = (
         f"{name}: {it if isinstance(it, str) else json.dumps(it, ensure_ascii=False)}"
         for name, it in value.items()

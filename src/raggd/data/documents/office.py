@@ -176,17 +176,16 @@ def read_word(path: Path) -> Iterator[Block]:
 
 def _over(margin: Any, styles: dict[str, Any]) -> Iterator[str]:
     # What stands over or under each page, but its number and a word or two with that.
-    numbered = {_text(p) for p in margin.iter("{*}p") if _PAGE.search(_fields(p))}
+    numbered = set()
+    for paragraph in margin.iter("{*}p"):
+        fields = [e.text or "" for e in paragraph.iter("{*}instrText")]
+        fields += [value for e in paragraph.iter("{*}fldSimple") for value in e.values()]
+        if any(map(_PAGE.search, fields)):
+            numbered.add(_text(paragraph))
     for block in _blocks(margin, styles):
         text = "\n".join(filter(None, (block.head, block.text)))
         if block.text not in numbered or len(_WORD.findall(text)) > _WITH_PAGE:
             yield text
-
-
-def _fields(paragraph: Any) -> str:
-    named = (e.text or "" for e in paragraph.iter("{*}instrText"))
-    simple = (v for e in paragraph.iter("{*}fldSimple") for v in e.values())
-    return " ".join([*named, *simple])
 
 
 def _kind(element: Any) -> str:

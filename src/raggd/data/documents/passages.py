@@ -38,7 +38,7 @@ _RULES = re.compile(r"[ \t]*={2,}(?: +={2,})+[ \t]*")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a document."""
+    """A part of a document; one without a text counts for nothing."""
 
     text: str  # as it stands there, lines kept
     level: int | None = None  # of a heading: 0 for the document's title, 1 for the first rank, ...
@@ -72,10 +72,8 @@ def _sentences(paragraph: str) -> Iterator[tuple[str, str]]:
     start, gap = 0, ""
     for found in _SENTENCE_GAP.finditer(paragraph):
         group = 1 if found[1] is not None else 2
-        end = found.start(group)
-        if group == 1 and _ABBREVIATION.search(
-            paragraph, max(start, found.start() - 8), found.start()
-        ):
+        end, word = found.start(group), max(start, found.start() - 8)
+        if group == 1 and _ABBREVIATION.search(paragraph, word, found.start()):
             continue
         if end > start:
             yield paragraph[start:end], gap
@@ -147,9 +145,7 @@ def _units(block: Block, most: int) -> Iterator[_Unit]:
         gap, over = "\n\n", f"{head}\n" if head else ""
         for line in filter(str.strip, text.split("\n")):
             for unit in _cut(line, gap, room, head):
-                if over:
-                    unit = _Unit(over + unit.text, unit.gap)
-                yield unit
+                yield _Unit(over + unit.text, unit.gap) if over else unit
                 gap, over = "\n", ""
         return
     for paragraph in _PARAGRAPHS.split(text):

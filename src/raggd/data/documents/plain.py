@@ -121,16 +121,11 @@ def _detected(data: bytes, codings: Sequence[str]) -> str | None:
 def _guess(data: bytes) -> str:
     # The name of the likeliest encoding of eight-bit data that is no UTF-8; empty if none fits.
     sample = data[:_SAMPLE]
-    if _is_damaged(sample):
+    text = sample.decode("utf-8", errors="replace")
+    # Most is whole: what is written in another encoding has no valid sequence of several bytes.
+    if sum(not c.isascii() for c in text) > 3 * text.count("\ufffd"):
         return "utf-8"
     return next((coding for coding in _likely(sample) if _fits(sample, coding)), "")
-
-
-def _is_damaged(data: bytes) -> bool:
-    # Nearly UTF-8: what is written in another encoding has no valid sequence of several bytes.
-    text = data.decode("utf-8", errors="replace")
-    valid = sum(not c.isascii() for c in text.replace("\ufffd", ""))
-    return valid > 2 * text.count("\ufffd")
 
 
 def _likely(data: bytes) -> Iterator[str]:
@@ -199,13 +194,12 @@ def read_csv(path: Path) -> Iterator[Block]:
     at = next((n for n, row in enumerate(rows) if len(row) > 1 and any(row[1:])), 0)
     title, rows = rows[:at], rows[at:]  # exports begin with a title, a date, a remark
     yield Block("\n".join(_line((), row) for row in title), lines=True)
+    names: Sequence[str] = ()
     if len(rows) > 1 and _names_columns(rows):
-        names, values = rows[0], [row for row in rows[1:] if row != rows[0]]  # files joined to one
-        filled = {at for row in values for at, cell in enumerate(row) if cell}
+        names, rows = rows[0], [row for row in rows[1:] if row != rows[0]]  # files joined to one
+        filled = {at for row in rows for at, cell in enumerate(row) if cell}
         yield Block("; ".join(name for at, name in enumerate(names) if at not in filled))
-        yield from _entries(names, values)
-    else:
-        yield from _entries((), rows)
+    yield from _entries(names, rows)
 
 
 def _rows(text: str, path: Path) -> list[list[str]]:
@@ -245,10 +239,8 @@ def _names_columns(rows: Sequence[Sequence[str]]) -> bool:
     if len(names) < 2 or not all(names[1:]) or len(set(named)) < len(named):  # an index has no name
         return False
     numbers = [at for at, name in enumerate(names) if _NUMBER.fullmatch(name)]
-    if not numbers:
-        return True
     below = [row[at] for row in values for at in numbers if at < len(row)]
-    return (
+    return not numbers or (
         len(numbers) < len(named)
         and all(_YEAR.fullmatch(names[at]) for at in numbers)
         and not all(map(_YEAR.fullmatch, below))

@@ -28,10 +28,7 @@ def read(path: Path) -> Iterator[Block]:
         if table := _TABLE.match(lines[at]):
             end = _end_of(lines, at, len(table[1]))
             if rows := _rows(table[2], lines[at + 1 : end]):
-                yield Block("\n".join(held))
-                head, body = rows
-                yield Block(table[3])
-                yield Block("\n".join(body), lines=True, head="\n".join(head))
+                yield from (Block("\n".join(held)), Block(table[3]), rows)
                 held, at = [], end
                 continue
         over = _RULE.match(lines[at])
@@ -61,8 +58,8 @@ def _end_of(lines: Sequence[str], at: int, indent: int) -> int:
     return next((n for n in after if _indent(lines[n]) <= indent), len(lines))
 
 
-def _rows(kind: str, lines: Sequence[str]) -> tuple[list[str], list[str]] | None:
-    # Header and body of a table, each row "cell | cell"; None where it stands elsewhere.
+def _rows(kind: str, lines: Sequence[str]) -> Block | None:
+    # A table with its header, each row "cell | cell"; None where it stands elsewhere.
     begin = next((at for at, line in enumerate(lines) if not line.strip()), len(lines))
     title, options, odd = _named(lines[:begin])
     if odd or options.keys() & {"file", "url"}:  # it stands elsewhere
@@ -81,7 +78,8 @@ def _rows(kind: str, lines: Sequence[str]) -> tuple[list[str], list[str]] | None
         return None
     rows = [" | ".join(" ".join(cell.split()) for cell in row) for row in [*head, *body]]
     count += len(head)
-    return [*([title] if title else []), *rows[:count]], rows[count:]
+    above = [*filter(None, [title]), *rows[:count]]
+    return Block("\n".join(rows[count:]), lines=True, head="\n".join(above))
 
 
 def _named(lines: Sequence[str]) -> tuple[str, dict[str, str], bool]:

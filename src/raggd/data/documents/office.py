@@ -20,15 +20,12 @@ from raggd.records import RaggdError
 _DIVIDED = re.compile(r"(?<![^\W\d_])([^\W\d_]+)(\xad|[-\u2010])[ \t]*\n[ \t]*([^\W\d_]+)")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 # First parts of compounds that keep their hyphen, where the document itself does not tell.
-_FIRST_PARTS = frozenset(
-    re.findall(
-        r"\w+",
-        "all anti best co cross double down easy eight ex far fast first five four free full good "
-        "half hand hard heavy high home ill large left light long low many mid multi near new "
-        "newly nine non north off old on one open out over part post pre quarter quasi ready real "
-        "right second self semi seven short single six slow small so soft south ten third three "
-        "time top two under up upper user water well west wide world year",
-    )
+_FIRST_PARTS = re.compile(
+    "all|anti|best|co|cross|double|down|easy|eight|ex|far|fast|first|five|four|free|full|good|half|"
+    "hand|hard|heavy|high|home|ill|large|left|light|long|low|many|mid|multi|near|new|newly|nine|"
+    "non|north|off|old|on|one|open|out|over|part|post|pre|quarter|quasi|ready|real|right|second|"
+    "self|semi|seven|short|single|six|slow|small|so|soft|south|ten|third|three|time|top|two|under|"
+    "up|upper|user|water|well|west|wide|world|year"
 )
 _SCANNED, _DAMAGED = "no text (scanned pages need text recognition first)", "what cannot be read"
 _STAMPED = "a picture and next to no text (scanned pages need text recognition first)"
@@ -54,8 +51,7 @@ def read_pdf(path: Path) -> Iterator[Block]:
         raise RaggdError(_UNREADABLE.format("no page can be read"))
     if locked:
         raise RaggdError("the PDF is encrypted: save a copy without a password.")
-    texts = [text for text, _ in pages]
-    yield Block(joined("".join(map(_followed, texts))))
+    yield Block(joined("".join(_followed(text) for text, _ in pages)))
     yield Block(_filled_in(reader), lines=True)
     for lack in (_SCANNED, _STAMPED, _DAMAGED):
         if at := [number for number, page in enumerate(pages, start=1) if page[1] == lack]:
@@ -127,7 +123,7 @@ def joined(text: str) -> str:
         first, mark, rest = found.groups()
         one, two = f"{first}{rest}".lower(), f"{first}-{rest}".lower()
         after = found.start() > 0 and text[found.start() - 1] == "-"  # state-of-the-art
-        compound = after or first.lower() in _FIRST_PARTS or rest[0].isupper()
+        compound = after or rest[0].isupper() or _FIRST_PARTS.fullmatch(first.lower())
         hyphened = two in words or (compound and one not in words)
         return f"{first}-{rest}" if hyphened and mark != "\xad" else f"{first}{rest}"
 

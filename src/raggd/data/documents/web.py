@@ -80,23 +80,17 @@ def _without_sections(text: str) -> str:
 
 
 def _decoded(data: bytes) -> str:
-    # Several bytes that are UTF-8 by chance are rarer than pages that declare what is not true.
-    declared = _DECLARED.search(data[:4096])
-    marked = data.startswith(tuple(BYTE_ORDER_MARKS))
-    if declared and not marked and (data.isascii() or not _is_utf8(data)):
+    declared = None if data.startswith(tuple(BYTE_ORDER_MARKS)) else _DECLARED.search(data[:4096])
+    if not data.isascii():
+        with suppress(UnicodeDecodeError):
+            data.decode("utf-8")
+            declared = None  # bytes that are UTF-8 by chance are rarer than untrue declarations
+    if declared:
         with suppress(LookupError, UnicodeError):  # no such name, or no such text
             name = codecs.lookup(declared[1].decode()).name
             if not name.startswith(("utf-16", "utf-32")):  # the declaration would not be readable
                 return data.decode(_LARGER.get(name, name))
     return decode(data)
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _blocks(root: Any) -> Iterator[Block]:

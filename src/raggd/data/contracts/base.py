@@ -229,10 +229,8 @@ def _draw(
 ) -> Asked | None:
     for _ in range(TRIES):
         row = pool[draw.randrange(len(pool))]
-        if row.id in taken or not may_ask(row.id):
-            continue
-        asked = contract.ask(row, pool, draw, refuse, extra)
-        if asked is not None:
+        fresh = row.id not in taken and may_ask(row.id)
+        if fresh and (asked := contract.ask(row, pool, draw, refuse, extra)):
             taken.add(row.id)
             return asked
     return None

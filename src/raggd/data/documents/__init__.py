@@ -7,7 +7,6 @@ A file that cannot be read never stops a folder: it becomes a `Skipped` with its
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections import Counter
@@ -41,7 +40,7 @@ _KNOWN = ", ".join(READERS)
 _NO_READER = "no reader for"
 _LIBRARIES = ("markdown-it-py", "PyYAML", "chardet", "pypdf", "python-docx", "lxml")
 _READ_WHOLE = 200_000_000  # bytes of a folder's file that is read before its first passage counts
-_is_folder = os.path.isdir  # Path.is_dir raises for names too long for the system
+_is_folder, _is_link = os.path.isdir, os.path.islink  # Path's fail at names that no system has
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +137,8 @@ def _regular(path: Path, name: str, skipped: list[Skipped]) -> Iterator[SourceFi
     try:
         state = path.stat()
     except (OSError, ValueError) as error:
-        possible = getattr(error, "errno", errno.ENAMETOOLONG) != errno.ENAMETOOLONG
-        broken = "a broken link" if possible and path.is_symlink() else ""
-        skipped.append(Skipped(name, broken or f"cannot be opened ({reason_of(error)})"))
+        reason = "a broken link" if _is_link(path) else f"cannot be opened ({reason_of(error)})"
+        skipped.append(Skipped(name, reason))
         return
     if stat.S_ISREG(state.st_mode):
         yield SourceFile(path, name, state.st_size, max(state.st_mtime_ns, state.st_ctime_ns))

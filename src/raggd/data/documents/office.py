@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -213,8 +214,7 @@ def _is_frame(table: Any, styles: dict[str, Any]) -> bool:
 def _holds_section(cell: Any, styles: dict[str, Any]) -> bool:
     found = (p for p in cell.iter("{*}p") if _text(p).strip())
     levels = [_level(p, _style(p, styles)) for p in found]
-    first = next((at for at, level in enumerate(levels) if level is not None), len(levels))
-    return None in levels[first:]
+    return None in dropwhile(lambda level: level is None, levels)
 
 
 def _style(paragraph: Any, styles: dict[str, Any]) -> Any:

@@ -228,8 +228,8 @@ def _rows(text: str, path: Path) -> list[list[str]]:
 def _fit(sample: str, delimiter: str) -> tuple[int, int]:
     # How many rows have the same number of cells, more than one; a comma before a space is prose.
     rows = [row for row in csv.reader(sample.split("\n")[:50], delimiter=delimiter) if len(row) > 1]
-    same = Counter(map(len, rows)).most_common(1)
-    return same[0][1] if same else 0, -sum(cell[:1] == " " for row in rows for cell in row)
+    same = max(Counter(map(len, rows)).values(), default=0)
+    return same, -sum(cell[:1] == " " for row in rows for cell in row)
 
 
 def _names_columns(rows: Sequence[Sequence[str]]) -> bool:

@@ -45,7 +45,18 @@ _INLINE = frozenset(
 
 def read(path: Path) -> Iterator[Block]:
     """Read a page; its encoding is the one that it declares, or as for plain text."""
-    return blocks_of(_decoded(path.read_bytes()))
+    data = path.read_bytes()
+    declared = None if data.startswith(tuple(BYTE_ORDER_MARKS)) else _DECLARED.search(data[:4096])
+    if not data.isascii():
+        with suppress(UnicodeDecodeError):
+            data.decode("utf-8")
+            declared = None  # bytes that are UTF-8 by chance are rarer than untrue declarations
+    if declared:
+        with suppress(LookupError, UnicodeError):  # no such name, or no such text
+            name = codecs.lookup(declared[1].decode()).name
+            if not name.startswith(("utf-16", "utf-32")):  # the declaration would not be readable
+                return blocks_of(data.decode(_LARGER.get(name, name)))
+    return blocks_of(decode(data))
 
 
 def blocks_of(text: str) -> Iterator[Block]:
@@ -77,20 +88,6 @@ def _without_sections(text: str) -> str:
         inner, end, rest = other.partition("]]>")
         parts.append(html.escape(inner) + rest if end else f"&lt;![CDATA[{other}")
     return "".join(parts)
-
-
-def _decoded(data: bytes) -> str:
-    declared = None if data.startswith(tuple(BYTE_ORDER_MARKS)) else _DECLARED.search(data[:4096])
-    if not data.isascii():
-        with suppress(UnicodeDecodeError):
-            data.decode("utf-8")
-            declared = None  # bytes that are UTF-8 by chance are rarer than untrue declarations
-    if declared:
-        with suppress(LookupError, UnicodeError):  # no such name, or no such text
-            name = codecs.lookup(declared[1].decode()).name
-            if not name.startswith(("utf-16", "utf-32")):  # the declaration would not be readable
-                return data.decode(_LARGER.get(name, name))
-    return decode(data)
 
 
 def _blocks(root: Any) -> Iterator[Block]:

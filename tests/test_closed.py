@@ -19,9 +19,8 @@ from raggd.backbone.extractive import Extract, mixed
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.closed import VERDICTS, Closed, closed_of, labels_of, names_held, options_of
-from raggd.data.contracts.base import Asked
+from raggd.data.contracts.base import Asked, Lesson
 from raggd.data.contracts.families import KNOWN
-from raggd.data.contracts.lessons import Lesson
 from raggd.data.reading import template_of
 from raggd.data.template import AnswerTemplate
 from raggd.evaluation.forms import infer_form

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from raggd.backbone.load import Backbone
-from raggd.data.contracts.base import Asked, Contract, Score
+from raggd.data.contracts.base import Asked, Contract, Lesson, Score
 from raggd.data.contracts.families import contract_set
-from raggd.data.contracts.lessons import Lesson
 from raggd.data.prepared import write_prepared
 from raggd.evaluation.contracts import (
     Judged,

@@ -25,24 +25,25 @@ from raggd.adaptation.following import (
 )
 from raggd.backbone.load import Backbone
 from raggd.data.answers import contains_answer
-from raggd.data.contracts.base import Asked, Contract
+from raggd.data.contracts.base import Asked, Contract, draw_lesson
 from raggd.data.contracts.families import (
+    HEADS,
     HELD,
     HELD_FAMILIES,
+    KEYS,
     KNOWN,
     LETTER_CHANGES,
     NATURAL,
     NEW,
+    REFUSALS,
     SETS,
+    VERDICTS,
     check_held_out,
     contract_set,
     draw_contract,
 )
-from raggd.data.contracts.figures import _ENGLISH, FIGURES
-from raggd.data.contracts.lessons import draw_lesson
-from raggd.data.contracts.letters import CHANGES
-from raggd.data.contracts.trim import sentences, shorten
-from raggd.data.contracts.words import HEADS, KEYS, REFUSALS, VERDICTS
+from raggd.data.contracts.letters import CHANGES, FIGURES
+from raggd.data.contracts.targets import sentences, shorten
 from raggd.data.prepared import PreparedRetriever, prepared_id, read_prepared, write_prepared
 from raggd.data.remarks import remarks_on
 from raggd.data.shown import (
@@ -234,7 +235,7 @@ def test_changes_of_letters_are_done_once(text: str) -> None:
 @given(day=st.dates(), number=st.integers(0, 10**9), name=st.sampled_from(sorted(FIGURES)))
 def test_dates_and_numbers_are_rewritten_once(day: date, number: int, name: str) -> None:
     figure = FIGURES[name]
-    known = [f"{day:%d} {_ENGLISH[day.month - 1]} {day.year:04}", f"{number:,}", day.isoformat()]
+    known = [f"{day:%d %B} {day.year:04}", f"{number:,}", day.isoformat()]
     for text in known:
         once = figure.change(text)
         assert figure.change(once) == once

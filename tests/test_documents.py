@@ -27,7 +27,7 @@ from raggd.data.documents import (
     stream_file,
     summary,
 )
-from raggd.data.documents.front import front_matter
+from raggd.data.documents.markdown import front_matter
 from raggd.data.documents.office import joined
 from raggd.data.documents.passages import Block, split_blocks
 from raggd.data.text import normal_text

@@ -9,9 +9,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from raggd.data.contracts.base import Contract
+from raggd.data.contracts.base import Contract, Lesson, draw_lesson
 from raggd.data.contracts.families import HELD, KNOWN, NATURAL, NEW
-from raggd.data.contracts.lessons import Lesson, draw_lesson
 from raggd.data.questions import read_demonstrations
 from raggd.evaluation.forms import infer_form, language_of
 from raggd.records import Demonstration, Passage

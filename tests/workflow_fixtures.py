@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from raggd.assembly import Assembly
-from raggd.data.contracts.lessons import Lesson
+from raggd.data.contracts.base import Lesson
 from raggd.data.prepared import Prepared
 from raggd.records import Hit, Passage
 from raggd.settings import ExamplesSettings, Settings

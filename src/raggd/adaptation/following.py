@@ -33,9 +33,8 @@ from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import BENCHMARKS
-from raggd.data.contracts.base import Contract
+from raggd.data.contracts.base import SIZES, Contract, Lesson, draw_lesson
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
-from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
 from raggd.data.prepared import Prepared
 from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens
 from raggd.data.reading import template_of

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from raggd.data.answers import contains_answer
-from raggd.data.contracts.figures import FIGURES, Figure
-from raggd.data.contracts.letters import CAPITALS, LETTERS, RESPELLED
+from raggd.data.contracts.letters import CAPITALS, FIGURES, LETTERS, RESPELLED, Figure
 from raggd.data.shown import says_no, shared_ends
 from raggd.data.text import UNSPACED, in_word, is_boundary
 from raggd.records import Demonstration, Passage

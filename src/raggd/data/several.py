@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raggd.data.contracts.figures import FIGURES
+from raggd.data.contracts.letters import FIGURES
 from raggd.data.pieces import is_part
 from raggd.data.shown import parsed_json
 from raggd.data.text import in_word, is_boundary

@@ -19,7 +19,7 @@ from typing import Any
 from raggd.data.answers import contains_answer
 from raggd.data.closed import Closed
 from raggd.data.contracts.letters import CHANGES, FIGURED, SHORTENED
-from raggd.data.contracts.trim import sentences
+from raggd.data.contracts.targets import sentences
 from raggd.data.pieces import NAMES, VALUE, Piece, are_sentences, read_answer
 from raggd.data.several import Several
 from raggd.data.shown import is_refusal, parsed_json

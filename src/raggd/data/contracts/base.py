@@ -1,4 +1,7 @@
-"""The contract: what is asked, what is shown, what is wanted, and how an answer is judged."""
+"""The contract: what is asked, what is shown, what is wanted, and how an answer is judged.
+
+A lesson is a support set under a contract, and another question of the same source under it.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,28 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from raggd.data.answers import contains_answer, normalise_answer
+from raggd.data.answers import contains_answer
 from raggd.data.closed import named_labels
 from raggd.data.contracts.letters import LETTERS
-from raggd.data.contracts.targets import TARGETS, Situation
-from raggd.data.contracts.trim import shown_passages
+from raggd.data.contracts.targets import TARGETS, Situation, refusable_passages, shown_passages
 from raggd.data.prepared import Prepared
-from raggd.records import Passage
+from raggd.data.shown import is_refusal
+from raggd.records import Demonstration, Passage, SupportSet
 
-MOST_ACCEPTED = 64
-"""Spellings of the wanted answer that count as exact."""
-_LONGEST_ENTITY = 12
-"""Words that an open slot may hold: more is no entity but a sentence."""
-_WRAPPING = tuple("\"'[({<*`#|\\/_-")
-SLOTS = re.compile(r"(\$[xnt])")
-FILE_ENDINGS = ("md", "txt", "pdf", "html", "rst")
-
-
-def titled(title: str, file: str) -> str:
-    """Return a passage's title as a prompt shows it where its file is to be named."""
-    return f"{title} ({file})" if title else file
+_MOST_ACCEPTED = 64  # spellings of the wanted answer that count as exact
+_LONGEST_ENTITY = 12  # words that an open slot may hold: more is no entity but a sentence
+_WRAPPING, _CLOSING = tuple("\"'[({<*`#|\\/_-"), tuple("\"'])}>*`#|")
+_SLOTS = re.compile(r"(\$[xnt])")
+_IN_STRING = r'(?:[^"\\]|\\.)+'  # what may stand in a string of JSON
+_NUMBER = re.compile(r"\d+")
+_FILE_ENDINGS = ("md", "txt", "pdf", "html", "rst")
+_SHAPES: Mapping[str, Callable[[str], bool]] = {
+    "number": str.isdecimal,
+    "first-word": lambda text: len(text.split()) == 1,
+    "last-word": lambda text: len(text.split()) == 1,
+    "initials": lambda text: text.isalnum() and text == text.upper(),
+}
+"""Targets whose values are told by their shape alone."""
 
 
 class Score(NamedTuple):
@@ -81,20 +86,17 @@ class Contract:
         extra: Sequence[Passage] = (),  # of other questions; one is shown beside its own
     ) -> Asked | None:
         """Put an answered question under the contract; None where it does not apply to it."""
-        filler = self._filler(pool, draw, extra) if self.refusal else None
-        passages = shown_passages(
-            row, draw, refuse=refuse, whole=self.whole, extra=extra, filler=filler
-        )
+        if self.refusal:
+            passages = refusable_passages(row, pool, draw, extra, self.whole, refuse)
+        else:
+            passages = shown_passages(row, draw, extra, self.whole)
         if not passages:
             return None
         holders = tuple(
-            number
-            for number, passage in enumerate(passages, start=1)
-            if contains_answer(passage.text, row.answers)
+            n for n, p in enumerate(passages, start=1) if contains_answer(p.text, row.answers)
         )
-        posed = TARGETS[self.target](
-            Situation(row, passages, holders, pool, draw, self.labels, self.posing)
-        )
+        situation = Situation(row, passages, holders, pool, draw, self.labels, self.posing)
+        posed = TARGETS[self.target](situation)
         if posed is None:
             return None
         question, values = posed
@@ -104,37 +106,23 @@ class Contract:
         if self.files:
             titles = [self._file(title) for title in titles]
             shown = zip(passages, titles, strict=True)
-            passages = tuple(replace(p, title=titled(p.title, name)) for p, name in shown)
+            passages = tuple(replace(p, title=f"{p.title} ({name})") for p, name in shown)
         if refuse:
-            wanted = (self.refusal_text,)
-            return Asked(row.id, question, passages, wanted[0], wanted, (), True)
-        cites = [(n, titles[n - 1]) for n in holders] or [(1, titles[0])]
-        if not self._cites:
-            cites = cites[:1]
+            wanted = self.refusal_text
+            return Asked(row.id, question, passages, wanted, (wanted,), (), True)
+        cites = [(n, titles[n - 1]) for n in holders]
+        if "$n" not in self.template and "$t" not in self.template:
+            cites = [(1, titles[0])]
         values = tuple(filter(LETTERS[self.letters], values))  # of marks alone, a slug is nothing
-        if not values or (self._cites and not holders):
+        if not values or not cites:
             return None
         accepted = [self.render(value, n, title) for value in values for n, title in cites]
-        accepted = list(dict.fromkeys(accepted))[:MOST_ACCEPTED]
-        return Asked(row.id, question, passages, accepted[0], tuple(accepted), tuple(values))
-
-    def _filler(
-        self, pool: Sequence[Prepared], draw: random.Random, extra: Sequence[Passage]
-    ) -> Passage:
-        other = pool[draw.randrange(len(pool))]
-        return draw.choice([*extra] or [*other.passages, *other.near])
+        accepted = list(dict.fromkeys(accepted))[:_MOST_ACCEPTED]
+        return Asked(row.id, question, passages, accepted[0], tuple(accepted), values)
 
     def _file(self, title: str) -> str:
         name = LETTERS["slug" if self.posing % 2 else "snake"](title)[:32]
-        return f"{name}.{FILE_ENDINGS[self.posing % len(FILE_ENDINGS)]}"
-
-    @property
-    def _cites(self) -> bool:
-        return "$n" in self.template or "$t" in self.template
-
-    @property
-    def _json(self) -> bool:
-        return _is_json(self.template)
+        return f"{name}.{_FILE_ENDINGS[self.posing % len(_FILE_ENDINGS)]}"
 
     @property
     def refusal_text(self) -> str:
@@ -144,25 +132,22 @@ class Contract:
     def render(self, value: str, number: int, title: str) -> str:
         """Write a target as the contract wants it, with number and title of the passage cited."""
         text = LETTERS[self.letters](value)
-        if self._json:
+        if _is_json(self.template):
             text, title = (json.dumps(t, ensure_ascii=False)[1:-1] for t in (text, title))
-        slots = {"$x": text, "$n": str(number), "$t": title}
-        return "".join(slots.get(part, part) for part in SLOTS.split(self.template))
-
-    def _pattern(self) -> str:
-        slots = {"$x": "(?P<x>.+?)", "$n": r"(?P<n>\d+)", "$t": r"(?P<t>[^\n]+?)"}
-        if self._json:  # what may stand in a string
-            slots |= {f"${name}": rf'(?P<{name}>(?:[^"\\]|\\.)+)' for name in "xt"}
-        parts = SLOTS.split(self.template)
-        return "".join(slots.get(part) or re.escape(part) for part in parts)
+        return _filled(self.template, {"$x": text, "$n": str(number), "$t": title})
 
     def slot(self, output: str) -> str | None:
         """Return what an answer holds in the place of the target; None: it has another form."""
-        match = re.fullmatch(self._pattern(), output.strip(), re.DOTALL)
+        slots = {"$x": "(.+?)", "$n": r"\d+", "$t": r"[^\n]+?"}
+        if _is_json(self.template):
+            slots |= {"$x": f"({_IN_STRING})", "$t": _IN_STRING}
+        parts = _SLOTS.split(self.template)
+        pattern = "".join(slots.get(part) or re.escape(part) for part in parts)
+        match = re.fullmatch(pattern, output.strip(), re.DOTALL)
         if match is None:
             return None
-        text = match["x"]
-        if self._json:
+        text = match[1]
+        if _is_json(self.template):
             try:
                 text = json.loads(f'"{text}"')
             except ValueError:
@@ -170,33 +155,25 @@ class Contract:
         return text if self._fits(text) else None
 
     def _fits(self, text: str) -> bool:
+        change = LETTERS[self.letters]
         if self.labels:
-            return text in {LETTERS[self.letters](label) for label in self.labels}
-        if text != text.strip() or "\n" in text or LETTERS[self.letters](text) != text:
+            return text in map(change, self.labels)
+        if text != text.strip() or "\n" in text or change(text) != text:
             return False
-        words, marked = len(text.split()), not self._opened and text.startswith(_WRAPPING)
+        opened = not self.template.startswith("$x")
+        words, marked = len(text.split()), not opened and text.startswith(_WRAPPING)
         if self.target in _SHAPES:
             return _SHAPES[self.target](text) and not marked
         if self.target == "sentence":  # which may begin with what somebody says
             return words > 3 and not (marked and text.endswith(_CLOSING))
-        if marked:
-            return False
-        if not self._opened and ": " in text:
+        if marked or (not opened and ": " in text):
             return False
         return words <= _LONGEST_ENTITY and not (words > 4 and text.endswith("."))
-
-    @property
-    def _opened(self) -> bool:
-        return not self.template.startswith("$x")
-
-    def is_refusal(self, output: str) -> bool:
-        """Return whether an answer is the contract's refusal, marks and case aside."""
-        return bool(self.refusal) and _plain(output) == _plain(self.refusal_text)
 
     def judge(self, output: str, asked: Asked) -> Score:
         """Judge what a model wrote."""
         output = output.strip()
-        refused = self.is_refusal(output)
+        refused = bool(self.refusal) and is_refusal(output, [self.refusal_text])
         inside = self.slot(output)
         exact = output in asked.accepted
         form = exact or inside is not None or (refused and not self.wrapped)
@@ -207,35 +184,94 @@ class Contract:
         return Score(float(form), float(content or exact), float(exact), refused)
 
     def _holds(self, text: str, asked: Asked) -> bool:
-        if self.labels:
-            named = named_labels(text, self.labels)
+        if self.labels or self.target == "number":  # to name several is to choose none
+            named = named_labels(text, self.labels) if self.labels else set(_NUMBER.findall(text))
             return len(named) == 1 and named <= set(asked.contents)
-        if self.target == "number":  # likewise, all numbers are none
-            numbers = set(re.findall(r"\d+", text))
-            return len(numbers) == 1 and numbers <= set(asked.contents)
         spaced = re.sub(r"[-_]+", " ", text)
         return contains_answer(text, asked.contents) or contains_answer(spaced, asked.contents)
 
 
-_SHAPES: Mapping[str, Callable[[str], bool]] = {
-    "number": str.isdecimal,
-    "first-word": lambda text: len(text.split()) == 1,
-    "last-word": lambda text: len(text.split()) == 1,
-    "initials": lambda text: text.isalnum() and text == text.upper(),
-}
-"""Targets whose values are told by their shape alone."""
-_CLOSING = tuple("\"'])}>*`#|")
+def _filled(template: str, slots: Mapping[str, str]) -> str:
+    return "".join(slots.get(part, part) for part in _SLOTS.split(template))
 
 
 @lru_cache(maxsize=1024)
 def _is_json(template: str) -> bool:
-    slots = {"$x": "x", "$n": "1", "$t": "t"}
-    text = "".join(slots.get(part, part) for part in SLOTS.split(template))
     try:
-        return isinstance(json.loads(text), dict | list)
+        return isinstance(json.loads(_filled(template, {"$n": "1"})), dict | list)
     except ValueError:
         return False
 
 
-def _plain(text: str) -> str:
-    return normalise_answer(text) or text.strip()
+TRIES = 400
+SIZES = (3, 3, 3, 3, 3, 3, 1, 2, 4, 5, 6, 8)
+"""Numbers of examples that training draws from: three is the usual one."""
+REFUSED = 0.5  # share of questions that are to be refused where a refusal is shown
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What a model learns from, or is judged by: examples and a question under one contract."""
+
+    contract: Contract
+    support: SupportSet
+    asked: Asked
+
+
+def _draw(
+    contract: Contract,
+    pool: Sequence[Prepared],
+    draw: random.Random,
+    taken: set[str],
+    refuse: bool,
+    extra: Sequence[Passage] = (),
+    may_ask: Callable[[str], bool] = lambda _: True,
+) -> Asked | None:
+    for _ in range(TRIES):
+        row = pool[draw.randrange(len(pool))]
+        fresh = row.id not in taken and may_ask(row.id)
+        if fresh and (asked := contract.ask(row, pool, draw, refuse, extra)):
+            taken.add(row.id)
+            return asked
+    return None
+
+
+def draw_lesson(
+    contract: Contract,
+    pool: Sequence[Prepared],
+    draw: random.Random,
+    *,
+    size: int = 3,  # number of examples
+    refusals: int | None = None,  # examples that are, for a contract with a refusal; None: drawn
+    refuse: bool | None = None,  # the question; None: drawn, never without an example of it
+    # how often a passage of the examples stands beside the question's own, so that an answer that
+    # was shown is near and wrong
+    neighbours: float = 0.0,
+    # whether the question may be that of an id; examples may be any
+    may_ask: Callable[[str], bool] = lambda _: True,
+) -> Lesson | None:
+    """Draw examples and a question from answered questions of one source.
+
+    None where too few of them are such that the contract applies to them.
+    """
+    flags = [False] * size
+    if contract.refusal:  # a set without a refusal cannot teach its words
+        count = refusals if refusals is not None else draw.choice([1, 1, 1, 1, 2, 0])
+        flags = [number < count for number in range(size)]
+        draw.shuffle(flags)
+    for _ in range(8):
+        taken: set[str] = set()
+        drawn = [_draw(contract, pool, draw, taken, flag) for flag in flags]
+        shown = [asked for asked in drawn if asked is not None]
+        if len(shown) < size:
+            return None
+        if not contract.labels or size < 2 or len({asked.answer for asked in shown}) > 1:
+            break  # labels that are all alike would not show the other one
+    wanted = refuse if refuse is not None else any(flags) and draw.random() < REFUSED
+    beside = draw.random() < neighbours
+    extra = [p for example in shown for p in example.passages] if beside else []
+    asked = _draw(contract, pool, draw, taken, wanted, extra, may_ask)
+    if asked is None:
+        return None
+    support = tuple(Demonstration(a.id, a.question, a.passages, a.answer) for a in shown)
+    return Lesson(contract, SupportSet(contract.name, support), asked)

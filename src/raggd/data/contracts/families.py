@@ -9,34 +9,87 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from operator import attrgetter
+from typing import NamedTuple
 
 from raggd.data.contracts.base import Contract
-from raggd.data.contracts.letters import LETTERS
-from raggd.data.contracts.targets import TARGETS
-from raggd.data.contracts.words import (
-    CITES,
-    HEADS,
-    KEYS,
-    LABELS,
-    MARKERS,
-    PAIRS,
-    REFUSALS,
-    SENTENCES,
-    SEPARATORS,
-    SYLLABLES,
-    TAGS,
-    TAILS,
-    VERDICTS,
-    Words,
-)
 from raggd.records import RaggdError, content_id, require_known
 
-NATURAL = Contract("natural", "natural", whole=True)
-"""The benchmarks as they are: full passages, a short entity."""
+
+class Words(NamedTuple):
+    """Literals that training may use, and the last quarter of their list, which it may not."""
+
+    known: tuple[str, ...]
+    held: tuple[str, ...]
+
+
+def _cut(*words: str) -> Words:
+    at = len(words) - max(2, len(words) // 4)
+    return Words(words[:at], words[at:])
+
+
+HEADS = _cut(
+    *"Answer|ANSWER|Reply|A|Ans|Response|Out|Final answer|Solution|Found|Entity|Value|It is|"
+    "Short answer|So|Fact|Verdict|answer|reply|out|Key|Named|Assistant|RESULT|Conclusion|Output|"
+    "result|Outcome|Finding|Response text".split("|")
+)
+SEPARATORS = _cut(": ", " = ", " -> ", " - ", ":\n", " | ", " => ", " ~ ", " :: ")
+KEYS = _cut(
+    *"answer|value|text|entity|a|reply|name|short_answer|output|data|content|ans|Answer|final|found|"
+    "response|result|label|item|solution".split("|")
+)
+TAGS = _cut(*"a|answer|ans|b|value|entity|span|out|em|reply|result|output|final".split("|"))
+PAIRS = _cut(
+    "\" \"", "' '", "( )", "[ ]", "{ }", "< >", "« »", "“ ”", "** **", "* *", "` `", "__ __",
+    "<< >>", "(( ))", "# #", "| |", "[[ ]]", "{{ }}", "/ /", "~~ ~~", "== ==",
+)  # fmt: skip
+"""Marks around an answer, their two halves parted by a space."""
+TAILS = _cut("!", "?", ".", ";", " .", "...", " (end)", " #", "!!", " <", " [done]", " //", " <==")
+SENTENCES = _cut(
+    "The answer is $x.", "It is $x.", "I think it is $x.", "That would be $x.", "You want $x.",
+    "The passages say $x.", "According to the documents, it is $x.", "Here it is: $x.",
+    "The right answer is $x, I believe.", "Certainly! It is $x.", "My answer: $x, as shown.",
+    "La respuesta es $x.", "Es $x.", "Según los textos, es $x.",
+    "Die Antwort ist $x.", "Es ist $x.", "Laut den Texten: $x.",
+    "Die richtige Antwort lautet $x.",
+    "A resposta é $x.", "É $x.", "Het antwoord is $x.", "Svaret är $x.", "Odpowiedź to $x.",
+    "Vastaus on $x.", "Cevap: $x.", "Jawabannya adalah $x.",
+    "La réponse est $x.", "C'est $x.", "La risposta è $x.", "Răspunsul este $x.",
+    "The documents name $x.", "We find $x here.", "Svar: det er $x.", "Das wäre $x.",
+)  # fmt: skip
+REFUSALS = _cut(
+    "not in the documents", "Not in the documents.", "I don't know.", "unknown", "N/A",
+    "The passages do not say.", "not found", "NOT FOUND", "No information.", "none",
+    "I cannot find this in the texts.", "insufficient evidence", "Not stated.", "???",
+    "The context does not answer this question.", "Das steht nicht in den Dokumenten.",
+    "No lo sé.", "missing", "Sorry, the documents do not mention it.", "unanswerable",
+    "no evidence", "No answer found.", "Cannot tell.", "not mentioned", "Keine Angabe.",
+    "I could not find an answer.", "nothing",
+)  # fmt: skip
+CITES = _cut(
+    "$x [$n]", "$x ($n)", "$x [passage $n]", "$x (see $n)", "[$n] $x", "$x {$n}",
+    "$x ($t)", "$x - $t", "$x [$t]", "$x, from: $t", "$t: $x", "$x [source: $t]",
+    "$x\nSource: [$n]", "$x\nSource: $t", "Answer: $x\nPassage: $n", "- $x\n- [$n]",
+    "$x^[$n]", "$x <$t>", "$x according to [$n]", "Source: $t\n$x", "$x #$n", "$x\n($t)",
+)  # fmt: skip
+VERDICTS = _cut(
+    *"yes no|vero falso|Yes No|YES NO|correct wrong|right wrong|correct incorrect|valid invalid|"
+    "ok bad|ja nein|sí no|oui non|accept reject|1 0|agree disagree|T F|good bad|true untrue|"
+    "true false|supported refuted|True False|proven unproven|fits fails|pass fail".split("|")
+)
+"""Two labels of a claim: right, wrong. Each says which it is: examples are read without passages,
+so words that mean nothing could not tell it."""
+MARKERS = _cut(*"A B C|a b c|A B|i ii iii|X Y Z|a b|P Q|M N O|1 2 3|I II III".split("|"))
+LABELS = _cut(
+    *"red blue|cat dog|foo bar|alpha beta|one two|left right|moon sun|up down|zim zam|person time|"
+    "PERSON DATE|spring autumn|K L|oak elm|plip plop|west east|green gold|fire ice".split("|")
+)
+"""Two words without meaning for two kinds of question."""
+SYLLABLES = _cut(*"ba ko zu mi ter lan qua vex pol dri sam fu nok rel gy hup wex jor".split(" "))
 
 Pick = Callable[[Words], str]
-"""Chooses a literal; training's choice never gives a held one."""
-_BULLETS = Words(("- ", "* ", "# ", "1. ", "> ", "- [x] ", "=> "), ("+ ", "## "))
+"""Chooses a literal."""
+_BULLETS = _cut("- ", "* ", "# ", "1. ", "> ", "- [x] ", "=> ", "+ ", "## ")
 _OBJECTS = Words(('{"%s": "$x"}', '{"%s":"$x"}', '{ "%s": "$x" }'), ('{\n "%s": "$x"\n}',))
 _CITED = Words(
     ('{"%s": "$x", "passage": $n}', '{"%s": "$x", "source": "$t"}', '{"%s": "$x", "n": $n}'),
@@ -44,63 +97,43 @@ _CITED = Words(
 )
 _SHAPES = Words(("%s $x", "%s: $x", "$x %s", "(%s) $x", "$x [%s]", "%s=$x"), ("$x/%s",))
 _NUMBERS = Words(("$x", "[$x]", "Passage $x"), ("#$x",))
-TEMPLATES: Mapping[str, Callable[[Pick], str]] = {
-    "prefix": lambda pick: pick(HEADS) + pick(SEPARATORS) + "$x",
-    "suffix": lambda pick: "$x" + pick(TAILS),
-    "marks": lambda pick: "$x".join(pick(PAIRS).split(" ")),
-    "markdown": lambda pick: pick(_BULLETS) + "$x",
-    "json": lambda pick: pick(_OBJECTS) % pick(KEYS),
-    "json-cited": lambda pick: pick(_CITED) % pick(KEYS),
-    "xml": lambda pick: "<{0}>$x</{0}>".format(pick(TAGS)),
-    "sentence": lambda pick: pick(SENTENCES),
-    "invented": lambda pick: pick(_SHAPES) % (pick(SYLLABLES) + pick(SYLLABLES)),
-    "citation": lambda pick: pick(CITES),
-    "number": lambda pick: pick(_NUMBERS),
+
+
+class Family(NamedTuple):
+    """A kind of contracts, which differ in the literals that are picked."""
+
+    weight: float  # how often it is drawn
+    template: Callable[[Pick], str] = lambda pick: "$x"
+    target: str = "entity"
+    letters: str = "same"
+    labels: Words | None = None  # lists of labels to choose one from
+
+
+FAMILIES: Mapping[str, Family] = {
+    "prefix": Family(2, lambda pick: pick(HEADS) + pick(SEPARATORS) + "$x"),
+    "suffix": Family(1, lambda pick: "$x" + pick(TAILS)),
+    "marks": Family(2, lambda pick: "$x".join(pick(PAIRS).split(" "))),
+    "markdown": Family(1, lambda pick: pick(_BULLETS) + "$x"),
+    "json": Family(2.5, lambda pick: pick(_OBJECTS) % pick(KEYS)),
+    "json-cited": Family(2, lambda pick: pick(_CITED) % pick(KEYS)),
+    "xml": Family(1, lambda pick: "<{0}>$x</{0}>".format(pick(TAGS))),
+    "sentence": Family(3, lambda pick: pick(SENTENCES)),
+    "upper": Family(4, letters="upper"),
+    "lower": Family(1, letters="lower"),
+    "slug": Family(1, letters="slug"),
+    "invented": Family(2, lambda pick: pick(_SHAPES) % (pick(SYLLABLES) + pick(SYLLABLES))),
+    "citation": Family(5, lambda pick: pick(CITES)),
+    "number": Family(1.5, lambda pick: pick(_NUMBERS), target="number"),
+    "title": Family(2, target="title"),
+    "full-sentence": Family(2, target="sentence"),
+    "first-word": Family(0.7, target="first-word"),
+    "last-word": Family(0.7, target="last-word"),
+    "claim": Family(7, target="claim", labels=VERDICTS),
+    "choice": Family(6, target="choice", labels=MARKERS),
+    "class": Family(2, target="class", labels=LABELS),
+    "refusal": Family(26),
 }
-"""Families that are a template."""
-LABELLED = {"claim": VERDICTS, "choice": MARKERS, "class": LABELS}
-"""Targets that choose from labels."""
-_TARGET = {"full-sentence": "sentence", "sentence": "entity"}
-FAMILIES: Mapping[str, float] = {
-    "prefix": 2,
-    "suffix": 1,
-    "marks": 2,
-    "markdown": 1,
-    "json": 2.5,
-    "json-cited": 2,
-    "xml": 1,
-    "sentence": 3,
-    "upper": 4,
-    "lower": 1,
-    "slug": 1,
-    "invented": 2,
-    "citation": 5,
-    "number": 1.5,
-    "title": 2,
-    "full-sentence": 2,
-    "first-word": 0.7,
-    "last-word": 0.7,
-    "claim": 7,
-    "choice": 6,
-    "class": 2,
-    "refusal": 26,
-}
-"""How often each is drawn."""
-
-
-def _of_family(name: str, pick: Pick) -> Contract:
-    target = _TARGET.get(name, name)
-    contract = Contract("", name, target=target if target in TARGETS else "entity")
-    if name in TEMPLATES:
-        return replace(contract, template=TEMPLATES[name](pick))
-    if name in LETTERS:
-        return replace(contract, letters=name)
-    if name in LABELLED:
-        return replace(contract, labels=tuple(pick(LABELLED[name]).split(" ")))
-    return replace(contract, refusal=pick(REFUSALS)) if name == "refusal" else contract
-
-
-WRAPPED_TARGETS = {"claim", "choice", "class", "title", "number", "first-word", "upper", "refusal"}
+WRAPPED = {"claim", "choice", "class", "title", "number", "first-word", "upper", "refusal"}
 """Families that are also shown inside the template of another: compositions."""
 _WRAPPERS = ("prefix", "marks", "json", "sentence", "xml", "invented")
 
@@ -122,24 +155,30 @@ def _drawn(draw: random.Random) -> Contract:
     def pick(words: Words) -> str:
         return draw.choice(words.known)
 
-    names = list(FAMILIES)
-    name = draw.choices(names, list(FAMILIES.values()))[0]
-    contract = replace(_of_family(name, pick), posing=draw.randrange(12))
-    if "$t" in contract.template and draw.random() < 0.4:
-        contract = replace(contract, files=True, family=f"{name}-file")
-    if name in WRAPPED_TARGETS and draw.random() < 0.35:
+    name = draw.choices(list(FAMILIES), [family.weight for family in FAMILIES.values()])[0]
+    told, family = name, FAMILIES[name]
+    template = family.template(pick)
+    labels = tuple(pick(family.labels).split(" ")) if family.labels else ()
+    refusal, wrapped = pick(REFUSALS) if name == "refusal" else "", False
+    posing = draw.randrange(12)
+    files = "$t" in template and draw.random() < 0.4
+    if files:
+        told = f"{name}-file"
+    if name in WRAPPED and draw.random() < 0.35:
         wrapper = draw.choice(_WRAPPERS)
-        template = TEMPLATES[wrapper](pick)
-        family = f"{name}+{wrapper}"
-        contract = replace(contract, template=template, family=family)
-        contract = replace(contract, wrapped=bool(contract.refusal) and draw.random() < 0.6)
-    elif contract.target == "entity" and not contract.refusal and draw.random() < 0.3:
-        contract = replace(contract, refusal=pick(REFUSALS), family=f"{name}+refusal")
-    if contract.refusal:  # with passages as they are found, too: it is there that one refuses
-        contract = replace(contract, whole=draw.random() < 0.4)
-    return replace(contract, name=f"{contract.family}-{content_id(repr(contract))[:8]}")
+        told, template = f"{name}+{wrapper}", FAMILIES[wrapper].template(pick)
+        wrapped = bool(refusal) and draw.random() < 0.6
+    elif family.target == "entity" and not refusal and draw.random() < 0.3:
+        told, refusal = f"{name}+refusal", pick(REFUSALS)
+    # with passages as they are found, too: it is there that one refuses
+    whole = bool(refusal) and draw.random() < 0.4
+    contract = Contract("", told, family.target, template, family.letters, labels, posing, refusal)
+    contract = replace(contract, wrapped=wrapped, whole=whole, files=files)
+    return replace(contract, name=f"{told}-{content_id(repr(contract))[:8]}")
 
 
+NATURAL = Contract("natural", "natural", whole=True)
+"""The benchmarks as they are: full passages, a short entity."""
 KNOWN: tuple[Contract, ...] = (
     Contract("plain", "natural"),
     Contract("upper", "upper", letters="upper"),
@@ -223,12 +262,7 @@ _NEVER = (*NEW, *HELD)
 _TEMPLATES = {c.template for c in _NEVER} - {c.template for c in KNOWN}
 _LABELS = {c.labels for c in _NEVER} - {()}
 _REFUSED = {c.refusal for c in _NEVER} - {""}
-
-
-def _wanted(contract: Contract) -> tuple[object, ...]:
-    return contract.target, contract.template, contract.letters, contract.labels, contract.refusal
-
-
+_wanted = attrgetter("target", "template", "letters", "labels", "refusal")
 _WANTED = set(map(_wanted, _NEVER))
 
 

@@ -7,7 +7,6 @@ A file that cannot be read never stops a folder: it becomes a `Skipped` with its
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from collections import Counter
@@ -15,13 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from unicodedata import unidata_version
 
-from raggd.data.documents.passages import Block, passages_of
+from raggd.data.documents.passages import passages_of
 from raggd.data.documents.passages import split_sentences as split_sentences
 from raggd.files import file_hash, reason_of
+from raggd.provenance import versions
 from raggd.records import Passage, RaggdError, content_id, hash_of
 
 _KINDS = {
@@ -30,7 +29,7 @@ _KINDS = {
     "rst:read": ".rst",
     "plain:read_csv": ".csv .tsv",
     "markdown:read": ".md .markdown .mdown .mkd .mdx .qmd .rmd",
-    "notebook:read": ".ipynb",
+    "markdown:read_notebook": ".ipynb",
     "office:read_pdf": ".pdf",
     "office:read_word": ".docx",
     "web:read": ".html .htm .xhtml",
@@ -39,23 +38,19 @@ READERS = {ending: reader for reader, endings in _KINDS.items() for ending in en
 """Module and function that read each kind: from a path to blocks, or to passages (JSON Lines)."""
 _KNOWN = ", ".join(READERS)
 _NO_READER = "no reader for"
-
-READ_WHOLE = 200_000_000
-"""Bytes up to which a JSON Lines file of a folder is read before its first passage counts."""
+_LIBRARIES = ("markdown-it-py", "PyYAML", "chardet", "pypdf", "python-docx", "lxml")
+_READ_WHOLE = 200_000_000  # bytes of a folder's file that is read before its first passage counts
+_is_folder, _is_link = os.path.isdir, os.path.islink  # Path's fail at names that no system has
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    r"""A file of a corpus.
-
-    Its name is the path relative to the corpus, with ``/``; bytes that are no text, and control
-    characters, as ``\xNN``. Ids of its passages begin with it. `mtime_ns` is when it was written or
-    put there, the later: archives and copies bring other bytes under the time they had before.
-    """
+    """A file of a corpus."""
 
     path: Path
-    name: str
+    name: str  # relative to the corpus, as `shown_name` gives it; ids of its passages begin with it
     size: int
+    # written or put there, the later: archives and copies bring other bytes under an old time
     mtime_ns: int
 
 
@@ -90,7 +85,7 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
         RaggdError: there is none.
     """
     left_out: list[Skipped] = []
-    if not is_folder(path):
+    if not _is_folder(path):
         if file := next(_regular(path, shown_name(Path(path.name)), left_out), None):
             return [file]
         raise RaggdError(
@@ -109,14 +104,6 @@ def list_files(path: Path, skipped: list[Skipped] | None = None) -> list[SourceF
     if skipped is not None:
         skipped += sorted(left_out, key=lambda each: each.file)
     return sorted(files, key=lambda file: file.name)
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a path is one; links in a circle and names too long for the system are not."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:
@@ -140,7 +127,7 @@ def _files_under(folder: Path, skipped: list[Skipped]) -> Iterator[SourceFile]:
             path = Path(entry.path)
             if entry.name.startswith("."):
                 continue
-            if is_folder(path):
+            if _is_folder(path):
                 (links if entry.is_symlink() else folders).append(path)
             else:
                 yield from _regular(path, shown_name(path.relative_to(folder)), skipped)
@@ -150,9 +137,8 @@ def _regular(path: Path, name: str, skipped: list[Skipped]) -> Iterator[SourceFi
     try:
         state = path.stat()
     except (OSError, ValueError) as error:
-        possible = getattr(error, "errno", errno.ENAMETOOLONG) != errno.ENAMETOOLONG
-        broken = "a broken link" if possible and path.is_symlink() else ""
-        skipped.append(Skipped(name, broken or f"cannot be opened ({reason_of(error)})"))
+        reason = "a broken link" if _is_link(path) else f"cannot be opened ({reason_of(error)})"
+        skipped.append(Skipped(name, reason))
         return
     if stat.S_ISREG(state.st_mode):
         yield SourceFile(path, name, state.st_size, max(state.st_mtime_ns, state.st_ctime_ns))
@@ -175,8 +161,7 @@ def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Pas
     """Yield the passages of one file; JSON Lines of any size are streamed.
 
     Those of a document have the ids ``name#1``, ``name#2``, ... and the file's name as their
-    source. The same file gives the same passages, whatever lies beside it. What of it could not be
-    read is appended to `lost`, in words.
+    source. What of it could not be read is appended to `lost`, in words.
 
     Raises:
         RaggdError: the file is empty, damaged, locked, or of an unknown kind or encoding.
@@ -193,8 +178,8 @@ def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Pas
     try:
         bare = file.path.name.rstrip()[: -len(kind)]
         stem = shown_name(Path(bare)) if bare else ""
-        blocks = _without_lost(read(file.path), [] if lost is None else lost)
-        for passage in passages_of(blocks, file.name, stem):
+        lost = [] if lost is None else lost
+        for passage in passages_of(read(file.path), file.name, stem, lost):
             found = True
             yield passage
     except OSError as error:
@@ -212,14 +197,6 @@ def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Pas
         raise RaggdError(f"{file.name} holds no text{scanned}: fill or remove it.")
 
 
-def _without_lost(blocks: Iterable[Block], lost: list[str]) -> Iterator[Block]:
-    for block in blocks:
-        if block.lost:
-            lost.append(block.lost)
-        else:
-            yield block
-
-
 def passages_in(file: SourceFile, skipped: list[Skipped], *, alone: bool) -> Iterator[Passage]:
     """Yield the passages of a file; what cannot be read of it is appended to `skipped`.
 
@@ -227,7 +204,7 @@ def passages_in(file: SourceFile, skipped: list[Skipped], *, alone: bool) -> Ite
     """
     lost: list[str] = []
     passages: Iterable[Passage] = stream_file(file, lost)
-    if not alone and file.size < READ_WHOLE:
+    if not alone and file.size < _READ_WHOLE:
         try:
             passages = list(passages)
         except RaggdError as error:  # its name is said once
@@ -249,7 +226,7 @@ def read_passages(path: Path, skipped: list[Skipped] | None = None) -> Iterator[
     skipped = [] if skipped is None else skipped
     before, found = len(skipped), False
     for file in list_files(path, skipped):
-        for passage in passages_in(file, skipped, alone=not is_folder(path)):
+        for passage in passages_in(file, skipped, alone=not _is_folder(path)):
             found = True
             yield passage
     if not found:
@@ -262,11 +239,11 @@ def summary(skipped: Sequence[Skipped]) -> str:
 
     Those are named first that were to be read; of the others the endings are.
     """
-    kinds = {how: [s for s in skipped if s.partly == partly] for partly, how in enumerate(_HOW)}
-    return ", ".join(_told(each, how) for how, each in kinds.items() if each)
-
-
-_HOW = ("skipped", "read in part")
+    parts = {
+        "skipped": [each for each in skipped if not each.partly],
+        "read in part": [each for each in skipped if each.partly],
+    }
+    return ", ".join(_told(own, how) for how, own in parts.items() if own)
 
 
 def _told(skipped: Sequence[Skipped], how: str) -> str:
@@ -290,18 +267,9 @@ def readers_fingerprint() -> str:
     here = Path(__file__).parent
     code = [*sorted(here.glob("*.py")), here.parent / "text.py", here.parents[1] / "files.py"]
     parts = [f"{file.name} {file_hash(file)}" for file in code]
-    libraries = (f"{name} {_version(name)}" for name in _LIBRARIES)
-    return content_id(*parts, *libraries, f"Unicode {unidata_version}")
-
-
-_LIBRARIES = ("markdown-it-py", "PyYAML", "chardet", "pypdf", "python-docx", "lxml")
-
-
-def _version(library: str) -> str:
-    try:
-        return version(library)
-    except PackageNotFoundError:
-        return ""
+    found = versions(*_LIBRARIES)
+    parts += [f"{name} {found[name]}" for name in _LIBRARIES]
+    return content_id(*parts, f"Unicode {unidata_version}")
 
 
 def corpus_hash(passages: Iterable[Passage]) -> str:

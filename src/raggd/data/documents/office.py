@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +21,13 @@ from raggd.records import RaggdError
 _DIVIDED = re.compile(r"(?<![^\W\d_])([^\W\d_]+)(\xad|[-\u2010])[ \t]*\n[ \t]*([^\W\d_]+)")
 _WORD = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 # First parts of compounds that keep their hyphen, where the document itself does not tell.
-_FIRST_PARTS = frozenset(
-    re.findall(
-        r"\w+",
-        "all anti best co cross double down easy eight ex far fast first five four free full good "
-        "half hand hard heavy high home ill large left light long low many mid multi near new "
-        "newly nine non north off old on one open out over part post pre quarter quasi ready real "
-        "right "
-        "second self semi seven short single six slow small so soft south ten third three time "
-        "top two under up upper user water well west wide world year",
-    )
+_FIRST_PARTS = re.compile(
+    "all|anti|best|co|cross|double|down|easy|eight|ex|far|fast|first|five|four|free|full|good|half|"
+    "hand|hard|heavy|high|home|ill|large|left|light|long|low|many|mid|multi|near|new|newly|nine|"
+    "non|north|off|old|on|one|open|out|over|part|post|pre|quarter|quasi|ready|real|right|second|"
+    "self|semi|seven|short|single|six|slow|small|so|soft|south|ten|third|three|time|top|two|under|"
+    "up|upper|user|water|well|west|wide|world|year"
 )
-
-
 _SCANNED, _DAMAGED = "no text (scanned pages need text recognition first)", "what cannot be read"
 _STAMPED = "a picture and next to no text (scanned pages need text recognition first)"
 _UNREADABLE = "the PDF is damaged or encrypted ({}): open and save it anew."
@@ -51,16 +46,13 @@ def read_pdf(path: Path) -> Iterator[Block]:
         reader = pypdf.PdfReader(path)
         locked = reader.is_encrypted and not reader.decrypt("")
         pages = [] if locked else [*map(_page, reader.pages)]
-    except ImportError:
-        raise
     except Exception as error:  # a damaged file can break the parser anywhere
         raise RaggdError(_UNREADABLE.format(error)) from error
     if pages and all(lack == _DAMAGED for _, lack in pages):
         raise RaggdError(_UNREADABLE.format("no page can be read"))
     if locked:
         raise RaggdError("the PDF is encrypted: save a copy without a password.")
-    texts = [text for text, _ in pages]
-    yield Block(joined("".join(map(_followed, texts))))
+    yield Block(joined("".join(_followed(text) for text, _ in pages)))
     yield Block(_filled_in(reader), lines=True)
     for lack in (_SCANNED, _STAMPED, _DAMAGED):
         if at := [number for number, page in enumerate(pages, start=1) if page[1] == lack]:
@@ -83,12 +75,10 @@ def _page(page: Any) -> tuple[str, str]:
         text = "\n\n".join([page.extract_text(), *_typed_on(page)])
         if text.strip():
             few = len(_WORD.findall(text)) <= _STAMP
-            return text, _STAMPED if few and any(map(_is_scan, _pictures(page))) else ""
+            return text, _STAMPED if few and _holds_scan(page) else ""
         content = page.get_contents()
         drawn = bool(page.images) or (content is not None and len(content.get_data()) > _BLANK)
         return "", _SCANNED if drawn else ""
-    except ImportError:
-        raise
     except Exception:  # as above
         return "", _DAMAGED
 
@@ -101,21 +91,14 @@ def _typed_on(page: Any) -> Iterator[str]:
             yield str(note.get("/Contents") or "")
 
 
-def _pictures(page: Any) -> Iterator[Any]:
+def _holds_scan(page: Any) -> bool:
     drawn = (page.get("/Resources") or {}).get("/XObject") or {}
-    yield from (each for each in map(drawn.__getitem__, drawn) if each.get("/Subtype") == "/Image")
-
-
-def _is_scan(picture: Any) -> bool:
-    return int(picture.get("/Width", 0)) * int(picture.get("/Height", 0)) >= _SCAN
+    pictures = (each for each in map(drawn.__getitem__, drawn) if each.get("/Subtype") == "/Image")
+    return any(int(p.get("/Width", 0)) * int(p.get("/Height", 0)) >= _SCAN for p in pictures)
 
 
 def _ranges(numbers: list[int]) -> str:
-    """Return rising numbers in few words.
-
-    >>> _ranges([2, 3, 4, 7])
-    '2-4, 7'
-    """
+    # Rising numbers in few words: "2-4, 7".
     held = set(numbers)
     starts = [n for n in numbers if n - 1 not in held]
     ends = [n for n in numbers if n + 1 not in held]
@@ -141,7 +124,7 @@ def joined(text: str) -> str:
         first, mark, rest = found.groups()
         one, two = f"{first}{rest}".lower(), f"{first}-{rest}".lower()
         after = found.start() > 0 and text[found.start() - 1] == "-"  # state-of-the-art
-        compound = after or first.lower() in _FIRST_PARTS or rest[0].isupper()
+        compound = after or rest[0].isupper() or _FIRST_PARTS.fullmatch(first.lower())
         hyphened = two in words or (compound and one not in words)
         return f"{first}-{rest}" if hyphened and mark != "\xad" else f"{first}{rest}"
 
@@ -159,12 +142,11 @@ _SPACES = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "
 
 
 def read_word(path: Path) -> Iterator[Block]:
-    """Read a Word file; the first row of a table is its header.
+    """Read a Word file, or refuse it; the first row of a table is its header.
 
     What stands over and under its pages comes first, each line of it once; page numbers go.
 
     Raises:
-        ImportError: the extra is not installed.
         RaggdError: it is damaged, locked, or an older .doc.
     """
     import docx
@@ -182,8 +164,6 @@ def read_word(path: Path) -> Iterator[Block]:
                 over += _over(parse_xml(part.blob), styles)
         yield from map(Block, dict.fromkeys(over))
         yield from blocks
-    except ImportError:
-        raise
     except Exception as error:  # a damaged file can break the parser anywhere
         raise RaggdError(
             f"it is no whole .docx ({type(error).__name__}): it is damaged, locked, or of another "
@@ -193,18 +173,16 @@ def read_word(path: Path) -> Iterator[Block]:
 
 def _over(margin: Any, styles: dict[str, Any]) -> Iterator[str]:
     # What stands over or under each page, but its number and a word or two with that.
-    paragraphs = (p for p in margin.iter() if _kind(p) == "p")
-    numbered = {_text(p) for p in paragraphs if _PAGE.search(_fields(p))}
+    numbered = set()
+    for paragraph in margin.iter("{*}p"):
+        fields = [e.text or "" for e in paragraph.iter("{*}instrText")]
+        fields += [value for e in paragraph.iter("{*}fldSimple") for value in e.values()]
+        if any(map(_PAGE.search, fields)):
+            numbered.add(_text(paragraph))
     for block in _blocks(margin, styles):
         text = "\n".join(filter(None, (block.head, block.text)))
         if block.text not in numbered or len(_WORD.findall(text)) > _WITH_PAGE:
             yield text
-
-
-def _fields(paragraph: Any) -> str:
-    named = (e.text or "" for e in paragraph.iter() if _kind(e) == "instrText")
-    simple = (v for e in paragraph.iter() if _kind(e) == "fldSimple" for v in e.values())
-    return " ".join([*named, *simple])
 
 
 def _kind(element: Any) -> str:
@@ -234,10 +212,9 @@ def _is_frame(table: Any, styles: dict[str, Any]) -> bool:
 
 
 def _holds_section(cell: Any, styles: dict[str, Any]) -> bool:
-    found = (p for p in cell.iter() if _kind(p) == "p" and _text(p).strip())
+    found = (p for p in cell.iter("{*}p") if _text(p).strip())
     levels = [_level(p, _style(p, styles)) for p in found]
-    first = next((at for at, level in enumerate(levels) if level is not None), len(levels))
-    return None in levels[first:]
+    return None in dropwhile(lambda level: level is None, levels)
 
 
 def _style(paragraph: Any, styles: dict[str, Any]) -> Any:
@@ -277,8 +254,7 @@ def _rows(table: Any) -> Iterator[str]:
         cells: list[str] = []
         column = 0
         for cell in _inside(row, "tc"):
-            parts = (_text(paragraph) for paragraph in cell.iter() if _kind(paragraph) == "p")
-            text = " ".join(" ".join(parts).split())
+            text = " ".join(" ".join(map(_text, cell.iter("{*}p"))).split())
             if not text and cell.vMerge == "continue" and column < len(above):
                 text = above[column]
             cells += [*[""] * (column - len(cells)), text]

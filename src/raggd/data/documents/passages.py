@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from raggd.data.text import DATA_URI, UNSPACED, normal_text
 from raggd.records import Passage
@@ -37,7 +38,7 @@ _RULES = re.compile(r"[ \t]*={2,}(?: +={2,})+[ \t]*")
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A part of a document."""
+    """A part of a document; one without a text counts for nothing."""
 
     text: str  # as it stands there, lines kept
     level: int | None = None  # of a heading: 0 for the document's title, 1 for the first rank, ...
@@ -71,10 +72,8 @@ def _sentences(paragraph: str) -> Iterator[tuple[str, str]]:
     start, gap = 0, ""
     for found in _SENTENCE_GAP.finditer(paragraph):
         group = 1 if found[1] is not None else 2
-        end = found.start(group)
-        if group == 1 and _ABBREVIATION.search(
-            paragraph, max(start, found.start() - 8), found.start()
-        ):
+        end, word = found.start(group), max(start, found.start() - 8)
+        if group == 1 and _ABBREVIATION.search(paragraph, word, found.start()):
             continue
         if end > start:
             yield paragraph[start:end], gap
@@ -136,19 +135,17 @@ def _units(block: Block, most: int) -> Iterator[_Unit]:
     text = _tidy(block.text)
     if block.lines:
         head = _tidy(block.head)
-        room = most - size_of(head) if head else most
+        room = most - size_of(head)
         if 2 * room < most:  # a header that leaves no room for rows is a row
             text, head, room = f"{head}\n{text}", "", most
         whole = "\n".join(filter(None, (head, text)))
         if 2 * size_of(whole) <= most:
-            yield from _cut(whole, "\n\n", most, "")
+            yield _Unit(whole, "\n\n")
             return
         gap, over = "\n\n", f"{head}\n" if head else ""
         for line in filter(str.strip, text.split("\n")):
             for unit in _cut(line, gap, room, head):
-                if over:
-                    unit = _Unit(over + unit.text, unit.gap)
-                yield unit
+                yield _Unit(over + unit.text, unit.gap) if over else unit
                 gap, over = "\n", ""
         return
     for paragraph in _PARAGRAPHS.split(text):
@@ -209,46 +206,45 @@ def _joined(units: list[_Unit]) -> str:
     return "".join([start, *(unit.gap + unit.text for unit in units[1:])])
 
 
-def passages_of(blocks: Iterable[Block], name: str, stem: str) -> Iterator[Passage]:
+def passages_of(
+    blocks: Iterable[Block], name: str, stem: str, lost: list[str]
+) -> Iterator[Passage]:
     """Yield the passages of a document, titled by their whole heading path, ``A > B > C``.
 
     Without a heading the title is `stem`; `name`, the file's, is their source and begins their ids.
+    What could not be read is appended to `lost`.
     """
     source, number = normal_text(name), 0  # some systems keep names decomposed; ids stay apart
-    for title, section in _sections(blocks, normal_text(stem)):
-        for piece in split_blocks(section):
-            if piece.strip():
-                number += 1
-                yield Passage(f"{name}#{number}", piece, title, source)
+    for path, section in _sections(blocks, lost):
+        names = path or [normal_text(stem)]
+        title = " > ".join(heading for heading, _ in groupby(names))
+        for piece in filter(str.strip, split_blocks(section)):
+            number += 1
+            yield Passage(f"{name}#{number}", piece, title, source)
 
 
-def _sections(blocks: Iterable[Block], stem: str) -> Iterator[tuple[str, list[Block]]]:
-    # A heading with nothing under it, not even deeper ones, is its own text.
+def _sections(blocks: Iterable[Block], lost: list[str]) -> Iterator[tuple[list[str], list[Block]]]:
+    # Headings above, and blocks. A heading with nothing under it, not even deeper ones, is its own
+    # text.
     path: list[tuple[int, str]] = []
     held: list[Block] = []
-    bare: Block | None = None
     for block in blocks:
+        if block.lost:
+            lost.append(block.lost)
         text, head = (DATA_URI.sub("", normal_text(part)) for part in (block.text, block.head))
-        block = Block(text, block.level, block.lines, head)
         if block.level is None:
-            if block.text.strip() or block.head.strip():
-                held.append(block)
+            if text.strip() or head.strip():
+                held.append(Block(text, None, block.lines, head))
             continue
-        text = " ".join(block.text.split())
+        text = " ".join(text.split())
         if not text:
             continue
-        if held or (bare is not None and block.level <= (bare.level or 0)):
-            yield _title(path, stem), held or [Block(bare.text if bare else "")]
+        if held or (path and block.level <= path[-1][0]):
+            yield [heading for _, heading in path], held or [Block(path[-1][1])]
         while path and path[-1][0] >= block.level:
             path.pop()
         short = text if len(text) <= _LONGEST_TITLE else text[: _LONGEST_TITLE - 1] + "\u2026"
         path.append((block.level, short))
         held = [] if short == text else [Block(text)]
-        bare = Block(text, block.level)
-    if held or bare is not None:
-        yield _title(path, stem), held or [Block(bare.text if bare else "")]
-
-
-def _title(path: list[tuple[int, str]], stem: str) -> str:
-    names = [text for _, text in path] or [stem]
-    return " > ".join(name for at, name in enumerate(names) if not at or name != names[at - 1])
+    if held or path:
+        yield [heading for _, heading in path], held or [Block(path[-1][1])]

@@ -9,7 +9,7 @@ import csv
 import io
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -63,19 +63,14 @@ _SAMPLE = 200_000  # bytes that are looked at to guess an encoding
 
 def decode(data: bytes) -> str:
     """Return the text of a file's bytes; refuse what is none, or of no known encoding."""
-    for mark, name in _FORMATS.items():
-        if data.startswith(mark):
-            raise RaggdError(
-                f"it is {name}, whatever its name says: name it so, or save it as text."
-            )
-    for mark, coding in BYTE_ORDER_MARKS.items():
-        if data.startswith(mark):
-            try:
-                return data.decode(coding)
-            except UnicodeDecodeError as error:
-                raise RaggdError(
-                    f"it is no {coding[:6].upper()}, as its mark says ({error})."
-                ) from error
+    if name := _marked(data, _FORMATS):
+        raise RaggdError(f"it is {name}, whatever its name says: name it so, or save it as text.")
+    if coding := _marked(data, BYTE_ORDER_MARKS):
+        try:
+            return data.decode(coding)
+        except UnicodeDecodeError as error:
+            name = coding.removesuffix("-sig").upper()
+            raise RaggdError(f"it is no {name}, as its mark says ({error}).") from error
     if _JAPANESE_SHIFT.search(data):
         with suppress(UnicodeDecodeError):  # the colours of a terminal look alike
             return data.decode("iso2022_jp_ext")
@@ -101,6 +96,10 @@ def decode(data: bytes) -> str:
         return data.decode(coding, errors="replace")
 
 
+def _marked(data: bytes, marks: Mapping[bytes, str]) -> str:
+    return next((name for mark, name in marks.items() if data.startswith(mark)), "")
+
+
 def _wide(data: bytes) -> str:
     # UTF-16 or UTF-32 without a mark.
     coding = _detected(data, _WIDE)
@@ -122,16 +121,11 @@ def _detected(data: bytes, codings: Sequence[str]) -> str | None:
 def _guess(data: bytes) -> str:
     # The name of the likeliest encoding of eight-bit data that is no UTF-8; empty if none fits.
     sample = data[:_SAMPLE]
-    if _is_damaged(sample):
+    text = sample.decode("utf-8", errors="replace")
+    # Most is whole: what is written in another encoding has no valid sequence of several bytes.
+    if sum(not c.isascii() for c in text) > 3 * text.count("\ufffd"):
         return "utf-8"
     return next((coding for coding in _likely(sample) if _fits(sample, coding)), "")
-
-
-def _is_damaged(data: bytes) -> bool:
-    # Nearly UTF-8: what is written in another encoding has no valid sequence of several bytes.
-    text = data.decode("utf-8", errors="replace")
-    valid = sum(not c.isascii() for c in text.replace("\ufffd", ""))
-    return valid > 2 * text.count("\ufffd")
 
 
 def _likely(data: bytes) -> Iterator[str]:
@@ -199,15 +193,13 @@ def read_csv(path: Path) -> Iterator[Block]:
     rows = [[row[n] for n in used if n < len(row)] for row in rows if any(row)]
     at = next((n for n, row in enumerate(rows) if len(row) > 1 and any(row[1:])), 0)
     title, rows = rows[:at], rows[at:]  # exports begin with a title, a date, a remark
-    yield Block("\n".join("; ".join(filter(None, row)) for row in title), lines=True)
+    yield Block("\n".join(_line((), row) for row in title), lines=True)
+    names: Sequence[str] = ()
     if len(rows) > 1 and _names_columns(rows):
-        names, values = rows[0], [row for row in rows[1:] if row != rows[0]]  # files joined to one
-        filled = {at for row in values for at, cell in enumerate(row) if cell}
-        empty = [name for at, name in enumerate(names) if at not in filled]
-        yield Block("; ".join(empty))
-        yield from _entries(names, values)
-    else:
-        yield from _entries((), rows)
+        names, rows = rows[0], [row for row in rows[1:] if row != rows[0]]  # files joined to one
+        filled = {at for row in rows for at, cell in enumerate(row) if cell}
+        yield Block("; ".join(name for at, name in enumerate(names) if at not in filled))
+    yield from _entries(names, rows)
 
 
 def _rows(text: str, path: Path) -> list[list[str]]:
@@ -236,8 +228,8 @@ def _rows(text: str, path: Path) -> list[list[str]]:
 def _fit(sample: str, delimiter: str) -> tuple[int, int]:
     # How many rows have the same number of cells, more than one; a comma before a space is prose.
     rows = [row for row in csv.reader(sample.split("\n")[:50], delimiter=delimiter) if len(row) > 1]
-    same = Counter(map(len, rows)).most_common(1)
-    return same[0][1] if same else 0, -sum(cell[:1] == " " for row in rows for cell in row)
+    same = max(Counter(map(len, rows)).values(), default=0)
+    return same, -sum(cell[:1] == " " for row in rows for cell in row)
 
 
 def _names_columns(rows: Sequence[Sequence[str]]) -> bool:
@@ -247,10 +239,8 @@ def _names_columns(rows: Sequence[Sequence[str]]) -> bool:
     if len(names) < 2 or not all(names[1:]) or len(set(named)) < len(named):  # an index has no name
         return False
     numbers = [at for at, name in enumerate(names) if _NUMBER.fullmatch(name)]
-    if not numbers:
-        return True
     below = [row[at] for row in values for at in numbers if at < len(row)]
-    return (
+    return not numbers or (
         len(numbers) < len(named)
         and all(_YEAR.fullmatch(names[at]) for at in numbers)
         and not all(map(_YEAR.fullmatch, below))

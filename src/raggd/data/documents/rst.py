@@ -21,17 +21,14 @@ _DELIMITERS = {"tab": "\t", "space": " "}
 def read(path: Path) -> Iterator[Block]:
     """Read reStructuredText: a line over a rule is a heading, ranked in the order of the rules."""
     lines = read_text(path).split("\n")
-    ranks: list[str] = []
+    ranks: dict[str, int] = {}
     held: list[str] = []
     at = 0
     while at < len(lines):
         if table := _TABLE.match(lines[at]):
             end = _end_of(lines, at, len(table[1]))
             if rows := _rows(table[2], lines[at + 1 : end]):
-                yield Block("\n".join(held))
-                head, body = rows
-                yield Block(table[3])
-                yield Block("\n".join(body), lines=True, head="\n".join(head))
+                yield from (Block("\n".join(held)), Block(table[3]), rows)
                 held, at = [], end
                 continue
         over = _RULE.match(lines[at])
@@ -46,10 +43,7 @@ def read(path: Path) -> Iterator[Block]:
             continue
         yield Block("\n".join(held))
         held = []
-        style = rule[1] * (2 if over else 1)
-        if style not in ranks:
-            ranks.append(style)
-        yield Block(title, level=ranks.index(style) + 1)
+        yield Block(title, level=ranks.setdefault(rule[1] * (under - at), len(ranks) + 1))
         at = under + 1
     yield Block("\n".join(held))
 
@@ -64,35 +58,28 @@ def _end_of(lines: Sequence[str], at: int, indent: int) -> int:
     return next((n for n in after if _indent(lines[n]) <= indent), len(lines))
 
 
-def _rows(kind: str, lines: Sequence[str]) -> tuple[list[str], list[str]] | None:
-    """Return header and body of a table, each row ``cell | cell``; None where it stands elsewhere.
-
-    >>> _rows("csv", ["   :header: Pump, Weight", "", "   P40, 6 kg"])
-    (['Pump | Weight'], ['P40 | 6 kg'])
-    """
+def _rows(kind: str, lines: Sequence[str]) -> Block | None:
+    # A table with its header, each row "cell | cell"; None where it stands elsewhere.
     begin = next((at for at, line in enumerate(lines) if not line.strip()), len(lines))
     title, options, odd = _named(lines[:begin])
     if odd or options.keys() & {"file", "url"}:  # it stands elsewhere
         return None
     content = [f"{line.rstrip()}\n" for line in lines[begin:] if line.strip()]
+    header = [options["header"]] if "header" in options else []
     delimiter = options.get("delim", ",").strip()
     delimiter = _DELIMITERS.get(delimiter, delimiter)
     try:
         count = max(0, int(options.get("header-rows") or 0))
-        parts = [options["header"]] if "header" in options else [], content
-        head, body = (
-            list(csv.reader(map(str.lstrip, part), delimiter=delimiter, skipinitialspace=True))
-            if kind == "csv" or part is parts[0]
-            else list(_listed(part))
-            for part in parts
-        )
+        head = _separated(header, delimiter)
+        body = _separated(content, delimiter) if kind == "csv" else _listed(content)
     except (csv.Error, TypeError, ValueError):
         return None
     if not body:
         return None
     rows = [" | ".join(" ".join(cell.split()) for cell in row) for row in [*head, *body]]
     count += len(head)
-    return [*([title] if title else []), *rows[:count]], rows[count:]
+    above = [*filter(None, [title]), *rows[:count]]
+    return Block("\n".join(rows[count:]), lines=True, head="\n".join(above))
 
 
 def _named(lines: Sequence[str]) -> tuple[str, dict[str, str], bool]:
@@ -112,20 +99,22 @@ def _named(lines: Sequence[str]) -> tuple[str, dict[str, str], bool]:
     return title, options, odd
 
 
-def _listed(lines: Sequence[str]) -> Iterator[list[str]]:
+def _separated(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    return list(csv.reader(map(str.lstrip, lines), delimiter=delimiter, skipinitialspace=True))
+
+
+def _listed(lines: Sequence[str]) -> list[list[str]]:
     # A list of lists; nothing where it begins as something else.
     first = _ROW.match(lines[0]) if lines else None
     if first is None:
-        return
+        return []
     outer, inner = _indent(lines[0]), len(first[1])
-    row: list[list[str]] = []
+    rows: list[list[list[str]]] = []
     for line in lines:
         if _indent(line) == outer and (begins := _ROW.match(line)):
-            if row:
-                yield [" ".join(cell) for cell in row]
-            row = [[line[begins.end() :]]]
+            rows.append([[line[begins.end() :]]])
         elif _indent(line) == inner and _CELL.match(line, inner):
-            row.append([line[inner + 1 :]])
+            rows[-1].append([line[inner + 1 :]])
         else:
-            row[-1].append(line)
-    yield [" ".join(cell) for cell in row]
+            rows[-1][-1].append(line)
+    return [[" ".join(cell) for cell in row] for row in rows]

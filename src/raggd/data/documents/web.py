@@ -23,13 +23,15 @@ _LARGER = {"iso8859-1": "cp1252", "ascii": "cp1252", "iso8859-9": "cp1254", "tis
 _LARGER |= {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
 _END = re.compile(r"</(?:html|body)\s*>", re.IGNORECASE)
 _BREAK = "\u2028"
+_MARKED = "\ufdd0"  # no character: behind the mark of an entry, whatever elements its text is in
 _ANCHOR = re.compile("[#\xa7\xb6\U0001f517\\s]*")  # what links to the heading that it stands in
 _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 _OUTSIDE = {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr"}
 _NO_CELLS = ("table", "h1", "h2", "h3", "h4", "pre", "form")
 _LEFT_OUT = {"script", "style", "template", "svg", "nav", "iframe", "object"}
 _LEFT_OUT |= {"rt", "rp", "rtc"}  # readings over Chinese characters
-_LONGEST_REPEATED, _LONGEST_NUMBER, _WIDEST = 200, 5, 20
+_NUMBER = re.compile("[0-9]{1,4}")
+_LONGEST_REPEATED, _WIDEST = 200, 20
 _INLINE = frozenset(
     re.findall(
         r"\w+",
@@ -43,7 +45,18 @@ _INLINE = frozenset(
 
 def read(path: Path) -> Iterator[Block]:
     """Read a page; its encoding is the one that it declares, or as for plain text."""
-    return blocks_of(_decoded(path.read_bytes()))
+    data = path.read_bytes()
+    declared = None if data.startswith(tuple(BYTE_ORDER_MARKS)) else _DECLARED.search(data[:4096])
+    if not data.isascii():
+        with suppress(UnicodeDecodeError):
+            data.decode("utf-8")
+            declared = None  # bytes that are UTF-8 by chance are rarer than untrue declarations
+    if declared:
+        with suppress(LookupError, UnicodeError):  # no such name, or no such text
+            name = codecs.lookup(declared[1].decode()).name
+            if not name.startswith(("utf-16", "utf-32")):  # the declaration would not be readable
+                return blocks_of(data.decode(_LARGER.get(name, name)))
+    return blocks_of(decode(data))
 
 
 def blocks_of(text: str) -> Iterator[Block]:
@@ -77,26 +90,6 @@ def _without_sections(text: str) -> str:
     return "".join(parts)
 
 
-def _decoded(data: bytes) -> str:
-    # Several bytes that are UTF-8 by chance are rarer than pages that declare what is not true.
-    declared = _DECLARED.search(data[:4096])
-    marked = data.startswith(tuple(BYTE_ORDER_MARKS))
-    if declared and not marked and (data.isascii() or not _is_utf8(data)):
-        with suppress(LookupError, UnicodeError):  # no such name, or no such text
-            name = codecs.lookup(declared[1].decode()).name
-            if not name.startswith(("utf-16", "utf-32")):  # the declaration would not be readable
-                return data.decode(_LARGER.get(name, name))
-    return decode(data)
-
-
-def _is_utf8(data: bytes) -> bool:
-    try:
-        data.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 def _blocks(root: Any) -> Iterator[Block]:
     from lxml.etree import iterwalk
 
@@ -116,7 +109,7 @@ def _blocks(root: Any) -> Iterator[Block]:
                 walk.skip_subtree()
                 continue
             if mark := _mark(element, numbers):
-                held[:] = [mark]
+                held[:] = [mark, _MARKED]
             held.append(_shown(element))
         else:
             if event == "end" and tag not in _INLINE:
@@ -127,22 +120,16 @@ def _blocks(root: Any) -> Iterator[Block]:
     yield from _prose(held)
 
 
-class _Mark(str):
-    """What stands before an entry of a list, whatever elements its text is in."""
-
-    __slots__ = ()
-
-
-def _mark(element: Any, numbers: dict[Any, int]) -> _Mark | None:
+def _mark(element: Any, numbers: dict[Any, int]) -> str:
+    # What stands before an entry of a list.
     if element.tag not in {"li", "dd"}:
-        return None
+        return ""
     parent = element.getparent()
     if element.tag == "dd" or parent.tag != "ol":
-        return _Mark(": " if element.tag == "dd" else "- ")
-    following = numbers.get(parent, _whole_number(parent.get("start")) or 1)
-    number = _whole_number(element.get("value")) or following
+        return ": " if element.tag == "dd" else "- "
+    number = _count(element, "value", numbers.get(parent) or _count(parent, "start"))
     numbers[parent] = number + 1
-    return _Mark(f"{number}. ")
+    return f"{number}. "
 
 
 def _shown(element: Any) -> str:
@@ -161,9 +148,10 @@ def _is_left_out(element: Any) -> bool:
 
 
 def _prose(held: list[str]) -> Iterator[Block]:
-    if held and isinstance(held[0], _Mark) and not "".join(held[1:]).strip():
+    mark, marked, said = "".join(held).rpartition(_MARKED)
+    if marked and not said.strip():
         return
-    lines = (" ".join(line.split()) for line in "".join(held).split(_BREAK))
+    lines = (" ".join(line.split()) for line in f"{mark}{said}".split(_BREAK))
     held.clear()
     text = "\n".join(lines).strip("\n")
     if text:
@@ -180,7 +168,7 @@ def _whole(element: Any) -> list[Block] | None:
     if tag == "table" and _is_regular(element):
         rows = list(element.iter("tr"))
         lines = [" | ".join(row) for row in _cells(rows)]
-        headed = len(rows) > 1 and all(cell.tag == "th" for cell in _own_cells(rows[0]))
+        headed = len(rows) > 1 and not rows[0].findall("td")
         caption = [Block(_text(c)) for c in element.iter("caption")]
         head = lines[0] if headed else ""
         return [*caption, Block("\n".join(lines[headed:]), lines=True, head=head)]
@@ -203,17 +191,13 @@ def _is_regular(table: Any) -> bool:
     )
 
 
-def _own_cells(row: Any) -> list[Any]:
-    return [cell for cell in row if cell.tag in {"td", "th"}]
-
-
 def _cells(rows: list[Any]) -> Iterator[list[str]]:
     # A cell over several rows stands in each of them, one over several columns before empty ones.
     above: dict[int, tuple[str, int, int]] = {}
     for row in rows:
         own = deque(
-            (" ".join(_text(cell).split()), _span(cell, "rowspan"), _span(cell, "colspan"))
-            for cell in _own_cells(row)
+            (" ".join(_text(cell).split()), _count(cell, "rowspan"), _count(cell, "colspan"))
+            for cell in row.iterchildren("td", "th")
         )
         texts: list[str] = []
         below: dict[int, tuple[str, int, int]] = {}
@@ -228,14 +212,9 @@ def _cells(rows: list[Any]) -> Iterator[list[str]]:
         above = below if len(below) <= _WIDEST else {}  # more would be the square of the page
 
 
-def _span(cell: Any, name: str) -> int:
-    return max(1, _whole_number(cell.get(name)))
-
-
-def _whole_number(said: str | None) -> int:
-    said = (said or "").strip()
-    known = said.isascii() and said.isdigit() and len(said) < _LONGEST_NUMBER
-    return int(said) if known else 0
+def _count(element: Any, name: str, default: int = 1) -> int:
+    found = _NUMBER.fullmatch((element.get(name) or "").strip())
+    return (int(found[0]) if found else 0) or default
 
 
 def _text(element: Any) -> str:

@@ -34,8 +34,7 @@ from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.settings import changed, load_settings
 from raggd.study.plan import Part, all_cells, load_study
-from raggd.study.run import run_study
-from raggd.study.runner import StudyRunner
+from raggd.study.run import StudyRunner, run_study
 from raggd.training import fits
 from raggd.training import run as training
 from study_fixtures import World, lasting, make_world, read_records

@@ -13,10 +13,9 @@ import pytest
 from raggd.backbone.load import Backbone
 from raggd.data import benchmarks
 from raggd.methods.spec import MEAN_FILE
-from raggd.study.dry_run import power
+from raggd.study.dry_run import measured_speed, power
 from raggd.study.plan import Part, load_study
 from raggd.study.run import run_study
-from raggd.study.runner import measured_speed
 from study_fixtures import ALL, Quiet, World, write_weights
 from workflow_fixtures import files_under, run_cli
 

@@ -22,11 +22,9 @@ from raggd.evaluation import runner
 from raggd.methods import spec as weights_files
 from raggd.methods.spec import REFUSALS_FILE
 from raggd.records import RaggdError, RunRecord
-from raggd.study import plan
-from raggd.study import run as study_run
+from raggd.study import evaluate, plan
 from raggd.study.plan import Cell, Identities, Part, StudySettings, all_cells, load_study
-from raggd.study.run import LOCK_FILE, locked, run_study
-from raggd.study.runner import StudyRunner
+from raggd.study.run import LOCK_FILE, in_order, locked, run_study
 from study_fixtures import ALL, Quiet, World, lasting, make_world, read_records, write_weights
 from workflow_fixtures import files_under, run_cli
 
@@ -76,7 +74,7 @@ def test_every_cell_has_its_record_and_the_same_questions(whole: Path) -> None:
     assert all(r.cost["answer_flops"] > 0 for r in records.values())
 
 
-def test_a_cell_passes_seven_functions_on_its_way_to_the_model(
+def test_a_cell_passes_five_functions_on_its_way_to_the_model(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ways: list[list[str]] = []
@@ -92,7 +90,7 @@ def test_a_cell_passes_seven_functions_on_its_way_to_the_model(
     file = world.study(("base",), name="way", benchmarks=("nq",), retrievers=("bm25",))
     run_study(load_study(file), tmp_path, Part(), Quiet())
     assert ways
-    assert max(map(len, ways)) <= 7
+    assert max(map(len, ways)) <= 5
 
 
 def test_all_methods_of_a_run_are_judged_by_its_own_evidence(world: World, tmp_path: Path) -> None:
@@ -205,19 +203,20 @@ def test_a_support_set_for_every_question(world: World, tmp_path: Path) -> None:
     assert report["complete"] == 2
 
 
-def test_early_parts_are_a_small_study(world: World, tmp_path: Path) -> None:
+def test_early_parts_are_a_small_study(world: World) -> None:
     study = load_study(world.study(name="order", extra="seeds = [0, 1]"))
-    units = StudyRunner(study, tmp_path, Quiet()).units(all_cells(study))
-    first = [(unit.cells[0], unit.draw) for unit in units]
-    order = [(cell.seed, draw, cell.retriever, cell.benchmark) for cell, draw in first]
+    order = [
+        (cell.seed, draw, cell.retriever, cell.benchmark, cell.method)
+        for draw, cell in in_order(study, all_cells(study))
+    ]
     assert order == [
-        (seed, draw, retriever, benchmark)
+        (seed, draw, retriever, benchmark, method)
         for seed in (0, 1)
         for draw in (0, 1)
         for retriever in ("bm25", "again")
         for benchmark in ("nq", "popqa")
+        for method in ALL
     ]
-    assert all(tuple(cell.method for cell in unit.cells) == ALL for unit in units)
 
 
 def test_progress_counts_all_questions(world: World, tmp_path: Path) -> None:
@@ -262,12 +261,12 @@ def test_committed_records_can_be_computed_again(monkeypatch: pytest.MonkeyPatch
         begun.append(study)
         raise InterruptedError  # its answers are compared in the test before
 
-    monkeypatch.setattr(study_run, "run_study", run_study)
+    monkeypatch.setattr(evaluate, "run_study", run_study)
     files = list((Path(__file__).parents[1] / "results").rglob("seed-*/*.json"))
     for file in files:
         record = RunRecord.from_json(file.read_text(encoding="utf-8"))
         with pytest.raises(InterruptedError):
-            study_run.replay(record, file, Quiet())
+            evaluate.replay(file, Quiet())
         assert begun[-1].backbones[0].methods == [record.method]
     assert len(begun) == len(files) > 500
 

@@ -126,7 +126,7 @@ def test_averages_and_differences_are_those_of_the_statistics() -> None:
     base = (rng.random((2, 60)) < 0.4).astype(float)
     better = np.maximum(base, rng.random((2, 60)) < 0.3)
     block = made_up({"base": base, "rag-gd": better})
-    average = Averages(400).of(block, "base", block.benchmarks, "em")
+    average = Averages(400).of(block, "base", "em")
     groups = ["nq"] * 60 + ["popqa"] * 60
     assert average is not None
     assert average.mean == pytest.approx(100 * base.mean())
@@ -199,14 +199,14 @@ def test_bold_only_where_significant() -> None:
     block = made_up(scores)
     found = contrasts([block], 2000)
     assert above_base(found, block.name, "em") == {"rag-gd"}
-    table = benchmark_table([block], found, "caption", Averages(200))
+    table = benchmark_table([block], found, Averages(200))
     methods = [row[1] for row in table.rows]
     assert bold_rows(table, 1) == {"RAG-GD"}
     assert [column.heading for column in table.columns][2:4] == ["NQ", "PopQA*"]
     row = table.rows[methods.index("RAG-GD")]
     assert row[2] == f"{100 * much[0].mean():.1f} / {100 * much[0].mean():.1f}"
     assert "\\textbf{" in table.to_latex()
-    overview = average_table([block], found, "caption", Averages(200))
+    overview = average_table([block], found, Averages(200))
     assert bold_rows(overview) == {"RAG-GD"}
     differences = contrast_table(found, "all", "caption")
     assert bold_rows(differences) == {
@@ -219,7 +219,7 @@ def test_bold_only_where_significant() -> None:
 
 def test_costs_per_query_and_per_task() -> None:
     block = made_up({"base": np.ones((2, 10)), "tt-sgd": np.ones((2, 10))})
-    table = cost_table(block, "")
+    table = cost_table(block)
     row = dict(zip([c.heading for c in table.columns], table.rows[1], strict=True))
     # ten questions in five draws: two share an adaptation of 10 ms
     assert (row["Per query ms"], row["Per task ms"]) == ("15.0", "10.0")

@@ -117,24 +117,17 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
         ) from error
 
 
-def _shown_draws(cells: Sequence[CellAnswers]) -> int:
-    # the number of draws that shows most: methods that have so many, times draws
-    depths = [len(cell.answers) for cell in cells]
-    return max(set(depths), key=lambda depth: (sum(d >= depth for d in depths) * depth, depth))
-
-
 def _block(
     backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], CellAnswers]
 ) -> StudyBlock:
     answers: dict[str, dict[str, tuple[tuple[int, ScoredAnswer], ...]]] = {}
     groups: dict[tuple[str, int], dict[str, CellAnswers]] = {}
-    benchmarks = tuple(dict.fromkeys(benchmark for _, benchmark, _ in cells))
-    for benchmark in benchmarks:
-        for (seed, name, method), cell in cells.items():
-            if name == benchmark:
-                groups.setdefault((benchmark, seed), {})[method] = cell
+    for (seed, benchmark, method), cell in cells.items():
+        groups.setdefault((benchmark, seed), {})[method] = cell
     for (benchmark, seed), by_method in groups.items():
-        shown = _shown_draws(list(by_method.values()))
+        # the number of draws that shows most: methods that have so many, times draws
+        depths = [len(cell.answers) for cell in by_method.values()]
+        shown = max(depths, key=lambda most: (sum(d >= most for d in depths) * most, most))
         for method, cell in by_method.items():
             if len(cell.answers) >= shown:
                 known = answers.setdefault(method, {}).get(benchmark, ())
@@ -147,7 +140,8 @@ def _block(
         names = set.intersection(*map(set, complete)) if complete else set()
         costs[method] = {name: fmean(found[name] for found in complete) for name in sorted(names)}
     listed = [name for name in SPECS if name in answers]
-    ordered = (*listed, *(name for name in answers if name not in SPECS))
+    ordered = tuple(dict.fromkeys([*listed, *answers]))
+    benchmarks = tuple(dict.fromkeys(benchmark for benchmark, _ in groups))
     return StudyBlock(backbone, retriever, ordered, benchmarks, answers, costs)
 
 

@@ -1,14 +1,18 @@
-"""Small studies on the runner that all share: `raggd evaluate`, `demo`, one's own questions."""
+"""Small studies on the runner that all share: `evaluate`, `demo`, `replay`, one's own questions."""
 
 from __future__ import annotations
 
 import operator
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from raggd.assembly import Assembly
+from raggd.backbone.identity import differences
 from raggd.data.benchmarks import choose_by_hash
 from raggd.data.prompts import answer_tokens
 from raggd.data.questions import read_demonstrations
@@ -19,14 +23,14 @@ from raggd.files import write_text
 from raggd.methods.spec import HEADLINE, METHODS, SPECS, can_run
 from raggd.progress import Progress
 from raggd.records import Prediction, Question, RaggdError, RunRecord, SupportSet, known_names
-from raggd.report.build import SmallReport, small_report
+from raggd.report.build import SmallReport
+from raggd.report.grid import load_grid
 from raggd.report.own import OwnReport, own_report, sets_report
 from raggd.report.page import ExampleCase
 from raggd.retrieval.base import Retriever
 from raggd.settings import Settings, changed
 from raggd.study.plan import Part, StudySettings, all_cells, check_benchmarks, study_of
-from raggd.study.run import read_record, run_study
-from raggd.study.runner import Options, Turn
+from raggd.study.run import Turn, read_record, run_study
 
 CASES = 12
 
@@ -50,7 +54,7 @@ def run_evaluate(
     """Score methods on the benchmarks of the settings: the JSON result, and the report."""
     study = small_study(parts.settings, methods)
     run_study(study, out, Part(), progress, loaded=parts, replace=True)
-    report = small_report(out)
+    report = SmallReport(load_grid(out))
     report.write(out)
     return report.result | {"out": str(out)}, report
 
@@ -99,18 +103,19 @@ def choose_cases(
     def given(item: Item) -> dict[str, Prediction]:
         return answers[item.question.task, item.question.id]
 
-    change = {id(item): given(item)[adapted].f1 - given(item)["base"].f1 for item in items}
-    better = [item for item in items if change[id(item)] > 0]
-    worse = [item for item in items if change[id(item)] < 0]
-    same = [item for item in items if change[id(item)] == 0]
+    def gain(item: Item) -> float:
+        return given(item)[adapted].f1 - given(item)["base"].f1
+
+    better = [item for item in items if gain(item) > 0]
+    worse = [item for item in items if gain(item) < 0]
+    same = [item for item in items if gain(item) == 0]
     third = max(1, count // 3)
-    chosen = better[:third] + worse[:third]
-    chosen = (chosen + same + better[third:] + worse[third:])[:count]
+    ranked = better[:third] + worse[:third] + same + better[third:] + worse[third:]
     return [
         ExampleCase(
             question=i.question, passages=i.passages, predictions=given(i), support=i.support
         )
-        for i in chosen
+        for i in ranked[:count]
     ]
 
 
@@ -122,18 +127,15 @@ def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, 
     records = [read_record(out / cell.path) for cell in all_cells(small_study(settings, methods))]
     tasks = [task_of(parts, name) for name in settings.evaluation.benchmarks]
     names = " and ".join(settings.evaluation.benchmarks)
-    notes = [
-        f"{settings.evaluation.draws} support set(s) of {settings.target.demonstrations} "
-        "demonstrations per benchmark each serve their share of the questions; the cost shown is "
-        "the median of one adaptation. Made by `raggd demo`."
-    ]
     page = report.page(
         "raggd demo: adapting a frozen language model in one forward pass",
         f"{result['n']} real test questions of {names}, none of them seen in training, answered by "
         f"{settings.backbone.name} from the {settings.retrieval.top_k} passages that BM25 finds "
         "among 10,033 Wikipedia leads. Every method sees the same questions, passages and "
         "demonstrations.",
-        notes,
+        f"{settings.evaluation.draws} support set(s) of {settings.target.demonstrations} "
+        "demonstrations per benchmark each serve their share of the questions; the cost shown is "
+        "the median of one adaptation. Made by `raggd demo`.",
         choose_cases(tasks, records, CASES, parts.adapting),
         parts.adapting,
     )
@@ -303,9 +305,71 @@ def score_task(
     most = max(settings.evaluation.max_answer_tokens, 2 * tokens)
     sampled = {"benchmarks": [label], "whole": [], "draws": len(task.draws), "support": "task"}
     study = study_of(changed(settings, "evaluation", max_answer_tokens=most, **sampled), names)
-    options: Options = {"loaded": parts, "tasks": {label: task}, "turn": turn}
-    run_study(study, out, Part(), progress, replace=True, **options)
+    tasks = {label: task}
+    run_study(study, out, Part(), progress, replace=True, loaded=parts, tasks=tasks, turn=turn)
     records = [read_record(out / cell.path) for cell in all_cells(study)]
     supports = {draw[0].support.id: draw[0].support for draw in task.draws}
     forms = {name: infer_form(support.demonstrations) for name, support in supports.items()}
     return own_report(records, {q.id: q for q in asked}, forms, parts.adapting)
+
+
+# sections that answers depend on; the others are of trainings and of the server
+_DECIDING = ("backbone", "data", "retrieval", "adapter", "target", "evaluation")
+# settings that older records hold, with the value at which they changed nothing
+_REMOVED = {
+    ("retrieval", "url"): "",
+    ("retrieval", "index_path"): "",
+    ("retrieval", "ivf_from"): 1_000_000,
+}
+
+
+def _study_of(record: RunRecord, source: Path) -> StudySettings:
+    recorded = {
+        section: {
+            name: value
+            for name, value in record.settings.get(section, {}).items()
+            if ((section, name), value) not in _REMOVED.items()
+        }
+        for section in _DECIDING
+    }
+    try:
+        settings = Settings.model_validate(recorded)
+    except ValidationError as error:
+        raise RaggdError(
+            f"the settings in {source} are not those of this version of raggd "
+            f"({error.errors()[0]['msg']}): use the version that the record names."
+        ) from error
+    only = changed(settings, "evaluation", benchmarks=[record.benchmark])
+    return study_of(only, [record.method])
+
+
+def replay(source: Path, progress: Progress) -> dict[str, Any]:
+    """Compute the record in a file anew from its settings and compare answers."""
+    record = read_record(source)
+    study = _study_of(record, source)
+    with tempfile.TemporaryDirectory() as scratch:
+        run_study(study, Path(scratch), Part(), progress)
+        again = read_record(Path(scratch) / all_cells(study)[0].path)
+    now = {p.question_id: p.answer for p in again.predictions}
+    different = [
+        {"question": p.question_id, "record": p.answer, "now": now.get(p.question_id)}
+        for p in record.predictions
+        if now.get(p.question_id) != p.answer
+    ]
+    hashes = {
+        name: (then, again.hashes[name])
+        for name, then in sorted(record.hashes.items())
+        if name in again.hashes and name != "cell"
+    }
+    return {
+        "record": str(source),
+        "questions": len(record.predictions),
+        "same": len(record.predictions) - len(different),
+        "different": different,
+        "changed": [
+            f"{name}: {then} in the record, {here} now"
+            for name, (then, here) in hashes.items()
+            # older records name the backbone's weights alone
+            if (differences(then, here) if name == "backbone" else then != here)
+        ],
+    }

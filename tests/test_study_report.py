@@ -36,8 +36,8 @@ from raggd.report.study_tables import (
 )
 from raggd.report.tables import Bold, Table
 from raggd.study import alignment
-from raggd.study.plan import Part, load_study
-from raggd.study.run import run_study
+from raggd.study.plan import load_study
+from raggd.study.run import StudyRunner
 from sampled import bootstrap_interval, paired_bootstrap
 from study_fixtures import ALL, Quiet, World, read_records
 from workflow_fixtures import run_cli
@@ -46,7 +46,7 @@ from workflow_fixtures import run_cli
 @pytest.fixture(scope="module")
 def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
-    run_study(load_study(world.study()), out, Part(), Quiet())
+    StudyRunner(load_study(world.study()), out, Quiet()).run()
     return out
 
 

@@ -194,7 +194,7 @@ def study(
     as_json: Json = False,
 ) -> None:
     """Run a study: backbones x retrievers x benchmarks x methods x seeds; again: continue it."""
-    from raggd.study.plan import Part, load_study
+    from raggd.study.plan import all_cells, load_study
 
     settings = load_study(file, assignments)
     folder = out or Path("runs") / f"study-{file.stem}"
@@ -206,26 +206,32 @@ def study(
     if chosen:
         refuse_idle(f"{chosen[0]} runs nothing on a cluster", **on_cluster)
     options = cluster_options(cluster, workers, worker_threads)
-    part = Part(*(tuple(names_in(n)) for n in (backbones, retrievers, benchmarks, methods)))
+    cells = all_cells(
+        settings,
+        backbone=names_in(backbones),
+        retriever=names_in(retrievers),
+        benchmark=names_in(benchmarks),
+        method=names_in(methods),
+    )
     found: dict[str, Any]
     lines: Iterable[str]
     with progress_bar() as bar:
         if status:
             from raggd.study.dry_run import status_in_words, status_of
 
-            found = status_of(settings, folder, part)
+            found = status_of(settings, folder, cells)
             lines = status_in_words(found)
         elif dry or time_one_draw:
             from raggd.study import dry_run as look
 
             if time_one_draw:
-                look.time_one_draw(settings, folder, part, bar)
-            found = look.dry_run(settings, folder, part, bar)
+                look.time_one_draw(settings, folder, cells, bar)
+            found = look.dry_run(settings, folder, cells, bar)
             lines = look.in_words(found)
         elif alignment:
             from raggd.study.alignment import run_alignment
 
-            found = run_alignment(settings, folder, part, bar)
+            found = run_alignment(settings, folder, cells, bar)
             lines = (
                 f"{name}, {kind}, {method}: cosine {entry['cosine']:.3f}"
                 for name, kinds in found.items()
@@ -233,14 +239,14 @@ def study(
                 for method, entry in by_method.items()
             )
         else:
-            from raggd.study.run import run_study
+            from raggd.study.run import StudyRunner
 
             if options:
                 from raggd.cluster.runs import run_study_on
 
-                found = run_study_on(settings, folder, part, options, bar)
+                found = run_study_on(settings, folder, bar, options, cells)
             else:
-                found = run_study(settings, folder, part, bar)
+                found = StudyRunner(settings, folder, bar).run(cells)
             found["out"] = str(folder)
             done = f"{found['complete']} of {found['cells']} cells"
             lines = [f"{done} in {folder}; {found['now']} new."]

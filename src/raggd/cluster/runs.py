@@ -23,8 +23,8 @@ from raggd.files import replacing, write_text
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError
 from raggd.settings import Settings
-from raggd.study.plan import Cell, Identities, Part, StudySettings
-from raggd.study.run import StudyRunner, check_cells, in_order, run_study
+from raggd.study.plan import Cell, Identities, StudySettings
+from raggd.study.run import StudyRunner, check_cells, in_order
 from raggd.training.run import Run, target_store
 from raggd.training.stages import run_stage
 
@@ -128,11 +128,15 @@ def distribute(
 
 
 def run_study_on(
-    study: StudySettings, out: Path, part: Part, options: ClusterOptions, progress: Progress
+    study: StudySettings,
+    out: Path,
+    progress: Progress,
+    options: ClusterOptions,
+    cells: Sequence[Cell] | None = None,
 ) -> dict[str, Any]:
-    """Run what is not finished of a study on a cluster, as `run_study` does; see `distribute`."""
+    """Run what is not finished of a study on a cluster, or of some cells; see `distribute`."""
     first = partial(distribute, options=options, progress=progress)
-    return run_study(study, out, part, progress, first=first)
+    return StudyRunner(study, out, progress).run(cells, first=first)
 
 
 class TargetWorker(Worker[int, bytes]):

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -243,12 +244,8 @@ def support_sets(
     name: str, drawn: Sequence[Sequence[Question]], retriever: Retriever, k: int
 ) -> list[SupportSet]:
     """Return a support set of each draw's questions, with evidence found in one search."""
-    flat = make_demonstrations([q for questions in drawn for q in questions], retriever, k)
-    sets, at = [], 0
-    for questions in drawn:
-        sets.append(SupportSet(name, tuple(flat[at : at + len(questions)])))
-        at += len(questions)
-    return sets
+    shown = iter(make_demonstrations([q for questions in drawn for q in questions], retriever, k))
+    return [SupportSet(name, tuple(islice(shown, len(questions)))) for questions in drawn]
 
 
 def asked_items(

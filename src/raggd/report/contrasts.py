@@ -136,11 +136,13 @@ def _family(
     pairs: Sequence[Pair],
     benchmarks: Sequence[str],
     resamples: int,
+    *,
+    macro: bool = True,
 ) -> list[Contrast]:
     # one family for Holm's rule in each metric
     methods, found = tuple(dict.fromkeys(name for pair in pairs for name in pair)), []
     for metric in METRICS:
-        given = sample(blocks, methods, benchmarks, metric, resamples)
+        given = sample(blocks, methods, benchmarks, metric, resamples, macro=macro)
         if given is None:
             continue
         differences = given.differences(pairs)
@@ -211,17 +213,11 @@ def evidence_gains(blocks: Sequence[StudyBlock], resamples: int) -> list[Contras
     """Return mean gains over questions, apart for both kinds of evidence; p is uncorrected."""
     found = []
     for block in blocks:
-        for pair in (pair for pair in EVIDENCE_PAIRS if set(pair) <= set(block.methods)):
-            for answerable, subset in EVIDENCE.items():
-                part = only(block, answerable)
-                for metric in METRICS:
-                    given = sample([part], pair, part.benchmarks, metric, resamples, macro=False)
-                    if given is not None:
-                        d = given.differences([pair])[pair]
-                        n, shown = len(given.values), d.scaled(SCALES[metric])
-                        found.append(
-                            Contrast(block.name, subset, *pair, metric, n, 1, shown, d.p_value)
-                        )
+        parts = {subset: only(block, answerable) for answerable, subset in EVIDENCE.items()}
+        for pair in EVIDENCE_PAIRS:
+            for subset, part in parts.items():
+                given = (block.name, subset, [part], [pair], part.benchmarks, resamples)
+                found += _family(*given, macro=False)
     return found
 
 

@@ -34,15 +34,15 @@ class ScoredAnswer:
     answerable: bool | None
 
 
-Answers = Mapping[str, Mapping[str, tuple[tuple[int, ScoredAnswer], ...]]]
+Answers = Mapping[str, Mapping[str, Sequence[tuple[int, ScoredAnswer]]]]
 """By method and benchmark: seed and answer; of several seeds answers stand one after another."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellAnswers:
-    """What is there of one cell: answers by draw; an unfinished one lacks draws and costs."""
+    """What is there of one cell, draw by draw; an unfinished one lacks draws and costs."""
 
-    answers: list[list[ScoredAnswer]]
+    answers: list[ScoredAnswer]
     costs: Costs | None
 
 
@@ -77,14 +77,14 @@ class Grid:
     missing: tuple[str, ...]
 
 
-def _by_draw(predictions: Sequence[Mapping[str, Any]]) -> list[list[ScoredAnswer]]:
-    draws: dict[str, list[ScoredAnswer]] = {}
+def _scored(predictions: Sequence[Mapping[str, Any]]) -> list[ScoredAnswer]:
+    numbers: dict[str, int] = {}  # of draws, by their support sets
+    found = []
     for p in predictions:
-        mine = draws.setdefault(p["support_id"], [])
-        number, losses = list(draws).index(p["support_id"]), p.get("answer_loss")
-        scores = (p["em"], p["f1"], losses, p.get("answerable"))
-        mine.append(ScoredAnswer(p["question_id"], number, *scores))
-    return list(draws.values())
+        draw = numbers.setdefault(p["support_id"], len(numbers))
+        scores = (p["em"], p["f1"], p.get("answer_loss"), p.get("answerable"))
+        found.append(ScoredAnswer(p["question_id"], draw, *scores))
+    return found
 
 
 def _part_predictions(folder: Path, benchmark: str, method: str) -> list[dict[str, Any]]:
@@ -106,10 +106,10 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
         if path.is_file():
             record = read_json(path, what="run record")
             costs = {name: float(value) for name, value in record.get("cost", {}).items()}
-            return CellAnswers(_by_draw(record["predictions"]), costs)
+            return CellAnswers(_scored(record["predictions"]), costs)
         folder = out / entry["backbone"] / entry["retriever"] / f"seed-{entry['seed']}"
         found = _part_predictions(folder, entry["benchmark"], entry["method"])
-        return CellAnswers(_by_draw(found), None) if found else None
+        return CellAnswers(_scored(found), None) if found else None
     except (KeyError, TypeError, ValueError) as error:
         raise RaggdError(
             f"{path} (or a part of it) is not what a study writes ({error!r}): remove it and run "
@@ -120,19 +120,17 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
 def _block(
     backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], CellAnswers]
 ) -> StudyBlock:
-    answers: dict[str, dict[str, tuple[tuple[int, ScoredAnswer], ...]]] = {}
+    answers: dict[str, dict[str, list[tuple[int, ScoredAnswer]]]] = {}
     groups: dict[tuple[str, int], dict[str, CellAnswers]] = {}
     for (seed, benchmark, method), cell in cells.items():
         groups.setdefault((benchmark, seed), {})[method] = cell
     for (benchmark, seed), by_method in groups.items():
+        draws = {m: len({a.draw for a in cell.answers}) for m, cell in by_method.items()}
         # the number of draws that shows most: methods that have so many, times draws
-        depths = [len(cell.answers) for cell in by_method.values()]
-        shown = max(depths, key=lambda most: (sum(d >= most for d in depths) * most, most))
-        for method, cell in by_method.items():
-            if len(cell.answers) >= shown:
-                known = answers.setdefault(method, {}).get(benchmark, ())
-                new = tuple((seed, a) for draw in cell.answers[:shown] for a in draw)
-                answers[method][benchmark] = known + new
+        most = max(draws.values(), key=lambda n: (sum(d >= n for d in draws.values()) * n, n))
+        for method in (m for m, count in draws.items() if count >= most):
+            shown = [(seed, a) for a in by_method[method].answers if a.draw < most]
+            answers.setdefault(method, {}).setdefault(benchmark, []).extend(shown)
     costs = {}
     for method in answers:
         own = [cell.costs for (_, _, name), cell in cells.items() if name == method]

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from raggd.evaluation.statistics import (
     holm,
     questions_needed,
 )
+from raggd.files import write_text
 from raggd.methods.spec import SPECS, method_label
 from raggd.records import Question, RunRecord
 from raggd.report.contrasts import ALPHA, BASE
@@ -42,6 +44,10 @@ class OwnReport:
     tables: list[Table]
     advice: str
     result: dict[str, Any]
+
+    def write(self, out: Path) -> None:
+        """Write ``summary.md`` beside the records."""
+        write_text(out / "summary.md", "\n".join(table.to_markdown() for table in self.tables))
 
 
 def form_sentence(forms: Sequence[Form]) -> str:

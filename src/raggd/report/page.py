@@ -56,22 +56,6 @@ def _sort_value(text: str) -> str | None:
     return "" if text == NOTHING else None
 
 
-def _view(table: Table, words: str) -> dict[str, Any]:
-    rows = [
-        [
-            {
-                "text": text.replace("-", "\N{MINUS SIGN}") if column.align == "right" else text,
-                "number": column.align == "right",
-                "bold": isinstance(text, Bold),
-                "value": _sort_value(text) if column.align == "right" else None,
-            }
-            for text, column in zip(row, table.columns, strict=True)
-        ]
-        for row in table.rows
-    ]
-    return {"table": table, "rows": rows, "filter": words}
-
-
 def study_page(
     *,
     title: str,
@@ -98,30 +82,24 @@ def study_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["label"] = method_label
+    environment.filters |= {
+        "label": method_label,
+        "mark": mark_answers,
+        "minus": lambda text: text.replace("-", "\N{MINUS SIGN}"),
+        "sort_value": _sort_value,
+    }
+    environment.tests["bold"] = lambda text: isinstance(text, Bold)
     folder = resources.files("raggd.report") / "templates"
     style, script = (Markup((folder / f"page.{kind}").read_text("utf-8")) for kind in ("css", "js"))
-    views = [
-        {
-            "id": section.id,
-            "title": section.title,
-            "text": section.text,
-            # ours, their texts escaped
-            "figures": [Markup(svg) for svg in section.figures.values() if svg],
-            "tables": [_view(t, section.filter) for t in section.tables.values() if t.rows],
-        }
-        for section in sections
-        if not section.empty
-    ]
     return environment.get_template("study.html.j2").render(
         title=title,
         lead=lead,
-        sections=views,
+        sections=[section for section in sections if not section.empty],
         methods=methods,
         words=SPECS,
         planned=planned,
         missing=missing,
-        cases=[case_view(case, *compared) for case in cases],
+        cases=[(case, change_of(case, *compared)) for case in cases],
         before=compared[0],
         after=compared[1],
         settings=json.dumps(settings, ensure_ascii=False, indent=1),
@@ -142,7 +120,7 @@ class ExampleCase(TypedDict):
     question: Question
     passages: Sequence[Passage]
     predictions: Mapping[str, Prediction]
-    support: SupportSet | None
+    support: SupportSet
 
 
 def _answer_patterns(answer: str) -> list[str]:
@@ -178,27 +156,10 @@ def mark_answers(text: str, answers: Iterable[str]) -> Markup:
     return Markup("").join([*pieces, escape(text[end:])])
 
 
-def case_view(case: ExampleCase, before: str, after: str) -> dict[str, Any]:
-    """Return what the page shows of a case: ``change`` says how `after` differs from `before`."""
-    question, predictions = case["question"], case["predictions"]
-    old, new = predictions.get(before), predictions.get(after)
-    change = "same"
-    if old and new and normalise_answer(old.answer) != normalise_answer(new.answer):
-        gain = new.f1 - old.f1
-        change = "better" if gain > 0 else "worse" if gain < 0 else "other"
-    support = case["support"]
-    return {
-        "question": question.text,
-        "benchmark": question.task,
-        "answers": question.answers,
-        "passages": [
-            {"title": p.title, "text": mark_answers(p.text, question.answers)}
-            for p in case["passages"]
-        ],
-        "predictions": [
-            {"method": name, "answer": given.answer, "em": given.em, "f1": given.f1}
-            for name, given in predictions.items()
-        ],
-        "support": support.demonstrations if support else (),
-        "change": change,
-    }
+def change_of(case: ExampleCase, before: str, after: str) -> str:
+    """Say how the answer `after` differs from `before`: better, worse, other, or the same."""
+    old, new = case["predictions"].get(before), case["predictions"].get(after)
+    if not old or not new or normalise_answer(old.answer) == normalise_answer(new.answer):
+        return "same"
+    gain = new.f1 - old.f1
+    return "better" if gain > 0 else "worse" if gain < 0 else "other"

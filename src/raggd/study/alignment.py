@@ -34,7 +34,7 @@ from raggd.provenance import origin
 from raggd.records import SupportSet
 from raggd.report.grid import ALIGNMENT_FILE, held_out
 from raggd.settings import TargetSettings
-from raggd.study.plan import Part, StudySettings, all_cells
+from raggd.study.plan import Cell, StudySettings
 from raggd.study.run import locked
 
 STEPS = {name: spec.imitates for name, spec in SPECS.items() if spec.imitates is not None}
@@ -146,10 +146,10 @@ def align_backbone(
 
 
 def run_alignment(
-    study: StudySettings, out: Path, part: Part, progress: Progress
+    study: StudySettings, out: Path, cells: Sequence[Cell], progress: Progress
 ) -> dict[str, Any]:
     """Compare the predictors of every backbone with true updates; return mean cosines."""
-    pairs = {cell.pair for cell in all_cells(study, part)}
+    pairs = {cell.pair for cell in cells}
     result: dict[str, Any] = {}
     with locked(out):
         for name in (entry.name for entry in study.backbones):

@@ -43,9 +43,7 @@ from raggd.study.plan import (
     Cell,
     Identities,
     Pair,
-    Part,
     StudySettings,
-    all_cells,
     cell_size,
     draws_of,
 )
@@ -89,9 +87,9 @@ def measured_speed(out: Path) -> Speed:
     return Speed(spent, answered)
 
 
-def status_of(study: StudySettings, out: Path, part: Part) -> dict[str, Any]:
+def status_of(study: StudySettings, out: Path, cells: Sequence[Cell]) -> dict[str, Any]:
     """Count cells, answers and parts that are there, and the hours left; no model is loaded."""
-    cells, identities = all_cells(study, part), Identities(study)
+    identities = Identities(study)
     answered = {
         cell: len(read_json(out / cell.path, what="run record")["predictions"])
         for cell in cells
@@ -258,17 +256,15 @@ def _check_backbone(
         checks.look(f"{label}: base adapter", lambda: _base_shape(base, config))
 
 
-def time_one_draw(study: StudySettings, out: Path, part: Part, progress: Progress) -> None:
+def time_one_draw(
+    study: StudySettings, out: Path, cells: Sequence[Cell], progress: Progress
+) -> None:
     """Answer the first draw of one benchmark with every method that has no time yet; it stays."""
-    with run.locked(out):
-        run.check_folder(study, out)
-        known = measured_speed(out).spent
-        every = reversed(all_cells(study, part))
-        first = {cell.pair: cell for cell in every if cell.pair not in known}
-        cells = list(reversed(first.values()))
-        run.check_cells(study, cells)
-        run.write_plan(study, out)
-        run.StudyRunner(study, out, progress).run(cells, draws=1)
+    known, chosen = measured_speed(out).spent, dict[Pair, Cell]()
+    for cell in cells:
+        if cell.pair not in known:
+            chosen.setdefault(cell.pair, cell)
+    run.StudyRunner(study, out, progress).run(list(chosen.values()), draws=1)
 
 
 def _observed(out: Path) -> tuple[float, float] | None:
@@ -310,9 +306,11 @@ def power(
     }
 
 
-def dry_run(study: StudySettings, out: Path, part: Part, progress: Progress) -> dict[str, Any]:
+def dry_run(
+    study: StudySettings, out: Path, cells: Sequence[Cell], progress: Progress
+) -> dict[str, Any]:
     """Look at everything that a study needs; nothing is run or fetched. Hours: of timed parts."""
-    cells, speed, waiting = all_cells(study, part), measured_speed(out), Counter[Pair]()
+    speed, waiting = measured_speed(out), Counter[Pair]()
     checks, parts = Checks(progress), Assembly(study.first())
     counts = _check_data(checks, study, parts)
     for label in dict.fromkeys(cell.backbone for cell in cells):

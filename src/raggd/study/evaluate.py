@@ -29,8 +29,8 @@ from raggd.report.own import OwnReport, own_report, sets_report
 from raggd.report.page import ExampleCase
 from raggd.retrieval.base import Retriever
 from raggd.settings import Settings, changed
-from raggd.study.plan import Part, StudySettings, all_cells, check_benchmarks, study_of
-from raggd.study.run import Turn, read_record, run_study
+from raggd.study.plan import StudySettings, all_cells, check_benchmarks, study_of
+from raggd.study.run import StudyRunner, Turn, read_record
 
 CASES = 12
 
@@ -53,7 +53,7 @@ def run_evaluate(
 ) -> tuple[dict[str, Any], SmallReport]:
     """Score methods on the benchmarks of the settings: the JSON result, and the report."""
     study = small_study(parts.settings, methods)
-    run_study(study, out, Part(), progress, loaded=parts, replace=True)
+    StudyRunner(study, out, progress, loaded=parts).run(replace=True)
     report = SmallReport(load_grid(out))
     report.write(out)
     return report.result | {"out": str(out)}, report
@@ -158,36 +158,13 @@ def own_methods(parts: Assembly) -> list[str]:
     return [name for name in METHODS if name in wanted]
 
 
-def _folds(
-    questions: Sequence[Question], size: int, seed: int
-) -> list[tuple[list[Question], list[Question]]]:
-    # (asked, shown): a part of the questions, and a support set of the others
-    ranked = choose_by_hash(questions, len(questions), seed)
-    folds = []
-    for number in range(FOLDS):
-        asked = ranked[number::FOLDS]
-        ids = {question.id for question in asked}
-        rest = [question for question in ranked if question.id not in ids]
-        folds.append((asked, choose_by_hash(rest, size, seed + number)))
-    return folds
-
-
-def _draws(
-    questions: Sequence[Question], shown: Sequence[Question], size: int, seed: int
-) -> list[tuple[list[Question], list[Question]]]:
-    # disjoint support sets as far as the demonstrations reach; each serves a share of the questions
-    ranked = choose_by_hash(shown, len(shown), seed)
-    count = max(1, min(DRAWS, len(ranked) // size, len(questions)))
-    asked = choose_by_hash(questions, len(questions), seed)
-    return [(asked[i::count], ranked[i * size : i * size + size]) for i in range(count)]
-
-
 def own_task(
     name: str, questions: Sequence[Question], shown: Sequence[Question], parts: Assembly
 ) -> Task:
     """Make a task of one's own questions, in draws: each a support set and the questions it serves.
 
-    Without demonstrations the questions are cross-validated, in folds.
+    Support sets are disjoint, as many as the demonstrations reach for; without demonstrations the
+    questions are cross-validated, in folds.
 
     Raises:
         RaggdError: there are too few questions to be cross-validated.
@@ -199,11 +176,20 @@ def own_task(
         )
     settings, retriever, k = parts.settings, parts.retriever, parts.settings.retrieval.top_k
     size, seed = settings.target.demonstrations, settings.evaluation.seed
-    dealt = _draws(questions, shown, size, seed) if shown else _folds(questions, size, seed)
-    supports = support_sets(name, [demonstrations for _, demonstrations in dealt], retriever, k)
+    asked = choose_by_hash(questions, len(questions), seed)
+    if shown:
+        pool = choose_by_hash(shown, len(shown), seed)
+        count = max(1, min(DRAWS, len(pool) // size, len(asked)))
+        sets = [pool[draw * size : draw * size + size] for draw in range(count)]
+    else:
+        count, sets = FOLDS, []
+        for fold in range(FOLDS):
+            ids = {question.id for question in asked[fold::FOLDS]}
+            others = [question for question in asked if question.id not in ids]
+            sets.append(choose_by_hash(others, size, seed + fold))
     draws = (
-        tuple(asked_items(asked, [support], retriever, k))
-        for (asked, _), support in zip(dealt, supports, strict=True)
+        tuple(asked_items(asked[draw::count], [support], retriever, k))
+        for draw, support in enumerate(support_sets(name, sets, retriever, k))
     )
     return Task(name, "own", tuple(draws), retriever.fingerprint)
 
@@ -227,7 +213,8 @@ def run_own(
     """
     names = known_names("method", methods, METHODS) if methods else own_methods(parts)
     if questions is None or not questions.is_dir():
-        return _run_set(parts, questions, demonstrations, names, out, progress)
+        report = _run_set(parts, questions, demonstrations, names, out, progress)
+        return report.result | {"out": str(out)}, report
     files = sorted(questions.glob("*.questions.jsonl"))
     if not files or demonstrations:
         raise RaggdError(
@@ -238,9 +225,10 @@ def run_own(
     for file in files:
         label = file.name.removesuffix(".questions.jsonl")
         shown = file.with_name(f"{label}.examples.jsonl")
-        reports[label] = _run_set(parts, file, shown, names, out / label, progress)[1]
+        reports[label] = _run_set(parts, file, shown, names, out / label, progress)
     report = sets_report(reports)
-    return _written(report, out), report
+    report.write(out)
+    return report.result | {"out": str(out)}, report
 
 
 def _run_set(
@@ -250,7 +238,7 @@ def _run_set(
     names: Sequence[str],
     out: Path,
     progress: Progress,
-) -> tuple[dict[str, Any], OwnReport]:
+) -> OwnReport:
     named = questions or demonstrations
     if named is None:
         raise RaggdError("name a file of answered questions by --questions or --demonstrations.")
@@ -262,13 +250,9 @@ def _run_set(
         raise RaggdError(f"every question of {named} is also a demonstration: none is left to ask.")
     task = own_task(label, asked, shown, parts)
     report = score_task(parts, task, names, out, progress)
-    how = f"{len(task.draws)} {'support sets' if shown else 'folds'}"
-    return _written(report, out) | {"support": how}, report
-
-
-def _written(report: OwnReport, out: Path) -> dict[str, Any]:
-    write_text(out / "summary.md", "\n".join(table.to_markdown() for table in report.tables))
-    return report.result | {"out": str(out)}
+    report.result["support"] = f"{len(task.draws)} {'support sets' if shown else 'folds'}"
+    report.write(out)
+    return report
 
 
 def set_task(support: SupportSet, asked: Sequence[Question], retriever: Retriever, k: int) -> Task:
@@ -305,8 +289,8 @@ def score_task(
     most = max(settings.evaluation.max_answer_tokens, 2 * tokens)
     sampled = {"benchmarks": [label], "whole": [], "draws": len(task.draws), "support": "task"}
     study = study_of(changed(settings, "evaluation", max_answer_tokens=most, **sampled), names)
-    tasks = {label: task}
-    run_study(study, out, Part(), progress, replace=True, loaded=parts, tasks=tasks, turn=turn)
+    runner = StudyRunner(study, out, progress, loaded=parts, tasks={label: task}, turn=turn)
+    runner.run(replace=True)
     records = [read_record(out / cell.path) for cell in all_cells(study)]
     supports = {draw[0].support.id: draw[0].support for draw in task.draws}
     forms = {name: infer_form(support.demonstrations) for name, support in supports.items()}
@@ -348,7 +332,7 @@ def replay(source: Path, progress: Progress) -> dict[str, Any]:
     record = read_record(source)
     study = _study_of(record, source)
     with tempfile.TemporaryDirectory() as scratch:
-        run_study(study, Path(scratch), Part(), progress)
+        StudyRunner(study, Path(scratch), progress).run()
         again = read_record(Path(scratch) / all_cells(study)[0].path)
     now = {p.question_id: p.answer for p in again.predictions}
     different = [

@@ -39,8 +39,8 @@ from raggd.report.grid import load_grid
 from raggd.report.tables import Table
 from raggd.retrieval.evidence import Evidence, evidence_for
 from raggd.settings import changed
-from raggd.study.plan import all_cells, study_of
-from raggd.study.run import StudyRunner, locked, write_plan
+from raggd.study.plan import Cell, all_cells, study_of
+from raggd.study.run import StudyRunner
 
 MADE = "rag-gd-made"
 PASSAGES_PER_QUESTION = 10
@@ -248,14 +248,16 @@ def run_compare(
         exchange = partial(with_supports, choose=lambda support: supports[support.id])
         return Control(MADE, loaded.method(gold), exchange)
 
-    runner = StudyRunner(study, out, progress, loaded=parts, own={MADE: swapped})
     cells, tried = all_cells(study), dict[str, dict[str, int]]()
-    with locked(out):
+
+    def make(runner: StudyRunner, _: list[Cell]) -> dict[str, Any]:
         for name, cell in {cell.benchmark: cell for cell in cells}.items():
             found, tried[name] = _made_supports(parts, runner.task(cell), out, progress)
-            supports |= found
-        write_plan(study, out)
-        runner.run(cells)
+            supports.update(found)
+        return {}
+
+    runner = StudyRunner(study, out, progress, loaded=parts, own={MADE: swapped})
+    runner.run(first=make, replace=True)
     report = SmallReport(load_grid(out))
     report.write(out)
     losses = [c for c in report.found if (c.metric, c.subset) == ("loss", "all")]

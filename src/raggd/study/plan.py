@@ -193,21 +193,13 @@ class Cell:
         return f"{self.folder}/{self.benchmark}-{self.method}.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of the study to work on; an empty field leaves all in."""
+def all_cells(study: StudySettings, **named: Sequence[str]) -> list[Cell]:
+    """Return the cells of a study in the order of the file, or those of some names alone.
 
-    backbones: Sequence[str] = ()
-    retrievers: Sequence[str] = ()
-    benchmarks: Sequence[str] = ()
-    methods: Sequence[str] = ()
-
-
-def all_cells(study: StudySettings, part: Part | None = None) -> list[Cell]:
-    """Return the cells of a study, or of a piece of it, in the order of the file.
+    Names are of the fields of a `Cell`: ``method=["base"]``; none of a field leave all in.
 
     Raises:
-        RaggdError: the piece names what the study does not have.
+        RaggdError: the study does not have what is named.
     """
     cells = [
         Cell(seed, backbone.name, retriever.name, benchmark, method)
@@ -218,12 +210,11 @@ def all_cells(study: StudySettings, part: Part | None = None) -> list[Cell]:
         for method in backbone.methods
     ]
     chosen = cells
-    for kind in ("backbone", "retriever", "benchmark", "method") if part else ():
-        named = getattr(part, f"{kind}s")
+    for kind, names in named.items():
         known = list(dict.fromkeys(getattr(cell, kind) for cell in cells))
-        for name in named:
+        for name in names:
             require_known(f"{kind} of the study", name, known)
-        chosen = [cell for cell in chosen if not named or getattr(cell, kind) in named]
+        chosen = [cell for cell in chosen if not names or getattr(cell, kind) in names]
     return chosen
 
 

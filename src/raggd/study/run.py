@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import support_pool
@@ -30,7 +30,7 @@ from raggd.provenance import utc_now, versions
 from raggd.records import RaggdError, RunRecord
 from raggd.report.grid import PLAN_FILE
 from raggd.retrieval.evidence import holds_answer
-from raggd.study.plan import Cell, Identities, Part, StudySettings, all_cells, cell_size, draws_of
+from raggd.study.plan import Cell, Identities, StudySettings, all_cells, cell_size, draws_of
 
 LOCK_FILE = "study.lock"
 _QUESTIONS = {
@@ -148,22 +148,22 @@ def pool_size(parts: Assembly, benchmark: str) -> int:
     if size < needed:
         raise RaggdError(
             f"the support pool of {benchmark} holds {size} questions, fewer than "
-            f"target.demonstrations = {needed}."
+            f"target.demonstrations = {needed}"
         )
     return size
 
 
 def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = True) -> None:
     """Refuse cells that cannot be computed, before any is; `pools`: drawn from the source."""
-    problems = list[str]()
+    problems, remedy = list[str](), "Add questions, or run the rest by --benchmarks."
     for backbone, method in dict.fromkeys(cell.pair for cell in cells):
         if FILES_OF.get(method):
             problems += weight_problems(Assembly(study.first(backbone)).weights, method)
     if problems:
-        raise RaggdError(
-            f"{'; '.join(problems)}. Train what is missing, name the right folder "
-            "(adapter.weights; in a study [[backbones]] weights), or run the rest by --methods and "
-            "--backbones."
+        pools = False
+        remedy = (
+            "Train what is missing, name the right folder (adapter.weights; in a study "
+            "[[backbones]] weights), or run the rest by --methods and --backbones."
         )
     parts = Assembly(study.first())
     for name in dict.fromkeys(cell.benchmark for cell in cells if pools):
@@ -172,19 +172,10 @@ def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = Tr
         except RaggdError as error:
             problems.append(str(error))
     if problems:
-        raise RaggdError(f"{' '.join(problems)} Add questions, or run the rest by --benchmarks.")
+        raise RaggdError(f"{'; '.join(problems)}. {remedy}")
 
 
 Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]  # waits until the model is free
-
-
-class Options(TypedDict, total=False):
-    """What a run is given besides its study: loaded parts, further methods, tasks of no source."""
-
-    loaded: Assembly
-    own: Mapping[str, Callable[[Assembly], Method]]  # methods of no table, and how each is made
-    tasks: Mapping[str, Task]
-    turn: Turn
 
 
 def in_order(study: StudySettings, cells: Sequence[Cell]) -> list[tuple[int, Cell]]:
@@ -200,23 +191,59 @@ def in_order(study: StudySettings, cells: Sequence[Cell]) -> list[tuple[int, Cel
 
 
 class StudyRunner:
-    """Holds what cells share: tasks by retriever, one backbone and its methods at a time."""
+    """Runs a study; holds what cells share: tasks by retriever, one backbone and its methods.
+
+    It may be given what is `loaded` already, methods of its `own` that are in no table with what
+    makes them, `tasks` of no source, by benchmark, and a `turn`, which waits for the model.
+    """
 
     def __init__(
-        self, study: StudySettings, out: Path, progress: Progress, **options: Unpack[Options]
+        self,
+        study: StudySettings,
+        out: Path,
+        progress: Progress,
+        *,
+        loaded: Assembly | None = None,
+        own: Mapping[str, Callable[[Assembly], Method]] | None = None,
+        tasks: Mapping[str, Task] | None = None,
+        turn: Turn = operator.call,
     ) -> None:
         self.study = study
         self.out = out
         self.identities = Identities(study)
         self._progress = progress
-        self._own = options.get("own", {})
-        self._given = options.get("tasks", {})
-        self._turn: Turn = options.get("turn", operator.call)
+        self._own = own or {}
+        self._given = tasks or {}
+        self._turn = turn
         self._tasks: dict[tuple[int, str, str], Task] = {}
         self._sources: dict[tuple[int, str], Assembly] = {}
-        self._first = options.get("loaded") or Assembly(study.first(), progress)
-        self._run = self._first
+        self._first = self._run = loaded or Assembly(study.first(), progress)
         self._methods: dict[str, Method] = {}
+
+    def run(
+        self,
+        cells: Sequence[Cell] | None = None,
+        *,
+        first: Callable[[StudyRunner, list[Cell]], dict[str, Any]] | None = None,
+        replace: bool = False,
+        draws: int | None = None,
+    ) -> dict[str, Any]:
+        """Run what is not finished, of all cells or of some; those that fail are told at the end.
+
+        `first` is given what waits, before any of it is computed, and returns what to report of it;
+        `replace` lets a study of other questions in the folder be replaced; `draws`: the first ones
+        alone, which makes parts but no records.
+        """
+        cells = all_cells(self.study) if cells is None else cells
+        with locked(self.out):
+            if not replace:
+                check_folder(self.study, self.out)
+            waiting = [cell for cell in cells if not self.identities.fits(self.out, cell)]
+            check_cells(self.study, waiting, pools=not self._given)
+            write_plan(self.study, self.out)
+            told = first(self, waiting) if first else {}
+            self._compute(waiting, draws)
+        return {"cells": len(cells), "complete": len(cells), "now": len(waiting), **told}
 
     def _source(self, cell: Cell) -> Assembly:
         # parts that find evidence, made once for a retriever and a seed
@@ -258,8 +285,7 @@ class StudyRunner:
             return self._given[cell.benchmark].size
         return cell_size(self.study, self._source(cell), cell.benchmark)
 
-    def run(self, cells: Sequence[Cell], draws: int | None = None) -> None:
-        """Compute cells, or their first `draws` alone; those that fail are named at the end."""
+    def _compute(self, cells: Sequence[Cell], draws: int | None) -> None:
         failed: dict[Cell, str] = {}
         done, total = 0, sum(map(self._size, cells))
 
@@ -302,31 +328,3 @@ class StudyRunner:
         cost, hashes = {**record.cost, **counted}, {**record.hashes, **own}
         record = replace(record, predictions=tuple(noted), cost=cost, hashes=hashes)
         write_text(self.out / cell.path, record.to_json() + "\n")
-
-
-def run_study(
-    study: StudySettings,
-    out: Path,
-    part: Part,
-    progress: Progress,
-    *,
-    first: Callable[[StudyRunner, list[Cell]], dict[str, Any]] | None = None,
-    replace: bool = False,
-    **options: Unpack[Options],
-) -> dict[str, Any]:
-    """Run what is not finished of a study. Cells that cannot be computed are reported at the end.
-
-    `first` makes part files elsewhere (the workers of a cluster) and returns what to report;
-    `replace` lets a study of other questions in the folder be replaced.
-    """
-    cells = all_cells(study, part)
-    with locked(out):
-        if not replace:
-            check_folder(study, out)
-        runner = StudyRunner(study, out, progress, **options)
-        waiting = [cell for cell in cells if not runner.identities.fits(out, cell)]
-        check_cells(study, waiting, pools="tasks" not in options)
-        write_plan(study, out)
-        told = first(runner, waiting) if first else {}
-        runner.run(waiting)
-    return {"cells": len(cells), "complete": len(cells), "now": len(waiting), **told}

@@ -46,7 +46,7 @@ def block(
     answers = {
         name: {
             benchmark: tuple(
-                (0, ScoredAnswer(f"q{i}", i % 5, em, em, 1.0 - em, None))
+                ScoredAnswer(f"q{i}", 0, i % 5, em, em, 1.0 - em, None)
                 for i, em in enumerate(given)
             )
             for benchmark in ("nq", "triviaqa")
@@ -135,7 +135,7 @@ def test_the_scores_of_a_small_study() -> None:
     table = scores_table(shown, Averages(500))
     draws = [f"{b} {i % 5}" for b in ("nq", "triviaqa") for i in range(20)]
     groups = ["nq"] * 20 + ["triviaqa"] * 20
-    em = [a.em for b in shown.benchmarks for _, a in shown.answers["rag-gd"][b]]
+    em = [a.em for b in shown.benchmarks for a in shown.answers["rag-gd"][b]]
     by_draw = bootstrap_interval(em, groups=groups, clusters=draws, macro=True, resamples=500)
     alone = bootstrap_interval(em, groups=groups, macro=True, resamples=500)
     assert interval_text(by_draw.scaled(100)) != interval_text(alone.scaled(100))

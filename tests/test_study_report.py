@@ -57,7 +57,7 @@ def made_up(
     answers = {
         method: {
             benchmark: tuple(
-                (0, ScoredAnswer(f"{benchmark}:{i}", i % 5, em, em, 1 - em, i % 3 > 0))
+                ScoredAnswer(f"{benchmark}:{i}", 0, i % 5, em, em, 1 - em, i % 3 > 0)
                 for i, em in enumerate(row)
             )
             for benchmark, row in zip(benchmarks, table, strict=True)
@@ -82,9 +82,9 @@ def test_the_grid_holds_what_the_records_hold(finished: Path) -> None:
             for name in ("nq", "popqa"):
                 record = records[f"tiny/{block.retriever}/seed-0/{name}-{method}.json"]
                 kept = block.answers[method][name]
-                assert [a.em for _, a in kept] == [p.em for p in record.predictions]
-                assert [a.loss for _, a in kept] == [p.answer_loss for p in record.predictions]
-                assert [a.draw for _, a in kept] == [0, 0, 0, 1, 1, 1]
+                assert [a.em for a in kept] == [p.em for p in record.predictions]
+                assert [a.loss for a in kept] == [p.answer_loss for p in record.predictions]
+                assert [a.draw for a in kept] == [0, 0, 0, 1, 1, 1]
     assert grid.blocks[0].costs["tt-sgd"]["adapt_ms"] > 0
 
 
@@ -253,10 +253,8 @@ def test_the_papers_column_of_all_blocks_leaves_out_what_only_some_have() -> Non
 
 
 def test_a_question_under_several_seeds_counts_once() -> None:
-    first = tuple(
-        (0, ScoredAnswer(f"q{i}", i % 2, float(i == 0), 0.0, None, None)) for i in range(4)
-    )
-    second = tuple((1, ScoredAnswer(f"q{i}", i % 2, 1.0, 0.0, None, None)) for i in range(2, 6))
+    first = [ScoredAnswer(f"q{i}", 0, i % 2, float(i == 0), 0.0, None, None) for i in range(4)]
+    second = [ScoredAnswer(f"q{i}", 1, i % 2, 1.0, 0.0, None, None) for i in range(2, 6)]
     answers = {"base": {"nq": first + second}}
     block = StudyBlock("one", "bm25", ("base",), ("nq",), answers, {"base": {}})
     given = sample([block], ["base"], ["nq"], "em")

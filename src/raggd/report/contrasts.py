@@ -74,12 +74,12 @@ def sample(
     for block in blocks:
         for method in methods:
             for benchmark in benchmarks:
-                for seed, answer in block.answers.get(method, {}).get(benchmark, ()):
+                for answer in block.answers.get(method, {}).get(benchmark, ()):
                     value = getattr(answer, metric)
                     if value is not None:
                         mine = found.setdefault((benchmark, answer.question), {})
-                        label = f"{benchmark} {seed} {answer.draw}"
-                        mine[block.name, seed, method] = (value, label)
+                        label = f"{benchmark} {answer.seed} {answer.draw}"
+                        mine[block.name, answer.seed, method] = (value, label)
     rows, groups, clusters = [], [], []
     for (benchmark, _), mine in sorted(found.items()):
         times = len(blocks) * len({seed for _, seed, _ in mine})
@@ -201,7 +201,7 @@ def only(block: StudyBlock, answerable: bool) -> StudyBlock:
         method: {
             name: kept
             for name, given in by_benchmark.items()
-            if (kept := tuple((s, a) for s, a in given if a.answerable is answerable))
+            if (kept := [a for a in given if a.answerable is answerable])
         }
         for method, by_benchmark in block.answers.items()
     }

@@ -24,9 +24,10 @@ Costs = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class ScoredAnswer:
-    """One scored answer; `draw` is the number of its support draw."""
+    """One scored answer; `draw` is the number of its support draw under the seed."""
 
     question: str
+    seed: int
     draw: int
     em: float
     f1: float
@@ -34,8 +35,8 @@ class ScoredAnswer:
     answerable: bool | None
 
 
-Answers = Mapping[str, Mapping[str, Sequence[tuple[int, ScoredAnswer]]]]
-"""By method and benchmark: seed and answer; of several seeds answers stand one after another."""
+Answers = Mapping[str, Mapping[str, Sequence[ScoredAnswer]]]
+"""By method and benchmark; of several seeds answers stand one after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +78,13 @@ class Grid:
     missing: tuple[str, ...]
 
 
-def _scored(predictions: Sequence[Mapping[str, Any]]) -> list[ScoredAnswer]:
-    numbers: dict[str, int] = {}  # of draws, by their support sets
+def _scored(predictions: Sequence[Mapping[str, Any]], seed: int) -> list[ScoredAnswer]:
+    draws: dict[str, int] = {}  # by their support sets
     found = []
     for p in predictions:
-        draw = numbers.setdefault(p["support_id"], len(numbers))
+        draw = draws.setdefault(p["support_id"], len(draws))
         scores = (p["em"], p["f1"], p.get("answer_loss"), p.get("answerable"))
-        found.append(ScoredAnswer(p["question_id"], draw, *scores))
+        found.append(ScoredAnswer(p["question_id"], seed, draw, *scores))
     return found
 
 
@@ -106,10 +107,10 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
         if path.is_file():
             record = read_json(path, what="run record")
             costs = {name: float(value) for name, value in record.get("cost", {}).items()}
-            return CellAnswers(_scored(record["predictions"]), costs)
+            return CellAnswers(_scored(record["predictions"], entry["seed"]), costs)
         folder = out / entry["backbone"] / entry["retriever"] / f"seed-{entry['seed']}"
         found = _part_predictions(folder, entry["benchmark"], entry["method"])
-        return CellAnswers(_scored(found), None) if found else None
+        return CellAnswers(_scored(found, entry["seed"]), None) if found else None
     except (KeyError, TypeError, ValueError) as error:
         raise RaggdError(
             f"{path} (or a part of it) is not what a study writes ({error!r}): remove it and run "
@@ -120,16 +121,16 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
 def _block(
     backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], CellAnswers]
 ) -> StudyBlock:
-    answers: dict[str, dict[str, list[tuple[int, ScoredAnswer]]]] = {}
+    answers: dict[str, dict[str, list[ScoredAnswer]]] = {}
     groups: dict[tuple[str, int], dict[str, CellAnswers]] = {}
     for (seed, benchmark, method), cell in cells.items():
         groups.setdefault((benchmark, seed), {})[method] = cell
-    for (benchmark, seed), by_method in groups.items():
+    for (benchmark, _), by_method in groups.items():
         draws = {m: len({a.draw for a in cell.answers}) for m, cell in by_method.items()}
         # the number of draws that shows most: methods that have so many, times draws
         most = max(draws.values(), key=lambda n: (sum(d >= n for d in draws.values()) * n, n))
         for method in (m for m, count in draws.items() if count >= most):
-            shown = [(seed, a) for a in by_method[method].answers if a.draw < most]
+            shown = [a for a in by_method[method].answers if a.draw < most]
             answers.setdefault(method, {}).setdefault(benchmark, []).extend(shown)
     costs = {}
     for method in answers:

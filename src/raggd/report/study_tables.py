@@ -135,7 +135,7 @@ def numbers_table(grid: Grid, averages: Averages) -> Table:
                 for metric in METRICS:
                     found = averages.of(block, method, metric, chosen)
                     if found is not None:
-                        answers = [a for name in chosen for _, a in block.answers[method][name]]
+                        answers = [a for name in chosen for a in block.answers[method][name]]
                         n = str(len({answer.question for answer in answers}))
                         head = (block.backbone, block.retriever, method, label, metric, n)
                         rows.append([*head, *_limits(found)])
@@ -281,8 +281,8 @@ def paper_table(found: Sequence[Contrast]) -> Table:
 
 def _per_draw(block: StudyBlock, method: str) -> float:
     # how many questions share a support set when support is given per task
-    given = [(name, s, a) for name, pairs in block.answers[method].items() for s, a in pairs]
-    return len(given) / max(1, len({(name, seed, a.draw) for name, seed, a in given}))
+    given = [(name, a.seed, a.draw) for name, own in block.answers[method].items() for a in own]
+    return len(given) / max(1, len(set(given)))
 
 
 def _relative(block: StudyBlock, method: str, cost: str) -> str:
@@ -334,7 +334,7 @@ def loss_table(block: StudyBlock) -> Table:
     rows = []
     for method in block.methods:
         given = [block.answers[method].get(name, ()) for name in block.benchmarks]
-        losses = [[a.loss for _, a in pairs if a.loss is not None] for pairs in given]
+        losses = [[a.loss for a in own if a.loss is not None] for own in given]
         if all(losses):
             means = [sum(values) / len(values) for values in losses]
             shown = [f"{value:.3f}" for value in (*means, sum(means) / len(means))]

@@ -39,8 +39,8 @@ from raggd.report.grid import load_grid
 from raggd.report.tables import Table
 from raggd.retrieval.evidence import Evidence, evidence_for
 from raggd.settings import changed
-from raggd.study.plan import Cell, all_cells, study_of
-from raggd.study.run import StudyRunner
+from raggd.study.plan import all_cells, study_of
+from raggd.study.run import StudyRunner, locked, write_plan
 
 MADE = "rag-gd-made"
 PASSAGES_PER_QUESTION = 10
@@ -249,15 +249,13 @@ def run_compare(
         return Control(MADE, loaded.method(gold), exchange)
 
     cells, tried = all_cells(study), dict[str, dict[str, int]]()
-
-    def make(runner: StudyRunner, _: list[Cell]) -> dict[str, Any]:
+    runner = StudyRunner(study, out, progress, loaded=parts, own={MADE: swapped})
+    with locked(out):
         for name, cell in {cell.benchmark: cell for cell in cells}.items():
             found, tried[name] = _made_supports(parts, runner.task(cell), out, progress)
-            supports.update(found)
-        return {}
-
-    runner = StudyRunner(study, out, progress, loaded=parts, own={MADE: swapped})
-    runner.run(first=make, replace=True)
+            supports |= found
+        write_plan(study, out)
+        runner.compute(cells)  # no record tells from which demonstrations it was made
     report = SmallReport(load_grid(out))
     report.write(out)
     losses = [c for c in report.found if (c.metric, c.subset) == ("loss", "all")]

@@ -230,9 +230,9 @@ class StudyRunner:
     ) -> dict[str, Any]:
         """Run what is not finished, of all cells or of some; those that fail are told at the end.
 
-        `first` is given what waits, before any of it is computed, and returns what to report of it;
-        `replace` lets a study of other questions in the folder be replaced; `draws`: the first ones
-        alone, which makes parts but no records.
+        `first` makes part files elsewhere (the workers of a cluster) and returns what to report;
+        `replace` lets a study of other questions in the folder be replaced; `draws` are the first
+        ones alone.
         """
         cells = all_cells(self.study) if cells is None else cells
         with locked(self.out):
@@ -242,7 +242,7 @@ class StudyRunner:
             check_cells(self.study, waiting, pools=not self._given)
             write_plan(self.study, self.out)
             told = first(self, waiting) if first else {}
-            self._compute(waiting, draws)
+            self.compute(waiting, draws)
         return {"cells": len(cells), "complete": len(cells), "now": len(waiting), **told}
 
     def _source(self, cell: Cell) -> Assembly:
@@ -285,7 +285,8 @@ class StudyRunner:
             return self._given[cell.benchmark].size
         return cell_size(self.study, self._source(cell), cell.benchmark)
 
-    def _compute(self, cells: Sequence[Cell], draws: int | None) -> None:
+    def compute(self, cells: Sequence[Cell], draws: int | None = None) -> None:
+        """Compute cells, or their first `draws` alone; those that fail are named at the end."""
         failed: dict[Cell, str] = {}
         done, total = 0, sum(map(self._size, cells))
 

@@ -244,9 +244,8 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 def questions_needed(effect: float, std_of_difference: float) -> int:
     """Return how many questions (at least 2) a paired comparison needs to see a mean difference.
 
-    Normal approximation: ``n = ((z(1 - alpha/2) + z(power)) * std / effect) ** 2``, rounded up,
-    with alpha = 5 % and power = 80 %. The standard deviation is of one question's difference, in
-    the unit of the effect, which is not 0.
+    By the normal approximation. The standard deviation is of one question's difference, in the
+    unit of the effect, which is not 0.
 
     >>> questions_needed(0.02, 0.4)  # 2 points of EM; the methods differ on 16 % of the questions
     3140

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -93,28 +93,6 @@ def mean_state(states: Sequence[Adapted]) -> Adapted:
     return replace(first, base=mean_adapter(bases))
 
 
-def _states(
-    sets: Mapping[str, Sequence[SupportSet]], state_of: StateOf, constant: Adapted | None
-) -> dict[tuple[str, int], dict[str, Adapted]]:
-    tasks = [name for name in sets if name != "random-text"]
-    made = {name: [state_of(support) for support in sets[name]] for name in sets}
-    mean = mean_state([state for name in tasks for state in made[name]])
-    scrambled = iter(made["random-text"])
-    found = {}
-    for name, next_task in zip(tasks, [*tasks[1:], tasks[0]], strict=True):
-        own, other = made[name], made[next_task]
-        for draw, right in enumerate(own):
-            found[name, draw] = {
-                "right": right,
-                "shuffled": own[(draw + 1) % len(own)],
-                "other-task": other[draw % len(other)],
-                "random-text": next(scrambled),
-                "mean": mean,
-                **({"constant": constant} if constant else {}),
-            }
-    return found
-
-
 def audit(
     backbone: Backbone,
     tasks: Sequence[Task],
@@ -124,17 +102,26 @@ def audit(
     constant: Adapted | None = None,
 ) -> list[Audited]:
     """Answer the questions of all draws under every state; `constant` is a tuned state for all."""
-    states = _states(audited_sets(tasks), state_of, constant)
-    by_name = {task.benchmark: task for task in tasks}
+    sets = audited_sets(tasks)
+    made = {name: [state_of(support) for support in own] for name, own in sets.items()}
+    scrambled = iter(made.pop("random-text"))
+    mean = mean_state([state for own in made.values() for state in own])
     total = sum(task.size for task in tasks) * (len(STATES) - (constant is None))
     settings = changed(settings, "evaluation", answer_loss=True)
     found: list[Audited] = []
-    for (name, draw), by_state in states.items():
-        for state, adapted in by_state.items():
-            run = CellRun(by_name[name], Unadapted(state, adapted), backbone, settings, Path())
-            for p in run.answered(draw)["predictions"]:
-                found.append(Audited(name, draw, state, p["em"], p["f1"], p["answer_loss"]))
-            progress(f"audit, {name}, {state}", len(found), total)
+    for task, next_task in zip(tasks, [*tasks[1:], tasks[0]], strict=True):
+        own, other = made[task.benchmark], made[next_task.benchmark]
+        for draw, right in enumerate(own):
+            shuffled, others = own[(draw + 1) % len(own)], other[draw % len(other)]
+            states = (right, shuffled, others, next(scrambled), mean, constant)
+            for state, adapted in zip(STATES, states, strict=True):
+                if adapted is None:
+                    continue
+                run = CellRun(task, Unadapted(state, adapted), backbone, settings, Path())
+                for p in run.answered(draw)["predictions"]:
+                    scores = (p["em"], p["f1"], p["answer_loss"])
+                    found.append(Audited(task.benchmark, draw, state, *scores))
+                progress(f"audit, {task.benchmark}, {state}", len(found), total)
     return found
 
 

@@ -33,9 +33,8 @@ from raggd.progress import silent
 from raggd.provenance import versions
 from raggd.records import RaggdError
 from raggd.settings import changed, load_settings
-from raggd.study.plan import Part, all_cells, load_study
-from raggd.study.run import run_study
-from raggd.study.runner import StudyRunner
+from raggd.study.plan import all_cells, load_study
+from raggd.study.run import StudyRunner
 from raggd.training import fits
 from raggd.training import run as training
 from study_fixtures import World, lasting, make_world, read_records
@@ -65,7 +64,7 @@ def study_file(world: World) -> Path:
 def whole(study_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The study as one process runs it."""
     out = tmp_path_factory.mktemp("whole")
-    run_study(load_study(study_file), out, Part(), silent)
+    StudyRunner(load_study(study_file), out, silent).run()
     return out
 
 
@@ -134,13 +133,13 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing(
     total = len(part_files(whole))
     assert 4 <= len(saved) < total, "the driver was to die in the middle"
     assert not read_records(out)
-    found = run_study_on(load_study(study_file), out, Part(), ClusterOptions(address, 2), silent)
+    found = run_study_on(load_study(study_file), out, silent, ClusterOptions(address, 2))
     assert found["complete"] == found["cells"]
     assert found["cluster"]["computed"] == total - len(saved)
     assert {path: path.stat().st_mtime_ns for path in saved} == saved, "computed twice"
     assert len(part_files(out)) == total
     assert lasting(read_records(out)) == lasting(read_records(whole))
-    again = run_study_on(load_study(study_file), out, Part(), ClusterOptions(address, 2), silent)
+    again = run_study_on(load_study(study_file), out, silent, ClusterOptions(address, 2))
     assert (again["now"], again["cluster"]["parts"]) == (0, 0)
 
 
@@ -250,11 +249,12 @@ def test_too_many_workers_and_a_foreign_folder(
 ) -> None:
     study = load_study(study_file)
     with pytest.raises(RaggdError, match="9 workers of 1 cores each: the cluster has 2"):
-        run_study_on(study, tmp_path / "a", Part(), ClusterOptions(address, 9), silent)
+        run_study_on(study, tmp_path / "a", silent, ClusterOptions(address, 9))
     other = load_study(world.study(METHODS, name="other", questions=4))
-    run_study(other, tmp_path / "b", Part(methods=["base"], benchmarks=["nq"]), silent)
+    cells = all_cells(other, method=["base"], benchmark=["nq"])
+    StudyRunner(other, tmp_path / "b", silent).run(cells)
     with pytest.raises(RaggdError, match="holds another study"):
-        run_study_on(study, tmp_path / "b", Part(), ClusterOptions(address), silent)
+        run_study_on(study, tmp_path / "b", silent, ClusterOptions(address))
 
 
 @pytest.fixture

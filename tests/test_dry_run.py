@@ -13,10 +13,9 @@ import pytest
 from raggd.backbone.load import Backbone
 from raggd.data import benchmarks
 from raggd.methods.spec import MEAN_FILE
-from raggd.study.dry_run import power
-from raggd.study.plan import Part, load_study
-from raggd.study.run import run_study
-from raggd.study.runner import measured_speed
+from raggd.study.dry_run import measured_speed, power
+from raggd.study.plan import all_cells, load_study
+from raggd.study.run import StudyRunner
 from study_fixtures import ALL, Quiet, World, write_weights
 from workflow_fixtures import files_under, run_cli
 
@@ -57,7 +56,8 @@ def test_every_retriever_is_looked_at(
     before = told()
     assert before["retriever bm25"] == "its index is made at the start"
     assert before[""].startswith("retriever again: cannot load the encoder")
-    run_study(load_study(file), tmp_path / "out", Part(retrievers=("bm25",)), Quiet())
+    study = load_study(file)
+    StudyRunner(study, tmp_path / "out", Quiet()).run(all_cells(study, retriever=["bm25"]))
     assert told()["retriever bm25"] == "its index is there"
 
 
@@ -122,7 +122,8 @@ def test_weights_of_another_backbone_are_noticed(
 
 def test_hours_are_those_of_answered_draws(world: World, tmp_path: Path) -> None:
     file = world.study(name="measured")
-    run_study(load_study(file), tmp_path, Part(methods=("base", "rag-gd")), Quiet())
+    study = load_study(file)
+    StudyRunner(study, tmp_path, Quiet()).run(all_cells(study, method=["base", "rag-gd"]))
     speed = measured_speed(tmp_path)
     assert set(speed.answered) == {("tiny", "base"), ("tiny", "rag-gd")}
     assert speed.answered["tiny", "base"] == 2 * 2 * 6
@@ -148,7 +149,7 @@ def test_benchmarks_with_fewer_questions_than_draws_have_fewer_parts(
     world: World, tmp_path: Path
 ) -> None:
     file = world.study(("base",), name="few", benchmarks=("nq",), questions=1)
-    run_study(load_study(file), tmp_path, Part(), Quiet())
+    StudyRunner(load_study(file), tmp_path, Quiet()).run()
     status = run_cli("study", file, "--out", tmp_path, "--status", "--json").json()
     assert (status["complete"], status["parts"], status["parts_planned"]) == (2, 2, 2)
     assert status["hours_left"] == 0

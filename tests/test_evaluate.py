@@ -10,6 +10,7 @@ import pytest
 from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.questions import read_demonstrations
+from raggd.evaluation.audit import STATES
 from raggd.evaluation.forms import infer_form
 from raggd.evaluation.runner import Item, Task, task_of
 from raggd.records import (
@@ -353,3 +354,32 @@ def test_the_demo_writes_table_and_page(parts: Assembly, tmp_path: Path) -> None
             assert item.question.text in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert {"summary.md", "summary.csv"} <= set(files_under(out))
+
+
+# --- what reading is worth
+
+
+def test_the_command_audits_a_method_and_refuses_a_constant_that_reads(
+    world: World, tmp_path: Path
+) -> None:
+    settings, out = tmp_path / "settings.toml", tmp_path / "out"
+    text = settings_text(world.data, str(world.model), str(world.weights))
+    settings.write_text(text, encoding="utf-8")
+    shared = ("audit", "--settings", settings, "--set", "evaluation.draws=2", "--out", out)
+    found = run_cli(*shared, "--constant", "mean-update", "--json").json()
+    assert found["audited"] == "rag-gd"
+    assert set(found["means"]) == {"nq", "triviaqa"}
+    assert set(found["worth"]["all"]) == {*STATES} - {"right"}
+    record = json.loads((out / "audit.json").read_text(encoding="utf-8"))
+    assert set(record["hashes"]) == {"rag-gd", "mean-update"}
+    assert record["worth"] == found["worth"]
+    assert "name a constant" in run_cli(*shared, "--constant", "rag-gd").refusal()
+    assert "did you mean 'rag-gd'" in run_cli(*shared, "--method", "rag-dg").refusal()
+    sets = tmp_path / "sets.jsonl"
+    assert run_cli(*shared, "--dump", sets, "--json").json()["sets"] == 8
+    lines = [json.loads(line) for line in sets.read_text(encoding="utf-8").splitlines()]
+    assert [line["role"] for line in lines] == [
+        *["nq"] * 2,
+        *["triviaqa"] * 2,
+        *["random-text"] * 4,
+    ]

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.shapes import SHAPES, NoText, random_backbone, shape_config, without_text
-from raggd.cli.main import app
+from raggd.cli import app
 from raggd.evaluation.price import Lengths, measure_price, random_prompts, random_weights
 from raggd.records import RaggdError
 from raggd.settings import BackboneSettings

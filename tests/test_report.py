@@ -19,13 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raggd.data.answers import contains_answer
-from raggd.evaluation.statistics import Interval
 from raggd.methods.spec import FAMILIES, NAMED, SPECS
 from raggd.records import Demonstration, Passage, Prediction, Question, SupportSet
-from raggd.report import cost_figure as accuracy
+from raggd.report import figures
 from raggd.report.build import SmallReport
 from raggd.report.contrasts import Averages, contrasts
-from raggd.report.cost_figure import cost_figure
+from raggd.report.figures import cost_figure
 from raggd.report.grid import Grid, ScoredAnswer, StudyBlock
 from raggd.report.page import ExampleCase, Section, mark_answers, study_page
 from raggd.report.study_tables import contrast_table, loss_table, scores_table
@@ -47,7 +46,7 @@ def block(
     answers = {
         name: {
             benchmark: tuple(
-                (0, ScoredAnswer(f"q{i}", i % 5, em, em, 1.0 - em, None))
+                ScoredAnswer(f"q{i}", 0, i % 5, em, em, 1.0 - em, None)
                 for i, em in enumerate(given)
             )
             for benchmark in ("nq", "triviaqa")
@@ -57,10 +56,6 @@ def block(
     if costs is None:
         costs = {m: {"adapt_ms": COSTS.get(m, 1.0), "answer_ms": 400.0} for m in scores}
     return StudyBlock("smollm2", "bm25", tuple(scores), ("nq", "triviaqa"), answers, costs)
-
-
-def average(shown: StudyBlock, method: str) -> Interval | None:
-    return Averages(200).of(shown, method, shown.benchmarks, "f1")
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -140,7 +135,7 @@ def test_the_scores_of_a_small_study() -> None:
     table = scores_table(shown, Averages(500))
     draws = [f"{b} {i % 5}" for b in ("nq", "triviaqa") for i in range(20)]
     groups = ["nq"] * 20 + ["triviaqa"] * 20
-    em = [a.em for b in shown.benchmarks for _, a in shown.answers["rag-gd"][b]]
+    em = [a.em for b in shown.benchmarks for a in shown.answers["rag-gd"][b]]
     by_draw = bootstrap_interval(em, groups=groups, clusters=draws, macro=True, resamples=500)
     alone = bootstrap_interval(em, groups=groups, macro=True, resamples=500)
     assert interval_text(by_draw.scaled(100)) != interval_text(alone.scaled(100))
@@ -183,7 +178,7 @@ def texts(svg: str) -> list[str]:
 
 
 def test_figure_is_self_contained_and_keeps_its_text() -> None:
-    svg = cost_figure(block(), average)
+    svg = cost_figure(block(), Averages(200))
     root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg"
     assert {"RAG-GD", "TT-SGD", "Base adapter", "1 s", "10 s"} <= set(texts(svg))
@@ -203,20 +198,20 @@ def test_figure_is_self_contained_and_keeps_its_text() -> None:
 
 
 def test_a_hostile_name_is_text_in_a_figure() -> None:
-    svg = cost_figure(replace(block(), backbone=EVIL), average)
+    svg = cost_figure(replace(block(), backbone=EVIL), Averages(200))
     root = ElementTree.fromstring(svg)
     assert any(EVIL in text for text in texts(svg))
     assert EVIL in root.attrib["aria-label"]
     assert {node.tag for node in root.iter()} == {
-        node.tag for node in ElementTree.fromstring(cost_figure(block(), average)).iter()
+        node.tag for node in ElementTree.fromstring(cost_figure(block(), Averages(200))).iter()
     }
 
 
 def test_figure_follows_the_numbers_and_nothing_else() -> None:
-    svg = cost_figure(block(), average)
-    assert cost_figure(block(), average) == svg
+    svg = cost_figure(block(), Averages(200))
+    assert cost_figure(block(), Averages(200)) == svg
     moved = block({name: [1.0 - (i % 3 == 0)] * 20 for i, name in enumerate(COSTS)})
-    assert cost_figure(moved, average) != svg
+    assert cost_figure(moved, Averages(200)) != svg
 
 
 @pytest.mark.parametrize(
@@ -232,16 +227,16 @@ def test_figure_of_odd_rows(costs: dict[str, float]) -> None:
     given = {m: {"adapt_ms": cost, "answer_ms": 0.001} for m, cost in costs.items()}
     shown = block({m: [i % 2.0 for i in range(20)] for m in costs}, given)
     names = {SPECS[m].label if m in SPECS else m for m in costs}
-    assert names <= set(texts(cost_figure(shown, average)))
+    assert names <= set(texts(cost_figure(shown, Averages(200))))
 
 
 def test_no_figure_without_costs() -> None:
-    assert cost_figure(block(costs={name: {} for name in COSTS}), average) == ""
+    assert cost_figure(block(costs={name: {} for name in COSTS}), Averages(200)) == ""
 
 
 def test_equal_costs_stand_side_by_side_others_where_they_are() -> None:
     costs = [900.0, 900.0, 11000.0, 905.0]
-    places = accuracy.side_by_side(costs)
+    places = figures.side_by_side(costs)
     assert len({round(place, 6) for place in places}) == len(costs)
     assert places[2] == 11000
     logs = [math.log10(place) for place in places]
@@ -259,13 +254,13 @@ def test_colours_stand_out_on_light_and_dark_pages() -> None:
     for colour in FAMILIES.values():
         assert 1.05 / (luminance(colour) + 0.05) >= 3, colour
         assert (luminance(colour) + 0.05) / (luminance("#14171a") + 0.05) >= 3, colour
-    marks = accuracy.marks_of(["rag-gd", *(f"m{i}" for i in range(12)), "base"])
+    marks = figures.marks_of(["rag-gd", *(f"m{i}" for i in range(12)), "base"])
     assert len(set(marks)) == 14
 
 
 def test_labels_cover_neither_each_other_nor_points(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[float, float]] = []
-    place = accuracy.label_points
+    place = figures.label_points
 
     def watched(figure: object, axes: object, *others: object) -> None:
         place(figure, axes, *others)  # type: ignore[arg-type]
@@ -276,10 +271,10 @@ def test_labels_cover_neither_each_other_nor_points(monkeypatch: pytest.MonkeyPa
                 along = min(one.y1, two.y1) - max(one.y0, two.y0)
                 seen.append((across, along))
 
-    monkeypatch.setattr(accuracy, "label_points", watched)
+    monkeypatch.setattr(figures, "label_points", watched)
     given = {f"m{i}": {"adapt_ms": 100.0 + 3 * i, "answer_ms": 1.0} for i in range(8)}
     rng = np.random.default_rng(0)
-    cost_figure(block({m: list(rng.integers(0, 2, 20) * 1.0) for m in given}, given), average)
+    cost_figure(block({m: list(rng.integers(0, 2, 20) * 1.0) for m in given}, given), Averages(200))
     assert len(seen) == 28
     assert not [pair for pair in seen if min(pair) > 2]
 
@@ -336,13 +331,13 @@ def case(evil: str = "", answer: str = "Paris", base: str = "Rome", f1: float = 
 def report() -> SmallReport:
     shown = block()
     grid = Grid({"backbone": {"name": "smollm2"}}, (shown,), 10, ())
-    return SmallReport(grid, shown, Averages(200), contrasts([shown], 200, NAMED))
+    return SmallReport(grid, 200)
 
 
 def page(evil: str = "", cases: list[ExampleCase] | None = None) -> str:
     if cases is None:
         cases = [case(evil), case(evil, answer="Rome"), case(evil, answer="Nice")]
-    return report().page("Title" + evil, "Lead" + evil, ["A note." + evil], cases, "rag-gd")
+    return report().page("Title" + evil, "Lead" + evil, "A note." + evil, cases, "rag-gd")
 
 
 def test_the_result_of_a_small_study() -> None:
@@ -403,7 +398,7 @@ def test_page_escapes_tables_and_method_names_too() -> None:
     html = study_page(
         title=EVIL,
         lead=EVIL,
-        sections=[Section("one", EVIL, (EVIL,), {}, {EVIL: table}, EVIL)],
+        sections=[Section("one", EVIL, EVIL, {}, {EVIL: table}, EVIL)],
         methods=[EVIL],
         settings={EVIL: EVIL},
         planned=2,
@@ -427,7 +422,7 @@ def test_page_shows_what_changed() -> None:
 def test_page_without_the_optional_parts() -> None:
     table = Table((Column("a"),), (("1",),))
     bare = study_page(
-        title="x", lead="y", sections=[Section("one", "One", (), {}, {"a": table})],
+        title="x", lead="y", sections=[Section("one", "One", "", {}, {"a": table})],
         methods=["base"], settings={},
     )  # fmt: skip
     outline = Outline(bare)
@@ -477,7 +472,7 @@ def test_marks_where_the_answer_is_held(text: str, answer: str) -> None:
 
 def test_imports_stay_light() -> None:
     code = (
-        "import sys, raggd.report.page, raggd.report.cost_figure, raggd.evaluation.timing\n"
+        "import sys, raggd.report.page, raggd.report.figures, raggd.evaluation.timing\n"
         "heavy = {'matplotlib', 'jinja2', 'rich', 'torch', 'transformers'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
     )

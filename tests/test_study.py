@@ -22,11 +22,9 @@ from raggd.evaluation import runner
 from raggd.methods import spec as weights_files
 from raggd.methods.spec import REFUSALS_FILE
 from raggd.records import RaggdError, RunRecord
-from raggd.study import plan
-from raggd.study import run as study_run
-from raggd.study.plan import Cell, Identities, Part, StudySettings, all_cells, load_study
-from raggd.study.run import LOCK_FILE, locked, run_study
-from raggd.study.runner import StudyRunner
+from raggd.study import evaluate, plan
+from raggd.study.plan import Cell, Identities, StudySettings, all_cells, load_study
+from raggd.study.run import LOCK_FILE, StudyRunner, in_order, locked
 from study_fixtures import ALL, Quiet, World, lasting, make_world, read_records, write_weights
 from workflow_fixtures import files_under, run_cli
 
@@ -52,7 +50,7 @@ def world(
 def whole(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The usual study, run without interruption."""
     out = tmp_path_factory.mktemp("whole")
-    found = run_study(load_study(world.study()), out, Part(), Quiet())
+    found = StudyRunner(load_study(world.study()), out, Quiet()).run()
     assert found == {"cells": CELLS, "complete": CELLS, "now": CELLS}
     return out
 
@@ -76,7 +74,7 @@ def test_every_cell_has_its_record_and_the_same_questions(whole: Path) -> None:
     assert all(r.cost["answer_flops"] > 0 for r in records.values())
 
 
-def test_a_cell_passes_seven_functions_on_its_way_to_the_model(
+def test_a_cell_passes_five_functions_on_its_way_to_the_model(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ways: list[list[str]] = []
@@ -85,21 +83,21 @@ def test_a_cell_passes_seven_functions_on_its_way_to_the_model(
     def answer_rows(*arguments: Any, **named: Any) -> Any:
         ours = str(Path(runner.__file__).parents[1])  # the package, wherever it lies
         stack = [f.function for f in inspect.stack(0) if f.filename.startswith(ours)]
-        ways.append(["answer_rows", *stack[: stack.index("run_study") + 1]])
+        ways.append(["answer_rows", *stack[: stack.index("run") + 1]])
         return original(*arguments, **named)
 
     monkeypatch.setattr(runner, "answer_rows", answer_rows)
     file = world.study(("base",), name="way", benchmarks=("nq",), retrievers=("bm25",))
-    run_study(load_study(file), tmp_path, Part(), Quiet())
+    StudyRunner(load_study(file), tmp_path, Quiet()).run()
     assert ways
-    assert max(map(len, ways)) <= 7
+    assert max(map(len, ways)) <= 5
 
 
 def test_all_methods_of_a_run_are_judged_by_its_own_evidence(world: World, tmp_path: Path) -> None:
     file = world.study(("query-only", "base"), name="evidence", benchmarks=("nq",))
     text = file.read_text(encoding="utf-8")
     file.write_text(text.replace('"again"', '"again"\nnoise = 1.0'), encoding="utf-8")
-    run_study(load_study(file), tmp_path, Part(), Quiet())
+    StudyRunner(load_study(file), tmp_path, Quiet()).run()
     records = read_records(tmp_path)
     held = {
         name: tuple(p.answerable for p in record.predictions) for name, record in records.items()
@@ -119,7 +117,7 @@ def test_a_second_run_does_nothing_and_loads_no_backbone(
         raise AssertionError("a backbone was loaded")
 
     monkeypatch.setattr(assembly.Assembly, "backbone", property(refuse))
-    found = run_study(load_study(world.study()), whole, Part(), Quiet())
+    found = StudyRunner(load_study(world.study()), whole, Quiet()).run()
     assert found == {"cells": CELLS, "complete": CELLS, "now": 0}
     after = {name: (whole / name).stat().st_mtime_ns for name in files_under(whole)}
     del before[LOCK_FILE], after[LOCK_FILE]
@@ -153,10 +151,10 @@ def test_a_piece_now_and_the_rest_later_is_the_whole(
     whole: Path, world: World, tmp_path: Path
 ) -> None:
     study = load_study(world.study())
-    piece = Part(retrievers=("again",), methods=("query-only", "rag-gd"))
-    assert run_study(study, tmp_path, piece, Quiet())["now"] == 4
+    piece = all_cells(study, retriever=["again"], method=["query-only", "rag-gd"])
+    assert StudyRunner(study, tmp_path, Quiet()).run(piece)["now"] == 4
     assert len(read_records(tmp_path)) == 4
-    run_study(study, tmp_path, Part(), Quiet())
+    StudyRunner(study, tmp_path, Quiet()).run()
     assert lasting(read_records(tmp_path)) == lasting(read_records(whole))
 
 
@@ -164,16 +162,16 @@ def test_new_methods_join_a_study_and_other_questions_are_refused(
     whole: Path, world: World, tmp_path: Path
 ) -> None:
     few = load_study(world.study(("base", "vanilla-rag"), name="few"))
-    run_study(few, tmp_path, Part(), Quiet())
+    StudyRunner(few, tmp_path, Quiet()).run()
     stamps = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("parts/*.json")}
-    run_study(load_study(world.study()), tmp_path, Part(), Quiet())
+    StudyRunner(load_study(world.study()), tmp_path, Quiet()).run()
     assert lasting(read_records(tmp_path)) == lasting(read_records(whole))
     assert (
         stamps.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.rglob("parts/*.json")}.items()
     )
     other = load_study(world.study(name="other", questions=4))
     with pytest.raises(RaggdError, match=r"another study: its evaluation\.questions is 6"):
-        run_study(other, tmp_path, Part(), Quiet())
+        StudyRunner(other, tmp_path, Quiet()).run()
 
 
 def test_changed_weights_are_noticed(
@@ -183,10 +181,10 @@ def test_changed_weights_are_noticed(
     methods = ("vanilla-rag", "base", "rag-gd")
     study = load_study(world.study(methods, name="weights", weights=weights))
     out = tmp_path / "out"
-    run_study(study, out, Part(), Quiet())
+    StudyRunner(study, out, Quiet()).run()
     before = lasting(read_records(out))
     write_weights(frozen_backbone, weights, seed=7)
-    assert run_study(study, out, Part(), Quiet())["now"] == 8, "not vanilla RAG, which has none"
+    assert StudyRunner(study, out, Quiet()).run()["now"] == 8, "not vanilla RAG, which has none"
     after = lasting(read_records(out))
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {name for name in before if "vanilla" not in name}
@@ -196,7 +194,7 @@ def test_a_support_set_for_every_question(world: World, tmp_path: Path) -> None:
     file = world.study(("base", "rag-gd"), name="query", retrievers=("bm25",), benchmarks=("nq",))
     changed = file.read_text(encoding="utf-8").replace("draws = 2", 'support = "query"')
     file.write_text(changed, encoding="utf-8")
-    run_study(load_study(file), tmp_path, Part(), Quiet())
+    StudyRunner(load_study(file), tmp_path, Quiet()).run()
     for record in read_records(tmp_path).values():
         assert len({p.support_id for p in record.predictions}) == 6
     status = run_cli("study", file, "--out", tmp_path, "--status", "--json").json()
@@ -205,25 +203,26 @@ def test_a_support_set_for_every_question(world: World, tmp_path: Path) -> None:
     assert report["complete"] == 2
 
 
-def test_early_parts_are_a_small_study(world: World, tmp_path: Path) -> None:
+def test_early_parts_are_a_small_study(world: World) -> None:
     study = load_study(world.study(name="order", extra="seeds = [0, 1]"))
-    units = StudyRunner(study, tmp_path, Quiet()).units(all_cells(study))
-    first = [(unit.cells[0], unit.draw) for unit in units]
-    order = [(cell.seed, draw, cell.retriever, cell.benchmark) for cell, draw in first]
+    order = [
+        (cell.seed, draw, cell.retriever, cell.benchmark, cell.method)
+        for draw, cell in in_order(study, all_cells(study))
+    ]
     assert order == [
-        (seed, draw, retriever, benchmark)
+        (seed, draw, retriever, benchmark, method)
         for seed in (0, 1)
         for draw in (0, 1)
         for retriever in ("bm25", "again")
         for benchmark in ("nq", "popqa")
+        for method in ALL
     ]
-    assert all(tuple(cell.method for cell in unit.cells) == ALL for unit in units)
 
 
 def test_progress_counts_all_questions(world: World, tmp_path: Path) -> None:
     progress = Quiet()
     study = load_study(world.study(("base", "rag-gd"), name="left", retrievers=("bm25",)))
-    run_study(study, tmp_path, Part(), progress)
+    StudyRunner(study, tmp_path, progress).run()
     answers = [step for step in progress.steps if step[0].startswith("tiny, bm25, ")]
     done = [done for _, done, _ in answers]
     assert done == sorted(done)
@@ -258,16 +257,16 @@ def test_committed_records_can_be_computed_again(monkeypatch: pytest.MonkeyPatch
     # settings have gone since they were made: a replay has to know what each changed
     begun: list[StudySettings] = []
 
-    def run_study(study: StudySettings, *_: object) -> None:
+    def begin(study: StudySettings, *_: object) -> None:
         begun.append(study)
         raise InterruptedError  # its answers are compared in the test before
 
-    monkeypatch.setattr(study_run, "run_study", run_study)
+    monkeypatch.setattr(evaluate, "StudyRunner", begin)
     files = list((Path(__file__).parents[1] / "results").rglob("seed-*/*.json"))
     for file in files:
         record = RunRecord.from_json(file.read_text(encoding="utf-8"))
         with pytest.raises(InterruptedError):
-            study_run.replay(record, file, Quiet())
+            evaluate.replay(file, Quiet())
         assert begun[-1].backbones[0].methods == [record.method]
     assert len(begun) == len(files) > 500
 
@@ -387,7 +386,7 @@ def _die_at(file: Path, out: Path, moment: int) -> None:
 
     if moment:
         sys.addaudithook(watch)
-    run_study(load_study(file), out, Part(), Quiet())
+    StudyRunner(load_study(file), out, Quiet()).run()
 
 
 def test_killed_at_ten_random_moments_it_equals_the_uninterrupted_one(

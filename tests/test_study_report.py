@@ -36,8 +36,8 @@ from raggd.report.study_tables import (
 )
 from raggd.report.tables import Bold, Table
 from raggd.study import alignment
-from raggd.study.plan import Part, load_study
-from raggd.study.run import run_study
+from raggd.study.plan import load_study
+from raggd.study.run import StudyRunner
 from sampled import bootstrap_interval, paired_bootstrap
 from study_fixtures import ALL, Quiet, World, read_records
 from workflow_fixtures import run_cli
@@ -46,7 +46,7 @@ from workflow_fixtures import run_cli
 @pytest.fixture(scope="module")
 def finished(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
-    run_study(load_study(world.study()), out, Part(), Quiet())
+    StudyRunner(load_study(world.study()), out, Quiet()).run()
     return out
 
 
@@ -57,7 +57,7 @@ def made_up(
     answers = {
         method: {
             benchmark: tuple(
-                (0, ScoredAnswer(f"{benchmark}:{i}", i % 5, em, em, 1 - em, i % 3 > 0))
+                ScoredAnswer(f"{benchmark}:{i}", 0, i % 5, em, em, 1 - em, i % 3 > 0)
                 for i, em in enumerate(row)
             )
             for benchmark, row in zip(benchmarks, table, strict=True)
@@ -82,9 +82,9 @@ def test_the_grid_holds_what_the_records_hold(finished: Path) -> None:
             for name in ("nq", "popqa"):
                 record = records[f"tiny/{block.retriever}/seed-0/{name}-{method}.json"]
                 kept = block.answers[method][name]
-                assert [a.em for _, a in kept] == [p.em for p in record.predictions]
-                assert [a.loss for _, a in kept] == [p.answer_loss for p in record.predictions]
-                assert [a.draw for _, a in kept] == [0, 0, 0, 1, 1, 1]
+                assert [a.em for a in kept] == [p.em for p in record.predictions]
+                assert [a.loss for a in kept] == [p.answer_loss for p in record.predictions]
+                assert [a.draw for a in kept] == [0, 0, 0, 1, 1, 1]
     assert grid.blocks[0].costs["tt-sgd"]["adapt_ms"] > 0
 
 
@@ -126,7 +126,7 @@ def test_averages_and_differences_are_those_of_the_statistics() -> None:
     base = (rng.random((2, 60)) < 0.4).astype(float)
     better = np.maximum(base, rng.random((2, 60)) < 0.3)
     block = made_up({"base": base, "rag-gd": better})
-    average = Averages(400).of(block, "base", block.benchmarks, "em")
+    average = Averages(400).of(block, "base", "em")
     groups = ["nq"] * 60 + ["popqa"] * 60
     assert average is not None
     assert average.mean == pytest.approx(100 * base.mean())
@@ -199,14 +199,14 @@ def test_bold_only_where_significant() -> None:
     block = made_up(scores)
     found = contrasts([block], 2000)
     assert above_base(found, block.name, "em") == {"rag-gd"}
-    table = benchmark_table([block], found, "caption", Averages(200))
+    table = benchmark_table([block], found, Averages(200))
     methods = [row[1] for row in table.rows]
     assert bold_rows(table, 1) == {"RAG-GD"}
     assert [column.heading for column in table.columns][2:4] == ["NQ", "PopQA*"]
     row = table.rows[methods.index("RAG-GD")]
     assert row[2] == f"{100 * much[0].mean():.1f} / {100 * much[0].mean():.1f}"
     assert "\\textbf{" in table.to_latex()
-    overview = average_table([block], found, "caption", Averages(200))
+    overview = average_table([block], found, Averages(200))
     assert bold_rows(overview) == {"RAG-GD"}
     differences = contrast_table(found, "all", "caption")
     assert bold_rows(differences) == {
@@ -219,7 +219,7 @@ def test_bold_only_where_significant() -> None:
 
 def test_costs_per_query_and_per_task() -> None:
     block = made_up({"base": np.ones((2, 10)), "tt-sgd": np.ones((2, 10))})
-    table = cost_table(block, "")
+    table = cost_table(block)
     row = dict(zip([c.heading for c in table.columns], table.rows[1], strict=True))
     # ten questions in five draws: two share an adaptation of 10 ms
     assert (row["Per query ms"], row["Per task ms"]) == ("15.0", "10.0")
@@ -253,10 +253,8 @@ def test_the_papers_column_of_all_blocks_leaves_out_what_only_some_have() -> Non
 
 
 def test_a_question_under_several_seeds_counts_once() -> None:
-    first = tuple(
-        (0, ScoredAnswer(f"q{i}", i % 2, float(i == 0), 0.0, None, None)) for i in range(4)
-    )
-    second = tuple((1, ScoredAnswer(f"q{i}", i % 2, 1.0, 0.0, None, None)) for i in range(2, 6))
+    first = [ScoredAnswer(f"q{i}", 0, i % 2, float(i == 0), 0.0, None, None) for i in range(4)]
+    second = [ScoredAnswer(f"q{i}", 1, i % 2, 1.0, 0.0, None, None) for i in range(2, 6)]
     answers = {"base": {"nq": first + second}}
     block = StudyBlock("one", "bm25", ("base",), ("nq",), answers, {"base": {}})
     given = sample([block], ["base"], ["nq"], "em")

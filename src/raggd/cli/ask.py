@@ -37,9 +37,6 @@ if TYPE_CHECKING:
     from raggd.api import Rag
 
 
-NO_HIT = "no passage shares a word with the question"
-
-
 def ask(
     question: Annotated[str, typer.Argument(help="The question.")],
     corpus: Corpus = None,
@@ -69,7 +66,7 @@ def ask(
         told = ", so the model was not asked to guess (--guess asks it all the same)"
         if result["answer"] and (guess or not result["refused"]):
             told = ": the answer is the model's own"
-        complain(f"raggd: {NO_HIT}{told}.")
+        complain(f"raggd: no passage shares a word with the question{told}.")
     lines = [result["answer"], "", f"method: {_how(result, update)}"]
     lines += [f"[{i}] {_name(p)}: {p['text']}" for i, p in enumerate(result["passages"], start=1)]
     lines += [f"{text[0].upper()}{text[1:]}" for text in result["remarks"]]

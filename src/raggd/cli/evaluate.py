@@ -1,10 +1,9 @@
-"""Commands that measure: `raggd evaluate`, `raggd demo`, `raggd audit`, `raggd bench`."""
+"""Commands that measure: `evaluate`, `demo`, `audit`, `study`, `replay`, `report`, `bench`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,31 +11,33 @@ import typer
 
 from raggd.cli.shared import (
     Assignments,
+    Cluster,
     Config,
     Corpus,
     Demonstrations,
     Json,
     Out,
+    Workers,
+    WorkerThreads,
+    cluster_options,
     names_in,
     note,
     opened,
+    out_folder,
     progress_bar,
     refuse_idle,
     show,
 )
-from raggd.files import write_json, write_text
+from raggd.files import write_json
 from raggd.provenance import origin
-from raggd.records import RaggdError, known_names
+from raggd.records import RaggdError
 
 if TYPE_CHECKING:
-    from raggd.assembly import Assembly
-    from raggd.evaluation.runner import Task
-    from raggd.methods.base import Adapted
-    from raggd.records import SupportSet
     from raggd.report.tables import Table
 
 
 DEMO_SECONDS = 240  # that the demo may take, where nobody says how many questions it shall ask
+Names = Annotated[str, typer.Option(help="Only these, separated by commas. Default: all.")]
 
 
 def _show(result: dict[str, Any], tables: Sequence[Table], as_json: bool, *words: str) -> None:
@@ -147,9 +148,7 @@ def audit(
     as_json: Json = False,
 ) -> None:
     """Tell what reading the demonstrations is worth, for a predictor of ours or anyone's."""
-    from raggd.evaluation.audit import audit as run
-    from raggd.evaluation.audit import audit_result
-    from raggd.evaluation.runner import task_of
+    from raggd.evaluation.audit import run_audit, write_sets
     from raggd.report.own import audit_table
 
     if dump is not None:
@@ -157,60 +156,142 @@ def audit(
         refuse_idle("the support sets are the same for all", **only)
     elif adapters is not None:
         refuse_idle("the folder's adapters are audited", method=method)
-    method = method or "rag-gd"
     with opened(config, assignments) as (rag, bar):
-        parts = rag.parts
-        tasks = [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]
         if dump is None:
-            state_of, fixed = _states(parts, method, constant, adapters)
-            audited = run(parts.backbone, tasks, state_of, parts.settings, bar, fixed)
-    if dump is not None:
-        count = _write_sets(dump, tasks)
+            result = run_audit(rag.parts, method or "rag-gd", constant, adapters, out, bar)
+        else:
+            count = write_sets(rag.parts, dump)
+    if dump is None:
+        _show(result, [audit_table(result)], as_json)
+    else:
         show({"file": str(dump), "sets": count}, as_json, f"{count} support sets: {dump}")
-        return
-    result = audit_result(audited) | {"audited": str(adapters) if adapters else method}
-    made: dict[str, Any] = {
-        "backbone": parts.backbone.fingerprint,
-        "settings": parts.settings.model_dump(),
-    }
-    if adapters is None:
-        made["hashes"] = {m: parts.method(m).hashes for m in (method, constant) if m}
-    write_json(out / "audit.json", result | origin() | made)
-    _show(result, [audit_table(result)], as_json)
 
 
-def _write_sets(path: Path, tasks: list[Task]) -> int:
-    from raggd.evaluation.audit import audited_sets
+def study(
+    file: Annotated[Path, typer.Argument(help="A study file, e.g. studies/small.toml.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", callback=out_folder, help="Folder of the study; default runs/study-NAME."
+        ),
+    ] = None,
+    status: Annotated[bool, typer.Option("--status", help="Count what is there; no run.")] = False,
+    dry: Annotated[bool, typer.Option("--dry-run", help="Check everything; no run.")] = False,
+    time_one_draw: Annotated[
+        bool, typer.Option("--time-one-draw", help="As --dry-run, after one draw of each method.")
+    ] = False,
+    alignment: Annotated[
+        bool, typer.Option("--alignment", help="Compare predicted with true updates; no run.")
+    ] = False,
+    backbones: Names = "",
+    retrievers: Names = "",
+    benchmarks: Names = "",
+    methods: Names = "",
+    cluster: Cluster = None,
+    workers: Workers = 0,
+    worker_threads: WorkerThreads = 0,
+    assignments: Assignments = None,
+    as_json: Json = False,
+) -> None:
+    """Run a study: backbones x retrievers x benchmarks x methods x seeds; again: continue it."""
+    from raggd.study.plan import all_cells, load_study
 
-    sets = [(name, s) for name, own in audited_sets(tasks).items() for s in own]
-    lines = [{"id": s.id, "role": name, **asdict(s)} for name, s in sets]
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    return len(lines)
+    settings = load_study(file, assignments)
+    folder = out or Path("runs") / f"study-{file.stem}"
+    looks = {"status": status, "dry-run": dry or time_one_draw, "alignment": alignment}
+    chosen = [f"--{name}" for name, given in looks.items() if given]
+    if len(chosen) > 1:
+        raise RaggdError(f"{' and '.join(chosen)} were both given: leave one out.")
+    on_cluster = {"cluster": cluster, "workers": workers, "worker_threads": worker_threads}
+    if chosen:
+        refuse_idle(f"{chosen[0]} runs nothing on a cluster", **on_cluster)
+    options = cluster_options(cluster, workers, worker_threads)
+    cells = all_cells(
+        settings,
+        backbone=names_in(backbones),
+        retriever=names_in(retrievers),
+        benchmark=names_in(benchmarks),
+        method=names_in(methods),
+    )
+    found: dict[str, Any]
+    lines: Iterable[str]
+    with progress_bar() as bar:
+        if status:
+            from raggd.study.dry_run import status_in_words, status_of
+
+            found = status_of(settings, folder, cells)
+            lines = status_in_words(found)
+        elif dry or time_one_draw:
+            from raggd.study import dry_run as look
+
+            if time_one_draw:
+                look.time_one_draw(settings, folder, cells, bar)
+            found = look.dry_run(settings, folder, cells, bar)
+            lines = look.in_words(found)
+        elif alignment:
+            from raggd.study.alignment import run_alignment
+
+            found = run_alignment(settings, folder, cells, bar)
+            lines = (
+                f"{name}, {kind}, {method}: cosine {entry['cosine']:.3f}"
+                for name, kinds in found.items()
+                for kind, by_method in kinds.items()
+                for method, entry in by_method.items()
+            )
+        else:
+            from raggd.study.run import StudyRunner
+
+            if options:
+                from raggd.cluster.runs import run_study_on
+
+                found = run_study_on(settings, folder, bar, options, cells)
+            else:
+                found = StudyRunner(settings, folder, bar).run(cells)
+            found["out"] = str(folder)
+            done = f"{found['complete']} of {found['cells']} cells"
+            lines = [f"{done} in {folder}; {found['now']} new."]
+    show(found, as_json, *lines)
 
 
-def _states(
-    parts: Assembly, method: str, constant: str, adapters: Path | None
-) -> tuple[Callable[[SupportSet], Adapted], Any]:
-    from raggd.data.questions import NOBODY
-    from raggd.methods.base import Adapted, refuse_control
-    from raggd.methods.spec import METHODS
+def replay(
+    record: Annotated[Path, typer.Argument(help="A run record (JSON) of a study or evaluation.")],
+    as_json: Json = False,
+) -> None:
+    """Compute one run record again from its settings and compare the answers one by one."""
+    from raggd.study.evaluate import replay as run
 
-    if adapters is None:
-        known_names("method", [method, *([constant] if constant else [])], METHODS)
-        fixed = parts.method(constant) if constant else None
-        if fixed is not None and fixed.adapts:
-            raise RaggdError(f"'{constant}' reads demonstrations: name a constant, e.g. mean-tuned")
-        ready = parts.method(method)
-        refuse_control(ready)
-        one = fixed.adapt([NOBODY])[0] if fixed else None
-        return lambda support: ready.adapt([support])[0], one
-    from raggd.adaptation.export import read_peft
+    with progress_bar() as bar:
+        result = run(record, bar)
+    lines = [
+        f"{entry['question']}: '{entry['record']}' in the record, '{entry['now']}' now"
+        for entry in result["different"]
+    ]
+    lines += [f"changed {line}" for line in result["changed"]]
+    same = f"{result['same']} of {result['questions']} answers are the same."
+    show(result, as_json, *lines, same)
+    if result["different"]:
+        sys.exit(1)
 
-    def state(support: SupportSet) -> Adapted:
-        return Adapted(read_peft(adapters / support.id, parts.backbone))
 
-    own = Adapted(read_peft(adapters / constant, parts.backbone)) if constant else None
-    return state, own
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a study, finished or not.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", callback=out_folder, help="Folder for the report; default FOLDER/report."
+        ),
+    ] = None,
+    resamples: Annotated[int, typer.Option(min=100, help="Bootstrap samples.")] = 10_000,
+    as_json: Json = False,
+) -> None:
+    """Make tables, figures and one page of a study, from its records alone."""
+    from raggd.report.build import write_report
+
+    to = out or folder / "report"
+    with progress_bar() as bar:
+        result = write_report(folder, to, resamples, bar)
+    line = f"{result['complete']} of {result['cells']} cells; the page: {to / 'study.html'}"
+    show(result, as_json, line)
 
 
 def bench(

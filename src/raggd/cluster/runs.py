@@ -23,9 +23,8 @@ from raggd.files import replacing, write_text
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError
 from raggd.settings import Settings
-from raggd.study.plan import Cell, Identities, Part, StudySettings
-from raggd.study.run import check_cells, run_study
-from raggd.study.runner import StudyRunner
+from raggd.study.plan import Cell, Identities, StudySettings
+from raggd.study.run import StudyRunner, check_cells, in_order
 from raggd.training.run import Run, target_store
 from raggd.training.stages import run_stage
 
@@ -70,16 +69,13 @@ class StudyWorker(Worker[PartTask, str]):
 
     def result(self, task: PartTask) -> str:
         """Answer a draw with a method: its part file, empty where the benchmark has fewer draws."""
-        cell, runner = task.cell, self._runner
-        whole = runner.task(cell.seed, cell.retriever, cell.benchmark)
-        if task.draw >= len(whole.draws):
+        if task.draw >= len(self._runner.task(task.cell).draws):
             return ""
         path = self.scratch / task.path
         if task.known:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(task.known, encoding="utf-8")
-        parts = runner.parts_of(cell.backbone, cell.retriever, cell.seed)
-        runner.cell_run(cell, whole, parts).part(task.draw)
+        self._runner.cell_run(task.cell).part(task.draw)
         text = path.read_text(encoding="utf-8")
         path.unlink()
         return text
@@ -88,13 +84,12 @@ class StudyWorker(Worker[PartTask, str]):
 def _tasks(runner: StudyRunner, cells: Sequence[Cell]) -> list[PartTask]:
     # in the order of an ordinary run: draws first, all methods of a draw together
     found = []
-    for unit in runner.units(cells):
-        for cell in unit.cells:
-            task = PartTask(cell, unit.draw)
-            path = runner.out / task.path
-            if path.is_file():
-                task = replace(task, known=path.read_text(encoding="utf-8", errors="replace"))
-            found.append(task)
+    for draw, cell in in_order(runner.study, cells):
+        task = PartTask(cell, draw)
+        path = runner.out / task.path
+        if path.is_file():
+            task = replace(task, known=path.read_text(encoding="utf-8", errors="replace"))
+        found.append(task)
     return found
 
 
@@ -112,7 +107,7 @@ def distribute(
         return {"cluster": found}
     own = {cell.path: runner.identities.of(cell) for cell in cells}
     for cell in cells:  # indexes and evidence are made once, here, before the workers look for them
-        runner.task(cell.seed, cell.retriever, cell.benchmark)
+        runner.task(cell)
 
     def deliver(task: PartTask, result: str | RaggdError) -> None:
         if isinstance(result, RaggdError):  # the run at the end meets it again, and reports it
@@ -133,11 +128,15 @@ def distribute(
 
 
 def run_study_on(
-    study: StudySettings, out: Path, part: Part, options: ClusterOptions, progress: Progress
+    study: StudySettings,
+    out: Path,
+    progress: Progress,
+    options: ClusterOptions,
+    cells: Sequence[Cell] | None = None,
 ) -> dict[str, Any]:
-    """Run what is not finished of a study on a cluster, as `run_study` does; see `distribute`."""
+    """Run what is not finished of a study on a cluster, or of some cells; see `distribute`."""
     first = partial(distribute, options=options, progress=progress)
-    return run_study(study, out, part, progress, first=first)
+    return StudyRunner(study, out, progress).run(cells, first=first)
 
 
 class TargetWorker(Worker[int, bytes]):

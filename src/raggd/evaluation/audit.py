@@ -8,24 +8,30 @@ minus the others.
 
 from __future__ import annotations
 
+import json
 import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from raggd.adaptation.export import mean_adapter
+from raggd.adaptation.export import mean_adapter, read_peft
+from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import stack_updates
-from raggd.evaluation.runner import CellRun, Task
+from raggd.data.questions import NOBODY
+from raggd.evaluation.runner import CellRun, Task, task_of
 from raggd.evaluation.statistics import Difference, Sample
-from raggd.methods.base import Adapted
+from raggd.files import write_json, write_text
+from raggd.methods.base import Adapted, refuse_control
 from raggd.methods.plain import Unadapted
+from raggd.methods.spec import METHODS
 from raggd.progress import Progress
-from raggd.records import Demonstration, RaggdError, SupportSet, content_id
+from raggd.provenance import origin
+from raggd.records import Demonstration, RaggdError, SupportSet, content_id, require_known
 from raggd.settings import Settings, changed
 
 STATES = ("right", "shuffled", "other-task", "random-text", "mean", "constant")
@@ -87,28 +93,6 @@ def mean_state(states: Sequence[Adapted]) -> Adapted:
     return replace(first, base=mean_adapter(bases))
 
 
-def _states(
-    sets: Mapping[str, Sequence[SupportSet]], state_of: StateOf, constant: Adapted | None
-) -> dict[tuple[str, int], dict[str, Adapted]]:
-    tasks = [name for name in sets if name != "random-text"]
-    made = {name: [state_of(support) for support in sets[name]] for name in sets}
-    mean = mean_state([state for name in tasks for state in made[name]])
-    scrambled = iter(made["random-text"])
-    found = {}
-    for name, next_task in zip(tasks, [*tasks[1:], tasks[0]], strict=True):
-        own, other = made[name], made[next_task]
-        for draw, right in enumerate(own):
-            found[name, draw] = {
-                "right": right,
-                "shuffled": own[(draw + 1) % len(own)],
-                "other-task": other[draw % len(other)],
-                "random-text": next(scrambled),
-                "mean": mean,
-                **({"constant": constant} if constant else {}),
-            }
-    return found
-
-
 def audit(
     backbone: Backbone,
     tasks: Sequence[Task],
@@ -118,17 +102,26 @@ def audit(
     constant: Adapted | None = None,
 ) -> list[Audited]:
     """Answer the questions of all draws under every state; `constant` is a tuned state for all."""
-    states = _states(audited_sets(tasks), state_of, constant)
-    by_name = {task.benchmark: task for task in tasks}
+    sets = audited_sets(tasks)
+    made = {name: [state_of(support) for support in own] for name, own in sets.items()}
+    scrambled = iter(made.pop("random-text"))
+    mean = mean_state([state for own in made.values() for state in own])
     total = sum(task.size for task in tasks) * (len(STATES) - (constant is None))
     settings = changed(settings, "evaluation", answer_loss=True)
     found: list[Audited] = []
-    for (name, draw), by_state in states.items():
-        for state, adapted in by_state.items():
-            run = CellRun(by_name[name], Unadapted(state, adapted), backbone, settings, Path())
-            for p in run.answered(draw)["predictions"]:
-                found.append(Audited(name, draw, state, p["em"], p["f1"], p["answer_loss"]))
-            progress(f"audit, {name}, {state}", len(found), total)
+    for task, next_task in zip(tasks, [*tasks[1:], tasks[0]], strict=True):
+        own, other = made[task.benchmark], made[next_task.benchmark]
+        for draw, right in enumerate(own):
+            shuffled, others = own[(draw + 1) % len(own)], other[draw % len(other)]
+            states = (right, shuffled, others, next(scrambled), mean, constant)
+            for state, adapted in zip(STATES, states, strict=True):
+                if adapted is None:
+                    continue
+                run = CellRun(task, Unadapted(state, adapted), backbone, settings, Path())
+                for p in run.answered(draw)["predictions"]:
+                    scores = (p["em"], p["f1"], p["answer_loss"])
+                    found.append(Audited(task.benchmark, draw, state, *scores))
+                progress(f"audit, {task.benchmark}, {state}", len(found), total)
     return found
 
 
@@ -163,3 +156,59 @@ def audit_result(audited: Sequence[Audited]) -> dict[str, Any]:
                 by_part = worth.setdefault(task or "all", {}).setdefault(state, {})
                 by_part[part] = d.scaled(scale).limits(3)
     return {"means": means, "worth": worth}
+
+
+def write_sets(parts: Assembly, path: Path) -> int:
+    """Write the support sets that adapters are needed of, JSON Lines; return how many."""
+    tasks = [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]
+    sets = [(name, s) for name, own in audited_sets(tasks).items() for s in own]
+    lines = [{"id": s.id, "role": name, **asdict(s)} for name, s in sets]
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    return len(lines)
+
+
+def run_audit(
+    parts: Assembly,
+    method: str,
+    constant: str,
+    adapters: Path | None,
+    out: Path,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Audit a method, or a folder of PEFT `adapters`, one for each support set by its id.
+
+    `constant` is a method that reads nothing, or another of the adapters; empty: none. A record
+    lies in the folder `out` at the end.
+
+    Raises:
+        RaggdError: a method is not known or a control, or the constant reads demonstrations.
+    """
+    tasks = [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]
+    named = [] if adapters else [name for name in (method, constant) if name]
+    for name in named:
+        require_known("method", name, METHODS)
+    methods = {name: parts.method(name) for name in named}
+    if constant in methods and methods[constant].adapts:
+        raise RaggdError(f"'{constant}' reads demonstrations: name a constant, e.g. mean-tuned")
+    if methods:
+        refuse_control(methods[method])
+
+    def state(name: str, support: SupportSet) -> Adapted:
+        if adapters:
+            return Adapted(read_peft(adapters / name, parts.backbone))
+        return methods[name].adapt([support])[0]
+
+    def state_of(support: SupportSet) -> Adapted:
+        return state(support.id if adapters else method, support)
+
+    fixed = state(constant, NOBODY) if constant else None
+    audited = audit(parts.backbone, tasks, state_of, parts.settings, progress, fixed)
+    result = audit_result(audited) | {"audited": str(adapters or method)}
+    made: dict[str, Any] = {
+        "backbone": parts.backbone.fingerprint,
+        "settings": parts.settings.model_dump(),
+    }
+    if methods:
+        made["hashes"] = {name: m.hashes for name, m in methods.items()}
+    write_json(out / "audit.json", result | origin() | made)
+    return result

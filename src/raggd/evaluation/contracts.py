@@ -20,6 +20,7 @@ from raggd.data.contracts.base import Asked, Contract, Lesson, Score, draw_lesso
 from raggd.data.contracts.families import LETTER_CHANGES, SETS, contract_set
 from raggd.data.prepared import Prepared, prepared_id, read_prepared
 from raggd.evaluation.forms import PARTS, refusal_scores
+from raggd.evaluation.runner import alike_batches
 from raggd.evaluation.statistics import Sample
 from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
@@ -142,14 +143,11 @@ def _lessons(
 def _judge(
     parts: Assembly, method: Method, lessons: Sequence[tuple[str, Lesson]], progress: Progress
 ) -> list[Judged]:
-    # in the order of the lessons, each adapted to its own examples; those of a batch are alike
-    backbone, settings = parts.backbone, parts.settings
-    size, limit = settings.evaluation.batch, settings.backbone.context_tokens
-    lengths = [sum(len(p.text) for p in lesson.asked.passages) for _, lesson in lessons]
-    order = sorted(range(len(lessons)), key=lengths.__getitem__)
+    # in the order of the lessons, each adapted to its own examples
+    backbone, limit = parts.backbone, parts.settings.backbone.context_tokens
+    evidence = [lesson.asked.passages for _, lesson in lessons]
     judged: dict[int, Judged] = {}
-    for start in range(0, len(order), size):
-        batch = order[start : start + size]
+    for batch in alike_batches(evidence, parts.settings.evaluation.batch):
         rows = [method.adapt([lessons[i][1].support])[0] for i in batch]
         asked = [lessons[i][1].asked for i in batch]
         prompts = [

@@ -2,7 +2,7 @@
 
 All methods see the same questions. A part file per draw and method is written whole; a second run
 reads it instead of computing it again. Which draws, methods and tasks there are, and in which
-order, is `raggd.study.runner`'s.
+order, is `raggd.study.run`'s.
 """
 
 from __future__ import annotations
@@ -10,14 +10,15 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from raggd.adaptation.targets import draw_supports
 from raggd.assembly import Assembly
-from raggd.backbone.batch import Prefix
 from raggd.backbone.load import Backbone
 from raggd.data import benchmarks
 from raggd.data.answers import exact_match, token_f1
@@ -28,7 +29,15 @@ from raggd.methods.answering import answer_rows, bounded_prompt, shared_opening
 from raggd.methods.base import Adapted, Method, Rearranges
 from raggd.methods.base import Item as Item
 from raggd.provenance import origin
-from raggd.records import Prediction, Question, RaggdError, RunRecord, SupportSet, content_id
+from raggd.records import (
+    Passage,
+    Prediction,
+    Question,
+    RaggdError,
+    RunRecord,
+    SupportSet,
+    content_id,
+)
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import demonstrations_of, evidence_for, make_demonstrations
 from raggd.settings import Settings
@@ -136,28 +145,38 @@ class CellRun:
 
     def answered(self, draw: int, done: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
         """Return predictions and costs of a draw; `done` is told, batch by batch."""
-        items, opening = self.given(draw), None
+        items, opening, wanted = self.given(draw), None, self.settings.evaluation
+        # the set before a control exchanged it names the draw in all methods' predictions, so that
+        # these are compared draw by draw
+        sets = [item.support.id for item in self.task.draws[draw]]
         watch = Stopwatch(cuda=self.backbone.device.type == "cuda")
         shared = len({item.support.id for item in items}) == 1
         rows, prompts = self._adapt(items, watch) if shared else ([], [])
         if shared:  # read for the support set, like an adaptation: it serves every question
             with watch.timed("opening"):
                 opening = shared_opening(self.backbone, rows[0], prompts)
-        found: dict[int, Prediction] = {}
-        for part in self._batches(items):
+        found: dict[int, dict[str, Any]] = {}
+        for part in alike_batches([item.passages for item in items], wanted.batch):
             batch = [items[i] for i in part]
             ready = ([rows[i] for i in part], [prompts[i] for i in part]) if shared else None
             adapted, asked = ready or self._adapt(batch, watch)
-            predictions = self._batch(batch, adapted, asked, opening, watch)
-            found |= dict(zip(part, predictions, strict=True))
+            answers, losses = answer_rows(
+                self.backbone,
+                adapted,
+                asked,
+                wanted.max_answer_tokens,
+                golds=[item.gold.answer for item in batch] if wanted.answer_loss else None,
+                opening=opening,
+                timed=partial(watch.timed, "answer", units=len(batch)),
+            )
+            scored = [None] * len(batch) if losses is None else losses.tolist()
+            for i, prompt, answer, loss in zip(part, asked, answers, scored, strict=True):
+                found[i] = asdict(_prediction(items[i], sets[i], prompt, answer, loss))
             done(len(part))
         times = watch.medians()
         opened = 0.0 if opening is None else times["opening"]
-        # the set before a control exchanged it names the draw in all methods' predictions, so that
-        # these are compared draw by draw
-        own = [item.support.id for item in self.task.draws[draw]]
         return {
-            "predictions": [asdict(replace(found[i], support_id=s)) for i, s in enumerate(own)],
+            "predictions": [found[i] for i in range(len(items))],
             "adapt_ms": opened + (times["adapt"] if self.method.adapts else 0.0),
             "answer_ms": times["answer"],
         }
@@ -169,45 +188,6 @@ class CellRun:
         by_support = {s.id: a for s, a in zip(supports, adapted, strict=True)}
         rows = [by_support[item.support.id] for item in items]
         return rows, self.prompts(items, rows)
-
-    def _batch(
-        self,
-        items: Sequence[Item],
-        rows: Sequence[Adapted],
-        prompts: Sequence[Prompt],
-        opening: Prefix | None,
-        watch: Stopwatch,
-    ) -> list[Prediction]:
-        wanted = self.settings.evaluation
-        answers, losses = answer_rows(
-            self.backbone,
-            rows,
-            prompts,
-            wanted.max_answer_tokens,
-            golds=[item.gold.answer for item in items] if wanted.answer_loss else None,
-            opening=opening,
-            timed=lambda: watch.timed("answer", units=len(items)),
-        )
-        scored = [None] * len(items) if losses is None else [float(loss) for loss in losses]
-        return [
-            Prediction(
-                question_id=item.question.id,
-                answer=answer,
-                em=exact_match(answer, item.question.answers),
-                f1=token_f1(answer, item.question.answers),
-                passage_ids=tuple(p.id for p in item.passages),
-                support_id=item.support.id,
-                answer_loss=loss,
-                passages_cut=prompt.passages_cut,
-            )
-            for item, answer, loss, prompt in zip(items, answers, scored, prompts, strict=True)
-        ]
-
-    def _batches(self, items: Sequence[Item]) -> list[list[int]]:
-        # similar lengths share a batch: less padding
-        size = self.settings.evaluation.batch
-        order = sorted(range(len(items)), key=lambda i: sum(len(p.text) for p in items[i].passages))
-        return [order[start : start + size] for start in range(0, len(order), size)]
 
     def record(self, parts: Sequence[dict[str, Any]]) -> RunRecord:
         """Join the parts of all draws into the run record."""
@@ -238,16 +218,34 @@ class CellRun:
         )
 
 
+def _prediction(
+    item: Item, support: str, prompt: Prompt, answer: str, loss: float | None
+) -> Prediction:
+    return Prediction(
+        question_id=item.question.id,
+        answer=answer,
+        em=exact_match(answer, item.question.answers),
+        f1=token_f1(answer, item.question.answers),
+        passage_ids=tuple(p.id for p in item.passages),
+        support_id=support,
+        answer_loss=loss,
+        passages_cut=prompt.passages_cut,
+    )
+
+
+def alike_batches(evidence: Sequence[Sequence[Passage]], size: int) -> list[list[int]]:
+    """Group questions, by number, whose passages are of similar length: less padding."""
+    lengths = [sum(len(passage.text) for passage in passages) for passages in evidence]
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    return [order[start : start + size] for start in range(0, len(order), size)]
+
+
 def support_sets(
     name: str, drawn: Sequence[Sequence[Question]], retriever: Retriever, k: int
 ) -> list[SupportSet]:
     """Return a support set of each draw's questions, with evidence found in one search."""
-    flat = make_demonstrations([q for questions in drawn for q in questions], retriever, k)
-    sets, at = [], 0
-    for questions in drawn:
-        sets.append(SupportSet(name, tuple(flat[at : at + len(questions)])))
-        at += len(questions)
-    return sets
+    shown = iter(make_demonstrations([q for questions in drawn for q in questions], retriever, k))
+    return [SupportSet(name, tuple(islice(shown, len(questions)))) for questions in drawn]
 
 
 def asked_items(

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raggd.evaluation.statistics import Pair
 from raggd.files import read_json, write_json, write_text
 from raggd.methods.spec import NAMED
 from raggd.progress import Progress, silent
@@ -21,77 +18,23 @@ from raggd.report.contrasts import (
     evidence_gains,
     loss_drops,
 )
-from raggd.report.cost_figure import cost_figure
 from raggd.report.figures import (
+    cost_figure,
     distribution_figure,
     evidence_figure,
-    f1_average,
     families_figure,
     heat_map,
     steps_figure,
 )
-from raggd.report.grid import ALIGNMENT_FILE, Grid, StudyBlock, load_grid
+from raggd.report.grid import ALIGNMENT_FILE, Grid, load_grid
 from raggd.report.page import ExampleCase, Section, study_page
 from raggd.report.tables import Table
 
-BOLD = (
-    "Bold: significantly above the base adapter (paired bootstrap, corrected by Holm over all "
-    "methods of a block)."
-)
-STAR = "A star marks tasks that nothing was trained on."
 _LONG = ("pairs", "numbers")  # tables for other programs: CSV alone
 
 
-_SECTIONS = {
-    "differences": (
-        "Are the differences real?",
-        "Every method answered the same questions; differences are taken question by question. "
-        "Support draws count as a source of chance.",
-        "rag-gd minus base, pooled"),
-    "scores": ("Scores", "", ""),
-    "drops": (
-        "Against test-time SGD",
-        "How many times as much as TT-SGD a method takes from the answer loss of the base adapter. "
-        "No multiple is shown where TT-SGD's own gain is not certain.", ""),
-    "paper": (
-        "Beside the paper",
-        "EM / F1 points above the base adapter: as published (7B and 8B backbones, all questions "
-        "of seven benchmarks, five passages) and here.", ""),
-    "steps": ("Number of steps K", "", ""),
-    "cost": ("Accuracy and cost", "", ""),
-    "evidence": (
-        "Gain and evidence",
-        "Questions whose passages hold an answer, and the others; questions answered by yes or no "
-        "are left out. Mean over questions.", ""),
-    "alignment": (
-        "Predicted and true updates",
-        "Cosine between the predicted update and the one that K gradient steps make, in product "
-        "space, for support sets of the study.", ""),
-    "pairs": (
-        "Every pair of methods",
-        "p_holm is corrected over all pairs of a scope, subset and metric; p_holm_named over the "
-        "comparisons of the first table alone. EM and F1 on all benchmarks; the file pairs.csv has "
-        "the rest.",
-        "pooled rag-gd em"),
-    "numbers": ("Every number", "", "rag-gd popqa f1"),
-}  # fmt: skip
-"""Parts of the page: heading, text, and an example of words to filter its rows by."""
-
-
-def _score_tables(
-    blocks: Sequence[StudyBlock], found: Sequence[Contrast], averages: Averages
-) -> Iterator[Table]:
-    backbones: dict[str, list[StudyBlock]] = {}
-    for block in blocks:
-        backbones.setdefault(block.backbone, []).append(block)
-    for backbone, own in backbones.items():
-        caption = f"{backbone}: EM / F1 in percent by benchmark. {STAR} {BOLD}"
-        yield study_tables.benchmark_table(own, found, caption, averages)
-    caption = f"Averages over benchmarks with 95 % intervals, in percent. {BOLD}"
-    yield study_tables.average_table(blocks, found, caption, averages)
-
-
-def _difference_tables(found: Sequence[Contrast]) -> Iterator[tuple[str, Table]]:
+def _difference_tables(found: Sequence[Contrast]) -> dict[str, Table]:
+    tables = {}
     for subset in ("all", "training tasks", "held-out tasks"):
         name = "differences" if subset == "all" else f"differences-{subset.split()[0]}"
         caption = (
@@ -100,7 +43,8 @@ def _difference_tables(found: Sequence[Contrast]) -> Iterator[tuple[str, Table]]
             "comparisons of this table that share scope, blocks and measure. A lower answer loss "
             "is better."
         )
-        yield name, study_tables.contrast_table(found, subset, caption)
+        tables[name] = study_tables.contrast_table(found, subset, caption)
+    return tables
 
 
 def study_sections(
@@ -108,39 +52,85 @@ def study_sections(
 ) -> list[Section]:
     """Return the parts of a study's page: every figure and table, by the names of their files."""
     averages, evidence = Averages(resamples), evidence_gains(grid.blocks, resamples)
-    average, scores = f1_average(averages), _score_tables(grid.blocks, found, averages)
-    costs, times, matches = dict[str, Table](), dict[str, str](), dict[str, str]()
+    scores, costs, times, matches = [], dict[str, Table](), dict[str, str](), dict[str, str]()
+    for backbone in dict.fromkeys(block.backbone for block in grid.blocks):
+        own = [block for block in grid.blocks if block.backbone == backbone]
+        scores.append(study_tables.benchmark_table(own, found, averages))
+    scores.append(study_tables.average_table(grid.blocks, found, averages))
     for block in grid.blocks:
-        name = f"{block.backbone}-{block.retriever}"
-        caption = f"{block.name}: cost of a question; per task: one adaptation serves a draw."
-        costs[f"cost-{name}"] = study_tables.cost_table(block, caption)
-        times[f"figure4-{name}"] = cost_figure(block, average)
+        costs[f"cost-{block.backbone}-{block.retriever}"] = study_tables.cost_table(block)
+        times[f"figure4-{block.backbone}-{block.retriever}"] = cost_figure(block, averages)
     for name, record in alignments.items():
         matches[f"alignment-{name}"] = heat_map(name, record)
         matches[f"alignment-tasks-{name}"] = distribution_figure(name, record)
     shown = [c for c in found if c.subset == "all" and c.metric != "loss"]
     drops = study_tables.drops_table(loss_drops(grid.blocks, resamples))
-    content: dict[str, tuple[dict[str, str], dict[str, Table]]] = {
-        "differences": ({}, dict(_difference_tables(found))),
-        "scores": (
-            {"figure3a": families_figure(grid.blocks, average)},
-            {f"table{number}": table for number, table in enumerate(scores, start=1)},
-        ),
-        "drops": ({}, {"drops": drops}),
-        "paper": ({}, {"paper": study_tables.paper_table(found)}),
-        "steps": ({"figure3b": steps_figure(grid.blocks, average)}, {}),
-        "cost": (times, costs),
-        "evidence": (
-            {f"evidence-{metric}": evidence_figure(evidence, metric) for metric in METRICS[1:]},
-            {"evidence": study_tables.evidence_table(evidence)},
-        ),
-        "alignment": (matches, {"alignment": study_tables.alignment_table(alignments)}),
-        "pairs": ({}, {"pairs": study_tables.pairs_table(shown)}),
-        "numbers": ({}, {"numbers": study_tables.numbers_table(grid, averages)}),
-    }
     return [
-        Section(name, title, [text] if text else [], *content[name], words)
-        for name, (title, text, words) in _SECTIONS.items()
+        Section(
+            "differences",
+            "Are the differences real?",
+            "Every method answered the same questions; differences are taken question by "
+            "question. Support draws count as a source of chance.",
+            tables=_difference_tables(found),
+            filter="rag-gd minus base, pooled",
+        ),
+        Section(
+            "scores",
+            "Scores",
+            figures={"figure3a": families_figure(grid.blocks, averages)},
+            tables={f"table{number}": table for number, table in enumerate(scores, start=1)},
+        ),
+        Section(
+            "drops",
+            "Against test-time SGD",
+            "How many times as much as TT-SGD a method takes from the answer loss of the base "
+            "adapter. No multiple is shown where TT-SGD's own gain is not certain.",
+            tables={"drops": drops},
+        ),
+        Section(
+            "paper",
+            "Beside the paper",
+            "EM / F1 points above the base adapter: as published (7B and 8B backbones, all "
+            "questions of seven benchmarks, five passages) and here.",
+            tables={"paper": study_tables.paper_table(found)},
+        ),
+        Section(
+            "steps",
+            "Number of steps K",
+            figures={"figure3b": steps_figure(grid.blocks, averages)},
+        ),
+        Section("cost", "Accuracy and cost", figures=times, tables=costs),
+        Section(
+            "evidence",
+            "Gain and evidence",
+            "Questions whose passages hold an answer, and the others; questions answered by yes "
+            "or no are left out. Mean over questions.",
+            figures={f"evidence-{m}": evidence_figure(evidence, m) for m in METRICS[1:]},
+            tables={"evidence": study_tables.evidence_table(evidence)},
+        ),
+        Section(
+            "alignment",
+            "Predicted and true updates",
+            "Cosine between the predicted update and the one that K gradient steps make, in "
+            "product space, for support sets of the study.",
+            figures=matches,
+            tables={"alignment": study_tables.alignment_table(alignments)},
+        ),
+        Section(
+            "pairs",
+            "Every pair of methods",
+            "p_holm is corrected over all pairs of a scope, subset and metric; p_holm_named over "
+            "the comparisons of the first table alone. EM and F1 on all benchmarks; the file "
+            "pairs.csv has the rest.",
+            tables={"pairs": study_tables.pairs_table(shown)},
+            filter="pooled rag-gd em",
+        ),
+        Section(
+            "numbers",
+            "Every number",
+            tables={"numbers": study_tables.numbers_table(grid, averages)},
+            filter="rag-gd popqa f1",
+        ),
     ]
 
 
@@ -210,47 +200,41 @@ def write_report(
     return summary
 
 
-_DIFFERENCES = (
-    "Differences, question by question, mean of benchmark means; support draws count as a source "
-    "of chance. Bold: p < 0.05, corrected by Holm over this table."
-)
-
-
-@dataclass(frozen=True)
 class SmallReport:
     """Everything that is shown of a small study, whose grid has one block."""
 
-    grid: Grid
-    block: StudyBlock
-    averages: Averages
-    found: Sequence[Contrast]
-
-    @cached_property
-    def tables(self) -> list[Table]:
-        """Scores and costs, differences, answer losses."""
+    def __init__(self, grid: Grid, resamples: int = 10_000) -> None:
+        self.grid = grid
+        self.block = grid.blocks[0]
+        self.averages = Averages(resamples)
+        self.found = contrasts([self.block], resamples, NAMED)
+        caption = (
+            "Differences, question by question, mean of benchmark means; support draws count as a "
+            "source of chance. Bold: p < 0.05, corrected by Holm over this table."
+        )
         made = [
             study_tables.scores_table(self.block, self.averages),
-            study_tables.contrast_table(self.found, "all", _DIFFERENCES),
+            study_tables.contrast_table(self.found, "all", caption),
             study_tables.loss_table(self.block),
         ]
-        return [table for table in made if table.rows]
-
-    def _mean(self, method: str, benchmarks: Sequence[str], metric: str) -> float | None:
-        found = self.averages.of(self.block, method, benchmarks, metric)
-        return found.mean if found else None
+        self.tables = [table for table in made if table.rows]
 
     @property
     def result(self) -> dict[str, Any]:
         """The JSON result: ``n``, ``benchmarks``, scores in percent, times, answer losses."""
         block = self.block
+
+        def mean(method: str, metric: str, *benchmarks: str) -> float | None:
+            found = self.averages.of(block, method, metric, benchmarks)
+            return found.mean if found else None
+
         methods, losses = dict[str, Any](), dict[str, dict[str, float]]()
         for name in block.methods:
             costs = block.costs.get(name, {})
-            methods[name] = {m: self._mean(name, block.benchmarks, m) for m in ("em", "f1")}
+            methods[name] = {metric: mean(name, metric) for metric in study_tables.SCORES}
             methods[name] |= {cost: costs.get(cost) for cost in ("adapt_ms", "answer_ms")}
             for benchmark in block.benchmarks:
-                loss = self._mean(name, (benchmark,), "loss")
-                if loss is not None:
+                if (loss := mean(name, "loss", benchmark)) is not None:
                     losses.setdefault(name, {})[benchmark] = loss
         n = sum(len(given) for given in block.answers[block.methods[0]].values())
         named = list(block.benchmarks)
@@ -263,10 +247,10 @@ class SmallReport:
         write_text(out / "summary.csv", numbers.to_csv())
 
     def page(
-        self, title: str, lead: str, notes: Sequence[str], cases: Sequence[ExampleCase], after: str
+        self, title: str, lead: str, notes: str, cases: Sequence[ExampleCase], after: str
     ) -> str:
         """Return the study's HTML page, with answers of the base and of `after` side by side."""
-        figure = cost_figure(self.block, f1_average(self.averages))
+        figure = cost_figure(self.block, self.averages)
         first, *others = self.tables
         compared = {f"table{number}": table for number, table in enumerate(others)}
         return study_page(
@@ -282,10 +266,3 @@ class SmallReport:
             cases=cases,
             compared=("base", after),
         )
-
-
-def small_report(out: Path, resamples: int = 10_000, pairs: Sequence[Pair] = NAMED) -> SmallReport:
-    """Return what is shown of the small study in a folder, given pairs of methods to compare."""
-    grid = load_grid(out)
-    block = grid.blocks[0]
-    return SmallReport(grid, block, Averages(resamples), contrasts([block], resamples, pairs))

@@ -66,17 +66,20 @@ def sample(
     *,
     macro: bool = True,
 ) -> Sample | None:
-    """Collect scores of methods on questions that all answered in all blocks: their averages."""
+    """Average scores of methods on questions that all answered in all blocks; None of no question.
+
+    With `macro`, for means of benchmark means, there is none of a part of the benchmarks either.
+    """
     found: dict[tuple[str, str], dict[tuple[str, int, str], tuple[float, str]]] = {}
     for block in blocks:
         for method in methods:
             for benchmark in benchmarks:
-                for seed, answer in block.answers.get(method, {}).get(benchmark, ()):
+                for answer in block.answers.get(method, {}).get(benchmark, ()):
                     value = getattr(answer, metric)
                     if value is not None:
                         mine = found.setdefault((benchmark, answer.question), {})
-                        label = f"{benchmark} {seed} {answer.draw}"
-                        mine[block.name, seed, method] = (value, label)
+                        label = f"{benchmark} {answer.seed} {answer.draw}"
+                        mine[block.name, answer.seed, method] = (value, label)
     rows, groups, clusters = [], [], []
     for (benchmark, _), mine in sorted(found.items()):
         times = len(blocks) * len({seed for _, seed, _ in mine})
@@ -88,21 +91,9 @@ def sample(
         rows.append([total / times for total in sums.values()])
         groups.append(benchmark)
         clusters.append(tuple(sorted({label for _, label in mine.values()})))
-    if not rows:
+    if not rows or (macro and set(groups) != set(benchmarks)):
         return None
     return Sample(tuple(methods), np.array(rows), groups, clusters, macro, resamples)
-
-
-def _complete(
-    blocks: Sequence[StudyBlock],
-    methods: Sequence[str],
-    benchmarks: Sequence[str],
-    metric: str,
-    resamples: int,
-) -> Sample | None:
-    # a sample that has every benchmark
-    given = sample(blocks, methods, benchmarks, metric, resamples) if methods else None
-    return given if given and set(given.groups or ()) == set(benchmarks) else None
 
 
 class Averages:
@@ -113,13 +104,17 @@ class Averages:
         self._known: dict[tuple[str, tuple[str, ...], str], dict[str, Interval]] = {}
 
     def of(
-        self, block: StudyBlock, method: str, benchmarks: Sequence[str], metric: str
+        self, block: StudyBlock, method: str, metric: str, benchmarks: Sequence[str] = ()
     ) -> Interval | None:
-        """Return a method's average in percent (the loss in nats); None if it lacks a benchmark."""
-        key = (block.name, tuple(benchmarks), metric)
+        """Return a method's average in percent (the loss in nats); None if it lacks a benchmark.
+
+        It is over all benchmarks of the block where none are named.
+        """
+        benchmarks = tuple(benchmarks) or block.benchmarks
+        key = (block.name, benchmarks, metric)
         if key not in self._known:
             methods = [m for m in block.methods if block.has(m, benchmarks)]
-            given = _complete([block], methods, benchmarks, metric, self.resamples)
+            given = sample([block], methods, benchmarks, metric, self.resamples)
             found = given.intervals() if given else {}
             self._known[key] = {m: _shown(interval, metric) for m, interval in found.items()}
         return self._known[key].get(method)
@@ -141,11 +136,13 @@ def _family(
     pairs: Sequence[Pair],
     benchmarks: Sequence[str],
     resamples: int,
+    *,
+    macro: bool = True,
 ) -> list[Contrast]:
     # one family for Holm's rule in each metric
     methods, found = tuple(dict.fromkeys(name for pair in pairs for name in pair)), []
     for metric in METRICS:
-        given = _complete(blocks, methods, benchmarks, metric, resamples)
+        given = sample(blocks, methods, benchmarks, metric, resamples, macro=macro)
         if given is None:
             continue
         differences = given.differences(pairs)
@@ -173,30 +170,22 @@ def contrasts(
     Pooled, a pair is compared over the blocks that have both; pairs of the same blocks are one
     family for Holm's rule.
     """
+    scopes = [(block.name, [block], block.benchmarks) for block in blocks]
+    if len(blocks) > 1:
+        shared = (b for b in blocks[0].benchmarks if all(b in x.benchmarks for x in blocks))
+        scopes.append((POOLED, list(blocks), tuple(shared)))
     found = []
-    for block in blocks:
-        for subset, benchmarks in subsets(block.benchmarks):
-            methods = [m for m in block.methods if block.has(m, benchmarks)]
-            wanted = all_pairs(methods)
-            if pairs is not None:
-                wanted = [pair for pair in pairs if set(pair) <= set(methods)]
-            found += _family(block.name, subset, [block], wanted, benchmarks, resamples)
-    return found + (_pooled(blocks, resamples) if len(blocks) > 1 else [])
-
-
-def _pooled(blocks: Sequence[StudyBlock], resamples: int) -> list[Contrast]:
-    everywhere = [b for b in blocks[0].benchmarks if all(b in x.benchmarks for x in blocks)]
-    methods = list(dict.fromkeys(m for block in blocks for m in block.methods))
-    found = []
-    for subset, benchmarks in subsets(everywhere):
-        together: dict[tuple[str, ...], list[Pair]] = {}
-        for pair in all_pairs(methods):
-            names = tuple(b.name for b in blocks if all(b.has(m, benchmarks) for m in pair))
-            if len(names) > 1:
-                together.setdefault(names, []).append(pair)
-        for names, pairs in together.items():
-            chosen = [b for b in blocks if b.name in names]
-            found += _family(POOLED, subset, chosen, pairs, benchmarks, resamples)
+    for scope, given, benchmarks in scopes:
+        methods = dict.fromkeys(m for block in given for m in block.methods)
+        for subset, chosen in subsets(benchmarks):
+            together: dict[tuple[str, ...], list[Pair]] = {}
+            for pair in all_pairs(list(methods)) if pairs is None else pairs:
+                names = tuple(b.name for b in given if all(b.has(m, chosen) for m in pair))
+                if len(names) > (scope == POOLED):
+                    together.setdefault(names, []).append(pair)
+            for names, alike in together.items():
+                both = [block for block in given if block.name in names]
+                found += _family(scope, subset, both, alike, chosen, resamples)
     return found
 
 
@@ -212,7 +201,7 @@ def only(block: StudyBlock, answerable: bool) -> StudyBlock:
         method: {
             name: kept
             for name, given in by_benchmark.items()
-            if (kept := tuple((s, a) for s, a in given if a.answerable is answerable))
+            if (kept := [a for a in given if a.answerable is answerable])
         }
         for method, by_benchmark in block.answers.items()
     }
@@ -224,17 +213,11 @@ def evidence_gains(blocks: Sequence[StudyBlock], resamples: int) -> list[Contras
     """Return mean gains over questions, apart for both kinds of evidence; p is uncorrected."""
     found = []
     for block in blocks:
-        for pair in (pair for pair in EVIDENCE_PAIRS if set(pair) <= set(block.methods)):
-            for answerable, subset in EVIDENCE.items():
-                part = only(block, answerable)
-                for metric in METRICS:
-                    given = sample([part], pair, part.benchmarks, metric, resamples, macro=False)
-                    if given is not None:
-                        d = given.differences([pair])[pair]
-                        n, shown = len(given.values), d.scaled(SCALES[metric])
-                        found.append(
-                            Contrast(block.name, subset, *pair, metric, n, 1, shown, d.p_value)
-                        )
+        parts = {subset: only(block, answerable) for answerable, subset in EVIDENCE.items()}
+        for pair in EVIDENCE_PAIRS:
+            for subset, part in parts.items():
+                given = (block.name, subset, [part], [pair], part.benchmarks, resamples)
+                found += _family(*given, macro=False)
     return found
 
 
@@ -251,31 +234,23 @@ class Drop:
     times: Interval | None  # of TT-SGD's drop; None where that is not surely positive
 
 
-def _drops(
-    block: StudyBlock, subset: str, benchmarks: tuple[str, ...], resamples: int
-) -> list[Drop]:
-    methods = [m for m in block.methods if block.has(m, benchmarks)]
-    if not {BASE, REFERENCE} <= set(methods):
-        return []
-    given = _complete([block], methods, benchmarks, "loss", resamples)
-    if given is None:
-        return []
-    gained = replace(given, values=given.column(BASE)[:, None] - given.values)
-    drops = gained.intervals()
-    times = gained.intervals(over=REFERENCE) if drops[REFERENCE].low > 0 else {}
-    return [
-        Drop(block.name, subset, method, len(given.values), drop, times.get(method))
-        for method, drop in drops.items()
-        if method != BASE
-    ]
-
-
 def loss_drops(blocks: Sequence[StudyBlock], resamples: int) -> list[Drop]:
     """Return the drops on what every method of a block answered, base and TT-SGD among them."""
     found = []
     for block in blocks:
-        for subset, benchmarks in subsets(block.benchmarks):
-            found += _drops(block, subset, benchmarks, resamples)
         held = only(block, answerable=True)
-        found += _drops(held, ANSWERABLE, held.benchmarks, resamples)
+        parts = [(subset, block, chosen) for subset, chosen in subsets(block.benchmarks)]
+        for subset, part, benchmarks in [*parts, (ANSWERABLE, held, held.benchmarks)]:
+            methods = [m for m in part.methods if part.has(m, benchmarks)]
+            given = sample([part], methods, benchmarks, "loss", resamples)
+            if given is None or not {BASE, REFERENCE} <= set(methods):
+                continue
+            gained = replace(given, values=given.column(BASE)[:, None] - given.values)
+            drops = gained.intervals()
+            times = gained.intervals(over=REFERENCE) if drops[REFERENCE].low > 0 else {}
+            found += [
+                Drop(block.name, subset, method, len(given.values), drop, times.get(method))
+                for method, drop in drops.items()
+                if method != BASE
+            ]
     return found

@@ -1,4 +1,4 @@
-"""Figures as SVG text: method families, steps K, gains by evidence, alignment.
+"""Figures as SVG text: method families, steps K, cost, gains by evidence, alignment.
 
 Ink (text, axes, whiskers) takes the colour of the surrounding text, so that an inline figure
 follows the page; a figure opened alone chooses by the reader's colour scheme. Text stays text.
@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from html import escape
+from itertools import cycle, product
 from typing import TYPE_CHECKING, Any
 
 from raggd.evaluation.statistics import Interval
@@ -30,6 +31,7 @@ _STYLE = (
     "<style>.raggd-figure{color:#1d2126}@media(prefers-color-scheme:dark)"
     "{.raggd-figure{color:#e8e6e1}}</style>"
 )
+_NEAR = 0.022  # share of the axis by which equal costs are set apart
 _STEPS = {name: {1: f"{name}-k1", 5: name, 10: f"{name}-k10"} for name in ("tt-sgd", "rag-gd")}
 
 
@@ -96,10 +98,10 @@ def _paneled(
     legend: Sequence[tuple[Any, str]] = (),
     **options: Any,
 ) -> str:
-    """Draw a panel for each name, two in a row of a height, with one legend below."""
-    with drawing(content_id(title, said, *names), (8.4, sum(heights) + 0.4)) as figure:
-        columns = min(2, len(names))
-        places = panels(figure, len(names), columns, height_ratios=heights, **options)
+    """Draw a panel for each name, two in a row of the height of the higher, one legend below."""
+    rows = [max(heights[i : i + 2]) for i in range(0, len(heights), 2)]
+    with drawing(content_id(title, said, *names), (8.4, sum(rows) + 0.4)) as figure:
+        places = panels(figure, len(names), min(2, len(names)), height_ratios=rows, **options)
         for number, (place, name) in enumerate(zip(places, names, strict=True)):
             draw(place, number)
             place.set_title(name)
@@ -111,42 +113,30 @@ def _paneled(
         return to_svg(figure, title, said)
 
 
-Average = Callable[[StudyBlock, str], Interval | None]  # of a method over a block's benchmarks
+def _spreads(found: Sequence[Interval]) -> tuple[tuple[float, ...], ...]:
+    # how far intervals reach below and above their means, 0 where that is unknown
+    reached = [
+        (x.mean - x.low, x.high - x.mean) if math.isfinite(x.low) else (0.0, 0.0) for x in found
+    ]
+    return tuple(zip(*reached, strict=True))
 
 
-def f1_average(averages: Averages) -> Average:
-    """Return the average that figures show: F1 in percent, mean of benchmark means."""
-    return lambda block, method: averages.of(block, method, block.benchmarks, "f1")
-
-
-def spread(found: Interval) -> tuple[float, float]:
-    """Return how far an interval reaches below and above its mean; 0 where that is unknown."""
-    if not math.isfinite(found.low):
-        return 0.0, 0.0
-    return found.mean - found.low, found.high - found.mean
-
-
-def _spreads(found: Sequence[Interval]) -> Any:
-    # below and above, as matplotlib's error bars want them
-    return tuple(zip(*map(spread, found), strict=True))
-
-
-def _said(blocks: Sequence[StudyBlock], average: Average) -> str:
+def _said(blocks: Sequence[StudyBlock], averages: Averages) -> str:
     lines = []
     for block in blocks:
-        shown = [(m, average(block, m)) for m in block.methods]
+        shown = [(m, averages.of(block, m, "f1")) for m in block.methods]
         numbers = ", ".join(f"{method_label(m)} {x.mean:.1f}" for m, x in shown if x)
         lines.append(f"{block.name}: {numbers}")
     return "; ".join(lines)
 
 
-def families_figure(blocks: Sequence[StudyBlock], average: Average) -> str:
+def families_figure(blocks: Sequence[StudyBlock], averages: Averages) -> str:
     """Return F1 of all methods as bars, coloured by family (the paper's figure 3a)."""
     from matplotlib.patches import Patch
 
     methods = [m for family in FAMILIES for m in by_family(family)]
-    shown = [[(m, x) for m in methods if (x := average(b, m))] for b in blocks]
-    heights = [0.7 + 0.21 * max(map(len, shown[i : i + 2])) for i in range(0, len(shown), 2)]
+    shown = [[(m, x) for m in methods if (x := averages.of(b, m, "f1"))] for b in blocks]
+    heights = [0.7 + 0.21 * len(bars) for bars in shown]
 
     def draw(place: Axes, number: int) -> None:
         for row, (method, found) in enumerate(shown[number]):
@@ -158,27 +148,25 @@ def families_figure(blocks: Sequence[StudyBlock], average: Average) -> str:
         place.set_xlabel("F1 in percent, average of benchmarks")
 
     legend = [(Patch(facecolor=colour), name) for name, colour in FAMILIES.items()]
-    names, said = [block.name for block in blocks], _said(blocks, average)
+    names, said = [block.name for block in blocks], _said(blocks, averages)
     return _paneled("Average F1 by method", said, names, heights, draw, legend)
 
 
-def steps_figure(blocks: Sequence[StudyBlock], average: Average) -> str:
+def steps_figure(blocks: Sequence[StudyBlock], averages: Averages) -> str:
     """Return F1 against the number of gradient steps K (the paper's figure 3b)."""
 
     def draw(place: Axes, number: int) -> None:
         block = blocks[number]
-        base, colour = average(block, "base"), FAMILIES["trained once"]
-        if base:
-            dashed: dict[str, Any] = {"linewidth": 1, "linestyle": "--"}
-            place.axhline(base.mean, color=colour, label="Base adapter", **dashed)
+        if base := averages.of(block, "base", "f1"):
+            colour = FAMILIES["trained once"]
+            place.axhline(base.mean, color=colour, lw=1, ls="--", label="Base adapter")
         for shift, (name, methods) in enumerate(_STEPS.items()):
-            shown = [(k, x) for k, method in methods.items() if (x := average(block, method))]
+            shown = {k: x for k, m in methods.items() if (x := averages.of(block, m, "f1"))}
             if not shown:
                 continue
-            xs = [k * (1 + 0.06 * shift) for k, _ in shown]  # side by side, not one over the other
-            found, spec = [x for _, x in shown], SPECS[name]
+            found, spec = list(shown.values()), SPECS[name]
             place.errorbar(
-                xs,
+                [k * (1 + 0.06 * shift) for k in shown],  # side by side, not one over the other
                 [x.mean for x in found],
                 _spreads(found),
                 color=FAMILIES[spec.family],
@@ -193,9 +181,110 @@ def steps_figure(blocks: Sequence[StudyBlock], average: Average) -> str:
         place.set_xlabel("K")
         place.set_ylabel("F1 in percent")
 
-    heights, names = [2.5] * -(-len(blocks) // 2), [block.name for block in blocks]
-    title = "Average F1 against the number of steps K"
-    return _paneled(title, _said(blocks, average), names, heights, draw)
+    names, title = [block.name for block in blocks], "Average F1 against the number of steps K"
+    return _paneled(title, _said(blocks, averages), names, [2.5] * len(names), draw)
+
+
+def marks_of(methods: Sequence[str]) -> list[tuple[str, str]]:
+    """Return colour and marker by method: fixed for the known ones, distinct for the others."""
+    others = cycle(product(FAMILIES.values(), "18|"))
+    known = [SPECS.get(name) for name in methods]
+    return [(FAMILIES[spec.family], spec.mark) if spec else next(others) for spec in known]
+
+
+def side_by_side(costs: Sequence[float]) -> list[float]:
+    """Return where to draw costs on a logarithmic axis; (nearly) equal ones are set apart."""
+    near = _NEAR * (math.log10(max(costs) / min(costs)) + 1)
+    places, group = list(costs), list[int]()
+    for index in sorted(range(len(costs)), key=costs.__getitem__):
+        if group and math.log10(costs[index] / costs[group[0]]) > near:
+            group = []
+        group.append(index)
+        for rank, member in enumerate(group if len(group) > 1 else ()):
+            places[member] = costs[group[0]] * 10 ** ((rank - (len(group) - 1) / 2) * near)
+    return places
+
+
+def label_points(
+    figure: Figure, axes: Axes, names: Sequence[str], places: Sequence[float], f1: Any
+) -> None:
+    """Write each name where it covers nothing, last of all; `f1` are mean, low and high."""
+    from adjustText import adjust_text
+
+    means = [mean for mean, *_ in f1]
+    texts = [axes.text(*at, fontsize=8.5) for at in zip(places, means, names, strict=True)]
+    for text in texts:
+        text.set_in_layout(False)
+    figure.canvas.draw()
+    figure.set_layout_engine("none")  # pixels stay where they are now
+    # whiskers are obstacles at three heights; limited by steps, not by time: equal every time
+    adjust_text(
+        texts,
+        x=[x for x in places for _ in range(3)],
+        y=[y for limits in f1 for y in limits],
+        target_x=list(places),
+        target_y=means,
+        ax=axes,
+        iter_lim=1500,
+        expand=(1.1, 1.35),
+        force_text=(0.2, 0.5),
+        force_static=(0.1, 0.25),
+        force_explode=(0.1, 0.6),
+        min_arrow_len=9,
+        arrowprops={"arrowstyle": "-", "color": INK, "alpha": 0.5, "linewidth": 0.7},
+    )
+
+
+def cost_figure(block: StudyBlock, averages: Averages) -> str:
+    """Return F1 against the time of a question, adaptation included (the paper's figure 4).
+
+    Controls cost what the methods cost that they control, and are left out; it may be empty.
+    """
+    shown, gradients = [], by_family("gradients at test time")
+    for method in (m for m in block.methods if m not in by_family("controls")):
+        found, costs = averages.of(block, method, "f1"), block.costs.get(method, {})
+        if found is not None and {"adapt_ms", "answer_ms"} <= set(costs):
+            ((below,), (above,)) = _spreads([found])
+            limits = (found.mean, found.mean - below, found.mean + above)
+            shown.append((method, costs["adapt_ms"] + costs["answer_ms"], limits))
+    if not shown:
+        return ""
+    methods, times, f1 = (list(column) for column in zip(*shown, strict=True))
+    said = "; ".join(
+        f"{method_label(method)}: F1 {limits[0]:.1f}, {time:.0f} milliseconds"
+        for method, time, limits in shown
+    )
+    from matplotlib.ticker import EngFormatter
+
+    seconds = EngFormatter("s", places=0)  # 100 ms, 10 s
+    with drawing(content_id(repr(shown)), (7.2, 4.4)) as figure:
+        axes = figure.add_subplot()
+        # logarithms are drawn on a linear axis, where labels find their places
+        low, high = math.log10(min(times)) - 0.4, math.log10(max(times)) + 0.6
+        decades = range(min(math.ceil(low), math.floor(high)), math.floor(high) + 1)
+        axes.set_xlim(min(low, decades[0] - 0.1), high)  # at least one decade is marked
+        axes.set_xticks(list(decades), [seconds(10.0**decade / 1000) for decade in decades])
+        zone = [time for method, time, _ in shown if method in gradients]
+        if zone:
+            start = math.log10(min(zone)) - 0.12
+            axes.axvspan(start, high, color=INK, alpha=0.07, linewidth=0)
+        places = [math.log10(place) for place in side_by_side(times)]
+        for method, x, limits, look in zip(methods, places, f1, marks_of(methods), strict=True):
+            (mean, low, high), (colour, marker) = limits, look
+            axes.vlines(x, low, high, color=colour, linewidth=1.6, zorder=2)
+            size = 8.5 if method == "rag-gd" else 7
+            axes.plot(x, mean, marker, markersize=size, color=colour, zorder=3)
+        lowest, highest = min(low for _, low, _ in f1), max(high for *_, high in f1)
+        room = max(1.0, 0.12 * (highest - lowest))  # labels may stand above and below whiskers
+        axes.set_ylim(lowest - room, highest + room)
+        axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.6)
+        axes.set_axisbelow(True)
+        shaded = "; shaded: gradients at test time" if zone else ""
+        axes.set_xlabel(f"time per question, adaptation included (logarithmic){shaded}")
+        axes.set_ylabel("F1 in percent, average, with 95 % interval")
+        axes.set_title(block.name)
+        label_points(figure, axes, list(map(method_label, methods)), places, f1)
+        return to_svg(figure, f"Accuracy against cost, {block.name}", said)
 
 
 def evidence_figure(found: Sequence[Contrast], metric: str) -> str:
@@ -214,13 +303,15 @@ def evidence_figure(found: Sequence[Contrast], metric: str) -> str:
             if mine:
                 rows = [names.index(minus_label(c.method, c.other)) + shift for c in mine]
                 gains = [c.difference for c in mine]
-                look: dict[str, Any] = {
-                    "fmt": marker,
-                    "color": colour,
-                    "markersize": 5,
-                    "label": subset,
-                }
-                place.errorbar([d.mean for d in gains], rows, xerr=_spreads(gains), **look)
+                place.errorbar(
+                    [d.mean for d in gains],
+                    rows,
+                    xerr=_spreads(gains),
+                    fmt=marker,
+                    color=colour,
+                    markersize=5,
+                    label=subset,
+                )
         place.set_yticks(range(len(names)), names, fontsize=8)
         place.set_ylim(len(names) - 0.5, -0.5)
         place.set_xlabel("nats per token; below 0 is better" if metric == "loss" else "points")
@@ -229,7 +320,7 @@ def evidence_figure(found: Sequence[Contrast], metric: str) -> str:
         f"{c.scope}, {minus_label(c.method, c.other)}, {c.subset}: {c.difference.mean:+.2f}"
         for c in chosen
     )
-    heights = [1.1 + 0.34 * len(names)] * -(-len(scopes) // 2)
+    heights = [1.1 + 0.34 * len(names)] * len(scopes)
     return _paneled(f"Gain by evidence, {metric}", said, scopes, heights, draw, sharex=True)
 
 

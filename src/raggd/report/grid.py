@@ -24,9 +24,10 @@ Costs = Mapping[str, float]
 
 @dataclass(frozen=True, slots=True)
 class ScoredAnswer:
-    """One scored answer; `draw` is the number of its support draw."""
+    """One scored answer; `draw` is the number of its support draw under the seed."""
 
     question: str
+    seed: int
     draw: int
     em: float
     f1: float
@@ -34,15 +35,15 @@ class ScoredAnswer:
     answerable: bool | None
 
 
-Answers = Mapping[str, Mapping[str, tuple[tuple[int, ScoredAnswer], ...]]]
-"""By method and benchmark: seed and answer; of several seeds answers stand one after another."""
+Answers = Mapping[str, Mapping[str, Sequence[ScoredAnswer]]]
+"""By method and benchmark; of several seeds answers stand one after another."""
 
 
 @dataclass(frozen=True, slots=True)
 class CellAnswers:
-    """What is there of one cell: answers by draw; an unfinished one lacks draws and costs."""
+    """What is there of one cell, draw by draw; an unfinished one lacks draws and costs."""
 
-    answers: list[list[ScoredAnswer]]
+    answers: list[ScoredAnswer]
     costs: Costs | None
 
 
@@ -77,14 +78,14 @@ class Grid:
     missing: tuple[str, ...]
 
 
-def _by_draw(predictions: Sequence[Mapping[str, Any]]) -> list[list[ScoredAnswer]]:
-    draws: dict[str, list[ScoredAnswer]] = {}
+def _scored(predictions: Sequence[Mapping[str, Any]], seed: int) -> list[ScoredAnswer]:
+    draws: dict[str, int] = {}  # by their support sets
+    found = []
     for p in predictions:
-        mine = draws.setdefault(p["support_id"], [])
-        number, losses = list(draws).index(p["support_id"]), p.get("answer_loss")
-        scores = (p["em"], p["f1"], losses, p.get("answerable"))
-        mine.append(ScoredAnswer(p["question_id"], number, *scores))
-    return list(draws.values())
+        draw = draws.setdefault(p["support_id"], len(draws))
+        scores = (p["em"], p["f1"], p.get("answer_loss"), p.get("answerable"))
+        found.append(ScoredAnswer(p["question_id"], seed, draw, *scores))
+    return found
 
 
 def _part_predictions(folder: Path, benchmark: str, method: str) -> list[dict[str, Any]]:
@@ -106,10 +107,10 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
         if path.is_file():
             record = read_json(path, what="run record")
             costs = {name: float(value) for name, value in record.get("cost", {}).items()}
-            return CellAnswers(_by_draw(record["predictions"]), costs)
+            return CellAnswers(_scored(record["predictions"], entry["seed"]), costs)
         folder = out / entry["backbone"] / entry["retriever"] / f"seed-{entry['seed']}"
         found = _part_predictions(folder, entry["benchmark"], entry["method"])
-        return CellAnswers(_by_draw(found), None) if found else None
+        return CellAnswers(_scored(found, entry["seed"]), None) if found else None
     except (KeyError, TypeError, ValueError) as error:
         raise RaggdError(
             f"{path} (or a part of it) is not what a study writes ({error!r}): remove it and run "
@@ -117,29 +118,20 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
         ) from error
 
 
-def _shown_draws(cells: Sequence[CellAnswers]) -> int:
-    # the number of draws that shows most: methods that have so many, times draws
-    depths = [len(cell.answers) for cell in cells]
-    return max(set(depths), key=lambda depth: (sum(d >= depth for d in depths) * depth, depth))
-
-
 def _block(
     backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], CellAnswers]
 ) -> StudyBlock:
-    answers: dict[str, dict[str, tuple[tuple[int, ScoredAnswer], ...]]] = {}
+    answers: dict[str, dict[str, list[ScoredAnswer]]] = {}
     groups: dict[tuple[str, int], dict[str, CellAnswers]] = {}
-    benchmarks = tuple(dict.fromkeys(benchmark for _, benchmark, _ in cells))
-    for benchmark in benchmarks:
-        for (seed, name, method), cell in cells.items():
-            if name == benchmark:
-                groups.setdefault((benchmark, seed), {})[method] = cell
-    for (benchmark, seed), by_method in groups.items():
-        shown = _shown_draws(list(by_method.values()))
-        for method, cell in by_method.items():
-            if len(cell.answers) >= shown:
-                known = answers.setdefault(method, {}).get(benchmark, ())
-                new = tuple((seed, a) for draw in cell.answers[:shown] for a in draw)
-                answers[method][benchmark] = known + new
+    for (seed, benchmark, method), cell in cells.items():
+        groups.setdefault((benchmark, seed), {})[method] = cell
+    for (benchmark, _), by_method in groups.items():
+        draws = {m: len({a.draw for a in cell.answers}) for m, cell in by_method.items()}
+        # the number of draws that shows most: methods that have so many, times draws
+        most = max(draws.values(), key=lambda n: (sum(d >= n for d in draws.values()) * n, n))
+        for method in (m for m, count in draws.items() if count >= most):
+            shown = [a for a in by_method[method].answers if a.draw < most]
+            answers.setdefault(method, {}).setdefault(benchmark, []).extend(shown)
     costs = {}
     for method in answers:
         own = [cell.costs for (_, _, name), cell in cells.items() if name == method]
@@ -147,7 +139,8 @@ def _block(
         names = set.intersection(*map(set, complete)) if complete else set()
         costs[method] = {name: fmean(found[name] for found in complete) for name in sorted(names)}
     listed = [name for name in SPECS if name in answers]
-    ordered = (*listed, *(name for name in answers if name not in SPECS))
+    ordered = tuple(dict.fromkeys([*listed, *answers]))
+    benchmarks = tuple(dict.fromkeys(benchmark for benchmark, _ in groups))
     return StudyBlock(backbone, retriever, ordered, benchmarks, answers, costs)
 
 

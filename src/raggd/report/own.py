@@ -6,12 +6,21 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raggd.evaluation.forms import PARTS, AnswerParts, Form, refusal_scores
-from raggd.evaluation.statistics import Difference, Interval, Sample, holm, questions_needed
+from raggd.evaluation.forms import PARTS, Form, refusal_scores
+from raggd.evaluation.statistics import (
+    Array,
+    Difference,
+    Interval,
+    Sample,
+    holm,
+    questions_needed,
+)
+from raggd.files import write_text
 from raggd.methods.spec import SPECS, method_label
 from raggd.records import Question, RunRecord
 from raggd.report.contrasts import ALPHA, BASE
@@ -35,6 +44,10 @@ class OwnReport:
     tables: list[Table]
     advice: str
     result: dict[str, Any]
+
+    def write(self, out: Path) -> None:
+        """Write ``summary.md`` beside the records."""
+        write_text(out / "summary.md", "\n".join(table.to_markdown() for table in self.tables))
 
 
 def form_sentence(forms: Sequence[Form]) -> str:
@@ -77,50 +90,6 @@ def sets_report(reports: Mapping[str, OwnReport]) -> OwnReport:
     )
 
 
-class _Scores:
-    """Every method's answers to the same questions, judged by the forms of their support sets."""
-
-    def __init__(
-        self,
-        records: Sequence[RunRecord],
-        questions: Mapping[str, Question],
-        forms: Mapping[str, Form],
-    ) -> None:
-        methods = [record.method for record in records]
-        clusters = [p.support_id for p in records[0].predictions]
-        judged: list[list[AnswerParts]] = [
-            [
-                forms[p.support_id].judge(p.answer, questions[p.question_id].answers)
-                for p in record.predictions
-            ]
-            for record in records
-        ]
-        scored = all(part.form is not None for part in judged[0])
-        names = PARTS if scored else PARTS[1:]
-        # by part of the score, in percent
-        values = {
-            name: 100 * np.array([[getattr(p, name) for p in own] for own in judged]).T
-            for name in names
-        }
-        self.parts = {n: Sample(methods, v, clusters=clusters) for n, v in values.items()}
-        self.headline = names[:-1]  # the parts whose mean decides
-        together = np.mean([values[name] for name in self.headline], axis=0)
-        self.together = Sample(methods, together, clusters=clusters)
-        self.refusals = {
-            method: refusal_scores([p.refused for p in own], [p.wanted for p in own])
-            for method, own in zip(methods, judged, strict=True)
-            if any(p.wanted for p in own)
-        }
-
-    def means(self, method: str) -> dict[str, float]:
-        return {name: float(self.parts[name].column(method).mean()) for name in self.headline}
-
-    def minus_base(self) -> dict[str, Difference]:
-        methods = self.together.methods
-        pairs = [(m, BASE) for m in methods if m != BASE and BASE in methods]
-        return {method: d for (method, _), d in self.together.differences(pairs).items()}
-
-
 def own_report(
     records: Sequence[RunRecord],
     questions: Mapping[str, Question],
@@ -131,50 +100,78 @@ def own_report(
 
     Intervals count support sets as a source of chance; the mean of form and content decides.
     """
-    scores = _Scores(records, questions, forms)
-    shown = {name: part.intervals() for name, part in scores.parts.items()}
-    differences = scores.minus_base()
-    adjusted = holm({method: d.p_value for method, d in differences.items()})
-    sentence = form_sentence(list(forms.values()))
-    advice = _advice(scores, differences, adjusted, adapting)
-    methods: dict[str, Any] = {
-        record.method: {name: _limits(found[record.method]) for name, found in shown.items()}
-        | ({"refusal": r} if (r := scores.refusals.get(record.method)) else {})
-        | dict(record.cost)
+    judged = {
+        record.method: [
+            forms[p.support_id].judge(p.answer, questions[p.question_id].answers)
+            for p in record.predictions
+        ]
         for record in records
     }
+    first = records[0]
+    scored = all(part.form is not None for part in judged[first.method])
+    *headline, exact = PARTS if scored else PARTS[1:]
+    values = {
+        name: 100 * np.array([[getattr(p, name) for p in own] for own in judged.values()]).T
+        for name in (*headline, exact)
+    }
+    clusters = [p.support_id for p in first.predictions]
+
+    def sample(scores: Array) -> Sample:
+        return Sample(list(judged), scores, clusters=clusters)
+
+    shown = {name: sample(scores).intervals() for name, scores in values.items()}
+    together = sample(np.mean([values[name] for name in headline], axis=0))
+    pairs = [(m, BASE) for m in judged if m != BASE and BASE in judged]
+    differences = {method: d for (method, _), d in together.differences(pairs).items()}
+    adjusted = holm({method: d.p_value for method, d in differences.items()})
+    refusals = {
+        method: refusal_scores([p.refused for p in own], [p.wanted for p in own])
+        for method, own in judged.items()
+        if any(p.wanted for p in own)
+    }
+    sentence = form_sentence(list(forms.values()))
+    means = {name: {m: x.mean for m, x in shown[name].items()} for name in headline}
+    advice = _advice(together, means, differences, adjusted, adapting)
     result = {
-        "n": len(scores.together.values),
+        "n": len(together.values),
         "form": sentence,
-        "methods": methods,
+        "methods": {
+            record.method: {name: _limits(found[record.method]) for name, found in shown.items()}
+            | ({"refusal": r} if (r := refusals.get(record.method)) else {})
+            | dict(record.cost)
+            for record in records
+        },
         "minus_base": {m: _limits(d) for m, d in differences.items()},
         "advice": advice,
     }
     tables = [
-        _score_table(records, shown, scores.refusals),
-        _difference_table(differences, adjusted, scores.headline),
+        _score_table(records, shown, refusals),
+        _difference_table(differences, adjusted, headline),
     ]
     return OwnReport(tables, f"{sentence}\n{advice}", result)
 
 
 def _advice(
-    scores: _Scores,
+    together: Sample,
+    means: Mapping[str, Mapping[str, float]],
     differences: Mapping[str, Difference],
     adjusted: Mapping[str, float],
     adapting: str,
 ) -> str:
     if not differences:
         return "Nothing was compared with the base adapter."
-    n = len(scores.together.values)
+    n = len(together.values)
     sure = [m for m, d in differences.items() if d.mean > 0 and adjusted[m] < ALPHA]
     best = max(sure or differences, key=lambda m: differences[m].mean)
-    d, own, base = differences[best], scores.means(best), scores.means(BASE)
-    parts = ", ".join(f"{name} {own[name]:.0f} for {base[name]:.0f}" for name in own)
+    d = differences[best]
+    parts = ", ".join(f"{name} {x[best]:.0f} for {x[BASE]:.0f}" for name, x in means.items())
     gain = f"{d.mean:+.1f} points [{d.low:+.1f}, {d.high:+.1f}]"
     if sure:
-        more = "" if best == adapting else f"; the default, {adapting}, is not surely better"
-        if best != adapting and adapting in sure:
-            more = f"; the default, {adapting}, gains {differences[adapting].mean:+.1f}"
+        more = ""
+        if best != adapting:
+            gains = adapting in sure
+            told = f"gains {differences[adapting].mean:+.1f}" if gains else "is not surely better"
+            more = f"; the default, {adapting}, {told}"
         reads = SPECS[best].encoded or SPECS[best].shown if best in SPECS else True
         alike = " It reads no demonstrations, so they are not needed for this gain."
         return (
@@ -183,7 +180,7 @@ def _advice(
         )
     if d.mean <= 0 or not math.isfinite(d.low):
         return f"Do not adapt: nothing is above the base adapter on {n} questions ({parts})."
-    gained = scores.together.column(best) - scores.together.column(BASE)
+    gained = together.column(best) - together.column(BASE)
     needed = questions_needed(d.mean, max(float(gained.std()), 1e-6))
     return (
         f"Do not count on adapting yet: nothing is surely above the base adapter on {n} questions "

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from importlib import resources
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from raggd.data.answers import normalise_answer
@@ -21,41 +21,7 @@ from raggd.records import Passage, Prediction, Question, SupportSet
 from raggd.report.tables import NOTHING, Bold, Table
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
-
-
-@lru_cache(maxsize=1)
-def environment() -> Environment:
-    """Return the templates of the pages, with their filters; every text is escaped."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    made = Environment(
-        loader=PackageLoader("raggd.report"),
-        autoescape=True,  # not select_autoescape: it would leave *.j2 unescaped
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    made.filters |= {
-        "label": method_label,
-        "minus": lambda text: text.replace("-", "\N{MINUS SIGN}"),
-    }
-    return made
-
-
-def source(name: str) -> Markup:
-    """Return a file of the template folder as it is: our own style or script."""
-    from markupsafe import Markup
-
-    loaded = environment()
-    assert loaded.loader is not None
-    return Markup(loaded.loader.get_source(loaded, name)[0])
-
-
-def script_hash(script: str) -> str:
-    """Return the hash by which a page's security policy admits its own script alone."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 _NUMBER = re.compile(r"^[+-]?\d+(?:\.\d+)?(?:e[+-]?\d+)?(?=$|[ /])")
@@ -71,7 +37,7 @@ class Section:
 
     id: str
     title: str
-    texts: Sequence[str] = ()
+    text: str = ""
     figures: Mapping[str, str] = field(default_factory=dict)
     tables: Mapping[str, Table] = field(default_factory=dict)
     filter: str = ""
@@ -80,7 +46,7 @@ class Section:
     def empty(self) -> bool:
         """Whether there is nothing to show."""
         shown = any(self.figures.values()) or any(t.rows for t in self.tables.values())
-        return not shown and (bool(self.figures) or bool(self.tables) or not self.texts)
+        return not shown and (bool(self.figures) or bool(self.tables) or not self.text)
 
 
 def _sort_value(text: str) -> str | None:
@@ -88,22 +54,6 @@ def _sort_value(text: str) -> str | None:
     if found:
         return found[0]
     return "" if text == NOTHING else None
-
-
-def _view(table: Table, words: str) -> dict[str, Any]:
-    rows = [
-        [
-            {
-                "text": text,
-                "number": column.align == "right",
-                "bold": isinstance(text, Bold),
-                "value": _sort_value(text) if column.align == "right" else None,
-            }
-            for text, column in zip(row, table.columns, strict=True)
-        ]
-        for row in table.rows
-    ]
-    return {"table": table, "rows": rows, "filter": words}
 
 
 def study_page(
@@ -122,37 +72,40 @@ def study_page(
 
     `compared` are the methods whose answers to the cases are "before" and "after".
     """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
-    script = source("page.js")
-    views = [
-        {
-            "id": section.id,
-            "title": section.title,
-            "texts": section.texts,
-            # ours, their texts escaped
-            "figures": [Markup(svg) for svg in section.figures.values() if svg],
-            "tables": [_view(t, section.filter) for t in section.tables.values() if t.rows],
-        }
-        for section in sections
-        if not section.empty
-    ]
-    template = environment().get_template("study.html.j2")
-    return template.render(
+    environment = Environment(
+        loader=PackageLoader("raggd.report"),
+        autoescape=True,  # not select_autoescape: it would leave *.j2 unescaped
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "label": method_label,
+        "mark": mark_answers,
+        "minus": lambda text: text.replace("-", "\N{MINUS SIGN}"),
+        "sort_value": _sort_value,
+    }
+    environment.tests["bold"] = lambda text: isinstance(text, Bold)
+    folder = resources.files("raggd.report") / "templates"
+    style, script = (Markup((folder / f"page.{kind}").read_text("utf-8")) for kind in ("css", "js"))
+    return environment.get_template("study.html.j2").render(
         title=title,
         lead=lead,
-        sections=views,
+        sections=[section for section in sections if not section.empty],
         methods=methods,
         words=SPECS,
         planned=planned,
         missing=missing,
-        cases=[case_view(case, *compared) for case in cases],
+        cases=[(case, change_of(case, *compared)) for case in cases],
         before=compared[0],
         after=compared[1],
         settings=json.dumps(settings, ensure_ascii=False, indent=1),
-        style=source("page.css"),
+        style=style,
         script=script,
-        script_hash=script_hash(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
@@ -167,7 +120,7 @@ class ExampleCase(TypedDict):
     question: Question
     passages: Sequence[Passage]
     predictions: Mapping[str, Prediction]
-    support: SupportSet | None
+    support: SupportSet
 
 
 def _answer_patterns(answer: str) -> list[str]:
@@ -203,27 +156,10 @@ def mark_answers(text: str, answers: Iterable[str]) -> Markup:
     return Markup("").join([*pieces, escape(text[end:])])
 
 
-def case_view(case: ExampleCase, before: str, after: str) -> dict[str, Any]:
-    """Return what the page shows of a case: ``change`` says how `after` differs from `before`."""
-    question, predictions = case["question"], case["predictions"]
-    old, new = predictions.get(before), predictions.get(after)
-    change = "same"
-    if old and new and normalise_answer(old.answer) != normalise_answer(new.answer):
-        gain = new.f1 - old.f1
-        change = "better" if gain > 0 else "worse" if gain < 0 else "other"
-    support = case["support"]
-    return {
-        "question": question.text,
-        "benchmark": question.task,
-        "answers": question.answers,
-        "passages": [
-            {"title": p.title, "text": mark_answers(p.text, question.answers)}
-            for p in case["passages"]
-        ],
-        "predictions": [
-            {"method": name, "answer": given.answer, "em": given.em, "f1": given.f1}
-            for name, given in predictions.items()
-        ],
-        "support": support.demonstrations if support else (),
-        "change": change,
-    }
+def change_of(case: ExampleCase, before: str, after: str) -> str:
+    """Say how the answer `after` differs from `before`: better, worse, other, or the same."""
+    old, new = case["predictions"].get(before), case["predictions"].get(after)
+    if not old or not new or normalise_answer(old.answer) == normalise_answer(new.answer):
+        return "same"
+    gain = new.f1 - old.f1
+    return "better" if gain > 0 else "worse" if gain < 0 else "other"

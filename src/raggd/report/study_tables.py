@@ -15,6 +15,7 @@ from raggd.report.contrasts import (
     EVIDENCE,
     METRICS,
     POOLED,
+    REFERENCE,
     Averages,
     Contrast,
     Drop,
@@ -34,6 +35,10 @@ from raggd.report.tables import (
 )
 
 SCORES = ("em", "f1")
+_BOLD = (
+    "Bold: significantly above the base adapter (paired bootstrap, corrected by Holm over all "
+    "methods of a block)."
+)
 FEWEST = 20  # questions below which resampling says too little to be called significant
 _METRIC_TITLES = {"em": "EM", "f1": "F1", "loss": "Answer loss"}
 
@@ -63,22 +68,20 @@ def _contrast_text(c: Contrast | None) -> str:
     return interval_text(c.difference if c else None, form)
 
 
+def _minus_base(found: Iterable[Contrast]) -> list[Contrast]:
+    # what methods are above the base adapter, on all benchmarks
+    both_ways = (pair for c in found if c.subset == "all" for pair in (c, c.turned()))
+    return [c for c in both_ways if c.other == BASE]
+
+
 def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
     """Return methods significantly above the base, corrected by Holm over all of the scope."""
-    chosen = [
-        c
-        for c in found
-        if (c.scope, c.subset, c.metric) == (scope, "all", metric) and BASE in (c.method, c.other)
-    ]
-    return {
-        c.method if c.other == BASE else c.other
-        for c in significant(chosen)
-        if (c.difference.mean > 0) == (c.other == BASE)
-    }
+    family = [c for c in _minus_base(found) if (c.scope, c.metric) == (scope, metric)]
+    return {c.method for c in significant(family) if c.difference.mean > 0}
 
 
 def benchmark_table(
-    blocks: Sequence[StudyBlock], found: Sequence[Contrast], caption: str, averages: Averages
+    blocks: Sequence[StudyBlock], found: Sequence[Contrast], averages: Averages
 ) -> Table:
     """Return EM / F1 by benchmark of one backbone's blocks: the paper's main tables.
 
@@ -91,38 +94,33 @@ def benchmark_table(
         for method in block.methods:
             cells = [block.retriever, method_label(method)]
             for name in benchmarks:
-                both = [averages.of(block, method, (name,), metric) for metric in SCORES]
+                both = [averages.of(block, method, metric, (name,)) for metric in SCORES]
                 cells.append(" / ".join(f"{x.mean:.1f}" for x in both if x) or NOTHING)
             for metric in SCORES:
-                text = interval_text(averages.of(block, method, benchmarks, metric))
+                text = interval_text(averages.of(block, method, metric, benchmarks))
                 cells.append(_marked(text, method in better[metric]))
             rows.append(cells)
     titles = map(benchmark_title, benchmarks)
     columns = texts("Retriever", "Method") + numbers(*titles, "EM, average", "F1, average")
+    star = "A star marks tasks that nothing was trained on."
+    caption = f"{blocks[0].backbone}: EM / F1 in percent by benchmark. {star} {_BOLD}"
     return Table(columns, rows, caption)
 
 
 def average_table(
-    blocks: Sequence[StudyBlock], found: Sequence[Contrast], caption: str, averages: Averages
+    blocks: Sequence[StudyBlock], found: Sequence[Contrast], averages: Averages
 ) -> Table:
     """Return the averages of all methods, a pair of columns per block: the paper's overview."""
     methods = dict.fromkeys(m for block in blocks for m in block.methods)
     pairs = [(block, metric) for block in blocks for metric in SCORES]
     better = [above_base(found, block.name, metric) for block, metric in pairs]
-    rows = [
-        [
-            method_label(method),
-            *(
-                _marked(
-                    interval_text(averages.of(block, method, block.benchmarks, metric)),
-                    method in sure,
-                )
-                for (block, metric), sure in zip(pairs, better, strict=True)
-            ),
-        ]
-        for method in methods
-    ]
+    rows = []
+    for method in methods:
+        shown = [interval_text(averages.of(block, method, metric)) for block, metric in pairs]
+        marked = (_marked(x, method in sure) for x, sure in zip(shown, better, strict=True))
+        rows.append([method_label(method), *marked])
     titles = (f"{block.name}: {metric.upper()}" for block, metric in pairs)
+    caption = f"Averages over benchmarks with 95 % intervals, in percent. {_BOLD}"
     return Table(texts("Method") + numbers(*titles), rows, caption)
 
 
@@ -135,9 +133,9 @@ def numbers_table(grid: Grid, averages: Averages) -> Table:
         for method in block.methods:
             for label, chosen in sets:
                 for metric in METRICS:
-                    found = averages.of(block, method, chosen, metric)
+                    found = averages.of(block, method, metric, chosen)
                     if found is not None:
-                        answers = [a for name in chosen for _, a in block.answers[method][name]]
+                        answers = [a for name in chosen for a in block.answers[method][name]]
                         n = str(len({answer.question for answer in answers}))
                         head = (block.backbone, block.retriever, method, label, metric, n)
                         rows.append([*head, *_limits(found)])
@@ -263,12 +261,7 @@ def paper_table(found: Sequence[Contrast]) -> Table:
     # a pooled comparison of methods that not every backbone has is of fewer blocks than its column
     widest = max((c.blocks for c in found), default=0)
     whole = [c for c in found if c.scope != POOLED or c.blocks == widest]
-    gains = {
-        (c.scope, pair.method, c.metric): pair.difference.mean
-        for c in whole
-        for pair in (c, c.turned())
-        if c.subset == "all" and pair.other == BASE
-    }
+    gains = {(c.scope, c.method, c.metric): c.difference.mean for c in _minus_base(whole)}
     scopes = list(dict.fromkeys(c.scope for c in whole))
     rows = []
     for method, published in PUBLISHED.items():
@@ -288,13 +281,18 @@ def paper_table(found: Sequence[Contrast]) -> Table:
 
 def _per_draw(block: StudyBlock, method: str) -> float:
     # how many questions share a support set when support is given per task
-    given = [(name, s, a) for name, pairs in block.answers[method].items() for s, a in pairs]
-    return len(given) / max(1, len({(name, seed, a.draw) for name, seed, a in given}))
+    given = [(name, a.seed, a.draw) for name, own in block.answers[method].items() for a in own]
+    return len(given) / max(1, len(set(given)))
 
 
-def cost_table(block: StudyBlock, caption: str) -> Table:
+def _relative(block: StudyBlock, method: str, cost: str) -> str:
+    # a cost as a share of TT-SGD's
+    own, unit = (block.costs.get(name, {}).get(cost) for name in (method, REFERENCE))
+    return relative_text(own / unit if own is not None and unit else None)
+
+
+def cost_table(block: StudyBlock) -> Table:
     """Return what a question costs, measured and counted, with support per query and per task."""
-    reference = block.costs.get("tt-sgd", {})
     rows = []
     for method in block.methods:
         costs = block.costs.get(method, {})
@@ -303,38 +301,32 @@ def cost_table(block: StudyBlock, caption: str) -> Table:
         if adapt is not None and answer is not None:
             query = adapt + answer
             task = adapt / _per_draw(block, method) + answer
-        measured, counted = (
-            relative_text(costs[name] / reference[name])
-            if name in costs and reference.get(name)
-            else NOTHING
-            for name in ("adapt_ms", "adapt_flops")
-        )
         flops = [
             f"{costs[name] / 1e9:.3g}" if name in costs else NOTHING
             for name in ("adapt_flops", "answer_flops")
         ]
         times = map(milliseconds_text, (adapt, answer, query, task))
+        measured, counted = (_relative(block, method, f"adapt_{unit}") for unit in ("ms", "flops"))
         rows.append([method_label(method), *times, measured, *flops, counted])
     measured_titles = ("Adapt ms", "Answer ms", "Per query ms", "Per task ms", "Adapt / TT-SGD")
+    caption = f"{block.name}: cost of a question; per task: one adaptation serves a draw."
     counted_titles = ("Adapt GFLOP", "Answer GFLOP", "Adapt / TT-SGD, counted")
     return Table(texts("Method") + numbers(*measured_titles, *counted_titles), rows, caption)
 
 
 def scores_table(block: StudyBlock, averages: Averages) -> Table:
     """Return one block's scores and costs, a row per method: what a small study shows."""
-    unit = block.costs.get("tt-sgd", {}).get("adapt_ms")
     rows = []
     for method in block.methods:
         n = sum(len(given) for given in block.answers[method].values())
-        scores = [averages.of(block, method, block.benchmarks, metric) for metric in SCORES]
+        scores = [averages.of(block, method, metric) for metric in SCORES]
         costs = block.costs.get(method, {})
-        adapt, answer = costs.get("adapt_ms"), costs.get("answer_ms")
-        share = relative_text(adapt / unit if unit and adapt is not None else None)
-        times = (milliseconds_text(adapt), milliseconds_text(answer), share)
-        rows.append([method_label(method), str(n), *map(interval_text, scores), *times])
+        times = (milliseconds_text(costs.get(name)) for name in ("adapt_ms", "answer_ms"))
+        shown = (*map(interval_text, scores), *times, _relative(block, method, "adapt_ms"))
+        rows.append([method_label(method), str(n), *shown])
     titles = ("n", "EM (95 % interval)", "F1 (95 % interval)")
-    times = ("Adapt ms", "Answer ms", "Adapt cost / TT-SGD")
-    return Table(texts("Method") + numbers(*titles, *times), rows)
+    costly = ("Adapt ms", "Answer ms", "Adapt cost / TT-SGD")
+    return Table(texts("Method") + numbers(*titles, *costly), rows)
 
 
 def loss_table(block: StudyBlock) -> Table:
@@ -342,7 +334,7 @@ def loss_table(block: StudyBlock) -> Table:
     rows = []
     for method in block.methods:
         given = [block.answers[method].get(name, ()) for name in block.benchmarks]
-        losses = [[a.loss for _, a in pairs if a.loss is not None] for pairs in given]
+        losses = [[a.loss for a in own if a.loss is not None] for own in given]
         if all(losses):
             means = [sum(values) / len(values) for values in losses]
             shown = [f"{value:.3f}" for value in (*means, sum(means) / len(means))]

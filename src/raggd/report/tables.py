@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -95,11 +94,18 @@ class Table:
 
     def to_text(self) -> str:
         """Return aligned plain text for a terminal or a log."""
+        from rich.cells import cell_len  # where letters are wide, or marks on the one before
+
         flat = list(self._lines(lambda cell: " ".join(cell.split()), lambda cell: cell))
-        widths = [max(map(_width, column)) for column in zip(*flat, strict=True)]
+        widths = [max(map(cell_len, cells)) for cells in zip(*flat, strict=True)]
         flat.insert(1, ["-" * width for width in widths])
-        aligns = [column.align for column in self.columns]
-        lines = ["  ".join(map(_padded, row, widths, aligns)).rstrip() for row in flat]
+        lines = []
+        for row in flat:
+            cells = []
+            for cell, width, column in zip(row, widths, self.columns, strict=True):
+                free = " " * (width - cell_len(cell))
+                cells.append(cell + free if column.align == "left" else free + cell)
+            lines.append("  ".join(cells).rstrip())
         return "\n".join([self.caption, *lines] if self.caption else lines) + "\n"
 
 
@@ -111,17 +117,6 @@ def _markdown_escape(cell: str) -> str:
 
 def _latex_escape(cell: str) -> str:
     return " ".join("".join(_LATEX.get(sign, sign) for sign in cell).split())
-
-
-def _width(cell: str) -> int:
-    # columns of a terminal: wide characters take two, marks none
-    wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in cell)
-    return len(cell) + wide - sum(unicodedata.combining(sign) != 0 for sign in cell)
-
-
-def _padded(cell: str, width: int, align: Align) -> str:
-    free = " " * (width - _width(cell))
-    return cell + free if align == "left" else free + cell
 
 
 def interval_text(interval: Interval | None, form: str = ".1f") -> str:

@@ -34,37 +34,33 @@ from raggd.provenance import origin
 from raggd.records import SupportSet
 from raggd.report.grid import ALIGNMENT_FILE, held_out
 from raggd.settings import TargetSettings
-from raggd.study.plan import Part, StudySettings
+from raggd.study.plan import Cell, StudySettings
 from raggd.study.run import locked
 
 STEPS = {name: spec.imitates for name, spec in SPECS.items() if spec.imitates is not None}
 """Methods whose updates are compared, with the K of their targets; 0 is the K of the settings."""
 SETS = 5  # fewest support sets per benchmark; a study with more draws takes them all
-THIRDS = ("lower", "middle", "upper")
 BLOCK = 16  # targets compared at once; bounds memory
 
 
-def _compare(
-    base: BaseAdapter, targets: Targets, predictor: Predictor
-) -> tuple[Tensor, Tensor, Tensor]:
-    cosines, ratios, totals = [], [], []
+def _matched(base: BaseAdapter, targets: Targets, predictor: Predictor) -> list[Tensor]:
+    # of every support set: cosine (n, 3, layers), log of the norms' ratio likewise, and cosine of
+    # all layers as one vector (n,)
+    parts = []
     for start in range(0, len(targets), BLOCK):
         part = targets.take(range(start, min(start + BLOCK, len(targets))))
         vectors, states = (t.float().to(base.device) for t in (part.vectors, part.states))
         true = update_from_vector(base.spec, vectors, base.fingerprint)
         predicted = predictor.predict(states)
         cosine, own, wanted = cosine_and_norms(base, predicted, true)
-        cosines.append(cosine)
-        ratios.append((own / wanted).log())
-        totals.append(total_cosine(base, predicted, true))
-    cosine, ratio, total = (torch.cat(found).cpu() for found in (cosines, ratios, totals))
-    return cosine, ratio, total
+        parts.append((cosine, (own / wanted).log(), total_cosine(base, predicted, true)))
+    return [torch.cat(found).cpu() for found in zip(*parts, strict=True)]
 
 
-def _summary(cosine: Tensor, log_ratio: Tensor, total: Tensor, targets: Targets) -> dict[str, Any]:
-    # cosine, log_ratio: (n, 3, layers)
+def _summary(base: BaseAdapter, targets: Targets, predictor: Predictor) -> dict[str, Any]:
+    cosine, log_ratio, total = _matched(base, targets, predictor)
     per_set = cosine.mean((1, 2))
-    sample = Sample(("cosine",), per_set[:, None].double().cpu().numpy(), targets.tasks)
+    sample = Sample(("cosine",), per_set[:, None].double().numpy(), targets.tasks)
     interval = sample.intervals()["cosine"]
     by_third = [part.mean().item() for part in cosine.tensor_split(3, dim=2)]
     return {
@@ -77,7 +73,7 @@ def _summary(cosine: Tensor, log_ratio: Tensor, total: Tensor, targets: Targets)
             for task in sorted(set(targets.tasks))
         },
         "by_projection": {name: cosine[:, i].mean().item() for i, name in enumerate(PROJECTIONS)},
-        "by_third": dict(zip(THIRDS, by_third, strict=True)),
+        "by_third": dict(zip(("lower", "middle", "upper"), by_third, strict=True)),
         "by_place": [[round(x, 4) for x in row] for row in cosine.mean(0).tolist()],
         "by_set": [
             {"task": task, "cosine": round(x, 4)}
@@ -96,7 +92,7 @@ def alignment_summary(
     (infinite of one set alone), of the cosine of all layers as one vector and of the log of the
     norms' ratio; the cosine by task, projection, third of the layers, place and set.
     """
-    return {name: _summary(*_compare(base, targets, p), targets) for name, p in predictors.items()}
+    return {name: _summary(base, targets, predictor) for name, predictor in predictors.items()}
 
 
 def _supports(parts: Assembly) -> list[SupportSet]:
@@ -110,26 +106,13 @@ def _supports(parts: Assembly) -> list[SupportSet]:
     return found
 
 
-def _compared(
-    parts: Assembly, methods: Sequence[str], folder: Path, steps: dict[str, int]
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"training tasks": {}, "held-out tasks": {}}
-    for method in methods:
-        predictor: dict[str, Predictor] = {method: parts.predictor(FILES_OF[method][-1])}
-        targets = load_targets(folder, steps[method])
-        kinds = [held_out(task) for task in targets.tasks]
-        for label, wanted in (("training tasks", False), ("held-out tasks", True)):
-            chosen = targets.take([i for i, kind in enumerate(kinds) if kind is wanted])
-            if len(chosen):
-                summary = alignment_summary(parts.base, chosen, predictor)[method]
-                found[label][method] = summary | {"steps": steps[method]}
-    return found
-
-
 def align_backbone(
     parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
 ) -> dict[str, Any]:
-    """Compute a backbone's true updates, kept below `out`, and compare predictors with them."""
+    """Compute a backbone's true updates, kept below `out`, and compare predictors with them.
+
+    Returned are the summaries by kind of tasks and method, of which the record is made.
+    """
     target = parts.settings.target
     steps = {method: STEPS[method] or target.steps for method in methods}
     kept = sorted(set(steps.values()) - {target.steps})
@@ -139,36 +122,42 @@ def align_backbone(
     store = replace(store, folder=store.folder / store.identity)
     with compile_layers(parts.backbone):
         store.build_all(progress, f"{parts.backbone.name}: true updates")
+    found: dict[str, dict[str, Any]] = {"training tasks": {}, "held-out tasks": {}}
+    for method in methods:
+        predictor = parts.predictor(FILES_OF[method][-1])
+        targets = load_targets(store.folder, steps[method])
+        for kind, by_method in found.items():
+            wanted = kind == "held-out tasks"
+            own = [i for i, task in enumerate(targets.tasks) if held_out(task) is wanted]
+            if own:
+                summary = alignment_summary(parts.base, targets.take(own), {method: predictor})
+                by_method[method] = summary[method] | {"steps": steps[method]}
     record = {
         "backbone": parts.backbone.name,
         "base": parts.base.fingerprint,
         "retriever": parts.retriever.fingerprint,
         "sets": len(supports),
-        "found": _compared(parts, methods, store.folder, steps),
+        "found": found,
         "settings": parts.settings.model_dump(),
         **origin(),
     }
     write_json(out / ALIGNMENT_FILE, record)
-    return record
+    return found
 
 
 def run_alignment(
-    study: StudySettings, out: Path, part: Part, progress: Progress
+    study: StudySettings, out: Path, cells: Sequence[Cell], progress: Progress
 ) -> dict[str, Any]:
     """Compare the predictors of every backbone with true updates; return mean cosines."""
-    part.check(study)
+    pairs = {cell.pair for cell in cells}
     result: dict[str, Any] = {}
     with locked(out):
-        for entry in study.backbones:
-            wanted = not part.backbones or entry.name in part.backbones
-            methods = [m for m in STEPS if m in entry.methods]
-            methods = [m for m in methods if not part.methods or m in part.methods]
-            if not wanted or not methods:
-                continue
-            parts = Assembly(study.first(entry.name), progress)
-            record = align_backbone(parts, methods, out / entry.name, progress)
-            result[entry.name] = {
-                kind: {m: {k: s[k] for k in ("cosine", "interval")} for m, s in by_method.items()}
-                for kind, by_method in record["found"].items()
-            }
+        for name in (entry.name for entry in study.backbones):
+            if methods := [method for method in STEPS if (name, method) in pairs]:
+                parts = Assembly(study.first(name), progress)
+                found = align_backbone(parts, methods, out / name, progress)
+                result[name] = {
+                    kind: {m: {k: s[k] for k in ("cosine", "interval")} for m, s in by.items()}
+                    for kind, by in found.items()
+                }
     return result

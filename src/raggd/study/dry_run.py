@@ -1,4 +1,4 @@
-"""`raggd study FILE --dry-run`: what is there, what is missing, what the study will take.
+"""What is there of a study, what is missing, what it will take: ``--status`` and ``--dry-run``.
 
 Nothing is fetched: what lies on the hub is looked up in the local cache, and counted as published.
 Hours come from draws that were answered; ``--time-one-draw`` answers one of each method first,
@@ -8,11 +8,14 @@ which stays in the study's folder as a part of it.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -27,8 +30,8 @@ from raggd.core.low_rank import AdapterSpec
 from raggd.data.benchmarks import HUB, HUB_CORPUS, HUB_REPOSITORY, scored_questions
 from raggd.data.documents import read_passages
 from raggd.data.prompts import build_prompt
-from raggd.evaluation.statistics import questions_needed
-from raggd.files import tensor_header
+from raggd.evaluation.statistics import SEEN, questions_needed
+from raggd.files import read_json, tensor_header
 from raggd.methods.spec import BASE_FILE, FILES_OF
 from raggd.progress import Progress
 from raggd.records import Question, RaggdError
@@ -36,13 +39,98 @@ from raggd.report.contrasts import sample
 from raggd.report.grid import load_grid
 from raggd.retrieval.build import is_indexed
 from raggd.study import run
-from raggd.study.plan import Pair, Part, StudyBackbone, StudySettings, all_cells, cell_size
-from raggd.study.runner import StudyRunner, measured_speed
+from raggd.study.plan import (
+    Cell,
+    Identities,
+    Pair,
+    StudySettings,
+    cell_size,
+    draws_of,
+)
 
 EFFECTS = (1.0, 2.7)  # gains of RAG-GD over the base adapter in the paper, points of EM
 ASSUMED_CHANGED = 0.10  # share of questions with another EM, where no record tells it
 FETCHED = "on the hub; the study fetches it"
 SAMPLED = 16
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds and questions of parts that were answered, loss included, by backbone and method."""
+
+    spent: Mapping[Pair, float]
+    answered: Mapping[Pair, int]
+
+    def left(self, waiting: Mapping[Pair, int]) -> float | None:
+        """Estimate the seconds of waiting questions, by method or backbone; None if unmeasured."""
+        if not self.spent:
+            return None
+        total = 0.0
+        for pair, questions in waiting.items():
+            near = [k for k in self.spent if k[0] == pair[0]] or list(self.spent)
+            near = [pair] if pair in self.spent else near
+            answered = sum(self.answered[k] for k in near)
+            total += questions * sum(self.spent[k] for k in near) / answered
+        return total
+
+
+def measured_speed(out: Path) -> Speed:
+    """Return what the questions of a study took, from the part files in its folder."""
+    spent, answered = dict[Pair, float](), Counter[Pair]()
+    for path in sorted(out.glob("*/*/seed-*/parts/*.json")):
+        found = re.fullmatch(r".+-\d{3}-(.+)\.json", path.name)
+        part = read_json(path, what="part file") if found else {}
+        if found and part.get("seconds") is not None:
+            pair = (path.relative_to(out).parts[0], found[1])
+            spent[pair] = spent.get(pair, 0.0) + part["seconds"]
+            answered[pair] += len(part["predictions"])
+    return Speed(spent, answered)
+
+
+def status_of(study: StudySettings, out: Path, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Count cells, answers and parts that are there, and the hours left; no model is loaded."""
+    identities = Identities(study)
+    answered = {
+        cell: len(read_json(out / cell.path, what="run record")["predictions"])
+        for cell in cells
+        if identities.fits(out, cell)
+    }
+
+    def count(chosen: Sequence[Cell]) -> dict[str, Any]:
+        found = [answered[cell] for cell in chosen if cell in answered]
+        return {"cells": len(chosen), "complete": len(found), "questions": sum(found)}
+
+    parts, sizes = Assembly(study.first()), dict[str, int]()
+    for name in dict.fromkeys(cell.benchmark for cell in cells):
+        try:
+            sizes[name] = cell_size(study, parts, name)
+        except RaggdError:  # the data are not here: as many draws as the settings say
+            sizes[name] = max(study.evaluation.questions, study.evaluation.draws)
+    there, planned, waiting = 0, 0, Counter[Pair]()
+    for cell in cells:
+        size, folder = sizes[cell.benchmark], out / cell.folder / "parts"
+        draws = draws_of(study, size)
+        found = sum(1 for _ in folder.glob(f"{cell.benchmark}-???-{cell.method}.json"))
+        there, planned = there + found, planned + draws
+        waiting[cell.pair] += max(0, size - size * found // draws)
+    seconds = measured_speed(out).left(waiting) if there < planned else 0.0
+    names = dict.fromkeys(cell.backbone for cell in cells)
+    return {
+        **count(cells),
+        "parts": there,
+        "parts_planned": planned,
+        "hours_left": None if seconds is None else round(seconds / 3600, 2),
+        "backbones": {name: count([c for c in cells if c.backbone == name]) for name in names},
+    }
+
+
+def status_in_words(found: Mapping[str, Any]) -> Iterator[str]:
+    """Put the result of `status_of` into lines for a terminal."""
+    for name, one in [*found["backbones"].items(), ("all", found)]:
+        counts = f"{one['complete']} of {one['cells']} cells, {one['questions']} answers"
+        yield f"{name:<24} {counts}"
+    left = "" if found["hours_left"] is None else f", about {found['hours_left']} h left"
+    yield f"{found['parts']} of {found['parts_planned']} draws are there{left}"
 
 
 class Checks:
@@ -56,46 +144,41 @@ class Checks:
         """File what was found of one thing."""
         self.found.append({"item": item, "ok": ok, "message": message})
 
-    def run(self, item: str, look: Callable[..., Any], *given: Any) -> Any:
-        """Return the result of a look at something, which is its message; None if it is refused."""
+    def look(self, item: str, find: Callable[[], object]) -> bool:
+        """File what is found of one thing, and return whether it was not refused."""
         self._progress(item, 0, None)
         try:
-            found = look(*given)
+            self.add(item, str(find()))
         except (RaggdError, OSError, ValueError) as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             self.add(item, lines[0], ok=False)
-            return None
-        self.add(item, str(found))
-        return found
-
-
-def _pool_and_questions(parts: Assembly, name: str) -> str:
-    scored = len(scored_questions(parts.source, name))
-    return f"{run.pool_size(parts, name)} support questions, {scored} to score"
+            return False
+        return True
 
 
 def _check_data(checks: Checks, study: StudySettings, parts: Assembly) -> dict[str, int]:
     # questions of a cell, by benchmark
     counts, remote = {}, study.data.folder == HUB
-    for name in study.evaluation.benchmarks:
+
+    def questions(name: str) -> str:
         if remote:
-            checks.add(f"benchmark {name}", FETCHED)
-        if remote or checks.run(f"benchmark {name}", _pool_and_questions, parts, name):
-            counts[name] = cell_size(study, parts, name)
-        else:
-            counts[name] = study.evaluation.questions
-    whole = remote and not study.data.corpus
-    if whole:
+            return FETCHED
+        scored = len(scored_questions(parts.source, name))
+        return f"{run.pool_size(parts, name)} support questions, {scored} to score"
+
+    for name in study.evaluation.benchmarks:
+        found = checks.look(f"benchmark {name}", partial(questions, name))
+        counts[name] = cell_size(study, parts, name) if found else study.evaluation.questions
+    if remote and not study.data.corpus:
         known = try_to_load_from_cache(HUB_REPOSITORY, HUB_CORPUS, repo_type="dataset")
         checks.add("corpus", "there" if isinstance(known, str) else f"{FETCHED} (5.1 GB)")
-    else:
-        checks.run("corpus", lambda: parts.corpus)
-    for entry in study.retrievers:
-        if whole:
+        for entry in study.retrievers:
             checks.add(f"retriever {entry.name}", "21,015,324 passages to index")
-        else:
-            first = (study.backbones[0].name, entry.name, study.seeds[0])
-            checks.run(f"retriever {entry.name}", _index, Assembly(study.run_settings(*first)))
+        return counts
+    checks.look("corpus", lambda: parts.corpus)
+    for entry in study.retrievers:
+        settings = study.run_settings(study.backbones[0].name, entry.name, study.seeds[0])
+        checks.look(f"retriever {entry.name}", partial(_index, Assembly(settings)))
     return counts
 
 
@@ -123,17 +206,17 @@ def _config(name: str) -> tuple[Any, str]:
         raise RaggdError(f"no configuration of backbone '{name}' there.") from error
 
 
-def _base_shape(folder: Path, config: Any) -> str:
-    path = folder / BASE_FILE
+def _base_shape(path: Path, config: Any) -> str:
     spec = AdapterSpec.from_json(tensor_header(path)["spec"])
     heads, hidden = config.num_attention_heads, config.hidden_size
     size = getattr(config, "head_dim", None) or hidden // heads
     narrow = config.num_key_value_heads * size
+    there = (spec.layers, spec.d_in, spec.d_out)
     wanted = (config.num_hidden_layers, hidden, (heads * size, narrow, narrow))
-    if (spec.layers, spec.d_in, spec.d_out) != wanted:
+    if there != wanted:
         raise RaggdError(
-            f"{path} has layers, width and projections {(spec.layers, spec.d_in, spec.d_out)}, the "
-            f"backbone {wanted}: it was trained for another one."
+            f"{path} has layers, width and projections {there}, the backbone {wanted}: it was "
+            "trained for another one."
         )
     return "its shape is that of the backbone"
 
@@ -154,41 +237,34 @@ def _prompt_tokens(study: StudySettings, parts: Assembly, name: str) -> str:
 
 
 def _check_backbone(
-    checks: Checks, study: StudySettings, entry: StudyBackbone, part: Part, parts: Assembly
+    checks: Checks, study: StudySettings, label: str, methods: Sequence[str], parts: Assembly
 ) -> None:
-    name, config = entry.model or entry.name, None
-    try:
-        config, found = _config(name)
-        checks.add(f"{entry.name}: backbone", found)
-    except RaggdError as error:
-        checks.add(f"{entry.name}: backbone", str(error), ok=False)
+    own = Assembly(study.first(label))
+    name = own.settings.backbone.name
+    known = checks.look(f"{label}: backbone", lambda: _config(name)[1])
     if study.data.folder != HUB and not _is_remote(name):
-        checks.run(f"{entry.name}: prompts", _prompt_tokens, study, parts, name)
-    own = Assembly(study.first(entry.name))
-    folder = checks.run(f"{entry.name}: weights folder", lambda: own.weights)
-    if folder is None:
+        checks.look(f"{label}: prompts", lambda: _prompt_tokens(study, parts, name))
+    if not checks.look(f"{label}: weights folder", lambda: own.weights):
         return
-    methods = [m for m in entry.methods if FILES_OF[m] and (not part.methods or m in part.methods)]
-    problems = [problem for m in methods for problem in run.weight_problems(folder, m)]
+    problems = [problem for m in methods for problem in run.weight_problems(own.weights, m)]
     for problem in problems:
-        checks.add(f"{entry.name}: weights", problem, ok=False)
+        checks.add(f"{label}: weights", problem, ok=False)
     if not problems:
-        checks.add(f"{entry.name}: weights", f"{len(methods)} methods have theirs")
-    if config is not None and (folder / BASE_FILE).is_file():
-        checks.run(f"{entry.name}: base adapter", _base_shape, folder, config)
+        checks.add(f"{label}: weights", f"{len(methods)} methods have theirs")
+    base, config = own.weights / BASE_FILE, _config(name)[0] if known else None
+    if config is not None and base.is_file():
+        checks.look(f"{label}: base adapter", lambda: _base_shape(base, config))
 
 
-def time_one_draw(study: StudySettings, out: Path, part: Part, progress: Progress) -> None:
+def time_one_draw(
+    study: StudySettings, out: Path, cells: Sequence[Cell], progress: Progress
+) -> None:
     """Answer the first draw of one benchmark with every method that has no time yet; it stays."""
-    with run.locked(out):
-        run.check_folder(study, out)
-        known = measured_speed(out).spent
-        every = reversed(all_cells(study, part))
-        first = {cell.pair: cell for cell in every if cell.pair not in known}
-        cells = list(reversed(first.values()))
-        run.check_cells(study, cells)
-        run.write_plan(study, out)
-        StudyRunner(study, out, progress).run(cells, draws=1)
+    known, chosen = measured_speed(out).spent, dict[Pair, Cell]()
+    for cell in cells:
+        if cell.pair not in known:
+            chosen.setdefault(cell.pair, cell)
+    run.StudyRunner(study, out, progress).run(list(chosen.values()), draws=1)
 
 
 def _observed(out: Path) -> tuple[float, float] | None:
@@ -197,10 +273,8 @@ def _observed(out: Path) -> tuple[float, float] | None:
         blocks = load_grid(out).blocks
     except RaggdError:
         return None
-    pair = ("rag-gd", "base")
-    both = [b for b in blocks if set(pair) <= set(b.methods)]
-    found = [s for b in both if (s := sample([b], pair, b.benchmarks, "em")) is not None]
-    differences = np.concatenate([s.values[:, 0] - s.values[:, 1] for s in found] or [np.zeros(0)])
+    found = (sample([b], ("rag-gd", "base"), b.benchmarks, "em", macro=False) for b in blocks)
+    differences = np.array([x for s in found if s for x in s.values[:, 0] - s.values[:, 1]])
     if len(differences) < 30:
         return None
     return float(np.mean(differences != 0)), float(differences.std())
@@ -221,9 +295,8 @@ def power(
         )
         for effect in EFFECTS
     }
-    quantile = NormalDist().inv_cdf
     std = observed_std or math.sqrt(share)
-    detectable = 100 * (quantile(0.975) + quantile(0.8)) * std / math.sqrt(max(1, questions))
+    detectable = 100 * SEEN * std / math.sqrt(max(1, questions))
     return {
         "changed": share,
         "observed": changed is not None,
@@ -233,22 +306,23 @@ def power(
     }
 
 
-def dry_run(study: StudySettings, out: Path, part: Part, progress: Progress) -> dict[str, Any]:
+def dry_run(
+    study: StudySettings, out: Path, cells: Sequence[Cell], progress: Progress
+) -> dict[str, Any]:
     """Look at everything that a study needs; nothing is run or fetched. Hours: of timed parts."""
-    part.check(study)
+    speed, waiting = measured_speed(out), Counter[Pair]()
     checks, parts = Checks(progress), Assembly(study.first())
     counts = _check_data(checks, study, parts)
-    for entry in (b for b in study.backbones if not part.backbones or b.name in part.backbones):
-        _check_backbone(checks, study, entry, part, parts)
-    cells, speed, waiting = all_cells(study, part), measured_speed(out), Counter[Pair]()
+    for label in dict.fromkeys(cell.backbone for cell in cells):
+        methods = dict.fromkeys(cell.method for cell in cells if cell.backbone == label)
+        _check_backbone(checks, study, label, [m for m in methods if FILES_OF[m]], parts)
     for cell in cells:
         waiting[cell.pair] += counts[cell.benchmark]
     hours: dict[str, dict[str, float | None]] = {}
-    for (backbone, method), n in waiting.items():
-        pair = (backbone, method)
+    for pair, n in waiting.items():
         seconds = speed.left({pair: n}) if pair in speed.spent else None
         spent = None if seconds is None else round(seconds / 3600, 3)
-        hours.setdefault(backbone, {})[method] = spent
+        hours.setdefault(pair[0], {})[pair[1]] = spent
     found = [x for by_method in hours.values() for x in by_method.values()]
     return {
         "ready": all(check["ok"] for check in checks.found),

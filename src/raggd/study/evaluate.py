@@ -1,14 +1,18 @@
-"""Small studies on the runner that all share: `raggd evaluate`, `demo`, one's own questions."""
+"""Small studies on the runner that all share: `evaluate`, `demo`, `replay`, one's own questions."""
 
 from __future__ import annotations
 
 import operator
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from raggd.assembly import Assembly
+from raggd.backbone.identity import differences
 from raggd.data.benchmarks import choose_by_hash
 from raggd.data.prompts import answer_tokens
 from raggd.data.questions import read_demonstrations
@@ -19,14 +23,14 @@ from raggd.files import write_text
 from raggd.methods.spec import HEADLINE, METHODS, SPECS, can_run
 from raggd.progress import Progress
 from raggd.records import Prediction, Question, RaggdError, RunRecord, SupportSet, known_names
-from raggd.report.build import SmallReport, small_report
+from raggd.report.build import SmallReport
+from raggd.report.grid import load_grid
 from raggd.report.own import OwnReport, own_report, sets_report
 from raggd.report.page import ExampleCase
 from raggd.retrieval.base import Retriever
 from raggd.settings import Settings, changed
-from raggd.study.plan import Part, StudySettings, all_cells, check_benchmarks, study_of
-from raggd.study.run import read_record, run_study
-from raggd.study.runner import Options, Turn
+from raggd.study.plan import StudySettings, all_cells, check_benchmarks, study_of
+from raggd.study.run import StudyRunner, Turn, read_record
 
 CASES = 12
 
@@ -49,8 +53,8 @@ def run_evaluate(
 ) -> tuple[dict[str, Any], SmallReport]:
     """Score methods on the benchmarks of the settings: the JSON result, and the report."""
     study = small_study(parts.settings, methods)
-    run_study(study, out, Part(), progress, loaded=parts, replace=True)
-    report = small_report(out)
+    StudyRunner(study, out, progress, loaded=parts).run(replace=True)
+    report = SmallReport(load_grid(out))
     report.write(out)
     return report.result | {"out": str(out)}, report
 
@@ -99,18 +103,19 @@ def choose_cases(
     def given(item: Item) -> dict[str, Prediction]:
         return answers[item.question.task, item.question.id]
 
-    change = {id(item): given(item)[adapted].f1 - given(item)["base"].f1 for item in items}
-    better = [item for item in items if change[id(item)] > 0]
-    worse = [item for item in items if change[id(item)] < 0]
-    same = [item for item in items if change[id(item)] == 0]
+    def gain(item: Item) -> float:
+        return given(item)[adapted].f1 - given(item)["base"].f1
+
+    better = [item for item in items if gain(item) > 0]
+    worse = [item for item in items if gain(item) < 0]
+    same = [item for item in items if gain(item) == 0]
     third = max(1, count // 3)
-    chosen = better[:third] + worse[:third]
-    chosen = (chosen + same + better[third:] + worse[third:])[:count]
+    ranked = better[:third] + worse[:third] + same + better[third:] + worse[third:]
     return [
         ExampleCase(
             question=i.question, passages=i.passages, predictions=given(i), support=i.support
         )
-        for i in chosen
+        for i in ranked[:count]
     ]
 
 
@@ -122,18 +127,15 @@ def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, 
     records = [read_record(out / cell.path) for cell in all_cells(small_study(settings, methods))]
     tasks = [task_of(parts, name) for name in settings.evaluation.benchmarks]
     names = " and ".join(settings.evaluation.benchmarks)
-    notes = [
-        f"{settings.evaluation.draws} support set(s) of {settings.target.demonstrations} "
-        "demonstrations per benchmark each serve their share of the questions; the cost shown is "
-        "the median of one adaptation. Made by `raggd demo`."
-    ]
     page = report.page(
         "raggd demo: adapting a frozen language model in one forward pass",
         f"{result['n']} real test questions of {names}, none of them seen in training, answered by "
         f"{settings.backbone.name} from the {settings.retrieval.top_k} passages that BM25 finds "
         "among 10,033 Wikipedia leads. Every method sees the same questions, passages and "
         "demonstrations.",
-        notes,
+        f"{settings.evaluation.draws} support set(s) of {settings.target.demonstrations} "
+        "demonstrations per benchmark each serve their share of the questions; the cost shown is "
+        "the median of one adaptation. Made by `raggd demo`.",
         choose_cases(tasks, records, CASES, parts.adapting),
         parts.adapting,
     )
@@ -156,36 +158,13 @@ def own_methods(parts: Assembly) -> list[str]:
     return [name for name in METHODS if name in wanted]
 
 
-def _folds(
-    questions: Sequence[Question], size: int, seed: int
-) -> list[tuple[list[Question], list[Question]]]:
-    # (asked, shown): a part of the questions, and a support set of the others
-    ranked = choose_by_hash(questions, len(questions), seed)
-    folds = []
-    for number in range(FOLDS):
-        asked = ranked[number::FOLDS]
-        ids = {question.id for question in asked}
-        rest = [question for question in ranked if question.id not in ids]
-        folds.append((asked, choose_by_hash(rest, size, seed + number)))
-    return folds
-
-
-def _draws(
-    questions: Sequence[Question], shown: Sequence[Question], size: int, seed: int
-) -> list[tuple[list[Question], list[Question]]]:
-    # disjoint support sets as far as the demonstrations reach; each serves a share of the questions
-    ranked = choose_by_hash(shown, len(shown), seed)
-    count = max(1, min(DRAWS, len(ranked) // size, len(questions)))
-    asked = choose_by_hash(questions, len(questions), seed)
-    return [(asked[i::count], ranked[i * size : i * size + size]) for i in range(count)]
-
-
 def own_task(
     name: str, questions: Sequence[Question], shown: Sequence[Question], parts: Assembly
 ) -> Task:
     """Make a task of one's own questions, in draws: each a support set and the questions it serves.
 
-    Without demonstrations the questions are cross-validated, in folds.
+    Support sets are disjoint, as many as the demonstrations reach for; without demonstrations the
+    questions are cross-validated, in folds.
 
     Raises:
         RaggdError: there are too few questions to be cross-validated.
@@ -197,11 +176,20 @@ def own_task(
         )
     settings, retriever, k = parts.settings, parts.retriever, parts.settings.retrieval.top_k
     size, seed = settings.target.demonstrations, settings.evaluation.seed
-    dealt = _draws(questions, shown, size, seed) if shown else _folds(questions, size, seed)
-    supports = support_sets(name, [demonstrations for _, demonstrations in dealt], retriever, k)
+    asked = choose_by_hash(questions, len(questions), seed)
+    if shown:
+        pool = choose_by_hash(shown, len(shown), seed)
+        count = max(1, min(DRAWS, len(pool) // size, len(asked)))
+        sets = [pool[draw * size : draw * size + size] for draw in range(count)]
+    else:
+        count, sets = FOLDS, []
+        for fold in range(FOLDS):
+            ids = {question.id for question in asked[fold::FOLDS]}
+            others = [question for question in asked if question.id not in ids]
+            sets.append(choose_by_hash(others, size, seed + fold))
     draws = (
-        tuple(asked_items(asked, [support], retriever, k))
-        for (asked, _), support in zip(dealt, supports, strict=True)
+        tuple(asked_items(asked[draw::count], [support], retriever, k))
+        for draw, support in enumerate(support_sets(name, sets, retriever, k))
     )
     return Task(name, "own", tuple(draws), retriever.fingerprint)
 
@@ -225,7 +213,8 @@ def run_own(
     """
     names = known_names("method", methods, METHODS) if methods else own_methods(parts)
     if questions is None or not questions.is_dir():
-        return _run_set(parts, questions, demonstrations, names, out, progress)
+        report = _run_set(parts, questions, demonstrations, names, out, progress)
+        return report.result | {"out": str(out)}, report
     files = sorted(questions.glob("*.questions.jsonl"))
     if not files or demonstrations:
         raise RaggdError(
@@ -236,9 +225,10 @@ def run_own(
     for file in files:
         label = file.name.removesuffix(".questions.jsonl")
         shown = file.with_name(f"{label}.examples.jsonl")
-        reports[label] = _run_set(parts, file, shown, names, out / label, progress)[1]
+        reports[label] = _run_set(parts, file, shown, names, out / label, progress)
     report = sets_report(reports)
-    return _written(report, out), report
+    report.write(out)
+    return report.result | {"out": str(out)}, report
 
 
 def _run_set(
@@ -248,7 +238,7 @@ def _run_set(
     names: Sequence[str],
     out: Path,
     progress: Progress,
-) -> tuple[dict[str, Any], OwnReport]:
+) -> OwnReport:
     named = questions or demonstrations
     if named is None:
         raise RaggdError("name a file of answered questions by --questions or --demonstrations.")
@@ -260,13 +250,9 @@ def _run_set(
         raise RaggdError(f"every question of {named} is also a demonstration: none is left to ask.")
     task = own_task(label, asked, shown, parts)
     report = score_task(parts, task, names, out, progress)
-    how = f"{len(task.draws)} {'support sets' if shown else 'folds'}"
-    return _written(report, out) | {"support": how}, report
-
-
-def _written(report: OwnReport, out: Path) -> dict[str, Any]:
-    write_text(out / "summary.md", "\n".join(table.to_markdown() for table in report.tables))
-    return report.result | {"out": str(out)}
+    report.result["support"] = f"{len(task.draws)} {'support sets' if shown else 'folds'}"
+    report.write(out)
+    return report
 
 
 def set_task(support: SupportSet, asked: Sequence[Question], retriever: Retriever, k: int) -> Task:
@@ -303,9 +289,71 @@ def score_task(
     most = max(settings.evaluation.max_answer_tokens, 2 * tokens)
     sampled = {"benchmarks": [label], "whole": [], "draws": len(task.draws), "support": "task"}
     study = study_of(changed(settings, "evaluation", max_answer_tokens=most, **sampled), names)
-    options: Options = {"loaded": parts, "tasks": {label: task}, "turn": turn}
-    run_study(study, out, Part(), progress, replace=True, **options)
+    runner = StudyRunner(study, out, progress, loaded=parts, tasks={label: task}, turn=turn)
+    runner.run(replace=True)
     records = [read_record(out / cell.path) for cell in all_cells(study)]
     supports = {draw[0].support.id: draw[0].support for draw in task.draws}
     forms = {name: infer_form(support.demonstrations) for name, support in supports.items()}
     return own_report(records, {q.id: q for q in asked}, forms, parts.adapting)
+
+
+# sections that answers depend on; the others are of trainings and of the server
+_DECIDING = ("backbone", "data", "retrieval", "adapter", "target", "evaluation")
+# settings that older records hold, with the value at which they changed nothing
+_REMOVED = {
+    ("retrieval", "url"): "",
+    ("retrieval", "index_path"): "",
+    ("retrieval", "ivf_from"): 1_000_000,
+}
+
+
+def _study_of(record: RunRecord, source: Path) -> StudySettings:
+    recorded = {
+        section: {
+            name: value
+            for name, value in record.settings.get(section, {}).items()
+            if ((section, name), value) not in _REMOVED.items()
+        }
+        for section in _DECIDING
+    }
+    try:
+        settings = Settings.model_validate(recorded)
+    except ValidationError as error:
+        raise RaggdError(
+            f"the settings in {source} are not those of this version of raggd "
+            f"({error.errors()[0]['msg']}): use the version that the record names."
+        ) from error
+    only = changed(settings, "evaluation", benchmarks=[record.benchmark])
+    return study_of(only, [record.method])
+
+
+def replay(source: Path, progress: Progress) -> dict[str, Any]:
+    """Compute the record in a file anew from its settings and compare answers."""
+    record = read_record(source)
+    study = _study_of(record, source)
+    with tempfile.TemporaryDirectory() as scratch:
+        StudyRunner(study, Path(scratch), progress).run()
+        again = read_record(Path(scratch) / all_cells(study)[0].path)
+    now = {p.question_id: p.answer for p in again.predictions}
+    different = [
+        {"question": p.question_id, "record": p.answer, "now": now.get(p.question_id)}
+        for p in record.predictions
+        if now.get(p.question_id) != p.answer
+    ]
+    hashes = {
+        name: (then, again.hashes[name])
+        for name, then in sorted(record.hashes.items())
+        if name in again.hashes and name != "cell"
+    }
+    return {
+        "record": str(source),
+        "questions": len(record.predictions),
+        "same": len(record.predictions) - len(different),
+        "different": different,
+        "changed": [
+            f"{name}: {then} in the record, {here} now"
+            for name, (then, here) in hashes.items()
+            # older records name the backbone's weights alone
+            if (differences(then, here) if name == "backbone" else then != here)
+        ],
+    }

@@ -34,13 +34,13 @@ from raggd.methods.predicted import Control, with_supports
 from raggd.methods.spec import PREFERRED, SPECS, can_run
 from raggd.progress import Progress, silent
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
-from raggd.report.build import small_report
+from raggd.report.build import SmallReport
+from raggd.report.grid import load_grid
 from raggd.report.tables import Table
 from raggd.retrieval.evidence import Evidence, evidence_for
 from raggd.settings import changed
 from raggd.study.plan import all_cells, study_of
-from raggd.study.run import locked, write_plan
-from raggd.study.runner import StudyRunner
+from raggd.study.run import StudyRunner, locked, write_plan
 
 MADE = "rag-gd-made"
 PASSAGES_PER_QUESTION = 10
@@ -143,27 +143,6 @@ def edited(proposal: Draft, question: str, answer: str) -> Draft:
     return replace(proposal, question=question.strip(), answer=answer.strip())
 
 
-def made(
-    parts: Assembly,
-    passages: Iterable[Passage],
-    count: int,
-    seed: int,
-    counted: Yield,
-    judge: Judge | None = None,
-) -> Iterator[Draft]:
-    """Yield at most `count` proposals: those that a reviewer keeps, or all that survived."""
-    for proposal in propose(parts, passages, seed, counted):
-        try:
-            kept = judge(proposal) if judge else proposal
-        except ReviewStoppedError:
-            return
-        if kept is not None:
-            yield kept
-            count -= 1
-        if not count:
-            return
-
-
 def run_make(
     parts: Assembly,
     out: Path,
@@ -175,10 +154,17 @@ def run_make(
     """Propose demonstrations from the corpus; write those that a `judge`, if any, keeps."""
     chosen = choose_passages(read_passages(parts.corpus), PASSAGES_PER_PROPOSAL * count, seed)
     counted, lines = Yield(), list[str]()
-    for proposal in made(parts, chosen, count, seed, counted, judge):
-        lines.append(json.dumps(as_line(proposal), ensure_ascii=False) + "\n")
-        write_text(out, "".join(lines))
-        progress("demonstrations", len(lines), count)
+    for proposal in propose(parts, chosen, seed, counted):
+        try:
+            kept = judge(proposal) if judge else proposal
+        except ReviewStoppedError:
+            break
+        if kept is not None:
+            lines.append(json.dumps(as_line(kept), ensure_ascii=False) + "\n")
+            write_text(out, "".join(lines))
+            progress("demonstrations", len(lines), count)
+        if len(lines) == count:
+            break
     if not lines:
         raise RaggdError(
             f"none of {counted.passages} passages led to a demonstration that was kept "
@@ -217,7 +203,7 @@ def made_pool(
     if known.get("identity") != identity:
         counted, lines = Yield(), []
         chosen = choose_passages(passages, len(passages), seed)
-        for proposal in made(parts, chosen, count, seed, counted):
+        for proposal in islice(propose(parts, chosen, seed, counted), count):
             lines.append(as_line(proposal))
             progress(f"{name}: making demonstrations", len(lines), count)
         known = {"identity": identity, "yield": asdict(counted), "demonstrations": lines}
@@ -262,17 +248,15 @@ def run_compare(
         exchange = partial(with_supports, choose=lambda support: supports[support.id])
         return Control(MADE, loaded.method(gold), exchange)
 
+    cells, tried = all_cells(study), dict[str, dict[str, int]]()
     runner = StudyRunner(study, out, progress, loaded=parts, own={MADE: swapped})
-    tried: dict[str, dict[str, int]] = {}
     with locked(out):
-        for name in benchmarks:
-            task = runner.task(study.seeds[0], study.retrievers[0].name, name)
-            found, tried[name] = _made_supports(parts, task, out, progress)
+        for name, cell in {cell.benchmark: cell for cell in cells}.items():
+            found, tried[name] = _made_supports(parts, runner.task(cell), out, progress)
             supports |= found
         write_plan(study, out)
-        cells = all_cells(study)
-        runner.run(cells)
-    report = small_report(out)
+        runner.compute(cells)  # no record tells from which demonstrations it was made
+    report = SmallReport(load_grid(out))
     report.write(out)
     losses = [c for c in report.found if (c.metric, c.subset) == ("loss", "all")]
     result = {

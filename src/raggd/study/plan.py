@@ -33,7 +33,6 @@ from raggd.records import RaggdError, content_id, require_known
 from raggd.retrieval.corpus import passages_hash
 from raggd.settings import Settings, changed, known_retriever, read_settings
 
-_LABEL = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _LISTED = {
     "backbone": {"name": "[[backbones]] model"},
     "retrieval": {
@@ -45,26 +44,27 @@ _LISTED = {
     "evaluation": {"seed": "seeds"},
 }
 """Settings that a study lists, one entry each, instead of naming one of them."""
-_EMBEDDED = {"pocket", HUB}
+_PUBLISHED = {POCKET, HUB}  # data of which there is one version
 
 
-class StudyBackbone(BaseModel):
-    """One backbone with its weights and the methods that are run on it."""
-
+class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=_LABEL)  # how folders, tables and figures call it
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """How folders, tables and figures call it."""
+
+
+class StudyBackbone(_Entry):
+    """One backbone with its weights and the methods that are run on it."""
+
     model: str = ""  # as `backbone.name`: embedded, hub name or folder; empty: the same as `name`
     weights: str = "shipped"  # as `adapter.weights`
     methods: list[str] = Field(min_length=1)
 
 
-class StudyRetriever(BaseModel):
+class StudyRetriever(_Entry):
     """One way to find evidence."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str = Field(pattern=_LABEL)  # how folders, tables and figures call it
     retriever: Annotated[str, AfterValidator(known_retriever)] = "bm25"
     encoder: str = "all-minilm-l6-v2"
     noise: float = Field(default=0.0, ge=0, le=1)  # share of the passages that random ones replace
@@ -116,38 +116,38 @@ def study_of(settings: Settings, methods: Sequence[str]) -> StudySettings:
 def check_benchmarks(settings: Settings, names: Sequence[str]) -> list[str]:
     """Return the benchmarks that are named, each once; unknown ones are refused, none loaded."""
     folder = settings.data.folder
-    return known_benchmarks(names, HUB if folder in _EMBEDDED else folder)
+    return known_benchmarks(names, HUB if folder in _PUBLISHED else folder)
 
 
-def _refuse_repeated(kind: str, names: list[str], source: str) -> None:
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise RaggdError(f"{source}: {kind} '{repeated[0]}' is listed twice. List it once.")
+def load_study(path: Path, assignments: list[str] | None = None) -> StudySettings:
+    """Return the settings of a study file, changed by ``section.name=value`` strings.
 
-
-def check_study(study: StudySettings, source: str) -> None:
-    """Refuse settings and names that do not fit together, before anything is loaded."""
+    Raises:
+        RaggdError: settings or names do not fit together; nothing was loaded yet.
+    """
+    study = read_settings(StudySettings, path, assignments)
     for section, places in _LISTED.items():
         for name, place in places.items():
             if name in getattr(study, section).model_fields_set:
                 raise RaggdError(
-                    f"{source}: '{section}.{name}' does not belong in a study file, which has "
+                    f"{path}: '{section}.{name}' does not belong in a study file, which has "
                     f"several: give {place} instead."
                 )
     check_benchmarks(study, [*study.evaluation.benchmarks, *study.evaluation.whole])
-    for kind in ("backbones", "retrievers"):
-        _refuse_repeated(kind[:-1], [entry.name for entry in getattr(study, kind)], source)
-    _refuse_repeated("seed", [str(seed) for seed in study.seeds], source)
+    listed = {
+        "backbone": [entry.name for entry in study.backbones],
+        "retriever": [entry.name for entry in study.retrievers],
+        "seed": [str(seed) for seed in study.seeds],
+    }
     for backbone in study.backbones:
+        kind = f"method of backbone '{backbone.name}'"
         for method in backbone.methods:
-            require_known(f"method of backbone '{backbone.name}'", method, METHODS)
-        _refuse_repeated(f"method of backbone '{backbone.name}'", backbone.methods, source)
-
-
-def load_study(path: Path, assignments: list[str] | None = None) -> StudySettings:
-    """Return the checked settings of a study file, changed by ``section.name=value`` strings."""
-    study = read_settings(StudySettings, path, assignments)
-    check_study(study, str(path))
+            require_known(kind, method, METHODS)
+        listed[kind] = backbone.methods
+    for kind, names in listed.items():
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise RaggdError(f"{path}: {kind} '{repeated[0]}' is listed twice. List it once.")
     return study
 
 
@@ -193,36 +193,14 @@ class Cell:
         return f"{self.folder}/{self.benchmark}-{self.method}.json"
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A piece of the study to work on; an empty field leaves all in."""
+def all_cells(study: StudySettings, **named: Sequence[str]) -> list[Cell]:
+    """Return the cells of a study in the order of the file, or those of some names alone.
 
-    backbones: Sequence[str] = ()
-    retrievers: Sequence[str] = ()
-    benchmarks: Sequence[str] = ()
-    methods: Sequence[str] = ()
+    Names are of the fields of a `Cell`: ``method=["base"]``; none of a field leave all in.
 
-    def check(self, study: StudySettings) -> None:
-        """Refuse names that the study does not have."""
-        known = {
-            "backbones": [entry.name for entry in study.backbones],
-            "retrievers": [entry.name for entry in study.retrievers],
-            "benchmarks": list(study.evaluation.benchmarks),
-            "methods": sorted({m for entry in study.backbones for m in entry.methods}),
-        }
-        for kind, names in known.items():
-            for name in getattr(self, kind):
-                require_known(f"{kind[:-1]} of the study", name, names)
-
-    def holds(self, cell: Cell) -> bool:
-        """Return whether a cell belongs to the piece."""
-        kinds = ("backbone", "retriever", "benchmark", "method")
-        wanted = {kind: getattr(self, f"{kind}s") for kind in kinds}
-        return all(not names or getattr(cell, kind) in names for kind, names in wanted.items())
-
-
-def all_cells(study: StudySettings, part: Part | None = None) -> list[Cell]:
-    """Return the cells of a study, or of a piece of it, in the order of the file."""
+    Raises:
+        RaggdError: the study does not have what is named.
+    """
     cells = [
         Cell(seed, backbone.name, retriever.name, benchmark, method)
         for seed in study.seeds
@@ -231,7 +209,13 @@ def all_cells(study: StudySettings, part: Part | None = None) -> list[Cell]:
         for benchmark in study.evaluation.benchmarks
         for method in backbone.methods
     ]
-    return [cell for cell in cells if part is None or part.holds(cell)]
+    chosen = cells
+    for kind, names in named.items():
+        known = list(dict.fromkeys(getattr(cell, kind) for cell in cells))
+        for name in names:
+            require_known(f"{kind} of the study", name, known)
+        chosen = [cell for cell in chosen if not names or getattr(cell, kind) in names]
+    return chosen
 
 
 DECIDING = {
@@ -258,11 +242,11 @@ class Identities:
     def _data(self, parts: Assembly, benchmark: str) -> list[str]:
         # the embedded data and the hub's are published once; looking would download
         named = parts.settings.data
-        found = [named.folder] if named.folder in {HUB, POCKET} else []
+        found = [named.folder] if named.folder in _PUBLISHED else []
         if not found:
             files = [find_file(parts.source, benchmark, split) for split in SPLITS]
             found += [self._file(path) for path in files if path]
-        if named.corpus or named.folder not in {HUB, POCKET}:
+        if named.corpus or named.folder not in _PUBLISHED:
             found.append(self._corpus(parts.corpus))
         return found
 

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import normalizers
 
 import tiny
-from raggd.adaptation.soft_prefix import SoftPrefix, check_prefix
+from raggd.adaptation.base_adapter import SoftPrefix, check_prefix
 from raggd.backbone import identity
 from raggd.backbone.embedded import EMBEDDED, known_fingerprint, shipped_fingerprint
 from raggd.backbone.identity import differences, fingerprint_of

@@ -57,10 +57,8 @@ def stop_tokens(tokenizer: Any, model: Any) -> list[int]:
     """Return the tokens that end an answer: end tokens; a line break without a chat template."""
     stops = set(end_tokens(tokenizer, model))
     if template_of(tokenizer) is None:
-        for text in ("\n", "\n\n"):
-            tokens = tokenizer.encode(text, add_special_tokens=False)
-            if len(tokens) == 1:
-                stops.add(tokens[0])
+        breaks = (tokenizer.encode(text, add_special_tokens=False) for text in ("\n", "\n\n"))
+        stops.update(tokens[0] for tokens in breaks if len(tokens) == 1)
     return sorted(stops)
 
 
@@ -103,20 +101,6 @@ def differences(recorded: str, now: str) -> list[str]:
         for name, a, b in pairs
         if a != b
     ]
-
-
-def check_same(recorded: str, now: str, thing: str, name: str, advice: str) -> None:
-    """Refuse a thing made for another backbone or tokenizer than `now`, called `name`."""
-    wrong = differences(recorded, now)
-    if wrong and wrong[0] == PARTS[0]:
-        raise RaggdError(
-            f"{thing} was made for backbone {recorded}, but '{name}' is {now}: {advice}."
-        )
-    if wrong:
-        raise RaggdError(
-            f"{thing} was made for backbone '{name}' with another tokenizer: {', '.join(wrong)} "
-            f"differ. Put back the tokenizer's files that it was made with, or {advice}."
-        )
 
 
 def check_embedded(name: str, folder: str, now: str, parts: Sequence[str]) -> None:

@@ -22,8 +22,15 @@ from raggd.backbone.device import (
     quantization,
 )
 from raggd.backbone.embedded import EMBEDDED, embedded_folder, quiet
-from raggd.backbone.identity import PARTS, check_embedded, fingerprint_of, stop_tokens
+from raggd.backbone.identity import (
+    PARTS,
+    check_embedded,
+    differences,
+    fingerprint_of,
+    stop_tokens,
+)
 from raggd.core.low_rank import PROJECTIONS, AdapterSpec
+from raggd.files import first_line
 from raggd.progress import Progress, on_stderr
 from raggd.records import RaggdError
 from raggd.settings import AdapterSettings, BackboneSettings
@@ -40,6 +47,7 @@ class Backbone:
     tokenizer: Any
     projections: dict[str, list[nn.Module]]  # linear modules of q, k, v, first layer first
     fingerprint: str  # what decides an answer besides an adapter, see `identity`
+    stops: list[int]  # the tokens that end an answer
 
     @property
     def device(self) -> torch.device:
@@ -52,11 +60,6 @@ class Backbone:
         embeddings: nn.Embedding = self.model.get_input_embeddings()
         return embeddings.weight.dtype
 
-    @property
-    def stops(self) -> list[int]:
-        """The tokens that end an answer."""
-        return stop_tokens(self.tokenizer, self.model)
-
     def with_cache(self, cache: Any) -> dict[str, Any]:
         """Return the arguments of a forward pass that reads and writes a cache."""
         name = _cache_argument(type(self.model))  # type: ignore[arg-type]  # a class is hashable
@@ -64,15 +67,24 @@ class Backbone:
 
     def adapter_spec(self, settings: AdapterSettings) -> AdapterSpec:
         """Return the shape of an adapter of this backbone; widths are read from the modules."""
-        widths = {p: _widths(self.projections[p]) for p in PROJECTIONS}
-        d_in = widths["q"][0]
-        return AdapterSpec(
-            layers=len(self.projections["q"]),
-            d_in=d_in,
-            d_out=(widths["q"][1], widths["k"][1], widths["v"][1]),
-            rank=settings.rank,
-            alpha=settings.alpha,
-        )
+        (d_in, q), (_, k), (_, v) = (_widths(self.projections[p]) for p in PROJECTIONS)
+        layers = len(self.projections["q"])
+        return AdapterSpec(layers, d_in, (q, k, v), settings.rank, settings.alpha)
+
+    def check_made_for(self, recorded: str, thing: str, advice: str) -> None:
+        """Refuse a thing that recorded the fingerprint of another backbone or tokenizer."""
+        wrong = differences(recorded, self.fingerprint)
+        if wrong and wrong[0] == PARTS[0]:
+            raise RaggdError(
+                f"{thing} was made for backbone {recorded}, but '{self.name}' is "
+                f"{self.fingerprint}: {advice}."
+            )
+        if wrong:
+            raise RaggdError(
+                f"{thing} was made for backbone '{self.name}' with another tokenizer: "
+                f"{', '.join(wrong)} differ. Put back the tokenizer's files that it was made with, "
+                f"or {advice}."
+            )
 
 
 @cache
@@ -95,20 +107,20 @@ def _widths(modules: list[nn.Module]) -> tuple[int, int]:
 def find_projections(model: nn.Module, name: str) -> dict[str, list[nn.Module]]:
     """Find q, k and v of every decoder layer, in order; fused or missing ones are refused."""
     found: dict[str, list[nn.Module]] = {p: [] for p in PROJECTIONS}
+    fused = []
     for path, module in model.named_modules():
         leaf = path.rsplit(".", 1)[-1]
         if leaf in FUSED_NAMES:
-            raise RaggdError(
-                f"backbone '{name}' computes q, k and v in one fused module ('{path}'): the "
-                "evidence-use interface needs separate q_proj, k_proj and v_proj, as in Llama, "
-                "Qwen2/3, Mistral, Gemma or SmolLM."
-            )
-        if leaf in {"q_proj", "k_proj", "v_proj"}:
+            fused.append(path)
+        elif leaf in {"q_proj", "k_proj", "v_proj"}:
             found[leaf[0]].append(module)
-    if not found["q"] or len({len(modules) for modules in found.values()}) > 1:
+    if fused or not found["q"] or len({len(modules) for modules in found.values()}) > 1:
+        lack = "has no q_proj, k_proj and v_proj in every layer"
+        if fused:
+            lack = f"computes q, k and v in one fused module ('{fused[0]}')"
         raise RaggdError(
-            f"backbone '{name}' has no q_proj, k_proj and v_proj in every layer: choose a decoder "
-            "such as Llama, Qwen2/3, Mistral, Gemma or SmolLM."
+            f"backbone '{name}' {lack}: the evidence-use interface needs all three apart. Choose a "
+            "decoder such as Llama, Qwen2/3, Mistral, Gemma or SmolLM."
         )
     return found
 
@@ -121,7 +133,8 @@ def wrap_model(model: Any, tokenizer: Any, name: str) -> Backbone:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
-    return Backbone(name, model, tokenizer, projections, fingerprint_of(model, tokenizer))
+    fingerprint, stops = fingerprint_of(model, tokenizer), stop_tokens(tokenizer, model)
+    return Backbone(name, model, tokenizer, projections, fingerprint, stops)
 
 
 @contextmanager
@@ -179,35 +192,28 @@ def load_backbone(settings: BackboneSettings, progress: Progress = on_stderr) ->
     """Load the frozen backbone, embedded, from the hub or a folder, and put it on its device."""
     from safetensors import SafetensorError
 
-    device = choose_device(settings.device)
+    name, device = settings.name, choose_device(settings.device)
     four_bits = quantization(settings, device)
-    source = (
-        str(embedded_folder(settings.name, progress))
-        if settings.name in EMBEDDED
-        else settings.name
-    )
+    source = str(embedded_folder(name, progress)) if name in EMBEDDED else name
     if reason := _lack(source):
-        raise _unloadable(settings.name, source, reason)
-    options: dict[str, Any] = {"dtype": choose_dtype(settings, device)}
+        raise _unloadable(name, source, reason)
+    options = {"dtype": choose_dtype(settings, device), **four_bits}
     check_room(source, settings, device)
-    if four_bits is not None:
-        options |= {"quantization_config": four_bits, "device_map": {"": device}}
     try:
         model, tokenizer, missing = _from_pretrained(source, options)
     except (OSError, ValueError, KeyError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise _unloadable(settings.name, source, reason) from error
+        raise _unloadable(name, source, first_line(error)) from error
     if missing:
         raise RaggdError(
-            f"the weights of backbone '{settings.name}' lack {len(missing)} tensors "
+            f"the weights of backbone '{name}' lack {len(missing)} tensors "
             f"({', '.join(missing[:3])}, ...): the files are incomplete. Copy or fetch them again."
         )
-    if four_bits is None:
+    if not four_bits:
         model = model.to(device)
     if device.type == "cpu":
         keep_freed_memory()
-    backbone = wrap_model(model, tokenizer, settings.name)
-    if settings.name in EMBEDDED:  # the wording is not the files', and 4 bits hold other numbers
-        first = 0 if four_bits is None else 1
-        check_embedded(settings.name, source, backbone.fingerprint, PARTS[first:-1])
+    backbone = wrap_model(model, tokenizer, name)
+    if name in EMBEDDED:  # the wording is not the files', and 4 bits hold other numbers
+        parts = PARTS[1:-1] if four_bits else PARTS[:-1]
+        check_embedded(name, source, backbone.fingerprint, parts)
     return backbone

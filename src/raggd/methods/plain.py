@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from raggd.adaptation.soft_prefix import check_prefix, load_prefix
+from raggd.adaptation.base_adapter import check_prefix, load_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
 from raggd.methods.spec import FILES_OF, Parts, weight_file
@@ -36,7 +36,8 @@ def build(parts: Parts, name: str) -> Unadapted:
 
 def build_prompt_tuning(parts: Parts, name: str) -> Unadapted:
     """Return the bare backbone with a trained soft prefix before its prompt."""
-    prefix = load_prefix(weight_file(parts.weights, FILES_OF[name][0])).to(parts.backbone.device)
+    path = weight_file(parts.weights, FILES_OF[name][0])
+    prefix = load_prefix(path, parts.backbone.device)
     check_prefix(parts.backbone, prefix)
     return Unadapted(name, Adapted(soft=prefix), {"prefix": prefix.fingerprint})
 

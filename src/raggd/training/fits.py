@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation import training
-from raggd.adaptation.base_adapter import save_base, train_base
+from raggd.adaptation.base_adapter import save_base, save_prefix, train_base, train_prefix
 from raggd.adaptation.following import Use, train_following, training_lessons
-from raggd.adaptation.optimizer import seconds_spent
+from raggd.adaptation.optimizer import Session, seconds_spent
 from raggd.adaptation.predictors.base import (
     MeanPredictor,
     MLPPredictor,
@@ -27,7 +27,6 @@ from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, sav
 from raggd.adaptation.predictors.modulation import save_modulation
 from raggd.adaptation.predictors.ridge import ridge_predictor
 from raggd.adaptation.refusing import LESSONS, fit_rule, refusal_lessons
-from raggd.adaptation.soft_prefix import save_prefix, train_prefix
 from raggd.adaptation.targets import Targets, denoised, draw_supports, load_targets, split_held_out
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import compile_layers
@@ -42,10 +41,10 @@ from raggd.methods import spec
 from raggd.methods.answering import adapted_rows, render
 from raggd.methods.spec import weight_file, weights_hash
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.evidence import coverage, make_demonstrations
+from raggd.retrieval.evidence import coverage, holds_answer, make_demonstrations
 from raggd.settings import changed
 from raggd.study.alignment import alignment_summary
-from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_store
+from raggd.training.run import Run, base_examples, target_store
 
 Facts = dict[str, Any]
 HELD_OUT_SHARE = 0.2  # of each task's sets, on which a predictor is tried instead
@@ -68,17 +67,11 @@ def _train(
     return made, {"seconds": seconds_spent(checkpoint), "loss": losses}
 
 
-def _hashes(run: Run, file: str) -> dict[str, str]:
-    # of what lies beside a stage's own file
-    return {file: weights_hash(run.out / file)}
-
-
 def base(run: Run, file: str) -> Facts:
     """Return the facts of training the base adapter W0 (paper section 5)."""
     prompts, settings = base_examples(run), run.settings
     shape = run.parts.backbone.adapter_spec(settings.adapter)
-    given = (shape, prompts, settings.base_training)
-    made, facts = _train(run, file, train_base, *given)
+    made, facts = _train(run, file, train_base, shape, prompts, settings.base_training)
     save_base(run.out / file, made)
     return {
         **facts,
@@ -93,8 +86,7 @@ def base(run: Run, file: str) -> Facts:
 def prompt(run: Run, file: str) -> Facts:
     """Return the facts of training the soft prefix on the base adapter's examples."""
     prompts = base_examples(run)
-    given = (prompts, run.settings.prompt_tuning)
-    prefix, facts = _train(run, file, train_prefix, *given)
+    prefix, facts = _train(run, file, train_prefix, prompts, run.settings.prompt_tuning)
     save_prefix(run.out / file, prefix)
     return {
         **facts,
@@ -163,29 +155,26 @@ def _fits(
 
 def predictor(run: Run, file: str, steps: int = 0) -> Facts:
     """Fit the predictor (equation 9) and its control, the mean, to targets of K `steps`."""
-    settings, w0 = run.settings.predictor, run.parts.base
+    settings, w0 = run.settings, run.parts.base
     kept, held, facts = _split(run, steps)
-    files = {"rag-gd": file, "mean-update": file.replace("predictor", "mean")}
-    checkpoint = _checkpoint(run, files["rag-gd"])
+    checkpoint = _checkpoint(run, file)
+    session: Session = {"checkpoint": checkpoint, "progress": run.progress}
     fitted, history = training.train_predictor(
-        w0,
-        kept,
-        settings,
-        run.settings.training,
-        checkpoint=checkpoint,
-        progress=run.progress,
+        w0, kept, settings.predictor, settings.training, **session
     )
-    save_predictor(run.out / files["rag-gd"], fitted)
-    mean = mean_predictor(w0.spec, w0.fingerprint, kept.vectors)
-    save_predictor(run.out / files["mean-update"], mean)
-    device = w0.device
-    known = {name: load_predictor(run.out / file, device) for name, file in files.items()}
+    mean_file = file.replace("predictor", "mean")
+    save_predictor(run.out / file, fitted)
+    save_predictor(run.out / mean_file, mean_predictor(w0.spec, w0.fingerprint, kept.vectors))
+    known = {
+        "rag-gd": load_predictor(run.out / file, w0.device),
+        "mean-update": load_predictor(run.out / mean_file, w0.device),
+    }
     return {
         "seconds": seconds_spent(checkpoint),
         **facts,
         **_fits(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        "hashes": _hashes(run, files["mean-update"]),
+        "hashes": {mean_file: weights_hash(run.out / mean_file)},
     }
 
 
@@ -204,7 +193,7 @@ def ridge(run: Run, file: str) -> Facts:
 def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
     """Make what HyperTuning learns from, in order: a support set's number, an answered prompt."""
     tasks = known_benchmarks(sorted(set(kept.tasks)))
-    pools = {name: lesson_pool(run, name) for name in tasks}
+    pools = {name: run.answerable(name, holds_answer) for name in tasks}
     lessons = training.plan_lessons(kept, pools, run.settings.hyper_tuning, run.settings.training)
     asked = {question.id: question for _, question in lessons}
     prompts = run.prompts(list(asked.values()), run.settings.target.max_tokens)
@@ -273,7 +262,7 @@ def gate_trials(run: Run) -> list[tuple[float, Trial]]:
             probes = make_demonstrations(questions[size:], retriever, k)
             trials.append((noise, Trial(support, tuple(probes))))
         by_task.append(trials)
-    return in_turn(by_task)
+    return list(chain.from_iterable(zip(*by_task, strict=True)))
 
 
 def _by_label(gains: Tensor, labels: list[str]) -> dict[str, list[float]]:
@@ -321,13 +310,14 @@ def refusals(run: Run, file: str) -> Facts:
     token = answer_tokens(run.parts.backbone.tokenizer, REFUSAL)[0]
     features, wanted = _refusal_features(run, rows, token)
     fitted = fit_rule(features, wanted, token)
-    fitted.rule.save(path, weights_hash(run.out / spec.EXAMPLES_FILE))
+    step = weights_hash(run.out / spec.EXAMPLES_FILE)
+    fitted.rule.save(path, step)
     told = {name: round(getattr(fitted, name), 3) for name in ("area", "recall", "wrongly")}
     return {
         "lessons": len(wanted),
         **told,
         "data": prepared_id(rows),
-        "hashes": _hashes(run, spec.EXAMPLES_FILE),
+        "hashes": {spec.EXAMPLES_FILE: step},
     }
 
 

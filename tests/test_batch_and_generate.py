@@ -31,9 +31,8 @@ from raggd.backbone.generate import (
     read_prompts,
     score,
 )
-from raggd.backbone.identity import end_tokens, stop_tokens
 from raggd.backbone.interface import attach
-from raggd.backbone.load import Backbone, wrap_model
+from raggd.backbone.load import Backbone, end_tokens, stop_tokens, wrap_model
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.prompts import Prompt, answer_tokens, build_prompt
 from raggd.records import RaggdError, SupportSet

@@ -154,8 +154,7 @@ def train_hyper(
 
     A lesson is the number of a support set, whose states the targets hold, and an answered prompt
     of its task. If it is `constant`, the head's bias alone is trained, from the mean target.
-    `start` is a trained predictor to go on from, changed in place. With it comes the loss of every
-    step.
+    `start` is a trained predictor to go on from, changed in place. With it comes every step's loss.
     """
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]

@@ -164,8 +164,7 @@ def leave_one() -> int:
 
     For `claim` in the one thread that shall run the model: OpenMP keeps helpers for every thread
     that ever computed, and puts them to sleep after each product once all together are more than
-    the cores. A model loaded in one thread and run in another decodes at little more than half the
-    speed.
+    the cores, which nearly halves the speed of decoding.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -40,14 +40,9 @@ _ASKED = [
 ]
 
 
-def shipped_fingerprint(name: str) -> str:
-    """Return the fingerprint that an embedded backbone has."""
-    return str(EMBEDDED[name]["fingerprint"])
-
-
 def known_fingerprint(recorded: str) -> str:
     """Complete a fingerprint that names the weights of an embedded backbone alone."""
-    whole = map(shipped_fingerprint, EMBEDDED)
+    whole: list[str] = [facts["fingerprint"] for facts in EMBEDDED.values()]
     return next((f for f in whole if f.partition("-")[0] == recorded), recorded)
 
 

@@ -97,7 +97,9 @@ class Extract:
 
     def limit(self, logits: Tensor) -> Tensor:
         """Return logits (vocabulary,) with all that may not come next at minus infinity."""
-        return only(self._weighed(logits), self.allowed())
+        kept = torch.tensor(sorted(self.allowed()), device=logits.device)
+        weighed = self._weighed(logits)
+        return torch.full_like(weighed, -torch.inf).index_copy(0, kept, weighed[kept])
 
     def _weighed(self, logits: Tensor) -> Tensor:
         # where the two answers part, their tokens have the chances that evidence and model give
@@ -183,12 +185,6 @@ class Slots(Extract):
         for _, part in reached:
             part.push(token)
         self._parts = reached
-
-
-def only(logits: Tensor, allowed: set[int]) -> Tensor:
-    """Return logits (vocabulary,) with all other tokens at minus infinity."""
-    kept = torch.tensor(sorted(allowed), device=logits.device)
-    return torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
 
 
 def mixed(logits: Tensor, first: int, second: int, told: float, free: float) -> Tensor:

@@ -1,8 +1,7 @@
 """Counted operations of adapting and answering, from the model's shape and the prompts' lengths.
 
-Padding is left out: these are the operations that the text needs, whatever the batch. PyTorch's
-own counter has to run the model, multiplies the masked pairs of tokens too, and misses products
-that add in place, as an adapter's do; tests hold these formulas against it.
+Padding is left out. PyTorch's own counter, against which tests hold these formulas, has to run the
+model, multiplies masked pairs of tokens too, and misses products that add in place.
 """
 
 from __future__ import annotations

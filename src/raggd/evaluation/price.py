@@ -19,9 +19,8 @@ from raggd.adaptation.targets import encode_batch, sgd_updates
 from raggd.backbone.batch import Batch, last_states, make_batch
 from raggd.backbone.device import choose_device, choose_dtype, quantization
 from raggd.backbone.generate import decode, read_prompts
-from raggd.backbone.identity import model_fingerprint
 from raggd.backbone.interface import attach
-from raggd.backbone.load import Backbone, find_projections
+from raggd.backbone.load import Backbone, find_projections, model_fingerprint
 from raggd.core.low_rank import BaseAdapter, Update, factors_of
 from raggd.data.prompts import Prompt
 from raggd.evaluation.timing import Stopwatch, Work, in_turn, ratio_of
@@ -125,8 +124,8 @@ def random_backbone(name: str, settings: BackboneSettings) -> Backbone:
         model = make(config, dtype=choose_dtype(settings, device))
     _materialise(model, device, nf4=nf4)
     model.eval().requires_grad_(False)
-    projections = find_projections(model, name)
-    return Backbone(name, model, NoText(), projections, model_fingerprint(model), stops=[-1])
+    projections, fingerprint = find_projections(model, name), model_fingerprint(model)
+    return Backbone(name, model, NoText(), projections, fingerprint, stops=[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,9 +294,6 @@ def look(backbone: Backbone) -> Pace:
 
 def questions_for(seconds: float, pace: Pace) -> tuple[int, int]:
     """Choose questions in all, and support sets per benchmark (of two), for some seconds."""
-    best = (CHOICES[0], 1)
-    for draws in (1, 3):
-        for questions in CHOICES if draws == 1 else CHOICES[2:]:
-            if pace.seconds(questions, 2 * draws) <= seconds:
-                best = (questions, draws)
-    return best
+    plans = [*((questions, 1) for questions in CHOICES), *((more, 3) for more in CHOICES[2:])]
+    fitting = [plan for plan in plans if pace.seconds(plan[0], 2 * plan[1]) <= seconds]
+    return fitting[-1] if fitting else plans[0]

@@ -18,7 +18,7 @@ from typing import Any, Unpack
 from pydantic import ValidationError
 
 from raggd.assembly import Assembly
-from raggd.backbone.identity import differences
+from raggd.backbone.load import differences
 from raggd.data.benchmarks import support_pool
 from raggd.files import read_json, reason_of, tensor_header, write_json
 from raggd.methods.spec import BASE_FILE, FILES_OF, made_by

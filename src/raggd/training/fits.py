@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
@@ -33,7 +33,7 @@ from raggd.backbone.load import compile_layers
 from raggd.backbone.refusal import doubts
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import known_benchmarks
-from raggd.data.prepared import Prepared, prepared_id
+from raggd.data.prepared import prepared_id
 from raggd.data.prompts import Prompt, answer_tokens
 from raggd.data.template import REFUSAL
 from raggd.evaluation.runner import support_sets
@@ -59,8 +59,7 @@ def _train(
 ) -> tuple[Any, Facts]:
     # what a trainer makes with the backbone, and the facts that all trainings have
     checkpoint = _checkpoint(run, file)
-    named |= {"checkpoint": checkpoint, "progress": run.progress}
-    named["common"] = run.settings.training
+    named |= {"checkpoint": checkpoint, "progress": run.progress, "common": run.settings.training}
     with compile_layers(run.parts.backbone):
         made, history = trainer(run.parts.backbone, *given, **named)
     losses = [round(x, 4) for x in history]
@@ -144,12 +143,10 @@ def _fits(
     base: BaseAdapter, kept: Targets, held: Targets, predictors: Mapping[str, Predictor]
 ) -> Facts:
     # how predictors align with targets that they were not fitted to
-    goals = {"held_out": held, "held_out_denoised": denoised(held)} if len(held) else {}
     return {
         "sets": {"training": len(kept), "held_out": len(held)},
-        "held_out": {},
-        "held_out_denoised": {},
-        **{name: alignment_summary(base, goal, predictors) for name, goal in goals.items()},
+        "held_out": alignment_summary(base, held, predictors),
+        "held_out_denoised": alignment_summary(base, denoised(held), predictors),
     }
 
 
@@ -192,8 +189,7 @@ def ridge(run: Run, file: str) -> Facts:
 
 def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
     """Make what HyperTuning learns from, in order: a support set's number, an answered prompt."""
-    tasks = known_benchmarks(sorted(set(kept.tasks)))
-    pools = {name: run.answerable(name, holds_answer) for name in tasks}
+    pools = {name: run.answerable(name, holds_answer) for name in sorted(set(kept.tasks))}
     lessons = training.plan_lessons(kept, pools, run.settings.hyper_tuning, run.settings.training)
     asked = {question.id: question for _, question in lessons}
     prompts = run.prompts(list(asked.values()), run.settings.target.max_tokens)
@@ -202,13 +198,8 @@ def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
 
 
 def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "zero") -> Facts:
-    """Train a predictor through the answer loss of other questions.
-
-    It begins with no update, the trained predictor, or the mean target: then it stays one for all.
-
-    Raises:
-        RaggdError: the trained predictor is no network.
-    """
+    """Train a predictor through the answers to other questions; refuse one that is no network."""
+    # it begins with no update, the trained predictor, or the mean target: then it stays one for all
     settings, w0, start = run.settings, run.parts.base, None
     kept, _, facts = _split(run)
     if begin == "predictor":
@@ -307,27 +298,12 @@ def refusals(run: Run, file: str) -> Facts:
     """Return the facts of fitting the rule that decides whether to refuse."""
     rows, path = run.rows(), run.out / file
     path.unlink(missing_ok=True)  # lessons are read without one
-    token = answer_tokens(run.parts.backbone.tokenizer, REFUSAL)[0]
-    features, wanted = _refusal_features(run, rows, token)
-    fitted = fit_rule(features, wanted, token)
-    step = weights_hash(run.out / spec.EXAMPLES_FILE)
-    fitted.rule.save(path, step)
-    told = {name: round(getattr(fitted, name), 3) for name in ("area", "recall", "wrongly")}
-    return {
-        "lessons": len(wanted),
-        **told,
-        "data": prepared_id(rows),
-        "hashes": {spec.EXAMPLES_FILE: step},
-    }
-
-
-def _refusal_features(run: Run, rows: Sequence[Prepared], token: int) -> tuple[Tensor, Tensor]:
-    # what logits tell and coverage (lessons, 3), and which are to be refused
     parts = run.parts.derived(changed(run.settings, "adapter", weights=str(run.out)))
     backbone, method = parts.backbone, parts.method("examples")
     limit = run.settings.backbone.context_tokens
-    features: list[list[float]] = []
-    wanted: list[bool] = []
+    token = answer_tokens(backbone.tokenizer, REFUSAL)[0]
+    features: list[list[float]] = []  # what logits tell, and coverage
+    wanted: list[bool] = []  # which are to be refused
     for lesson in islice(refusal_lessons(rows), LESSONS):
         adapted, asked = method.adapt([lesson.support])[0], lesson.asked
         prompt = render(backbone, adapted, asked.question, asked.passages, limit=limit)
@@ -337,4 +313,12 @@ def _refusal_features(run: Run, rows: Sequence[Prepared], token: int) -> tuple[T
         features.append([*told, coverage(prompt.question, prompt.passages)])
         wanted.append(asked.refused)
         run.progress("refusals", len(wanted), LESSONS)
-    return torch.tensor(features, dtype=torch.float64), torch.tensor(wanted)
+    fitted = fit_rule(torch.tensor(features, dtype=torch.float64), torch.tensor(wanted), token)
+    step = weights_hash(run.out / spec.EXAMPLES_FILE)
+    fitted.rule.save(path, step)
+    return {
+        "lessons": len(wanted),
+        **{name: round(getattr(fitted, name), 3) for name in ("area", "recall", "wrongly")},
+        "data": prepared_id(rows),
+        "hashes": {spec.EXAMPLES_FILE: step},
+    }

@@ -169,8 +169,6 @@ class Captured:
         length: int,
         hooks: Sequence[Attached],
     ) -> None:
-        from transformers import DynamicCache
-
         self.rows, self.length = rows, length
         self._count, self._filled = rows, 0  # and no reference to the model, the key to this
         device = backbone.device
@@ -184,8 +182,8 @@ class Captured:
             tuple(t.new_zeros(rows, t.shape[1], length, t.shape[3]) for t in (own.keys, own.values))
             for own in reading.cache.layers
         ]
-        self._view = DynamicCache()
-        self._view.update = self._write  # type: ignore[method-assign, assignment]
+        self._view = new_cache()
+        self._view.update = self._write
         self._own = _own(hooks, rows)
         self._norms = plain_norms(backbone.model)
         self._logits = torch.empty(0)

@@ -39,7 +39,6 @@ from raggd.data.template import REFUSAL
 from raggd.evaluation.runner import support_sets
 from raggd.methods import spec
 from raggd.methods.answering import adapted_rows, render
-from raggd.methods.spec import weight_file, weights_hash
 from raggd.records import RaggdError, content_id
 from raggd.retrieval.evidence import coverage, holds_answer, make_demonstrations
 from raggd.settings import changed
@@ -171,7 +170,7 @@ def predictor(run: Run, file: str, steps: int = 0) -> Facts:
         **facts,
         **_fits(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        "hashes": {mean_file: weights_hash(run.out / mean_file)},
+        "hashes": {mean_file: spec.weights_hash(run.out / mean_file)},
     }
 
 
@@ -204,7 +203,7 @@ def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "ze
     kept, _, facts = _split(run)
     if begin == "predictor":
         # read anew: it is changed in place, and `parts` keeps what it has read
-        path = weight_file(run.parts.weights, spec.PREDICTOR_FILE)
+        path = spec.weight_file(run.parts.weights, spec.PREDICTOR_FILE)
         start = load_predictor(path)  # in float32, which a card's copy is not
         if not isinstance(start, MLPPredictor):
             raise RaggdError(f"{path} has no network that could be tuned.")
@@ -267,7 +266,7 @@ def _by_label(gains: Tensor, labels: list[str]) -> dict[str, list[float]]:
 def gate(run: Run, file: str) -> Facts:
     """Return the facts of a gate fitted to what the tuned predictor's updates gain."""
     parts = run.parts
-    hashed = weights_hash(weight_file(parts.weights, spec.TUNED_FILE))
+    hashed = spec.weights_hash(spec.weight_file(parts.weights, spec.TUNED_FILE))
     trials = gate_trials(run)
     states, losses = measure_gains(
         parts.backbone,
@@ -314,7 +313,7 @@ def refusals(run: Run, file: str) -> Facts:
         wanted.append(asked.refused)
         run.progress("refusals", len(wanted), LESSONS)
     fitted = fit_rule(torch.tensor(features, dtype=torch.float64), torch.tensor(wanted), token)
-    step = weights_hash(run.out / spec.EXAMPLES_FILE)
+    step = spec.weights_hash(run.out / spec.EXAMPLES_FILE)
     fitted.rule.save(path, step)
     return {
         "lessons": len(wanted),

@@ -20,7 +20,6 @@ from raggd.core.low_rank import load_update, stack_updates, tensors_of
 from raggd.evaluation.timing import in_turn
 from raggd.files import read_json, write_json
 from raggd.methods import spec
-from raggd.methods.spec import weights_hash
 from raggd.progress import Progress, silent
 from raggd.provenance import origin
 from raggd.records import RaggdError, require_known
@@ -115,7 +114,7 @@ def run_stage(name: str, run: Run) -> dict[str, Any]:
     seconds = facts.pop("seconds", time.monotonic() - started)
     record = {"settings": run.settings.model_dump(), "seconds": round(seconds, 1)}
     weights = run.out / spec.file_of(name)
-    own = {weights.name: weights_hash(weights)} if weights.is_file() else {}
+    own = {weights.name: spec.weights_hash(weights)} if weights.is_file() else {}
     record |= {**origin(), **facts, "hashes": own | facts.get("hashes", {})}
     write_json(stage.record(run), record)
     return record
@@ -146,7 +145,7 @@ def _changes(stage: Stage, run: Run, made: Mapping[str, Any]) -> Iterator[str]:
             if found != value and (section, name) != ("adapter", "weights"):
                 yield f"with {section}.{name} = {found!r}, now it is {value!r}"
     for file, known in made.get("hashes", {}).items():
-        if (run.out / file).is_file() and weights_hash(run.out / file) != known:
+        if (run.out / file).is_file() and spec.weights_hash(run.out / file) != known:
             yield f"with another {file} (hash {known}) than the one beside it"
     base = made.get("base")
     if base is not None and base != run.parts.base.fingerprint:
@@ -214,10 +213,10 @@ def average(files: Sequence[Path], out: Path) -> dict[str, Any]:
     path = out / spec.EXAMPLES_FILE
     mean.save(path)
     record = {
-        "mean_of": {str(file): weights_hash(file) for file in files},
+        "mean_of": {str(file): spec.weights_hash(file) for file in files},
         "base": mean.base,
         **origin(),
-        "hashes": {path.name: weights_hash(path)},
+        "hashes": {path.name: spec.weights_hash(path)},
     }
     write_json(out / "average.json", record)
     return record

@@ -114,20 +114,17 @@ def refuse_if_short(name: str, needed: dict[str, float], dtype: str, free: float
     if needed[dtype] + SPARE <= free:
         return
     fits = needed["nf4"] + SPARE <= free and dtype != "nf4"
+    wanted, narrow = ((needed[kind] + SPARE) / 1e9 for kind in (dtype, "nf4"))
     offer = (
-        f"In 4 bits it needs {_gb(needed['nf4'] + SPARE)}: --set backbone.dtype='nf4' (and the "
-        "extra raggd[gpu]). A small evaluation.batch keeps what is left for long prompts."
+        f"In 4 bits it needs {narrow:.1f} GB: --set backbone.dtype='nf4' (and the extra "
+        "raggd[gpu]). A small evaluation.batch keeps what is left for long prompts."
         if fits
         else "Choose a smaller backbone, a card with more memory, or backbone.device = 'cpu'."
     )
     raise RaggdError(
-        f"backbone '{name}' needs {_gb(needed[dtype] + SPARE)} of graphics memory in {dtype}, "
-        f"{_gb(free)} are free. {offer}"
+        f"backbone '{name}' needs {wanted:.1f} GB of graphics memory in {dtype}, "
+        f"{free / 1e9:.1f} GB are free. {offer}"
     )
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"
 
 
 def check_room(source: str, settings: BackboneSettings, device: torch.device) -> None:

@@ -29,10 +29,7 @@ from raggd.records import RaggdError
 EMBEDDED: dict[str, dict[str, Any]] = read_json(
     Path(__file__).with_name("embedded.json"), what="embedded backbones"
 )
-"""By name: wheels with the parts of one file that they hold, in order, its hash, and facts.
-
-SmolLM2 is tuned to follow instructions, Gemma is a base model.
-"""
+"""By name: wheels with the parts of one file that they hold, in order, its hash, and facts."""
 _MADE = 2  # changes with how a conversion is made: folders made otherwise are not used
 _ASKED = [
     {"role": "system", "content": "Reply in one word."},

@@ -58,8 +58,7 @@ class Stopwatch:
     """
 
     def __init__(self, *, cuda: bool = False) -> None:
-        """Start with no times; `cuda`: work is over when the card has done it, not when queued."""
-        self._cuda = cuda
+        self._cuda = cuda  # work is over when the card has done it, not when it is queued
         self.times: dict[str, list[float]] = {}  # milliseconds, by name in the order of first use
 
     def _now(self) -> float:

@@ -112,9 +112,7 @@ def join_readings(readings: Sequence[Reading]) -> Reading:
     return Reading(cache, logits, mask, torch.cat([reading.following for reading in readings]))
 
 
-def _extracted(
-    logits: Tensor, extracts: Sequence[Extract | None], last: Sequence[Tensor]
-) -> Tensor:
+def _extracted(logits: Tensor, extracts: Sequence[Extract | None], last: list[Tensor]) -> Tensor:
     # of the rows that are held to their passages, nothing else stays possible
     logits = logits.clone()
     for row, extract in enumerate(extracts):

@@ -167,21 +167,17 @@ def stop_tokens(tokenizer: Any, model: Any) -> list[int]:
     return sorted(stops)
 
 
-def _vocabulary(tokenizer: Any) -> str:
-    entries = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
-    digest = sha256("\0".join(word for word, _ in entries).encode(errors="replace"))
-    digest.update(str(tokenizer.encode(_PROBE, add_special_tokens=False)).encode())
-    return digest.hexdigest()[:_DIGITS]
-
-
 def fingerprint_of(model: Any, tokenizer: Any) -> str:
     """Say what decides an answer besides the adapter: end tokens as they are, the rest hashed."""
+    words = tokenizer.get_vocab()
+    vocabulary = sha256("\0".join(sorted(words, key=words.get)).encode(errors="replace"))
+    vocabulary.update(str(tokenizer.encode(_PROBE, add_special_tokens=False)).encode())
     special = [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.unk_token_id]
     control = control_of(tokenizer)
     asked = user_text("q", [Passage("1", "text", "title"), Passage("2", "text")])
     parts = [
         model_fingerprint(model),
-        _vocabulary(tokenizer),
+        vocabulary.hexdigest()[:_DIGITS],
         content_id(str(special), str(sorted(control.ids)), control.words.pattern, length=_DIGITS),
         "+".join(map(str, end_tokens(tokenizer, model))),
         content_id(render_turns(tokenizer, _CONVERSATION, cue=ANSWER_CUE), length=_DIGITS),

@@ -4,7 +4,6 @@ Where every example's value stands in its passages as it is written, three examp
 are found there. A small model now and then makes one up that sounds alike; here it can only go on
 with what a passage goes on with. Where they are options or labels, one of these is given whole; and
 where evidence tells which of two, it is weighed with the model's view at the token that parts them.
-Of an answer of several values, what stands around them is given, and each is held so.
 """
 
 from __future__ import annotations
@@ -120,7 +119,7 @@ class Extract:
 
 
 class Slots(Extract):
-    """An answer in the making: literal text (even parts) in turn with values (odd ones).
+    """An answer of several values: literal text (even parts) in turn with values (odd ones).
 
     A value may go on or end where the next literal begins with the same token, so several parts may
     be open at once. Answers that are given whole may be given instead.

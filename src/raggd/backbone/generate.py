@@ -1,7 +1,4 @@
-"""Reading a batch of prompts once, then answering greedily and scoring gold answers from it.
-
-The keys and values of the prompts are kept: decoding and scoring both start from them.
-"""
+"""Reading a batch of prompts once, then answering greedily and scoring gold answers from it."""
 
 from __future__ import annotations
 

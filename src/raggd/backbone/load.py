@@ -187,10 +187,7 @@ def fingerprint_of(model: Any, tokenizer: Any) -> str:
 
 
 def differences(recorded: str, now: str) -> list[str]:
-    """Name the `PARTS` in which two fingerprints differ, end tokens with their ids.
-
-    A recorded one that names the weights alone agrees with all tokenizers, unless it is an embedded
-    backbone's, whose tokenizer is known.
+    """Name the `PARTS` in which two fingerprints differ, of those that both have.
 
     >>> differences("aa-bb-cc-2-dd-ee", "aa-bb-cc-1+2-dd-ff")
     ['end tokens (2 then, 1+2 now)', 'prompt wording']
@@ -219,8 +216,7 @@ def wrap_model(model: Any, tokenizer: Any, name: str) -> Backbone:
 def compile_layers(backbone: Backbone) -> Iterator[None]:
     """Compile every decoder layer inside a ``with`` block, on a processor with a C++ compiler.
 
-    Fuses the elementwise work that is half of a training step there (1.2 to 1.5 times faster after
-    some 20 seconds). On a card whole trainings end within minutes.
+    Elementwise work is half of a training step there: 1.2 to 1.5 times faster after 20 seconds.
     """
     layers = getattr(backbone.model.base_model, "layers", [])
     compiler = shutil.which("g++") or shutil.which("clang++")

@@ -15,7 +15,6 @@ from raggd.adaptation.base_adapter import save_base, save_prefix, train_base, tr
 from raggd.adaptation.following import Use, train_following, training_lessons
 from raggd.adaptation.optimizer import Session, seconds_spent
 from raggd.adaptation.predictors.base import (
-    MeanPredictor,
     MLPPredictor,
     Predictor,
     load_predictor,
@@ -32,7 +31,7 @@ from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import compile_layers
 from raggd.backbone.refusal import doubts
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.benchmarks import known_benchmarks
+from raggd.data.benchmarks import find_benchmark, known_benchmarks
 from raggd.data.prepared import prepared_id
 from raggd.data.prompts import Prompt, answer_tokens
 from raggd.data.template import REFUSAL
@@ -132,7 +131,14 @@ def targets(run: Run, file: str) -> Facts:
 
 def _split(run: Run, steps: int = 0) -> tuple[Targets, Targets, Facts]:
     # targets of K steps (0: the store's own) to train on, those held out, and facts of both
-    stored, w0 = run.targets(steps), run.parts.base
+    stored = load_targets(run.stores[0], steps)
+    never = [task for task in sorted(set(stored.tasks)) if find_benchmark(task).held_out]
+    if never:
+        raise RaggdError(
+            f"{run.stores[0]} holds targets of {', '.join(never)}, which nothing may be trained on "
+            "(paper section 5): make targets without `--pool`."
+        )
+    w0 = run.parts.base
     training.check_targets(w0, stored)
     kept, held = split_held_out(stored, HELD_OUT_SHARE)
     return kept, held, {"base": w0.fingerprint, "targets": stored.identity}
@@ -211,11 +217,10 @@ def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "ze
     made, told = _train(
         run, file, training.train_hyper, *given, start=start, constant=begin == "mean"
     )
-    saved: MLPPredictor | MeanPredictor = made
     if begin == "mean":  # what any states give
         vectors = made.predict(kept.states[:1].to(w0.device)).vector()
-        saved = mean_predictor(w0.spec, w0.fingerprint, vectors)
-    save_predictor(run.out / file, saved)
+        made = mean_predictor(w0.spec, w0.fingerprint, vectors)
+    save_predictor(run.out / file, made)
     return {**told, **facts, "start": begin, "sets": len(kept)}
 
 

@@ -10,13 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from raggd.adaptation.targets import (
-    Targets,
-    TargetStore,
-    answered_prompt,
-    draw_supports,
-    load_targets,
-)
+from raggd.adaptation.targets import TargetStore, answered_prompt, draw_supports
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import (
     find_benchmark,
@@ -107,17 +101,6 @@ class Run:
         found = evidence.demonstrations_of(questions, self.evidence(questions))
         tokenizer = self.parts.backbone.tokenizer
         return [answered_prompt(tokenizer, shown, limit) for shown in found]
-
-    def targets(self, steps: int = 0) -> Targets:
-        """Load the first store's targets of K `steps`, or 0 for its own; held-out are refused."""
-        targets = load_targets(self.stores[0], steps)
-        held_out = [task for task in sorted(set(targets.tasks)) if find_benchmark(task).held_out]
-        if held_out:
-            raise RaggdError(
-                f"{self.stores[0]} holds targets of {', '.join(held_out)}, which nothing may be "
-                "trained on (paper section 5): make targets without `--pool`."
-            )
-        return targets
 
 
 def base_examples(run: Run) -> list[Prompt]:

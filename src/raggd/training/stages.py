@@ -22,7 +22,7 @@ from raggd.files import read_json, write_json
 from raggd.methods import spec
 from raggd.progress import Progress, silent
 from raggd.provenance import origin
-from raggd.records import RaggdError, require_known
+from raggd.records import RaggdError, known_names
 from raggd.settings import Settings, changed
 from raggd.training import fits
 from raggd.training.run import Run
@@ -149,8 +149,7 @@ def _changes(stage: Stage, run: Run, made: Mapping[str, Any]) -> Iterator[str]:
             yield f"with another {file} (hash {known}) than the one beside it"
     base = made.get("base")
     if base is not None and base != run.parts.base.fingerprint:
-        now = run.parts.base.fingerprint
-        yield f"for base adapter {base}, the one in {run.out} is {now}"
+        yield f"for base adapter {base}, the one in {run.out} is {run.parts.base.fingerprint}"
 
 
 def train_all(
@@ -165,8 +164,7 @@ def train_all(
     Targets go to ``targets`` below `out`. `announce` is told in a line what is left and how long it
     will take, before it starts. Returned is what ``train.json`` holds.
     """
-    for name in names:
-        require_known("stage", name, tuple(STAGES))
+    known_names("stage", names, tuple(STAGES))
     started = time.monotonic()
     # what stages share is loaded into these; each has parts of its own, to read what others wrote
     shared = parts.derived(changed(parts.settings, "adapter", weights=str(out)))

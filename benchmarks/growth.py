@@ -98,7 +98,7 @@ def _encode(setting: BenchSetting, support: SupportSet) -> Work:
 
 def _steps(setting: BenchSetting, support: SupportSet, steps: int) -> Work:
     limit = setting.parts.settings.backbone.context_tokens
-    target = setting.parts.settings.target.model_copy(update={"steps": steps})
+    target = setting.parts.settings.target.model_copy(update={"steps": steps, "keep": []})
     batch = support_batch(setting.backbone, [support], limit)
     return lambda: sgd_updates(setting.backbone, setting.base, batch, 1, target)
 

@@ -80,8 +80,9 @@ def run(setting: BenchSetting) -> Measured:
     kept: dict[str, Any] = {}
 
     def ours(steps: int = target.steps) -> None:
-        chosen = target.model_copy(update={"steps": steps})
-        kept["ours"] = sgd_updates(backbone, setting.base, together, len(supports), chosen)[0]
+        chosen = target.model_copy(update={"steps": steps, "keep": []})
+        updates = sgd_updates(backbone, setting.base, together, len(supports), chosen)
+        kept["ours"] = updates[steps]
 
     def theirs() -> None:
         kept["plain"] = plain.run(target.steps)

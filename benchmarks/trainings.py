@@ -32,11 +32,12 @@ LONG = 3000
 def _targets(backbone: Backbone, base: BaseAdapter, tokens: int) -> Targets:
     prompts = random_prompts(backbone, SETS * SHOWN, tokens, 4)
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
-    updates, _ = sgd_updates(backbone, base, batch, SETS, TargetSettings())
-    states = encode_batch(backbone, base, batch).reshape(SETS, SHOWN, -1)
+    settings = TargetSettings()
+    updates = sgd_updates(backbone, base, batch, SETS, settings)
+    states = encode_batch(backbone, base, batch, SETS)
     names = tuple(f"set-{i}" for i in range(SETS))
     ids = tuple((name,) for name in names)
-    vectors = updates.vector().to("cpu", torch.bfloat16)
+    vectors = updates[settings.steps].vector().to("cpu", torch.bfloat16)
     tasks = ("random",) * SETS
     return Targets(vectors, states.cpu(), tasks, names, ids, base.fingerprint, "random")
 

@@ -22,8 +22,8 @@ from raggd.evaluation.contracts import (
 from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.files import read_json
 from raggd.methods.base import Adapted
-from raggd.methods.controls import Control
 from raggd.methods.plain import Unadapted
+from raggd.methods.predicted import Control
 from raggd.records import Demonstration, RaggdError, SupportSet
 from raggd.report.own import contract_tables
 from raggd.settings import Settings

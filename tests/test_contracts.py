@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from raggd.adaptation import following
 from raggd.adaptation.following import (
     Use,
-    draw_lessons,
     lesson_prompt,
     pools_of,
     training_lessons,
@@ -58,7 +57,7 @@ from raggd.data.template import REFUSAL
 from raggd.evaluation.contracts import Judged, contract_result
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.settings import ExamplesSettings
-from workflow_fixtures import prepared_row
+from workflow_fixtures import drawn_lessons, prepared_row
 
 ROWS = [prepared_row(i) for i in range(60)]
 ALL = [*KNOWN, *NEW, *HELD, NATURAL]
@@ -265,16 +264,16 @@ def test_labels_and_refusals_are_shown_by_the_examples() -> None:
 
 
 def test_half_of_the_lessons_are_natural_and_no_held_task_is_trained_on() -> None:
-    lessons = draw_lessons(ROWS, ExamplesSettings())
+    lessons = drawn_lessons(ROWS, ExamplesSettings())
     drawn = [next(lessons) for _ in range(400)]
     natural = sum(lesson.contract is NATURAL for lesson in drawn)
     assert 160 < natural < 240
     assert 160 < 2 * sum(bool(lesson.contract.refusal) for lesson in drawn) < 240
-    again = draw_lessons(ROWS, ExamplesSettings())
+    again = drawn_lessons(ROWS, ExamplesSettings())
     assert [next(again) for _ in range(5)] == drawn[:5]
     with pytest.raises(RaggdError, match="popqa, which no training may see"):
         pools_of([*ROWS, prepared_row(1, "popqa")])
-    few = draw_lessons(ROWS, ExamplesSettings(tasks=5, natural=0))
+    few = drawn_lessons(ROWS, ExamplesSettings(tasks=5, natural=0))
     assert len({next(few).contract.name for _ in range(60)}) <= 5
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -22,17 +24,17 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import support_pool, tasks_in
 from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted, Item, Rearranges
-from raggd.methods.controls import (
+from raggd.methods.plain import FewShot, TaskMean
+from raggd.methods.predicted import (
     Control,
-    TaskMean,
     other_passages,
     other_support,
     with_other_passages,
     with_supports,
 )
-from raggd.methods.plain import FewShot
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
 from raggd.retrieval.evidence import is_answerable
+from raggd.settings import load_settings
 from workflow_fixtures import StubRetriever, write_data
 
 
@@ -109,6 +111,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_data(tmp_path_factory.mktemp("data"))
 
 
+def parts_of(data: Path, seed: int = 0) -> Any:
+    """What a control needs of a run: where benchmarks are read from, and what finds passages."""
+    told = [f"evaluation.seed={seed}", "retrieval.top_k=2"]
+    settings = load_settings(assignments=told)
+    return SimpleNamespace(source=str(data), settings=settings, retriever=StubRetriever())
+
+
 def sets(count: int, task: str = "nq") -> list[SupportSet]:
     shown = [
         (tiny.demonstration(i, "salt", "sea"), tiny.demonstration(i + 99, "red bird", "tree"))
@@ -119,7 +128,7 @@ def sets(count: int, task: str = "nq") -> list[SupportSet]:
 
 def test_a_shuffled_support_is_of_another_task_and_always_the_same(data: Path) -> None:
     assert tasks_in(data) == ["nq", "triviaqa", "popqa"]
-    others = [other_support(s, str(data), StubRetriever(), 2, 0) for s in sets(40)]
+    others = [other_support(s, parts_of(data)) for s in sets(40)]
     assert Counter(s.task for s in others).keys() == {"triviaqa", "popqa"}
     assert len({s.id for s in others}) > 8, "several draws of each task"
     pools = {n: {q.id for q in support_pool(data, n)} for n in tasks_in(data)}
@@ -127,17 +136,17 @@ def test_a_shuffled_support_is_of_another_task_and_always_the_same(data: Path) -
         assert len(support.demonstrations) == 2
         assert {d.id for d in support.demonstrations} <= pools[support.task]
         assert all(len(d.passages) == 2 for d in support.demonstrations)
-    assert others == [other_support(s, str(data), StubRetriever(), 2, 0) for s in sets(40)]
-    assert others != [other_support(s, str(data), StubRetriever(), 2, 1) for s in sets(40)]
+    assert others == [other_support(s, parts_of(data)) for s in sets(40)]
+    assert others != [other_support(s, parts_of(data, seed=1)) for s in sets(40)]
     for support in sets(5, "popqa"):
-        assert other_support(support, str(data), StubRetriever(), 2, 0).task != "popqa"
+        assert other_support(support, parts_of(data)).task != "popqa"
 
 
 def test_shuffling_needs_a_second_task(data: Path, tmp_path: Path) -> None:
     (tmp_path / "qa").mkdir()
     (tmp_path / "qa" / "nq").symlink_to(data / "qa" / "nq")
     with pytest.raises(RaggdError, match="another task than 'nq'"):
-        other_support(sets(1)[0], str(tmp_path), StubRetriever(), 2, 0)
+        other_support(sets(1)[0], parts_of(tmp_path))
 
 
 def test_shuffling_replaces_the_support_and_nothing_else() -> None:
@@ -187,7 +196,7 @@ def test_task_means_are_averages_over_all_stores(
     save_task_means(path, base, means)
     found = load_task_means(path, base)
     assert torch.equal(found["nq"].vector(), means["nq"].bfloat16().float())
-    method = TaskMean(base, found, "hash")
+    method = TaskMean({task: Adapted(base, mean) for task, mean in found.items()}, {})
     nq, popqa = sets(1)[0], sets(1, "popqa")[0]
     updates = [a.update for a in method.adapt([nq, popqa, nq])]
     assert updates[0] is updates[2]

@@ -159,13 +159,12 @@ def test_the_template_renders_what_raggd_asks(
             "{%- if messages[0]['role'] == 'system' -%}{{ raise_exception('no system') }}"
             "{%- endif -%}" + own
         )
-    names = write_prompt(tmp_path, backbone, shown, "Answer as shown.")
-    assert files_under(tmp_path) == sorted(names)
+    turns = opening_turns(tokenizer, shown, "Answer as shown.")
+    write_prompt(tmp_path, tokenizer, turns)
+    assert files_under(tmp_path) == ["chat_template.jinja", "prompt.txt"]
     passages = [Passage("p", "The red city lies near Lima.", "Guide")]
     asked = {"role": "user", "content": user_text("what lies near Lima ?", passages)}
-    wanted = render_turns(
-        tokenizer, [*opening_turns(shown, "Answer as shown."), asked], cue=ANSWER_CUE
-    )
+    wanted = render_turns(tokenizer, [*turns, asked], cue=ANSWER_CUE)
     jinja = (tmp_path / "chat_template.jinja").read_text(encoding="utf-8")
 
     def stock(turns: list[dict[str, str]]) -> str:

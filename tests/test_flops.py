@@ -98,7 +98,7 @@ def test_adapting(
     shown = [replace(prompt, tokens=tuple(batch.tokens[0].tolist()))]  # padding works as hard
     masked = square(shape, len(shown[0].tokens))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        encode_batch(tiny_backbone, base, batch)
+        encode_batch(tiny_backbone, base, batch, 1)
     counted = reading_flops(shape, shown, base.spec.size)
     assert counted + masked == pytest.approx(counter.get_total_flops(), rel=0.02)
     settings = TargetSettings(steps=2, max_tokens=160)

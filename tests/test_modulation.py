@@ -145,5 +145,5 @@ def test_reading_the_examples_for_an_update_is_counted(
         for m in (alone, both)
     )
     shape = model_shape(tiny_backbone.model)
-    assert update == shape.forward(len(alone.encoded(supports[0])), extra=base.spec.size)
+    assert update == shape.forward(len(alone.unread(supports[0])[1]), extra=base.spec.size)
     assert whole == 2 * update, "the prefix is read in a pass of its own"

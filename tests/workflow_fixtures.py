@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from itertools import product
@@ -15,9 +16,10 @@ from typing import Any
 import pytest
 
 from raggd.assembly import Assembly
+from raggd.data.contracts.lessons import Lesson
 from raggd.data.prepared import Prepared
 from raggd.records import Hit, Passage
-from raggd.settings import Settings
+from raggd.settings import ExamplesSettings, Settings
 
 KINDS = ("red", "blue", "green", "big", "small", "old", "new", "long", "short", "first")
 THINGS = ("city", "river", "bird", "fish", "tree", "bee", "coast", "stone")
@@ -185,6 +187,14 @@ def prepared_row(number: int, task: str = "nq") -> Prepared:
     near = Passage(f"n{number}", f"A near text {number} without it. It goes on.", f"Near {number}")
     question = f"{kinds[number % 4]} the thing {number}"
     return Prepared(f"q{number}", task, question, (gold,), gold, (other, held), (near, near))
+
+
+def drawn_lessons(rows: Sequence[Prepared], mixture: ExamplesSettings) -> Iterator[Lesson]:
+    """The lessons of a training, in their order, without end."""
+    from raggd.adaptation.following import drawn_lesson, pools_of
+
+    pools = pools_of(rows)
+    return (drawn_lesson(pools, mixture, 0, number) for number in itertools.count())
 
 
 class StubRetriever:

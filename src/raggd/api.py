@@ -32,6 +32,7 @@ from raggd.settings import Settings, changed, load_settings
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.adaptation.export import PeftFolder
     from raggd.core.low_rank import Update
+    from raggd.data.rendering import Turns
     from raggd.methods.base import Adapted, Method
     from raggd.methods.store import Store
     from raggd.retrieval.build import Index
@@ -316,24 +317,26 @@ class Rag:
         Beside it lie the prompt that it needs and a chat template, which holds the examples that
         the state shows: they take the place of a prefix, which no LoRA holds.
         """
-        from raggd.adaptation.export import write_peft
+        from raggd.adaptation.export import write_peft, write_prompt
 
-        state = self._exported(adapted)
+        state, turns = self._exported(adapted)
         made = write_peft(Path(folder), self.parts.backbone, self.parts.base, state.update)
-        self._write_prompt(made.folder, state)
+        write_prompt(made.folder, self.parts.backbone.tokenizer, turns, sources=state.sources)
         return made
 
     def export_gguf(self, file: str | Path, adapted: State | None = None) -> Path:
         """Return the file written: the same as one LoRA for llama.cpp; the prompt lies beside."""
-        from raggd.adaptation.export import write_gguf
+        from raggd.adaptation.export import write_gguf, write_prompt
 
-        state, path = self._exported(adapted), Path(file)
-        made = write_gguf(path, self.parts.backbone, self.parts.base, state.update)
-        self._write_prompt(path.parent, state, f"{path.stem}.")
+        (state, turns), path, backbone = self._exported(adapted), Path(file), self.parts.backbone
+        made = write_gguf(path, backbone, self.parts.base, state.update)
+        stem, sources = f"{path.stem}.", state.sources
+        write_prompt(path.parent, backbone.tokenizer, turns, stem, sources=sources)
         return made
 
-    def _exported(self, adapted: State | None) -> Adapted:
-        from raggd.adaptation.export import check_prompt
+    def _exported(self, adapted: State | None) -> tuple[Adapted, Turns]:
+        # with the turns of its prompt before the user's own
+        from raggd.adaptation.export import opening_turns
 
         state = self.adapt(method="base") if adapted is None else self.state(adapted)
         if state.base is None or state.soft is not None:
@@ -341,14 +344,8 @@ class Rag:
                 "this adapted state stands on no base adapter, so that there is no LoRA to export: "
                 "adapt by a method that has one, such as base-few-shot, tt-sgd or rag-gd."
             )
-        check_prompt(self.parts.backbone.tokenizer, state.given(), state.instruction)
-        return state
-
-    def _write_prompt(self, folder: Path, state: Adapted, stem: str = "") -> None:
-        from raggd.adaptation.export import write_prompt
-
-        shown, said = state.given(), state.instruction
-        write_prompt(folder, self.parts.backbone, shown, said, stem, sources=state.sources)
+        tokenizer = self.parts.backbone.tokenizer
+        return state, opening_turns(tokenizer, state.given(), state.instruction)
 
 
 def load(

@@ -36,7 +36,7 @@ from raggd.core.low_rank import (
     factors_of,
 )
 from raggd.data.prompts import ANSWER_CUE, system_text, user_text
-from raggd.data.rendering import control_of, render_turns, template_of
+from raggd.data.rendering import Turns, control_of, render_turns, template_of
 from raggd.files import load_tensors, read_json, replacing, save_tensors, write_json, write_text
 from raggd.records import Demonstration, Passage, RaggdError
 from raggd.settings import AdapterSettings
@@ -87,22 +87,6 @@ def peft_tensors(backbone: Backbone, factors: dict[str, Factors]) -> dict[str, T
     return tensors
 
 
-def _config(source: str, rank: int) -> dict[str, Any]:
-    return {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": source,
-        "r": rank,
-        "lora_alpha": rank,
-        "lora_dropout": 0.0,
-        "target_modules": [f"{p}_proj" for p in PROJECTIONS],
-        "bias": "none",
-        "fan_in_fan_out": False,
-        "use_rslora": False,
-        "inference_mode": True,
-    }
-
-
 def _check_target(folder: Path) -> None:
     # another adapter may be replaced; anything else that lies in the folder may be precious
     if folder.is_dir():
@@ -129,17 +113,25 @@ def write_peft(
     metadata = {"format": "pt", "raggd_base": base.fingerprint, "backbone": backbone.fingerprint}
     (folder / CONFIG_FILE).unlink(missing_ok=True)  # no config, no adapter, until all is written
     save_tensors(folder / WEIGHTS_FILE, peft_tensors(backbone, factors), metadata)
-    write_json(folder / CONFIG_FILE, _config(source, rank))
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": source,
+        "r": rank,
+        "lora_alpha": rank,
+        "lora_dropout": 0.0,
+        "target_modules": [f"{p}_proj" for p in PROJECTIONS],
+        "bias": "none",
+        "fan_in_fan_out": False,
+        "use_rslora": False,
+        "inference_mode": True,
+    }
+    write_json(folder / CONFIG_FILE, config)
     return PeftFolder(folder, rank, source)
 
 
-ARCHITECTURES = {
-    "llama": ("llama", True),
-    "mistral": ("llama", True),
-    "qwen2": ("qwen2", False),
-    "qwen3": ("qwen3", False),
-}
-"""By transformers' model type: llama.cpp's architecture, and whether it reorders q and k."""
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"}
+"""llama.cpp's architectures by transformers' types of models."""
 
 
 def reordered(b: Tensor, heads: int) -> Tensor:
@@ -148,7 +140,7 @@ def reordered(b: Tensor, heads: int) -> Tensor:
     return by_half.transpose(1, 2).reshape(b.shape)
 
 
-def _architecture(backbone: Backbone) -> tuple[str, bool]:
+def _architecture(backbone: Backbone) -> str:
     kind = str(getattr(backbone.model.config, "model_type", "unknown"))
     if kind not in ARCHITECTURES:
         raise RaggdError(
@@ -159,22 +151,6 @@ def _architecture(backbone: Backbone) -> tuple[str, bool]:
     return ARCHITECTURES[kind]
 
 
-def gguf_tensors(backbone: Backbone, base: BaseAdapter, update: Update | None) -> dict[str, Tensor]:
-    """Name every layer's factors as llama.cpp does: lora_a (rank, d_in), lora_b (d_out, rank)."""
-    _, reorders = _architecture(backbone)
-    config = backbone.model.config
-    heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
-    tensors = {}
-    for projection, (a, b) in lora_factors(base, update).items():
-        for layer in range(base.spec.layers):
-            rows = b[layer]
-            if reorders and projection in heads:
-                rows = reordered(rows, heads[projection])
-            name = f"blk.{layer}.attn_{projection}.weight"
-            tensors[f"{name}.lora_a"], tensors[f"{name}.lora_b"] = a[layer], rows
-    return tensors
-
-
 def write_gguf(
     path: Path, backbone: Backbone, base: BaseAdapter, update: Update | None = None
 ) -> Path:
@@ -182,19 +158,25 @@ def write_gguf(
     from gguf import GGUFType, GGUFWriter, Keys
 
     check_fits(backbone, base, update)
-    architecture, _ = _architecture(backbone)
-    tensors = gguf_tensors(backbone, base, update)
-    rank = float(len(tensors["blk.0.attn_q.weight.lora_a"]))
+    architecture, config = _architecture(backbone), backbone.model.config
+    factors, heads = lora_factors(base, update), dict[str, int]()
+    if architecture == "llama":  # it alone has the rows of these in another order
+        heads = {"q": config.num_attention_heads, "k": config.num_key_value_heads}
     with replacing(path) as temporary:
         writer = GGUFWriter(temporary, architecture)
         writer.add_type(GGUFType.ADAPTER)
         writer.add_string(Keys.Adapter.TYPE, "lora")
         # llama.cpp scales by alpha / rank: this scale stands in B already
-        writer.add_float32(Keys.Adapter.LORA_ALPHA, rank)
+        writer.add_float32(Keys.Adapter.LORA_ALPHA, float(factors["q"].a.shape[-2]))
         writer.add_string("raggd.base", base.fingerprint)
         writer.add_string("raggd.backbone", backbone.fingerprint)
-        for name, tensor in tensors.items():
-            writer.add_tensor(name, tensor.detach().to("cpu", torch.float32).contiguous().numpy())
+        for projection, stacks in factors.items():
+            for layer, (a, b) in enumerate(zip(*stacks, strict=True)):
+                if projection in heads:
+                    b = reordered(b, heads[projection])
+                for end, tensor in (("lora_a", a), ("lora_b", b)):
+                    values = tensor.detach().to("cpu", torch.float32).contiguous().numpy()
+                    writer.add_tensor(f"blk.{layer}.attn_{projection}.weight.{end}", values)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -204,143 +186,109 @@ def write_gguf(
 
 _PLAIN = (
     "{{- messages[0]['content'] -}}{%- for m in messages[1:] -%}{%- if m['role'] == 'assistant' -%}"
-    "{{- ' ' + m['content'] -}}{%- else -%}{{- '\\n\\n' + m['content'] + '\\n"
-    + ANSWER_CUE
-    + "' -}}"
-    "{%- endif -%}{%- endfor -%}"
-)
+    "{{- ' ' + m['content'] -}}{%- else -%}{{- '\\n\\n' + m['content'] + '\\nCUE' -}}{%- endif -%}"
+    "{%- endfor -%}"
+).replace("CUE", ANSWER_CUE)
 """What raggd writes for a tokenizer without a template."""
 
 
-def opening_turns(shown: Sequence[Demonstration], instruction: str) -> list[dict[str, str]]:
-    """Return the turns before the user's own: the instruction, and examples with their answers."""
+def opening_turns(tokenizer: Any, shown: Sequence[Demonstration], instruction: str) -> Turns:
+    """Return the turns before the user's own, instruction and examples; refuse control words."""
     turns = [{"role": "system", "content": system_text(True, instruction)}]
     for example in shown:
         text = user_text(example.question, example.passages)
-        turns += [
-            {"role": "user", "content": text},
-            {"role": "assistant", "content": example.answer},
-        ]
-    return turns
-
-
-def chat_template(
-    tokenizer: Any, shown: Sequence[Demonstration] = (), instruction: str = ""
-) -> str:
-    """Make the backbone's chat template, in Jinja, say what raggd says where nobody else does."""
-    turns = json.dumps(opening_turns(shown, instruction), ensure_ascii=False)
-    # what is no JSON in Jinja: nothing; strings of both are written alike
-    put = "{%- if messages[0]['role'] != 'system' -%}{%- set messages = " + turns
-    put += " + messages -%}{%- endif -%}"
-    return put + _joined(tokenizer) + (template_of(tokenizer) or _PLAIN)
-
-
-def _joined(tokenizer: Any) -> str:
-    # a template that refuses a system turn gets its words in the first turn of the user
-    if template_of(tokenizer) is None:
-        return ""
-    turns = [{"role": "system", "content": "S0"}, {"role": "user", "content": "U0"}]
-    if "S0\n\nU0" not in render_turns(tokenizer, turns):
-        return ""
-    return (
-        "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\\n\\n' + "
-        "messages[1]['content']}] + messages[2:] -%}"
-    )
-
-
-def check_prompt(tokenizer: Any, shown: Sequence[Demonstration], instruction: str) -> None:
-    """Refuse what an engine, which knows no text beside control words, would take for one.
-
-    Raises:
-        RaggdError: examples or instruction hold a control word.
-    """
-    for turn in opening_turns(shown, instruction):
+        turns.append({"role": "user", "content": text})
+        turns.append({"role": "assistant", "content": example.answer})
+    for turn in turns:
         if found := control_of(tokenizer).words.search(turn["content"]):
             raise RaggdError(
                 f"cannot export examples that hold '{found[0]}': another engine would take it for "
                 "a control word of the model, not for text. Leave it out of them."
             )
+    return turns
+
+
+_JOINED = (
+    "{%- set messages = [{'role': 'user', 'content': messages[0]['content'] + '\\n\\n' + "
+    "messages[1]['content']}] + messages[2:] -%}"
+)
+"""Puts the words of a system turn into the user's first one."""
+
+
+def chat_template(tokenizer: Any, turns: Turns) -> str:
+    """Make the backbone's chat template, in Jinja, begin with some turns where nobody else does."""
+    own = template_of(tokenizer)
+    # what is no JSON in Jinja: nothing; strings of both are written alike
+    put = "{%- if messages[0]['role'] != 'system' -%}{%- set messages = "
+    put += json.dumps(turns, ensure_ascii=False) + " + messages -%}{%- endif -%}"
+    if not own:
+        return put + _PLAIN
+    tried = [{"role": "system", "content": "S0"}, {"role": "user", "content": "U0"}]
+    refused = "S0\n\nU0" in render_turns(tokenizer, tried)  # a system turn
+    return put + (_JOINED if refused else "") + own
 
 
 def write_prompt(
-    folder: Path,
-    backbone: Backbone,
-    shown: Sequence[Demonstration],
-    instruction: str,
-    stem: str = "",
-    *,
-    sources: bool = False,
-) -> list[str]:
+    folder: Path, tokenizer: Any, turns: Turns, stem: str = "", *, sources: bool = False
+) -> None:
     """Write ``prompt.txt``, for people, and ``chat_template.jinja``, for engines, into `folder`.
 
-    `stem` stands before both names, which are returned; `shown` and `instruction` are those of the
-    adapted state; `sources`: whether passages are shown with the names of their files.
+    `stem` stands before both names; `turns` are those before the user's own; `sources`: whether
+    passages are shown with the names of their files.
     """
-    names = [f"{stem}{PROMPT_FILE}", f"{stem}{TEMPLATE_FILE}"]
     passage = Passage("1", "{text of the first passage}", "{its title}", "{its file}")
-    asked = user_text("{question}", [passage], sources)
-    turns = [*opening_turns(shown, instruction), {"role": "user", "content": asked}]
-    write_text(folder / names[0], render_turns(backbone.tokenizer, turns, cue=ANSWER_CUE) + "\n")
-    write_text(folder / names[1], chat_template(backbone.tokenizer, shown, instruction))
-    return names
+    asked = {"role": "user", "content": user_text("{question}", [passage], sources)}
+    told = render_turns(tokenizer, [*turns, asked], cue=ANSWER_CUE)
+    write_text(folder / f"{stem}{PROMPT_FILE}", told + "\n")
+    write_text(folder / f"{stem}{TEMPLATE_FILE}", chat_template(tokenizer, turns))
 
 
 _NAME = re.compile(r"\.(\d+)\.(?:self_attn|attn|attention)\.([qkv])_proj\.lora_([AB])\.")
 
 
-def _factors(
-    tensors: dict[str, Tensor], spec: AdapterSpec, path: Path
-) -> dict[tuple[int, str, str], Tensor]:
-    found = {}
-    for name, tensor in tensors.items():
+def _shape_of(path: Path, backbone: Backbone) -> AdapterSpec:
+    # of the LoRA that a PEFT configuration describes
+    config = read_json(path, what="adapter configuration")
+    rank, alpha = config.get("r"), config.get("lora_alpha")
+    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
+        raise RaggdError(f"{path} names no rank r and lora_alpha: no LoRA of PEFT.")
+    for name in ("rank_pattern", "alpha_pattern", "use_dora"):
+        if config.get(name):
+            raise RaggdError(
+                f"{path} has {name}: the audit reads LoRA of one rank and one scale alone."
+            )
+    scale = alpha / rank**0.5 * rank if config.get("use_rslora") else alpha
+    return backbone.adapter_spec(AdapterSettings(rank=rank, alpha=float(scale)))
+
+
+def read_peft(folder: Path, backbone: Backbone) -> BaseAdapter:
+    """Read a PEFT folder of LoRA as an adapter of the backbone; a missing projection is zero."""
+    spec, path = _shape_of(folder / CONFIG_FILE, backbone), folder / WEIGHTS_FILE
+    tensors = {name: torch.zeros(shape) for name, shape in spec.shapes.items()}
+    for name, tensor in load_tensors(path)[0].items():
         match = _NAME.search(name)
         if match is None:
             raise RaggdError(
                 f"{path}: '{name}' is no LoRA of a q, k or v projection: the audit reads adapters "
                 "of these three alone (target_modules q_proj, k_proj, v_proj)."
             )
-        found[int(match[1]), match[2], match[3]] = tensor.float()
-    if any(layer >= spec.layers for layer, *_ in found):
-        raise RaggdError(f"{path} has layers that the backbone of {spec.layers} layers lacks.")
-    return found
-
-
-def read_peft(folder: Path, backbone: Backbone) -> BaseAdapter:
-    """Read a PEFT folder of LoRA as an adapter of the backbone; a missing projection is zero."""
-    config = read_json(folder / CONFIG_FILE, what="adapter configuration")
-    rank, alpha = config.get("r"), config.get("lora_alpha")
-    if not isinstance(rank, int) or not isinstance(alpha, int | float) or rank < 1:
-        raise RaggdError(f"{folder / CONFIG_FILE} names no rank r and lora_alpha: no LoRA of PEFT.")
-    uneven = [name for name in ("rank_pattern", "alpha_pattern") if config.get(name)]
-    if uneven or config.get("use_dora"):
-        raise RaggdError(
-            f"{folder / CONFIG_FILE} has {uneven[0] if uneven else 'use_dora'}: the audit reads "
-            "LoRA of one rank and one scale alone."
-        )
-    scale = alpha / rank**0.5 * rank if config.get("use_rslora") else alpha
-    spec = backbone.adapter_spec(AdapterSettings(rank=rank, alpha=float(scale)))
-    path = folder / WEIGHTS_FILE
-    held = _factors(load_tensors(path)[0], spec, path)
-    tensors = {name: torch.zeros(shape) for name, shape in spec.shapes.items()}
-    for (layer, projection, part), tensor in held.items():
-        own = tensors[f"{projection}.{part.lower()}"][layer]
-        if tensor.shape != own.shape:
+        layer, stack = int(match[1]), tensors[f"{match[2]}.{match[3].lower()}"]
+        if layer >= spec.layers or tensor.shape != stack[layer].shape:
             raise RaggdError(
-                f"{path}, layer {layer}, {projection}: shape {tuple(tensor.shape)}, expected "
-                f"{tuple(own.shape)}: it was made for another backbone or rank."
+                f"{path}: '{name}' has shape {tuple(tensor.shape)}, expected "
+                f"{tuple(stack.shape[1:])} in each of {spec.layers} layers: it was made for "
+                "another backbone or rank."
             )
-        own.copy_(tensor)
+        stack[layer] = tensor
     return BaseAdapter(spec, factors_of(tensors), backbone.fingerprint)
 
 
 def mean_adapter(adapters: Sequence[BaseAdapter]) -> BaseAdapter:
     """Average the products of adapters of one backbone, of any rank, by rank concatenation."""
     weights = [effective_weight(adapter) for adapter in adapters]
-    factors = {}
-    for projection in PROJECTIONS:
-        parts = [w[projection] for w in weights]
-        whole = concat([Factors(p.a, p.b / len(parts)) for p in parts])
-        factors[projection] = whole
+    factors = {
+        p: concat([Factors(w[p].a, w[p].b / len(weights)) for w in weights]) for p in PROJECTIONS
+    }
     rank = factors["q"].a.shape[-2]
     spec = replace(adapters[0].spec, rank=rank, alpha=float(rank))
     return BaseAdapter(spec, factors, adapters[0].backbone)

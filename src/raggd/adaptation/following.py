@@ -1,9 +1,13 @@
-"""Learning to follow examples: an interface trained over contracts, the examples in the prompt.
+"""Learning from lessons: to follow examples, and when to refuse.
 
 The questions and answers of the examples stand before the question, without their passages. Half
 of the lessons are the benchmarks as they are; the others stand under a contract drawn by seed, so
 that the same question has different right answers and only the examples tell which. Most are read
 as they are answered: without the template that their examples settle (`data.template`).
+
+When to refuse is told by a line through three numbers (`backbone.refusal`), fitted over lessons of
+which half show as many passages that are near but lack the answer; a given share of the others may
+be refused.
 """
 
 from __future__ import annotations
@@ -20,12 +24,15 @@ from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
 from raggd.adaptation.predictors.modulation import Modulation, read_examples
-from raggd.backbone.interface import check_fits, mean_answer_loss
+from raggd.backbone.interface import mean_answer_loss
 from raggd.backbone.load import Backbone
+from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter
+from raggd.data.benchmarks import BENCHMARKS
 from raggd.data.contracts.base import Contract
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.contracts.lessons import SIZES, Lesson, draw_lesson
@@ -48,7 +55,13 @@ TOO_FEW = (
     "the prepared file has too few questions to draw lessons from: prepare more of them, from "
     "passages that hold their answers and from near ones that do not."
 )
-HELD_TASKS = frozenset({"popqa", "bamboogle"})  # sources that no training may see
+HELD_TASKS = {name for name, held in BENCHMARKS.items() if held.held_out}  # no training sees them
+LESSONS = 800  # that the rule for refusals is fitted on
+WRONGLY = 0.1  # share of answerable questions that may be refused
+PENALTY = 0.02  # of the squared weights of the logistic regression, on standardised features
+FOLDS = 5
+Pools = Mapping[str, list[Prepared]]
+"""Questions by the source that they are of."""
 
 
 class Use(NamedTuple):
@@ -80,24 +93,21 @@ def without_template(lesson: Lesson) -> Lesson:
 
 def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, use: Use = SHOWN) -> Prompt:
     """Render a lesson with its answer, in `limit` tokens at most."""
-    asked, shown = lesson.asked, lesson.support.demonstrations
-    if not use.passages:
-        shown = without_passages(shown)
+    asked, shown = lesson.asked, lesson.support.demonstrations if use.show else ()
     return build_prompt(
         tokenizer,
         asked.question,
         asked.passages,
         answer=asked.answer,
         limit=limit,
-        shown=shown if use.show else (),
+        shown=shown if use.passages else without_passages(shown),
         instruction=FOLLOW,
     )
 
 
-def pools_of(rows: Sequence[Prepared]) -> Mapping[str, list[Prepared]]:
+def pools_of(rows: Sequence[Prepared]) -> Pools:
     """Sort questions with an answer in their passages by source; held-out sources are refused."""
-    held = {row.task for row in rows} & HELD_TASKS
-    if held:
+    if held := {row.task for row in rows} & HELD_TASKS:
         raise RaggdError(
             f"the prepared file holds {', '.join(sorted(held))}, which no training may see: "
             "prepare it from training questions."
@@ -119,26 +129,14 @@ def is_left(question: str) -> bool:
     return int(content_id(question), 16) % LEFT == 0
 
 
-def drawn_pool(pools: Mapping[str, list[Prepared]], draw: random.Random) -> list[Prepared]:
+def drawn_pool(pools: Pools, draw: random.Random) -> list[Prepared]:
     """Draw the questions of a source, by a root of their number: small ones come more often."""
     tasks = sorted(pools)
     return pools[draw.choices(tasks, [len(pools[task]) ** 0.5 for task in tasks])[0]]
 
 
-def draw_lessons(
-    rows: Sequence[Prepared], mixture: ExamplesSettings, seed: int = 0
-) -> Iterator[Lesson]:
-    """Draw the lessons of a training, without end: a pure function of its arguments.
-
-    Raises:
-        RaggdError: none can be drawn from so few questions.
-    """
-    return map(partial(_lesson, pools_of(rows), mixture, seed), count())
-
-
-def _lesson(
-    pools: Mapping[str, list[Prepared]], mixture: ExamplesSettings, seed: int, number: int
-) -> Lesson:
+def drawn_lesson(pools: Pools, mixture: ExamplesSettings, seed: int, number: int) -> Lesson:
+    """Draw one lesson of a training, a pure function; too few questions for any are refused."""
     draw = random.Random(f"lesson {seed} {number}")
     for _ in range(TRIES):
         pool, contract = drawn_pool(pools, draw), _contract(mixture, draw, seed)
@@ -176,14 +174,7 @@ def training_lessons(
     use: Use = SHOWN,
     common: TrainingSettings = DEFAULTS,
 ) -> list[Taught]:
-    """Render the lessons of a training: ``steps * batch * accumulate`` of them.
-
-    A lesson whose examples alone are longer than `max_tokens` is passed over. Many are drawn by all
-    cores, to the same result.
-
-    Raises:
-        RaggdError: nearly all are longer.
-    """
+    """Render ``steps * batch * accumulate`` lessons that fit; refused where nearly none does."""
     wanted = settings.steps * settings.batch * common.accumulate
     teach = partial(_taught, tokenizer, pools_of(rows), settings, use, common)
     lessons: list[Taught] = []
@@ -202,14 +193,14 @@ def training_lessons(
 
 def _taught(
     tokenizer: Any,
-    pools: Mapping[str, list[Prepared]],
+    pools: Pools,
     settings: ExamplesSettings,
     use: Use,
     common: TrainingSettings,
     number: int,
 ) -> Taught | str:
     # a lesson by its number, or why it does not fit
-    lesson = _lesson(pools, settings, common.seed, number)
+    lesson = drawn_lesson(pools, settings, common.seed, number)
     read = use.show or use.predict
     if read and random.Random(f"template {common.seed} {number}").random() >= settings.kept:
         lesson = without_template(lesson)
@@ -235,7 +226,7 @@ def _teach(number: int) -> Taught | str:
 
 
 def _numbered(teach: Callable[[int], Taught | str], wanted: int) -> Iterator[Taught | str]:
-    # lessons by their numbers from 0 on, without end
+    # lessons by their numbers from 0 on, without end; many by all cores, to the same result
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     if wanted < MANY or not cores or cores < 2:
         yield from map(teach, count())
@@ -259,12 +250,9 @@ def train_following(
     **session: Unpack[Session],
 ) -> tuple[Modulation, list[float]]:
     """Train one step from W0 on lessons of a use; with it comes the loss of every step."""
-    begin = base.zero_update()
-    check_fits(backbone, base, begin)
     prompts = [lesson.prompt for lesson in lessons]
     width = backbone.model.config.get_text_config().hidden_size
-    made = Modulation(begin.map(lambda t: t.detach().float()), width, common.seed)
-    made.to(backbone.device)
+    made = Modulation(base.zero_update(), width, common.seed).to(backbone.device)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
         update = made.constant()
@@ -276,8 +264,91 @@ def train_following(
         return mean_answer_loss(backbone, chosen, base, update, opening=opening.to(backbone.device))
 
     identity = content_id("examples", base.fingerprint, str(use), examples_id(prompts))
-    trained = made if use.predict else made.step
+    named = dict((made if use.predict else made.step).named_parameters())
     lengths = [len(p.tokens) for p in prompts]
-    named = dict(trained.named_parameters())
     history = train(named, lengths, loss_of, settings, identity, common=common, **session)
     return made.eval().requires_grad_(False), history
+
+
+def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]:
+    """Draw lessons that show a refusal, half to be refused, of questions that no training asks."""
+    pools, draw = pools_of(rows), random.Random(f"refusals {seed}")
+    if not any(is_left(row.id) for pool in pools.values() for row in pool):
+        raise RaggdError(f"{TOO_FEW} A rule for refusals is fitted on one of every ten.")
+    fruitless = 0
+    while fruitless < TRIES:
+        fruitless += 1
+        contract = draw_contract(draw.randrange(10**9), seed)
+        if not contract.refusal:
+            continue
+        check_held_out(contract)
+        pool = drawn_pool(pools, draw)
+        refuse = draw.random() < 0.5
+        lesson = draw_lesson(contract, pool, draw, refusals=1, refuse=refuse, may_ask=is_left)
+        if lesson is not None:
+            template = template_of(lesson.support.demonstrations)[0]
+            if template is not None and template.refusals:
+                fruitless = 0
+                yield lesson
+    raise RaggdError(TOO_FEW)
+
+
+def logistic(features: Tensor, wanted: Tensor, penalty: float = PENALTY) -> tuple[Tensor, float]:
+    """Fit log-odds of ``wanted`` (n,) 0 or 1, linear in features (n, d); return weights and bias.
+
+    The squared weights are penalised on standardised features; what is returned takes them raw.
+    """
+    mean, scale = features.mean(0), features.std(0) + 1e-6
+    unit, wanted = (features - mean) / scale, wanted.double()
+    both = torch.zeros(unit.shape[1] + 1, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [both],
+        max_iter=200,
+        line_search_fn="strong_wolfe",
+        tolerance_grad=1e-9,
+        tolerance_change=1e-13,
+    )
+
+    def loss() -> Any:
+        optimizer.zero_grad()
+        odds = unit @ both[:-1] + both[-1]
+        value = functional.binary_cross_entropy_with_logits(odds, wanted)
+        value = value + penalty * both[:-1].square().sum()
+        value.backward()  # type: ignore[no-untyped-call]
+        return value
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    weights = both.detach()[:-1] / scale
+    return weights, float(both.detach()[-1] - weights @ mean)
+
+
+def area_under(odds: Tensor, wanted: Tensor) -> float:
+    """Return how often what is to be refused (``wanted``) has higher odds than what is not."""
+    above = odds[wanted][:, None] - odds[~wanted][None]
+    return float(((above > 0).double() + 0.5 * (above == 0).double()).mean())
+
+
+def fit_rule(features: Tensor, wanted: Tensor, token: int) -> tuple[RefusalRule, dict[str, float]]:
+    """Fit a rule to features (n, 3), float64; ``wanted`` (n,) is to be refused.
+
+    With it comes what it told of lessons that it was not fitted to: ``area`` under the curve of
+    recall over wrong refusals (0.5 tells nothing), ``recall`` of what is to be refused, and the
+    share of the others that it refused ``wrongly``.
+    """
+    order = torch.randperm(len(wanted), generator=torch.Generator().manual_seed(0))
+    odds = torch.zeros(len(wanted), dtype=torch.float64)  # of each by a fit to the other folds
+    for fold in range(FOLDS):
+        left = order[fold::FOLDS]
+        kept = torch.ones(len(wanted), dtype=torch.bool).index_fill(0, left, False)
+        weights, bias = logistic(features[kept], wanted[kept])
+        odds[left] = features[left] @ weights + bias
+    weights, bias = logistic(features, wanted)
+    bar = float(odds[~wanted].quantile(1 - WRONGLY))
+    above = (odds > bar).double()
+    told = {
+        "area": area_under(odds, wanted),
+        "recall": float(above[wanted].mean()),
+        "wrongly": float(above[~wanted].mean()),
+    }
+    own, sure, covered = weights.tolist()
+    return RefusalRule(own, sure, covered, bias - bar, token), told

@@ -11,9 +11,10 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -31,8 +32,6 @@ WEIGHT_DECAY = 0.01
 CLIP = 1.0
 """AdamW's decoupled weight decay and the largest norm of the gradient (paper section 5)."""
 DEFAULTS = TrainingSettings()
-Loss = Callable[[Sequence[int]], Tensor]
-"""The mean loss of the examples of some numbers, with gradients to what is trained."""
 
 
 class Session(TypedDict):
@@ -45,13 +44,11 @@ class Session(TypedDict):
 def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
     """Cut a shuffled epoch into whole batches of similar length, as numbers of examples."""
     generator = np.random.default_rng([seed, epoch])
-    order = generator.permutation(len(lengths))
+    order = generator.permutation(len(lengths)).tolist()
     batches = []
     for start in range(0, len(order), batch * WINDOW):
         window = sorted(order[start : start + batch * WINDOW], key=lambda i: lengths[i])
-        batches += [
-            [int(i) for i in window[at : at + batch]] for at in range(0, len(window), batch)
-        ]
+        batches += [window[at : at + batch] for at in range(0, len(window), batch)]
     # a last incomplete batch is dropped unless it is the only one
     whole = [b for b in batches if len(b) == batch] or batches
     return [whole[i] for i in generator.permutation(len(whole))]
@@ -77,32 +74,27 @@ def learning_rate_at(step: int, settings: ScheduleSettings, warmup: int) -> floa
     return settings.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
 
 
+@dataclass(eq=False)
 class Trainer:
-    """Named parameters under AdamW, with steps done, their losses, and seconds of all sessions."""
+    """Named parameters under AdamW."""
 
-    def __init__(
-        self,
-        parameters: Mapping[str, Tensor],
-        settings: ScheduleSettings,
-        *,
-        identity: str,
-        warmup: int = 0,
-    ):
-        self.parameters = dict(parameters)
-        self.settings = settings
-        self.identity = identity
-        self.warmup = warmup
-        self.step = 0
-        self.history: list[float] = []
-        self.seconds = 0.0
+    parameters: Mapping[str, Tensor]
+    settings: ScheduleSettings
+    identity: str  # of the run, to which its checkpoint belongs
+    warmup: int = 0  # steps
+    step: int = 0  # that are done
+    history: list[float] = field(default_factory=list)  # their losses
+    seconds: float = 0.0  # of all sessions
+
+    def __post_init__(self) -> None:
         self._since = time.monotonic()
         self._adam = torch.optim.AdamW(
-            list(self.parameters.values()), lr=settings.learning_rate, weight_decay=WEIGHT_DECAY
+            self.parameters.values(), lr=self.settings.learning_rate, weight_decay=WEIGHT_DECAY
         )
 
     def apply(self, loss: float) -> None:
         """Clip the gradients, take one step, clear them; what is not finite is refused."""
-        norm = float(torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), CLIP))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), CLIP))
         for what, value in (("loss", loss), ("gradient", norm)):
             if not math.isfinite(value):  # one such step, and a checkpoint would hold nothing else
                 raise RaggdError(
@@ -119,14 +111,7 @@ class Trainer:
     def run(
         self, differentiate: Callable[[int], float], checkpoint: Path, progress: Progress
     ) -> None:
-        """Take all steps that are left; a run that was stopped continues to the same result.
-
-        `differentiate` leaves a step's gradients on the parameters and returns its loss, a pure
-        function.
-
-        Raises:
-            RaggdError: the device's memory ran out; what was done is in the checkpoint.
-        """
+        """Take the steps left; `differentiate` makes a step's gradients and returns its loss."""
         self.resume(checkpoint)
         saved = time.monotonic()
         while self.step < self.settings.steps:
@@ -157,24 +142,21 @@ class Trainer:
             "training.max_tokens); on a larger card the same command continues."
         )
 
-    def _state(self) -> dict[str, Tensor]:
-        tensors = {f"parameter.{n}": p for n, p in self.parameters.items()}
-        for name, parameter in self.parameters.items():
-            for key, value in self._adam.state.get(parameter, {}).items():
-                tensors[f"{key}.{name}"] = value
-        return tensors
-
     def save(self, path: Path) -> None:
         """Write parameters, optimizer state, step and history as one safetensors file."""
         now = time.monotonic()
         self.seconds, self._since = self.seconds + now - self._since, now
+        tensors = {f"parameter.{n}": p for n, p in self.parameters.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self._adam.state.get(parameter, {}).items():
+                tensors[f"{key}.{name}"] = value
         metadata = {
             "step": str(self.step),
             "seconds": str(round(self.seconds, 1)),
             "identity": self.identity,
             "history": json.dumps(self.history),
         }
-        save_tensors(path, self._state(), metadata)
+        save_tensors(path, tensors, metadata)
 
     @torch.no_grad()
     def resume(self, path: Path) -> bool:
@@ -191,13 +173,14 @@ class Trainer:
         self.step = int(metadata["step"])
         self.seconds = float(metadata.get("seconds", 0))
         self.history = json.loads(metadata["history"])
-        for name, parameter in self.parameters.items():
-            parameter.copy_(tensors[f"parameter.{name}"])
-            state: dict[str, Any] = self._adam.state[parameter]
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{key}.{name}" in tensors:
-                    value = tensors[f"{key}.{name}"]
-                    state[key] = value if key == "step" else value.to(parameter.device)
+        for name, value in tensors.items():
+            key, _, own = name.partition(".")
+            parameter = self.parameters[own]
+            if key == "parameter":
+                parameter.copy_(value)
+            else:  # a count of steps stays on the processor
+                state = value if key == "step" else value.to(parameter.device)
+                self._adam.state[parameter][key] = state
         return True
 
 
@@ -216,7 +199,7 @@ def examples_id(prompts: Sequence[Prompt]) -> str:
 def train(
     parameters: Mapping[str, Tensor],
     lengths: Sequence[int],
-    loss_of: Loss,
+    loss_of: Callable[[Sequence[int]], Tensor],
     settings: ScheduleSettings,
     identity: str,
     *,
@@ -228,9 +211,10 @@ def train(
 ) -> list[float]:
     """Train parameters by AdamW in place, and return the loss of every step.
 
-    The checkpoint belongs to these settings and one `identity`, a hash of all else that the result
-    depends on. Warm-up is `warmup_of`'s unless it is given; `check` is called when the first
-    gradients are there.
+    `loss_of` gives the mean loss of the examples of some numbers, with gradients. The checkpoint
+    belongs to these settings and one `identity`, a hash of all else that the result depends on.
+    Warm-up is `warmup_of`'s unless it is given; `check` is called when the first gradients are
+    there.
     """
     identity = content_id(
         identity, settings.model_dump_json(), f"{common.seed} {common.accumulate}"

@@ -7,7 +7,7 @@ shards, resumable; denoised targets are a view of them.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,18 +28,17 @@ from raggd.progress import Progress, silent
 from raggd.records import Demonstration, Question, RaggdError, SupportSet, content_id
 from raggd.settings import TargetSettings
 
+SHARD = 3  # support sets per shard: one batch of the inner loop, half a minute of two cores
+
 
 def draw_supports(
-    pool: Sequence[Question], size: int, draws: int, seed: int, purpose: str = ""
+    pool: Sequence[Question],
+    size: int,
+    draws: int,
+    seed: int,
+    purpose: str = "",  # as another seed: an evaluation must not draw the sets of a training
 ) -> list[list[Question]]:
-    """Draw support sets from a pool, shuffled by hash and cut, anew when it is used up.
-
-    A purpose changes the shuffle as a seed does: an evaluation must not draw the sets that a
-    predictor was trained on.
-
-    Raises:
-        RaggdError: the pool holds fewer than `size` questions.
-    """
+    """Cut sets from a pool, shuffled by hash, anew when it is used up; a smaller one is refused."""
     if len(pool) < size:
         task = pool[0].task if pool else "?"
         raise RaggdError(
@@ -61,16 +60,11 @@ def answered_prompt(tokenizer: Any, shown: Demonstration, limit: int) -> Prompt:
     return build_prompt(tokenizer, shown.question, shown.passages, answer=shown.answer, limit=limit)
 
 
-def equal_size(supports: Sequence[SupportSet]) -> int:
-    """Return the number of demonstrations that all sets share; sets of two sizes are refused."""
+def support_batch(backbone: Backbone, supports: Sequence[SupportSet], limit: int) -> Batch:
+    """Batch all demonstrations as rows, set after set; sets of two sizes are refused."""
     sizes = {len(s.demonstrations) for s in supports}
     if len(sizes) != 1:
         raise RaggdError(f"support sets of one batch must have one size, found {sorted(sizes)}.")
-    return sizes.pop()
-
-
-def support_batch(backbone: Backbone, supports: Sequence[SupportSet], limit: int) -> Batch:
-    """Batch all demonstrations, of at most `limit` tokens each, as rows, set after set."""
     prompts = [
         answered_prompt(backbone.tokenizer, shown, limit)
         for support in supports
@@ -79,22 +73,19 @@ def support_batch(backbone: Backbone, supports: Sequence[SupportSet], limit: int
     return make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
 
 
-def encode_batch(backbone: Backbone, base: BaseAdapter, batch: Batch) -> Tensor:
-    """Return the state at each row's end token under the base adapter, as `last_states` does."""
+def encode_batch(backbone: Backbone, base: BaseAdapter, batch: Batch, sets: int) -> Tensor:
+    """Return the states at the rows' end tokens under W0: (sets, N, hidden size), float32."""
     with attach(backbone, base):
-        return last_states(backbone, batch)
+        states = last_states(backbone, batch)
+    return states.reshape(sets, -1, states.shape[-1])
 
 
 def encode_supports(
     backbone: Backbone, base: BaseAdapter, supports: Sequence[SupportSet], limit: int
 ) -> Tensor:
     """Encode support sets of N demonstrations in one pass: (sets, N, hidden size), float32."""
-    size = equal_size(supports)
-    states = encode_batch(backbone, base, support_batch(backbone, supports, limit))
-    return states.reshape(len(supports), size, -1)
-
-
-SHARD = 3  # support sets per shard: one batch of the inner loop, half a minute of two cores
+    batch = support_batch(backbone, supports, limit)
+    return encode_batch(backbone, base, batch, len(supports))
 
 
 def sgd_updates(
@@ -104,22 +95,7 @@ def sgd_updates(
     sets: int,
     settings: TargetSettings,
     start: Update | None = None,
-) -> tuple[Update, Tensor]:
-    """Run the inner loop as `sgd_trajectory` does, for one K, ``settings.steps``."""
-    wanted = {settings.steps}
-    updates, losses = sgd_trajectory(backbone, base, batch, sets, settings, wanted, start)
-    return updates[settings.steps], losses
-
-
-def sgd_trajectory(
-    backbone: Backbone,
-    base: BaseAdapter,
-    batch: Batch,
-    sets: int,
-    settings: TargetSettings,
-    at: Collection[int],
-    start: Update | None = None,
-) -> tuple[dict[int, Update], Tensor]:
+) -> dict[int, Update]:
     """Run the inner loop of several support sets at once, each with its own update.
 
     The loss of a set is the mean over its demonstrations of the mean answer-token cross-entropy.
@@ -127,17 +103,25 @@ def sgd_trajectory(
     another's gradient. The batch holds the demonstrations of all sets, set after set, equally many
     each; all start from W0, or from an update per set, `start` (sets leading).
 
-    By K in `at`, the updates ``W^(K) - W0`` with a leading axis of `sets`, detached; and the loss
-    of the sets' sum before each step, shape (largest K,).
+    Returned are, by K, `settings.steps` and those of `settings.keep`, the updates ``W^(K) - W0``
+    with a leading axis of `sets`, detached.
     """
     per_set = batch.tokens.shape[0] // sets
-    fingerprint = base.fingerprint
-    names = list(base.spec.shapes)
+    wanted = {settings.steps, *settings.keep}
+    reached: dict[int, Update] = {}
+
+    def update_of(tensors: list[Tensor]) -> Update:
+        factors = factors_of(dict(zip(base.spec.shapes, tensors, strict=True)))
+        return Update(base.spec, factors, base.fingerprint)
 
     def loss(steps: list[Tensor]) -> Tensor:
-        update = Update(base.spec, factors_of(dict(zip(names, steps, strict=True))), fingerprint)
-        with attach(backbone, base, update, group=per_set):
+        with attach(backbone, base, update_of(steps), group=per_set):
             return answer_losses(backbone, batch).sum() / per_set
+
+    def watch(taken: int, current: list[Tensor]) -> None:
+        if taken in wanted:
+            check_gradients(current)
+            reached[taken] = update_of([p.detach() for p in current])
 
     if start is None:
         shapes = base.spec.shapes.values()
@@ -145,31 +129,17 @@ def sgd_trajectory(
     else:
         check_fits(backbone, base, start)
         first = [t.float().to(backbone.device) for t in tensors_of(start.factors).values()]
-    reached = {0: first}
-
-    def watch(taken: int, current: list[Tensor]) -> None:
-        if taken in at:
-            check_gradients(current)
-            reached[taken] = [p.detach() for p in current]
-
-    _, history = inner_sgd(loss, first, settings.learning_rate, max(at), watch)
-    updates = {
-        k: Update(base.spec, factors_of(dict(zip(names, reached[k], strict=True))), fingerprint)
-        for k in at
-    }
-    return updates, torch.tensor(history)
+    inner_sgd(loss, first, settings.learning_rate, max(wanted), watch)
+    return reached
 
 
 def targets_of(
     backbone: Backbone, base: BaseAdapter, supports: Sequence[SupportSet], settings: TargetSettings
 ) -> tuple[dict[int, Update], Tensor]:
     """Compute targets, by K, and encoder states (sets, N, hidden size) of sets of equal size."""
-    size = equal_size(supports)
-    batch = support_batch(backbone, supports, settings.max_tokens)
-    wanted = {settings.steps, *settings.keep}
-    updates, _ = sgd_trajectory(backbone, base, batch, len(supports), settings, wanted)
-    states = encode_batch(backbone, base, batch)
-    return updates, states.reshape(len(supports), size, -1)
+    batch, sets = support_batch(backbone, supports, settings.max_tokens), len(supports)
+    updates = sgd_updates(backbone, base, batch, sets, settings)
+    return updates, encode_batch(backbone, base, batch, sets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +169,6 @@ class Targets:
         )
 
 
-def _key(steps: int) -> str:
-    return f"vectors-k{steps}"
-
-
 @dataclass(frozen=True)
 class TargetStore:
     """A folder in which the targets of support sets of equal size are made, shard by shard."""
@@ -226,9 +192,9 @@ class TargetStore:
 
     def open(self) -> None:
         """Make the folder, or find it as it was made; targets of another run are refused."""
-        header, sets = self.folder / "store.json", len(self.supports)
+        header = self.folder / "store.json"
         if not header.exists():
-            facts = {"identity": self.identity, "sets": sets, "shard": SHARD}
+            facts = {"identity": self.identity, "sets": len(self.supports), "shard": SHARD}
             write_json(header, facts | {"steps": self.settings.steps})
         found, _ = _read_header(header)
         if found != self.identity:
@@ -249,13 +215,12 @@ class TargetStore:
         """Compute the targets of the shard whose first set is number `start`."""
         part = self.supports[start : start + SHARD]
         updates, states = targets_of(self.backbone, self.base, part, self.settings)
-        vectors = {_key(k): u.vector().to(torch.bfloat16) for k, u in updates.items()}
+        vectors = {f"vectors-k{k}": u.vector().to(torch.bfloat16) for k, u in updates.items()}
         sets = [
             {"task": s.task, "id": s.id, "demonstrations": [d.id for d in s.demonstrations]}
             for s in part
         ]
-        about = {"base": self.base.fingerprint, "identity": self.identity}
-        about |= {"sets": json.dumps(sets)}
+        about = {"base": self.base.fingerprint, "identity": self.identity, "sets": json.dumps(sets)}
         save_tensors(self.file(start), vectors | {"states": states}, about)
 
     def build_all(self, progress: Progress = silent, label: str = "targets") -> None:
@@ -276,7 +241,7 @@ def _read_header(header: Path) -> tuple[str, int]:
 def load_targets(folder: Path, steps: int = 0) -> Targets:
     """Read a store, as far as it is built: of K `steps`, or 0 for its own; else it is refused."""
     identity, own_steps = _read_header(folder / "store.json")
-    key = _key(steps or own_steps)
+    key = f"vectors-k{steps or own_steps}"
     vectors, states, sets, base = [], [], [], ""
     for path in sorted(folder.glob("shard-*.safetensors")):
         tensors, metadata = load_tensors(path)
@@ -316,11 +281,7 @@ def split_held_out(targets: Targets, share: float) -> tuple[Targets, Targets]:
         ranked = sorted(numbers, key=lambda i: content_id("held out", targets.support_ids[i]))
         held += ranked[: max(1, round(share * len(ranked))) if share else 0]
     asked = {q for i in held for q in targets.demonstration_ids[i]}
-    kept = [
-        i
-        for i in range(len(targets))
-        if i not in set(held) and not asked & set(targets.demonstration_ids[i])
-    ]
+    kept = [i for i, own in enumerate(targets.demonstration_ids) if not asked & set(own)]
     return targets.take(kept), targets.take(sorted(held))
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -26,23 +25,14 @@ from raggd.cli.shared import (
     support_from,
 )
 
-if TYPE_CHECKING:
-    from raggd.methods.base import Adapted
-    from raggd.methods.store import Store
-
 supports_app = typer.Typer(help="Keep answered questions under an id.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="Of the support set, as `raggd supports list` shows it.")]
 
 
-class ExportForm(StrEnum):
-    """What is written: a LoRA of peft's, for vLLM and others too, or one for llama.cpp."""
-
-    PEFT = "peft"
-    GGUF = "gguf"
-
-
 def export(
-    form: Annotated[ExportForm, typer.Argument(help="peft (for vLLM too), or gguf (llama.cpp).")],
+    form: Annotated[
+        Literal["peft", "gguf"], typer.Argument(help="peft (for vLLM too), or gguf (llama.cpp).")
+    ],
     path: Annotated[Path, typer.Argument(help="Folder (peft) or file (gguf) to write.")],
     demonstrations: Demonstrations = None,
     support: Support = None,
@@ -56,43 +46,31 @@ def export(
     if not demonstrations:
         refuse_idle("passages are found for --demonstrations alone", corpus=corpus)
     with opened(config, assignments, corpus) as (rag, _):
-        adapted = None
-        if demonstrations or support or update:
-            chosen = support_from(rag, (demonstrations, support, update))
-            adapted = rag.state(update) if update else rag.adapt(chosen)
-        result = _about(adapted)
-        if form == ExportForm.PEFT:
-            made = rag.export_peft(path, adapted)
+        chosen = support_from(rag, (demonstrations, support, update))
+        state = rag.state(update) if update else rag.adapt(chosen)
+        result: dict[str, Any] = {
+            "adapted": state.update is not None or state.prefix is not None,
+            "left_out": "prefix" if state.prefix else "",
+            "examples": len(state.shown),
+        }
+        if form == "peft":
+            made = rag.export_peft(path, state)
             result |= {"folder": str(made.folder), "rank": made.rank, "backbone": made.backbone}
             where = f" of rank {made.rank} in {made.folder}, over {made.backbone}"
             prompt = f"{made.folder / 'chat_template.jinja'} (vllm serve --chat-template)"
         else:
-            file = rag.export_gguf(path, adapted)
+            file = rag.export_gguf(path, state)
             result |= {"file": str(file), "bytes": file.stat().st_size}
             where = f" in {file}"
             beside = file.with_name(f"{file.stem}.chat_template.jinja")
             prompt = f"{beside} (llama-server --jinja --chat-template-file)"
     what = "base adapter and update" if result["adapted"] else "base adapter"
-    show(result, as_json, f"{what}{where}", f"its prompt: {prompt}", *_left_out(result))
-
-
-def _about(adapted: Adapted | None) -> dict[str, Any]:
-    if adapted is None:
-        return {"adapted": False, "left_out": "", "examples": 0}
-    left_out = "prefix" if adapted.prefix else ""
-    changed = adapted.update is not None or adapted.prefix is not None
-    return {"adapted": changed, "left_out": left_out, "examples": len(adapted.shown)}
-
-
-def _left_out(result: dict[str, Any]) -> list[str]:
-    shown = counted(result["examples"], "example")
-    if result["left_out"]:
-        return [f"left out: the prefix that was read; {shown} stand in the template in its place"]
-    return [f"{shown} stand in the template"] if result["examples"] else []
-
-
-def _store(config: Path | None, assignments: list[str] | None) -> Store:
-    return load_rag(config, assignments).store
+    lines = [f"{what}{where}", f"its prompt: {prompt}"]
+    if state.shown:
+        told = f"{counted(len(state.shown), 'example')} stand in the template"
+        instead = "left out: the prefix that was read; {} in its place"
+        lines.append(instead.format(told) if state.prefix else told)
+    show(result, as_json, *lines)
 
 
 @supports_app.command("add")
@@ -118,7 +96,7 @@ def supports_list(
     """List the support sets that are kept; `raggd serve` has the same."""
     from raggd.records import RaggdError
 
-    store = _store(config, assignments)
+    store = load_rag(config, assignments).store
     entries: list[dict[str, Any]] = []
     for name in store.names():
         try:
@@ -126,8 +104,8 @@ def supports_list(
         except RaggdError as error:
             complain(f"raggd: {error}")
             continue
-        entry = {"id": name, "demonstrations": len(shown), "question": shown[0].question}
-        entries.append(entry)
+        question = shown[0].question
+        entries.append({"id": name, "demonstrations": len(shown), "question": question})
     lines = [
         f"{e['id']}  {counted(e['demonstrations'], 'demonstration')}, e.g. {e['question']}"
         for e in entries
@@ -139,7 +117,7 @@ def supports_list(
 @supports_app.command("dump")
 def supports_dump(name: Id, config: Config = None, assignments: Assignments = None) -> None:
     """Write a support set as lines that `--demonstrations` reads."""
-    for shown in _store(config, assignments).stored(name).support.demonstrations:
+    for shown in load_rag(config, assignments).store.stored(name).support.demonstrations:
         line = {"question": shown.question, "answer": shown.answer}
         typer.echo(json.dumps(line, ensure_ascii=False))
 
@@ -152,5 +130,5 @@ def supports_remove(
     as_json: Json = False,
 ) -> None:
     """Delete support sets and all that was adapted to them."""
-    _store(config, assignments).remove(*names)
+    load_rag(config, assignments).store.remove(*names)
     show({"removed": names}, as_json, f"removed {', '.join(names)}")

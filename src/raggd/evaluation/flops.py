@@ -114,11 +114,11 @@ def _extra(method: Method, adapted: Adapted) -> int:
     return base.spec.size * (2 if changed else 1) if base else 0
 
 
-def _unread(method: Method, support: SupportSet) -> Adapted:
+def _unread(method: Method, support: SupportSet) -> tuple[Adapted, Sequence[int]]:
     # of the others that adapt it is known that they show passages, nothing before them
     if isinstance(method, Shows):
         return method.unread(support)
-    return Adapted() if method.adapts else method.adapt([support])[0]
+    return Adapted() if method.adapts else method.adapt([support])[0], ()
 
 
 def counted_costs(answers: Mapping[str, str], run: CellRun) -> dict[str, float]:
@@ -131,16 +131,15 @@ def counted_costs(answers: Mapping[str, str], run: CellRun) -> dict[str, float]:
     adapting, answering = [], []
     for items in groups.values():
         support = items[0].support
-        adapted = _unread(run.method, support)
+        adapted, encoded = _unread(run.method, support)
         extra = _extra(run.method, adapted)
         prompts = run.prompts(items, [adapted] * len(items))
         cached = len(adapted.prefix.tokens if adapted.prefix else opening_tokens(adapted, prompts))
         limit = run.settings.target.max_tokens
         shown = [answered_prompt(tokenizer, d, limit) for d in support.demonstrations]
         opening = shape.forward(cached, extra=extra)
-        if isinstance(run.method, Shows):  # the network behind the reading is negligible
-            encoded = len(run.method.encoded(support))
-            opening += shape.forward(encoded, extra=adapted.base.spec.size if adapted.base else 0)
+        w0 = adapted.base.spec.size if adapted.base else 0
+        opening += shape.forward(len(encoded), extra=w0)  # the network behind it is negligible
         adapting.append(opening + adapting_flops(run.method, shape, shown, extra // 2))
         before = len(adapted.soft.vectors) if adapted.soft else 0
         for item, prompt in zip(items, prompts, strict=True):

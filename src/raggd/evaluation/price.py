@@ -182,7 +182,7 @@ def _adapting(
             last_states(backbone, batch)
 
     def predict() -> Update:
-        update: Update = predictor.predict(encode_batch(backbone, base, batch)[None])
+        update: Update = predictor.predict(encode_batch(backbone, base, batch, 1))
         return update
 
     settings = TargetSettings(steps=steps)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,30 +105,27 @@ def follow_examples(rows: Sequence[Adapted]) -> bool:
     return all(row.prefix is not None for row in rows)
 
 
-def _shared_soft(backbone: Backbone, rows: Sequence[Adapted]) -> Tensor | None:
-    prefix = rows[0].soft
-    if any(row.soft is not prefix for row in rows):
+def _refuse_mixed(what: str, kinds: set[Any]) -> None:
+    if len(kinds) > 1:
         raise RaggdError(
-            "one batch mixes rows of different soft prefixes (or with and without one): answer "
-            "them in separate batches."
+            f"one batch mixes rows of different {what} (or with and without one): answer them in "
+            "separate batches."
         )
+
+
+def _shared_soft(backbone: Backbone, rows: Sequence[Adapted]) -> Tensor | None:
+    _refuse_mixed("soft prefixes", {id(row.soft) for row in rows})
+    prefix = rows[0].soft
     if prefix is None:
         return None
     check_prefix(backbone, prefix)
     return prefix.vectors.to(backbone.device)
 
 
-@contextmanager
-def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> Iterator[None]:
+def adapted_rows(backbone: Backbone, rows: Sequence[Adapted]) -> AbstractContextManager[None]:
     """Attach what the rows of a batch are answered with; rows of two base adapters are refused."""
-    bases = {row.base.fingerprint if row.base else "" for row in rows}
-    if len(bases) != 1:
-        raise RaggdError(
-            "one batch mixes rows of different base adapters (or with and without one): answer "
-            "them in separate batches."
-        )
-    with attach(backbone, rows[0].base, shared_update(rows), as_one=follow_examples(rows)):
-        yield
+    _refuse_mixed("base adapters", {row.base.fingerprint if row.base else "" for row in rows})
+    return attach(backbone, rows[0].base, shared_update(rows), as_one=follow_examples(rows))
 
 
 def opening_tokens(adapted: Adapted, prompts: Sequence[Prompt]) -> tuple[int, ...]:
@@ -157,18 +156,6 @@ def reading_groups(backbone: Backbone, prompts: Sequence[Prompt]) -> list[list[i
     if backbone.device.type == "cpu" and backbone.dtype == torch.float32:
         return alike([len(prompt.tokens) for prompt in prompts])
     return [list(range(len(prompts)))]
-
-
-def _read(
-    backbone: Backbone,
-    rows: Sequence[Adapted],
-    prompts: Sequence[Prompt],
-    soft: Tensor | None,
-    opening: Prefix | None,
-) -> Reading:
-    prefixes = [row.prefix or opening for row in rows]
-    rules = rules_of(rows, prompts)
-    return read_prompts(backbone, prompts, soft=soft, prefixes=prefixes, rules=rules)
 
 
 def rules_of(rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> list[RefusalRule | None]:
@@ -225,17 +212,22 @@ def answer_rows(
     order = [at for group in groups for at in group]
     rows, prompts = [rows[at] for at in order], [prompts[at] for at in order]
     soft = _shared_soft(backbone, rows)
+    prefixes = [row.prefix or opening for row in rows]
+
+    def read(start: int, end: int) -> Reading:
+        own, shown = rows[start:end], prompts[start:end]
+        known, rules = prefixes[start:end], rules_of(own, shown)
+        return read_prompts(backbone, shown, soft=soft, prefixes=known, rules=rules)
+
     with ExitStack() as stack:
         with timed():
             readings: list[Reading] = []
-            for size in [len(group) for group in groups if len(groups) > 1]:
-                start = sum(len(reading.mask) for reading in readings)
-                own, shown = rows[start : start + size], prompts[start : start + size]
-                with adapted_rows(backbone, own):
-                    readings.append(_read(backbone, own, shown, soft, opening))
+            if len(groups) > 1:
+                for start, end in pairwise(accumulate(map(len, groups), initial=0)):
+                    with adapted_rows(backbone, rows[start:end]):
+                        readings.append(read(start, end))
             stack.enter_context(adapted_rows(backbone, rows))
-            readings = readings or [_read(backbone, rows, prompts, soft, opening)]
-            reading = join_readings(readings)
+            reading = join_readings(readings or [read(0, len(rows))])
             most = max(max_tokens, *(row.most for row in rows))
             pairs = zip(rows, prompts, strict=True)
             extracts = [extract_of(backbone, row, prompt) for row, prompt in pairs]

@@ -82,21 +82,17 @@ class Method(Protocol):
     @property
     def name(self) -> str:
         """Name in records and on the command line, e.g. ``rag-gd``."""
-        ...
 
     @property
     def adapts(self) -> bool:
         """Whether it reads the support set; if not, adapting costs nothing."""
-        ...
 
     @property
     def hashes(self) -> dict[str, str]:
         """Fingerprints of the weights it uses, for the record."""
-        ...
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Adapt to support sets of equal size, one result each (paper Algorithm 1 for RAG-GD)."""
-        ...
 
 
 @runtime_checkable
@@ -105,29 +101,25 @@ class Instructed(Protocol):
 
     def under(self, instruction: str) -> Method:
         """Return the same method for a user's instruction."""
-        ...
 
 
 @runtime_checkable
 class Shows(Protocol):
     """A method whose demonstrations stand before the question, or are read for a prefix."""
 
-    def unread(self, support: SupportSet) -> Adapted:
-        """Return the state of a set before it is read: a prefix has tokens, and no layers yet."""
-        ...
+    def unread(self, support: SupportSet) -> tuple[Adapted, Sequence[int]]:
+        """Return the state of a set before it is read, whose prefix has tokens and no layers yet.
 
-    def encoded(self, support: SupportSet) -> Sequence[int]:
-        """Return the tokens that are read under W0 for an update; none where none is predicted."""
-        ...
+        With it come the tokens that are read under W0 for an update; none where none is predicted.
+        """
 
 
 @runtime_checkable
 class Rearranges(Protocol):
     """A control that is given other evidence or demonstrations than the task holds."""
 
-    def arrange(self, items: Sequence[Item]) -> list[Item]:
+    def arrange(self, items: Sequence[Item], /) -> list[Item]:
         """Replace what the control is about in the questions of one draw; a pure function."""
-        ...
 
 
 def refuse_control(method: Method) -> None:

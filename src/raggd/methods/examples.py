@@ -28,7 +28,7 @@ from raggd.methods.spec import (
     weight_file,
     weights_hash,
 )
-from raggd.records import Demonstration, RaggdError, SupportSet, content_id
+from raggd.records import RaggdError, SupportSet, content_id
 
 ROOM, LEAST = 2, 8  # an answer may be twice as long as the longest that was shown, and some tokens
 
@@ -69,21 +69,18 @@ class ExamplesPrefix:
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Read the examples of each set: base, step and prefix."""
-        return [self._adapted(self._shown(support)) for support in supports]
+        return [self._read(*self._shown(support)) for support in supports]
 
-    def unread(self, support: SupportSet) -> Adapted:
-        """Return the state of a set before its examples are read."""
-        shown = self._shown(support)
+    def unread(self, support: SupportSet) -> tuple[Adapted, Sequence[int]]:
+        """Return the state of a set before it is read, and the tokens that the modulation reads."""
+        shown, tokens = self._shown(support)
+        encoded = tokens if self.modulation is not None else ()
         if not self.prefixed:
-            return replace(shown, shown=())
-        return replace(shown, prefix=Prefix(self._tokens(shown), ()))
+            return replace(shown, shown=()), encoded
+        return replace(shown, prefix=Prefix(tokens, ())), encoded
 
-    def encoded(self, support: SupportSet) -> Sequence[int]:
-        """Return the tokens that the modulation reads."""
-        return self._tokens(self._shown(support)) if self.modulation is not None else ()
-
-    def _adapted(self, shown: Adapted) -> Adapted:
-        tokens, update = self._tokens(shown), self.step
+    def _read(self, shown: Adapted, tokens: tuple[int, ...]) -> Adapted:
+        update = self.step
         if self.modulation is not None and self.base is not None:
             read = read_examples(self.backbone, self.base, [tokens])
             update = self.modulation(self.base, *read).row(0)
@@ -92,39 +89,34 @@ class ExamplesPrefix:
         with attach(self.backbone, self.base, update):
             return replace(shown, update=update, prefix=read_prefix(self.backbone, tokens))
 
-    def _shown(self, support: SupportSet) -> Adapted:
+    def _shown(self, support: SupportSet) -> tuple[Adapted, tuple[int, ...]]:
+        # the state of a set before it is read, and the tokens that its prompts begin with
         template, plain = None, support.demonstrations
         if self.templated:
             template, plain = template_of(plain)
         shown = plain if self.passages else without_passages(plain)
-        return Adapted(
-            base=self.base,
-            update=self.step,
-            shown=shown,
-            instruction=self.instruction,
-            lines=any("\n" in d.answer.strip() for d in shown),
-            most=self._most(shown),
-            refusals=refusals_of(support.demonstrations),
-            template=template,
-            rule=self.rule if template and template.refusals else None,
-            sources=names_files(plain),
-        )
-
-    def _tokens(self, shown: Adapted) -> tuple[int, ...]:
-        # all that the prompts of a set begin with
-        tokens = prefix_tokens(self.backbone.tokenizer, shown.shown, self.instruction)
+        tokenizer = self.backbone.tokenizer
+        tokens = prefix_tokens(tokenizer, shown, self.instruction)
         if len(tokens) > self.limit:
-            number = len(shown.shown)
+            number = len(shown)
             raise RaggdError(
                 f"the instruction and {number} example{'' if number == 1 else 's'} take "
                 f"{len(tokens)} tokens, more than the {self.limit} that leave room for passages: "
                 "show fewer or shorter ones, or raise backbone.context_tokens."
             )
-        return tokens
-
-    def _most(self, shown: Sequence[Demonstration]) -> int:
-        lengths = [len(answer_tokens(self.backbone.tokenizer, d.answer)) for d in shown]
-        return ROOM * max(lengths) + LEAST
+        state = Adapted(
+            base=self.base,
+            update=self.step,
+            shown=shown,
+            instruction=self.instruction,
+            lines=any("\n" in d.answer.strip() for d in shown),
+            most=ROOM * max(len(answer_tokens(tokenizer, d.answer)) for d in shown) + LEAST,
+            refusals=refusals_of(support.demonstrations),
+            template=template,
+            rule=self.rule if template and template.refusals else None,
+            sources=names_files(plain),
+        )
+        return state, tokens
 
 
 def build(
@@ -138,10 +130,8 @@ def build(
     passages: bool = False,
 ) -> ExamplesPrefix:
     """Return a method that follows examples, with or without each of its parts."""
-    device, made = parts.backbone.device, None
+    device = parts.backbone.device
     path = weight_file(parts.weights, FILES_OF[name][1]) if step else None
-    if path and predict:
-        made = load_modulation(path).to(device)
     fitted, rule = parts.weights / REFUSALS_FILE, None
     if path and path.name == EXAMPLES_FILE and template and fitted.is_file():
         rule = load_rule(fitted, weights_hash(path))
@@ -152,7 +142,7 @@ def build(
         load_update(path).to(device) if path and not predict else None,
         parts.settings.backbone.context_tokens * (3 if passages else 2) // 4,
         weights_hash(path) if path else "",
-        made,
+        load_modulation(path).to(device) if path and predict else None,
         prefix,
         rule,
         template,

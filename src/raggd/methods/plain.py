@@ -1,15 +1,18 @@
-"""Methods that change no weight: query only, vanilla RAG, base adapter, prompt tuning, few shot."""
+"""Methods that predict nothing: one state for all support sets, one by task, or few shot."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import torch
+
 from raggd.adaptation.base_adapter import check_prefix, load_prefix
+from raggd.adaptation.predictors.base import check_predictor, load_task_means
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
-from raggd.methods.spec import FILES_OF, Parts, weight_file
-from raggd.records import SupportSet
+from raggd.methods.spec import FILES_OF, Parts, weight_file, weights_hash
+from raggd.records import RaggdError, SupportSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,46 @@ def build_prompt_tuning(parts: Parts, name: str) -> Unadapted:
     return Unadapted(name, Adapted(soft=prefix), {"prefix": prefix.fingerprint})
 
 
+def build_mean(parts: Parts, name: str) -> Unadapted:
+    """Return W0 with the one update of the second of its files."""
+    file = FILES_OF[name][1]
+    predictor = parts.predictor(file)
+    check_predictor(predictor, parts.base)
+    update = predictor.predict(torch.zeros(1, 1, 1)).row(0)  # no states are looked at
+    hashes = {"base": parts.base.fingerprint, "predictor": weights_hash(parts.weights / file)}
+    return Unadapted(name, Adapted(parts.base, update), hashes)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskMean:
+    """A control that knows the task, whose mean target it uses, but not the demonstrations."""
+
+    states: Mapping[str, Adapted]  # by task
+    hashes: dict[str, str]
+
+    name = "task-mean"
+    adapts = False
+
+    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
+        """Look up the task of each set, nothing else of it; one without targets is refused."""
+        for support in supports:
+            if support.task not in self.states:
+                raise RaggdError(
+                    f"task '{support.task}' has no mean update, only {', '.join(self.states)}: "
+                    "make targets of it with `raggd targets --pool`, then `raggd train task-mean` "
+                    "with both stores, or leave out method 'task-mean'."
+                )
+        return [self.states[support.task] for support in supports]
+
+
+def build_task_mean(parts: Parts, name: str) -> TaskMean:
+    """Return the control, made of the file of the means."""
+    path, base = weight_file(parts.weights, FILES_OF[name][1]), parts.base
+    means = load_task_means(path, base)
+    states = {task: Adapted(base, mean.to(base.device)) for task, mean in means.items()}
+    return TaskMean(states, {"base": base.fingerprint, "predictor": weights_hash(path)})
+
+
 @dataclass(frozen=True, slots=True)
 class FewShot:
     """Shows the support set, passages included, before every question; without base, bare."""
@@ -56,19 +99,15 @@ class FewShot:
         """Fingerprint of the base adapter, where there is one."""
         return {"base": self.base.fingerprint} if self.base else {}
 
-    def unread(self, support: SupportSet) -> Adapted:
-        """Return the state of a set: its demonstrations are put where the prompt is made."""
+    def unread(self, support: SupportSet) -> tuple[Adapted, Sequence[int]]:
+        """Return the state of a set, whose prompts are made with its demonstrations."""
         shown = support.demonstrations
         lines = any("\n" in d.answer.strip() for d in shown)
-        return Adapted(self.base, shown=shown, lines=lines)
-
-    def encoded(self, support: SupportSet) -> Sequence[int]:
-        """Return none: nothing is predicted."""
-        return ()
+        return Adapted(self.base, shown=shown, lines=lines), ()
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Show each set."""
-        return [self.unread(support) for support in supports]
+        return [self.unread(support)[0] for support in supports]
 
 
 def build_few_shot(parts: Parts, name: str, with_base: bool) -> FewShot:

@@ -1,21 +1,29 @@
-"""An update from the support set: predicted in one pass, or TT-SGD's K gradient steps."""
+"""An update from the support set: predicted in one pass, or TT-SGD's K gradient steps.
+
+Controls predict as RAG-GD does, from other demonstrations, or answer from other passages.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from raggd.adaptation.predictors.base import Predictor, check_predictor
 from raggd.adaptation.predictors.gate import Gate, load_gate
-from raggd.adaptation.targets import encode_supports, equal_size, sgd_updates, support_batch
+from raggd.adaptation.targets import draw_supports, encode_supports, sgd_updates, support_batch
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
-from raggd.methods.base import Adapted
+from raggd.data.benchmarks import support_pool, tasks_in
+from raggd.methods.base import Adapted, Item, Method
 from raggd.methods.spec import FILES_OF, SPECS, Parts, weight_file, weights_hash
-from raggd.records import SupportSet
+from raggd.records import Passage, RaggdError, SupportSet, content_id
+from raggd.retrieval.evidence import is_answerable, make_demonstrations
 from raggd.settings import TargetSettings
+
+DRAWS = 8  # support sets of each other task that a control chooses one from
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +106,95 @@ class TestTimeSGD:
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Run the inner loop, all sets, of equal size, in one batch."""
-        equal_size(supports)
         batch = support_batch(self.backbone, supports, self.settings.max_tokens)
         start = self.start.predict(supports) if self.start else None
-        sets = len(supports)
-        updates, _ = sgd_updates(self.backbone, self.base, batch, sets, self.settings, start)
+        sets, settings = len(supports), self.settings
+        reached = sgd_updates(self.backbone, self.base, batch, sets, settings, start)
+        updates = reached[settings.steps]
         return [Adapted(self.base, updates.row(i)) for i in range(sets)]
 
 
 def build_sgd(parts: Parts, name: str) -> TestTimeSGD:
     """Return a method of as many steps as its row says, from what it predicts if it predicts."""
     settings, spec = parts.settings.target, SPECS[name]
-    if spec.gradient_steps:
-        settings = settings.model_copy(update={"steps": spec.gradient_steps})
+    steps = spec.gradient_steps or settings.steps
+    settings = settings.model_copy(update={"steps": steps, "keep": []})
     start = build(parts, name) if spec.encoded else None
     return TestTimeSGD(parts.backbone, parts.base, settings, name, start)
+
+
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Predicts as `inner`, RAG-GD, does, from other evidence or demonstrations (`Rearranges`)."""
+
+    name: str
+    inner: Method
+    arrange: Callable[[Sequence[Item]], list[Item]]  # exchanges it in the questions of one draw
+
+    adapts = True
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Those of RAG-GD."""
+        return self.inner.hashes
+
+    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
+        """Predict as RAG-GD does, for sets of equal size."""
+        return self.inner.adapt(supports)
+
+
+def other_support(support: SupportSet, parts: Parts) -> SupportSet:
+    """Choose a support set of another task, as large, by a hash of the given one."""
+    source, settings = parts.source, parts.settings
+    tasks = [task for task in tasks_in(source) if task != support.task]
+    if not tasks:
+        raise RaggdError(
+            "method 'shuffled-support' needs demonstrations of another task than "
+            f"'{support.task}', but {source} holds no other benchmark."
+        )
+    number = int(content_id("shuffled", support.id), 16)
+    task, draw = tasks[number % len(tasks)], number // len(tasks) % DRAWS
+    pool, size = support_pool(source, task), len(support.demonstrations)
+    sets = draw_supports(pool, size, DRAWS, settings.evaluation.seed, purpose="evaluation")
+    shown = make_demonstrations(sets[draw], parts.retriever, settings.retrieval.top_k)
+    return SupportSet(task, tuple(shown))
+
+
+def with_supports(items: Sequence[Item], choose: Callable[[SupportSet], SupportSet]) -> list[Item]:
+    """Give every question another support set than its own, chosen once for each."""
+    own = {item.support.id: item.support for item in items}
+    others = {name: choose(support) for name, support in own.items()}
+    return [replace(item, support=others[item.support.id]) for item in items]
+
+
+def other_passages(items: Sequence[Item], number: int) -> tuple[Passage, ...]:
+    """Find the passages of the nearest question after it that shares none; refused without any."""
+    own = items[number]
+    known = {passage.id for passage in own.passages}
+    others = (*items[number + 1 :], *items[:number])
+    fresh = [o for o in others if known.isdisjoint(passage.id for passage in o.passages)]
+    if fresh:
+        # an answer that all of them hold is so common (a "no") that holding it says nothing
+        silent = (o for o in fresh if not is_answerable(own.question, o.passages))
+        return next(silent, fresh[0]).passages
+    raise RaggdError(
+        f"method 'irrelevant-passages' found no other question whose passages could stand in for "
+        f"those of '{own.question.id}' among {len(items)}: raise evaluation.questions or lower "
+        "evaluation.draws."
+    )
+
+
+def with_other_passages(items: Sequence[Item]) -> list[Item]:
+    """Give every question the passages of another one; the demonstrations keep theirs."""
+    return [replace(item, passages=other_passages(items, i)) for i, item in enumerate(items)]
+
+
+def build_shuffled(parts: Parts, name: str) -> Control:
+    """Return RAG-GD with the demonstrations of another task."""
+    choose = partial(other_support, parts=parts)
+    return Control(name, build(parts, "rag-gd"), partial(with_supports, choose=choose))
+
+
+def build_irrelevant(parts: Parts, name: str) -> Control:
+    """Return RAG-GD with the passages of another question: the evidence is of no use."""
+    return Control(name, build(parts, "rag-gd"), with_other_passages)

@@ -69,8 +69,7 @@ class MethodSpec:
 SPECS: dict[str, MethodSpec] = {
     "query-only": MethodSpec(
         "plain:build", "Query only", "frozen model", "s",
-        "The frozen model answers from the question alone, without passages: what it knows by "
-        "heart.",
+        "The frozen model answers from the question alone: what it knows by heart.",
     ),
     "vanilla-rag": MethodSpec(
         "plain:build", "Vanilla RAG", "frozen model", "^",
@@ -107,21 +106,21 @@ SPECS: dict[str, MethodSpec] = {
         weights=("base", "hyper"), encoded=True, imitates=0,
     ),
     "mean-update": MethodSpec(
-        "controls:build_mean", "Mean update", "controls", "P",
+        "plain:build_mean", "Mean update", "controls", "P",
         "The base adapter plus one fixed change, the average of all training targets. A control: "
         "it never looks at the demonstrations of the task.",
         weights=("base", "mean"), imitates=0, headline=True,
         compared_with=("base",),
     ),
     "mean-tuned": MethodSpec(
-        "controls:build_mean", "Mean update, tuned", "controls", "X",
+        "plain:build_mean", "Mean update, tuned", "controls", "X",
         "One fixed change for all tasks, trained on the answers that RAG-GD, tuned, learns from. "
         "A control: what is left when the demonstrations are not read.",
         weights=("base", "mean-tuned"),
         headline=True,
     ),
     "task-mean": MethodSpec(
-        "controls:build_task_mean", "Task mean", "controls", "d",
+        "plain:build_task_mean", "Task mean", "controls", "d",
         "The base adapter plus the average change that gradient steps make on many demonstrations "
         "of the task. A control: it knows the task, but reads no demonstrations at test time.",
         weights=("base", "task-mean"),
@@ -169,21 +168,18 @@ SPECS: dict[str, MethodSpec] = {
     ),
     "rag-gd-tuned": MethodSpec(
         "predicted:build", "RAG-GD, tuned", "predicted update", "*",
-        "RAG-GD whose predictor was trained on through the loss of other answers, as in "
-        "HyperTuning.",
+        "RAG-GD whose predictor was trained on, through the answer loss, as in HyperTuning.",
         weights=("base", "tuned"), encoded=True, imitates=0, headline=True, control="mean-tuned",
         compared_with=("base", "tt-sgd", "rag-gd", "mean-update", "mean-tuned"),
     ),
     "rag-gd-made": MethodSpec(
         "", "RAG-GD, made", "predicted update", "H",
-        "RAG-GD with demonstrations that the model made from passages, without answered "
-        "questions.",
+        "RAG-GD with demonstrations that the model itself made from passages.",
         compared_with=("base", "rag-gd", "rag-gd-tuned", "mean-update", "mean-tuned"),
     ),
     "rag-gd-gated": MethodSpec(
         "predicted:build_gated", "RAG-GD, gated", "predicted update", "h",
-        "RAG-GD, tuned, with a gate that scales the change, or withholds it, by the gain that it "
-        "expects.",
+        "RAG-GD, tuned, with a gate that scales the change or withholds it, by its expected gain.",
         weights=("base", "tuned", "gate"), encoded=True, compared_with=("base",),
     ),
     "examples": MethodSpec(
@@ -249,12 +245,12 @@ SPECS: dict[str, MethodSpec] = {
         weights=("base", "predictor"), encoded=True, gradient_steps=1, compared_with=("rag-gd",),
     ),
     "shuffled-support": MethodSpec(
-        "controls:build_shuffled", "Shuffled support", "controls", "<",
+        "predicted:build_shuffled", "Shuffled support", "controls", "<",
         "RAG-GD given the demonstrations of another task. A control.",
         weights=("base", "predictor"), encoded=True,
     ),
     "irrelevant-passages": MethodSpec(
-        "controls:build_irrelevant", "Irrelevant passages", "controls", ">",
+        "predicted:build_irrelevant", "Irrelevant passages", "controls", ">",
         "RAG-GD answering from the passages of another question. A control.",
         weights=("base", "predictor"), encoded=True,
     ),

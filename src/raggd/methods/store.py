@@ -16,14 +16,15 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
+from pydantic import TypeAdapter
 
 from raggd.backbone.batch import Prefix
-from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import (
     UPDATE_KIND,
     BaseAdapter,
@@ -33,10 +34,10 @@ from raggd.core.low_rank import (
     factors_of,
     tensors_of,
 )
-from raggd.data.template import AnswerTemplate
 from raggd.files import (
     CacheWarning,
     cache_folder,
+    first_line,
     is_unwritable,
     load_tensors,
     read_json,
@@ -45,11 +46,17 @@ from raggd.files import (
     write_json,
 )
 from raggd.methods.base import Adapted, Method
-from raggd.records import Demonstration, Passage, RaggdError, SupportSet, content_id
+from raggd.records import RaggdError, SupportSet, content_id
 
 BOUND = 256 << 20  # bytes of states in memory and again on disk; the longest unused go first
 STATE_KIND = "raggd adapted state"
-_PLAIN = {"reads_evidence", "instruction", "lines", "most", "refusals", "template", "sources"}
+_FORMS = {
+    name: TypeAdapter[Any](kind)
+    for name, kind in get_type_hints(Adapted).items()
+    if name not in {"base", "update", "soft", "prefix"}
+}
+"""The fields of an `Adapted` that files hold as JSON, and their types, which say how."""
+_SETS = TypeAdapter(SupportSet)
 _ID = re.compile(r"[0-9a-f]{16}")
 
 
@@ -80,7 +87,6 @@ class Store:
         self._bound = bound
         self._told = False
         self._states: OrderedDict[str, Adapted] = OrderedDict()
-        self._sets: dict[str, tuple[int, StoredSet]] = {}
         self._lock = threading.RLock()
         self.bytes = 0  # of the states in memory
         self.dropped = 0  # states dropped from memory to stay within the bound, so far
@@ -103,28 +109,18 @@ class Store:
             raise RaggdError(
                 f"a {type(support).__name__} is no support set: make one by rag.support(...)."
             )
-        path = self.file(support.id)
         with self._lock:
             with suppress(RaggdError):  # a damaged one is written anew
                 return self.stored(support.id)
             stored = StoredSet(support, int(time.time()))
-            write_json(path, {"created": stored.created, **asdict(support)})
+            write_json(self.file(support.id), {"created": stored.created, **asdict(support)})
             return stored
 
     def stored(self, name: str) -> StoredSet:
         """Read the support set of an id; one that is missing or changed is refused."""
         path = self._existing(name)
-        changed = path.stat().st_mtime_ns
-        known = self._sets.get(name)
-        if known is None or known[0] != changed:
-            stored = _parse_set(read_json(path, what="support set"), str(path))
-            if stored.support.id != name:
-                raise RaggdError(
-                    f"{path} holds the support set {stored.support.id}: it was changed. Add it "
-                    "anew."
-                )
-            known = self._sets[name] = (changed, stored)
-        return known[1]
+        there = path.stat()
+        return _read_set(path, there.st_mtime_ns, there.st_size)
 
     def _existing(self, name: str) -> Path:
         path = self.file(name)
@@ -149,9 +145,9 @@ class Store:
             for name, path in [(name, self._existing(name)) for name in names]:
                 for own in (path, *self.folder.glob(f"{name}.*.safetensors")):
                     own.unlink(missing_ok=True)
-                self._sets.pop(name, None)
                 for key in [key for key in self._states if key.startswith(f"{name}.")]:
                     self._forget(key)
+            _read_set.cache_clear()  # nothing of what is deleted stays
 
     # Adapted states
 
@@ -167,12 +163,12 @@ class Store:
             if key in self._states:
                 self._states.move_to_end(key)
                 return self._states[key]
-            path = self._state_file(key)
-            if base is None or not path.is_file():
+            if base is None:
                 return None
+            path = self._state_file(key)
             try:
                 known = self._sharing(read_state(path, base))
-            except RaggdError:  # it is made again
+            except RaggdError:  # it is not there, or is made again
                 return None
             with suppress(OSError):  # when it was last used is not noted where nothing is written
                 path.touch()
@@ -181,14 +177,9 @@ class Store:
 
     def facts(self, key: str) -> dict[str, Any]:
         """Return what `put` was told of a state on disk; nothing where there is none."""
-        path = self._state_file(key)
-        if not path.is_file():
-            return {}
-        try:
-            found = json.loads(tensor_header(path).get("facts", "{}"))
-        except (RaggdError, ValueError):
-            return {}
-        return dict(found)
+        with suppress(RaggdError, ValueError):
+            return dict(json.loads(tensor_header(self._state_file(key)).get("facts", "{}")))
+        return {}
 
     def put(
         self,
@@ -278,21 +269,20 @@ class Store:
 # The forms in files
 
 
-def _shown(value: Mapping[str, Any]) -> Demonstration:
-    passages = (Passage(**{k: str(v) for k, v in p.items()}) for p in value["passages"])
-    texts = {name: str(value[name]) for name in ("id", "question", "answer")}
-    return Demonstration(passages=tuple(passages), **texts)
-
-
-def _parse_set(value: Any, where: str) -> StoredSet:
+@lru_cache(maxsize=1024)
+def _read_set(path: Path, *_: int) -> StoredSet:
+    # once for the time and size that a file has
+    value = read_json(path, what="support set")
     try:
-        support = SupportSet(str(value["task"]), tuple(map(_shown, value["demonstrations"])))
-        return StoredSet(support, int(value["created"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        support, created = _SETS.validate_python(value), int(value["created"])
+    except (KeyError, TypeError, ValueError) as error:
         raise RaggdError(
-            f"{where} is not a support set ({type(error).__name__}: {error}). Expected "
+            f"{path} is not a support set: add it anew. Expected "
             '{"created", "task", "demonstrations": [{"id", "question", "passages", "answer"}]}.'
         ) from error
+    if support.id != path.stem:
+        raise RaggdError(f"{path} holds the support set {support.id}: it was changed. Add it anew.")
+    return StoredSet(support, created)
 
 
 def size_of(adapted: Adapted) -> int:
@@ -309,16 +299,13 @@ def write_state(path: Path, adapted: Adapted, facts: Mapping[str, Any]) -> bool:
     tensors = tensors_of(update.factors) if update else {}
     for number, (keys, values) in enumerate(prefix.layers if prefix else ()):
         tensors |= {f"prefix.{number}.keys": keys, f"prefix.{number}.values": values}
-    rest = {f.name: getattr(adapted, f.name) for f in fields(Adapted) if f.name in _PLAIN}
-    rest |= {"shown": [asdict(d) for d in adapted.shown]}
-    rest |= {"template": asdict(adapted.template)} if adapted.template else {}
-    rest |= {"rule": asdict(adapted.rule)} if adapted.rule else {}
+    plain = {name: form.dump_python(getattr(adapted, name)) for name, form in _FORMS.items()}
     about = {
         "kind": UPDATE_KIND if update else STATE_KIND,
         "spec": adapted.base.spec.to_json(),
         "base": adapted.base.fingerprint,
         "tokens": json.dumps(prefix.tokens if prefix else []),
-        "state": json.dumps(rest),
+        "state": json.dumps(plain),
         "facts": json.dumps(dict(facts)),
     }
     save_tensors(path, tensors, about)
@@ -332,18 +319,17 @@ def read_state(path: Path, base: BaseAdapter) -> Adapted:
         raise RaggdError(f"{path} is not a raggd update or adapted state: `rag.save` writes one.")
     check_base(base, about.get("base", ""), str(path), "adapt again")
     try:
-        rest, tokens = json.loads(about.get("state", "{}")), json.loads(about.get("tokens", "[]"))
-        rest["shown"] = tuple(map(_shown, rest.get("shown", ())))
-        rest["refusals"] = tuple(rest.get("refusals", ()))
-        rest["template"] = AnswerTemplate.of(rest["template"]) if rest.get("template") else None
-        rest["rule"] = RefusalRule(**rest["rule"]) if rest.get("rule") else None
-        pairs = [[tensors[f"prefix.{i}.{kind}"].to(base.device) for kind in ("keys", "values")]
-                 for i in range(base.spec.layers if tokens else 0)]  # fmt: skip
-        update = None
+        saved, tokens = json.loads(about.get("state", "{}")), json.loads(about.get("tokens", "[]"))
+        plain = {name: _FORMS[name].validate_python(value) for name, value in saved.items()}
+        there = {name: tensor.to(base.device) for name, tensor in tensors.items()}
+        update = prefix = None
         if about["kind"] == UPDATE_KIND:
-            check_shapes(base.spec, tensors, "update")
-            update = Update(base.spec, factors_of(tensors), about["base"]).to(base.device)
-        prefix = Prefix(tuple(tokens), tuple((k, v) for k, v in pairs)) if tokens else None
-        return Adapted(base, update, prefix=prefix, **rest)
+            check_shapes(base.spec, there, "update")
+            update = Update(base.spec, factors_of(there), about["base"])
+        if tokens:
+            numbers = range(base.spec.layers)
+            pairs = ((there[f"prefix.{i}.keys"], there[f"prefix.{i}.values"]) for i in numbers)
+            prefix = Prefix(tuple(tokens), tuple(pairs))
+        return Adapted(base, update, prefix=prefix, **plain)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RaggdError(f"{path} holds no adapted state ({error}).") from error
+        raise RaggdError(f"{path} holds no adapted state ({first_line(error)}).") from error

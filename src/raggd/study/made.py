@@ -30,7 +30,7 @@ from raggd.evaluation.runner import Task, support_sets
 from raggd.files import read_json, write_json, write_text
 from raggd.methods.answering import answer_rows, bounded_prompt
 from raggd.methods.base import Adapted
-from raggd.methods.controls import Control, with_supports
+from raggd.methods.predicted import Control, with_supports
 from raggd.methods.spec import PREFERRED, SPECS, can_run
 from raggd.progress import Progress, silent
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id

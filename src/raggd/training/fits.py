@@ -12,20 +12,26 @@ from torch import Tensor
 
 from raggd.adaptation import training
 from raggd.adaptation.base_adapter import save_base, save_prefix, train_base, train_prefix
-from raggd.adaptation.following import Use, train_following, training_lessons
+from raggd.adaptation.following import (
+    LESSONS,
+    Use,
+    fit_rule,
+    refusal_lessons,
+    train_following,
+    training_lessons,
+)
 from raggd.adaptation.optimizer import Session, seconds_spent
 from raggd.adaptation.predictors.base import (
     MLPPredictor,
     Predictor,
     load_predictor,
     mean_predictor,
+    ridge_predictor,
     save_predictor,
     save_task_means,
 )
 from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, save_gate
 from raggd.adaptation.predictors.modulation import save_modulation
-from raggd.adaptation.predictors.ridge import ridge_predictor
-from raggd.adaptation.refusing import LESSONS, fit_rule, refusal_lessons
 from raggd.adaptation.targets import Targets, denoised, draw_supports, load_targets, split_held_out
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import compile_layers
@@ -313,16 +319,16 @@ def refusals(run: Run, file: str) -> Facts:
         prompt = render(backbone, adapted, asked.question, asked.passages, limit=limit)
         with adapted_rows(backbone, [adapted]):
             reading = read_prompts(backbone, [prompt], prefixes=[adapted.prefix])
-        told = doubts(reading.logits[0], token).tolist()
-        features.append([*told, coverage(prompt.question, prompt.passages)])
+        odds = doubts(reading.logits[0], token).tolist()
+        features.append([*odds, coverage(prompt.question, prompt.passages)])
         wanted.append(asked.refused)
         run.progress("refusals", len(wanted), LESSONS)
-    fitted = fit_rule(torch.tensor(features, dtype=torch.float64), torch.tensor(wanted), token)
+    rule, told = fit_rule(torch.tensor(features, dtype=torch.float64), torch.tensor(wanted), token)
     step = spec.weights_hash(run.out / spec.EXAMPLES_FILE)
-    fitted.rule.save(path, step)
+    rule.save(path, step)
     return {
         "lessons": len(wanted),
-        **{name: round(getattr(fitted, name), 3) for name in ("area", "recall", "wrongly")},
+        **{name: round(share, 3) for name, share in told.items()},
         "data": prepared_id(rows),
         "hashes": {spec.EXAMPLES_FILE: step},
     }

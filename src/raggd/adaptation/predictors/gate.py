@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from raggd.adaptation.predictors.base import Predictor, check_predictor
-from raggd.adaptation.targets import answered_prompt, encode_supports
-from raggd.backbone.batch import answer_losses, make_batch
+from raggd.adaptation.targets import encode_supports, support_batch
+from raggd.backbone.batch import answer_losses
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
@@ -54,21 +54,12 @@ class Gate:
     noise: Tensor  # (s,) residual variances
     caution: float = 1.0  # standard deviations taken off a gain before it is compared with 0
 
-    def features(self, states: Tensor) -> Tensor:
-        """Return what the regression reads: (sets, 1 + components + 2)."""
-        states = states.to(self.center.dtype)
-        return _features(states, self.center, self.axes, self.extremes)
-
-    def gains(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict mean and deviation (sets, s) of the gain in nats from states (sets, N, width)."""
-        rows = self.features(states)
-        spread = ((rows @ self.covariance) * rows).sum(-1).clamp_min(0)
-        return rows @ self.weights, (spread[:, None] * self.noise).sqrt()
-
     def choose(self, states: Tensor) -> Tensor:
         """Choose the scale (sets,) of states (sets, N, width); 0 withholds the update."""
-        mean, deviation = self.gains(states)
-        safe, place = (mean - self.caution * deviation).max(-1)
+        rows = _features(states.to(self.center), self.center, self.axes, self.extremes)
+        spread = ((rows @ self.covariance) * rows).sum(-1).clamp_min(0)
+        deviation = (spread[:, None] * self.noise).sqrt()
+        safe, place = (rows @ self.weights - self.caution * deviation).max(-1)
         return torch.where(safe > 0, self.scales[place], torch.zeros_like(safe))
 
     @torch.no_grad()
@@ -82,6 +73,7 @@ _TENSORS = tuple(field.name for field in fields(Gate) if field.name != "caution"
 
 
 def _features(states: Tensor, center: Tensor, axes: Tensor, extremes: Tensor) -> Tensor:
+    # what the regression reads: (sets, 1 + components + 2)
     rows = (states.mean(1) - center) @ axes
     distance = rows.square().mean(-1).log1p()
     extra = torch.stack([agreement(states, center), distance], -1)
@@ -139,11 +131,8 @@ def load_gate(path: Path, predictor: str, device: torch.device | None = None) ->
             f"{predictor}: fit it again with `raggd train gate`."
         )
     wide = torch.float32 if device and device.type == "mps" else torch.float64
-    center, axes, extremes, scales, weights, covariance, noise = (
-        tensors[name].to(device, wide) for name in _TENSORS
-    )
-    caution = float(metadata["caution"])
-    return Gate(center, axes, extremes, scales, weights, covariance, noise, caution)
+    read = {name: tensor.to(device, wide) for name, tensor in tensors.items()}
+    return Gate(**read, caution=float(metadata["caution"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,11 +141,6 @@ class Trial:
 
     support: SupportSet
     probes: tuple[Demonstration, ...]
-
-    @property
-    def id(self) -> str:
-        """Hash of all that is read."""
-        return content_id(self.support.id, *(SupportSet("", (p,)).id for p in self.probes))
 
 
 @torch.no_grad()
@@ -171,8 +155,7 @@ def trial_losses(
     """Return states (N, width) and losses (1 + scales, probes): under the base, then each scale."""
     states = encode_supports(backbone, base, [trial.support], limit)
     update = predictor.predict(states).row(0)
-    prompts = [answered_prompt(backbone.tokenizer, probe, limit) for probe in trial.probes]
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    batch = support_batch(backbone, [SupportSet("", trial.probes)], limit)
     losses = []
     for step in [None, *(update * scale for scale in scales)]:
         with attach(backbone, base, step):
@@ -188,32 +171,25 @@ def measure_gains(
     scales: Sequence[float],
     limit: int,
     folder: Path,
-    identity: str,
+    identity: str,  # hash of base and predictor; files of another are refused
     progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
-    """Measure trials of equal size, a file each in `folder`; those that are there are read.
-
-    Returns states (trials, N, width) and losses (trials, 1 + scales, probes).
-
-    Raises:
-        RaggdError: a file in `folder` is of another `identity`, a hash of base and predictor.
-    """
+    """Measure trials, in a file each: states (trials, N, width), losses (trials, 1 + s, probes)."""
     check_predictor(predictor, base)
     found = []
     for number, trial in enumerate(trials):
         path = folder / f"trial-{number:05d}.safetensors"
-        own = content_id(identity, trial.id, *map(str, scales))
-        if path.exists():
-            tensors, metadata = load_tensors(path)
-            if metadata.get("identity") != own:
-                raise RaggdError(
-                    f"{path} belongs to another run (base, predictor, scales or questions "
-                    "changed): choose another folder, or remove this one."
-                )
-        else:
+        asked = content_id(trial.support.id, *(SupportSet("", (p,)).id for p in trial.probes))
+        own = content_id(identity, asked, *map(str, scales))
+        if not path.exists():
             states, losses = trial_losses(backbone, base, predictor, trial, scales, limit)
-            tensors = {"states": states.cpu(), "losses": losses.cpu()}
-            save_tensors(path, tensors, {"identity": own})
+            save_tensors(path, {"states": states, "losses": losses}, {"identity": own})
+        tensors, metadata = load_tensors(path)
+        if metadata.get("identity") != own:
+            raise RaggdError(
+                f"{path} belongs to another run (base, predictor, scales or questions changed): "
+                "choose another folder, or remove this one."
+            )
         found.append(tensors)
         progress("trials of the gate", number + 1, len(trials))
     states = torch.stack([tensors["states"] for tensors in found])

@@ -64,8 +64,8 @@ class Modulation(nn.Module):
         super().__init__()
         self.spec: AdapterSpec = step.spec
         self.base, self.width = step.base, width
-        named = {name: nn.Parameter(t.clone()) for name, t in tensors_of(step.factors).items()}
-        self.step = nn.ParameterDict({n.replace(".", "_"): p for n, p in named.items()})
+        named = tensors_of(step.factors).items()
+        self.step = nn.ParameterDict({name.replace(".", "_"): t.clone() for name, t in named})
         size = (len(DEPTHS), HEADS, width)
         generator = torch.Generator().manual_seed(seed)
         self.queries = nn.Parameter(torch.randn(size, generator=generator) / width**0.5)

@@ -129,8 +129,7 @@ def prices(plan: Plan, dtype: str) -> dict[str, Any]:
     """Return the prices of the large shape with random weights, and the most memory."""
     import torch
 
-    from raggd.backbone.shapes import random_backbone
-    from raggd.evaluation.price import Lengths, measure_price, random_weights
+    from raggd.evaluation.price import Lengths, measure_price, random_backbone, random_weights
     from raggd.progress import silent
     from raggd.settings import BackboneSettings
 
@@ -152,7 +151,7 @@ def trainings(plan: Plan) -> dict[str, Any]:
     import torch
 
     from benchmarks.trainings import train_briefly
-    from raggd.backbone.shapes import random_backbone
+    from raggd.evaluation.price import random_backbone
     from raggd.settings import BackboneSettings
 
     auto = "auto" if torch.cuda.is_available() else "float32"

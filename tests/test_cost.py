@@ -39,7 +39,7 @@ def test_medians_in_milliseconds(clock: Clock) -> None:
             clock.seconds += seconds
     with watch.timed("answer", units=8):
         clock.seconds += 4.0
-    watch.add("load", 7.0)
+    watch.times["load"] = [7.0]
     assert list(watch.medians()) == ["adapt", "answer", "load"]
     assert list(watch.medians().values()) == pytest.approx([20, 500, 7])
 

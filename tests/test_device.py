@@ -20,9 +20,9 @@ from raggd.backbone.batch import last_positions, make_batch
 from raggd.backbone.device import choose_device, choose_dtype
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.shapes import shape_config
 from raggd.core.low_rank import BaseAdapter, stack_updates
 from raggd.data.prompts import Prompt
+from raggd.evaluation.price import shape_config
 from raggd.methods.answering import shared_update
 from raggd.methods.base import Adapted
 from raggd.methods.predicted import PredictedUpdate

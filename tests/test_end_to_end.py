@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from raggd.assembly import Assembly, shipped_weights
 from raggd.backbone.batch import answer_losses, make_batch
-from raggd.backbone.identity import differences
 from raggd.backbone.interface import attach
+from raggd.backbone.load import differences
 from raggd.cli import app
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Prompt

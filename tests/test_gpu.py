@@ -19,10 +19,9 @@ from raggd.backbone.capture import CapturedSteps, GrowingSteps, capture_for
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.backbone.shapes import random_backbone
 from raggd.core.low_rank import BaseAdapter, Update, stack_updates
 from raggd.data.prompts import Prompt
-from raggd.evaluation.price import random_prompts, random_weights
+from raggd.evaluation.price import random_backbone, random_prompts, random_weights
 from raggd.settings import BackboneSettings, TargetSettings
 from raggd.study.alignment import alignment_summary
 

@@ -15,7 +15,7 @@ import pytest
 from benchmarks import gpu_check
 from benchmarks.gpu_check import GOALS, QUICK, check, install, table
 from benchmarks.trainings import train_briefly
-from raggd.backbone.shapes import random_backbone
+from raggd.evaluation.price import random_backbone
 from raggd.settings import BackboneSettings
 
 PLAN = replace(QUICK, deadline=time.monotonic() + 1e6)

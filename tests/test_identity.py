@@ -10,12 +10,11 @@ import pytest
 from tokenizers import normalizers
 
 import tiny
-from raggd.adaptation.soft_prefix import SoftPrefix, check_prefix
-from raggd.backbone import identity
-from raggd.backbone.embedded import EMBEDDED, known_fingerprint, shipped_fingerprint
-from raggd.backbone.identity import differences, fingerprint_of
+from raggd.adaptation.base_adapter import SoftPrefix, check_prefix
+from raggd.backbone import load
+from raggd.backbone.embedded import EMBEDDED, known_fingerprint
 from raggd.backbone.interface import attach
-from raggd.backbone.load import Backbone, wrap_model
+from raggd.backbone.load import Backbone, differences, fingerprint_of, wrap_model
 from raggd.records import RaggdError
 
 
@@ -85,7 +84,7 @@ def test_whatever_decides_an_answer_is_refused_by_name(
 def test_a_changed_wording_is_named(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "WITH_PASSAGES", "Read and reply.")
+    monkeypatch.setattr(load, "WITH_PASSAGES", "Read and reply.")
     now = fingerprint_of(tiny_backbone.model, tiny_backbone.tokenizer)
     assert differences(tiny_backbone.fingerprint, now) == ["prompt wording"]
 
@@ -110,8 +109,7 @@ def test_a_base_keeps_its_fingerprint_whatever_the_tokenizer(tiny_backbone: Back
 
 
 def test_old_files_of_the_embedded_backbones_are_held_to_their_tokenizer() -> None:
-    for name in EMBEDDED:
-        whole = shipped_fingerprint(name)
+    for whole in (facts["fingerprint"] for facts in EMBEDDED.values()):
         assert known_fingerprint(whole.partition("-")[0]) == whole
         assert known_fingerprint(whole) == whole
         weights, vocabulary, special, end, *rest = whole.split("-")

@@ -349,10 +349,10 @@ def test_small_updates_are_not_rounded_away() -> None:
 
     def base_change(of: Tensor, factors: Factors) -> Tensor:
         nothing = torch.zeros(8, 64, 48, dtype=of.dtype)
-        return interface.add_base(nothing, of, factors, 2.0)[0]
+        return interface.add_base(nothing, of @ factors.a.mT, factors.b, 2.0)
 
     def update_change(of: Tensor, factors: Factors, change: Factors) -> Tensor:
-        total, code = interface.add_base(torch.zeros(8, 64, 48, dtype=of.dtype), of, factors, 2.0)
+        total, code = base_change(of, factors), of @ factors.a.mT
         (up,) = interface._ups(Factors(*(t[None] for t in factors)), _stacked(change))
         return interface.add_update(total, of, code, up, 2.0)
 

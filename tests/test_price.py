@@ -11,9 +11,18 @@ from typer.testing import CliRunner
 
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.interface import attach
-from raggd.backbone.shapes import SHAPES, NoText, random_backbone, shape_config, without_text
 from raggd.cli import app
-from raggd.evaluation.price import Lengths, measure_price, random_prompts, random_weights
+from raggd.evaluation.price import (
+    SHAPES,
+    Lengths,
+    NoText,
+    measure_price,
+    random_backbone,
+    random_prompts,
+    random_weights,
+    shape_config,
+    without_text,
+)
 from raggd.records import RaggdError
 from raggd.settings import BackboneSettings
 from tiny import hooks_of, make_backbone

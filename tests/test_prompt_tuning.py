@@ -11,8 +11,7 @@ from torch import Tensor
 
 import tiny
 from raggd.adaptation import optimizer
-from raggd.adaptation.optimizer import Session
-from raggd.adaptation.soft_prefix import (
+from raggd.adaptation.base_adapter import (
     SoftPrefix,
     check_prefix,
     fresh_prefix,
@@ -20,6 +19,7 @@ from raggd.adaptation.soft_prefix import (
     save_prefix,
     train_prefix,
 )
+from raggd.adaptation.optimizer import Session
 from raggd.adaptation.targets import answered_prompt
 from raggd.backbone.batch import answer_losses, last_states, make_batch, model_inputs
 from raggd.backbone.load import Backbone

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raggd.backbone.batch import Reading, alike, padded_length, read_prefix
+from raggd.backbone.batch import READ_TOKENS, WASTE, Reading, alike, padded_length, read_prefix
 from raggd.backbone.capture import CapturedSteps, capture_for
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
@@ -213,12 +213,12 @@ def test_the_cost_of_a_pass_is_measured(
 
 @given(st.lists(st.integers(1, 2000), max_size=20))
 def test_alike_prompts_share_a_pass(lengths: list[int]) -> None:
-    groups = alike(lengths, 1.25, 1500)
+    groups = alike(lengths)
     assert sorted(i for group in groups for i in group) == list(range(len(lengths)))
     for group in groups:
         sizes = [lengths[i] for i in group]
-        assert max(sizes) <= 1.25 * min(sizes)
-        assert len(sizes) == 1 or max(sizes) * len(sizes) <= 1500
+        assert max(sizes) <= WASTE * min(sizes)
+        assert len(sizes) == 1 or max(sizes) * len(sizes) <= READ_TOKENS
 
 
 # --- choosing tokens

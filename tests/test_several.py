@@ -17,8 +17,8 @@ from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
 import tiny
+from raggd.backbone.extractive import Slots
 from raggd.backbone.load import Backbone
-from raggd.backbone.slots import Slots
 from raggd.data.pieces import is_part
 from raggd.data.reading import template_of
 from raggd.data.several import Several, several_of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,7 +70,7 @@ def test_the_gradient_is_that_of_the_merged_weights(
         for weight in stack:
             weight.requires_grad_(True)
     batch = support_batch(tiny_backbone, supports[:1], 200)
-    plain = Backbone("merged", model, tiny_backbone.tokenizer, {}, "")
+    plain = replace(tiny_backbone, model=model)
     answer_losses(plain, batch).mean().backward()
     for p, (a, b) in base.factors.items():
         dense = torch.stack([w.grad for w in weights[p] if w.grad is not None])

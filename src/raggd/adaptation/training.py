@@ -1,14 +1,13 @@
 """Fitting a predictor: to stored targets by the matching loss, or through answers (HyperTuning).
 
 Matching runs no backbone and takes minutes. HyperTuning learns from the answer loss of other
-questions: the supports and their encoder states come from the store of targets, so that it learns
-from the same support sets, and only the other question is run forward and backward.
+questions, with the support sets and encoder states of the same store of targets.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Unpack
 
 import numpy as np
@@ -32,8 +31,6 @@ from raggd.data.prompts import Prompt
 from raggd.records import Question, RaggdError, content_id
 from raggd.settings import HyperTuningSettings, PredictorSettings, TrainingSettings
 
-NORM_WEIGHT = 0.1  # lambda of equation 9
-
 
 def matching_loss(
     base: BaseAdapter,
@@ -41,7 +38,7 @@ def matching_loss(
     target: Update,
     *,
     space: Space = Space.product,
-    norm_weight: float = NORM_WEIGHT,
+    norm_weight: float = 0.1,  # lambda of equation 9
 ) -> Tensor:
     """Sum ``1 - cos + lambda |log(|pred| / |target|)|`` over layers and projections: (n,).
 
@@ -93,8 +90,7 @@ def train_predictor(
     """Train the MLP predictor on the matching loss (paper equation 9); with it every step's."""
     check_targets(base, targets)
     goal = denoised(targets) if settings.denoise else targets
-    predictor = fresh_predictor(base, goal, settings.latent, common.seed, mean=True)
-    predictor.to(base.device)
+    predictor = fresh_predictor(base, goal, settings.latent, common.seed, mean=True).to(base.device)
     identity = content_id(targets.identity, *targets.support_ids)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
@@ -124,16 +120,15 @@ def plan_lessons(
     for number in range(settings.steps * settings.batch * common.accumulate):
         lap, at = divmod(number, len(targets))
         if at == 0:
-            shuffle = np.random.default_rng([common.seed, lap])
-            order = [int(i) for i in shuffle.permutation(len(targets))]
+            order = np.random.default_rng([common.seed, lap]).permutation(len(targets)).tolist()
         support = order[at]
         task = targets.tasks[support]
         pool, place = pools.get(task, ()), places.get(task, {})
         own = sorted(place[i] for i in set(targets.demonstration_ids[support]) & place.keys())
         if len(own) == len(pool):
             raise RaggdError(
-                f"task '{task}' of the target store has no further training "
-                "question to learn from: give the data that the targets were made from."
+                f"task '{task}' of the target store has no further training question to learn "
+                "from: give the data that the targets were made from."
             )
         choice = np.random.default_rng([common.seed, 1, number])
         chosen = int(choice.integers(len(pool) - len(own)))
@@ -141,13 +136,6 @@ def plan_lessons(
             chosen += taken <= chosen
         lessons.append((support, pool[chosen]))
     return lessons
-
-
-def _content(predictor: MLPPredictor) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(predictor.state_dict().items()):
-        digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def train_hyper(
@@ -166,17 +154,19 @@ def train_hyper(
 
     A lesson is the number of a support set, whose states the targets hold, and an answered prompt
     of its task. If it is `constant`, the head's bias alone is trained, from the mean target.
-    `start` is a trained predictor to go on from, changed in place. With it comes the loss of every
-    step.
+    `start` is a trained predictor to go on from, changed in place. With it comes every step's loss.
     """
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]
     predictor = start or fresh_predictor(base, targets, sizes.latent, common.seed, mean=constant)
     predictor.train().requires_grad_(not constant)
     predictor.bias.requires_grad_(True)
+    start_digest = sha256()
+    for name, tensor in sorted(predictor.state_dict().items()):
+        start_digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     identity = content_id(
         "hyper",
-        _content(predictor),
+        start_digest.hexdigest(),
         base.fingerprint,
         targets.identity,
         *targets.support_ids,

@@ -13,11 +13,9 @@ from torch.nn import functional
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import Prompt
 
-STEP = 16
-"""Lengths are padded to a multiple of this: at others the processor's attention in bfloat16 takes
-up to twice as long (477 tokens: 14 ms a layer, 480: 7 ms), and fewer lengths are compiled for."""
+STEP = 16  # lengths are padded to a multiple of it: at others attention takes up to twice as long
 WASTE = 1.25  # a prompt joins a shorter one's forward pass only up to this ratio of their lengths
-READ_TOKENS = 2048  # of one forward pass at most: a larger one is no faster and holds more
+READ_TOKENS = 2048  # of such a pass at most, padding included; a longer prompt is alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +61,9 @@ def make_batch(
     lengths = torch.tensor([p.answer_tokens for p in prompts])
     answer_mask = distance[None, :] <= lengths[:, None]
     positions = (mask.cumsum(1) - 1).clamp_min(0)
-    return Batch(
-        tokens.to(device),
-        mask.to(device),
-        positions.to(device),
-        answer_mask.to(device),
-        keep,
-        prefix,
-    )
+    made = (tokens, mask, positions, answer_mask)
+    tokens, mask, positions, answer_mask = (tensor.to(device) for tensor in made)
+    return Batch(tokens, mask, positions, answer_mask, keep, prefix)
 
 
 def model_inputs(backbone: Backbone, batch: Batch) -> dict[str, Tensor]:
@@ -156,11 +149,8 @@ def last_states(backbone: Backbone, batch: Batch) -> Tensor:
     return states[:, -1].float()  # type: ignore[no-any-return]
 
 
-def alike(lengths: Sequence[int], waste: float = WASTE, most: int = READ_TOKENS) -> list[list[int]]:
-    """Group prompts by their lengths in tokens, so that little of a forward pass is padding.
-
-    Positions in `lengths`, group by group. `waste` is the largest ratio of two lengths in a group,
-    `most` its largest number of tokens, padding included; a longer prompt is alone.
+def alike(lengths: Sequence[int]) -> list[list[int]]:
+    """Group places of `lengths`, in tokens, so that little of a forward pass is padding.
 
     >>> alike([100, 400, 110, 420])
     [[0, 2], [1, 3]]
@@ -168,8 +158,8 @@ def alike(lengths: Sequence[int], waste: float = WASTE, most: int = READ_TOKENS)
     groups: list[list[int]] = []
     for at in sorted(range(len(lengths)), key=lambda i: lengths[i]):
         last = groups[-1] if groups else []
-        similar = bool(last) and lengths[at] <= waste * lengths[last[0]]
-        if similar and lengths[at] * (len(last) + 1) <= most:
+        similar = bool(last) and lengths[at] <= WASTE * lengths[last[0]]
+        if similar and lengths[at] * (len(last) + 1) <= READ_TOKENS:
             last.append(at)
         else:
             groups.append([at])
@@ -224,7 +214,7 @@ def new_cache(layers: Sequence[tuple[Tensor, Tensor]] = ()) -> Any:
     # without the model's configuration, which would drop what lies behind a sliding window
     from transformers import DynamicCache
 
-    return DynamicCache(ddp_cache_data=list(layers)) if layers else DynamicCache()
+    return DynamicCache(ddp_cache_data=list(layers))
 
 
 @torch.no_grad()

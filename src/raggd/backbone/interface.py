@@ -21,7 +21,6 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from raggd.backbone.batch import answer_losses, make_batch
-from raggd.backbone.identity import check_same
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
     PROJECTIONS,
@@ -45,19 +44,17 @@ class Up(NamedTuple):
     up: Tensor  # [B, dB], (updates, d_out, 2r)
 
 
-def add_base(output: Tensor, h: Tensor, base: Factors, scale: float) -> tuple[Tensor, Tensor]:
-    """Add the base's change to a projection's output, overwritten without gradients.
+def add_base(output: Tensor, code: Tensor, b: Tensor, scale: float) -> Tensor:
+    """Add ``scale B A h`` to a projection's output, which is overwritten without gradients.
 
-    Of inputs h (rows, tokens, d_in) and a layer's factors, in the dtype of h. Returns the sum and
-    the code ``A h`` (rows, tokens, r).
+    The code ``A h`` is (rows, tokens, r) or (rows * tokens, r), in the dtype of the output.
     """
-    code = functional.linear(h, base.a)
     total, flat = output.flatten(0, -2), code.flatten(0, -2)
     if torch.is_grad_enabled():
-        total = torch.addmm(total, flat, base.b.T, alpha=scale)
+        total = torch.addmm(total, flat, b.T, alpha=scale)
     else:  # the output is ours alone: adding in place saves a pass over memory
-        total = total.addmm_(flat, base.b.T, alpha=scale)
-    return total.view_as(output), code
+        total = total.addmm_(flat, b.T, alpha=scale)
+    return total.view_as(output)
 
 
 def add_update(output: Tensor, h: Tensor, code: Tensor, update: Up, scale: float) -> Tensor:
@@ -85,8 +82,7 @@ class Codes:
     """
 
     def __init__(self, downs: Tensor) -> None:
-        """Take the three A of a layer below each other, (3 r, d_in)."""
-        self.downs = downs
+        self.downs = downs  # the three A of a layer below each other, (3 r, d_in)
         self._seen: Tensor | None = None
         self._made: tuple[Tensor, ...] = ()
 
@@ -116,14 +112,18 @@ class Attached:
         """Return the projection's output (rows, tokens, d_out) with what is added to it."""
         h = inputs[0]
         if self.codes is None or torch.is_grad_enabled():
-            total, code = add_base(output, h, self.base, self.scale)
+            code = functional.linear(h, self.base.a)
         else:
             code = self.codes.of(h, self.place)
-            output.view(-1, output.shape[-1]).addmm_(code, self.base.b.T, alpha=self.scale)
-            total = output
+        total = add_base(output, code, self.base.b, self.scale)
         if self.update is None:
             return total
-        _check_rows(h, self.update, self.group)
+        count, rows, group = len(self.update.down), h.shape[0], self.group
+        if count != 1 and count * group != rows:  # otherwise rows would meet others' updates
+            raise RaggdError(
+                f"{count} updates for a batch of {rows} rows: give one per "
+                f"{'row' if group == 1 else f'{group} rows'}, or a single one."
+            )
         return add_update(total, h, code, self.update, self.scale)
 
 
@@ -131,15 +131,6 @@ def attached_to(backbone: Backbone) -> list[Attached]:
     """Return what an `attach` block has put on the projections now; empty outside of one."""
     modules = [m for p in PROJECTIONS for m in backbone.projections[p]]
     return [h for m in modules for h in m._forward_hooks.values() if isinstance(h, Attached)]
-
-
-def _check_rows(h: Tensor, update: Up, group: int) -> None:
-    count = len(update.down)
-    if count != 1 and count * group != h.shape[0]:  # otherwise rows would meet others' updates
-        raise RaggdError(
-            f"{count} updates for a batch of {h.shape[0]} rows: give one per "
-            f"{'row' if group == 1 else f'{group} rows'}, or a single one."
-        )
 
 
 def _hooks(
@@ -190,13 +181,8 @@ def _ups(base: Factors, step: Factors) -> list[Up]:
 
 def check_fits(backbone: Backbone, base: BaseAdapter, update: Update | None = None) -> None:
     """Refuse a base adapter of another backbone, and an update of another base."""
-    check_same(
-        base.backbone,
-        backbone.fingerprint,
-        "the base adapter",
-        backbone.name,
-        "train a base adapter for it with `raggd train base`",
-    )
+    advice = "train a base adapter for it with `raggd train base`"
+    backbone.check_made_for(base.backbone, "the base adapter", advice)
     if update is not None:
         check_base(base, update.base)
         check_shapes(base.spec, tensors_of(update.factors), "update")
@@ -251,10 +237,7 @@ def mean_answer_loss(
     soft: Tensor | None = None,
     opening: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean loss of answered prompts, row i with row i of the update, with gradients.
-
-    `opening` is that of `answer_losses`.
-    """
+    """Return the mean of `answer_losses`, row i with row i of the update, with gradients."""
     batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
     with attach(backbone, base, update):
         return answer_losses(backbone, batch, opening).mean()

@@ -1,8 +1,7 @@
 """Whether to refuse: read from what the model would do, how sure it is, and what passages speak of.
 
-Three numbers decide the first token, the refusal's or any other: how likely the model begins a
-refusal, how likely its likeliest other answer begins, and what share of the question's words stands
-close together in a passage. The line through them is fitted so that few answers are lost.
+These decide an answer's first token, the refusal's or any other, by a line that is fitted through
+them so that few answers are lost.
 """
 
 from __future__ import annotations
@@ -28,9 +27,7 @@ class RefusalRule:
     own: float  # weight of the model's log-odds, in nats, of beginning a refusal
     # weight of the log-probability, in nats, of the likeliest first token of any other answer
     confidence: float
-    # weight of the share of the question's terms that a window of a passage holds
-    # (`retrieval.evidence.coverage`)
-    coverage: float
+    coverage: float  # weight of a question's `retrieval.evidence.coverage` by its passages
     bias: float
     token: int  # that a refusal begins with
 
@@ -57,16 +54,16 @@ class RefusalRule:
 
 def load_rule(path: Path, identity: str) -> RefusalRule:
     """Read what `RefusalRule.save` wrote; one that was fitted under another step is refused."""
-    advice = "make it again with `raggd train refusals`."
+    advice = "make it again with `raggd train refusals`"
     tensors, about = load_tensors(path, KIND, advice)
     if about["step"] != identity:
         raise RaggdError(
             f"{path} was fitted under step {about['step']}, but the one in use is {identity}: "
-            f"{advice}"
+            f"{advice}."
         )
     if tensors["weights"].shape != (4,):
         raise RaggdError(
-            f"{path} is of an older version, which knew two of three numbers: {advice}"
+            f"{path} is of an older version, which knew two of three numbers: {advice}."
         )
     own, sure, covered, bias = tensors["weights"].tolist()
     return RefusalRule(own, sure, covered, bias, int(about["token"]))

@@ -99,7 +99,7 @@ def ask_result(
 
     started, before, watch = time.perf_counter(), seconds_since_start(), Stopwatch()
     if before is not None:
-        watch.add("start", before * 1000)
+        watch.times["start"] = [before * 1000]
     if not question.strip():
         raise RaggdError("the question is empty: expected at least one word.")
     if method:

@@ -312,8 +312,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Time adapting, answering and decoding on your backbone, or on a shape with random weights."""
-    from raggd.backbone.shapes import random_backbone
-    from raggd.evaluation.price import Lengths, measure_price, random_weights
+    from raggd.evaluation.price import Lengths, measure_price, random_backbone, random_weights
 
     chosen = [f"backbone.dtype='{dtype}'"] if dtype else []
     with opened(config, [*(assignments or []), *chosen]) as (rag, bar):

@@ -45,10 +45,7 @@ STAGES = {
     "gate": "Measure what tuned updates gain on training questions, and fit the gate to it.",
 }
 """What each stage does; `raggd.training.stages` has the table, and torch with it."""
-OF_TARGETS = (
-    *("predictor", "predictor-k1", "predictor-k10", "tuned", "mean-tuned", "hyper"),
-    *("ridge", "task-mean"),
-)
+OF_TARGETS = {"predictor", "predictor-k1", "predictor-k10", "tuned", "mean-tuned", "hyper", "ridge"}
 Stores = Annotated[
     list[Path] | None,
     typer.Option("--store", help="Folder of `raggd targets`. Default: runs/targets. Repeatable."),
@@ -81,10 +78,10 @@ def _command(name: str) -> Callable[..., None]:
         from raggd.training.run import Run
         from raggd.training.stages import run_stage
 
-        if name not in OF_TARGETS:
-            refuse_idle(f"{name} reads no targets", store=stores)
-        elif name != "task-mean":
+        if name in OF_TARGETS:
             refuse_idle(f"{name} reads one folder of targets", store=stores and stores[1:])
+        elif name != "task-mean":
+            refuse_idle(f"{name} reads no targets", store=stores)
         folders = tuple(stores or [Path("runs/targets")])
         with opened(config, assignments) as (rag, bar):
             record = run_stage(name, Run(rag.parts, out, folders, bar))

@@ -1,8 +1,7 @@
 """Counted operations of adapting and answering, from the model's shape and the prompts' lengths.
 
-Padding is left out: these are the operations that the text needs, whatever the batch. PyTorch's
-own counter has to run the model, multiplies the masked pairs of tokens too, and misses products
-that add in place, as an adapter's do; tests hold these formulas against it.
+Padding is left out. PyTorch's own counter, against which tests hold these formulas, has to run the
+model, multiplies masked pairs of tokens too, and misses products that add in place.
 """
 
 from __future__ import annotations
@@ -55,18 +54,14 @@ class ModelShape:
 def model_shape(model: Any) -> ModelShape:
     """Read the shape off a Hugging Face causal LM, which may lie on the meta device."""
     head = model.get_output_embeddings()
-    linear = [
-        m
-        for m in model.modules()
-        if m is not head and hasattr(m, "in_features") and hasattr(m, "out_features")
-    ]
+    linear = [m for m in model.modules() if m is not head and hasattr(m, "in_features")]
     queries = [m for name, m in model.named_modules() if name.endswith("q_proj")]
     return ModelShape(
-        parameters=sum(int(m.in_features) * int(m.out_features) for m in linear),
+        parameters=sum(m.in_features * m.out_features for m in linear),
         layers=len(queries),
-        width=int(queries[0].out_features),
-        vocabulary=int(head.out_features),
-        hidden=int(head.in_features),
+        width=queries[0].out_features,
+        vocabulary=head.out_features,
+        hidden=head.in_features,
     )
 
 
@@ -74,11 +69,9 @@ def answering_flops(
     shape: ModelShape, prompt: int, answer: int, *, extra: int = 0, cached: int = 0
 ) -> int:
     """Count reading a prompt, whose first `cached` tokens are there, and decoding its answer."""
-    total = shape.forward(prompt - cached, past=cached, logits=1, extra=extra)
-    steps = max(0, answer - 1)  # the first token comes from the prompt's last position
-    return total + sum(
-        shape.forward(1, past=prompt + i, logits=1, extra=extra) for i in range(steps)
-    )
+    later = max(0, answer - 1)  # the first token comes from the prompt's last position
+    reading = shape.forward(prompt - cached, past=cached, logits=1, extra=extra)
+    return reading + shape.forward(later, past=prompt, logits=later, extra=extra)
 
 
 def reading_flops(shape: ModelShape, demonstrations: Sequence[Prompt], extra: int) -> int:
@@ -144,7 +137,7 @@ def counted_costs(answers: Mapping[str, str], run: CellRun) -> dict[str, float]:
         cached = len(adapted.prefix.tokens if adapted.prefix else opening_tokens(adapted, prompts))
         limit = run.settings.target.max_tokens
         shown = [answered_prompt(tokenizer, d, limit) for d in support.demonstrations]
-        opening = shape.forward(cached, extra=extra) if cached else 0
+        opening = shape.forward(cached, extra=extra)
         w0 = adapted.base.spec.size if adapted.base else 0
         opening += shape.forward(len(encoded), extra=w0)  # the network behind it is negligible
         adapting.append(opening + adapting_flops(run.method, shape, shown, extra // 2))

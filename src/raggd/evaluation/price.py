@@ -1,32 +1,131 @@
 """What adapting and answering cost on this machine: measured in turn, and estimated ahead.
 
-Tokens are random and no token ends an answer, so lengths alone decide; base adapter and predictor
-may be random too. Everything is timed in turn, in one process.
+On your backbone, or on one of a published shape with random weights. Tokens are random and no token
+ends an answer, so lengths alone decide.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from raggd.adaptation.predictors.base import MLPPredictor
 from raggd.adaptation.targets import encode_batch, sgd_updates
 from raggd.backbone.batch import Batch, last_states, make_batch
+from raggd.backbone.device import choose_device, choose_dtype, quantization
 from raggd.backbone.generate import decode, read_prompts
 from raggd.backbone.interface import attach
-from raggd.backbone.load import Backbone
-from raggd.backbone.shapes import without_text
+from raggd.backbone.load import Backbone, find_projections, model_fingerprint
 from raggd.core.low_rank import BaseAdapter, Update, factors_of
 from raggd.data.prompts import Prompt
 from raggd.evaluation.timing import Stopwatch, Work, in_turn, ratio_of
 from raggd.progress import Progress
-from raggd.settings import AdapterSettings, TargetSettings
+from raggd.records import require_known
+from raggd.settings import AdapterSettings, BackboneSettings, TargetSettings
 
-ROWS = (1, 8)
+_FIELDS = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "vocab_size",
+    "tie_word_embeddings",
+)
+SHAPES: dict[str, tuple[str, tuple[int, ...]]] = {
+    "tiny": ("llama", (64, 128, 2, 4, 2, 512, False)),
+    "smollm2-135m": ("llama", (576, 1536, 30, 9, 3, 49152, True)),
+    "qwen2.5-0.5b": ("qwen2", (896, 4864, 24, 14, 2, 151936, True)),
+    "qwen2.5-1.5b": ("qwen2", (1536, 8960, 28, 12, 2, 151936, True)),
+    "qwen2.5-7b": ("qwen2", (3584, 18944, 28, 28, 4, 152064, False)),
+    "llama-3.1-8b": ("llama", (4096, 14336, 32, 32, 8, 128256, False)),
+}
+"""By name: the architecture, and the values of `_FIELDS`."""
+PUBLISHED = {
+    "Qwen/Qwen2.5-7B-Instruct": "qwen2.5-7b",
+    "meta-llama/Llama-3.1-8B-Instruct": "llama-3.1-8b",
+}
+"""Shapes of the paper's backbones, for estimates where the hub is out of reach."""
+ROWS = (1, 8)  # of the batches that are answered
+
+
+def shape_config(name: str) -> Any:
+    """Return the transformers configuration of a shape in `SHAPES`."""
+    from transformers import AutoConfig
+
+    require_known("shape", name, tuple(SHAPES))
+    kind, values = SHAPES[name]
+    return AutoConfig.for_model(kind, **dict(zip(_FIELDS, values, strict=True)))
+
+
+class NoText:
+    """Stands for a tokenizer where tokens are only counted."""
+
+    pad_token_id = 0
+
+    def decode(self, tokens: list[int], **_: Any) -> str:
+        """Return the token ids, as text."""
+        return " ".join(map(str, tokens))
+
+
+def without_text(backbone: Backbone) -> Backbone:
+    """Return the same model without its tokenizer; no token ends its answers."""
+    return replace(backbone, tokenizer=NoText(), stops=[-1])
+
+
+def _random(like: Tensor, device: torch.device) -> nn.Parameter:
+    value = torch.ones_like(like, device=device)  # of a norm
+    if like.dim() > 1:
+        value.normal_(0, 0.02)
+    return nn.Parameter(value, requires_grad=False)
+
+
+def _four_bits(linear: nn.Linear, device: torch.device) -> nn.Module:
+    import bitsandbytes as bnb
+
+    wide = _random(linear.weight, device)
+    narrow = bnb.nn.Linear4bit(
+        linear.in_features, linear.out_features, linear.bias is not None, torch.bfloat16
+    )
+    narrow.weight = bnb.nn.Params4bit(wide.data, requires_grad=False, quant_type="nf4")
+    if linear.bias is not None:
+        narrow.bias = _random(linear.bias, device)
+    return narrow.to(device)  # type: ignore[no-any-return]
+
+
+def _materialise(model: Any, device: torch.device, *, nf4: bool) -> None:
+    # module by module: a card that holds the 4-bit weights need not hold the wide ones
+    head = model.get_output_embeddings()
+    for path, module in list(model.named_modules()):
+        if nf4 and type(module) is nn.Linear and module is not head:
+            model.set_submodule(path, _four_bits(module, device))
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_meta:
+                module._parameters[name] = _random(parameter, device)
+    model.to(device).tie_weights()
+
+
+def random_backbone(name: str, settings: BackboneSettings) -> Backbone:
+    """Build a backbone of a shape in `SHAPES`, to time it: random weights, no tokenizer."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    device = choose_device(settings.device)
+    config, nf4 = shape_config(name), bool(quantization(settings, device))
+    torch.manual_seed(0)
+    with init_empty_weights(include_buffers=False):
+        make: Any = AutoModelForCausalLM.from_config
+        model = make(config, dtype=choose_dtype(settings, device))
+    _materialise(model, device, nf4=nf4)
+    model.eval().requires_grad_(False)
+    projections, fingerprint = find_projections(model, name), model_fingerprint(model)
+    return Backbone(name, model, NoText(), projections, fingerprint, stops=[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +248,11 @@ def measure_price(
         "lengths": asdict(lengths),
         "backbone": backbone.name,
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "device": device_name(backbone.device),
+        "device": _device_name(backbone.device),
     }
 
 
-def device_name(device: torch.device) -> str:
-    """Return the name of a graphics card, or the device's kind with the threads of a processor."""
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else "mps"
@@ -196,9 +294,6 @@ def look(backbone: Backbone) -> Pace:
 
 def questions_for(seconds: float, pace: Pace) -> tuple[int, int]:
     """Choose questions in all, and support sets per benchmark (of two), for some seconds."""
-    best = (CHOICES[0], 1)
-    for draws in (1, 3):
-        for questions in CHOICES if draws == 1 else CHOICES[2:]:
-            if pace.seconds(questions, 2 * draws) <= seconds:
-                best = (questions, draws)
-    return best
+    plans = [*((questions, 1) for questions in CHOICES), *((more, 3) for more in CHOICES[2:])]
+    fitting = [plan for plan in plans if pace.seconds(plan[0], 2 * plan[1]) <= seconds]
+    return fitting[-1] if fitting else plans[0]

@@ -1,7 +1,4 @@
-"""Wall-clock times: of pieces of work measured in turn, and of the steps of a run.
-
-Counts of operations are in `raggd.evaluation.flops`.
-"""
+"""Wall-clock times: of pieces of work measured in turn, and of the steps of a run."""
 
 from __future__ import annotations
 
@@ -32,7 +29,7 @@ def in_turn(works: Mapping[str, Work], rounds: int, *, warm: bool = True) -> dic
 
     A disturbance meets all of them alike; every other round is reversed; `warm` runs each before.
     """
-    import torch
+    import torch  # a stopwatch alone does not load it
 
     for work in works.values() if warm else ():
         work()
@@ -61,13 +58,12 @@ class Stopwatch:
     """
 
     def __init__(self, *, cuda: bool = False) -> None:
-        """Start with no times; `cuda`: work is over when the card has done it, not when queued."""
-        self._cuda = cuda
+        self._cuda = cuda  # work is over when the card has done it, not when it is queued
         self.times: dict[str, list[float]] = {}  # milliseconds, by name in the order of first use
 
     def _now(self) -> float:
         if self._cuda:
-            import torch  # a stopwatch alone does not load it
+            import torch
 
             torch.cuda.synchronize()
         return time.perf_counter()
@@ -77,11 +73,7 @@ class Stopwatch:
         """Time a block of so many pieces of work, and keep the time of one; not if it raises."""
         start = self._now()
         yield
-        self.add(name, (self._now() - start) * 1000 / units)
-
-    def add(self, name: str, milliseconds: float) -> None:
-        """File a time that was measured elsewhere."""
-        self.times.setdefault(name, []).append(milliseconds)
+        self.times.setdefault(name, []).append((self._now() - start) * 1000 / units)
 
     def medians(self) -> dict[str, float]:
         """Return the median milliseconds of everything."""

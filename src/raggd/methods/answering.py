@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raggd.adaptation.soft_prefix import check_prefix
+from raggd.adaptation.base_adapter import check_prefix
 from raggd.backbone.batch import Prefix, Reading, alike, read_prefix
-from raggd.backbone.extractive import Extract
+from raggd.backbone.extractive import Extract, Slots
 from raggd.backbone.generate import (
     SHORTEST_OPENING,
     common_opening,
@@ -26,7 +26,6 @@ from raggd.backbone.generate import (
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule
-from raggd.backbone.slots import Slots
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.closed import asks_what
 from raggd.data.prompts import Exchange, Prompt, answer_tokens, build_prompt
@@ -167,7 +166,7 @@ def rules_of(rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> list[Refusal
     ]
 
 
-def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | Slots | None:
+def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | None:
     """Return what holds an answer to options, labels or words of passages, if the examples do."""
     template = row.template
     if template is None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
-from raggd.adaptation.soft_prefix import SoftPrefix
+from raggd.adaptation.base_adapter import SoftPrefix
 from raggd.backbone.batch import Prefix
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter, Update

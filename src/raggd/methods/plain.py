@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from raggd.adaptation.base_adapter import check_prefix, load_prefix
 from raggd.adaptation.predictors.base import check_predictor, load_task_means
-from raggd.adaptation.soft_prefix import check_prefix, load_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
 from raggd.methods.spec import FILES_OF, Parts, weight_file, weights_hash
@@ -39,7 +39,8 @@ def build(parts: Parts, name: str) -> Unadapted:
 
 def build_prompt_tuning(parts: Parts, name: str) -> Unadapted:
     """Return the bare backbone with a trained soft prefix before its prompt."""
-    prefix = load_prefix(weight_file(parts.weights, FILES_OF[name][0])).to(parts.backbone.device)
+    path = weight_file(parts.weights, FILES_OF[name][0])
+    prefix = load_prefix(path, parts.backbone.device)
     check_prefix(parts.backbone, prefix)
     return Unadapted(name, Adapted(soft=prefix), {"prefix": prefix.fingerprint})
 

@@ -21,7 +21,6 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import clean_answer
-from raggd.backbone.slots import Slots
 from raggd.data.prompts import Prompt
 from raggd.methods.base import Adapted
 from raggd.serving.errors import ApiError
@@ -62,7 +61,7 @@ class Sampler:
         else:
             self._generator.manual_seed(seed % 2**63)
 
-    def choose(self, logits: Tensor, extract: Extract | Slots | None = None) -> Chosen:
+    def choose(self, logits: Tensor, extract: Extract | None = None) -> Chosen:
         """Choose a token by (vocabulary,) logits of any float type, of those an `extract` allows.
 
         Its log-probability is the model's own, whatever the temperature and what is allowed.
@@ -267,7 +266,7 @@ class Row:
     probabilities: Probabilities | None  # told with the text; None for a request without
     max_tokens: int
     emit: Emit  # called from the scheduler's thread
-    extract: Extract | Slots | None = None  # holds it to the words of its passages
+    extract: Extract | None = None  # holds it to the words of its passages
     ignore_end: bool = False  # write exactly `max_tokens` tokens, for measurements
     cancelled: bool = False
     done: bool = False

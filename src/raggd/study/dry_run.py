@@ -24,12 +24,11 @@ from transformers import AutoConfig, AutoTokenizer
 
 from raggd.assembly import Assembly
 from raggd.backbone.embedded import EMBEDDED, embedded_folder
-from raggd.backbone.shapes import PUBLISHED as SHAPES
-from raggd.backbone.shapes import shape_config
 from raggd.core.low_rank import AdapterSpec
 from raggd.data.benchmarks import HUB, HUB_CORPUS, HUB_REPOSITORY, scored_questions
 from raggd.data.documents import read_passages
 from raggd.data.prompts import build_prompt
+from raggd.evaluation.price import PUBLISHED, shape_config
 from raggd.evaluation.statistics import SEEN, questions_needed
 from raggd.files import read_json, tensor_header
 from raggd.methods.spec import BASE_FILE, FILES_OF
@@ -199,8 +198,8 @@ def _config(name: str) -> tuple[Any, str]:
     try:
         return AutoConfig.from_pretrained(_source(name), local_files_only=True), "is here"
     except (OSError, ValueError) as error:
-        if name in SHAPES:
-            return shape_config(SHAPES[name]), f"of published size, {FETCHED}"
+        if name in PUBLISHED:
+            return shape_config(PUBLISHED[name]), f"of published size, {FETCHED}"
         if _is_remote(name):
             return None, FETCHED
         raise RaggdError(f"no configuration of backbone '{name}' there.") from error

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raggd.assembly import Assembly
-from raggd.backbone.identity import differences
+from raggd.backbone.load import differences
 from raggd.data.benchmarks import choose_by_hash
 from raggd.data.prompts import answer_tokens
 from raggd.data.questions import read_demonstrations

@@ -297,7 +297,7 @@ def _weight_identity(path: Path) -> str:
 
         return load_base(path).fingerprint
     if path.name == PROMPT_FILE:
-        from raggd.adaptation.soft_prefix import load_prefix
+        from raggd.adaptation.base_adapter import load_prefix
 
         return load_prefix(path).fingerprint
     return weights_hash(path)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Mapping
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation import training
-from raggd.adaptation.base_adapter import save_base, train_base
+from raggd.adaptation.base_adapter import save_base, save_prefix, train_base, train_prefix
 from raggd.adaptation.following import (
     LESSONS,
     Use,
@@ -20,9 +20,8 @@ from raggd.adaptation.following import (
     train_following,
     training_lessons,
 )
-from raggd.adaptation.optimizer import seconds_spent
+from raggd.adaptation.optimizer import Session, seconds_spent
 from raggd.adaptation.predictors.base import (
-    MeanPredictor,
     MLPPredictor,
     Predictor,
     load_predictor,
@@ -33,25 +32,23 @@ from raggd.adaptation.predictors.base import (
 )
 from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, save_gate
 from raggd.adaptation.predictors.modulation import save_modulation
-from raggd.adaptation.soft_prefix import save_prefix, train_prefix
 from raggd.adaptation.targets import Targets, denoised, draw_supports, load_targets, split_held_out
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import compile_layers
 from raggd.backbone.refusal import doubts
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.benchmarks import known_benchmarks
-from raggd.data.prepared import Prepared, prepared_id
+from raggd.data.benchmarks import find_benchmark, known_benchmarks
+from raggd.data.prepared import prepared_id
 from raggd.data.prompts import Prompt, answer_tokens
 from raggd.data.template import REFUSAL
 from raggd.evaluation.runner import support_sets
 from raggd.methods import spec
 from raggd.methods.answering import adapted_rows, render
-from raggd.methods.spec import weight_file, weights_hash
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.evidence import coverage, make_demonstrations
+from raggd.retrieval.evidence import coverage, holds_answer, make_demonstrations
 from raggd.settings import changed
 from raggd.study.alignment import alignment_summary
-from raggd.training.run import Run, base_examples, in_turn, lesson_pool, target_store
+from raggd.training.run import Run, base_examples, target_store
 
 Facts = dict[str, Any]
 HELD_OUT_SHARE = 0.2  # of each task's sets, on which a predictor is tried instead
@@ -66,25 +63,18 @@ def _train(
 ) -> tuple[Any, Facts]:
     # what a trainer makes with the backbone, and the facts that all trainings have
     checkpoint = _checkpoint(run, file)
-    named |= {"checkpoint": checkpoint, "progress": run.progress}
-    named["common"] = run.settings.training
+    named |= {"checkpoint": checkpoint, "progress": run.progress, "common": run.settings.training}
     with compile_layers(run.parts.backbone):
         made, history = trainer(run.parts.backbone, *given, **named)
     losses = [round(x, 4) for x in history]
     return made, {"seconds": seconds_spent(checkpoint), "loss": losses}
 
 
-def _hashes(run: Run, file: str) -> dict[str, str]:
-    # of what lies beside a stage's own file
-    return {file: weights_hash(run.out / file)}
-
-
 def base(run: Run, file: str) -> Facts:
     """Return the facts of training the base adapter W0 (paper section 5)."""
     prompts, settings = base_examples(run), run.settings
     shape = run.parts.backbone.adapter_spec(settings.adapter)
-    given = (shape, prompts, settings.base_training)
-    made, facts = _train(run, file, train_base, *given)
+    made, facts = _train(run, file, train_base, shape, prompts, settings.base_training)
     save_base(run.out / file, made)
     return {
         **facts,
@@ -99,8 +89,7 @@ def base(run: Run, file: str) -> Facts:
 def prompt(run: Run, file: str) -> Facts:
     """Return the facts of training the soft prefix on the base adapter's examples."""
     prompts = base_examples(run)
-    given = (prompts, run.settings.prompt_tuning)
-    prefix, facts = _train(run, file, train_prefix, *given)
+    prefix, facts = _train(run, file, train_prefix, prompts, run.settings.prompt_tuning)
     save_prefix(run.out / file, prefix)
     return {
         **facts,
@@ -148,7 +137,14 @@ def targets(run: Run, file: str) -> Facts:
 
 def _split(run: Run, steps: int = 0) -> tuple[Targets, Targets, Facts]:
     # targets of K steps (0: the store's own) to train on, those held out, and facts of both
-    stored, w0 = run.targets(steps), run.parts.base
+    stored = load_targets(run.stores[0], steps)
+    never = [task for task in sorted(set(stored.tasks)) if find_benchmark(task).held_out]
+    if never:
+        raise RaggdError(
+            f"{run.stores[0]} holds targets of {', '.join(never)}, which nothing may be trained on "
+            "(paper section 5): make targets without `--pool`."
+        )
+    w0 = run.parts.base
     training.check_targets(w0, stored)
     kept, held = split_held_out(stored, HELD_OUT_SHARE)
     return kept, held, {"base": w0.fingerprint, "targets": stored.identity}
@@ -158,40 +154,35 @@ def _fits(
     base: BaseAdapter, kept: Targets, held: Targets, predictors: Mapping[str, Predictor]
 ) -> Facts:
     # how predictors align with targets that they were not fitted to
-    goals = {"held_out": held, "held_out_denoised": denoised(held)} if len(held) else {}
     return {
         "sets": {"training": len(kept), "held_out": len(held)},
-        "held_out": {},
-        "held_out_denoised": {},
-        **{name: alignment_summary(base, goal, predictors) for name, goal in goals.items()},
+        "held_out": alignment_summary(base, held, predictors),
+        "held_out_denoised": alignment_summary(base, denoised(held), predictors),
     }
 
 
 def predictor(run: Run, file: str, steps: int = 0) -> Facts:
     """Fit the predictor (equation 9) and its control, the mean, to targets of K `steps`."""
-    settings, w0 = run.settings.predictor, run.parts.base
+    settings, w0 = run.settings, run.parts.base
     kept, held, facts = _split(run, steps)
-    files = {"rag-gd": file, "mean-update": file.replace("predictor", "mean")}
-    checkpoint = _checkpoint(run, files["rag-gd"])
+    checkpoint = _checkpoint(run, file)
+    session: Session = {"checkpoint": checkpoint, "progress": run.progress}
     fitted, history = training.train_predictor(
-        w0,
-        kept,
-        settings,
-        run.settings.training,
-        checkpoint=checkpoint,
-        progress=run.progress,
+        w0, kept, settings.predictor, settings.training, **session
     )
-    save_predictor(run.out / files["rag-gd"], fitted)
-    mean = mean_predictor(w0.spec, w0.fingerprint, kept.vectors)
-    save_predictor(run.out / files["mean-update"], mean)
-    device = w0.device
-    known = {name: load_predictor(run.out / file, device) for name, file in files.items()}
+    mean_file = file.replace("predictor", "mean")
+    save_predictor(run.out / file, fitted)
+    save_predictor(run.out / mean_file, mean_predictor(w0.spec, w0.fingerprint, kept.vectors))
+    known = {
+        "rag-gd": load_predictor(run.out / file, w0.device),
+        "mean-update": load_predictor(run.out / mean_file, w0.device),
+    }
     return {
         "seconds": seconds_spent(checkpoint),
         **facts,
         **_fits(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
-        "hashes": _hashes(run, files["mean-update"]),
+        "hashes": {mean_file: spec.weights_hash(run.out / mean_file)},
     }
 
 
@@ -209,8 +200,7 @@ def ridge(run: Run, file: str) -> Facts:
 
 def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
     """Make what HyperTuning learns from, in order: a support set's number, an answered prompt."""
-    tasks = known_benchmarks(sorted(set(kept.tasks)))
-    pools = {name: lesson_pool(run, name) for name in tasks}
+    pools = {name: run.answerable(name, holds_answer) for name in sorted(set(kept.tasks))}
     lessons = training.plan_lessons(kept, pools, run.settings.hyper_tuning, run.settings.training)
     asked = {question.id: question for _, question in lessons}
     prompts = run.prompts(list(asked.values()), run.settings.target.max_tokens)
@@ -219,18 +209,13 @@ def hyper_lessons(run: Run, kept: Targets) -> list[tuple[int, Prompt]]:
 
 
 def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "zero") -> Facts:
-    """Train a predictor through the answer loss of other questions.
-
-    It begins with no update, the trained predictor, or the mean target: then it stays one for all.
-
-    Raises:
-        RaggdError: the trained predictor is no network.
-    """
+    """Train a predictor through the answers to other questions; refuse one that is no network."""
+    # it begins with no update, the trained predictor, or the mean target: then it stays one for all
     settings, w0, start = run.settings, run.parts.base, None
     kept, _, facts = _split(run)
     if begin == "predictor":
         # read anew: it is changed in place, and `parts` keeps what it has read
-        path = weight_file(run.parts.weights, spec.PREDICTOR_FILE)
+        path = spec.weight_file(run.parts.weights, spec.PREDICTOR_FILE)
         start = load_predictor(path)  # in float32, which a card's copy is not
         if not isinstance(start, MLPPredictor):
             raise RaggdError(f"{path} has no network that could be tuned.")
@@ -238,11 +223,10 @@ def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "ze
     made, told = _train(
         run, file, training.train_hyper, *given, start=start, constant=begin == "mean"
     )
-    saved: MLPPredictor | MeanPredictor = made
     if begin == "mean":  # what any states give
         vectors = made.predict(kept.states[:1].to(w0.device)).vector()
-        saved = mean_predictor(w0.spec, w0.fingerprint, vectors)
-    save_predictor(run.out / file, saved)
+        made = mean_predictor(w0.spec, w0.fingerprint, vectors)
+    save_predictor(run.out / file, made)
     return {**told, **facts, "start": begin, "sets": len(kept)}
 
 
@@ -279,7 +263,7 @@ def gate_trials(run: Run) -> list[tuple[float, Trial]]:
             probes = make_demonstrations(questions[size:], retriever, k)
             trials.append((noise, Trial(support, tuple(probes))))
         by_task.append(trials)
-    return in_turn(by_task)
+    return list(chain.from_iterable(zip(*by_task, strict=True)))
 
 
 def _by_label(gains: Tensor, labels: list[str]) -> dict[str, list[float]]:
@@ -293,7 +277,7 @@ def _by_label(gains: Tensor, labels: list[str]) -> dict[str, list[float]]:
 def gate(run: Run, file: str) -> Facts:
     """Return the facts of a gate fitted to what the tuned predictor's updates gain."""
     parts = run.parts
-    hashed = weights_hash(weight_file(parts.weights, spec.TUNED_FILE))
+    hashed = spec.weights_hash(spec.weight_file(parts.weights, spec.TUNED_FILE))
     trials = gate_trials(run)
     states, losses = measure_gains(
         parts.backbone,
@@ -324,32 +308,27 @@ def refusals(run: Run, file: str) -> Facts:
     """Return the facts of fitting the rule that decides whether to refuse."""
     rows, path = run.rows(), run.out / file
     path.unlink(missing_ok=True)  # lessons are read without one
-    token = answer_tokens(run.parts.backbone.tokenizer, REFUSAL)[0]
-    features, wanted = _refusal_features(run, rows, token)
-    rule, told = fit_rule(features, wanted, token)
-    rule.save(path, weights_hash(run.out / spec.EXAMPLES_FILE))
-    return {
-        "lessons": len(wanted),
-        **{name: round(share, 3) for name, share in told.items()},
-        "data": prepared_id(rows),
-        "hashes": _hashes(run, spec.EXAMPLES_FILE),
-    }
-
-
-def _refusal_features(run: Run, rows: Sequence[Prepared], token: int) -> tuple[Tensor, Tensor]:
-    # what logits tell and coverage (lessons, 3), and which are to be refused
     parts = run.parts.derived(changed(run.settings, "adapter", weights=str(run.out)))
     backbone, method = parts.backbone, parts.method("examples")
     limit = run.settings.backbone.context_tokens
-    features: list[list[float]] = []
-    wanted: list[bool] = []
+    token = answer_tokens(backbone.tokenizer, REFUSAL)[0]
+    features: list[list[float]] = []  # what logits tell, and coverage
+    wanted: list[bool] = []  # which are to be refused
     for lesson in islice(refusal_lessons(rows), LESSONS):
         adapted, asked = method.adapt([lesson.support])[0], lesson.asked
         prompt = render(backbone, adapted, asked.question, asked.passages, limit=limit)
         with adapted_rows(backbone, [adapted]):
             reading = read_prompts(backbone, [prompt], prefixes=[adapted.prefix])
-        told = doubts(reading.logits[0], token).tolist()
-        features.append([*told, coverage(prompt.question, prompt.passages)])
+        odds = doubts(reading.logits[0], token).tolist()
+        features.append([*odds, coverage(prompt.question, prompt.passages)])
         wanted.append(asked.refused)
         run.progress("refusals", len(wanted), LESSONS)
-    return torch.tensor(features, dtype=torch.float64), torch.tensor(wanted)
+    rule, told = fit_rule(torch.tensor(features, dtype=torch.float64), torch.tensor(wanted), token)
+    step = spec.weights_hash(run.out / spec.EXAMPLES_FILE)
+    rule.save(path, step)
+    return {
+        "lessons": len(wanted),
+        **{name: round(share, 3) for name, share in told.items()},
+        "data": prepared_id(rows),
+        "hashes": {spec.EXAMPLES_FILE: step},
+    }

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from raggd.adaptation.targets import (
-    Targets,
-    TargetStore,
-    answered_prompt,
-    draw_supports,
-    load_targets,
-)
+from raggd.adaptation.targets import TargetStore, answered_prompt, draw_supports
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import (
     find_benchmark,
@@ -31,8 +27,6 @@ from raggd.records import Question, RaggdError
 from raggd.retrieval import evidence
 from raggd.retrieval.base import Retriever
 from raggd.settings import Settings
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -66,9 +60,7 @@ class Run:
         known = self._prepared
         if known is None:
             return self.parts.retriever_with(noise)
-        return (
-            evidence.NoisyRetriever(known, noise, known.passage_at, len(known)) if noise else known
-        )
+        return evidence.NoisyRetriever(known, noise, known.passage_at, len(known))
 
     def questions(self, name: str) -> list[Question]:
         """Return a task's training questions; those of its support pool, if `pool` is set."""
@@ -80,13 +72,25 @@ class Run:
 
     def rows(self) -> list[Prepared]:
         """Return the training questions with passages that hold an answer, and near ones."""
-        if self.settings.data.prepared:
-            return read_prepared(Path(self.settings.data.prepared))
-        named = (*self.settings.base_training.benchmarks, *self.settings.target.benchmarks)
-        names = known_benchmarks(list(dict.fromkeys(named)))
-        return [
-            row for n in names for row in evidence.prepare(self.questions(n), self.parts.retriever)
-        ]
+        own = self.settings
+        if own.data.prepared:
+            return read_prepared(Path(own.data.prepared))
+        names = known_benchmarks([*own.base_training.benchmarks, *own.target.benchmarks])
+        prepared = (evidence.prepare(self.questions(n), self.parts.retriever) for n in names)
+        return list(chain.from_iterable(prepared))
+
+    def answerable(
+        self, name: str, told: Callable[[Question, evidence.Evidence], bool | None]
+    ) -> list[Question]:
+        """Return a task's questions without those of which it is told that nothing answers them.
+
+        All of them, unless ``training.answerable_only`` is set.
+        """
+        questions = self.questions(name)
+        if not self.settings.training.answerable_only:
+            return questions
+        pairs = zip(questions, self.evidence(questions), strict=True)
+        return [question for question, found in pairs if told(question, found) is not False]
 
     def evidence(self, questions: Sequence[Question]) -> list[evidence.Evidence]:
         """Return the passages of each question."""
@@ -94,39 +98,18 @@ class Run:
 
     def prompts(self, questions: Sequence[Question], limit: int) -> list[Prompt]:
         """Return answered prompts of at most `limit` tokens each."""
-        found = evidence.make_demonstrations(
-            questions, self.retriever, self.settings.retrieval.top_k
-        )
+        found = evidence.demonstrations_of(questions, self.evidence(questions))
         tokenizer = self.parts.backbone.tokenizer
         return [answered_prompt(tokenizer, shown, limit) for shown in found]
-
-    def targets(self, steps: int = 0) -> Targets:
-        """Load the first store's targets of K `steps`, or 0 for its own; held-out are refused."""
-        targets = load_targets(self.stores[0], steps)
-        held_out = [task for task in sorted(set(targets.tasks)) if find_benchmark(task).held_out]
-        if held_out:
-            raise RaggdError(
-                f"{self.stores[0]} holds targets of {', '.join(held_out)}, which nothing may be "
-                "trained on (paper section 5): make targets without `--pool`."
-            )
-        return targets
 
 
 def base_examples(run: Run) -> list[Prompt]:
     """Make an answered prompt of every training question of the base adapter's benchmarks."""
-    wanted, prompts = run.settings.training, []
+    prompts = []
     for name in known_benchmarks(run.settings.base_training.benchmarks):
-        questions = run.questions(name)
-        if wanted.answerable_only:
-            pairs = zip(questions, run.evidence(questions), strict=True)
-            questions = [q for q, passages in pairs if evidence.is_answerable(q, passages)]
-        prompts += run.prompts(questions, wanted.max_tokens)
+        questions = run.answerable(name, evidence.is_answerable)
+        prompts += run.prompts(questions, run.settings.training.max_tokens)
     return prompts
-
-
-def in_turn(by_task: Sequence[Sequence[T]]) -> list[T]:
-    """Return what was drawn for several tasks, tasks in turn, so that a part is balanced."""
-    return [one for together in zip(*by_task, strict=True) for one in together]
 
 
 def target_store(run: Run) -> TargetStore:
@@ -137,16 +120,8 @@ def target_store(run: Run) -> TargetStore:
             run.questions(name), wanted.demonstrations, wanted.per_benchmark, wanted.seed
         )
         by_task.append(support_sets(name, drawn, run.retriever, run.settings.retrieval.top_k))
-    return TargetStore(parts.backbone, parts.base, in_turn(by_task), wanted, run.stores[0])
-
-
-def lesson_pool(run: Run, name: str) -> list[Question]:
-    """Return the training questions of a task that HyperTuning may ask."""
-    questions = run.questions(name)
-    if not run.settings.training.answerable_only:
-        return questions
-    held = map(evidence.holds_answer, questions, run.evidence(questions))
-    return [q for q, holds in zip(questions, held, strict=True) if holds is not False]
+    in_turn = list(chain.from_iterable(zip(*by_task, strict=True)))
+    return TargetStore(parts.backbone, parts.base, in_turn, wanted, run.stores[0])
 
 
 def run_prepare(parts: Assembly, out: Path, split: str) -> dict[str, Any]:
@@ -160,12 +135,9 @@ def run_prepare(parts: Assembly, out: Path, split: str) -> dict[str, Any]:
         parts.say(f"preparing {name}")
         rows += evidence.prepare(choose(parts.source, name), parts.retriever)
     write_prepared(out, rows)
-    tasks = dict.fromkeys(row.task for row in rows)
+    answerable = Counter(row.task for row in rows if row.passages)
     counts = {
-        task: {
-            "questions": sum(row.task == task for row in rows),
-            "answerable": sum(row.task == task and bool(row.passages) for row in rows),
-        }
-        for task in tasks
+        task: {"questions": count, "answerable": answerable[task]}
+        for task, count in Counter(row.task for row in rows).items()
     }
     return {"file": str(out), "bytes": out.stat().st_size, "benchmarks": counts}

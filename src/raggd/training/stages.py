@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -20,10 +20,9 @@ from raggd.core.low_rank import load_update, stack_updates, tensors_of
 from raggd.evaluation.timing import in_turn
 from raggd.files import read_json, write_json
 from raggd.methods import spec
-from raggd.methods.spec import weights_hash
 from raggd.progress import Progress, silent
 from raggd.provenance import origin
-from raggd.records import RaggdError, require_known
+from raggd.records import RaggdError, known_names
 from raggd.settings import Settings, changed
 from raggd.training import fits
 from raggd.training.run import Run
@@ -55,12 +54,9 @@ class Stage:
         return replace(run, parts=run.parts.derived(settings))
 
 
-def _sgd(section: str) -> Callable[[Settings], int]:
-    def examples(settings: Settings) -> int:
-        own = getattr(settings, section)
-        return int(own.steps * own.batch * settings.training.accumulate)
-
-    return examples
+def _sgd(section: str, settings: Settings) -> int:
+    own = getattr(settings, section)
+    return int(own.steps * own.batch * settings.training.accumulate)
 
 
 def _inner_loop(settings: Settings) -> int:
@@ -81,29 +77,26 @@ _FITTED = (*_TARGETS, "training", "predictor")
 _HYPER = (*_FITTED, "hyper_tuning")
 _LESSONS = (*_DATA, "training", "examples")
 _ANSWERS = (*_DATA, "training", "base_training")
+_TUNED, _TAUGHT = partial(_sgd, "hyper_tuning"), partial(_sgd, "examples")
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("base", fits.base, _ANSWERS, _sgd("base_training")),
+        Stage("base", fits.base, _ANSWERS, partial(_sgd, "base_training")),
         Stage("targets", fits.targets, _TARGETS, _inner_loop),
         Stage("predictor", fits.predictor, _FITTED),
         # a trained start bears a lower rate than zero, one vector a higher one
-        Stage("tuned", partial(fits.hyper, begin="predictor"), _HYPER, _sgd("hyper_tuning"),
-              rate=0.1),
-        Stage("mean-tuned", partial(fits.hyper, begin="mean"), _HYPER, _sgd("hyper_tuning"),
-              rate=10),
-        Stage("examples", fits.examples, _LESSONS, _sgd("examples")),
+        Stage("tuned", partial(fits.hyper, begin="predictor"), _HYPER, _TUNED, rate=0.1),
+        Stage("mean-tuned", partial(fits.hyper, begin="mean"), _HYPER, _TUNED, rate=10),
+        Stage("examples", fits.examples, _LESSONS, _TAUGHT),
         Stage("refusals", fits.refusals, _LESSONS, lambda _: LESSONS // 3),
         Stage("predictor-k1", partial(fits.predictor, steps=1), _FITTED, usual=False),
         Stage("predictor-k10", partial(fits.predictor, steps=10), _FITTED, usual=False),
-        Stage("examples-constant", fits.examples, _LESSONS, _sgd("examples"), usual=False),
-        Stage("examples-update", fits.examples, _LESSONS, _sgd("examples"), usual=False),
-        Stage("examples-both", fits.examples, _LESSONS, _sgd("examples"), usual=False),
-        Stage("examples-whole", fits.examples, _LESSONS, _sgd("examples"), usual=False),
-        Stage("hyper", fits.hyper, _HYPER, _sgd("hyper_tuning"), usual=False),
+        *(Stage(f"examples-{way}", fits.examples, _LESSONS, _TAUGHT, usual=False)
+          for way in ("constant", "update", "both", "whole")),
+        Stage("hyper", fits.hyper, _HYPER, _TUNED, usual=False),
         Stage("ridge", fits.ridge, _TARGETS, usual=False),
         Stage("task-mean", fits.task_mean, _TARGETS, usual=False),
-        Stage("prompt", fits.prompt, (*_ANSWERS, "prompt_tuning"), _sgd("prompt_tuning"),
+        Stage("prompt", fits.prompt, (*_ANSWERS, "prompt_tuning"), partial(_sgd, "prompt_tuning"),
               usual=False),
         Stage("gate", fits.gate, _TARGETS, _trials, usual=False),
     )
@@ -121,41 +114,42 @@ def run_stage(name: str, run: Run) -> dict[str, Any]:
     seconds = facts.pop("seconds", time.monotonic() - started)
     record = {"settings": run.settings.model_dump(), "seconds": round(seconds, 1)}
     weights = run.out / spec.file_of(name)
-    own = {weights.name: weights_hash(weights)} if weights.is_file() else {}
+    own = {weights.name: spec.weights_hash(weights)} if weights.is_file() else {}
     record |= {**origin(), **facts, "hashes": own | facts.get("hashes", {})}
     write_json(stage.record(run), record)
     return record
 
 
-def is_done(stage: Stage, run: Run) -> bool:
-    """Say whether a stage was finished with these settings; with others, it is refused."""
+def finished(stage: Stage, run: Run) -> dict[str, Any] | None:
+    """Return the record of a stage that was finished; with other settings, it is refused."""
     run = stage.own(run)
     path = stage.record(run)
     weights = path.with_suffix(".safetensors")
     if not path.is_file() or not (stage.name == "targets" or weights.is_file()):
-        return False
-    made = read_json(path, what="training record")
-    own, base = run.settings.model_dump(mode="json"), made.get("base")
+        return None
+    made: dict[str, Any] = read_json(path, what="training record")
+    for change in _changes(stage, run, made):
+        raise RaggdError(
+            f"{path} was made {change}: choose another --out, or remove {path.name} to train this "
+            "stage again."
+        )
+    return made
+
+
+def _changes(stage: Stage, run: Run, made: Mapping[str, Any]) -> Iterator[str]:
+    # in what a finished stage's record differs from what it would be made with now
+    own = run.settings.model_dump(mode="json")
     for section in stage.sections:
         for name, value in own[section].items():
             found = made["settings"].get(section, {}).get(name, value)
             if found != value and (section, name) != ("adapter", "weights"):
-                raise RaggdError(
-                    f"{path} was made with {section}.{name} = {found!r}, now it is {value!r}: "
-                    "choose another --out, or remove the file to train this stage again."
-                )
+                yield f"with {section}.{name} = {found!r}, now it is {value!r}"
     for file, known in made.get("hashes", {}).items():
-        if (run.out / file).is_file() and weights_hash(run.out / file) != known:
-            raise RaggdError(
-                f"{path} was made with another {file} (hash {known}) than the one beside it: "
-                f"choose another --out, or remove {path.name} to train this stage again."
-            )
+        if (run.out / file).is_file() and spec.weights_hash(run.out / file) != known:
+            yield f"with another {file} (hash {known}) than the one beside it"
+    base = made.get("base")
     if base is not None and base != run.parts.base.fingerprint:
-        raise RaggdError(
-            f"{path} was made for base adapter {base}, the one in {run.out} is "
-            f"{run.parts.base.fingerprint}: choose another --out, or remove the file."
-        )
-    return True
+        yield f"for base adapter {base}, the one in {run.out} is {run.parts.base.fingerprint}"
 
 
 def train_all(
@@ -170,8 +164,7 @@ def train_all(
     Targets go to ``targets`` below `out`. `announce` is told in a line what is left and how long it
     will take, before it starts. Returned is what ``train.json`` holds.
     """
-    for name in names:
-        require_known("stage", name, tuple(STAGES))
+    known_names("stage", names, tuple(STAGES))
     started = time.monotonic()
     # what stages share is loaded into these; each has parts of its own, to read what others wrote
     shared = parts.derived(changed(parts.settings, "adapter", weights=str(out)))
@@ -186,16 +179,14 @@ def train_all(
             progress(label + what, done, total)
 
         run = Run(shared.derived(settings), out, stores, told)
-        if is_done(stage, run):
-            records[stage.name] = read_json(stage.record(run), what="training record")
-            continue
-        if not estimate:
+        record = finished(stage, run)
+        if record is None and not estimate:
             estimate = estimated(replace(run, parts=shared), order[number:])
             times = {name: timedelta(seconds=round(spent)) for name, spent in estimate.items()}
             each = ", ".join(f"{name} {spent}" for name, spent in times.items())
             announce(f"About {sum(times.values(), timedelta())} on this machine: {each}.")
             run = replace(run, parts=shared.derived(settings))
-        records[stage.name] = run_stage(stage.name, run)
+        records[stage.name] = record or run_stage(stage.name, run)
     result = {
         "out": str(out),
         "seconds": round(time.monotonic() - started, 1),
@@ -209,14 +200,8 @@ def train_all(
 
 
 def average(files: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Write the mean of steps that were trained apart as ``examples``; return its record.
-
-    It is better than each on questions that none saw: what one has learned by heart the others
-    have not.
-
-    Raises:
-        RaggdError: fewer than two, of different bases or shapes, or trained for rows.
-    """
+    """Write the mean of like steps that were trained apart as ``examples``; return its record."""
+    # better than each on questions that none saw: what one knows by heart the others do not
     steps = [load_update(file) for file in files]
     if len(steps) < 2 or any(step.rows is not None for step in steps):
         raise RaggdError("an average is made of two files or more, each with a single step.")
@@ -226,10 +211,10 @@ def average(files: Sequence[Path], out: Path) -> dict[str, Any]:
     path = out / spec.EXAMPLES_FILE
     mean.save(path)
     record = {
-        "mean_of": {str(file): weights_hash(file) for file in files},
+        "mean_of": {str(file): spec.weights_hash(file) for file in files},
         "base": mean.base,
         **origin(),
-        "hashes": {path.name: weights_hash(path)},
+        "hashes": {path.name: spec.weights_hash(path)},
     }
     write_json(out / "average.json", record)
     return record
@@ -252,10 +237,7 @@ def seconds_per_example(run: Run) -> float:
 
 
 def estimated(run: Run, stages: Sequence[Stage]) -> dict[str, float]:
-    """Say how many seconds stages will take, by a training example that is timed now.
-
-    Work outside of the backbone counts as none: a predictor learns stored targets in minutes.
-    """
+    """Say how many seconds of the backbone stages will take, by a step that is timed now."""
     counts = {stage.name: stage.examples(run.settings) for stage in stages}
     example = seconds_per_example(run) if any(counts.values()) else 0.0
     return {name: round(count * example, 1) for name, count in counts.items()}

@@ -20,9 +20,8 @@ from torch import Tensor, nn
 from benchmarks.command import run_app
 from raggd.cli.shared import Json, progress_bar, show
 from raggd.files import write_json
-from raggd.linear.attention import random_attention
+from raggd.linear.attention import Interface, random_attention
 from raggd.linear.figure import interval, rounded
-from raggd.linear.objective import Interface
 from raggd.linear.synthetic import synthetic_cell, task_spec
 from raggd.linear.tasks import TaskSpec, document_map, sample
 from raggd.linear.training import TrainSpec, attention_predictor, squared_error, train
@@ -101,7 +100,7 @@ def batched_loop(spec: TaskSpec, steps: int, batch: int, rate: float, seeds: int
         squared_error(attention_predictor(net)),
         net.parameters(),
         lambda: sample(spec, seeds, batch, generator),
-        TrainSpec(steps, batch, rate),
+        TrainSpec(steps, rate),
     )
 
 

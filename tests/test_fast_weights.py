@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raggd.core.inner_sgd import inner_sgd
+from raggd.core import inner_sgd
 
 RATE, SCALING, TOKENS, D_IN, D_OUT, RANK = 0.3, 2.0, 7, 6, 5, 3
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raggd.core.inner_sgd import inner_sgd
+from raggd.core import inner_sgd
 
 
 def _problem(seed: int, problems: int = 0) -> tuple[list[Tensor], Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from raggd.backbone.batch import Batch, answer_losses, last_states, make_batch
 from raggd.backbone.interface import attach, check_fits, check_gradients
 from raggd.backbone.load import Backbone
-from raggd.core.inner_sgd import inner_sgd
+from raggd.core import inner_sgd
 from raggd.core.low_rank import BaseAdapter, Update, factors_of, tensors_of
 from raggd.data.benchmarks import choose_by_hash
 from raggd.data.prompts import Prompt, build_prompt, prompt_fingerprint

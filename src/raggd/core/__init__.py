@@ -1,1 +1,35 @@
-"""The mathematics that both halves of raggd share. Imports torch only."""
+"""The mathematics that both halves of raggd share: K steps of SGD here, updates in `low_rank`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+
+def inner_sgd(
+    loss: Callable[[list[Tensor]], Tensor],
+    start: Sequence[Tensor],
+    learning_rate: float,
+    steps: int,
+    watch: Callable[[int, list[Tensor]], None] = lambda *_: None,
+) -> tuple[list[Tensor], list[float]]:
+    """Take `steps` first-order gradient steps, ``w <- w - lr * grad loss(w)``.
+
+    Equal to `torch.optim.SGD` without momentum. Nothing is changed in place, and the result, which
+    comes with the loss before each step, carries no graph. For several independent problems in one
+    batch, give their parameters a leading axis and let `loss` be the *sum* of their losses. `watch`
+    is told the number of steps taken and the parameters after each.
+    """
+    current = [p.detach().clone() for p in start]
+    history = []
+    for taken in range(1, steps + 1):
+        leaves = [p.requires_grad_(True) for p in current]
+        with torch.enable_grad():
+            value = loss(leaves)
+            gradients = torch.autograd.grad(value, leaves)
+        history.append(value.detach())
+        current = [(p - learning_rate * g).detach() for p, g in zip(leaves, gradients, strict=True)]
+        watch(taken, current)
+    return current, [float(loss) for loss in history]  # at the end: each waits for the device

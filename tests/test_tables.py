@@ -156,7 +156,11 @@ def test_tasks_and_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     heavy = x.clone()
     heavy[0] = 60.0
     data = prepare("wine", x, x.sum(1), seeds=2, seed=0, documents=3)
-    assert data.labels[:3] == (("z-score", 0), ("z-score", 1), ("min-max", 0))
+    assert [tuple(label.values()) for label in data.labels[:3]] == [
+        ("z-score", 0),
+        ("z-score", 1),
+        ("min-max", 0),
+    ]
     tasks = draw(data, 5, 6, generator, test=True)
     assert tasks.x1.shape == (8, 5, 7, 4)
     assert tasks.documents is not None

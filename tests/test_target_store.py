@@ -95,12 +95,15 @@ def test_killed_in_the_middle_of_a_shard(
     sets = many(supports)
     build_targets(tiny_backbone, base, sets, ONE, tmp_path / "whole")
 
-    def die(path: Path, *_: object) -> None:
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
+    opened = Path.open
+
+    def die(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+        if mode == "wb":  # the temporary file is there, and empty
+            raise KeyboardInterrupt
+        return opened(path, mode, *rest, **named)
 
     with monkeypatch.context() as patched:
-        patched.setattr("raggd.files._save_file", die)
+        patched.setattr(Path, "open", die)
         with pytest.raises(KeyboardInterrupt):
             build_targets(tiny_backbone, base, sets, ONE, tmp_path / "c")
     assert list(hashes(tmp_path / "c")) == ["store.json"]

@@ -51,9 +51,7 @@ class Rag:
     def __init__(self, parts: Assembly, retriever: Any = None) -> None:
         """Load nothing yet; `retriever` is whatever `wrap_retriever` takes, None the settings'."""
         self.parts = parts
-        self._retriever: Retriever | None = None
-        if retriever is not None:
-            self._retriever = wrap_retriever(retriever)
+        self._retriever = None if retriever is None else wrap_retriever(retriever)
         self._methods: dict[str, Method] = {}
         self._lock = threading.RLock()
 
@@ -91,11 +89,7 @@ class Rag:
             return state_key(support, self.method(instruction=instruction), self.identity)
 
     def method(self, name: str | None = None, *, instruction: str = "") -> Method:
-        """Return a method, made once; None is what adapts best with the weights at hand.
-
-        Raises:
-            RaggdError: there is no such method, or it is a control of evaluations.
-        """
+        """Return a method, made once; None is what adapts best. A control is refused."""
         from raggd.methods.base import Instructed, refuse_control
 
         with self._lock:
@@ -108,9 +102,8 @@ class Rag:
             return ready.under(told) if told and isinstance(ready, Instructed) else ready
 
     def _told(self, instruction: str) -> str:
-        instruction = _text(instruction or "", "the instruction")
-        said = instruction.strip() or self.parts.settings.serving.instruction.strip()
-        return normal_text(said)
+        said = _text(instruction or "", "the instruction").strip()
+        return normal_text(said or self.parts.settings.serving.instruction.strip())
 
     def index(self, corpus: str | Path) -> Index:
         """Index a file or folder of documents (once), and answer from it from now on."""
@@ -164,15 +157,18 @@ class Rag:
         with self._lock:
             name = method or (None if demonstrations is not None else "base")
             ready, told = self.method(name, instruction=instruction), self._told(instruction)
-            if demonstrations is None and ready.adapts:
+            if demonstrations is not None:
+                support = self.support(demonstrations)
+                for remark in self.remarks(support):
+                    warnings.warn(remark, DemonstrationWarning, stacklevel=2)
+            elif ready.adapts:
                 raise RaggdError(
                     f"method '{ready.name}' adapts from demonstrations: give some (--demonstrations"
                     f" FILE.jsonl; rag.adapt(demonstrations, method='{ready.name}')), or choose "
                     "base."
                 )
-            support = NOBODY if demonstrations is None else self.support(demonstrations)
-            for remark in [] if demonstrations is None else self.remarks(support):
-                warnings.warn(remark, DemonstrationWarning, stacklevel=2)
+            else:
+                support = NOBODY
             if ready.adapts:
                 base = self.parts.base if "base" in ready.hashes else None
                 state = self.store.adapt(ready, [support], self.identity, base)[0]
@@ -192,7 +188,6 @@ class Rag:
         """Answer a question from the passages found for it.
 
         Args:
-            question: the question.
             adapted: from `adapt`; an update or its file do too.
             method: without an adapted state, the model that answers: ``base`` (None), or another
                 that needs no demonstrations, e.g. ``vanilla-rag``, ``query-only``.
@@ -231,10 +226,7 @@ class Rag:
             settings = self.parts.settings
             asked = [Question(f"asked-{i}", q, (), OWN_TASK) for i, q in enumerate(questions)]
             evidence = evidence_for(asked, self.retriever, settings.retrieval.top_k)
-            rows, backbone = self._rows(len(questions), adapted, method), self.parts.backbone
-            rows = [
-                replace(row, instruction=self._told(instruction or row.instruction)) for row in rows
-            ]
+            rows, backbone = self._rows(asked, adapted, method, instruction), self.parts.backbone
             prompts = [
                 bounded_prompt(settings, backbone, row, question, passages)
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
@@ -259,28 +251,27 @@ class Rag:
         ]
 
     def _rows(
-        self, count: int, adapted: State | Sequence[State | None] | None, method: str | None
+        self, asked: Sequence[Question], adapted: Any, method: str | None, instruction: str
     ) -> list[Adapted]:
         several = isinstance(adapted, Sequence) and not isinstance(adapted, str)
-        states: Sequence[Any] = adapted if several else [adapted] * count  # type: ignore[assignment]
-        if len(states) != count:
+        states = adapted if several else [adapted] * len(asked)
+        if len(states) != len(asked):
             raise RaggdError(
-                f"{count} questions, but {len(states)} adapted states: give one per question, or "
-                "one for all."
+                f"{len(asked)} questions, but {len(states)} adapted states: give one per question, "
+                "or one for all."
             )
         if method is not None and any(state is not None for state in states):
             raise RaggdError(
                 f"method '{method}' was named beside an adapted state, which brings its own: leave "
                 "one of them out."
             )
-        return [self.adapt(method=method) if s is None else self.state(s) for s in states]
+        rows = [self.adapt(method=method) if s is None else self.state(s) for s in states]
+        return [
+            replace(row, instruction=self._told(instruction or row.instruction)) for row in rows
+        ]
 
     def state(self, given: State) -> Adapted:
-        """Return an adapted state in any of its forms as one.
-
-        Raises:
-            RaggdError: it is something else, or starts from another base adapter.
-        """
+        """Return an adapted state in any of its forms as one; refuse one of another base."""
         from raggd.core.low_rank import Update, check_base
         from raggd.methods.base import Adapted
         from raggd.methods.store import read_state
@@ -298,11 +289,7 @@ class Rag:
         return Adapted(self.parts.base, given.to(self.parts.base.device))
 
     def save(self, adapted: State, file: str | Path) -> None:
-        """Write an adapted state, its update and prefix; `answer` and the exports take the file.
-
-        Raises:
-            RaggdError: it holds nothing that cost anything to make.
-        """
+        """Write an adapted state for `answer` and the exports; refuse one that holds nothing."""
         from raggd.methods.store import write_state
 
         if not write_state(Path(file), self.state(adapted), {}):

@@ -18,9 +18,8 @@ from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import RetrievalWarning, Retriever
 from raggd.retrieval.bring_your_own import open_named
 from raggd.retrieval.build import Index, build_index
-from raggd.retrieval.cache import CachedRetriever
-from raggd.retrieval.evidence import NoisyRetriever
-from raggd.settings import AdapterSettings, Settings
+from raggd.retrieval.evidence import CachedRetriever, NoisyRetriever
+from raggd.settings import AdapterSettings, RetrievalSettings, Settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     import torch
@@ -93,8 +92,6 @@ class Assembly:
         return str(self._pocket() if folder == POCKET else Path(folder))
 
     def _pocket(self) -> Path:
-        from raggd.settings import RetrievalSettings
-
         def indexed(corpus: Path) -> tuple[Search, str]:
             retriever = build_index(corpus, RetrievalSettings(), progress=self.progress).retriever
 

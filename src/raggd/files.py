@@ -227,43 +227,24 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=each_ke
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata as a safetensors file, atomically; equal content, equal bytes."""
-    with replacing(path) as temporary:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        _save_file(temporary, plain, dict(metadata))
-        temporary.chmod(0o644)
+    from safetensors.torch import save
 
-
-def _save_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file(tensors, str(path), metadata=metadata)
-    except SafetensorError as error:  # the library hides the system's error in its own text
-        full = f"os error {errno.ENOSPC})" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
-    _sort_metadata(path)
-
-
-def _sort_metadata(path: Path) -> None:
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = memoryview(save(plain))
+    start = 8 + int.from_bytes(data[:8], "little")
     # the library writes metadata in random order; sorted, equal content has equal bytes and hash
-    with path.open("r+b") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
-        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
-        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-        if len(text) <= size:  # the same length, but for the padding
-            stream.seek(8)
-            stream.write(text.ljust(size))
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(bytes(data[8:start]))}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # as the library pads it
+    with replacing(path) as temporary, temporary.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little") + text)
+        stream.write(data[start:])
 
 
 def load_tensors(
@@ -271,10 +252,8 @@ def load_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: tensors by name, on the CPU, and the header's metadata.
 
-    A file that is missing, truncated or damaged is refused.
-
     Raises:
-        RaggdError: the header names another `kind`; the `advice` says how to make one.
+        RaggdError: it is missing or damaged, or of another `kind`: `advice` says how to make one.
     """
     with _opened_tensors(path) as opened:
         metadata = dict(opened.metadata() or {})

@@ -255,13 +255,8 @@ def _explained(root: type[BaseModel], error: ValidationError, source: str) -> st
     return f"setting '{'.'.join(location)}' in {source}: {first['msg']}, got {got}."
 
 
-def _toml(text: str, what: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except RecursionError as error:
-        raise RaggdError(
-            f"{what} is nested too deeply: a setting is a word, a number or a list of them."
-        ) from error
+_NO_TOML = (ValueError, RecursionError)
+"""Of text that is no TOML or no UTF-8, has a number of thousands of digits, or as many brackets."""
 
 
 def _refuse_vast(value: Any, source: str) -> None:
@@ -280,8 +275,8 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
             f"--set '{assignment}': expected SECTION.NAME=VALUE, e.g. retrieval.top_k=5."
         )
     try:
-        value = _toml(f"value = {text}", f"--set '{name}'")["value"]
-    except ValueError:  # tomllib's own, and one of a number with thousands of digits
+        value = tomllib.loads(f"value = {text}")["value"]
+    except _NO_TOML:
         value = text.strip()  # a bare word is a string
     section = raw.setdefault(parts[0], {})
     if not isinstance(section, dict):
@@ -308,19 +303,19 @@ def read_settings(
     source = "--set" if path is None else str(path)
     if isinstance(path, Mapping):
         raw, source = copy.deepcopy(dict(path)), "the settings"
-    elif not isinstance(path, str | Path | None):
+    elif isinstance(path, str | Path):
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a mark
+            raw = tomllib.loads(text)
+        except OSError as error:
+            raise RaggdError(f"cannot read settings file {path}: {error.strerror}.") from error
+        except _NO_TOML as error:
+            raise RaggdError(f"settings file {path} is not valid TOML: {error}.") from error
+    elif path is not None:
         raise RaggdError(
             f"settings are a {type(path).__name__}: expected a TOML file or a dictionary of "
             'sections, e.g. {"retrieval": {"top_k": 5}}.'
         )
-    elif path is not None:
-        try:
-            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a mark
-            raw = _toml(text, f"settings file {path}")
-        except OSError as error:
-            raise RaggdError(f"cannot read settings file {path}: {error.strerror}.") from error
-        except ValueError as error:  # no TOML, no UTF-8, or a number with thousands of digits
-            raise RaggdError(f"settings file {path} is not valid TOML: {error}.") from error
     for assignment in assignments or []:
         _assign(raw, assignment)
     _refuse_vast(raw, source)

@@ -1,32 +1,38 @@
-"""Making an index and bringing it up to date: one way for every kind, stopped and resumed.
+"""What a corpus holds, and its index: made, brought up to date, stopped and resumed.
 
-What is the same as in the earlier version of the index is carried over: the passages of files that
-did not change, their postings, and the vectors of all passages whose title and text were encoded
-before. The rest is read, sorted or encoded, and the new version takes the place of the old one.
+There is one way for every kind of index. What is the same as in the earlier version is carried
+over: the passages of files that did not change, their postings, and the vectors of all passages
+whose title and text were encoded before. The rest is read, sorted or encoded, and the new version
+takes the place of the old one.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from raggd.data.documents import Skipped, readers_fingerprint
-from raggd.files import cache_folder, read_json, write_json
+import numpy as np
+from numpy.typing import NDArray
+
+from raggd.data.documents import (
+    Skipped,
+    SourceFile,
+    corpus_hash,
+    list_files,
+    passages_in,
+    read_passages,
+    readers_fingerprint,
+    summary,
+)
+from raggd.files import cache_folder, file_hash, read_json, write_json
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.base import Budget, Count, parse_size
+from raggd.retrieval.base import Budget, Count, counted, parse_size
 from raggd.retrieval.bm25 import BM25Kind
-from raggd.retrieval.corpus import (
-    Changes,
-    Listing,
-    changes_between,
-    look_at,
-    skipped_in,
-    unchanged,
-    write_store,
-)
 from raggd.retrieval.dense import DenseKind
 from raggd.retrieval.encoder import load_encoder
 from raggd.retrieval.folders import STATE, building, clear, open_folder, publish, read_manifest
@@ -35,12 +41,136 @@ from raggd.retrieval.store import (
     PassageStore,
     StoredFile,
     StoredRetriever,
+    StoreWriter,
     hash_of_files,
 )
 from raggd.settings import RetrievalSettings
 
-FUSED = ("bm25", "dense")
-"""The kinds of index that ``hybrid`` fuses."""
+_TICK_NS = 2_000_000_000
+"""A file younger than this when it is read may change again without another time stamp."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a corpus as they are now; its `key`, the path, stands in its index's name."""
+
+    files: tuple[SourceFile, ...]
+    key: str
+    skipped: tuple[Skipped, ...]
+
+
+def look_at(corpus: Path) -> Listing:
+    """Return what a file or folder holds now; no file is read."""
+    skipped: list[Skipped] = []
+    return Listing(tuple(list_files(corpus, skipped)), str(corpus.resolve()), tuple(skipped))
+
+
+def passages_hash(path: Path) -> str:
+    """Return the hash of all passages of a file or folder, which are read for it."""
+    return corpus_hash(read_passages(path))
+
+
+def _hash_of(file: SourceFile) -> str:
+    try:
+        return file_hash(file.path)
+    except OSError:  # it cannot be opened
+        return ""
+
+
+def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFile]:
+    """Return what was stored of files with the same size and time, or bytes, as of now."""
+    known = {file.name: file for file in old}
+    same = {}
+    for now in listing.files:
+        before = known.get(now.name)
+        if before is None or before.size != now.size:
+            continue
+        if "pip install" in before.skipped:  # perhaps what it needs is there by now
+            continue
+        # no time stamp tells that a file which could not be opened can be now
+        settled = before.content and before.mtime_ns == now.mtime_ns != 0
+        if settled or before.content == _hash_of(now):
+            same[now.name] = replace(before, mtime_ns=_settled(now.mtime_ns))
+    return same
+
+
+def _settled(mtime_ns: int) -> int:
+    return mtime_ns if time.time_ns() - mtime_ns > _TICK_NS else 0
+
+
+def write_store(
+    work: Path,
+    listing: Listing,
+    same: dict[str, StoredFile],
+    old: PassageStore | None,
+    count: Count,
+) -> NDArray[np.bool_]:
+    """Write the passages of a corpus into an empty folder; those of `same` files are copied.
+
+    A file of a folder that cannot be read is left out, and its reason stored. Whether each row of
+    `old` was copied is returned, shape (rows,); copied rows come first, in order.
+
+    Raises:
+        RaggdError: a single file cannot be read, no file can, or two passages share an id.
+    """
+    writer = StoreWriter(work, old)
+    kept = np.zeros(len(old) if old else 0, dtype=bool)
+    for file in same.values():
+        kept[file.start : file.start + file.count] = True
+    edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
+    for start, end in edges.tolist():
+        writer.copy(start, end)
+    place = np.cumsum(kept) - 1
+    stored = []
+    for now in listing.files:
+        if now.name in same:
+            before = same[now.name]
+            start = int(place[before.start]) if before.count else 0
+            stored.append(replace(before, start=start))
+        else:
+            stored.append(_read(writer, listing, now, count))
+    if not len(writer):
+        left_out = [*listing.skipped, *skipped_in(stored)]
+        raise RaggdError(f"nothing to index: {summary(left_out)}.")
+    writer.finish(stored)
+    return kept
+
+
+def _read(writer: StoreWriter, listing: Listing, now: SourceFile, count: Count) -> StoredFile:
+    start = len(writer)
+    state = StoredFile(now.name, now.size, _settled(now.mtime_ns), _hash_of(now))
+    lost: list[Skipped] = []
+    passages = passages_in(now, lost, alone=len(listing.files) == 1)
+    hashed = writer.add(counted(passages, start, None, count))
+    why = "; ".join(each.reason for each in lost)
+    if not (read := len(writer) - start):
+        return replace(state, skipped=why)
+    return replace(state, passages=hashed, start=start, count=read, partly=why)
+
+
+def skipped_in(files: Sequence[StoredFile]) -> list[Skipped]:
+    """Return the files of a store that could not be read, or not whole, with their reasons."""
+    told = [Skipped(f.name, f.skipped or f.partly, partly=not f.skipped) for f in files]
+    return [each for each in told if each.reason]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How many files and passages came, changed and went since the index was last made.
+
+    A passage is known by its id; it changed if its title or text did.
+    """
+
+    files_added: int = 0
+    files_changed: int = 0
+    files_removed: int = 0
+    passages_added: int = 0
+    passages_changed: int = 0
+    passages_removed: int = 0
+
+    def __str__(self) -> str:
+        counts = [f"{count} {name.partition('_')[2]}" for name, count in asdict(self).items()]
+        return f"files: {', '.join(counts[:3])}; passages: {', '.join(counts[3:])}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +183,7 @@ class Index:
     folder: Path
     retriever: StoredRetriever
     built: bool
-    changes: Changes = field(default_factory=Changes)
+    changes: Changes = Changes()
     skipped: tuple[Skipped, ...] = ()
 
 
@@ -111,9 +241,7 @@ def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
 
 def open_index(folder: Path, kind: Kind) -> StoredRetriever:
     """Return the index in a folder as it is, memory-mapped."""
-    return open_folder(
-        folder, kind.name, lambda data, manifest: kind.open(data, str(manifest["fingerprint"]))
-    )
+    return open_folder(folder, kind.name, kind.open)
 
 
 def _build(listing: Listing, folder: Path, kind: Kind, work: Path, count: Count) -> Changes:
@@ -137,12 +265,24 @@ def _build(listing: Listing, folder: Path, kind: Kind, work: Path, count: Count)
 
 
 def _start(listing: Listing, kind: Kind, work: Path, old: _Old | None, count: Count) -> Changes:
+    # Write the passages, and carry over what was made of those that stay.
     same = unchanged(listing, old.files) if old else {}
     kept = write_store(work, listing, same, old.store if old else None, count)
     store, copied = PassageStore(work), int(kept.sum())
-    if old and old.same_rules:
+    if not old:
+        return Changes(files_added=len(store.files), passages_added=len(store))
+    if old.same_rules:
         kind.carry(old.data, kept, work, len(store) - copied)
-    return changes_between(old.store if old else None, store, copied, len(same))
+    before, now = ({file.name for file in each.files} for each in (old.store, store))
+    shared, changed = store.shared_with(old.store, copied)
+    return Changes(
+        files_added=len(now - before),
+        files_changed=len(now & before) - len(same),
+        files_removed=len(before - now),
+        passages_added=len(store) - copied - shared,
+        passages_changed=changed,
+        passages_removed=len(old.store) - copied - shared,
+    )
 
 
 def build_index(
@@ -164,10 +304,11 @@ def build_index(
         named = folder / part.retriever if folder and len(parts) > 1 else folder
         where = named or _cached_folder(listing, part)
         made.append(update_index(listing, where, kind, progress))
+    first = made[0]
     if len(made) == 1:
-        return made[0]
+        return first
     retriever, built = HybridRetriever([p.retriever for p in made]), any(p.built for p in made)
-    return Index(folder or made[0].folder, retriever, built, made[0].changes, made[0].skipped)
+    return replace(first, folder=folder or first.folder, retriever=retriever, built=built)
 
 
 def is_indexed(corpus: Path, settings: RetrievalSettings) -> bool:
@@ -179,7 +320,7 @@ def is_indexed(corpus: Path, settings: RetrievalSettings) -> bool:
 
 
 def _parts(settings: RetrievalSettings) -> list[RetrievalSettings]:
-    kinds = FUSED if settings.retriever == "hybrid" else (settings.retriever,)
+    kinds = ("bm25", "dense") if settings.retriever == "hybrid" else (settings.retriever,)
     return [settings.model_copy(update={"retriever": kind}) for kind in kinds]
 
 

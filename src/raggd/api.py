@@ -112,10 +112,7 @@ class Rag:
         return index
 
     def support(self, demonstrations: Demonstrations) -> SupportSet:
-        """Retrieve for answered questions, three or so, and make a support set of them.
-
-        A support set is passed through; ``rag.store.add`` keeps one.
-        """
+        """Retrieve for answered questions, three or so; a support set is passed through."""
         if isinstance(demonstrations, SupportSet):
             return demonstrations
         if isinstance(demonstrations, str | Path):
@@ -209,11 +206,7 @@ class Rag:
         guess: bool = False,
         instruction: str = "",
     ) -> list[Answer]:
-        """Answer questions in batches: as `answer`, with one state for all, or one per question.
-
-        Raises:
-            RaggdError: a question is empty, or the numbers of questions and states differ.
-        """
+        """Answer questions in batches: as `answer`, with one state for all, or one per question."""
         from raggd.methods.answering import answer_batch, batches_of, bounded_prompt
 
         if isinstance(questions, str | bytes | Mapping) or not isinstance(questions, Iterable):

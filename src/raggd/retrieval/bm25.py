@@ -10,8 +10,8 @@ memory, scored and searched together. First the words of a range of rows are num
 nothing in that depends on other ranges, so a build that was stopped goes on after its last segment,
 and a corpus that changed keeps those that it had, less the rows that went. When all are there, the
 terms of all are joined, and document frequencies and the mean length of the whole corpus give each
-posting its score: that of one index of everything. A segment is a folder, whole or absent, named by
-its first row, with arrays as ``.npy``:
+posting its score: to the bit that of bm25s's index of everything. A segment is a folder, whole or
+absent, named by its first row, with arrays as ``.npy``:
 
     keys      sorted hashes of its terms
     lengths   words of each passage
@@ -47,7 +47,6 @@ from raggd.retrieval.terms import (
     TermNumbers,
     bare_spellings,
     bare_terms,
-    bm25_scores,
     inverse_frequencies,
     keys_apart,
     make_postings,
@@ -82,18 +81,15 @@ class Segment:
 
     start: int
     count: int
-    terms: NDArray[np.int32]
+    terms: NDArray[np.int32] | None  # None: all terms of the corpus
     indptr: NDArray[np.integer[Any]]
     rows: NDArray[np.int32]
     scores: NDArray[np.float32]
 
     def best(self, terms: Sequence[int], k: int, rank: Rows) -> tuple[Rows, NDArray[np.float32]]:
-        """Return the `k` best rows of the corpus for a query's terms, and their scores.
-
-        A repeated term counts again; `rank`, of all rows, orders equal scores.
-        """
+        """Return the `k` best rows of the corpus, and their scores; `rank` orders equal ones."""
         total = np.zeros(self.count, dtype=np.float32)
-        for at in _places(self.terms, terms):
+        for at in terms if self.terms is None else _places(self.terms, terms):
             part = slice(self.indptr[at], self.indptr[at + 1])
             np.add.at(total, self.rows[part], self.scores[part])
         rows = top_k(total, rank[self.start : self.start + self.count], k, above=0.0)
@@ -142,10 +138,7 @@ def _save(folder: Path, start: int, arrays: Mapping[str, NDArray[Any] | Path]) -
 
 
 def sort_range(passages: Iterable[Passage], room: int) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a range by name, as above, from its passages.
-
-    It ends earlier where `room` bytes of memory would not do.
-    """
+    """Return the arrays of a range by name, as above; it ends where `room` bytes would not do."""
     vocabulary, numbers, lengths, apart = TermNumbers(), array("i"), array("i"), array("Q")
     for row, passage in enumerate(passages):
         text = f"{passage.title}\n{passage.text}"
@@ -206,12 +199,16 @@ def score_segments(folder: Path, passages: int) -> int:
     if found.any():
         weights, mean = inverse_frequencies(found, passages), words / passages
         for part in parts:
-            lengths = _array(part, "lengths").astype(np.int64)
-            norm = K1 * ((1 - B) + B * lengths / mean)
-            each = np.repeat(weights[_array(part, "terms")], np.diff(_array(part, "indptr")))
-            scores = bm25_scores(_array(part, "counts"), norm[_array(part, "rows")], each)
-            np.save(part / "scores.npy", scores, allow_pickle=False)
+            np.save(part / "scores.npy", _scores(part, weights, mean), allow_pickle=False)
     return int(found.sum())
+
+
+def _scores(part: Path, weights: NDArray[np.float32], mean: float) -> NDArray[np.float32]:
+    # Step by step in the types of bm25s, so that the bits are the same.
+    lengths, often = _array(part, "lengths"), _array(part, "counts").astype(np.float32)
+    norm = K1 * ((1 - B) + B * lengths.astype(np.int64) / mean)
+    each = np.repeat(weights[_array(part, "terms")], np.diff(_array(part, "indptr")))
+    return np.asarray(each * (often / (norm[_array(part, "rows")] + often)), dtype=np.float32)
 
 
 class BM25Retriever(StoredRetriever):
@@ -315,7 +312,8 @@ class BM25Kind:
             terms, indptr, rows, scores = (_array(part, name) for name in names)
             if len(indptr) != len(terms) + 1 or not len(rows) == len(scores) == indptr[-1]:
                 raise ValueError(f"the files of the segment of row {start} do not belong together")
-            found.append(Segment(start, end - start, terms, indptr, rows, scores))
+            own = None if len(terms) == len(keys) else terms
+            found.append(Segment(start, end - start, own, indptr, rows, scores))
         if sum(segment.count for segment in found) != len(store):
             raise ValueError("its passages and its scores do not belong together")
         return BM25Retriever(found, keys, store, str(manifest["fingerprint"]))

@@ -16,18 +16,14 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raggd.data.text import normal_text
 from raggd.records import Hit, Passage, RaggdError, content_id
 from raggd.retrieval.base import RetrievalWarning, Retriever, check_search
+from raggd.settings import Settings
 
-if TYPE_CHECKING:
-    from raggd.settings import Settings
-
-Search = Callable[[Sequence[str], int], Iterable[Iterable[Any]]]
-"""Finds the best passages for each query, best first; the number asked for is only a wish."""
-
+Search = Callable[[Sequence[str], int], Iterable[Iterable[Any]]]  # how many is only a wish
 _TITLES = ("title", "file_name", "source")
 _REMEMBERED = 10_000
 _LONGEST = 100_000  # characters of a passage: far more than a context shows
@@ -199,13 +195,7 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
 
 
 def open_named(path: str, settings: Settings) -> Retriever:
-    """Return the retriever that ``module:function`` (or a class) makes, wrapped by its type.
-
-    It is found as from a script in the working directory; if it takes an argument, the settings.
-
-    Raises:
-        RaggdError: it cannot be imported, fails, or makes something else.
-    """
+    """Return what ``module:function`` makes, wrapped; it is found as by a script that runs here."""
     module, _, attribute = path.partition(":")
     here = str(Path.cwd())
     sys.path.insert(0, here)

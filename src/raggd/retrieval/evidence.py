@@ -96,10 +96,7 @@ PREPARED_FROM, PREPARED, NEAR = 20, 3, 2
 
 
 def prepare(questions: Sequence[Question], retriever: Retriever) -> list[Prepared]:
-    """Find for each answered question passages that hold an answer, and near ones that do not.
-
-    A question whose best passages hold no answer has no `passages`.
-    """
+    """Find for each answered question passages with an answer, if any, and near ones without."""
     evidence = evidence_for(questions, retriever, PREPARED_FROM)
     return [_row(question, found) for question, found in zip(questions, evidence, strict=True)]
 
@@ -112,10 +109,8 @@ def _row(question: Question, found: tuple[Passage, ...]) -> Prepared:
         shown = []
     elif held and not any(p in holders for p in shown):
         shown[-1] = holders[0]
-    others = (
-        p for p in found if held is not None and not contains_answer(p.title, question.answers)
-    )
-    near = [p for p in others if p not in holders][:NEAR]
+    others = [p for p in found if p not in holders]
+    near = [p for p in others if not contains_answer(p.title, question.answers)][:NEAR]
     return Prepared(
         id=question.id,
         task=question.task,
@@ -123,7 +118,7 @@ def _row(question: Question, found: tuple[Passage, ...]) -> Prepared:
         answers=question.answers,
         gold=choose_answer(question.answers, shown),
         passages=tuple(shown),
-        near=tuple(near),
+        near=() if held is None else tuple(near),
     )
 
 

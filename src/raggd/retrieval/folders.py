@@ -29,7 +29,6 @@ FORMATS = {"bm25": 4, "dense": 3}
 """Version of the index folders that this code writes and reads, by kind."""
 
 MANIFEST = "index.json"  # the file that makes a folder an index
-
 STATE = "state.json"
 """The file of a partial folder that makes it worth keeping: its passages are all there."""
 
@@ -164,10 +163,8 @@ class CacheEntry:
 
 def list_cache() -> list[CacheEntry]:
     """Return all that is in the cache folder, the longest unused first."""
-    root = cache_folder()
-    folders = [f for f in root.iterdir() if f.is_dir()] if root.is_dir() else []
     entries = []
-    for path in (path for folder in folders for path in folder.iterdir()):
+    for path in cache_folder().glob("*/*"):
         with suppress(FileNotFoundError):  # another process removed it, or a part of it
             entries.append(_entry(path.parent.name, path))
     return sorted(entries, key=lambda entry: entry.last_used)
@@ -192,13 +189,7 @@ def _entry(folder: str, path: Path) -> CacheEntry:
 def prune_cache(
     older_than_days: float | None = None, max_bytes: int | None = None
 ) -> list[CacheEntry]:
-    """Return what was deleted: unused for so long, or longest, until the rest is small enough.
-
-    Downloads and support sets stay. A program that has an index open goes on with it.
-
-    Raises:
-        RaggdError: something cannot be deleted.
-    """
+    """Return what was deleted: unused for so long, or longest, until the rest is small enough."""
     entries = [entry for entry in list_cache() if entry.kind in _REMADE]
     held, now = sum(entry.bytes for entry in entries), time.time()
     gone: list[CacheEntry] = []

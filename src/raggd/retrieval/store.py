@@ -80,12 +80,6 @@ class StoredFile:
     partly: str = ""
 
 
-def hash_of_files(files: Sequence[StoredFile]) -> str:
-    """Return the hash of a corpus; of a single file, that of its passages in order."""
-    hashes = [file.passages for file in files if file.count]
-    return hashes[0] if len(hashes) == 1 else content_id(*hashes, length=32)
-
-
 class StoreWriter:
     """Writes a store: rows copied from an earlier one first, then passages as they are read."""
 
@@ -267,10 +261,9 @@ class StoredRetriever(ABC):
 
 
 class HybridRetriever(StoredRetriever):
-    """Several retrievers of one corpus, fused by reciprocal ranks; ties go by passage id."""
+    """Several retrievers of the same passages, fused by reciprocal ranks; ties go by passage id."""
 
     def __init__(self, parts: Sequence[StoredRetriever]) -> None:
-        """Take the retrievers, which must be of the same passages."""
         prints = (part.fingerprint for part in parts)
         super().__init__(parts[0].store, content_id("hybrid", f"{FUSION} {DEPTH}", *prints))
         self._parts, self._watching = parts, False  # the parts watch

@@ -1,4 +1,4 @@
-"""From text to the terms of BM25, and from terms to postings and scores.
+"""From text to the terms of BM25, and from terms to postings.
 
 Terms are words in lower case, without English stop words, by their Snowball stems: English ones,
 or those of the language that a script stands for. Words are what Unicode takes for them: marks
@@ -10,8 +10,7 @@ A word of a query that no passage holds is spelt otherwise: with the accents tha
 without ("zurich", "zuerich"), or apart ("email" for "e-mail", "3000" for "3,000"). Spellings are a
 table of keys, (n, 2): of the other term, and of one it stands for.
 
-Postings are pure functions on arrays. The arithmetic is that of bm25s (method lucene), step by step
-in the same types, so that scores are the same bits as those of its own index of the whole corpus.
+Postings are pure functions on arrays.
 """
 
 from __future__ import annotations
@@ -163,12 +162,7 @@ _term = lru_cache(maxsize=100_000)(_stemmed)
 
 
 class TermNumbers(dict[str, int]):
-    """The number of each word's term by first occurrence, -1 for stop words; each is stemmed once.
-
-    >>> numbers = TermNumbers()
-    >>> numbers.of("cats and a cat"), numbers.terms
-    ([0, 0], {'cat': 0})
-    """
+    """The number of each word's term by first occurrence, -1 for stop words; it is stemmed once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -235,11 +229,7 @@ def _keys(apart: str) -> list[int]:
 
 def merged(one: Keys, other: Keys) -> Keys:
     """Return the sorted table of two, of which further columns are left out, each row once."""
-    table = np.concatenate([one[:, :2], other[:, :2]])
-    table = table[np.lexsort((table[:, 1], table[:, 0]))]
-    first = np.ones(len(table), dtype=bool)
-    first[1:] = (table[1:] != table[:-1]).any(axis=1)
-    return np.asarray(table[first])
+    return np.unique(np.concatenate([one[:, :2], other[:, :2]]), axis=0)
 
 
 def terms_fingerprint() -> str:
@@ -285,15 +275,3 @@ def inverse_frequencies(found: NDArray[np.int64], passages: int) -> NDArray[np.f
     values, place = np.unique(found, return_inverse=True)
     weights = [math.log(1 + (passages - df + 0.5) / (df + 0.5)) for df in values.tolist()]
     return np.array(weights, dtype=np.float32)[place]
-
-
-def bm25_scores(
-    counts: NDArray[np.integer[Any]], norm: NDArray[np.float64], weights: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return what each posting adds to the score of its passage, all of shape (postings,).
-
-    `norm` is k1 (1 - b + b length / mean length) of the passage, `weights` the term's frequency
-    inverted.
-    """
-    often = counts.astype(np.float32)
-    return np.asarray(weights * (often / (norm + often)), dtype=np.float32)

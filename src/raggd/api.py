@@ -59,9 +59,7 @@ class Rag:
     def retriever(self) -> Retriever:
         """What finds the passages."""
         with self._lock:
-            if self._retriever is None:
-                self._retriever = self.parts.retriever
-            return self._retriever
+            return self.parts.retriever if self._retriever is None else self._retriever
 
     @cached_property
     def store(self) -> Store:

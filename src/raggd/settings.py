@@ -72,8 +72,7 @@ class RetrievalSettings(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
     index_factory: str = ""
-    """How faiss indexes vectors (``HNSW32``, ``IVF4096,PQ48``); empty: by size, none below
-    200,000 passages."""
+    """How faiss indexes vectors (``HNSW32``, ``IVF4096,PQ48``); empty: by size, from 200,000 on."""
     memory: str = "3GB"  # most memory that the process may hold while it builds an index
     top_k: int = Field(default=3, ge=0)  # passages given to the model (paper: 5)
     noise: Share = 0.0  # of the passages, replaced by random ones, for tests of robustness
@@ -96,8 +95,7 @@ class TrainingSettings(_Section):
     max_tokens: int = Field(default=480, ge=16)
     """Tokens per question or lesson learned from; passages are cut to fit, from the last."""
     answerable_only: bool = False
-    """Of base adapter, soft prefix, HyperTuning: learn from no question whose passages hold none
-    of its answers."""
+    """Base adapter, soft prefix, HyperTuning: leave out questions whose passages hold no answer."""
 
 
 class ScheduleSettings(_Section):
@@ -326,9 +324,5 @@ def changed(settings: Settings, section: str, **values: Any) -> Settings:
 
 
 def load_settings(path: Source = None, assignments: list[str] | None = None) -> Settings:
-    """Read the settings of a run; arguments as of `read_settings`.
-
-    >>> load_settings(assignments=["retrieval.top_k=5"]).retrieval.top_k
-    5
-    """
+    """Read the settings of a run; arguments as of `read_settings`."""
     return read_settings(Settings, path, assignments)

@@ -52,8 +52,7 @@ class Retriever(Protocol):
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return at most `k` hits for each query, none of them blank, best first.
 
-        Equal scores are ordered by passage id. BM25 returns only passages that share a term with
-        the query.
+        Equal scores are ordered by passage id. What BM25 finds shares a term with the query.
         """
         ...
 
@@ -73,13 +72,11 @@ def top_k(
     """
     bound = _least_of_best(scores, k)
     rows = np.flatnonzero(scores >= bound if bound > above else scores > above)
-    kept = scores[rows]
     if 0 < k < len(rows):
         # Everything at least as good as the k-th best stays, so that the order of ties decides.
-        worst = np.partition(kept, len(kept) - k)[len(kept) - k]
-        rows = rows[kept >= worst]
-        kept = scores[rows]
-    return rows[np.lexsort((ties[rows], -kept))[:k]]
+        kept, place = scores[rows], len(rows) - k
+        rows = rows[kept >= np.partition(kept, place)[place]]
+    return rows[np.lexsort((ties[rows], -scores[rows]))[:k]]
 
 
 def _least_of_best(scores: NDArray[np.floating[Any]], k: int) -> float:

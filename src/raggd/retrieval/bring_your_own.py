@@ -36,14 +36,13 @@ class ForeignRetriever:
     without text are left out, and counted in `empty`; those without bound are cut (`cut`).
     """
 
-    def __init__(self, kind: str, search: Search, fingerprint: Callable[[], str]) -> None:
+    def __init__(self, kind: str, search: Search, fingerprint: Callable[[], Any]) -> None:
         self.empty = self.cut = 0
         self._kind, self._search, self._fingerprint = kind, search, fingerprint
 
     @property
     def fingerprint(self) -> str:
         """Equal where it vouches for equal hits; one that has none is refused."""
-        found: Any
         try:
             found = self._fingerprint()
         except Exception as error:  # of any kind: it is another's code

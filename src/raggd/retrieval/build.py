@@ -203,8 +203,7 @@ def _old_version(folder: Path, kind: Kind) -> _Old | None:
     except (RaggdError, OSError, ValueError, KeyError, TypeError):
         return None
     files = store.files if manifest.get("readers") == readers_fingerprint() else []
-    rules = kind.rules()
-    return _Old(store, files, all(manifest.get(name) == rules[name] for name in rules))
+    return _Old(store, files, kind.rules().items() <= manifest.items())
 
 
 def update_index(listing: Listing, folder: Path, kind: Kind, progress: Progress = silent) -> Index:

@@ -73,7 +73,14 @@ class DenseKind:
 
     def rules(self) -> dict[str, Any]:
         """Return encoder, precision and index of faiss."""
-        return {**_entries(self.encoder), "faiss": self.factory}
+        return {
+            "encoder": self.encoder.name,
+            "encoder_fingerprint": self.encoder.fingerprint,
+            "query_prefix": self.encoder.rules.query_prefix,
+            "passage_prefix": self.encoder.rules.passage_prefix,
+            "precision": self.encoder.precision,
+            "faiss": self.factory,
+        }
 
     def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
         """Do nothing: vectors are found by what was encoded, wherever it stands now."""
@@ -83,7 +90,7 @@ class DenseKind:
         factory = factory_for(passages, self.encoder.width, self.factory)
         if factory:
             import_faiss()  # missing, it is told before the work, not after it
-        known, vectors = _known_vectors(work, passages, old, self.encoder)
+        known, vectors = self._known_vectors(work, passages, old)
         shape = (passages, self.encoder.width)
         with _appended(work / EMBEDDINGS, shape, self.shard) as (stream, done):
             for start in range(done, passages, self.shard):
@@ -105,6 +112,18 @@ class DenseKind:
         if factory:
             build_faiss(mapped(work / EMBEDDINGS), factory, work / _FAISS)
 
+    def _known_vectors(self, work: Path, passages: int, old: Path | None) -> tuple[Rows, Vectors]:
+        # For each row, one of the old index with the same title and text, or -1; and its vectors.
+        manifest = read_json(old.parent / MANIFEST, what="index description") if old else {}
+        encoded = {name: value for name, value in self.rules().items() if name != "faiss"}
+        if old is None or not encoded.items() <= manifest.items():
+            return np.full(passages, -1), np.empty((0, self.encoder.width), dtype=np.float32)
+        content, before = PassageStore(work).content(), PassageStore(old).content()
+        order = np.argsort(before, kind="stable")
+        places = np.minimum(np.searchsorted(before, content, sorter=order), len(before) - 1)
+        rows = order[places]
+        return np.where(before[rows] == content, rows, -1), mapped(old / EMBEDDINGS)
+
     def fingerprint(self, corpus: str, passages: int) -> str:
         """Return the fingerprint of the dense index of a corpus, given its hash and size."""
         factory = factory_for(passages, self.encoder.width, self.factory)
@@ -120,31 +139,6 @@ class DenseKind:
         first_pass = open_faiss(data / _FAISS, factory, len(store)) if factory else None
         fingerprint = str(manifest["fingerprint"])
         return DenseRetriever(embeddings, store, encoder, fingerprint, first_pass)
-
-
-def _entries(encoder: Encoder) -> dict[str, Any]:
-    return {
-        "encoder": encoder.name,
-        "encoder_fingerprint": encoder.fingerprint,
-        "query_prefix": encoder.rules.query_prefix,
-        "passage_prefix": encoder.rules.passage_prefix,
-        "precision": encoder.precision,
-    }
-
-
-def _known_vectors(
-    work: Path, count: int, old: Path | None, encoder: Encoder
-) -> tuple[Rows, Vectors]:
-    # For each row, one of the old index with the same title and text, or -1; and its vectors.
-    manifest = read_json(old.parent / MANIFEST, what="index description") if old else {}
-    same = all(manifest.get(name) == value for name, value in _entries(encoder).items())
-    if old is None or not same:
-        return np.full(count, -1), np.empty((0, encoder.width), dtype=np.float32)
-    content, before = PassageStore(work).content(), PassageStore(old).content()
-    order = np.argsort(before, kind="stable")
-    places = np.minimum(np.searchsorted(before, content, sorter=order), len(before) - 1)
-    rows = order[places]
-    return np.where(before[rows] == content, rows, -1), mapped(old / EMBEDDINGS)
 
 
 @contextmanager
@@ -175,8 +169,7 @@ def nearest(
     """Return the `k` rows with the highest dot product and their scores, for each query.
 
     `embeddings`, (n, width), and `queries`, (queries, width), are of length 1; `ties`, (n,), ranks
-    rows among equal scores. `first_pass` proposes candidates; without it every row is compared,
-    which is exact.
+    rows among equal scores. Without a `first_pass`, every row is compared, which is exact.
     """
     found = []
     for start in range(0, len(queries), _QUERIES_AT_ONCE):

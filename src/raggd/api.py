@@ -23,10 +23,10 @@ from raggd.data.remarks import DemonstrationWarning, remarks_on
 from raggd.data.shown import is_refusal, named_passages
 from raggd.data.text import normal_text
 from raggd.progress import Progress, silent
-from raggd.records import Answer, Question, RaggdError, SupportSet, content_id
+from raggd.records import Answer, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import wrap_retriever
-from raggd.retrieval.evidence import evidence_for, make_demonstrations
+from raggd.retrieval.evidence import make_demonstrations
 from raggd.settings import Settings, changed, load_settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
@@ -40,6 +40,7 @@ Demonstrations: TypeAlias = str | Path | SupportSet | Iterable[Shown]
 """A JSON Lines file, a `SupportSet`, or answered questions (pairs, dictionaries, `Question`)."""
 State: TypeAlias = Union["Adapted", "Update", str, Path]
 """What `Rag.adapt` gave, an update, or the file of one."""
+States: TypeAlias = State | Sequence[State | None] | None  # one for all, or one per question
 
 
 class Rag:
@@ -198,7 +199,7 @@ class Rag:
     def answer_many(
         self,
         questions: Sequence[str],
-        adapted: State | Sequence[State | None] | None = None,
+        adapted: States = None,
         *,
         method: str | None = None,
         guess: bool = False,
@@ -215,9 +216,10 @@ class Rag:
             raise RaggdError("the question is empty: expected at least one word.")
         with self._lock:
             settings = self.parts.settings
-            asked = [Question(f"asked-{i}", q, (), OWN_TASK) for i, q in enumerate(questions)]
-            evidence = evidence_for(asked, self.retriever, settings.retrieval.top_k)
-            rows, backbone = self._rows(asked, adapted, method, instruction), self.parts.backbone
+            found = self.retriever.search(questions, settings.retrieval.top_k)
+            evidence = [tuple(hit.passage for hit in hits) for hits in found]
+            rows = self._rows(len(questions), adapted, method, instruction)
+            backbone = self.parts.backbone
             prompts = [
                 bounded_prompt(settings, backbone, row, question, passages)
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
@@ -242,14 +244,14 @@ class Rag:
         ]
 
     def _rows(
-        self, asked: Sequence[Question], adapted: Any, method: str | None, instruction: str
+        self, count: int, adapted: States, method: str | None, instruction: str
     ) -> list[Adapted]:
         several = isinstance(adapted, Sequence) and not isinstance(adapted, str)
-        states = adapted if several else [adapted] * len(asked)
-        if len(states) != len(asked):
+        states: Sequence[Any] = adapted if several else [adapted] * count  # type: ignore[assignment]
+        if len(states) != count:
             raise RaggdError(
-                f"{len(asked)} questions, but {len(states)} adapted states: give one per question, "
-                "or one for all."
+                f"{count} questions, but {len(states)} adapted states: give one per question, or "
+                "one for all."
             )
         if method is not None and any(state is not None for state in states):
             raise RaggdError(
@@ -284,9 +286,7 @@ class Rag:
         from raggd.methods.store import write_state
 
         if not write_state(Path(file), self.state(adapted), {}):
-            raise RaggdError(
-                "this adapted state holds neither an update nor a prefix that could be saved."
-            )
+            raise RaggdError("this state holds neither an update nor a prefix that could be saved.")
 
     def export_peft(self, folder: str | Path, adapted: State | None = None) -> PeftFolder:
         """Return the folder written: base adapter and update as a LoRA for `peft`, vLLM, others.

@@ -283,9 +283,7 @@ def _opened_tensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise RaggdError(
-            f"no weight file at {path}: check the path, or make it with `raggd train`."
-        )
+        raise RaggdError(f"no weight file at {path}: check it, or make one with `raggd train`.")
     try:
         with safe_open(str(path), framework="pt") as opened:
             yield opened

@@ -263,9 +263,7 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
     name, equals, text = assignment.partition("=")
     parts = name.strip().split(".")
     if not equals or len(parts) != 2:
-        raise RaggdError(
-            f"--set '{assignment}': expected SECTION.NAME=VALUE, e.g. retrieval.top_k=5."
-        )
+        raise RaggdError(f"--set '{assignment}': expected SECTION.NAME=VALUE (retrieval.top_k=5).")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except _NO_TOML:

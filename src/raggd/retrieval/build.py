@@ -302,10 +302,8 @@ def build_index(
 
 def is_indexed(corpus: Path, settings: RetrievalSettings) -> bool:
     """Return whether `build_index` with its cached folder has nothing to do."""
-    listing = look_at(corpus)
-    return ":" in settings.retriever or all(
-        _is_there(listing, where, kind) for kind, where in _wanted(corpus, settings)
-    )
+    listing, wanted = look_at(corpus), _wanted(corpus, settings)
+    return ":" in settings.retriever or all(_is_there(listing, at, kind) for kind, at in wanted)
 
 
 def _wanted(

@@ -180,9 +180,8 @@ def _entry(folder: str, path: Path) -> CacheEntry:
         manifest = read_manifest(path)
     except RaggdError:
         return CacheEntry("unfinished index", path, size, used, path.name.strip("."))
-    what = (
-        f"{manifest.get('kind')}, {manifest.get('passages')} passages of {manifest.get('corpus')}"
-    )
+    kind, count, corpus = (manifest.get(name) for name in ("kind", "passages", "corpus"))
+    what = f"{kind}, {count} passages of {corpus}"
     return CacheEntry("index", path, size, (path / MANIFEST).stat().st_mtime, what)
 
 

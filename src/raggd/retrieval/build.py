@@ -102,14 +102,7 @@ def write_store(
     old: PassageStore | None,
     count: Count,
 ) -> NDArray[np.bool_]:
-    """Write the passages of a corpus into an empty folder; those of `same` files are copied.
-
-    A file of a folder that cannot be read is left out, and its reason stored. Whether each row of
-    `old` was copied is returned, shape (rows,); copied rows come first, in order.
-
-    Raises:
-        RaggdError: a single file cannot be read, no file can, or two passages share an id.
-    """
+    """Write a store, copying `same` files first; return which rows of `old` were, shape (rows,)."""
     writer = StoreWriter(work, old)
     kept = np.zeros(len(old) if old else 0, dtype=bool)
     for file in same.values():
@@ -139,7 +132,7 @@ def _read(writer: StoreWriter, listing: Listing, now: SourceFile, count: Count) 
     passages = passages_in(now, lost, alone=len(listing.files) == 1)
     hashed = writer.add(counted(passages, start, None, count))
     why = "; ".join(each.reason for each in lost)
-    if not (read := len(writer) - start):
+    if not (read := len(writer) - start):  # left out of the index, with its reason
         return replace(state, skipped=why)
     return replace(state, passages=hashed, start=start, count=read, partly=why)
 
@@ -171,16 +164,13 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index, opened; `built` if it was made or brought up to date now.
-
-    `changes` are those since it was last made, `skipped` the files that are not in it.
-    """
+    """An index, opened."""
 
     folder: Path
     retriever: StoredRetriever
-    built: bool
-    changes: Changes = Changes()
-    skipped: tuple[Skipped, ...] = ()
+    built: bool  # or brought up to date, now
+    changes: Changes = Changes()  # since it was last made
+    skipped: tuple[Skipped, ...] = ()  # files that are not in it, or not whole
 
 
 Kind = BM25Kind | DenseKind

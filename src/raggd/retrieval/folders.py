@@ -5,8 +5,9 @@
     .NAME.partial/     the next version while it is made, by one process at a time
 
 A reader maps the files of one version and keeps them, whatever takes its place; so an index can be
-brought up to date under a running program. A build that was stopped goes on from what it finds.
-Those that nobody names lie in the cache folder, which is listed and pruned here.
+brought up to date under a running program. A build that was stopped goes on from what it finds; a
+partial folder with nothing to go on from is removed. Indexes that nobody names lie in the cache
+folder, which is listed and pruned here.
 """
 
 from __future__ import annotations
@@ -69,14 +70,7 @@ def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], 
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """Yield the folder ``.NAME.partial`` to build in, for one process at a time; others wait.
-
-    What is at `folder` stays until `publish`. If that was not called, the partial folder stays
-    where there is something to go on from.
-
-    Raises:
-        RaggdError: something that is no index stands there, or the folder cannot be written.
-    """
+    """Yield ``.NAME.partial`` to build in, one process at a time; refuse to replace other files."""
     work = folder.with_name(f".{folder.name}.partial")
     try:
         unnamed = folder.exists() and not (folder / MANIFEST).is_file()

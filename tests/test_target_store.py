@@ -95,15 +95,12 @@ def test_killed_in_the_middle_of_a_shard(
     sets = many(supports)
     build_targets(tiny_backbone, base, sets, ONE, tmp_path / "whole")
 
-    opened = Path.open
-
-    def die(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
-        if mode == "wb":  # the temporary file is there, and empty
-            raise KeyboardInterrupt
-        return opened(path, mode, *rest, **named)
+    def die(_: object, path: str, **__: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Path, "open", die)
+        patched.setattr("safetensors.torch.save_file", die)
         with pytest.raises(KeyboardInterrupt):
             build_targets(tiny_backbone, base, sets, ONE, tmp_path / "c")
     assert list(hashes(tmp_path / "c")) == ["store.json"]

@@ -233,18 +233,30 @@ def file_hash(path: Path) -> str:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata as a safetensors file, atomically; equal content, equal bytes."""
-    from safetensors.torch import save
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = memoryview(save(plain))
-    start = 8 + int.from_bytes(data[:8], "little")
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, str(temporary), metadata=dict(metadata))
+        except SafetensorError as error:  # the library hides the system's error in its own text
+            full = f"os error {errno.ENOSPC})" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+        _sort_metadata(temporary)
+        temporary.chmod(0o644)
+
+
+def _sort_metadata(path: Path) -> None:
     # the library writes metadata in random order; sorted, equal content has equal bytes and hash
-    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(bytes(data[8:start]))}
-    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # as the library pads it
-    with replacing(path) as temporary, temporary.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little") + text)
-        stream.write(data[start:])
+    with path.open("r+b") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(size))
+        header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(text) <= size:  # the same length, but for the padding
+            stream.seek(8)
+            stream.write(text.ljust(size))
 
 
 def load_tensors(

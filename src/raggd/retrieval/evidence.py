@@ -173,7 +173,7 @@ CREATE TABLE IF NOT EXISTS results (
 ) WITHOUT ROWID
 """
 _INSERT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)"
-_SELECT = "SELECT key, ids, scores FROM results WHERE key IN (SELECT value FROM json_each(?))"
+_SELECT = "SELECT ids, scores FROM results WHERE key = ?"
 
 
 class CachedRetriever:
@@ -215,9 +215,10 @@ class CachedRetriever:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=60)) as file, file:
                 file.execute(_TABLE)
-                file.executemany(_INSERT, added)
-                read = file.execute(_SELECT, [json.dumps(keys)])
-                return {key: (ids, scores) for key, ids, scores in read}
+                if added:
+                    file.executemany(_INSERT, added)
+                read = {key: file.execute(_SELECT, (key,)).fetchone() for key in keys}
+                return {key: row for key, row in read.items() if row is not None}
         except (sqlite3.Error, OSError) as error:
             if not is_unwritable(error):
                 raise RaggdError(

@@ -5,7 +5,9 @@
     .NAME.partial/     the next version while it is made, by one process at a time
 
 A reader maps the files of one version and keeps them, whatever takes its place; so an index can be
-brought up to date under a running program. A build that was stopped goes on from what it finds.
+brought up to date under a running program. A build that was stopped goes on from what it finds; a
+partial folder with nothing to go on from is removed. Indexes that nobody names lie in the cache
+folder, which is listed and pruned here.
 """
 
 from __future__ import annotations
@@ -14,19 +16,20 @@ import fcntl
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raggd.files import read_json, reason_of, write_json
+from raggd.files import cache_folder, read_json, reason_of, write_json
 from raggd.records import RaggdError
 
 FORMATS = {"bm25": 4, "dense": 3}
 """Version of the index folders that this code writes and reads, by kind."""
 
 MANIFEST = "index.json"  # the file that makes a folder an index
-
 STATE = "state.json"
 """The file of a partial folder that makes it worth keeping: its passages are all there."""
 
@@ -35,9 +38,8 @@ _T = TypeVar("_T")
 
 def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     """Return ``index.json`` of an index of a kind (None: any) in the format that is read here."""
-    found = {}
-    if (folder / MANIFEST).is_file():
-        found = read_json(folder / MANIFEST, what="index description")
+    path = folder / MANIFEST
+    found = read_json(path, what="index description") if path.is_file() else {}
     named = found.get("kind") if isinstance(found, dict) else None
     if named not in FORMATS or kind not in {None, named} or found.get("format") != FORMATS[named]:
         raise RaggdError(
@@ -68,14 +70,7 @@ def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], 
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """Yield the folder ``.NAME.partial`` to build in, for one process at a time; others wait.
-
-    What is at `folder` stays until `publish`. If that was not called, the partial folder stays
-    where there is something to go on from.
-
-    Raises:
-        RaggdError: something that is no index stands there, or the folder cannot be written.
-    """
+    """Yield ``.NAME.partial`` to build in, one process at a time; refuse to replace other files."""
     work = folder.with_name(f".{folder.name}.partial")
     try:
         unnamed = folder.exists() and not (folder / MANIFEST).is_file()
@@ -141,3 +136,69 @@ def publish(work: Path, folder: Path, manifest: dict[str, Any]) -> None:
     for old in folder.iterdir():
         if old.name != name and _is_version(old):
             shutil.rmtree(old, ignore_errors=True)
+
+
+_REMADE = ("index", "unfinished index", "retrieval", "adapters", "tables", "pocket-choices")
+"""Kinds of entries that are made again when they are needed, without a download."""
+_AT_WORK = 3600
+"""Seconds for which an index that is not finished may still be made by another process."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """Something in the cache folder."""
+
+    kind: str  # ``index``, ``unfinished index``, or the name of the folder that it lies in
+    path: Path
+    bytes: int
+    last_used: float  # seconds since 1970; of what does not note it, when it was last written
+    what: str
+
+
+def list_cache() -> list[CacheEntry]:
+    """Return all that is in the cache folder, the longest unused first."""
+    entries = []
+    for path in cache_folder().glob("*/*"):
+        with suppress(FileNotFoundError):  # another process removed it, or a part of it
+            entries.append(_entry(path.parent.name, path))
+    return sorted(entries, key=lambda entry: entry.last_used)
+
+
+def _entry(folder: str, path: Path) -> CacheEntry:
+    files = [f.stat() for f in (path, *path.rglob("*")) if f.is_file()]
+    size = sum(f.st_size for f in files)
+    used = max((f.st_mtime for f in files), default=path.stat().st_mtime)
+    if folder != "indexes":
+        return CacheEntry(folder, path, size, used, path.name)
+    try:
+        manifest = read_manifest(path)
+    except RaggdError:
+        return CacheEntry("unfinished index", path, size, used, path.name.strip("."))
+    kind, count, corpus = (manifest.get(name) for name in ("kind", "passages", "corpus"))
+    what = f"{kind}, {count} passages of {corpus}"
+    return CacheEntry("index", path, size, (path / MANIFEST).stat().st_mtime, what)
+
+
+def prune_cache(
+    older_than_days: float | None = None, max_bytes: int | None = None
+) -> list[CacheEntry]:
+    """Return what was deleted: unused for so long, or longest, until the rest is small enough."""
+    entries = [entry for entry in list_cache() if entry.kind in _REMADE]
+    held, now = sum(entry.bytes for entry in entries), time.time()
+    gone: list[CacheEntry] = []
+    for entry in entries:
+        if entry.kind == "unfinished index" and now - entry.last_used < _AT_WORK:
+            continue
+        old = older_than_days is not None and now - entry.last_used > 86400 * older_than_days
+        if old or (max_bytes is not None and held > max_bytes):
+            try:
+                with suppress(FileNotFoundError):  # another process was faster
+                    shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
+            except OSError as error:
+                raise RaggdError(
+                    f"cannot delete {entry.path}: {error.strerror or error}. What was to go before "
+                    f"it is deleted ({len(gone)} of the cache's entries)."
+                ) from error
+            held -= entry.bytes
+            gone.append(entry)
+    return gone

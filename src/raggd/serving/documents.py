@@ -15,8 +15,7 @@ from raggd.api import Rag
 from raggd.data.prompts import Exchange
 from raggd.records import Passage, RaggdError, content_id
 from raggd.retrieval.base import Retriever, fused
-from raggd.retrieval.build import Index
-from raggd.retrieval.corpus import look_at
+from raggd.retrieval.build import Index, look_at
 from raggd.serving.bodies import IndexView
 from raggd.serving.errors import internal_error
 from raggd.serving.gate import Metrics

@@ -12,9 +12,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 from transformers import TopPLogitsWarper
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -24,8 +25,8 @@ from raggd.backbone.generate import clean_answer
 from raggd.backbone.slots import Slots
 from raggd.data.prompts import Prompt
 from raggd.methods.base import Adapted
+from raggd.records import Passage
 from raggd.serving.errors import ApiError
-from raggd.serving.openai import Logprobs, Reason, TokenLogprob, TopLogprob
 
 _UNFINISHED = "\ufffd"
 """What a tokenizer shows for the first bytes of a character whose rest is still to come."""
@@ -113,20 +114,16 @@ class AnswerText:
 
         An answer that is put into a template (`written`) is shown whole, when it has ended.
         """
-        self._written = written
-        self._lines = lines
-        self._decode = decode
+        self._decode, self._written = decode, written
         self._stops = [stop for stop in stops if stop]
+        self._lines = lines
         self._tokens: list[int] = []
         self._shown = ""
-        self._said: str | None = None
         self.ended = False  # whether a line break or a stop string was reached
 
     @property
     def text(self) -> str:
         """The whole answer, as far as it is written."""
-        if self._said is not None:
-            return self._said
         text = self._decode(self._tokens).lstrip()
         broken = not self._lines and len(f"{text}.".splitlines()) > 1  # a second line has begun
         kept = self._stopped(text)
@@ -135,11 +132,6 @@ class AnswerText:
         if not self._written:
             return text
         return clean_answer(self._stopped(self._written(text)), lines=True)
-
-    def say(self, text: str) -> str:
-        """Answer with a text that no token wrote; return it."""
-        self._said = text
-        return text
 
     def _stopped(self, text: str) -> str:
         cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
@@ -200,6 +192,27 @@ class TokenBytes:
         return whole[len(self._tokenizer.decode(start)) if start else 0 :].encode()
 
 
+class TopLogprob(BaseModel):
+    """A token that might have been written. Bytes are its own, even of half a character."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(TopLogprob):
+    """A written token, cut to what the answer shows: the bytes of all, joined, are the answer."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(BaseModel):
+    """The tokens that the answer's text is made of."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
 class Probabilities:
     """The written tokens with their probabilities, each told once its text is shown."""
 
@@ -243,17 +256,16 @@ def _top(piece: bytes, logprob: float) -> TopLogprob:
     return TopLogprob(token=piece.decode("utf-8", "replace"), logprob=logprob, bytes=list(piece))
 
 
+Reason = Literal["stop", "length"]
+
+
 @dataclass(frozen=True, slots=True)
 class TextPiece:
     """More of an answer."""
 
     text: str  # what is certain now; may be empty
-    logprobs: Logprobs | None  # of the tokens whose text is shown by now, where they are wanted
+    logprobs: Logprobs | None = None  # of the tokens whose text is shown by now, where wanted
     reason: Reason | None = None  # with the last piece, why the answer ends
-
-
-Emit = Callable[["Row", TextPiece | ApiError], None]
-"""Takes what a row has to say, from any thread."""
 
 
 @dataclass(eq=False)
@@ -266,14 +278,18 @@ class Row:
     writer: AnswerText
     probabilities: Probabilities | None  # told with the text; None for a request without
     max_tokens: int
-    emit: Emit  # called from the scheduler's thread
+    emit: Callable[[Row, TextPiece | ApiError], None]  # called from the scheduler's thread, too
     extract: Extract | Slots | None = None  # holds it to the words of its passages
     ignore_end: bool = False  # write exactly `max_tokens` tokens, for measurements
+    index: int = 0  # of its question in the request
+    found: tuple[Passage, ...] = ()  # passages, before they were cut to fit
+    unfounded: bool = False  # whether there are none, so that the model is not to be asked
     cancelled: bool = False
     done: bool = False
     last: int = 0  # token
     batch: int = 1  # most answers that were written together with this one, itself included
     written: int = 0  # tokens so far, the end token included
+    text: str = ""  # the whole answer, once it has ended
     reason: Reason | None = None  # why it ended; None while it is written
     _shown: int = 0  # bytes
     # when it was queued, begun, read and finished, as far as it is
@@ -303,32 +319,30 @@ class Row:
             self._times.append(time.perf_counter())
         self.written += 1
         self.last = chosen.token
-        text, self.reason = self._write(chosen.token, stops)
+        stopped = chosen.token in stops and not self.ignore_end
+        text = "" if stopped else self.writer.push(chosen.token)
+        reason: Reason | None = "length" if self.written == self.max_tokens else None
+        if stopped or (self.writer.ended and not self.ignore_end):
+            reason = "stop"
+        if reason:
+            text += self.writer.finish()
         self._shown += len(text.encode())
         told = None
         if self.probabilities is not None:
-            told = self.probabilities.take(chosen, self._shown, last=self.reason is not None)
-        if self.reason:
-            self._times.append(time.perf_counter())
-            self.done = True
-        self.emit(self, TextPiece(text, told, self.reason))
+            told = self.probabilities.take(chosen, self._shown, last=reason is not None)
+        if reason:
+            self._end(reason, self.writer.text)
+        self.emit(self, TextPiece(text, told, reason))
 
-    def _write(self, token: int, stops: frozenset[int]) -> tuple[str, Reason | None]:
-        if token in stops and not self.ignore_end:
-            return self.writer.finish(), "stop"
-        text = self.writer.push(token)
-        if self.writer.ended and not self.ignore_end:
-            return text, "stop"
-        if self.written == self.max_tokens:
-            return text + self.writer.finish(), "length"
-        return text, None
+    def _end(self, reason: Reason, text: str) -> None:
+        self._times.append(time.perf_counter())
+        self.reason, self.text, self.done = reason, text, True
 
     def skip(self) -> None:
         """Finish without asking the model: with the refusal that was shown, or nothing."""
-        self._times += [time.perf_counter()] * 3
-        self.reason, self.done = "stop", True
-        text = self.writer.say(self.adapted.unasked(self.prompt.asked))
-        self.emit(self, TextPiece(text, None, "stop"))
+        self._times += [time.perf_counter()] * 2
+        self._end("stop", self.adapted.unasked(self.prompt.asked))
+        self.emit(self, TextPiece(self.text, reason="stop"))
 
     def fail(self, error: ApiError) -> None:
         """Say that the answer cannot be written."""

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -21,9 +21,9 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
-from raggd.methods.answering import follow_examples, rules_of, shared_update
+from raggd.methods.answering import adapted_rows, follow_examples, rules_of, shared_update
 from raggd.methods.base import Adapted
-from raggd.serving.errors import StoppingError, as_api_error
+from raggd.serving.errors import as_api_error, stopping
 from raggd.serving.gate import Metrics
 from raggd.serving.row import Row
 
@@ -100,36 +100,26 @@ class RunningBatch:
     def join(self, prompts: Sequence[Prompt], states: Sequence[Adapted]) -> Tensor:
         """Read and add prompts; return the (prompts, vocabulary) logits of their first tokens."""
         self.release()
-        backbone = self._backbone
-        with self._attached(states, self._stacked(states)):
-            reading = read_prompts(
-                backbone,
-                prompts,
-                prefixes=[state.prefix for state in states],
-                rules=rules_of(states, prompts),
-            )
+        with adapted_rows(self._backbone, states):
+            prefixes, rules = [state.prefix for state in states], rules_of(states, prompts)
+            reading = read_prompts(self._backbone, prompts, prefixes=prefixes, rules=rules)
         parts = [(self._cache, self._mask)] if self._states else []
         self._cache, self._mask = join_caches([*parts, (reading.cache, reading.mask)])
         self._states += states
-        self._update = self._stacked(self._states)
+        self._stack()
         return reading.logits
 
-    def _stacked(self, states: Sequence[Adapted]) -> Update | None:
-        update = shared_update(states)
-        target = (self._backbone.device, self._backbone.dtype)
-        return update.map(lambda tensor: tensor.to(*target)) if update else None
-
-    def _attached(
-        self, states: Sequence[Adapted], update: Update | None
-    ) -> AbstractContextManager[None]:
-        return attach(self._backbone, states[0].base, update, as_one=follow_examples(states))
+    def _stack(self) -> None:
+        update, target = shared_update(self._states), (self._backbone.device, self._backbone.dtype)
+        self._update = update.map(lambda tensor: tensor.to(*target)) if update else None
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Add one token to every answer; return the (answers, vocabulary) logits of the next."""
         if self._steps is None or not self._left:
             self.release()
-            self._held.enter_context(self._attached(self._states, self._update))
+            base, as_one = self._states[0].base, follow_examples(self._states)
+            self._held.enter_context(attach(self._backbone, base, self._update, as_one=as_one))
             none, following = self._mask.new_empty(0), self._mask.sum(1, keepdim=True)
             reading = Reading(self._cache, none, self._mask, following)
             self._steps, self._left = steps_from(self._backbone, reading, AHEAD), AHEAD
@@ -152,7 +142,7 @@ class RunningBatch:
         self._mask = mask[:, start:]
         layers = [(layer.keys, layer.values) for layer in self._cache.layers]
         self._cache = new_cache([(k[index, :, start:], v[index, :, start:]) for k, v in layers])
-        self._update = self._stacked(self._states)
+        self._stack()
 
     def release(self) -> None:
         """Leave the backbone as it is without this batch; the next step adapts it again."""
@@ -160,10 +150,6 @@ class RunningBatch:
             self._cache, self._mask = self._steps.state()
             self._steps = None
         self._held.close()
-
-
-def _unread(row: Row) -> int:
-    return len(row.prompt.tokens) - known_tokens(row.prompt, row.adapted.prefix)
 
 
 class Scheduler:
@@ -262,7 +248,7 @@ class Scheduler:
 
     def _refuse_if_closing(self) -> None:
         if not self.alive:
-            raise StoppingError
+            raise stopping()
 
     def _run(self) -> None:
         if self._threads is not None:
@@ -311,11 +297,12 @@ class Scheduler:
         by_base: dict[str, list[Row]] = {}
         for row in taken:
             by_base.setdefault(row.base, []).append(row)
-        return [
-            [rows[i] for i in at]
-            for rows in by_base.values()
-            for at in cheapest_passes([_unread(row) for row in rows], self._start)
-        ]
+        groups = []
+        for rows in by_base.values():
+            known = [known_tokens(row.prompt, row.adapted.prefix) for row in rows]
+            unread = [len(row.prompt.tokens) - n for row, n in zip(rows, known, strict=True)]
+            groups += [[rows[i] for i in at] for at in cheapest_passes(unread, self._start)]
+        return groups
 
     def _pass(self, base: str, rows: list[Row], *, joining: bool) -> None:
         # one pass of the model: rows that join read their prompts, others add a token

@@ -434,9 +434,9 @@ def started(
     row = Row(
         prompt=Prompt((1,), 0, 0),
         adapted=Adapted(refusals=refusals),
-        sampler=Sampler(top_logprobs=1),
+        sampler=Sampler(),
         writer=AnswerText(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), stops),
-        probabilities=Probabilities(TokenBytes(tokenizer)),
+        probabilities=Probabilities(TokenBytes(tokenizer), 1),
         max_tokens=1000,
         emit=lambda _, piece: pieces.append(piece),
     )

@@ -10,10 +10,11 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import uvicorn
 from fastapi import FastAPI
@@ -30,16 +31,8 @@ from raggd.serving import openai
 from raggd.serving.bodies import MODELS
 from raggd.serving.errors import ApiError, ErrorBody, install_handlers
 from raggd.serving.gate import Keys, RequestGate, is_local
-from raggd.serving.service import IndexView, Service
-from raggd.serving.supports import (
-    Deleted,
-    EvaluationRequest,
-    Evaluations,
-    EvaluationView,
-    SupportRequest,
-    Supports,
-    SupportView,
-)
+from raggd.serving.service import Service
+from raggd.serving.supports import Evaluations, ListOf, Supports, SupportView
 from raggd.settings import ServingSettings
 
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
@@ -61,14 +54,6 @@ PAGE_HEADERS = {
     "x-content-type-options": "nosniff",
     "cache-control": "no-cache",
 }
-Item = TypeVar("Item")
-
-
-class ListOf(BaseModel, Generic[Item]):
-    """All of one kind."""
-
-    object: Literal["list"] = "list"
-    data: list[Item]
 
 
 class ModelView(BaseModel):
@@ -106,81 +91,35 @@ def _openai_routes(app: FastAPI, service: Service, supports: Supports) -> None:
         """Answer one or several questions from retrieved passages."""
         return openai.Prompts(service, body)
 
-    async def models() -> list[ModelView]:
-        sets = await service.aside(supports.views)
-        there = [(name, started, description) for name, description in MODELS.items()]
-        there += [(v.model, v.created, f"adapted to the set '{v.task}'") for v in sets]
-        return [ModelView(id=n, created=c, description=d) for n, c, d in there]
-
     started = int(time.time())
 
     @app.get("/v1/models")
     async def list_models() -> ListOf[ModelView]:
         """List what a request may name as its model."""
-        return ListOf(data=await models())
+        sets = await service.aside(supports.views)
+        there = [(name, started, description) for name, description in MODELS.items()]
+        there += [(v.model, v.created, f"adapted to the set '{v.task}'") for v in sets]
+        return ListOf(data=[ModelView(id=n, created=c, description=d) for n, c, d in there])
 
     @app.get("/v1/models/{model:path}", summary="Look a model up")
     async def get_model(model: str) -> ModelView:
-        for known in await models():
+        for known in (await list_models()).data:
             if known.id == model:
                 return known
         raise ApiError("there is no model of that name.", "model", "model_not_found", 404)
 
 
-def _support_routes(app: FastAPI, service: Service, supports: Supports) -> None:
-    @app.post("/v1/supports", status_code=201, responses=KNOWN)
-    async def add_support(body: SupportRequest, response: Response) -> SupportView:
-        """Store demonstrations and predict the update that they ask for."""
-        view, new = await supports.add(body)
-        response.status_code = 201 if new else 200
-        return view
-
-    @app.get("/v1/supports")
-    async def list_supports() -> ListOf[SupportView]:
-        """List the support sets, newest first."""
-        return ListOf(data=await service.aside(supports.views))
-
-    @app.get("/v1/supports/{support}")
-    async def get_support(support: str) -> SupportView:
-        """Show a support set."""
-        stored = service.stored(support)
-        return await service.aside(lambda: supports.told(stored))
-
-    @app.delete("/v1/supports/{support}")
-    async def delete_support(support: str) -> Deleted:
-        """Delete a support set and its update."""
-        service.require(support)
-        await asyncio.to_thread(service.store.remove, support)
-        return Deleted(id=support)
-
-
-def _evaluation_routes(app: FastAPI, evaluations: Evaluations) -> None:
-    @app.post("/v1/evaluations", status_code=202)
-    async def start_evaluation(body: EvaluationRequest) -> EvaluationView:
-        """Score base, few shot and adapted model on one's own questions, in the background."""
-        return evaluations.start(body)
-
-    @app.get("/v1/evaluations/{evaluation}")
-    async def get_evaluation(evaluation: str) -> EvaluationView:
-        """Show how far an evaluation is."""
-        return evaluations.view(evaluation)
-
-    @app.delete("/v1/evaluations/{evaluation}")
-    async def end_evaluation(evaluation: str) -> EvaluationView:
-        """End an evaluation."""
-        return evaluations.cancel(evaluation)
-
-
-def _own_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/index")
-    async def get_index() -> IndexView:
-        """Show which index is searched."""
-        return service.documents.view()
-
-    @app.post("/v1/index")
-    async def refresh_index() -> IndexView:
-        """Index the documents that changed, and search them from now on."""
-        return await service.documents.aside(service.documents.refresh)
+def _own_routes(app: FastAPI, service: Service, supports: Supports) -> None:
+    evaluations, documents = Evaluations(service), service.documents
+    app.post("/v1/supports", status_code=201, responses=KNOWN)(supports.add_support)
+    app.get("/v1/supports")(supports.list_supports)
+    app.get("/v1/supports/{support}")(supports.get_support)
+    app.delete("/v1/supports/{support}")(supports.delete_support)
+    app.post("/v1/evaluations", status_code=202)(evaluations.start_evaluation)
+    app.get("/v1/evaluations/{evaluation}")(evaluations.get_evaluation)
+    app.delete("/v1/evaluations/{evaluation}")(evaluations.end_evaluation)
+    app.get("/v1/index")(documents.get_index)
+    app.post("/v1/index")(documents.refresh_index)
 
     @app.get("/health", responses={503: {"model": Health}})
     async def health(response: Response) -> Health:
@@ -241,9 +180,7 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
     install_handlers(app)
     supports = Supports(service)
     _openai_routes(app, service, supports)
-    _support_routes(app, service, supports)
-    _evaluation_routes(app, Evaluations(service))
-    _own_routes(app, service)
+    _own_routes(app, service, supports)
     gate = RequestGate(app, service.metrics, keys=keys or {}, local=local)
     origins = service.settings.serving.origins
     # around the gate: a browser asks beforehand without a key, and its page is to read refusals
@@ -292,7 +229,7 @@ class _Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         if hasattr(signal, "SIGHUP"):
             documents, loop = self._service.documents, asyncio.get_running_loop()
-            again = documents.refresh_or_warn
+            again = partial(documents.look, at_once=True)
             loop.add_signal_handler(signal.SIGHUP, documents.aside, again)
         await super().serve(sockets)
 

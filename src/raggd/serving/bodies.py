@@ -27,8 +27,6 @@ MODELS = {
     "base": "the base adapter (the shared interface), not adapted",
     "adapted": "adapted in one forward pass to the support set or demonstrations of the request",
 }
-Served = Literal["vanilla-rag", "base", "adapted"]
-"""The methods that are served; `adapted` needs a support set."""
 
 
 class Body(BaseModel):
@@ -69,7 +67,6 @@ def filled(text: str) -> str:
 Text = Annotated[str, AfterValidator(_clean)]
 """A text in the normal form, without control characters and halves of surrogate pairs."""
 ShortText = Annotated[str, Field(max_length=200), AfterValidator(_clean)]
-ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_clean)]
 
 
 class PassageFields(Body):
@@ -120,7 +117,7 @@ Demonstrations = Annotated[list[DemonstrationFields], Field(min_length=1, max_le
 class Extension(Body):
     """The field `raggd` of a request: how to answer. All of it may be left out."""
 
-    method: Served | None = None
+    method: Literal["vanilla-rag", "base", "adapted"] | None = None
     support: ShortText | None = None  # id of a stored support set
     demonstrations: Demonstrations | None = None  # a support set of this request's own
     # evidence to use instead of what would be retrieved; an empty list gives none
@@ -191,14 +188,14 @@ class Schema(BaseModel):
             key = id(value), id(part)
             if key not in known:  # looked at once: schemas that refer to each other never end
                 known[key] = False
-                meant = named.get(part.ref, False)
-                known[key] = inside(value, meant) and part.holds(value, inside)
+                meant = inside(value, named.get(part.ref, False))
+                known[key] = meant and part._holds(value, inside)
             return known[key]
 
         return inside(value, self)
 
-    def holds(self, value: Any, inside: Callable[[Any, Schema | bool], bool]) -> bool:
-        """Return whether JSON is as this part says; `inside` tells it of what lies in it."""
+    def _holds(self, value: Any, inside: Callable[[Any, Schema | bool], bool]) -> bool:
+        # whether JSON is as this part says; `inside` tells it of what lies in it
         kinds = [self.type] if isinstance(self.type, str) else self.type
         inner: list[tuple[Any, Schema | bool]] = []
         if isinstance(value, dict):
@@ -295,7 +292,7 @@ class Writing(Body):
     no answer) or only taken at their neutral value.
     """
 
-    model: ModelName
+    model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_clean)]
     max_tokens: Count | None = None  # at most the context (`backbone.context_tokens`)
     # 0 (the default here) takes the likeliest token
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None

@@ -28,6 +28,15 @@ _NEUTRAL = {
     **dict.fromkeys(("presence_penalty", "frequency_penalty", "min_p", "top_k"), 0),
 }
 """Parameters that are taken at one value alone."""
+_OF_HTTP = {
+    400: (  # FastAPI says it where Python cannot even begin to read
+        "invalid_json",
+        "the body cannot be read as JSON in UTF-8: it is packed, of another encoding, nested too "
+        "deep, or has a number of thousands of digits.",
+    ),
+    404: ("not_found", "nothing is at this path: the API begins with /v1, see /openapi.json."),
+    405: ("method_not_allowed", "this path does not take that method."),
+}
 _FIELD = re.compile("[a-z][a-z0-9_]*")
 _PART, _ROLE = re.compile(r"messages\.\d+\.content\.\d+\.type"), re.compile(r"messages\.\d+\.role")
 
@@ -104,7 +113,8 @@ def as_api_error(error: BaseException) -> ApiError:
     if isinstance(error, RequestValidationError):
         return _of_fields(error.errors())
     if isinstance(error, HTTPException):
-        return _of_http(error)
+        code, told = _OF_HTTP.get(error.status_code, ("invalid_request", str(error.detail)))
+        return ApiError(told, code=code, status=error.status_code, headers=error.headers)
     if is_unwritable(error) or is_unwritable(error.__cause__):
         LOG.error("%s", error)
         told = "the server has no room, or no permission, to keep this; its log says where."
@@ -152,23 +162,6 @@ def _of_fields(problems: Sequence[Mapping[str, Any]]) -> ApiError:
         case "none_required":
             told = "this server takes none here. Leave it out."
     return ApiError(f"'{field or 'body'}': {told}", field, code)
-
-
-def _of_http(error: HTTPException) -> ApiError:
-    code, told = "invalid_request", f"{error.detail.rstrip('.')}."
-    match error.status_code:
-        case 400:  # FastAPI says it where Python cannot even begin to read
-            code = "invalid_json"
-            told = (
-                "the body cannot be read as JSON in UTF-8: it is packed, of another encoding, "
-                "nested too deep, or has a number of thousands of digits."
-            )
-        case 404:
-            code = "not_found"
-            told = "nothing is at this path: the API begins with /v1, see /openapi.json."
-        case 405:
-            code, told = "method_not_allowed", "this path does not take that method."
-    return ApiError(told, code=code, status=error.status_code, headers=error.headers)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

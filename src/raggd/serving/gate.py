@@ -35,10 +35,8 @@ from raggd.serving.errors import ApiError, as_api_error, internal_error, refuse_
 LOG = logging.getLogger("raggd.serving")
 OPEN = ("/", "/health", "/openapi.json")
 """Paths that need no key; the page's own files are open too."""
-LARGEST_BODY = 1 << 20
-"""Bytes of a body. A larger one is read to its end and thrown away up to so many times that, so
-that the client reads the answer instead of a reset connection."""
-_DRAIN = 64
+LARGEST_BODY = 1 << 20  # bytes
+_DRAIN = 64  # times that are read and thrown away: the client is to see the answer, no reset
 _BODY_S = 30.0
 
 Keys = Mapping[str, str]  # API keys by the names of those who have them
@@ -86,15 +84,16 @@ def read_keys(path: Path) -> Keys:
         raise RaggdError(f"cannot read the API keys in {path}: {reason_of(error)}.") from error
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
-        words = re.split(r"(?:^|\s)#", line)[0].split()  # a key may hold one
-        if not words:
-            continue
-        if len(words) != 2 or words[0] in keys or words[1] in keys.values():
-            raise RaggdError(
-                f"{path}, line {number}: expected a name and a key, each of them once in the file, "
-                "for instance 'alice 3f9a...'."
-            )
-        keys[words[0]] = words[1]
+        match re.split(r"(?:^|\s)#", line)[0].split():  # a key may hold one
+            case []:
+                continue
+            case [name, key] if name not in keys and key not in keys.values():
+                keys[name] = key
+            case _:
+                raise RaggdError(
+                    f"{path}, line {number}: expected a name and a key, each of them once in the "
+                    "file, for instance 'alice 3f9a...'."
+                )
     if not keys:
         raise RaggdError(f"{path} holds no API key: write a name and a key on each line.")
     return keys
@@ -102,19 +101,17 @@ def read_keys(path: Path) -> Keys:
 
 def is_local(host: str) -> bool:
     """Return whether only this machine can reach a server on that address."""
-    if host == "localhost":
-        return True
     try:
-        return ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _name_of(host: str) -> str:
+def _names_local(header: str) -> bool:
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return is_local(urlsplit(f"//{header}").hostname or "")
     except ValueError:
-        return ""
+        return False
 
 
 async def _read(scope: Scope, receive: Receive) -> Receive:
@@ -152,10 +149,8 @@ class RequestGate:
         If the server listens on this machine only (`local`), only this machine's names are taken as
         its host, so that a web page elsewhere cannot reach it by a name of its own.
         """
-        self._app = app
-        self._metrics = metrics
+        self._app, self._metrics, self._local = app, metrics, local
         self._keys = {name: key.encode() for name, key in keys.items()}
-        self._local = local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -195,7 +190,7 @@ class RequestGate:
     def _checked(self, path: str, headers: Headers) -> str:
         # refuses a wrong host or key; says whose key it is, for the log
         host = headers.get("host", "")
-        if self._local and host and not is_local(_name_of(host)):
+        if self._local and host and not _names_local(host):
             raise ApiError(
                 "this server answers on this machine only: use http://127.0.0.1, or start it with "
                 "another --host.",

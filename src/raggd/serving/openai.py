@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import dropwhile, groupby
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
@@ -144,6 +145,7 @@ class Completion(_Reply):
     object: Literal["text_completion"] = "text_completion"
     choices: list[CompletionChoice]
     usage: Usage
+    raggd: None = None  # every choice has its own
 
 
 # --- requests, read and answered
@@ -151,14 +153,12 @@ class Completion(_Reply):
 
 def turns_of(messages: list[Message]) -> tuple[str, str, tuple[Exchange, ...]]:
     """Return what system and developer say, the user's last turn, and earlier ones with answers."""
-    turns: list[tuple[str, str]] = []
-    for message in messages:
-        if message.role not in {"user", "assistant"} or (not turns and message.role != "user"):
-            continue
-        if turns and turns[-1][0] == message.role:
-            turns[-1] = (message.role, f"{turns[-1][1]}\n{message.text}")
-        else:
-            turns.append((message.role, message.text))
+    spoken = (message for message in messages if message.role in {"user", "assistant"})
+    asked = dropwhile(lambda message: message.role != "user", spoken)
+    turns = [
+        (role, "\n".join(message.text for message in run))
+        for role, run in groupby(asked, key=lambda message: message.role)
+    ]
     if not turns or turns[-1][0] != "user":
         raise ApiError("expected a message with the role 'user' last: the question.", "messages")
     said = "\n".join(m.text for m in messages if m.role in {"system", "developer"})
@@ -170,6 +170,7 @@ class Chat(Request):
     """`/v1/chat/completions`."""
 
     prefix, part = "chatcmpl", "chat.completion.chunk"
+    opens = True
 
     def __init__(self, service: Service, body: ChatRequest) -> None:
         if body.top_logprobs and not body.logprobs:
@@ -201,15 +202,14 @@ class Chat(Request):
         more = {"usage": self._tokens(), "raggd": self._details(row)}
         return ChatCompletion(**self.head, choices=[choice], **more)
 
-    def _opening(self) -> list[dict[str, Any]]:
-        delta = {"role": "assistant", "content": ""}
-        return [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}]
-
     def _choice(self, row: Row, piece: TextPiece) -> dict[str, Any]:
-        delta = {} if piece.reason else {"content": piece.text}
-        if piece.reason and (refusal := self._refusal(row)):
-            delta = {"refusal": refusal}
-        told = piece.logprobs.model_dump() if piece.logprobs else None
+        delta = {"content": piece.text}
+        if piece == TextPiece(""):
+            delta["role"] = "assistant"
+        elif piece.reason:
+            refusal = self._refusal(row)
+            delta = {"refusal": refusal} if refusal else {}
+        told = piece.logprobs.model_dump(exclude_unset=True) if piece.logprobs else None
         return {"index": 0, "delta": delta, "logprobs": told, "finish_reason": piece.reason}
 
 
@@ -223,16 +223,10 @@ class Prompts(Request):
         super().__init__(service, body, prompts, "prompt", body.max_tokens)
 
     def _whole(self) -> Completion:
-        choices = [
-            CompletionChoice(
-                index=row.index,
-                text=row.text,
-                logprobs=None,
-                finish_reason=row.reason,
-                raggd=self._details(row),
-            )
-            for row in self.rows
-        ]
+        choices = []
+        for row in self.rows:
+            told = self._choice(row, TextPiece(row.text, reason=row.reason))
+            choices.append(CompletionChoice(**told, raggd=self._details(row)))
         return Completion(**self.head, choices=choices, usage=self._tokens())
 
     def _choice(self, row: Row, piece: TextPiece) -> dict[str, Any]:

@@ -6,7 +6,6 @@ What it sends comes from its rows, which the scheduler writes together with thos
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -21,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from raggd.data.prompts import Exchange
 from raggd.data.shown import is_refusal, named_passages
+from raggd.files import as_json
 from raggd.methods.answering import extract_of, render
 from raggd.methods.base import Adapted
 from raggd.records import RaggdError
@@ -48,6 +48,7 @@ class Request(Response):
 
     prefix = ""  # of its id
     part = ""  # what a chunk of its stream is
+    opens = False  # whether a stream begins with an empty piece
 
     def __init__(
         self,
@@ -212,19 +213,20 @@ class Request(Response):
             raise _too_long(str(error)) from error
         top_p = 1.0 if body.top_p is None else body.top_p
         rewrites = adapted.template is not None and adapted.template.rewrites
+        others = self._logprobs
         asked = found or given is not None or self.wanted.guess or not k
         return Row(
             index=index,
             prompt=prompt,
             adapted=adapted,
-            sampler=Sampler(body.temperature or 0.0, top_p, body.seed, self._logprobs),
+            sampler=Sampler(body.temperature or 0.0, top_p, body.seed),
             writer=AnswerText(
                 lambda tokens: str(backbone.tokenizer.decode(tokens, skip_special_tokens=True)),
                 [body.stop] if isinstance(body.stop, str) else list(body.stop or ()),
                 lines=adapted.lines,
                 written=partial(adapted.written, prompt=prompt) if rewrites else None,
             ),
-            probabilities=None if self._logprobs is None else Probabilities(service.bytes_of),
+            probabilities=None if others is None else Probabilities(service.bytes_of, others),
             max_tokens=min(most, limit - len(prompt.tokens)),
             emit=self._take,
             extract=extract_of(backbone, adapted, prompt),
@@ -270,8 +272,9 @@ class Request(Response):
 
     async def _events(self, pieces: AsyncIterator[tuple[Row, TextPiece]]) -> AsyncIterator[str]:
         try:
-            for choice in self._opening():
-                yield self._chunk([choice], self._details(self.rows[0]))
+            if self.opens:
+                first = self._choice(self.rows[0], TextPiece(""))
+                yield self._chunk([first], self._details(self.rows[0]))
             async for row, piece in pieces:
                 if piece.text or (piece.logprobs and piece.logprobs.content):
                     yield self._chunk([self._choice(row, replace(piece, reason=None))])
@@ -287,26 +290,18 @@ class Request(Response):
     def _chunk(self, choices: list[dict[str, Any]], details: Details | None = None) -> str:
         told: dict[str, Any] = {**self.head, "object": self.part, "choices": choices}
         if details:
-            told["raggd"] = details.model_dump(mode="json", exclude_unset=True)
+            told["raggd"] = details.model_dump(exclude_unset=True)
         if self._usage:
             told["usage"] = None if choices else self._tokens().model_dump()
-        return f"data: {json.dumps(told, ensure_ascii=False)}\n\n"
-
-    # What its kinds differ in
+        return f"data: {as_json(told)}\n\n"
 
     def _whole(self) -> BaseModel:
         # once every row is finished
         raise NotImplementedError
 
-    def _opening(self) -> list[dict[str, Any]]:
-        # the choice with which a stream begins before any text, if it does
-        return []
-
     def _choice(self, row: Row, piece: TextPiece) -> dict[str, Any]:
-        # of a stream's chunk: more text of a row, or, last, why it ended
+        # of a stream's chunk: more text of a row, nothing yet, or, last, why it ended
         raise NotImplementedError
-
-    # What they have in common
 
     def _tokens(self) -> Usage:
         # none where the model was not asked

@@ -32,54 +32,28 @@ _UNFINISHED = "\ufffd"
 """What a tokenizer shows for the first bytes of a character whose rest is still to come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A token with its log-probability, and the likeliest ones with theirs."""
-
-    token: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-
-
 class Sampler:
     """Chooses the tokens of one row: at temperature 0 the likeliest, else by chance among `top_p`.
 
-    Equal seeds draw equal tokens; None draws anew each time. `top_logprobs` alternatives are
-    reported with each token; None reports no probabilities.
+    Equal seeds draw equal tokens; None draws anew each time.
     """
 
     def __init__(
-        self,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        top_logprobs: int | None = None,
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
     ) -> None:
-        self._temperature, self._top_logprobs = temperature, top_logprobs
-        self._nucleus = TopPLogitsWarper(top_p)
+        self._temperature, self._nucleus = temperature, TopPLogitsWarper(top_p)
         self._generator = torch.Generator()
         if seed is None:
             self._generator.seed()
         else:
             self._generator.manual_seed(seed % 2**63)
 
-    def choose(self, logits: Tensor, extract: Extract | Slots | None = None) -> Chosen:
-        """Choose a token by (vocabulary,) logits of any float type, of those an `extract` allows.
-
-        Its log-probability is the model's own, whatever the temperature and what is allowed.
-        """
+    def choose(self, logits: Tensor, extract: Extract | Slots | None = None) -> int:
+        """Choose a token by (vocabulary,) logits of any float type, of what `extract` allows."""
         likely = extract.limit(logits) if extract else logits
-        token = self._drawn(likely) if self._temperature > 0 else int(likely.argmax())
-        wanted = self._top_logprobs
-        if wanted is None:
-            return Chosen(token)
-        logprobs = logits.float().log_softmax(-1)
-        values, ids = logprobs.topk(wanted)
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        return Chosen(token, float(logprobs[token]), top)
-
-    def _drawn(self, logits: Tensor) -> int:
-        below = logits.float().cpu()
+        if self._temperature == 0:
+            return int(likely.argmax())
+        below = likely.float().cpu()
         # 0 for the likeliest, whatever the temperature; float32 knows no 1e-300
         below = (below - below.max()) / max(self._temperature, 1e-6)
         kept = self._nucleus(None, below[None])[0]
@@ -92,11 +66,8 @@ def held_back(text: str, stops: Sequence[str]) -> int:
     >>> held_back("one END", ["ENDE", "D."])
     3
     """
-    longest = max((len(stop) for stop in stops), default=1) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(len(stop) > length and stop.startswith(text[-length:]) for stop in stops):
-            return length
-    return 0
+    lengths = (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+    return max(lengths, default=0)
 
 
 class AnswerText:
@@ -115,8 +86,7 @@ class AnswerText:
         An answer that is put into a template (`written`) is shown whole, when it has ended.
         """
         self._decode, self._written = decode, written
-        self._stops = [stop for stop in stops if stop]
-        self._lines = lines
+        self._stops, self._lines = stops, lines
         self._tokens: list[int] = []
         self._shown = ""
         self.ended = False  # whether a line break or a stop string was reached
@@ -134,8 +104,7 @@ class AnswerText:
         return clean_answer(self._stopped(self._written(text)), lines=True)
 
     def _stopped(self, text: str) -> str:
-        cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        return text[: min(cuts)] if cuts else text
+        return min((text.partition(stop)[0] for stop in self._stops), key=len, default=text)
 
     def push(self, token: int) -> str:
         """Take one more token and return the piece of text that is certain now; often empty."""
@@ -168,8 +137,7 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        decoder = getattr(backend, "decoder", None)
+        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
         byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
         # the byte that each character of a byte-level vocabulary stands for, as in GPT-2
         names = bytes_to_unicode() if byte_level else {}  # type: ignore[no-untyped-call]
@@ -213,47 +181,46 @@ class Logprobs(BaseModel):
     refusal: None = None
 
 
-class Probabilities:
-    """The written tokens with their probabilities, each told once its text is shown."""
+def _top(piece: bytes, logprob: float) -> TopLogprob:
+    return TopLogprob(token=piece.decode("utf-8", "replace"), logprob=logprob, bytes=list(piece))
 
-    def __init__(self, bytes_of: TokenBytes) -> None:
-        self._bytes_of = bytes_of
-        self._pending: deque[tuple[Chosen, int | None, int]] = deque()
+
+class Probabilities:
+    """The written tokens with their probabilities, each told once its text is shown.
+
+    They are the model's own, whatever it was allowed to write and however that was drawn.
+    """
+
+    def __init__(self, bytes_of: Callable[[int, int | None], bytes], alternatives: int) -> None:
+        self._bytes_of, self._alternatives = bytes_of, alternatives
+        # probability of a token, its alternatives, where its bytes begin and end
+        self._pending: deque[tuple[float, list[TopLogprob], int, int]] = deque()
         self._before: int | None = None
         self._raw = b""
         self.told: list[TokenLogprob] = []
 
-    def take(self, chosen: Chosen, shown: int, *, last: bool) -> Logprobs:
+    def take(self, token: int, logits: Tensor, shown: int, *, last: bool) -> Logprobs:
         """Take a token, and tell those whose text is among the first `shown` bytes of the answer.
 
         Each is cut to what the answer shows; those that show nothing are left out.
         """
-        self._pending.append((chosen, self._before, len(self._raw)))
-        self._raw += self._bytes_of(chosen.token, self._before)
-        self._before = chosen.token
+        logprobs = logits.float().log_softmax(-1)
+        likeliest = zip(*(each.tolist() for each in logprobs.topk(self._alternatives)), strict=True)
+        tops = [_top(self._bytes_of(other, self._before), value) for value, other in likeliest]
+        start = len(self._raw)
+        self._raw += self._bytes_of(token, self._before)
+        self._pending.append((float(logprobs[token]), tops, start, len(self._raw)))
+        self._before = token
         text = self._raw.decode("utf-8", "replace")
         begin = len(text[: len(text) - len(text.lstrip())].encode())  # white space is not shown
         end = begin + shown
         told = []
-        while self._pending:
-            one, before, start = self._pending[0]
-            stop = self._pending[1][2] if len(self._pending) > 1 else len(self._raw)
-            if stop > end and not last:
-                break
-            self._pending.popleft()
+        while self._pending and (last or self._pending[0][3] <= end):
+            logprob, tops, start, stop = self._pending.popleft()
             if part := self._raw[max(start, begin) : min(stop, end)]:
-                told.append(self._view(one, before, part))
+                told.append(TokenLogprob(**dict(_top(part, logprob)), top_logprobs=tops))
         self.told += told
         return Logprobs(content=told)
-
-    def _view(self, chosen: Chosen, before: int | None, part: bytes) -> TokenLogprob:
-        assert chosen.logprob is not None, "the sampler was not asked for probabilities"
-        tops = [_top(self._bytes_of(token, before), logprob) for token, logprob in chosen.top]
-        return TokenLogprob(**dict(_top(part, chosen.logprob)), top_logprobs=tops)
-
-
-def _top(piece: bytes, logprob: float) -> TopLogprob:
-    return TopLogprob(token=piece.decode("utf-8", "replace"), logprob=logprob, bytes=list(piece))
 
 
 Reason = Literal["stop", "length"]
@@ -293,7 +260,7 @@ class Row:
     reason: Reason | None = None  # why it ended; None while it is written
     _shown: int = 0  # bytes
     # when it was queued, begun, read and finished, as far as it is
-    _times: list[float] = field(default_factory=lambda: [time.perf_counter()])
+    times: list[float] = field(default_factory=lambda: [time.perf_counter()])
 
     @property
     def base(self) -> str:
@@ -303,24 +270,19 @@ class Row:
     @property
     def timings(self) -> dict[str, float]:
         """Milliseconds of ``queue``, ``read`` (the prompt) and ``write`` (the answer)."""
-        spent = [round(1000 * (end - start), 1) for start, end in pairwise(self._times)]
+        spent = [round(1000 * (end - start), 1) for start, end in pairwise(self.times)]
         return dict(zip(("queue", "read", "write"), spent, strict=True))
-
-    def begin(self) -> None:
-        """Say that its prompt is being read now."""
-        self._times.append(time.perf_counter())
 
     def take(self, logits: Tensor, stops: frozenset[int]) -> None:
         """Choose the next token by (vocabulary,) logits, and tell what it adds; `stops` end it."""
-        chosen = self.sampler.choose(logits, self.extract)
+        token = self.last = self.sampler.choose(logits, self.extract)
         if self.extract:
-            self.extract.push(chosen.token)
+            self.extract.push(token)
         if not self.written:
-            self._times.append(time.perf_counter())
+            self.times.append(time.perf_counter())
         self.written += 1
-        self.last = chosen.token
-        stopped = chosen.token in stops and not self.ignore_end
-        text = "" if stopped else self.writer.push(chosen.token)
+        stopped = token in stops and not self.ignore_end
+        text = "" if stopped else self.writer.push(token)
         reason: Reason | None = "length" if self.written == self.max_tokens else None
         if stopped or (self.writer.ended and not self.ignore_end):
             reason = "stop"
@@ -329,18 +291,18 @@ class Row:
         self._shown += len(text.encode())
         told = None
         if self.probabilities is not None:
-            told = self.probabilities.take(chosen, self._shown, last=reason is not None)
+            told = self.probabilities.take(token, logits, self._shown, last=bool(reason))
         if reason:
             self._end(reason, self.writer.text)
         self.emit(self, TextPiece(text, told, reason))
 
     def _end(self, reason: Reason, text: str) -> None:
-        self._times.append(time.perf_counter())
+        self.times.append(time.perf_counter())
         self.reason, self.text, self.done = reason, text, True
 
     def skip(self) -> None:
         """Finish without asking the model: with the refusal that was shown, or nothing."""
-        self._times += [time.perf_counter()] * 2
+        self.times += [time.perf_counter()] * 2
         self._end("stop", self.adapted.unasked(self.prompt.asked))
         self.emit(self, TextPiece(self.text, reason="stop"))
 

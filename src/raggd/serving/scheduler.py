@@ -17,11 +17,9 @@ from raggd.backbone.batch import READ_TOKENS, Reading, join_caches, known_tokens
 from raggd.backbone.capture import Steps, steps_from
 from raggd.backbone.device import claim
 from raggd.backbone.generate import read_prompts
-from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
-from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
-from raggd.methods.answering import adapted_rows, follow_examples, rules_of, shared_update
+from raggd.methods.answering import adapted_rows, rules_of
 from raggd.methods.base import Adapted
 from raggd.serving.errors import as_api_error, stopping
 from raggd.serving.gate import Metrics
@@ -48,21 +46,16 @@ def cheapest_passes(
     [[0, 2], [1], [3]]
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    # of the first prompts, shortest first: their cost, and where the last pass begins
-    best = [(0.0, 0)]
+    # of the first prompts, shortest first: what they cost at least, and in which groups
+    best: list[tuple[float, list[list[int]]]] = [(0.0, [])]
     for end, last in enumerate(order, start=1):
-        costs = []
-        for begin in range(end):
+        ways = []
+        for begin, (cost, groups) in enumerate(best):
             size = lengths[last] * (end - begin)
             if size <= most or begin == end - 1:
-                costs.append((best[begin][0] + start + size, begin))
-        best.append(min(costs))
-    groups: list[list[int]] = []
-    end = len(order)
-    while end:
-        groups.insert(0, order[best[end][1] : end])
-        end = best[end][1]
-    return groups
+                ways.append((cost + start + size, [*groups, order[begin:end]]))
+        best.append(min(ways, key=lambda way: way[0]))
+    return best[-1][1]
 
 
 def start_of_pass(backbone: Backbone) -> float:
@@ -91,7 +84,6 @@ class RunningBatch:
         self._states: list[Adapted] = []
         self._cache: Any = None
         self._mask = torch.empty(0, 0, dtype=torch.long)
-        self._update: Update | None = None
         self._held = ExitStack()
         self._steps: Steps | None = None
         self._left = 0  # steps that there is room for
@@ -106,20 +98,14 @@ class RunningBatch:
         parts = [(self._cache, self._mask)] if self._states else []
         self._cache, self._mask = join_caches([*parts, (reading.cache, reading.mask)])
         self._states += states
-        self._stack()
         return reading.logits
-
-    def _stack(self) -> None:
-        update, target = shared_update(self._states), (self._backbone.device, self._backbone.dtype)
-        self._update = update.map(lambda tensor: tensor.to(*target)) if update else None
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Add one token to every answer; return the (answers, vocabulary) logits of the next."""
         if self._steps is None or not self._left:
             self.release()
-            base, as_one = self._states[0].base, follow_examples(self._states)
-            self._held.enter_context(attach(self._backbone, base, self._update, as_one=as_one))
+            self._held.enter_context(adapted_rows(self._backbone, self._states))
             none, following = self._mask.new_empty(0), self._mask.sum(1, keepdim=True)
             reading = Reading(self._cache, none, self._mask, following)
             self._steps, self._left = steps_from(self._backbone, reading, AHEAD), AHEAD
@@ -134,7 +120,7 @@ class RunningBatch:
         self.release()
         self._states = [self._states[i] for i in at]
         if not self._states:
-            self._cache, self._update = None, None
+            self._cache = None
             return
         index = torch.tensor(at, device=self._mask.device)
         mask = self._mask[index]
@@ -142,7 +128,6 @@ class RunningBatch:
         self._mask = mask[:, start:]
         layers = [(layer.keys, layer.values) for layer in self._cache.layers]
         self._cache = new_cache([(k[index, :, start:], v[index, :, start:]) for k, v in layers])
-        self._stack()
 
     def release(self) -> None:
         """Leave the backbone as it is without this batch; the next step adapts it again."""
@@ -158,15 +143,12 @@ class Scheduler:
     def __init__(
         self, backbone: Backbone, metrics: Metrics, *, rows: int, threads: int | None = None
     ) -> None:
-        """Start the thread; nothing else may use the model from now on.
+        """Start the thread; nothing else may use the model, nor its `threads`, from now on.
 
-        At most so many `rows` are written together. `threads` of the processor are the model's
-        alone; None takes them as they are.
+        At most so many `rows` are written together.
         """
-        self._backbone = backbone
-        self._threads = threads
-        self._metrics = metrics
-        self._most = rows
+        self._backbone, self._metrics = backbone, metrics
+        self._most, self._threads = rows, threads
         self._stops = frozenset(backbone.stops)
         self._changed = threading.Condition()
         self._work: deque[Callable[[], None]] = deque()
@@ -313,7 +295,7 @@ class Scheduler:
             if joining:
                 batch.rows += rows
                 for row in rows:
-                    row.begin()
+                    row.times.append(started)
                 logits = batch.join([row.prompt for row in rows], [row.adapted for row in rows])
                 self._metrics.prompt_tokens.inc(sum(len(row.prompt.tokens) for row in rows))
             else:

@@ -129,8 +129,15 @@ class Documents:
         """Return the number of passages; 0 where the engine does not tell."""
         return len(self.retriever) if isinstance(self.retriever, Sized) else 0
 
-    def view(self, *, changed: bool = False, seconds: float = 0.0) -> IndexView:
-        """Return a description of the index in use."""
+    async def get_index(self) -> IndexView:
+        """Show which index is searched."""
+        return self._view()
+
+    async def refresh_index(self) -> IndexView:
+        """Index the documents that changed, and search them from now on."""
+        return await self.aside(self._refresh)
+
+    def _view(self, *, changed: bool = False, seconds: float = 0.0) -> IndexView:
         return IndexView(
             corpus=self.corpus,
             passages=len(self),
@@ -140,8 +147,8 @@ class Documents:
             skipped=self._index.skipped if self._index else (),
         )
 
-    def refresh(self) -> IndexView:
-        """Search what changed from now on, if it can be indexed; to be called `aside`."""
+    def _refresh(self) -> IndexView:
+        # to be called `aside`
         started = time.perf_counter()
         before = self.retriever.fingerprint
         if self._watched:
@@ -155,12 +162,13 @@ class Documents:
         if changed:
             self._metrics.index_swaps.inc()
             LOG.info("documents changed: %d passages, %.1f s", len(self), seconds)
-        return self.view(changed=changed, seconds=seconds)
+        return self._view(changed=changed, seconds=seconds)
 
-    def refresh_or_warn(self) -> None:
-        """Do as `refresh`, where nobody waits for an answer: a failure goes to the log."""
+    def look(self, *, at_once: bool = False) -> None:
+        """Index the documents where they changed, or `at_once`; a failure goes to the log."""
         try:
-            self.refresh()
+            if at_once or (self._watched and state_of(self._watched) != self._state):
+                self._refresh()
         except RaggdError as error:
             LOG.warning("the documents changed, the old index stays in use: %s", error)
         except Exception as error:  # a fault of ours must not end the watching without a word
@@ -170,21 +178,14 @@ class Documents:
         """Look for changes every so many seconds (0: never), until cancelled."""
         while self._watched and seconds:
             await asyncio.sleep(seconds)
-            await self.aside(self._look)
-
-    def _look(self) -> None:
-        if self._watched and state_of(self._watched) != self._state:
-            self.refresh_or_warn()
+            await self.aside(self.look)
 
 
 class Service:
     """Everything behind the routes. Its coroutines belong to one event loop."""
 
     def __init__(self, rag: Rag, threads: int | None = None) -> None:
-        """Load model, weights and index, and start the scheduler.
-
-        `threads` of the processor are the model's alone; None takes them as they are.
-        """
+        """Load all, start the scheduler; processor `threads`, if given, are the model's alone."""
         self.rag, self.store, self.settings = rag, rag.store, rag.parts.settings
         self.metrics = Metrics()
         self.metrics.update_bytes.set_function(lambda: self.store.bytes)
@@ -248,19 +249,14 @@ class Service:
     def support_of(
         self, fields: Sequence[DemonstrationFields], retriever: Retriever, task: str = OWN_TASK
     ) -> SupportSet:
-        """Make a support set of a request's demonstrations, which blocks.
-
-        Raises:
-            ApiError: one is too long, or nothing is found for one that does not refuse.
-        """
+        """Make a support set of demonstrations, which blocks; one that shows nothing is refused."""
         shown = [self._shown(i, each, retriever) for i, each in enumerate(fields, start=1)]
-        # of what it refuses, there may be none at all
         bare = [
             number
             for number, (given, d) in enumerate(zip(fields, shown, strict=True), start=1)
             if given.passages is None
             and not share_a_script(d.question, d.passages)
-            and (d.passages or not says_no(d))
+            and (d.passages or not says_no(d))  # of what it refuses, there may be none at all
         ]
         if bare and self.settings.retrieval.top_k:
             template, _ = template_of(shown)

@@ -7,12 +7,13 @@ import logging
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from math import hypot
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
+from fastapi import Response
 from pydantic import AfterValidator, BaseModel, Field
 
 from raggd.core.low_rank import effective_change, norm
@@ -67,14 +68,24 @@ class Deleted(BaseModel):
     deleted: Literal[True] = True
 
 
+Item = TypeVar("Item")
+
+
+class ListOf(BaseModel, Generic[Item]):
+    """All of one kind."""
+
+    object: Literal["list"] = "list"
+    data: list[Item]
+
+
 class Supports:
-    """The stored sets: the command line's are here too, and these are there."""
+    """Routes of the stored sets: the command line's are here too, and these are there."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def add(self, body: SupportRequest) -> tuple[SupportView, bool]:
-        """Store and adapt a set of this base, if there is room (429); say whether it is new."""
+    async def add_support(self, body: SupportRequest, response: Response) -> SupportView:
+        """Store demonstrations and predict the update that they ask for."""
         service, store = self._service, self._service.store
         in_use = service.base.fingerprint
         if body.base not in {None, in_use}:
@@ -96,11 +107,27 @@ class Supports:
                     code="too_many_supports",
                     status=429,
                 )
+            response.status_code = 201 if new else 200
             stored = await asyncio.to_thread(store.add, support)
             if not store.facts(service.rag.key(support)):
                 adapted, milliseconds = await service.adapted_to(support)
                 await asyncio.to_thread(self._keep, support, adapted, milliseconds)
-            return await service.aside(lambda: self.told(stored)), new
+            return await service.aside(lambda: self._view(stored, told=True))
+
+    async def list_supports(self) -> ListOf[SupportView]:
+        """List the support sets, newest first."""
+        return ListOf(data=await self._service.aside(self.views))
+
+    async def get_support(self, support: str) -> SupportView:
+        """Show a support set."""
+        stored = self._service.stored(support)
+        return await self._service.aside(lambda: self._view(stored, told=True))
+
+    async def delete_support(self, support: str) -> Deleted:
+        """Delete a support set and its update."""
+        self._service.require(support)
+        await asyncio.to_thread(self._service.store.remove, support)
+        return Deleted(id=support)
 
     def _keep(self, support: SupportSet, adapted: Adapted, milliseconds: float) -> None:
         facts: dict[str, Any] = {"adapt_ms": milliseconds, "norms": {}}
@@ -112,12 +139,6 @@ class Supports:
         there = support.id in store  # it may have been deleted meanwhile
         store.put(self._service.rag.key(support), adapted, facts, on_disk=there)
 
-    def told(self, stored: StoredSet) -> SupportView:
-        """Return a stored set with what is odd about it; blocks while that is looked for."""
-        view = self._view(stored)
-        view.remarks = self._service.rag.remarks(stored.support)
-        return view
-
     def views(self) -> list[SupportView]:
         """Return all sets, newest first; a damaged one is reported and left out."""
         shown = []
@@ -128,7 +149,8 @@ class Supports:
                 LOG.warning("support set %s is left out: %s", name, error)
         return sorted(shown, key=lambda view: (-view.created, view.id))
 
-    def _view(self, stored: StoredSet) -> SupportView:
+    def _view(self, stored: StoredSet, *, told: bool = False) -> SupportView:
+        # blocks while what is odd about it is looked for, if it is to be told
         support = stored.support
         facts = self._service.store.facts(self._service.rag.key(support))
         norms = facts.get("norms") or {}
@@ -142,6 +164,7 @@ class Supports:
             norms=norms,
             norm=hypot(*(value for layers in norms.values() for value in layers)),
             adapt_ms=facts.get("adapt_ms"),
+            remarks=self._service.rag.remarks(support) if told else None,
         )
 
 
@@ -157,8 +180,8 @@ class TableView(BaseModel):
     """A table of an evaluation: its first column names the rows."""
 
     caption: str
-    columns: list[str]
-    rows: list[list[str]]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
 class EvaluationView(BaseModel):
@@ -177,7 +200,7 @@ class EvaluationView(BaseModel):
 
 
 class Evaluations:
-    """Starts, shows and ends evaluations; called from one event loop.
+    """Routes that start, show and end evaluations.
 
     One runs at a time, in a thread of its own; what needs the model waits for its turn between the
     steps of the answers in progress. Nothing of it stays on disk.
@@ -187,20 +210,20 @@ class Evaluations:
         self._service = service
         self._views: dict[str, EvaluationView] = {}
 
-    def start(self, body: EvaluationRequest) -> EvaluationView:
-        """Begin an evaluation, one at a time, of two examples or more; `view` says how far."""
+    async def start_evaluation(self, body: EvaluationRequest) -> EvaluationView:
+        """Score base, few shot and adapted model on one's own questions, in the background."""
         support = self._service.stored(body.support).support
         shown = {each.question for each in support.demonstrations}
-        fields = [(f.question.strip(), f.answer.strip()) for f in body.questions or []]
+        given = body.questions or []
         asked = [
-            Question(f"q{number}", question, (answer,))
-            for number, (question, answer) in enumerate(fields, start=1)
-            if question not in shown
+            Question(f"q{number}", each.question.strip(), (each.answer.strip(),))
+            for number, each in enumerate(given, start=1)
+            if each.question.strip() not in shown
         ]
-        if not asked and (fields or len(support.demonstrations) < 2):
+        if not asked and (given or len(support.demonstrations) < 2):
             told = "every question is an example of the set, too: give others."
             alone = "a set of one example cannot be asked and shown: give questions."
-            raise ApiError(told if fields else alone, "questions", "too_few_questions")
+            raise ApiError(told if given else alone, "questions", "too_few_questions")
         if any(view.status == "running" for view in self._views.values()):
             told = "an evaluation is running: wait for it, or DELETE it."
             raise ApiError(told, code="evaluation_running", status=409)
@@ -217,16 +240,16 @@ class Evaluations:
         threading.Thread(target=self._run, args=work, name="raggd-evaluation").start()
         return view
 
-    def view(self, name: str) -> EvaluationView:
-        """Return how far an evaluation is; 404 if there is none of that id."""
-        if name not in self._views:
+    async def get_evaluation(self, evaluation: str) -> EvaluationView:
+        """Show how far an evaluation is."""
+        if evaluation not in self._views:
             told = "there is no such evaluation."
             raise ApiError(told, code="evaluation_not_found", status=404)
-        return self._views[name]
+        return self._views[evaluation]
 
-    def cancel(self, name: str) -> EvaluationView:
-        """End an evaluation after the answers that are being written."""
-        view = self.view(name)
+    async def end_evaluation(self, evaluation: str) -> EvaluationView:
+        """End an evaluation, after the answers that are being written."""
+        view = await self.get_evaluation(evaluation)
         if view.status == "running":
             view.status = "cancelled"
         return view
@@ -250,14 +273,10 @@ class Evaluations:
                 report = score_task(parts, task, names, Path(folder), progress, turn)
             # of few questions only the scores are shown: their p-values would pretend to know
             enough = task.size >= FEWEST
-            view.tables = [
-                TableView(
-                    caption=table.caption,
-                    columns=[column.heading for column in table.columns],
-                    rows=[list(row) for row in table.rows],
-                )
-                for table in (report.tables if enough else report.tables[:1])
-            ]
+            for table in report.tables if enough else report.tables[:1]:
+                columns = [column.heading for column in table.columns]
+                told = TableView(caption=table.caption, columns=columns, rows=table.rows)
+                view.tables.append(told)
             view.advice = report.advice if enough else TOO_FEW.format(count=task.size)
             view.status = "done"
         except CancelledError:

@@ -29,7 +29,7 @@ from raggd.backbone.device import leave_one
 from raggd.records import RaggdError
 from raggd.serving import openai
 from raggd.serving.bodies import MODELS
-from raggd.serving.errors import ApiError, ErrorBody, install_handlers
+from raggd.serving.errors import LOG, ApiError, ErrorBody, install_handlers
 from raggd.serving.gate import Keys, RequestGate, is_local
 from raggd.serving.service import Service
 from raggd.serving.supports import Evaluations, ListOf, Supports, SupportView
@@ -237,10 +237,9 @@ class _Server(uvicorn.Server):
 def _log_to_stderr() -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("raggd.serving")
-    log.handlers[:] = [handler]
-    log.propagate = False
-    log.setLevel(logging.INFO)
+    LOG.handlers[:] = [handler]
+    LOG.propagate = False
+    LOG.setLevel(logging.INFO)
 
 
 def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:

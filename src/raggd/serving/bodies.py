@@ -133,16 +133,14 @@ class Extension(Body):
         if name not in MODELS or (slash and (name != "adapted" or not tail)):
             told = str(unknown_name("model", model, [*MODELS, "adapted/<support id>"]))
             raise ApiError(told, "model", "model_not_found", 404)
-        support = tail or self.support
-        adapts = bool(support or self.demonstrations)
+        given = {tail, self.support, "demonstrations" if self.demonstrations else None}
+        sets = sorted(filter(None, given))
+        adapts = bool(sets)
         method = (self.method or ("adapted" if adapts else "base")) if name == AUTO else name
         problem, code = "", "invalid_value"
         either = f"leave it out, or use model '{AUTO}'."
-        if tail and self.support not in {None, tail}:
-            told = f"model '{model}' and raggd.support '{self.support}' name different sets"
-            problem = f"{told}: leave one out."
-        elif support and self.demonstrations:
-            problem = f"support set '{support}' and demonstrations were both given: leave one out."
+        if len(sets) > 1:
+            problem = f"several support sets were given ({' and '.join(sets)}): leave one out."
         elif self.method not in {None, method}:
             told = f"model '{model}' answers by {method}, but raggd.method is '{self.method}'"
             problem = f"{told}: {either}"
@@ -156,7 +154,7 @@ class Extension(Body):
             )
         if problem:
             raise ApiError(problem, "raggd", code)
-        return method, support
+        return method, tail or self.support
 
 
 # --- JSON, where it is wanted

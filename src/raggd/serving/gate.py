@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import re
 import time
 from collections.abc import Mapping
@@ -30,9 +29,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raggd.files import open_text, reason_of
 from raggd.records import RaggdError
-from raggd.serving.errors import ApiError, as_api_error, internal_error, refuse_doubled_keys
+from raggd.serving.errors import LOG, ApiError, as_api_error, internal_error, refuse_doubled_keys
 
-LOG = logging.getLogger("raggd.serving")
 OPEN = ("/", "/health", "/openapi.json")
 """Paths that need no key; the page's own files are open too."""
 LARGEST_BODY = 1 << 20  # bytes
@@ -116,13 +114,13 @@ def _names_local(header: str) -> bool:
 
 async def _read(scope: Scope, receive: Receive) -> Receive:
     """Read and check the body; return what gives it to the application once more."""
-    body, size = bytearray(), 0
+    parts, size = [], 0
     try:
         async with asyncio.timeout(_BODY_S):
             async for part in Request(scope, receive).stream():
                 size += len(part)
                 if size <= LARGEST_BODY:
-                    body += part
+                    parts.append(part)
                 elif size > LARGEST_BODY * _DRAIN:
                     break
     except TimeoutError as error:
@@ -131,8 +129,9 @@ async def _read(scope: Scope, receive: Receive) -> Receive:
     if size > LARGEST_BODY:
         told = f"the body is larger than {LARGEST_BODY // 1024} KiB: send less."
         raise ApiError(told, code="body_too_large", status=413)
-    refuse_doubled_keys(bytes(body))
-    pending: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+    body = b"".join(parts)
+    refuse_doubled_keys(body)
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
         return pending.pop() if pending else await receive()

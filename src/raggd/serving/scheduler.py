@@ -17,9 +17,11 @@ from raggd.backbone.batch import READ_TOKENS, Reading, join_caches, known_tokens
 from raggd.backbone.capture import Steps, steps_from
 from raggd.backbone.device import claim
 from raggd.backbone.generate import read_prompts
+from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
+from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
-from raggd.methods.answering import adapted_rows, rules_of
+from raggd.methods.answering import adapted_rows, follow_examples, rules_of, shared_update
 from raggd.methods.base import Adapted
 from raggd.serving.errors import as_api_error, stopping
 from raggd.serving.gate import Metrics
@@ -84,6 +86,7 @@ class RunningBatch:
         self._states: list[Adapted] = []
         self._cache: Any = None
         self._mask = torch.empty(0, 0, dtype=torch.long)
+        self._update: Update | None = None  # of all, kept: batches of two bases take turns
         self._held = ExitStack()
         self._steps: Steps | None = None
         self._left = 0  # steps that there is room for
@@ -98,14 +101,20 @@ class RunningBatch:
         parts = [(self._cache, self._mask)] if self._states else []
         self._cache, self._mask = join_caches([*parts, (reading.cache, reading.mask)])
         self._states += states
+        self._stack()
         return reading.logits
+
+    def _stack(self) -> None:
+        update, target = shared_update(self._states), (self._backbone.device, self._backbone.dtype)
+        self._update = update.map(lambda tensor: tensor.to(*target)) if update else None
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Add one token to every answer; return the (answers, vocabulary) logits of the next."""
         if self._steps is None or not self._left:
             self.release()
-            self._held.enter_context(adapted_rows(self._backbone, self._states))
+            base, as_one = self._states[0].base, follow_examples(self._states)
+            self._held.enter_context(attach(self._backbone, base, self._update, as_one=as_one))
             none, following = self._mask.new_empty(0), self._mask.sum(1, keepdim=True)
             reading = Reading(self._cache, none, self._mask, following)
             self._steps, self._left = steps_from(self._backbone, reading, AHEAD), AHEAD
@@ -120,7 +129,7 @@ class RunningBatch:
         self.release()
         self._states = [self._states[i] for i in at]
         if not self._states:
-            self._cache = None
+            self._cache, self._update = None, None
             return
         index = torch.tensor(at, device=self._mask.device)
         mask = self._mask[index]
@@ -128,6 +137,7 @@ class RunningBatch:
         self._mask = mask[:, start:]
         layers = [(layer.keys, layer.values) for layer in self._cache.layers]
         self._cache = new_cache([(k[index, :, start:], v[index, :, start:]) for k, v in layers])
+        self._stack()
 
     def release(self) -> None:
         """Leave the backbone as it is without this batch; the next step adapts it again."""

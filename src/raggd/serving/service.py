@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence, Sized
@@ -27,14 +26,13 @@ from raggd.retrieval.base import Retriever, fused
 from raggd.retrieval.build import Index
 from raggd.retrieval.corpus import look_at
 from raggd.serving.bodies import DemonstrationFields, given_passages
-from raggd.serving.errors import ApiError, internal_error, stopping
+from raggd.serving.errors import LOG, ApiError, internal_error, stopping
 from raggd.serving.gate import Metrics
 from raggd.serving.row import TokenBytes
 from raggd.serving.scheduler import Scheduler
 
 LONGEST = 50  # words of an earlier question, its last, or answer, searched for with a follow-up
 DEPTH = 20  # passages of each search whose ranks are fused
-LOG = logging.getLogger("raggd.serving")
 T = TypeVar("T")
 
 

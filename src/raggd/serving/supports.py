@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 import threading
 import uuid
@@ -21,17 +20,12 @@ from raggd.methods.base import Adapted
 from raggd.methods.store import StoredSet
 from raggd.records import Demonstration, Question, RaggdError, SupportSet
 from raggd.serving.bodies import Body, Demonstrations, QuestionFields, ShortText, filled
-from raggd.serving.errors import ApiError, as_api_error
+from raggd.serving.errors import LOG, ApiError, as_api_error
 from raggd.serving.service import Service
 from raggd.study.evaluate import FEWEST, own_methods, score_task, set_task
 
-LOG = logging.getLogger("raggd.serving")
 MOST_SETS = 1000  # support sets that a server keeps
 KEPT = 8  # evaluations that can be looked at, the newest
-TOO_FEW = (
-    "{count} is too few to tell chance from help: look at the answers, and ask "
-    f"{FEWEST} questions or more for advice."
-)
 
 
 class SupportRequest(Body):
@@ -271,13 +265,17 @@ class Evaluations:
             with tempfile.TemporaryDirectory(prefix="raggd-evaluation-") as folder:
                 names = own_methods(parts)
                 report = score_task(parts, task, names, Path(folder), progress, turn)
-            # of few questions only the scores are shown: their p-values would pretend to know
-            enough = task.size >= FEWEST
-            for table in report.tables if enough else report.tables[:1]:
+            tables, view.advice = report.tables, report.advice
+            if task.size < FEWEST:  # the scores alone: p-values would pretend to know
+                tables = tables[:1]
+                view.advice = (
+                    f"{task.size} is too few to tell chance from help: look at the answers, and "
+                    f"ask {FEWEST} questions or more for advice."
+                )
+            for table in tables:
                 columns = [column.heading for column in table.columns]
                 told = TableView(caption=table.caption, columns=columns, rows=table.rows)
                 view.tables.append(told)
-            view.advice = report.advice if enough else TOO_FEW.format(count=task.size)
             view.status = "done"
         except CancelledError:
             view.status = "cancelled"

@@ -29,7 +29,7 @@ from raggd.backbone.device import leave_one
 from raggd.records import RaggdError
 from raggd.serving import openai
 from raggd.serving.bodies import MODELS
-from raggd.serving.errors import LOG, ApiError, ErrorBody, install_handlers
+from raggd.serving.errors import HANDLERS, LOG, ApiError, ErrorBody
 from raggd.serving.gate import Keys, RequestGate, is_local
 from raggd.serving.service import Service
 from raggd.serving.supports import Evaluations, ListOf, Supports, SupportView
@@ -176,8 +176,8 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
         redoc_url=None,
         lifespan=lifespan,
         responses=ERRORS,
+        exception_handlers=HANDLERS,
     )
-    install_handlers(app)
     supports = Supports(service)
     _openai_routes(app, service, supports)
     _own_routes(app, service, supports)
@@ -234,14 +234,6 @@ class _Server(uvicorn.Server):
         await super().serve(sockets)
 
 
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    LOG.handlers[:] = [handler]
-    LOG.propagate = False
-    LOG.setLevel(logging.INFO)
-
-
 def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
     """Serve until a signal comes; the settings of `rag` say where.
 
@@ -251,7 +243,10 @@ def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
     with bind(settings) as taken:
         if hasattr(signal, "SIGHUP"):  # while it loads, there is nothing to be indexed anew
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        _log_to_stderr()
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        LOG.handlers[:], LOG.propagate = [handler], False
+        LOG.setLevel(logging.INFO)
         service = Service(rag, threads=leave_one())
         config = uvicorn.Config(
             create_app(service, keys, local=is_local(settings.host)),

@@ -7,20 +7,19 @@ included. What cannot be honoured is refused by its name, never ignored.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from raggd.data.shown import parsed_json
 from raggd.data.text import normal_text
-from raggd.records import Demonstration, Passage, unknown_name
+from raggd.records import Passage, unknown_name
 from raggd.serving.errors import ApiError
 
 MOST_PASSAGES = 16
 LONGEST_EVIDENCE = 32_768  # characters of all passages that a client brings along for one question
-AUTO = "raggd"
-"""The model that adapts when there is something to adapt to, and is the base adapter otherwise."""
+AUTO = "raggd"  # adapts when there is something to adapt to, and is the base adapter otherwise
 MODELS = {
     AUTO: "adapted with a support set or demonstrations, else base",
     "vanilla-rag": "the bare backbone with the passages in its prompt",
@@ -262,10 +261,6 @@ class ResponseFormat(Body):
             return keyed and wanted.fits(value)
         except RecursionError:  # nested too deep
             return False
-
-    def shown_by(self, demonstrations: Sequence[Demonstration]) -> bool:
-        """Return whether every demonstration answers as it is wanted."""
-        return bool(demonstrations) and all(self.fits(d.answer) for d in demonstrations)
 
 
 # --- how an answer is written

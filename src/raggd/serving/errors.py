@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
@@ -177,11 +177,10 @@ def refuse_doubled_keys(body: bytes) -> None:
         json.loads(body, object_pairs_hook=_each_once)
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Answer every kind of failure in OpenAI's form."""
+async def _answer(_: Request, error: Exception) -> JSONResponse:
+    return as_api_error(error).response()
 
-    async def answer(_: Request, error: Exception) -> JSONResponse:
-        return as_api_error(error).response()
 
-    for kind in (RequestValidationError, HTTPException, ApiError, RaggdError, Exception):
-        app.add_exception_handler(kind, answer)
+_FAILURES = (RequestValidationError, HTTPException, ApiError, RaggdError, Exception)
+HANDLERS: dict[int | type[Exception], Any] = dict.fromkeys(_FAILURES, _answer)
+"""Of an application: every kind of failure is answered in OpenAI's form."""

@@ -31,8 +31,7 @@ from raggd.files import open_text, reason_of
 from raggd.records import RaggdError
 from raggd.serving.errors import LOG, ApiError, as_api_error, internal_error, refuse_doubled_keys
 
-OPEN = ("/", "/health", "/openapi.json")
-"""Paths that need no key; the page's own files are open too."""
+OPEN = ("/", "/health", "/openapi.json")  # paths that need no key, beside the page's own files
 LARGEST_BODY = 1 << 20  # bytes
 _DRAIN = 64  # times that are read and thrown away: the client is to see the answer, no reset
 _BODY_S = 30.0

@@ -176,7 +176,7 @@ class Request(Response):
             shown = self.wanted.demonstrations or []
             support = await service.aside(lambda: service.support_of(shown, self._retriever))
             self.remarks = await service.aside(lambda: service.rag.remarks(support))
-        if self.format and not self.format.shown_by(support.demonstrations):
+        if self.format and not all(self.format.fits(d.answer) for d in support.demonstrations):
             raise ApiError(NO_JSON, "response_format")
         self.support = support.id
         adapted, self.timings["adapt"] = await service.adapted_to(support, self.instruction)

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from secrets import randbits
 from typing import Any, Literal
 
 import torch
@@ -42,11 +43,8 @@ class Sampler:
         self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
     ) -> None:
         self._temperature, self._nucleus = temperature, TopPLogitsWarper(top_p)
-        self._generator = torch.Generator()
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed % 2**63)
+        number = randbits(63) if seed is None else seed % 2**63
+        self._generator = torch.Generator().manual_seed(number)
 
     def choose(self, logits: Tensor, extract: Extract | Slots | None = None) -> int:
         """Choose a token by (vocabulary,) logits of any float type, of what `extract` allows."""

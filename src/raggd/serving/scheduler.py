@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
@@ -166,7 +166,8 @@ class Scheduler:
         self._preparing = 0
         self._start = 0.0
         self._closing = False
-        self._batches: dict[str, RunningBatch] = {}  # by base: only those can share a forward pass
+        # by base: only those can share a forward pass
+        self._batches = defaultdict[str, RunningBatch](lambda: RunningBatch(backbone))
         metrics.waiting.set_function(lambda: self.waiting)
         metrics.running.set_function(lambda: self.running)
         self._thread = threading.Thread(target=self._run, name="raggd-model", daemon=True)
@@ -298,7 +299,7 @@ class Scheduler:
 
     def _pass(self, base: str, rows: list[Row], *, joining: bool) -> None:
         # one pass of the model: rows that join read their prompts, others add a token
-        batch = self._batches.setdefault(base, RunningBatch(self._backbone))
+        batch = self._batches[base]
         self._release(batch)
         started = time.perf_counter()
         try:

@@ -20,7 +20,7 @@ from raggd.cli.shared import emit_json
 from raggd.data.prompts import Prompt
 from raggd.data.rendering import turn_tokens
 from raggd.files import read_json_lines, write_json
-from raggd.serving.documents import passages_for, searches_for
+from raggd.serving.service import passages_for, searches_for
 
 QUESTIONS = Path(__file__).parent / "follow_ups.jsonl"
 DEPTHS = (1, 3, 5)

@@ -17,8 +17,7 @@ from raggd.files import CacheWarning
 from raggd.records import Hit, Passage, RaggdError
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import build_index
-from raggd.retrieval.evidence import CachedRetriever
-from raggd.retrieval.folders import list_cache, prune_cache
+from raggd.retrieval.cache import CachedRetriever, list_cache, prune_cache
 from raggd.settings import RetrievalSettings
 from retrieval_fixtures import as_file
 

@@ -18,7 +18,8 @@ from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import RetrievalWarning, Retriever
 from raggd.retrieval.bring_your_own import open_named
 from raggd.retrieval.build import Index, build_index
-from raggd.retrieval.evidence import CachedRetriever, NoisyRetriever
+from raggd.retrieval.cache import CachedRetriever
+from raggd.retrieval.evidence import NoisyRetriever
 from raggd.settings import AdapterSettings, RetrievalSettings, Settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed

@@ -219,7 +219,7 @@ def cache_list(as_json: Json = False) -> None:
     """List what is kept, the longest unused first."""
     from raggd.files import cache_folder
     from raggd.retrieval.base import show_size
-    from raggd.retrieval.folders import list_cache
+    from raggd.retrieval.cache import list_cache
 
     entries = list_cache()
     held = sum(entry.bytes for entry in entries)
@@ -239,7 +239,7 @@ def cache_prune(
 ) -> None:
     """Delete what is made again when it is needed; downloads and support sets stay."""
     from raggd.retrieval.base import parse_size, show_size
-    from raggd.retrieval.folders import prune_cache
+    from raggd.retrieval.cache import prune_cache
 
     if older_than is None and keep is None:
         raise RaggdError("say what may go: --older-than DAYS, --keep SIZE, or both.")

@@ -1,25 +1,16 @@
-"""Evidence for questions: what every method is given, remembered or with noise; how good it is."""
+"""Evidence for questions: what every method is given, if wanted with noise; how good it is."""
 
 from __future__ import annotations
 
-import json
-import sqlite3
-import warnings
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from math import floor
-from pathlib import Path
-
-import numpy as np
 
 from raggd.data.answers import choose_answer, contains_answer, normalise_answer
 from raggd.data.prepared import Prepared
 from raggd.data.questions import OWN_TASK
-from raggd.files import CacheWarning, is_unwritable, reason_of
 from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, content_id
-from raggd.retrieval.base import Retriever, check_search
-from raggd.retrieval.store import StoredRetriever
+from raggd.retrieval.base import Retriever
 from raggd.retrieval.terms import tokenize
 
 Evidence = tuple[Passage, ...]  # the passages of one question, best first
@@ -164,77 +155,3 @@ class NoisyRetriever:
                 taken.add(stranger.id)
                 result[place] = Hit(stranger, hits[place].score)
         return result
-
-
-_TABLE = """
-CREATE TABLE IF NOT EXISTS results (
-    key TEXT PRIMARY KEY, retriever TEXT NOT NULL, k INTEGER NOT NULL, query TEXT NOT NULL,
-    ids TEXT NOT NULL, scores BLOB NOT NULL
-) WITHOUT ROWID
-"""
-_INSERT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)"
-_SELECT = "SELECT ids, scores FROM results WHERE key = ?"
-
-
-class CachedRetriever:
-    """A retriever that remembers results in an SQLite file, which processes may share.
-
-    Results are keyed by the retriever's fingerprint (which covers its index), `k` and the query.
-    Ids and scores are stored (as 64-bit floats, so they come back bitwise); passages are read from
-    the index. Where the file cannot be written, every search is made.
-    """
-
-    def __init__(self, retriever: StoredRetriever, folder: Path) -> None:
-        self._retriever, self.fingerprint = retriever, retriever.fingerprint
-        self._path = folder / "retrieval.sqlite3"
-        self._told = False
-
-    def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
-        """Return exactly what the retriever behind the cache returns."""
-        check_search(queries, k)
-        keys = [content_id(self.fingerprint, str(k), query, length=40) for query in queries]
-        known = self._use(keys, [])
-        missing = {key: query for key, query in zip(keys, queries, strict=True) if key not in known}
-        if missing:
-            found = self._retriever.search(list(missing.values()), k)
-            known |= zip(missing, map(_packed, found), strict=True)
-            added = [(key, self.fingerprint, k, q, *known[key]) for key, q in missing.items()]
-            self._use([], added)
-        return [self._hits(*known[key]) for key in keys]
-
-    def _hits(self, ids: str, scores: bytes) -> list[Hit]:
-        found = self._retriever.store.passages(json.loads(ids))
-        return list(map(Hit, found, np.frombuffer(scores, dtype="<f8").tolist()))
-
-    def _use(
-        self, keys: Sequence[str], added: Sequence[tuple[object, ...]]
-    ) -> dict[str, tuple[str, bytes]]:
-        # Note added rows, and return those of keys that are known. A connection per call: safe from
-        # any thread and after a fork; opening takes microseconds.
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self._path, timeout=60)) as file, file:
-                file.execute(_TABLE)
-                if added:
-                    file.executemany(_INSERT, added)
-                read = {key: file.execute(_SELECT, (key,)).fetchone() for key in keys}
-                return {key: row for key, row in read.items() if row is not None}
-        except (sqlite3.Error, OSError) as error:
-            if not is_unwritable(error):
-                raise RaggdError(
-                    f"cannot use the retrieval cache {self._path} ({error}): delete the file; it "
-                    "is made again."
-                ) from error
-            if not self._told:
-                warnings.warn(
-                    f"results of searches are not kept in {self._path}: {reason_of(error)}.",
-                    CacheWarning,
-                    stacklevel=3,
-                )
-            self._told = True
-            return {}
-
-
-def _packed(hits: Sequence[Hit]) -> tuple[str, bytes]:
-    scores = np.array([hit.score for hit in hits], dtype="<f8")
-    return json.dumps([hit.passage.id for hit in hits]), scores.tobytes()

@@ -6,8 +6,7 @@
 
 A reader maps the files of one version and keeps them, whatever takes its place; so an index can be
 brought up to date under a running program. A build that was stopped goes on from what it finds; a
-partial folder with nothing to go on from is removed. Indexes that nobody names lie in the cache
-folder, which is listed and pruned here.
+partial folder with nothing to go on from is removed.
 """
 
 from __future__ import annotations
@@ -16,14 +15,12 @@ import fcntl
 import os
 import shutil
 import sqlite3
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from raggd.files import cache_folder, read_json, reason_of, write_json
+from raggd.files import read_json, reason_of, write_json
 from raggd.records import RaggdError
 
 FORMATS = {"bm25": 4, "dense": 3}
@@ -136,69 +133,3 @@ def publish(work: Path, folder: Path, manifest: dict[str, Any]) -> None:
     for old in folder.iterdir():
         if old.name != name and _is_version(old):
             shutil.rmtree(old, ignore_errors=True)
-
-
-_REMADE = ("index", "unfinished index", "retrieval", "adapters", "tables", "pocket-choices")
-"""Kinds of entries that are made again when they are needed, without a download."""
-_AT_WORK = 3600
-"""Seconds for which an index that is not finished may still be made by another process."""
-
-
-@dataclass(frozen=True, slots=True)
-class CacheEntry:
-    """Something in the cache folder."""
-
-    kind: str  # ``index``, ``unfinished index``, or the name of the folder that it lies in
-    path: Path
-    bytes: int
-    last_used: float  # seconds since 1970; of what does not note it, when it was last written
-    what: str
-
-
-def list_cache() -> list[CacheEntry]:
-    """Return all that is in the cache folder, the longest unused first."""
-    entries = []
-    for path in cache_folder().glob("*/*"):
-        with suppress(FileNotFoundError):  # another process removed it, or a part of it
-            entries.append(_entry(path.parent.name, path))
-    return sorted(entries, key=lambda entry: entry.last_used)
-
-
-def _entry(folder: str, path: Path) -> CacheEntry:
-    files = [f.stat() for f in (path, *path.rglob("*")) if f.is_file()]
-    size = sum(f.st_size for f in files)
-    used = max((f.st_mtime for f in files), default=path.stat().st_mtime)
-    if folder != "indexes":
-        return CacheEntry(folder, path, size, used, path.name)
-    try:
-        manifest = read_manifest(path)
-    except RaggdError:
-        return CacheEntry("unfinished index", path, size, used, path.name.strip("."))
-    kind, count, corpus = (manifest.get(name) for name in ("kind", "passages", "corpus"))
-    what = f"{kind}, {count} passages of {corpus}"
-    return CacheEntry("index", path, size, (path / MANIFEST).stat().st_mtime, what)
-
-
-def prune_cache(
-    older_than_days: float | None = None, max_bytes: int | None = None
-) -> list[CacheEntry]:
-    """Return what was deleted: unused for so long, or longest, until the rest is small enough."""
-    entries = [entry for entry in list_cache() if entry.kind in _REMADE]
-    held, now = sum(entry.bytes for entry in entries), time.time()
-    gone: list[CacheEntry] = []
-    for entry in entries:
-        if entry.kind == "unfinished index" and now - entry.last_used < _AT_WORK:
-            continue
-        old = older_than_days is not None and now - entry.last_used > 86400 * older_than_days
-        if old or (max_bytes is not None and held > max_bytes):
-            try:
-                with suppress(FileNotFoundError):  # another process was faster
-                    shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
-            except OSError as error:
-                raise RaggdError(
-                    f"cannot delete {entry.path}: {error.strerror or error}. What was to go before "
-                    f"it is deleted ({len(gone)} of the cache's entries)."
-                ) from error
-            held -= entry.bytes
-            gone.append(entry)
-    return gone

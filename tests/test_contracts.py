@@ -44,7 +44,7 @@ from raggd.data.contracts.lessons import draw_lesson
 from raggd.data.contracts.letters import CHANGES
 from raggd.data.contracts.trim import sentences, shorten
 from raggd.data.contracts.words import HEADS, KEYS, REFUSALS, VERDICTS
-from raggd.data.prepared import PreparedRetriever, prepared_id, read_prepared, write_prepared
+from raggd.data.questions import PreparedRetriever, prepared_id, read_prepared, write_prepared
 from raggd.data.remarks import remarks_on
 from raggd.data.shown import (
     inside,

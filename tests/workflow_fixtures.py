@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from raggd.assembly import Assembly
-from raggd.data.prepared import Prepared
+from raggd.data.questions import Prepared
 from raggd.records import Hit, Passage
 from raggd.settings import Settings
 

@@ -19,7 +19,7 @@ from raggd.adaptation.following import TOO_FEW, TRIES, drawn_pool, is_left, pool
 from raggd.backbone.refusal import RefusalRule
 from raggd.data.contracts.families import check_held_out, draw_contract
 from raggd.data.contracts.lessons import Lesson, draw_lesson
-from raggd.data.prepared import Prepared
+from raggd.data.questions import Prepared
 from raggd.data.reading import template_of
 from raggd.records import RaggdError
 

@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from raggd.backbone.load import Backbone
-from raggd.data.prompts import answer_tokens
-from raggd.data.rendering import text_tokens
+from raggd.data.prompts import answer_tokens, text_tokens
 from raggd.data.text import UNSPACED, is_boundary
 
 FIRST = 32  # characters of a word that decide its first token

@@ -14,8 +14,15 @@ import torch
 from torch import nn
 
 from raggd.backbone.embedded import known_fingerprint, shipped_fingerprint
-from raggd.data.prompts import ANSWER_CUE, WITH_PASSAGES, WITHOUT_PASSAGES, user_text
-from raggd.data.rendering import control_of, render_turns, template_of
+from raggd.data.prompts import (
+    ANSWER_CUE,
+    WITH_PASSAGES,
+    WITHOUT_PASSAGES,
+    control_of,
+    render_turns,
+    template_of,
+    user_text,
+)
 from raggd.records import Passage, RaggdError, content_id
 
 PARTS = ("weights", "vocabulary", "special tokens", "end tokens", "chat template", "prompt wording")

@@ -9,7 +9,7 @@ from torch import Tensor
 from raggd.backbone.extractive import Extract, only
 from raggd.backbone.load import Backbone
 from raggd.data.prompts import answer_lead
-from raggd.data.several import Several
+from raggd.data.template import Several
 
 
 class Slots:

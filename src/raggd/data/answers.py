@@ -34,17 +34,13 @@ def normalise_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
-def _split_form(text: str) -> str:
-    # A break at every mark (1940-44) and beside every character of a script without spaces.
-    words = _UNSPACED.sub(r" \g<0> ", _BETWEEN_WORDS.sub(" ", text.lower()))
-    return " ".join(_ARTICLES.sub(" ", words).split())
-
-
 @functools.lru_cache(maxsize=8192)  # the same passages and aliases are compared again and again
 def _forms(text: str) -> tuple[str, ...]:
-    # Both forms with a space around and two between tokens: neighbouring matches share no space.
+    # SQuAD's, and one with a break at every mark (1940-44) and beside every character of a script
+    # without spaces; a space around and two between tokens: neighbouring matches share no space.
     text = search_form(text)
-    forms = (normalise_answer(text), _split_form(text))
+    words = _UNSPACED.sub(r" \g<0> ", _BETWEEN_WORDS.sub(" ", text.lower()))
+    forms = (normalise_answer(text), " ".join(_ARTICLES.sub(" ", words).split()))
     return tuple(f" {form.replace(' ', '  ')} " if form else "" for form in forms)
 
 
@@ -71,7 +67,6 @@ def contains_answer(text: str, answers: Iterable[str]) -> bool:
 
 
 def _is_plain(alias: str) -> bool:
-    """Return whether an alias reads like a name: no abbreviation, no bracketed remark."""
     letters = [c for c in alias if c.isalpha()]
     if not letters:
         return True  # a number or a date
@@ -85,9 +80,8 @@ def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
     """Choose the one answer to show or to train on: the alias that the passages hold.
 
     Of the aliases in the passages' titles and texts the most frequent wins, then the shortest,
-    then the first by code point. If the passages hold none, it is the shortest alias that reads
-    like a name or a number: one that is not in capitals throughout, has at least four characters,
-    does not end in a full stop and has no bracket. If no alias is like that, the shortest. White
+    then the first by code point. If the passages hold none, it is the shortest that reads like a
+    name or a number, not like an abbreviation or a remark in brackets; else the shortest. White
     space around it goes; the choice is the same for every order of the answers.
 
     Raises:
@@ -98,19 +92,19 @@ def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
     >>> choose_answer(["politician", "political leader", "pol"], [])
     'politician'
     """
-    aliases = sorted(
-        {answer.strip() for answer in answers} - {""}, key=lambda alias: (len(alias), alias)
-    )
+    aliases = {answer.strip() for answer in answers} - {""}
     if not aliases:
         raise RaggdError(
             "a question has no answer to choose from: give at least one that is not blank."
         )
     texts = [part for passage in passages for part in (passage.title, passage.text)]
     counts = {alias: sum(_count(text, alias) for text in texts) for alias in aliases}
-    best = max(aliases, key=lambda alias: counts[alias])  # the first, shortest one wins a tie
-    if counts[best]:
-        return best
-    return next(filter(_is_plain, aliases), aliases[0])
+    held = any(counts.values())
+
+    def rank(alias: str) -> tuple[int, bool, int, str]:
+        return -counts[alias], not (held or _is_plain(alias)), len(alias), alias
+
+    return min(aliases, key=rank)
 
 
 # Scores, each from 0 to 1, the best over the gold answers.
@@ -121,15 +115,10 @@ def _squad(text: str) -> str:
 
 
 def _checked(answers: Sequence[str]) -> Sequence[str]:
-    if isinstance(answers, str):
+    if isinstance(answers, str) or not answers:
         raise RaggdError(
-            f"gold answers must be a list of strings, got the single string {answers!r}: "
-            "write [answer] instead."
-        )
-    if not answers:
-        raise RaggdError(
-            "a question without gold answers cannot be scored: give at least one answer, or leave "
-            "the question out of the benchmark."
+            "an answer cannot be scored without gold answers: expected a list of strings, at least "
+            f"one, got {answers!r}."
         )
     return answers
 
@@ -146,12 +135,6 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     return float(any(given == _squad(answer) for answer in _checked(answers)))
 
 
-def _pair_f1(prediction: Counter[str], answer: Counter[str]) -> float:
-    common = (prediction & answer).total()
-    # 2PR/(P+R) with P = common/|prediction| and R = common/|answer|, in one division.
-    return 2 * common / (prediction.total() + answer.total()) if common else 0.0
-
-
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
     """Return the harmonic mean of precision and recall of words, best over the gold answers.
 
@@ -161,5 +144,10 @@ def token_f1(prediction: str, answers: Sequence[str]) -> float:
     >>> token_f1("Paris, Texas", ["Paris"])  # precision 1/2, recall 1
     0.6666666666666666
     """
-    given = Counter(_squad(prediction).split())
-    return max(_pair_f1(given, Counter(_squad(answer).split())) for answer in _checked(answers))
+    given, best = Counter(_squad(prediction).split()), 0.0
+    for answer in _checked(answers):
+        wanted = Counter(_squad(answer).split())
+        if common := (given & wanted).total():
+            # 2PR/(P+R) with P = common/|prediction| and R = common/|answer|, in one division
+            best = max(best, 2 * common / (given.total() + wanted.total()))
+    return best

@@ -22,10 +22,8 @@ from raggd.files import cache_folder, first_line, replacing
 from raggd.records import Question, RaggdError, content_id, known_names, require_known
 
 HUB = "hub"  # the source that stands for FlashRAG's data sets on the Hugging Face hub
-
 HUB_REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 HUB_CORPUS = "retrieval-corpus/wiki18_100w.zip"
-
 SPLITS = ("train", "dev", "test")
 SCORED = ("test", "dev")  # splits to score: the first that there is
 SMALLEST_POOL = 12
@@ -110,15 +108,16 @@ def find_file(source: str | Path, name: str, split: str) -> Path | None:
     return files_in(source).get(name, {}).get(split)
 
 
-def load_questions(source: str | Path, name: str, split: str) -> list[Question]:
-    """Return the questions of a split in the file's order, or refuse one that is not there."""
-    path = find_file(source, name, split)
-    if path is None:
-        raise RaggdError(
-            f"benchmark '{name}' has no split '{split}' in {source}: expected "
-            f"{name}/{split}.jsonl or .jsonl.gz, directly or below qa/."
-        )
-    return read_questions(path, task=name)
+def load_questions(source: str | Path, name: str, *splits: str) -> list[Question]:
+    """Return the questions of the first of some splits that is there, in the file's order."""
+    for split in splits:
+        if path := find_file(source, name, split):
+            return read_questions(path, task=name)
+    wanted = " or ".join(f"'{split}'" for split in splits)
+    raise RaggdError(
+        f"benchmark '{name}' has no split {wanted} in {source}: expected "
+        f"{name}/{splits[0]}.jsonl or .jsonl.gz, directly or below qa/."
+    )
 
 
 def choose_by_hash(questions: Iterable[Question], n: int, seed: int = 0) -> list[Question]:
@@ -147,32 +146,20 @@ def _sorted(questions: Iterable[Question]) -> list[Question]:
     return sorted(questions, key=lambda question: question.id)
 
 
-def _evaluation_questions(source: str | Path, benchmark: Benchmark) -> list[Question]:
-    for split in SCORED:
-        if path := find_file(source, benchmark.name, split):
-            return read_questions(path, task=benchmark.name)
-    raise RaggdError(
-        f"benchmark '{benchmark.name}' has nothing to score in {source}: expected "
-        f"{benchmark.name}/<split>.jsonl or .jsonl.gz with the split {' or '.join(SCORED)}."
-    )
-
-
-def _divide(source: str | Path, benchmark: Benchmark) -> tuple[list[Question], list[Question]]:
-    # Cut a set without a train file into pool and scored questions.
-    questions = _evaluation_questions(source, benchmark)
+def _divided(source: str | Path, name: str) -> tuple[list[Question], list[Question]] | None:
+    # pool and scored questions, cut out of one file; None for a benchmark with a train file
+    if find_benchmark(name, source).has_train or find_file(source, name, "train"):
+        return None
+    questions = _sorted(load_questions(source, name, *SCORED))
     size = max(SMALLEST_POOL, len(questions) // 10)
     if len(questions) <= size:
         raise RaggdError(
-            f"benchmark '{benchmark.name}' has {len(questions)} questions and no train file: more "
-            f"than {SMALLEST_POOL} are needed, since {SMALLEST_POOL} become the support pool."
+            f"benchmark '{name}' has {len(questions)} questions and no train file: more than "
+            f"{SMALLEST_POOL} are needed, since {SMALLEST_POOL} become the support pool."
         )
     pool = choose_by_hash(questions, size)
     shown = {normalise_answer(question.text) for question in pool}
-    return pool, [entry for entry in questions if normalise_answer(entry.text) not in shown]
-
-
-def _has_train(source: str | Path, benchmark: Benchmark) -> bool:
-    return benchmark.has_train or find_file(source, benchmark.name, "train") is not None
+    return _sorted(pool), [q for q in questions if normalise_answer(q.text) not in shown]
 
 
 def support_pool(source: str | Path, name: str) -> list[Question]:
@@ -181,10 +168,8 @@ def support_pool(source: str | Path, name: str) -> list[Question]:
     It is the train split; without one (PopQA and Bamboogle as published) a fixed tenth of the
     questions, at least 12, chosen by a hash of the id; too few to divide are refused.
     """
-    benchmark = find_benchmark(name, source)
-    if _has_train(source, benchmark):
-        return _sorted(load_questions(source, name, "train"))
-    return _sorted(_divide(source, benchmark)[0])
+    divided = _divided(source, name)
+    return divided[0] if divided else _sorted(load_questions(source, name, "train"))
 
 
 def scored_questions(source: str | Path, name: str) -> list[Question]:
@@ -193,10 +178,8 @@ def scored_questions(source: str | Path, name: str) -> list[Question]:
     Where the pool is cut out of the same file, a question with the same text as one of the pool
     is left out too.
     """
-    benchmark = find_benchmark(name, source)
-    if _has_train(source, benchmark):
-        return _sorted(_evaluation_questions(source, benchmark))
-    return _sorted(_divide(source, benchmark)[1])
+    divided = _divided(source, name)
+    return divided[1] if divided else _sorted(load_questions(source, name, *SCORED))
 
 
 def tasks_in(source: str | Path) -> list[str]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raggd.data.answers import contains_answer
 from raggd.records import Demonstration, Passage
@@ -60,12 +59,11 @@ def _listed(question: str) -> tuple[str, dict[str, str]]:
     options: dict[str, str] = {}
     stem: list[str] = []
     for line in question.splitlines():
-        match = _LINE.fullmatch(line)
-        marker, text = ("".join(match.groups("")[:3]), match[4].strip()) if match else ("", line)
-        if not marker:
+        if match := _LINE.fullmatch(line):
+            marker, text = "".join(match.groups("")[:3]), match[4].strip()
+            options = {marker: text} if marker in options else {**options, marker: text}
+        else:
             stem.append(line)
-            continue
-        options = {marker: text} if marker in options else {**options, marker: text}
     if len(options) < 2:
         stem, options = _listed_in_line(question)
     told = 1 < len(options) == len(set(options.values()))
@@ -79,10 +77,8 @@ def _listed_in_line(question: str) -> tuple[list[str], dict[str, str]]:
             run = [match]
         elif run and ord(match[1]) == ord(run[-1][1]) + 1:
             run.append(match)
-    ends = [*(match.start() for match in run[1:]), len(question)]
-    options = {
-        m[1]: question[m.end() : end].strip(" ,;\n") for m, end in zip(run, ends, strict=bool(run))
-    }
+    pairs = zip(run, [*(match.start() for match in run[1:]), len(question)], strict=False)
+    options = {match[1]: question[match.end() : end].strip(" ,;\n") for match, end in pairs}
     return [question[: run[0].start()]] if run else [], options
 
 
@@ -133,12 +129,6 @@ class Closed:
     weights: tuple[float, float, float] = (0.0, 0.0, 1.0)
     frame: tuple[str, ...] = ()  # words that the questions of all examples have
     between: str = ""  # what stands between marker and text of a line
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Closed:
-        """Return what `dataclasses.asdict` gave the fields of."""
-        told = {name: tuple(fields[name]) for name in ("labels", "weights", "frame")}
-        return cls(**{**fields, **told})
 
     def __str__(self) -> str:
         """Return it in words."""

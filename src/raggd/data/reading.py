@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 from raggd.data.answers import contains_answer
 from raggd.data.closed import Closed, are_grades, closed_of, line_of
+from raggd.data.contracts.figures import FIGURES
 from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of
-from raggd.data.several import several_of
 from raggd.data.shown import parsed_json, refusals_of
 from raggd.data.template import (
     ASKED,
+    MARK,
     NUMBER,
     REFUSAL,
     STOPS,
+    WHOLE,
     AnswerTemplate,
+    Several,
     marked,
     whole_sentences,
 )
+from raggd.data.text import in_word, is_boundary
 from raggd.records import Demonstration
 
 READING = "10"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 _MOST_NAMES = 2
+_JSON_VALUE = re.compile(
+    r':\s*(?:"(?P<text>(?:[^"\\]|\\.)*)"|(?P<number>-?\d+(?:\.\d+)?)(?=\s*[,}]))'
+)
+_BETWEEN = re.compile(r"[^\w\s,.'’-]|\n")  # what tells that one value ends and another begins
+_LONGEST = 600  # characters of an answer of several values
+_FEW = 2  # marks between values, and characters of one
 _UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?:[.,]0+)?(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
 
 
@@ -180,3 +191,91 @@ def _settled(
     return (
         all(cited) and not alike and bool(template.letters != "same" or template.quotes or enough)
     )
+
+
+# Answers of several values: what stands between them is the same in all.
+
+
+def several_of(answered: Sequence[Demonstration]) -> Several | None:
+    """Return what examples write around several values; None where they do not all do so alike."""
+    answers = [d.answer.strip() for d in answered]
+    if len(answers) < 2 or max(map(len, answers)) > _LONGEST:
+        return None
+    parsed = list(map(parsed_json, answers))
+    if any(isinstance(one, list) for one in parsed):
+        return None
+    json = None not in parsed
+    cuts = _json_cuts if json else _held_cuts
+    parts = [_parts(a, cuts(a, d)) for a, d in zip(answers, answered, strict=True)]
+    if len(set(map(len, parts))) > 1:
+        return None
+    literals, kinds = [""], list[str]()
+    for number, column in enumerate(zip(*parts, strict=True)):
+        if len(set(column)) == 1:  # what is the same in all is no value
+            literals[-1] += column[0]
+            continue
+        kind = _kind(column, answered) if number % 2 else None
+        if kind is None:
+            return None
+        kinds.append(kind)
+        literals.append("")
+    between = literals[1:-1]
+    if not between or not all(map(_BETWEEN.search, between)) or (not json and _is_list(literals)):
+        return None
+    return Several(tuple(literals), tuple(kinds), json)
+
+
+def _parts(answer: str, cuts: Sequence[int]) -> list[str]:
+    return [answer[start:end] for start, end in pairwise([0, *cuts, len(answer)])]
+
+
+def _is_list(literals: Sequence[str]) -> bool:
+    # of which another may have more items, or fewer: alike lines, two values and one mark
+    first, *between, _ = literals
+    lines = set(between) == {f"\n{first}"}
+    return lines or (not first and len(between) < _FEW and len(between[0].strip()) < _FEW)
+
+
+def _kind(values: Sequence[str], answered: Sequence[Demonstration]) -> str | None:
+    pairs = list(zip(values, answered, strict=True))
+    written = all(is_part(value, d.passages) for value, d in pairs)
+    texts = [(value, "\n".join(p.text for p in d.passages)) for value, d in pairs]
+    for name, figure in (WHOLE if written else FIGURES).items():
+        if all(re.fullmatch(figure.written, value) for value in values) and (
+            written or all(v in map(figure.change, figure.among(text)) for v, text in texts)
+        ):
+            return name
+    marked = any(map(MARK.search, values))
+    return ("any" if marked else "part") if written else None
+
+
+def _json_cuts(answer: str, _: Demonstration) -> list[int]:
+    # where values begin and end
+    found = _JSON_VALUE.finditer(answer)
+    return [at for match in found for at in match.span(match.lastgroup or 0)]
+
+
+def _held_cuts(answer: str, shown: Demonstration) -> list[int]:
+    # from left to right the longest runs of words that passages hold
+    told = "\n".join(" ".join(f"{p.title}\n{p.text}".split()) for p in shown.passages)
+    cuts: list[int] = []
+    at = 0
+    while at < len(answer):
+        end = _end(answer, at, told, shown)
+        cuts += [at, end] if end > at else []
+        at = max(end, at + 1)
+    return cuts
+
+
+def _end(answer: str, at: int, told: str, shown: Demonstration) -> int:
+    if not (is_boundary(answer, at) and in_word(answer[at])):
+        return at
+    line = answer.find("\n", at)
+    ends = range(at + 1, (len(answer) if line < 0 else line) + 1)
+    # the longest that stands there: what goes on from what does not stand there does not either
+    last = at + bisect_left(ends, True, key=lambda end: answer[at:end] not in told)
+    for end in range(last, at, -1):
+        whole = is_boundary(answer, end) and in_word(answer[end - 1])
+        if whole and is_part(answer[at:end], shown.passages):
+            return end
+    return at

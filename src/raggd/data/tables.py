@@ -34,7 +34,6 @@ _WORDS = {"male": 1.0, "female": 0.0}
 class DataTable:
     """Features (rows, d) with their names, and the target (rows,)."""
 
-    name: str
     columns: tuple[str, ...]
     x: Values
     y: Values
@@ -147,7 +146,7 @@ def to_table(name: str, rows: Sequence[Sequence[str]]) -> DataTable:
             f"table '{name}': its columns or values are not those of {source.home}. It was changed "
             "or cut, or is another table; get it again."
         )
-    return DataTable(name, tuple(kept), x, y)
+    return DataTable(tuple(kept), x, y)
 
 
 def _number(text: str) -> float:

@@ -15,7 +15,7 @@ from raggd.data.closed import named_labels
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.targets import TARGETS, Situation
 from raggd.data.contracts.trim import shown_passages
-from raggd.data.prepared import Prepared
+from raggd.data.questions import Prepared
 from raggd.records import Passage
 
 MOST_ACCEPTED = 64

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from raggd.data.contracts.base import Asked, Contract
-from raggd.data.prepared import Prepared
+from raggd.data.questions import Prepared
 from raggd.records import Demonstration, Passage, SupportSet
 
 TRIES = 400

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from raggd.data.answers import contains_answer, normalise_answer
 from raggd.data.contracts.trim import sentences
-from raggd.data.prepared import Prepared
+from raggd.data.questions import Prepared
 from raggd.records import Passage
 
 Posed = tuple[str, tuple[str, ...]]

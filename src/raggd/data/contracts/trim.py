@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 
 from raggd.data.answers import contains_answer
-from raggd.data.prepared import Prepared
+from raggd.data.questions import Prepared
 from raggd.records import Passage
 
 WORDS = 55

@@ -1,8 +1,4 @@
-"""Gold answers: their normal form, SQuAD v1.1's EM and F1, which alias to show a model.
-
-Answer lists are sets without order. Scores take the best over all of them; where one answer is
-needed (a demonstration, a loss) `choose_answer` names it, the same one on every machine.
-"""
+"""Gold answers, sets without order: their normal form, SQuAD v1.1's EM and F1, which to show."""
 
 from __future__ import annotations
 
@@ -53,10 +49,9 @@ def _count(text: str, answer: str) -> int:
 def contains_answer(text: str, answers: Iterable[str]) -> bool:
     """Tell whether a text holds one of the answers as a run of whole tokens.
 
-    Tokens are compared in SQuAD's normal form (``US`` is found in ``U.S.``) and, failing that,
-    split at every punctuation mark (``1944`` is found in ``1940-1944``) and between the characters
-    of scripts without spaces. Width, vowel points and the like do not count (`search_form`). A
-    part of a word never counts, nor does an answer of which normalisation leaves nothing.
+    Tokens are compared in SQuAD's normal form (``US`` is found in ``U.S.``) and split at every
+    punctuation mark (``1944`` is found in ``1940-1944``) and between the characters of scripts
+    without spaces, both of `search_form`. Nothing is found of which normalisation leaves nothing.
 
     >>> contains_answer("He lives in Parisian style.", ["Paris"])
     False

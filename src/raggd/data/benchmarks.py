@@ -31,17 +31,12 @@ SMALLEST_POOL = 12
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One of the paper's question sets, or one of one's own.
+    """One of the paper's question sets, or one of one's own."""
 
-    Its name is that of its folder in the layout and the task of its questions, its title stands in
-    the paper's tables. `has_train`: it is known to have a train file, and one that lacks it is
-    refused. `held_out`: never trained on (paper section 5).
-    """
-
-    name: str
-    title: str
-    has_train: bool = True
-    held_out: bool = False
+    name: str  # of its folder in the layout, and the task of its questions
+    title: str  # in the paper's tables
+    has_train: bool = True  # it is known to have a train file, and one that lacks it is refused
+    held_out: bool = False  # never trained on (paper section 5)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -80,10 +75,7 @@ def files_in(source: str | Path) -> dict[str, dict[str, Path]]:
 
 
 def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
-    """Return the entry of `BENCHMARKS`, or one for a set of one's own in the source.
-
-    That is ``<source>/<name>/test.jsonl``; without a train file a part of it is the support pool.
-    """
+    """Return the entry of `BENCHMARKS`, or one for a set of one's own that the source holds."""
     if name in BENCHMARKS:
         return BENCHMARKS[name]
     known_benchmarks([name], source)
@@ -91,10 +83,8 @@ def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
 
 
 def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str]:
-    """Return the benchmarks that a setting names, checked by `known_names`.
-
-    A folder that is not there holds none; that it is missing is said when it is read.
-    """
+    """Return the benchmarks that a setting names, checked by `known_names`."""
+    # a folder that is not there holds none; that it is missing is said when it is read
     there = files_in(source) if Path(source).is_dir() else {}
     return known_names("benchmark", names, list(BENCHMARKS | there))
 

@@ -139,11 +139,6 @@ class Closed:
         }
         return named.get(self.options) or f"one of {', '.join(self.labels)}"
 
-    @property
-    def classes(self) -> bool:
-        """Whether the labels may be classes of questions: all but yes and no."""
-        return bool(self.labels) and not {label.lower() for label in self.labels} & YES_NO
-
     def asked(self, question: str) -> str:
         """Return a question as the model reads it: without its options, from which it chooses."""
         return (self.options and _listed(question)[0]) or question

@@ -35,18 +35,15 @@ _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 
 
 class Piece(NamedTuple):
-    """A part of an answer: literal text (without a kind), or a slot.
+    """A part of an answer: literal text, or a slot."""
 
-    Its kind is ``x`` for the value, ``n`` and ``t`` for number and name of the passage with it.
-    """
-
-    kind: str
+    kind: (
+        str  # none of text; ``x``: the value, ``n`` and ``t``: number, name of the passage with it
+    )
     text: str = ""
 
 
 VALUE = Piece("x")
-
-
 NAMES: Mapping[str, Callable[[Passage], str]] = {
     "title": lambda p: p.title,
     "path": lambda p: p.source,

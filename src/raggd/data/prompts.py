@@ -1,9 +1,7 @@
 """From a question and its passages to tokens: what is said, how it is rendered, and what is cut.
 
-Every method, training included, renders its prompts here, so all see the same words. A prompt that
-is too long loses passage text from the last passage on; never the question or the answer.
-
-What a chat template writes may be control tokens, what people wrote is text: a passage that holds
+Every method, training included, renders its prompts here, so all see the same words. What a chat
+template writes may be control tokens, what people wrote is text: a passage that holds
 ``<|im_end|>`` must not close a turn. A mark is put inside every control word of a content before
 the template is rendered; the text is cut at the marks, and the pieces are encoded one by one, so
 that no piece of a content holds a control word.
@@ -40,14 +38,11 @@ _THINKING = re.compile(r"<(think|thinking|thought|reasoning|seed:think)>\s*\Z")
 
 @dataclass(frozen=True)
 class ControlWords:
-    """The words that a tokenizer takes for more than text, as looked up for a chat template.
-
-    `ids` leaves out the one that stands for unknown text too.
-    """
+    """The words that a tokenizer takes for more than text, as looked up for a chat template."""
 
     template: str | None
     words: re.Pattern[str]
-    ids: frozenset[int]
+    ids: frozenset[int]  # without the one that stands for unknown text too
 
     def count(self, tokens: Sequence[int]) -> int:
         """Return how many tokens are control tokens."""
@@ -310,8 +305,6 @@ def build_prompt(
     sources: bool = False,  # show passages with the names of their files
 ) -> Prompt:
     """Render and tokenise one prompt; where it would not fit, passages are cut from the last.
-
-    Without a chat template it is plain text.
 
     Raises:
         RaggdError: the question is empty, or does not fit even without passages.

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -62,9 +63,8 @@ def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
     >>> shared_ends(["It is Rome.", "It is Rio."])
     ('It is ', '.')
     """
-    start, end = _same(texts), _same([text[::-1] for text in texts])
-    end = min(end, min(map(len, texts)) - start)
-    first = texts[0]
+    first, start = texts[0], _same(texts)
+    end = min(_same([text[::-1] for text in texts]), min(map(len, texts)) - start)
     while not all(is_boundary(t, start) for t in texts):
         start -= 1
     while not all(is_boundary(t, len(t) - end) for t in texts):
@@ -73,9 +73,8 @@ def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
 
 
 def _same(texts: Sequence[str]) -> int:
-    first, last = min(texts), max(texts)  # what these two share, all do
-    pairs = zip(first, last, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))
+    pairs = zip(min(texts), max(texts), strict=False)  # what these two share, all do
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _lacking(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:

@@ -41,18 +41,14 @@ class DataTable:
 
 @dataclass(frozen=True, slots=True)
 class TableSource:
-    """Where a table comes from, and the hash of its values (`values_hash`).
-
-    `dropped` are columns that are no features. `url` is empty where there is no public home without
-    an account; `unpack` makes header and rows of what it returns.
-    """
+    """Where a table comes from."""
 
     file: str
     target: str
-    dropped: tuple[str, ...]
-    sha256: str
-    url: str
-    unpack: Callable[[bytes], list[list[str]]] | None
+    dropped: tuple[str, ...]  # columns that are no features
+    sha256: str  # of its values (`values_hash`)
+    url: str  # empty where there is no public home without an account
+    unpack: Callable[[bytes], list[list[str]]] | None  # makes header and rows of what it returns
     home: str
 
 

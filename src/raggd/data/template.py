@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from raggd.data.answers import contains_answer
-from raggd.data.closed import Closed
+from raggd.data.closed import YES_NO, Closed
 from raggd.data.contracts.figures import FIGURES, Figure
 from raggd.data.contracts.letters import CHANGES, FIGURED, SHORTENED
 from raggd.data.contracts.trim import sentences
@@ -109,8 +109,9 @@ class AnswerTemplate:
 
     @property
     def classes(self) -> bool:
-        """Whether answers sort questions into classes, for which no passage need be found."""
-        return self.closed is not None and self.closed.classes
+        """Whether labels, all but yes and no, sort questions: no passage need be found for them."""
+        labels = self.closed.labels if self.closed else ()
+        return bool(labels) and not {label.lower() for label in labels} & YES_NO
 
     def __str__(self) -> str:
         """Return it in words; empty where nothing but a refusal is settled.

@@ -147,18 +147,22 @@ class Closed:
         """Return what the model may answer; nothing where the question lists no options."""
         return tuple(options_of(question).values()) if self.options else self.labels
 
-    def read(self, value: str, question: str) -> str:
-        """Return what the model reads, or is to write, in place of a value."""
-        return {self._shown(m, t): t for m, t in options_of(question).items()}.get(value, value)
+    def spelled(self, question: str) -> dict[str, str]:
+        """Return the texts of a question's options by how answers say them."""
+        return {self._said(marker, text): text for marker, text in options_of(question).items()}
 
-    def written(self, text: str, question: str) -> str:
-        """Return the value for what the model wrote."""
-        return {t: self._shown(m, t) for m, t in options_of(question).items()}.get(text, text)
-
-    def _shown(self, marker: str, text: str) -> str:
+    def _said(self, marker: str, text: str) -> str:
         if self.options == "line":
             return marker + self.between + text
         return marker if self.options == "marker" else text
+
+    def read(self, value: str, question: str) -> str:
+        """Return what the model reads, or is to write, in place of a value."""
+        return self.spelled(question).get(value, value)
+
+    def written(self, text: str, question: str) -> str:
+        """Return the value for what the model wrote."""
+        return {t: said for said, t in self.spelled(question).items()}.get(text, text)
 
     def chance(self, question: str, passages: Sequence[Passage]) -> tuple[float, float] | None:
         """Return the chance of the first of two labels by the evidence, and what weight is left.
@@ -175,12 +179,10 @@ class Closed:
 
 def closed_of(values: Sequence[str], answered: Sequence[Demonstration]) -> Closed | None:
     """Return what the values of examples are chosen from; None where they are free."""
-    listed = [options_of(d.question) for d in answered]
-    pairs = list(zip(values, listed, strict=True))
-    if pairs and all(value in options for value, options in pairs):
-        return Closed("marker")
-    if pairs and all(value in options.values() for value, options in pairs):
-        return Closed("text")
+    pairs = list(zip(values, answered, strict=True))
+    for closed in (Closed("marker"), Closed("text")):
+        if pairs and all(value in closed.spelled(d.question) for value, d in pairs):
+            return closed
     labels = labels_of(values, answered)
     if not labels:
         return None

@@ -64,13 +64,11 @@ def control_of(tokenizer: Any) -> ControlWords:
     known = _KNOWN.get(tokenizer)
     if known is not None and known.template == template:
         return known
-    added = {str(token): (i, token.special) for i, token in tokenizer.added_tokens_decoder.items()}
-    special = set(tokenizer.all_special_tokens)
-    named = str(template or "")
+    special, named = set(tokenizer.all_special_tokens), str(template or "")
     ids = {
-        word: number
-        for word, (number, marked) in added.items()
-        if word.strip() and (marked or word in special or word in named)
+        str(token): number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if str(token).strip() and (token.special or str(token) in special or str(token) in named)
     }
     longest_first = sorted(ids, key=len, reverse=True)
     words = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -62,13 +62,11 @@ def contains_answer(text: str, answers: Iterable[str]) -> bool:
 
 
 def _is_plain(alias: str) -> bool:
+    # like a name, a number or a date: no abbreviation, no remark in brackets
     letters = [c for c in alias if c.isalpha()]
-    if not letters:
-        return True  # a number or a date
-    shortened = (
-        alias.endswith(".") or len(alias) < _SHORTEST_WORD or all(c.isupper() for c in letters)
-    )
-    return not shortened and "(" not in alias
+    capitals = all(c.isupper() for c in letters)
+    odd = capitals or alias.endswith(".") or "(" in alias or len(alias) < _SHORTEST_WORD
+    return not letters or not odd
 
 
 def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
@@ -100,9 +98,6 @@ def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
         return -counts[alias], not (held or _is_plain(alias)), len(alias), alias
 
     return min(aliases, key=rank)
-
-
-# Scores, each from 0 to 1, the best over the gold answers.
 
 
 def _squad(text: str) -> str:

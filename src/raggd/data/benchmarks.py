@@ -9,7 +9,6 @@ file their support pool is cut out of the questions and never scored.
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from itertools import product
 from pathlib import Path
 
 from raggd.data.answers import normalise_answer
+from raggd.data.pocket import join_members
 from raggd.data.questions import read_questions
-from raggd.files import cache_folder, first_line, replacing
-from raggd.records import Question, RaggdError, content_id, known_names, require_known
+from raggd.files import cache_folder, first_line
+from raggd.records import Question, RaggdError, content_id, hash_of, known_names, require_known
 
 HUB = "hub"  # the source that stands for FlashRAG's data sets on the Hugging Face hub
 HUB_REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
@@ -64,9 +64,11 @@ def _local(source: str | Path) -> Path:
 
 
 def files_in(source: str | Path) -> dict[str, dict[str, Path]]:
-    """Return a folder's files by question set and split, the paper's first; the hub has none."""
+    """Return a source's files by question set and split, the paper's first; none of the hub's."""
+    if str(source) == HUB:
+        return {name: {} for name in BENCHMARKS}
     found: dict[str, dict[str, Path]] = {}
-    roots = [_local(source), Path(source) / "qa"] if str(source) != HUB else []
+    roots = (_local(source), Path(source) / "qa")
     for root, split, ending in product(roots, SPLITS, (".jsonl", ".jsonl.gz")):
         for path in root.glob(f"*/{split}{ending}"):
             found.setdefault(path.parent.name, {}).setdefault(split, path)
@@ -99,10 +101,10 @@ def find_file(source: str | Path, name: str, split: str) -> Path | None:
 
 
 def load_questions(source: str | Path, name: str, *splits: str) -> list[Question]:
-    """Return the questions of the first of some splits that is there, in the file's order."""
+    """Return the questions of the first of some splits that is there, sorted by id."""
     for split in splits:
         if path := find_file(source, name, split):
-            return read_questions(path, task=name)
+            return sorted(read_questions(path, task=name), key=lambda question: question.id)
     wanted = " or ".join(f"'{split}'" for split in splits)
     raise RaggdError(
         f"benchmark '{name}' has no split {wanted} in {source}: expected "
@@ -129,27 +131,23 @@ def training_questions(source: str | Path, name: str) -> list[Question]:
             f"benchmark '{name}' is held out: nothing may be trained on it (paper section 5). "
             f"Train on {allowed}."
         )
-    return _sorted(load_questions(source, name, "train"))
-
-
-def _sorted(questions: Iterable[Question]) -> list[Question]:
-    return sorted(questions, key=lambda question: question.id)
+    return load_questions(source, name, "train")
 
 
 def _divided(source: str | Path, name: str) -> tuple[list[Question], list[Question]] | None:
     # pool and scored questions, cut out of one file; None for a benchmark with a train file
     if find_benchmark(name, source).has_train or find_file(source, name, "train"):
         return None
-    questions = _sorted(load_questions(source, name, *SCORED))
+    questions = load_questions(source, name, *SCORED)
     size = max(SMALLEST_POOL, len(questions) // 10)
     if len(questions) <= size:
         raise RaggdError(
             f"benchmark '{name}' has {len(questions)} questions and no train file: more than "
             f"{SMALLEST_POOL} are needed, since {SMALLEST_POOL} become the support pool."
         )
-    pool = choose_by_hash(questions, size)
+    pool = sorted(choose_by_hash(questions, size), key=lambda question: question.id)
     shown = {normalise_answer(question.text) for question in pool}
-    return _sorted(pool), [q for q in questions if normalise_answer(q.text) not in shown]
+    return pool, [q for q in questions if normalise_answer(q.text) not in shown]
 
 
 def support_pool(source: str | Path, name: str) -> list[Question]:
@@ -159,7 +157,7 @@ def support_pool(source: str | Path, name: str) -> list[Question]:
     questions, at least 12, chosen by a hash of the id; too few to divide are refused.
     """
     divided = _divided(source, name)
-    return divided[0] if divided else _sorted(load_questions(source, name, "train"))
+    return divided[0] if divided else load_questions(source, name, "train")
 
 
 def scored_questions(source: str | Path, name: str) -> list[Question]:
@@ -169,20 +167,12 @@ def scored_questions(source: str | Path, name: str) -> list[Question]:
     is left out too.
     """
     divided = _divided(source, name)
-    return divided[1] if divided else _sorted(load_questions(source, name, *SCORED))
-
-
-def tasks_in(source: str | Path) -> list[str]:
-    """Return the names of the benchmarks that a source holds, the paper's first, in its order."""
-    return list(BENCHMARKS if str(source) == HUB else files_in(source))
+    return divided[1] if divided else load_questions(source, name, *SCORED)
 
 
 def questions_hash(questions: Iterable[Question]) -> str:
     """Hash questions with their answers, whatever the order of these, for a run record."""
-    parts = [
-        content_id(entry.task, entry.id, entry.text, *sorted(entry.answers)) for entry in questions
-    ]
-    return content_id(*parts)
+    return hash_of(content_id(q.task, q.id, q.text, *sorted(q.answers)) for q in questions)
 
 
 def hub_file(filename: str) -> Path | None:
@@ -190,13 +180,9 @@ def hub_file(filename: str) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
+    mirror = os.environ.get("HF_ENDPOINT") or None
     try:
-        path = hf_hub_download(
-            HUB_REPOSITORY,
-            filename,
-            repo_type="dataset",
-            endpoint=os.environ.get("HF_ENDPOINT") or None,
-        )
+        path = hf_hub_download(HUB_REPOSITORY, filename, repo_type="dataset", endpoint=mirror)
     except RemoteEntryNotFoundError:
         return None
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -210,13 +196,9 @@ def hub_file(filename: str) -> Path | None:
 
 def _unpack_corpus(archive: Path, target: Path) -> None:
     try:
-        with (
-            zipfile.ZipFile(archive) as opened,
-            opened.open(next(n for n in opened.namelist() if n.endswith(".jsonl"))) as packed,
-            replacing(target) as temporary,
-            temporary.open("wb") as plain,
-        ):
-            shutil.copyfileobj(packed, plain, 1 << 20)
+        with zipfile.ZipFile(archive) as opened:
+            member = next(name for name in opened.namelist() if name.endswith(".jsonl"))
+        join_members([(archive, member)], target)
     except (zipfile.BadZipFile, EOFError, StopIteration) as error:
         raise RaggdError(
             f"{archive} is damaged, or holds no corpus: remove it and fetch it again."

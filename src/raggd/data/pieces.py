@@ -287,9 +287,9 @@ def _most_found(least: float, pairs: _Pairs) -> bool:
 
 def _more_capitals(change: Callable[[str], str], pairs: _Pairs) -> bool:
     # names have theirs in passages, too: one value that got some tells, if none speaks against it
-    held = [(old, new) for old, new in pairs if old]
-    some = any(old != new for old, new in held) and 2 * len(held) > len(pairs)
-    return some and all(change(old) == new for old, new in held)
+    known = [(old, new) for old, new in pairs if old]
+    some = any(old != new for old, new in known) and 2 * len(known) > len(pairs)
+    return some and all(change(old) == new for old, new in known)
 
 
 def _spelt(figure: Figure, value: str, shown: Demonstration) -> str | None:

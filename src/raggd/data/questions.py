@@ -22,15 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from raggd.data.shown import parsed_json
 from raggd.data.text import text_of
 from raggd.files import read_json_lines, replacing
-from raggd.records import (
-    Demonstration,
-    Hit,
-    Passage,
-    Question,
-    RaggdError,
-    SupportSet,
-    content_id,
-)
+from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, SupportSet, content_id
 
 
 class QuestionWarning(UserWarning):

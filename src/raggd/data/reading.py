@@ -111,9 +111,12 @@ def _open(
     template = replace(template, letters=letters, quotes=_quoted(values, answered))
     if not _settled(template, before, answered):
         template, before = AnswerTemplate(), [d.answer for d in answered]
-    extractive = not template.quotes and _extractive(before, answered)
     numbers = _are_numbers(template, before, answered)
-    return replace(template, extractive=extractive or numbers, numbers=numbers), before
+    # labels come back and are short; one example shows too little
+    told = not template.quotes and 1 < len(set(before)) == len(before)
+    pairs = zip(before, answered, strict=True)
+    parts = told and all(len(value) > 1 and is_part(value, d.passages) for value, d in pairs)
+    return replace(template, extractive=parts or numbers, numbers=numbers), before
 
 
 def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
@@ -144,18 +147,13 @@ def _with_stops(template: AnswerTemplate, answered: Sequence[Demonstration]) -> 
 
 def _quoted(values: Sequence[str], answered: Sequence[Demonstration]) -> str:
     pairs = list(zip(values, answered, strict=True))
-    if len(values) > 1 and all(value in whole_sentences(d.passages) for value, d in pairs):
+    if len(pairs) < 2:
+        return ""
+    if all(value in whole_sentences(d.passages) for value, d in pairs):
         return "sentence"
     titled = all(any(value == p.title for p in d.passages) for value, d in pairs)
     # a title that the text holds, too, may be meant as what the text says
-    return "title" if len(values) > 1 and titled and not all(held(v, d) for v, d in pairs) else ""
-
-
-def _extractive(values: Sequence[str], answered: Sequence[Demonstration]) -> bool:
-    # labels come back and are short; one example shows too little
-    told = len(values) > 1 and len(set(values)) == len(values)
-    pairs = zip(values, answered, strict=True)
-    return told and all(len(value) > 1 and is_part(value, d.passages) for value, d in pairs)
+    return "title" if titled and not all(held(value, d) for value, d in pairs) else ""
 
 
 def _are_numbers(
@@ -188,12 +186,8 @@ def _settled(
     numbers = re.findall(r"\d+", re.sub(r"\[\^\d+\]", "", literal))  # but for marks of notes
     alike = any(all(held(number, d) for d in answered) for number in numbers)
     enough = sum(found) > len(found) / 2 if len(found) > 2 else all(found)
-    return (
-        all(cited) and not alike and bool(template.letters != "same" or template.quotes or enough)
-    )
-
-
-# Answers of several values: what stands between them is the same in all.
+    told = enough or template.letters != "same" or bool(template.quotes)
+    return told and all(cited) and not alike
 
 
 def several_of(answered: Sequence[Demonstration]) -> Several | None:
@@ -205,8 +199,9 @@ def several_of(answered: Sequence[Demonstration]) -> Several | None:
     if any(isinstance(one, list) for one in parsed):
         return None
     json = None not in parsed
-    cuts = _json_cuts if json else _held_cuts
-    parts = [_parts(a, cuts(a, d)) for a, d in zip(answers, answered, strict=True)]
+    pairs = zip(answers, answered, strict=True)
+    cuts = list(map(_json_cuts, answers)) if json else [_held_cuts(a, d) for a, d in pairs]
+    parts = list(map(_parts, answers, cuts))
     if len(set(map(len, parts))) > 1:
         return None
     literals, kinds = [""], list[str]()
@@ -249,7 +244,7 @@ def _kind(values: Sequence[str], answered: Sequence[Demonstration]) -> str | Non
     return ("any" if marked else "part") if written else None
 
 
-def _json_cuts(answer: str, _: Demonstration) -> list[int]:
+def _json_cuts(answer: str) -> list[int]:
     # where values begin and end
     found = _JSON_VALUE.finditer(answer)
     return [at for match in found for at in match.span(match.lastgroup or 0)]

@@ -148,9 +148,8 @@ def unsupported(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     lacking = [d for d in _lacking(demonstrations) if d.answer.strip() not in refusals]
     if not lacking or labels_of(inside([d.answer for d in demonstrations]), demonstrations):
         return []
-    parts = [set(_parts(d.answer)) for d in demonstrations]
-    differ = len({d.answer for d in demonstrations}) > 1
-    alike = set.intersection(*parts) if differ else set()
+    parts = [set(_parts(answer)) for answer in {d.answer for d in demonstrations}]
+    alike = set.intersection(*parts) if len(parts) > 1 else set()
     return [d for d in lacking if not _holds_part(d, alike)]
 
 
@@ -170,9 +169,8 @@ def _holds_part(shown: Demonstration, alike: set[str]) -> bool:
 def says_no(shown: Demonstration) -> bool:
     """Return whether a demonstration refuses by its words: it says no, and its passages do not."""
     said = shown.answer.strip()
-    if normalise_answer(said) in YES_NO or not _denies(said):
-        return False
-    return not contains_answer("\n".join(p.text for p in shown.passages), [said])
+    denies = normalise_answer(said) not in YES_NO and _denies(said)
+    return denies and not contains_answer("\n".join(p.text for p in shown.passages), [said])
 
 
 def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:
@@ -255,7 +253,7 @@ def named_passages(answer: str, passages: Sequence[Passage]) -> tuple[int, ...]:
     >>> named_passages("Rome [2]", [Passage("a", "x"), Passage("b", "y")])
     (2,)
     """
-    cited = " ".join(one or several for one, several in _CITED.findall(answer))
+    cited = " ".join(map("".join, _CITED.findall(answer)))
     numbers = set(map(int, re.findall(r"\d+", cited)))
     return tuple(
         number

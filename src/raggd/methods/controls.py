@@ -11,7 +11,7 @@ import torch
 from raggd.adaptation.predictors.base import check_predictor, load_task_means
 from raggd.adaptation.targets import draw_supports
 from raggd.core.low_rank import BaseAdapter, Update
-from raggd.data.benchmarks import support_pool, tasks_in
+from raggd.data.benchmarks import files_in, support_pool
 from raggd.methods import predicted
 from raggd.methods.base import Adapted, Item, Method
 from raggd.methods.plain import Unadapted
@@ -51,7 +51,7 @@ def other_support(
     support: SupportSet, source: str, retriever: Retriever, k: int, seed: int
 ) -> SupportSet:
     """Choose a support set of another task, as large, by a hash of the given one."""
-    tasks = [task for task in tasks_in(source) if task != support.task]
+    tasks = [task for task in files_in(source) if task != support.task]
     if not tasks:
         raise RaggdError(
             "method 'shuffled-support' needs demonstrations of another task than "

@@ -27,8 +27,7 @@ YES_NO = frozenset(
     )
 )
 _GRADE = re.compile(r"([A-Za-z]{1,10}[ -]?)\d")  # P1, Level 2
-_LONGEST = 3
-"""Words of a label: what is longer and repeated may be a stock reply among free ones."""
+_LONGEST = 3  # words of a label: what is longer and repeated may be a stock reply among free ones
 _WHAT = (
     "what|which|who|whom|whose|when|where|why|how|"
     "we[rmn]|was|wann|wo|woher|wohin|womit|wovon|wozu|woraus|woran|worin|warum|wie|welche[rsnm]?|"

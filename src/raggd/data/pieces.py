@@ -28,8 +28,8 @@ _LONGEST_ONLY, _SMALL, _MOST_OWN = 300, 3, 4
 and words beside the part that passages hold from which on it is prose."""
 _KEY = re.compile(r'"\w+" ?:')  # of JSON: no word of an answer
 _NUMBER = re.compile(r"(?<!\S)\d+(?!\S)")  # among words: it is told, and marks nothing
+# share of names that passages are to hold whole: capitals stand beside others by chance, too
 _LEAST_WHOLE = {"initials": 2 / 3, "first-word": 2 / 3, "last-word": 1.0}
-"""Share of names that passages are to hold whole: capitals stand beside others by chance, too."""
 _LINK, _NAME = r"(?:(?:of|de|the|and|von|van|da|di|la) )?", r"[A-ZÀ-ÖØ-Þ][\w'.]*"
 _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 

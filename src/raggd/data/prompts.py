@@ -23,11 +23,9 @@ BRIEF = "Reply with the answer alone, in as few words as possible."
 READ = "Use the passages to answer the question."
 WITH_PASSAGES = f"{READ} {BRIEF}"
 WITHOUT_PASSAGES = f"Answer the question. {BRIEF}"
-FOLLOW = "Answer in the way the examples show."
-"""The instruction that cached examples stand under: it asks for no form of its own."""
+FOLLOW = "Answer in the way the examples show."  # asks for no form of its own
 ANSWER_CUE = "Answer:"
-_LONGEST_TOKEN = 16
-"""Characters of a token, on the average over a whole context: what is longer is not looked at."""
+_LONGEST_TOKEN = 16  # characters, on the average over a context: what is longer is not looked at
 Exchange = tuple[str, str]  # an earlier question of a conversation, and what was answered
 Turns = Sequence[dict[str, str]]  # a conversation: ``role`` and ``content`` of each turn
 _TODAY = datetime(2024, 7, 26)

@@ -76,11 +76,10 @@ def _question(value: Mapping[str, Any], task: str, where: str, number: int) -> Q
     unnamed = name is None or name == ""
     name = text_of(f"line-{number}" if unnamed else name, "the id", where).strip()
     text = text_of(given["question"], "the question", where).strip()
-    if not text:
-        raise RaggdError(f"{where}: question '{name}' is empty. Give it a text or remove the line.")
     answers = _answers(given["golden_answers"], where)
-    if not answers:
-        raise RaggdError(f"{where}: question '{name}' has no answer. Add one or remove the line.")
+    if not text or not answers:
+        lacks = "has no answer. Add one" if text else "is empty. Give it a text"
+        raise RaggdError(f"{where}: question '{name}' {lacks} or remove the line.")
     full = name if name.startswith(f"{task}:") else f"{task}:{name}"
     return Question(id=full, text=text, answers=answers, task=task)
 

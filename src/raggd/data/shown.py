@@ -227,18 +227,16 @@ def names_files(demonstrations: Sequence[Demonstration]) -> bool:
     True
     """
     return any(
-        _FILE.search(d.answer) or any(_stands_in(name, d.answer) for name in _files(d.passages))
+        _FILE.search(d.answer) or any(_names_file(d.answer, passage) for passage in d.passages)
         for d in demonstrations
     )
 
 
-def _files(passages: Sequence[Passage]) -> list[str]:
-    sources = [passage.source for passage in passages]
-    return [name for source in sources for name in (source, PurePosixPath(source).name) if name]
-
-
-def _stands_in(name: str, answer: str) -> bool:
-    return bool(re.search(rf"(?<![\w/.-]){re.escape(name)}(?!\w)", answer))
+def _names_file(answer: str, passage: Passage, least: int = 1) -> bool:
+    # with its folder or without; names of a few characters may stand there by chance
+    files = {passage.source, PurePosixPath(passage.source).name}
+    named = (rf"(?<![\w/.-]){re.escape(file)}(?!\w)" for file in files if len(file) >= least)
+    return any(re.search(name, answer) for name in named)
 
 
 def is_refusal(answer: str, refusals: Sequence[str]) -> bool:
@@ -260,5 +258,5 @@ def named_passages(answer: str, passages: Sequence[Passage]) -> tuple[int, ...]:
         for number, passage in enumerate(passages, start=1)
         if number in numbers
         or (len(passage.title) > 3 and passage.title in answer)
-        or any(len(name) > 3 and _stands_in(name, answer) for name in _files([passage]))
+        or _names_file(answer, passage, least=4)
     )

@@ -27,7 +27,7 @@ from raggd.records import RaggdError, require_known
 
 Values = NDArray[np.float64]
 _TIMEOUT_SECONDS = 60
-_WORDS = {"male": 1.0, "female": 0.0}
+_WORDS = {"male": "1", "female": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +119,9 @@ TABLES = tuple(SOURCES)
 
 def values_hash(x: Values, y: Values) -> str:
     """Return the SHA-256 of all values with ten significant digits, the target last."""
-    digest = hashlib.sha256()
-    for row in np.column_stack([x, y]):
-        digest.update((",".join(f"{v:.10g}" for v in row) + "\n").encode())
-    return digest.hexdigest()
+    text = io.StringIO()
+    np.savetxt(text, np.column_stack([x, y]), fmt="%.10g", delimiter=",")
+    return hashlib.sha256(text.getvalue().encode()).hexdigest()
 
 
 def to_table(name: str, rows: Sequence[Sequence[str]]) -> DataTable:
@@ -132,7 +131,8 @@ def to_table(name: str, rows: Sequence[Sequence[str]]) -> DataTable:
         header = [column.strip() for column in rows[0]]
         kept = [c for c in header if c not in {*source.dropped, source.target}]
         places = [header.index(column) for column in (*kept, source.target)]
-        values = np.array([[_number(row[place]) for place in places] for row in rows[1:]])
+        cells = [[row[place].strip().lower() for place in places] for row in rows[1:]]
+        values = np.array([[_WORDS.get(c, c) for c in row] for row in cells], dtype=np.float64)
         x, y = values[:, :-1], values[:, -1]
         right = values_hash(x, y) == source.sha256
     except (IndexError, ValueError):
@@ -143,11 +143,6 @@ def to_table(name: str, rows: Sequence[Sequence[str]]) -> DataTable:
             "or cut, or is another table; get it again."
         )
     return DataTable(tuple(kept), x, y)
-
-
-def _number(text: str) -> float:
-    word = text.strip().lower()
-    return _WORDS[word] if word in _WORDS else float(word)
 
 
 def _read(path: Path) -> list[list[str]]:

@@ -109,8 +109,9 @@ def names_held(
     return sum(name in known for name in names) / len(names) if names else None
 
 
-def _is_right(held: float | None) -> float:
-    # the chance that a claim is right whose names are held to such a share
+def _is_right(question: str, passages: Sequence[Passage], frame: Collection[str]) -> float:
+    # the chance that a claim is right, by the share of its names that passages hold
+    held = names_held(question, passages, frame)
     if held is None:
         return 0.5
     return 1 / (1 + math.exp(-SLOPE * held - WHOLE * (held == 1) - BIAS))
@@ -148,12 +149,12 @@ class Closed:
 
     def spelled(self, question: str) -> dict[str, str]:
         """Return the texts of a question's options by how answers say them."""
-        return {self._said(marker, text): text for marker, text in options_of(question).items()}
-
-    def _said(self, marker: str, text: str) -> str:
+        texts = options_of(question)
+        if self.options == "marker":
+            return texts
         if self.options == "line":
-            return marker + self.between + text
-        return marker if self.options == "marker" else text
+            return {marker + self.between + text: text for marker, text in texts.items()}
+        return {text: text for text in texts.values()}
 
     def read(self, value: str, question: str) -> str:
         """Return what the model reads, or is to write, in place of a value."""
@@ -171,7 +172,7 @@ class Closed:
         """
         if len(self.labels) != 2 or not passages:
             return None
-        right = _is_right(names_held(question, passages, self.frame))
+        right = _is_right(question, passages, self.frame)
         first, second, free = self.weights
         return first * right + second * (1 - right), free
 
@@ -234,7 +235,7 @@ def _weights(
     frame: Collection[str],
 ) -> tuple[float, float, float]:
     # Bayes' rule: either label may say that names are held, or both have nothing to do with it
-    chances = [_is_right(names_held(d.question, d.passages, frame)) for d in answered]
+    chances = [_is_right(d.question, d.passages, frame) for d in answered]
     pairs = [(value == labels[0], chance) for value, chance in zip(values, chances, strict=True)]
     first = VERDICTS / 2 * math.prod(c if is_first else 1 - c for is_first, c in pairs)
     second = VERDICTS / 2 * math.prod(1 - c if is_first else c for is_first, c in pairs)

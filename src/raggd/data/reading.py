@@ -10,18 +10,16 @@ from itertools import pairwise, product
 
 from raggd.data.answers import contains_answer
 from raggd.data.closed import Closed, are_grades, closed_of, line_of
-from raggd.data.contracts.figures import FIGURES
 from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of
 from raggd.data.shown import parsed_json, refusals_of
 from raggd.data.template import (
     ASKED,
-    MARK,
     NUMBER,
     REFUSAL,
     STOPS,
-    WHOLE,
     AnswerTemplate,
     Several,
+    kind_of,
     marked,
     whole_sentences,
 )
@@ -209,7 +207,7 @@ def several_of(answered: Sequence[Demonstration]) -> Several | None:
         if len(set(column)) == 1:  # what is the same in all is no value
             literals[-1] += column[0]
             continue
-        kind = _kind(column, answered) if number % 2 else None
+        kind = kind_of(column, answered) if number % 2 else None
         if kind is None:
             return None
         kinds.append(kind)
@@ -229,19 +227,6 @@ def _is_list(literals: Sequence[str]) -> bool:
     first, *between, _ = literals
     lines = set(between) == {f"\n{first}"}
     return lines or (not first and len(between) < _FEW and len(between[0].strip()) < _FEW)
-
-
-def _kind(values: Sequence[str], answered: Sequence[Demonstration]) -> str | None:
-    pairs = list(zip(values, answered, strict=True))
-    written = all(is_part(value, d.passages) for value, d in pairs)
-    texts = [(value, "\n".join(p.text for p in d.passages)) for value, d in pairs]
-    for name, figure in (WHOLE if written else FIGURES).items():
-        if all(re.fullmatch(figure.written, value) for value in values) and (
-            written or all(v in map(figure.change, figure.among(text)) for v, text in texts)
-        ):
-            return name
-    marked = any(map(MARK.search, values))
-    return ("any" if marked else "part") if written else None
 
 
 def _json_cuts(answer: str) -> list[int]:

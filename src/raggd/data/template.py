@@ -23,9 +23,9 @@ from raggd.data.closed import YES_NO, Closed
 from raggd.data.contracts.figures import FIGURES, Figure
 from raggd.data.contracts.letters import CHANGES, FIGURED, SHORTENED
 from raggd.data.contracts.trim import sentences
-from raggd.data.pieces import NAMES, VALUE, Piece, are_sentences, read_answer
+from raggd.data.pieces import NAMES, VALUE, Piece, are_sentences, is_part, read_answer
 from raggd.data.shown import is_refusal, parsed_json
-from raggd.records import Passage
+from raggd.records import Demonstration, Passage
 
 _FEW = 4  # characters that stand in many an answer
 STOPS = frozenset(".!?。！？")
@@ -35,16 +35,15 @@ REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""
 
 
-def _whole(pattern: str) -> Figure:
-    return Figure(pattern, str, re.compile(pattern).findall)
-
-
-WHOLE: Mapping[str, Figure] = {
-    "number": _whole(r"(?<![\w.,])-?\d+(?:\.\d+)?(?![\w%]|[.,]\d)"),
-    "measure": _whole(r"(?<![\w.,])\d[\d.,]*\s?(?:[^\W\d_]+|[%€$£°])(?:/[^\W\d_]+)?"),
+_WHOLE: Mapping[str, Figure] = {
+    name: Figure(pattern, str, re.compile(pattern).findall)
+    for name, pattern in (
+        ("number", r"(?<![\w.,])-?\d+(?:\.\d+)?(?![\w%]|[.,]\d)"),
+        ("measure", r"(?<![\w.,])\d[\d.,]*\s?(?:[^\W\d_]+|[%€$£°])(?:/[^\W\d_]+)?"),
+    )
 }
 """Of values that are never a part of something longer, as their passages write them."""
-MARK = re.compile(r"[.,;:!?()\[\]](?=\s|$)|(?<=\s)[(\[]")
+_MARK = re.compile(r"[.,;:!?()\[\]](?=\s|$)|(?<=\s)[(\[]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Several:
     """
 
     literals: tuple[str, ...]  # before the first, between two, behind the last
-    # of each value: a key of `WHOLE` or `FIGURES`, ``part`` of what stands between two marks, or
+    # of each value: a key of `_WHOLE` or `FIGURES`, ``part`` of what stands between two marks, or
     # of ``any`` text
     kinds: tuple[str, ...]
     json: bool = False  # whether the answer is JSON, whose values hold no quotes
@@ -68,12 +67,26 @@ class Several:
     def texts(self, number: int, passages: Sequence[str]) -> tuple[list[str], list[str]]:
         """Return what a value may be a part of, and what it may be the whole of."""
         kind = self.kinds[number]
-        if figure := WHOLE.get(kind) or FIGURES.get(kind):
+        if figure := _WHOLE.get(kind) or FIGURES.get(kind):
             told = (figure.change(n) for text in passages for n in figure.among(text))
             return [], list(dict.fromkeys(told))
-        cuts = [MARK.pattern] * (kind == "part") + [r'["\\]'] * self.json
+        cuts = [_MARK.pattern] * (kind == "part") + [r'["\\]'] * self.json
         cut = re.compile("|".join(cuts) or r"(?!)")
         return [part for text in passages for part in cut.split(text)], []
+
+
+def kind_of(values: Sequence[str], answered: Sequence[Demonstration]) -> str | None:
+    """Return the kind of values of `Several`; None where their passages do not hold them."""
+    pairs = list(zip(values, answered, strict=True))
+    written = all(is_part(value, d.passages) for value, d in pairs)
+    texts = [(value, "\n".join(p.text for p in d.passages)) for value, d in pairs]
+    for name, figure in (_WHOLE if written else FIGURES).items():
+        if all(re.fullmatch(figure.written, value) for value in values) and (
+            written or all(v in map(figure.change, figure.among(text)) for v, text in texts)
+        ):
+            return name
+    marked = any(map(_MARK.search, values))
+    return ("any" if marked else "part") if written else None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from raggd.data.text import text_of
 from raggd.files import read_json_lines, replacing
 from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, SupportSet, content_id
 
+_EXPECTED = '{"question": "...", "answer": "..."}'
+
 
 class QuestionWarning(UserWarning):
     """A question file holds questions that cannot be used, which were left out."""
@@ -66,17 +68,16 @@ def _answers(listed: Any, where: str) -> tuple[str, ...]:
 
 def _question(value: Mapping[str, Any], task: str, where: str, number: int) -> Question:
     # ids are made unique across tasks by the task before them; a question without one has a number
-    given = {"question": value.get("question"), "golden_answers": _listed(value)}
-    for key, held in given.items():
-        if held is None:
-            raise RaggdError(
-                f'{where}: no "{key}". Expected {{"id", "question", "golden_answers": [...]}}.'
-            )
+    asked, listed = value.get("question"), _listed(value)
+    if asked is None or listed is None:
+        lacks = '"question"' if asked is None else '"golden_answers" and no "answer"'
+        found = ", ".join(str(key)[:40] for key in list(value)[:10]) or "(none)"
+        raise RaggdError(f"{where}: no {lacks}. Expected {_EXPECTED}, found the keys {found}.")
     name = value.get("id")
     unnamed = name is None or name == ""
     name = text_of(f"line-{number}" if unnamed else name, "the id", where).strip()
-    text = text_of(given["question"], "the question", where).strip()
-    answers = _answers(given["golden_answers"], where)
+    text = text_of(asked, "the question", where).strip()
+    answers = _answers(listed, where)
     if not text or not answers:
         lacks = "has no answer. Add one" if text else "is empty. Give it a text"
         raise RaggdError(f"{where}: question '{name}' {lacks} or remove the line.")
@@ -124,8 +125,6 @@ NOBODY = SupportSet(OWN_TASK, (Demonstration("none", "none", (), "none"),))
 Shown = Question | tuple[str, str] | Mapping[str, Any]
 """An answered question: a `Question`, ``(question, answer)``, or ``{"question", "answer"}``."""
 
-_EXPECTED = '{"question": "...", "answer": "..."}'
-
 
 def read_demonstrations(path: Path) -> list[Question]:
     """Read answered questions, ``{"question", "answer"}`` or FlashRAG's, from JSON Lines."""
@@ -145,12 +144,6 @@ def parse_demonstrations(shown: Iterable[Shown]) -> list[Question]:
 
 
 def _check_shown(value: Mapping[str, Any], where: str) -> None:
-    if _listed(value) is None:
-        found = ", ".join(str(key)[:40] for key in list(value)[:10]) or "(none)"
-        raise RaggdError(
-            f"{where}: the demonstration has no answer. Expected {_EXPECTED}, found the keys "
-            f"{found}."
-        )
     if value.get("passages"):
         raise RaggdError(
             f'{where}: "passages" of a demonstration are found in the documents: leave them out. '

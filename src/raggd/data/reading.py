@@ -133,12 +133,11 @@ def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
 def _with_stops(template: AnswerTemplate, answered: Sequence[Demonstration]) -> AnswerTemplate:
     # a full stop behind values that are sentences of their passages is theirs
     at = template.pieces.index(VALUE) + 1
-    behind = "".join(piece.text for piece in template.pieces[at : at + 1])
-    if behind[:1] not in STOPS or (len(behind) == 1 and template.pieces[at + 1 :]):
+    before, (stop, *more) = template.pieces[:at], template.pieces[at:] or (Piece(""),)
+    if stop.text[:1] not in STOPS or (len(stop.text) == 1 and more):
         return template
-    rest = [Piece("", behind[1:])] if behind[1:] else []
-    pieces = (*template.pieces[:at], *rest, *template.pieces[at + 1 :])
-    longer = replace(template, pieces=pieces)
+    rest = [Piece("", stop.text[1:])] if stop.text[1:] else []
+    longer = replace(template, pieces=(*before, *rest, *more))
     values = [longer.value_of(d.answer) or "" for d in answered]
     return longer if _quoted(values, answered) == "sentence" else template
 

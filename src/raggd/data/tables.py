@@ -45,11 +45,11 @@ class TableSource:
 
     file: str
     target: str
-    dropped: tuple[str, ...]  # columns that are no features
     sha256: str  # of its values (`values_hash`)
-    url: str  # empty where there is no public home without an account
-    unpack: Callable[[bytes], list[list[str]]] | None  # makes header and rows of what it returns
     home: str
+    url: str = ""  # empty where there is no public home without an account
+    unpack: Callable[[bytes], list[list[str]]] | None = None  # header and rows of what it returns
+    dropped: tuple[str, ...] = ()  # columns that are no features
 
 
 def _split(text: str, delimiter: str = ",") -> list[list[str]]:
@@ -80,38 +80,34 @@ SOURCES: dict[str, TableSource] = {
     "california": TableSource(
         "california_housing.csv",
         "MedHouseVal",
-        (),
         "f64ea3855a6ea650d9205b90067d261ace1802a50aea9363c4e990a5aa8ec381",
+        "scikit-learn's fetch_california_housing",
         "https://ndownloader.figshare.com/files/5976036",
         _unpack_california,
-        "scikit-learn's fetch_california_housing",
     ),
     "bike": TableSource(
         "bike_sharing_hour.csv",
         "cnt",
-        ("instant", "dteday"),
         "e1ff53e6926f1354fe01c0a5fc0705ba394fa52c13c2243321123af61c1ae5f5",
+        "UCI Bike Sharing, hour.csv",
         "https://archive.ics.uci.edu/static/public/275/bike+sharing+dataset.zip",
         partial(_unpack_zip, "hour.csv", ","),
-        "UCI Bike Sharing, hour.csv",
+        dropped=("instant", "dteday"),
     ),
     "wine": TableSource(
         "winequality_white.csv",
         "quality",
-        (),
         "f87ca7c8f0cb60520204bdcaee4be734b2aedd8e373690614ab477c07c52a0df",
+        "UCI Wine Quality, winequality-white.csv",
         "https://archive.ics.uci.edu/static/public/186/wine+quality.zip",
         partial(_unpack_zip, "winequality-white.csv", ";"),
-        "UCI Wine Quality, winequality-white.csv",
     ),
     "calories": TableSource(
         "calorie_expenditure.csv",
         "Calories",
-        ("User_ID",),
         "46f176cec8a9e0fec4e8d32f9a1b67d0eccc89d47d3ff1c198be780b31df71c5",
-        "",
-        None,
         "Kaggle, fmendes/fmendesdat263xdemos: exercise.csv joined with calories.csv on User_ID",
+        dropped=("User_ID",),
     ),
 }
 TABLES = tuple(SOURCES)

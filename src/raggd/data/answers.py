@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from raggd.data.text import INDIC, UNSPACED, normal_text, search_form
-from raggd.records import Passage, RaggdError
+from raggd.records import Demonstration, Passage, RaggdError
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -61,6 +61,11 @@ def contains_answer(text: str, answers: Iterable[str]) -> bool:
     return any(_count(text, answer) for answer in answers)
 
 
+def held(text: str, shown: Demonstration) -> bool:
+    """Return whether a demonstration's passages hold a text as an answer."""
+    return contains_answer("\n".join(p.text for p in shown.passages), [text])
+
+
 def _is_plain(alias: str) -> bool:
     # like a name, a number or a date: no abbreviation, no remark in brackets
     letters = [c for c in alias if c.isalpha()]
@@ -92,10 +97,10 @@ def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
         )
     texts = [part for passage in passages for part in (passage.title, passage.text)]
     counts = {alias: sum(_count(text, alias) for text in texts) for alias in aliases}
-    held = any(counts.values())
+    found = any(counts.values())
 
     def rank(alias: str) -> tuple[int, bool, int, str]:
-        return -counts[alias], not (held or _is_plain(alias)), len(alias), alias
+        return -counts[alias], not (found or _is_plain(alias)), len(alias), alias
 
     return min(aliases, key=rank)
 

@@ -78,10 +78,8 @@ def files_in(source: str | Path) -> dict[str, dict[str, Path]]:
 
 def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
     """Return the entry of `BENCHMARKS`, or one for a set of one's own that the source holds."""
-    if name in BENCHMARKS:
-        return BENCHMARKS[name]
     known_benchmarks([name], source)
-    return Benchmark(name, name, has_train=False)
+    return BENCHMARKS.get(name, Benchmark(name, name, has_train=False))
 
 
 def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str]:

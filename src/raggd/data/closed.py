@@ -13,19 +13,17 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from raggd.data.answers import contains_answer
+from raggd.data.answers import held
 from raggd.records import Demonstration, Passage
 
 _LINE = re.compile(r"[ \t]*(?:\(?(\w{1,4})[).]|\[(\w{1,4})\]|(\w):)[ \t]+(\S.*)")
 _INLINE = re.compile(r"(?<!\S)\(?([A-Ya-y1-9])\)\s+")
-YES_NO = frozenset(
-    re.findall(
-        r"\S+",
-        "yes no ja nein oui non sí si sì sim não nee nej tak nie ano ne igen nem evet hayır da nu "
-        "да нет так ні не ναι όχι 是 否 はい いいえ 예 네 아니요 아니오 نعم لا כן לא हाँ हां नहीं "
-        "ใช่ ไม่ có không ya tidak",
-    )
+_VERDICT_WORDS = (
+    "yes no ja nein oui non sí si sì sim não nee nej tak nie ano ne igen nem evet hayır da nu "
+    "да нет так ні не ναι όχι 是 否 はい いいえ 예 네 아니요 아니오 نعم لا כן לא हाँ हां नहीं "
+    "ใช่ ไม่ có không ya tidak"
 )
+YES_NO = frozenset(_VERDICT_WORDS.split())
 _GRADE = re.compile(r"([A-Za-z]{1,10}[ -]?)\d")  # P1, Level 2
 _LONGEST = 3  # words of a label: what is longer and repeated may be a stock reply among free ones
 _WHAT = (
@@ -111,10 +109,10 @@ def names_held(
 
 def _is_right(question: str, passages: Sequence[Passage], frame: Collection[str]) -> float:
     # the chance that a claim is right, by the share of its names that passages hold
-    held = names_held(question, passages, frame)
-    if held is None:
+    share = names_held(question, passages, frame)
+    if share is None:
         return 0.5
-    return 1 / (1 + math.exp(-SLOPE * held - WHOLE * (held == 1) - BIAS))
+    return 1 / (1 + math.exp(-SLOPE * share - WHOLE * (share == 1) - BIAS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,12 +130,10 @@ class Closed:
 
     def __str__(self) -> str:
         """Return it in words."""
-        named = {
-            "text": "an option's text",
-            "marker": "an option, by its marker",
-            "line": "an option with its marker",
-        }
-        return named.get(self.options) or f"one of {', '.join(self.labels)}"
+        if not self.options:
+            return f"one of {', '.join(self.labels)}"
+        how = {"text": "an option's text", "marker": "an option, by its marker"}
+        return how.get(self.options, "an option with its marker")
 
     def asked(self, question: str) -> str:
         """Return a question as the model reads it: without its options, from which it chooses."""
@@ -224,8 +220,8 @@ def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple
     titles = all(any(value == p.title for p in d.passages) for value, d in pairs)
     if not short or not (repeated or (are_grades(values) and not titles)):
         return ()
-    held = sum(contains_answer("\n".join(p.text for p in d.passages), [v]) for v, d in pairs)
-    return () if 2 * held > len(values) else tuple(dict.fromkeys(values))
+    most = 2 * sum(map(held, values, answered)) > len(values)
+    return () if most else tuple(dict.fromkeys(values))
 
 
 def _weights(

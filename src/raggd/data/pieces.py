@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from raggd.data.answers import contains_answer
+from raggd.data.answers import held
 from raggd.data.contracts.figures import FIGURES, Figure
 from raggd.data.contracts.letters import CAPITALS, LETTERS, RESPELLED
 from raggd.data.shown import says_no, shared_ends
@@ -78,11 +78,6 @@ def _stands_in(value: str, text: str) -> bool:
         is_boundary(text, found.start()) and is_boundary(text, found.end())
         for found in re.finditer(re.escape(value), text)
     )
-
-
-def held(text: str, shown: Demonstration) -> bool:
-    """Return whether a demonstration's passages hold a text as an answer."""
-    return contains_answer("\n".join(p.text for p in shown.passages), [text])
 
 
 def are_sentences(texts: Sequence[str]) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise, product
 
-from raggd.data.answers import contains_answer
+from raggd.data.answers import contains_answer, held
 from raggd.data.closed import Closed, are_grades, closed_of, line_of
-from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of
+from raggd.data.pieces import NAMES, VALUE, Piece, is_part, letters_of, pieces_of
 from raggd.data.shown import parsed_json, refusals_of
 from raggd.data.template import (
     ASKED,

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from raggd.data.answers import held
 from raggd.data.closed import YES_NO
-from raggd.data.pieces import held
 from raggd.data.reading import template_of
 from raggd.data.shown import inside, parsed_json, refusals_of, says_no, unsupported
 from raggd.records import Demonstration

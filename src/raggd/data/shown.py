@@ -10,7 +10,7 @@ from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any
 
-from raggd.data.answers import contains_answer, normalise_answer
+from raggd.data.answers import contains_answer, held, normalise_answer
 from raggd.data.closed import YES_NO, labels_of, options_of
 from raggd.data.documents import READERS
 from raggd.data.text import is_boundary
@@ -81,17 +81,17 @@ def _lacking(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     # whose passages lack the answer, where another one's hold theirs: labels and verdicts, which
     # no passage holds, are no sign of anything
     bare = [_bare([d.answer for d in demonstrations], i) for i in range(len(demonstrations))]
-    held = [
+    found = [
         contains_answer("\n".join(f"{p.title}\n{p.text}" for p in d.passages), texts)
         for d, texts in zip(demonstrations, bare, strict=True)
     ]
-    if not any(held) and not any(map(_tells, demonstrations)):
+    if not any(found) and not any(map(_tells, demonstrations)):
         return []
     return [
         d
-        for d, found, texts in zip(demonstrations, held, bare, strict=True)
+        for d, has, texts in zip(demonstrations, found, bare, strict=True)
         if (d.passages or _denies(d.answer))  # of what it refuses, nothing may be found at all
-        and not found
+        and not has
         and not {normalise_answer(text) for text in texts} & YES_NO
         and not texts[0].isdecimal()
         and texts[0] not in options_of(d.question)
@@ -128,8 +128,8 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     if len(set(answers)) == 1 and all(map(says_no, demonstrations)):
         return (answers[0],)
     lacking = _lacking(demonstrations)
-    held = {d.answer.strip() for d in demonstrations if d not in lacking}
-    texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in held}
+    found = {d.answer.strip() for d in demonstrations if d not in lacking}
+    texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in found}
     said = {text for text in texts if _denies(text)}
     bare = dict(zip(answers, inside(answers), strict=True))
     kinds = {t for t, d in texts.items() if answers.count(t) > 1 or _strange(d, bare[t])} - said
@@ -170,7 +170,7 @@ def says_no(shown: Demonstration) -> bool:
     """Return whether a demonstration refuses by its words: it says no, and its passages do not."""
     said = shown.answer.strip()
     denies = normalise_answer(said) not in YES_NO and _denies(said)
-    return denies and not contains_answer("\n".join(p.text for p in shown.passages), [said])
+    return denies and not held(said, shown)
 
 
 def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:

@@ -33,8 +33,6 @@ ASKED = "\ufdd0"  # no character: stands for the question where answers say it a
 NUMBER = re.compile(r"(?<!\w)-?\d+(?:,\d{3})*(?:\.\d+)?")
 REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""
-
-
 _WHOLE: Mapping[str, Figure] = {
     name: Figure(pattern, str, re.compile(pattern).findall)
     for name, pattern in (
@@ -81,9 +79,8 @@ def kind_of(values: Sequence[str], answered: Sequence[Demonstration]) -> str | N
     written = all(is_part(value, d.passages) for value, d in pairs)
     texts = [(value, "\n".join(p.text for p in d.passages)) for value, d in pairs]
     for name, figure in (_WHOLE if written else FIGURES).items():
-        if all(re.fullmatch(figure.written, value) for value in values) and (
-            written or all(v in map(figure.change, figure.among(text)) for v, text in texts)
-        ):
+        fits = all(re.fullmatch(figure.written, value) for value in values)
+        if fits and (written or all(v in map(figure.change, figure.among(t)) for v, t in texts)):
             return name
     marked = any(map(_MARK.search, values))
     return ("any" if marked else "part") if written else None

@@ -134,7 +134,7 @@ def _cited(column: Sequence[str], answered: Sequence[Demonstration]) -> list[Pie
             continue
         left = [text[:start] for text, (start, _) in zip(column, spans, strict=True)]
         right = [text[end:] for text, (_, end) in zip(column, spans, strict=True)]
-        ends, begins = _shared(left)[1], _shared(right)[0]
+        ends, begins = shared_ends(left)[1], shared_ends(right)[0]
         marked = _MARK.search(ends + begins) or not any([*left, *right])
         if marked and (ends or not any(left)) and (begins or not any(right)):
             return [*_wrapped(left, answered), Piece(kind), *_wrapped(right, answered)]
@@ -152,10 +152,6 @@ def _citation(text: str, shown: Demonstration, kind: str, last: bool) -> tuple[i
     if not spans:
         return None
     return max(spans, key=lambda s: (s[1], s[1] - s[0])) if last else min(spans)
-
-
-def _shared(texts: Sequence[str]) -> tuple[str, str]:
-    return (texts[0], texts[0]) if len(set(texts)) == 1 else shared_ends(texts)
 
 
 def _wrapped(column: Sequence[str], answered: Sequence[Demonstration]) -> list[Piece]:

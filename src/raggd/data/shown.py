@@ -58,11 +58,13 @@ def inside(answers: Sequence[str]) -> list[str]:
 
 
 def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
-    """Return beginning and end that all texts share, cut at whole words; they do not overlap.
+    """Return beginning and end that texts share, cut at whole words; of the same ones, the whole.
 
     >>> shared_ends(["It is Rome.", "It is Rio."])
     ('It is ', '.')
     """
+    if len(set(texts)) == 1:
+        return texts[0], texts[0]
     first, start = texts[0], _same(texts)
     end = min(_same([text[::-1] for text in texts]), min(map(len, texts)) - start)
     while not all(is_boundary(t, start) for t in texts):

@@ -150,23 +150,19 @@ def _read(path: Path) -> list[list[str]]:
 
 
 def _download(name: str) -> list[list[str]]:
-    source = SOURCES[name]
-    if source.unpack is None:
-        raise RaggdError(
-            f"table '{name}' ({source.file}) is not there, and its home asks for an account: "
-            f"get it from {source.home}, and name its folder with --tables, or "
-            "with RAGGD_DATA the folder above 'tabular'."
-        )
+    source, problem = SOURCES[name], "its home asks for an account"
     try:
-        with urllib.request.urlopen(source.url, timeout=_TIMEOUT_SECONDS) as answer:
-            data: bytes = answer.read()
-        return source.unpack(data)
+        if source.unpack is not None:
+            with urllib.request.urlopen(source.url, timeout=_TIMEOUT_SECONDS) as answer:
+                data: bytes = answer.read()
+            return source.unpack(data)
     except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
-        raise RaggdError(
-            f"table '{name}' is not there and could not be fetched from {source.url} ({error}). "
-            f"Fetch it elsewhere ({source.home}) as {source.file}, and name its folder with "
-            "--tables."
-        ) from error
+        problem = f"it could not be fetched from {source.url} ({error})"
+    raise RaggdError(
+        f"table '{name}' is not there, and {problem}: get it elsewhere ({source.home}) as "
+        f"{source.file}, and name its folder with --tables, or with RAGGD_DATA the folder above "
+        "'tabular'."
+    )
 
 
 def _local(file: str, given: Path | None) -> Path | None:

@@ -133,11 +133,12 @@ def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
 def _with_stops(template: AnswerTemplate, answered: Sequence[Demonstration]) -> AnswerTemplate:
     # a full stop behind values that are sentences of their passages is theirs
     at = template.pieces.index(VALUE) + 1
-    before, (stop, *more) = template.pieces[:at], template.pieces[at:] or (Piece(""),)
-    if stop.text[:1] not in STOPS or (len(stop.text) == 1 and more):
+    before, behind = template.pieces[:at], template.pieces[at:]
+    stop = behind[0].text if behind else ""
+    if stop[:1] not in STOPS or (len(stop) == 1 and behind[1:]):
         return template
-    rest = [Piece("", stop.text[1:])] if stop.text[1:] else []
-    longer = replace(template, pieces=(*before, *rest, *more))
+    rest = [Piece("", stop[1:])] if stop[1:] else []
+    longer = replace(template, pieces=(*before, *rest, *behind[1:]))
     values = [longer.value_of(d.answer) or "" for d in answered]
     return longer if _quoted(values, answered) == "sentence" else template
 

@@ -32,7 +32,7 @@ from raggd.settings import Settings, changed, load_settings
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.adaptation.export import PeftFolder
     from raggd.core.low_rank import Update
-    from raggd.data.rendering import Turns
+    from raggd.data.prompts import Turns
     from raggd.methods.base import Adapted, Method
     from raggd.methods.store import Store
     from raggd.retrieval.build import Index

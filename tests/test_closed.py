@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 import tiny
 from raggd.adaptation.following import without_template
@@ -122,7 +123,7 @@ def test_options_come_back_as_lines_with_their_markers(frame: str, count: int) -
     asked = listed("where", ("Rome", "Cairo"), "{m}) {x}", "XY")
     assert template.closed.choices(asked) == ("Rome", "Cairo")
     assert template.write("Cairo", SEA, asked) == frame.format(m="Y", x="Cairo")
-    assert AnswerTemplate.of(json.loads(json.dumps(asdict(template)))) == template
+    assert TypeAdapter(AnswerTemplate).validate_json(json.dumps(asdict(template))) == template
 
 
 def label(answer: str, question: str = "is it so", text: str = "") -> Demonstration:

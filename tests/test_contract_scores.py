@@ -11,7 +11,7 @@ import pytest
 
 from raggd.backbone.load import Backbone
 from raggd.data.contracts.base import Asked, Contract, Lesson, Score
-from raggd.data.contracts.families import contract_set
+from raggd.data.contracts.families import SETS
 from raggd.data.questions import write_prepared
 from raggd.evaluation.contracts import (
     Judged,
@@ -62,6 +62,8 @@ def test_a_control_that_exchanges_what_a_benchmark_holds_is_refused(tmp_path: Pa
     parts: Any = SimpleNamespace(method=lambda _: control)
     with pytest.raises(RaggdError, match="'shuffled-support' is a control of"):
         run_contracts(parts, ["unseen"], [control.name], 1, tmp_path, lambda *_: None)
+    with pytest.raises(RaggdError, match="unknown set of contracts 'knwn': did you mean 'known'"):
+        run_contracts(parts, ["knwn"], [control.name], 1, tmp_path, lambda *_: None)
 
 
 def test_a_run_is_written_whole_and_means_are_of_its_answers(
@@ -74,7 +76,7 @@ def test_a_run_is_written_whole_and_means_are_of_its_answers(
     result = run_contracts(
         parts, ["unseen"], methods, 2, tmp_path, lambda _, done, __: told.append(done), prepared
     )
-    names = [contract.name for contract in contract_set("unseen")]
+    names = [contract.name for contract in SETS["unseen"]]
     assert list(result["contracts"]) == names
     assert set(result["macro"]) == set(result["refusal"]) == set(methods)
     assert result["questions"] == told[-1] == 2 * len(names)

@@ -22,7 +22,7 @@ from raggd.adaptation.export import (
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Factors, Update, dense, effective_weight
-from raggd.data.prompts import ANSWER_CUE, render_turns, user_text
+from raggd.data.prompts import render_turns, user_text
 from raggd.files import load_tensors
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.settings import load_settings
@@ -163,7 +163,7 @@ def test_the_template_renders_what_raggd_asks(
     assert files_under(tmp_path) == ["chat_template.jinja", "prompt.txt"]
     passages = [Passage("p", "The red city lies near Lima.", "Guide")]
     asked = {"role": "user", "content": user_text("what lies near Lima ?", passages)}
-    wanted = render_turns(tokenizer, [*turns, asked], cue=ANSWER_CUE)
+    wanted = render_turns(tokenizer, [*turns, asked])
     jinja = (tmp_path / "chat_template.jinja").read_text(encoding="utf-8")
 
     def stock(turns: list[dict[str, str]]) -> str:

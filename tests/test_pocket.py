@@ -53,7 +53,7 @@ def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
     paths[pocket.QUESTIONS_WHEEL].write_bytes(
         zipped({"pyserini/resources/jars/anserini-0.13.5-fatjar.jar": jar})
     )
-    monkeypatch.setattr(pocket, "fetch_known", lambda name, progress=None: paths[name])
+    monkeypatch.setattr(pocket, "fetch_wheel", lambda name, _: paths[name])
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     return paths
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from tokenizers import ByteLevelBPETokenizer
 from transformers import PreTrainedTokenizerFast
 
@@ -163,7 +164,7 @@ def test_a_template_of_several_values_is_kept_and_told(tiny_backbone: Backbone) 
     refusing = Demonstration("no", "Who is the mayor?", (Passage("m", "Nothing."),), "Not known.")
     template, plain = template_of([*shown(FORMS["row"]), refusing])
     assert template is not None
-    assert AnswerTemplate.of(asdict(template)) == template
+    assert TypeAdapter(AnswerTemplate).validate_python(asdict(template)) == template
     assert str(template) == "written as '| ... | ... |'"
     row = Adapted(shown=plain, template=template)
     passages = [Passage("q", TEXT.format(*OTHER))]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
 import tiny
 from raggd.backbone.load import Backbone
@@ -410,7 +411,7 @@ def test_an_answer_may_name_its_passage_in_two_ways() -> None:
     assert [d.answer for d in plain] == list(NAMES)
     wanted = frame.format(x="Ada Lovelace", t="Page Ada Lovelace 2", n=2)
     assert template.write("Ada Lovelace", _evidence("Ada Lovelace", 2)) == wanted
-    assert AnswerTemplate.of(json.loads(json.dumps(asdict(template)))) == template
+    assert TypeAdapter(AnswerTemplate).validate_json(json.dumps(asdict(template))) == template
 
 
 def test_the_mark_of_a_note_is_no_passage() -> None:
@@ -504,7 +505,7 @@ def test_writing_twice_is_writing_once(start: str, end: str, text: str) -> None:
     template = AnswerTemplate((Piece("", start), VALUE, Piece("", end)))
     once = template.write(text)
     assert template.write(once) == once
-    assert AnswerTemplate.of(json.loads(json.dumps(asdict(template)))) == template
+    assert TypeAdapter(AnswerTemplate).validate_json(json.dumps(asdict(template))) == template
 
 
 def test_answers_are_written_as_shown_alone_in_a_batch_and_from_the_store(

@@ -38,14 +38,20 @@ def source(tmp_path: Path) -> Path:
     return make_wheel(tmp_path / "index" / "tiny_data-1.0-py3-none-any.whl")
 
 
+@pytest.fixture(autouse=True)
+def _own_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(w, "WHEELS", dict(w.WHEELS))
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / "wheels"
 
 
-def tiny_data(sha256: str) -> w.Wheel:
-    return w.Wheel("tiny-data", "1.0", sha256, 1)
+def tiny_data(sha256: str) -> str:
+    w.WHEELS["tiny-data"] = w.Wheel("1.0", sha256, 1)
+    return "tiny-data"
 
 
 class Pip:

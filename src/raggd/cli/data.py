@@ -51,7 +51,7 @@ def data_list(
 def listed(parts: Assembly) -> dict[str, Any]:
     """Return ``source`` and ``benchmarks``: name, title, held_out, splits (none of the hub)."""
     from raggd.assembly import POCKET
-    from raggd.data.benchmarks import BENCHMARKS, HUB, files_in, find_benchmark
+    from raggd.data.benchmarks import BENCHMARKS, HELD_OUT, HUB, files_in
     from raggd.data.pocket import POCKET_NAMES, POCKET_SPLITS
 
     folder = parts.settings.data.folder
@@ -61,8 +61,13 @@ def listed(parts: Assembly) -> dict[str, Any]:
     if folder == POCKET:
         splits |= {name: list(POCKET_SPLITS) for name in POCKET_NAMES}
     entries = [
-        {"name": b.name, "title": b.title, "held_out": b.held_out, "splits": splits[b.name]}
-        for b in (find_benchmark(name, source) for name in splits)
+        {
+            "name": name,
+            "title": BENCHMARKS.get(name, name),
+            "held_out": name in HELD_OUT,
+            "splits": found,
+        }
+        for name, found in splits.items()
     ]
     return {"source": folder, "benchmarks": entries}
 

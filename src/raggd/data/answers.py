@@ -8,13 +8,12 @@ import string
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from raggd.data.text import INDIC, UNSPACED, normal_text, search_form
+from raggd.data.text import INDIC, ONE_UNSPACED, normal_text, search_form
 from raggd.records import Demonstration, Passage, RaggdError
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
 _BETWEEN_WORDS = re.compile(rf"(?:(?![{INDIC}])[\W_])+")
-_UNSPACED = re.compile(f"[{UNSPACED}]")
 _SHORTEST_WORD = 4
 
 
@@ -35,7 +34,7 @@ def _forms(text: str) -> tuple[str, ...]:
     # SQuAD's, and one with a break at every mark (1940-44) and beside every character of a script
     # without spaces; a space around and two between tokens: neighbouring matches share no space.
     text = search_form(text)
-    words = _UNSPACED.sub(r" \g<0> ", _BETWEEN_WORDS.sub(" ", text.lower()))
+    words = ONE_UNSPACED.sub(r" \g<0> ", _BETWEEN_WORDS.sub(" ", text.lower()))
     forms = (normalise_answer(text), " ".join(_ARTICLES.sub(" ", words).split()))
     return tuple(f" {form.replace(' ', '  ')} " if form else "" for form in forms)
 

@@ -1,9 +1,7 @@
 """The seven benchmarks in FlashRAG's layout, from a folder or the hub; pools and the held-out rule.
 
 The layout is ``<folder>/<name>/{train,dev,test}.jsonl[.gz]`` (or below ``<folder>/qa``), one
-``{"id", "question", "golden_answers": [...]}`` per line. Paper section 5 keeps PopQA and
-Bamboogle out of all training: `training_questions` refuses them, and where they have no train
-file their support pool is cut out of the questions and never scored.
+``{"id", "question", "golden_answers": [...]}`` per line.
 """
 
 from __future__ import annotations
@@ -11,7 +9,6 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -29,29 +26,18 @@ SCORED = ("test", "dev")  # splits to score: the first that there is
 SMALLEST_POOL = 12
 
 
-@dataclass(frozen=True, slots=True)
-class Benchmark:
-    """One of the paper's question sets, or one of one's own."""
-
-    name: str  # of its folder in the layout, and the task of its questions
-    title: str  # in the paper's tables
-    has_train: bool = True  # it is known to have a train file, and one that lacks it is refused
-    held_out: bool = False  # never trained on (paper section 5)
-
-
-BENCHMARKS: dict[str, Benchmark] = {
-    entry.name: entry
-    for entry in (
-        Benchmark("nq", "NQ"),
-        Benchmark("triviaqa", "TriviaQA"),
-        Benchmark("popqa", "PopQA", has_train=False, held_out=True),
-        Benchmark("hotpotqa", "HotpotQA"),
-        Benchmark("2wikimultihopqa", "2Wiki"),
-        Benchmark("musique", "MuSiQue"),
-        Benchmark("bamboogle", "Bamboogle", has_train=False, held_out=True),
-    )
+BENCHMARKS = {
+    "nq": "NQ",
+    "triviaqa": "TriviaQA",
+    "popqa": "PopQA",
+    "hotpotqa": "HotpotQA",
+    "2wikimultihopqa": "2Wiki",
+    "musique": "MuSiQue",
+    "bamboogle": "Bamboogle",
 }
-"""The paper's seven sets by name, in the order of its tables."""
+"""The paper's seven sets in the order of its tables: name (of folder and task), title there."""
+HELD_OUT = frozenset({"popqa", "bamboogle"})
+"""Never trained on (paper section 5); alone of the seven they were published without train file."""
 
 
 def _local(source: str | Path) -> Path:
@@ -76,14 +62,8 @@ def files_in(source: str | Path) -> dict[str, dict[str, Path]]:
     return {name: found[name] for name in names}
 
 
-def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
-    """Return the entry of `BENCHMARKS`, or one for a set of one's own that the source holds."""
-    known_benchmarks([name], source)
-    return BENCHMARKS.get(name, Benchmark(name, name, has_train=False))
-
-
 def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str]:
-    """Return the benchmarks that a setting names, checked by `known_names`."""
+    """Return benchmarks that are named, checked by `known_names`: the paper's, a source's own."""
     # a folder that is not there holds none; that it is missing is said when it is read
     there = files_in(source) if Path(source).is_dir() else {}
     return known_names("benchmark", names, list(BENCHMARKS | there))
@@ -91,7 +71,7 @@ def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str
 
 def find_file(source: str | Path, name: str, split: str) -> Path | None:
     """Return the file of one split, the hub's downloaded once; None where there is none."""
-    find_benchmark(name, source)
+    known_benchmarks([name], source)
     require_known("split", split, SPLITS)
     if str(source) == HUB:
         return hub_file(f"{name}/{split}.jsonl")
@@ -122,9 +102,8 @@ def choose_by_hash(questions: Iterable[Question], n: int, seed: int = 0) -> list
 
 def training_questions(source: str | Path, name: str) -> list[Question]:
     """Return those of the train split, sorted by id; held-out benchmarks are refused, for all."""
-    benchmark = find_benchmark(name, source)
-    if benchmark.held_out:
-        allowed = ", ".join(entry.name for entry in BENCHMARKS.values() if not entry.held_out)
+    if name in HELD_OUT:
+        allowed = ", ".join(known for known in BENCHMARKS if known not in HELD_OUT)
         raise RaggdError(
             f"benchmark '{name}' is held out: nothing may be trained on it (paper section 5). "
             f"Train on {allowed}."
@@ -133,8 +112,9 @@ def training_questions(source: str | Path, name: str) -> list[Question]:
 
 
 def _divided(source: str | Path, name: str) -> tuple[list[Question], list[Question]] | None:
-    # pool and scored questions, cut out of one file; None for a benchmark with a train file
-    if find_benchmark(name, source).has_train or find_file(source, name, "train"):
+    # pool and scored questions, cut out of one file; None for a benchmark with a train file, and
+    # for one that was published with it: there it is missed
+    if name in BENCHMARKS.keys() - HELD_OUT or find_file(source, name, "train"):
         return None
     questions = load_questions(source, name, *SCORED)
     size = max(SMALLEST_POOL, len(questions) // 10)
@@ -192,17 +172,6 @@ def hub_file(filename: str) -> Path | None:
     return Path(path)
 
 
-def _unpack_corpus(archive: Path, target: Path) -> None:
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            member = next(name for name in opened.namelist() if name.endswith(".jsonl"))
-        join_members([(archive, member)], target)
-    except (zipfile.BadZipFile, EOFError, StopIteration) as error:
-        raise RaggdError(
-            f"{archive} is damaged, or holds no corpus: remove it and fetch it again."
-        ) from error
-
-
 def find_corpus(source: str | Path) -> Path:
     """Return the corpus that belongs to a data source: the subfolder ``corpus``.
 
@@ -218,9 +187,17 @@ def find_corpus(source: str | Path) -> Path:
             raise RaggdError(f"no corpus at {folder}: name one by the setting data.corpus.")
         return folder
     target = cache_folder() / "corpus" / f"{Path(HUB_CORPUS).stem}.jsonl"
-    if not target.is_file():
-        archive = hub_file(HUB_CORPUS)
-        if archive is None:
-            raise RaggdError(f"{HUB_REPOSITORY} has no {HUB_CORPUS}: name a corpus of your own.")
-        _unpack_corpus(archive, target)
+    if target.is_file():
+        return target
+    archive = hub_file(HUB_CORPUS)
+    if archive is None:
+        raise RaggdError(f"{HUB_REPOSITORY} has no {HUB_CORPUS}: name a corpus of your own.")
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            member = next(name for name in opened.namelist() if name.endswith(".jsonl"))
+        join_members([(archive, member)], target)
+    except (zipfile.BadZipFile, EOFError, StopIteration) as error:
+        raise RaggdError(
+            f"{archive} is damaged, or holds no corpus: remove it and fetch it again."
+        ) from error
     return target

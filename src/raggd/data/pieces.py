@@ -36,9 +36,8 @@ _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 class Piece(NamedTuple):
     """A part of an answer: literal text, or a slot."""
 
-    kind: (
-        str  # none of text; ``x``: the value, ``n`` and ``t``: number, name of the passage with it
-    )
+    # none of text; ``x``: the value, ``n`` and ``t``: number, name of the passage with it
+    kind: str
     text: str = ""
 
 

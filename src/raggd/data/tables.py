@@ -149,10 +149,12 @@ def _read(path: Path) -> list[list[str]]:
         raise RaggdError(f"cannot read the table {path}: {reason_of(error)}.") from error
 
 
-def _download(name: str) -> list[list[str]]:
+def _download(name: str, folder: Path | None) -> list[list[str]]:
     source, problem = SOURCES[name], "its home asks for an account"
     try:
-        if source.unpack is not None:
+        if folder is not None:
+            problem = f"no {source.file} (or .gz) is in {folder} (leave it out to fetch one)"
+        elif source.unpack is not None:
             with urllib.request.urlopen(source.url, timeout=_TIMEOUT_SECONDS) as answer:
                 data: bytes = answer.read()
             return source.unpack(data)
@@ -187,12 +189,7 @@ def load_table(name: str, folder: Path | None = None) -> DataTable:
     path = _local(source.file, folder)
     if path is not None:
         return to_table(name, _read(path))
-    if folder is not None:
-        raise RaggdError(
-            f"no {source.file} (or .gz) in {folder}: put it there ({source.home}), or leave the "
-            "folder out to fetch what is public."
-        )
-    rows = _download(name)
+    rows = _download(name, folder)
     table = to_table(name, rows)
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)

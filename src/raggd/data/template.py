@@ -14,9 +14,6 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
-
-from pydantic import TypeAdapter
 
 from raggd.data.answers import contains_answer
 from raggd.data.closed import YES_NO, Closed
@@ -103,11 +100,6 @@ class AnswerTemplate:
     several: Several | None = None  # what stands around values, where there are several
     refusals: tuple[str, ...] = ()  # as they were shown; the model writes `REFUSAL` for the first
     given: tuple[tuple[str, str], ...] = ()  # questions and answers of the examples, as they were
-
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> AnswerTemplate:
-        """Return the template whose fields `dataclasses.asdict` gave."""
-        return _STORED.validate_python(fields)
 
     @property
     def rewrites(self) -> bool:
@@ -235,9 +227,6 @@ class AnswerTemplate:
         with suppress(ValueError):
             return [str(json.loads(f'"{text}"')) for text in found] if self.json else found
         return []
-
-
-_STORED = TypeAdapter(AnswerTemplate)
 
 
 def _quote(kind: str, text: str, passages: Sequence[Passage]) -> str:

@@ -68,7 +68,7 @@ UNSPACED = (
 endings on them): Thai, Lao, Burmese, Khmer and their kin, Chinese, Japanese, Korean, Yi."""
 INDIC = "\u0900-\u0963\u0966-\u096f\u0971-\u0dff"
 """Ranges of scripts that write vowels as marks, which the module re takes for no part of a word."""
-_UNSPACED = re.compile(f"[{UNSPACED}]")
+ONE_UNSPACED = re.compile(f"[{UNSPACED}]")
 
 
 def normal_text(text: str) -> str:
@@ -107,7 +107,7 @@ def is_boundary(text: str, at: int) -> bool:
     before, after = text[at - 1], text[at]
     if _is_mark(after):
         return False
-    return bool(_UNSPACED.search(before + after)) or not (in_word(before) and in_word(after))
+    return bool(ONE_UNSPACED.search(before + after)) or not (in_word(before) and in_word(after))
 
 
 # Roles of MyST and reStructuredText, and where their links lead; links and marks of Markdown.

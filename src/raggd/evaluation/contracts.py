@@ -17,7 +17,7 @@ import numpy as np
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import choose_by_hash, scored_questions
 from raggd.data.contracts.base import Asked, Contract, Lesson, Score, draw_lesson
-from raggd.data.contracts.families import LETTER_CHANGES, SETS, contract_set
+from raggd.data.contracts.families import LETTER_CHANGES, SETS
 from raggd.data.questions import Prepared, prepared_id, read_prepared
 from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.evaluation.runner import alike_batches
@@ -83,11 +83,12 @@ def run_contracts(
     ones; `shown` examples stand for a contract. A record in the folder `out` has every answer.
     """
     started = time.monotonic()
+    chosen = known_names("set of contracts", sets, list(SETS))
+    contracts = [contract for name in chosen for contract in SETS[name]]
     names = known_names("method", methods, METHODS)
     made = {name: parts.method(name) for name in names}
     for method in made.values():
         refuse_control(method)
-    contracts = [contract for name in sets for contract in contract_set(name)]
     rows = _questions(parts, prepared)
     lessons = _lessons(rows, contracts, count, parts.settings.evaluation.seed, shown)
     judged = {name: _judge(parts, method, lessons, progress) for name, method in made.items()}

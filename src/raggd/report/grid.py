@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from raggd.data.benchmarks import BENCHMARKS
+from raggd.data.benchmarks import BENCHMARKS, HELD_OUT
 from raggd.files import read_json
 from raggd.methods.spec import SPECS
 from raggd.records import RaggdError
@@ -191,14 +191,9 @@ def load_grid(out: Path) -> Grid:
     return Grid(settings, built, len(entries), tuple(missing))
 
 
-def held_out(benchmark: str) -> bool:
-    """Return whether a benchmark is never trained on."""
-    return benchmark in BENCHMARKS and BENCHMARKS[benchmark].held_out
-
-
 def subsets(benchmarks: Sequence[str]) -> Iterator[tuple[str, tuple[str, ...]]]:
     """Split benchmarks as tables report them: ``all``, ``training tasks``, ``held-out tasks``."""
-    held = tuple(name for name in benchmarks if held_out(name))
+    held = tuple(name for name in benchmarks if name in HELD_OUT)
     trained = tuple(name for name in benchmarks if name not in held)
     named = {"all": tuple(benchmarks), "training tasks": trained, "held-out tasks": held}
     yield from ((name, chosen) for name, chosen in named.items() if chosen)

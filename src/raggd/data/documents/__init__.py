@@ -182,16 +182,14 @@ def stream_file(file: SourceFile, lost: list[str] | None = None) -> Iterator[Pas
         for passage in passages_of(read(file.path), file.name, stem, lost):
             found = True
             yield passage
-    except OSError as error:
-        raise RaggdError(f"cannot read {file.name}: {error.strerror or error}.") from error
     except ImportError as error:
         raise RaggdError(
             f"reading {file.name} needs the extra `documents`: pip install 'raggd[documents]'."
         ) from error
-    except RecursionError as error:
-        raise RaggdError(f"cannot read {file.name}: it is nested too deeply.") from error
-    except RaggdError as error:
-        raise RaggdError(f"cannot read {file.name}: {error}") from error
+    except (OSError, RecursionError, RaggdError) as error:
+        deep = isinstance(error, RecursionError)
+        why = "it is nested too deeply" if deep else reason_of(error).removesuffix(".")
+        raise RaggdError(f"cannot read {file.name}: {why}.") from error
     if not found:
         scanned = " (scanned pages need text recognition first)" if kind == ".pdf" else ""
         raise RaggdError(f"{file.name} holds no text{scanned}: fill or remove it.")

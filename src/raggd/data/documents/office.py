@@ -193,8 +193,7 @@ def _blocks(parent: Any, styles: dict[str, Any]) -> Iterator[Block]:
     for child in parent:
         kind = _kind(child)
         if kind == "p":
-            style = _style(child, styles)
-            level = _level(child, style)
+            style, level = _style(child, styles), _level(child, styles)
             listed = child.pPr is not None and child.pPr.numPr is not None
             listed = level is None and (listed or ((style and style.name) or "").startswith("List"))
             yield Block(("- " if listed else "") + _text(child), level)
@@ -208,13 +207,11 @@ def _blocks(parent: Any, styles: dict[str, Any]) -> Iterator[Block]:
 def _is_frame(table: Any, styles: dict[str, Any]) -> bool:
     # Whether a table is there for its looks: around one cell (a note, code), or around sections.
     cells = [cell for row in _inside(table, "tr") for cell in _inside(row, "tc")]
-    return len(cells) == 1 or any(_holds_section(cell, styles) for cell in cells)
-
-
-def _holds_section(cell: Any, styles: dict[str, Any]) -> bool:
-    found = (p for p in cell.iter("{*}p") if _text(p).strip())
-    levels = [_level(p, _style(p, styles)) for p in found]
-    return None in dropwhile(lambda level: level is None, levels)
+    for cell in cells:
+        levels = [_level(p, styles) for p in cell.iter("{*}p") if _text(p).strip()]
+        if None in dropwhile(lambda level: level is None, levels):
+            return True
+    return len(cells) == 1
 
 
 def _style(paragraph: Any, styles: dict[str, Any]) -> Any:
@@ -222,9 +219,9 @@ def _style(paragraph: Any, styles: dict[str, Any]) -> Any:
     return styles.get(named.val) if named is not None else None
 
 
-def _level(paragraph: Any, style: Any) -> int | None:
+def _level(paragraph: Any, styles: dict[str, Any]) -> int | None:
     # Of a heading: by its own outline level, or that or the name of its style or what that is from.
-    elements = [paragraph.pPr]
+    elements, style = [paragraph.pPr], _style(paragraph, styles)
     while style is not None and len(elements) < _DEEPEST:
         heading = _HEADING.match(style.name or "")
         if heading or style.name == "Title":

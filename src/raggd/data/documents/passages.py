@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from raggd.data.text import DATA_URI, UNSPACED, normal_text
+from raggd.data.text import DATA_URI, ONE_UNSPACED, normal_text
 from raggd.records import Passage
 
 PASSAGE_WORDS = 100  # about: the size of the Wikipedia passages that the paper retrieves
@@ -29,7 +29,6 @@ _ABBREVIATION = re.compile(
 )
 _PARAGRAPHS = re.compile(r"\n{2,}")
 _WIDE_GAP = re.compile(rf"[ \t]{{{_LONGEST_GAP + 1},}}")
-_UNSPACED = re.compile(f"[{UNSPACED}]")
 _WORD = re.compile(r"\S+")
 # Of tables that are drawn: what a line between rows is made of, and a rule over columns.
 _LINE = frozenset("-=+:| ")
@@ -63,7 +62,7 @@ def size_of(text: str) -> int:
     """Return a text's length in words; two characters of an unspaced script are about one."""
     words = len(text.split())
     if not text.isascii():
-        words += len(_UNSPACED.findall(text)) // 2
+        words += len(ONE_UNSPACED.findall(text)) // 2
     return max(words, -(-len(text) // WORD_CHARACTERS))
 
 
@@ -126,7 +125,7 @@ def _words(text: str, most: int) -> Iterator[tuple[int, int]]:
     for found in _WORD.finditer(text):
         step = len(found[0])
         if size_of(found[0]) > most:
-            step = max(1, most if _UNSPACED.search(found[0]) else most * WORD_CHARACTERS)
+            step = max(1, most if ONE_UNSPACED.search(found[0]) else most * WORD_CHARACTERS)
         for at in range(found.start(), found.end(), step):
             yield at, min(at + step, found.end())
 

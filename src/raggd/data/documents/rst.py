@@ -26,7 +26,9 @@ def read(path: Path) -> Iterator[Block]:
     at = 0
     while at < len(lines):
         if table := _TABLE.match(lines[at]):
-            end = _end_of(lines, at, len(table[1]))
+            # those lines belong to a directive that are blank, or further in
+            after = (n for n in range(at + 1, len(lines)) if lines[n].strip())
+            end = next((n for n in after if _indent(lines[n]) <= len(table[1])), len(lines))
             if rows := _rows(table[2], lines[at + 1 : end]):
                 yield from (Block("\n".join(held)), Block(table[3]), rows)
                 held, at = [], end
@@ -50,12 +52,6 @@ def read(path: Path) -> Iterator[Block]:
 
 def _indent(line: str) -> int:
     return len(line) - len(line.lstrip(" \t"))
-
-
-def _end_of(lines: Sequence[str], at: int, indent: int) -> int:
-    # The line after a directive, to which those belong that are blank, or further in.
-    after = (n for n in range(at + 1, len(lines)) if lines[n].strip())
-    return next((n for n in after if _indent(lines[n]) <= indent), len(lines))
 
 
 def _rows(kind: str, lines: Sequence[str]) -> Block | None:

@@ -39,7 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Budget, Count, Rows, counted, top_k
+from raggd.retrieval.base import Count, Rows, counted, held_memory, show_size, top_k
 from raggd.retrieval.folders import STATE
 from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 from raggd.retrieval.terms import (
@@ -58,7 +58,6 @@ from raggd.retrieval.terms import (
 
 K1 = 0.9
 B = 0.4
-BUDGET = Budget(3_000_000_000)  # of a build, unless another is given
 _PARAMETERS: dict[str, Any] = {"method": "lucene", "k1": K1, "b": B}
 
 ROWS = 1 << 18
@@ -254,9 +253,12 @@ class BM25Retriever(StoredRetriever):
 
 @dataclass(frozen=True)
 class BM25Kind:
-    """BM25 as a kind of index, built within a bound of memory in segments of at most `rows`."""
+    """BM25 as a kind of index, built in segments of at most `rows`.
 
-    budget: Budget = BUDGET
+    `memory` is the most, in bytes, that this process may hold while it builds one.
+    """
+
+    memory: int = 3_000_000_000
     rows: int = ROWS
     name: str = "bm25"
 
@@ -286,10 +288,16 @@ class BM25Kind:
         """Sort the words of what is in no segment yet, then score all; without words, refuse."""
         while (done := max((end for _, end in _spans(work)), default=0)) < passages:
             count(done, passages)
-            self.budget.require(LEAST_MEMORY, f"an index of {passages} passages")
+            held = held_memory()
+            if held + LEAST_MEMORY > self.memory:
+                raise RaggdError(
+                    f"a memory bound of {show_size(self.memory)} is too small for an index of "
+                    f"{passages} passages: it takes {show_size(held + LEAST_MEMORY)}. Give at "
+                    "least that by retrieval.memory or `raggd index --memory`."
+                )
             rows = read_rows(work, done, min(done + self.rows, passages))
             part = counted(rows, done, passages, count)
-            _save(work, done, sort_range(part, self.budget.left() - LEAST_MEMORY // 2))
+            _save(work, done, sort_range(part, self.memory - held - LEAST_MEMORY // 2))
         count(passages, passages)
         if not score_segments(work, passages):
             (work / STATE).unlink()  # nothing to go on from

@@ -15,10 +15,10 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from raggd.files import read_json, reason_of, write_json
 from raggd.records import RaggdError
@@ -29,8 +29,6 @@ FORMATS = {"bm25": 4, "dense": 3}
 MANIFEST = "index.json"  # the file that makes a folder an index
 STATE = "state.json"
 """The file of a partial folder that makes it worth keeping: its passages are all there."""
-
-_T = TypeVar("_T")
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
@@ -44,25 +42,6 @@ def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
             "`raggd index PATH`."
         )
     return dict(found)
-
-
-def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], _T]) -> _T:
-    """Return what `load` makes of an index's data and manifest, also while it is replaced."""
-    while True:
-        manifest = read_manifest(folder, kind)
-        try:
-            found = load(folder / str(manifest["data"]), manifest)
-        except (RaggdError, OSError, ValueError, KeyError, TypeError) as error:
-            if read_manifest(folder, kind) != manifest:
-                continue  # it was replaced in this moment
-            if isinstance(error, RaggdError):  # it says what is wrong
-                raise
-            raise RaggdError(
-                f"the index at {folder} is damaged ({error}): delete the folder and build it again."
-            ) from error
-        with suppress(OSError):
-            os.utime(folder / MANIFEST)  # when it was last used, for `prune_cache`
-        return found
 
 
 @contextmanager

@@ -142,6 +142,14 @@ class RunningBatch:
         self._cache = new_cache([(k[index, :, start:], v[index, :, start:]) for k, v in layers])
         self._stack()
 
+    def fail(self, error: Exception) -> None:
+        """Let all answers fail; what may be half-made is dropped."""
+        told = as_api_error(error)
+        for row in self.rows:
+            row.fail(told)
+        self.release()
+        self.rows, self._cache, self._update = [], None, None
+
     def release(self) -> None:
         """Leave the backbone as it is without this batch; the next step adapts it again."""
         if self._steps is not None:
@@ -256,14 +264,14 @@ class Scheduler:
                 if self._work:
                     self._work.popleft()()
                 for rows in self._joining():
-                    self._pass(rows[0].base, rows, joining=True)
-                for base, batch in self._batches.items():
+                    self._pass(self._batches[rows[0].base], rows)
+                for batch in self._batches.values():
                     batch.leave()
                     if batch.rows:
-                        self._pass(base, batch.rows, joining=False)
+                        self._pass(batch, None)
             except Exception as error:  # a bug: its rows fail, the thread goes on
-                for base in self._batches:
-                    self._abandon(base, error)
+                for batch in self._batches.values():
+                    batch.fail(error)
         self._release(None)
 
     def _work_there(self) -> bool:
@@ -299,22 +307,21 @@ class Scheduler:
             groups += [[rows[i] for i in at] for at in cheapest_passes(unread, self._start)]
         return groups
 
-    def _pass(self, base: str, rows: list[Row], *, joining: bool) -> None:
-        # one pass of the model: rows that join read their prompts, others add a token
-        batch = self._batches[base]
+    def _pass(self, batch: RunningBatch, joining: list[Row] | None) -> None:
+        # one pass of the model: rows that join read their prompts, else those there add a token
         self._release(batch)
-        started = time.perf_counter()
+        started, rows = time.perf_counter(), joining or batch.rows
         try:
             if joining:
-                for row in rows:
+                for row in joining:
                     row.times.append(started)
-                logits = batch.join(rows)
-                self._metrics.prompt_tokens.inc(sum(len(row.prompt.tokens) for row in rows))
+                logits = batch.join(joining)
+                self._metrics.prompt_tokens.inc(sum(len(row.prompt.tokens) for row in joining))
             else:
                 logits = batch.step()
                 self._metrics.batch.observe(len(rows))
         except Exception as error:
-            self._abandon(base, error)
+            batch.fail(error)
             return
         for row, values in zip(rows, logits, strict=True):
             row.batch = max(row.batch, len(batch.rows))
@@ -326,11 +333,3 @@ class Scheduler:
         timer = self._metrics.read if joining else self._metrics.step
         timer.observe(time.perf_counter() - started)
         batch.leave()
-
-    def _abandon(self, base: str, error: Exception) -> None:
-        # after a failure the batch may be half-made: its rows fail, and it starts anew
-        batch, told = self._batches[base], as_api_error(error)
-        for row in batch.rows:
-            row.fail(told)
-        batch.release()
-        self._batches[base] = RunningBatch(self._backbone)

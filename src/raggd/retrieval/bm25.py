@@ -32,6 +32,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,9 @@ def _array(part: Path, name: str) -> NDArray[Any]:
 
 
 def _spans(folder: Path) -> list[tuple[int, int]]:
-    # First row, and row after the last, of each segment; together they are the first rows.
-    starts = [int(part.name.partition("-")[2]) for part in _parts(folder)]
+    # First row, and row after the last, of each segment: they lie one after the other.
     sizes = [len(_array(part, "lengths")) for part in _parts(folder)]
-    return [(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    return list(pairwise(accumulate(sizes, initial=0)))
 
 
 def _save(folder: Path, start: int, arrays: Mapping[str, NDArray[Any] | Path]) -> None:
@@ -286,7 +286,7 @@ class BM25Kind:
 
     def make(self, work: Path, passages: int, old: Path | None, count: Count) -> None:
         """Sort the words of what is in no segment yet, then score all; without words, refuse."""
-        while (done := max((end for _, end in _spans(work)), default=0)) < passages:
+        while (done := sum(end - start for start, end in _spans(work))) < passages:
             count(done, passages)
             held = held_memory()
             if held + LEAST_MEMORY > self.memory:

@@ -55,8 +55,13 @@ def building(folder: Path) -> Iterator[Path]:
                 f"cannot write an index to {folder}: it is a file, or holds other files, which "
                 "would be lost. Name a new folder."
             )
-        with _locked(work):
+        handle = _lock(work)
+        try:
             yield work
+        finally:
+            if _is_opened(work, handle) and not (work / STATE).is_file():
+                shutil.rmtree(work, ignore_errors=True)
+            os.close(handle)
     except (OSError, sqlite3.Error) as error:
         raise RaggdError(
             f"cannot write the index {folder}: {reason_of(error)}. What was there is unchanged; "
@@ -70,23 +75,15 @@ def _is_version(entry: Path) -> bool:
     return entry.name.startswith("data-") and any((entry / name).is_file() for name in held)
 
 
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
+def _lock(work: Path) -> int:
     # A lock on the folder itself leaves no lock file behind and goes with its holder.
     while True:
         work.mkdir(parents=True, exist_ok=True)
         handle = os.open(work, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_opened(work, handle):
-                try:
-                    yield
-                finally:
-                    if _is_opened(work, handle) and not (work / STATE).is_file():
-                        shutil.rmtree(work, ignore_errors=True)
-                return
-        finally:
-            os.close(handle)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if _is_opened(work, handle):  # whoever had it before may have renamed or removed it
+            return handle
+        os.close(handle)
 
 
 def _is_opened(folder: Path, handle: int) -> bool:

@@ -154,7 +154,7 @@ def _own_routes(app: FastAPI, service: Service, supports: Supports) -> None:
         return FileResponse(PAGE / name, headers=PAGE_HEADERS)
 
 
-def create_app(service: Service, keys: Keys | None = None) -> ASGIApp:
+def create_app(service: Service, keys: Keys) -> ASGIApp:
     """Build the application, which closes the service at its end; without `keys` all are let in."""
     settings = service.settings.serving
 
@@ -178,7 +178,7 @@ def create_app(service: Service, keys: Keys | None = None) -> ASGIApp:
     supports = Supports(service)
     _openai_routes(app, service, supports)
     _own_routes(app, service, supports)
-    gate = RequestGate(app, service.metrics, keys=keys or {}, local=is_local(settings.host))
+    gate = RequestGate(app, service.metrics, keys=keys, local=is_local(settings.host))
     if not settings.origins:
         return gate
     # around the gate: a browser asks beforehand without a key, and its page is to read refusals
@@ -228,11 +228,8 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
-    """Serve until a signal comes; the settings of `rag` say where.
-
-    Without `keys` everyone is let in; `ready` is told the address once it listens there.
-    """
+def serve(rag: Rag, *, keys: Keys, ready: Callable[[str], None]) -> None:
+    """Serve where the settings say, until a signal comes; `ready` is told the address it is at."""
     settings = rag.parts.settings.serving
     with bind(settings) as taken:
         if hasattr(signal, "SIGHUP"):  # while it loads, there is nothing to be indexed anew

@@ -100,7 +100,6 @@ class Documents:
     """
 
     def __init__(self, rag: Rag, metrics: Metrics) -> None:
-        """Open the index."""
         self._rag, self._metrics = rag, metrics
         self._indexer = ThreadPoolExecutor(1, thread_name_prefix="raggd-index")
         # an engine of the user's own, named by its import path, is searched as it is
@@ -298,14 +297,10 @@ class Service:
         method = self.rag.method(instruction=instruction)
 
         def adapt() -> Adapted:
-            made = self.store.find(key, None)  # for another request, meanwhile
-            if made is None:
-                with self.metrics.adaptation.time():
-                    made = method.adapt([support])[0]
-                # what a request brings along, examples or instruction, is never written to disk
-                stored = support.id in self.store and not instruction
-                self.store.put(key, made, on_disk=stored)
-            return made
+            # what a request brings along, examples or instruction, is never written to disk
+            base = self.base if support.id in self.store and not instruction else None
+            with self.metrics.adaptation.time():
+                return self.store.adapt(method, [support], self.rag.identity, base)[0]
 
         adapted = await asyncio.wrap_future(self.scheduler.run(adapt))
         return adapted, milliseconds_since(started)

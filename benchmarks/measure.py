@@ -12,7 +12,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from raggd.data.documents import read_passages
-from raggd.retrieval.base import Budget, peak_memory
+from raggd.retrieval.base import peak_memory
 from raggd.retrieval.bm25 import K1, B, BM25Kind
 from raggd.retrieval.build import look_at, update_index
 from raggd.retrieval.terms import tokenize
@@ -39,7 +39,7 @@ def build_ours(corpus: Path, count: int, folder: Path, bound: int) -> Built:
         for passage in islice(read_passages(corpus), count):
             file.write(json.dumps(asdict(passage)) + "\n")
     started, cpu = time.perf_counter(), time.process_time()
-    update_index(look_at(first), folder, BM25Kind(Budget(bound)))
+    update_index(look_at(first), folder, BM25Kind(bound))
     return _built(started, cpu, folder)
 
 

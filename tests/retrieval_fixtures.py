@@ -10,7 +10,6 @@ from pathlib import Path
 
 from raggd.progress import Progress, silent
 from raggd.records import Passage, content_id
-from raggd.retrieval.base import Budget
 from raggd.retrieval.bm25 import ROWS, BM25Kind, BM25Retriever
 from raggd.retrieval.build import Index, Kind, look_at, open_index, update_index
 from raggd.retrieval.dense import DenseKind, DenseRetriever
@@ -43,10 +42,10 @@ def build_bm25(
     folder: Path,
     progress: Progress = silent,
     *,
-    budget: Budget | None = None,
+    memory: int = 3 * 10**9,
     rows: int = ROWS,
 ) -> BM25Retriever:
-    updated(corpus, folder, BM25Kind(budget or Budget(3 * 10**9), rows), progress)
+    updated(corpus, folder, BM25Kind(memory, rows), progress)
     return open_bm25(folder)
 
 

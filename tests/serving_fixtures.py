@@ -97,7 +97,7 @@ def running(parts: Assembly, keys: Keys | None = None) -> Iterator[Running]:
     taken = socket.socket()
     taken.bind(("127.0.0.1", 0))
     config = uvicorn.Config(
-        create_app(service, keys),
+        create_app(service, keys or {}),
         log_config=None,
         access_log=False,
         lifespan="on",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,7 +23,7 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.files import load_tensors
 from raggd.methods.store import Store
 from raggd.records import RaggdError, SupportSet
-from raggd.serving.vllm import AdapterFolders, adapter_number, register
+from raggd.serving.vllm import adapter_folder, adapter_number, rag_of_environment, register
 from raggd.settings import Settings, changed
 from tiny import random_update
 from workflow_fixtures import parts_with
@@ -40,68 +42,72 @@ def rag(tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path) -> Rag:
 
 
 @pytest.fixture
-def folders(rag: Rag, supports: list[SupportSet], tmp_path: Path) -> AdapterFolders:
-    """Three stored support sets."""
+def folder(
+    rag: Rag, supports: list[SupportSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Path]:
+    """The folder of a name, of three stored support sets."""
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path))
     for support in supports:
         rag.store.add(support)
-    return AdapterFolders(rag, tmp_path / "adapters")
+    return partial(adapter_folder, rag)
 
 
 def test_a_name_gives_the_predicted_adapter_once(
-    rag: Rag, folders: AdapterFolders, supports: list[SupportSet], monkeypatch: pytest.MonkeyPatch
+    rag: Rag,
+    folder: Callable[[str], Path],
+    supports: list[SupportSet],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    path = folders.find(f"raggd/{supports[0].id}")
+    path = folder(f"raggd/{supports[0].id}")
     found, _ = load_tensors(path / "adapter_model.safetensors")
     update = rag.adapt(supports[0]).update
     wanted = peft_tensors(rag.parts.backbone, lora_factors(rag.parts.base, update))
     assert found.keys() == wanted.keys()
     assert all(found[name].equal(wanted[name]) for name in wanted)
-    base, _ = load_tensors(folders.find("raggd/base") / "adapter_model.safetensors")
+    base, _ = load_tensors(folder("raggd/base") / "adapter_model.safetensors")
     assert any(base[name].shape != found[name].shape for name in wanted)
 
     def never(*_: object) -> None:
         raise AssertionError("written again")
 
     monkeypatch.setattr(rag, "export_peft", never)
-    assert folders.find(f"raggd/{supports[0].id}") == path
+    assert folder(f"raggd/{supports[0].id}") == path
     with pytest.raises(AssertionError, match="written again"):
-        folders.find(f"raggd/{supports[1].id}")
+        folder(f"raggd/{supports[1].id}")
 
 
 @pytest.mark.parametrize("file", ["predictor.safetensors", "tuned.safetensors"])
 def test_other_weights_make_another_adapter(
-    rag: Rag, folders: AdapterFolders, supports: list[SupportSet], file: str, tmp_path: Path
+    rag: Rag, folder: Callable[[str], Path], supports: list[SupportSet], file: str, tmp_path: Path
 ) -> None:
     name = f"raggd/{supports[0].id}"
-    first = folders.find(name)
+    first = folder(name)
     base = rag.parts.base
     other = mean_predictor(base.spec, base.fingerprint, random_update(base, seed=9).vector()[None])
     save_predictor(rag.parts.weights / file, other)
     again = Rag(parts_with(rag.parts.settings, rag.parts.backbone))
-    second = AdapterFolders(again, tmp_path / "adapters").find(name)
+    second = adapter_folder(again, name)
     assert second != first
     written = [load_tensors(p / "adapter_model.safetensors")[0] for p in (first, second)]
     assert any(not written[0][name].equal(written[1][name]) for name in written[0])
 
 
 def test_the_tuned_predictor_is_enough(
-    rag: Rag, folders: AdapterFolders, supports: list[SupportSet]
+    rag: Rag, folder: Callable[[str], Path], supports: list[SupportSet]
 ) -> None:
     weights = rag.parts.weights
     (weights / "predictor.safetensors").rename(weights / "tuned.safetensors")
-    assert folders.find(f"raggd/{supports[0].id}").is_dir()
+    assert folder(f"raggd/{supports[0].id}").is_dir()
 
 
 def test_another_precision_makes_another_adapter(
-    rag: Rag, tiny_backbone: Backbone, supports: list[SupportSet], tmp_path: Path
+    rag: Rag, tiny_backbone: Backbone, supports: list[SupportSet], folder: Callable[[str], Path]
 ) -> None:
-    rag.store.add(supports[0])
     found = set()
     for dtype in (torch.float32, torch.bfloat16, torch.float32):
         tiny_backbone.model.to(dtype)
         rounded = Rag(parts_with(rag.parts.settings, tiny_backbone))
-        folders = AdapterFolders(rounded, tmp_path / "adapters")
-        found.add(folders.find(f"raggd/{supports[0].id}"))
+        found.add(adapter_folder(rounded, f"raggd/{supports[0].id}"))
     assert len(found) == 2
 
 
@@ -113,9 +119,9 @@ def test_another_precision_makes_another_adapter(
         ("raggd/0123456789abcdef", "no support set '0123456789abcdef'"),
     ],
 )
-def test_other_names_are_refused(folders: AdapterFolders, name: str, message: str) -> None:
+def test_other_names_are_refused(folder: Callable[[str], Path], name: str, message: str) -> None:
     with pytest.raises(RaggdError, match=message):
-        folders.find(name)
+        folder(name)
 
 
 def test_settings_and_supports_come_from_the_environment(
@@ -124,11 +130,11 @@ def test_settings_and_supports_come_from_the_environment(
     Store(tmp_path).add(supports[0])
     monkeypatch.setenv("RAGGD_SETTINGS", str(tmp_path / "absent.toml"))
     with pytest.raises(RaggdError, match=r"cannot read settings file .*absent\.toml"):
-        AdapterFolders.from_environment()
+        rag_of_environment()
     monkeypatch.delenv("RAGGD_SETTINGS")
     monkeypatch.setenv("RAGGD_SUPPORTS", str(tmp_path / "none"))
     with pytest.raises(RaggdError, match="no support set"):
-        AdapterFolders.from_environment().find(f"raggd/{supports[0].id}")
+        adapter_folder(rag_of_environment(), f"raggd/{supports[0].id}")
 
 
 def _fake_vllm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -154,14 +160,17 @@ def _fake_vllm(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 
 def test_the_resolver_knows_its_names_and_leaves_others(
-    folders: AdapterFolders, supports: list[SupportSet], monkeypatch: pytest.MonkeyPatch
+    rag: Rag,
+    folder: Callable[[str], Path],
+    supports: list[SupportSet],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registered = _fake_vllm(monkeypatch)
     register()
     resolver = registered["raggd"]
-    resolver.folders = folders
+    resolver.rag = rag
     name = f"raggd/{supports[0].id}"
-    path = str(folders.find(name))
+    path = str(folder(name))
     assert asyncio.run(resolver.resolve_lora("any", name)) == (name, adapter_number(path), path)
     for unknown in ("someone/else", "raggd/0123456789abcdef"):
         assert asyncio.run(resolver.resolve_lora("any", unknown)) is None
@@ -182,25 +191,28 @@ def _loaded_by_vllm(path: Path, cache: dict[str, torch.Tensor]) -> float:
 
 
 def test_a_reload_after_eviction_does_not_scale_twice(
-    folders: AdapterFolders, supports: list[SupportSet], monkeypatch: pytest.MonkeyPatch
+    rag: Rag,
+    folder: Callable[[str], Path],
+    supports: list[SupportSet],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registered = _fake_vllm(monkeypatch)
     register()
     resolver = registered["raggd"]
-    resolver.folders = folders
+    resolver.rag = rag
     name = f"raggd/{supports[0].id}"
     first = asyncio.run(resolver.resolve_lora("any", name))
-    folder = Path(first[2])
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    made = Path(first[2])
+    before = {p.name: p.read_bytes() for p in made.iterdir()}
     kept: dict[str, torch.Tensor] = {}
-    once = _loaded_by_vllm(folder, kept)
+    once = _loaded_by_vllm(made, kept)
     # evicted and asked for again: the same request, the same bytes; and where an engine folds
     # into tensors that it kept, a scale of 1 leaves them as they are
     assert asyncio.run(resolver.resolve_lora("any", name)) == first
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    assert _loaded_by_vllm(folder, {}) == once
-    assert _loaded_by_vllm(folder, kept) == once
+    assert {p.name: p.read_bytes() for p in made.iterdir()} == before
+    assert _loaded_by_vllm(made, {}) == once
+    assert _loaded_by_vllm(made, kept) == once
     config = json.loads(before["adapter_config.json"])
     wrong = config | {"lora_alpha": 2 * config["r"]}
-    (folder / "adapter_config.json").write_text(json.dumps(wrong))
-    assert _loaded_by_vllm(folder, kept) == pytest.approx(2 * once)  # what must not happen
+    (made / "adapter_config.json").write_text(json.dumps(wrong))
+    assert _loaded_by_vllm(made, kept) == pytest.approx(2 * once)  # what must not happen

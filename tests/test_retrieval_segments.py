@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from raggd.files import read_json_lines
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import base, bm25, build
-from raggd.retrieval.base import Budget, held_memory, parse_size, top_k
+from raggd.retrieval import bm25, build
+from raggd.retrieval.base import held_memory, parse_size, top_k
 from raggd.retrieval.bm25 import K1, B, BM25Kind
 from raggd.retrieval.build import build_index
 from raggd.retrieval.store import PassageStore, StoredFile, StoreWriter
@@ -282,31 +282,32 @@ def test_what_is_not_a_size_is_refused(text: str) -> None:
 def test_a_bound_too_small_is_told_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bound = Budget(held_memory() + 20_000_000)
+    bound = held_memory() + 20_000_000
     with pytest.raises(RaggdError, match=r"too small for an index of 7 passages.*at least"):
-        build_bm25(corpus_of(7), tmp_path / "index", budget=bound)
+        build_bm25(corpus_of(7), tmp_path / "index", memory=bound)
     few = as_file(corpus_of(5), tmp_path / "index")
     with pytest.raises(RaggdError, match="too small"):
         build_index(few, RetrievalSettings(memory="10MB"), folder=tmp_path / "index")
     assert not (tmp_path / "index").exists()
-    monkeypatch.setattr(base, "held_memory", lambda: 5 * 10**9)  # with a backbone in the process
+    for module in (bm25, build):  # with a backbone in the process
+        monkeypatch.setattr(module, "held_memory", lambda: 5 * 10**9)
     assert build_index(few, RetrievalSettings(), folder=tmp_path / "beside").built
     monkeypatch.undo()
-    enough = Budget(held_memory() + 10**9)
-    assert len(build_bm25(corpus_of(7), tmp_path / "index", budget=enough)) == 7
+    enough = held_memory() + 10**9
+    assert len(build_bm25(corpus_of(7), tmp_path / "index", memory=enough)) == 7
 
 
 _MEASURED = """
 import sys
 from pathlib import Path
-from raggd.retrieval.base import Budget, held_memory, peak_memory
+from raggd.retrieval.base import held_memory, peak_memory
 from raggd.retrieval.bm25 import BM25Kind
 from raggd.retrieval.build import look_at, update_index
 corpus, folder, room = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
 update_index(look_at(corpus), folder / "warm", BM25Kind())  # imports and stemmer
 start = held_memory()
 many = look_at(corpus.with_name("many.jsonl"))
-built = update_index(many, folder / "index", BM25Kind(Budget(start + room))).retriever
+built = update_index(many, folder / "index", BM25Kind(start + room)).retriever
 sys.stdout.write(f"{len(built._segments)} {peak_memory() - start}")
 """
 
@@ -378,4 +379,4 @@ def test_half_of_a_surrogate_pair_is_no_error(
 
 
 def test_the_default_bound_is_the_one_of_the_settings() -> None:
-    assert parse_size(RetrievalSettings().memory) == BM25Kind().budget.bound
+    assert parse_size(RetrievalSettings().memory) == BM25Kind().memory

@@ -10,7 +10,7 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,9 @@ from raggd.records import Passage, RaggdError
 from raggd.retrieval import bm25, build, store
 from raggd.retrieval.base import RetrievalWarning
 from raggd.retrieval.bm25 import BM25Kind, BM25Retriever
-from raggd.retrieval.build import Changes, build_index
+from raggd.retrieval.build import Changes, build_index, open_index
 from raggd.retrieval.dense import DenseRetriever
 from raggd.retrieval.encoder import Encoder, EncoderRules
-from raggd.retrieval.folders import open_folder
 from raggd.settings import RetrievalSettings
 from retrieval_fixtures import build_bm25, build_dense, open_bm25, updated
 from workflow_fixtures import run_cli
@@ -343,19 +342,21 @@ def test_what_went_wrong_because_of_a_replacement_is_read_again(
     build_bm25(docs, tmp_path / "index")
     tried: list[Path] = []
 
-    def load(data: Path, _: object) -> Path:
-        tried.append(data)
-        if len(tried) == 1:
-            if replaced:
-                build_bm25(write(docs, {"0.txt": 7}), tmp_path / "index")
-            raise RaggdError("a file of the version before is gone")
-        return data
+    class Replaced(BM25Kind):
+        def open(self, data: Path, manifest: Mapping[str, Any]) -> BM25Retriever:
+            tried.append(data)
+            if len(tried) == 1:
+                if replaced:
+                    build_bm25(write(docs, {"0.txt": 7}), tmp_path / "index")
+                raise RaggdError("a file of the version before is gone")
+            return super().open(data, manifest)
 
     if replaced:
-        assert open_folder(tmp_path / "index", "bm25", load) == tried[1] != tried[0]
+        found = open_index(tmp_path / "index", Replaced())
+        assert found.store.folder == tried[1] != tried[0]
     else:
         with pytest.raises(RaggdError, match=r"^a file of the version before is gone$"):
-            open_folder(tmp_path / "index", "bm25", load)
+            open_index(tmp_path / "index", Replaced())
         assert len(tried) == 1
 
 

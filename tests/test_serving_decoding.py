@@ -50,30 +50,33 @@ def alone(backbone: Backbone, adapted: Adapted, prompt: Prompt, tokens: int = TO
     return written
 
 
+def answer_of(prompt: Prompt, adapted: Adapted) -> Any:
+    """What a batch needs of a row."""
+    rest = {"last": 0, "written": [], "done": False, "cancelled": False}
+    return SimpleNamespace(prompt=prompt, adapted=adapted, **rest)
+
+
 def play(
     backbone: Backbone, rows: Sequence[Adapted], starts: Sequence[int], lengths: Sequence[int]
 ) -> list[list[int]]:
     """Decode: row i joins before step ``starts[i]`` and leaves after ``lengths[i]`` tokens."""
-    prompts = prompts_of(backbone)
     batch = RunningBatch(backbone)
-    written: list[list[int]] = [[] for _ in rows]
-    inside: list[int] = []
+    answers = [answer_of(*each) for each in zip(prompts_of(backbone), rows, strict=False)]
     for step in range(max(starts) + max(lengths) + 1):
-        if inside:
-            for i, logits in zip(inside, batch.step([written[i][-1] for i in inside]), strict=True):
-                written[i].append(int(logits.argmax()))
-        joining = [i for i, start in enumerate(starts) if start == step]
+        passes = [(list(batch.rows), batch.step())] if batch.rows else []
+        joining = [answer for answer, start in zip(answers, starts, strict=True) if start == step]
         if joining:
-            first = batch.join([prompts[i] for i in joining], [rows[i] for i in joining])
-            for i, logits in zip(joining, first, strict=True):
-                written[i].append(int(logits.argmax()))
-        inside += joining
-        at = [n for n, i in enumerate(inside) if len(written[i]) < lengths[i]]
-        batch.keep(at)
-        inside = [inside[n] for n in at]
-    assert not batch._states
+            passes.append((joining, batch.join(joining)))
+        for several, first in passes:
+            for answer, logits in zip(several, first, strict=True):
+                answer.last = int(logits.argmax())
+                answer.written.append(answer.last)
+        for answer, length in zip(answers, lengths, strict=True):
+            answer.done = len(answer.written) >= length
+        batch.leave()
+    assert not batch.rows
     assert hooks_of(backbone) == 0
-    return written
+    return [answer.written for answer in answers]
 
 
 def static_steps(backbone: Backbone, reading: Reading, most: int) -> CapturedSteps:
@@ -166,10 +169,12 @@ def test_a_sliding_window_is_kept_when_rows_join() -> None:
 def test_padding_that_no_row_needs_is_dropped(tiny_backbone: Backbone, base: BaseAdapter) -> None:
     prompts = prompts_of(tiny_backbone)
     batch = RunningBatch(tiny_backbone)
-    batch.join(prompts[:2], [Adapted(base)] * 2)
+    answers = [answer_of(prompt, Adapted(base)) for prompt in prompts[:2]]
+    batch.join(answers)
     lengths = [len(p.tokens) for p in prompts[:2]]
     assert batch._mask.shape[1] == padded_length(max(lengths))
-    batch.keep([0])
+    answers[1].done = True
+    batch.leave()
     assert batch._mask.shape[1] == lengths[0] < lengths[1]
 
 

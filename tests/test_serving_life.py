@@ -61,10 +61,10 @@ class Valve:
         self.steps = 0
         real = RunningBatch.step
 
-        def step(batch: RunningBatch, tokens: list[int]) -> Any:
+        def step(batch: RunningBatch) -> Any:
             self._open.wait(60)
             self.steps += 1
-            return real(batch, tokens)
+            return real(batch)
 
         monkeypatch.setattr(RunningBatch, "step", step)
 
@@ -189,10 +189,10 @@ def test_a_failing_step_fails_its_rows_and_no_more(
     real = RunningBatch.step
     broken = threading.Event()
 
-    def step(batch: RunningBatch, tokens: list[int]) -> Any:
+    def step(batch: RunningBatch) -> Any:
         if broken.is_set():
             raise RuntimeError("zanzibar")
-        return real(batch, tokens)
+        return real(batch)
 
     monkeypatch.setattr(RunningBatch, "step", step)
     with running(tiny_parts(tmp_path, frozen_backbone)) as server:
@@ -210,7 +210,7 @@ def test_a_bug_in_the_engine_does_not_end_it(
 ) -> None:
     with running(tiny_parts(tmp_path, frozen_backbone)) as server:
         with monkeypatch.context() as patch:
-            patch.setattr(RunningBatch, "keep", lambda *_: 1 / 0)
+            patch.setattr(RunningBatch, "leave", lambda *_: 1 / 0)
             httpx.post(server.url + CHAT, json=chat())
         assert httpx.post(server.url + CHAT, json=chat()).status_code == 200
         assert server.service.scheduler.alive

@@ -243,7 +243,7 @@ def serve(
             show({"url": address}, as_json, told)
             sys.stdout.flush()
 
-        run(rag, keys=keys or None, ready=ready)
+        run(rag, keys=keys, ready=ready)
 
 
 def _require_extra() -> None:

@@ -7,7 +7,6 @@ import resource
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -155,29 +154,3 @@ def peak_memory() -> int:
             return int(match[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """The most memory, in bytes, that this process may hold while it builds an index."""
-
-    bound: int
-
-    @classmethod
-    def of(cls, bound: int) -> Budget:
-        """Return a bound; it comes on top where more is held already, by a backbone, say."""
-        held = held_memory()
-        return cls(bound + held if held > bound else bound)
-
-    def left(self) -> int:
-        """Return how much more may be taken now, in bytes; below 0 if the bound is passed."""
-        return self.bound - held_memory()
-
-    def require(self, size: int, what: str) -> None:
-        """Refuse work that takes `size` bytes where less is left, before it starts."""
-        if self.left() < size:
-            raise RaggdError(
-                f"a memory bound of {show_size(self.bound)} is too small for {what}: it takes "
-                f"{show_size(held_memory() + size)}. Give at least that by retrieval.memory or "
-                "`raggd index --memory`."
-            )

@@ -32,6 +32,7 @@ from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Budget, Count, Rows, counted, top_k
+from raggd.retrieval.base import Count, Rows, counted, held_memory, show_size, top_k
 from raggd.retrieval.folders import STATE
 from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 from raggd.retrieval.terms import (
@@ -58,7 +59,6 @@ from raggd.retrieval.terms import (
 
 K1 = 0.9
 B = 0.4
-BUDGET = Budget(3_000_000_000)  # of a build, unless another is given
 _PARAMETERS: dict[str, Any] = {"method": "lucene", "k1": K1, "b": B}
 
 ROWS = 1 << 18
@@ -114,10 +114,9 @@ def _array(part: Path, name: str) -> NDArray[Any]:
 
 
 def _spans(folder: Path) -> list[tuple[int, int]]:
-    # First row, and row after the last, of each segment; together they are the first rows.
-    starts = [int(part.name.partition("-")[2]) for part in _parts(folder)]
+    # First row, and row after the last, of each segment: they lie one after the other.
     sizes = [len(_array(part, "lengths")) for part in _parts(folder)]
-    return [(start, start + size) for start, size in zip(starts, sizes, strict=True)]
+    return list(pairwise(accumulate(sizes, initial=0)))
 
 
 def _save(folder: Path, start: int, arrays: Mapping[str, NDArray[Any] | Path]) -> None:
@@ -254,9 +253,12 @@ class BM25Retriever(StoredRetriever):
 
 @dataclass(frozen=True)
 class BM25Kind:
-    """BM25 as a kind of index, built within a bound of memory in segments of at most `rows`."""
+    """BM25 as a kind of index, built in segments of at most `rows`.
 
-    budget: Budget = BUDGET
+    `memory` is the most, in bytes, that this process may hold while it builds one.
+    """
+
+    memory: int = 3_000_000_000
     rows: int = ROWS
     name: str = "bm25"
 
@@ -284,12 +286,18 @@ class BM25Kind:
 
     def make(self, work: Path, passages: int, old: Path | None, count: Count) -> None:
         """Sort the words of what is in no segment yet, then score all; without words, refuse."""
-        while (done := max((end for _, end in _spans(work)), default=0)) < passages:
+        while (done := sum(end - start for start, end in _spans(work))) < passages:
             count(done, passages)
-            self.budget.require(LEAST_MEMORY, f"an index of {passages} passages")
+            held = held_memory()
+            if held + LEAST_MEMORY > self.memory:
+                raise RaggdError(
+                    f"a memory bound of {show_size(self.memory)} is too small for an index of "
+                    f"{passages} passages: it takes {show_size(held + LEAST_MEMORY)}. Give at "
+                    "least that by retrieval.memory or `raggd index --memory`."
+                )
             rows = read_rows(work, done, min(done + self.rows, passages))
             part = counted(rows, done, passages, count)
-            _save(work, done, sort_range(part, self.budget.left() - LEAST_MEMORY // 2))
+            _save(work, done, sort_range(part, self.memory - held - LEAST_MEMORY // 2))
         count(passages, passages)
         if not score_segments(work, passages):
             (work / STATE).unlink()  # nothing to go on from

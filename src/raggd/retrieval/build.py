@@ -8,6 +8,7 @@ takes the place of the old one.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -31,11 +32,11 @@ from raggd.data.documents import (
 from raggd.files import cache_folder, file_hash, read_json, write_json
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.base import Budget, Count, counted, parse_size
+from raggd.retrieval.base import Count, counted, held_memory, parse_size
 from raggd.retrieval.bm25 import BM25Kind
 from raggd.retrieval.dense import DenseKind
 from raggd.retrieval.encoder import load_encoder
-from raggd.retrieval.folders import STATE, building, clear, open_folder, publish, read_manifest
+from raggd.retrieval.folders import MANIFEST, STATE, building, clear, publish, read_manifest
 from raggd.retrieval.store import (
     HybridRetriever,
     PassageStore,
@@ -224,8 +225,22 @@ def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
 
 
 def open_index(folder: Path, kind: Kind) -> StoredRetriever:
-    """Return the index in a folder as it is, memory-mapped."""
-    return open_folder(folder, kind.name, kind.open)
+    """Return the index in a folder as it is, memory-mapped, also while it is replaced."""
+    while True:
+        manifest = read_manifest(folder, kind.name)
+        try:
+            found = kind.open(folder / str(manifest["data"]), manifest)
+        except (RaggdError, OSError, ValueError, KeyError, TypeError) as error:
+            if read_manifest(folder, kind.name) != manifest:
+                continue  # it was replaced in this moment
+            if isinstance(error, RaggdError):  # it says what is wrong
+                raise
+            raise RaggdError(
+                f"the index at {folder} is damaged ({error}): delete the folder and build it again."
+            ) from error
+        with suppress(OSError):
+            os.utime(folder / MANIFEST)  # when it was last used, for `prune_cache`
+        return found
 
 
 def _build(listing: Listing, folder: Path, kind: Kind, work: Path, count: Count) -> Changes:
@@ -305,7 +320,9 @@ def _wanted(
         kind: Kind
         decides = [name, str(corpus.resolve())]
         if name == "bm25":
-            kind = BM25Kind(Budget.of(parse_size(settings.memory)))
+            memory, held = parse_size(settings.memory), held_memory()
+            # where more is held already, by a backbone, say, it comes on top
+            kind = BM25Kind(memory + held if held > memory else memory)
         elif name == "dense":
             encoder = load_encoder(settings.encoder, precision=settings.precision)
             kind = DenseKind(encoder, settings.index_factory)

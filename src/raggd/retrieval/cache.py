@@ -51,7 +51,9 @@ class CachedRetriever:
         missing = {key: query for key, query in zip(keys, queries, strict=True) if key not in known}
         if missing:
             found = self._retriever.search(list(missing.values()), k)
-            known |= zip(missing, map(_packed, found), strict=True)
+            for key, hits in zip(missing, found, strict=True):
+                scores = np.array([hit.score for hit in hits], dtype="<f8")
+                known[key] = json.dumps([hit.passage.id for hit in hits]), scores.tobytes()
             added = [(key, self.fingerprint, k, q, *known[key]) for key, q in missing.items()]
             self._use([], added)
         return [self._hits(*known[key]) for key in keys]
@@ -87,11 +89,6 @@ class CachedRetriever:
                 )
             self._told = True
             return {}
-
-
-def _packed(hits: Sequence[Hit]) -> tuple[str, bytes]:
-    scores = np.array([hit.score for hit in hits], dtype="<f8")
-    return json.dumps([hit.passage.id for hit in hits]), scores.tobytes()
 
 
 _REMADE = ("index", "unfinished index", "retrieval", "adapters", "tables", "pocket-choices")

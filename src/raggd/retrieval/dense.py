@@ -23,7 +23,7 @@ from raggd.records import Hit, RaggdError, content_id
 from raggd.retrieval.base import Count, Rows, top_k
 from raggd.retrieval.encoder import Encoder, Vectors
 from raggd.retrieval.folders import MANIFEST
-from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
+from raggd.retrieval.store import PassageStore, StoredRetriever, mapped
 
 EMBEDDINGS = "embeddings.npy"  # the vectors of an index: 32-bit floats, shape (passages, width)
 _FAISS = "index.faiss"
@@ -90,7 +90,8 @@ class DenseKind:
         factory = factory_for(passages, self.encoder.width, self.factory)
         if factory:
             import_faiss()  # missing, it is told before the work, not after it
-        known, vectors = self._known_vectors(work, passages, old)
+        store = PassageStore(work)
+        known, vectors = self._known_vectors(store, old)
         shape = (passages, self.encoder.width)
         with _appended(work / EMBEDDINGS, shape, self.shard) as (stream, done):
             for start in range(done, passages, self.shard):
@@ -103,8 +104,7 @@ class DenseKind:
                 made = np.empty((len(rows), self.encoder.width), dtype="<f4")
                 made[rows >= 0] = vectors[rows[rows >= 0]]
                 if (rows < 0).any():
-                    read = zip(read_rows(work, start, start + len(rows)), rows, strict=True)
-                    fresh = [passage for passage, row in read if row < 0]
+                    fresh = store.at((start + np.flatnonzero(rows < 0)).tolist())
                     made[rows < 0] = self.encoder.encode_passages(fresh, encoded)
                 stream.write(made.tobytes())
                 stream.flush()
@@ -112,13 +112,13 @@ class DenseKind:
         if factory:
             build_faiss(mapped(work / EMBEDDINGS), factory, work / _FAISS)
 
-    def _known_vectors(self, work: Path, passages: int, old: Path | None) -> tuple[Rows, Vectors]:
+    def _known_vectors(self, store: PassageStore, old: Path | None) -> tuple[Rows, Vectors]:
         # For each row, one of the old index with the same title and text, or -1; and its vectors.
         manifest = read_json(old.parent / MANIFEST, what="index description") if old else {}
         encoded = {name: value for name, value in self.rules().items() if name != "faiss"}
         if old is None or not encoded.items() <= manifest.items():
-            return np.full(passages, -1), np.empty((0, self.encoder.width), dtype=np.float32)
-        content, before = PassageStore(work).content(), PassageStore(old).content()
+            return np.full(len(store), -1), np.empty((0, self.encoder.width), dtype=np.float32)
+        content, before = store.content(), PassageStore(old).content()
         order = np.argsort(before, kind="stable")
         places = np.minimum(np.searchsorted(before, content, sorter=order), len(before) - 1)
         rows = order[places]

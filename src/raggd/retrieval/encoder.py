@@ -71,13 +71,9 @@ class Encoder:
     ) -> None:
         self.name, self.rules, self.precision = name, rules, precision
         self._model, self._tokenizer = model.eval(), tokenizer
+        self.width = int(model.config.hidden_size)  # components of a vector
         limit = int(getattr(model.config, "max_position_embeddings", rules.max_tokens))
         self._max_tokens = min(rules.max_tokens, limit)
-
-    @property
-    def width(self) -> int:
-        """Number of components of a vector."""
-        return int(self._model.config.hidden_size)
 
     @cached_property
     def _passage_model(self) -> Any:

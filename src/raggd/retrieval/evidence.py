@@ -87,29 +87,27 @@ PREPARED_FROM, PREPARED, NEAR = 20, 3, 2
 
 def prepare(questions: Sequence[Question], retriever: Retriever) -> list[Prepared]:
     """Find for each answered question passages with an answer, if any, and near ones without."""
+    prepared = []
     evidence = evidence_for(questions, retriever, PREPARED_FROM)
-    return [_row(question, found) for question, found in zip(questions, evidence, strict=True)]
-
-
-def _row(question: Question, found: tuple[Passage, ...]) -> Prepared:
-    held = holds_answer(question, found)
-    holders = [p for p in found if contains_answer(p.text, question.answers)]
-    shown = list(found[:PREPARED])
-    if held is False:
-        shown = []
-    elif held and not any(p in holders for p in shown):
-        shown[-1] = holders[0]
-    others = [p for p in found if p not in holders]
-    near = [p for p in others if not contains_answer(p.title, question.answers)][:NEAR]
-    return Prepared(
-        id=question.id,
-        task=question.task,
-        question=question.text,
-        answers=question.answers,
-        gold=choose_answer(question.answers, shown),
-        passages=tuple(shown),
-        near=() if held is None else tuple(near),
-    )
+    for question, found in zip(questions, evidence, strict=True):
+        answers, held = question.answers, holds_answer(question, found)
+        holders = [p for p in found if contains_answer(p.text, answers)]
+        shown = [] if held is False else list(found[:PREPARED])
+        if held and not any(p in holders for p in shown):
+            shown[-1] = holders[0]
+        others = [p for p in found if p not in holders]
+        near = [] if held is None else [p for p in others if not contains_answer(p.title, answers)]
+        row = Prepared(
+            id=question.id,
+            task=question.task,
+            question=question.text,
+            answers=answers,
+            gold=choose_answer(answers, shown),
+            passages=tuple(shown),
+            near=tuple(near[:NEAR]),
+        )
+        prepared.append(row)
+    return prepared
 
 
 def _number(*parts: str) -> int:

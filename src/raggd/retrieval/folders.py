@@ -15,10 +15,10 @@ import fcntl
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from raggd.files import read_json, reason_of, write_json
 from raggd.records import RaggdError
@@ -29,8 +29,6 @@ FORMATS = {"bm25": 4, "dense": 3}
 MANIFEST = "index.json"  # the file that makes a folder an index
 STATE = "state.json"
 """The file of a partial folder that makes it worth keeping: its passages are all there."""
-
-_T = TypeVar("_T")
 
 
 def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
@@ -46,25 +44,6 @@ def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     return dict(found)
 
 
-def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], _T]) -> _T:
-    """Return what `load` makes of an index's data and manifest, also while it is replaced."""
-    while True:
-        manifest = read_manifest(folder, kind)
-        try:
-            found = load(folder / str(manifest["data"]), manifest)
-        except (RaggdError, OSError, ValueError, KeyError, TypeError) as error:
-            if read_manifest(folder, kind) != manifest:
-                continue  # it was replaced in this moment
-            if isinstance(error, RaggdError):  # it says what is wrong
-                raise
-            raise RaggdError(
-                f"the index at {folder} is damaged ({error}): delete the folder and build it again."
-            ) from error
-        with suppress(OSError):
-            os.utime(folder / MANIFEST)  # when it was last used, for `prune_cache`
-        return found
-
-
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
     """Yield ``.NAME.partial`` to build in, one process at a time; refuse to replace other files."""
@@ -76,8 +55,13 @@ def building(folder: Path) -> Iterator[Path]:
                 f"cannot write an index to {folder}: it is a file, or holds other files, which "
                 "would be lost. Name a new folder."
             )
-        with _locked(work):
+        handle = _lock(work)
+        try:
             yield work
+        finally:
+            if _is_opened(work, handle) and not (work / STATE).is_file():
+                shutil.rmtree(work, ignore_errors=True)
+            os.close(handle)
     except (OSError, sqlite3.Error) as error:
         raise RaggdError(
             f"cannot write the index {folder}: {reason_of(error)}. What was there is unchanged; "
@@ -91,23 +75,15 @@ def _is_version(entry: Path) -> bool:
     return entry.name.startswith("data-") and any((entry / name).is_file() for name in held)
 
 
-@contextmanager
-def _locked(work: Path) -> Iterator[None]:
+def _lock(work: Path) -> int:
     # A lock on the folder itself leaves no lock file behind and goes with its holder.
     while True:
         work.mkdir(parents=True, exist_ok=True)
         handle = os.open(work, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if _is_opened(work, handle):
-                try:
-                    yield
-                finally:
-                    if _is_opened(work, handle) and not (work / STATE).is_file():
-                        shutil.rmtree(work, ignore_errors=True)
-                return
-        finally:
-            os.close(handle)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        if _is_opened(work, handle):  # whoever had it before may have renamed or removed it
+            return handle
+        os.close(handle)
 
 
 def _is_opened(folder: Path, handle: int) -> bool:

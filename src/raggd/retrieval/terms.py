@@ -22,9 +22,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from hashlib import blake2b
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
+import regex
+import Stemmer
 from numpy.typing import NDArray
 
 from raggd.data.text import UNSPACED, search_form
@@ -34,6 +35,7 @@ _WORD = re.compile(r"\w+")
 # Where marks may be left that the module re takes for no part of a word, or spaces are missing.
 _FAR = re.compile("[\u07a6-\u1fff\u2de0-\u2dff\u3005-\uffff\U00010000-\U0003ffff]")
 _FAR_WORD = rf"[\w\p{{M}}&&[{UNSPACED}]]+|[\w\p{{M}}--[{UNSPACED}]]+"
+_FAR_WORDS, _CHARACTER = (regex.compile(each, regex.V1) for each in (_FAR_WORD, r".\p{M}*"))
 _CHINESE = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 _UNSPACED = re.compile(f"[{UNSPACED}]")
 # Names in code: joined by "_"; a small letter first; three capitals; any beside a mark of code.
@@ -87,18 +89,7 @@ _MARKED = re.compile(
 _BEFORE, _LONGEST = re.compile(rf"(?<!{_SIGN})(?<![_.,-]){_SIGN}+\Z"), 32
 
 
-@cache
-def _stemmer(language: str) -> Any:
-    import Stemmer
-
-    return Stemmer.Stemmer(language)
-
-
-@cache
-def _far_patterns() -> tuple[Any, Any]:
-    import regex  # it knows marks and set operations, and comes with transformers
-
-    return regex.compile(_FAR_WORD, regex.V1), regex.compile(r".\p{M}*", regex.V1)
+_stemmer = cache(Stemmer.Stemmer)
 
 
 def tokenize(text: str) -> list[str]:
@@ -119,8 +110,7 @@ def _words(text: str) -> list[str]:
     if ascii_only or not _FAR.search(lower):
         words = _WORD.findall(lower)
     else:
-        word, character = _far_patterns()
-        words = [part for found in word.findall(lower) for part in _pairs(found, character)]
+        words = [part for word in _FAR_WORDS.findall(lower) for part in _pairs(word)]
     if "_" in lower:
         words = [stripped for word in words if (stripped := word.strip("_"))]
         words += _parts(_JOINED.findall(text))
@@ -131,9 +121,9 @@ def _words(text: str) -> list[str]:
     return words
 
 
-def _pairs(word: str, character: Any) -> Iterator[str]:
+def _pairs(word: str) -> Iterator[str]:
     # Neighbouring characters of an unspaced script; any other word is left whole.
-    characters = character.findall(word) if _UNSPACED.match(word) else [word]
+    characters = _CHARACTER.findall(word) if _UNSPACED.match(word) else [word]
     if len(characters) == 1:
         yield word
         return

@@ -154,16 +154,13 @@ def _own_routes(app: FastAPI, service: Service, supports: Supports) -> None:
         return FileResponse(PAGE / name, headers=PAGE_HEADERS)
 
 
-def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> ASGIApp:
-    """Build the ASGI application; it closes the service when it shuts down.
-
-    Without `keys` everyone is let in; `local` says whether it is served on this machine only.
-    """
+def create_app(service: Service, keys: Keys) -> ASGIApp:
+    """Build the application, which closes the service at its end; without `keys` all are let in."""
+    settings = service.settings.serving
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        interval = service.settings.serving.watch_s
-        watching = asyncio.create_task(service.documents.watch(interval))
+        watching = asyncio.create_task(service.documents.watch(settings.watch_s))
         yield
         watching.cancel()
         await asyncio.to_thread(service.close)
@@ -181,13 +178,12 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
     supports = Supports(service)
     _openai_routes(app, service, supports)
     _own_routes(app, service, supports)
-    gate = RequestGate(app, service.metrics, keys=keys or {}, local=local)
-    origins = service.settings.serving.origins
-    # around the gate: a browser asks beforehand without a key, and its page is to read refusals
-    if not origins:
+    gate = RequestGate(app, service.metrics, keys=keys, local=is_local(settings.host))
+    if not settings.origins:
         return gate
+    # around the gate: a browser asks beforehand without a key, and its page is to read refusals
     methods = ("GET", "POST", "DELETE")
-    return CORSMiddleware(gate, origins, methods, ("*",), expose_headers=("Retry-After",))
+    return CORSMiddleware(gate, settings.origins, methods, ("*",), expose_headers=("Retry-After",))
 
 
 # Running it
@@ -216,8 +212,13 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started:  # it listens now: whoever is told may connect
-            self._ready()
+        if not self.started:
+            return
+        if hasattr(signal, "SIGHUP"):
+            documents, loop = self._service.documents, asyncio.get_running_loop()
+            again = partial(documents.look, at_once=True)
+            loop.add_signal_handler(signal.SIGHUP, documents.aside, again)
+        self._ready()  # it listens now: whoever is told may connect
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal ends it well: requests in progress are finished, and the exit code is 0.
@@ -226,19 +227,9 @@ class _Server(uvicorn.Server):
             self.force_exit = True
         self.should_exit = True
 
-    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        if hasattr(signal, "SIGHUP"):
-            documents, loop = self._service.documents, asyncio.get_running_loop()
-            again = partial(documents.look, at_once=True)
-            loop.add_signal_handler(signal.SIGHUP, documents.aside, again)
-        await super().serve(sockets)
 
-
-def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
-    """Serve until a signal comes; the settings of `rag` say where.
-
-    Without `keys` everyone is let in; `ready` is told the address once it listens there.
-    """
+def serve(rag: Rag, *, keys: Keys, ready: Callable[[str], None]) -> None:
+    """Serve where the settings say, until a signal comes; `ready` is told the address it is at."""
     settings = rag.parts.settings.serving
     with bind(settings) as taken:
         if hasattr(signal, "SIGHUP"):  # while it loads, there is nothing to be indexed anew
@@ -249,7 +240,7 @@ def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
         LOG.setLevel(logging.INFO)
         service = Service(rag, threads=leave_one())
         config = uvicorn.Config(
-            create_app(service, keys, local=is_local(settings.host)),
+            create_app(service, keys),
             log_config=None,
             access_log=False,
             lifespan="on",

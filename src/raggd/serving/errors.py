@@ -104,10 +104,7 @@ def internal_error(error: BaseException) -> ApiError:
 
 
 def as_api_error(error: BaseException) -> ApiError:
-    """Return any exception as one of the server.
-
-    That is 507 where nothing can be written, 400 for another `RaggdError`, 500 for a bug.
-    """
+    """Return any error as one: 507 where nothing can be kept, 400 for a `RaggdError`, else 500."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestValidationError):

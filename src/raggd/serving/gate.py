@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from prometheus_client import (
     CollectorRegistry,
@@ -36,7 +35,7 @@ LARGEST_BODY = 1 << 20  # bytes
 _DRAIN = 64  # times that are read and thrown away: the client is to see the answer, no reset
 _BODY_S = 30.0
 
-Keys = Mapping[str, str]  # API keys by the names of those who have them
+Keys = Mapping[str, str]  # API keys by the names of those who have them; none lets all in
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _ROWS = (1, 2, 4, 8, 16, 32, 64)
 
@@ -45,9 +44,8 @@ class Metrics:
     """The server's metrics, in a registry of their own."""
 
     def __init__(self) -> None:
-        """Register everything, also memory and processor time of this process."""
         own = self.registry = CollectorRegistry()
-        ProcessCollector(registry=own)
+        ProcessCollector(registry=own)  # memory and processor time
         PlatformCollector(registry=own)
         count, gauge = partial(Counter, registry=own), partial(Gauge, registry=own)
         rows = partial(Histogram, buckets=_ROWS, registry=own)
@@ -100,13 +98,6 @@ def is_local(host: str) -> bool:
     """Return whether only this machine can reach a server on that address."""
     try:
         return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _names_local(header: str) -> bool:
-    try:
-        return is_local(urlsplit(f"//{header}").hostname or "")
     except ValueError:
         return False
 
@@ -188,7 +179,8 @@ class RequestGate:
     def _checked(self, path: str, headers: Headers) -> str:
         # refuses a wrong host or key; says whose key it is, for the log
         host = headers.get("host", "")
-        if self._local and host and not _names_local(host):
+        name = re.sub(r":\d*$", "", host).strip("[]").lower()
+        if self._local and host and not is_local(name):
             raise ApiError(
                 "this server answers on this machine only: use http://127.0.0.1, or start it with "
                 "another --host.",

@@ -22,7 +22,6 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
 from raggd.methods.answering import adapted_rows, follow_examples, rules_of, shared_update
-from raggd.methods.base import Adapted
 from raggd.serving.errors import as_api_error, stopping
 from raggd.serving.gate import Metrics
 from raggd.serving.row import Row
@@ -83,7 +82,6 @@ class RunningBatch:
     def __init__(self, backbone: Backbone) -> None:
         self.rows: list[Row] = []
         self._backbone = backbone
-        self._states: list[Adapted] = []
         self._cache: Any = None
         self._mask = torch.empty(0, 0, dtype=torch.long)
         self._update: Update | None = None  # of all, kept: batches of two bases take turns
@@ -92,43 +90,48 @@ class RunningBatch:
         self._left = 0  # steps that there is room for
 
     @torch.no_grad()
-    def join(self, prompts: Sequence[Prompt], states: Sequence[Adapted]) -> Tensor:
-        """Read and add prompts; return the (prompts, vocabulary) logits of their first tokens."""
+    def join(self, rows: Sequence[Row]) -> Tensor:
+        """Add answers, and read their prompts; return (rows, vocabulary) logits of first tokens."""
+        alone = not self.rows
+        self.rows += rows
         self.release()
+        prompts, states = [row.prompt for row in rows], [row.adapted for row in rows]
         with adapted_rows(self._backbone, states):
             prefixes, rules = [state.prefix for state in states], rules_of(states, prompts)
             reading = read_prompts(self._backbone, prompts, prefixes=prefixes, rules=rules)
-        parts = [(self._cache, self._mask)] if self._states else []
-        self._cache, self._mask = join_caches([*parts, (reading.cache, reading.mask)])
-        self._states += states
+        there = [] if alone else [(self._cache, self._mask)]
+        self._cache, self._mask = join_caches([*there, (reading.cache, reading.mask)])
         self._stack()
         return reading.logits
 
     def _stack(self) -> None:
-        update, target = shared_update(self._states), (self._backbone.device, self._backbone.dtype)
+        update = shared_update([row.adapted for row in self.rows])
+        target = self._backbone.device, self._backbone.dtype
         self._update = update.map(lambda tensor: tensor.to(*target)) if update else None
 
     @torch.no_grad()
-    def step(self, tokens: Sequence[int]) -> Tensor:
-        """Add one token to every answer; return the (answers, vocabulary) logits of the next."""
+    def step(self) -> Tensor:
+        """Add each answer's last token; return the (answers, vocabulary) logits of the next."""
         if self._steps is None or not self._left:
             self.release()
-            base, as_one = self._states[0].base, follow_examples(self._states)
+            states = [row.adapted for row in self.rows]
+            base, as_one = states[0].base, follow_examples(states)
             self._held.enter_context(attach(self._backbone, base, self._update, as_one=as_one))
             none, following = self._mask.new_empty(0), self._mask.sum(1, keepdim=True)
             reading = Reading(self._cache, none, self._mask, following)
             self._steps, self._left = steps_from(self._backbone, reading, AHEAD), AHEAD
             self._cache = None  # the steps have it until they are released
         self._left -= 1
-        return self._steps(torch.tensor(tokens, device=self._mask.device))
+        return self._steps(torch.tensor([row.last for row in self.rows], device=self._mask.device))
 
-    def keep(self, at: Sequence[int]) -> None:
-        """Let all answers but some leave."""
-        if len(at) == len(self._states):
+    def leave(self) -> None:
+        """Let answers leave that are finished or given up."""
+        at = [i for i, row in enumerate(self.rows) if not (row.done or row.cancelled)]
+        if len(at) == len(self.rows):
             return
         self.release()
-        self._states = [self._states[i] for i in at]
-        if not self._states:
+        self.rows = [self.rows[i] for i in at]
+        if not self.rows:
             self._cache, self._update = None, None
             return
         index = torch.tensor(at, device=self._mask.device)
@@ -138,6 +141,14 @@ class RunningBatch:
         layers = [(layer.keys, layer.values) for layer in self._cache.layers]
         self._cache = new_cache([(k[index, :, start:], v[index, :, start:]) for k, v in layers])
         self._stack()
+
+    def fail(self, error: Exception) -> None:
+        """Let all answers fail; what may be half-made is dropped."""
+        told = as_api_error(error)
+        for row in self.rows:
+            row.fail(told)
+        self.release()
+        self.rows, self._cache, self._update = [], None, None
 
     def release(self) -> None:
         """Leave the backbone as it is without this batch; the next step adapts it again."""
@@ -230,6 +241,7 @@ class Scheduler:
         with self._changed:
             for row in rows:
                 row.cancelled = not row.done
+                self._metrics.cancelled.inc(row.cancelled)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -252,14 +264,14 @@ class Scheduler:
                 if self._work:
                     self._work.popleft()()
                 for rows in self._joining():
-                    self._pass(rows[0].base, rows, joining=True)
-                for base, batch in self._batches.items():
-                    self._leave(batch)
+                    self._pass(self._batches[rows[0].base], rows)
+                for batch in self._batches.values():
+                    batch.leave()
                     if batch.rows:
-                        self._pass(base, batch.rows, joining=False)
+                        self._pass(batch, None)
             except Exception as error:  # a bug: its rows fail, the thread goes on
-                for base in self._batches:
-                    self._abandon(base, error)
+                for batch in self._batches.values():
+                    batch.fail(error)
         self._release(None)
 
     def _work_there(self) -> bool:
@@ -282,9 +294,7 @@ class Scheduler:
 
     def _joining(self) -> list[list[Row]]:
         with self._changed:
-            for row in [row for row in self._waiting if row.cancelled]:
-                self._waiting.remove(row)
-                self._metrics.cancelled.inc()
+            self._waiting = deque(row for row in self._waiting if not row.cancelled)
             free = min(self._most - self.running, len(self._waiting))
             taken = [self._waiting.popleft() for _ in range(free)]
         by_base: dict[str, list[Row]] = {}
@@ -297,23 +307,21 @@ class Scheduler:
             groups += [[rows[i] for i in at] for at in cheapest_passes(unread, self._start)]
         return groups
 
-    def _pass(self, base: str, rows: list[Row], *, joining: bool) -> None:
-        # one pass of the model: rows that join read their prompts, others add a token
-        batch = self._batches[base]
+    def _pass(self, batch: RunningBatch, joining: list[Row] | None) -> None:
+        # one pass of the model: rows that join read their prompts, else those there add a token
         self._release(batch)
-        started = time.perf_counter()
+        started, rows = time.perf_counter(), joining or batch.rows
         try:
             if joining:
-                batch.rows += rows
-                for row in rows:
+                for row in joining:
                     row.times.append(started)
-                logits = batch.join([row.prompt for row in rows], [row.adapted for row in rows])
-                self._metrics.prompt_tokens.inc(sum(len(row.prompt.tokens) for row in rows))
+                logits = batch.join(joining)
+                self._metrics.prompt_tokens.inc(sum(len(row.prompt.tokens) for row in joining))
             else:
-                logits = batch.step([row.last for row in rows])
+                logits = batch.step()
                 self._metrics.batch.observe(len(rows))
         except Exception as error:
-            self._abandon(base, error)
+            batch.fail(error)
             return
         for row, values in zip(rows, logits, strict=True):
             row.batch = max(row.batch, len(batch.rows))
@@ -324,19 +332,4 @@ class Scheduler:
         self._metrics.answer_tokens.inc(len(rows))
         timer = self._metrics.read if joining else self._metrics.step
         timer.observe(time.perf_counter() - started)
-        self._leave(batch)
-
-    def _leave(self, batch: RunningBatch) -> None:
-        self._metrics.cancelled.inc(sum(row.cancelled and not row.done for row in batch.rows))
-        at = [i for i, row in enumerate(batch.rows) if not (row.done or row.cancelled)]
-        if len(at) < len(batch.rows):
-            batch.keep(at)
-            batch.rows = [batch.rows[i] for i in at]
-
-    def _abandon(self, base: str, error: Exception) -> None:
-        # after a failure the batch may be half-made: its rows fail, and it starts anew
-        batch, told = self._batches[base], as_api_error(error)
-        for row in batch.rows:
-            row.fail(told)
-        batch.release()
-        self._batches[base] = RunningBatch(self._backbone)
+        batch.leave()

@@ -85,10 +85,10 @@ class IndexView(BaseModel):
     skipped: tuple[Skipped, ...]
 
 
-def state_of(corpus: Path) -> str:
+def state_of(corpus: Path | None) -> str:
     """Return a value that changes when a file is added, removed or written, without reading any."""
     try:
-        return content_id(*map(repr, look_at(corpus).files))
+        return content_id(*map(repr, look_at(corpus).files)) if corpus else ""
     except RaggdError:  # there is none, for the moment
         return ""
 
@@ -100,7 +100,6 @@ class Documents:
     """
 
     def __init__(self, rag: Rag, metrics: Metrics) -> None:
-        """Open the index."""
         self._rag, self._metrics = rag, metrics
         self._indexer = ThreadPoolExecutor(1, thread_name_prefix="raggd-index")
         # an engine of the user's own, named by its import path, is searched as it is
@@ -108,7 +107,7 @@ class Documents:
         own = bool(named or rag.parts.settings.data.corpus)
         self.corpus: Literal["embedded", "own"] = "own" if own else "embedded"
         self._watched = rag.parts.corpus if own and not named else None
-        self._state = state_of(self._watched) if self._watched else ""
+        self._state = state_of(self._watched)
         # not the cached one: a server does not write its users' questions to disk
         self._index: Index | None = None if named else rag.parts.index
         self.retriever: Retriever = self._index.retriever if self._index else rag.retriever
@@ -164,7 +163,7 @@ class Documents:
     def look(self, *, at_once: bool = False) -> None:
         """Index the documents where they changed, or `at_once`; a failure goes to the log."""
         try:
-            if at_once or (self._watched and state_of(self._watched) != self._state):
+            if at_once or state_of(self._watched) != self._state:
                 self._refresh()
         except RaggdError as error:
             LOG.warning("the documents changed, the old index stays in use: %s", error)
@@ -298,14 +297,12 @@ class Service:
         method = self.rag.method(instruction=instruction)
 
         def adapt() -> Adapted:
-            made = self.store.find(key, None)  # for another request, meanwhile
-            if made is None:
-                with self.metrics.adaptation.time():
-                    made = method.adapt([support])[0]
-                # what a request brings along, examples or instruction, is never written to disk
-                stored = support.id in self.store and not instruction
-                self.store.put(key, made, on_disk=stored)
-            return made
+            if made := self.store.find(key, None):  # for another request, meanwhile
+                return made
+            # what a request brings along, examples or instruction, is never written to disk
+            base = self.base if support.id in self.store and not instruction else None
+            with self.metrics.adaptation.time():
+                return self.store.adapt(method, [support], self.rag.identity, base)[0]
 
         adapted = await asyncio.wrap_future(self.scheduler.run(adapt))
         return adapted, milliseconds_since(started)

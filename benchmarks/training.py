@@ -14,7 +14,14 @@ from benchmarks.measured import Measured
 from benchmarks.peers import peft_model, plain_loss
 from benchmarks.setting import BenchSetting
 from raggd.adaptation.base_adapter import fresh_base, train_base
-from raggd.adaptation.optimizer import CLIP, WEIGHT_DECAY, batch_order, learning_rate_at, warmup_of
+from raggd.adaptation.optimizer import (
+    CLIP,
+    WEIGHT_DECAY,
+    Session,
+    batch_order,
+    learning_rate_at,
+    warmup_of,
+)
 from raggd.adaptation.targets import answered_prompt
 from raggd.backbone.batch import Batch, make_batch
 from raggd.backbone.load import compile_layers
@@ -152,9 +159,8 @@ def run(setting: BenchSetting) -> Measured:
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            _, losses = train_base(
-                backbone, spec, prompts, wanted, common, checkpoint=Path(folder) / "checkpoint"
-            )
+            session = Session(wanted, Path(folder) / "checkpoint", common)
+            _, losses = train_base(backbone, spec, prompts, session)
         history[:] = losses
 
     with compile_layers(backbone):

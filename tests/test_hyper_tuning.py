@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import tiny
 from raggd.adaptation import optimizer
+from raggd.adaptation.optimizer import Session
 from raggd.adaptation.predictors.base import MLPPredictor
 from raggd.adaptation.targets import Targets, answered_prompt, encode_supports
 from raggd.adaptation.training import fresh_predictor, plan_lessons, train_hyper
@@ -116,9 +117,8 @@ def train(
         if step == stop:
             raise KeyboardInterrupt
 
-    return train_hyper(
-        backbone, base, targets, lessons, SIZES, settings, checkpoint=checkpoint, progress=progress
-    )
+    session = Session(settings, checkpoint, progress=progress)
+    return train_hyper(backbone, base, targets, lessons, SIZES, session)
 
 
 def test_an_untrained_predictor_is_the_base(base: BaseAdapter, targets: Targets) -> None:

@@ -44,8 +44,7 @@ def train(
         if step == stop:
             raise KeyboardInterrupt
 
-    kept: Session = {"checkpoint": checkpoint, "progress": progress}
-    return train_prefix(backbone, examples, settings, common, **kept)
+    return train_prefix(backbone, examples, Session(settings, checkpoint, common, progress))
 
 
 def random_vectors(backbone: Backbone, tokens: int = 3, seed: int = 0) -> Tensor:

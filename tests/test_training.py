@@ -43,8 +43,7 @@ def _train(
             raise KeyboardInterrupt
 
     spec = tiny.spec_of(backbone)
-    kept: Session = {"checkpoint": checkpoint, "progress": progress}
-    return train_base(backbone, spec, examples, settings, common, **kept)
+    return train_base(backbone, spec, examples, Session(settings, checkpoint, common, progress))
 
 
 def test_a_fresh_base_changes_nothing_and_depends_on_the_seed(tiny_backbone: Backbone) -> None:

@@ -20,7 +20,7 @@ from raggd.adaptation.following import (
     train_following,
     training_lessons,
 )
-from raggd.adaptation.optimizer import Session, seconds_spent
+from raggd.adaptation.optimizer import Schedule, Session, seconds_spent
 from raggd.adaptation.predictors.base import (
     MLPPredictor,
     Predictor,
@@ -54,27 +54,27 @@ Facts = dict[str, Any]
 HELD_OUT_SHARE = 0.2  # of each task's sets, on which a predictor is tried instead
 
 
-def _checkpoint(run: Run, file: str) -> Path:
-    return run.out / f"{Path(file).stem}.checkpoint.safetensors"
+def _session(run: Run, file: str, settings: Schedule) -> Session[Schedule]:
+    checkpoint = run.out / f"{Path(file).stem}.checkpoint.safetensors"
+    return Session(settings, checkpoint, run.settings.training, run.progress)
 
 
 def _train(
-    run: Run, file: str, trainer: Callable[..., tuple[Any, list[float]]], *given: Any, **named: Any
+    run: Run, trainer: Callable[..., tuple[Any, list[float]]], *given: Any, **named: Any
 ) -> tuple[Any, Facts]:
-    # what a trainer makes with the backbone, and the facts that all trainings have
-    checkpoint = _checkpoint(run, file)
-    named |= {"checkpoint": checkpoint, "progress": run.progress, "common": run.settings.training}
+    # what a trainer makes with the backbone in the session given last, and facts of all trainings
     with compile_layers(run.parts.backbone):
         made, history = trainer(run.parts.backbone, *given, **named)
     losses = [round(x, 4) for x in history]
-    return made, {"seconds": seconds_spent(checkpoint), "loss": losses}
+    return made, {"seconds": seconds_spent(given[-1].checkpoint), "loss": losses}
 
 
 def base(run: Run, file: str) -> Facts:
     """Return the facts of training the base adapter W0 (paper section 5)."""
     prompts, settings = base_examples(run), run.settings
     shape = run.parts.backbone.adapter_spec(settings.adapter)
-    made, facts = _train(run, file, train_base, shape, prompts, settings.base_training)
+    session = _session(run, file, settings.base_training)
+    made, facts = _train(run, train_base, shape, prompts, session)
     save_base(run.out / file, made)
     return {
         **facts,
@@ -88,8 +88,8 @@ def base(run: Run, file: str) -> Facts:
 
 def prompt(run: Run, file: str) -> Facts:
     """Return the facts of training the soft prefix on the base adapter's examples."""
-    prompts = base_examples(run)
-    prefix, facts = _train(run, file, train_prefix, prompts, run.settings.prompt_tuning)
+    prompts, session = base_examples(run), _session(run, file, run.settings.prompt_tuning)
+    prefix, facts = _train(run, train_prefix, prompts, session)
     save_prefix(run.out / file, prefix)
     return {
         **facts,
@@ -108,7 +108,8 @@ def examples(run: Run, file: str) -> Facts:
     settings, base, rows = run.settings.examples, run.parts.base, run.rows()
     tokenizer, common = run.parts.backbone.tokenizer, run.settings.training
     lessons = training_lessons(tokenizer, rows, settings, use, common)
-    made, facts = _train(run, file, train_following, base, lessons, settings, use)
+    session = _session(run, file, settings)
+    made, facts = _train(run, train_following, base, lessons, session, use=use)
     if use.predict:
         save_modulation(run.out / file, made)
     else:
@@ -163,13 +164,9 @@ def _fits(
 
 def predictor(run: Run, file: str, steps: int = 0) -> Facts:
     """Fit the predictor (equation 9) and its control, the mean, to targets of K `steps`."""
-    settings, w0 = run.settings, run.parts.base
+    w0, session = run.parts.base, _session(run, file, run.settings.predictor)
     kept, held, facts = _split(run, steps)
-    checkpoint = _checkpoint(run, file)
-    session: Session = {"checkpoint": checkpoint, "progress": run.progress}
-    fitted, history = training.train_predictor(
-        w0, kept, settings.predictor, settings.training, **session
-    )
+    fitted, history = training.train_predictor(w0, kept, session)
     mean_file = file.replace("predictor", "mean")
     save_predictor(run.out / file, fitted)
     save_predictor(run.out / mean_file, mean_predictor(w0.spec, w0.fingerprint, kept.vectors))
@@ -178,7 +175,7 @@ def predictor(run: Run, file: str, steps: int = 0) -> Facts:
         "mean-update": load_predictor(run.out / mean_file, w0.device),
     }
     return {
-        "seconds": seconds_spent(checkpoint),
+        "seconds": seconds_spent(session.checkpoint),
         **facts,
         **_fits(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
@@ -219,10 +216,9 @@ def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "ze
         start = load_predictor(path)  # in float32, which a card's copy is not
         if not isinstance(start, MLPPredictor):
             raise RaggdError(f"{path} has no network that could be tuned.")
-    given = (w0, kept, hyper_lessons(run, kept), settings.predictor, settings.hyper_tuning)
-    made, told = _train(
-        run, file, training.train_hyper, *given, start=start, constant=begin == "mean"
-    )
+    session = _session(run, file, settings.hyper_tuning)
+    given = (w0, kept, hyper_lessons(run, kept), settings.predictor, session)
+    made, told = _train(run, training.train_hyper, *given, start=start, constant=begin == "mean")
     if begin == "mean":  # what any states give
         vectors = made.predict(kept.states[:1].to(w0.device)).vector()
         made = mean_predictor(w0.spec, w0.fingerprint, vectors)

@@ -61,7 +61,7 @@ def test_a_control_that_exchanges_what_a_benchmark_holds_is_refused(tmp_path: Pa
     control = Control("shuffled-support", Unadapted("base", Adapted()), list)
     parts: Any = SimpleNamespace(method=lambda _: control)
     with pytest.raises(RaggdError, match="'shuffled-support' is a control of"):
-        run_contracts(parts, ["unseen"], [control.name], 1, tmp_path, lambda *_: None)
+        run_contracts(parts, ["unseen"], [control.name], 1, tmp_path)
 
 
 def test_a_run_is_written_whole_and_means_are_of_its_answers(
@@ -71,9 +71,8 @@ def test_a_run_is_written_whole_and_means_are_of_its_answers(
     write_prepared(prepared, [prepared_row(i) for i in range(80)])
     parts, methods = parts_with(Settings(), frozen_backbone), ["vanilla-examples", "vanilla-rag"]
     told: list[int] = []
-    result = run_contracts(
-        parts, ["unseen"], methods, 2, tmp_path, lambda _, done, __: told.append(done), prepared
-    )
+    parts.progress = lambda _, done, __: told.append(done)
+    result = run_contracts(parts, ["unseen"], methods, 2, tmp_path, prepared)
     names = [contract.name for contract in contract_set("unseen")]
     assert list(result["contracts"]) == names
     assert set(result["macro"]) == set(result["refusal"]) == set(methods)
@@ -93,4 +92,4 @@ def test_a_run_is_written_whole_and_means_are_of_its_answers(
     assert len(single.rows) == len(names)
     write_prepared(prepared, [prepared_row(i) for i in range(2)])
     with pytest.raises(RaggdError, match="too few questions for contract"):
-        run_contracts(parts, ["unseen"], methods, 1, tmp_path, lambda *_: None, prepared)
+        run_contracts(parts, ["unseen"], methods, 1, tmp_path, prepared)

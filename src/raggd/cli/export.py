@@ -45,7 +45,7 @@ def export(
     """Write a LoRA for another engine. Without an update, the base adapter alone."""
     if not demonstrations:
         refuse_idle("passages are found for --demonstrations alone", corpus=corpus)
-    with opened(config, assignments, corpus) as (rag, _):
+    with opened(config, assignments, corpus) as rag:
         chosen = support_from(rag, (demonstrations, support, update))
         state = rag.state(update) if update else rag.adapt(chosen)
         result: dict[str, Any] = {
@@ -82,7 +82,7 @@ def supports_add(
     as_json: Json = False,
 ) -> None:
     """Find the passages of answered questions and keep all of it under an id."""
-    with opened(config, assignments, corpus) as (rag, _):
+    with opened(config, assignments, corpus) as rag:
         support = rag.store.add(rag.support(file)).support
     path, number = rag.store.file(support.id), len(support.demonstrations)
     result = {"id": support.id, "demonstrations": number, "file": str(path)}

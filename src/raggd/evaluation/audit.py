@@ -20,7 +20,6 @@ import numpy as np
 
 from raggd.adaptation.export import mean_adapter, read_peft
 from raggd.assembly import Assembly
-from raggd.backbone.load import Backbone
 from raggd.core.low_rank import stack_updates
 from raggd.data.questions import NOBODY
 from raggd.evaluation.runner import CellRun, Task, task_of
@@ -29,10 +28,9 @@ from raggd.files import write_json, write_text
 from raggd.methods.base import Adapted, refuse_control
 from raggd.methods.plain import Unadapted
 from raggd.methods.spec import METHODS
-from raggd.progress import Progress
 from raggd.provenance import origin
 from raggd.records import Demonstration, RaggdError, SupportSet, content_id, require_known
-from raggd.settings import Settings, changed
+from raggd.settings import changed
 
 STATES = ("right", "shuffled", "other-task", "random-text", "mean", "constant")
 """What answers: the state of the right set, and its controls."""
@@ -94,12 +92,7 @@ def mean_state(states: Sequence[Adapted]) -> Adapted:
 
 
 def audit(
-    backbone: Backbone,
-    tasks: Sequence[Task],
-    state_of: StateOf,
-    settings: Settings,
-    progress: Progress,
-    constant: Adapted | None = None,
+    parts: Assembly, tasks: Sequence[Task], state_of: StateOf, constant: Adapted | None = None
 ) -> list[Audited]:
     """Answer the questions of all draws under every state; `constant` is a tuned state for all."""
     sets = audited_sets(tasks)
@@ -107,7 +100,7 @@ def audit(
     scrambled = iter(made.pop("random-text"))
     mean = mean_state([state for own in made.values() for state in own])
     total = sum(task.size for task in tasks) * (len(STATES) - (constant is None))
-    settings = changed(settings, "evaluation", answer_loss=True)
+    settings = changed(parts.settings, "evaluation", answer_loss=True)
     found: list[Audited] = []
     for task, next_task in zip(tasks, [*tasks[1:], tasks[0]], strict=True):
         own, other = made[task.benchmark], made[next_task.benchmark]
@@ -117,11 +110,11 @@ def audit(
             for state, adapted in zip(STATES, states, strict=True):
                 if adapted is None:
                     continue
-                run = CellRun(task, Unadapted(state, adapted), backbone, settings, Path())
+                run = CellRun(task, Unadapted(state, adapted), parts.backbone, settings, Path())
                 for p in run.answered(draw)["predictions"]:
                     scores = (p["em"], p["f1"], p["answer_loss"])
                     found.append(Audited(task.benchmark, draw, state, *scores))
-                progress(f"audit, {task.benchmark}, {state}", len(found), total)
+                parts.progress(f"audit, {task.benchmark}, {state}", len(found), total)
     return found
 
 
@@ -168,12 +161,7 @@ def write_sets(parts: Assembly, path: Path) -> int:
 
 
 def run_audit(
-    parts: Assembly,
-    method: str,
-    constant: str,
-    adapters: Path | None,
-    out: Path,
-    progress: Progress,
+    parts: Assembly, method: str, constant: str, adapters: Path | None, out: Path
 ) -> dict[str, Any]:
     """Audit a method, or a folder of PEFT `adapters`, one for each support set by its id.
 
@@ -202,7 +190,7 @@ def run_audit(
         return state(support.id if adapters else method, support)
 
     fixed = state(constant, NOBODY) if constant else None
-    audited = audit(parts.backbone, tasks, state_of, parts.settings, progress, fixed)
+    audited = audit(parts, tasks, state_of, fixed)
     result = audit_result(audited) | {"audited": str(adapters or method)}
     made: dict[str, Any] = {
         "backbone": parts.backbone.fingerprint,

@@ -26,7 +26,6 @@ from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
 from raggd.methods.base import Method, refuse_control
 from raggd.methods.spec import METHODS
-from raggd.progress import Progress
 from raggd.provenance import origin
 from raggd.records import RaggdError, known_names
 from raggd.retrieval.evidence import prepare
@@ -73,7 +72,6 @@ def run_contracts(
     methods: Sequence[str],
     count: int,
     out: Path,
-    progress: Progress,
     prepared: Path | None = None,
     shown: int = 3,
 ) -> dict[str, Any]:
@@ -90,7 +88,7 @@ def run_contracts(
     contracts = [contract for name in sets for contract in contract_set(name)]
     rows = _questions(parts, prepared)
     lessons = _lessons(rows, contracts, count, parts.settings.evaluation.seed, shown)
-    judged = {name: _judge(parts, method, lessons, progress) for name, method in made.items()}
+    judged = {name: _judge(parts, method, lessons) for name, method in made.items()}
     result = contract_result(judged) | {
         "sets": list(sets),
         "examples": shown,
@@ -140,9 +138,7 @@ def _lessons(
     return lessons
 
 
-def _judge(
-    parts: Assembly, method: Method, lessons: Sequence[tuple[str, Lesson]], progress: Progress
-) -> list[Judged]:
+def _judge(parts: Assembly, method: Method, lessons: Sequence[tuple[str, Lesson]]) -> list[Judged]:
     # in the order of the lessons, each adapted to its own examples
     backbone, limit = parts.backbone, parts.settings.backbone.context_tokens
     evidence = [lesson.asked.passages for _, lesson in lessons]
@@ -159,7 +155,7 @@ def _judge(
             source, lesson = lessons[i]
             score = lesson.contract.judge(answer, lesson.asked)
             judged[i] = Judged(source, lesson, answer, score)
-        progress(f"contracts, {method.name}", len(judged), len(lessons))
+        parts.progress(f"contracts, {method.name}", len(judged), len(lessons))
     return [judged[i] for i in range(len(lessons))]
 
 

@@ -106,9 +106,7 @@ def _supports(parts: Assembly) -> list[SupportSet]:
     return found
 
 
-def align_backbone(
-    parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
-) -> dict[str, Any]:
+def align_backbone(parts: Assembly, methods: Sequence[str], out: Path) -> dict[str, Any]:
     """Compute a backbone's true updates, kept below `out`, and compare predictors with them.
 
     Returned are the summaries by kind of tasks and method, of which the record is made.
@@ -121,7 +119,7 @@ def align_backbone(
     store = TargetStore(parts.backbone, parts.base, supports, settings, out / "targets")
     store = replace(store, folder=store.folder / store.identity)
     with compile_layers(parts.backbone):
-        store.build_all(progress, f"{parts.backbone.name}: true updates")
+        store.build_all(parts.progress, f"{parts.backbone.name}: true updates")
     found: dict[str, dict[str, Any]] = {"training tasks": {}, "held-out tasks": {}}
     for method in methods:
         predictor = parts.predictor(FILES_OF[method][-1])
@@ -155,7 +153,7 @@ def run_alignment(
         for name in (entry.name for entry in study.backbones):
             if methods := [method for method in STEPS if (name, method) in pairs]:
                 parts = Assembly(study.first(name), progress)
-                found = align_backbone(parts, methods, out / name, progress)
+                found = align_backbone(parts, methods, out / name)
                 result[name] = {
                     kind: {m: {k: s[k] for k in ("cosine", "interval")} for m, s in by.items()}
                     for kind, by in found.items()

@@ -22,7 +22,7 @@ from raggd.data.benchmarks import (
 from raggd.data.prepared import Prepared, PreparedRetriever, read_prepared, write_prepared
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import support_sets
-from raggd.progress import Progress, silent
+from raggd.progress import Progress
 from raggd.records import Question, RaggdError
 from raggd.retrieval import evidence
 from raggd.retrieval.base import Retriever
@@ -36,7 +36,6 @@ class Run:
     parts: Assembly
     out: Path  # folder of the weights
     stores: tuple[Path, ...] = ()  # folders of targets
-    progress: Progress = silent  # told label, done and in all
     # targets of the support pools instead, for controls: held-out tasks may be among them
     pool: bool = False
 
@@ -44,6 +43,11 @@ class Run:
     def settings(self) -> Settings:
         """Of the run."""
         return self.parts.settings
+
+    @property
+    def progress(self) -> Progress:
+        """Told how far it is."""
+        return self.parts.progress
 
     @cached_property
     def _prepared(self) -> PreparedRetriever | None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raggd.backbone.load import Backbone
-from raggd.data.contracts.base import Asked, Contract, Lesson, Score
+from raggd.data.contracts.base import Asked, Contract, Score
 from raggd.data.contracts.families import contract_set
 from raggd.data.prepared import write_prepared
 from raggd.evaluation.contracts import (
@@ -23,7 +23,7 @@ from raggd.files import read_json
 from raggd.methods.base import Adapted
 from raggd.methods.plain import Unadapted
 from raggd.methods.predicted import Control
-from raggd.records import Demonstration, RaggdError, SupportSet
+from raggd.records import RaggdError
 from raggd.report.own import contract_tables
 from raggd.settings import Settings
 from workflow_fixtures import parts_with, prepared_row
@@ -40,8 +40,7 @@ def test_refusing_is_scored_as_a_decision() -> None:
 def _judged(name: str, exact: float) -> Judged:
     score = Score(1.0, exact, exact, refused=False)
     asked = Asked("q", "asked", (), "w", ("w",), ("w",))
-    support = SupportSet("nq", (Demonstration("d", "shown", (), "w"),))
-    return Judged("nq", Lesson(Contract(name, "f"), support, asked), "a", score)
+    return Judged("nq", Contract(name, "f"), asked, "a", score)
 
 
 def test_every_contract_counts_alike() -> None:

@@ -210,7 +210,7 @@ def test_a_predictor_is_compared_with_targets_where_the_base_is() -> None:
         base.fingerprint,
         "x",
     )
-    found = alignment_summary(base, targets, {"own": predictor})["own"]
+    found = alignment_summary(base, targets, predictor)
     cpu = torch.device("cpu")
-    wanted = alignment_summary(base.to(cpu), targets, {"own": predictor.to(cpu)})["own"]
+    wanted = alignment_summary(base.to(cpu), targets, predictor.to(cpu))
     assert found["cosine"] == pytest.approx(wanted["cosine"], abs=1e-4)

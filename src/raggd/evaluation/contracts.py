@@ -8,9 +8,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,24 +35,14 @@ USUAL = ("examples", "base-template", "base-examples", "base", "rag-gd-tuned", "
 LONGEST = 96  # tokens that an answer may have, whatever the method: a whole sentence fits
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """One answer under a contract, to a question of a source."""
 
     source: str
-    lesson: Lesson
+    contract: Contract
+    asked: Asked
     answer: str
     score: Score
-
-    @property
-    def contract(self) -> str:
-        """Name of the contract."""
-        return self.lesson.contract.name
-
-    @property
-    def asked(self) -> Asked:
-        """The question, with what is wanted."""
-        return self.lesson.asked
 
 
 def _questions(parts: Assembly, prepared: Path | None) -> list[Prepared]:
@@ -97,7 +86,7 @@ def run_contracts(
         "seconds": round(time.monotonic() - started, 1),
     }
     answers = {
-        name: [[a.contract, a.source, a.asked.id, a.asked.answer, a.answer] for a in found]
+        name: [[a.contract.name, a.source, a.asked.id, a.asked.answer, a.answer] for a in found]
         for name, found in judged.items()
     }
     record = {
@@ -154,7 +143,7 @@ def _judge(parts: Assembly, method: Method, lessons: Sequence[tuple[str, Lesson]
         for i, answer in zip(batch, answers, strict=True):
             source, lesson = lessons[i]
             score = lesson.contract.judge(answer, lesson.asked)
-            judged[i] = Judged(source, lesson, answer, score)
+            judged[i] = Judged(source, lesson.contract, lesson.asked, answer, score)
         parts.progress(f"contracts, {method.name}", len(judged), len(lessons))
     return [judged[i] for i in range(len(lessons))]
 
@@ -168,7 +157,7 @@ def _means(answers: Sequence[Judged]) -> dict[str, float]:
 
 def _sample(judged: Mapping[str, Sequence[Judged]], part: str) -> Sample:
     scores = 100 * np.array([[getattr(a.score, part) for a in own] for own in judged.values()]).T
-    contracts = [a.contract for a in next(iter(judged.values()))]
+    contracts = [a.contract.name for a in next(iter(judged.values()))]
     return Sample(list(judged), scores, contracts, macro=True)
 
 
@@ -182,15 +171,15 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     first, *others = judged
     contracts: dict[str, dict[str, Any]] = {}
     for method, answers in judged.items():
-        for name in dict.fromkeys(a.contract for a in answers):
-            own = [a for a in answers if a.contract == name]
+        for name in dict.fromkeys(a.contract.name for a in answers):
+            own = [a for a in answers if a.contract.name == name]
             contracts.setdefault(name, {})[method] = {**_means(own), "n": len(own)}
 
     def named(have: Callable[[Contract], object]) -> set[str]:
-        return {a.contract for a in judged[first] if have(a.lesson.contract)}
+        return {a.contract.name for a in judged[first] if have(a.contract)}
 
     def kept(names: set[str]) -> dict[str, list[Judged]]:
-        return {m: [a for a in v if a.contract in names] for m, v in judged.items()}
+        return {m: [a for a in v if a.contract.name in names] for m, v in judged.items()}
 
     def intervals(chosen: Mapping[str, Sequence[Judged]]) -> dict[str, dict[str, list[float]]]:
         found = {part: _sample(chosen, part).intervals() for part in PARTS}

@@ -45,7 +45,7 @@ from raggd.evaluation.runner import support_sets
 from raggd.methods import spec
 from raggd.methods.answering import adapted_rows, render
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.evidence import coverage, holds_answer, make_demonstrations
+from raggd.retrieval.evidence import coverage, holds_answer
 from raggd.settings import changed
 from raggd.study.alignment import alignment_summary
 from raggd.training.run import Run, base_examples, target_store
@@ -155,11 +155,10 @@ def _fits(
     base: BaseAdapter, kept: Targets, held: Targets, predictors: Mapping[str, Predictor]
 ) -> Facts:
     # how predictors align with targets that they were not fitted to
-    return {
-        "sets": {"training": len(kept), "held_out": len(held)},
-        "held_out": alignment_summary(base, held, predictors),
-        "held_out_denoised": alignment_summary(base, denoised(held), predictors),
-    }
+    found: Facts = {"sets": {"training": len(kept), "held_out": len(held)}}
+    for name, targets in (("held_out", held), ("held_out_denoised", denoised(held))):
+        found[name] = {n: alignment_summary(base, targets, p) for n, p in predictors.items()}
+    return found
 
 
 def predictor(run: Run, file: str, steps: int = 0) -> Facts:
@@ -255,9 +254,9 @@ def gate_trials(run: Run) -> list[tuple[float, Trial]]:
         trials = []
         for number, questions in enumerate(drawn):
             noise, retriever = retrievers[number % len(retrievers)]
-            (support,) = support_sets(name, [questions[:size]], retriever, k)
-            probes = make_demonstrations(questions[size:], retriever, k)
-            trials.append((noise, Trial(support, tuple(probes))))
+            sets = [questions[:size], questions[size:]]
+            support, probes = support_sets(name, sets, retriever, k)
+            trials.append((noise, (support, probes)))
         by_task.append(trials)
     return list(chain.from_iterable(zip(*by_task, strict=True)))
 
@@ -294,7 +293,7 @@ def gate(run: Run, file: str) -> Facts:
         "predictor": hashed,
         "trials": len(trials),
         "scales": list(SCALES),
-        "gain_by_task": _by_label(gains, [trial.support.task for _, trial in trials]),
+        "gain_by_task": _by_label(gains, [support.task for _, (support, _) in trials]),
         "gain_by_noise": _by_label(gains, [str(noise) for noise, _ in trials]),
         "chosen": {str(s): int((chosen == s).sum()) for s in [0.0, *SCALES]},
     }

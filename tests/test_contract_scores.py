@@ -38,7 +38,7 @@ def test_refusing_is_scored_as_a_decision() -> None:
 
 
 def _judged(name: str, exact: float) -> Judged:
-    score = Score(1.0, exact, exact, refused=False)
+    score = Score(1.0, exact, exact, refused=False, wanted=False)
     asked = Asked("q", "asked", (), "w", ("w",), ("w",))
     return Judged("nq", Contract(name, "f"), asked, "a", score)
 

@@ -97,7 +97,8 @@ class Rag:
         Raises:
             RaggdError: there is no such method, or it is a control of evaluations.
         """
-        from raggd.methods.base import Instructed, refuse_control
+        from raggd.methods.base import refuse_control
+        from raggd.methods.examples import ExamplesPrefix
 
         with self._lock:
             name = str(name) if name else self.parts.adapting
@@ -106,7 +107,7 @@ class Rag:
                 refuse_control(made)
                 self._methods[name] = made
             ready, told = self._methods[name], self._told(instruction)
-            return ready.under(told) if told and isinstance(ready, Instructed) else ready
+            return ready.under(told) if told and isinstance(ready, ExamplesPrefix) else ready
 
     def _told(self, instruction: str) -> str:
         instruction = _text(instruction or "", "the instruction")

@@ -86,11 +86,7 @@ def ask_result(
     strict: bool = False,
     instruction: str = "",
 ) -> dict[str, Any]:
-    """Answer one question, adapted to what is named; the arguments are those of `ask`.
-
-    Raises:
-        RaggdError: the question is empty, or `strict` refuses the folder.
-    """
+    """Answer one question, adapted to what is named; the arguments are those of `ask`."""
     from raggd.data.remarks import DemonstrationWarning
     from raggd.data.shown import unsupported
     from raggd.evaluation.timing import Stopwatch

@@ -191,7 +191,7 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
         "macro": {m: {p: parts[p][0] for p in PARTS} for m, parts in whole.items()},
         "intervals": whole,
         "refusal": {
-            m: refusal_scores([a.score.refused for a in asked], [a.asked.refused for a in asked])
+            m: refusal_scores([a.score.refused for a in asked], [a.score.wanted for a in asked])
             for m, asked in kept(named(lambda contract: contract.refusal)).items()
             if asked
         },

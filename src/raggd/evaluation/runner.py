@@ -26,7 +26,7 @@ from raggd.data.prompts import Prompt, prompt_fingerprint
 from raggd.evaluation.timing import Stopwatch
 from raggd.files import read_json, write_json
 from raggd.methods.answering import answer_rows, bounded_prompt, shared_opening
-from raggd.methods.base import Adapted, Method, Rearranges
+from raggd.methods.base import Adapted, Control, Method
 from raggd.methods.base import Item as Item
 from raggd.provenance import origin
 from raggd.records import (
@@ -103,7 +103,7 @@ class CellRun:
     def given(self, draw: int) -> Sequence[Item]:
         """Return the questions of a draw as the method is given them: controls exchange some."""
         items = self.task.draws[draw]
-        return self.method.arrange(items) if isinstance(self.method, Rearranges) else items
+        return self.method.arrange(items) if isinstance(self.method, Control) else items
 
     def prompts(self, items: Sequence[Item], rows: Sequence[Adapted]) -> list[Prompt]:
         """Return the prompt of each question, answered with its row."""

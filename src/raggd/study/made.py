@@ -29,8 +29,8 @@ from raggd.data.drafts import Draft, drafts
 from raggd.evaluation.runner import Task, support_sets
 from raggd.files import read_json, write_json, write_text
 from raggd.methods.answering import answer_rows, bounded_prompt
-from raggd.methods.base import Adapted
-from raggd.methods.predicted import Control, with_supports
+from raggd.methods.base import Adapted, Control
+from raggd.methods.predicted import with_supports
 from raggd.methods.spec import PREFERRED, SPECS, can_run
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
 from raggd.report.build import SmallReport

@@ -101,7 +101,7 @@ def batched_loop(spec: TaskSpec, steps: int, batch: int, rate: float, seeds: int
         squared_error(attention_predictor(net)),
         net.parameters(),
         lambda: sample(spec, seeds, batch, generator),
-        TrainSpec(steps, batch, rate),
+        TrainSpec(steps, rate),
     )
 
 

@@ -20,7 +20,7 @@ from raggd.cli.shared import emit_json
 from raggd.data.closed import names_held
 from raggd.data.contracts.base import draw_lesson
 from raggd.data.contracts.families import draw_contract
-from raggd.data.prepared import prepared_id, read_prepared
+from raggd.data.questions import prepared_id, read_prepared
 from raggd.data.reading import template_of
 from raggd.files import write_json
 from raggd.provenance import origin

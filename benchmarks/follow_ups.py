@@ -17,10 +17,9 @@ from benchmarks.command import run_app
 from raggd.api import Rag, load
 from raggd.backbone.generate import decode, read_prompts
 from raggd.cli.shared import emit_json
-from raggd.data.prompts import Prompt
-from raggd.data.rendering import turn_tokens
+from raggd.data.prompts import Prompt, turn_tokens
 from raggd.files import read_json_lines, write_json
-from raggd.serving.documents import passages_for, searches_for
+from raggd.serving.service import passages_for, searches_for
 
 QUESTIONS = Path(__file__).parent / "follow_ups.jsonl"
 DEPTHS = (1, 3, 5)

@@ -14,8 +14,7 @@ from pathlib import Path
 from raggd.data.documents import read_passages
 from raggd.retrieval.base import Budget, peak_memory
 from raggd.retrieval.bm25 import K1, B, BM25Kind
-from raggd.retrieval.build import update_index
-from raggd.retrieval.corpus import look_at
+from raggd.retrieval.build import look_at, update_index
 from raggd.retrieval.terms import tokenize
 
 

@@ -12,8 +12,7 @@ from raggd.progress import Progress, silent
 from raggd.records import Passage, content_id
 from raggd.retrieval.base import Budget
 from raggd.retrieval.bm25 import ROWS, BM25Kind, BM25Retriever
-from raggd.retrieval.build import Index, Kind, open_index, update_index
-from raggd.retrieval.corpus import look_at
+from raggd.retrieval.build import Index, Kind, look_at, open_index, update_index
 from raggd.retrieval.dense import DenseKind, DenseRetriever
 from raggd.retrieval.encoder import Encoder
 

@@ -18,7 +18,7 @@ from raggd.api import Rag
 from raggd.backbone.load import Backbone
 from raggd.cli.ask import ask_result
 from raggd.data.benchmarks import support_pool
-from raggd.data.prepared import write_prepared
+from raggd.data.questions import write_prepared
 from raggd.evaluation import runner
 from raggd.files import read_json
 from raggd.methods.examples import ExamplesPrefix

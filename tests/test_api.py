@@ -148,7 +148,7 @@ def test_demonstrations_of_every_form_give_one_update(rag: Rag, tmp_path: Path) 
     [
         ([], "no demonstrations were given"),
         ([("who ?", " ")], "demonstration 1: question 'line-1' has no answer"),
-        ([PAIRS[0], {"question": "who ?"}], "demonstration 2: the demonstration has no answer"),
+        ([PAIRS[0], {"question": "who ?"}], 'demonstration 2: no "golden_answers" and no "answer"'),
         (["who ?"], "demonstration 1 is a str: expected"),
         (Path("no/such.jsonl"), "no/such.jsonl"),
     ],

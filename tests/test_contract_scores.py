@@ -12,7 +12,7 @@ import pytest
 from raggd.backbone.load import Backbone
 from raggd.data.contracts.base import Asked, Contract, Score
 from raggd.data.contracts.families import contract_set
-from raggd.data.prepared import write_prepared
+from raggd.data.questions import write_prepared
 from raggd.evaluation.contracts import (
     Judged,
     contract_result,

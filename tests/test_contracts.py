@@ -44,7 +44,7 @@ from raggd.data.contracts.families import (
 )
 from raggd.data.contracts.letters import CHANGES, FIGURES
 from raggd.data.contracts.targets import sentences, shorten
-from raggd.data.prepared import PreparedRetriever, prepared_id, read_prepared, write_prepared
+from raggd.data.questions import PreparedRetriever, prepared_id, read_prepared, write_prepared
 from raggd.data.remarks import remarks_on
 from raggd.data.shown import (
     inside,

@@ -21,7 +21,7 @@ from raggd.adaptation.targets import Targets
 from raggd.adaptation.training import task_means
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.benchmarks import support_pool, tasks_in
+from raggd.data.benchmarks import files_in, support_pool
 from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted, Control, Item
 from raggd.methods.plain import FewShot, TaskMean
@@ -125,11 +125,11 @@ def sets(count: int, task: str = "nq") -> list[SupportSet]:
 
 
 def test_a_shuffled_support_is_of_another_task_and_always_the_same(data: Path) -> None:
-    assert tasks_in(data) == ["nq", "triviaqa", "popqa"]
+    assert list(files_in(data)) == ["nq", "triviaqa", "popqa"]
     others = [other_support(s, parts_of(data)) for s in sets(40)]
     assert Counter(s.task for s in others).keys() == {"triviaqa", "popqa"}
     assert len({s.id for s in others}) > 8, "several draws of each task"
-    pools = {n: {q.id for q in support_pool(data, n)} for n in tasks_in(data)}
+    pools = {n: {q.id for q in support_pool(data, n)} for n in files_in(data)}
     for support in others:
         assert len(support.demonstrations) == 2
         assert {d.id for d in support.demonstrations} <= pools[support.task]

@@ -22,8 +22,7 @@ from raggd.adaptation.export import (
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Factors, Update, dense, effective_weight
-from raggd.data.prompts import ANSWER_CUE, user_text
-from raggd.data.rendering import render_turns
+from raggd.data.prompts import ANSWER_CUE, render_turns, user_text
 from raggd.files import load_tensors
 from raggd.records import Demonstration, Passage, RaggdError, SupportSet
 from raggd.settings import load_settings

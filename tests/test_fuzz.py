@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fuzzing import cases
 from raggd.data.documents import READERS
-from raggd.data.prepared import read_prepared, write_prepared
+from raggd.data.questions import read_prepared, write_prepared
 from raggd.files import read_json, write_json
 from raggd.records import RaggdError
 from raggd.serving.gate import read_keys

@@ -17,14 +17,7 @@ from raggd.cli import linear as command
 from raggd.linear import tasks as task_module
 from raggd.linear.attention import constructed, random_attention
 from raggd.linear.figure import FigureSpec, Row, compared, interval, select
-from raggd.linear.objective import (
-    Examples,
-    Interface,
-    Weights,
-    descend,
-    gd_plus_plus,
-    predict,
-)
+from raggd.linear.objective import Examples, Interface, descend, gd_plus_plus
 from raggd.linear.synthetic import (
     halfway,
     preconditioner,
@@ -43,7 +36,6 @@ from raggd.linear.tasks import (
     document_offset,
     document_weight,
     sample,
-    start_weights,
     without_direction,
 )
 from raggd.linear.training import (
@@ -75,17 +67,17 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def descended(
-    context: Examples, ends: tuple[torch.Tensor, torch.Tensor], replica: int, eta: float, steps: int
+    context: Examples, ends: torch.Tensor, replica: int, eta: float, steps: int
 ) -> torch.Tensor:
     """Predictions (B,) of one replica after K closed-form steps from zero."""
     part = Examples(*(p[replica] for p in context))
-    zero = Weights(*(torch.zeros(len(x), 1, x.shape[-1]) for x in (part.x1, part.x2)))
-    after = descend(zero, part, eta, steps)
-    return predict(after, ends[0][replica], ends[1][replica])[:, 0, 0]
+    after = descend(torch.zeros(len(part.x), 1, part.x.shape[-1]), part, eta, steps)
+    return (ends[replica] @ after.mT)[:, 0, 0]
 
 
-def context_of(tasks: Tasks) -> Examples:
-    return Examples(tasks.x1[..., :-1, :], tasks.x2[..., :-1, :], tasks.y[..., :-1, None])
+def context_and_ends(tasks: Tasks) -> tuple[Examples, torch.Tensor]:
+    x = torch.cat([tasks.x1, tasks.x2], -1)
+    return Examples(x[..., :-1, :], tasks.y[..., :-1, None]), x[..., -1:, :]
 
 
 def mean_loss(predictor: Predictor, tasks: Tasks) -> torch.Tensor:
@@ -104,7 +96,7 @@ def test_constructed_network_equals_descent_and_ignores_documents(
     tasks = sample(spec, 2, 30, rng())
     eta = torch.tensor([0.3, 0.5])
     network = descent_predictor(eta, tasks, steps)
-    context, ends = context_of(tasks), (tasks.x1[..., -1:, :], tasks.x2[..., -1:, :])
+    context, ends = context_and_ends(tasks)
     expected = torch.stack([descended(context, ends, r, float(eta[r]), steps) for r in range(2)])
     assert expected.abs().mean() > 0.05
     torch.testing.assert_close(network(tasks), expected, rtol=1e-4, atol=1e-5)
@@ -145,7 +137,7 @@ def test_step_size_of_the_line_search_is_the_best(spec: TaskSpec) -> None:
 def test_comparison_of_equals_and_of_unequals() -> None:
     spec = SPECS[1]
     tasks = sample(spec, 2, 40, rng())
-    gd = attention_predictor(constructed(start_weights(spec, 2), torch.ones(2), spec.examples))
+    gd = attention_predictor(constructed(tasks.zero_weights(), torch.ones(2), spec.examples))
     other = attention_predictor(random_attention(rng(), replicas=2, width=spec.width, scale=0.4))
     same = compare(gd, gd, tasks)
     assert torch.equal(same["prediction_difference"], torch.zeros(2))
@@ -158,7 +150,7 @@ def test_comparison_of_equals_and_of_unequals() -> None:
 def test_sensitivity_is_the_derivative() -> None:
     spec = SPECS[1]
     tasks = sample(spec, 1, 3, rng())
-    gd = attention_predictor(constructed(start_weights(spec, 1), torch.ones(1), spec.examples, 2))
+    gd = attention_predictor(constructed(tasks.zero_weights(), torch.ones(1), spec.examples, 2))
     before, slope_ = sensitivity(gd, tasks)
     moved = tasks.x1[..., -1, :].clone()
     moved[..., 4] += 0.5
@@ -170,15 +162,16 @@ def test_sensitivity_is_the_derivative() -> None:
 def test_scaled_inputs_are_tasks_of_the_wider_range(spec: TaskSpec) -> None:
     tasks = sample(spec, 1, 20, rng()).scaled(2.0)
     assert 1.5 < tasks.x1.abs().amax() <= 2.0
-    assert (tasks.x1 is tasks.x2) == (spec.interface == Interface.dot_product)
+    tied = spec.interface == Interface.dot_product
+    assert torch.equal(tasks.x1, tasks.x2) == tasks.tied == tied
 
 
 def test_interpolation_of_a_network_with_itself_is_itself() -> None:
     """Scaled factors are the same network: the half-way point must not move."""
     spec = SPECS[0]
     tasks = sample(spec, 1, 20, rng())
-    gd = constructed(start_weights(spec, 1), torch.ones(1), spec.examples)
-    scaled = constructed(start_weights(spec, 1), torch.ones(1), spec.examples)
+    gd = constructed(tasks.zero_weights(), torch.ones(1), spec.examples)
+    scaled = constructed(tasks.zero_weights(), torch.ones(1), spec.examples)
     with torch.no_grad():
         scaled.key.mul_(4.0)
         scaled.project.div_(4.0)
@@ -202,9 +195,8 @@ def test_training_approaches_the_construction_and_replicas_do_not_touch() -> Non
     spec = TaskSpec(Interface.dot_product, documents=2, features=3)
     generator = rng()
     net = random_attention(generator, replicas=2, width=spec.width, scale=0.1)
-    gd = constructed(
-        start_weights(spec, 2), search_eta(sample(spec, 2, 2000, generator), 1), spec.examples
-    )
+    search = sample(spec, 2, 2000, generator)
+    gd = constructed(search.zero_weights(), search_eta(search, 1), spec.examples)
     held = sample(spec, 2, 1000, rng(9))
     one, other = attention_predictor(net), attention_predictor(gd)
     before = compare(one, other, held)
@@ -212,7 +204,7 @@ def test_training_approaches_the_construction_and_replicas_do_not_touch() -> Non
         squared_error(one),
         net.parameters(),
         lambda: sample(spec, 2, 64, generator),
-        TrainSpec(steps=200, batch=64, learning_rate=1e-2),
+        TrainSpec(steps=200, learning_rate=1e-2),
     )
     after = compare(one, other, held)
     assert (after["trained_loss"] < 0.7 * before["trained_loss"]).all()
@@ -436,7 +428,7 @@ def test_expected_error_is_the_mean_over_queries(spec: TaskSpec) -> None:
     many.x1[..., -1, :], many.x2[..., -1, :] = x[..., :10], x[..., 10:]
     many.y[..., -1] = (x * many.teacher).sum(-1)
     sampled = squared_error(attention_predictor(net))(many).mean()
-    expected = expected_error(net, 1 / 12)(one)[0, 0]
+    expected = expected_error(net, 0.5)(one)[0, 0]
     assert float(sampled.detach()) == pytest.approx(float(expected.detach()), rel=0.03)
 
 
@@ -463,9 +455,9 @@ def test_the_wider_a_stacks_tokens_the_smaller_its_steps_and_the_more() -> None:
 @pytest.mark.parametrize("spec", THEIRS, ids=str)
 def test_learned_gd_plus_plus_beats_plain_steps_and_is_a_minimum(spec: TaskSpec) -> None:
     tasks, held = sample(spec, 2, 1000, rng()), sample(spec, 2, 1000, rng(1))
-    weights = start_weights(spec, 2)
+    weights = tasks.zero_weights()
     if spec.interface == Interface.dot_product:
-        weights = weights._replace(w2=document_weight(spec, 2))
+        weights[..., spec.features :] = document_weight(spec, 2)
     plain = search_eta(tasks, 2, weights)
     eta, gamma = search_gd_plus_plus(tasks, 2, plain, weights)
 
@@ -477,13 +469,11 @@ def test_learned_gd_plus_plus_beats_plain_steps_and_is_a_minimum(spec: TaskSpec)
     for changed in ((0.9 * eta, gamma), (1.1 * eta, gamma), (eta, 0.8 * gamma), (eta, 1.2 * gamma)):
         assert (best < loss_of(tasks, *changed)).all()
     assert (loss_of(held, eta, gamma) < 0.99 * loss_of(held, plain, 0 * gamma)).all()
-    examples = context_of(held)
-    queries = (held.x1[..., -1:, :], held.x2[..., -1:, :])
+    examples, queries = context_and_ends(held)
     for replica in range(2):  # and it is the closed form of the objective module
-        part = type(examples)(*(p[replica] for p in examples))
-        asked = (queries[0][replica], queries[1][replica])
-        both = type(weights)(weights.w1[replica], weights.w2[replica])
-        shift = gd_plus_plus(both, part, asked, float(eta[replica]), float(gamma[replica]), 2)
+        part, asked = Examples(*(p[replica] for p in examples)), queries[replica]
+        numbers = (float(eta[replica]), float(gamma[replica]), 2)
+        shift = gd_plus_plus(weights[replica], part, asked, *numbers)
         network = constructed(weights, eta, spec.examples, 2, gamma=gamma)
         found = attention_predictor(network)(held)[replica]
         torch.testing.assert_close(shift[:, 0, 0], found, rtol=1e-3, atol=1e-4)
@@ -493,7 +483,7 @@ def test_gd_plus_plus_of_five_wide_layers_is_never_worse_than_plain_steps() -> N
     """Where a trial of the search overflows: it used to end in numbers that are none."""
     spec = replace(THEIRS[0], documents=15)
     tasks = sample(spec, 3, 200, rng(2))
-    weights = start_weights(spec, 3)
+    weights = tasks.zero_weights()
     plain = search_eta(tasks, 5)
     eta, gamma = search_gd_plus_plus(tasks, 5, plain)
 
@@ -521,7 +511,7 @@ def test_a_layer_cannot_use_the_direction_that_a_large_offset_fills() -> None:
         generator, replicas=1, width=7, symmetric=True, offset=document_offset(w2 / 9)
     )
     draw = lambda: sample(spec, 1, 64, generator)  # noqa: E731
-    train(expected_error(net, 1 / 12), net.parameters(), draw, TrainSpec(400, learning_rate=2e-2))
+    train(expected_error(net, 0.5), net.parameters(), draw, TrainSpec(400, learning_rate=2e-2))
     trained = mean_loss(attention_predictor(net), held)
     assert blind > 1.1 * whole
     assert trained > 0.3 * whole + 0.7 * blind

@@ -13,15 +13,10 @@ from typer.testing import CliRunner
 
 from raggd.cli import app
 from raggd.linear import verify
-from raggd.linear.attention import (
-    constructed,
-    head_shift,
-    random_attention,
-)
+from raggd.linear.attention import constructed, head_shift, random_attention
 from raggd.linear.objective import (
     Examples,
     Interface,
-    Weights,
     autograd_descend,
     descend,
     dot_product_weight,
@@ -66,17 +61,16 @@ def test_gd_plus_plus_layer_equals_both_references(case: Case, curvature: float)
 @given(case=CASES)
 def test_gd_plus_plus_is_descent_without_gamma_and_differs_with_it(case: Case) -> None:
     given_ = problem(replace(case, steps=max(2, case.steps), curvature=0.3))
-    queries, steps = (given_.x1, given_.x2), max(2, case.steps)
-    plain = verify.reference(replace(given_, gamma=0.0), steps, descend)
-    still = gd_plus_plus(given_.weights, given_.examples, queries, given_.eta, 0.0, steps)
-    moved = gd_plus_plus(given_.weights, given_.examples, queries, given_.eta, given_.gamma, steps)
+    plain = replace(given_, gamma=0.0).reference(descend)
+    asked, steps = (given_.weights, given_.examples, given_.queries, given_.eta), given_.steps
+    still, moved = (gd_plus_plus(*asked, gamma, steps) for gamma in (0.0, given_.gamma))
     assert verify.relative(still, plain) <= TOLERANCE
     assert verify.relative(moved, plain) > 1e-4
 
 
 def test_gd_plus_plus_head_has_one_more_block_and_moves_features_along_the_curvature() -> None:
     given_ = problem(Case(seed=5))
-    weights = Weights(given_.weights.w1[None], given_.weights.w2[None])
+    weights = given_.weights[None]
     eta, gamma = torch.tensor([[0.1], [0.2]], dtype=torch.float64)
     plain = constructed(weights, eta, 4).head()
     head = constructed(weights, eta, 4, gamma=gamma).head()
@@ -94,8 +88,7 @@ def test_gd_plus_plus_head_has_one_more_block_and_moves_features_along_the_curva
 def test_flipped_sign_fails(case: Case) -> None:
     """The meta-test: a wrong construction has to be told from a right one."""
     given_ = problem(case)
-    wrong = verify.construction(given_, case.steps, residual=case.steps > 1, sign=-1.0)
-    right = verify.reference(given_, case.steps, autograd_descend)
+    wrong, right = replace(given_, eta=-given_.eta).shift(), given_.reference(autograd_descend)
     assert verify.relative(wrong, right) > MUST_DIFFER
 
 
@@ -107,20 +100,17 @@ def test_departures_differ(label: str) -> None:
     assert line.closed_form > MUST_DIFFER
 
 
-def finite_difference_gradient(weights: Weights, examples: Examples) -> torch.Tensor:
-    """Gradient of W1's and then W2's entries by central differences of the loss."""
-    flat = torch.cat([weights.w1.flatten(), weights.w2.flatten()])
-    gradient = torch.empty_like(flat)
-    for index in range(len(flat)):
+def finite_difference_gradient(weights: torch.Tensor, examples: Examples) -> torch.Tensor:
+    """Gradient of the weights' entries by central differences of the loss."""
+    gradient = torch.empty(weights.numel(), dtype=weights.dtype)
+    for index in range(len(gradient)):
         values = []
         for step in (1e-5, -1e-5):
-            moved = flat.clone()
+            moved = weights.flatten().clone()
             moved[index] += step
-            first, second = moved[: weights.w1.numel()], moved[weights.w1.numel() :]
-            new = Weights(first.view_as(weights.w1), second.view_as(weights.w2))
-            values.append(loss(new, examples))
+            values.append(loss(moved.view_as(weights), examples))
         gradient[index] = (values[0] - values[1]) / 2e-5
-    return gradient
+    return gradient.view_as(weights)
 
 
 @settings(max_examples=20, deadline=None)
@@ -128,22 +118,17 @@ def finite_difference_gradient(weights: Weights, examples: Examples) -> torch.Te
 def test_oracle_agrees_with_finite_differences(case: Case) -> None:
     given_ = problem(replace(case, features=min(case.features, 4), documents=2))
     after = autograd_descend(given_.weights, given_.examples, 1.0, 1)
-    found = torch.cat(
-        [
-            (w - a).flatten() for w, a in zip(given_.weights, after, strict=True)
-        ]  # eta 1: the gradient
-    )
+    found = given_.weights - after  # eta 1: the gradient
     expected = finite_difference_gradient(given_.weights, given_.examples)
     assert (found - expected).abs().max() <= 1e-7 * max(1.0, float(expected.abs().max()))
-    step = gradient_step(given_.weights, given_.examples, -1.0)
-    closed = torch.cat([step.w1.flatten(), step.w2.flatten()])
+    closed = gradient_step(given_.weights, given_.examples, -1.0)
     torch.testing.assert_close(closed, found, rtol=1e-10, atol=1e-12)
 
 
 def test_finite_differences_notice_a_wrong_gradient() -> None:
     given_ = problem(Case())
-    step = gradient_step(given_.weights, given_.examples, -1.0)
-    wrong = torch.cat([step.w1.flatten(), 1.01 * step.w2.flatten()])
+    wrong = gradient_step(given_.weights, given_.examples, -1.0)
+    wrong[:, given_.weights.shape[1] // 2 :] *= 1.01
     expected = finite_difference_gradient(given_.weights, given_.examples)
     assert (wrong - expected).abs().max() > 1e-4
 
@@ -171,7 +156,7 @@ def test_document_attention_folds_into_w2(shared: bool) -> None:
 
 def test_only_the_y_slot_changes() -> None:
     given_ = problem(Case(seed=5))
-    weights = Weights(given_.weights.w1[None], given_.weights.w2[None])
+    weights = given_.weights[None]
     eta = torch.tensor([0.1], dtype=torch.float64)
     head = constructed(weights, eta, 4, residual=False).head()
     tokens = torch.cat(list(given_.examples), -1)[None, None]

@@ -19,9 +19,9 @@ from raggd.data.prompts import (
     passage_lines,
     prompt_fingerprint,
     system_text,
+    turn_tokens,
     user_text,
 )
-from raggd.data.rendering import turn_tokens
 from raggd.records import Demonstration, Passage, RaggdError
 from tiny import NO_SYSTEM, TEMPLATE, WORDS, tiny_tokenizer
 

@@ -13,8 +13,14 @@ from tokenizers import AddedToken, normalizers
 from fuzzing import cases
 from raggd.backbone.embedded import embedded_folder
 from raggd.data.pocket import pocket_passages
-from raggd.data.prompts import build_prompt, user_text
-from raggd.data.rendering import control_of, render_turns, text_tokens, turn_tokens
+from raggd.data.prompts import (
+    build_prompt,
+    control_of,
+    render_turns,
+    text_tokens,
+    turn_tokens,
+    user_text,
+)
 from raggd.records import Demonstration, Passage, RaggdError
 from tiny import NO_SYSTEM, TEMPLATE, tiny_tokenizer
 

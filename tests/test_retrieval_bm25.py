@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from raggd.data.documents import corpus_hash
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import base, corpus
+from raggd.retrieval import base, build
 from raggd.retrieval.base import RetrievalWarning, Retriever, top_k
 from raggd.retrieval.bm25 import K1, B, BM25Kind, BM25Retriever
 from raggd.retrieval.build import build_index
@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_the_old_index(tmp_path: Path, monkeypatch: pytest.MonkeyP
         if old:
             build_bm25(CORPUS, folder)
         with monkeypatch.context() as patched:
-            patched.setattr(corpus, "passages_in", interrupted)
+            patched.setattr(build, "passages_in", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 build_bm25(CORPUS[1:], folder)
         assert list(tmp_path.iterdir()) == old

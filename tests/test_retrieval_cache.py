@@ -15,7 +15,6 @@ import pytest
 
 from raggd.files import CacheWarning
 from raggd.records import Hit, Passage, RaggdError
-from raggd.retrieval import cache
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.build import build_index
 from raggd.retrieval.cache import CachedRetriever, list_cache, prune_cache
@@ -109,7 +108,7 @@ def test_a_cache_that_cannot_be_written_is_told_and_done_without(
         CachedRetriever(Fake(), tmp_path).search(["known"], 2)
     connect = sqlite3.connect
     monkeypatch.setattr(
-        cache.sqlite3, "connect", lambda path, **_: connect(f"file:{path}?mode=ro", uri=True)
+        sqlite3, "connect", lambda path, **_: connect(f"file:{path}?mode=ro", uri=True)
     )
     fake = Fake()
     cached = CachedRetriever(fake, tmp_path)

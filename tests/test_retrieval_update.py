@@ -24,11 +24,10 @@ from raggd.data import documents
 from raggd.data.documents import Skipped
 from raggd.data.documents.passages import Block
 from raggd.records import Passage, RaggdError
-from raggd.retrieval import bm25, corpus, store
+from raggd.retrieval import bm25, build, store
 from raggd.retrieval.base import RetrievalWarning
 from raggd.retrieval.bm25 import BM25Kind, BM25Retriever
-from raggd.retrieval.build import build_index
-from raggd.retrieval.corpus import Changes
+from raggd.retrieval.build import Changes, build_index
 from raggd.retrieval.dense import DenseRetriever
 from raggd.retrieval.encoder import Encoder, EncoderRules
 from raggd.retrieval.folders import open_folder
@@ -201,7 +200,7 @@ def test_bytes_that_come_under_the_time_of_others_are_seen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: int
 ) -> None:
     # as archives with fixed times, and copies that keep them, put them there
-    monkeypatch.setattr(corpus, "_TICK_NS", 0)
+    monkeypatch.setattr(build, "_TICK_NS", 0)
     docs = tmp_path / "docs"
     docs.mkdir()
     other = tmp_path / "other.txt"
@@ -218,13 +217,13 @@ def test_bytes_that_come_under_the_time_of_others_are_seen(
 def test_a_touched_file_is_compared_by_its_bytes_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "_TICK_NS", 0)
+    monkeypatch.setattr(build, "_TICK_NS", 0)
     docs = write(tmp_path / "docs", {"a.txt": 1, "b.txt": 2}, age=1000)
     build_bm25(docs, tmp_path / "index")
     os.utime(docs / "a.txt", (1, 1))
     hashed: list[Path] = []
-    real = corpus.file_hash
-    monkeypatch.setattr(corpus, "file_hash", lambda path: hashed.append(path) or real(path))
+    real = build.file_hash
+    monkeypatch.setattr(build, "file_hash", lambda path: hashed.append(path) or real(path))
     kind = BM25Kind()
     assert not updated(docs, tmp_path / "index", kind).built
     assert set(hashed) == {docs / "a.txt"}

@@ -17,10 +17,9 @@ from transformers import PreTrainedTokenizerFast
 
 from raggd.data.prompts import Prompt
 from raggd.methods.base import Adapted
-from raggd.serving.documents import passages_for, searches_for
+from raggd.serving.bodies import Schema
 from raggd.serving.errors import ApiError
-from raggd.serving.openai import ChatRequest, Message, Schema
-from raggd.serving.request import turns_of
+from raggd.serving.openai import ChatRequest, Message, turns_of
 from raggd.serving.row import (
     AnswerText,
     Probabilities,
@@ -29,6 +28,7 @@ from raggd.serving.row import (
     TextPiece,
     TokenBytes,
 )
+from raggd.serving.service import passages_for, searches_for
 from serving_fixtures import Running, demonstrations, questions
 
 CHAT = "/v1/chat/completions"
@@ -269,7 +269,7 @@ def test_where_nothing_is_found_the_answer_is_the_refusal_that_was_shown() -> No
     for refusals, wanted in (((), ""), (("not there", "no"), "not there")):
         row, pieces = started(byte_level(), [], refusals)
         row.skip()
-        assert (row.writer.text, row.done) == (wanted, True)
+        assert (row.text, row.done) == (wanted, True)
         assert pieces == [TextPiece(wanted, None, "stop")]
 
 
@@ -434,9 +434,9 @@ def started(
     row = Row(
         prompt=Prompt((1,), 0, 0),
         adapted=Adapted(refusals=refusals),
-        sampler=Sampler(top_logprobs=1),
+        sampler=Sampler(),
         writer=AnswerText(lambda ids: str(tokenizer.decode(ids, skip_special_tokens=True)), stops),
-        probabilities=Probabilities(TokenBytes(tokenizer)),
+        probabilities=Probabilities(TokenBytes(tokenizer), 1),
         max_tokens=1000,
         emit=lambda _, piece: pieces.append(piece),
     )
@@ -462,7 +462,7 @@ def write(tokenizer: Any, text: str, stops: list[str]) -> tuple[Row, list[TextPi
 def test_the_bytes_of_the_tokens_are_the_text(name: str, text: str, stops: list[str]) -> None:
     row, pieces = write(TOKENIZERS[name], text, stops)
     shown = "".join(piece.text for piece in pieces)
-    assert shown == row.writer.text
+    assert shown == row.text
     streamed = [token for piece in pieces if piece.logprobs for token in piece.logprobs.content]
     assert row.probabilities
     assert streamed == row.probabilities.told

@@ -21,7 +21,7 @@ from raggd.data.prompts import Prompt, build_prompt
 from raggd.methods.answering import adapted_rows, answer_batch
 from raggd.methods.base import Adapted
 from raggd.serving import scheduler
-from raggd.serving.row import Sampler
+from raggd.serving.row import Probabilities, Sampler
 from raggd.serving.scheduler import RunningBatch, cheapest_passes, start_of_pass
 from tiny import hooks_of, make_gemma_backbone, random_base, random_update
 
@@ -226,8 +226,8 @@ def test_alike_prompts_share_a_pass(lengths: list[int]) -> None:
 
 def test_the_likeliest_token_is_taken_at_temperature_zero() -> None:
     logits = torch.tensor([0.0, 3.0, 1.0])
-    assert {Sampler().choose(logits).token for _ in range(20)} == {1}
-    assert Sampler(temperature=1e-300).choose(logits).token == 1
+    assert {Sampler().choose(logits) for _ in range(20)} == {1}
+    assert Sampler(temperature=1e-300).choose(logits) == 1
 
 
 def test_seeds_repeat_and_differ() -> None:
@@ -235,7 +235,7 @@ def test_seeds_repeat_and_differ() -> None:
 
     def drawn(seed: int | None) -> list[int]:
         sampler = Sampler(temperature=1.0, seed=seed)
-        return [sampler.choose(logits).token for _ in range(8)]
+        return [sampler.choose(logits) for _ in range(8)]
 
     assert drawn(1) == drawn(1)
     assert drawn(-1) == drawn(-1)
@@ -247,7 +247,7 @@ def test_temperature_and_nucleus_shape_the_draw() -> None:
     logits = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
 
     def shares(sampler: Sampler) -> torch.Tensor:
-        drawn = torch.tensor([sampler.choose(logits).token for _ in range(4000)])
+        drawn = torch.tensor([sampler.choose(logits) for _ in range(4000)])
         return drawn.bincount(minlength=4) / 4000
 
     assert torch.allclose(shares(Sampler(1.0, seed=0)), logits.exp(), atol=0.03)
@@ -259,8 +259,10 @@ def test_temperature_and_nucleus_shape_the_draw() -> None:
 
 def test_log_probabilities_are_the_models_own() -> None:
     logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
-    found = Sampler(temperature=2.0, seed=3, top_logprobs=4).choose(logits)
+    token = Sampler(temperature=2.0, seed=3).choose(logits)
+    told = Probabilities(lambda other, _: bytes([other + 65]), 4)
+    (found,) = told.take(token, logits, 1, last=True).content
     own = logits.log_softmax(-1)
-    assert found.logprob == pytest.approx(float(own[found.token]))
-    assert [token for token, _ in found.top] == own.topk(4).indices.tolist()
-    assert Sampler().choose(logits).logprob is None
+    assert found.bytes == [token + 65]
+    assert found.logprob == pytest.approx(float(own[token]))
+    assert [top.bytes[0] - 65 for top in found.top_logprobs] == own.topk(4).indices.tolist()

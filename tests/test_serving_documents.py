@@ -16,7 +16,7 @@ from raggd.assembly import Assembly
 from raggd.backbone.load import Backbone
 from raggd.data.documents.passages import Block
 from raggd.retrieval.build import Index
-from raggd.serving.documents import state_of
+from raggd.serving.service import state_of
 from serving_fixtures import Running, running, tiny_parts
 
 CHAT = "/v1/chat/completions"

@@ -24,12 +24,10 @@ from raggd.backbone.load import Backbone
 from raggd.methods.spec import EXAMPLES_FILE
 from raggd.methods.store import Store
 from raggd.records import RaggdError
-from raggd.serving import service as serving_service
+from raggd.serving import supports
 from raggd.serving.app import bind
 from raggd.serving.gate import is_local
-from raggd.serving.openai import ChatRequest
-from raggd.serving.reply import ChatReply
-from raggd.serving.request import Request
+from raggd.serving.openai import Chat, ChatRequest
 from raggd.serving.scheduler import RunningBatch
 from raggd.serving.service import Service
 from raggd.settings import ServingSettings
@@ -348,7 +346,7 @@ def test_who_does_not_read_holds_no_place_for_ever(
         await asyncio.Event().wait()
 
     async def answer() -> None:
-        await ChatReply(service, Request.of_chat(service, body), body)({}, receive, send)
+        await Chat(service, body)({}, receive, send)
 
     try:
         asyncio.run(answer())
@@ -449,7 +447,7 @@ def test_a_damaged_update_is_predicted_again_and_a_damaged_set_left_out(
 def test_a_full_store_refuses_and_updates_stay_within_their_bound(
     frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving_service, "MOST_SETS", 2)
+    monkeypatch.setattr(supports, "MOST_SETS", 2)
     parts = tiny_parts(tmp_path, frozen_backbone)
     with running(parts) as server, server.client() as client:
         server.service.store._bound = 1  # nothing fits

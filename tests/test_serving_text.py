@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from raggd.backbone.generate import clean_answer
 from raggd.records import Passage
-from raggd.serving.documents import share_a_script
 from raggd.serving.row import AnswerText, held_back
+from raggd.serving.service import share_a_script
 
 CHARACTERS = st.sampled_from([*"abc .,", "\n", "\t", "\r", "é", "漢", "🙂", "\u2028", "\x1c"])
 TEXTS = st.text(CHARACTERS, max_size=30)

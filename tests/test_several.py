@@ -20,9 +20,8 @@ import tiny
 from raggd.backbone.extractive import Slots
 from raggd.backbone.load import Backbone
 from raggd.data.pieces import is_part
-from raggd.data.reading import template_of
-from raggd.data.several import Several, several_of
-from raggd.data.template import REFUSAL, AnswerTemplate
+from raggd.data.reading import several_of, template_of
+from raggd.data.template import REFUSAL, AnswerTemplate, Several
 from raggd.methods.answering import extract_of, render
 from raggd.methods.base import Adapted
 from raggd.records import Demonstration, Passage

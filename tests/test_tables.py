@@ -6,13 +6,13 @@ import gzip
 import io
 import urllib.error
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from raggd.data import tables
 from raggd.data.tables import SOURCES, TABLES, load_table, to_table, values_hash
 from raggd.linear.tables import (
     SPLITS,
@@ -32,11 +32,7 @@ WINE = [["acid", "quality"], ["1.5", "6"], ["2.5", "5"]]
 def small_wine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Let the hash of a two-row table stand for that of the wine table; no other folders."""
     expected = values_hash(np.array([[1.5], [2.5]]), np.array([6.0, 5.0]))
-    source = SOURCES["wine"]
-    changed = tables.TableSource(
-        source.file, source.target, (), expected, source.url, source.unpack, source.home
-    )
-    monkeypatch.setitem(SOURCES, "wine", changed)
+    monkeypatch.setitem(SOURCES, "wine", replace(SOURCES["wine"], sha256=expected))
     monkeypatch.delenv("RAGGD_DATA", raising=False)
     monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
     (tmp_path / "elsewhere").mkdir()
@@ -156,7 +152,11 @@ def test_tasks_and_statistics(monkeypatch: pytest.MonkeyPatch) -> None:
     heavy = x.clone()
     heavy[0] = 60.0
     data = prepare("wine", x, x.sum(1), seeds=2, seed=0, documents=3)
-    assert data.labels[:3] == (("z-score", 0), ("z-score", 1), ("min-max", 0))
+    assert [tuple(label.values()) for label in data.labels[:3]] == [
+        ("z-score", 0),
+        ("z-score", 1),
+        ("min-max", 0),
+    ]
     tasks = draw(data, 5, 6, generator, test=True)
     assert tasks.x1.shape == (8, 5, 7, 4)
     assert tasks.documents is not None

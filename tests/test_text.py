@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from raggd.data.answers import contains_answer
 from raggd.data.text import normal_text, search_form, without_marks
-from raggd.retrieval.terms import TermNumbers, tokenize, tokenizer_fingerprint
+from raggd.retrieval.terms import TermNumbers, terms_fingerprint, tokenize
 
 ANY = st.text(st.characters(exclude_categories=()))
 
@@ -157,20 +157,17 @@ def test_other_words_of_an_unspaced_script_are_not_found() -> None:
 @pytest.mark.fuzz
 @given(st.lists(ANY, max_size=5))
 def test_numbers_of_terms_are_those_of_the_terms(texts: list[str]) -> None:
-    from array import array
-
-    numbers, found = TermNumbers(), array("q")
-    for text in texts:
-        numbers.add(text, found)
+    numbers = TermNumbers()
+    found = [number for text in texts for number in numbers.of(text)]
     names = {number: term for term, number in numbers.terms.items()}
     assert [names[n] for n in found] == [term for text in texts for term in tokenize(text)]
 
 
 def test_the_fingerprint_knows_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = tokenizer_fingerprint()
-    assert before == tokenizer_fingerprint()
+    before = terms_fingerprint()
+    assert before == terms_fingerprint()
     monkeypatch.setattr("raggd.retrieval.terms._PART", re.compile("x"))
-    assert tokenizer_fingerprint() != before
+    assert terms_fingerprint() != before
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from raggd.backbone import load as load_module
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import load_update, stack_updates
 from raggd.data.benchmarks import training_questions
-from raggd.data.prepared import Prepared, write_prepared
+from raggd.data.questions import Prepared, write_prepared
 from raggd.files import load_tensors, read_json
 from raggd.methods.spec import METHODS, SPECS, file_of
 from raggd.progress import silent

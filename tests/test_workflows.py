@@ -439,8 +439,8 @@ def test_an_unknown_method_is_refused_before_any_work(trained: Trained, document
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ({"question": "who ?"}, "line 2: the demonstration has no answer"),
-        ({"question": "who ?", "answer": None}, "line 2: the demonstration has no answer"),
+        ({"question": "who ?"}, 'line 2: no "golden_answers" and no "answer"'),
+        ({"question": "who ?", "answer": None}, 'line 2: no "golden_answers" and no "answer"'),
         ({"question": "who ?", "answer": " "}, "line 2: question 'line-2' has no answer"),
         ({"question": "who ?", "answer": []}, "line 2: question 'line-2' has no answer"),
         ({"question": " ", "answer": "x"}, "line 2: question 'line-2' is empty"),

@@ -17,7 +17,7 @@ import pytest
 
 from raggd.assembly import Assembly
 from raggd.data.contracts.base import Lesson
-from raggd.data.prepared import Prepared
+from raggd.data.questions import Prepared
 from raggd.records import Hit, Passage
 from raggd.settings import ExamplesSettings, Settings
 

@@ -23,16 +23,16 @@ from raggd.data.remarks import DemonstrationWarning, remarks_on
 from raggd.data.shown import is_refusal, named_passages
 from raggd.data.text import normal_text
 from raggd.progress import Progress, silent
-from raggd.records import Answer, Question, RaggdError, SupportSet, content_id
+from raggd.records import Answer, RaggdError, SupportSet, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.bring_your_own import wrap_retriever
-from raggd.retrieval.evidence import evidence_for, make_demonstrations
+from raggd.retrieval.evidence import make_demonstrations
 from raggd.settings import Settings, changed, load_settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     from raggd.adaptation.export import PeftFolder
     from raggd.core.low_rank import Update
-    from raggd.data.rendering import Turns
+    from raggd.data.prompts import Turns
     from raggd.methods.base import Adapted, Method
     from raggd.methods.store import Store
     from raggd.retrieval.build import Index
@@ -41,6 +41,7 @@ Demonstrations: TypeAlias = str | Path | SupportSet | Iterable[Shown]
 """A JSON Lines file, a `SupportSet`, or answered questions (pairs, dictionaries, `Question`)."""
 State: TypeAlias = Union["Adapted", "Update", str, Path]
 """What `Rag.adapt` gave, an update, or the file of one."""
+States: TypeAlias = State | Sequence[State | None] | None  # one for all, or one per question
 
 
 class Rag:
@@ -52,9 +53,7 @@ class Rag:
     def __init__(self, parts: Assembly, retriever: Any = None) -> None:
         """Load nothing yet; `retriever` is whatever `wrap_retriever` takes, None the settings'."""
         self.parts = parts
-        self._retriever: Retriever | None = None
-        if retriever is not None:
-            self._retriever = wrap_retriever(retriever)
+        self._retriever = None if retriever is None else wrap_retriever(retriever)
         self._methods: dict[str, Method] = {}
         self._lock = threading.RLock()
 
@@ -62,9 +61,7 @@ class Rag:
     def retriever(self) -> Retriever:
         """What finds the passages."""
         with self._lock:
-            if self._retriever is None:
-                self._retriever = self.parts.retriever
-            return self._retriever
+            return self.parts.retriever if self._retriever is None else self._retriever
 
     @cached_property
     def store(self) -> Store:
@@ -92,11 +89,7 @@ class Rag:
             return state_key(support, self.method(instruction=instruction), self.identity)
 
     def method(self, name: str | None = None, *, instruction: str = "") -> Method:
-        """Return a method, made once; None is what adapts best with the weights at hand.
-
-        Raises:
-            RaggdError: there is no such method, or it is a control of evaluations.
-        """
+        """Return a method, made once; None is what adapts best. A control is refused."""
         from raggd.methods.base import refuse_control
         from raggd.methods.examples import ExamplesPrefix
 
@@ -110,9 +103,8 @@ class Rag:
             return ready.under(told) if told and isinstance(ready, ExamplesPrefix) else ready
 
     def _told(self, instruction: str) -> str:
-        instruction = _text(instruction or "", "the instruction")
-        said = instruction.strip() or self.parts.settings.serving.instruction.strip()
-        return normal_text(said)
+        said = _text(instruction or "", "the instruction").strip()
+        return normal_text(said or self.parts.settings.serving.instruction.strip())
 
     def index(self, corpus: str | Path) -> Index:
         """Index a file or folder of documents (once), and answer from it from now on."""
@@ -121,10 +113,7 @@ class Rag:
         return index
 
     def support(self, demonstrations: Demonstrations) -> SupportSet:
-        """Retrieve for answered questions, three or so, and make a support set of them.
-
-        A support set is passed through; ``rag.store.add`` keeps one.
-        """
+        """Retrieve for answered questions, three or so; a support set is passed through."""
         if isinstance(demonstrations, SupportSet):
             return demonstrations
         if isinstance(demonstrations, str | Path):
@@ -166,15 +155,18 @@ class Rag:
         with self._lock:
             name = method or (None if demonstrations is not None else "base")
             ready, told = self.method(name, instruction=instruction), self._told(instruction)
-            if demonstrations is None and ready.adapts:
+            if demonstrations is not None:
+                support = self.support(demonstrations)
+                for remark in self.remarks(support):
+                    warnings.warn(remark, DemonstrationWarning, stacklevel=2)
+            elif ready.adapts:
                 raise RaggdError(
                     f"method '{ready.name}' adapts from demonstrations: give some (--demonstrations"
                     f" FILE.jsonl; rag.adapt(demonstrations, method='{ready.name}')), or choose "
                     "base."
                 )
-            support = NOBODY if demonstrations is None else self.support(demonstrations)
-            for remark in [] if demonstrations is None else self.remarks(support):
-                warnings.warn(remark, DemonstrationWarning, stacklevel=2)
+            else:
+                support = NOBODY
             if ready.adapts:
                 base = self.parts.base if "base" in ready.hashes else None
                 state = self.store.adapt(ready, [support], self.identity, base)[0]
@@ -194,7 +186,6 @@ class Rag:
         """Answer a question from the passages found for it.
 
         Args:
-            question: the question.
             adapted: from `adapt`; an update or its file do too.
             method: without an adapted state, the model that answers: ``base`` (None), or another
                 that needs no demonstrations, e.g. ``vanilla-rag``, ``query-only``.
@@ -210,17 +201,13 @@ class Rag:
     def answer_many(
         self,
         questions: Sequence[str],
-        adapted: State | Sequence[State | None] | None = None,
+        adapted: States = None,
         *,
         method: str | None = None,
         guess: bool = False,
         instruction: str = "",
     ) -> list[Answer]:
-        """Answer questions in batches: as `answer`, with one state for all, or one per question.
-
-        Raises:
-            RaggdError: a question is empty, or the numbers of questions and states differ.
-        """
+        """Answer questions in batches: as `answer`, with one state for all, or one per question."""
         from raggd.methods.answering import answer_batch, batches_of, bounded_prompt
 
         if isinstance(questions, str | bytes | Mapping) or not isinstance(questions, Iterable):
@@ -231,12 +218,10 @@ class Rag:
             raise RaggdError("the question is empty: expected at least one word.")
         with self._lock:
             settings = self.parts.settings
-            asked = [Question(f"asked-{i}", q, (), OWN_TASK) for i, q in enumerate(questions)]
-            evidence = evidence_for(asked, self.retriever, settings.retrieval.top_k)
-            rows, backbone = self._rows(len(questions), adapted, method), self.parts.backbone
-            rows = [
-                replace(row, instruction=self._told(instruction or row.instruction)) for row in rows
-            ]
+            found = self.retriever.search(questions, settings.retrieval.top_k)
+            evidence = [tuple(hit.passage for hit in hits) for hits in found]
+            rows = self._rows(len(questions), adapted, method, instruction)
+            backbone = self.parts.backbone
             prompts = [
                 bounded_prompt(settings, backbone, row, question, passages)
                 for row, question, passages in zip(rows, questions, evidence, strict=True)
@@ -261,7 +246,7 @@ class Rag:
         ]
 
     def _rows(
-        self, count: int, adapted: State | Sequence[State | None] | None, method: str | None
+        self, count: int, adapted: States, method: str | None, instruction: str
     ) -> list[Adapted]:
         several = isinstance(adapted, Sequence) and not isinstance(adapted, str)
         states: Sequence[Any] = adapted if several else [adapted] * count  # type: ignore[assignment]
@@ -275,14 +260,13 @@ class Rag:
                 f"method '{method}' was named beside an adapted state, which brings its own: leave "
                 "one of them out."
             )
-        return [self.adapt(method=method) if s is None else self.state(s) for s in states]
+        rows = [self.adapt(method=method) if s is None else self.state(s) for s in states]
+        return [
+            replace(row, instruction=self._told(instruction or row.instruction)) for row in rows
+        ]
 
     def state(self, given: State) -> Adapted:
-        """Return an adapted state in any of its forms as one.
-
-        Raises:
-            RaggdError: it is something else, or starts from another base adapter.
-        """
+        """Return an adapted state in any of its forms as one; refuse one of another base."""
         from raggd.core.low_rank import Update, check_base
         from raggd.methods.base import Adapted
         from raggd.methods.store import read_state
@@ -300,17 +284,11 @@ class Rag:
         return Adapted(self.parts.base, given.to(self.parts.base.device))
 
     def save(self, adapted: State, file: str | Path) -> None:
-        """Write an adapted state, its update and prefix; `answer` and the exports take the file.
-
-        Raises:
-            RaggdError: it holds nothing that cost anything to make.
-        """
+        """Write an adapted state for `answer` and the exports; refuse one that holds nothing."""
         from raggd.methods.store import write_state
 
         if not write_state(Path(file), self.state(adapted), {}):
-            raise RaggdError(
-                "this adapted state holds neither an update nor a prefix that could be saved."
-            )
+            raise RaggdError("this state holds neither an update nor a prefix that could be saved.")
 
     def export_peft(self, folder: str | Path, adapted: State | None = None) -> PeftFolder:
         """Return the folder written: base adapter and update as a LoRA for `peft`, vLLM, others.

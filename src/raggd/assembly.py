@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raggd.data.benchmarks import HUB, find_corpus
+from raggd.data.benchmarks import find_corpus
 from raggd.data.documents import summary
 from raggd.data.pocket import Search, write_pocket
 from raggd.files import cache_folder
@@ -20,7 +20,7 @@ from raggd.retrieval.bring_your_own import open_named
 from raggd.retrieval.build import Index, build_index
 from raggd.retrieval.cache import CachedRetriever
 from raggd.retrieval.evidence import NoisyRetriever
-from raggd.settings import AdapterSettings, Settings
+from raggd.settings import AdapterSettings, RetrievalSettings, Settings
 
 if TYPE_CHECKING:  # torch and transformers load only when a model is needed
     import torch
@@ -56,18 +56,16 @@ def shipped_weights(backbone: str) -> Path:
 
 
 class Assembly:
-    """Everything that a run needs, made from its settings and loaded on first use."""
+    """Everything that a run needs, made from its settings and loaded on first use.
+
+    Downloads, conversions and indexing are told to `progress`; a `backbone` is the one that the
+    settings name, loaded already.
+    """
 
     def __init__(
         self, settings: Settings, progress: Progress = silent, *, backbone: Backbone | None = None
     ) -> None:
-        """Load nothing yet.
-
-        Downloads, conversions and indexing are told to `progress`; `backbone` is the one that the
-        settings name, if it is loaded already.
-        """
-        self.settings = settings
-        self.progress = progress
+        self.settings, self.progress = settings, progress
         if backbone is not None:
             self.__dict__["backbone"] = backbone  # where a cached property keeps its value
 
@@ -86,15 +84,11 @@ class Assembly:
 
     @cached_property
     def source(self) -> str:
-        """The data source: ``hub`` or a folder in FlashRAG's layout."""
+        """The data source: ``hub``, or a folder in FlashRAG's layout."""
         folder = self.settings.data.folder
-        if folder == HUB:
-            return HUB
         return str(self._pocket() if folder == POCKET else Path(folder))
 
     def _pocket(self) -> Path:
-        from raggd.settings import RetrievalSettings
-
         def indexed(corpus: Path) -> tuple[Search, str]:
             retriever = build_index(corpus, RetrievalSettings(), progress=self.progress).retriever
 
@@ -141,9 +135,9 @@ class Assembly:
             return open_named(named, self.settings)
         found = self.index.retriever
         cached = CachedRetriever(found, cache_folder() / "retrieval")
-        return (
-            NoisyRetriever(cached, noise, found.store.passage_at, len(found)) if noise else cached
-        )
+        if not noise:
+            return cached
+        return NoisyRetriever(cached, noise, found.store.passage_at, len(found))
 
     @cached_property
     def backbone(self) -> Backbone:

@@ -227,31 +227,24 @@ _DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=each_ke
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, as 64 hexadecimal digits."""
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and metadata as a safetensors file, atomically; equal content, equal bytes."""
-    with replacing(path) as temporary:
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        _save_file(temporary, plain, dict(metadata))
-        temporary.chmod(0o644)
-
-
-def _save_file(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    try:
-        save_file(tensors, str(path), metadata=metadata)
-    except SafetensorError as error:  # the library hides the system's error in its own text
-        full = f"os error {errno.ENOSPC})" in str(error)
-        raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
-    _sort_metadata(path)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        try:
+            save_file(plain, str(temporary), metadata=dict(metadata))
+        except SafetensorError as error:  # the library hides the system's error in its own text
+            full = f"os error {errno.ENOSPC})" in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error)) from error
+        _sort_metadata(temporary)
+        temporary.chmod(0o644)
 
 
 def _sort_metadata(path: Path) -> None:
@@ -271,10 +264,8 @@ def load_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read a safetensors file: tensors by name, on the CPU, and the header's metadata.
 
-    A file that is missing, truncated or damaged is refused.
-
     Raises:
-        RaggdError: the header names another `kind`; the `advice` says how to make one.
+        RaggdError: it is missing or damaged, or of another `kind`: `advice` says how to make one.
     """
     with _opened_tensors(path) as opened:
         metadata = dict(opened.metadata() or {})
@@ -304,9 +295,7 @@ def _opened_tensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        raise RaggdError(
-            f"no weight file at {path}: check the path, or make it with `raggd train`."
-        )
+        raise RaggdError(f"no weight file at {path}: check it, or make one with `raggd train`.")
     try:
         with safe_open(str(path), framework="pt") as opened:
             yield opened

@@ -9,17 +9,9 @@ import sys
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 LIBRARIES = ("raggd", "torch", "transformers", "PyStemmer", "numpy", "safetensors")
-
-
-class Origin(TypedDict):
-    """What every record says of its making."""
-
-    versions: dict[str, str]
-    command: str
-    created: str
 
 
 def versions(*others: str) -> dict[str, str]:
@@ -38,7 +30,7 @@ def command_line() -> str:
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def origin(*others: str) -> Origin:
+def origin(*others: str) -> dict[str, Any]:
     """Return versions (with those of further libraries), command and time, for a record."""
     return {"versions": versions(*others), "command": command_line(), "created": utc_now()}
 

@@ -36,7 +36,7 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> RaggdError:
 def require_known(kind: str, name: str, known: Sequence[str]) -> None:
     """Refuse a name that is not in a fixed list; the nearest is offered."""
     if name not in known:
-        raise RaggdError(str(unknown_name(kind, str(name), known)))
+        raise unknown_name(kind, str(name), known)
 
 
 def known_names(kind: str, names: Sequence[str], known: Sequence[str]) -> list[str]:

@@ -31,6 +31,11 @@ def _origin(text: str) -> str:
     return plain
 
 
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
 class _Section(BaseModel):
     # a number without bound has no form in JSON, and so none in a record
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -51,8 +56,7 @@ class BackboneSettings(_Section):
 class DataSettings(_Section):
     """Where benchmarks and passages come from."""
 
-    folder: str = "pocket"
-    """`pocket` (embedded), `hub` (FlashRAG's data sets), or a folder in FlashRAG's layout."""
+    folder: str = "pocket"  # or `hub` (FlashRAG's data sets), or a folder in FlashRAG's layout
     corpus: str = ""  # file or folder of passages; empty: the one that belongs to `folder`
     prepared: str = ""
     """For training: file of questions with their passages (`raggd data prepare`); no index then."""
@@ -68,19 +72,17 @@ class RetrievalSettings(_Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
     index_factory: str = ""
-    """How faiss indexes vectors (``HNSW32``, ``IVF4096,PQ48``); empty: by size, none below
-    200,000 passages."""
+    """How faiss indexes vectors (``HNSW32``, ``IVF4096,PQ48``); empty: by size, from 200,000 on."""
     memory: str = "3GB"  # most memory that the process may hold while it builds an index
     top_k: int = Field(default=3, ge=0)  # passages given to the model (paper: 5)
-    noise: float = Field(default=0.0, ge=0, le=1)
-    """Share of the passages that are replaced by random ones, for tests of robustness."""
+    noise: Share = 0.0  # of the passages, replaced by random ones, for tests of robustness
 
 
 class AdapterSettings(_Section):
     """Shape of the evidence-use interface: LoRA on q, k, v of every layer (paper section 5)."""
 
-    rank: int = Field(default=16, ge=1)
-    alpha: float = Field(default=32.0, gt=0)
+    rank: Count = 16
+    alpha: Positive = 32.0
     weights: str = "shipped"
     """`shipped`, or a folder with base.safetensors, predictor.safetensors, mean.safetensors."""
 
@@ -89,33 +91,32 @@ class TrainingSettings(_Section):
     """What all trainings share."""
 
     seed: int = 0
-    accumulate: int = Field(default=1, ge=1)  # batches whose gradients make one step
+    accumulate: Count = 1  # batches whose gradients make one step
     max_tokens: int = Field(default=480, ge=16)
     """Tokens per question or lesson learned from; passages are cut to fit, from the last."""
     answerable_only: bool = False
-    """Of base adapter, soft prefix, HyperTuning: learn from no question whose passages hold none
-    of its answers."""
+    """Base adapter, soft prefix, HyperTuning: leave out questions whose passages hold no answer."""
 
 
 class ScheduleSettings(_Section):
     """What each has: AdamW with a cosine, after a short warm-up (paper section 5)."""
 
-    steps: int = Field(default=3000, ge=1)
-    batch: int = Field(default=8, ge=1)
-    learning_rate: float = Field(default=5e-4, gt=0)
+    steps: Count = 3000
+    batch: Count = 8
+    learning_rate: Positive = 5e-4
 
 
 class BaseTrainingSettings(ScheduleSettings):
     """Training of the base adapter W0."""
 
     benchmarks: list[str] = ["nq"]
-    learning_rate: float = Field(default=1e-4, gt=0)
+    learning_rate: Positive = 1e-4
 
 
 class PromptTuningSettings(ScheduleSettings):
     """Training of a soft prefix on the base adapter's examples (`[base_training]` names them)."""
 
-    learning_rate: float = Field(default=1e-2, gt=0)
+    learning_rate: Positive = 1e-2
 
 
 class TargetSettings(_Section):
@@ -123,11 +124,11 @@ class TargetSettings(_Section):
 
     benchmarks: list[str] = ["nq", "triviaqa"]
     """Training tasks (paper: also hotpotqa, 2wikimultihopqa, musique)."""
-    demonstrations: int = Field(default=3, ge=1)
-    steps: int = Field(default=5, ge=1)
+    demonstrations: Count = 3
+    steps: Count = 5
     keep: list[int] = []  # other K whose updates are kept from the same run of SGD
-    learning_rate: float = Field(default=1e-2, gt=0)
-    per_benchmark: int = Field(default=60, ge=1)  # support sets per benchmark
+    learning_rate: Positive = 1e-2
+    per_benchmark: Count = 60  # support sets per benchmark
     max_tokens: int = Field(default=480, ge=16)
     seed: int = 0
 
@@ -135,13 +136,12 @@ class TargetSettings(_Section):
 class PredictorSettings(ScheduleSettings):
     """The network that emits an update from a support set, and its training."""
 
-    latent: int = Field(default=64, ge=1)
-    """Width of the MLP's output, from which every head is linear (paper: 64)."""
+    latent: Count = 64  # width of the MLP's output, from which every head is linear (paper: 64)
     space: Literal["product", "factor"] = "product"
     """Where update and target are compared (equation 9)."""
     denoise: bool = False
     """Train on the average target of the task's other support sets instead of the set's own."""
-    batch: int = Field(default=16, ge=1)
+    batch: Count = 16
 
 
 class HyperTuningSettings(ScheduleSettings):
@@ -157,12 +157,10 @@ class ExamplesSettings(ScheduleSettings):
 
     tasks: int = Field(default=0, ge=0)
     """Contracts in the mixture; 0 draws a new one for every lesson."""
-    natural: float = Field(default=0.5, ge=0, le=1)
-    """Share of lessons that are the benchmarks as they are."""
-    kept: float = Field(default=0.3, ge=0, le=1)
-    """Share of lessons that keep their template: some forms no template describes."""
-    steps: int = Field(default=1000, ge=1)
-    learning_rate: float = Field(default=3e-3, gt=0)
+    natural: Share = 0.5  # of lessons, that are the benchmarks as they are
+    kept: Share = 0.3  # of lessons, that keep their template: some forms no template describes
+    steps: Count = 1000
+    learning_rate: Positive = 3e-3
 
 
 class EvaluationSettings(_Section):
@@ -172,12 +170,11 @@ class EvaluationSettings(_Section):
     """Those of the embedded data; the paper's seven in other sources."""
     questions: int = Field(default=0, ge=0)  # questions per benchmark, chosen by hash; 0: all
     whole: list[str] = []  # benchmarks of which all questions are scored, whatever `questions` says
-    draws: int = Field(default=1, ge=1)
-    """Support sets per benchmark; each answers its share of the questions."""
+    draws: Count = 1  # support sets per benchmark; each answers its share of the questions
     support: Literal["query", "task"] = "task"
     """A support set per draw (`task`) or a fresh one for every question (`query`)."""
-    batch: int = Field(default=8, ge=1)
-    max_answer_tokens: int = Field(default=24, ge=1)
+    batch: Count = 8
+    max_answer_tokens: Count = 24
     answer_loss: bool = False  # also record the teacher-forced loss of the gold answer
     seed: int = 0
 
@@ -188,19 +185,16 @@ class ServingSettings(_Section):
     host: str = Field(default="127.0.0.1", min_length=1)  # empty would be every address
     port: int = Field(default=8000, ge=0, le=65535)  # 0 takes a free port
     supports: str = ""  # folder of the stored support sets; empty: one in the cache folder
-    rows: int = Field(default=8, ge=1)  # most answers written together, in one batch
-    queue: int = Field(default=64, ge=1)
-    """Most answers waiting or being written; beyond it a request is turned away (429)."""
-    updates_mb: int = Field(default=256, ge=1)
-    """Memory for predicted updates; the least recently used are dropped."""
+    rows: Count = 8  # most answers written together, in one batch
+    queue: Count = 64  # most answers waiting or being written; beyond it, turned away (429)
+    updates_mb: Count = 256  # memory for predicted updates; the least recently used are dropped
     instruction: str = ""
     """How to answer, in your words, where a request (`ask`, `Rag`) says nothing; empty: raggd's."""
     origins: list[Annotated[str, AfterValidator(_origin)]] = []
     """Other sites whose pages may ask from a browser (``http://localhost:3000``; ``*``: any).
     None may by default: whoever opened a page would let it read the documents."""
-    watch_s: float = Field(default=2.0, ge=0)
-    """Seconds between looks for changed documents; 0 never looks."""
-    timeout_s: float = Field(default=120.0, gt=0)
+    watch_s: float = Field(default=2.0, ge=0)  # between looks for changed documents; 0 never looks
+    timeout_s: Positive = 120.0
 
 
 class Settings(_Section):
@@ -236,10 +230,8 @@ def _unknown_key(root: type[BaseModel], location: list[str], source: str) -> str
         model = model if part.isdigit() else _section_of(model, part)
     section = f"setting in [{'.'.join(location[:-1])}]" if location[1:] else "section"
     name, sections = location[-1], root.model_fields
-    having = (
-        f"[{s}]" for s in sections if name in getattr(_section_of(root, s), "model_fields", ())
-    )
-    others = ", ".join(having if location[1:] else ())
+    having = [s for s in sections if name in getattr(_section_of(root, s), "model_fields", ())]
+    others = ", ".join(f"[{s}]" for s in having if location[1:])
     said = str(unknown_name(f"{section} of {source}", name, list(model.model_fields)))
     return f"{said} '{name}' stands in {others}." if others else said
 
@@ -255,13 +247,8 @@ def _explained(root: type[BaseModel], error: ValidationError, source: str) -> st
     return f"setting '{'.'.join(location)}' in {source}: {first['msg']}, got {got}."
 
 
-def _toml(text: str, what: str) -> dict[str, Any]:
-    try:
-        return tomllib.loads(text)
-    except RecursionError as error:
-        raise RaggdError(
-            f"{what} is nested too deeply: a setting is a word, a number or a list of them."
-        ) from error
+_NO_TOML = (ValueError, RecursionError)
+"""Of text that is no TOML or no UTF-8, has a number of thousands of digits, or as many brackets."""
 
 
 def _refuse_vast(value: Any, source: str) -> None:
@@ -276,12 +263,10 @@ def _assign(raw: dict[str, Any], assignment: str) -> None:
     name, equals, text = assignment.partition("=")
     parts = name.strip().split(".")
     if not equals or len(parts) != 2:
-        raise RaggdError(
-            f"--set '{assignment}': expected SECTION.NAME=VALUE, e.g. retrieval.top_k=5."
-        )
+        raise RaggdError(f"--set '{assignment}': expected SECTION.NAME=VALUE (retrieval.top_k=5).")
     try:
-        value = _toml(f"value = {text}", f"--set '{name}'")["value"]
-    except ValueError:  # tomllib's own, and one of a number with thousands of digits
+        value = tomllib.loads(f"value = {text}")["value"]
+    except _NO_TOML:
         value = text.strip()  # a bare word is a string
     section = raw.setdefault(parts[0], {})
     if not isinstance(section, dict):
@@ -308,19 +293,19 @@ def read_settings(
     source = "--set" if path is None else str(path)
     if isinstance(path, Mapping):
         raw, source = copy.deepcopy(dict(path)), "the settings"
-    elif not isinstance(path, str | Path | None):
+    elif isinstance(path, str | Path):
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a mark
+            raw = tomllib.loads(text)
+        except OSError as error:
+            raise RaggdError(f"cannot read settings file {path}: {error.strerror}.") from error
+        except _NO_TOML as error:
+            raise RaggdError(f"settings file {path} is not valid TOML: {error}.") from error
+    elif path is not None:
         raise RaggdError(
             f"settings are a {type(path).__name__}: expected a TOML file or a dictionary of "
             'sections, e.g. {"retrieval": {"top_k": 5}}.'
         )
-    elif path is not None:
-        try:
-            text = Path(path).read_text(encoding="utf-8-sig")  # some editors begin with a mark
-            raw = _toml(text, f"settings file {path}")
-        except OSError as error:
-            raise RaggdError(f"cannot read settings file {path}: {error.strerror}.") from error
-        except ValueError as error:  # no TOML, no UTF-8, or a number with thousands of digits
-            raise RaggdError(f"settings file {path} is not valid TOML: {error}.") from error
     for assignment in assignments or []:
         _assign(raw, assignment)
     _refuse_vast(raw, source)
@@ -337,9 +322,5 @@ def changed(settings: Settings, section: str, **values: Any) -> Settings:
 
 
 def load_settings(path: Source = None, assignments: list[str] | None = None) -> Settings:
-    """Read the settings of a run; arguments as of `read_settings`.
-
-    >>> load_settings(assignments=["retrieval.top_k=5"]).retrieval.top_k
-    5
-    """
+    """Read the settings of a run; arguments as of `read_settings`."""
     return read_settings(Settings, path, assignments)

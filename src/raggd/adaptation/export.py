@@ -35,8 +35,15 @@ from raggd.core.low_rank import (
     effective_weight,
     factors_of,
 )
-from raggd.data.prompts import ANSWER_CUE, system_text, user_text
-from raggd.data.rendering import Turns, control_of, render_turns, template_of
+from raggd.data.prompts import (
+    ANSWER_CUE,
+    Turns,
+    control_of,
+    render_turns,
+    system_text,
+    template_of,
+    user_text,
+)
 from raggd.files import load_tensors, read_json, replacing, save_tensors, write_json, write_text
 from raggd.records import Demonstration, Passage, RaggdError
 from raggd.settings import AdapterSettings

@@ -35,8 +35,8 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import BENCHMARKS
 from raggd.data.contracts.base import SIZES, Contract, Lesson, draw_lesson
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
-from raggd.data.prepared import Prepared
 from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens
+from raggd.data.questions import Prepared
 from raggd.data.reading import template_of
 from raggd.data.shown import without_passages
 from raggd.data.template import REFUSAL

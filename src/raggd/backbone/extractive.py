@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from raggd.backbone.load import Backbone
-from raggd.data.prompts import answer_lead, answer_tokens
-from raggd.data.rendering import text_tokens
-from raggd.data.several import Several
+from raggd.data.prompts import answer_lead, answer_tokens, text_tokens
+from raggd.data.template import Several
 from raggd.data.text import UNSPACED, is_boundary
 
 FIRST = 32  # characters of a word that decide its first token

@@ -28,8 +28,15 @@ from raggd.backbone.device import (
 )
 from raggd.backbone.embedded import EMBEDDED, embedded_folder, known_fingerprint, quiet
 from raggd.core.low_rank import PROJECTIONS, AdapterSpec
-from raggd.data.prompts import ANSWER_CUE, WITH_PASSAGES, WITHOUT_PASSAGES, user_text
-from raggd.data.rendering import control_of, render_turns, template_of
+from raggd.data.prompts import (
+    ANSWER_CUE,
+    WITH_PASSAGES,
+    WITHOUT_PASSAGES,
+    control_of,
+    render_turns,
+    template_of,
+    user_text,
+)
 from raggd.files import first_line
 from raggd.progress import Progress, on_stderr
 from raggd.records import Passage, RaggdError, content_id

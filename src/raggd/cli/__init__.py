@@ -17,7 +17,7 @@ from raggd.cli.ask import ask, index, serve
 from raggd.cli.data import cache_app, data_app, demonstrations_app
 from raggd.cli.evaluate import audit, bench, demo, evaluate, replay, report, study
 from raggd.cli.export import export, supports_app
-from raggd.cli.linear import register as register_linear
+from raggd.cli.linear import boundary, verify
 from raggd.cli.shared import complain
 from raggd.cli.train import targets, train_app
 from raggd.data.documents import shown_name
@@ -50,11 +50,11 @@ app = typer.Typer(
 app.add_typer(train_app, name="train")
 app.add_typer(data_app, name="data")
 app.add_typer(cache_app, name="cache")
-register_linear(app)
 app.add_typer(supports_app, name="supports")
 app.add_typer(demonstrations_app, name="demonstrations")
-COMMANDS = (serve, ask, index, export, demo, evaluate, audit, study, replay, report, targets, bench)
-for command in COMMANDS:
+ANSWERING = (serve, ask, index, export, demo)
+STUDYING = (evaluate, audit, study, replay, report, targets, bench, verify, boundary)
+for command in (*ANSWERING, *STUDYING):
     app.command()(command)
 
 

@@ -1,22 +1,21 @@
-"""Commands of the exact regime: `raggd verify` and `raggd boundary ...`."""
+"""Commands of the exact regime: `raggd verify` and `raggd boundary FIGURE`."""
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raggd.cli.shared import Json, out_folder, progress_bar, show
-from raggd.files import read_json, replacing, write_json, write_text
+from raggd.cli.shared import Json, Out, progress_bar, show
+from raggd.files import read_json, replacing, write_json
 from raggd.provenance import origin, versions
 from raggd.records import content_id, require_known
 
@@ -26,12 +25,6 @@ if TYPE_CHECKING:
     from raggd.linear.figure import FigureSpec, Row
     from raggd.progress import Progress
 
-boundary_app = typer.Typer(
-    help="Make the figures of the boundary of the exact regime.", no_args_is_help=True
-)
-Out = Annotated[
-    Path, typer.Option("--out", callback=out_folder, help="Folder; an interrupted run continues.")
-]
 FIGURES = {
     "fig1": "Both interfaces, one layer: loss, predictions and sensitivities over training.",
     "fig2": "An MLP before the attention, four tables, over training.",
@@ -43,15 +36,18 @@ FIGURES = {
     "departures": "Softmax, uneven feature scales, irrelevant documents: what each costs.",
 }
 
+Figure = Annotated[
+    str, typer.Argument(help="\n\n".join(f"{name}: {text}" for name, text in FIGURES.items()))
+]
+
 
 def verify(as_json: Json = False) -> None:
     """Hold the layers of Lemma 1 and of GD++ against closed form and autograd, in seconds."""
     from rich.table import Table
 
-    from raggd.linear.verify import summary
-    from raggd.linear.verify import verify as run
+    from raggd.linear.verify import checked_lines, summary
 
-    lines = run()
+    lines = checked_lines()
     found = summary(lines)
     table = Table("case", "cases", "vs closed form", "vs autograd", "expected", "")
     for line in lines:
@@ -77,14 +73,12 @@ def figure_spec(name: str) -> FigureSpec:
     return next(spec for spec in specs if spec.name == name)
 
 
-def _to_csv(rows: Sequence[Row]) -> str:
-    """Return rows as CSV; fields that a row lacks stay empty."""
+def _write_csv(path: Path, rows: Sequence[Row]) -> None:
     fields = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, fields, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)  # fields that a row lacks stay empty
 
 
 def _load(name: str, folder: Path | None) -> tuple[Tensor, Tensor]:
@@ -157,7 +151,7 @@ def run_boundary(
     parts = [run_cell(spec, cell, out, tables, progress) for cell in cells]
     rows = [row for part in parts for row in part["rows"]]
     stem = out / (name if reading == spec.readings[0] else f"{name}-{reading}")
-    write_text(stem.with_suffix(".csv"), _to_csv(rows))
+    _write_csv(stem.with_suffix(".csv"), rows)
     _save(spec, rows, stem)
     record = {
         "figure": name,
@@ -196,39 +190,29 @@ def _authors_table(record: dict[str, Any]) -> list[Any]:
         where = (row["interface"], row["documents"], row["layers"], row["input_range"])
         numbers = (row["which"], row["theirs"], row["ours"], f"{100 * row['relative']:+.1f} %")
         table.add_row(*map(str, (*where, *numbers, row.get("fresh", ""), row["verdict"])))
-    said = Counter(str(row["verdict"]) for row in record["authors"])
+    said = Counter(row["verdict"] for row in record["authors"])
     return [table, f"Of {said.total()}: " + ", ".join(f"{what} {n}" for what, n in said.items())]
 
 
-def _figure_command(name: str) -> Callable[..., None]:
-    def command(
-        out: Out = Path("results/linear"),
-        quick: Annotated[bool, typer.Option("--quick", help="Same shape, under a minute.")] = False,
-        seed: Annotated[int, typer.Option(help="First seed.")] = 0,
-        reading: Annotated[
-            str | None,
-            typer.Option(help="Of section 4: 'authors' (their code) or 'ours'; default by figure."),
-        ] = None,
-        tables: Annotated[
-            Path | None, typer.Option(help="Folder of the tables; default: found or fetched.")
-        ] = None,
-        as_json: Json = False,
-    ) -> None:
-        with progress_bar() as bar:
-            record = run_boundary(
-                name, out, bar, quick=quick, seed=seed, tables=tables, reading=reading
-            )
-        stem, seconds = out / record["file"], record["seconds"]
-        made = f"{stem}.png, .svg, .csv, .json ({seconds:.0f} s of training)"
-        show(record, as_json, made, *_authors_table(record))
-
-    command.__doc__ = FIGURES[name]
-    return command
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the program."""
-    app.command()(verify)
-    for name, text in FIGURES.items():
-        boundary_app.command(name, help=text)(_figure_command(name))
-    app.add_typer(boundary_app, name="boundary")
+def boundary(
+    figure: Figure,
+    out: Out = Path("results/linear"),
+    quick: Annotated[bool, typer.Option("--quick", help="Same shape, under a minute.")] = False,
+    seed: Annotated[int, typer.Option(help="First seed.")] = 0,
+    reading: Annotated[
+        str | None,
+        typer.Option(help="Of section 4: 'authors' (their code) or 'ours'; default by figure."),
+    ] = None,
+    tables: Annotated[
+        Path | None, typer.Option(help="Folder of the tables; default: found or fetched.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a figure of the boundary of the exact regime."""
+    with progress_bar() as bar:
+        record = run_boundary(
+            figure, out, bar, quick=quick, seed=seed, tables=tables, reading=reading
+        )
+    stem, seconds = out / record["file"], record["seconds"]
+    made = f"{stem}.png, .svg, .csv, .json ({seconds:.0f} s of training)"
+    show(record, as_json, made, *_authors_table(record))

@@ -1,8 +1,7 @@
 """What runs on a cluster: the draws of a study, the shards of the target store.
 
 The driver alone writes: each part file or shard as it arrives. Records are written by the ordinary
-run, which finds everything there. So the driver may die at any time too: started again, it hands
-out what is missing.
+run, which finds everything there. A driver that died, started again, hands out what is missing.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from raggd.files import replacing, write_text
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError
 from raggd.settings import Settings
-from raggd.study.plan import Cell, Identities, StudySettings
+from raggd.study.plan import Cell, StudySettings
 from raggd.study.run import StudyRunner, check_cells, in_order
 from raggd.training.run import Run, target_store
 from raggd.training.stages import run_stage
@@ -33,15 +32,11 @@ STORE = "the store of targets"
 
 @dataclass(frozen=True)
 class PartTask:
-    """One method on one draw.
-
-    `known` is the text of its part file, if there is one: it is computed again only if it no longer
-    fits.
-    """
+    """One method on one draw."""
 
     cell: Cell
     draw: int
-    known: str = field(default="", repr=False)
+    known: str = field(default="", repr=False)  # the text of its part file, kept while it fits
 
     @property
     def path(self) -> str:
@@ -56,16 +51,13 @@ class StudyWorker(Worker[PartTask, str]):
     def __init__(
         self, study: StudySettings, cells: Sequence[Cell], folder: str, threads: int
     ) -> None:
-        """Load nothing yet; `cells` are those that it may be asked for."""
         super().__init__(folder, threads)
-        self._study, self._cells = study, cells
-        self._runner = StudyRunner(study, self.scratch, silent)
+        self._cells, self._runner = cells, StudyRunner(study, self.scratch, silent)
 
     def identities(self) -> dict[str, str]:
         """Return the identity of each cell, by its path."""
-        check_cells(self._study, self._cells)
-        identities = Identities(self._study)
-        return {cell.path: identities.of(cell) for cell in self._cells}
+        check_cells(self._runner.study, self._cells)
+        return {cell.path: self._runner.identities.of(cell) for cell in self._cells}
 
     def result(self, task: PartTask) -> str:
         """Answer a draw with a method: its part file, empty where the benchmark has fewer draws."""
@@ -143,11 +135,8 @@ class TargetWorker(Worker[int, bytes]):
     """Computes shards; draws the same support sets as the driver, from the same settings."""
 
     def __init__(self, settings: Settings, pool: bool, folder: str, threads: int) -> None:
-        """Load nothing yet; `pool`: the support sets are those of the support pools."""
         super().__init__(folder, threads)
-        self._parts = Assembly(settings)
-        self._pool = pool
-        self._compiled = ExitStack()
+        self._parts, self._pool, self._compiled = Assembly(settings), pool, ExitStack()
 
     @cached_property
     def _store(self) -> TargetStore:
@@ -180,8 +169,7 @@ def run_targets_on(run: Run, options: ClusterOptions) -> dict[str, Any]:
             temporary.write_bytes(content)
 
     if tasks := store.missing():
-        settings = run.parts.settings
-        with workers(options, run.progress, TargetWorker, settings, run.pool) as scheduler:
+        with workers(options, run.progress, TargetWorker, run.settings, run.pool) as scheduler:
             scheduler.check({STORE: store.identity})
             scheduler.run(tasks, deliver, lambda _: "targets")
     return run_stage("targets", run)

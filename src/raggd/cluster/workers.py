@@ -35,18 +35,13 @@ _LONG_REPORT = 12
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """The workers of a run on a cluster: ``local``, ``auto`` (what runs here), or HOST:PORT.
+    """The workers of a run on a cluster."""
 
-    No `workers` (0) are one per GPU, or one per node where there is none; no `threads` share all
-    processor cores out.
-    """
-
-    address: str
-    workers: int = 0
-    threads: int = 0
+    address: str  # ``local``, ``auto`` (what runs here), or HOST:PORT
+    workers: int = 0  # 0: one per GPU, or one per node where there is none
+    threads: int = 0  # 0: all processor cores are shared out
 
     def __post_init__(self) -> None:
-        """Refuse what is no address, and a Python without Ray, before any work."""
         _, colon, port = self.address.rpartition(":")
         if self.address not in {LOCAL, "auto"} and not (colon and port.isdecimal()):
             raise RaggdError(
@@ -59,18 +54,6 @@ class ClusterOptions:
             )
 
 
-def _check_reachable(address: str) -> None:
-    # Ray itself tries for minutes before it gives up
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=SECONDS).close()
-    except OSError as error:
-        raise RaggdError(
-            f"no Ray cluster answers at {address} ({error.strerror or error}): start one with "
-            "`ray start --head --port=6379`, or use --cluster local."
-        ) from error
-
-
 @contextmanager
 def connected(address: str) -> Iterator[Any]:
     """Use a cluster inside a ``with`` block, as the module ray; one that cannot be is refused."""
@@ -78,8 +61,15 @@ def connected(address: str) -> Iterator[Any]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    if address not in {LOCAL, "auto"}:
-        _check_reachable(address)
+    if address not in {LOCAL, "auto"}:  # Ray itself tries for minutes before it gives up
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=SECONDS).close()
+        except OSError as error:
+            raise RaggdError(
+                f"no Ray cluster answers at {address} ({error.strerror or error}): start one with "
+                "`ray start --head --port=6379`, or use --cluster local."
+            ) from error
     if ray.is_initialized():  # the caller's own connection stays
         yield ray
         return
@@ -119,10 +109,7 @@ class Worker(ABC, Generic[T, R]):
     """What does tasks in a process of the cluster; what it has loaded stays for the next one."""
 
     def __init__(self, folder: str, threads: int) -> None:
-        """Make this process a worker with so many processor threads; 0 leaves the number as it is.
-
-        Relative paths start in `folder`, the driver's, if it is there.
-        """
+        """Take so many processor threads (0: as they are), and the driver's `folder`, if here."""
         if folder and Path(folder).is_dir():
             os.chdir(folder)
         if threads:
@@ -133,11 +120,7 @@ class Worker(ABC, Generic[T, R]):
         self.scratch = Path(self._scratch.name)
 
     def introduce(self) -> dict[str, Any]:
-        """Say what this node has, for the driver to compare with its own.
-
-        ``node``, ``versions``, ``identities`` (hashes of what the results depend on) and
-        ``problem``: why it cannot do its part, if so.
-        """
+        """Say what this node has, for `check_worker`; the ``problem`` is why it cannot work."""
         told = {"node": platform.node(), "versions": versions(), "problem": "", "identities": {}}
         try:
             return told | {"identities": self.identities()}
@@ -162,28 +145,27 @@ class Worker(ABC, Generic[T, R]):
 
 def check_worker(told: Mapping[str, Any], own: Mapping[str, str]) -> None:
     """Refuse a worker that cannot do its part, or has other versions, data or weights than this."""
-    node = told["node"]
+    worker = f"the worker on node '{told['node']}'"
     if told["problem"]:
-        raise RaggdError(f"the worker on node '{node}' cannot do its part: {told['problem']}")
+        raise RaggdError(f"{worker} cannot do its part: {told['problem']}")
     for name, version in versions().items():
-        there = told["versions"].get(name)
-        if there != version:
+        if (there := told["versions"].get(name)) != version:
             raise RaggdError(
-                f"the worker on node '{node}' has {name} {there}, this machine {version}: results "
-                "could differ. Install the same versions on all nodes."
+                f"{worker} has {name} {there}, this machine {version}: results could differ. "
+                "Install the same versions on all nodes."
             )
     for made, identity in own.items():
         if told["identities"].get(made) != identity:
             raise RaggdError(
-                f"the worker on node '{node}' has other data or weights for {made}: give all nodes "
-                "the same files at the same paths."
+                f"{worker} has other data or weights for {made}: give all nodes the same files at "
+                "the same paths."
             )
 
 
 def _deaths(ray: Any) -> tuple[type[Exception], ...]:
-    # what Ray raises when a worker, its node or its result is gone, and the work does not
+    # what Ray raises when a worker, its node or its result is gone, and the work does not;
+    # a worker that it ended to save the node's memory is no RayActorError
     found = ray.exceptions
-    # a worker that Ray ended to save the node's memory is no RayActorError
     return (
         found.RayActorError, found.OutOfMemoryError, found.WorkerCrashedError,
         found.NodeDiedError, found.ObjectLostError,
@@ -231,8 +213,7 @@ class Dispatcher(Generic[T, R]):
     ) -> None:
         """Do all tasks, the first ones first; `deliver` is told each result as it comes.
 
-        `label` says what a task is; `needs` names what is loaded for it: a worker that has it is
-        given that task first.
+        `needs` names what is loaded for a task: a worker that has it is given that task first.
 
         Raises:
             RaggdError: `TRIES` workers died over a task.

@@ -7,24 +7,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-Loss = Callable[[list[Tensor]], Tensor]
-Watch = Callable[[int, list[Tensor]], None]
-
 
 def inner_sgd(
-    loss: Loss,
+    loss: Callable[[list[Tensor]], Tensor],
     start: Sequence[Tensor],
     learning_rate: float,
     steps: int,
-    watch: Watch = lambda *_: None,
+    watch: Callable[[int, list[Tensor]], None] = lambda *_: None,
 ) -> tuple[list[Tensor], list[float]]:
     """Take `steps` first-order gradient steps, ``w <- w - lr * grad loss(w)``.
 
     Equal to `torch.optim.SGD` without momentum. Nothing is changed in place, and the result, which
     comes with the loss before each step, carries no graph. For several independent problems in one
     batch, give their parameters a leading axis and let `loss` be the *sum* of their losses. `watch`
-    is told the number of steps taken and the parameters after each, so that one run of ten steps
-    gives the results of one and of five on the way.
+    is told the number of steps taken and the parameters after each.
     """
     current = [p.detach().clone() for p in start]
     history = []

@@ -4,11 +4,6 @@ The evidence-use interface is a LoRA on the q, k and v projections of every laye
 section 5). A base adapter holds its factors A and B; an update is a step (dA, dB) in those factor
 coordinates. Layers are stacked, so an adapter or an update is six tensors, and a batch of updates
 the same six with a leading axis.
-
-The effective change that an update makes to a projection's weight is
-``alpha/r * ((B + dB)(A + dA) - B A) = alpha/r * [dB, B + dB] [A; dA]``, a product of rank 2r.
-Norms and inner products of such products come from Gram matrices of the factors, never from the
-dense d_out x d_in matrix.
 """
 
 from __future__ import annotations
@@ -45,16 +40,13 @@ def dense(factors: Factors) -> Tensor:
 
 
 def inner(left: Factors, right: Factors) -> Tensor:
-    """Frobenius inner products of two stacks of products, per layer: (..., layers).
-
-    ``<b1 a1, b2 a2> = sum((b1^T b2) * (a1 a2^T))``: two Gram matrices; the ranks of both sides may
-    differ.
-    """
+    """Frobenius inner products of two stacks of products, (..., layers); their ranks may differ."""
+    # from Gram matrices of the factors, never from the dense d_out x d_in
     return ((left.b.mT @ right.b) * (left.a @ right.a.mT)).sum((-2, -1))
 
 
 def norm(factors: Factors) -> Tensor:
-    """Return the Frobenius norm of the product per layer, (..., layers)."""
+    """Return the Frobenius norms of the products, (..., layers)."""
     return inner(factors, factors).clamp_min(0).sqrt()
 
 
@@ -163,8 +155,7 @@ class BaseAdapter:
 
     def zero_update(self) -> Update:
         """Return the update that changes nothing."""
-        zeros = {n: torch.zeros_like(t) for n, t in tensors_of(self.factors).items()}
-        return Update(self.spec, factors_of(zeros), self.fingerprint)
+        return Update(self.spec, self.factors, self.fingerprint).map(torch.zeros_like)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +179,6 @@ class Update:
 
     def __add__(self, other: Update) -> Update:
         """Add two steps from the same base, factor by factor; others are refused."""
-        if self.base != other.base:
-            raise RaggdError(
-                f"cannot add an update of base {self.base} to one of base {other.base}: factor "
-                "steps are only comparable from the same base adapter."
-            )
         return _joined([self, other], lambda both: both[0] + both[1])
 
     def __mul__(self, scale: float) -> Update:
@@ -227,15 +213,18 @@ class Update:
 def update_from_vector(spec: AdapterSpec, vector: Tensor, base: str) -> Update:
     """Undo `Update.vector`: from (..., spec.size) to an update with the same leading axes."""
     sizes = [torch.Size(shape).numel() for shape in spec.shapes.values()]
-    parts = torch.split(vector, sizes, -1)
-    tensors = {
-        name: part.reshape(*vector.shape[:-1], *shape)
-        for (name, shape), part in zip(spec.shapes.items(), parts, strict=True)
-    }
+    named = zip(spec.shapes.items(), torch.split(vector, sizes, -1), strict=True)
+    lead = vector.shape[:-1]
+    tensors = {name: part.reshape(*lead, *shape) for (name, shape), part in named}
     return Update(spec, factors_of(tensors), base)
 
 
 def _joined(updates: Sequence[Update], join: Callable[[list[Tensor]], Tensor]) -> Update:
+    if len(bases := {update.base for update in updates}) > 1:
+        raise RaggdError(
+            f"cannot join updates of different bases, {', '.join(sorted(bases))}: factor steps are "
+            "only comparable from one base adapter."
+        )
     named = [tensors_of(update.factors) for update in updates]
     joined = {name: join([tensors[name] for tensors in named]) for name in named[0]}
     return replace(updates[0], factors=factors_of(joined))
@@ -243,10 +232,6 @@ def _joined(updates: Sequence[Update], join: Callable[[list[Tensor]], Tensor]) -
 
 def stack_updates(updates: Sequence[Update]) -> Update:
     """Batch single updates along a new leading axis; updates of different bases are refused."""
-    if len({u.base for u in updates}) > 1:
-        raise RaggdError(
-            f"cannot batch updates of different bases: {sorted({u.base for u in updates})}."
-        )
     return _joined(updates, torch.stack)
 
 
@@ -272,10 +257,8 @@ def effective_change(base: BaseAdapter, update: Update) -> dict[str, Factors]:
     change = {}
     for projection in PROJECTIONS:
         (a, b), (da, db) = base.factors[projection], update.factors[projection]
-        a, b = a.expand_as(da), b.expand_as(db)
-        change[projection] = Factors(
-            torch.cat([a, da], -2), base.spec.scaling * torch.cat([db, b + db], -1)
-        )
+        right, left = torch.cat([a.expand_as(da), da], -2), torch.cat([db, b + db], -1)
+        change[projection] = Factors(right, base.spec.scaling * left)
     return change
 
 

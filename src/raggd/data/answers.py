@@ -1,8 +1,4 @@
-"""Gold answers: their normal form, SQuAD v1.1's EM and F1, which alias to show a model.
-
-Answer lists are sets without order. Scores take the best over all of them; where one answer is
-needed (a demonstration, a loss) `choose_answer` names it, the same one on every machine.
-"""
+"""Gold answers, sets without order: their normal form, SQuAD v1.1's EM and F1, which to show."""
 
 from __future__ import annotations
 
@@ -13,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from raggd.data.text import INDIC, UNSPACED, normal_text, search_form
-from raggd.records import Passage, RaggdError
+from raggd.records import Demonstration, Passage, RaggdError
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(?:a|an|the)\b")
@@ -34,17 +30,13 @@ def normalise_answer(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
-def _split_form(text: str) -> str:
-    # A break at every mark (1940-44) and beside every character of a script without spaces.
-    words = _UNSPACED.sub(r" \g<0> ", _BETWEEN_WORDS.sub(" ", text.lower()))
-    return " ".join(_ARTICLES.sub(" ", words).split())
-
-
 @functools.lru_cache(maxsize=8192)  # the same passages and aliases are compared again and again
 def _forms(text: str) -> tuple[str, ...]:
-    # Both forms with a space around and two between tokens: neighbouring matches share no space.
+    # SQuAD's, and one with a break at every mark (1940-44) and beside every character of a script
+    # without spaces; a space around and two between tokens: neighbouring matches share no space.
     text = search_form(text)
-    forms = (normalise_answer(text), _split_form(text))
+    words = _UNSPACED.sub(r" \g<0> ", _BETWEEN_WORDS.sub(" ", text.lower()))
+    forms = (normalise_answer(text), " ".join(_ARTICLES.sub(" ", words).split()))
     return tuple(f" {form.replace(' ', '  ')} " if form else "" for form in forms)
 
 
@@ -57,10 +49,9 @@ def _count(text: str, answer: str) -> int:
 def contains_answer(text: str, answers: Iterable[str]) -> bool:
     """Tell whether a text holds one of the answers as a run of whole tokens.
 
-    Tokens are compared in SQuAD's normal form (``US`` is found in ``U.S.``) and, failing that,
-    split at every punctuation mark (``1944`` is found in ``1940-1944``) and between the characters
-    of scripts without spaces. Width, vowel points and the like do not count (`search_form`). A
-    part of a word never counts, nor does an answer of which normalisation leaves nothing.
+    Tokens are compared in SQuAD's normal form (``US`` is found in ``U.S.``) and split at every
+    punctuation mark (``1944`` is found in ``1940-1944``) and between the characters of scripts
+    without spaces, both of `search_form`. Nothing is found of which normalisation leaves nothing.
 
     >>> contains_answer("He lives in Parisian style.", ["Paris"])
     False
@@ -70,24 +61,25 @@ def contains_answer(text: str, answers: Iterable[str]) -> bool:
     return any(_count(text, answer) for answer in answers)
 
 
+def held(text: str, shown: Demonstration) -> bool:
+    """Return whether a demonstration's passages hold a text as an answer."""
+    return contains_answer("\n".join(p.text for p in shown.passages), [text])
+
+
 def _is_plain(alias: str) -> bool:
-    """Return whether an alias reads like a name: no abbreviation, no bracketed remark."""
+    # like a name, a number or a date: no abbreviation, no remark in brackets
     letters = [c for c in alias if c.isalpha()]
-    if not letters:
-        return True  # a number or a date
-    shortened = (
-        alias.endswith(".") or len(alias) < _SHORTEST_WORD or all(c.isupper() for c in letters)
-    )
-    return not shortened and "(" not in alias
+    capitals = all(c.isupper() for c in letters)
+    odd = capitals or alias.endswith(".") or "(" in alias or len(alias) < _SHORTEST_WORD
+    return not letters or not odd
 
 
 def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
     """Choose the one answer to show or to train on: the alias that the passages hold.
 
     Of the aliases in the passages' titles and texts the most frequent wins, then the shortest,
-    then the first by code point. If the passages hold none, it is the shortest alias that reads
-    like a name or a number: one that is not in capitals throughout, has at least four characters,
-    does not end in a full stop and has no bracket. If no alias is like that, the shortest. White
+    then the first by code point. If the passages hold none, it is the shortest that reads like a
+    name or a number, not like an abbreviation or a remark in brackets; else the shortest. White
     space around it goes; the choice is the same for every order of the answers.
 
     Raises:
@@ -98,22 +90,19 @@ def choose_answer(answers: Iterable[str], passages: Sequence[Passage]) -> str:
     >>> choose_answer(["politician", "political leader", "pol"], [])
     'politician'
     """
-    aliases = sorted(
-        {answer.strip() for answer in answers} - {""}, key=lambda alias: (len(alias), alias)
-    )
+    aliases = {answer.strip() for answer in answers} - {""}
     if not aliases:
         raise RaggdError(
             "a question has no answer to choose from: give at least one that is not blank."
         )
     texts = [part for passage in passages for part in (passage.title, passage.text)]
     counts = {alias: sum(_count(text, alias) for text in texts) for alias in aliases}
-    best = max(aliases, key=lambda alias: counts[alias])  # the first, shortest one wins a tie
-    if counts[best]:
-        return best
-    return next(filter(_is_plain, aliases), aliases[0])
+    found = any(counts.values())
 
+    def rank(alias: str) -> tuple[int, bool, int, str]:
+        return -counts[alias], not (found or _is_plain(alias)), len(alias), alias
 
-# Scores, each from 0 to 1, the best over the gold answers.
+    return min(aliases, key=rank)
 
 
 def _squad(text: str) -> str:
@@ -121,15 +110,10 @@ def _squad(text: str) -> str:
 
 
 def _checked(answers: Sequence[str]) -> Sequence[str]:
-    if isinstance(answers, str):
+    if isinstance(answers, str) or not answers:
         raise RaggdError(
-            f"gold answers must be a list of strings, got the single string {answers!r}: "
-            "write [answer] instead."
-        )
-    if not answers:
-        raise RaggdError(
-            "a question without gold answers cannot be scored: give at least one answer, or leave "
-            "the question out of the benchmark."
+            "an answer cannot be scored without gold answers: expected a list of strings, at least "
+            f"one, got {answers!r}."
         )
     return answers
 
@@ -146,12 +130,6 @@ def exact_match(prediction: str, answers: Sequence[str]) -> float:
     return float(any(given == _squad(answer) for answer in _checked(answers)))
 
 
-def _pair_f1(prediction: Counter[str], answer: Counter[str]) -> float:
-    common = (prediction & answer).total()
-    # 2PR/(P+R) with P = common/|prediction| and R = common/|answer|, in one division.
-    return 2 * common / (prediction.total() + answer.total()) if common else 0.0
-
-
 def token_f1(prediction: str, answers: Sequence[str]) -> float:
     """Return the harmonic mean of precision and recall of words, best over the gold answers.
 
@@ -161,5 +139,10 @@ def token_f1(prediction: str, answers: Sequence[str]) -> float:
     >>> token_f1("Paris, Texas", ["Paris"])  # precision 1/2, recall 1
     0.6666666666666666
     """
-    given = Counter(_squad(prediction).split())
-    return max(_pair_f1(given, Counter(_squad(answer).split())) for answer in _checked(answers))
+    given, best = Counter(_squad(prediction).split()), 0.0
+    for answer in _checked(answers):
+        wanted = Counter(_squad(answer).split())
+        if common := (given & wanted).total():
+            # 2PR/(P+R) with P = common/|prediction| and R = common/|answer|, in one division
+            best = max(best, 2 * common / (given.total() + wanted.total()))
+    return best

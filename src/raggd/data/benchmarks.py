@@ -9,7 +9,6 @@ file their support pool is cut out of the questions and never scored.
 from __future__ import annotations
 
 import os
-import shutil
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,15 +16,14 @@ from itertools import product
 from pathlib import Path
 
 from raggd.data.answers import normalise_answer
+from raggd.data.pocket import join_members
 from raggd.data.questions import read_questions
-from raggd.files import cache_folder, first_line, replacing
-from raggd.records import Question, RaggdError, content_id, known_names, require_known
+from raggd.files import cache_folder, first_line
+from raggd.records import Question, RaggdError, content_id, hash_of, known_names, require_known
 
 HUB = "hub"  # the source that stands for FlashRAG's data sets on the Hugging Face hub
-
 HUB_REPOSITORY = "RUC-NLPIR/FlashRAG_datasets"
 HUB_CORPUS = "retrieval-corpus/wiki18_100w.zip"
-
 SPLITS = ("train", "dev", "test")
 SCORED = ("test", "dev")  # splits to score: the first that there is
 SMALLEST_POOL = 12
@@ -33,17 +31,12 @@ SMALLEST_POOL = 12
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One of the paper's question sets, or one of one's own.
+    """One of the paper's question sets, or one of one's own."""
 
-    Its name is that of its folder in the layout and the task of its questions, its title stands in
-    the paper's tables. `has_train`: it is known to have a train file, and one that lacks it is
-    refused. `held_out`: never trained on (paper section 5).
-    """
-
-    name: str
-    title: str
-    has_train: bool = True
-    held_out: bool = False
+    name: str  # of its folder in the layout, and the task of its questions
+    title: str  # in the paper's tables
+    has_train: bool = True  # it is known to have a train file, and one that lacks it is refused
+    held_out: bool = False  # never trained on (paper section 5)
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -71,9 +64,11 @@ def _local(source: str | Path) -> Path:
 
 
 def files_in(source: str | Path) -> dict[str, dict[str, Path]]:
-    """Return a folder's files by question set and split, the paper's first; the hub has none."""
+    """Return a source's files by question set and split, the paper's first; none of the hub's."""
+    if str(source) == HUB:
+        return {name: {} for name in BENCHMARKS}
     found: dict[str, dict[str, Path]] = {}
-    roots = [_local(source), Path(source) / "qa"] if str(source) != HUB else []
+    roots = (_local(source), Path(source) / "qa")
     for root, split, ending in product(roots, SPLITS, (".jsonl", ".jsonl.gz")):
         for path in root.glob(f"*/{split}{ending}"):
             found.setdefault(path.parent.name, {}).setdefault(split, path)
@@ -82,21 +77,14 @@ def files_in(source: str | Path) -> dict[str, dict[str, Path]]:
 
 
 def find_benchmark(name: str, source: str | Path = HUB) -> Benchmark:
-    """Return the entry of `BENCHMARKS`, or one for a set of one's own in the source.
-
-    That is ``<source>/<name>/test.jsonl``; without a train file a part of it is the support pool.
-    """
-    if name in BENCHMARKS:
-        return BENCHMARKS[name]
+    """Return the entry of `BENCHMARKS`, or one for a set of one's own that the source holds."""
     known_benchmarks([name], source)
-    return Benchmark(name, name, has_train=False)
+    return BENCHMARKS.get(name, Benchmark(name, name, has_train=False))
 
 
 def known_benchmarks(names: Sequence[str], source: str | Path = HUB) -> list[str]:
-    """Return the benchmarks that a setting names, checked by `known_names`.
-
-    A folder that is not there holds none; that it is missing is said when it is read.
-    """
+    """Return the benchmarks that a setting names, checked by `known_names`."""
+    # a folder that is not there holds none; that it is missing is said when it is read
     there = files_in(source) if Path(source).is_dir() else {}
     return known_names("benchmark", names, list(BENCHMARKS | there))
 
@@ -110,15 +98,16 @@ def find_file(source: str | Path, name: str, split: str) -> Path | None:
     return files_in(source).get(name, {}).get(split)
 
 
-def load_questions(source: str | Path, name: str, split: str) -> list[Question]:
-    """Return the questions of a split in the file's order, or refuse one that is not there."""
-    path = find_file(source, name, split)
-    if path is None:
-        raise RaggdError(
-            f"benchmark '{name}' has no split '{split}' in {source}: expected "
-            f"{name}/{split}.jsonl or .jsonl.gz, directly or below qa/."
-        )
-    return read_questions(path, task=name)
+def load_questions(source: str | Path, name: str, *splits: str) -> list[Question]:
+    """Return the questions of the first of some splits that is there, sorted by id."""
+    for split in splits:
+        if path := find_file(source, name, split):
+            return sorted(read_questions(path, task=name), key=lambda question: question.id)
+    wanted = " or ".join(f"'{split}'" for split in splits)
+    raise RaggdError(
+        f"benchmark '{name}' has no split {wanted} in {source}: expected "
+        f"{name}/{splits[0]}.jsonl or .jsonl.gz, directly or below qa/."
+    )
 
 
 def choose_by_hash(questions: Iterable[Question], n: int, seed: int = 0) -> list[Question]:
@@ -140,39 +129,23 @@ def training_questions(source: str | Path, name: str) -> list[Question]:
             f"benchmark '{name}' is held out: nothing may be trained on it (paper section 5). "
             f"Train on {allowed}."
         )
-    return _sorted(load_questions(source, name, "train"))
+    return load_questions(source, name, "train")
 
 
-def _sorted(questions: Iterable[Question]) -> list[Question]:
-    return sorted(questions, key=lambda question: question.id)
-
-
-def _evaluation_questions(source: str | Path, benchmark: Benchmark) -> list[Question]:
-    for split in SCORED:
-        if path := find_file(source, benchmark.name, split):
-            return read_questions(path, task=benchmark.name)
-    raise RaggdError(
-        f"benchmark '{benchmark.name}' has nothing to score in {source}: expected "
-        f"{benchmark.name}/<split>.jsonl or .jsonl.gz with the split {' or '.join(SCORED)}."
-    )
-
-
-def _divide(source: str | Path, benchmark: Benchmark) -> tuple[list[Question], list[Question]]:
-    # Cut a set without a train file into pool and scored questions.
-    questions = _evaluation_questions(source, benchmark)
+def _divided(source: str | Path, name: str) -> tuple[list[Question], list[Question]] | None:
+    # pool and scored questions, cut out of one file; None for a benchmark with a train file
+    if find_benchmark(name, source).has_train or find_file(source, name, "train"):
+        return None
+    questions = load_questions(source, name, *SCORED)
     size = max(SMALLEST_POOL, len(questions) // 10)
     if len(questions) <= size:
         raise RaggdError(
-            f"benchmark '{benchmark.name}' has {len(questions)} questions and no train file: more "
-            f"than {SMALLEST_POOL} are needed, since {SMALLEST_POOL} become the support pool."
+            f"benchmark '{name}' has {len(questions)} questions and no train file: more than "
+            f"{SMALLEST_POOL} are needed, since {SMALLEST_POOL} become the support pool."
         )
-    pool = choose_by_hash(questions, size)
+    pool = sorted(choose_by_hash(questions, size), key=lambda question: question.id)
     shown = {normalise_answer(question.text) for question in pool}
-    return pool, [entry for entry in questions if normalise_answer(entry.text) not in shown]
-
-
-def _has_train(source: str | Path, benchmark: Benchmark) -> bool:
-    return benchmark.has_train or find_file(source, benchmark.name, "train") is not None
+    return pool, [q for q in questions if normalise_answer(q.text) not in shown]
 
 
 def support_pool(source: str | Path, name: str) -> list[Question]:
@@ -181,10 +154,8 @@ def support_pool(source: str | Path, name: str) -> list[Question]:
     It is the train split; without one (PopQA and Bamboogle as published) a fixed tenth of the
     questions, at least 12, chosen by a hash of the id; too few to divide are refused.
     """
-    benchmark = find_benchmark(name, source)
-    if _has_train(source, benchmark):
-        return _sorted(load_questions(source, name, "train"))
-    return _sorted(_divide(source, benchmark)[0])
+    divided = _divided(source, name)
+    return divided[0] if divided else load_questions(source, name, "train")
 
 
 def scored_questions(source: str | Path, name: str) -> list[Question]:
@@ -193,23 +164,13 @@ def scored_questions(source: str | Path, name: str) -> list[Question]:
     Where the pool is cut out of the same file, a question with the same text as one of the pool
     is left out too.
     """
-    benchmark = find_benchmark(name, source)
-    if _has_train(source, benchmark):
-        return _sorted(_evaluation_questions(source, benchmark))
-    return _sorted(_divide(source, benchmark)[1])
-
-
-def tasks_in(source: str | Path) -> list[str]:
-    """Return the names of the benchmarks that a source holds, the paper's first, in its order."""
-    return list(BENCHMARKS if str(source) == HUB else files_in(source))
+    divided = _divided(source, name)
+    return divided[1] if divided else load_questions(source, name, *SCORED)
 
 
 def questions_hash(questions: Iterable[Question]) -> str:
     """Hash questions with their answers, whatever the order of these, for a run record."""
-    parts = [
-        content_id(entry.task, entry.id, entry.text, *sorted(entry.answers)) for entry in questions
-    ]
-    return content_id(*parts)
+    return hash_of(content_id(q.task, q.id, q.text, *sorted(q.answers)) for q in questions)
 
 
 def hub_file(filename: str) -> Path | None:
@@ -217,13 +178,9 @@ def hub_file(filename: str) -> Path | None:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 
+    mirror = os.environ.get("HF_ENDPOINT") or None
     try:
-        path = hf_hub_download(
-            HUB_REPOSITORY,
-            filename,
-            repo_type="dataset",
-            endpoint=os.environ.get("HF_ENDPOINT") or None,
-        )
+        path = hf_hub_download(HUB_REPOSITORY, filename, repo_type="dataset", endpoint=mirror)
     except RemoteEntryNotFoundError:
         return None
     except (LocalEntryNotFoundError, OSError, ValueError) as error:
@@ -237,13 +194,9 @@ def hub_file(filename: str) -> Path | None:
 
 def _unpack_corpus(archive: Path, target: Path) -> None:
     try:
-        with (
-            zipfile.ZipFile(archive) as opened,
-            opened.open(next(n for n in opened.namelist() if n.endswith(".jsonl"))) as packed,
-            replacing(target) as temporary,
-            temporary.open("wb") as plain,
-        ):
-            shutil.copyfileobj(packed, plain, 1 << 20)
+        with zipfile.ZipFile(archive) as opened:
+            member = next(name for name in opened.namelist() if name.endswith(".jsonl"))
+        join_members([(archive, member)], target)
     except (zipfile.BadZipFile, EOFError, StopIteration) as error:
         raise RaggdError(
             f"{archive} is damaged, or holds no corpus: remove it and fetch it again."

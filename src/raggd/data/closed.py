@@ -10,26 +10,22 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from raggd.data.answers import contains_answer
+from raggd.data.answers import held
 from raggd.records import Demonstration, Passage
 
 _LINE = re.compile(r"[ \t]*(?:\(?(\w{1,4})[).]|\[(\w{1,4})\]|(\w):)[ \t]+(\S.*)")
 _INLINE = re.compile(r"(?<!\S)\(?([A-Ya-y1-9])\)\s+")
-YES_NO = frozenset(
-    re.findall(
-        r"\S+",
-        "yes no ja nein oui non sí si sì sim não nee nej tak nie ano ne igen nem evet hayır da nu "
-        "да нет так ні не ναι όχι 是 否 はい いいえ 예 네 아니요 아니오 نعم لا כן לא हाँ हां नहीं "
-        "ใช่ ไม่ có không ya tidak",
-    )
+_VERDICT_WORDS = (
+    "yes no ja nein oui non sí si sì sim não nee nej tak nie ano ne igen nem evet hayır da nu "
+    "да нет так ні не ναι όχι 是 否 はい いいえ 예 네 아니요 아니오 نعم لا כן לא हाँ हां नहीं "
+    "ใช่ ไม่ có không ya tidak"
 )
+YES_NO = frozenset(_VERDICT_WORDS.split())
 _GRADE = re.compile(r"([A-Za-z]{1,10}[ -]?)\d")  # P1, Level 2
-_LONGEST = 3
-"""Words of a label: what is longer and repeated may be a stock reply among free ones."""
+_LONGEST = 3  # words of a label: what is longer and repeated may be a stock reply among free ones
 _WHAT = (
     "what|which|who|whom|whose|when|where|why|how|"
     "we[rmn]|was|wann|wo|woher|wohin|womit|wovon|wozu|woraus|woran|worin|warum|wie|welche[rsnm]?|"
@@ -60,12 +56,11 @@ def _listed(question: str) -> tuple[str, dict[str, str]]:
     options: dict[str, str] = {}
     stem: list[str] = []
     for line in question.splitlines():
-        match = _LINE.fullmatch(line)
-        marker, text = ("".join(match.groups("")[:3]), match[4].strip()) if match else ("", line)
-        if not marker:
+        if match := _LINE.fullmatch(line):
+            marker, text = "".join(match.groups("")[:3]), match[4].strip()
+            options = {marker: text} if marker in options else {**options, marker: text}
+        else:
             stem.append(line)
-            continue
-        options = {marker: text} if marker in options else {**options, marker: text}
     if len(options) < 2:
         stem, options = _listed_in_line(question)
     told = 1 < len(options) == len(set(options.values()))
@@ -79,10 +74,8 @@ def _listed_in_line(question: str) -> tuple[list[str], dict[str, str]]:
             run = [match]
         elif run and ord(match[1]) == ord(run[-1][1]) + 1:
             run.append(match)
-    ends = [*(match.start() for match in run[1:]), len(question)]
-    options = {
-        m[1]: question[m.end() : end].strip(" ,;\n") for m, end in zip(run, ends, strict=bool(run))
-    }
+    pairs = zip(run, [*(match.start() for match in run[1:]), len(question)], strict=False)
+    options = {match[1]: question[match.end() : end].strip(" ,;\n") for match, end in pairs}
     return [question[: run[0].start()]] if run else [], options
 
 
@@ -114,11 +107,12 @@ def names_held(
     return sum(name in known for name in names) / len(names) if names else None
 
 
-def _is_right(held: float | None) -> float:
-    # the chance that a claim is right whose names are held to such a share
-    if held is None:
+def _is_right(question: str, passages: Sequence[Passage], frame: Collection[str]) -> float:
+    # the chance that a claim is right, by the share of its names that passages hold
+    share = names_held(question, passages, frame)
+    if share is None:
         return 0.5
-    return 1 / (1 + math.exp(-SLOPE * held - WHOLE * (held == 1) - BIAS))
+    return 1 / (1 + math.exp(-SLOPE * share - WHOLE * (share == 1) - BIAS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,25 +128,12 @@ class Closed:
     frame: tuple[str, ...] = ()  # words that the questions of all examples have
     between: str = ""  # what stands between marker and text of a line
 
-    @classmethod
-    def of(cls, fields: Mapping[str, Any]) -> Closed:
-        """Return what `dataclasses.asdict` gave the fields of."""
-        told = {name: tuple(fields[name]) for name in ("labels", "weights", "frame")}
-        return cls(**{**fields, **told})
-
     def __str__(self) -> str:
         """Return it in words."""
-        named = {
-            "text": "an option's text",
-            "marker": "an option, by its marker",
-            "line": "an option with its marker",
-        }
-        return named.get(self.options) or f"one of {', '.join(self.labels)}"
-
-    @property
-    def classes(self) -> bool:
-        """Whether the labels may be classes of questions: all but yes and no."""
-        return bool(self.labels) and not {label.lower() for label in self.labels} & YES_NO
+        if not self.options:
+            return f"one of {', '.join(self.labels)}"
+        how = {"text": "an option's text", "marker": "an option, by its marker"}
+        return how.get(self.options, "an option with its marker")
 
     def asked(self, question: str) -> str:
         """Return a question as the model reads it: without its options, from which it chooses."""
@@ -162,18 +143,22 @@ class Closed:
         """Return what the model may answer; nothing where the question lists no options."""
         return tuple(options_of(question).values()) if self.options else self.labels
 
+    def spelled(self, question: str) -> dict[str, str]:
+        """Return the texts of a question's options by how answers say them."""
+        texts = options_of(question)
+        if self.options == "marker":
+            return texts
+        if self.options == "line":
+            return {marker + self.between + text: text for marker, text in texts.items()}
+        return {text: text for text in texts.values()}
+
     def read(self, value: str, question: str) -> str:
         """Return what the model reads, or is to write, in place of a value."""
-        return {self._shown(m, t): t for m, t in options_of(question).items()}.get(value, value)
+        return self.spelled(question).get(value, value)
 
     def written(self, text: str, question: str) -> str:
         """Return the value for what the model wrote."""
-        return {t: self._shown(m, t) for m, t in options_of(question).items()}.get(text, text)
-
-    def _shown(self, marker: str, text: str) -> str:
-        if self.options == "line":
-            return marker + self.between + text
-        return marker if self.options == "marker" else text
+        return {t: said for said, t in self.spelled(question).items()}.get(text, text)
 
     def chance(self, question: str, passages: Sequence[Passage]) -> tuple[float, float] | None:
         """Return the chance of the first of two labels by the evidence, and what weight is left.
@@ -183,19 +168,17 @@ class Closed:
         """
         if len(self.labels) != 2 or not passages:
             return None
-        right = _is_right(names_held(question, passages, self.frame))
+        right = _is_right(question, passages, self.frame)
         first, second, free = self.weights
         return first * right + second * (1 - right), free
 
 
 def closed_of(values: Sequence[str], answered: Sequence[Demonstration]) -> Closed | None:
     """Return what the values of examples are chosen from; None where they are free."""
-    listed = [options_of(d.question) for d in answered]
-    pairs = list(zip(values, listed, strict=True))
-    if pairs and all(value in options for value, options in pairs):
-        return Closed("marker")
-    if pairs and all(value in options.values() for value, options in pairs):
-        return Closed("text")
+    pairs = list(zip(values, answered, strict=True))
+    for closed in (Closed("marker"), Closed("text")):
+        if pairs and all(value in closed.spelled(d.question) for value, d in pairs):
+            return closed
     labels = labels_of(values, answered)
     if not labels:
         return None
@@ -237,8 +220,8 @@ def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple
     titles = all(any(value == p.title for p in d.passages) for value, d in pairs)
     if not short or not (repeated or (are_grades(values) and not titles)):
         return ()
-    held = sum(contains_answer("\n".join(p.text for p in d.passages), [v]) for v, d in pairs)
-    return () if 2 * held > len(values) else tuple(dict.fromkeys(values))
+    most = 2 * sum(map(held, values, answered)) > len(values)
+    return () if most else tuple(dict.fromkeys(values))
 
 
 def _weights(
@@ -248,7 +231,7 @@ def _weights(
     frame: Collection[str],
 ) -> tuple[float, float, float]:
     # Bayes' rule: either label may say that names are held, or both have nothing to do with it
-    chances = [_is_right(names_held(d.question, d.passages, frame)) for d in answered]
+    chances = [_is_right(d.question, d.passages, frame) for d in answered]
     pairs = [(value == labels[0], chance) for value, chance in zip(values, chances, strict=True)]
     first = VERDICTS / 2 * math.prod(c if is_first else 1 - c for is_first, c in pairs)
     second = VERDICTS / 2 * math.prod(1 - c if is_first else c for is_first, c in pairs)

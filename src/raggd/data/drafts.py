@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from raggd.data.answers import contains_answer
 from raggd.data.documents import split_sentences
@@ -142,15 +143,13 @@ _QUESTION_WORDS = (4, 22)
 
 def sentences(passage: Passage) -> list[str]:
     """Return the sentences of a passage's prose, without markup but for code in backticks."""
-    prose, held = list[str](), list[str]()
+    parts: list[list[str]] = [[]]
     for line in _FENCE.sub("\n", passage.text).split("\n"):
-        bare = _MARKUP.sub("", _LINK.sub(r"\1", _MARKER.sub("", line)))
-        if _MARKER.match(line) or not bare.strip():
-            prose.append(" ".join(held))
-            held = []
-        held.append(bare.strip())
-    prose.append(" ".join(held))
-    found = (sentence for part in prose for sentence in split_sentences(part))
+        bare = _MARKUP.sub("", _LINK.sub(r"\1", _MARKER.sub("", line))).strip()
+        if _MARKER.match(line) or not bare:
+            parts.append([])
+        parts[-1].append(bare)
+    found = (sentence for part in parts for sentence in split_sentences(" ".join(part)))
     return [s for s in found if not _NO_PROSE.search(s) and s.count("`") % 2 == 0]
 
 
@@ -165,10 +164,9 @@ def drafts(passage: Passage) -> list[Draft]:
     """
     found: list[Draft] = []
     for sentence in sentences(passage):
-        for question, answer in _asked(_told(sentence, passage.title)):
-            if _is_good(question, answer):
-                found.append(Draft(passage, question, answer))
-                break
+        asked = _asked(_told(sentence, passage.title))
+        good = (Draft(passage, *pair) for pair in asked if _is_good(*pair))
+        found += islice(good, 1)
     return found
 
 
@@ -176,15 +174,12 @@ def _told(sentence: str, title: str) -> str:
     # The title stands for a pronoun, where it is a name and not a path.
     opened = _OPENING.sub("", sentence)
     opened = opened[:1].upper() + opened[1:]
-    subject = _BRACKETS.sub("", title).strip()
-    if not subject or " > " in title:
-        return opened
-    return re.sub(r"^(?:It|He|She|They)\b", lambda _: subject, opened, count=1)
+    subject = "" if " > " in title else _BRACKETS.sub("", title).strip()
+    return re.sub(r"^(?:It|He|She|They)\b", lambda pronoun: subject or pronoun[0], opened)
 
 
 def _asked(sentence: str) -> Iterator[tuple[str, str]]:
-    life = _LIFE.match(sentence)
-    if life:
+    if life := _LIFE.match(sentence):
         yield f"When was {life['subject']} born?", life["answer"]
     plain = _BRACKETS.sub("", sentence)
     if not _WORDS[0] <= len(plain.split()) <= _WORDS[1]:
@@ -213,10 +208,8 @@ def _filled(question: str, found: re.Match[str]) -> str:
 
 def _is_good(question: str, answer: str) -> bool:
     # Short, of telling words, and not with its own answer in it.
-    if not _ANSWER.fullmatch(answer) or len(answer.split()) > 6:
-        return False
-    if _VAGUE.search(answer) or _VAGUE.search(_ASKED_OF.sub("", question)):
-        return False
-    if not _QUESTION_WORDS[0] <= len(question.split()) <= _QUESTION_WORDS[1]:
-        return False
-    return not contains_answer(question, [answer])
+    fewest, most = _QUESTION_WORDS
+    short = len(answer.split()) <= 6 and fewest <= len(question.split()) <= most
+    vague = _VAGUE.search(answer) or _VAGUE.search(_ASKED_OF.sub("", question))
+    telling = _ANSWER.fullmatch(answer) and not vague
+    return bool(short and telling) and not contains_answer(question, [answer])

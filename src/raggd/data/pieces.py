@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
-from raggd.data.answers import contains_answer
+from raggd.data.answers import held
 from raggd.data.contracts.letters import CAPITALS, FIGURES, LETTERS, RESPELLED, Figure
 from raggd.data.shown import says_no, shared_ends
 from raggd.data.text import UNSPACED, in_word, is_boundary
@@ -18,6 +19,7 @@ _LONGEST_WORD = 60  # characters of a word, marks after it included, that may be
 _MOST_RESPELLED = 5  # words of a name
 _MOST_WORDS = 16  # words beside a value that may belong to an entity with it
 _WORD = re.compile(r"\w+")
+_LETTER = re.compile(r"[^\W\d_]")
 _WORD_BEFORE = rf"\w[\w,.'-]*[\s_-]+$|\w+[_-]$|[{UNSPACED}]+$"
 _WORD_BEHIND = rf"^[\s_-]+\w[\w,.'-]*|^[{UNSPACED}]+"
 _LONGEST_ONLY, _SMALL, _MOST_OWN = 300, 3, 4
@@ -25,25 +27,22 @@ _LONGEST_ONLY, _SMALL, _MOST_OWN = 300, 3, 4
 and words beside the part that passages hold from which on it is prose."""
 _KEY = re.compile(r'"\w+" ?:')  # of JSON: no word of an answer
 _NUMBER = re.compile(r"(?<!\S)\d+(?!\S)")  # among words: it is told, and marks nothing
+# share of names that passages are to hold whole: capitals stand beside others by chance, too
 _LEAST_WHOLE = {"initials": 2 / 3, "first-word": 2 / 3, "last-word": 1.0}
-"""Share of names that passages are to hold whole: capitals stand beside others by chance, too."""
 _LINK, _NAME = r"(?:(?:of|de|the|and|von|van|da|di|la) )?", r"[A-ZÀ-ÖØ-Þ][\w'.]*"
 _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 
 
 class Piece(NamedTuple):
-    """A part of an answer: literal text (without a kind), or a slot.
+    """A part of an answer: literal text, or a slot."""
 
-    Its kind is ``x`` for the value, ``n`` and ``t`` for number and name of the passage with it.
-    """
-
-    kind: str
+    kind: (
+        str  # none of text; ``x``: the value, ``n`` and ``t``: number, name of the passage with it
+    )
     text: str = ""
 
 
 VALUE = Piece("x")
-
-
 NAMES: Mapping[str, Callable[[Passage], str]] = {
     "title": lambda p: p.title,
     "path": lambda p: p.source,
@@ -80,11 +79,6 @@ def _stands_in(value: str, text: str) -> bool:
     )
 
 
-def held(text: str, shown: Demonstration) -> bool:
-    """Return whether a demonstration's passages hold a text as an answer."""
-    return contains_answer("\n".join(p.text for p in shown.passages), [text])
-
-
 def are_sentences(texts: Sequence[str]) -> bool:
     """Return whether all texts are whole sentences."""
     return all(len(text.split()) > 3 and re.search(r"[.!?]\W*$", text) for text in texts)
@@ -98,19 +92,18 @@ def pieces_of(answered: Sequence[Demonstration]) -> list[Piece]:
     answers = [d.answer.strip() for d in answered]
     if len(answers) > 1 == len(set(answers)) or all(map(verbatim, answers, answered)):
         return [VALUE]
-    columns = [answers]
+    columns: list[Sequence[str]] = [answers]
     if len({answer.count("\n") for answer in answers}) == 1:
-        columns = [list(column) for column in zip(*(a.split("\n") for a in answers), strict=True)]
+        columns = list(zip(*(answer.split("\n") for answer in answers), strict=True))
     pieces: list[Piece] = []
-    for number, column in enumerate(columns):
-        pieces += [*([Piece("", "\n")] if number else []), *_cited(column, answered)]
-    pieces = _without_marks(pieces, answers)
+    for column in columns:
+        pieces += [*_cited(column, answered), Piece("", "\n")]
+    pieces = _without_marks(pieces[:-1], answers)
     kinds = {piece.kind for piece in pieces} - {""}
     if "x" not in kinds:  # the name or number is what is asked for
         pieces = [VALUE if piece.kind else piece for piece in pieces]
-    pieces = pieces if kinds else [VALUE]
-    sentence = pieces in ([VALUE], [VALUE, Piece("", ".")]) and are_sentences(answers)
-    return [VALUE] if sentence else pieces
+    sentences = pieces == [VALUE, Piece("", ".")] and are_sentences(answers)
+    return pieces if kinds and not sentences else [VALUE]
 
 
 def _without_marks(pieces: list[Piece], answers: Sequence[str]) -> list[Piece]:
@@ -134,14 +127,14 @@ def read_answer(pieces: Sequence[Piece], answer: str) -> list[Piece] | None:
 def _cited(column: Sequence[str], answered: Sequence[Demonstration]) -> list[Piece]:
     # a column of texts in which each names a passage of its own, if there is one: split there
     for kind, last in (("t", True), ("n", True), ("t", False), ("n", False)):
-        spans = [_citation(t, d, kind, last) for t, d in zip(column, answered, strict=True)]
-        if any(span is None for span in spans):
+        found = [_citation(t, d, kind, last) for t, d in zip(column, answered, strict=True)]
+        spans = [span for span in found if span]
+        if len(spans) < len(found):
             continue
-        left = [t[: s[0]] for t, s in zip(column, spans, strict=True) if s]
-        right = [t[s[1] :] for t, s in zip(column, spans, strict=True) if s]
-        ends, begins = _shared(left)[1], _shared(right)[0]
-        alone = not any(left) or not any(right)
-        marked = _MARK.search(ends + begins) or (alone and not any(left) and not any(right))
+        left = [text[:start] for text, (start, _) in zip(column, spans, strict=True)]
+        right = [text[end:] for text, (_, end) in zip(column, spans, strict=True)]
+        ends, begins = shared_ends(left)[1], shared_ends(right)[0]
+        marked = _MARK.search(ends + begins) or not any([*left, *right])
         if marked and (ends or not any(left)) and (begins or not any(right)):
             return [*_wrapped(left, answered), Piece(kind), *_wrapped(right, answered)]
     return _wrapped(column, answered)
@@ -149,33 +142,26 @@ def _cited(column: Sequence[str], answered: Sequence[Demonstration]) -> list[Pie
 
 def _citation(text: str, shown: Demonstration, kind: str, last: bool) -> tuple[int, int] | None:
     names = cited_names(shown.passages)
-    kept = [n for n in names if n.isdigit() == (kind == "n")]
+    kept = [n for n in names if (n.isdigit() if kind == "n" else len(n) > 2 and not n.isdigit())]
     spans = [
-        m.span()
+        found.span()
         for name in kept
-        for m in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text)
-        if len(name) > 2 or kind == "n"
+        for found in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text)
     ]
     if not spans:
         return None
     return max(spans, key=lambda s: (s[1], s[1] - s[0])) if last else min(spans)
 
 
-def _shared(texts: Sequence[str]) -> tuple[str, str]:
-    return (texts[0], texts[0]) if len(set(texts)) == 1 else shared_ends(texts)
-
-
 def _wrapped(column: Sequence[str], answered: Sequence[Demonstration]) -> list[Piece]:
     if not any(column):
         return []
-    if len(column) > 1 and len(set(column)) == 1:
-        return [Piece("", column[0])]
-    ends = shared_ends(column) if len(column) > 1 else _around(column[0], answered[0])
+    ends = shared_ends(column) if len(set(column)) > 1 else None
+    if len(column) == 1:
+        ends = _around(column[0], answered[0])
     if ends is None:
         return [Piece("", column[0])]
-    start, end = ends
-    start = _without_entity(start, end, column, answered, _WORD_BEFORE)
-    end = _without_entity(start, end, column, answered, _WORD_BEHIND)
+    start, end = _without_entity(*ends, column, answered)
     pieces = [Piece("", start), VALUE, Piece("", end)]
     return [piece for piece in pieces if piece.kind or piece.text]
 
@@ -202,33 +188,34 @@ def _around(text: str, shown: Demonstration) -> tuple[str, str] | None:
 
 
 def _without_entity(
-    start: str, end: str, column: Sequence[str], answered: Sequence[Demonstration], word: str
-) -> str:
+    start: str, end: str, column: Sequence[str], answered: Sequence[Demonstration]
+) -> tuple[str, str]:
     # words that stand beside the entity in the passages too are its own: 'the', 'University of'
-    behind = word.startswith("^")
-    for _ in range(_MOST_WORDS):
-        match = re.search(word, end[:_LONGEST_WORD] if behind else start[-_LONGEST_WORD:])
-        if match is None:
-            break
-        cut = match.end() if behind else max(0, len(start) - _LONGEST_WORD) + match.start()
-        first, last = (len(start), end[cut:]) if behind else (cut, end)
-        bare = [text[first : len(text) - len(last)] for text in column]
-        if not all(map(held, bare, answered)):
-            break
-        start, end = (start, last) if behind else (start[:cut], end)
-    return end if behind else start
+    for word in (_WORD_BEFORE, _WORD_BEHIND):
+        for _ in range(_MOST_WORDS):
+            before = word == _WORD_BEFORE
+            near = start[-_LONGEST_WORD:] if before else end[:_LONGEST_WORD]
+            match = re.search(word, near)
+            if match is None:
+                break
+            first = start[: len(start) - len(near) + match.start()] if before else start
+            last = end if before else end[match.end() :]
+            bare = [text[len(first) : len(text) - len(last)] for text in column]
+            if not all(map(held, bare, answered)):
+                break
+            start, end = first, last
+    return start, end
 
 
 def possible_letters(values: Sequence[str]) -> Iterator[str]:
     """Yield the changes of letters that values may have gone through, by their spelling alone."""
-    if not any(re.search(r"[^\W\d_]", value) for value in values):
+    if not any(map(_LETTER.search, values)):
         return
     cased = any(value.lower() != value.upper() for value in values)
     for name, mark in _LETTER_MARKS.items():
-        change = LETTERS[name]
-        if not (mark or cased):  # letters that are neither capitals nor small tell nothing
-            continue
-        if any(mark in value for value in values) and all(change(v) == v for v in values):
+        # letters that are neither capitals nor small tell nothing
+        tells = any(mark in value for value in values) if mark else cased
+        if tells and all(LETTERS[name](value) == value for value in values):
             yield name
 
 
@@ -238,71 +225,67 @@ def letters_of(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[s
     Returns its name and the values before it; ``same`` where passages spell most values as they
     are, or hold none of them.
     """
-    if told := _figured(values, shown):
-        return told
-    lettered = [value for value in values if re.search(r"[^\W\d_]", value)]
-    for name in possible_letters(values):
-        found = [_as_written(value, d) for value, d in zip(values, shown, strict=True)]
+    for name, before, tells in _readings(values):
+        found = [before(value, d) for value, d in zip(values, shown, strict=True)]
         pairs = list(zip(found, values, strict=True))
-        changed = sum(old not in {None, new} for old, new in pairs)
-        # one tells, too, that differs by more than the capital of a sentence, if all are found
-        more = any(old and old[1:] != new[1:] for old, new in pairs)
-        whole = all(old for old, new in pairs if new in lettered)
-        if 2 * changed >= len(lettered) or (more and whole):
-            return name, [old or _guess(new) for old, new in pairs]
-    for read in (_shortened, _capitals, _respelled):
-        if told := read(values, shown):
-            return told
+        if tells(pairs):
+            guess = _guess if name in LETTERS else str
+            return name, [old or guess(new) for old, new in pairs]
     return "same", list(values)
 
 
-def _figured(values: Sequence[str], shown: Sequence[Demonstration]) -> tuple[str, list[str]] | None:
-    # dates and numbers that passages hold in another spelling, half of them at least
+_Pairs = Sequence[tuple[str | None, str]]  # what passages have for a value, if they do; the value
+_Reading = tuple[str, Callable[[str, Demonstration], str | None], Callable[[_Pairs], bool]]
+
+
+def _readings(values: Sequence[str]) -> Iterator[_Reading]:
+    # changes that leave all values as they are: name, what finds a value before, what tells of it
+    several = len(values) > 1
     for name, figure in FIGURES.items() if values else ():
-        if not all(re.fullmatch(figure.written, value) for value in values):
-            continue
-        found = [_spelt(figure, value, d) for value, d in zip(values, shown, strict=True)]
-        changed = sum(old not in {None, new} for old, new in zip(found, values, strict=True))
-        if all(found) and 2 * changed >= len(values):
-            return name, [old or "" for old in found]
-    return None
+        if all(re.fullmatch(figure.written, value) for value in values):
+            yield name, partial(_spelt, figure), _half_changed
+    for name in possible_letters(values):
+        yield name, _as_written, _other_letters
+    if several and all(len(value.split()) == 1 for value in values):
+        for name, least in _LEAST_WHOLE.items():
+            yield name, partial(_whole_name, name), partial(_most_found, least)
+    for name, change in CAPITALS.items():
+        if all(change(value) == value for value in values):
+            yield name, _as_written, partial(_more_capitals, change)
+    for name, change in RESPELLED.items() if several else ():
+        if all(change(value) == value for value in values):
+            yield name, partial(_before, change), _half_changed
+
+
+def _half_changed(pairs: _Pairs) -> bool:
+    # passages hold all, half of them at least in another spelling
+    return all(old for old, _ in pairs) and 2 * sum(old != new for old, new in pairs) >= len(pairs)
+
+
+def _other_letters(pairs: _Pairs) -> bool:
+    # half of those that have letters; or one by more than the capital of a sentence, if passages
+    # hold all
+    lettered = [old for old, new in pairs if _LETTER.search(new)]
+    changed = sum(old not in {None, new} for old, new in pairs)
+    more = any(old and old[1:] != new[1:] for old, new in pairs)
+    return 2 * changed >= len(lettered) or (more and all(lettered))
+
+
+def _most_found(least: float, pairs: _Pairs) -> bool:
+    return sum(bool(old) for old, _ in pairs) >= least * len(pairs)
+
+
+def _more_capitals(change: Callable[[str], str], pairs: _Pairs) -> bool:
+    # names have theirs in passages, too: one value that got some tells, if none speaks against it
+    known = [(old, new) for old, new in pairs if old]
+    some = any(old != new for old, new in known) and 2 * len(known) > len(pairs)
+    return some and all(change(old) == new for old, new in known)
 
 
 def _spelt(figure: Figure, value: str, shown: Demonstration) -> str | None:
     text = "\n".join(p.text for p in shown.passages)
     known = (old for old in figure.among(text) if figure.change(old) == value)
     return value if verbatim(value, shown) else next(known, None)
-
-
-def _capitals(
-    values: Sequence[str], shown: Sequence[Demonstration]
-) -> tuple[str, list[str]] | None:
-    # names have theirs in passages, too: one value that got some tells, if none speaks against it
-    found = [_as_written(value, d) for value, d in zip(values, shown, strict=True)]
-    pairs = [(old, new) for old, new in zip(found, values, strict=True) if old]
-    if all(old == new for old, new in pairs) or 2 * len(pairs) <= len(values):
-        return None
-    for name, change in CAPITALS.items():
-        if all(change(value) == value for value in values) and all(
-            change(old) == new for old, new in pairs
-        ):
-            return name, [old or new for old, new in zip(found, values, strict=True)]
-    return None
-
-
-def _respelled(
-    values: Sequence[str], shown: Sequence[Demonstration]
-) -> tuple[str, list[str]] | None:
-    # names that every example's passages hold, half of them in another spelling
-    for name, change in RESPELLED.items() if len(values) > 1 else ():
-        if any(change(value) != value for value in values):
-            continue  # each leaves its result as it is
-        found = [_before(change, value, d) for value, d in zip(values, shown, strict=True)]
-        whole = [old for old in found if old]
-        changed = sum(old != new for old, new in zip(found, values, strict=True))
-        if len(whole) == len(values) <= 2 * changed:
-            return name, whole
-    return None
 
 
 def _before(change: Callable[[str], str], value: str, shown: Demonstration) -> str | None:
@@ -313,19 +296,6 @@ def _before(change: Callable[[str], str], value: str, shown: Demonstration) -> s
             for (start, _), (_, end) in zip(words, words[more:], strict=False):
                 if change(passage.text[start:end]) == value:
                     return passage.text[start:end]
-    return None
-
-
-def _shortened(
-    values: Sequence[str], shown: Sequence[Demonstration]
-) -> tuple[str, list[str]] | None:
-    # what is left of names, where passages hold most of them whole and no value has two words
-    if len(values) < 2 or any(len(value.split()) != 1 for value in values):
-        return None
-    for name, least in _LEAST_WHOLE.items():
-        found = [_whole_name(name, value, d) for value, d in zip(values, shown, strict=True)]
-        if sum(map(bool, found)) >= least * len(found):
-            return name, [old or new for old, new in zip(found, values, strict=True)]
     return None
 
 

@@ -1,28 +1,195 @@
-"""From a question and its passages to tokens: templates, the answer mask, and what is cut.
+"""From a question and its passages to tokens: what is said, how it is rendered, and what is cut.
 
-Every method, training included, renders its prompts here, so all see the same words. A prompt that
-is too long loses passage text from the last passage on; never the question or the answer.
+Every method, training included, renders its prompts here, so all see the same words. What a chat
+template writes may be control tokens, what people wrote is text: a passage that holds
+``<|im_end|>`` must not close a turn. A mark is put inside every control word of a content before
+the template is rendered; the text is cut at the marks, and the pieces are encoded one by one, so
+that no piece of a content holds a control word.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from raggd.data.rendering import text_tokens, turn_tokens
 from raggd.records import Demonstration, Passage, RaggdError, content_id
 
 BRIEF = "Reply with the answer alone, in as few words as possible."
 READ = "Use the passages to answer the question."
 WITH_PASSAGES = f"{READ} {BRIEF}"
 WITHOUT_PASSAGES = f"Answer the question. {BRIEF}"
-FOLLOW = "Answer in the way the examples show."
-"""The instruction that cached examples stand under: it asks for no form of its own."""
+FOLLOW = "Answer in the way the examples show."  # asks for no form of its own
 ANSWER_CUE = "Answer:"
-_LONGEST_TOKEN = 16
-"""Characters of a token, on the average over a whole context: what is longer is not looked at."""
+_LONGEST_TOKEN = 16  # characters, on the average over a context: what is longer is not looked at
 Exchange = tuple[str, str]  # an earlier question of a conversation, and what was answered
+Turns = Sequence[dict[str, str]]  # a conversation: ``role`` and ``content`` of each turn
+_TODAY = datetime(2024, 7, 26)
+"""The date in every prompt: the one that Llama's templates write where they know none."""
+_ASKS_FOR_DATE = re.compile(r"""strftime_now\(\s*(?:"([^"]*)"|'([^']*)')\s*\)""")
+_CHANGING = re.compile(r"strftime_now\s*\(|\|\s*random\b|\blipsum\b")
+_THINKING = re.compile(r"<(think|thinking|thought|reasoning|seed:think)>\s*\Z")
+
+
+@dataclass(frozen=True)
+class ControlWords:
+    """The words that a tokenizer takes for more than text, as looked up for a chat template."""
+
+    template: str | None
+    words: re.Pattern[str]
+    ids: frozenset[int]  # without the one that stands for unknown text too
+
+    def count(self, tokens: Sequence[int]) -> int:
+        """Return how many tokens are control tokens."""
+        return sum(map(self.ids.__contains__, tokens))
+
+
+_KNOWN: WeakKeyDictionary[Any, ControlWords] = WeakKeyDictionary()
+
+
+def template_of(tokenizer: Any) -> str | None:
+    """Return the chat template, the default one where there are several; None without any."""
+    template = getattr(tokenizer, "chat_template", None)
+    return template.get("default") if isinstance(template, dict) else template
+
+
+def control_of(tokenizer: Any) -> ControlWords:
+    """Return a tokenizer's control words: its special tokens, and those that its template names."""
+    template = template_of(tokenizer)
+    known = _KNOWN.get(tokenizer)
+    if known is not None and known.template == template:
+        return known
+    special, named = set(tokenizer.all_special_tokens), str(template or "")
+    ids = {
+        str(token): number
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if str(token).strip() and (token.special or str(token) in special or str(token) in named)
+    }
+    longest_first = sorted(ids, key=len, reverse=True)
+    words = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    proving = frozenset(ids.values()) - {tokenizer.unk_token_id}
+    _KNOWN[tokenizer] = known = ControlWords(template, words, proving)
+    return known
+
+
+def _marked(control: ControlWords, contents: Sequence[str]) -> tuple[list[str], str]:
+    # contents with a mark in every control word, and the mark
+    mark = "\ufdd0"  # no character: text does not hold it, or the mark grows
+    while any(mark in content for content in contents):
+        mark += "\ufdd1"
+    said = list(contents)
+    while any(map(control.words.search, said)):  # again, for a word inside another
+        said = [control.words.sub(lambda m: f"{m[0][0]}{mark}{m[0][1:]}", text) for text in said]
+    return said, mark
+
+
+def _encode(tokenizer: Any, pieces: Sequence[str]) -> list[int]:
+    return [t for p in pieces if p for t in tokenizer.encode(p, add_special_tokens=False)]
+
+
+def text_tokens(tokenizer: Any, text: str) -> list[int]:
+    """Return the tokens of a text, none of them a control token, without begin and end."""
+    control = control_of(tokenizer)
+    (said,), mark = _marked(control, [text])
+    tokens = _encode(tokenizer, said.split(mark))
+    # a tokenizer that normalises first (full-width forms) may still find one
+    return _encode(tokenizer, list(text)) if control.count(tokens) else tokens
+
+
+def _plain(turns: Turns, cue: str) -> str:
+    parts = [turns[0]["content"]]
+    for turn in turns[1:]:
+        if turn["role"] == "assistant":
+            parts[-1] += " " + turn["content"]
+        else:
+            parts.append(f"{turn['content']}\n{cue}")
+    return "\n\n".join(parts)
+
+
+def _dated(template: str) -> str:
+    fixed = _ASKS_FOR_DATE.sub(lambda m: repr(_TODAY.strftime(m[1] or m[2] or "")), template)
+    if changing := _CHANGING.search(fixed):
+        raise RaggdError(
+            f"the chat template of this backbone uses '{changing[0]}': its prompts would change "
+            "from time to time. Write a fixed text there in its chat_template.jinja."
+        )
+    return fixed
+
+
+def _templated(tokenizer: Any, turns: Turns) -> str:
+    apply = partial(
+        tokenizer.apply_chat_template,
+        chat_template=_dated(template_of(tokenizer) or ""),
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        thinking=False,
+        date_string=_TODAY.strftime("%d %b %Y"),
+    )
+    system, first, *others = turns
+    joined = {"role": "user", "content": f"{system['content']}\n\n{first['content']}"}
+    for said in (turns, [joined, *others]):
+        try:
+            text, problem = str(apply(list(said))), ""
+        except Exception as error:  # some templates (Gemma 2) refuse a system turn
+            text, problem = "", f"cannot be rendered ({error})"
+        if system["content"].strip() in text:  # ... and others drop it
+            break
+    lost = [turn["content"] for turn in turns if turn["content"].strip() not in text]
+    if lost:
+        problem = problem or f"leaves out what is said to it ('{lost[0][:40]}')"
+        raise RaggdError(
+            f"the chat template of this backbone {problem}: mend its chat_template.jinja, or "
+            "remove it to ask in plain text."
+        )
+    thinks = _THINKING.search(text)
+    return f"{text.rstrip()}\n\n</{thinks[1]}>\n\n" if thinks else text
+
+
+def render_turns(tokenizer: Any, turns: Turns, *, cue: str = "") -> str:
+    """Render a system turn, then the user's and the assistant's, up to the model's next word.
+
+    The text is the same on every day: a date is a fixed one, and a block of thinking is closed.
+    Without a chat template the model's part begins after `cue`. A template that cannot say all the
+    turns is refused by a `RaggdError`.
+    """
+    return _plain(turns, cue) if template_of(tokenizer) is None else _templated(tokenizer, turns)
+
+
+def turn_tokens(tokenizer: Any, turns: Turns) -> list[int]:
+    """Return the tokens of rendered turns; where text could pass for control tokens, refuse."""
+    control = control_of(tokenizer)
+    said, mark = _marked(control, [turn["content"] for turn in turns])
+    for thorough in (False, True):  # a tokenizer that normalises first finds more of them
+        if thorough:
+            found = [control.count(_encode(tokenizer, text.split(mark))) for text in said]
+            apart = [mark.join(text.replace(mark, "")) for text in said]
+            said = [a if n else text for a, n, text in zip(apart, found, said, strict=True)]
+        shown = [{**turn, "content": c} for turn, c in zip(turns, said, strict=True)]
+        pieces = render_turns(tokenizer, shown, cue=ANSWER_CUE).split(mark)
+        tokens = _encode(tokenizer, pieces)
+        if control.count(tokens) <= sum(len(control.words.findall(piece)) for piece in pieces):
+            return _begun(tokenizer, tokens)
+    raise RaggdError(
+        "this backbone's tokenizer takes text for control tokens, and raggd cannot keep them "
+        "apart: use a backbone whose tokenizer does not rewrite its special tokens."
+    )
+
+
+def _begun(tokenizer: Any, tokens: list[int]) -> list[int]:
+    # exactly one begin token, whoever writes it; a template without one has its reasons
+    begin = tokenizer.bos_token_id
+    if begin is None:
+        return tokens
+    if template_of(tokenizer) is None:
+        return tokens if tokens[:1] == [begin] else [begin, *tokens]
+    while tokens[:2] == [begin, begin]:
+        tokens = tokens[1:]
+    return tokens
 
 
 def prompt_fingerprint(tokenizer: Any) -> str:
@@ -87,13 +254,10 @@ def _messages(
 ) -> list[dict[str, str]]:
     reads = bool(passages or any(d.passages for d in shown))
     turns = [{"role": "system", "content": system_text(reads, instruction)}]
-    for demonstration in shown:
-        text = user_text(demonstration.question, demonstration.passages, sources)
-        turns.append({"role": "user", "content": text})
-        turns.append({"role": "assistant", "content": demonstration.answer})
-    for asked, answered in earlier:
-        turns.append({"role": "user", "content": user_text(asked, ())})
-        turns.append({"role": "assistant", "content": answered})
+    said = [(user_text(d.question, d.passages, sources), d.answer) for d in shown]
+    said += [(user_text(asked, ()), answered) for asked, answered in earlier]
+    for asked, answered in said:
+        turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     return [*turns, {"role": "user", "content": user_text(question, passages, sources)}]
 
 
@@ -118,12 +282,6 @@ def _cut(tokenizer: Any, passages: list[Passage], excess: int) -> list[Passage]:
     return [*others, replace(last, text=words)] if shorter else others
 
 
-def _bounded(passage: Passage, most: int) -> Passage:
-    if max(len(passage.title), len(passage.text)) <= most:
-        return passage
-    return replace(passage, title=passage.title[:most], text=passage.text[:most])
-
-
 def build_prompt(
     tokenizer: Any,
     question: str,
@@ -139,21 +297,20 @@ def build_prompt(
 ) -> Prompt:
     """Render and tokenise one prompt; where it would not fit, passages are cut from the last.
 
-    Without a chat template it is plain text.
-
     Raises:
         RaggdError: the question is empty, or does not fit even without passages.
     """
     if not question.strip():
         raise RaggdError("the question is empty: expected at least one word.")
     end = answer_tokens(tokenizer, answer) if answer is not None else []
-    kept = [_bounded(passage, _LONGEST_TOKEN * limit) for passage in passages]
+    most = _LONGEST_TOKEN * limit
+    kept = [replace(p, title=p.title[:most], text=p.text[:most]) for p in passages]
     room = limit - reserve - len(end)
-
-    def messages(passages: Sequence[Passage]) -> list[dict[str, str]]:
-        return _messages(question, passages, shown, instruction, earlier, sources)
-
-    while len(tokens := turn_tokens(tokenizer, messages(kept))) > room:
+    while True:
+        turns = _messages(question, kept, shown, instruction, earlier, sources)
+        tokens = turn_tokens(tokenizer, turns)
+        if len(tokens) <= room:
+            break
         if not kept:
             raise RaggdError(
                 f"the prompt needs {len(tokens) + len(end) + reserve} tokens without any passage, "
@@ -161,7 +318,7 @@ def build_prompt(
                 "or raise backbone.context_tokens."
             )
         kept = _cut(tokenizer, kept, len(tokens) - room)
-    whole = sum(old is new for old, new in zip(passages, kept, strict=False))
+    whole = sum(old == new for old, new in zip(passages, kept, strict=False))
     asked = " ".join([*(before for before, _ in earlier[-1:]), question])  # a follow-up names less
     return Prompt((*tokens, *end), len(end), len(passages) - whole, tuple(kept), asked)
 

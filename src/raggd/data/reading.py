@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
-from raggd.data.answers import contains_answer
+from raggd.data.answers import contains_answer, held
 from raggd.data.closed import Closed, are_grades, closed_of, line_of
-from raggd.data.pieces import NAMES, VALUE, Piece, held, is_part, letters_of, pieces_of
-from raggd.data.several import several_of
+from raggd.data.pieces import NAMES, VALUE, Piece, is_part, letters_of, pieces_of
 from raggd.data.shown import parsed_json, refusals_of
 from raggd.data.template import (
     ASKED,
@@ -18,14 +18,23 @@ from raggd.data.template import (
     REFUSAL,
     STOPS,
     AnswerTemplate,
+    Several,
+    kind_of,
     marked,
     whole_sentences,
 )
+from raggd.data.text import in_word, is_boundary
 from raggd.records import Demonstration
 
 READING = "10"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 _MOST_NAMES = 2
+_JSON_VALUE = re.compile(
+    r':\s*(?:"(?P<text>(?:[^"\\]|\\.)*)"|(?P<number>-?\d+(?:\.\d+)?)(?=\s*[,}]))'
+)
+_BETWEEN = re.compile(r"[^\w\s,.'’-]|\n")  # what tells that one value ends and another begins
+_LONGEST = 600  # characters of an answer of several values
+_FEW = 2  # marks between values, and characters of one
 _UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?:[.,]0+)?(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
 
 
@@ -100,9 +109,12 @@ def _open(
     template = replace(template, letters=letters, quotes=_quoted(values, answered))
     if not _settled(template, before, answered):
         template, before = AnswerTemplate(), [d.answer for d in answered]
-    extractive = not template.quotes and _extractive(before, answered)
     numbers = _are_numbers(template, before, answered)
-    return replace(template, extractive=extractive or numbers, numbers=numbers), before
+    # labels come back and are short; one example shows too little
+    told = not template.quotes and 1 < len(set(before)) == len(before)
+    pairs = zip(before, answered, strict=True)
+    parts = told and all(len(value) > 1 and is_part(value, d.passages) for value, d in pairs)
+    return replace(template, extractive=parts or numbers, numbers=numbers), before
 
 
 def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
@@ -121,30 +133,25 @@ def _read(answered: Sequence[Demonstration]) -> AnswerTemplate:
 def _with_stops(template: AnswerTemplate, answered: Sequence[Demonstration]) -> AnswerTemplate:
     # a full stop behind values that are sentences of their passages is theirs
     at = template.pieces.index(VALUE) + 1
-    behind = "".join(piece.text for piece in template.pieces[at : at + 1])
-    if behind[:1] not in STOPS or (len(behind) == 1 and template.pieces[at + 1 :]):
+    before, behind = template.pieces[:at], template.pieces[at:]
+    stop = behind[0].text if behind else ""
+    if stop[:1] not in STOPS or (len(stop) == 1 and behind[1:]):
         return template
-    rest = [Piece("", behind[1:])] if behind[1:] else []
-    pieces = (*template.pieces[:at], *rest, *template.pieces[at + 1 :])
-    longer = replace(template, pieces=pieces)
+    rest = [Piece("", stop[1:])] if stop[1:] else []
+    longer = replace(template, pieces=(*before, *rest, *behind[1:]))
     values = [longer.value_of(d.answer) or "" for d in answered]
     return longer if _quoted(values, answered) == "sentence" else template
 
 
 def _quoted(values: Sequence[str], answered: Sequence[Demonstration]) -> str:
     pairs = list(zip(values, answered, strict=True))
-    if len(values) > 1 and all(value in whole_sentences(d.passages) for value, d in pairs):
+    if len(pairs) < 2:
+        return ""
+    if all(value in whole_sentences(d.passages) for value, d in pairs):
         return "sentence"
     titled = all(any(value == p.title for p in d.passages) for value, d in pairs)
     # a title that the text holds, too, may be meant as what the text says
-    return "title" if len(values) > 1 and titled and not all(held(v, d) for v, d in pairs) else ""
-
-
-def _extractive(values: Sequence[str], answered: Sequence[Demonstration]) -> bool:
-    # labels come back and are short; one example shows too little
-    told = len(values) > 1 and len(set(values)) == len(values)
-    pairs = zip(values, answered, strict=True)
-    return told and all(len(value) > 1 and is_part(value, d.passages) for value, d in pairs)
+    return "title" if titled and not all(held(value, d) for value, d in pairs) else ""
 
 
 def _are_numbers(
@@ -177,6 +184,78 @@ def _settled(
     numbers = re.findall(r"\d+", re.sub(r"\[\^\d+\]", "", literal))  # but for marks of notes
     alike = any(all(held(number, d) for d in answered) for number in numbers)
     enough = sum(found) > len(found) / 2 if len(found) > 2 else all(found)
-    return (
-        all(cited) and not alike and bool(template.letters != "same" or template.quotes or enough)
-    )
+    told = enough or template.letters != "same" or bool(template.quotes)
+    return told and all(cited) and not alike
+
+
+def several_of(answered: Sequence[Demonstration]) -> Several | None:
+    """Return what examples write around several values; None where they do not all do so alike."""
+    answers = [d.answer.strip() for d in answered]
+    if len(answers) < 2 or max(map(len, answers)) > _LONGEST:
+        return None
+    parsed = list(map(parsed_json, answers))
+    if any(isinstance(one, list) for one in parsed):
+        return None
+    json = None not in parsed
+    pairs = zip(answers, answered, strict=True)
+    cuts = list(map(_json_cuts, answers)) if json else [_held_cuts(a, d) for a, d in pairs]
+    parts = list(map(_parts, answers, cuts))
+    if len(set(map(len, parts))) > 1:
+        return None
+    literals, kinds = [""], list[str]()
+    for number, column in enumerate(zip(*parts, strict=True)):
+        if len(set(column)) == 1:  # what is the same in all is no value
+            literals[-1] += column[0]
+            continue
+        kind = kind_of(column, answered) if number % 2 else None
+        if kind is None:
+            return None
+        kinds.append(kind)
+        literals.append("")
+    between = literals[1:-1]
+    if not between or not all(map(_BETWEEN.search, between)) or (not json and _is_list(literals)):
+        return None
+    return Several(tuple(literals), tuple(kinds), json)
+
+
+def _parts(answer: str, cuts: Sequence[int]) -> list[str]:
+    return [answer[start:end] for start, end in pairwise([0, *cuts, len(answer)])]
+
+
+def _is_list(literals: Sequence[str]) -> bool:
+    # of which another may have more items, or fewer: alike lines, two values and one mark
+    first, *between, _ = literals
+    lines = set(between) == {f"\n{first}"}
+    return lines or (not first and len(between) < _FEW and len(between[0].strip()) < _FEW)
+
+
+def _json_cuts(answer: str) -> list[int]:
+    # where values begin and end
+    found = _JSON_VALUE.finditer(answer)
+    return [at for match in found for at in match.span(match.lastgroup or 0)]
+
+
+def _held_cuts(answer: str, shown: Demonstration) -> list[int]:
+    # from left to right the longest runs of words that passages hold
+    told = "\n".join(" ".join(f"{p.title}\n{p.text}".split()) for p in shown.passages)
+    cuts: list[int] = []
+    at = 0
+    while at < len(answer):
+        end = _end(answer, at, told, shown)
+        cuts += [at, end] if end > at else []
+        at = max(end, at + 1)
+    return cuts
+
+
+def _end(answer: str, at: int, told: str, shown: Demonstration) -> int:
+    if not (is_boundary(answer, at) and in_word(answer[at])):
+        return at
+    line = answer.find("\n", at)
+    ends = range(at + 1, (len(answer) if line < 0 else line) + 1)
+    # the longest that stands there: what goes on from what does not stand there does not either
+    last = at + bisect_left(ends, True, key=lambda end: answer[at:end] not in told)
+    for end in range(last, at, -1):
+        whole = is_boundary(answer, end) and in_word(answer[end - 1])
+        if whole and is_part(answer[at:end], shown.passages):
+            return end
+    return at

@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Any
 
-from raggd.data.answers import contains_answer, normalise_answer
+from raggd.data.answers import contains_answer, held, normalise_answer
 from raggd.data.closed import YES_NO, labels_of, options_of
 from raggd.data.documents import READERS
 from raggd.data.text import is_boundary
@@ -57,14 +58,15 @@ def inside(answers: Sequence[str]) -> list[str]:
 
 
 def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
-    """Return beginning and end that all texts share, cut at whole words; they do not overlap.
+    """Return beginning and end that texts share, cut at whole words; of the same ones, the whole.
 
     >>> shared_ends(["It is Rome.", "It is Rio."])
     ('It is ', '.')
     """
-    start, end = _same(texts), _same([text[::-1] for text in texts])
-    end = min(end, min(map(len, texts)) - start)
-    first = texts[0]
+    if len(set(texts)) == 1:
+        return texts[0], texts[0]
+    first, start = texts[0], _same(texts)
+    end = min(_same([text[::-1] for text in texts]), min(map(len, texts)) - start)
     while not all(is_boundary(t, start) for t in texts):
         start -= 1
     while not all(is_boundary(t, len(t) - end) for t in texts):
@@ -73,26 +75,25 @@ def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
 
 
 def _same(texts: Sequence[str]) -> int:
-    first, last = min(texts), max(texts)  # what these two share, all do
-    pairs = zip(first, last, strict=False)
-    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(first), len(last)))
+    pairs = zip(min(texts), max(texts), strict=False)  # what these two share, all do
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
 
 
 def _lacking(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     # whose passages lack the answer, where another one's hold theirs: labels and verdicts, which
     # no passage holds, are no sign of anything
     bare = [_bare([d.answer for d in demonstrations], i) for i in range(len(demonstrations))]
-    held = [
+    found = [
         contains_answer("\n".join(f"{p.title}\n{p.text}" for p in d.passages), texts)
         for d, texts in zip(demonstrations, bare, strict=True)
     ]
-    if not any(held) and not any(map(_tells, demonstrations)):
+    if not any(found) and not any(map(_tells, demonstrations)):
         return []
     return [
         d
-        for d, found, texts in zip(demonstrations, held, bare, strict=True)
+        for d, has, texts in zip(demonstrations, found, bare, strict=True)
         if (d.passages or _denies(d.answer))  # of what it refuses, nothing may be found at all
-        and not found
+        and not has
         and not {normalise_answer(text) for text in texts} & YES_NO
         and not texts[0].isdecimal()
         and texts[0] not in options_of(d.question)
@@ -129,8 +130,8 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     if len(set(answers)) == 1 and all(map(says_no, demonstrations)):
         return (answers[0],)
     lacking = _lacking(demonstrations)
-    held = {d.answer.strip() for d in demonstrations if d not in lacking}
-    texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in held}
+    found = {d.answer.strip() for d in demonstrations if d not in lacking}
+    texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in found}
     said = {text for text in texts if _denies(text)}
     bare = dict(zip(answers, inside(answers), strict=True))
     kinds = {t for t, d in texts.items() if answers.count(t) > 1 or _strange(d, bare[t])} - said
@@ -149,9 +150,8 @@ def unsupported(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
     lacking = [d for d in _lacking(demonstrations) if d.answer.strip() not in refusals]
     if not lacking or labels_of(inside([d.answer for d in demonstrations]), demonstrations):
         return []
-    parts = [set(_parts(d.answer)) for d in demonstrations]
-    differ = len({d.answer for d in demonstrations}) > 1
-    alike = set.intersection(*parts) if differ else set()
+    parts = [set(_parts(answer)) for answer in {d.answer for d in demonstrations}]
+    alike = set.intersection(*parts) if len(parts) > 1 else set()
     return [d for d in lacking if not _holds_part(d, alike)]
 
 
@@ -171,9 +171,8 @@ def _holds_part(shown: Demonstration, alike: set[str]) -> bool:
 def says_no(shown: Demonstration) -> bool:
     """Return whether a demonstration refuses by its words: it says no, and its passages do not."""
     said = shown.answer.strip()
-    if normalise_answer(said) in YES_NO or not _denies(said):
-        return False
-    return not contains_answer("\n".join(p.text for p in shown.passages), [said])
+    denies = normalise_answer(said) not in YES_NO and _denies(said)
+    return denies and not held(said, shown)
 
 
 def parsed_json(answer: str) -> dict[str, Any] | list[Any] | None:
@@ -230,18 +229,16 @@ def names_files(demonstrations: Sequence[Demonstration]) -> bool:
     True
     """
     return any(
-        _FILE.search(d.answer) or any(_stands_in(name, d.answer) for name in _files(d.passages))
+        _FILE.search(d.answer) or any(_names_file(d.answer, passage) for passage in d.passages)
         for d in demonstrations
     )
 
 
-def _files(passages: Sequence[Passage]) -> list[str]:
-    sources = [passage.source for passage in passages]
-    return [name for source in sources for name in (source, PurePosixPath(source).name) if name]
-
-
-def _stands_in(name: str, answer: str) -> bool:
-    return bool(re.search(rf"(?<![\w/.-]){re.escape(name)}(?!\w)", answer))
+def _names_file(answer: str, passage: Passage, least: int = 1) -> bool:
+    # with its folder or without; names of a few characters may stand there by chance
+    files = {passage.source, PurePosixPath(passage.source).name}
+    named = (rf"(?<![\w/.-]){re.escape(file)}(?!\w)" for file in files if len(file) >= least)
+    return any(re.search(name, answer) for name in named)
 
 
 def is_refusal(answer: str, refusals: Sequence[str]) -> bool:
@@ -256,12 +253,12 @@ def named_passages(answer: str, passages: Sequence[Passage]) -> tuple[int, ...]:
     >>> named_passages("Rome [2]", [Passage("a", "x"), Passage("b", "y")])
     (2,)
     """
-    cited = " ".join(one or several for one, several in _CITED.findall(answer))
+    cited = " ".join(map("".join, _CITED.findall(answer)))
     numbers = set(map(int, re.findall(r"\d+", cited)))
     return tuple(
         number
         for number, passage in enumerate(passages, start=1)
         if number in numbers
         or (len(passage.title) > 3 and passage.title in answer)
-        or any(len(name) > 3 and _stands_in(name, answer) for name in _files([passage]))
+        or _names_file(answer, passage, least=4)
     )

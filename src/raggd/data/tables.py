@@ -27,14 +27,13 @@ from raggd.records import RaggdError, require_known
 
 Values = NDArray[np.float64]
 _TIMEOUT_SECONDS = 60
-_WORDS = {"male": 1.0, "female": 0.0}
+_WORDS = {"male": "1", "female": "0"}
 
 
 @dataclass(frozen=True, slots=True)
 class DataTable:
     """Features (rows, d) with their names, and the target (rows,)."""
 
-    name: str
     columns: tuple[str, ...]
     x: Values
     y: Values
@@ -42,19 +41,15 @@ class DataTable:
 
 @dataclass(frozen=True, slots=True)
 class TableSource:
-    """Where a table comes from, and the hash of its values (`values_hash`).
-
-    `dropped` are columns that are no features. `url` is empty where there is no public home without
-    an account; `unpack` makes header and rows of what it returns.
-    """
+    """Where a table comes from."""
 
     file: str
     target: str
-    dropped: tuple[str, ...]
-    sha256: str
-    url: str
-    unpack: Callable[[bytes], list[list[str]]] | None
+    sha256: str  # of its values (`values_hash`)
     home: str
+    url: str = ""  # empty where there is no public home without an account
+    unpack: Callable[[bytes], list[list[str]]] | None = None  # header and rows of what it returns
+    dropped: tuple[str, ...] = ()  # columns that are no features
 
 
 def _split(text: str, delimiter: str = ",") -> list[list[str]]:
@@ -85,38 +80,34 @@ SOURCES: dict[str, TableSource] = {
     "california": TableSource(
         "california_housing.csv",
         "MedHouseVal",
-        (),
         "f64ea3855a6ea650d9205b90067d261ace1802a50aea9363c4e990a5aa8ec381",
+        "scikit-learn's fetch_california_housing",
         "https://ndownloader.figshare.com/files/5976036",
         _unpack_california,
-        "scikit-learn's fetch_california_housing",
     ),
     "bike": TableSource(
         "bike_sharing_hour.csv",
         "cnt",
-        ("instant", "dteday"),
         "e1ff53e6926f1354fe01c0a5fc0705ba394fa52c13c2243321123af61c1ae5f5",
+        "UCI Bike Sharing, hour.csv",
         "https://archive.ics.uci.edu/static/public/275/bike+sharing+dataset.zip",
         partial(_unpack_zip, "hour.csv", ","),
-        "UCI Bike Sharing, hour.csv",
+        dropped=("instant", "dteday"),
     ),
     "wine": TableSource(
         "winequality_white.csv",
         "quality",
-        (),
         "f87ca7c8f0cb60520204bdcaee4be734b2aedd8e373690614ab477c07c52a0df",
+        "UCI Wine Quality, winequality-white.csv",
         "https://archive.ics.uci.edu/static/public/186/wine+quality.zip",
         partial(_unpack_zip, "winequality-white.csv", ";"),
-        "UCI Wine Quality, winequality-white.csv",
     ),
     "calories": TableSource(
         "calorie_expenditure.csv",
         "Calories",
-        ("User_ID",),
         "46f176cec8a9e0fec4e8d32f9a1b67d0eccc89d47d3ff1c198be780b31df71c5",
-        "",
-        None,
         "Kaggle, fmendes/fmendesdat263xdemos: exercise.csv joined with calories.csv on User_ID",
+        dropped=("User_ID",),
     ),
 }
 TABLES = tuple(SOURCES)
@@ -124,10 +115,9 @@ TABLES = tuple(SOURCES)
 
 def values_hash(x: Values, y: Values) -> str:
     """Return the SHA-256 of all values with ten significant digits, the target last."""
-    digest = hashlib.sha256()
-    for row in np.column_stack([x, y]):
-        digest.update((",".join(f"{v:.10g}" for v in row) + "\n").encode())
-    return digest.hexdigest()
+    text = io.StringIO()
+    np.savetxt(text, np.column_stack([x, y]), fmt="%.10g", delimiter=",")
+    return hashlib.sha256(text.getvalue().encode()).hexdigest()
 
 
 def to_table(name: str, rows: Sequence[Sequence[str]]) -> DataTable:
@@ -137,7 +127,8 @@ def to_table(name: str, rows: Sequence[Sequence[str]]) -> DataTable:
         header = [column.strip() for column in rows[0]]
         kept = [c for c in header if c not in {*source.dropped, source.target}]
         places = [header.index(column) for column in (*kept, source.target)]
-        values = np.array([[_number(row[place]) for place in places] for row in rows[1:]])
+        cells = [[row[place].strip().lower() for place in places] for row in rows[1:]]
+        values = np.array([[_WORDS.get(c, c) for c in row] for row in cells], dtype=np.float64)
         x, y = values[:, :-1], values[:, -1]
         right = values_hash(x, y) == source.sha256
     except (IndexError, ValueError):
@@ -147,12 +138,7 @@ def to_table(name: str, rows: Sequence[Sequence[str]]) -> DataTable:
             f"table '{name}': its columns or values are not those of {source.home}. It was changed "
             "or cut, or is another table; get it again."
         )
-    return DataTable(name, tuple(kept), x, y)
-
-
-def _number(text: str) -> float:
-    word = text.strip().lower()
-    return _WORDS[word] if word in _WORDS else float(word)
+    return DataTable(tuple(kept), x, y)
 
 
 def _read(path: Path) -> list[list[str]]:
@@ -164,23 +150,19 @@ def _read(path: Path) -> list[list[str]]:
 
 
 def _download(name: str) -> list[list[str]]:
-    source = SOURCES[name]
-    if source.unpack is None:
-        raise RaggdError(
-            f"table '{name}' ({source.file}) is not there, and its home asks for an account: "
-            f"get it from {source.home}, and name its folder with --tables, or "
-            "with RAGGD_DATA the folder above 'tabular'."
-        )
+    source, problem = SOURCES[name], "its home asks for an account"
     try:
-        with urllib.request.urlopen(source.url, timeout=_TIMEOUT_SECONDS) as answer:
-            data: bytes = answer.read()
-        return source.unpack(data)
+        if source.unpack is not None:
+            with urllib.request.urlopen(source.url, timeout=_TIMEOUT_SECONDS) as answer:
+                data: bytes = answer.read()
+            return source.unpack(data)
     except (OSError, zipfile.BadZipFile, tarfile.TarError, KeyError) as error:
-        raise RaggdError(
-            f"table '{name}' is not there and could not be fetched from {source.url} ({error}). "
-            f"Fetch it elsewhere ({source.home}) as {source.file}, and name its folder with "
-            "--tables."
-        ) from error
+        problem = f"it could not be fetched from {source.url} ({error})"
+    raise RaggdError(
+        f"table '{name}' is not there, and {problem}: get it elsewhere ({source.home}) as "
+        f"{source.file}, and name its folder with --tables, or with RAGGD_DATA the folder above "
+        "'tabular'."
+    )
 
 
 def _local(file: str, given: Path | None) -> Path | None:

@@ -16,14 +16,15 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from raggd.data.answers import contains_answer
-from raggd.data.closed import Closed
-from raggd.data.contracts.letters import CHANGES, FIGURED, SHORTENED
+from raggd.data.closed import YES_NO, Closed
+from raggd.data.contracts.letters import CHANGES, FIGURED, FIGURES, SHORTENED, Figure
 from raggd.data.contracts.targets import sentences
-from raggd.data.pieces import NAMES, VALUE, Piece, are_sentences, read_answer
-from raggd.data.several import Several
+from raggd.data.pieces import NAMES, VALUE, Piece, are_sentences, is_part, read_answer
 from raggd.data.shown import is_refusal, parsed_json
-from raggd.records import Passage
+from raggd.records import Demonstration, Passage
 
 _FEW = 4  # characters that stand in many an answer
 STOPS = frozenset(".!?。！？")
@@ -31,6 +32,57 @@ ASKED = "\ufdd0"  # no character: stands for the question where answers say it a
 NUMBER = re.compile(r"(?<!\w)-?\d+(?:,\d{3})*(?:\.\d+)?")
 REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""
+_WHOLE: Mapping[str, Figure] = {
+    name: Figure(pattern, str, re.compile(pattern).findall)
+    for name, pattern in (
+        ("number", r"(?<![\w.,])-?\d+(?:\.\d+)?(?![\w%]|[.,]\d)"),
+        ("measure", r"(?<![\w.,])\d[\d.,]*\s?(?:[^\W\d_]+|[%€$£°])(?:/[^\W\d_]+)?"),
+    )
+}
+"""Of values that are never a part of something longer, as their passages write them."""
+_MARK = re.compile(r"[.,;:!?()\[\]](?=\s|$)|(?<=\s)[(\[]")
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """What stands around the values of an answer that has several.
+
+    `{"role": "night porter", "since": 2021}`, `Veenstra (8 bar)`, `- Maker: ...` and `- Flow: ...`
+    on two lines: it is written for the model, and each value is held to the words of its passages.
+    """
+
+    literals: tuple[str, ...]  # before the first, between two, behind the last
+    # of each value: a key of `_WHOLE` or `FIGURES`, ``part`` of what stands between two marks, or
+    # of ``any`` text
+    kinds: tuple[str, ...]
+    json: bool = False  # whether the answer is JSON, whose values hold no quotes
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"written as '{'...'.join(self.literals)}'"
+
+    def texts(self, number: int, passages: Sequence[str]) -> tuple[list[str], list[str]]:
+        """Return what a value may be a part of, and what it may be the whole of."""
+        kind = self.kinds[number]
+        if figure := _WHOLE.get(kind) or FIGURES.get(kind):
+            told = (figure.change(n) for text in passages for n in figure.among(text))
+            return [], list(dict.fromkeys(told))
+        cuts = [_MARK.pattern] * (kind == "part") + [r'["\\]'] * self.json
+        cut = re.compile("|".join(cuts) or r"(?!)")
+        return [part for text in passages for part in cut.split(text)], []
+
+
+def kind_of(values: Sequence[str], answered: Sequence[Demonstration]) -> str | None:
+    """Return the kind of values of `Several`; None where their passages do not hold them."""
+    pairs = list(zip(values, answered, strict=True))
+    written = all(is_part(value, d.passages) for value, d in pairs)
+    texts = [(value, "\n".join(p.text for p in d.passages)) for value, d in pairs]
+    for name, figure in (_WHOLE if written else FIGURES).items():
+        fits = all(re.fullmatch(figure.written, value) for value in values)
+        if fits and (written or all(v in map(figure.change, figure.among(t)) for v, t in texts)):
+            return name
+    marked = any(map(_MARK.search, values))
+    return ("any" if marked else "part") if written else None
 
 
 @dataclass(frozen=True)
@@ -55,25 +107,20 @@ class AnswerTemplate:
     @classmethod
     def of(cls, fields: Mapping[str, Any]) -> AnswerTemplate:
         """Return the template whose fields `dataclasses.asdict` gave."""
-        pieces = tuple(Piece(*pair) for pair in fields["pieces"])
-        told = {name: tuple(fields[name]) for name in ("names", "refusals")}
-        told["given"] = tuple(map(tuple, fields["given"]))
-        closed = Closed.of(fields["closed"]) if fields.get("closed") else None
-        several = Several.of(fields["several"]) if fields.get("several") else None
-        return cls(**{**fields, **told, "pieces": pieces, "closed": closed, "several": several})
+        return _STORED.validate_python(fields)
 
     @property
     def rewrites(self) -> bool:
         """Whether an answer is not written as the model says it."""
-        labels = self.closed is not None and not self.closed.options
-        closed = None if labels else self.closed
+        closed = self.closed if self.closed and self.closed.options else None
         plain = replace(self, extractive=False, given=(), closed=closed, several=None)
         return plain != AnswerTemplate()
 
     @property
     def classes(self) -> bool:
-        """Whether answers sort questions into classes, for which no passage need be found."""
-        return self.closed is not None and self.closed.classes
+        """Whether labels, all but yes and no, sort questions: no passage need be found for them."""
+        labels = self.closed.labels if self.closed else ()
+        return bool(labels) and not {label.lower() for label in labels} & YES_NO
 
     def __str__(self) -> str:
         """Return it in words; empty where nothing but a refusal is settled.
@@ -81,8 +128,7 @@ class AnswerTemplate:
         >>> str(AnswerTemplate((Piece("", "It is "), VALUE, Piece("", " ["), Piece("n")), "upper"))
         "written as 'It is ... [n', in upper letters"
         """
-        text = self.joined({"x": "...", "n": "n"}, self.names)
-        text = text.replace(ASKED, "question")
+        text = self.joined({"x": "...", "n": "n"}, self.names).replace(ASKED, "question")
         said = [f"written as '{text}'"] if len(self.pieces) > 1 else []
         kind = " alone" if self.letters in SHORTENED else " letters"
         kind = "" if self.letters in FIGURED else kind
@@ -110,16 +156,13 @@ class AnswerTemplate:
             return text  # nothing to name
         at = _best(value, [p.text for p in passages]) if passages else 0
         names = [NAMES[name](passages[at]) for name in self.names] if passages else []
-        slots = {"x": self._unmarked(text), "n": str(at + 1)}
-        if self.json:
-            slots = {kind: json.dumps(t, ensure_ascii=False)[1:-1] for kind, t in slots.items()}
-            names = [json.dumps(name, ensure_ascii=False)[1:-1] for name in names]
-        written = self.joined(slots, names)
-        if self.json and parsed_json(written) is None:  # the examples had numbers there
-            told = (slots["x"].replace(",", ""), f'"{slots["x"]}"')
-            texts = [self.joined({**slots, "x": each}, names) for each in told]
-            written = next((t for t in texts if parsed_json(t) is not None), texts[-1])
-        return written
+        told = [self._unmarked(text)]
+        if self.json:  # where the examples may have had numbers
+            text, names = _escaped(told[0]), list(map(_escaped, names))
+            told = [text, text.replace(",", ""), f'"{text}"']
+        texts = [self.joined({"x": each, "n": str(at + 1)}, names) for each in told]
+        whole = (each for each in texts if not self.json or parsed_json(each) is not None)
+        return next(whole, texts[-1])
 
     def _unmarked(self, text: str) -> str:
         # without the full stop that the template writes behind it, or a sentence has before more
@@ -194,6 +237,9 @@ class AnswerTemplate:
         return []
 
 
+_STORED = TypeAdapter(AnswerTemplate)
+
+
 def _quote(kind: str, text: str, passages: Sequence[Passage]) -> str:
     titles = [p.title for p in passages]
     if kind == "title":
@@ -223,12 +269,15 @@ def marked(question: str, answer: str) -> str:
     """Return an answer with `ASKED` for its question, which JSON may hold in two spellings."""
     spelled = [question]
     if parsed_json(answer) is not None:
-        spelled = [json.dumps(question, ensure_ascii=plain)[1:-1] for plain in (False, True)]
+        spelled = [_escaped(question), json.dumps(question)[1:-1]]
     for text in spelled:
         answer = answer.replace(text, ASKED) if len(text) > _FEW else answer
     return answer
 
 
 def _asked_again(written: str, question: str) -> str:
-    told = json.dumps(question, ensure_ascii=False)[1:-1] if parsed_json(written) else question
-    return written.replace(ASKED, told)
+    return written.replace(ASKED, _escaped(question) if parsed_json(written) else question)
+
+
+def _escaped(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)[1:-1]

@@ -17,7 +17,7 @@ from raggd.assembly import Assembly
 from raggd.data.benchmarks import choose_by_hash, scored_questions
 from raggd.data.contracts.base import Asked, Contract, Lesson, Score, draw_lesson
 from raggd.data.contracts.families import LETTER_CHANGES, SETS, contract_set
-from raggd.data.prepared import Prepared, prepared_id, read_prepared
+from raggd.data.questions import Prepared, prepared_id, read_prepared
 from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.evaluation.runner import alike_batches
 from raggd.evaluation.statistics import Sample

@@ -1,9 +1,9 @@
 """Linear self-attention, Lemma 1's and GD++'s weights, stacks of layers (paper section 3, app. B).
 
-A layer adds ``P V K^T q_j`` to every token ``e_j``: scores without softmax, keys and
+A layer adds ``P V K^T q_j`` to every token ``e_j = (x, y)``: scores without softmax, keys and
 values from the context tokens only, the query token only receives. All tensors carry two leading
 axes: R replicas (each has its own weights) and B tasks, so that thousands of tasks and several
-seeds are one product.
+seeds are one product. What it computes is a step on the loss of `objective.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from raggd.linear.objective import Weights
 
 
 class Head(NamedTuple):
@@ -45,7 +43,11 @@ def head_shift(
     and W_V (paper section 4). A softmax is the departure that Lemma 1 does not cover.
     """
     if softmax:
-        return _softmax_shift(head, receivers, context, documents)
+        keys, values = _per_replica(context, head.key), _per_replica(context, head.value)
+        if documents is not None:
+            keys, values = torch.cat([keys, documents], -2), torch.cat([values, documents], -2)
+        scores = _per_replica(receivers, head.query) @ keys.mT / keys.shape[-1] ** 0.5
+        return _per_replica(scores.softmax(-1) @ values, head.project)
     # Two T x T products per token instead of four: K^T Q and P V are formed once per replica.
     scores = _per_replica(receivers, head.key.mT @ head.query) @ context.mT
     shift = _per_replica(scores @ context, head.project @ head.value)
@@ -53,16 +55,6 @@ def head_shift(
         scores = receivers @ _per_replica(documents, head.query.mT).mT
         shift = shift + scores @ _per_replica(documents, head.project)
     return shift
-
-
-def _softmax_shift(
-    head: Head, receivers: Tensor, context: Tensor, documents: Tensor | None
-) -> Tensor:
-    keys, values = _per_replica(context, head.key), _per_replica(context, head.value)
-    if documents is not None:
-        keys, values = torch.cat([keys, documents], -2), torch.cat([values, documents], -2)
-    scores = _per_replica(receivers, head.query) @ keys.mT / keys.shape[-1] ** 0.5
-    return _per_replica(scores.softmax(-1) @ values, head.project)
 
 
 def _read_back(form: Tensor, head: Head, context: Tensor, documents: Tensor | None) -> Tensor:
@@ -89,11 +81,6 @@ class LinearSelfAttention(nn.Module):
     authors' way to show documents to the layer that they train (see `tasks.document_offset`).
     """
 
-    key: nn.Parameter
-    query: nn.Parameter
-    value: nn.Parameter
-    project: nn.Parameter
-
     def __init__(
         self,
         head: Head,
@@ -105,10 +92,10 @@ class LinearSelfAttention(nn.Module):
         softmax: bool = False,
         offset: Tensor | None = None,
     ) -> None:
-        """Take the weights, not to be trained yet."""
         super().__init__()
-        for name, tensor in head._asdict().items():
-            setattr(self, name, nn.Parameter(tensor.clone(), requires_grad=False))
+        self.key, self.query, self.value, self.project = (
+            nn.Parameter(tensor.clone(), requires_grad=False) for tensor in head
+        )
         self.layers, self.outputs, self.residual = layers, outputs, residual
         self.target_only, self.softmax, self.offset = target_only, softmax, offset
 
@@ -124,26 +111,24 @@ class LinearSelfAttention(nn.Module):
     def _sources(self, head: Head, context: Tensor, documents: Tensor | None) -> list[Tensor]:
         """Return the tokens that keys and values read in every layer, each (R, B, N, T)."""
         sources: list[Tensor] = []
-        while True:
-            source = context if self.offset is None else context + self.offset[:, None, None]
-            sources.append(source)
-            if len(sources) == self.layers:  # nobody reads the context after the last layer
-                return sources
-            context = context + head_shift(head, context, source, documents, softmax=self.softmax)
+        for layer in range(self.layers):
+            if layer > 0:
+                moved = head_shift(head, context, sources[-1], documents, softmax=self.softmax)
+                context = context + moved
+            sources.append(context if self.offset is None else context + self.offset[:, None, None])
+        return sources
 
     def form(self, context: Tensor, documents: Tensor | None = None) -> Tensor:
         """Return the prediction shifts as linear forms (R, B, m, T) of the query's token.
 
-        Without a softmax every layer is linear in the token that asks, and the query is no key, so
-        that a stack is one form a with ``y = a e_q``, found from the last layer backwards. A query
-        then costs T numbers, and the expected loss over queries can be written down (see
-        `training.expected_error`).
+        Without a softmax every layer is linear in the token that asks, and the query is no key: a
+        stack is one form a with ``y = a e_q``, found from the last layer backwards. A query then
+        costs T numbers, and the loss in expectation over queries has a closed form.
         """
         head = self.head()
-        sources = self._sources(head, context, documents)
         form = torch.eye(context.shape[-1], dtype=context.dtype)[-self.outputs :]
         form = form.expand(len(context), 1, *form.shape)  # reads the y slot
-        for source in reversed(sources):
+        for source in reversed(self._sources(head, context, documents)):
             form = form + _read_back(form, head, source, documents)
         return -form if self.residual else form
 
@@ -163,7 +148,7 @@ class LinearSelfAttention(nn.Module):
 
 
 def constructed(
-    weights: Weights,
+    weights: Tensor,
     eta: Tensor,
     examples: int,
     steps: int = 1,
@@ -173,25 +158,21 @@ def constructed(
 ) -> LinearSelfAttention:
     """Return K layers of Lemma 1, or with gamma of GD++: a sum of K prediction shifts.
 
-    ``W_K = W_Q = diag(I, I, 0)``; W_V has one non-zero block row, the y row ``(W1, W2, -I)``; P is
-    ``-eta / N`` on the y slot; eta is (R,), the weights (R, m, d1) and (R, m, d2). That moves the
-    y slot of a token as one gradient step moves its prediction. In a stack every layer has to see
-    what the step before has left over: the y slot of context token j has to become ``y_j - dW
-    x_j``. That is the same head with the sign of P turned and the prediction read as minus the y
-    slot (`residual`); without, only one layer is exact.
-
-    GD++ has one more non-zero block in W_V, the identity of the x rows, and P is ``-gamma / N``
-    there: the features of every token move by ``-gamma H x_j`` (see `objective.gd_plus_plus`).
+    ``W_K = W_Q = diag(I, 0)``; W_V has one non-zero block row, the y row ``(W, -I)``; P is ``-eta /
+    N`` on the y slot; eta is (R,), the weights W (R, m, d). That moves the y slot of a token as one
+    gradient step moves its prediction. In a stack the y slot of context token j has to become ``y_j
+    - dW x_j``, what the step has left over: the same head with the sign of P turned, the prediction
+    read as minus the y slot (`residual`); without, only one layer is exact. GD++ has one more block
+    in W_V, the identity of the x rows, and P is ``-gamma / N`` there (`objective.gd_plus_plus`).
     """
-    replicas, outputs, d1 = weights.w1.shape
-    width = d1 + weights.w2.shape[-1] + outputs
-    kind = weights.w1.dtype
+    replicas, outputs, features = weights.shape
+    width, kind = features + outputs, weights.dtype
     seen = torch.zeros(width, dtype=kind)
-    seen[:-outputs] = 1
+    seen[:features] = 1
     key = torch.diag(seen).expand(replicas, width, width)
     value = torch.zeros(replicas, width, width, dtype=kind)
     identity = torch.eye(outputs, dtype=kind).expand(replicas, -1, -1)
-    value[:, -outputs:] = torch.cat([*weights, -identity], -1)
+    value[:, -outputs:] = torch.cat([weights, -identity], -1)
     scale = (1 - seen) * (eta if residual else -eta).to(kind).unsqueeze(-1)
     if gamma is not None:
         value = value + key

@@ -2,12 +2,8 @@
 
 A cell is a plain dictionary of settings, one training run of all its seeds. Its rows depend on
 nothing else, so that a finished cell is stored under the hash of its settings and never run twice;
-figures that share a cell share its rows. Pictures are small multiples with bands over seeds,
-readable without colour: colours are after Okabe and Ito, every line has its own marker and dash.
-Matplotlib is slow to load and imported when a picture is made.
-
-The authors' notebook (`SOURCE`) publishes what the paper's figure 5 shows and the losses of five
-layers; its settings give the *reading* that the paper leaves open (see `tasks.TaskReading`).
+figures that share a cell share its rows. Pictures are readable without colour: colours are after
+Okabe and Ito, every line has its own marker and dash.
 """
 
 from __future__ import annotations
@@ -15,10 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from itertools import cycle
 from statistics import mean
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from raggd.progress import Progress
 
@@ -52,7 +47,19 @@ def changed_cell(cell: Row, changes: Cell) -> Row:
     return cell | dict(changes)
 
 
-# The numbers of rows.
+def is_evaluated(cell: Cell, step: int) -> bool:
+    """Return whether a cell's curve has a point after so many steps: the last, and every few."""
+    every = max(1, cell["steps"] // cell["evaluations"])
+    return bool(step % every == 0 or step == cell["steps"])
+
+
+def rows_of(measured: Mapping[str, Tensor], labels: Sequence[Row]) -> list[Row]:
+    """Return a row per replica: its labels and the numbers, each (R,), by name."""
+    return [
+        {**label, **{name: float(values[replica]) for name, values in measured.items()}}
+        for replica, label in enumerate(labels)
+    ]
+
 
 # Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
 _T95 = (
@@ -89,98 +96,68 @@ def rounded(values: Iterable[float], digits: int = 5) -> list[float]:
     return [float(f"{value:.{digits}g}") for value in values]
 
 
-# What the authors publish.
-
 SOURCE = "github.com/ToneLi/ICL_RAG, ICL_equ_GD.ipynb, commit 672f453"
-_WHERE = ("interface", "documents", "layers", "input_range")
+"""The authors' notebook: what the paper's figure 5 shows, and the losses of five layers."""
+_COUNTS, _WIDER = (2, 5, 10, 25), (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+_BY_DOCUMENTS = {  # figure 5, inputs in +-1/2, by `_COUNTS`
+    ("projection", "constructed"): (0.94, 2.08, 4.20, 10.50),
+    ("projection", "trained"): (0.94, 2.08, 4.20, 10.55),
+    ("dot-product", "constructed"): (0.56, 0.56, 0.57, 0.57),
+    ("dot-product", "trained"): (0.56, 0.57, 0.57, 0.57),
+}
+_BY_RANGE = {  # figure 5, 2 documents, by `_WIDER`
+    ("projection", "constructed"): (3.16, 14.39, 56.70, 178.29, 468.50, 1100.0),
+    ("projection", "trained"): (3.23, 14.89, 58.76, 184.73, 485.17, 1100.0),
+    ("dot-product", "constructed"): (2.26, 12.20, 50.72, 162.59, 430.49, 992.1),
+    ("dot-product", "trained"): (2.30, 12.60, 53.20, 170.90, 452.71, 1043.43),
+}
 
 
-class Verdict(StrEnum):
-    """What a number of ours is beside the authors'."""
-
-    agrees = "agrees"  # within the tolerance
-    below = "lower than theirs"  # a trained loss below theirs by more: training found more
-    missed = "missed"  # anything else
-
-
-class Published(NamedTuple):
-    """A loss that the authors publish, with the tolerance that counts as agreement."""
-
-    figure: str
-    interface: str
-    documents: int
-    layers: int
-    input_range: float
-    which: str
-    value: float
-    tolerance: float
-
-
-def _figure5() -> Iterator[Published]:
-    """Yield by documents for inputs in +-1/2, then by input range for 2 documents."""
-    counts, ranges = (2, 5, 10, 25), (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-    losses = {
-        ("projection", "constructed"): (
-            (0.94, 2.08, 4.20, 10.50),
-            (3.16, 14.39, 56.70, 178.29, 468.50, 1100.0),
-        ),
-        ("projection", "trained"): (
-            (0.94, 2.08, 4.20, 10.55),
-            (3.23, 14.89, 58.76, 184.73, 485.17, 1100.0),
-        ),
-        ("dot-product", "constructed"): (
-            (0.56, 0.56, 0.57, 0.57),
-            (2.26, 12.20, 50.72, 162.59, 430.49, 992.1),
-        ),
-        ("dot-product", "trained"): (
-            (0.56, 0.57, 0.57, 0.57),
-            (2.30, 12.60, 53.20, 170.90, 452.71, 1043.43),
-        ),
-    }
-    for (interface, which), (by_documents, by_range) in losses.items():
-        near = 0.02 if which == "constructed" else 0.03
-        for k, value in zip(counts, by_documents, strict=True):
-            yield Published("fig5", interface, k, 1, 0.5, which, value, near)
-        for a, value in zip(ranges, by_range, strict=True):
+def _figure5() -> Iterator[Row]:
+    for (interface, which), by_documents in _BY_DOCUMENTS.items():
+        line = {"interface": interface, "documents": 2, "layers": 1, "input_range": 0.5}
+        line |= {"which": which, "tolerance": 0.02 if which == "constructed" else 0.03}
+        for k, value in zip(_COUNTS, by_documents, strict=True):
+            yield line | {"documents": k, "theirs": value}
+        for a, value in zip(_WIDER, _BY_RANGE[interface, which], strict=True):
             far = 0.05 if a <= 1.5 else 0.10
-            yield Published("fig5", interface, 2, 1, a, which, value, far)
+            yield line | {"input_range": a, "theirs": value, "tolerance": far}
 
 
-PUBLISHED = (
-    *_figure5(),
-    Published("fig6", "dot-product", 25, 5, 0.5, "plain steps", 0.4567, 0.04),
-    Published("fig6", "dot-product", 25, 5, 0.5, "constructed", 0.4316, 0.04),
-    Published("fig6", "dot-product", 25, 5, 0.5, "trained", 0.4772, 0.07),
-)
-"""Half the mean squared error. Figure 8's numbers are not public."""
+_DEEP = {"interface": "dot-product", "documents": 25, "layers": 5, "input_range": 0.5}
+PUBLISHED: dict[str, list[Row]] = {
+    "fig5": list(_figure5()),
+    "fig6": [
+        _DEEP | {"which": "plain steps", "theirs": 0.4567, "tolerance": 0.04},
+        _DEEP | {"which": "constructed", "theirs": 0.4316, "tolerance": 0.04},
+        _DEEP | {"which": "trained", "theirs": 0.4772, "tolerance": 0.07},
+    ],
+}
+"""Losses that the authors publish, half the mean squared error, and what counts as agreement."""
 
 
 def compared(figure: str, rows: list[Row]) -> list[Row]:
     """Return the published numbers of a figure beside the means over seeds of its rows.
 
-    ``ours`` is on the authors' tasks, ``fresh`` on our own draws; a trained loss may be lower.
+    ``ours`` is on the authors' tasks, ``fresh`` on our own draws.
     """
     table = []
-    for line in (line for line in PUBLISHED if line.figure == figure):
-        where = {name: getattr(line, name) for name in _WHERE}
-        key = line.which.split()[0] + "_loss"
-        cell = select((r for r in rows if key in r), **where)
+    for line in PUBLISHED.get(figure, []):
+        key = line["which"].split()[0] + "_loss"
+        cell = select((r for r in rows if key in r), **{name: line[name] for name in _DEEP})
         ours = [r[key] for r in select(cell, stage="authors")]
         if not ours:
             continue
-        row = {**where, "which": line.which, "theirs": line.value, "ours": rounded([mean(ours)])[0]}
-        row |= {"relative": round(mean(ours) / line.value - 1, 4), "tolerance": line.tolerance}
+        ratio = round(mean(ours) / line["theirs"] - 1, 4)
+        row = line | {"ours": rounded([mean(ours)])[0], "relative": ratio, "verdict": "agrees"}
         if fresh := [r[key] for r in cell if r["stage"] in {"final", "range"}]:
             row["fresh"] = rounded([mean(fresh)])[0]
-        row["verdict"] = Verdict.agrees
-        if abs(row["relative"]) > line.tolerance:
-            better = line.which == "trained" and row["relative"] < 0
-            row["verdict"] = Verdict.below if better else Verdict.missed
+        if abs(ratio) > line["tolerance"]:  # training may have found more
+            lower = line["which"] == "trained" and ratio < 0
+            row["verdict"] = "lower than theirs" if lower else "missed"
         table.append(row)
     return table
 
-
-# Pictures.
 
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": "#0072b2", "marker": "o", "linestyle": "-"},
@@ -210,11 +187,9 @@ NAMES = {
 
 def canvas(rows: int, columns: int, title: str, *, height: float = 2.9) -> tuple[Figure, Any]:
     """Return a figure without a display and its axes as a 2-d array; height in inches per row."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # slow to load
 
     figure = Figure(figsize=(3.5 * columns, height * rows + 0.9), layout="constrained")
-    FigureCanvasAgg(figure)
     figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     axes = figure.subplots(rows, columns, squeeze=False)
     for axis in axes.flat:
@@ -225,11 +200,15 @@ def canvas(rows: int, columns: int, title: str, *, height: float = 2.9) -> tuple
     return figure, axes
 
 
-def write(axis: Axes, title: str, x: str, y: str, at: float | None = None) -> None:
+def write(
+    axis: Axes, title: str, x: str, y: str, *, named: bool = False, at: float | None = None
+) -> None:
     """Write the texts of a panel, of fields by their `NAMES`, and rule a line at a height."""
     axis.set_title(title, fontsize=9, loc="left")
     axis.set_xlabel(NAMES.get(x, x), fontsize=9)
     axis.set_ylabel(NAMES.get(y, y), fontsize=9)
+    if named:
+        axis.legend(fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
     if at is not None:
         axis.axhline(at, color="#888888", linewidth=0.8)
 
@@ -245,7 +224,14 @@ def spread_of(key: str, rows: Sequence[Row]) -> tuple[float, float, float]:
 
 
 def lines(
-    axis: Axes, x: str, shown: Iterable[tuple[str, Sequence[Row], str]], *, named: bool = True
+    axis: Axes,
+    title: str,
+    x: str,
+    y: str,
+    shown: Iterable[tuple[str, Sequence[Row], str]],
+    *,
+    named: bool = True,
+    at: float | None = None,
 ) -> None:
     """Draw lines (a name, rows, a field) against x: means over seeds, bands of 95 % intervals."""
     for (name, rows, key), style in zip(shown, cycle(STYLES), strict=False):
@@ -254,8 +240,7 @@ def lines(
         middle, low, high = zip(*spread, strict=True)
         axis.plot(points, middle, label=name, linewidth=1.6, markersize=4.5, **style)
         axis.fill_between(points, low, high, color=style["color"], alpha=0.18, linewidth=0)
-    if named:
-        legend(axis)
+    write(axis, title, x, y, named=named, at=at)
 
 
 def dots(
@@ -281,11 +266,6 @@ def dots(
         return
     for edge in range(len(groups) - 1):
         axis.axvline(edge + 0.5, color="#bbbbbb", linewidth=0.6)
-
-
-def legend(axis: Axes) -> None:
-    """Put a legend inside a panel, small."""
-    axis.legend(fontsize=8, frameon=True, framealpha=0.9, edgecolor="none")
 
 
 def legend_below(figure: Figure, axis: Axes) -> None:

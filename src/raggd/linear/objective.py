@@ -1,14 +1,11 @@
 """The unified linearized RAG loss and its steps: gradient descent, GD++ and the autograd oracle.
 
-``y = W1 x1 + W2 x2`` (paper section 3); the two interfaces differ in x2 and in what W2 is made of:
+``y = W1 x1 + W2 x2 = W x`` (paper section 3); the interfaces differ in x2 and what W2 is made of:
 
-| interface   | x1  | x2                 | W2                                     |
-|-------------|-----|--------------------|----------------------------------------|
-| projection  | x_q | document feature D | W1 W_d                                 |
+| interface   | x1  | x2                 | W2                                       |
+|-------------|-----|--------------------|------------------------------------------|
+| projection  | x_q | document feature D | W1 W_d                                   |
 | dot-product | x_q | x_q                | W_z (sum_i d_i d_i^T) M^T, M = W_q^T W_d |
-
-Shapes: x1 (..., N, d1), x2 (..., N, d2), y (..., N, m), W1 (..., m, d1), W2 (..., m, d2); queries
-have n rows in place of N.
 """
 
 from __future__ import annotations
@@ -31,98 +28,72 @@ class Interface(StrEnum):
 
 
 class Examples(NamedTuple):
-    """N examples: query-side features, retrieval-derived features, targets."""
+    """N examples: features (x1, x2), (..., N, d), and targets (..., N, m) or zero."""
 
-    x1: Tensor
-    x2: Tensor
+    x: Tensor
     y: Tensor
 
 
-class Weights(NamedTuple):
-    """The two weight matrices of the predictor."""
-
-    w1: Tensor
-    w2: Tensor
-
-    def minus(self, other: Weights) -> Weights:
-        """Return the change from `other` to these."""
-        return Weights(self.w1 - other.w1, self.w2 - other.w2)
-
-
 def dot_product_weight(w_z: Tensor, documents: Tensor, mixing: Tensor) -> Tensor:
-    """Return the dot-product interface's W2, (..., m, dx): attention over documents in one matrix.
+    """Return the dot-product interface's W2, (..., m, dx): ``W_z sum_i (x^T M d_i) d_i = W2 x``.
 
-    ``W_z sum_i (x^T M d_i) d_i = (W_z D M^T) x`` with the document moment ``D = sum_i d_i d_i^T``:
-    W_z (..., m, dd) reads the mixture of documents (..., k, dd), M (..., dx, dd) is ``W_q^T W_d``
+    W_z (..., m, dd) reads the mixture of documents d (..., k, dd), M (..., dx, dd) is ``W_q^T W_d``
     of two encoders, symmetric if they are one.
     """
     return w_z @ (documents.mT @ documents) @ mixing.mT
 
 
-def predict(weights: Weights, x1: Tensor, x2: Tensor) -> Tensor:
-    """Return ``W1 x1 + W2 x2``, (..., n, m)."""
-    return x1 @ weights.w1.mT + x2 @ weights.w2.mT
+def loss(weights: Tensor, examples: Examples) -> Tensor:
+    """Return the RAG loss of weights (..., m, d), ``L = 1/(2N) sum_i |W x_i - y_i|^2``, (...)."""
+    residual = examples.x @ weights.mT - examples.y
+    return residual.square().sum((-2, -1)) / (2 * examples.x.shape[-2])
 
 
-def loss(weights: Weights, examples: Examples) -> Tensor:
-    """Return ``L = 1/(2N) sum_i |W1 x1_i + W2 x2_i - y_i|^2``, (...) (paper section 3)."""
-    residual = predict(weights, examples.x1, examples.x2) - examples.y
-    return residual.square().sum((-2, -1)) / (2 * examples.y.shape[-2])
+def gradient_step(weights: Tensor, examples: Examples, eta: float) -> Tensor:
+    """Return ``dW = -(eta/N) sum_i r_i x_i^T``, r_i the residual: one step in closed form."""
+    residual = examples.x @ weights.mT - examples.y
+    return -eta / examples.x.shape[-2] * residual.mT @ examples.x
 
 
-def gradient_step(weights: Weights, examples: Examples, eta: float) -> Weights:
-    """Return ``dW_k = -(eta/N) sum_i r_i x_ki^T``, r_i the residual: one step in closed form."""
-    residual = predict(weights, examples.x1, examples.x2) - examples.y
-    scale = -eta / examples.y.shape[-2]
-    return Weights(scale * residual.mT @ examples.x1, scale * residual.mT @ examples.x2)
+Descent = Callable[[Tensor, Examples, float, int], Tensor]
 
 
-def descend(weights: Weights, examples: Examples, eta: float, steps: int) -> Weights:
+def descend(weights: Tensor, examples: Examples, eta: float, steps: int) -> Tensor:
     """Return the weights after K closed-form steps of size eta."""
     for _ in range(steps):
-        change = gradient_step(weights, examples, eta)
-        weights = Weights(weights.w1 + change.w1, weights.w2 + change.w2)
+        weights = weights + gradient_step(weights, examples, eta)
     return weights
 
 
-def autograd_descend(weights: Weights, examples: Examples, eta: float, steps: int) -> Weights:
+def autograd_descend(weights: Tensor, examples: Examples, eta: float, steps: int) -> Tensor:
     """Return the weights after K steps whose gradients come from autograd: the oracle."""
-    after, _ = inner_sgd(
-        lambda w: loss(Weights(w[0], w[1]), examples).sum(), list(weights), eta, steps
-    )
-    return Weights(after[0], after[1])
-
-
-Descent = Callable[[Weights, Examples, float, int], Weights]
+    (after,), _ = inner_sgd(lambda w: loss(w[0], examples).sum(), [weights], eta, steps)
+    return after
 
 
 def gd_plus_plus(
-    weights: Weights,
+    weights: Tensor,
     examples: Examples,
-    queries: tuple[Tensor, Tensor],
+    queries: Tensor,
     eta: float,
     gamma: float,
     steps: int,
     descent: Descent = descend,
 ) -> Tensor:
-    """Return the sum of GD++'s K prediction shifts at the queries (x1, x2), (..., n, m).
+    """Return the sum of GD++'s K prediction shifts, (..., n, m), at queries (..., n, d).
 
     A step (von Oswald et al. 2023) is ``dW = -eta grad L``, ``y_j <- y_j - dW x_j`` and, for
     context and queries alike, ``x_j <- (I - gamma H) x_j`` with the Hessian ``H = 1/N sum_i x_i
-    x_i^T`` of a row of W. It always starts from `weights`, the steps before it are taken out of y.
-    Without gamma it is gradient descent; with `autograd_descend` for `descent` it is the oracle.
+    x_i^T`` of a row of W. All start from `weights`: the steps before are taken out of y.
     """
     shift = torch.zeros(())
-    count = examples.y.shape[-2]
     for _ in range(steps):
-        change = descent(weights, examples, eta, 1).minus(weights)
-        shift = shift + predict(change, *queries)
-        y = examples.y - predict(change, examples.x1, examples.x2)
+        change = descent(weights, examples, eta, 1) - weights
+        shift = shift + queries @ change.mT
+        y = examples.y - examples.x @ change.mT
         # H x_j is the gradient of 1/(2N) sum_i (v x_i)^2 at v = x_j: a token's features move by
         # a step of the same loss with targets zero, as if they were a row of weights.
-        x = Weights(*(torch.cat(pair, -2) for pair in zip(examples[:2], queries, strict=True)))
-        nothing = y.new_zeros(*y.shape[:-1], x.w1.shape[-2])
-        x1, x2 = descent(x, examples._replace(y=nothing), gamma, 1)
-        examples = Examples(x1[..., :count, :], x2[..., :count, :], y)
-        queries = (x1[..., count:, :], x2[..., count:, :])
+        x, untargeted = examples.x, Examples(examples.x, torch.zeros(()))
+        examples = Examples(descent(x, untargeted, gamma, 1), y)
+        queries = descent(queries, untargeted, gamma, 1)
     return shift

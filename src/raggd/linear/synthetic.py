@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from raggd.linear import training
-from raggd.linear.attention import Head, LinearSelfAttention, constructed, random_attention
-from raggd.linear.figure import Cell, Row, TableLoader, changed_cell
-from raggd.linear.objective import Interface, Weights
+from raggd.linear.attention import (
+    Head,
+    LinearSelfAttention,
+    constructed,
+    random_attention,
+)
+from raggd.linear.figure import Cell, Row, TableLoader, changed_cell, is_evaluated, rows_of
+from raggd.linear.objective import Interface
 from raggd.linear.tasks import (
-    AUTHORS_TASKS,
     TaskReading,
     Tasks,
     TaskSpec,
@@ -22,7 +27,6 @@ from raggd.linear.tasks import (
     document_offset,
     document_weight,
     sample,
-    start_weights,
     without_direction,
 )
 from raggd.progress import Progress
@@ -31,27 +35,21 @@ RANGES = {
     TaskReading.ours: (0.5, 1.0, 1.5, 2.0),
     TaskReading.authors: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
 }
-TRAINING = ("steps", "batch", "learning_rate", "clip", "memory")
-_TASKS: Mapping[TaskReading, Row] = {
-    TaskReading.ours: {"document_size": 2, "input_range": 1.0},
-    TaskReading.authors: {"document_size": 10, "input_range": 0.5},
-}
-_OPTIMISER: Mapping[TaskReading, Row] = {
-    TaskReading.ours: {"learning_rate": 3e-3, "clip": 10.0, "memory": 0.999, "symmetric": False},
-    TaskReading.authors: {"learning_rate": 1e-2, "clip": 0.01, "memory": 0.98, "symmetric": True},
-}
 
 
 def synthetic_cell(interface: str, documents: int, **changes: Any) -> Row:
     """Return the settings of a synthetic cell: the reading's defaults with `changes`."""
     reading = TaskReading(changes.get("reading", "ours"))
+    ours = reading == TaskReading.ours
     cell: Row = {"kind": "synthetic", "reading": str(reading)}
-    cell |= {"interface": interface, "documents": documents, **_TASKS[reading]}
-    cell |= {"sigma": 0.1, "spread": 1.0, "irrelevant": 0.0}
-    cell |= {"layers": 1, "target_only": False, "softmax": False}
+    cell |= {"interface": interface, "documents": documents, "document_size": 2 if ours else 10}
+    cell |= {"sigma": 0.1, "spread": 1.0, "irrelevant": 0.0, "input_range": 1.0 if ours else 0.5}
+    cell |= {"layers": 1, "target_only": False, "softmax": False, "symmetric": not ours}
     cell |= {"seeds": 3, "seed": 0, "steps": 7500, "batch": 256, "scale": 0.05}
-    cell |= {"tasks": 10_000, "authors_tasks": AUTHORS_TASKS, "evaluations": 25}
-    return changed_cell(cell | _OPTIMISER[reading], changes)
+    cell |= {"tasks": 10_000, "authors_tasks": 10_000, "evaluations": 25}
+    cell |= {"learning_rate": 3e-3 if ours else 1e-2, "clip": 10.0 if ours else 0.01}
+    cell |= {"memory": 0.999 if ours else 0.98}
+    return changed_cell(cell, changes)
 
 
 def task_spec(cell: Cell) -> TaskSpec:
@@ -65,8 +63,8 @@ def halfway(trained: LinearSelfAttention, construction: LinearSelfAttention) -> 
     """Return the network half-way between two of one layer, in their merged matrices (figure 5).
 
     Only K^T Q and P V act on the context, and a factor can move from one to the other: the trained
-    pair is first scaled so that its y-to-y entry of P V is the construction's. An offset of keys
-    and values is left out, and tasks are asked without rows for them: the construction reads none.
+    pair is first scaled so that its y-to-y entry of P V is the construction's. What the trained
+    keys and values read beside the context is left out.
     """
     one, other = trained.head(), construction.head()
     u, v = one.project @ one.value, other.project @ other.value
@@ -81,32 +79,27 @@ def preconditioner(spec: TaskSpec) -> Tensor:
     """Return the best diagonal preconditioner of one step from zero, (d1 + d2,), up to a factor.
 
     Minimising ``E (w . (I - S A) x)^2`` over A with S the mean of N outer products gives
-    ``A = E[S^2]^-1 Sigma``. For independent uniform features with variances v_j (kurtosis 9/5):
-    ``A_j = 1 / ((sum v + 0.8 v_j) / N + (1 - 1/N) v_j)``.
+    ``A = E[S^2]^-1 Sigma``, here for independent uniform features with variances v_j.
     """
+    tied = spec.interface == Interface.dot_product  # x2 = x1: scales differ in our reading alone
     variances = spec.feature_scales().square() * spec.input_range**2 / 3
-    if not spec.tied:
+    if not tied:
         rest = torch.full((spec.second_size,), spec.input_range**2 / 3)
         variances = torch.cat([variances, rest])
     n = spec.examples
-    best = 1 / ((variances.sum() + 0.8 * variances) / n + (1 - 1 / n) * variances)
-    return torch.cat([best, best]) if spec.tied else best
+    best = 1 / ((variances.sum() + 0.8 * variances) / n + (1 - 1 / n) * variances)  # kurtosis 9/5
+    return torch.cat([best, best]) if tied else best
 
 
 def scaling(spec: TaskSpec) -> Callable[[Tasks], Tasks]:
     """Return the change of features that turns a plain step into the preconditioned one."""
     root = preconditioner(spec).sqrt()
     first, second = root[: spec.features], root[spec.features :]
-
-    def scale(tasks: Tasks) -> Tasks:
-        x1 = tasks.x1 * first
-        return replace(tasks, x1=x1, x2=x1 if tasks.tied else tasks.x2 * second)
-
-    return scale
+    return lambda tasks: replace(tasks, x1=tasks.x1 * first, x2=tasks.x2 * second)
 
 
 def constructions(
-    search: Tasks, weights: Weights, layers: int, *, curved: bool
+    search: Tasks, weights: Tensor, layers: int, *, curved: bool
 ) -> tuple[dict[str, LinearSelfAttention], dict[str, Tensor]]:
     """Return plain steps as "constructed", or if `curved` GD++ beside them; and numbers."""
     examples = search.x1.shape[-2] - 1
@@ -123,25 +116,25 @@ class _Run:
     """What one cell holds: tasks, the network to train, what it is held against."""
 
     def __init__(self, cell: Cell) -> None:
-        self.cell, self.spec = cell, task_spec(cell)
+        self.cell, self.spec, self.seeds = cell, task_spec(cell), cell["seeds"]
         self.ours = self.spec.reading == TaskReading.ours
         self.generator = torch.Generator().manual_seed(cell["seed"])
-        seeds = cell["seeds"]
         shown = not self.ours and self.spec.interface == Interface.dot_product
-        self.w2 = document_weight(self.spec, seeds) if shown else None
+        self.w2 = document_weight(self.spec, self.seeds) if shown else None
         names = ("layers", "scale", "symmetric", "target_only", "softmax")
         self.net = random_attention(
             self.generator,
-            replicas=seeds,
+            replicas=self.seeds,
             width=self.spec.width,
             offset=None if self.w2 is None else document_offset(self.w2),
             **{name: cell[name] for name in names},
         )
+        self.trained = training.attention_predictor(self.net)
         self.networks, self.numbers = self.searched(self.tasks(cell["tasks"]))
         self.held = self.tasks(cell["tasks"])
 
     def tasks(self, count: int) -> Tasks:
-        return sample(self.spec, self.cell["seeds"], count, self.generator)
+        return sample(self.spec, self.seeds, count, self.generator)
 
     def searched(self, search: Tasks) -> tuple[dict[str, LinearSelfAttention], dict[str, Tensor]]:
         """Return the constructions; the authors hold a stack of layers against GD++.
@@ -149,11 +142,11 @@ class _Run:
         "blind" leaves out the direction of the documents' weight, as layers have to whose keys and
         values read a multiple of it in every token (see docs/linear.md).
         """
-        layers, zero = self.cell["layers"], start_weights(self.spec, self.cell["seeds"])
+        layers, zero = self.cell["layers"], search.zero_weights()
         curved = layers > 1 and not self.ours
         if self.w2 is None:
             return constructions(search, zero, layers, curved=curved)
-        start = zero._replace(w2=self.w2)
+        start = torch.cat([zero[..., : self.spec.features], self.w2], -1)
         found, numbers = constructions(search, start, layers, curved=curved)
         seen = without_direction(search, self.w2)
         blind, _ = constructions(seen, zero, layers, curved=curved)
@@ -163,83 +156,73 @@ class _Run:
         """Return a row per seed; the authors' loss is half the squared error."""
         factor = 1.0 if self.ours else 0.5
         scaled = {n: v * (factor if n.endswith("_loss") else 1.0) for n, v in measured.items()}
-        fixed = {"input_range": self.spec.input_range, **labels}
-        return [
-            {**fixed, "seed": seed, **{name: float(v[seed]) for name, v in scaled.items()}}
-            for seed in range(self.cell["seeds"])
-        ]
+        return rows_of(scaled, [{**labels, "seed": seed} for seed in range(self.seeds)])
 
     def compared(self, tasks: Tasks) -> dict[str, Tensor]:
-        one, other = (
-            training.attention_predictor(n) for n in (self.net, self.networks["constructed"])
-        )
-        return dict(training.compare(one, other, tasks))
+        construction = training.attention_predictor(self.networks["constructed"])
+        return training.compare(self.trained, construction, tasks)
 
     def losses(
-        self, tasks: Tasks, networks: Mapping[str, LinearSelfAttention], variance: float | None
+        self, tasks: Tasks, networks: Mapping[str, LinearSelfAttention], input_range: float
     ) -> dict[str, Tensor]:
-        """Return all losses, in expectation over queries given the variance of the features."""
-        measured = {name: (network, tasks) for name, network in networks.items()}
+        """Return all losses; of tasks with teachers in expectation over queries."""
+        asked = {"trained": tasks} | dict.fromkeys(networks, tasks)
+        measured = {"trained": self.net, **networks}
         if self.w2 is not None:
-            measured["blind"] = (networks["blind"], without_direction(tasks, self.w2))
+            asked["blind"] = without_direction(tasks, self.w2)
         if self.cell["layers"] == 1 and not self.cell["softmax"]:
-            half = halfway(self.net, networks["constructed"])
-            measured["interpolated"] = (half, replace(tasks, documents=None))
+            measured["interpolated"] = halfway(self.net, networks["constructed"])
+            asked["interpolated"] = replace(tasks, documents=None)
         found: dict[str, Tensor] = {}
-        if variance is not None and tasks.teacher is not None:
-            found["null_loss"] = variance * tasks.teacher.square().sum(-1).mean(1)
-        for name, (network, asked) in {"trained": (self.net, tasks), **measured}.items():
-            sampled = training.squared_error(training.attention_predictor(network))
-            objective = sampled if variance is None else training.expected_error(network, variance)
-            found[f"{name}_loss"] = training.mean_loss(objective, asked)
+        if tasks.teacher is not None:
+            found["null_loss"] = input_range**2 / 3 * tasks.teacher.square().sum(-1).mean(1)
+        for name, network in measured.items():
+            objective = training.squared_error(training.attention_predictor(network))
+            if tasks.teacher is not None:
+                objective = training.expected_error(network, input_range)
+            found[f"{name}_loss"] = training.mean_loss(objective, asked[name])
         return found
-
-    def objective(self) -> training.Objective:
-        if self.ours:
-            return training.squared_error(training.attention_predictor(self.net))
-        variance = self.spec.input_range**2 / 3
-        null = (self.spec.width - 1) * variance
-        return training.without_tail(training.expected_error(self.net, variance), null)
 
     def train(self, progress: Progress) -> list[Row]:
         cell = self.cell
         rows: list[Row] = []
-        every = max(1, cell["steps"] // cell["evaluations"])
         label = f"{cell['interface']}, {cell['layers']} layers, {cell['documents']} documents"
 
         def watch(step: int) -> None:
             if step % 25 == 0:
                 progress(label, step, cell["steps"])
-            if cell["evaluations"] > 1 and (step % every == 0 or step == cell["steps"]):
-                rows.extend(self.rows(self.compared(self.held), stage="curve", step=step))
+            if cell["evaluations"] > 1 and is_evaluated(cell, step):
+                labels = {"input_range": self.spec.input_range, "stage": "curve", "step": step}
+                rows.extend(self.rows(self.compared(self.held), **labels))
 
-        training.train(
-            self.objective(),
-            self.net.parameters(),
-            lambda: self.tasks(cell["batch"]),
-            training.TrainSpec(**{name: cell[name] for name in TRAINING}),
-            watch,
-        )
+        objective = training.squared_error(self.trained)
+        if not self.ours:
+            expected = training.expected_error(self.net, self.spec.input_range)
+            null = (self.spec.width - 1) * (self.spec.input_range**2 / 3)
+            objective = training.without_tail(expected, null)
+        settings = ("steps", "learning_rate", "clip", "memory")
+        spec = training.TrainSpec(**{name: cell[name] for name in settings})
+        draw = partial(self.tasks, cell["batch"])
+        training.train(objective, self.net.parameters(), draw, spec, watch)
         return rows
 
     def final(self) -> list[Row]:
         """Return rows after training: held-out tasks, every input range, the authors' tasks."""
-        width, label = self.spec.input_range, {"step": self.cell["steps"]}
+        width, step = self.spec.input_range, self.cell["steps"]
         rows: list[Row] = []
         ranges = RANGES[self.spec.reading] if self.cell["layers"] == 1 else (width,)
         for a in ranges:
             tasks = self.held.scaled(a / width)
-            variance = None if self.ours else a**2 / 3
-            measured = self.compared(tasks) | self.losses(tasks, self.networks, variance)
+            measured = self.compared(tasks) | self.losses(tasks, self.networks, a)
             stage = "final" if a == width else "range"
-            rows += self.rows(measured, stage=stage, **label, input_range=a)
+            rows += self.rows(measured, input_range=a, stage=stage, step=step)
         if self.ours or not self.cell["authors_tasks"]:
             return rows
-        tasks = authors_tasks(self.spec, self.cell["seeds"], self.cell["authors_tasks"])
+        tasks = authors_tasks(self.spec, self.seeds, self.cell["authors_tasks"])
         networks, _ = self.searched(tasks)  # they search on their test tasks, too
         for a in ranges if self.cell["documents"] == 2 else (width,):
-            measured = self.losses(tasks.scaled(a / width), networks, None)
-            rows += self.rows(measured, stage="authors", **label, input_range=a)
+            measured = self.losses(tasks.scaled(a / width), networks, a)
+            rows += self.rows(measured, input_range=a, stage="authors", step=step)
         return rows
 
     def preconditioned(self) -> list[Row]:
@@ -247,9 +230,9 @@ class _Run:
         scale = scaling(self.spec)
         search = scale(self.tasks(self.cell["tasks"]))
         step = training.descent_predictor(training.search_eta(search, 1), search)
-        one = training.attention_predictor(self.net)
-        measured = training.compare(one, lambda tasks: step(scale(tasks)), self.held)
-        return self.rows(measured, stage="preconditioned", step=self.cell["steps"])
+        measured = training.compare(self.trained, lambda tasks: step(scale(tasks)), self.held)
+        labels = {"input_range": self.spec.input_range, "stage": "preconditioned"}
+        return self.rows(measured, **labels, step=self.cell["steps"])
 
 
 def run_synthetic(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
@@ -260,5 +243,5 @@ def run_synthetic(cell: Cell, progress: Progress, tables: TableLoader) -> list[R
         rows += run.preconditioned()
     settings = ("reading", "interface", "documents", "layers", "target_only", "softmax")
     fixed = {name: cell[name] for name in (*settings, "spread", "irrelevant")}
-    numbers = [{n: float(v[r]) for n, v in run.numbers.items()} for r in range(cell["seeds"])]
-    return [{**fixed, **numbers[row["seed"]], **row} for row in rows]
+    by_seed = rows_of(run.numbers, [fixed] * cell["seeds"])
+    return [by_seed[row["seed"]] | row for row in rows]

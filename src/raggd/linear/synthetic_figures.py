@@ -1,9 +1,8 @@
 """Figures 1, 5, 6 and 8 and the departures from Lemma 1: trained attention against its algorithm.
 
-Figures 6 and 8 have two and five stacked layers with shared parameters. The authors compare a stack
-that may write whole tokens with GD++, which moves the features too, and that is the default. Our
-reading before their code was known is run with ``--reading ours``: plain K steps against layers
-that write the y slot only, and against layers that write the whole token.
+Figures 6 and 8 have two and five stacked layers. The authors compare a stack that may write whole
+tokens with GD++, which moves the features too; ``--reading ours`` compares plain K steps with
+layers that write the y slot only, and with layers that write the whole token.
 """
 
 from __future__ import annotations
@@ -40,11 +39,21 @@ LOSSES = ("trained_loss", "constructed_loss")
 QUICK: dict[str, Any] = {"steps": 1000, "batch": 256, "tasks": 2000, "evaluations": 10}
 
 
-def gaps(rows: Sequence[Row]) -> list[float]:
-    """Return ``|trained - constructed| / constructed`` loss per row."""
-    return [
-        abs(row["trained_loss"] - row["constructed_loss"]) / row["constructed_loss"] for row in rows
-    ]
+def after_training(rows: Sequence[Row], *stages: str) -> list[Row]:
+    """Return the rows of some stages with their losses compared.
+
+    ``gap``: what training gains, of the constructed loss; ``share``: the trained loss, of the
+    variance of the label; ``residual``, ``residual_blind``: distances of losses.
+    """
+    found = []
+    for row in (row for row in rows if row["stage"] in stages):
+        trained, constructed = row["trained_loss"], row["constructed_loss"]
+        more = {"gap": (constructed - trained) / constructed, "share": trained / row["null_loss"]}
+        more["residual"] = abs(trained - constructed)
+        if "blind_loss" in row:
+            more["residual_blind"] = abs(trained - row["blind_loss"])
+        found.append(row | more)
+    return found
 
 
 def alignment(rows: Sequence[Row]) -> dict[str, Any]:
@@ -53,13 +62,11 @@ def alignment(rows: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {"seeds": len(rows)}
     for key in (*keys, *(key for key in ("plain_loss", "blind_loss") if key in rows[0])):
         found[key] = rounded(interval(row[key] for row in rows))
-    found["relative_gap"] = rounded(interval(gaps(rows)))
-    found["largest_gap"] = max(gaps(rows))
+    gaps = [abs(row["gap"]) for row in rows]
+    found["relative_gap"] = rounded(interval(gaps))
+    found["largest_gap"] = max(gaps)
     found["smallest_cosine"] = min(row["cosine"] for row in rows)
     return found
-
-
-# Figure 1: one layer over training.
 
 
 def _fig1_cells(quick: bool, reading: str) -> list[Row]:
@@ -72,42 +79,45 @@ def _draw_fig1(rows: Sequence[Row]) -> Figure:
     figure, axes = canvas(2, 4, title)
     for interface, (first, *others) in zip(INTERFACES, axes, strict=True):
         curve = select(rows, interface=interface, stage="curve")
-        lines(first, "step", [(NAMES[key], curve, key) for key in LOSSES])
-        write(first, interface, "step", "loss, held-out tasks")
+        losses = [(NAMES[key], curve, key) for key in LOSSES]
+        lines(first, interface, "step", "loss, held-out tasks", losses)
         keys = ("prediction_difference", "sensitivity_distance", "cosine")
         for axis, key in zip(others, keys, strict=True):
-            lines(axis, "step", [("", curve, key)], named=False)
-            write(axis, interface, "step", key, 1.0 if key == "cosine" else None)
+            at = 1.0 if key == "cosine" else None
+            lines(axis, interface, "step", key, [("", curve, key)], named=False, at=at)
             axis.set_ylim(bottom=min(0.0, *(row[key] for row in curve)))
         others[-1].set_ylim(top=1.05)
     return figure
 
 
 def _summarise_fig1(rows: Sequence[Row]) -> dict[str, Any]:
-    final = select(rows, stage="final")
+    final = after_training(rows, "final")
     found: dict[str, Any] = {i: alignment(select(final, interface=i)) for i in INTERFACES}
     found["gap_at_most_2_percent"] = all(found[i]["largest_gap"] <= 0.02 for i in INTERFACES)
     found["cosine_at_least_0.99"] = all(found[i]["smallest_cosine"] >= 0.99 for i in INTERFACES)
     return found
 
 
-# Figure 5: documents and input range.
+_FIG5_RATES = {
+    "projection": {"learning_rate": 5e-3, "scale": 0.05},
+    "dot-product": {"learning_rate": 2e-2, "scale": 0.1},
+}
 
 
 def _fig5_cells(quick: bool, reading: str) -> list[Row]:
-    changes: dict[str, Any] = {"steps": 5000, "reading": reading, "evaluations": 1}
-    rates: dict[str, Row] = {interface: {} for interface in INTERFACES}
+    changes: dict[str, Any] = {"reading": reading, "steps": 5000}
+    rates: dict[str, dict[str, float]] = {}
     if reading == "authors":
+        rates = _FIG5_RATES
         changes |= (
-            {"steps": 300, "batch": 64, "tasks": 2000} if quick else {"steps": 1500, "batch": 64}
+            {"batch": 64, "steps": 300, "tasks": 2000} if quick else {"batch": 64, "steps": 1500}
         )
-        rates = {
-            "projection": {"learning_rate": 5e-3, "scale": 0.05},
-            "dot-product": {"learning_rate": 2e-2, "scale": 0.1},
-        }
     elif quick:
-        changes |= {**QUICK, "steps": 600, "evaluations": 1}
-    return [synthetic_cell(i, k, **changes, **rates[i]) for i in INTERFACES for k in DOCUMENTS]
+        changes |= {**QUICK, "steps": 600}
+    changes["evaluations"] = 1
+    return [
+        synthetic_cell(i, k, **changes, **rates.get(i, {})) for i in INTERFACES for k in DOCUMENTS
+    ]
 
 
 def _draw_fig5(rows: Sequence[Row]) -> Figure:
@@ -119,13 +129,13 @@ def _draw_fig5(rows: Sequence[Row]) -> Figure:
         final = select(rows, stage="final", interface=interface)
         mine = [*final, *select(rows, stage="range", interface=interface)]
         wide = sorted(select(mine, documents=shown), key=itemgetter("input_range"))
-        lines(first, "documents", [(NAMES[key], final, key) for key in keys])
-        lines(second, "input_range", [(NAMES[key], wide, key) for key in keys])
-        by_range = {a: select(mine, input_range=a) for a in (0.5, 1.0, 1.5, 2.0)}
-        lines(third, "documents", [(f"in ±{a}", part, "cosine") for a, part in by_range.items()])
-        write(first, f"{interface}, inputs in ±{final[0]['input_range']}", "documents", "loss")
-        write(second, f"{interface}, {shown} documents", "input_range", "loss")
-        write(third, interface, "documents", "cosine")
+        near = f"{interface}, inputs in ±{final[0]['input_range']}"
+        lines(first, near, "documents", "loss", [(NAMES[key], final, key) for key in keys])
+        wider = f"{interface}, {shown} documents"
+        lines(second, wider, "input_range", "loss", [(NAMES[key], wide, key) for key in keys])
+        by_range = [(a, select(mine, input_range=a)) for a in (0.5, 1.0, 1.5, 2.0)]
+        cosines = [(f"in ±{a}", part, "cosine") for a, part in by_range]
+        lines(third, interface, "documents", "cosine", cosines)
         first.set_ylim(bottom=0)
         second.set_yscale("log")
     return figure
@@ -144,11 +154,10 @@ def _slope(rows: Sequence[Row], key: str) -> list[float]:
 def _summarise_fig5(rows: Sequence[Row]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for interface in INTERFACES:
-        mine = select(rows, stage="final", interface=interface)
-        mine = [{**r, "share": r["trained_loss"] / r["null_loss"]} for r in mine]
+        mine = select(after_training(rows, "final"), interface=interface)
         found[interface] = {
             "by_documents": {k: alignment(select(mine, documents=k)) for k in DOCUMENTS},
-            "largest_gap": max(gaps(mine)),
+            "largest_gap": max(abs(row["gap"]) for row in mine),
             "slope_trained": _slope(mine, "trained_loss"),
             "slope_constructed": _slope(mine, "constructed_loss"),
             "slope_share_of_variance": _slope(mine, "share"),
@@ -156,8 +165,6 @@ def _summarise_fig5(rows: Sequence[Row]) -> dict[str, Any]:
     found["within_5_percent"] = all(found[i]["largest_gap"] <= 0.05 for i in INTERFACES)
     return found
 
-
-# Figures 6 and 8: stacks of layers.
 
 DEPTHS = (2, 5)
 WRITES = {True: "y slot only", False: "whole token"}
@@ -200,31 +207,21 @@ def _depth_cells(interface: str, quick: bool, reading: str) -> list[Row]:
     return cells
 
 
-def _with_residual(rows: Sequence[Row]) -> list[Row]:
-    """Return final rows with ``|trained - constructed loss|``, and that to the blind one."""
-    residuals = {"residual": "constructed_loss", "residual_blind": "blind_loss"}
-    return [
-        row | {n: abs(row["trained_loss"] - row[k]) for n, k in residuals.items() if k in row}
-        for row in select(rows, stage="final")
-    ]
-
-
 def _draw_depth(rows: Sequence[Row]) -> Figure:
     interface, against = rows[0]["interface"], "GD++" if "gamma" in rows[0] else "K steps"
     number = 6 if interface == "dot-product" else 8
     title = f"Figure {number}. {interface.capitalize()}, stacked layers: trained against {against}"
-    final = _with_residual(rows)
+    final = after_training(rows, "final")
     writes = values_of(final, "target_only")
     figure, axes = canvas(len(writes), 4, title)
     for only, (first, *others) in zip(writes, axes, strict=True):
         name = f"layers write {WRITES[only]}"
         parts = {f"{d} layers": select(final, target_only=only, layers=d) for d in DEPTHS}
         losses = [(f"{NAMES[k]}, {d}", part, k) for d, part in parts.items() for k in LOSSES]
-        lines(first, "documents", losses)
-        write(first, name, "documents", "loss")
+        lines(first, name, "documents", "loss", losses)
         for axis, key in zip(others, ("residual", "prediction_difference", "cosine"), strict=True):
-            lines(axis, "documents", [(d, part, key) for d, part in parts.items()])
-            write(axis, name, "documents", key)
+            shown = [(d, part, key) for d, part in parts.items()]
+            lines(axis, name, "documents", key, shown)
         for axis in (first, *others[:2]):
             if only or against == "GD++":
                 axis.set_ylim(bottom=0)
@@ -243,12 +240,13 @@ def _fall(two: Sequence[float], five: Sequence[float]) -> dict[str, Any]:
 
 def _summarise_depth(rows: Sequence[Row]) -> dict[str, Any]:
     """Return what differs by depth: for every document count, and the largest over counts."""
-    final = _with_residual(rows)
+    final = after_training(rows, "final")
     keys = [k for k in ("residual", "residual_blind", "prediction_difference") if k in final[0]]
     found: dict[str, Any] = {}
     for only in values_of(final, "target_only"):
         parts = [select(final, target_only=only, layers=d) for d in DEPTHS]
         counts, seeds = values_of(parts[0], "documents"), values_of(final, "seed")
+        whole = [s for s in seeds if len(select(parts[0], seed=s)) == len(counts)]
         reading: dict[str, Any] = {
             f"depth_{d}": {k: alignment(select(part, documents=k)) for k in counts}
             for d, part in zip(DEPTHS, parts, strict=True)
@@ -258,14 +256,11 @@ def _summarise_depth(rows: Sequence[Row]) -> dict[str, Any]:
                 k: _fall(*([r[key] for r in select(part, documents=k)] for part in parts))
                 for k in counts
             }
-            every = [s for s in seeds if len(select(parts[0], seed=s)) == len(counts)]
-            largest = [[max(r[key] for r in select(p, seed=s)) for s in every] for p in parts]
+            largest = [[max(r[key] for r in select(p, seed=s)) for s in whole] for p in parts]
             reading[f"largest_{key}"] = _fall(*largest)
         found[WRITES[only]] = reading
     return found
 
-
-# Departures from the lemma's setting.
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "lemma's setting": {},
@@ -281,24 +276,18 @@ _PLAIN = {"softmax": False, "spread": 1.0, "irrelevant": 0.0}
 
 def _departure_cells(quick: bool, reading: str) -> list[Row]:
     changes = {**QUICK, "steps": 300} if quick else {"steps": 5000}
-    return [
-        synthetic_cell(interface, 5, **{**changes, "evaluations": 1, **variant})
-        for interface in INTERFACES
-        for variant in VARIANTS.values()
-    ]
+    changes["evaluations"] = 1
+    return [synthetic_cell(i, 5, **changes, **v) for i in INTERFACES for v in VARIANTS.values()]
 
 
 def _named(rows: Sequence[Row]) -> list[Row]:
-    """Return final rows with ``variant``, the signed ``gap`` and ``share`` of the variance."""
+    """Return the rows after training with the name of their ``variant``."""
     found = []
-    for row in (r for r in rows if r["stage"] in {"final", "preconditioned"}):
+    for row in after_training(rows, "final", "preconditioned"):
         key = {name: row[name] for name in _PLAIN}
         name = next(n for n, v in VARIANTS.items() if {**_PLAIN, **v} == key)
-        if row["stage"] == "preconditioned":
-            name = f"{name}, preconditioned step"
-        gap = (row["constructed_loss"] - row["trained_loss"]) / row["constructed_loss"]
-        share = row["trained_loss"] / row["null_loss"]
-        found.append({**row, "variant": name, "gap": gap, "share": share})
+        name += ", preconditioned step" if row["stage"] == "preconditioned" else ""
+        found.append({**row, "variant": name})
     return found
 
 
@@ -319,30 +308,20 @@ def _draw_departures(rows: Sequence[Row]) -> Figure:
 
 def _summarise_departures(rows: Sequence[Row]) -> dict[str, Any]:
     final = _named(rows)
-    found: dict[str, Any] = {}
-    for interface in INTERFACES:
-        mine = select(final, interface=interface)
-        found[interface] = {
-            v: alignment(select(mine, variant=v)) for v in values_of(mine, "variant")
-        }
-    return found
+    variants = values_of(final, "variant")
+    return {
+        i: {v: alignment(select(final, interface=i, variant=v)) for v in variants}
+        for i in INTERFACES
+    }
 
 
-_BOTH = ("ours", "authors")
+_OURS_FIRST, _THEIRS_FIRST = ("ours", "authors"), ("authors", "ours")
+_fig6_cells, _fig8_cells = (partial(_depth_cells, i) for i in ("dot-product", "projection"))
 FIGURES = (
-    FigureSpec("fig1", _fig1_cells, run_synthetic, _draw_fig1, _summarise_fig1, _BOTH),
-    FigureSpec("fig5", _fig5_cells, run_synthetic, _draw_fig5, _summarise_fig5, _BOTH[::-1]),
-    *(
-        FigureSpec(
-            name,
-            partial(_depth_cells, interface),
-            run_synthetic,
-            _draw_depth,
-            _summarise_depth,
-            _BOTH[::-1],
-        )
-        for name, interface in (("fig6", "dot-product"), ("fig8", "projection"))
-    ),
+    FigureSpec("fig1", _fig1_cells, run_synthetic, _draw_fig1, _summarise_fig1, _OURS_FIRST),
+    FigureSpec("fig5", _fig5_cells, run_synthetic, _draw_fig5, _summarise_fig5, _THEIRS_FIRST),
+    FigureSpec("fig6", _fig6_cells, run_synthetic, _draw_depth, _summarise_depth, _THEIRS_FIRST),
+    FigureSpec("fig8", _fig8_cells, run_synthetic, _draw_depth, _summarise_depth, _THEIRS_FIRST),
     FigureSpec(
         "departures", _departure_cells, run_synthetic, _draw_departures, _summarise_departures
     ),

@@ -16,7 +16,6 @@ from raggd.linear.figure import (
     canvas,
     dots,
     interval,
-    legend,
     legend_below,
     lines,
     rounded,
@@ -41,41 +40,34 @@ _ORDERED = ("bike", "calories", "california", "wine")
 
 
 def _cells(quick: bool, reading: str) -> list[Row]:
-    changes: dict[str, Any] = (
-        {"steps": 150, "seeds": 2, "tasks": 400, "evaluations": 5, "batch": 32} if quick else {}
-    )
-    return [table_cell(table, **changes) for table in TABLES]
+    few = {"steps": 150, "seeds": 2, "tasks": 400, "evaluations": 5, "batch": 32}
+    return [table_cell(table, **(few if quick else {})) for table in TABLES]
 
 
-def _with_difference(rows: Sequence[Row]) -> list[Row]:
-    """Return rows with the relative l2 distance of the sensitivities, and the ratio of losses."""
-    return [
-        {
-            **row,
-            "model_difference": row["sensitivity_distance"] / row["sensitivity_norm"],
-            "loss_ratio": row["constructed_loss"] / row["trained_loss"],
-        }
-        for row in rows
-    ]
+def _with_difference(row: Row) -> Row:
+    """Return a row with the relative l2 distance of the sensitivities, and the ratio of losses."""
+    distance = row["sensitivity_distance"] / row["sensitivity_norm"]
+    ratio = row["constructed_loss"] / row["trained_loss"]
+    return {**row, "model_difference": distance, "loss_ratio": ratio}
 
 
 def _draw_fig2(rows: Sequence[Row]) -> Figure:
     title = "Figure 2. MLP and attention on tables, over training (construction on shared features)"
     figure, axes = canvas(3, len(TABLES), title)
-    curve = _with_difference(select(rows, stage="curve"))
+    curve = [_with_difference(row) for row in select(rows, stage="curve")]
     for table, (first, second, third) in zip(TABLES, axes.T, strict=True):
         ways = {str(how): select(curve, table=table, normalisation=how) for how in Normalisation}
         plain = ways[Normalisation.z_score]
         losses = [(f"{NAMES[k]}, z-score", plain, k) for k in ("trained_loss", "constructed_loss")]
-        lines(first, "step", losses, named=table == TABLES[0])
+        named = table == TABLES[0]
+        lines(first, table, "step", "squared error / variance", losses, named=named)
         cosines = [(how, part, "cosine") for how, part in ways.items()]
-        lines(second, "step", cosines, named=False)
-        later = {how: [row for row in part if row["step"] > 0] for how, part in ways.items()}
-        differences = [(how, part, "model_difference") for how, part in later.items()]
-        lines(third, "step", differences, named=False)
-        write(first, table, "step", "squared error / variance")
-        write(second, table, "step", "cosine")
-        write(third, table, "step", "model_difference")
+        lines(second, table, "step", "cosine", cosines, named=False)
+        differences = [
+            (how, [row for row in part if row["step"] > 0], "model_difference")
+            for how, part in ways.items()
+        ]
+        lines(third, table, "step", "model_difference", differences, named=False)
         first.set_yscale("log")
         second.set_ylim(top=1.02)
         third.set_yscale("log")
@@ -86,14 +78,14 @@ def _draw_fig2(rows: Sequence[Row]) -> Figure:
 def _draw_fig7(rows: Sequence[Row]) -> Figure:
     title = "Figure 7. Four tables, four input normalisations, after training (95 % over seeds)"
     figure, axes = canvas(3, len(READINGS), title)
-    final = _with_difference(select(rows, stage="final"))
-    for column, reading in enumerate(READINGS):
+    final = [_with_difference(row) for row in select(rows, stage="final")]
+    keys = ("cosine", "model_difference", "loss_ratio")
+    for reading, column in zip(READINGS, axes.T, strict=True):
         mine = select(final, reading=reading)
-        for line, key in enumerate(("cosine", "model_difference", "loss_ratio")):
-            axis = axes[line][column]
+        for axis, key in zip(column, keys, strict=True):
             dots(axis, mine, key, "table", "normalisation")
             at = None if key == "model_difference" else 1.0
-            write(axis, f"construction with {reading}", "", key, at)
+            write(axis, f"construction with {reading}", "", key, at=at)
             if key != "cosine":
                 axis.set_yscale("log")
     legend_below(figure, axes[0][0])
@@ -102,23 +94,21 @@ def _draw_fig7(rows: Sequence[Row]) -> Figure:
 
 def _ordering(mine: Sequence[Row]) -> dict[str, Any]:
     """Return whether Bike under min-max and Calories align better than California and Wine."""
-    cosine = {
-        (table, how): interval(r["cosine"] for r in select(mine, table=table, normalisation=how))
-        for table in TABLES
-        for how in values_of(mine, "normalisation")
-    }
     seeds = values_of(mine, "seed")
-    by_seed = {
-        table: [mean(r["cosine"] for r in select(mine, table=table, seed=s)) for s in seeds]
-        for table in TABLES
-    }
-    average = {table: interval(values) for table, values in by_seed.items()}
+    cosine, by_seed = {}, {}
+    for table in TABLES:
+        part = select(mine, table=table)
+        for how in values_of(mine, "normalisation"):
+            found = interval(r["cosine"] for r in select(part, normalisation=how))
+            cosine[f"{table}, {how}"] = rounded(found)
+        by_seed[table] = [mean(r["cosine"] for r in select(part, seed=s)) for s in seeds]
+    average = {table: rounded(interval(values)) for table, values in by_seed.items()}
     bike, calories, california, wine = (by_seed[t] for t in _ORDERED)
     gap = [(b + c - h - w) / 2 for b, c, h, w in zip(bike, calories, california, wine, strict=True)]
-    aligned = min(cosine["bike", "min-max"][0], average["calories"][0])
+    aligned = min(cosine["bike, min-max"][0], average["calories"][0])
     return {
-        "cosine": {f"{table}, {how}": rounded(v) for (table, how), v in cosine.items()},
-        "cosine_by_table": {table: rounded(v) for table, v in average.items()},
+        "cosine": cosine,
+        "cosine_by_table": average,
         "difference_of_the_two_groups": rounded(interval(gap)),
         "every_aligned_above_every_degraded": aligned
         > max(average["california"][0], average["wine"][0]),
@@ -183,10 +173,10 @@ def _draw_statistics(rows: Sequence[Row]) -> Figure:
                 marks = {"color": style["color"], "marker": style["marker"], "s": 18}
                 axis.scatter(x, y, label=table, alpha=0.75, linewidths=0, **marks)
             rank = spearman([r[statistic] for r in mine], [r["cosine"] for r in mine])
-            write(axis, f"{reading}: rank correlation {rank:+.2f}", text, "cosine")
+            title = f"{reading}: rank correlation {rank:+.2f}"
+            write(axis, title, text, "cosine", named=statistic == "kurtosis")
         panels[0].set_xscale("symlog")  # kurtosis
         panels[1].set_xscale("log")  # leverage
-        legend(panels[0])
     return figure
 
 

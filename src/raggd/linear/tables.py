@@ -2,15 +2,10 @@
 
 A task is a query row, N context rows and k documents, the corpus rows nearest to the query. The
 input is normalised in one of four ways; the corpus is the training set and always z-scored.
-
-Two readings of "the constructed predictor" are run. *Shared features*: one gradient step on the
-features that the trained network's own MLP computes. *Own features*: an MLP of its own, from the
-same start, trained through the gradient step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -22,7 +17,7 @@ from torch import Tensor, nn
 
 from raggd.linear import training
 from raggd.linear.attention import random_attention
-from raggd.linear.figure import Cell, Row, TableLoader, changed_cell
+from raggd.linear.figure import Cell, Row, TableLoader, changed_cell, is_evaluated, rows_of
 from raggd.linear.tasks import Tasks
 from raggd.progress import Progress
 from raggd.records import RaggdError
@@ -74,30 +69,15 @@ class TableData:
     targets: Tensor  # z-scored by the training rows, (R, rows)
     corpus: Tensor  # z-scored training rows, (R, train, d)
     neighbours: Tensor  # the k corpus rows nearest to each row but itself, (R, rows, k)
-    train: int  # number of training rows
-    labels: tuple[tuple[str, int], ...]  # normalisation and seed of each replica
-
-    def rows(self, measured: Mapping[str, Tensor], **fixed: Any) -> list[Row]:
-        """Return a row per replica of numbers by name, each (R,)."""
-        return [
-            {
-                **fixed,
-                "normalisation": how,
-                "seed": seed,
-                **{n: float(v[r]) for n, v in measured.items()},
-            }
-            for r, (how, seed) in enumerate(self.labels)
-        ]
+    labels: list[Row]  # normalisation and seed of each replica
 
 
 def nearest(rows: Tensor, corpus: Tensor, k: int) -> Tensor:
     """Return the k nearest rows of the corpus (t, d), (n, k); its own rows leave themselves out."""
     indices = []
     square = corpus.square().sum(1)
-    for start in range(0, len(rows), 2048):
-        part = rows[start : start + 2048]
-        distance = square - 2 * part @ corpus.T  # the row's own square changes no order
-        index = torch.arange(start, start + len(part))
+    for index in torch.split(torch.arange(len(rows)), 2048):
+        distance = square - 2 * rows[index] @ corpus.T  # the row's own square changes no order
         own = index < len(corpus)
         distance[own.nonzero()[:, 0], index[own]] = torch.inf
         indices.append(distance.topk(k, largest=False).indices)
@@ -117,30 +97,35 @@ def prepare(name: str, x: Tensor, y: Tensor, *, seeds: int, seed: int, documents
         raise RaggdError(
             f"table '{name}' has {len(x)} rows; the split needs {train} + {test}. Get it again."
         )
-    columns: dict[str, list[list[Tensor]]] = {how: [] for how in Normalisation}
-    for number in range(seed, seed + seeds):
+    numbers = range(seed, seed + seeds)
+    raw, targets, corpora, neighbours = [], [], [], []  # of every seed
+    for number in numbers:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(number))
-        rows, target = x[order[: train + test]], y[order[: train + test]]
+        rows, target = x[order[: train + test]], y[order[: train + test], None]
         scored = _z_score(rows, rows[:train]).float()
-        label = _z_score(target[:, None], target[:train, None])[:, 0].float()
-        near = nearest(scored, scored[:train], documents)
-        for how in Normalisation:
-            inputs = normalise(rows, rows[:train], how).float()
-            columns[how].append([inputs, label, scored[:train], near])
-    parts = [part for how in Normalisation for part in columns[how]]
-    stacked = [torch.stack([p[i] for p in parts]) for i in range(4)]
-    labels = tuple((str(how), s) for how in Normalisation for s in range(seed, seed + seeds))
-    return TableData(stacked[0], stacked[1], stacked[2], stacked[3], train, labels)
+        raw.append(rows)
+        targets.append(_z_score(target, target[:train])[:, 0].float())
+        corpora.append(scored[:train])
+        neighbours.append(nearest(scored, scored[:train], documents))
+    ways = len(Normalisation)
+    inputs = [normalise(rows, rows[:train], how).float() for how in Normalisation for rows in raw]
+    return TableData(
+        torch.stack(inputs),
+        torch.stack(targets * ways),
+        torch.stack(corpora * ways),
+        torch.stack(neighbours * ways),
+        [{"normalisation": str(how), "seed": n} for how in Normalisation for n in numbers],
+    )
 
 
 def draw(
     data: TableData, tasks: int, examples: int, generator: torch.Generator, *, test: bool
 ) -> Tasks:
     """Return B tasks per replica: N training rows, a query of either kind, and its neighbours."""
-    replicas, rows = data.targets.shape
-    low, high = (data.train, rows) if test else (0, data.train)
+    (replicas, rows), train = data.targets.shape, data.corpus.shape[1]
+    low, high = (train, rows) if test else (0, train)
     query = torch.randint(low, high, (replicas, tasks, 1), generator=generator)
-    context = torch.randint(0, data.train, (replicas, tasks, examples), generator=generator)
+    context = torch.randint(0, train, (replicas, tasks, examples), generator=generator)
     index = torch.cat([context, query], -1)
     replica = torch.arange(replicas).view(-1, 1, 1)
     near = data.neighbours[replica[..., 0], query[..., 0]]  # (R, B, k)
@@ -151,12 +136,12 @@ def draw(
 def statistics(data: TableData, queries: int = 512) -> dict[str, Tensor]:
     """Return numbers of a table that may predict how well training and construction align.
 
-    By name, each (R,): ``kurtosis`` (mean excess kurtosis of the normalised features),
-    ``leverage`` (largest leverage of a training row over the mean leverage), ``effective_rank``
-    (exponential of the entropy of the eigenvalues of ``sum_i d_i d_i^T``, mean over that many
-    queries), ``target_kurtosis`` (excess kurtosis of the target).
+    By name, each (R,): mean excess ``kurtosis`` of the normalised features, largest ``leverage`` of
+    a training row over the mean one, ``effective_rank`` (exponential of the entropy of the
+    eigenvalues of ``sum_i d_i d_i^T``, mean over `queries`), excess ``target_kurtosis``.
     """
-    x = data.inputs[:, : data.train].double()
+    train = data.corpus.shape[1]
+    x = data.inputs[:, :train].double()
     centred = x - x.mean(1, keepdim=True)
     variance = centred.square().mean(1).clamp_min(1e-12)
     kurtosis = centred.pow(4).mean(1) / variance.square() - 3
@@ -165,12 +150,12 @@ def statistics(data: TableData, queries: int = 512) -> dict[str, Tensor]:
     inverse = torch.linalg.inv(moment + ridge * torch.eye(x.shape[-1], dtype=x.dtype))
     leverage = torch.einsum("rni,rij,rnj->rn", centred, inverse, centred)
     replica = torch.arange(len(x))[:, None, None]
-    near = data.neighbours[:, : min(queries, data.train)]
+    near = data.neighbours[:, : min(queries, train)]
     documents = data.corpus[replica, near].double()  # (R, queries, k, d)
     eigenvalues = torch.linalg.svdvals(documents).square()
     share = eigenvalues / eigenvalues.sum(-1, keepdim=True).clamp_min(1e-12)
     entropy = -(share * share.clamp_min(1e-12).log()).sum(-1)
-    y = data.targets[:, : data.train].double()
+    y = data.targets[:, :train].double()
     tail = y.pow(4).mean(1) / y.square().mean(1).square() - 3
     return {
         "kurtosis": kurtosis.mean(1),
@@ -180,9 +165,9 @@ def statistics(data: TableData, queries: int = 512) -> dict[str, Tensor]:
     }
 
 
-# The cell: attention behind an MLP, trained on a table beside the constructions.
-
 READINGS = ("shared features", "own features")
+"""Of "the constructed predictor": one gradient step on the features of the trained network's MLP,
+or on those of an MLP of its own, from the same start, trained through the step."""
 
 
 def table_cell(table: str, **changes: Any) -> Row:
@@ -195,10 +180,9 @@ def table_cell(table: str, **changes: Any) -> Row:
 
 
 class FeatureMap(nn.Module):
-    """Input embedding, then one hidden layer, for R replicas at once."""
+    """Input embedding, then one hidden layer, of R replicas; all four `sizes` are given."""
 
     def __init__(self, generator: torch.Generator, replicas: int, sizes: list[int]) -> None:
-        """Draw weights of R replicas; `sizes` are those of input, embedding, hidden, output."""
         super().__init__()
         pairs = list(pairwise(sizes))
         self.weights = nn.ParameterList(
@@ -216,35 +200,13 @@ class FeatureMap(nn.Module):
         return flat.reshape(*x.shape[:-1], flat.shape[-1])
 
 
-def lift(tasks: Tasks, features: FeatureMap, mapping: Tensor) -> Tasks:
-    """Return tasks of `draw` in feature space; `mapping` (F, d) is the documents' projection."""
-    x = features(tasks.x1)
-    assert tasks.documents is not None
-    h = tasks.documents @ mapping.mT
-    rows = torch.cat([h, h, h.new_zeros(*h.shape[:-1], 1)], -1)
+def lift(tasks: Tasks, features: FeatureMap, mapping: Tensor | None = None) -> Tasks:
+    """Return tasks of `draw` in feature space; `mapping` (F, d) projects documents, if any read."""
+    x, rows = features(tasks.x1), None
+    if mapping is not None and tasks.documents is not None:
+        h = tasks.documents @ mapping.mT
+        rows = torch.cat([h, h, h.new_zeros(*h.shape[:-1], 1)], -1)
     return replace(tasks, x1=x, x2=x, documents=rows)
-
-
-def _descent(features: FeatureMap, eta: Tensor) -> training.Predictor:
-    def predict(tasks: Tasks) -> Tensor:
-        x = features(tasks.x1)  # the step does not read the documents
-        lifted = replace(tasks, x1=x, x2=x, documents=None)
-        return training.descent_predictor(eta, lifted)(lifted)
-
-    return predict
-
-
-def _train(
-    cell: Cell,
-    data: TableData,
-    predictor: training.Predictor,
-    parameters: list[nn.Parameter],
-    generator: torch.Generator,
-    watch: Callable[[int], None],
-) -> None:
-    spec = training.TrainSpec(cell["steps"], cell["batch"], cell["learning_rate"])
-    draws = partial(draw, data, cell["batch"], cell["examples"], generator, test=False)
-    training.train(training.squared_error(predictor), parameters, draws, spec, watch)
 
 
 def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
@@ -264,33 +226,42 @@ def run_table(cell: Cell, progress: Progress, tables: TableLoader) -> list[Row]:
     held = draw(data, cell["tasks"], cell["examples"], test, test=True)
     attend = training.attention_predictor(net)
 
-    def one(tasks: Tasks) -> Tensor:
+    def attention(tasks: Tasks) -> Tensor:
         return attend(lift(tasks, shared, mapping))
 
     def step_on(features: FeatureMap) -> training.Predictor:
         with torch.no_grad():
-            return _descent(features, training.search_eta(lift(search, features, mapping), 1))
+            eta = training.search_eta(lift(search, features), 1)
 
-    def measure(features: FeatureMap) -> Mapping[str, Tensor]:
-        return training.compare(one, step_on(features), held)
+        def step(tasks: Tasks) -> Tensor:  # which does not read the documents
+            lifted = lift(tasks, features)
+            return training.descent_predictor(eta, lifted)(lifted)
+
+        return step
+
+    def rows_on(features: FeatureMap, extra: dict[str, Tensor], **labels: Any) -> list[Row]:
+        measured = training.compare(attention, step_on(features), held) | extra
+        return rows_of(measured, [{"table": name, **labels, **replica} for replica in data.labels])
 
     rows: list[Row] = []
-    every = max(1, steps // cell["evaluations"])
 
     def watch(step: int) -> None:
         progress(f"{name}, attention", step, steps)
-        if step % every == 0 or step == steps:
-            labels = {"table": name, "stage": "curve", "reading": READINGS[0], "step": step}
-            rows.extend(data.rows(measure(shared), **labels))
+        if is_evaluated(cell, step):
+            rows.extend(rows_on(shared, {}, stage="curve", reading=READINGS[0], step=step))
 
+    def told(step: int) -> None:
+        progress(f"{name}, construction", step, steps)
+
+    spec = training.TrainSpec(steps, cell["learning_rate"])
+    draws = partial(draw, data, cell["batch"], cell["examples"], fresh, test=False)
     # Both see the same tasks. The size of the construction's step is absorbed by its features.
     state = fresh.get_state()
-    told = partial(progress, f"{name}, construction")
-    _train(cell, data, step_on(own), list(own.parameters()), fresh, lambda step: told(step, steps))
+    training.train(training.squared_error(step_on(own)), own.parameters(), draws, spec, told)
     fresh.set_state(state)
-    _train(cell, data, one, [*shared.parameters(), *net.parameters()], fresh, watch)
+    both = [*shared.parameters(), *net.parameters()]
+    training.train(training.squared_error(attention), both, draws, spec, watch)
     extra = statistics(data)
     for reading, features in zip(READINGS, (shared, own), strict=True):
-        labels = {"table": name, "stage": "final", "reading": reading, "step": steps}
-        rows += data.rows({**measure(features), **extra}, **labels)
+        rows += rows_on(features, extra, stage="final", reading=reading, step=steps)
     return rows

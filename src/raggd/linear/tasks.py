@@ -1,11 +1,9 @@
 """Synthetic tasks of the boundary experiments (paper section 4), thousands per call.
 
 A teacher W ~ N(0, I) labels N + 1 inputs x ~ U(-a, a) with ``y = W1 x1 + W2 x2`` (scalar). All
-tensors carry R replicas and B tasks in front.
-
-The authors' test tasks are 10,000 draws of JAX's counter-based generator with key 5. They are drawn
-here again, bit for bit in their random integers, so that losses can be compared without the 1.4 %
-that 10,000 tasks leave to chance.
+tensors carry R replicas and B tasks in front. The authors' test tasks are 10,000 draws of JAX's
+generator with key 5, drawn here again bit for bit, so that losses compare without the 1.4 % that
+10,000 tasks leave to chance.
 """
 
 from __future__ import annotations
@@ -18,27 +16,22 @@ from enum import StrEnum
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from raggd.linear.objective import Interface, Weights, dot_product_weight
+from raggd.linear.objective import Interface, dot_product_weight
 
-AUTHORS_TASKS = 10_000
 Words = NDArray[np.uint32]
-_KEY, _CHUNK = 5, 1 << 15
+_KEY, _CHUNK = 5, 1 << 15  # numbers that a processor's cache holds
 _MAP, _DOCUMENTS = 20260525, 370
 """Seeds of what is drawn once for all replicas and runs. With 370, W2 has the lengths that the
 authors' printed losses imply at 2, 5, 10 and 25 documents: 0.03, 0.085, 0.095, 0.16."""
 
 
 class TaskReading(StrEnum):
-    """How section 4 is read where the paper is silent."""
+    """How section 4 is read where the paper is silent (see docs/linear.md)."""
 
-    authors = "authors"
-    """Of the authors' code: inputs in (-1/2, 1/2), ten features per document, half the squared
-    error; dot-product tokens are two independent halves, one set of documents for all tasks."""
-    ours = "ours"
-    """Before that code was known: inputs in (-1, 1), two features per document, the squared error;
-    dot-product tokens repeat x, every task has its documents."""
+    authors = "authors"  # by the authors' code
+    ours = "ours"  # before that code was known
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +39,8 @@ class TaskSpec:
     """A family of tasks.
 
     In projection, x2 are the k document features of an example, U(-a, a); the documents of
-    dot-product are U(-1/2, 1/2). A `spread` other than 1 and `irrelevant` documents, whose features
-    in the token are drawn afresh and have nothing to do with the label, are departures.
+    dot-product are U(-1/2, 1/2). A `spread` other than 1 and `irrelevant` documents, which have
+    nothing to do with the label, are departures.
     """
 
     interface: Interface
@@ -60,11 +53,6 @@ class TaskSpec:
     input_range: float = 1.0  # a, inputs are U(-a, a)
     spread: float = 1.0  # largest over smallest standard deviation in x, spaced geometrically
     irrelevant: float = 0.0  # share of irrelevant documents
-
-    @property
-    def tied(self) -> bool:
-        """Whether x2 repeats x1."""
-        return self.interface == Interface.dot_product and self.reading == TaskReading.ours
 
     @property
     def second_size(self) -> int:
@@ -80,8 +68,6 @@ class TaskSpec:
 
     def feature_scales(self) -> Tensor:
         """Return what each feature of x is multiplied by, (features,)."""
-        if self.spread == 1.0:
-            return torch.ones(self.features)
         half = math.log(self.spread) / 2
         return torch.linspace(-half, half, self.features).exp()
 
@@ -109,6 +95,10 @@ class Tasks:
         both = torch.cat([self.x1, self.x2, known], -1)
         return both[..., :-1, :], both[..., -1:, :]
 
+    def zero_weights(self) -> Tensor:
+        """Return where a construction starts that no documents give a W2, (R, 1, d1 + d2)."""
+        return torch.zeros(len(self.x1), 1, self.x1.shape[-1] + self.x2.shape[-1])
+
     def with_query(self, x: Tensor) -> Tasks:
         """Return the tasks asked at x1 = x, (R, B, d1), which stays differentiable."""
         x1 = torch.cat([self.x1[..., :-1, :], x.unsqueeze(-2)], -2)
@@ -116,19 +106,14 @@ class Tasks:
 
     def scaled(self, factor: float) -> Tasks:
         """Return the same teachers asked with inputs `factor` times as wide, and so the labels."""
-        x1 = self.x1 * factor
-        x2 = x1 if self.tied else self.x2 * factor
-        return replace(self, x1=x1, x2=x2, y=self.y * factor)
+        return replace(self, x1=self.x1 * factor, x2=self.x2 * factor, y=self.y * factor)
 
     def chunks(self, size: int) -> Iterator[Tasks]:
         """Yield pieces of at most `size` tasks."""
+        names = ("x1", "x2", "y", "documents", "teacher")
+        held = {n: getattr(self, n) for n in names if getattr(self, n) is not None}
         for start in range(0, self.x1.shape[1], size):
-            cut = {
-                name: value[:, start : start + size]
-                for name in ("x1", "x2", "y", "documents", "teacher")
-                if (value := getattr(self, name)) is not None
-            }
-            yield replace(self, **cut | ({"x2": cut["x1"]} if self.tied else {}))
+            yield replace(self, **{n: value[:, start : start + size] for n, value in held.items()})
 
 
 def _uniform(shape: tuple[int, ...], half: float, generator: torch.Generator) -> Tensor:
@@ -153,19 +138,13 @@ def document_weight(spec: TaskSpec, replicas: int) -> Tensor:
     return dot_product_weight(w_z, documents, mixing).expand(replicas, 1, size)
 
 
-def start_weights(spec: TaskSpec, replicas: int) -> Weights:
-    """Return zero weights, where a construction starts that no documents give a W2."""
-    return Weights(*(torch.zeros(replicas, 1, d) for d in (spec.features, spec.second_size)))
-
-
 def document_offset(w2: Tensor) -> Tensor:
     """Return what keys and values read of the documents' weight (R, 1, d2) beside a token, (R, T).
 
     The authors put ``0.1 x2 + 0.9 W2`` in place of x2. W_K and W_V can take any factor, so that
     ``x2 + 9 W2`` gives the same layers; it is found in fewer steps.
     """
-    nothing = torch.zeros_like(w2[:, 0])
-    return torch.cat([nothing, 9 * w2[:, 0], nothing[:, :1]], -1)
+    return nn.functional.pad(9 * w2[:, 0], (w2.shape[-1], 1))  # zeros for x1, as wide, and for y
 
 
 def without_direction(tasks: Tasks, w2: Tensor) -> Tasks:
@@ -176,8 +155,7 @@ def without_direction(tasks: Tasks, w2: Tensor) -> Tasks:
 
 def sample(spec: TaskSpec, replicas: int, tasks: int, generator: torch.Generator) -> Tasks:
     """Return B fresh tasks for each of R replicas."""
-    lead = (replicas, tasks)
-    rows = spec.examples + 1
+    lead, rows = (replicas, tasks), spec.examples + 1
     if spec.reading == TaskReading.authors:
         size = spec.width - 1
         x = _uniform((*lead, rows, size), spec.input_range, generator)
@@ -243,19 +221,17 @@ def _threefry(key: tuple[Words, Words], low: Words) -> tuple[Words, Words]:
     return x, y
 
 
-def _split(keys: tuple[Words, Words], number: int) -> tuple[Words, Words]:
-    """Return child `number` of every key."""
+def _child(keys: tuple[Words, Words], number: int) -> tuple[Words, Words]:
     return _threefry(keys, np.full_like(keys[0], number))
 
 
 def _unit(keys: tuple[Words, Words], count: int) -> Tensor:
     """Return uniform numbers in [0, 1), `count` for each of the B keys, (B, count) float32."""
     pieces = []
-    rows = max(1, _CHUNK // count)  # what a processor's cache holds
-    counters = np.arange(count, dtype=np.uint32)
+    rows, counters = max(1, _CHUNK // count), np.arange(count, dtype=np.uint32)
     for start in range(0, len(keys[0]), rows):
-        part = tuple(k[start : start + rows, None] for k in keys)
-        first, second = _threefry((part[0], part[1]), counters[None].repeat(len(part[0]), 0))
+        high, low = (key[start : start + rows, None] for key in keys)
+        first, second = _threefry((high, low), counters)
         bits = ((first ^ second) >> np.uint32(9)) | np.uint32(0x3F800000)
         pieces.append(torch.from_numpy(bits.view(np.float32) - np.float32(1)))
     return torch.cat(pieces)
@@ -268,19 +244,18 @@ def _normal(keys: tuple[Words, Words], count: int) -> Tensor:
     return math.sqrt(2) * torch.erfinv(uniform)
 
 
-def authors_tasks(spec: TaskSpec, replicas: int, tasks: int = AUTHORS_TASKS) -> Tasks:
+def authors_tasks(spec: TaskSpec, replicas: int, tasks: int = 10_000) -> Tasks:
     """Return the first of the authors' 10,000 test tasks, the same for all replicas."""
     size = spec.width - 1
     root = (np.zeros(tasks, np.uint32), np.full(tasks, _KEY, np.uint32))
     keys = _threefry(root, np.arange(tasks, dtype=np.uint32))
-    drawn = _split(keys, 0)
-    if spec.interface == Interface.dot_product:
-        teacher = _normal(_split(drawn, 1), size)
-    else:
-        parts = [_normal(_split(drawn, 1), 10), _normal(_split(drawn, 2), size - 10)]
-        teacher = torch.cat(parts, 1)
-    context = _unit(_split(keys, 1), 10 * size).view(tasks, 10, size)
-    query = _unit(_split(keys, 2), size).view(tasks, 1, size)
+    drawn = _child(keys, 0)
+    whole = spec.interface == Interface.dot_product  # drawn at once, else x1's ten numbers first
+    teacher = _normal(_child(drawn, 1), size if whole else 10)
+    if not whole:
+        teacher = torch.cat([teacher, _normal(_child(drawn, 2), size - 10)], 1)
+    context = _unit(_child(keys, 1), 10 * size).view(tasks, 10, size)
+    query = _unit(_child(keys, 2), size).view(tasks, 1, size)
     one = from_features(spec, (torch.cat([context, query], 1) - 0.5)[None], teacher[None])
     x1, x2, y = (part.expand(replicas, *part.shape[1:]) for part in (one.x1, one.x2, one.y))
     return Tasks(x1, x2, y)

@@ -1,20 +1,15 @@
-"""Predictors side by side and how they are found: line searches, training, losses, sensitivities.
-
-Training runs several seeds as one batch of replicas, on fresh tasks in every step.
-"""
+"""Predictors side by side and how they are found: line searches, training on fresh tasks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from raggd.linear.attention import LinearSelfAttention, constructed
-from raggd.linear.objective import Weights
 from raggd.linear.tasks import Tasks
 from raggd.records import RaggdError
 
@@ -30,20 +25,17 @@ def attention_predictor(network: LinearSelfAttention) -> Predictor:
     """Return the network as a predictor of scalar labels."""
 
     def predict(tasks: Tasks) -> Tensor:
-        context, queries = tasks.tokens()
-        shifts: Tensor = network(context, queries, tasks.documents)
+        shifts: Tensor = network(*tasks.tokens(), tasks.documents)
         return shifts[..., 0, 0]
 
     return predict
 
 
 def descent_predictor(
-    eta: Tensor, tasks: Tasks, steps: int = 1, weights: Weights | None = None
+    eta: Tensor, tasks: Tasks, steps: int = 1, weights: Tensor | None = None
 ) -> Predictor:
     """Return K gradient steps of size eta (R,), from zero or other weights, on tasks like these."""
-    if weights is None:
-        first, second = (x.new_zeros(len(x), 1, x.shape[-1]) for x in (tasks.x1, tasks.x2))
-        weights = Weights(first, second)
+    weights = tasks.zero_weights() if weights is None else weights
     return attention_predictor(constructed(weights, eta, tasks.x1.shape[-2] - 1, steps))
 
 
@@ -56,30 +48,24 @@ def sensitivity(predictor: Predictor, tasks: Tasks) -> tuple[Tensor, Tensor]:
     return predictions.detach(), slope
 
 
-def compare(trained: Predictor, construction: Predictor, tasks: Tasks) -> Mapping[str, Tensor]:
-    """Measure both predictors on the same held-out tasks.
-
-    By name, each (R,): ``trained_loss`` and ``constructed_loss`` (mean squared errors),
-    ``null_loss`` (of the prediction zero), ``prediction_difference`` (mean absolute),
-    ``sensitivity_distance`` (mean l2), ``sensitivity_norm`` (of the construction), ``cosine`` (of
-    the sensitivities, mean over tasks).
-    """
-    parts: dict[str, list[Tensor]] = {}
+def compare(trained: Predictor, construction: Predictor, tasks: Tasks) -> dict[str, Tensor]:
+    """Measure both predictors on the same held-out tasks: means over them, (R,), by name."""
+    parts = []
     for chunk in tasks.chunks(CHUNK):
         one, one_slope = sensitivity(trained, chunk)
         other, other_slope = sensitivity(construction, chunk)
-        measured = {
-            "trained_loss": (one - chunk.labels).square(),
-            "constructed_loss": (other - chunk.labels).square(),
-            "null_loss": chunk.labels.square(),
-            "prediction_difference": (one - other).abs(),
-            "sensitivity_distance": (one_slope - other_slope).norm(dim=-1),
-            "sensitivity_norm": other_slope.norm(dim=-1),
-            "cosine": torch.cosine_similarity(one_slope, other_slope, dim=-1),
-        }
-        for name, value in measured.items():
-            parts.setdefault(name, []).append(value)
-    return {name: torch.cat(values, 1).mean(1) for name, values in parts.items()}
+        parts.append(
+            {
+                "trained_loss": (one - chunk.labels).square(),
+                "constructed_loss": (other - chunk.labels).square(),
+                "null_loss": chunk.labels.square(),
+                "prediction_difference": (one - other).abs(),
+                "sensitivity_distance": (one_slope - other_slope).norm(dim=-1),
+                "sensitivity_norm": other_slope.norm(dim=-1),
+                "cosine": torch.cosine_similarity(one_slope, other_slope, dim=-1),
+            }
+        )
+    return {name: torch.cat([part[name] for part in parts], 1).mean(1) for name in parts[0]}
 
 
 def mean_loss(objective: Objective, tasks: Tasks) -> Tensor:
@@ -88,61 +74,50 @@ def mean_loss(objective: Objective, tasks: Tasks) -> Tensor:
         return torch.cat([objective(chunk) for chunk in tasks.chunks(CHUNK)], 1).mean(1)
 
 
-class _Spectrum(NamedTuple):
-    """Tasks in the eigenbasis of their Gram matrices / N, in which every step is elementwise.
+def _losses_of_steps(
+    tasks: Tasks, weights: Tensor | None, steps: int
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return what gives the mean squared errors (R,) of K steps of GD++ by eta and gamma, (R,).
 
-    Both steps of GD++ are polynomials of the Gram matrix, and polynomials keep its eigenvectors:
-    the line search needs one decomposition and no matrix product.
+    Its steps are polynomials of a task's Gram matrix, in whose eigenbasis each is elementwise: a
+    search needs one decomposition and no matrix product.
     """
+    x = torch.cat([tasks.x1, tasks.x2], -1).double()
+    context, asked = x[..., :-1, :], x[..., -1:, :]
+    count = context.shape[-2]
+    eigenvalues, vectors = torch.linalg.eigh(context @ context.mT / count)
+    targets, labels = tasks.y[..., :-1].double(), tasks.y[..., -1].double()
+    weights = tasks.zero_weights() if weights is None else weights
+    predictions = (context @ weights.double().mT.unsqueeze(1))[..., 0]
+    products = (context @ asked.mT)[..., 0] / count
+    rows = [(r.unsqueeze(-2) @ vectors).squeeze(-2) for r in (predictions, targets, products)]
 
-    eigenvalues: Tensor  # (R, B, N)
-    start: Tensor  # predictions of the start weights
-    targets: Tensor
-    query: Tensor  # inner products of query and context, / N
-    labels: Tensor  # (R, B)
-
-    def losses(self, eta: Tensor, gamma: Tensor, steps: int) -> Tensor:
-        """Return mean squared errors (R,) after K steps of GD++, eta and gamma (R,)."""
-        eta, gamma = eta[:, None, None], gamma[:, None, None]
-        values, start, targets, query = self[:4]
-        prediction = torch.zeros_like(self.labels)
+    def losses(eta: Tensor, gamma: Tensor) -> Tensor:
+        eta, gamma, values = eta[:, None, None], gamma[:, None, None], eigenvalues
+        start, left, query = rows
+        prediction = torch.zeros_like(labels)
         for _ in range(steps):
-            step = eta * (start - targets)
+            step = eta * (start - left)
             prediction = prediction - (query * step).sum(-1)
-            targets = targets + values * step
+            left = left + values * step
             move = 1 - gamma * values
             values, start, query = values * move.square(), start * move, query * move.square()
-        return (prediction - self.labels).square().mean(1)
+        return (prediction - labels).square().mean(1)
+
+    return losses
 
 
-def _spectrum(tasks: Tasks, weights: Weights | None) -> _Spectrum:
-    x = torch.cat([tasks.x1, tasks.x2], -1).double()
-    context, count = x[..., :-1, :], x.shape[-2] - 1
-    values, vectors = torch.linalg.eigh(context @ context.mT / count)
-    y = tasks.y.double()
-    rows = [
-        torch.zeros_like(y[..., 1:]),
-        y[..., :-1],
-        (context @ x[..., -1:, :].mT)[..., 0] / count,
-    ]
-    if weights is not None:
-        rows[0] = (context @ torch.cat(list(weights), -1).double().mT.unsqueeze(1))[..., 0]
-    start, targets, query = ((row.unsqueeze(-2) @ vectors).squeeze(-2) for row in rows)
-    return _Spectrum(values, start, targets, query, y[..., -1])
-
-
-def search_eta(tasks: Tasks, steps: int, weights: Weights | None = None) -> Tensor:
+def search_eta(tasks: Tasks, steps: int, weights: Tensor | None = None) -> Tensor:
     """Return the step size (R,) with the least loss of K steps: a grid and finer ones, or exact."""
     if steps == 1:
         unit = descent_predictor(torch.ones(len(tasks.x1)), tasks, 1, weights)(tasks)
         return (unit * tasks.labels).mean(1) / unit.square().mean(1)
-    spectrum = _spectrum(tasks, weights)
-    none = spectrum.labels.new_zeros(len(spectrum.labels))
+    losses_of = _losses_of_steps(tasks, weights, steps)
     size = (tasks.x1.square().sum(-1) + tasks.x2.square().sum(-1)).mean((1, 2))  # trace per token
     low, high = (1e-3 * tasks.x1.shape[-2] / size).log(), (30.0 / size).log()
     for _ in range(4):
         grid = torch.stack([low + (high - low) * i / (_POINTS - 1) for i in range(_POINTS)])
-        losses = torch.stack([spectrum.losses(eta, none, steps) for eta in grid.exp()])
+        losses = torch.stack([losses_of(eta, torch.zeros_like(eta)) for eta in grid.exp()])
         best = losses.nan_to_num(float("inf")).argmin(0)
         pick = torch.arange(grid.shape[1])
         low = grid[(best - 1).clamp_min(0), pick]
@@ -151,27 +126,25 @@ def search_eta(tasks: Tasks, steps: int, weights: Weights | None = None) -> Tens
 
 
 def search_gd_plus_plus(
-    tasks: Tasks, steps: int, eta: Tensor, weights: Weights | None = None
+    tasks: Tasks, steps: int, eta: Tensor, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Learn GD++'s eta and gamma, (R,) each, from the best plain eta; plain steps if no better."""
-    spectrum = _spectrum(next(tasks.chunks(_SEARCHED)), weights)
-    unit = eta.double()
-    scaled = torch.tensor([[1.0], [0.1]], dtype=unit.dtype).repeat(1, len(unit)).requires_grad_()
+    losses_of = _losses_of_steps(next(tasks.chunks(_SEARCHED)), weights, steps)
+    plain = torch.stack([eta.double(), torch.zeros_like(eta).double()])
+    scaled = torch.tensor([[1.0], [0.1]], dtype=torch.float64).repeat(1, len(eta)).requires_grad_()
     search = torch.optim.LBFGS([scaled], max_iter=30, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         search.zero_grad()
         # Its logarithm, since a step too long is a loss of 10^100, and the search would be lost.
-        value = spectrum.losses(scaled[0] * unit, scaled[1] * unit, steps).log().sum()
+        value = losses_of(*(scaled * plain[0])).log().sum()
         value.backward()  # type: ignore[no-untyped-call]
         return value
 
     search.step(closure)  # type: ignore[no-untyped-call]
-    eta_found, gamma = scaled.detach() * unit
-    none = torch.zeros_like(gamma)
-    better = spectrum.losses(eta_found, gamma, steps) <= spectrum.losses(unit, none, steps)
-    eta_found, gamma = torch.where(better, eta_found, unit), torch.where(better, gamma, none)
-    return eta_found.to(eta.dtype), gamma.to(eta.dtype)
+    found = scaled.detach() * plain[0]
+    found = torch.where(losses_of(*found) <= losses_of(*plain), found, plain).to(eta.dtype)
+    return found[0], found[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +152,6 @@ class TrainSpec:
     """How a predictor is trained: Adam, a linear warm-up over a twentieth, a cosine to zero."""
 
     steps: int = 7500
-    batch: int = 512  # fresh tasks per replica and step
     learning_rate: float = 3e-3  # its peak
     clip: float = 10.0  # largest norm of a replica's gradient
     memory: float = 0.999  # decay of squared gradients; short, it leaves a plateau sooner
@@ -198,19 +170,18 @@ def squared_error(predictor: Predictor) -> Objective:
     return lambda tasks: (predictor(tasks) - tasks.labels).square()
 
 
-def expected_error(network: LinearSelfAttention, variance: float) -> Objective:
-    """Return the squared error in expectation over the query, given context and teacher.
+def expected_error(network: LinearSelfAttention, input_range: float) -> Objective:
+    """Return the squared error in expectation over queries in +-`input_range`, given the teacher w.
 
-    A stack without softmax is a form a on the query's token, and the y slot of that is zero: for
-    independent features of mean 0 and variance v the expectation is ``v |a - w|^2``. Its gradient
-    is the mean of the gradients of all queries, so that a task tells d numbers in place of one.
+    A stack without softmax is a form a on the query's token: the expectation is ``v |a - w|^2`` for
+    independent features of variance v. A task then tells d numbers in place of one.
     """
 
     def error(tasks: Tasks) -> Tensor:
         assert tasks.teacher is not None
         context, _ = tasks.tokens()
         form = network.form(context, tasks.documents)[..., 0, :-1]
-        return variance * (form - tasks.teacher).square().sum(-1)
+        return input_range**2 / 3 * (form - tasks.teacher).square().sum(-1)
 
     return error
 
@@ -218,8 +189,8 @@ def expected_error(network: LinearSelfAttention, variance: float) -> Objective:
 def without_tail(objective: Objective, null: float) -> Objective:
     """Return the objective, linear up to four times the loss `null` and logarithmic beyond.
 
-    K layers are a polynomial of degree 3^K in their tokens: while the step is too long on a task in
-    ten thousand, that task's error is 10^6 times the others', and so is its gradient.
+    K layers are a polynomial of degree 3^K in their tokens: where the step is too long, on a task
+    in ten thousand, error and gradient are 10^6 times the others'.
     """
 
     def bounded(tasks: Tasks) -> Tensor:
@@ -246,9 +217,7 @@ def train(
     spec: TrainSpec,
     watch: Callable[[int], None] = lambda step: None,
 ) -> None:
-    """Fit parameters (R, ...) to freshly drawn tasks, in place.
-
-    No replica moves another; `watch` is told the steps done, before the first and after each.
+    """Fit parameters (R, ...) to freshly drawn tasks, in place; `watch` is told the steps done.
 
     Raises:
         RaggdError: the loss of a replica is no longer finite.

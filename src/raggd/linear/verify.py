@@ -7,19 +7,17 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from raggd.linear.attention import Head, LinearSelfAttention, constructed
+from raggd.linear.attention import LinearSelfAttention, constructed
 from raggd.linear.objective import (
     Descent,
     Examples,
     Interface,
-    Weights,
     autograd_descend,
     descend,
     dot_product_weight,
     gd_plus_plus,
-    predict,
 )
 
 TOLERANCE = 1e-12
@@ -46,9 +44,9 @@ class Case:
     @property
     def label(self) -> str:
         """Name of the interface, of its encoders, of the start and of the algorithm."""
-        form = "projection"
+        form = str(self.interface)
         if self.interface == Interface.dot_product:
-            form = f"dot-product, {'shared encoder' if self.shared_encoder else 'two encoders'}"
+            form += ", shared encoder" if self.shared_encoder else ", two encoders"
         start = "W = 0" if self.zero_start else "W != 0"
         return f"{form}, {start}{', GD++' if self.curvature else ''}"
 
@@ -57,102 +55,83 @@ class Case:
 class Problem:
     """A case with its numbers; all tensors are float64 without leading axes."""
 
-    weights: Weights
+    weights: Tensor
     examples: Examples
-    x1: Tensor
-    x2: Tensor
+    queries: Tensor
     eta: float
     gamma: float
+    steps: int
+    residual: bool  # whether layers see what the step before has left over
 
-    @property
-    def outputs(self) -> int:
-        """Return m."""
-        return self.examples.y.shape[-1]
+    def network(self) -> LinearSelfAttention:
+        """Return the construction, of plain steps without gamma."""
+        eta, gamma = torch.tensor([[self.eta], [self.gamma]], dtype=torch.float64)
+        curved = gamma if self.gamma else None
+        weights, count = self.weights[None], len(self.examples.y)
+        return constructed(weights, eta, count, self.steps, residual=self.residual, gamma=curved)
 
-    def network(self, steps: int, *, residual: bool, sign: float = 1.0) -> LinearSelfAttention:
-        """Return the construction of K steps, plain ones without gamma."""
-        weights = Weights(self.weights.w1[None], self.weights.w2[None])
-        eta, gamma = torch.tensor([[sign * self.eta], [self.gamma]], dtype=torch.float64)
-        count, curved = len(self.examples.y), gamma if self.gamma else None
-        return constructed(weights, eta, count, steps, residual=residual, gamma=curved)
-
-    def ask(self, network: LinearSelfAttention, context: Tensor | None = None) -> Tensor:
-        """Return what a network says at the queries, (queries, m); of other tokens if given."""
-        context = torch.cat(self.examples, -1) if context is None else context
+    def shift(self, network: LinearSelfAttention | None = None) -> Tensor:
+        """Return what the construction says at the queries, (queries, m), or another network."""
+        network = self.network() if network is None else network
+        context = torch.cat(self.examples, -1)
+        asked = nn.functional.pad(self.queries, (0, self.examples.y.shape[-1]))  # no targets
         with torch.no_grad():
-            shifts: Tensor = network(context[None, None], self.asked()[None, None])
+            shifts: Tensor = network(context[None, None], asked[None, None])
         return shifts[0, 0]
 
-    def asked(self) -> Tensor:
-        """Return the queries' tokens, their y slots zero."""
-        return torch.cat([self.x1, self.x2, self.x1.new_zeros(QUERIES, self.outputs)], -1)
+    def reference(self, descent: Descent) -> Tensor:
+        """Return the prediction shifts of K steps, plain or GD++, by closed form or autograd."""
+        if self.gamma:
+            numbers = (self.eta, self.gamma, self.steps)
+            return gd_plus_plus(self.weights, self.examples, self.queries, *numbers, descent)
+        after = descent(self.weights, self.examples, self.eta, self.steps)
+        return self.queries @ (after - self.weights).mT
 
 
-def _draw(case: Case) -> tuple[Weights, Tensor, Tensor]:
-    """Return weights, and x1 and x2 of the context and then of the queries."""
+def problem(case: Case) -> Problem:
+    """Return a case's numbers; its step size is a random share of the largest stable one."""
     generator = torch.Generator().manual_seed(case.seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    rows, size = case.examples + QUERIES, case.document_size
+    rows, size, n = case.examples + QUERIES, case.document_size, case.examples
     x1, w1 = normal(rows, case.features), normal(case.outputs, case.features)
     if case.interface == Interface.projection:
         x2 = normal(rows, case.documents * size)
-        return Weights(w1, w1 @ normal(case.features, x2.shape[-1])), x1, x2  # W2 = W1 W_d
-    size = case.features if case.shared_encoder else size
-    w_q = normal(case.features, case.features) / case.features**0.5
-    w_d = w_q if case.shared_encoder else normal(case.features, size) / size**0.5
-    documents = normal(case.documents, size) / (case.documents * size) ** 0.5
-    w2 = dot_product_weight(normal(case.outputs, size), documents, w_q.mT @ w_d)
-    return Weights(w1, w2), x1, x1
-
-
-def problem(case: Case) -> Problem:
-    """Return a case's numbers; its step size is a random share of the largest stable one."""
-    weights, x1, x2 = _draw(case)
-    generator = torch.Generator().manual_seed(case.seed + 1)
-    y = torch.randn(case.examples, case.outputs, generator=generator, dtype=torch.float64)
+        w2 = w1 @ normal(case.features, x2.shape[-1])  # W1 W_d
+    else:
+        x2, size = x1, case.features if case.shared_encoder else size
+        w_q = normal(case.features, case.features) / case.features**0.5
+        w_d = w_q if case.shared_encoder else normal(case.features, size) / size**0.5
+        documents = normal(case.documents, size) / (case.documents * size) ** 0.5
+        w2 = dot_product_weight(normal(case.outputs, size), documents, w_q.mT @ w_d)
+    x, weights = torch.cat([x1, x2], -1), torch.cat([w1, w2], -1)
     if case.zero_start:
-        weights = Weights(weights.w1 * 0, weights.w2 * 0)
-    n = case.examples
-    examples = Examples(x1[:n], x2[:n], y)
-    gram = x1[:n] @ x1[:n].mT + x2[:n] @ x2[:n].mT
+        weights = torch.zeros_like(weights)
+    generator.manual_seed(case.seed + 1)
+    examples = Examples(x[:n], normal(n, case.outputs))
     share = 0.3 + 1.2 * float(torch.rand(1, generator=generator))  # stable below 2
-    unit = n / float(torch.linalg.matrix_norm(gram, 2))
-    return Problem(weights, examples, x1[n:], x2[n:], share * unit, case.curvature * unit)
-
-
-def construction(given: Problem, steps: int, *, residual: bool, sign: float = 1.0) -> Tensor:
-    """Return what the constructed network says at the queries, (queries, m)."""
-    return given.ask(given.network(steps, residual=residual, sign=sign))
-
-
-def reference(given: Problem, steps: int, descent: Descent) -> Tensor:
-    """Return the prediction shifts of K steps, plain or GD++, by closed form or autograd."""
-    if given.gamma:
-        queries, numbers = (given.x1, given.x2), (given.eta, given.gamma, steps)
-        return gd_plus_plus(given.weights, given.examples, queries, *numbers, descent)
-    after = descent(given.weights, given.examples, given.eta, steps)
-    return predict(after.minus(given.weights), given.x1, given.x2)
+    unit = n / float(torch.linalg.matrix_norm(examples.x @ examples.x.mT, 2))
+    numbers = (share * unit, case.curvature * unit, case.steps)
+    return Problem(weights, examples, x[n:], *numbers, residual=case.steps > 1)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
-    """Return the largest difference relative to the largest entry of what is expected."""
+    """Return the largest deviation over the largest size of what is expected."""
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
 
 
-def deviations(given: Problem, shift: Tensor, steps: int) -> tuple[float, float]:
+def deviations(given: Problem, shift: Tensor) -> tuple[float, float]:
     """Return how far a prediction shift is from K steps in closed form and by autograd."""
-    closed, oracle = (reference(given, steps, by) for by in (descend, autograd_descend))
+    closed, oracle = (given.reference(by) for by in (descend, autograd_descend))
     return relative(shift, closed), relative(shift, oracle)
 
 
 def measure(case: Case) -> tuple[float, float]:
     """Return the construction's relative deviation from the closed form and from autograd."""
     given = problem(case)
-    shift = construction(given, case.steps, residual=case.steps > 1)
-    return deviations(given, shift, case.steps)
+    return deviations(given, given.shift())
 
 
 def standard_cases() -> Iterator[Case]:
@@ -175,52 +154,49 @@ def standard_cases() -> Iterator[Case]:
 
 
 def _softmax(given: Problem) -> Tensor:
-    network = given.network(1, residual=False)
+    network = given.network()
     network.softmax = True
-    return given.ask(network)
+    return given.shift(network)
 
 
 def _without_targets(given: Problem) -> Tensor:
-    context = torch.cat(given.examples, -1)
-    context[..., -given.outputs :] = 0
-    return given.ask(given.network(1, residual=False), context)
+    x, y = given.examples
+    return replace(given, examples=Examples(x, 0 * y)).shift()
 
 
 def _query_among_keys(given: Problem) -> Tensor:
-    network, context = given.network(1, residual=False), torch.cat(given.examples, -1)
-    with_own = [torch.cat([context, own[None]]) for own in given.asked()]
-    return torch.stack([given.ask(network, c)[row] for row, c in enumerate(with_own)])
+    (x, y), shifts = given.examples, []
+    for query in torch.split(given.queries, 1):
+        keys = Examples(torch.cat([x, query]), torch.cat([y, 0 * y[:1]]))
+        shifts.append(replace(given, examples=keys, queries=query).shift(given.network()))
+    return torch.cat(shifts)
 
 
-def _changed(given: Problem, change: Callable[[Head], Head]) -> Tensor:
-    """Return what three layers of a changed head say."""
-    head = change(given.network(3, residual=True).head())
-    return given.ask(LinearSelfAttention(head, layers=3, outputs=given.outputs))
+def _keys_read_y(given: Problem) -> Tensor:
+    network = given.network()
+    for matrix in (network.key, network.query):  # I in place of diag(I, I, 0)
+        matrix[0].fill_diagonal_(1)
+    return given.shift(network)
 
 
-def _keys_read_y(head: Head) -> Head:
-    """Return the head with W_K = I in place of diag(I, I, 0)."""
-    whole = torch.eye(head.key.shape[-1], dtype=head.key.dtype)[None]
-    return head._replace(key=whole, query=whole)
-
-
-def _without_x_rows(head: Head) -> Head:
-    """Return the head without the block of the x rows in W_V: plain steps."""
-    return head._replace(value=head.value - head.key)
+def _without_x_rows(given: Problem) -> Tensor:
+    network = given.network()
+    network.value.sub_(network.key)  # the block of the x rows, without which steps are plain
+    return given.shift(network)
 
 
 _THREE, _CURVED = Case(steps=3), Case(steps=3, curvature=0.3)
 DEPARTURES: dict[str, tuple[Case, Callable[[Problem], Tensor]]] = {
     "softmax in place of linear scores": (Case(), _softmax),
-    "flipped sign of P": (Case(), lambda g: construction(g, 1, residual=False, sign=-1.0)),
+    "flipped sign of P": (Case(), lambda g: replace(g, eta=-g.eta).shift()),
     "context tokens without their y slot": (Case(), _without_targets),
     "query token among the keys": (Case(), _query_among_keys),
-    "3 layers that do not see the residual": (_THREE, lambda g: construction(g, 3, residual=False)),
-    "3 layers whose keys read the y slot": (_THREE, lambda g: _changed(g, _keys_read_y)),
-    "3 layers of GD++ without the x rows of W_V": (_CURVED, lambda g: _changed(g, _without_x_rows)),
+    "3 layers that do not see the residual": (_THREE, lambda g: replace(g, residual=False).shift()),
+    "3 layers whose keys read the y slot": (_THREE, _keys_read_y),
+    "3 layers of GD++ without the x rows of W_V": (_CURVED, _without_x_rows),
     "3 layers of GD++, gamma's sign turned": (
         _CURVED,
-        lambda g: construction(replace(g, gamma=-g.gamma), 3, residual=True),
+        lambda g: replace(g, gamma=-g.gamma).shift(),
     ),
 }
 """Constructions that must not equal their algorithm: a case, with K, and the prediction shift."""
@@ -248,11 +224,11 @@ def departure_line(label: str, seeds: int = 8) -> Line:
     """Return the *smallest* deviation of one of `DEPARTURES`, on cases with a non-zero start."""
     case, build = DEPARTURES[label]
     given = [problem(replace(case, seed=1000 + 2 * seed)) for seed in range(seeds)]
-    closed, oracle = zip(*(deviations(g, build(g), case.steps) for g in given), strict=True)
+    closed, oracle = zip(*(deviations(g, build(g)) for g in given), strict=True)
     return Line(label, seeds, min(closed), min(oracle), must_differ=True)
 
 
-def verify() -> list[Line]:
+def checked_lines() -> list[Line]:
     """Return a line per form, start and algorithm, and one per departure."""
     groups: dict[str, list[tuple[float, float]]] = {}
     for case in standard_cases():

@@ -16,7 +16,7 @@ from raggd.adaptation.predictors.gate import Gate, load_gate
 from raggd.adaptation.targets import draw_supports, encode_supports, sgd_updates, support_batch
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
-from raggd.data.benchmarks import support_pool, tasks_in
+from raggd.data.benchmarks import files_in, support_pool
 from raggd.methods.base import Adapted, Control, Item
 from raggd.methods.spec import FILES_OF, SPECS, Parts, weight_file, weights_hash
 from raggd.records import Passage, RaggdError, SupportSet, content_id
@@ -126,7 +126,7 @@ def build_sgd(parts: Parts, name: str) -> TestTimeSGD:
 def other_support(support: SupportSet, parts: Parts) -> SupportSet:
     """Choose a support set of another task, as large, by a hash of the given one."""
     source, settings = parts.source, parts.settings
-    tasks = [task for task in tasks_in(source) if task != support.task]
+    tasks = [task for task in files_in(source) if task != support.task]
     if not tasks:
         raise RaggdError(
             "method 'shuffled-support' needs demonstrations of another task than "

@@ -6,7 +6,7 @@ import re
 import resource
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from raggd.records import Hit, RaggdError
+from raggd.records import Hit, Passage, RaggdError
 
 Rows = NDArray[np.int64]  # row numbers of passages in an index, shape (n,)
 
@@ -23,6 +23,17 @@ _GROUP = 128
 
 Count = Callable[[int, int | None], None]
 """Called with the number of passages done and, where it is known, of all passages."""
+_TOLD_EVERY = 1_000
+
+
+def counted(
+    passages: Iterable[Passage], done: int, total: int | None, count: Count
+) -> Iterator[Passage]:
+    """Pass passages on, and tell now and then how many are done."""
+    for number, passage in enumerate(passages, start=done + 1):
+        if number % _TOLD_EVERY == 0:
+            count(number, total)
+        yield passage
 
 
 class RetrievalWarning(UserWarning):
@@ -41,8 +52,7 @@ class Retriever(Protocol):
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return at most `k` hits for each query, none of them blank, best first.
 
-        Equal scores are ordered by passage id. BM25 returns only passages that share a term with
-        the query.
+        Equal scores are ordered by passage id. What BM25 finds shares a term with the query.
         """
         ...
 
@@ -61,21 +71,12 @@ def top_k(
     [2, 1, 3]
     """
     bound = _least_of_best(scores, k)
-    if bound > above:
-        allowed = scores >= bound
-    else:
-        allowed = scores > above if above > -np.inf else np.ones(len(scores), dtype=bool)
-    rows = np.flatnonzero(allowed)
-    k = min(k, len(rows))
-    if k <= 0:
-        return np.empty(0, dtype=np.int64)
-    kept = scores[rows]
-    if k < len(rows):
+    rows = np.flatnonzero(scores >= bound if bound > above else scores > above)
+    if 0 < k < len(rows):
         # Everything at least as good as the k-th best stays, so that the order of ties decides.
-        worst = np.partition(kept, len(kept) - k)[len(kept) - k]
-        rows = rows[kept >= worst]
-        kept = scores[rows]
-    return rows[np.lexsort((ties[rows], -kept))[:k]]
+        kept, place = scores[rows], len(rows) - k
+        rows = rows[kept >= np.partition(kept, place)[place]]
+    return rows[np.lexsort((ties[rows], -scores[rows]))[:k]]
 
 
 def _least_of_best(scores: NDArray[np.floating[Any]], k: int) -> float:
@@ -120,14 +121,7 @@ _STATE, _STATUS = Path("/proc/self/statm"), Path("/proc/self/status")
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes of a size such as ``3GB`` or ``500 MiB``.
-
-    Raises:
-        RaggdError: it is not a size, or not above 0.
-
-    >>> parse_size("1.5 GB")
-    1500000000
-    """
+    """Return the bytes, above 0, of a size such as ``3GB`` or ``500 MiB``; refuse what is none."""
     try:
         size = int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:

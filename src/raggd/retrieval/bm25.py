@@ -10,8 +10,8 @@ memory, scored and searched together. First the words of a range of rows are num
 nothing in that depends on other ranges, so a build that was stopped goes on after its last segment,
 and a corpus that changed keeps those that it had, less the rows that went. When all are there, the
 terms of all are joined, and document frequencies and the mean length of the whole corpus give each
-posting its score: that of one index of everything. A segment is a folder, whole or absent, named by
-its first row, with arrays as ``.npy``:
+posting its score: to the bit that of bm25s's index of everything. A segment is a folder, whole or
+absent, named by its first row, with arrays as ``.npy``:
 
     keys      sorted hashes of its terms
     lengths   words of each passage
@@ -29,7 +29,7 @@ from __future__ import annotations
 import os
 import shutil
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -39,23 +39,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raggd.records import Hit, Passage, RaggdError, content_id
-from raggd.retrieval.base import Budget, Count, Rows, top_k
+from raggd.retrieval.base import Budget, Count, Rows, counted, top_k
 from raggd.retrieval.folders import STATE
-from raggd.retrieval.spellings import (
-    bare_spellings,
-    bare_terms,
-    keys_apart,
-    merged,
-    spellings_fingerprint,
-)
 from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 from raggd.retrieval.terms import (
     Keys,
     TermNumbers,
-    bm25_scores,
+    bare_spellings,
+    bare_terms,
     inverse_frequencies,
+    keys_apart,
     make_postings,
+    merged,
     term_keys,
+    terms_fingerprint,
     tokenize,
 )
 
@@ -80,36 +77,32 @@ _TERM_KEYS, _SPELLINGS = "term_keys.npy", "spellings.npy"
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The postings of a range of passages, `count` from row `start`, mapped; arrays as above.
-
-    Without `terms` they are all terms of the corpus.
-    """
+    """The postings of a range of passages, `count` from row `start`, mapped; arrays as above."""
 
     start: int
     count: int
-    terms: NDArray[np.int32] | None
+    terms: NDArray[np.int32] | None  # None: all terms of the corpus
     indptr: NDArray[np.integer[Any]]
     rows: NDArray[np.int32]
     scores: NDArray[np.float32]
 
-    def score(self, terms: Sequence[int]) -> NDArray[np.float32]:
-        """Return passages' scores, (count,), for a query's terms; a repeated one counts again."""
+    def best(self, terms: Sequence[int], k: int, rank: Rows) -> tuple[Rows, NDArray[np.float32]]:
+        """Return the `k` best rows of the corpus, and their scores; `rank` orders equal ones."""
         total = np.zeros(self.count, dtype=np.float32)
-        for at in self._places(terms):
+        for at in terms if self.terms is None else _places(self.terms, terms):
             part = slice(self.indptr[at], self.indptr[at + 1])
             np.add.at(total, self.rows[part], self.scores[part])
-        return total
+        rows = top_k(total, rank[self.start : self.start + self.count], k, above=0.0)
+        return rows + self.start, total[rows]
 
-    def _places(self, terms: Sequence[int]) -> Sequence[int]:
-        if self.terms is None:
-            return terms
-        if not len(self.terms):  # its passages hold only stop words
-            return []
-        # Of the same type: otherwise NumPy would convert all terms of the segment at each search.
-        asked = np.array(terms, dtype=self.terms.dtype)
-        places = np.searchsorted(self.terms, asked)
-        known = self.terms[np.minimum(places, len(self.terms) - 1)] == asked
-        return [int(place) for place, held in zip(places, known, strict=True) if held]
+
+def _places(values: NDArray[Any], wanted: Sequence[int] | NDArray[Any]) -> list[int]:
+    # Where wanted ones stand among sorted values, all different, without those that do not. They
+    # are made of the same type: otherwise NumPy would convert all values at each search.
+    wanted = np.asarray(wanted, dtype=values.dtype)
+    first, end = (np.searchsorted(values, wanted, side) for side in ("left", "right"))
+    places: list[int] = first[first < end].tolist()
+    return places
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -144,27 +137,21 @@ def _save(folder: Path, start: int, arrays: Mapping[str, NDArray[Any] | Path]) -
     making.rename(folder / f"segment-{start:012d}")
 
 
-def sort_range(
-    passages: Iterable[Passage], room: int, read: Callable[[int], None]
-) -> dict[str, NDArray[Any]]:
-    """Return the arrays of a range by name, as above, from its passages.
-
-    It ends earlier where `room` bytes of memory would not do; `read` is called now and then with
-    the number of passages that were read.
-    """
+def sort_range(passages: Iterable[Passage], room: int) -> dict[str, NDArray[Any]]:
+    """Return the arrays of a range by name, as above; it ends where `room` bytes would not do."""
     vocabulary, numbers, lengths, apart = TermNumbers(), array("i"), array("i"), array("Q")
-    for passage in passages:
+    for row, passage in enumerate(passages):
         text = f"{passage.title}\n{passage.text}"
         for joined, *parts in keys_apart(text):
             for part in parts:
-                apart.extend((joined, part, len(lengths)))
-        lengths.append(vocabulary.add(text, numbers))
+                apart.extend((joined, part, row))
+        found = vocabulary.of(text)
+        numbers.fromlist(found)
+        lengths.append(len(found))
         if len(lengths) % _CHECK_EVERY == 0:
-            read(len(lengths))
-            entries = _ENTRY_BYTES * len(vocabulary) + _APART_BYTES * len(apart)
-            if _WORD_BYTES * len(numbers) + entries > room:
+            entries = _ENTRY_BYTES * (len(vocabulary) + len(vocabulary.terms))
+            if _WORD_BYTES * len(numbers) + entries + _APART_BYTES * len(apart) > room:
                 break
-    read(len(lengths))
     terms = list(vocabulary.terms)
     del vocabulary
     keys, bare = term_keys(terms), bare_spellings(terms)
@@ -195,11 +182,8 @@ def _thinned(part: Path, stay: NDArray[np.bool_]) -> dict[str, NDArray[Any]]:
     return dict(zip(_SORTED, arrays, strict=True))
 
 
-def score_segments(folder: Path, passages: int, k1: float, b: float) -> int:
-    """Return the number of postings, once the terms of all segments are joined and these scored.
-
-    This is the second pass; without a word in any passage there is none.
-    """
+def score_segments(folder: Path, passages: int) -> int:
+    """Return the number of postings, once the terms of all segments are joined and these scored."""
     parts = _parts(folder)
     keys: Keys = reduce(np.union1d, (_array(part, "keys") for part in parts))
     np.save(folder / _TERM_KEYS, keys, allow_pickle=False)
@@ -215,12 +199,16 @@ def score_segments(folder: Path, passages: int, k1: float, b: float) -> int:
     if found.any():
         weights, mean = inverse_frequencies(found, passages), words / passages
         for part in parts:
-            lengths = _array(part, "lengths").astype(np.int64)
-            norm = k1 * ((1 - b) + b * lengths / mean)
-            each = np.repeat(weights[_array(part, "terms")], np.diff(_array(part, "indptr")))
-            scores = bm25_scores(_array(part, "counts"), norm[_array(part, "rows")], each)
-            np.save(part / "scores.npy", scores, allow_pickle=False)
+            np.save(part / "scores.npy", _scores(part, weights, mean), allow_pickle=False)
     return int(found.sum())
+
+
+def _scores(part: Path, weights: NDArray[np.float32], mean: float) -> NDArray[np.float32]:
+    # Step by step in the types of bm25s, so that the bits are the same.
+    lengths, often = _array(part, "lengths"), _array(part, "counts").astype(np.float32)
+    norm = K1 * ((1 - B) + B * lengths.astype(np.int64) / mean)
+    each = np.repeat(weights[_array(part, "terms")], np.diff(_array(part, "indptr")))
+    return np.asarray(each * (often / (norm[_array(part, "rows")] + often)), dtype=np.float32)
 
 
 class BM25Retriever(StoredRetriever):
@@ -240,17 +228,10 @@ class BM25Retriever(StoredRetriever):
 
     def _meant(self, term: str) -> list[int]:
         key, (others, terms) = term_keys([term]), self._spellings
-        if there := self._held(key):
+        if there := _places(self._keys, key):
             return there
         start, end = (int(np.searchsorted(others, key[0], side)) for side in ("left", "right"))
-        return self._held(terms[start:end])
-
-    def _held(self, keys: Sequence[int] | Keys) -> list[int]:
-        # Numbers of the terms that some passage holds.
-        asked = np.asarray(keys, dtype=self._keys.dtype)
-        places = np.searchsorted(self._keys, asked)
-        known = self._keys[np.minimum(places, len(self._keys) - 1)] == asked
-        return [int(place) for place in places[known]]
+        return _places(self._keys, terms[start:end])
 
     def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         return [self._one(query, k) for query in queries]
@@ -258,24 +239,17 @@ class BM25Retriever(StoredRetriever):
     def _one(self, query: str, k: int) -> list[Hit]:
         terms = [number for term in tokenize(query) for number in self._find_terms(term)]
         for joined, *parts in keys_apart(query):
-            if len(self._held(parts)) < len(parts):
-                terms += self._held([joined])
+            if len(_places(self._keys, parts)) < len(parts):
+                terms += _places(self._keys, [joined])
         if not terms:
             return []
-        found = [self._best_of(segment, terms, k) for segment in self._segments]
+        found = [segment.best(terms, k, self.store.rank) for segment in self._segments]
         rows = np.concatenate([rows for rows, _ in found])
         scores = np.concatenate([scores for _, scores in found])
         if len(found) > 1:
             best = top_k(scores, self.store.rank[rows], k)
             rows, scores = rows[best], scores[best]
-        passages = self.store.at(rows.tolist())
-        return [Hit(p, score) for p, score in zip(passages, scores.tolist(), strict=True)]
-
-    def _best_of(self, segment: Segment, terms: Sequence[int], k: int) -> tuple[Rows, Any]:
-        scores = segment.score(terms)
-        end = segment.start + segment.count
-        rows = top_k(scores, self.store.rank[segment.start : end], k, above=0.0)
-        return rows + segment.start, scores[rows]
+        return self._hits(rows, scores)
 
 
 @dataclass(frozen=True)
@@ -288,15 +262,14 @@ class BM25Kind:
 
     def rules(self) -> dict[str, Any]:
         """Return all but the corpus that decides what is found: parameters and tokenizer."""
-        return {"parameters": _PARAMETERS, "tokenizer": spellings_fingerprint()}
+        return {"parameters": _PARAMETERS, "tokenizer": terms_fingerprint()}
 
     def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
         """Carry the segments of an earlier index over, without the rows that are gone.
 
-        Small ones at the end are left out, so that they are sorted anew with the fresh rows: sizes
-        then fall geometrically, and however often a corpus changes, its segments stay few. `kept`,
-        (rows,), says which rows stay: in `work` they are the first, in order, and `fresh` ones
-        follow.
+        `kept`, (rows,), says which stay: in `work` they are the first, and `fresh` ones follow.
+        Small segments at the end are left out, to be sorted anew with the fresh rows: sizes then
+        fall geometrically, and however often a corpus changes, its segments stay few.
         """
         stays = [kept[start:end] for start, end in _spans(old)]
         sizes = [int(stay.sum()) for stay in stays]
@@ -310,24 +283,15 @@ class BM25Kind:
                 _save(work, start, _thinned(part, stay))
 
     def make(self, work: Path, passages: int, old: Path | None, count: Count) -> None:
-        """Sort the words of what is in no segment yet, and score the postings of everything.
-
-        It may be stopped, and goes on after the last segment. One ends after so many `rows`, or
-        earlier, where the budget would not do.
-
-        Raises:
-            RaggdError: no passage has words, or the memory bound is too small.
-        """
-        self.budget.require(LEAST_MEMORY, f"an index of {passages} passages")
+        """Sort the words of what is in no segment yet, then score all; without words, refuse."""
         while (done := max((end for _, end in _spans(work)), default=0)) < passages:
+            count(done, passages)
             self.budget.require(LEAST_MEMORY, f"an index of {passages} passages")
-
-            def read(more: int, done: int = done) -> None:
-                count(done + more, passages)
-
-            part = read_rows(work, done, min(done + self.rows, passages))
-            _save(work, done, sort_range(part, self.budget.left() - LEAST_MEMORY // 2, read))
-        if not score_segments(work, passages, K1, B):
+            rows = read_rows(work, done, min(done + self.rows, passages))
+            part = counted(rows, done, passages, count)
+            _save(work, done, sort_range(part, self.budget.left() - LEAST_MEMORY // 2))
+        count(passages, passages)
+        if not score_segments(work, passages):
             (work / STATE).unlink()  # nothing to go on from
             raise RaggdError(
                 f"none of the {passages} passages holds a word to index: BM25 needs text with "
@@ -337,9 +301,9 @@ class BM25Kind:
     def fingerprint(self, corpus: str, count: int = 0) -> str:
         """Return the fingerprint of the BM25 index of a corpus, given its hash."""
         parameters = [f"{name}={value}" for name, value in _PARAMETERS.items()]
-        return content_id("bm25", *parameters, spellings_fingerprint(), corpus)
+        return content_id("bm25", *parameters, terms_fingerprint(), corpus)
 
-    def open(self, data: Path, fingerprint: str) -> BM25Retriever:
+    def open(self, data: Path, manifest: Mapping[str, Any]) -> BM25Retriever:
         """Return the index in a folder, memory-mapped; a `ValueError` says what does not fit."""
         store, keys = PassageStore(data), mapped(data / _TERM_KEYS)
         found = []
@@ -352,4 +316,4 @@ class BM25Kind:
             found.append(Segment(start, end - start, own, indptr, rows, scores))
         if sum(segment.count for segment in found) != len(store):
             raise ValueError("its passages and its scores do not belong together")
-        return BM25Retriever(found, keys, store, fingerprint)
+        return BM25Retriever(found, keys, store, str(manifest["fingerprint"]))

@@ -16,20 +16,15 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raggd.data.text import normal_text
 from raggd.records import Hit, Passage, RaggdError, content_id
 from raggd.retrieval.base import RetrievalWarning, Retriever, check_search
+from raggd.settings import Settings
 
-if TYPE_CHECKING:
-    from raggd.settings import Settings
-
-Search = Callable[[Sequence[str], int], Iterable[Iterable[Any]]]
-"""Finds the best passages for each query, best first; the number asked for is only a wish."""
-
+Search = Callable[[Sequence[str], int], Iterable[Iterable[Any]]]  # how many is only a wish
 _TITLES = ("title", "file_name", "source")
-_PARTS = ("id", "text", "title", "source")
 _REMEMBERED = 10_000
 _LONGEST = 100_000  # characters of a passage: far more than a context shows
 
@@ -38,22 +33,16 @@ class ForeignRetriever:
     """Another's search as a `Retriever`: its hits are looked at before a model is shown them.
 
     They are text in the normal form, each once; whatever fails or is no hit is one error. Passages
-    without text are no evidence: they are left out, and counted in `empty`; those without bound are
-    cut, and counted in `cut`.
+    without text are left out, and counted in `empty`; those without bound are cut (`cut`).
     """
 
-    def __init__(
-        self, kind: str, search: Search, fingerprint: Callable[[], str], *, remember: bool = False
-    ) -> None:
-        """Wrap a search; one that finds the same as long as this runs may be remembered."""
+    def __init__(self, kind: str, search: Search, fingerprint: Callable[[], Any]) -> None:
         self.empty = self.cut = 0
         self._kind, self._search, self._fingerprint = kind, search, fingerprint
-        self._known = lru_cache(_REMEMBERED)(self._one) if remember else None
 
     @property
     def fingerprint(self) -> str:
         """Equal where it vouches for equal hits; one that has none is refused."""
-        found: Any
         try:
             found = self._fingerprint()
         except Exception as error:  # of any kind: it is another's code
@@ -70,12 +59,6 @@ class ForeignRetriever:
         check_search(queries, k)
         if not k:
             return [[] for _ in queries]
-        return [[*self._known(q, k)] for q in queries] if self._known else self._all(queries, k)
-
-    def _one(self, query: str, k: int) -> list[Hit]:
-        return self._all([query], k)[0]
-
-    def _all(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         try:
             lists = list(map(list, self._search(queries, k)))
         except Exception as error:  # of any kind: it is another's code, or a database
@@ -92,38 +75,37 @@ class ForeignRetriever:
 
     def _evidence(self, found: Sequence[Any]) -> list[Hit]:
         first: dict[tuple[str, str], Hit] = {}
-        empty = cut = 0
         for hit, size in map(self._hit, found):
-            cut += size > _LONGEST
+            if size > _LONGEST:
+                self.cut += 1
+                if self.cut == 1:
+                    self._warn(
+                        f"passages of more than {_LONGEST} characters: they are cut, and of what "
+                        "is left a model sees what fits its context. Let it return parts of "
+                        "documents."
+                    )
             if hit.passage.text.strip():
                 first.setdefault((hit.passage.title, hit.passage.text), hit)
-            else:
-                empty += 1
-        if empty and not self.empty:
-            self._warn("passages without text: they are no evidence and are left out.")
-        if cut and not self.cut:
-            self._warn(
-                f"passages of more than {_LONGEST} characters: they are cut, and of what is left a "
-                "model sees what fits its context. Let it return parts of documents."
-            )
-        self.empty += empty
-        self.cut += cut
+                continue
+            self.empty += 1
+            if self.empty == 1:
+                self._warn("passages without text: they are no evidence and are left out.")
         return list(first.values())
 
     def _warn(self, what: str) -> None:
         told = f"the {self._kind} retriever returned {what}"
-        warnings.warn(told, RetrievalWarning, stacklevel=5)
+        warnings.warn(told, RetrievalWarning, stacklevel=4)
 
     def _hit(self, found: Any) -> tuple[Hit, int]:
         passage = found.passage if isinstance(found, Hit) else None
-        held = [getattr(passage, n, None) for n in _PARTS]
-        fields = ["" if value is None else str(value) for value in held]
         if not isinstance(passage, Passage) or not isinstance(passage.text, str):
             what = type(found).__name__ + (" without a text" if passage is not None else "")
             raise RaggdError(
                 f"the {self._kind} retriever found a {what}: expected raggd.Hit(raggd.Passage(id, "
                 "text, title), score)."
             )
+        parts = (passage.id, passage.text, passage.title, passage.source)
+        fields = ["" if part is None else str(part) for part in parts]
         size = max(map(len, fields))
         return Hit(Passage(*(normal_text(f[:_LONGEST]) for f in fields)), found.score), size
 
@@ -155,13 +137,13 @@ def _hits(found: Sequence[Any]) -> list[Hit]:
     # documents of LangChain, or scored nodes of LlamaIndex
     passages, scores = [], []
     for each in found:
-        langchain = hasattr(each, "page_content")
-        text, name = (
-            (each.page_content, each.id) if langchain else (each.get_content(), each.node_id)
-        )
+        if hasattr(each, "page_content"):
+            text, name, score = each.page_content, each.id, None
+        else:
+            text, name, score = each.get_content(), each.node_id, each.score
         title = next((str(each.metadata[key]) for key in _TITLES if each.metadata.get(key)), "")
         passages.append(Passage(name or content_id(title, text), text, title))
-        scores.append(None if langchain else each.score)
+        scores.append(score)
     return ranked(passages, scores)
 
 
@@ -194,31 +176,25 @@ def wrap_retriever(thing: Any, name: str | None = None) -> Retriever:
         from llama_index.core import VectorStoreIndex
 
         thing = VectorStoreIndex.from_vector_store(thing)
-    known = ((module, ask) for module, kind, ask in _KINDS if _is(thing, module, kind))
-    module, ask = next(known, ("", None))
-    if ask is None:
+    known = [(module, ask) for module, kind, ask in _KINDS if _is(thing, module, kind)]
+    if not known:
         raise RaggdError(
             f"a {type(thing).__name__} is no retriever that raggd knows: expected a retriever or "
             "vector store of LangChain or LlamaIndex, or an object with search and fingerprint."
         )
+    module, ask = known[0]
     library = "LangChain" if module.startswith("langchain") else "LlamaIndex"
     own = content_id(library, name or f"unnamed {uuid.uuid4()}")
 
-    def search(queries: Sequence[str], k: int) -> Iterable[list[Hit]]:
-        return (_hits(ask(thing, query, k)) for query in queries)
+    def hits(query: str, k: int) -> list[Hit]:
+        return _hits(ask(thing, query, k))
 
-    return ForeignRetriever(library, search, lambda: own, remember=name is not None)
+    one = lru_cache(_REMEMBERED)(hits) if name else hits
+    return ForeignRetriever(library, lambda queries, k: [one(q, k) for q in queries], lambda: own)
 
 
 def open_named(path: str, settings: Settings) -> Retriever:
-    """Return the retriever that ``module:function`` (or a class) makes, wrapped by its type.
-
-    It is found as from a script in the working directory, and is given the settings if it takes an
-    argument.
-
-    Raises:
-        RaggdError: it cannot be imported, fails, or makes something else.
-    """
+    """Return what ``module:function`` makes, wrapped; it is found as by a script that runs here."""
     module, _, attribute = path.partition(":")
     here = str(Path.cwd())
     sys.path.insert(0, here)

@@ -1,32 +1,38 @@
-"""Making an index and bringing it up to date: one way for every kind, stopped and resumed.
+"""What a corpus holds, and its index: made, brought up to date, stopped and resumed.
 
-What is the same as in the earlier version of the index is carried over: the passages of files that
-did not change, their postings, and the vectors of all passages whose title and text were encoded
-before. The rest is read, sorted or encoded, and the new version takes the place of the old one.
+There is one way for every kind of index. What is the same as in the earlier version is carried
+over: the passages of files that did not change, their postings, and the vectors of all passages
+whose title and text were encoded before. The rest is read, sorted or encoded, and the new version
+takes the place of the old one.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from raggd.data.documents import Skipped, readers_fingerprint
-from raggd.files import cache_folder, read_json, write_json
+import numpy as np
+from numpy.typing import NDArray
+
+from raggd.data.documents import (
+    Skipped,
+    SourceFile,
+    corpus_hash,
+    list_files,
+    passages_in,
+    read_passages,
+    readers_fingerprint,
+    summary,
+)
+from raggd.files import cache_folder, file_hash, read_json, write_json
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.base import Budget, Count, parse_size
+from raggd.retrieval.base import Budget, Count, counted, parse_size
 from raggd.retrieval.bm25 import BM25Kind
-from raggd.retrieval.corpus import (
-    Changes,
-    Listing,
-    changes_between,
-    look_at,
-    skipped_in,
-    unchanged,
-    write_store,
-)
 from raggd.retrieval.dense import DenseKind
 from raggd.retrieval.encoder import load_encoder
 from raggd.retrieval.folders import STATE, building, clear, open_folder, publish, read_manifest
@@ -35,26 +41,136 @@ from raggd.retrieval.store import (
     PassageStore,
     StoredFile,
     StoredRetriever,
-    hash_of_files,
+    StoreWriter,
 )
 from raggd.settings import RetrievalSettings
 
-FUSED = ("bm25", "dense")
-"""The kinds of index that ``hybrid`` fuses."""
+_TICK_NS = 2_000_000_000
+"""A file younger than this when it is read may change again without another time stamp."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The files of a corpus as they are now; its `key`, the path, stands in its index's name."""
+
+    files: tuple[SourceFile, ...]
+    key: str
+    skipped: tuple[Skipped, ...]
+
+
+def look_at(corpus: Path) -> Listing:
+    """Return what a file or folder holds now; no file is read."""
+    skipped: list[Skipped] = []
+    return Listing(tuple(list_files(corpus, skipped)), str(corpus.resolve()), tuple(skipped))
+
+
+def passages_hash(path: Path) -> str:
+    """Return the hash of all passages of a file or folder, which are read for it."""
+    return corpus_hash(read_passages(path))
+
+
+def _hash_of(file: SourceFile) -> str:
+    try:
+        return file_hash(file.path)
+    except OSError:  # it cannot be opened
+        return ""
+
+
+def unchanged(listing: Listing, old: Sequence[StoredFile]) -> dict[str, StoredFile]:
+    """Return what was stored of files with the same size and time, or bytes, as of now."""
+    known = {file.name: file for file in old}
+    same = {}
+    for now in listing.files:
+        before = known.get(now.name)
+        if before is None or before.size != now.size or "pip install" in before.skipped:
+            continue  # or what it needs may be there by now
+        # no time stamp tells that a file which could not be opened can be now
+        settled = before.content and before.mtime_ns == now.mtime_ns != 0
+        if settled or before.content == _hash_of(now):
+            same[now.name] = replace(before, mtime_ns=_settled(now.mtime_ns))
+    return same
+
+
+def _settled(mtime_ns: int) -> int:
+    return mtime_ns if time.time_ns() - mtime_ns > _TICK_NS else 0
+
+
+def write_store(
+    work: Path,
+    listing: Listing,
+    same: dict[str, StoredFile],
+    old: PassageStore | None,
+    count: Count,
+) -> NDArray[np.bool_]:
+    """Write a store, copying `same` files first; return which rows of `old` were, shape (rows,)."""
+    writer = StoreWriter(work, old)
+    kept = np.zeros(len(old) if old else 0, dtype=bool)
+    for file in same.values():
+        kept[file.start : file.start + file.count] = True
+    edges = np.flatnonzero(np.diff(kept, prepend=False, append=False)).reshape(-1, 2)
+    for start, end in edges.tolist():
+        writer.copy(start, end)
+    place = np.cumsum(kept) - 1
+    stored = []
+    for now in listing.files:
+        if now.name in same:
+            before = same[now.name]
+            start = int(place[before.start]) if before.count else 0
+            stored.append(replace(before, start=start))
+        else:
+            stored.append(_read(writer, listing, now, count))
+    if not len(writer):
+        raise RaggdError(f"nothing to index: {summary([*listing.skipped, *skipped_in(stored)])}.")
+    writer.finish(stored)
+    return kept
+
+
+def _read(writer: StoreWriter, listing: Listing, now: SourceFile, count: Count) -> StoredFile:
+    start = len(writer)
+    state = StoredFile(now.name, now.size, _settled(now.mtime_ns), _hash_of(now))
+    lost: list[Skipped] = []
+    passages = passages_in(now, lost, alone=len(listing.files) == 1)
+    hashed = writer.add(counted(passages, start, None, count))
+    why = "; ".join(each.reason for each in lost)
+    if not (read := len(writer) - start):  # left out of the index, with its reason
+        return replace(state, skipped=why)
+    return replace(state, passages=hashed, start=start, count=read, partly=why)
+
+
+def skipped_in(files: Sequence[StoredFile]) -> list[Skipped]:
+    """Return the files of a store that could not be read, or not whole, with their reasons."""
+    told = [Skipped(f.name, f.skipped or f.partly, partly=not f.skipped) for f in files]
+    return [each for each in told if each.reason]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """How many files and passages came, changed and went since the index was last made.
+
+    A passage is known by its id; it changed if its title or text did.
+    """
+
+    files_added: int = 0
+    files_changed: int = 0
+    files_removed: int = 0
+    passages_added: int = 0
+    passages_changed: int = 0
+    passages_removed: int = 0
+
+    def __str__(self) -> str:
+        counts = [f"{count} {name.partition('_')[2]}" for name, count in asdict(self).items()]
+        return f"files: {', '.join(counts[:3])}; passages: {', '.join(counts[3:])}"
 
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """An index, opened; `built` if it was made or brought up to date now.
-
-    `changes` are those since it was last made, `skipped` the files that are not in it.
-    """
+    """An index, opened."""
 
     folder: Path
     retriever: StoredRetriever
-    built: bool
-    changes: Changes = field(default_factory=Changes)
-    skipped: tuple[Skipped, ...] = ()
+    built: bool  # or brought up to date, now
+    changes: Changes = Changes()  # since it was last made
+    skipped: tuple[Skipped, ...] = ()  # files that are not in it, or not whole
 
 
 Kind = BM25Kind | DenseKind
@@ -63,8 +179,7 @@ Kind = BM25Kind | DenseKind
 
 @dataclass(frozen=True, slots=True)
 class _Old:
-    # The version of an index that is there: its data and what of it still holds.
-    data: Path
+    # The version of an index that is there, and what of it still holds.
     store: PassageStore
     files: list[StoredFile]  # none if files are read otherwise now
     same_rules: bool
@@ -74,13 +189,11 @@ def _old_version(folder: Path, kind: Kind) -> _Old | None:
     # What cannot be read as an index is replaced by one, so it is no error here.
     try:
         manifest = read_manifest(folder, kind.name)
-        data = folder / str(manifest["data"])
-        store = PassageStore(data)
+        store = PassageStore(folder / str(manifest["data"]))
     except (RaggdError, OSError, ValueError, KeyError, TypeError):
         return None
     files = store.files if manifest.get("readers") == readers_fingerprint() else []
-    rules = kind.rules()
-    return _Old(data, store, files, all(manifest.get(name) == rules[name] for name in rules))
+    return _Old(store, files, kind.rules().items() <= manifest.items())
 
 
 def update_index(listing: Listing, folder: Path, kind: Kind, progress: Progress = silent) -> Index:
@@ -103,17 +216,16 @@ def _is_there(listing: Listing, folder: Path, kind: Kind) -> bool:
     same = unchanged(listing, old.files)
     if not (old.same_rules and len(same) == len(listing.files) == len(old.store.files)):
         return False
-    if any(same[file.name] != file for file in old.files):  # touched, but not changed
+    now = [same[file.name] for file in old.files]
+    if now != old.files:  # touched, but not changed
         with suppress(RaggdError):  # where it cannot be noted, it is looked at again
-            write_json(old.data / "files.json", [asdict(same[file.name]) for file in old.files])
+            write_json(old.store.folder / "files.json", list(map(asdict, now)))
     return True
 
 
 def open_index(folder: Path, kind: Kind) -> StoredRetriever:
     """Return the index in a folder as it is, memory-mapped."""
-    return open_folder(
-        folder, kind.name, lambda data, manifest: kind.open(data, str(manifest["fingerprint"]))
-    )
+    return open_folder(folder, kind.name, kind.open)
 
 
 def _build(listing: Listing, folder: Path, kind: Kind, work: Path, count: Count) -> Changes:
@@ -128,8 +240,9 @@ def _build(listing: Listing, folder: Path, kind: Kind, work: Path, count: Count)
     else:
         changes = Changes(**state["changes"])
     store = PassageStore(work)
-    size, corpus = len(store), hash_of_files(store.files)
-    kind.make(work, size, old.data if old else None, count)
+    size, hashes = len(store), [file.passages for file in store.files if file.count]
+    corpus = hashes[0] if len(hashes) == 1 else content_id(*hashes, length=32)
+    kind.make(work, size, old.store.folder if old else None, count)
     manifest = {"kind": kind.name, "passages": size, "corpus": listing.key, "corpus_hash": corpus}
     fingerprint = kind.fingerprint(corpus, size)
     publish(work, folder, {**manifest, "fingerprint": fingerprint, "readers": readers, **rules})
@@ -137,12 +250,24 @@ def _build(listing: Listing, folder: Path, kind: Kind, work: Path, count: Count)
 
 
 def _start(listing: Listing, kind: Kind, work: Path, old: _Old | None, count: Count) -> Changes:
+    # Write the passages, and carry over what was made of those that stay.
     same = unchanged(listing, old.files) if old else {}
     kept = write_store(work, listing, same, old.store if old else None, count)
     store, copied = PassageStore(work), int(kept.sum())
-    if old and old.same_rules:
-        kind.carry(old.data, kept, work, len(store) - copied)
-    return changes_between(old.store if old else None, store, copied, len(same))
+    if not old:
+        return Changes(files_added=len(store.files), passages_added=len(store))
+    if old.same_rules:
+        kind.carry(old.store.folder, kept, work, len(store) - copied)
+    before, now = ({file.name for file in each.files} for each in (old.store, store))
+    shared, changed = store.shared_with(old.store, copied)
+    return Changes(
+        files_added=len(now - before),
+        files_changed=len(now & before) - len(same),
+        files_removed=len(before - now),
+        passages_added=len(store) - copied - shared,
+        passages_changed=changed,
+        passages_removed=len(old.store) - copied - shared,
+    )
 
 
 def build_index(
@@ -154,49 +279,41 @@ def build_index(
     """Open the index of a file or folder, making it or bringing it up to date unless it is so.
 
     An index belongs to the place of a corpus and to the settings: files that did not change since
-    are not read again, and there is one version of it, the newest. Without `folder` it lies in the
-    cache.
+    are not read again, and only its newest version stays. Without `folder` it lies in the cache.
     """
-    parts = _parts(settings)
-    kinds = [_kind(part) for part in parts]
-    listing, made = look_at(corpus), list[Index]()
-    for part, kind in zip(parts, kinds, strict=True):
-        named = folder / part.retriever if folder and len(parts) > 1 else folder
-        where = named or _cached_folder(listing, part)
-        made.append(update_index(listing, where, kind, progress))
+    wanted, listing = list(_wanted(corpus, settings, folder)), look_at(corpus)
+    made = [update_index(listing, where, kind, progress) for kind, where in wanted]
+    first = made[0]
     if len(made) == 1:
-        return made[0]
+        return first
     retriever, built = HybridRetriever([p.retriever for p in made]), any(p.built for p in made)
-    return Index(folder or made[0].folder, retriever, built, made[0].changes, made[0].skipped)
+    return replace(first, folder=folder or first.folder, retriever=retriever, built=built)
 
 
 def is_indexed(corpus: Path, settings: RetrievalSettings) -> bool:
     """Return whether `build_index` with its cached folder has nothing to do."""
-    listing = look_at(corpus)
-    return ":" in settings.retriever or all(
-        _is_there(listing, _cached_folder(listing, part), _kind(part)) for part in _parts(settings)
-    )
+    listing, wanted = look_at(corpus), _wanted(corpus, settings)
+    return ":" in settings.retriever or all(_is_there(listing, at, kind) for kind, at in wanted)
 
 
-def _parts(settings: RetrievalSettings) -> list[RetrievalSettings]:
-    kinds = FUSED if settings.retriever == "hybrid" else (settings.retriever,)
-    return [settings.model_copy(update={"retriever": kind}) for kind in kinds]
-
-
-def _kind(settings: RetrievalSettings) -> Kind:
-    if settings.retriever == "bm25":
-        return BM25Kind(Budget.of(parse_size(settings.memory)))
-    if settings.retriever == "dense":
-        encoder = load_encoder(settings.encoder, precision=settings.precision)
-        return DenseKind(encoder, settings.index_factory)
-    raise RaggdError(
-        f"retrieval.retriever={settings.retriever} brings its own index: there is none to build. "
-        "Fill it with the means of its library."
-    )
-
-
-def _cached_folder(listing: Listing, settings: RetrievalSettings) -> Path:
-    parts = [settings.retriever, listing.key]
-    if settings.retriever == "dense":
-        parts += [settings.encoder, settings.precision, settings.index_factory]
-    return cache_folder() / "indexes" / f"{settings.retriever}-{content_id(*parts)}"
+def _wanted(
+    corpus: Path, settings: RetrievalSettings, folder: Path | None = None
+) -> Iterator[tuple[Kind, Path]]:
+    # The indexes that are searched: the kind of each, and where it lies.
+    names = ("bm25", "dense") if settings.retriever == "hybrid" else (settings.retriever,)
+    for name in names:
+        kind: Kind
+        decides = [name, str(corpus.resolve())]
+        if name == "bm25":
+            kind = BM25Kind(Budget.of(parse_size(settings.memory)))
+        elif name == "dense":
+            encoder = load_encoder(settings.encoder, precision=settings.precision)
+            kind = DenseKind(encoder, settings.index_factory)
+            decides += [settings.encoder, settings.precision, settings.index_factory]
+        else:
+            raise RaggdError(
+                f"retrieval.retriever={name} brings its own index: there is none to build. "
+                "Fill it with the means of its library."
+            )
+        named = folder / name if folder and len(names) > 1 else folder
+        yield kind, named or cache_folder() / "indexes" / f"{name}-{content_id(*decides)}"

@@ -7,12 +7,10 @@ import shutil
 import sqlite3
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 
@@ -28,57 +26,53 @@ CREATE TABLE IF NOT EXISTS results (
     ids TEXT NOT NULL, scores BLOB NOT NULL
 ) WITHOUT ROWID
 """
-T = TypeVar("T")
 _INSERT = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?)"
 _SELECT = "SELECT ids, scores FROM results WHERE key = ?"
-
-
-def _row(hits: Sequence[Hit]) -> tuple[str, bytes]:
-    scores = np.array([hit.score for hit in hits], dtype="<f8")
-    return json.dumps([hit.passage.id for hit in hits]), scores.tobytes()
 
 
 class CachedRetriever:
     """A retriever that remembers results in an SQLite file, which processes may share.
 
-    Where it cannot be written, every search is made.
-
     Results are keyed by the retriever's fingerprint (which covers its index), `k` and the query.
-    Ids and scores are stored (scores as 64-bit floats, so they come back
-    bitwise); passages are read from the index.
+    Ids and scores are stored (as 64-bit floats, so they come back bitwise); passages are read from
+    the index. Where the file cannot be written, every search is made.
     """
 
     def __init__(self, retriever: StoredRetriever, folder: Path) -> None:
-        self._retriever = retriever
+        self._retriever, self.fingerprint = retriever, retriever.fingerprint
         self._path = folder / "retrieval.sqlite3"
-        self.fingerprint = retriever.fingerprint
         self._told = False
 
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return exactly what the retriever behind the cache returns."""
         check_search(queries, k)
         keys = [content_id(self.fingerprint, str(k), query, length=40) for query in queries]
-        nothing: dict[str, tuple[str, bytes]] = {}
-        rows = self._use(partial(_read, keys=set(keys)), nothing)
-        missing = {key: query for key, query in zip(keys, queries, strict=True) if key not in rows}
+        known = self._use(keys, [])
+        missing = {key: query for key, query in zip(keys, queries, strict=True) if key not in known}
         if missing:
             found = self._retriever.search(list(missing.values()), k)
-            rows |= zip(missing, map(_row, found), strict=True)
-            added = [(key, self.fingerprint, k, q, *rows[key]) for key, q in missing.items()]
-            self._use(lambda file: file.executemany(_INSERT, added), None)
-        return [self._hits(*rows[key]) for key in keys]
+            known |= zip(missing, map(_packed, found), strict=True)
+            added = [(key, self.fingerprint, k, q, *known[key]) for key, q in missing.items()]
+            self._use([], added)
+        return [self._hits(*known[key]) for key in keys]
 
     def _hits(self, ids: str, scores: bytes) -> list[Hit]:
         found = self._retriever.store.passages(json.loads(ids))
         return list(map(Hit, found, np.frombuffer(scores, dtype="<f8").tolist()))
 
-    def _use(self, work: Callable[[sqlite3.Connection], T], otherwise: T) -> T:
-        # A connection per call: safe from any thread and after a fork; opening takes microseconds.
+    def _use(
+        self, keys: Sequence[str], added: Sequence[tuple[object, ...]]
+    ) -> dict[str, tuple[str, bytes]]:
+        # Note added rows, and return those of keys that are known. A connection per call: safe from
+        # any thread and after a fork; opening takes microseconds.
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self._path, timeout=60)) as file, file:
                 file.execute(_TABLE)
-                return work(file)
+                if added:
+                    file.executemany(_INSERT, added)
+                read = {key: file.execute(_SELECT, (key,)).fetchone() for key in keys}
+                return {key: row for key, row in read.items() if row is not None}
         except (sqlite3.Error, OSError) as error:
             if not is_unwritable(error):
                 raise RaggdError(
@@ -92,43 +86,35 @@ class CachedRetriever:
                     stacklevel=3,
                 )
             self._told = True
-            return otherwise
+            return {}
 
 
-def _read(file: sqlite3.Connection, keys: Iterable[str]) -> dict[str, tuple[str, bytes]]:
-    read = ((key, file.execute(_SELECT, (key,)).fetchone()) for key in keys)
-    return {key: row for key, row in read if row is not None}
+def _packed(hits: Sequence[Hit]) -> tuple[str, bytes]:
+    scores = np.array([hit.score for hit in hits], dtype="<f8")
+    return json.dumps([hit.passage.id for hit in hits]), scores.tobytes()
 
 
-REMADE = ("index", "unfinished index", "retrieval", "adapters", "tables", "pocket-choices")
+_REMADE = ("index", "unfinished index", "retrieval", "adapters", "tables", "pocket-choices")
 """Kinds of entries that are made again when they are needed, without a download."""
-
-
 _AT_WORK = 3600
 """Seconds for which an index that is not finished may still be made by another process."""
 
 
 @dataclass(frozen=True, slots=True)
 class CacheEntry:
-    """Something in the cache folder.
+    """Something in the cache folder."""
 
-    Its kind is ``index``, ``unfinished index``, or the name of the folder that it lies in;
-    `last_used` is in seconds since 1970 (of what does not note it, when it was last written).
-    """
-
-    kind: str
+    kind: str  # ``index``, ``unfinished index``, or the name of the folder that it lies in
     path: Path
     bytes: int
-    last_used: float
+    last_used: float  # seconds since 1970; of what does not note it, when it was last written
     what: str
 
 
 def list_cache() -> list[CacheEntry]:
     """Return all that is in the cache folder, the longest unused first."""
-    root = cache_folder()
-    folders = [f for f in root.iterdir() if f.is_dir()] if root.is_dir() else []
     entries = []
-    for path in (path for folder in folders for path in folder.iterdir()):
+    for path in cache_folder().glob("*/*"):
         with suppress(FileNotFoundError):  # another process removed it, or a part of it
             entries.append(_entry(path.parent.name, path))
     return sorted(entries, key=lambda entry: entry.last_used)
@@ -144,24 +130,16 @@ def _entry(folder: str, path: Path) -> CacheEntry:
         manifest = read_manifest(path)
     except RaggdError:
         return CacheEntry("unfinished index", path, size, used, path.name.strip("."))
-    what = (
-        f"{manifest.get('kind')}, {manifest.get('passages')} passages of {manifest.get('corpus')}"
-    )
+    kind, count, corpus = (manifest.get(name) for name in ("kind", "passages", "corpus"))
+    what = f"{kind}, {count} passages of {corpus}"
     return CacheEntry("index", path, size, (path / MANIFEST).stat().st_mtime, what)
 
 
 def prune_cache(
     older_than_days: float | None = None, max_bytes: int | None = None
 ) -> list[CacheEntry]:
-    """Delete what was not used for so long, and the longest unused until the rest is small enough.
-
-    Downloads and support sets stay. A program that has an index open goes on with it. What was
-    deleted is returned.
-
-    Raises:
-        RaggdError: something cannot be deleted.
-    """
-    entries = [entry for entry in list_cache() if entry.kind in REMADE]
+    """Return what was deleted: unused for so long, or longest, until the rest is small enough."""
+    entries = [entry for entry in list_cache() if entry.kind in _REMADE]
     held, now = sum(entry.bytes for entry in entries), time.time()
     gone: list[CacheEntry] = []
     for entry in entries:
@@ -170,9 +148,8 @@ def prune_cache(
         old = older_than_days is not None and now - entry.last_used > 86400 * older_than_days
         if old or (max_bytes is not None and held > max_bytes):
             try:
-                shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
-            except FileNotFoundError:  # another process was faster
-                pass
+                with suppress(FileNotFoundError):  # another process was faster
+                    shutil.rmtree(entry.path) if entry.path.is_dir() else entry.path.unlink()
             except OSError as error:
                 raise RaggdError(
                     f"cannot delete {entry.path}: {error.strerror or error}. What was to go before "

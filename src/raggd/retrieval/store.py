@@ -80,17 +80,10 @@ class StoredFile:
     partly: str = ""
 
 
-def hash_of_files(files: Sequence[StoredFile]) -> str:
-    """Return the hash of a corpus; of a single file, that of its passages in order."""
-    hashes = [file.passages for file in files if file.count]
-    return hashes[0] if len(hashes) == 1 else content_id(*hashes, length=32)
-
-
 class StoreWriter:
     """Writes a store: rows copied from an earlier one first, then passages as they are read."""
 
     def __init__(self, folder: Path, old: PassageStore | None = None) -> None:
-        """Start an empty store in an existing folder."""
         self._folder, self._count = folder, 0
         self._file = sqlite3.connect(folder / FILE, isolation_level=None)
         if old:
@@ -112,8 +105,10 @@ class StoreWriter:
     def _written(self, passages: Iterable[Passage]) -> Iterator[Passage]:
         # Pass the passages on as they are written, so that one reading also hashes them.
         for passage in passages:
+            text = f"{passage.title}\n{passage.text}".encode()
+            content = hashlib.blake2b(text, digest_size=8).digest()
             parts = (passage.id, passage.text, passage.title, passage.source)
-            line = (self._count, *parts, _content_of(passage))
+            line = (self._count, *parts, int.from_bytes(content, "big", signed=True))
             self._file.execute("INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?)", line)
             self._count += 1
             yield passage
@@ -141,11 +136,6 @@ def _repeated(twice: tuple[str, int, int], files: Sequence[StoredFile]) -> str:
         f"the passage id '{name}' occurs twice, as numbers {first + 1} and {second + 1}"
         f"{where}: ids must be unique in a corpus. Rename or remove one."
     )
-
-
-def _content_of(passage: Passage) -> int:
-    text = f"{passage.title}\n{passage.text}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big", signed=True)
 
 
 def _opened(folder: Path) -> sqlite3.Connection:
@@ -182,14 +172,12 @@ class PassageStore:
         return (self.passage_at(position) for position in range(len(self)))
 
     @cached_property
-    def _ends(self) -> Rows:
-        return np.cumsum([file.count for file in self.files])
+    def _order(self) -> Rows:
+        return np.concatenate([np.arange(f.start, f.start + f.count) for f in self.files])
 
     def passage_at(self, position: int) -> Passage:
         """Return the passage at a position in the corpus."""
-        at = int(np.searchsorted(self._ends, position, side="right"))
-        file = self.files[at]
-        return self.at([file.start + position - (int(self._ends[at]) - file.count)])[0]
+        return self.at([int(self._order[position])])[0]
 
     def at(self, rows: Sequence[int]) -> list[Passage]:
         """Return the passages of rows, in their order."""
@@ -231,10 +219,9 @@ class StoredRetriever(ABC):
     """An opened index, which knows how many passages it searches; kinds differ in `_search`."""
 
     def __init__(self, store: PassageStore, fingerprint: str) -> None:
-        self.store = store
-        # the best passage of each query; None once they are known to differ
-        self._same_top: dict[str, str] | None = {}
-        self.fingerprint = fingerprint
+        self.store, self.fingerprint = store, fingerprint
+        self._watching = len(store) > 1
+        self._tops: dict[str, str] = {}  # the best passage of each query, while it is the same
 
     def __len__(self) -> int:
         return len(self.store)
@@ -242,47 +229,48 @@ class StoredRetriever(ABC):
     def search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         """Return hits as `Retriever.search` describes them."""
         check_search(queries, k)
+        if not (queries and k):
+            return [[] for _ in queries]
         found = self._search(queries, k)
-        if self._same_top is not None and len(self) > 1:
-            self._watch(self._same_top, queries, found)
+        if self._watching:
+            self._watch(queries, found)
         return found
 
-    def _watch(
-        self, tops: dict[str, str], queries: Sequence[str], found: Sequence[Sequence[Hit]]
-    ) -> None:
+    def _watch(self, queries: Sequence[str], found: Sequence[Sequence[Hit]]) -> None:
         # Many different queries with the same best passage: so a tokenizer that does not fit the
         # corpus, or an encoder without its prefix, looks from outside. It is told once.
-        tops |= {q: hits[0].passage.id for q, hits in zip(queries, found, strict=True) if hits}
-        names = set(tops.values())
-        if len(names) == 1 and len(tops) >= MANY:
+        best = zip(queries, found, strict=True)
+        self._tops |= {query: hits[0].passage.id for query, hits in best if hits}
+        alike = len(set(self._tops.values())) < 2
+        self._watching = alike and len(self._tops) < MANY
+        if alike and not self._watching:
+            name = next(iter(self._tops.values()))
             warnings.warn(
-                f"the best passage was '{names.pop()}' for all of {len(tops)} different queries: "
+                f"the best passage was '{name}' for all of {len(self._tops)} different queries: "
                 "check that the corpus is in the language of the queries and holds more than one "
                 "distinct text.",
                 RetrievalWarning,
                 stacklevel=3,
             )
-            self._same_top = None
-        elif len(names) > 1:
-            self._same_top = None
+
+    def _hits(self, rows: Rows, scores: NDArray[np.floating[Any]]) -> list[Hit]:
+        return list(map(Hit, self.store.at(rows.tolist()), scores.tolist()))
 
     @abstractmethod
     def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]: ...
 
 
 class HybridRetriever(StoredRetriever):
-    """Several retrievers of one corpus, fused by reciprocal ranks; ties go by passage id."""
+    """Several retrievers of the same passages, fused by reciprocal ranks; ties go by passage id."""
 
     def __init__(self, parts: Sequence[StoredRetriever]) -> None:
-        """Take the retrievers, which must be of the same passages."""
         prints = (part.fingerprint for part in parts)
         super().__init__(parts[0].store, content_id("hybrid", f"{FUSION} {DEPTH}", *prints))
-        self._parts = parts
-        self._same_top = None  # the parts watch
+        self._parts, self._watching = parts, False  # the parts watch
 
     def _search(self, queries: Sequence[str], k: int) -> list[list[Hit]]:
         lists = [part.search(queries, max(k, DEPTH)) for part in self._parts]
-        return [fused(each)[:k] for each in zip(*lists, strict=True)] if queries else []
+        return [fused(each)[:k] for each in zip(*lists, strict=True)]
 
 
 def read_rows(folder: Path, start: int, end: int) -> Iterator[Passage]:

@@ -1,21 +1,23 @@
-"""From text to the terms of BM25, and from terms to postings and scores.
+"""From text to the terms of BM25, and from terms to postings.
 
 Terms are words in lower case, without English stop words, by their Snowball stems: English ones,
-or those of the language that a script stands for. Words are what
-Unicode takes for them: marks belong to their letters. Scripts without spaces give pairs of
-neighbouring characters, and Chinese ones each character too (Lucene's CJK analyser, with unigrams).
-A name such as ``max_retry_count`` or ``maxRetryCount`` gives itself and its parts, and so does a
-number with its unit, ``10km``.
+or those of the language that a script stands for. Words are what Unicode takes for them: marks
+belong to their letters. Scripts without spaces give pairs of neighbouring characters, and Chinese
+ones each character too (Lucene's CJK analyser, with unigrams). A name such as ``max_retry_count``
+or ``maxRetryCount`` gives itself and its parts, and so does a number with its unit, ``10km``.
 
-Postings are pure functions on arrays. The arithmetic is that of bm25s (method lucene), step by step
-in the same types, so that scores are the same bits as those of its own index of the whole corpus.
+A word of a query that no passage holds is spelt otherwise: with the accents that it was typed
+without ("zurich", "zuerich"), or apart ("email" for "e-mail", "3000" for "3,000"). Spellings are a
+table of keys, (n, 2): of the other term, and of one it stands for.
+
+Postings are pure functions on arrays.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from array import array
+import unicodedata
 from collections.abc import Iterator, Sequence
 from functools import cache, lru_cache
 from hashlib import blake2b
@@ -53,16 +55,15 @@ _MEASURE = re.compile(
     rf"px|dpi|fps|mph|rpm|psi|db|bits?)(?!{_LETTER})"
 )
 # Lucene's English stop words: function words that carry no topic.
-_STOPWORDS = frozenset(
-    re.findall(
-        r"\w+",
-        "a an and are as at be but by for if in into is it no not of on or such that the their "
-        "then there these they this to was will with",
-    )
+_STOP = (
+    "a an and are as at be but by for if in into is it no not of on or such that the their then "
+    "there these they this to was will with"
 )
-_TRIAL = "stra\xdfe \u0451 \u03ac HTTPServer \u0130 e\u0301 "
-_TRIAL += "10km \u0663 \u1e9e "
-_TRIAL += "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"
+_STOPWORDS = frozenset(_STOP.split())
+_TRIAL = (
+    "stra\xdfe \u0451 \u03ac HTTPServer \u0130 e\u0301 10km \u0663 \u1e9e "
+    "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"
+)
 _PROBES = ["running", "ponies", "university", "generously", "skies", "dying", "relational", "news"]
 _PROBES += ["ελλαδας", "насосами", "الكتاب", "किताबें", "புத்தகங்கள்"]
 # First and last letter of scripts, and the language whose stems are taken for all written in them.
@@ -73,6 +74,17 @@ _STEMS = (
     ("\u0900", "\u097f", "hindi"),
     ("\u0b80", "\u0bff", "tamil"),
 )
+# Of other spellings: accents, what they are typed as, and what stands apart.
+_ACCENTED, _ACCENT = re.compile("[\xdf-\u024f\u1e00-\u1eff]"), re.compile("[\u0300-\u036f]")
+_BARE = str.maketrans({"ø": "o", "đ": "d", "ð": "d", "ł": "l", "æ": "ae", "œ": "oe"})
+_UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue"})
+_SIGN = rf"[^\W_{UNSPACED}]"  # a letter or digit: `_LETTER` without "_"
+# From a hyphen or what separates thousands on, which is found fast; then what is before it.
+_MARKED = re.compile(
+    rf"([-\u2010\u2011,.'\u2019])(?:(?<={_SIGN}[-\u2010\u2011]){_SIGN}++(?![_-])"
+    rf"|(?<=[0-9][,.'\u2019])[0-9]{{3}}(?:\1[0-9]{{3}})*+({_SIGN}|_|\1[0-9])?)"
+)
+_BEFORE, _LONGEST = re.compile(rf"(?<!{_SIGN})(?<![_.,-]){_SIGN}+\Z"), 32
 
 
 @cache
@@ -121,10 +133,7 @@ def _words(text: str) -> list[str]:
 
 def _pairs(word: str, character: Any) -> Iterator[str]:
     # Neighbouring characters of an unspaced script; any other word is left whole.
-    if not _UNSPACED.match(word):
-        yield word
-        return
-    characters = character.findall(word)
+    characters = character.findall(word) if _UNSPACED.match(word) else [word]
     if len(characters) == 1:
         yield word
         return
@@ -150,47 +159,21 @@ def _stemmed(word: str) -> str:
 _term = lru_cache(maxsize=100_000)(_stemmed)
 
 
-def tokenizer_fingerprint() -> str:
-    """Return a hash of the tokenizer's rules and of the stems of probe words."""
-    rules = (
-        _WORD.pattern,
-        _FAR_WORD,
-        _JOINED.pattern,
-        _HUMPED.pattern,
-        _PART.pattern,
-        _MEASURE.pattern,
-        f"search form, lower, pairs, {_STEMS}",
-    )
-    return content_id(*rules, *sorted(_STOPWORDS), *map(_term, _PROBES), *tokenize(_TRIAL))
-
-
-class TermNumbers:
-    """Numbers the terms of many texts by first occurrence; each word is looked up once."""
+class TermNumbers(dict[str, int]):
+    """The number of each word's term by first occurrence, -1 for stop words; it is stemmed once."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.terms: dict[str, int] = {}
-        self._words: dict[str, int] = {}  # -1 for stop words
 
-    def __len__(self) -> int:
-        return len(self.terms) + len(self._words)
-
-    def add(self, text: str, numbers: array[int]) -> int:
-        """Append the numbers of a text's terms, one per term of `tokenize`; return how many."""
-        before = len(numbers)
-        known = self._words
-        for word in _words(text):
-            number = known.get(word)
-            if number is None:
-                number = self._number(word)
-            if number >= 0:
-                numbers.append(number)
-        return len(numbers) - before
-
-    def _number(self, word: str) -> int:
+    def __missing__(self, word: str) -> int:
         term = _stemmed(word)
-        number = self.terms.setdefault(term, len(self.terms)) if term else -1
-        self._words[word] = number
-        return number
+        self[word] = self.terms.setdefault(term, len(self.terms)) if term else -1
+        return self[word]
+
+    def of(self, text: str) -> list[int]:
+        """Return the numbers of a text's terms, one per term of `tokenize`."""
+        return [number for word in _words(text) if (number := self[word]) >= 0]
 
 
 Numbers = NDArray[np.int32]  # term numbers, passage rows or counts
@@ -202,6 +185,58 @@ def term_keys(terms: Sequence[str]) -> Keys:
     """Return the keys of terms; different ones share a key with a probability of 2 to the -64."""
     digests = b"".join(blake2b(term.encode(), digest_size=8).digest() for term in terms)
     return np.frombuffer(digests, dtype="<u8")
+
+
+def bare_terms(term: str) -> list[str]:
+    """Return a Latin term without its accents, and with "ue" for an umlaut, if it has any."""
+    if term.isascii() or not _ACCENTED.search(term):
+        return []
+    both = (unicodedata.normalize("NFD", one) for one in (term, term.translate(_UMLAUTS)))
+    words = (_ACCENT.sub("", one).translate(_BARE) for one in both)
+    return sorted({bare for word in words for bare in tokenize(word)} - {term})
+
+
+def bare_spellings(terms: Sequence[str]) -> Keys:
+    """Return the table of terms by what they are without accents."""
+    pairs = [(bare, term) for term in terms for bare in bare_terms(term)]
+    return term_keys([each for pair in pairs for each in pair]).reshape(-1, 2)
+
+
+def keys_apart(text: str) -> Iterator[list[int]]:
+    """Yield for what is written apart the key of the term that it is as one word, and of its own.
+
+    These are one or two letters with a hyphen, a hyphen between word and number, and thousands.
+    """
+    for found in _MARKED.finditer(text):
+        at, mark, after = found.start(), found[1], found[0][1:]
+        before = next(iter(_BEFORE.findall(text, max(0, at - _LONGEST), at)), "")
+        if mark in "-\u2010\u2011":
+            apart = len(before) <= 2 or after.isdecimal()
+            apart = apart and not (before + after).isdecimal()
+        else:
+            apart = len(before) <= 3 and before.isdecimal() and not found[2]
+        if before and apart and (keys := _keys(before + found[0])):
+            yield keys
+
+
+@lru_cache(maxsize=20_000)
+def _keys(apart: str) -> list[int]:
+    joined = tokenize(re.sub(r"\W", "", apart))  # "10-km" has several: it is known by its parts
+    return term_keys([*joined, *tokenize(apart)]).tolist() if len(joined) == 1 else []
+
+
+def merged(one: Keys, other: Keys) -> Keys:
+    """Return the sorted table of two, of which further columns are left out, each row once."""
+    return np.unique(np.concatenate([one[:, :2], other[:, :2]]), axis=0)
+
+
+def terms_fingerprint() -> str:
+    """Return a hash of the rules of terms, the stems of probe words, and the other spellings."""
+    ours = (_JOINED.pattern, _HUMPED.pattern, _PART.pattern, _MEASURE.pattern)
+    rules = (_WORD.pattern, _FAR_WORD, *ours, f"search form, lower, pairs, {_STEMS}")
+    probes = (*map(_term, _PROBES), *tokenize(_TRIAL))
+    spelt = (_MARKED.pattern, _BEFORE.pattern, _ACCENTED.pattern, f"{_BARE} {_UMLAUTS}")
+    return content_id(content_id(*rules, *sorted(_STOPWORDS), *probes), *spelt)
 
 
 def make_postings(
@@ -238,15 +273,3 @@ def inverse_frequencies(found: NDArray[np.int64], passages: int) -> NDArray[np.f
     values, place = np.unique(found, return_inverse=True)
     weights = [math.log(1 + (passages - df + 0.5) / (df + 0.5)) for df in values.tolist()]
     return np.array(weights, dtype=np.float32)[place]
-
-
-def bm25_scores(
-    counts: NDArray[np.integer[Any]], norm: NDArray[np.float64], weights: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Return what each posting adds to the score of its passage, all of shape (postings,).
-
-    `norm` is k1 (1 - b + b length / mean length) of the passage, `weights` the term's frequency
-    inverted.
-    """
-    often = counts.astype(np.float32)
-    return np.asarray(weights * (often / (norm + often)), dtype=np.float32)

@@ -10,150 +10,127 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib import metadata, resources
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import FileResponse, PlainTextResponse, Response
 from prometheus_client import generate_latest
+from pydantic import BaseModel
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from raggd.api import Rag
 from raggd.backbone.device import leave_one
 from raggd.records import RaggdError
-from raggd.serving import bodies, openai
-from raggd.serving.errors import ApiError, ErrorBody, install_handlers
-from raggd.serving.evaluation import Evaluations
+from raggd.serving import openai
+from raggd.serving.bodies import MODELS
+from raggd.serving.errors import HANDLERS, LOG, ApiError, ErrorBody
 from raggd.serving.gate import Keys, RequestGate, is_local
-from raggd.serving.reply import ChatReply, PromptsReply
-from raggd.serving.request import Request
 from raggd.serving.service import Service
+from raggd.serving.supports import Evaluations, ListOf, Supports, SupportView
 from raggd.settings import ServingSettings
 
 PAGE = Path(str(resources.files("raggd"))) / "serving" / "static"
 PAGE_FILES = ("page.css", "page.js", "marks.js", "ready.js")
-ERRORS: dict[int | str, dict[str, Any]] = {
+Responses: TypeAlias = dict[int | str, dict[str, Any]]
+ERRORS: Responses = {
     "4XX": {"model": ErrorBody, "description": "The request is refused."},
     "5XX": {"model": ErrorBody, "description": "The server stops, is too slow, or failed."},
 }
-EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
-STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": EVENT}}}
-}
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+STREAM: Responses = {200: {"content": {"text/event-stream": {"schema": _EVENT}}}}
 """With ``"stream": true``: events whose data is a chunk in OpenAI's form, the last ``[DONE]``."""
-POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
-"""The page may load and reach nothing but this server."""
-_METHODS = ("GET", "POST", "DELETE")  # that a page of another origin may use
+KNOWN: Responses = {200: {"model": SupportView, "description": "It was there already."}}
+PAGE_HEADERS = {
+    # the page may load and reach nothing but this server
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-cache",
+}
 
 
-def _openai_routes(app: FastAPI, service: Service) -> None:
+class ModelView(BaseModel):
+    """A name to ask for."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str = "raggd"
+    description: str
+
+
+class Health(BaseModel):
+    """`GET /health`."""
+
+    status: Literal["ok", "stopping"]
+    backbone: str
+    base: str
+    corpus: Literal["embedded", "own"]
+    passages: int
+    version: str
+    waiting: int
+    running: int
+    supports: int
+
+
+def _openai_routes(app: FastAPI, service: Service, supports: Supports) -> None:
     @app.post("/v1/chat/completions", response_model=openai.ChatCompletion, responses=STREAM)
     async def chat(body: openai.ChatRequest) -> Response:
         """Answer the last question of a chat from retrieved passages."""
-        return ChatReply(service, Request.of_chat(service, body), body)
+        return openai.Chat(service, body)
 
     @app.post("/v1/completions", response_model=openai.Completion, responses=STREAM)
     async def completions(body: openai.CompletionRequest) -> Response:
         """Answer one or several questions from retrieved passages."""
-        return PromptsReply(service, Request.of_prompts(service, body), body)
-
-    async def models() -> list[openai.ModelView]:
-        sets = await service.aside(service.views)
-        there = [(name, started, description) for name, description in bodies.MODELS.items()]
-        there += [(v.model, v.created, f"adapted to the set '{v.task}'") for v in sets]
-        return [openai.ModelView(id=n, created=c, description=d) for n, c, d in there]
+        return openai.Prompts(service, body)
 
     started = int(time.time())
 
     @app.get("/v1/models")
-    async def list_models() -> bodies.ListOf[openai.ModelView]:
+    async def list_models() -> ListOf[ModelView]:
         """List what a request may name as its model."""
-        return bodies.ListOf(data=await models())
+        sets = await service.aside(supports.views)
+        there = [(name, started, description) for name, description in MODELS.items()]
+        there += [(v.model, v.created, f"adapted to the set '{v.task}'") for v in sets]
+        return ListOf(data=[ModelView(id=n, created=c, description=d) for n, c, d in there])
 
     @app.get("/v1/models/{model:path}", summary="Look a model up")
-    async def get_model(model: str) -> openai.ModelView:
-        for known in await models():
+    async def get_model(model: str) -> ModelView:
+        for known in (await list_models()).data:
             if known.id == model:
                 return known
-        raise ApiError(404, "model_not_found", "there is no model of that name.", param="model")
+        raise ApiError("there is no model of that name.", "model", "model_not_found", 404)
 
 
-def _support_routes(app: FastAPI, service: Service) -> None:
-    known: dict[int | str, dict[str, Any]] = {
-        200: {"model": bodies.SupportView, "description": "It was there already."}
-    }
+def _own_routes(app: FastAPI, service: Service, supports: Supports) -> None:
+    evaluations, documents = Evaluations(service), service.documents
+    app.post("/v1/supports", status_code=201, responses=KNOWN)(supports.add_support)
+    app.get("/v1/supports")(supports.list_supports)
+    app.get("/v1/supports/{support}")(supports.get_support)
+    app.delete("/v1/supports/{support}")(supports.delete_support)
+    app.post("/v1/evaluations", status_code=202)(evaluations.start_evaluation)
+    app.get("/v1/evaluations/{evaluation}")(evaluations.get_evaluation)
+    app.delete("/v1/evaluations/{evaluation}")(evaluations.end_evaluation)
+    app.get("/v1/index")(documents.get_index)
+    app.post("/v1/index")(documents.refresh_index)
 
-    @app.post("/v1/supports", status_code=201, responses=known)
-    async def add_support(body: bodies.SupportRequest, response: Response) -> bodies.SupportView:
-        """Store demonstrations and predict the update that they ask for."""
-        view, new = await service.add(body)
-        response.status_code = 201 if new else 200
-        return view
-
-    @app.get("/v1/supports")
-    async def list_supports() -> bodies.ListOf[bodies.SupportView]:
-        """List the support sets, newest first."""
-        return bodies.ListOf(data=await service.aside(service.views))
-
-    @app.get("/v1/supports/{support}")
-    async def get_support(support: str) -> bodies.SupportView:
-        """Show a support set."""
-        stored = service.stored(support)
-        return await service.aside(lambda: service.told(stored))
-
-    @app.delete("/v1/supports/{support}")
-    async def delete_support(support: str) -> bodies.Deleted:
-        """Delete a support set and its update."""
-        service.require(support)
-        await asyncio.to_thread(service.store.remove, support)
-        return bodies.Deleted(id=support)
-
-
-def _evaluation_routes(app: FastAPI, evaluations: Evaluations) -> None:
-    @app.post("/v1/evaluations", status_code=202)
-    async def start_evaluation(body: bodies.EvaluationRequest) -> bodies.EvaluationView:
-        """Score base, few shot and adapted model on one's own questions, in the background."""
-        return evaluations.start(body)
-
-    @app.get("/v1/evaluations/{evaluation}")
-    async def get_evaluation(evaluation: str) -> bodies.EvaluationView:
-        """Show how far an evaluation is."""
-        return evaluations.view(evaluation)
-
-    @app.delete("/v1/evaluations/{evaluation}")
-    async def end_evaluation(evaluation: str) -> bodies.EvaluationView:
-        """End an evaluation."""
-        return evaluations.cancel(evaluation)
-
-
-def _own_routes(app: FastAPI, service: Service) -> None:
-    @app.get("/v1/index")
-    async def get_index() -> bodies.IndexView:
-        """Show which index is searched."""
-        return service.documents.view()
-
-    @app.post("/v1/index")
-    async def refresh_index() -> bodies.IndexView:
-        """Index the documents that changed, and search them from now on."""
-        return await service.documents.aside(service.documents.refresh)
-
-    @app.get("/health", responses={503: {"model": bodies.Health}})
-    async def health(response: Response) -> bodies.Health:
+    @app.get("/health", responses={503: {"model": Health}})
+    async def health(response: Response) -> Health:
         """Say whether the server takes requests; 503 while it stops."""
         fit = service.scheduler.alive and not service.stopping
         response.status_code = 200 if fit else 503
-        return bodies.Health(
+        return Health(
             status="ok" if fit else "stopping",
             backbone=service.backbone.name,
             base=service.base.fingerprint,
-            corpus="own" if service.documents.own else "embedded",
+            corpus=service.documents.corpus,
             passages=len(service.documents),
             version=metadata.version("raggd"),
             waiting=service.scheduler.waiting,
@@ -168,15 +145,13 @@ def _own_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        headers = {"content-security-policy": POLICY, "x-content-type-options": "nosniff"}
-        return FileResponse(PAGE / "index.html", headers=headers)
+        return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)
 
     @app.get("/static/{name}", include_in_schema=False)
     async def page_file(name: str) -> Response:
         if name not in PAGE_FILES:
-            raise ApiError(404, "not_found", "there is no such file.")
-        headers = {"x-content-type-options": "nosniff", "cache-control": "no-cache"}
-        return FileResponse(PAGE / name, headers=headers)
+            raise ApiError("there is no such file.", code="not_found", status=404)
+        return FileResponse(PAGE / name, headers=PAGE_HEADERS)
 
 
 def create_app(service: Service, keys: Keys | None = None, *, local: bool = True) -> ASGIApp:
@@ -201,18 +176,18 @@ def create_app(service: Service, keys: Keys | None = None, *, local: bool = True
         redoc_url=None,
         lifespan=lifespan,
         responses=ERRORS,
+        exception_handlers=HANDLERS,
     )
-    install_handlers(app)
-    _openai_routes(app, service)
-    _support_routes(app, service)
-    _evaluation_routes(app, Evaluations(service))
-    _own_routes(app, service)
+    supports = Supports(service)
+    _openai_routes(app, service, supports)
+    _own_routes(app, service, supports)
     gate = RequestGate(app, service.metrics, keys=keys or {}, local=local)
     origins = service.settings.serving.origins
     # around the gate: a browser asks beforehand without a key, and its page is to read refusals
     if not origins:
         return gate
-    return CORSMiddleware(gate, origins, _METHODS, ("*",), expose_headers=("Retry-After",))
+    methods = ("GET", "POST", "DELETE")
+    return CORSMiddleware(gate, origins, methods, ("*",), expose_headers=("Retry-After",))
 
 
 # Running it
@@ -254,18 +229,9 @@ class _Server(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         if hasattr(signal, "SIGHUP"):
             documents, loop = self._service.documents, asyncio.get_running_loop()
-            again = documents.refresh_or_warn
+            again = partial(documents.look, at_once=True)
             loop.add_signal_handler(signal.SIGHUP, documents.aside, again)
         await super().serve(sockets)
-
-
-def _log_to_stderr() -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    log = logging.getLogger("raggd.serving")
-    log.handlers[:] = [handler]
-    log.propagate = False
-    log.setLevel(logging.INFO)
 
 
 def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
@@ -277,7 +243,10 @@ def serve(rag: Rag, *, keys: Keys | None, ready: Callable[[str], None]) -> None:
     with bind(settings) as taken:
         if hasattr(signal, "SIGHUP"):  # while it loads, there is nothing to be indexed anew
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        _log_to_stderr()
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        LOG.handlers[:], LOG.propagate = [handler], False
+        LOG.setLevel(logging.INFO)
         service = Service(rag, threads=leave_one())
         config = uvicorn.Config(
             create_app(service, keys, local=is_local(settings.host)),

@@ -1,4 +1,4 @@
-"""What this server adds to OpenAI's shapes: its models, the field `raggd`, support sets, health.
+"""What a request may hold, whatever it asks for, and how its parts are checked.
 
 Null means unset, for known and unknown fields alike: clients send back what they were given, nulls
 included. What cannot be honoured is refused by its name, never ignored.
@@ -7,28 +7,25 @@ included. What cannot be honoured is refused by its name, never ignored.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from raggd.data.documents import Skipped
+from raggd.data.shown import parsed_json
 from raggd.data.text import normal_text
-from raggd.records import Demonstration, Passage, unknown_name
-from raggd.serving.errors import ApiError, BadRequestError
+from raggd.records import Passage, unknown_name
+from raggd.serving.errors import ApiError
 
 MOST_PASSAGES = 16
 LONGEST_EVIDENCE = 32_768  # characters of all passages that a client brings along for one question
-AUTO = "raggd"
-"""The model that adapts when there is something to adapt to, and is the base adapter otherwise."""
+AUTO = "raggd"  # adapts when there is something to adapt to, and is the base adapter otherwise
 MODELS = {
     AUTO: "adapted with a support set or demonstrations, else base",
     "vanilla-rag": "the bare backbone with the passages in its prompt",
     "base": "the base adapter (the shared interface), not adapted",
     "adapted": "adapted in one forward pass to the support set or demonstrations of the request",
 }
-Served = Literal["vanilla-rag", "base", "adapted"]
-"""The methods that are served; `adapted` needs a support set."""
 
 
 class Body(BaseModel):
@@ -58,7 +55,8 @@ def _clean(text: str) -> str:
     return normal_text(text)
 
 
-def _filled(text: str) -> str:
+def filled(text: str) -> str:
+    """Return a text in the normal form; one of white space alone is refused."""
     text = _clean(text)
     if not text.strip():
         raise ValueError("is empty: expected at least one word")
@@ -68,13 +66,12 @@ def _filled(text: str) -> str:
 Text = Annotated[str, AfterValidator(_clean)]
 """A text in the normal form, without control characters and halves of surrogate pairs."""
 ShortText = Annotated[str, Field(max_length=200), AfterValidator(_clean)]
-ModelName = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_clean)]
 
 
 class PassageFields(Body):
     """A passage that the client brings along."""
 
-    text: Annotated[str, Field(min_length=1, max_length=LONGEST_EVIDENCE), AfterValidator(_filled)]
+    text: Annotated[str, Field(min_length=1, max_length=LONGEST_EVIDENCE), AfterValidator(filled)]
     title: ShortText = ""
     id: ShortText = ""
     source: ShortText = ""
@@ -102,8 +99,8 @@ Passages = Annotated[list[PassageFields], Field(max_length=MOST_PASSAGES), After
 class QuestionFields(Body):
     """An answered question."""
 
-    question: Annotated[str, Field(min_length=1, max_length=8_000), AfterValidator(_filled)]
-    answer: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_filled)]
+    question: Annotated[str, Field(min_length=1, max_length=8_000), AfterValidator(filled)]
+    answer: Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(filled)]
 
 
 class DemonstrationFields(QuestionFields):
@@ -114,13 +111,12 @@ class DemonstrationFields(QuestionFields):
 
 
 Demonstrations = Annotated[list[DemonstrationFields], Field(min_length=1, max_length=16)]
-Questions = Annotated[list[QuestionFields], Field(min_length=1, max_length=256)]
 
 
 class Extension(Body):
     """The field `raggd` of a request: how to answer. All of it may be left out."""
 
-    method: Served | None = None
+    method: Literal["vanilla-rag", "base", "adapted"] | None = None
     support: ShortText | None = None  # id of a stored support set
     demonstrations: Demonstrations | None = None  # a support set of this request's own
     # evidence to use instead of what would be retrieved; an empty list gives none
@@ -134,67 +130,197 @@ class Extension(Body):
         """Return method and id of the stored set that a request for a model names, or refuse it."""
         name, slash, tail = model.partition("/")
         if name not in MODELS or (slash and (name != "adapted" or not tail)):
-            known = [*MODELS, "adapted/<support id>"]
-            problem = str(unknown_name("model", model, known))
-            raise ApiError(404, "model_not_found", problem, param="model")
-        support = tail or self.support
-        adapts = bool(support or self.demonstrations)
+            told = str(unknown_name("model", model, [*MODELS, "adapted/<support id>"]))
+            raise ApiError(told, "model", "model_not_found", 404)
+        given = {tail, self.support, "demonstrations" if self.demonstrations else None}
+        sets = sorted(filter(None, given))
+        adapts = bool(sets)
         method = (self.method or ("adapted" if adapts else "base")) if name == AUTO else name
-        problem = ""
+        problem, code = "", "invalid_value"
         either = f"leave it out, or use model '{AUTO}'."
-        if tail and self.support not in {None, tail}:
-            problem = (
-                f"model '{model}' and raggd.support '{self.support}' name different sets: leave "
-                "one out."
-            )
-        elif support and self.demonstrations:
-            problem = f"support set '{support}' and demonstrations were both given: leave one out."
+        if len(sets) > 1:
+            problem = f"several support sets were given ({' and '.join(sets)}): leave one out."
         elif self.method not in {None, method}:
-            problem = (
-                f"model '{model}' answers by {method}, but raggd.method is '{self.method}': "
-                f"{either}"
-            )
+            told = f"model '{model}' answers by {method}, but raggd.method is '{self.method}'"
+            problem = f"{told}: {either}"
         elif method != "adapted" and adapts:
             problem = f"{method} does not adapt, but a support set was given: {either}"
-        if problem:
-            raise BadRequestError(problem, "raggd")
-        if method == "adapted" and not adapts:
-            raise BadRequestError(
+        elif method == "adapted" and not adapts:
+            code = "support_missing"
+            problem = (
                 "adapted adapts to answered questions: name a stored set (model "
-                "'adapted/<support id>' or raggd.support) or give raggd.demonstrations.",
-                "raggd",
-                "support_missing",
+                "'adapted/<support id>' or raggd.support) or give raggd.demonstrations."
             )
-        return method, support
+        if problem:
+            raise ApiError(problem, "raggd", code)
+        return method, tail or self.support
 
 
-class SupportRequest(Body):
-    """`POST /v1/supports`: demonstrations to adapt to."""
-
-    demonstrations: Demonstrations
-    task: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_filled)] = "own"
-    # fingerprint of the base adapter that the set is meant for; another one is refused
-    base: ShortText | None = None
+# --- JSON, where it is wanted
 
 
-class EvaluationRequest(Body):
-    """`POST /v1/evaluations`: does adapting to a stored set help?"""
+class Schema(BaseModel):
+    """The parts of a JSON Schema that JSON is held to; others are taken for remarks."""
 
-    support: ShortText
-    # to ask, if they are not among the set's; without any, each of these, adapted to the others
-    questions: Questions | None = None
+    type: str | list[str] = []
+    enum: list[Any] | None = None
+    const: Any = None
+    properties: dict[str, Schema | bool] = {}
+    required: list[str] = []
+    others: Schema | bool = Field(default=True, alias="additionalProperties")
+    items: Schema | bool = True
+    any_of: list[Schema | bool] = Field(default=[], alias="anyOf")
+    named: dict[str, Schema | bool] = Field(default={}, alias="$defs")
+    ref: str = Field(default="", alias="$ref", pattern=r"^#(/\$defs/.+)?$")
+
+    def fits(self, value: Any) -> bool:
+        """Return whether JSON is as this whole schema says."""
+        known: dict[tuple[int, int], bool] = {}
+        named: dict[str, Schema | bool] = {"": True, "#": self}
+        named |= {f"#/$defs/{name}": part for name, part in self.named.items()}
+
+        def inside(value: Any, part: Schema | bool) -> bool:
+            if isinstance(part, bool):
+                return part
+            key = id(value), id(part)
+            if key not in known:  # looked at once: schemas that refer to each other never end
+                known[key] = False
+                meant = inside(value, named.get(part.ref, False))
+                known[key] = meant and part._holds(value, inside)
+            return known[key]
+
+        return inside(value, self)
+
+    def _holds(self, value: Any, inside: Callable[[Any, Schema | bool], bool]) -> bool:
+        # whether JSON is as this part says; `inside` tells it of what lies in it
+        kinds = [self.type] if isinstance(self.type, str) else self.type
+        inner: list[tuple[Any, Schema | bool]] = []
+        if isinstance(value, dict):
+            inner += [(v, self.properties.get(key, self.others)) for key, v in value.items()]
+        elif isinstance(value, list):
+            inner += [(each, self.items) for each in value]
+        return (
+            (not kinds or any(_is_a(value, kind) for kind in kinds))
+            and (self.enum is None or any(_is_same(value, one) for one in self.enum))
+            and ("const" not in self.model_fields_set or _is_same(value, self.const))
+            and (not isinstance(value, dict) or value.keys() >= set(self.required))
+            and (not self.any_of or any(inside(value, one) for one in self.any_of))
+            and all(inside(each, part) for each, part in inner)
+        )
 
 
-# --- replies
+_KINDS: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "null": (type(None),),
+    "number": (int, float),
+    "integer": (int,),
+}
 
-Item = TypeVar("Item")
+
+def _is_a(value: Any, kind: str) -> bool:
+    if isinstance(value, bool):  # True is no 1
+        return kind == "boolean"
+    whole = isinstance(value, float) and value.is_integer()
+    return isinstance(value, _KINDS.get(kind, ())) or (kind == "integer" and whole)
 
 
-class ListOf(BaseModel, Generic[Item]):
-    """All of one kind."""
+def _is_same(value: Any, other: Any) -> bool:
+    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
 
-    object: Literal["list"] = "list"
-    data: list[Item]
+
+class JsonSchema(Body):
+    """The object that an answer is to be."""
+
+    name: ShortText | None = None
+    description: Text | None = None
+    schema_: Schema | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """Text, or JSON where the demonstrations show it."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("the type 'json_schema', and no other, takes 'json_schema'")
+        return self
+
+    def fits(self, answer: str) -> bool:
+        """Return whether an answer is an object as it is wanted."""
+        value, wanted = parsed_json(answer), self.json_schema and self.json_schema.schema_
+        if not isinstance(value, dict) or not wanted:
+            return isinstance(value, dict)
+        try:
+            keyed = bool(wanted.required) or wanted.properties.keys() <= value.keys()
+            return keyed and wanted.fits(value)
+        except RecursionError:  # nested too deep
+            return False
+
+
+# --- how an answer is written
+
+Stop = Annotated[str, Field(min_length=1, max_length=100)]
+Zero = Annotated[float, Field(ge=0, le=0)]
+One = Annotated[int, Field(ge=1, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class StreamOptions(Body):
+    """OpenAI's options of a stream."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class Writing(Body):
+    """What chat and completions have in common: how the answer is written.
+
+    Parameters of OpenAI that this server has no use for are either taken and ignored (they change
+    no answer) or only taken at their neutral value.
+    """
+
+    model: Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_clean)]
+    max_tokens: Count | None = None  # at most the context (`backbone.context_tokens`)
+    # 0 (the default here) takes the likeliest token
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: One | None = None
+    presence_penalty: Zero | None = None
+    frequency_penalty: Zero | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    ignore_eos: bool | None = None  # write exactly `max_tokens`, as vLLM does; for measurements
+    user: str | None = None
+    metadata: dict[str, Any] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    top_k: Annotated[int, Field(ge=-1, le=0)] | None = None
+    min_p: Zero | None = None
+    repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
+    raggd: Extension | None = None
+
+
+# --- what is told of answers
+
+
+class Usage(BaseModel):
+    """Tokens; the end token counts."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
 
 
 class Details(BaseModel):
@@ -216,77 +342,3 @@ class Details(BaseModel):
     # milliseconds: prepare, adapt (0 when the update was there), queue, read, write
     timings: dict[str, float] | None = None
     batch: int | None = None  # most answers written together with this one, itself included
-
-
-class SupportView(BaseModel):
-    """A stored support set."""
-
-    id: str
-    object: Literal["support"] = "support"
-    model: str  # the name to ask for: ``adapted/`` and the id
-    task: str
-    created: int
-    base: str  # fingerprint of the base adapter that the update starts from
-    demonstrations: tuple[Demonstration, ...]
-    # Frobenius norm of the update's change to the weights: per projection, layer by layer; of all
-    norms: dict[str, list[float]]
-    norm: float
-    adapt_ms: float | None  # None if adapting was not needed here yet
-    remarks: list[str] | None = None  # what is odd about them; None in a list
-
-
-class Deleted(BaseModel):
-    """`DELETE /v1/supports/{id}`."""
-
-    id: str
-    object: Literal["support.deleted"] = "support.deleted"
-    deleted: Literal[True] = True
-
-
-class TableView(BaseModel):
-    """A table of an evaluation: its first column names the rows."""
-
-    caption: str
-    columns: list[str]
-    rows: list[list[str]]
-
-
-class EvaluationView(BaseModel):
-    """Methods scored on one's own questions: how far, and what came out."""
-
-    id: str
-    object: Literal["evaluation"] = "evaluation"
-    status: Literal["running", "done", "failed", "cancelled"] = "running"
-    support: str  # id of the set that is adapted to
-    questions: int  # how many are asked, each of them by every method
-    doing: str = "finding passages"
-    done: int = 0  # answers that are written, of
-    total: int = 0
-    tables: list[TableView] = []
-    advice: str = ""  # whether to adapt, and with what; or why it cannot be told
-
-
-class IndexView(BaseModel):
-    """The index that is searched now."""
-
-    object: Literal["index"] = "index"
-    corpus: Literal["embedded", "own"]
-    passages: int
-    fingerprint: str
-    changed: bool  # whether another index is searched from now on, since the documents changed
-    seconds: float  # that looking and indexing took
-    skipped: tuple[Skipped, ...]
-
-
-class Health(BaseModel):
-    """`GET /health`."""
-
-    status: Literal["ok", "stopping"]
-    backbone: str
-    base: str
-    corpus: Literal["embedded", "own"]
-    passages: int
-    version: str
-    waiting: int
-    running: int
-    supports: int

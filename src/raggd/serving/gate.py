@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 import re
 import time
 from collections.abc import Mapping
@@ -30,15 +29,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raggd.files import open_text, reason_of
 from raggd.records import RaggdError
-from raggd.serving.errors import ApiError, internal_error, refuse_doubled_keys
+from raggd.serving.errors import LOG, ApiError, as_api_error, internal_error, refuse_doubled_keys
 
-LOG = logging.getLogger("raggd.serving")
-OPEN = ("/", "/health", "/openapi.json")
-"""Paths that need no key; the page's own files are open too."""
-LARGEST_BODY = 1 << 20
-"""Bytes of a body. A larger one is read to its end and thrown away up to so many times that, so
-that the client reads the answer instead of a reset connection."""
-_DRAIN = 64
+OPEN = ("/", "/health", "/openapi.json")  # paths that need no key, beside the page's own files
+LARGEST_BODY = 1 << 20  # bytes
+_DRAIN = 64  # times that are read and thrown away: the client is to see the answer, no reset
 _BODY_S = 30.0
 
 Keys = Mapping[str, str]  # API keys by the names of those who have them
@@ -86,15 +81,16 @@ def read_keys(path: Path) -> Keys:
         raise RaggdError(f"cannot read the API keys in {path}: {reason_of(error)}.") from error
     keys: dict[str, str] = {}
     for number, line in enumerate(lines, start=1):
-        words = re.split(r"(?:^|\s)#", line)[0].split()  # a key may hold one
-        if not words:
-            continue
-        if len(words) != 2 or words[0] in keys or words[1] in keys.values():
-            raise RaggdError(
-                f"{path}, line {number}: expected a name and a key, each of them once in the file, "
-                "for instance 'alice 3f9a...'."
-            )
-        keys[words[0]] = words[1]
+        match re.split(r"(?:^|\s)#", line)[0].split():  # a key may hold one
+            case []:
+                continue
+            case [name, key] if name not in keys and key not in keys.values():
+                keys[name] = key
+            case _:
+                raise RaggdError(
+                    f"{path}, line {number}: expected a name and a key, each of them once in the "
+                    "file, for instance 'alice 3f9a...'."
+                )
     if not keys:
         raise RaggdError(f"{path} holds no API key: write a name and a key on each line.")
     return keys
@@ -102,37 +98,38 @@ def read_keys(path: Path) -> Keys:
 
 def is_local(host: str) -> bool:
     """Return whether only this machine can reach a server on that address."""
-    if host == "localhost":
-        return True
     try:
-        return ip_address(host).is_loopback
+        return host == "localhost" or ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def _name_of(host: str) -> str:
+def _names_local(header: str) -> bool:
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        return is_local(urlsplit(f"//{header}").hostname or "")
     except ValueError:
-        return ""
+        return False
 
 
-async def _read_body(request: Request) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size <= LARGEST_BODY:
-            parts.append(part)
-        elif size > LARGEST_BODY * _DRAIN:
-            break
+async def _read(scope: Scope, receive: Receive) -> Receive:
+    """Read and check the body; return what gives it to the application once more."""
+    parts, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_S):
+            async for part in Request(scope, receive).stream():
+                size += len(part)
+                if size <= LARGEST_BODY:
+                    parts.append(part)
+                elif size > LARGEST_BODY * _DRAIN:
+                    break
+    except TimeoutError as error:
+        told = "the body did not arrive in time."
+        raise ApiError(told, code="body_timeout", status=408) from error
     if size > LARGEST_BODY:
-        text = f"the body is larger than {LARGEST_BODY // 1024} KiB: send less."
-        raise ApiError(413, "body_too_large", text)
-    return b"".join(parts)
-
-
-def _replayed(body: bytes, receive: Receive) -> Receive:
+        told = f"the body is larger than {LARGEST_BODY // 1024} KiB: send less."
+        raise ApiError(told, code="body_too_large", status=413)
+    body = b"".join(parts)
+    refuse_doubled_keys(body)
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
@@ -150,18 +147,17 @@ class RequestGate:
         If the server listens on this machine only (`local`), only this machine's names are taken as
         its host, so that a web page elsewhere cannot reach it by a name of its own.
         """
-        self._app = app
-        self._metrics = metrics
+        self._app, self._metrics, self._local = app, metrics, local
         self._keys = {name: key.encode() for name, key in keys.items()}
-        self._local = local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
-        status = 499
+        started, status, who = time.perf_counter(), 499, ""
+        # HEAD is a GET whose body the connection keeps back; the route is noted in the scope
+        inner = {**scope, "method": "GET" if scope["method"] == "HEAD" else scope["method"]}
 
         async def sending(message: Message) -> None:
             nonlocal status
@@ -170,68 +166,46 @@ class RequestGate:
             await send(message)
 
         try:
-            await self._pass(scope, receive, sending)
-        except ApiError as error:
-            await error.response()(scope, receive, sending)
+            who = self._checked(scope["path"], Headers(scope=scope))
+            if scope["method"] in {"POST", "PUT", "PATCH", "DELETE"}:
+                receive = await _read(scope, receive)
+            await self._app(inner, receive, sending)
+        except ClientDisconnect:
+            pass
         except Exception as error:
             if status == 499:  # nothing was sent yet
-                await internal_error(error).response()(scope, receive, sending)
+                await as_api_error(error).response()(scope, receive, sending)
             elif status != 500:  # a stream broke; 500 was logged where it was made
                 internal_error(error)
         finally:
-            self._note(scope, status, time.perf_counter() - started)
+            # the route's own pattern: a path may hold anything
+            route = str(getattr(inner.get("route"), "path", "other"))
+            seconds = time.perf_counter() - started
+            self._metrics.requests.labels(route, str(status)).inc()
+            self._metrics.seconds.labels(route).observe(seconds)
+            LOG.info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, who)
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._check_host(scope)
-        scope["raggd.key"] = self._name_of_key(scope)
-        if scope["method"] in {"POST", "PUT", "PATCH", "DELETE"}:
-            try:
-                async with asyncio.timeout(_BODY_S):
-                    body = await _read_body(Request(scope, receive))
-            except TimeoutError as error:
-                raise ApiError(408, "body_timeout", "the body did not arrive in time.") from error
-            except ClientDisconnect:
-                return
-            refuse_doubled_keys(body)
-            receive = _replayed(body, receive)
-        # HEAD is a GET whose body the connection keeps back; the route is noted in the scope
-        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-        try:
-            await self._app(inner, receive, send)
-        finally:
-            scope["route"] = inner.get("route")
-
-    def _check_host(self, scope: Scope) -> None:
-        host = Headers(scope=scope).get("host", "")
-        if self._local and host and not is_local(_name_of(host)):
+    def _checked(self, path: str, headers: Headers) -> str:
+        # refuses a wrong host or key; says whose key it is, for the log
+        host = headers.get("host", "")
+        if self._local and host and not _names_local(host):
             raise ApiError(
-                403,
-                "wrong_host",
                 "this server answers on this machine only: use http://127.0.0.1, or start it with "
                 "another --host.",
+                code="wrong_host",
+                status=403,
             )
-
-    def _name_of_key(self, scope: Scope) -> str:
-        path = scope["path"]
         if not self._keys or path in OPEN or path.startswith("/static/"):
             return ""
-        scheme, _, sent = Headers(scope=scope).get("authorization", "").partition(" ")
+        scheme, _, sent = headers.get("authorization", "").partition(" ")
         sent_key = sent.strip(" \t").encode("latin-1")  # of UTF-8, too
         # all are compared, so that the time says nothing about any
         names = [name for name, key in self._keys.items() if hmac.compare_digest(sent_key, key)]
         if scheme.lower() != "bearer" or not names:
             raise ApiError(
-                401,
-                "invalid_api_key",
                 "the API key is missing or wrong: send 'Authorization: Bearer <key>'.",
+                code="invalid_api_key",
+                status=401,
                 headers={"WWW-Authenticate": "Bearer"},
             )
-        return names[0]
-
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
-        # the route's own pattern: a path may hold anything
-        route = str(getattr(scope.get("route"), "path", "other"))
-        self._metrics.requests.labels(route, str(status)).inc()
-        self._metrics.seconds.labels(route).observe(seconds)
-        who = f" {scope['raggd.key']}" if scope.get("raggd.key") else ""
-        LOG.info("%s %s %d %.0f ms%s", scope["method"], route, status, seconds * 1000, who)
+        return f" {names[0]}"

@@ -1,167 +1,31 @@
-"""OpenAI's shapes: the bodies of requests and replies, as they are read and as they are sent."""
+"""OpenAI's two kinds of requests, chats and prompts: their shapes, read and written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from itertools import dropwhile, groupby
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
-from raggd.data.shown import parsed_json
-from raggd.records import Demonstration
-from raggd.serving.bodies import Body, Details, Extension, ModelName, ShortText, Text
+from raggd.data.prompts import Exchange
+from raggd.serving.bodies import (
+    Body,
+    Count,
+    Details,
+    One,
+    ResponseFormat,
+    ShortText,
+    Text,
+    Usage,
+    Writing,
+)
+from raggd.serving.errors import ApiError
+from raggd.serving.request import Request
+from raggd.serving.row import Logprobs, Reason, Row, TextPiece
+from raggd.serving.service import Service
 
-Stop = Annotated[str, Field(min_length=1, max_length=100)]
-Zero = Annotated[float, Field(ge=0, le=0)]
-One = Annotated[int, Field(ge=1, le=1)]
-Count = Annotated[int, Field(ge=1)]
 Nothing = Annotated[list[Any], Field(max_length=0)]
-
-
-class StreamOptions(Body):
-    """OpenAI's options of a stream."""
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
-
-
-class Schema(BaseModel):
-    """The parts of a JSON Schema that JSON is held to; others are taken for remarks."""
-
-    type: str | list[str] = []
-    enum: list[Any] | None = None
-    const: Any = None
-    properties: dict[str, Schema | bool] = {}
-    required: list[str] = []
-    others: Schema | bool = Field(default=True, alias="additionalProperties")
-    items: Schema | bool = True
-    any_of: list[Schema | bool] = Field(default=[], alias="anyOf")
-    named: dict[str, Schema | bool] = Field(default={}, alias="$defs")
-    ref: str = Field(default="", alias="$ref", pattern=r"^#(/\$defs/.+)?$")
-
-    def fits(self, value: Any) -> bool:
-        """Return whether JSON is as this whole schema says."""
-        known: dict[tuple[int, int], bool] = {}
-
-        def inside(value: Any, part: Schema | bool) -> bool:
-            if isinstance(part, bool):
-                return part
-            key = id(value), id(part)
-            if key not in known:  # looked at once: schemas that refer to each other never end
-                known[key] = False
-                known[key] = inside(value, self._named(part.ref)) and part.holds(value, inside)
-            return known[key]
-
-        return inside(value, self)
-
-    def _named(self, ref: str) -> Schema | bool:
-        if ref in {"", "#"}:
-            return self if ref else True
-        return self.named.get(ref.removeprefix("#/$defs/"), False)
-
-    def holds(self, value: Any, inside: Callable[[Any, Schema | bool], bool]) -> bool:
-        """Return whether JSON is as this part says; `inside` tells it of what lies in it."""
-        kinds = [self.type] if isinstance(self.type, str) else self.type
-        inner: list[tuple[Any, Schema | bool]] = []
-        if isinstance(value, dict):
-            inner += [(v, self.properties.get(key, self.others)) for key, v in value.items()]
-        elif isinstance(value, list):
-            inner += [(each, self.items) for each in value]
-        return (
-            (not kinds or any(_is_a(value, kind) for kind in kinds))
-            and (self.enum is None or any(_is_same(value, one) for one in self.enum))
-            and ("const" not in self.model_fields_set or _is_same(value, self.const))
-            and (not isinstance(value, dict) or value.keys() >= set(self.required))
-            and (not self.any_of or any(inside(value, one) for one in self.any_of))
-            and all(inside(each, part) for each, part in inner)
-        )
-
-
-_KINDS = {"object": dict, "array": list, "string": str, "boolean": bool, "null": type(None)}
-
-
-def _is_a(value: Any, kind: str) -> bool:
-    if kind in _KINDS:
-        return isinstance(value, _KINDS[kind])
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = isinstance(value, int) or (number and value.is_integer())
-    return number and (kind == "number" or (kind == "integer" and whole))
-
-
-def _is_same(value: Any, other: Any) -> bool:
-    # True is no 1
-    return bool(value == other) and isinstance(value, bool) == isinstance(other, bool)
-
-
-class JsonSchema(Body):
-    """The object that an answer is to be."""
-
-    name: ShortText | None = None
-    description: Text | None = None
-    schema_: Schema | None = Field(default=None, alias="schema")
-    strict: bool | None = None
-
-
-class ResponseFormat(Body):
-    """Text, or JSON where the demonstrations show it."""
-
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchema | None = None
-
-    @model_validator(mode="after")
-    def _has_its_schema(self) -> ResponseFormat:
-        if (self.type == "json_schema") != (self.json_schema is not None):
-            raise ValueError("the type 'json_schema', and no other, takes 'json_schema'")
-        return self
-
-    def fits(self, answer: str) -> bool:
-        """Return whether an answer is an object as it is wanted."""
-        value, wanted = parsed_json(answer), self.json_schema and self.json_schema.schema_
-        if not isinstance(value, dict) or not wanted:
-            return isinstance(value, dict)
-        try:
-            keyed = bool(wanted.required) or wanted.properties.keys() <= value.keys()
-            return keyed and wanted.fits(value)
-        except RecursionError:  # nested too deep
-            return False
-
-    def shown_by(self, demonstrations: Sequence[Demonstration]) -> bool:
-        """Return whether every demonstration answers as it is wanted."""
-        return bool(demonstrations) and all(self.fits(d.answer) for d in demonstrations)
-
-
-class Writing(Body):
-    """What chat and completions have in common: how the answer is written.
-
-    Parameters of OpenAI that this server has no use for are either taken and ignored (they change
-    no answer) or only taken at their neutral value.
-    """
-
-    model: ModelName
-    max_tokens: Count | None = None  # at most the context (`backbone.context_tokens`)
-    # 0 (the default here) takes the likeliest token
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    n: One | None = None
-    presence_penalty: Zero | None = None
-    frequency_penalty: Zero | None = None
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    ignore_eos: bool | None = None  # write exactly `max_tokens`, as vLLM does; for measurements
-    user: str | None = None
-    metadata: dict[str, Any] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    top_k: Annotated[int, Field(ge=-1, le=0)] | None = None
-    min_p: Zero | None = None
-    repetition_penalty: Annotated[float, Field(ge=1, le=1)] | None = None
-    raggd: Extension | None = None
+NO_HIT = "No passage shares a word with the question. (raggd.guess asks the model all the same.)"
 
 
 class TextPart(Body):
@@ -233,38 +97,6 @@ class CompletionRequest(Writing):
 # --- replies
 
 
-class Usage(BaseModel):
-    """Tokens; the end token counts."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
-
-
-class TopLogprob(BaseModel):
-    """A token that might have been written. Bytes are its own, even of half a character."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-
-
-class TokenLogprob(TopLogprob):
-    """A written token, cut to what the answer shows: the bytes of all, joined, are the answer."""
-
-    top_logprobs: list[TopLogprob]
-
-
-class Logprobs(BaseModel):
-    """The tokens that the answer's text is made of."""
-
-    content: list[TokenLogprob]
-    refusal: None = None
-
-
-Reason = Literal["stop", "length"]
-
-
 class ChatMessage(BaseModel):
     """The answer, or why there is none: no passage was found."""
 
@@ -282,31 +114,14 @@ class ChatChoice(BaseModel):
     finish_reason: Reason
 
 
-class Delta(BaseModel):
-    """More of the answer."""
-
-    role: Literal["assistant"] | None = None
-    content: str | None = None
-    refusal: str | None = None
-
-
-class ChunkChoice(BaseModel):
-    """More of the only choice."""
-
-    index: int
-    delta: Delta
-    logprobs: Logprobs | None
-    finish_reason: Reason | None
-
-
 class CompletionChoice(BaseModel):
-    """The answer to one prompt, or more of it, with how it came about."""
+    """The answer to one prompt, with how it came about."""
 
     index: int
     text: str
     logprobs: None
     finish_reason: Reason | None
-    raggd: Details | None = None
+    raggd: Details
 
 
 class _Reply(BaseModel):
@@ -324,29 +139,96 @@ class ChatCompletion(_Reply):
     raggd: Details
 
 
-class ChatChunk(_Reply):
-    """A part of an answer in a stream; the field `raggd` comes first and last."""
-
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    choices: list[ChunkChoice]
-    usage: Usage | None = None
-    raggd: Details | None = None
-
-
 class Completion(_Reply):
-    """Answers in OpenAI's form, or a part of one in a stream."""
+    """Answers in OpenAI's form."""
 
     object: Literal["text_completion"] = "text_completion"
     choices: list[CompletionChoice]
-    usage: Usage | None = None
-    raggd: Details | None = None
+    usage: Usage
+    raggd: None = None  # every choice has its own
 
 
-class ModelView(BaseModel):
-    """A name to ask for."""
+# --- requests, read and answered
 
-    id: str
-    object: Literal["model"] = "model"
-    created: int
-    owned_by: str = "raggd"
-    description: str
+
+def turns_of(messages: list[Message]) -> tuple[str, str, tuple[Exchange, ...]]:
+    """Return what system and developer say, the user's last turn, and earlier ones with answers."""
+    spoken = (message for message in messages if message.role in {"user", "assistant"})
+    asked = dropwhile(lambda message: message.role != "user", spoken)
+    turns = [
+        (role, "\n".join(message.text for message in run))
+        for role, run in groupby(asked, key=lambda message: message.role)
+    ]
+    if not turns or turns[-1][0] != "user":
+        raise ApiError("expected a message with the role 'user' last: the question.", "messages")
+    said = "\n".join(m.text for m in messages if m.role in {"system", "developer"})
+    texts = [text for _, text in turns]
+    return said, texts[-1], tuple(zip(texts[:-1:2], texts[1::2], strict=True))
+
+
+class Chat(Request):
+    """`/v1/chat/completions`."""
+
+    prefix, part = "chatcmpl", "chat.completion.chunk"
+    opens = True
+
+    def __init__(self, service: Service, body: ChatRequest) -> None:
+        if body.top_logprobs and not body.logprobs:
+            raise ApiError("top_logprobs needs logprobs to be true.", "top_logprobs")
+        most, newer = body.max_tokens, body.max_completion_tokens
+        if None not in {most, newer} and most != newer:
+            raise ApiError("max_tokens and max_completion_tokens differ: leave one out.")
+        said, question, earlier = turns_of(body.messages)
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        super().__init__(service, body, [question], "messages", newer or most, logprobs)
+        self.earlier = earlier
+        self.instruction = "\n".join(filter(None, (said, self.instruction)))
+        if body.response_format and body.response_format.type != "text":
+            self.format = body.response_format
+
+    def _refusal(self, row: Row) -> str | None:
+        return NO_HIT if row.unfounded and not row.adapted.refusals else None
+
+    def _whole(self) -> ChatCompletion:
+        (row,) = self.rows
+        assert row.reason
+        told = row.probabilities
+        choice = ChatChoice(
+            index=0,
+            message=ChatMessage(content=row.text, refusal=self._refusal(row)),
+            logprobs=Logprobs(content=told.told) if told else None,
+            finish_reason=row.reason,
+        )
+        more = {"usage": self._tokens(), "raggd": self._details(row)}
+        return ChatCompletion(**self.head, choices=[choice], **more)
+
+    def _choice(self, row: Row, piece: TextPiece) -> dict[str, Any]:
+        delta = {"content": piece.text}
+        if piece == TextPiece(""):
+            delta["role"] = "assistant"
+        elif piece.reason:
+            refusal = self._refusal(row)
+            delta = {"refusal": refusal} if refusal else {}
+        told = piece.logprobs.model_dump(exclude_unset=True) if piece.logprobs else None
+        return {"index": 0, "delta": delta, "logprobs": told, "finish_reason": piece.reason}
+
+
+class Prompts(Request):
+    """`/v1/completions`."""
+
+    prefix, part = "cmpl", "text_completion"
+
+    def __init__(self, service: Service, body: CompletionRequest) -> None:
+        prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
+        super().__init__(service, body, prompts, "prompt", body.max_tokens)
+
+    def _whole(self) -> Completion:
+        choices = []
+        for row in self.rows:
+            told = self._choice(row, TextPiece(row.text, reason=row.reason))
+            choices.append(CompletionChoice(**told, raggd=self._details(row)))
+        return Completion(**self.head, choices=choices, usage=self._tokens())
+
+    def _choice(self, row: Row, piece: TextPiece) -> dict[str, Any]:
+        end = {"logprobs": None, "finish_reason": piece.reason}
+        return {"index": row.index, "text": piece.text, **end}

@@ -12,9 +12,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
+from secrets import randbits
+from typing import Any, Literal
 
 import torch
+from pydantic import BaseModel
 from torch import Tensor
 from transformers import TopPLogitsWarper
 from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -23,61 +25,32 @@ from raggd.backbone.extractive import Extract
 from raggd.backbone.generate import clean_answer
 from raggd.data.prompts import Prompt
 from raggd.methods.base import Adapted
+from raggd.records import Passage
 from raggd.serving.errors import ApiError
-from raggd.serving.openai import Logprobs, Reason, TokenLogprob, TopLogprob
 
 _UNFINISHED = "\ufffd"
 """What a tokenizer shows for the first bytes of a character whose rest is still to come."""
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """A token with its log-probability, and the likeliest ones with theirs."""
-
-    token: int
-    logprob: float | None = None
-    top: tuple[tuple[int, float], ...] = ()
-
-
 class Sampler:
     """Chooses the tokens of one row: at temperature 0 the likeliest, else by chance among `top_p`.
 
-    Equal seeds draw equal tokens; None draws anew each time. `top_logprobs` alternatives are
-    reported with each token; None reports no probabilities.
+    Equal seeds draw equal tokens; None draws anew each time.
     """
 
     def __init__(
-        self,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int | None = None,
-        top_logprobs: int | None = None,
+        self, temperature: float = 0.0, top_p: float = 1.0, seed: int | None = None
     ) -> None:
-        self._temperature, self._top_logprobs = temperature, top_logprobs
-        self._nucleus = TopPLogitsWarper(top_p)
-        self._generator = torch.Generator()
-        if seed is None:
-            self._generator.seed()
-        else:
-            self._generator.manual_seed(seed % 2**63)
+        self._temperature, self._nucleus = temperature, TopPLogitsWarper(top_p)
+        number = randbits(63) if seed is None else seed % 2**63
+        self._generator = torch.Generator().manual_seed(number)
 
-    def choose(self, logits: Tensor, extract: Extract | None = None) -> Chosen:
-        """Choose a token by (vocabulary,) logits of any float type, of those an `extract` allows.
-
-        Its log-probability is the model's own, whatever the temperature and what is allowed.
-        """
+    def choose(self, logits: Tensor, extract: Extract | None = None) -> int:
+        """Choose a token by (vocabulary,) logits of any float type, of what `extract` allows."""
         likely = extract.limit(logits) if extract else logits
-        token = self._drawn(likely) if self._temperature > 0 else int(likely.argmax())
-        wanted = self._top_logprobs
-        if wanted is None:
-            return Chosen(token)
-        logprobs = logits.float().log_softmax(-1)
-        values, ids = logprobs.topk(wanted)
-        top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        return Chosen(token, float(logprobs[token]), top)
-
-    def _drawn(self, logits: Tensor) -> int:
-        below = logits.float().cpu()
+        if self._temperature == 0:
+            return int(likely.argmax())
+        below = likely.float().cpu()
         # 0 for the likeliest, whatever the temperature; float32 knows no 1e-300
         below = (below - below.max()) / max(self._temperature, 1e-6)
         kept = self._nucleus(None, below[None])[0]
@@ -90,11 +63,8 @@ def held_back(text: str, stops: Sequence[str]) -> int:
     >>> held_back("one END", ["ENDE", "D."])
     3
     """
-    longest = max((len(stop) for stop in stops), default=1) - 1
-    for length in range(min(longest, len(text)), 0, -1):
-        if any(len(stop) > length and stop.startswith(text[-length:]) for stop in stops):
-            return length
-    return 0
+    lengths = (n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n]))
+    return max(lengths, default=0)
 
 
 class AnswerText:
@@ -112,20 +82,15 @@ class AnswerText:
 
         An answer that is put into a template (`written`) is shown whole, when it has ended.
         """
-        self._written = written
-        self._lines = lines
-        self._decode = decode
-        self._stops = [stop for stop in stops if stop]
+        self._decode, self._written = decode, written
+        self._stops, self._lines = stops, lines
         self._tokens: list[int] = []
         self._shown = ""
-        self._said: str | None = None
         self.ended = False  # whether a line break or a stop string was reached
 
     @property
     def text(self) -> str:
         """The whole answer, as far as it is written."""
-        if self._said is not None:
-            return self._said
         text = self._decode(self._tokens).lstrip()
         broken = not self._lines and len(f"{text}.".splitlines()) > 1  # a second line has begun
         kept = self._stopped(text)
@@ -135,14 +100,8 @@ class AnswerText:
             return text
         return clean_answer(self._stopped(self._written(text)), lines=True)
 
-    def say(self, text: str) -> str:
-        """Answer with a text that no token wrote; return it."""
-        self._said = text
-        return text
-
     def _stopped(self, text: str) -> str:
-        cuts = [at for stop in self._stops if (at := text.find(stop)) >= 0]
-        return text[: min(cuts)] if cuts else text
+        return min((text.partition(stop)[0] for stop in self._stops), key=len, default=text)
 
     def push(self, token: int) -> str:
         """Take one more token and return the piece of text that is certain now; often empty."""
@@ -175,8 +134,7 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        decoder = getattr(backend, "decoder", None)
+        decoder = getattr(getattr(tokenizer, "backend_tokenizer", None), "decoder", None)
         byte_level = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
         # the byte that each character of a byte-level vocabulary stands for, as in GPT-2
         names = bytes_to_unicode() if byte_level else {}  # type: ignore[no-untyped-call]
@@ -199,47 +157,70 @@ class TokenBytes:
         return whole[len(self._tokenizer.decode(start)) if start else 0 :].encode()
 
 
-class Probabilities:
-    """The written tokens with their probabilities, each told once its text is shown."""
+class TopLogprob(BaseModel):
+    """A token that might have been written. Bytes are its own, even of half a character."""
 
-    def __init__(self, bytes_of: TokenBytes) -> None:
-        self._bytes_of = bytes_of
-        self._pending: deque[tuple[Chosen, int | None, int]] = deque()
-        self._before: int | None = None
-        self._raw = b""
-        self.told: list[TokenLogprob] = []
+    token: str
+    logprob: float
+    bytes: list[int]
 
-    def take(self, chosen: Chosen, shown: int, *, last: bool) -> Logprobs:
-        """Take a token, and tell those whose text is among the first `shown` bytes of the answer.
 
-        Each is cut to what the answer shows; those that show nothing are left out.
-        """
-        self._pending.append((chosen, self._before, len(self._raw)))
-        self._raw += self._bytes_of(chosen.token, self._before)
-        self._before = chosen.token
-        text = self._raw.decode("utf-8", "replace")
-        begin = len(text[: len(text) - len(text.lstrip())].encode())  # white space is not shown
-        end = begin + shown
-        told = []
-        while self._pending:
-            one, before, start = self._pending[0]
-            stop = self._pending[1][2] if len(self._pending) > 1 else len(self._raw)
-            if stop > end and not last:
-                break
-            self._pending.popleft()
-            if part := self._raw[max(start, begin) : min(stop, end)]:
-                told.append(self._view(one, before, part))
-        self.told += told
-        return Logprobs(content=told)
+class TokenLogprob(TopLogprob):
+    """A written token, cut to what the answer shows: the bytes of all, joined, are the answer."""
 
-    def _view(self, chosen: Chosen, before: int | None, part: bytes) -> TokenLogprob:
-        assert chosen.logprob is not None, "the sampler was not asked for probabilities"
-        tops = [_top(self._bytes_of(token, before), logprob) for token, logprob in chosen.top]
-        return TokenLogprob(**dict(_top(part, chosen.logprob)), top_logprobs=tops)
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(BaseModel):
+    """The tokens that the answer's text is made of."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
 
 
 def _top(piece: bytes, logprob: float) -> TopLogprob:
     return TopLogprob(token=piece.decode("utf-8", "replace"), logprob=logprob, bytes=list(piece))
+
+
+class Probabilities:
+    """The written tokens with their probabilities, each told once its text is shown.
+
+    They are the model's own, whatever it was allowed to write and however that was drawn.
+    """
+
+    def __init__(self, bytes_of: Callable[[int, int | None], bytes], alternatives: int) -> None:
+        self._bytes_of, self._alternatives = bytes_of, alternatives
+        # probability of a token, its alternatives, where its bytes begin and end
+        self._pending: deque[tuple[float, list[TopLogprob], int, int]] = deque()
+        self._before: int | None = None
+        self._raw = b""
+        self.told: list[TokenLogprob] = []
+
+    def take(self, token: int, logits: Tensor, shown: int, *, last: bool) -> Logprobs:
+        """Take a token, and tell those whose text is among the first `shown` bytes of the answer.
+
+        Each is cut to what the answer shows; those that show nothing are left out.
+        """
+        logprobs = logits.float().log_softmax(-1)
+        likeliest = zip(*(each.tolist() for each in logprobs.topk(self._alternatives)), strict=True)
+        tops = [_top(self._bytes_of(other, self._before), value) for value, other in likeliest]
+        start = len(self._raw)
+        self._raw += self._bytes_of(token, self._before)
+        self._pending.append((float(logprobs[token]), tops, start, len(self._raw)))
+        self._before = token
+        text = self._raw.decode("utf-8", "replace")
+        begin = len(text[: len(text) - len(text.lstrip())].encode())  # white space is not shown
+        end = begin + shown
+        told = []
+        while self._pending and (last or self._pending[0][3] <= end):
+            logprob, tops, start, stop = self._pending.popleft()
+            if part := self._raw[max(start, begin) : min(stop, end)]:
+                told.append(TokenLogprob(**dict(_top(part, logprob)), top_logprobs=tops))
+        self.told += told
+        return Logprobs(content=told)
+
+
+Reason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +228,8 @@ class TextPiece:
     """More of an answer."""
 
     text: str  # what is certain now; may be empty
-    logprobs: Logprobs | None  # of the tokens whose text is shown by now, where they are wanted
+    logprobs: Logprobs | None = None  # of the tokens whose text is shown by now, where wanted
     reason: Reason | None = None  # with the last piece, why the answer ends
-
-
-Emit = Callable[["Row", TextPiece | ApiError], None]
-"""Takes what a row has to say, from any thread."""
 
 
 @dataclass(eq=False)
@@ -265,18 +242,22 @@ class Row:
     writer: AnswerText
     probabilities: Probabilities | None  # told with the text; None for a request without
     max_tokens: int
-    emit: Emit  # called from the scheduler's thread
+    emit: Callable[[Row, TextPiece | ApiError], None]  # called from the scheduler's thread, too
     extract: Extract | None = None  # holds it to the words of its passages
     ignore_end: bool = False  # write exactly `max_tokens` tokens, for measurements
+    index: int = 0  # of its question in the request
+    found: tuple[Passage, ...] = ()  # passages, before they were cut to fit
+    unfounded: bool = False  # whether there are none, so that the model is not to be asked
     cancelled: bool = False
     done: bool = False
     last: int = 0  # token
     batch: int = 1  # most answers that were written together with this one, itself included
     written: int = 0  # tokens so far, the end token included
+    text: str = ""  # the whole answer, once it has ended
     reason: Reason | None = None  # why it ended; None while it is written
     _shown: int = 0  # bytes
     # when it was queued, begun, read and finished, as far as it is
-    _times: list[float] = field(default_factory=lambda: [time.perf_counter()])
+    times: list[float] = field(default_factory=lambda: [time.perf_counter()])
 
     @property
     def base(self) -> str:
@@ -286,48 +267,41 @@ class Row:
     @property
     def timings(self) -> dict[str, float]:
         """Milliseconds of ``queue``, ``read`` (the prompt) and ``write`` (the answer)."""
-        spent = [round(1000 * (end - start), 1) for start, end in pairwise(self._times)]
+        spent = [round(1000 * (end - start), 1) for start, end in pairwise(self.times)]
         return dict(zip(("queue", "read", "write"), spent, strict=True))
-
-    def begin(self) -> None:
-        """Say that its prompt is being read now."""
-        self._times.append(time.perf_counter())
 
     def take(self, logits: Tensor, stops: frozenset[int]) -> None:
         """Choose the next token by (vocabulary,) logits, and tell what it adds; `stops` end it."""
-        chosen = self.sampler.choose(logits, self.extract)
+        token = self.last = self.sampler.choose(logits, self.extract)
         if self.extract:
-            self.extract.push(chosen.token)
+            self.extract.push(token)
         if not self.written:
-            self._times.append(time.perf_counter())
+            self.times.append(time.perf_counter())
         self.written += 1
-        self.last = chosen.token
-        text, self.reason = self._write(chosen.token, stops)
+        stopped = token in stops and not self.ignore_end
+        text = "" if stopped else self.writer.push(token)
+        reason: Reason | None = "length" if self.written == self.max_tokens else None
+        if stopped or (self.writer.ended and not self.ignore_end):
+            reason = "stop"
+        if reason:
+            text += self.writer.finish()
         self._shown += len(text.encode())
         told = None
         if self.probabilities is not None:
-            told = self.probabilities.take(chosen, self._shown, last=self.reason is not None)
-        if self.reason:
-            self._times.append(time.perf_counter())
-            self.done = True
-        self.emit(self, TextPiece(text, told, self.reason))
+            told = self.probabilities.take(token, logits, self._shown, last=bool(reason))
+        if reason:
+            self._end(reason, self.writer.text)
+        self.emit(self, TextPiece(text, told, reason))
 
-    def _write(self, token: int, stops: frozenset[int]) -> tuple[str, Reason | None]:
-        if token in stops and not self.ignore_end:
-            return self.writer.finish(), "stop"
-        text = self.writer.push(token)
-        if self.writer.ended and not self.ignore_end:
-            return text, "stop"
-        if self.written == self.max_tokens:
-            return text + self.writer.finish(), "length"
-        return text, None
+    def _end(self, reason: Reason, text: str) -> None:
+        self.times.append(time.perf_counter())
+        self.reason, self.text, self.done = reason, text, True
 
     def skip(self) -> None:
         """Finish without asking the model: with the refusal that was shown, or nothing."""
-        self._times += [time.perf_counter()] * 3
-        self.reason, self.done = "stop", True
-        text = self.writer.say(self.adapted.unasked(self.prompt.asked))
-        self.emit(self, TextPiece(text, None, "stop"))
+        self.times += [time.perf_counter()] * 2
+        self._end("stop", self.adapted.unasked(self.prompt.asked))
+        self.emit(self, TextPiece(self.text, reason="stop"))
 
     def fail(self, error: ApiError) -> None:
         """Say that the answer cannot be written."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -21,9 +21,9 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import Update
 from raggd.data.prompts import Prompt
-from raggd.methods.answering import follow_examples, rules_of, shared_update
+from raggd.methods.answering import adapted_rows, follow_examples, rules_of, shared_update
 from raggd.methods.base import Adapted
-from raggd.serving.errors import StoppingError, as_api_error
+from raggd.serving.errors import as_api_error, stopping
 from raggd.serving.gate import Metrics
 from raggd.serving.row import Row
 
@@ -48,21 +48,16 @@ def cheapest_passes(
     [[0, 2], [1], [3]]
     """
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    # of the first prompts, shortest first: their cost, and where the last pass begins
-    best = [(0.0, 0)]
+    # of the first prompts, shortest first: what they cost at least, and in which groups
+    best: list[tuple[float, list[list[int]]]] = [(0.0, [])]
     for end, last in enumerate(order, start=1):
-        costs = []
-        for begin in range(end):
+        ways = []
+        for begin, (cost, groups) in enumerate(best):
             size = lengths[last] * (end - begin)
             if size <= most or begin == end - 1:
-                costs.append((best[begin][0] + start + size, begin))
-        best.append(min(costs))
-    groups: list[list[int]] = []
-    end = len(order)
-    while end:
-        groups.insert(0, order[best[end][1] : end])
-        end = best[end][1]
-    return groups
+                ways.append((cost + start + size, [*groups, order[begin:end]]))
+        best.append(min(ways, key=lambda way: way[0]))
+    return best[-1][1]
 
 
 def start_of_pass(backbone: Backbone) -> float:
@@ -91,7 +86,7 @@ class RunningBatch:
         self._states: list[Adapted] = []
         self._cache: Any = None
         self._mask = torch.empty(0, 0, dtype=torch.long)
-        self._update: Update | None = None
+        self._update: Update | None = None  # of all, kept: batches of two bases take turns
         self._held = ExitStack()
         self._steps: Steps | None = None
         self._left = 0  # steps that there is room for
@@ -100,36 +95,26 @@ class RunningBatch:
     def join(self, prompts: Sequence[Prompt], states: Sequence[Adapted]) -> Tensor:
         """Read and add prompts; return the (prompts, vocabulary) logits of their first tokens."""
         self.release()
-        backbone = self._backbone
-        with self._attached(states, self._stacked(states)):
-            reading = read_prompts(
-                backbone,
-                prompts,
-                prefixes=[state.prefix for state in states],
-                rules=rules_of(states, prompts),
-            )
+        with adapted_rows(self._backbone, states):
+            prefixes, rules = [state.prefix for state in states], rules_of(states, prompts)
+            reading = read_prompts(self._backbone, prompts, prefixes=prefixes, rules=rules)
         parts = [(self._cache, self._mask)] if self._states else []
         self._cache, self._mask = join_caches([*parts, (reading.cache, reading.mask)])
         self._states += states
-        self._update = self._stacked(self._states)
+        self._stack()
         return reading.logits
 
-    def _stacked(self, states: Sequence[Adapted]) -> Update | None:
-        update = shared_update(states)
-        target = (self._backbone.device, self._backbone.dtype)
-        return update.map(lambda tensor: tensor.to(*target)) if update else None
-
-    def _attached(
-        self, states: Sequence[Adapted], update: Update | None
-    ) -> AbstractContextManager[None]:
-        return attach(self._backbone, states[0].base, update, as_one=follow_examples(states))
+    def _stack(self) -> None:
+        update, target = shared_update(self._states), (self._backbone.device, self._backbone.dtype)
+        self._update = update.map(lambda tensor: tensor.to(*target)) if update else None
 
     @torch.no_grad()
     def step(self, tokens: Sequence[int]) -> Tensor:
         """Add one token to every answer; return the (answers, vocabulary) logits of the next."""
         if self._steps is None or not self._left:
             self.release()
-            self._held.enter_context(self._attached(self._states, self._update))
+            base, as_one = self._states[0].base, follow_examples(self._states)
+            self._held.enter_context(attach(self._backbone, base, self._update, as_one=as_one))
             none, following = self._mask.new_empty(0), self._mask.sum(1, keepdim=True)
             reading = Reading(self._cache, none, self._mask, following)
             self._steps, self._left = steps_from(self._backbone, reading, AHEAD), AHEAD
@@ -152,7 +137,7 @@ class RunningBatch:
         self._mask = mask[:, start:]
         layers = [(layer.keys, layer.values) for layer in self._cache.layers]
         self._cache = new_cache([(k[index, :, start:], v[index, :, start:]) for k, v in layers])
-        self._update = self._stacked(self._states)
+        self._stack()
 
     def release(self) -> None:
         """Leave the backbone as it is without this batch; the next step adapts it again."""
@@ -162,25 +147,18 @@ class RunningBatch:
         self._held.close()
 
 
-def _unread(row: Row) -> int:
-    return len(row.prompt.tokens) - known_tokens(row.prompt, row.adapted.prefix)
-
-
 class Scheduler:
     """Owns the backbone while the server runs. Every method may be called from any thread."""
 
     def __init__(
         self, backbone: Backbone, metrics: Metrics, *, rows: int, threads: int | None = None
     ) -> None:
-        """Start the thread; nothing else may use the model from now on.
+        """Start the thread; nothing else may use the model, nor its `threads`, from now on.
 
-        At most so many `rows` are written together. `threads` of the processor are the model's
-        alone; None takes them as they are.
+        At most so many `rows` are written together.
         """
-        self._backbone = backbone
-        self._threads = threads
-        self._metrics = metrics
-        self._most = rows
+        self._backbone, self._metrics = backbone, metrics
+        self._most, self._threads = rows, threads
         self._stops = frozenset(backbone.stops)
         self._changed = threading.Condition()
         self._work: deque[Callable[[], None]] = deque()
@@ -188,7 +166,8 @@ class Scheduler:
         self._preparing = 0
         self._start = 0.0
         self._closing = False
-        self._batches: dict[str, RunningBatch] = {}  # by base: only those can share a forward pass
+        # by base: only those can share a forward pass
+        self._batches = defaultdict[str, RunningBatch](lambda: RunningBatch(backbone))
         metrics.waiting.set_function(lambda: self.waiting)
         metrics.running.set_function(lambda: self.running)
         self._thread = threading.Thread(target=self._run, name="raggd-model", daemon=True)
@@ -262,7 +241,7 @@ class Scheduler:
 
     def _refuse_if_closing(self) -> None:
         if not self.alive:
-            raise StoppingError
+            raise stopping()
 
     def _run(self) -> None:
         if self._threads is not None:
@@ -311,22 +290,23 @@ class Scheduler:
         by_base: dict[str, list[Row]] = {}
         for row in taken:
             by_base.setdefault(row.base, []).append(row)
-        return [
-            [rows[i] for i in at]
-            for rows in by_base.values()
-            for at in cheapest_passes([_unread(row) for row in rows], self._start)
-        ]
+        groups = []
+        for rows in by_base.values():
+            known = [known_tokens(row.prompt, row.adapted.prefix) for row in rows]
+            unread = [len(row.prompt.tokens) - n for row, n in zip(rows, known, strict=True)]
+            groups += [[rows[i] for i in at] for at in cheapest_passes(unread, self._start)]
+        return groups
 
     def _pass(self, base: str, rows: list[Row], *, joining: bool) -> None:
         # one pass of the model: rows that join read their prompts, others add a token
-        batch = self._batches.setdefault(base, RunningBatch(self._backbone))
+        batch = self._batches[base]
         self._release(batch)
         started = time.perf_counter()
         try:
             if joining:
                 batch.rows += rows
                 for row in rows:
-                    row.begin()
+                    row.times.append(started)
                 logits = batch.join([row.prompt for row in rows], [row.adapted for row in rows])
                 self._metrics.prompt_tokens.inc(sum(len(row.prompt.tokens) for row in rows))
             else:

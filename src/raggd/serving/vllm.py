@@ -44,11 +44,7 @@ class AdapterFolders:
         return cls(load(settings=load_settings(os.environ.get("RAGGD_SETTINGS"), own)))
 
     def find(self, name: str) -> Path:
-        """Return the adapter of ``raggd/base`` or ``raggd/<support id>``, made unless it is there.
-
-        Raises:
-            RaggdError: the name has another form, or there is no such support set.
-        """
+        """Return the adapter of ``raggd/base`` or a stored set, made unless it is there."""
         from raggd.adaptation.export import CONFIG_FILE
 
         wanted = name.removeprefix(PREFIX)

@@ -31,7 +31,7 @@ from raggd.methods.spec import (
     weights_hash,
 )
 from raggd.records import RaggdError, content_id, require_known
-from raggd.retrieval.corpus import passages_hash
+from raggd.retrieval.build import passages_hash
 from raggd.settings import Settings, changed, known_retriever, read_settings
 
 _LISTED = {

@@ -38,8 +38,8 @@ from raggd.backbone.load import compile_layers
 from raggd.backbone.refusal import doubts
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import find_benchmark, known_benchmarks
-from raggd.data.prepared import prepared_id
 from raggd.data.prompts import Prompt, answer_tokens
+from raggd.data.questions import prepared_id
 from raggd.data.template import REFUSAL
 from raggd.evaluation.runner import support_sets
 from raggd.methods import spec

@@ -19,8 +19,8 @@ from raggd.data.benchmarks import (
     support_pool,
     training_questions,
 )
-from raggd.data.prepared import Prepared, PreparedRetriever, read_prepared, write_prepared
 from raggd.data.prompts import Prompt
+from raggd.data.questions import Prepared, PreparedRetriever, read_prepared, write_prepared
 from raggd.evaluation.runner import support_sets
 from raggd.progress import Progress
 from raggd.records import Question, RaggdError

@@ -17,7 +17,7 @@ from raggd.data.answers import contains_answer
 from raggd.data.closed import named_labels
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.contracts.targets import TARGETS, Situation, refusable_passages, shown_passages
-from raggd.data.prepared import Prepared
+from raggd.data.questions import Prepared
 from raggd.data.shown import is_refusal
 from raggd.records import Demonstration, Passage, SupportSet
 

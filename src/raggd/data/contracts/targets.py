@@ -15,7 +15,7 @@ from functools import partial
 
 from raggd.data.answers import contains_answer, normalise_answer
 from raggd.data.contracts.letters import SHORTENED, initials
-from raggd.data.prepared import Prepared
+from raggd.data.questions import Prepared
 from raggd.records import Passage
 
 WORDS = 55  # that a shortened passage has at most; sentences are kept whole where they fit

@@ -150,8 +150,7 @@ def run(setting: BenchSetting) -> Measured:
     prompts = _examples(setting, common.max_tokens)
     order = batch_order([len(p.tokens) for p in prompts], wanted.batch, common.seed)
     numbers = [order(step) for step in range(STEPS)]
-    padding = backbone.tokenizer.pad_token_id
-    batches = [make_batch([prompts[i] for i in n], padding, backbone.device) for n in numbers]
+    batches = [make_batch([prompts[i] for i in n], backbone) for n in numbers]
     spec = backbone.adapter_spec(settings.adapter)
     setting.say("training: the Trainer's copy of the backbone")
     trainer = TrainerLoop(setting, batches, wanted)

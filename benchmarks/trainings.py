@@ -32,7 +32,7 @@ LONG = 3000
 
 def _targets(backbone: Backbone, base: BaseAdapter, tokens: int) -> Targets:
     prompts = random_prompts(backbone, SETS * SHOWN, tokens, 4)
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    batch = make_batch(prompts, backbone)
     settings = TargetSettings()
     updates = sgd_updates(backbone, base, batch, SETS, settings)
     states = encode_batch(backbone, base, batch, SETS)

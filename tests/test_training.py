@@ -62,7 +62,7 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
     settings = TRAINING.model_copy(update={"steps": 15})
     base, history = _train(tiny_backbone, examples, tmp_path / "c", settings)
     assert len(history) == 15
-    batch = make_batch(examples, 3, tiny_backbone.device)
+    batch = make_batch(examples, tiny_backbone)
     with torch.no_grad():
         bare = answer_losses(tiny_backbone, batch).mean()
         with attach(tiny_backbone, base):

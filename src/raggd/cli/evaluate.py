@@ -117,8 +117,7 @@ def evaluate(
         parts = rag.parts
         if contracts:
             sets, chosen = names_in(contracts), USUAL if named is None else named
-            sizes = (count or 6, shown or 3)
-            result = run_contracts(parts, sets, chosen, sizes[0], out, prepared, sizes[1])
+            result = run_contracts(parts, sets, chosen, count or 6, out, prepared, shown or 3)
             tables = contract_tables(result)
         elif questions or demonstrations:
             result, scored = run_own(parts, questions, demonstrations, named or [], out)
@@ -154,17 +153,15 @@ def audit(
     if dump is not None:
         only = {"method": method, "constant": constant, "adapters": adapters}
         refuse_idle("the support sets are the same for all", **only)
-    elif adapters is not None:
+        with opened(config, assignments) as rag:
+            count = write_sets(rag.parts, dump)
+        show({"file": str(dump), "sets": count}, as_json, f"{count} support sets: {dump}")
+        return
+    if adapters is not None:
         refuse_idle("the folder's adapters are audited", method=method)
     with opened(config, assignments) as rag:
-        if dump is None:
-            result = run_audit(rag.parts, method or "rag-gd", constant, adapters, out)
-        else:
-            count = write_sets(rag.parts, dump)
-    if dump is None:
-        _show(result, [audit_table(result)], as_json)
-    else:
-        show({"file": str(dump), "sets": count}, as_json, f"{count} support sets: {dump}")
+        result = run_audit(rag.parts, method or "rag-gd", constant, adapters, out)
+    _show(result, [audit_table(result)], as_json)
 
 
 def study(

@@ -24,6 +24,7 @@ from raggd.cli.shared import (
     show,
     support_from,
 )
+from raggd.records import RaggdError
 
 supports_app = typer.Typer(help="Keep answered questions under an id.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="Of the support set, as `raggd supports list` shows it.")]
@@ -94,8 +95,6 @@ def supports_list(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """List the support sets that are kept; `raggd serve` has the same."""
-    from raggd.records import RaggdError
-
     store = load_rag(config, assignments).store
     entries: list[dict[str, Any]] = []
     for name in store.names():

@@ -57,7 +57,7 @@ def _matched(base: BaseAdapter, targets: Targets, predictor: Predictor) -> list[
 
 @torch.no_grad()
 def alignment_summary(base: BaseAdapter, targets: Targets, predictor: Predictor) -> dict[str, Any]:
-    """Compare a predictor with true updates, in product space; all where the base is.
+    """Compare a predictor with true updates, in product space; both where the base is.
 
     The means of cosine (over sets, projections and layers), its bootstrap interval over sets
     (infinite of one set alone), of the cosine of all layers as one vector and of the log of the

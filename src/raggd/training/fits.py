@@ -155,10 +155,14 @@ def _fits(
     base: BaseAdapter, kept: Targets, held: Targets, predictors: Mapping[str, Predictor]
 ) -> Facts:
     # how predictors align with targets that they were not fitted to
-    found: Facts = {"sets": {"training": len(kept), "held_out": len(held)}}
-    for name, targets in (("held_out", held), ("held_out_denoised", denoised(held))):
-        found[name] = {n: alignment_summary(base, targets, p) for n, p in predictors.items()}
-    return found
+    calm = denoised(held)
+    return {
+        "sets": {"training": len(kept), "held_out": len(held)},
+        "held_out": {name: alignment_summary(base, held, p) for name, p in predictors.items()},
+        "held_out_denoised": {
+            name: alignment_summary(base, calm, p) for name, p in predictors.items()
+        },
+    }
 
 
 def predictor(run: Run, file: str, steps: int = 0) -> Facts:

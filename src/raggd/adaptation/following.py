@@ -267,15 +267,15 @@ def train_following(
     return made.eval().requires_grad_(False), history
 
 
-def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]:
+def refusal_lessons(rows: Sequence[Prepared]) -> Iterator[Lesson]:
     """Draw lessons that show a refusal, half to be refused, of questions that no training asks."""
-    pools, draw = pools_of(rows), random.Random(f"refusals {seed}")
+    pools, draw = pools_of(rows), random.Random("refusals 0")
     if not any(is_left(row.id) for pool in pools.values() for row in pool):
         raise RaggdError(f"{TOO_FEW} A rule for refusals is fitted on one of every ten.")
     fruitless = 0
     while fruitless < TRIES:
         fruitless += 1
-        contract = draw_contract(draw.randrange(10**9), seed)
+        contract = draw_contract(draw.randrange(10**9))
         if not contract.refusal:
             continue
         check_held_out(contract)

@@ -27,9 +27,8 @@ from raggd.evaluation.statistics import Difference, Sample
 from raggd.files import write_json, write_text
 from raggd.methods.base import Adapted, refuse_control
 from raggd.methods.plain import Unadapted
-from raggd.methods.spec import METHODS
 from raggd.provenance import origin
-from raggd.records import Demonstration, RaggdError, SupportSet, content_id, require_known
+from raggd.records import Demonstration, RaggdError, SupportSet, content_id
 from raggd.settings import changed
 
 STATES = ("right", "shuffled", "other-task", "random-text", "mean", "constant")
@@ -173,8 +172,6 @@ def run_audit(
     """
     tasks = [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]
     named = [] if adapters else [name for name in (method, constant) if name]
-    for name in named:
-        require_known("method", name, METHODS)
     methods = {name: parts.method(name) for name in named}
     if constant in methods and methods[constant].adapts:
         raise RaggdError(f"'{constant}' reads demonstrations: name a constant, e.g. mean-tuned")
@@ -192,11 +189,10 @@ def run_audit(
     fixed = state(constant, NOBODY) if constant else None
     audited = audit(parts, tasks, state_of, fixed)
     result = audit_result(audited) | {"audited": str(adapters or method)}
-    made: dict[str, Any] = {
+    made = {
         "backbone": parts.backbone.fingerprint,
         "settings": parts.settings.model_dump(),
+        "hashes": {name: used.hashes for name, used in methods.items()},
     }
-    if methods:
-        made["hashes"] = {name: m.hashes for name, m in methods.items()}
     write_json(out / "audit.json", result | origin() | made)
     return result

@@ -56,7 +56,7 @@ HELD_OUT_SHARE = 0.2  # of each task's sets, on which a predictor is tried inste
 
 def _session(run: Run, file: str, settings: Schedule) -> Session[Schedule]:
     checkpoint = run.out / f"{Path(file).stem}.checkpoint.safetensors"
-    return Session(settings, checkpoint, run.settings.training, run.progress)
+    return Session(settings, checkpoint, run.settings.training, run.parts.progress)
 
 
 def _train(
@@ -127,7 +127,7 @@ def targets(run: Run, file: str) -> Facts:
     """Return the facts of the K-step targets (paper equation 8); continues where it stopped."""
     store = target_store(run)
     with compile_layers(run.parts.backbone):
-        store.build_all(run.progress)
+        store.build_all(run.parts.progress)
     return {
         "sets": len(store.supports),
         "identity": store.identity,
@@ -287,7 +287,7 @@ def gate(run: Run, file: str) -> Facts:
         run.settings.target.max_tokens,
         run.out / "trials",
         content_id(parts.backbone.fingerprint, parts.base.fingerprint, hashed),
-        run.progress,
+        run.parts.progress,
     )
     gains = (losses[:, :1] - losses[:, 1:]).mean(-1)
     fitted = fit_gate(states, gains, torch.tensor(SCALES))
@@ -321,7 +321,7 @@ def refusals(run: Run, file: str) -> Facts:
         odds = doubts(reading.logits[0], token).tolist()
         features.append([*odds, coverage(prompt.question, prompt.passages)])
         wanted.append(asked.refused)
-        run.progress("refusals", len(wanted), LESSONS)
+        run.parts.progress("refusals", len(wanted), LESSONS)
     rule, told = fit_rule(torch.tensor(features, dtype=torch.float64), torch.tensor(wanted), token)
     step = spec.weights_hash(run.out / spec.EXAMPLES_FILE)
     rule.save(path, step)

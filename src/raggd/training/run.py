@@ -22,7 +22,6 @@ from raggd.data.benchmarks import (
 from raggd.data.prompts import Prompt
 from raggd.data.questions import Prepared, PreparedRetriever, read_prepared, write_prepared
 from raggd.evaluation.runner import support_sets
-from raggd.progress import Progress
 from raggd.records import Question, RaggdError
 from raggd.retrieval import evidence
 from raggd.retrieval.base import Retriever
@@ -43,11 +42,6 @@ class Run:
     def settings(self) -> Settings:
         """Of the run."""
         return self.parts.settings
-
-    @property
-    def progress(self) -> Progress:
-        """Told how far it is."""
-        return self.parts.progress
 
     @cached_property
     def _prepared(self) -> PreparedRetriever | None:

@@ -138,8 +138,7 @@ def make(
     from raggd.study.made import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
-        parts = load_rag(config, assignments, corpus).parts
-        result = run_make(parts, out, count, seed, _ask)
+        result = run_make(load_rag(config, assignments, corpus).parts, out, count, seed, _ask)
     else:
         with opened(config, assignments, corpus) as rag:
             result = run_make(rag.parts, out, count, seed)

@@ -60,13 +60,17 @@ def _session(run: Run, file: str, settings: Schedule) -> Session[Schedule]:
 
 
 def _train(
-    run: Run, trainer: Callable[..., tuple[Any, list[float]]], *given: Any, **named: Any
+    run: Run,
+    session: Session[Any],
+    trainer: Callable[..., tuple[Any, list[float]]],
+    *given: Any,
+    **named: Any,
 ) -> tuple[Any, Facts]:
-    # what a trainer makes with the backbone in the session given last, and facts of all trainings
+    # what a trainer makes with the backbone, and the facts that all trainings have
     with compile_layers(run.parts.backbone):
-        made, history = trainer(run.parts.backbone, *given, **named)
+        made, history = trainer(run.parts.backbone, *given, session=session, **named)
     losses = [round(x, 4) for x in history]
-    return made, {"seconds": seconds_spent(given[-1].checkpoint), "loss": losses}
+    return made, {"seconds": seconds_spent(session.checkpoint), "loss": losses}
 
 
 def base(run: Run, file: str) -> Facts:
@@ -74,7 +78,7 @@ def base(run: Run, file: str) -> Facts:
     prompts, settings = base_examples(run), run.settings
     shape = run.parts.backbone.adapter_spec(settings.adapter)
     session = _session(run, file, settings.base_training)
-    made, facts = _train(run, train_base, shape, prompts, session)
+    made, facts = _train(run, session, train_base, shape, prompts)
     save_base(run.out / file, made)
     return {
         **facts,
@@ -89,7 +93,7 @@ def base(run: Run, file: str) -> Facts:
 def prompt(run: Run, file: str) -> Facts:
     """Return the facts of training the soft prefix on the base adapter's examples."""
     prompts, session = base_examples(run), _session(run, file, run.settings.prompt_tuning)
-    prefix, facts = _train(run, train_prefix, prompts, session)
+    prefix, facts = _train(run, session, train_prefix, prompts)
     save_prefix(run.out / file, prefix)
     return {
         **facts,
@@ -109,7 +113,7 @@ def examples(run: Run, file: str) -> Facts:
     tokenizer, common = run.parts.backbone.tokenizer, run.settings.training
     lessons = training_lessons(tokenizer, rows, settings, use, common)
     session = _session(run, file, settings)
-    made, facts = _train(run, train_following, base, lessons, session, use=use)
+    made, facts = _train(run, session, train_following, base, lessons, use=use)
     if use.predict:
         save_modulation(run.out / file, made)
     else:
@@ -220,8 +224,9 @@ def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "ze
         if not isinstance(start, MLPPredictor):
             raise RaggdError(f"{path} has no network that could be tuned.")
     session = _session(run, file, settings.hyper_tuning)
-    given = (w0, kept, hyper_lessons(run, kept), settings.predictor, session)
-    made, told = _train(run, training.train_hyper, *given, start=start, constant=begin == "mean")
+    given = (w0, kept, hyper_lessons(run, kept), settings.predictor)
+    how = {"start": start, "constant": begin == "mean"}
+    made, told = _train(run, session, training.train_hyper, *given, **how)
     if begin == "mean":  # what any states give
         vectors = made.predict(kept.states[:1].to(w0.device)).vector()
         made = mean_predictor(w0.spec, w0.fingerprint, vectors)

@@ -32,7 +32,7 @@ def bench(
     as_json: Json = False,
 ) -> None:
     """Measure the promised prices as ratios: A and B in turn, in one run."""
-    with opened(config, assignments) as (rag, _):
+    with opened(config, assignments) as rag:
         result = run_bench(rag.parts, out, rounds, only)
     if as_json:
         emit_json(result)

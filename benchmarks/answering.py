@@ -79,7 +79,7 @@ class Rows:
         self.answers: dict[str, Tensor] = {}
 
     def _batch(self, prompts: Sequence[Prompt]) -> Batch:
-        return make_batch(prompts, self._padding, self._setting.backbone.device)
+        return make_batch(prompts, self._setting.backbone)
 
     def _generated(self, model: Any, batch: Batch, **options: Any) -> Tensor:
         return _generate(model, batch, self._padding, self._tokens, **options)

@@ -14,7 +14,14 @@ from benchmarks.measured import Measured
 from benchmarks.peers import peft_model, plain_loss
 from benchmarks.setting import BenchSetting
 from raggd.adaptation.base_adapter import fresh_base, train_base
-from raggd.adaptation.optimizer import CLIP, WEIGHT_DECAY, batch_order, learning_rate_at, warmup_of
+from raggd.adaptation.optimizer import (
+    CLIP,
+    WEIGHT_DECAY,
+    Session,
+    batch_order,
+    learning_rate_at,
+    warmup_of,
+)
 from raggd.adaptation.targets import answered_prompt
 from raggd.backbone.batch import Batch, make_batch
 from raggd.backbone.load import compile_layers
@@ -143,8 +150,7 @@ def run(setting: BenchSetting) -> Measured:
     prompts = _examples(setting, common.max_tokens)
     order = batch_order([len(p.tokens) for p in prompts], wanted.batch, common.seed)
     numbers = [order(step) for step in range(STEPS)]
-    padding = backbone.tokenizer.pad_token_id
-    batches = [make_batch([prompts[i] for i in n], padding, backbone.device) for n in numbers]
+    batches = [make_batch([prompts[i] for i in n], backbone) for n in numbers]
     spec = backbone.adapter_spec(settings.adapter)
     setting.say("training: the Trainer's copy of the backbone")
     trainer = TrainerLoop(setting, batches, wanted)
@@ -152,9 +158,8 @@ def run(setting: BenchSetting) -> Measured:
 
     def ours() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            _, losses = train_base(
-                backbone, spec, prompts, wanted, common, checkpoint=Path(folder) / "checkpoint"
-            )
+            session = Session(wanted, Path(folder) / "checkpoint", common)
+            _, losses = train_base(backbone, spec, prompts, session)
         history[:] = losses
 
     with compile_layers(backbone):

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from raggd.adaptation.base_adapter import train_base
+from raggd.adaptation.optimizer import Session
 from raggd.adaptation.targets import Targets, encode_batch, sgd_updates
 from raggd.adaptation.training import train_hyper, train_predictor
 from raggd.backbone.batch import make_batch
@@ -31,7 +32,7 @@ LONG = 3000
 
 def _targets(backbone: Backbone, base: BaseAdapter, tokens: int) -> Targets:
     prompts = random_prompts(backbone, SETS * SHOWN, tokens, 4)
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    batch = make_batch(prompts, backbone)
     settings = TargetSettings()
     updates = sgd_updates(backbone, base, batch, SETS, settings)
     states = encode_batch(backbone, base, batch, SETS)
@@ -56,22 +57,18 @@ def train_briefly(backbone: Backbone, folder: Path, steps: int, tokens: int) -> 
     made: dict[str, Any] = {}
 
     def base_training() -> None:
-        settings = BaseTrainingSettings(steps=steps)
-        made["base adapter"] = train_base(
-            backbone, spec, prompts, settings, checkpoint=folder / "base"
-        )
+        session = Session(BaseTrainingSettings(steps=steps), folder / "base")
+        made["base adapter"] = train_base(backbone, spec, prompts, session)
 
     def target_making() -> None:
         made["targets"] = _targets(backbone, made["base adapter"][0], tokens)
 
     def predictor_training() -> None:
-        settings = PredictorSettings(steps=steps, batch=SETS)
-        made["predictor"] = train_predictor(
-            made["base adapter"][0], made["targets"], settings, checkpoint=folder / "predictor"
-        )
+        session = Session(PredictorSettings(steps=steps, batch=SETS), folder / "predictor")
+        made["predictor"] = train_predictor(made["base adapter"][0], made["targets"], session)
 
     def tuning() -> None:
-        settings = HyperTuningSettings(steps=steps)
+        session = Session(HyperTuningSettings(steps=steps), folder / "tuning")
         lessons = [(number % SETS, prompt) for number, prompt in enumerate(prompts)]
         made["tuning"] = train_hyper(
             backbone,
@@ -79,8 +76,7 @@ def train_briefly(backbone: Backbone, folder: Path, steps: int, tokens: int) -> 
             made["targets"],
             lessons,
             PredictorSettings(),
-            settings,
-            checkpoint=folder / "tuning",
+            session,
             start=made["predictor"][0],
         )
 

@@ -65,10 +65,6 @@ class Trained:
     records: dict[str, dict[str, Any]]
 
 
-def quiet(*_: object) -> None:
-    pass
-
-
 @pytest.fixture(scope="module")
 def trained(
     frozen_backbone: Backbone, tmp_path_factory: pytest.TempPathFactory
@@ -127,7 +123,7 @@ def scores(
 ) -> dict[str, RunRecord]:
     """Records of all methods on one benchmark."""
     out = tmp_path_factory.mktemp("scores")
-    run_evaluate(parts_with(trained.settings, frozen_backbone), METHODS, out, quiet)
+    run_evaluate(parts_with(trained.settings, frozen_backbone), METHODS, out)
     return {
         name: RunRecord.from_json((out / RUN / f"nq-{name}.json").read_text(encoding="utf-8"))
         for name in METHODS
@@ -213,16 +209,16 @@ def test_a_second_run_computes_nothing(
 ) -> None:
     parts = parts_with(trained.settings, tiny_backbone)
     names = ["shuffled-support", "irrelevant-passages", "vanilla-few-shot", "rag-gd-x2"]
-    first, _ = run_evaluate(parts, names, tmp_path, quiet)
+    first, _ = run_evaluate(parts, names, tmp_path)
 
     def never(*_: object, **__: object) -> None:
         raise AssertionError("this was to come from a part file")
 
     monkeypatch.setattr(runner, "answer_rows", never)
-    assert run_evaluate(parts, names, tmp_path, quiet)[0] == first
+    assert run_evaluate(parts, names, tmp_path)[0] == first
     other = changed(trained.settings, "evaluation", seed=1)
     with pytest.raises(AssertionError, match="part file"):
-        run_evaluate(parts_with(other, tiny_backbone), names, tmp_path, quiet)
+        run_evaluate(parts_with(other, tiny_backbone), names, tmp_path)
 
 
 NEEDS = {
@@ -312,7 +308,7 @@ def test_a_task_without_targets_is_named(
 ) -> None:
     settings = changed(trained.settings, "evaluation", benchmarks=["popqa"], questions=3)
     with pytest.raises(RaggdError, match=r"task 'popqa' has no mean update, only nq, triviaqa"):
-        run_evaluate(parts_with(settings, tiny_backbone), ["task-mean"], tmp_path, quiet)
+        run_evaluate(parts_with(settings, tiny_backbone), ["task-mean"], tmp_path)
 
 
 def test_targets_of_a_support_pool_are_for_controls_and_never_trained_on(
@@ -337,7 +333,7 @@ def test_targets_of_a_support_pool_are_for_controls_and_never_trained_on(
     assert record["sets"] == {"nq": 4, "popqa": 3, "triviaqa": 4}
     settings = changed(settings, "adapter", weights=str(weights))
     result, _ = run_evaluate(
-        parts_with(settings, tiny_backbone), ["base", "task-mean"], tmp_path / "scores", quiet
+        parts_with(settings, tiny_backbone), ["base", "task-mean"], tmp_path / "scores"
     )
     assert list(result["methods"]) == ["base", "task-mean"]
     assert result["answer_loss"]["base"] != result["answer_loss"]["task-mean"]

@@ -28,6 +28,7 @@ from raggd.methods.base import Adapted
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
 from raggd.settings import Settings
 from tiny import random_base, random_update
+from workflow_fixtures import parts_with
 
 
 def _task(name: str, draws: int = 2, questions: int = 3) -> Task:
@@ -57,11 +58,12 @@ def test_a_constant_is_worth_nothing_and_a_reader_something(
     tiny_backbone: Backbone, base: BaseAdapter
 ) -> None:
     tasks = [_task("a"), _task("b")]
-    constant = Adapted(base, random_update(base, seed=5))
+    constant, parts = (
+        Adapted(base, random_update(base, seed=5)),
+        parts_with(Settings(), tiny_backbone),
+    )
     for reads in (False, True):
-        done = audit(
-            tiny_backbone, tasks, _states(base, reads), Settings(), lambda *_: None, constant
-        )
+        done = audit(parts, tasks, _states(base, reads), constant)
         assert len(done) == 12 * len(STATES)
         worth = reading_worth(done, "loss")
         assert set(worth) == set(STATES[1:])

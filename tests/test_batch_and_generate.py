@@ -37,7 +37,6 @@ from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.prompts import Prompt, answer_tokens, build_prompt
 from raggd.records import RaggdError, SupportSet
 
-CPU = torch.device("cpu")
 LENGTH = 8
 """Most tokens per answer."""
 
@@ -72,7 +71,7 @@ def test_padding_that_sees_itself_changes_no_gradient(
     backbone = make()
     base = tiny.random_base(backbone)
     shown = [Prompt(tuple(range(5, 5 + n)), 2, 0) for n in (4, 9, 30)]
-    batch = make_batch(shown, backbone.tokenizer.pad_token_id, CPU)
+    batch = make_batch(shown, backbone)
 
     def gradients() -> list[Tensor]:
         update = base.zero_update().map(lambda t: t.requires_grad_(True))
@@ -105,20 +104,20 @@ def test_layers_that_see_in_a_way_of_their_own_keep_the_plain_mask() -> None:
 
 def test_the_opening_of_an_answer_counts_as_often_as_asked(tiny_backbone: Backbone) -> None:
     shown = [Prompt(tuple(range(5, 5 + n)), answer, 0) for n, answer in ((9, 3), (6, 1), (12, 2))]
-    batch = make_batch(shown, 3, CPU)
+    batch = make_batch(shown, tiny_backbone)
     first = [Prompt(p.tokens[: len(p.tokens) - p.answer_tokens + 1], 1, 0) for p in shown]
     with torch.no_grad():
         plain = answer_losses(tiny_backbone, batch)
         found = answer_losses(tiny_backbone, batch, torch.tensor([0.5, 2.0, 0.0]))
-        opening = answer_losses(tiny_backbone, make_batch(first, 3, CPU))
+        opening = answer_losses(tiny_backbone, make_batch(first, tiny_backbone))
     expected = plain + torch.tensor([0.5, 2.0, 0.0]) * opening
     assert torch.allclose(found, expected, atol=1e-5)
     assert not torch.allclose(found, plain, atol=1e-2)
 
 
-def test_a_batch_is_padded_on_the_left() -> None:
+def test_a_batch_is_padded_on_the_left(tiny_backbone: Backbone) -> None:
     prompts = [Prompt((5, 6, 7, 8), 2, 0), Prompt((9, 2), 1, 0)]
-    batch = make_batch(prompts, 3, CPU)
+    batch = make_batch(prompts, tiny_backbone)
     before = [0] * (STEP - 4)
     padding = [3] * (STEP - 4)
     assert batch.tokens.tolist() == [[*padding, 5, 6, 7, 8], [*padding, 3, 3, 9, 2]]
@@ -130,9 +129,11 @@ def test_a_batch_is_padded_on_the_left() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max_size=5))
-def test_the_answer_mask_marks_the_answers_and_nothing_else(sizes: list[tuple[int, int]]) -> None:
+def test_the_answer_mask_marks_the_answers_and_nothing_else(
+    frozen_backbone: Backbone, sizes: list[tuple[int, int]]
+) -> None:
     prompts = [Prompt((1,) * (before + answer), answer, 0) for before, answer in sizes]
-    batch = make_batch(prompts, 3, CPU)
+    batch = make_batch(prompts, frozen_backbone)
     targets = batch.keep - 1
     assert batch.tokens.shape[1] % STEP == 0
     assert batch.tokens.shape[1] - max(sum(size) for size in sizes) < STEP
@@ -159,13 +160,13 @@ def test_losses_are_those_of_the_answers_alone(
     assert len({p.answer_tokens for p in prompts}) > 1
     assert len({len(p.tokens) for p in prompts}) > 1
     with attach(tiny_backbone, base), torch.no_grad():
-        got = answer_losses(tiny_backbone, make_batch(prompts, 3, CPU))
+        got = answer_losses(tiny_backbone, make_batch(prompts, tiny_backbone))
         wanted = torch.stack([plain_loss(tiny_backbone, p) for p in prompts])
     assert float(wanted.std()) > 0.1
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
     longer = [Prompt(p.tokens, p.answer_tokens + 1, 0) for p in prompts]
     with attach(tiny_backbone, base), torch.no_grad():
-        other = answer_losses(tiny_backbone, make_batch(longer, 3, CPU))
+        other = answer_losses(tiny_backbone, make_batch(longer, tiny_backbone))
     assert not torch.allclose(got, other, atol=1e-2)
 
 
@@ -174,14 +175,17 @@ def test_the_padding_token_does_not_matter(
 ) -> None:
     prompts = answered(tiny_backbone, supports)
     with torch.no_grad():
-        losses = [answer_losses(tiny_backbone, make_batch(prompts, p, CPU)) for p in (3, 50)]
+        batch = make_batch(prompts, tiny_backbone)
+        other = batch.tokens.masked_fill(batch.mask == 0, 50)
+        assert not torch.equal(other, batch.tokens)
+        losses = [answer_losses(tiny_backbone, b) for b in (batch, replace(batch, tokens=other))]
     assert torch.equal(*losses)
 
 
 def test_only_the_answers_logits_are_computed(
     tiny_backbone: Backbone, supports: list[SupportSet]
 ) -> None:
-    batch = make_batch(answered(tiny_backbone, supports), 3, CPU)
+    batch = make_batch(answered(tiny_backbone, supports), tiny_backbone)
     shapes: list[torch.Size] = []
 
     def spy(_: Any, inputs: tuple[Tensor, ...]) -> None:
@@ -201,7 +205,7 @@ def test_last_states_are_those_of_the_end_tokens(
 ) -> None:
     prompts = answered(tiny_backbone, supports)
     with attach(tiny_backbone, base):
-        states = last_states(tiny_backbone, make_batch(prompts, 3, CPU))
+        states = last_states(tiny_backbone, make_batch(prompts, tiny_backbone))
         with torch.no_grad():
             alone = [
                 tiny_backbone.model(
@@ -353,7 +357,7 @@ def test_scores_from_a_reading_are_the_losses_of_a_pass_of_their_own(
         first = score(tiny_backbone, reading, tokens)
         answers = decode(tiny_backbone, reading, LENGTH)
         again = score(tiny_backbone, reading, tokens)
-        wanted = answer_losses(tiny_backbone, make_batch(whole, 3, CPU))
+        wanted = answer_losses(tiny_backbone, make_batch(whole, tiny_backbone))
         other = score(tiny_backbone, reading, tokens[::-1])
     assert float((other - wanted).abs().max()) > 0.1
     torch.testing.assert_close(first, wanted, atol=1e-5, rtol=1e-5)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raggd.backbone.load import Backbone
-from raggd.data.contracts.base import Asked, Contract, Lesson, Score
+from raggd.data.contracts.base import Asked, Contract, Score
 from raggd.data.contracts.families import SETS
 from raggd.data.questions import write_prepared
 from raggd.evaluation.contracts import (
@@ -23,7 +23,7 @@ from raggd.files import read_json
 from raggd.methods.base import Adapted
 from raggd.methods.plain import Unadapted
 from raggd.methods.predicted import Control
-from raggd.records import Demonstration, RaggdError, SupportSet
+from raggd.records import RaggdError
 from raggd.report.own import contract_tables
 from raggd.settings import Settings
 from workflow_fixtures import parts_with, prepared_row
@@ -38,10 +38,9 @@ def test_refusing_is_scored_as_a_decision() -> None:
 
 
 def _judged(name: str, exact: float) -> Judged:
-    score = Score(1.0, exact, exact, refused=False)
+    score = Score(1.0, exact, exact, refused=False, wanted=False)
     asked = Asked("q", "asked", (), "w", ("w",), ("w",))
-    support = SupportSet("nq", (Demonstration("d", "shown", (), "w"),))
-    return Judged("nq", Lesson(Contract(name, "f"), support, asked), "a", score)
+    return Judged("nq", Contract(name, "f"), asked, "a", score)
 
 
 def test_every_contract_counts_alike() -> None:
@@ -61,9 +60,9 @@ def test_a_control_that_exchanges_what_a_benchmark_holds_is_refused(tmp_path: Pa
     control = Control("shuffled-support", Unadapted("base", Adapted()), list)
     parts: Any = SimpleNamespace(method=lambda _: control)
     with pytest.raises(RaggdError, match="'shuffled-support' is a control of"):
-        run_contracts(parts, ["unseen"], [control.name], 1, tmp_path, lambda *_: None)
+        run_contracts(parts, ["unseen"], [control.name], 1, tmp_path)
     with pytest.raises(RaggdError, match="unknown set of contracts 'knwn': did you mean 'known'"):
-        run_contracts(parts, ["knwn"], [control.name], 1, tmp_path, lambda *_: None)
+        run_contracts(parts, ["knwn"], [control.name], 1, tmp_path)
 
 
 def test_a_run_is_written_whole_and_means_are_of_its_answers(
@@ -73,9 +72,8 @@ def test_a_run_is_written_whole_and_means_are_of_its_answers(
     write_prepared(prepared, [prepared_row(i) for i in range(80)])
     parts, methods = parts_with(Settings(), frozen_backbone), ["vanilla-examples", "vanilla-rag"]
     told: list[int] = []
-    result = run_contracts(
-        parts, ["unseen"], methods, 2, tmp_path, lambda _, done, __: told.append(done), prepared
-    )
+    parts.progress = lambda _, done, __: told.append(done)
+    result = run_contracts(parts, ["unseen"], methods, 2, tmp_path, prepared)
     names = [contract.name for contract in SETS["unseen"]]
     assert list(result["contracts"]) == names
     assert set(result["macro"]) == set(result["refusal"]) == set(methods)
@@ -95,4 +93,4 @@ def test_a_run_is_written_whole_and_means_are_of_its_answers(
     assert len(single.rows) == len(names)
     write_prepared(prepared, [prepared_row(i) for i in range(2)])
     with pytest.raises(RaggdError, match="too few questions for contract"):
-        run_contracts(parts, ["unseen"], methods, 1, tmp_path, lambda *_: None, prepared)
+        run_contracts(parts, ["unseen"], methods, 1, tmp_path, prepared)

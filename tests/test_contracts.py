@@ -629,7 +629,7 @@ def test_a_result_tells_sets_letters_and_refusals_apart() -> None:
             answers = {"right": lesson.asked.answer, "letters": own, "wrong": "[[ nothing ]]"}
             for name, answer in answers.items():
                 score = contract.judge(answer, lesson.asked)
-                judged[name].append(Judged("nq", lesson, answer, score))
+                judged[name].append(Judged("nq", contract, lesson.asked, answer, score))
     result = contract_result(judged)
     assert set(result["contracts"]) == {contract.name for contract in contracts}
     assert [result["macro"][name]["exact"] for name in ("right", "wrong")] == [100, 0]

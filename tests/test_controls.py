@@ -23,10 +23,9 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import files_in, support_pool
 from raggd.files import load_tensors, save_tensors
-from raggd.methods.base import Adapted, Item, Rearranges
+from raggd.methods.base import Adapted, Control, Item
 from raggd.methods.plain import FewShot, TaskMean
 from raggd.methods.predicted import (
-    Control,
     other_passages,
     other_support,
     with_other_passages,
@@ -72,7 +71,6 @@ def test_irrelevant_passages_are_those_of_the_next_question_that_can_serve() -> 
         item(3, [about(4), about(5)]),
     ]
     control = Control("irrelevant-passages", Echo(), with_other_passages)
-    assert isinstance(control, Rearranges)
     arranged = control.arrange(items)
     assert [[p.id for p in i.passages] for i in arranged] == [
         ["p4", "p5"], ["p4", "p5"], ["p4", "p5"], ["p0", "p1"],
@@ -171,8 +169,8 @@ def test_few_shot_shows_each_support_set(base: BaseAdapter) -> None:
     assert [a.shown for a in bare.adapt(supports)] == [s.demonstrations for s in supports]
     assert all(a.base is None and a.update is None for a in bare.adapt(supports))
     assert all(a.base is base and a.reads_evidence for a in adapted.adapt(supports))
-    assert not isinstance(bare, Rearranges)
-    assert not isinstance(tiny.base_only(base), Rearranges)
+    assert not isinstance(bare, Control)
+    assert not isinstance(tiny.base_only(base), Control)
 
 
 def store(base: BaseAdapter, tasks: Sequence[str], seed: int) -> Targets:

@@ -70,7 +70,7 @@ def job(
         method = PredictedUpdate("rag-gd", backbone, base, predictor, 160, "w")
         updates = method.predict(supports)
         rows = [Adapted(base, updates.row(i)) for i in range(2)]
-        batch = make_batch([Prompt((8, 9, 10), 0, 0)] * 2, 3, backbone.device)
+        batch = make_batch([Prompt((8, 9, 10), 0, 0)] * 2, backbone)
         with attach(backbone, base, shared_update(rows)), torch.no_grad():
             backbone.model(
                 batch.tokens,

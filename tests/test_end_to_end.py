@@ -71,7 +71,7 @@ def test_the_shipped_weights_belong_together(parts: Assembly) -> None:
 def test_zero_update_is_the_base_and_a_real_one_is_not(parts: Assembly, tasks: list[Task]) -> None:
     backbone = parts.backbone
     prompts = _prompts(parts, tasks, 4)
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    batch = make_batch(prompts, backbone)
     updates = _updates(parts, tasks, 4)
     zero = parts.base.zero_update()
     with attach(backbone, parts.base):

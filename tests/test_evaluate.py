@@ -33,7 +33,7 @@ from raggd.study.evaluate import (
     usual_methods,
 )
 from raggd.study.run import read_record
-from study_fixtures import ALL, Quiet, World, make_world
+from study_fixtures import ALL, World, make_world
 from workflow_fixtures import files_under, parts_with, run_cli, settings_text, write_lines
 
 RUN = "tiny/bm25/seed-0"
@@ -62,7 +62,8 @@ def test_evaluate_scores_every_method_and_keeps_what_is_done(
 ) -> None:
     told: list[tuple[str, int, int | None]] = []
     out = tmp_path / "out"
-    result, report = run_evaluate(parts, ALL, out, lambda *step: told.append(step))
+    parts.progress = lambda *step: told.append(step)
+    result, report = run_evaluate(parts, ALL, out)
     assert result["n"] == 12
     assert result["benchmarks"] == ["nq", "triviaqa"]
     assert set(result["methods"]) == set(ALL)
@@ -78,7 +79,7 @@ def test_evaluate_scores_every_method_and_keeps_what_is_done(
     assert {"summary.md", "summary.csv", "study.json"} <= set(files_under(out))
     part = out / RUN / "parts" / "nq-000-tt-sgd.json"
     before = part.stat().st_mtime_ns
-    again, _ = run_evaluate(parts, ALL, out, Quiet())
+    again, _ = run_evaluate(parts, ALL, out)
     assert part.stat().st_mtime_ns == before
     assert again == result
 
@@ -86,9 +87,9 @@ def test_evaluate_scores_every_method_and_keeps_what_is_done(
 def test_other_questions_in_the_same_folder_replace_the_first(
     parts: Assembly, tmp_path: Path
 ) -> None:
-    run_evaluate(parts, ["base"], tmp_path / "out", Quiet())
+    run_evaluate(parts, ["base"], tmp_path / "out")
     fewer = changed(parts.settings, "evaluation", questions=3, benchmarks=["nq"])
-    result, _ = run_evaluate(parts_with(fewer, parts.backbone), ["base"], tmp_path / "out", Quiet())
+    result, _ = run_evaluate(parts_with(fewer, parts.backbone), ["base"], tmp_path / "out")
     assert (result["n"], result["benchmarks"]) == (3, ["nq"])
 
 
@@ -106,7 +107,7 @@ def test_wrong_names_are_refused_before_any_work(
 ) -> None:
     parts = Assembly(changed(settings, "evaluation", benchmarks=benchmarks))
     with pytest.raises(RaggdError, match=message):
-        run_evaluate(parts, methods, tmp_path / "out", Quiet())
+        run_evaluate(parts, methods, tmp_path / "out")
     assert not {"source", "retriever", "backbone"} & set(vars(parts)), "nothing was loaded"
     assert files_under(tmp_path / "out") == []
 
@@ -114,7 +115,7 @@ def test_wrong_names_are_refused_before_any_work(
 def test_names_given_twice_count_once(parts: Assembly, tmp_path: Path) -> None:
     twice = changed(parts.settings, "evaluation", benchmarks=["nq", "nq"], questions=2)
     again = parts_with(twice, parts.backbone)
-    result, _ = run_evaluate(again, ["base", "base"], tmp_path / "out", Quiet())
+    result, _ = run_evaluate(again, ["base", "base"], tmp_path / "out")
     assert result["n"] == 2
     assert list(result["methods"]) == ["base"]
 
@@ -127,13 +128,11 @@ def test_a_task_of_ones_own_beside_the_benchmarks(
     own.mkdir(exist_ok=True)
     (own / "test.jsonl").write_text(lines, encoding="utf-8")
     named = changed(settings, "evaluation", benchmarks=["mine"])
-    result, _ = run_evaluate(
-        parts_with(named, tiny_backbone), ["base", "rag-gd"], tmp_path / "out", Quiet()
-    )
+    result, _ = run_evaluate(parts_with(named, tiny_backbone), ["base", "rag-gd"], tmp_path / "out")
     assert (result["n"], result["benchmarks"]) == (6, ["mine"])
     wrong = changed(settings, "evaluation", benchmarks=["mines"])
     with pytest.raises(RaggdError, match="unknown benchmark 'mines': did you mean 'mine'"):
-        run_evaluate(parts_with(wrong, tiny_backbone), ["base"], tmp_path / "other", Quiet())
+        run_evaluate(parts_with(wrong, tiny_backbone), ["base"], tmp_path / "other")
 
 
 def test_what_is_compared_where_nothing_is_named(parts: Assembly) -> None:
@@ -155,7 +154,7 @@ def own_lines(world: World, path: Path, count: int, start: int = 0) -> Path:
 def test_own_questions_are_cross_validated(world: World, parts: Assembly, tmp_path: Path) -> None:
     questions = own_lines(world, tmp_path / "my questions.jsonl", 12)
     out = tmp_path / "out"
-    result, report = run_own(parts, questions, None, [], out, Quiet())
+    result, report = run_own(parts, questions, None, [], out)
     assert (result["n"], result["support"]) == (12, "4 folds")
     assert list(result["methods"]) == ["base", "base-few-shot", "mean-update", "rag-gd"]
     record = read_record(out / RUN / "my-questions-rag-gd.json")
@@ -169,7 +168,7 @@ def test_own_questions_are_cross_validated(world: World, parts: Assembly, tmp_pa
         assert len(shown) == 2
         assert not shown & set(own), "nothing is asked that was shown"
     assert f"{result['form']}\n{result['advice']}" == report.advice
-    again, _ = run_own(parts, questions, None, [], out, Quiet())
+    again, _ = run_own(parts, questions, None, [], out)
     assert again == result
 
 
@@ -178,13 +177,13 @@ def test_own_questions_with_demonstrations_apart(
 ) -> None:
     questions = own_lines(world, tmp_path / "asked.jsonl", 8)
     shown = own_lines(world, tmp_path / "shown.jsonl", 4, start=6)  # two of them are asked too
-    result, _ = run_own(parts, questions, shown, ["base", "rag-gd"], tmp_path / "out", Quiet())
+    result, _ = run_own(parts, questions, shown, ["base", "rag-gd"], tmp_path / "out")
     assert (result["n"], result["support"]) == (6, "2 support sets")
     assert set(result["minus_base"]) == {"rag-gd"}
     with pytest.raises(RaggdError, match=r"every question of .* is also a demonstration"):
-        run_own(parts, shown, shown, ["base"], tmp_path / "out", Quiet())
+        run_own(parts, shown, shown, ["base"], tmp_path / "out")
     with pytest.raises(RaggdError, match="4 answered questions are too few"):
-        run_own(parts, None, shown, ["base"], tmp_path / "out", Quiet())
+        run_own(parts, None, shown, ["base"], tmp_path / "out")
 
 
 def test_a_folder_of_sets_is_one_table(world: World, parts: Assembly, tmp_path: Path) -> None:
@@ -194,7 +193,7 @@ def test_a_folder_of_sets_is_one_table(world: World, parts: Assembly, tmp_path: 
         own_lines(world, folder / f"{name}.questions.jsonl", 4, start=6 * number)
         own_lines(world, folder / f"{name}.examples.jsonl", 2, start=6 * number + 4)
     out = tmp_path / "out"
-    result, report = run_own(parts, folder, None, ["base", "rag-gd"], out, Quiet())
+    result, report = run_own(parts, folder, None, ["base", "rag-gd"], out)
     assert result["n"] == 8
     assert list(result["sets"]) == ["one", "two"]
     assert [row[0] for row in report.tables[0].rows] == ["one", "two", "all"]
@@ -202,7 +201,7 @@ def test_a_folder_of_sets_is_one_table(world: World, parts: Assembly, tmp_path: 
     assert report.tables[0].rows[0][2].endswith(f"/ {single * 4 / 100:g}")
     assert (out / "one" / "summary.md").is_file()
     with pytest.raises(RaggdError, match=r"it is to hold NAME\.questions\.jsonl"):
-        run_own(parts, out, None, ["base"], tmp_path / "x", Quiet())
+        run_own(parts, out, None, ["base"], tmp_path / "x")
 
 
 def own_records(
@@ -343,7 +342,7 @@ def test_no_more_cases_than_asked_for(count: int) -> None:
 def test_the_demo_writes_table_and_page(parts: Assembly, tmp_path: Path) -> None:
     few = changed(parts.settings, "evaluation", questions=3, draws=1)
     parts, out = parts_with(few, parts.backbone), tmp_path / "out"
-    result, report = run_demo(parts, out, Quiet())
+    result, report = run_demo(parts, out)
     assert set(result) == {"n", "seconds", "methods"}
     assert result["n"] == 6
     assert list(result["methods"]) == usual_methods(parts)

@@ -44,7 +44,7 @@ def after_sgd(
     def output(parts: list[Tensor], h: Tensor) -> Tensor:
         return h @ weight.mT + SCALING * h @ parts[0].mT @ parts[1].mT
 
-    new, _ = inner_sgd(
+    new = inner_sgd(
         lambda parts: (output(parts, hidden) - target).square().sum() / 2, [a, b], RATE / 50, steps
     )
     return output(new, query) - output([a, b], query)

@@ -46,10 +46,11 @@ def predictor(
 
 
 def trials(supports: list[SupportSet]) -> list[Trial]:
-    return [
-        Trial(s, supports[(i + 1) % 3].demonstrations + supports[(i + 2) % 3].demonstrations)
-        for i, s in enumerate(supports)
+    others = [
+        supports[(i + 1) % 3].demonstrations + supports[(i + 2) % 3].demonstrations
+        for i in range(len(supports))
     ]
+    return [(s, SupportSet("x", probes)) for s, probes in zip(supports, others, strict=True)]
 
 
 def test_losses_are_those_of_the_scaled_update(
@@ -61,7 +62,7 @@ def test_losses_are_those_of_the_scaled_update(
     update = predictor.predict(states[None]).row(0)
     from raggd.adaptation.targets import support_batch
 
-    rest = [SupportSet("x", trial.probes)]
+    rest = trial[1:]
     for row, scale in enumerate([0.0, *SCALES]):
         with torch.no_grad(), attach(tiny_backbone, base, update * scale):
             alone = answer_losses(tiny_backbone, support_batch(tiny_backbone, rest, 200))

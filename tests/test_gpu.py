@@ -62,7 +62,7 @@ def crossed(work: Callable[[], object], folder: Path) -> int:
 def test_nothing_but_tokens_crosses_in_an_adaptation(tmp_path: Path) -> None:
     backbone = random_backbone("smollm2-135m", BackboneSettings())
     base, predictor = random_weights(backbone)
-    batch = make_batch(random_prompts(backbone, 3, 64, 4), 0, backbone.device)
+    batch = make_batch(random_prompts(backbone, 3, 64, 4), backbone)
 
     def adapt() -> Update:
         update: Update = predictor.predict(encode_batch(backbone, base, batch, 1))
@@ -158,7 +158,7 @@ def test_gradients_reach_every_layer(dtype: str) -> None:
         pytest.importorskip("bitsandbytes")
     backbone = tiny(dtype)
     base, _ = random_weights(backbone, rank=4)
-    batch = make_batch(random_prompts(backbone, 2, 40, 4), 0, backbone.device)
+    batch = make_batch(random_prompts(backbone, 2, 40, 4), backbone)
     encode_batch(backbone, base, batch, 1)  # the backward pass of 4 bits broke after such a pass
     (update,) = sgd_updates(backbone, base, batch, 1, TargetSettings(steps=2)).values()
     for factors in update.factors.values():
@@ -176,7 +176,7 @@ def test_gradients_are_those_of_each_prompt_alone_however_much_is_padded(dtype: 
     def gradient(prompts: list[Prompt]) -> Tensor:
         update = base.zero_update().map(lambda t: t.requires_grad_(True))
         with attach(backbone, base, update):
-            losses = answer_losses(backbone, make_batch(prompts, 0, backbone.device))
+            losses = answer_losses(backbone, make_batch(prompts, backbone))
         factors = [t for pair in update.factors.values() for t in pair]
         return torch.cat([g.flatten() for g in torch.autograd.grad(losses.sum(), factors)])
 
@@ -210,7 +210,7 @@ def test_a_predictor_is_compared_with_targets_where_the_base_is() -> None:
         base.fingerprint,
         "x",
     )
-    found = alignment_summary(base, targets, {"own": predictor})["own"]
+    found = alignment_summary(base, targets, predictor)
     cpu = torch.device("cpu")
-    wanted = alignment_summary(base.to(cpu), targets, {"own": predictor.to(cpu)})["own"]
+    wanted = alignment_summary(base.to(cpu), targets, predictor.to(cpu))
     assert found["cosine"] == pytest.approx(wanted["cosine"], abs=1e-4)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import tiny
 from raggd.adaptation import optimizer
+from raggd.adaptation.optimizer import Session
 from raggd.adaptation.predictors.base import MLPPredictor
 from raggd.adaptation.targets import Targets, answered_prompt, encode_supports
 from raggd.adaptation.training import fresh_predictor, plan_lessons, train_hyper
@@ -116,9 +117,8 @@ def train(
         if step == stop:
             raise KeyboardInterrupt
 
-    return train_hyper(
-        backbone, base, targets, lessons, SIZES, settings, checkpoint=checkpoint, progress=progress
-    )
+    session = Session(settings, checkpoint, progress=progress)
+    return train_hyper(backbone, base, targets, lessons, SIZES, session)
 
 
 def test_an_untrained_predictor_is_the_base(base: BaseAdapter, targets: Targets) -> None:
@@ -134,7 +134,7 @@ def losses(
     lessons: list[tuple[int, Prompt]],
     predictor: MLPPredictor,
 ) -> torch.Tensor:
-    batch = make_batch([p for _, p in lessons], 3, backbone.device)
+    batch = make_batch([p for _, p in lessons], backbone)
     update = predictor.predict(targets.states[[n for n, _ in lessons]])
     with torch.no_grad(), attach(backbone, base, update):
         return answer_losses(backbone, batch)
@@ -184,7 +184,7 @@ def test_a_step_has_the_gradient_of_its_rows(
     for number, prompt in pair:
         update = by_hand(targets.states[[number]])
         with attach(tiny_backbone, base, update):
-            batch = make_batch([prompt], 3, tiny_backbone.device)
+            batch = make_batch([prompt], tiny_backbone)
             total = total + answer_losses(tiny_backbone, batch)[0] / 2
     assert loss == pytest.approx(float(total.detach()), rel=1e-5)
     total.backward()

@@ -35,7 +35,7 @@ def prompts_of(backbone: Backbone, supports: Sequence[SupportSet]) -> list[Promp
 
 
 def batch_of(backbone: Backbone, prompts: Sequence[Prompt]) -> Batch:
-    return make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    return make_batch(prompts, backbone)
 
 
 @torch.no_grad()

@@ -108,10 +108,6 @@ def test_no_passage_of_a_scored_question_is_used(parts: Assembly) -> None:
     assert kept
 
 
-def quiet(*_: object) -> None:
-    return None
-
-
 def test_made_supports_take_the_place_of_the_gold_ones(
     parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +116,7 @@ def test_made_supports_take_the_place_of_the_gold_ones(
     random_update(parts.base).save(examples)
     assert parts.adapting == "examples", "what adapts by default predicts no update"
     try:
-        result, tables = run_compare(parts, ["popqa"], tmp_path, quiet)
+        result, tables = run_compare(parts, ["popqa"], tmp_path)
     finally:
         examples.unlink()
     assert set(result["methods"]) == {"base", "mean-update", "rag-gd", MADE}
@@ -145,16 +141,16 @@ def test_an_interrupted_comparison_makes_nothing_twice(
     parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(made_demonstrations, "propose", proposals)
-    first = made_pool(parts, "popqa", 4, tmp_path, quiet)
+    first = made_pool(parts, "popqa", 4, tmp_path)
     assert len(first[0]) == 4
 
     def again(*_: object) -> Iterator[Draft]:
         raise AssertionError("made again")
 
     monkeypatch.setattr(made_demonstrations, "propose", again)
-    assert made_pool(parts, "popqa", 4, tmp_path, quiet) == first
+    assert made_pool(parts, "popqa", 4, tmp_path) == first
     with pytest.raises(AssertionError, match="made again"):
-        made_pool(parts, "popqa", 5, tmp_path, quiet)
+        made_pool(parts, "popqa", 5, tmp_path)
 
 
 def test_too_few_made_demonstrations(
@@ -163,6 +159,6 @@ def test_too_few_made_demonstrations(
     one = [Draft(Passage("p", "x"), "what is it ?", "Lima")]
     monkeypatch.setattr(made_demonstrations, "propose", lambda *_: iter(one))
     with pytest.raises(RaggdError, match="only 1 demonstrations could be made from"):
-        run_compare(parts, ["popqa"], tmp_path, quiet)
+        run_compare(parts, ["popqa"], tmp_path)
     with pytest.raises(RaggdError, match="unknown benchmark 'popqq'"):
-        run_compare(parts, ["popqq"], tmp_path, quiet)
+        run_compare(parts, ["popqq"], tmp_path)

@@ -10,6 +10,7 @@ import torch
 
 import tiny
 from raggd.adaptation.following import Taught, Use, train_following
+from raggd.adaptation.optimizer import Session
 from raggd.adaptation.predictors.modulation import (
     Modulation,
     load_modulation,
@@ -99,7 +100,7 @@ def test_without_the_examples_in_the_prompt_only_reading_them_helps(
     settings = ExamplesSettings(steps=60, batch=8, learning_rate=0.01)
     for predict in (False, True):
         file, use = tmp_path / f"{predict}.safetensors", Use(show=False, predict=predict)
-        _, history = train_following(tiny_backbone, base, lessons, settings, use, checkpoint=file)
+        _, history = train_following(tiny_backbone, base, lessons, Session(settings, file), use)
         losses[predict] = sum(history[-5:]) / 5
     assert losses[True] < losses[False] - 0.4
 

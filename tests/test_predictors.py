@@ -12,6 +12,7 @@ from torch import Tensor
 
 import tiny
 from raggd.adaptation import optimizer
+from raggd.adaptation.optimizer import Session
 from raggd.adaptation.predictors.base import (
     MeanPredictor,
     MLPPredictor,
@@ -241,7 +242,7 @@ def test_training_finds_what_the_states_tell(
 ) -> None:
     targets = learnable(small_base)
     settings = FIT.model_copy(update={"space": space})
-    predictor, history = train_predictor(small_base, targets, settings, checkpoint=tmp_path / "c")
+    predictor, history = train_predictor(small_base, targets, Session(settings, tmp_path / "c"))
     assert len(history) == settings.steps
     assert sum(history[-5:]) < 0.5 * sum(history[:5])
     mean = mean_predictor(SPEC, small_base.fingerprint, targets.vectors)
@@ -261,9 +262,9 @@ def test_denoised_training_is_training_on_the_denoised_view(
     settings = FIT.model_copy(update={"steps": 3})
     clean = settings.model_copy(update={"denoise": True})
     targets = learnable(small_base)
-    aimed, _ = train_predictor(small_base, targets, clean, checkpoint=tmp_path / "a")
-    view, _ = train_predictor(small_base, denoised(targets), settings, checkpoint=tmp_path / "b")
-    own, _ = train_predictor(small_base, targets, settings, checkpoint=tmp_path / "c")
+    aimed, _ = train_predictor(small_base, targets, Session(clean, tmp_path / "a"))
+    view, _ = train_predictor(small_base, denoised(targets), Session(settings, tmp_path / "b"))
+    own, _ = train_predictor(small_base, targets, Session(settings, tmp_path / "c"))
     assert not states_equal(aimed, own)
     assert states_equal(aimed, view)
 
@@ -278,7 +279,7 @@ def test_predictor_training_that_was_stopped_continues_bitwise(
 ) -> None:
     settings = FIT.model_copy(update={"steps": 12})
     targets = learnable(small_base)
-    whole, history = train_predictor(small_base, targets, settings, checkpoint=tmp_path / "w")
+    whole, history = train_predictor(small_base, targets, Session(settings, tmp_path / "w"))
     monkeypatch.setattr(optimizer, "CHECKPOINT_SECONDS", -1.0)
 
     def progress(_: str, step: int, __: int | None) -> None:
@@ -286,12 +287,12 @@ def test_predictor_training_that_was_stopped_continues_bitwise(
             raise _StopError
 
     with pytest.raises(_StopError):
-        train_predictor(small_base, targets, settings, checkpoint=tmp_path / "c", progress=progress)
-    resumed, again = train_predictor(small_base, targets, settings, checkpoint=tmp_path / "c")
+        train_predictor(small_base, targets, Session(settings, tmp_path / "c", progress=progress))
+    resumed, again = train_predictor(small_base, targets, Session(settings, tmp_path / "c"))
     assert again == history
     assert states_equal(resumed, whole)
     other = TrainingSettings(seed=1)
-    elsewhere, _ = train_predictor(small_base, targets, settings, other, checkpoint=tmp_path / "e")
+    elsewhere, _ = train_predictor(small_base, targets, Session(settings, tmp_path / "e", other))
     assert not states_equal(elsewhere, whole)
 
 
@@ -300,7 +301,7 @@ def test_a_checkpoint_of_another_predictor_run_is_refused(
 ) -> None:
     settings = FIT.model_copy(update={"steps": 1})
     targets = learnable(small_base)
-    train_predictor(small_base, targets, settings, checkpoint=tmp_path / "c")
+    train_predictor(small_base, targets, Session(settings, tmp_path / "c"))
     changed: Sequence[tuple[Targets, PredictorSettings]] = [
         (targets, settings.model_copy(update={"learning_rate": 0.5})),
         (targets.take(range(10)), settings),
@@ -308,7 +309,7 @@ def test_a_checkpoint_of_another_predictor_run_is_refused(
     ]
     for data, configured in changed:
         with pytest.raises(RaggdError, match="belongs to another run"):
-            train_predictor(small_base, data, configured, checkpoint=tmp_path / "c")
+            train_predictor(small_base, data, Session(configured, tmp_path / "c"))
 
 
 def test_targets_of_another_base_or_too_few_are_refused(
@@ -317,7 +318,7 @@ def test_targets_of_another_base_or_too_few_are_refused(
     targets = learnable(small_base)
     foreign = replace(targets, base="0123456789abcdef")
     with pytest.raises(RaggdError, match=f"0123456789abcdef.*{small_base.fingerprint}"):
-        train_predictor(small_base, foreign, FIT, checkpoint=tmp_path / "c")
+        train_predictor(small_base, foreign, Session(FIT, tmp_path / "c"))
     with pytest.raises(RaggdError, match="at least two targets"):
-        train_predictor(small_base, targets.take([0]), FIT, checkpoint=tmp_path / "c")
+        train_predictor(small_base, targets.take([0]), Session(FIT, tmp_path / "c"))
     assert not (tmp_path / "c").exists()

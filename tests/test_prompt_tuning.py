@@ -44,8 +44,7 @@ def train(
         if step == stop:
             raise KeyboardInterrupt
 
-    kept: Session = {"checkpoint": checkpoint, "progress": progress}
-    return train_prefix(backbone, examples, settings, common, **kept)
+    return train_prefix(backbone, examples, Session(settings, checkpoint, common, progress))
 
 
 def random_vectors(backbone: Backbone, tokens: int = 3, seed: int = 0) -> Tensor:
@@ -70,9 +69,9 @@ def test_a_prefix_stands_before_every_prompt(
     vectors = random_vectors(tiny_backbone)
     assert len({len(p.tokens) for p in examples}) > 1
     with torch.no_grad():
-        batch = make_batch(examples, 3, tiny_backbone.device, vectors)
+        batch = make_batch(examples, tiny_backbone, vectors)
         losses = answer_losses(tiny_backbone, batch)
-        bare = answer_losses(tiny_backbone, make_batch(examples, 3, tiny_backbone.device))
+        bare = answer_losses(tiny_backbone, make_batch(examples, tiny_backbone))
         wanted = torch.stack([plain_loss(tiny_backbone, p, vectors) for p in examples])
     assert float((losses - bare).abs().min()) > 1e-3
     torch.testing.assert_close(losses, wanted, atol=1e-5, rtol=1e-5)
@@ -93,15 +92,14 @@ def test_embeddings_of_the_first_words_as_a_prefix_are_those_words(
     assert len(examples) > 3
     cut = [replace(p, tokens=p.tokens[words:]) for p in examples]
     vectors = tiny_backbone.model.get_input_embeddings()(torch.tensor(opening)).detach()
-    device = tiny_backbone.device
     with torch.no_grad():
-        got = answer_losses(tiny_backbone, make_batch(cut, 3, device, vectors))
-        wanted = answer_losses(tiny_backbone, make_batch(examples, 3, device))
-        states = last_states(tiny_backbone, make_batch(cut, 3, device, vectors))
-        without = answer_losses(tiny_backbone, make_batch(cut, 3, device))
+        got = answer_losses(tiny_backbone, make_batch(cut, tiny_backbone, vectors))
+        wanted = answer_losses(tiny_backbone, make_batch(examples, tiny_backbone))
+        states = last_states(tiny_backbone, make_batch(cut, tiny_backbone, vectors))
+        without = answer_losses(tiny_backbone, make_batch(cut, tiny_backbone))
     assert not torch.allclose(without, wanted, atol=1e-3)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
-    plain = last_states(tiny_backbone, make_batch(examples, 3, device))
+    plain = last_states(tiny_backbone, make_batch(examples, tiny_backbone))
     torch.testing.assert_close(states, plain, atol=1e-5, rtol=1e-5)
 
 
@@ -127,11 +125,10 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
     prefix, history = train(tiny_backbone, examples, tmp_path / "c", settings)
     assert len(history) == 25
     assert prefix.vectors.shape == (20, 32)
-    device = tiny_backbone.device
     start = fresh_prefix(tiny_backbone, examples, 0)
     with torch.no_grad():
         trained, untrained = (
-            answer_losses(tiny_backbone, make_batch(examples, 3, device, vectors)).mean()
+            answer_losses(tiny_backbone, make_batch(examples, tiny_backbone, vectors)).mean()
             for vectors in (prefix.vectors, start)
         )
     assert float(trained) < float(untrained) - 0.3

@@ -16,6 +16,7 @@ from raggd.data.benchmarks import training_questions
 from raggd.data.questions import Prepared, write_prepared
 from raggd.files import load_tensors, read_json
 from raggd.methods.spec import METHODS, SPECS, file_of
+from raggd.progress import silent
 from raggd.records import RaggdError
 from raggd.retrieval.evidence import evidence_for
 from raggd.settings import Settings, changed, load_settings
@@ -75,9 +76,8 @@ def same_weights(one: Path, other: Path) -> None:
 def test_from_nothing_to_weights(parts: Assembly, tmp_path: Path) -> None:
     told: list[str] = []
     labels: list[str] = []
-    result = train_all(
-        parts, tmp_path, progress=lambda label, *_: labels.append(label), announce=told.append
-    )
+    parts.progress = lambda label, *_: labels.append(label)
+    result = train_all(parts, tmp_path, announce=told.append)
     assert tuple(result["stages"]) == USUAL == tuple(result["estimate"])
     assert len(told) == 1
     assert told[0].startswith("About ")
@@ -123,8 +123,10 @@ def test_an_interrupted_training_continues_to_the_same_weights(
         if "targets" in label and done >= 3:
             raise KeyboardInterrupt
 
+    parts.progress = stopping
     with pytest.raises(KeyboardInterrupt):
-        train_all(parts, tmp_path / "cut", names, progress=stopping)
+        train_all(parts, tmp_path / "cut", names)
+    parts.progress = silent
     before = (tmp_path / "cut" / "base.safetensors").stat().st_mtime_ns
     left = train_all(parts, tmp_path / "cut", names)["estimate"]
     assert tuple(left) == ("targets", "predictor")

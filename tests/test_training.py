@@ -43,8 +43,7 @@ def _train(
             raise KeyboardInterrupt
 
     spec = tiny.spec_of(backbone)
-    kept: Session = {"checkpoint": checkpoint, "progress": progress}
-    return train_base(backbone, spec, examples, settings, common, **kept)
+    return train_base(backbone, spec, examples, Session(settings, checkpoint, common, progress))
 
 
 def test_a_fresh_base_changes_nothing_and_depends_on_the_seed(tiny_backbone: Backbone) -> None:
@@ -63,7 +62,7 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
     settings = TRAINING.model_copy(update={"steps": 15})
     base, history = _train(tiny_backbone, examples, tmp_path / "c", settings)
     assert len(history) == 15
-    batch = make_batch(examples, 3, tiny_backbone.device)
+    batch = make_batch(examples, tiny_backbone)
     with torch.no_grad():
         bare = answer_losses(tiny_backbone, batch).mean()
         with attach(tiny_backbone, base):

@@ -191,7 +191,7 @@ def merged(backbone: Backbone, base: BaseAdapter, update: Update | None = None) 
 @torch.no_grad()
 def losses_of(backbone: Backbone, rows: Sequence[Adapted], prompts: Sequence[Prompt]) -> Tensor:
     """Loss of each answered prompt, row i under ``rows[i]``, in one plain forward pass."""
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    batch = make_batch(prompts, backbone)
     with adapted_rows(backbone, rows):
         return answer_losses(backbone, batch)
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Unpack
 
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
+from raggd.adaptation.optimizer import Session, examples_id
 from raggd.backbone.interface import check_gradients, mean_answer_loss
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import (
@@ -27,7 +26,7 @@ from raggd.core.low_rank import (
 from raggd.data.prompts import Prompt
 from raggd.files import check_unchanged, load_tensors, save_tensors
 from raggd.records import RaggdError, content_id
-from raggd.settings import BaseTrainingSettings, PromptTuningSettings, TrainingSettings
+from raggd.settings import BaseTrainingSettings, PromptTuningSettings
 
 BASE_KIND, PREFIX_KIND = "raggd base adapter", "raggd soft prefix"
 TOKENS = 20  # length of a soft prefix, which starts from embeddings of the vocabulary
@@ -65,13 +64,11 @@ def train_base(
     backbone: Backbone,
     spec: AdapterSpec,
     prompts: Sequence[Prompt],
-    settings: BaseTrainingSettings,
-    common: TrainingSettings = DEFAULTS,
-    **session: Unpack[Session],
+    session: Session[BaseTrainingSettings],
 ) -> tuple[BaseAdapter, list[float]]:
     """Train W0 (float32) on the loss of the answer tokens; with it comes every step's loss."""
     identity = content_id(backbone.fingerprint, str(spec), examples_id(prompts))
-    base = fresh_base(spec, backbone.fingerprint, common.seed).to(backbone.device)
+    base = fresh_base(spec, backbone.fingerprint, session.common.seed).to(backbone.device)
     parameters = {n: t.requires_grad_(True) for n, t in tensors_of(base.factors).items()}
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
@@ -81,9 +78,7 @@ def train_base(
         check_gradients([p.grad for n, p in parameters.items() if n.endswith("b")])  # type: ignore[misc]
 
     lengths = [len(p.tokens) for p in prompts]
-    history = train(
-        parameters, lengths, loss_of, settings, identity, common=common, check=check, **session
-    )
+    history = session.train(parameters, lengths, loss_of, identity, check=check)
     final = {n: t.detach() for n, t in parameters.items()}
     return BaseAdapter(spec, factors_of(final), backbone.fingerprint), history
 
@@ -136,19 +131,15 @@ def check_prefix(backbone: Backbone, prefix: SoftPrefix) -> None:
 
 
 def train_prefix(
-    backbone: Backbone,
-    prompts: Sequence[Prompt],
-    settings: PromptTuningSettings,
-    common: TrainingSettings = DEFAULTS,
-    **session: Unpack[Session],
+    backbone: Backbone, prompts: Sequence[Prompt], session: Session[PromptTuningSettings]
 ) -> tuple[SoftPrefix, list[float]]:
     """Train a soft prefix on answer tokens, without an adapter; with it every step's loss."""
     identity = content_id(backbone.fingerprint, examples_id(prompts))
-    vectors = fresh_prefix(backbone, prompts, common.seed).requires_grad_(True)
+    vectors = fresh_prefix(backbone, prompts, session.common.seed).requires_grad_(True)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
         return mean_answer_loss(backbone, [prompts[i] for i in numbers], soft=vectors)
 
     named, lengths = {"vectors": vectors}, [len(p.tokens) for p in prompts]
-    history = train(named, lengths, loss_of, settings, identity, common=common, **session)
+    history = session.train(named, lengths, loss_of, identity)
     return SoftPrefix(vectors.detach().cpu(), backbone.fingerprint), history

@@ -20,13 +20,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
+from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id
 from raggd.adaptation.predictors.modulation import Modulation, read_examples
 from raggd.backbone.interface import mean_answer_loss
 from raggd.backbone.load import Backbone
@@ -242,15 +242,13 @@ def train_following(
     backbone: Backbone,
     base: BaseAdapter,
     lessons: Sequence[Taught],
-    settings: ExamplesSettings,
+    session: Session[ExamplesSettings],
     use: Use = SHOWN,
-    common: TrainingSettings = DEFAULTS,
-    **session: Unpack[Session],
 ) -> tuple[Modulation, list[float]]:
     """Train one step from W0 on lessons of a use; with it comes the loss of every step."""
     prompts = [lesson.prompt for lesson in lessons]
     width = backbone.model.config.get_text_config().hidden_size
-    made = Modulation(base.zero_update(), width, common.seed).to(backbone.device)
+    made = Modulation(base.zero_update(), width, session.common.seed).to(backbone.device)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
         update = made.constant()
@@ -264,19 +262,19 @@ def train_following(
     identity = content_id("examples", base.fingerprint, str(use), examples_id(prompts))
     named = dict((made if use.predict else made.step).named_parameters())
     lengths = [len(p.tokens) for p in prompts]
-    history = train(named, lengths, loss_of, settings, identity, common=common, **session)
+    history = session.train(named, lengths, loss_of, identity)
     return made.eval().requires_grad_(False), history
 
 
-def refusal_lessons(rows: Sequence[Prepared], seed: int = 0) -> Iterator[Lesson]:
+def refusal_lessons(rows: Sequence[Prepared]) -> Iterator[Lesson]:
     """Draw lessons that show a refusal, half to be refused, of questions that no training asks."""
-    pools, draw = pools_of(rows), random.Random(f"refusals {seed}")
+    pools, draw = pools_of(rows), random.Random("refusals 0")
     if not any(is_left(row.id) for pool in pools.values() for row in pool):
         raise RaggdError(f"{TOO_FEW} A rule for refusals is fitted on one of every ten.")
     fruitless = 0
     while fruitless < TRIES:
         fruitless += 1
-        contract = draw_contract(draw.randrange(10**9), seed)
+        contract = draw_contract(draw.randrange(10**9))
         if not contract.refusal:
             continue
         check_held_out(contract)

@@ -14,14 +14,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import NotRequired, TypedDict
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from raggd.data.prompts import Prompt
-from raggd.files import load_tensors, save_tensors
+from raggd.files import load_tensors, save_tensors, tensor_header
 from raggd.progress import Progress, silent
 from raggd.records import RaggdError, content_id
 from raggd.settings import ScheduleSettings, TrainingSettings
@@ -32,13 +32,7 @@ WEIGHT_DECAY = 0.01
 CLIP = 1.0
 """AdamW's decoupled weight decay and the largest norm of the gradient (paper section 5)."""
 DEFAULTS = TrainingSettings()
-
-
-class Session(TypedDict):
-    """Where a training is kept, from which it continues to the same result, and whom it tells."""
-
-    checkpoint: Path
-    progress: NotRequired[Progress]
+Schedule = TypeVar("Schedule", bound=ScheduleSettings)
 
 
 def epoch_batches(lengths: Sequence[int], batch: int, seed: int, epoch: int) -> list[list[int]]:
@@ -186,7 +180,7 @@ class Trainer:
 
 def seconds_spent(checkpoint: Path) -> float:
     """Return the seconds that a run took up to its checkpoint, over all its sessions."""
-    return float(load_tensors(checkpoint)[1]["seconds"])
+    return float(tensor_header(checkpoint)["seconds"])
 
 
 def examples_id(prompts: Sequence[Prompt]) -> str:
@@ -196,42 +190,46 @@ def examples_id(prompts: Sequence[Prompt]) -> str:
     return content_id(*(",".join(map(str, p.tokens)) for p in prompts))
 
 
-def train(
-    parameters: Mapping[str, Tensor],
-    lengths: Sequence[int],
-    loss_of: Callable[[Sequence[int]], Tensor],
-    settings: ScheduleSettings,
-    identity: str,
-    *,
-    checkpoint: Path,
-    common: TrainingSettings = DEFAULTS,
-    progress: Progress = silent,
-    warmup: int | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> list[float]:
-    """Train parameters by AdamW in place, and return the loss of every step.
+@dataclass(frozen=True, slots=True)
+class Session(Generic[Schedule]):
+    """A training to be: its own settings, where it is kept, what all share, whom it tells."""
 
-    `loss_of` gives the mean loss of the examples of some numbers, with gradients. The checkpoint
-    belongs to these settings and one `identity`, a hash of all else that the result depends on.
-    Warm-up is `warmup_of`'s unless it is given; `check` is called when the first gradients are
-    there.
-    """
-    identity = content_id(
-        identity, settings.model_dump_json(), f"{common.seed} {common.accumulate}"
-    )
-    order = batch_order(lengths, settings.batch, common.seed)
-    steps = warmup_of(settings) if warmup is None else warmup
-    trainer = Trainer(parameters, settings, identity=identity, warmup=steps)
+    settings: Schedule
+    checkpoint: Path  # from which it continues to the same result
+    common: TrainingSettings = DEFAULTS
+    progress: Progress = silent
 
-    def differentiate(step: int) -> float:
-        total = 0.0
-        for part in range(common.accumulate):
-            loss = loss_of(order(step * common.accumulate + part)) / common.accumulate
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        if step == 0:
-            check()
-        return total
+    def train(
+        self,
+        parameters: Mapping[str, Tensor],
+        lengths: Sequence[int],
+        loss_of: Callable[[Sequence[int]], Tensor],
+        identity: str,
+        *,
+        warmup: int | None = None,
+        check: Callable[[], None] = lambda: None,
+    ) -> list[float]:
+        """Train parameters by AdamW in place, and return the loss of every step.
 
-    trainer.run(differentiate, checkpoint, progress)
-    return trainer.history
+        `loss_of` gives the mean loss of the examples of some numbers, with gradients; `identity`
+        hashes what the result depends on beside the settings. Warm-up is `warmup_of`'s unless it is
+        given; `check` is called when the first gradients are there.
+        """
+        seed, accumulate = self.common.seed, self.common.accumulate
+        identity = content_id(identity, self.settings.model_dump_json(), f"{seed} {accumulate}")
+        order = batch_order(lengths, self.settings.batch, seed)
+        steps = warmup_of(self.settings) if warmup is None else warmup
+        trainer = Trainer(parameters, self.settings, identity=identity, warmup=steps)
+
+        def differentiate(step: int) -> float:
+            total = 0.0
+            for part in range(accumulate):
+                loss = loss_of(order(step * accumulate + part)) / accumulate
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += float(loss.detach())
+            if step == 0:
+                check()
+            return total
+
+        trainer.run(differentiate, self.checkpoint, self.progress)
+        return trainer.history

@@ -70,7 +70,7 @@ def support_batch(backbone: Backbone, supports: Sequence[SupportSet], limit: int
         for support in supports
         for shown in support.demonstrations
     ]
-    return make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    return make_batch(prompts, backbone)
 
 
 def encode_batch(backbone: Backbone, base: BaseAdapter, batch: Batch, sets: int) -> Tensor:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
-from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id, train
+from raggd.adaptation.optimizer import DEFAULTS, Session, examples_id
 from raggd.adaptation.predictors.base import HIDDEN, MLPPredictor
 from raggd.adaptation.targets import Targets, denoised
 from raggd.backbone.interface import mean_answer_loss
@@ -81,16 +80,13 @@ def fresh_predictor(
 
 
 def train_predictor(
-    base: BaseAdapter,
-    targets: Targets,
-    settings: PredictorSettings,
-    common: TrainingSettings = DEFAULTS,
-    **session: Unpack[Session],
+    base: BaseAdapter, targets: Targets, session: Session[PredictorSettings]
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor on the matching loss (paper equation 9); with it every step's."""
     check_targets(base, targets)
+    settings, seed = session.settings, session.common.seed
     goal = denoised(targets) if settings.denoise else targets
-    predictor = fresh_predictor(base, goal, settings.latent, common.seed, mean=True).to(base.device)
+    predictor = fresh_predictor(base, goal, settings.latent, seed, mean=True).to(base.device)
     identity = content_id(targets.identity, *targets.support_ids)
 
     def loss_of(numbers: Sequence[int]) -> Tensor:
@@ -101,9 +97,7 @@ def train_predictor(
 
     named, warmup = dict(predictor.named_parameters()), settings.steps // 20
     alike = [0] * len(targets)  # all examples are of one length
-    history = train(
-        named, alike, loss_of, settings, identity, common=common, warmup=warmup, **session
-    )
+    history = session.train(named, alike, loss_of, identity, warmup=warmup)
     return predictor.eval().requires_grad_(False), history
 
 
@@ -144,11 +138,9 @@ def train_hyper(
     targets: Targets,
     lessons: Sequence[tuple[int, Prompt]],
     sizes: PredictorSettings,
-    settings: HyperTuningSettings,
+    session: Session[HyperTuningSettings],
     start: MLPPredictor | None = None,
     constant: bool = False,
-    common: TrainingSettings = DEFAULTS,
-    **session: Unpack[Session],
 ) -> tuple[MLPPredictor, list[float]]:
     """Train the MLP predictor through the answer loss, every row with its own predicted update.
 
@@ -158,7 +150,8 @@ def train_hyper(
     """
     check_targets(base, targets)
     prompts = [prompt for _, prompt in lessons]
-    predictor = start or fresh_predictor(base, targets, sizes.latent, common.seed, mean=constant)
+    seed = session.common.seed
+    predictor = start or fresh_predictor(base, targets, sizes.latent, seed, mean=constant)
     predictor.train().requires_grad_(not constant)
     predictor.bias.requires_grad_(True)
     start_digest = sha256()
@@ -183,5 +176,5 @@ def train_hyper(
 
     trained = {n: p for n, p in predictor.named_parameters() if p.requires_grad}
     lengths = [len(p.tokens) for p in prompts]
-    history = train(trained, lengths, loss_of, settings, identity, common=common, **session)
+    history = session.train(trained, lengths, loss_of, identity)
     return predictor.eval().requires_grad_(False), history

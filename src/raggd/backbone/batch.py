@@ -46,12 +46,12 @@ def padded_length(tokens: int) -> int:
 
 
 def make_batch(
-    prompts: Sequence[Prompt], padding: int, device: torch.device, prefix: Tensor | None = None
+    prompts: Sequence[Prompt], backbone: Backbone, prefix: Tensor | None = None
 ) -> Batch:
-    """Pad prompts (at least one) on the left with the token `padding`."""
+    """Pad prompts (at least one) on the left, for a backbone."""
     before = 0 if prefix is None else len(prefix)
     length = padded_length(max(len(p.tokens) for p in prompts) + before)
-    tokens = torch.full((len(prompts), length), padding, dtype=torch.long)
+    tokens = torch.full((len(prompts), length), backbone.tokenizer.pad_token_id)
     mask = torch.zeros_like(tokens)
     for row, prompt in enumerate(prompts):
         tokens[row, length - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
@@ -62,7 +62,7 @@ def make_batch(
     answer_mask = distance[None, :] <= lengths[:, None]
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     made = (tokens, mask, positions, answer_mask)
-    tokens, mask, positions, answer_mask = (tensor.to(device) for tensor in made)
+    tokens, mask, positions, answer_mask = (tensor.to(backbone.device) for tensor in made)
     return Batch(tokens, mask, positions, answer_mask, keep, prefix)
 
 

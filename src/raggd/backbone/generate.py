@@ -76,7 +76,7 @@ def read_prompts(
     hidden size) before every prompt (prompt tuning); a row whose prompt does not begin with its
     prefix is read in full; a row's rule decides whether its answer begins with a refusal.
     """
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
+    batch = make_batch(prompts, backbone, soft)
     inputs, cache, start = model_inputs(backbone, batch), new_cache(), 0
     if soft is None and any(prefix is not None for prefix in prefixes):
         # A row begins with padding, then its prefix. The columns before the first one that some row

@@ -238,7 +238,7 @@ def mean_answer_loss(
     opening: Tensor | None = None,
 ) -> Tensor:
     """Return the mean of `answer_losses`, row i with row i of the update, with gradients."""
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device, soft)
+    batch = make_batch(prompts, backbone, soft)
     with attach(backbone, base, update):
         return answer_losses(backbone, batch, opening).mean()
 

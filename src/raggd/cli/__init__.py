@@ -93,11 +93,7 @@ def _told(error: Exception) -> str:
 
 
 def main() -> None:
-    """Run the command line; what a user can mend becomes one message and exit code 2, Ctrl-C 130.
-
-    Raises:
-        Exception: a fault of the program.
-    """
+    """Run the command line; what a user can mend is one message and exit code 2, Ctrl-C 130."""
     warnings.formatwarning = lambda message, *_, **__: f"raggd: {message}\n"  # no source lines
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # letters that a terminal lacks

@@ -59,7 +59,7 @@ def ask(
     as_json: Json = False,
 ) -> None:
     """Answer one question from your documents, adapted to your demonstrations."""
-    with opened(config, assignments, corpus) as (rag, _):
+    with opened(config, assignments, corpus) as rag:
         source = (demonstrations, support, update)
         result = ask_result(rag, question, source, method, guess, strict, instruction)
     if not result["hits"] and rag.parts.settings.retrieval.top_k:
@@ -86,11 +86,7 @@ def ask_result(
     strict: bool = False,
     instruction: str = "",
 ) -> dict[str, Any]:
-    """Answer one question, adapted to what is named; the arguments are those of `ask`.
-
-    Raises:
-        RaggdError: the question is empty, or `strict` refuses the folder.
-    """
+    """Answer one question, adapted to what is named; the arguments are those of `ask`."""
     from raggd.data.remarks import DemonstrationWarning
     from raggd.data.shown import unsupported
     from raggd.evaluation.timing import Stopwatch
@@ -173,7 +169,7 @@ def index(
 
     bound = [] if memory is None else [f"retrieval.memory='{memory}'"]
     started = time.perf_counter()
-    with opened(config, [*(assignments or []), *bound]) as (rag, _):
+    with opened(config, [*(assignments or []), *bound]) as rag:
         made = rag.index(path)
     if strict:
         refuse_skipped(Path(path), made.skipped)
@@ -229,7 +225,7 @@ def serve(
     changes += [] if host is None else [f"serving.host={json.dumps(host)}"]
     changes += [] if port is None else [f"serving.port={port}"]
     with ExitStack() as loading:
-        rag, _ = loading.enter_context(opened(config, changes, corpus))
+        rag = loading.enter_context(opened(config, changes, corpus))
         where = rag.parts.settings.serving.host
         if not keys and not is_local(where):
             complain(

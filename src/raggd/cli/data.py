@@ -77,7 +77,7 @@ def data_fetch(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """Fetch the data that the settings name (embedded by default) and say what it holds."""
-    with opened(config, assignments) as (rag, _):
+    with opened(config, assignments) as rag:
         result = fetched(rag.parts)
     lines = (
         f"{name}: {counts['pool']} support questions, {counts['scored']} scored questions"
@@ -115,7 +115,7 @@ def data_prepare(
     from raggd.training.run import run_prepare
 
     require_known("split", split, ["train", "test"])
-    with opened(config, assignments) as (rag, _):
+    with opened(config, assignments) as rag:
         result = run_prepare(rag.parts, out, split)
     lines = [
         f"{name}: {n['questions']} questions, {n['answerable']} with an answer in their passages"
@@ -143,11 +143,10 @@ def make(
     from raggd.study.made import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
-        parts = load_rag(config, assignments, corpus).parts
-        result = run_make(parts, out, count, seed, _ask)
+        result = run_make(load_rag(config, assignments, corpus).parts, out, count, seed, _ask)
     else:
-        with opened(config, assignments, corpus) as (rag, bar):
-            result = run_make(rag.parts, out, count, seed, None, bar)
+        with opened(config, assignments, corpus) as rag:
+            result = run_make(rag.parts, out, count, seed)
     tried = result["yield"]
     show(
         result,
@@ -195,10 +194,10 @@ def compare(
     from raggd.data.pocket import POCKET_NAMES
     from raggd.study.made import run_compare
 
-    with opened(config, assignments) as (rag, bar):
+    with opened(config, assignments) as rag:
         embedded = rag.parts.settings.data.folder == POCKET
         usual = POCKET_NAMES if embedded else ("popqa", "bamboogle")
-        result, tables = run_compare(rag.parts, names_in(benchmarks) or usual, out, bar)
+        result, tables = run_compare(rag.parts, names_in(benchmarks) or usual, out)
     show(result, as_json, *(f"{table.to_text()}\n" for table in tables))
 
 

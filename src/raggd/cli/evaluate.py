@@ -62,7 +62,7 @@ def demo(
             note(chosen)
         else:
             parts = Assembly(demo_settings(questions), bar)
-        result, report = run_demo(parts, out, bar)
+        result, report = run_demo(parts, out)
     words = (
         "",
         f"{result['n']} questions in {result['seconds']:.0f} s. "
@@ -113,19 +113,18 @@ def evaluate(
         refuse_idle("they go with --contracts", count=count, examples=shown, prepared=prepared)
     named = names_in(methods) if methods else None
     words: list[str] = []
-    with opened(config, assignments, corpus) as (rag, bar):
+    with opened(config, assignments, corpus) as rag:
         parts = rag.parts
         if contracts:
             sets, chosen = names_in(contracts), USUAL if named is None else named
-            sizes = (count or 6, shown or 3)
-            result = run_contracts(parts, sets, chosen, sizes[0], out, bar, prepared, sizes[1])
+            result = run_contracts(parts, sets, chosen, count or 6, out, prepared, shown or 3)
             tables = contract_tables(result)
         elif questions or demonstrations:
-            result, scored = run_own(parts, questions, demonstrations, named or [], out, bar)
+            result, scored = run_own(parts, questions, demonstrations, named or [], out)
             tables, words = scored.tables, ["", scored.advice]
         else:
             chosen = usual_methods(parts) if named is None else named
-            result, report = run_evaluate(parts, chosen, out, bar)
+            result, report = run_evaluate(parts, chosen, out)
             tables = report.tables
     _show(result, tables, as_json, *words)
 
@@ -154,17 +153,15 @@ def audit(
     if dump is not None:
         only = {"method": method, "constant": constant, "adapters": adapters}
         refuse_idle("the support sets are the same for all", **only)
-    elif adapters is not None:
-        refuse_idle("the folder's adapters are audited", method=method)
-    with opened(config, assignments) as (rag, bar):
-        if dump is None:
-            result = run_audit(rag.parts, method or "rag-gd", constant, adapters, out, bar)
-        else:
+        with opened(config, assignments) as rag:
             count = write_sets(rag.parts, dump)
-    if dump is None:
-        _show(result, [audit_table(result)], as_json)
-    else:
         show({"file": str(dump), "sets": count}, as_json, f"{count} support sets: {dump}")
+        return
+    if adapters is not None:
+        refuse_idle("the folder's adapters are audited", method=method)
+    with opened(config, assignments) as rag:
+        result = run_audit(rag.parts, method or "rag-gd", constant, adapters, out)
+    _show(result, [audit_table(result)], as_json)
 
 
 def study(
@@ -315,13 +312,13 @@ def bench(
     from raggd.evaluation.price import Lengths, measure_price, random_backbone, random_weights
 
     chosen = [f"backbone.dtype='{dtype}'"] if dtype else []
-    with opened(config, [*(assignments or []), *chosen]) as (rag, bar):
+    with opened(config, [*(assignments or []), *chosen]) as rag:
         parts = rag.parts
-        bar("loading", 0, None)
+        parts.say("loading")
         backbone = random_backbone(shape, parts.settings.backbone) if shape else parts.backbone
         base, predictor = random_weights(backbone, parts.settings.adapter.rank)
         lengths = Lengths(support=support, prompt=prompt, answer=answer)
-        found = measure_price(backbone, base, predictor, lengths, rounds, bar)
+        found = measure_price(backbone, base, predictor, lengths, rounds, parts.progress)
     record = {**found, **origin()}
     if out is not None:
         write_json(out, record)

@@ -24,6 +24,7 @@ from raggd.cli.shared import (
     show,
     support_from,
 )
+from raggd.records import RaggdError
 
 supports_app = typer.Typer(help="Keep answered questions under an id.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="Of the support set, as `raggd supports list` shows it.")]
@@ -45,7 +46,7 @@ def export(
     """Write a LoRA for another engine. Without an update, the base adapter alone."""
     if not demonstrations:
         refuse_idle("passages are found for --demonstrations alone", corpus=corpus)
-    with opened(config, assignments, corpus) as (rag, _):
+    with opened(config, assignments, corpus) as rag:
         chosen = support_from(rag, (demonstrations, support, update))
         state = rag.state(update) if update else rag.adapt(chosen)
         result: dict[str, Any] = {
@@ -82,7 +83,7 @@ def supports_add(
     as_json: Json = False,
 ) -> None:
     """Find the passages of answered questions and keep all of it under an id."""
-    with opened(config, assignments, corpus) as (rag, _):
+    with opened(config, assignments, corpus) as rag:
         support = rag.store.add(rag.support(file)).support
     path, number = rag.store.file(support.id), len(support.demonstrations)
     result = {"id": support.id, "demonstrations": number, "file": str(path)}
@@ -94,8 +95,6 @@ def supports_list(
     config: Config = None, assignments: Assignments = None, as_json: Json = False
 ) -> None:
     """List the support sets that are kept; `raggd serve` has the same."""
-    from raggd.records import RaggdError
-
     store = load_rag(config, assignments).store
     entries: list[dict[str, Any]] = []
     for name in store.names():

@@ -113,10 +113,10 @@ def load_rag(
 @contextmanager
 def opened(
     config: Path | None, assignments: list[str] | None, corpus: str | None = None
-) -> Iterator[tuple[Rag, Progress]]:
+) -> Iterator[Rag]:
     """Give a command what its settings name, and show how far it is."""
     with progress_bar() as bar:
-        yield load_rag(config, assignments, corpus, bar), bar
+        yield load_rag(config, assignments, corpus, bar)
 
 
 def support_from(rag: Rag, source: Source, method: str | None = None) -> SupportSet | None:

@@ -83,8 +83,8 @@ def _command(name: str) -> Callable[..., None]:
         elif name != "task-mean":
             refuse_idle(f"{name} reads no targets", store=stores)
         folders = tuple(stores or [Path("runs/targets")])
-        with opened(config, assignments) as (rag, bar):
-            record = run_stage(name, Run(rag.parts, out, folders, bar))
+        with opened(config, assignments) as rag:
+            record = run_stage(name, Run(rag.parts, out, folders))
         record.pop("loss", None)  # that of every step stays in the record on disk
         show(record, as_json, *_lines(name, record, out))
 
@@ -122,8 +122,8 @@ def train_all(
     from raggd.training.stages import USUAL
     from raggd.training.stages import train_all as run
 
-    with opened(config, assignments) as (rag, bar):
-        result = run(rag.parts, out, names_in(stages) or USUAL, bar, note)
+    with opened(config, assignments) as rag:
+        result = run(rag.parts, out, names_in(stages) or USUAL, note)
     lines = [f"{name:<12} {made['seconds']:>8.0f} s" for name, made in result["stages"].items()]
     show(result, as_json, *lines, f"weights in {out}: --set adapter.weights={out}")
 
@@ -145,8 +145,8 @@ def targets(
     from raggd.training.stages import run_stage
 
     options = cluster_options(cluster, workers, worker_threads)
-    with opened(config, assignments) as (rag, bar):
-        run = Run(rag.parts, out, (out,), bar, pool)
+    with opened(config, assignments) as rag:
+        run = Run(rag.parts, out, (out,), pool)
         if options:
             from raggd.cluster.runs import run_targets_on
 

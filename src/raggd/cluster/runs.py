@@ -169,7 +169,8 @@ def run_targets_on(run: Run, options: ClusterOptions) -> dict[str, Any]:
             temporary.write_bytes(content)
 
     if tasks := store.missing():
-        with workers(options, run.progress, TargetWorker, run.settings, run.pool) as scheduler:
+        told, settings = run.parts.progress, run.settings
+        with workers(options, told, TargetWorker, settings, run.pool) as scheduler:
             scheduler.check({STORE: store.identity})
             scheduler.run(tasks, deliver, lambda _: "targets")
     return run_stage("targets", run)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from raggd.files import first_line
 from raggd.progress import Progress, silent
 from raggd.provenance import versions
 from raggd.records import RaggdError
@@ -77,10 +78,9 @@ def connected(address: str) -> Iterator[Any]:
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
     except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise RaggdError(
-            f"cannot use the Ray cluster '{address}': {reason} All nodes need the same versions of "
-            "Python and Ray."
+            f"cannot use the Ray cluster '{address}': {first_line(error)} All nodes need the same "
+            "versions of Python and Ray."
         ) from error
     try:
         yield ray

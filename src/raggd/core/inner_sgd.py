@@ -14,22 +14,19 @@ def inner_sgd(
     learning_rate: float,
     steps: int,
     watch: Callable[[int, list[Tensor]], None] = lambda *_: None,
-) -> tuple[list[Tensor], list[float]]:
+) -> list[Tensor]:
     """Take `steps` first-order gradient steps, ``w <- w - lr * grad loss(w)``.
 
-    Equal to `torch.optim.SGD` without momentum. Nothing is changed in place, and the result, which
-    comes with the loss before each step, carries no graph. For several independent problems in one
-    batch, give their parameters a leading axis and let `loss` be the *sum* of their losses. `watch`
-    is told the number of steps taken and the parameters after each.
+    Equal to `torch.optim.SGD` without momentum. Nothing is changed in place, and the result carries
+    no graph. For several independent problems in one batch, give their parameters a leading axis
+    and let `loss` be the *sum* of their losses. `watch` is told the number of steps taken and the
+    parameters after each.
     """
     current = [p.detach().clone() for p in start]
-    history = []
     for taken in range(1, steps + 1):
         leaves = [p.requires_grad_(True) for p in current]
         with torch.enable_grad():
-            value = loss(leaves)
-            gradients = torch.autograd.grad(value, leaves)
-        history.append(value.detach())
+            gradients = torch.autograd.grad(loss(leaves), leaves)
         current = [(p - learning_rate * g).detach() for p, g in zip(leaves, gradients, strict=True)]
         watch(taken, current)
-    return current, [float(loss) for loss in history]  # at the end: each waits for the device
+    return current

@@ -20,7 +20,6 @@ import numpy as np
 
 from raggd.adaptation.export import mean_adapter, read_peft
 from raggd.assembly import Assembly
-from raggd.backbone.load import Backbone
 from raggd.core.low_rank import stack_updates
 from raggd.data.questions import NOBODY
 from raggd.evaluation.runner import CellRun, Task, task_of
@@ -28,11 +27,9 @@ from raggd.evaluation.statistics import Difference, Sample
 from raggd.files import write_json, write_text
 from raggd.methods.base import Adapted, refuse_control
 from raggd.methods.plain import Unadapted
-from raggd.methods.spec import METHODS
-from raggd.progress import Progress
 from raggd.provenance import origin
-from raggd.records import Demonstration, RaggdError, SupportSet, content_id, require_known
-from raggd.settings import Settings, changed
+from raggd.records import Demonstration, RaggdError, SupportSet, content_id
+from raggd.settings import changed
 
 STATES = ("right", "shuffled", "other-task", "random-text", "mean", "constant")
 """What answers: the state of the right set, and its controls."""
@@ -94,12 +91,7 @@ def mean_state(states: Sequence[Adapted]) -> Adapted:
 
 
 def audit(
-    backbone: Backbone,
-    tasks: Sequence[Task],
-    state_of: StateOf,
-    settings: Settings,
-    progress: Progress,
-    constant: Adapted | None = None,
+    parts: Assembly, tasks: Sequence[Task], state_of: StateOf, constant: Adapted | None = None
 ) -> list[Audited]:
     """Answer the questions of all draws under every state; `constant` is a tuned state for all."""
     sets = audited_sets(tasks)
@@ -107,7 +99,7 @@ def audit(
     scrambled = iter(made.pop("random-text"))
     mean = mean_state([state for own in made.values() for state in own])
     total = sum(task.size for task in tasks) * (len(STATES) - (constant is None))
-    settings = changed(settings, "evaluation", answer_loss=True)
+    settings = changed(parts.settings, "evaluation", answer_loss=True)
     found: list[Audited] = []
     for task, next_task in zip(tasks, [*tasks[1:], tasks[0]], strict=True):
         own, other = made[task.benchmark], made[next_task.benchmark]
@@ -117,11 +109,11 @@ def audit(
             for state, adapted in zip(STATES, states, strict=True):
                 if adapted is None:
                     continue
-                run = CellRun(task, Unadapted(state, adapted), backbone, settings, Path())
+                run = CellRun(task, Unadapted(state, adapted), parts.backbone, settings, Path())
                 for p in run.answered(draw)["predictions"]:
                     scores = (p["em"], p["f1"], p["answer_loss"])
                     found.append(Audited(task.benchmark, draw, state, *scores))
-                progress(f"audit, {task.benchmark}, {state}", len(found), total)
+                parts.progress(f"audit, {task.benchmark}, {state}", len(found), total)
     return found
 
 
@@ -168,12 +160,7 @@ def write_sets(parts: Assembly, path: Path) -> int:
 
 
 def run_audit(
-    parts: Assembly,
-    method: str,
-    constant: str,
-    adapters: Path | None,
-    out: Path,
-    progress: Progress,
+    parts: Assembly, method: str, constant: str, adapters: Path | None, out: Path
 ) -> dict[str, Any]:
     """Audit a method, or a folder of PEFT `adapters`, one for each support set by its id.
 
@@ -185,8 +172,6 @@ def run_audit(
     """
     tasks = [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]
     named = [] if adapters else [name for name in (method, constant) if name]
-    for name in named:
-        require_known("method", name, METHODS)
     methods = {name: parts.method(name) for name in named}
     if constant in methods and methods[constant].adapts:
         raise RaggdError(f"'{constant}' reads demonstrations: name a constant, e.g. mean-tuned")
@@ -202,13 +187,12 @@ def run_audit(
         return state(support.id if adapters else method, support)
 
     fixed = state(constant, NOBODY) if constant else None
-    audited = audit(parts.backbone, tasks, state_of, parts.settings, progress, fixed)
+    audited = audit(parts, tasks, state_of, fixed)
     result = audit_result(audited) | {"audited": str(adapters or method)}
-    made: dict[str, Any] = {
+    made = {
         "backbone": parts.backbone.fingerprint,
         "settings": parts.settings.model_dump(),
+        "hashes": {name: used.hashes for name, used in methods.items()},
     }
-    if methods:
-        made["hashes"] = {name: m.hashes for name, m in methods.items()}
     write_json(out / "audit.json", result | origin() | made)
     return result

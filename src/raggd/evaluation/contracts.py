@@ -8,9 +8,8 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,7 +25,6 @@ from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
 from raggd.methods.base import Method, refuse_control
 from raggd.methods.spec import METHODS
-from raggd.progress import Progress
 from raggd.provenance import origin
 from raggd.records import RaggdError, known_names
 from raggd.retrieval.evidence import prepare
@@ -37,24 +35,14 @@ USUAL = ("examples", "base-template", "base-examples", "base", "rag-gd-tuned", "
 LONGEST = 96  # tokens that an answer may have, whatever the method: a whole sentence fits
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
+class Judged(NamedTuple):
     """One answer under a contract, to a question of a source."""
 
     source: str
-    lesson: Lesson
+    contract: Contract
+    asked: Asked
     answer: str
     score: Score
-
-    @property
-    def contract(self) -> str:
-        """Name of the contract."""
-        return self.lesson.contract.name
-
-    @property
-    def asked(self) -> Asked:
-        """The question, with what is wanted."""
-        return self.lesson.asked
 
 
 def _questions(parts: Assembly, prepared: Path | None) -> list[Prepared]:
@@ -73,7 +61,6 @@ def run_contracts(
     methods: Sequence[str],
     count: int,
     out: Path,
-    progress: Progress,
     prepared: Path | None = None,
     shown: int = 3,
 ) -> dict[str, Any]:
@@ -91,7 +78,7 @@ def run_contracts(
         refuse_control(method)
     rows = _questions(parts, prepared)
     lessons = _lessons(rows, contracts, count, parts.settings.evaluation.seed, shown)
-    judged = {name: _judge(parts, method, lessons, progress) for name, method in made.items()}
+    judged = {name: _judge(parts, method, lessons) for name, method in made.items()}
     result = contract_result(judged) | {
         "sets": list(sets),
         "examples": shown,
@@ -100,7 +87,7 @@ def run_contracts(
         "seconds": round(time.monotonic() - started, 1),
     }
     answers = {
-        name: [[a.contract, a.source, a.asked.id, a.asked.answer, a.answer] for a in found]
+        name: [[a.contract.name, a.source, a.asked.id, a.asked.answer, a.answer] for a in found]
         for name, found in judged.items()
     }
     record = {
@@ -141,9 +128,7 @@ def _lessons(
     return lessons
 
 
-def _judge(
-    parts: Assembly, method: Method, lessons: Sequence[tuple[str, Lesson]], progress: Progress
-) -> list[Judged]:
+def _judge(parts: Assembly, method: Method, lessons: Sequence[tuple[str, Lesson]]) -> list[Judged]:
     # in the order of the lessons, each adapted to its own examples
     backbone, limit = parts.backbone, parts.settings.backbone.context_tokens
     evidence = [lesson.asked.passages for _, lesson in lessons]
@@ -159,8 +144,8 @@ def _judge(
         for i, answer in zip(batch, answers, strict=True):
             source, lesson = lessons[i]
             score = lesson.contract.judge(answer, lesson.asked)
-            judged[i] = Judged(source, lesson, answer, score)
-        progress(f"contracts, {method.name}", len(judged), len(lessons))
+            judged[i] = Judged(source, lesson.contract, lesson.asked, answer, score)
+        parts.progress(f"contracts, {method.name}", len(judged), len(lessons))
     return [judged[i] for i in range(len(lessons))]
 
 
@@ -173,7 +158,7 @@ def _means(answers: Sequence[Judged]) -> dict[str, float]:
 
 def _sample(judged: Mapping[str, Sequence[Judged]], part: str) -> Sample:
     scores = 100 * np.array([[getattr(a.score, part) for a in own] for own in judged.values()]).T
-    contracts = [a.contract for a in next(iter(judged.values()))]
+    contracts = [a.contract.name for a in next(iter(judged.values()))]
     return Sample(list(judged), scores, contracts, macro=True)
 
 
@@ -187,15 +172,15 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
     first, *others = judged
     contracts: dict[str, dict[str, Any]] = {}
     for method, answers in judged.items():
-        for name in dict.fromkeys(a.contract for a in answers):
-            own = [a for a in answers if a.contract == name]
+        for name in dict.fromkeys(a.contract.name for a in answers):
+            own = [a for a in answers if a.contract.name == name]
             contracts.setdefault(name, {})[method] = {**_means(own), "n": len(own)}
 
     def named(have: Callable[[Contract], object]) -> set[str]:
-        return {a.contract for a in judged[first] if have(a.lesson.contract)}
+        return {a.contract.name for a in judged[first] if have(a.contract)}
 
     def kept(names: set[str]) -> dict[str, list[Judged]]:
-        return {m: [a for a in v if a.contract in names] for m, v in judged.items()}
+        return {m: [a for a in v if a.contract.name in names] for m, v in judged.items()}
 
     def intervals(chosen: Mapping[str, Sequence[Judged]]) -> dict[str, dict[str, list[float]]]:
         found = {part: _sample(chosen, part).intervals() for part in PARTS}
@@ -207,7 +192,7 @@ def contract_result(judged: Mapping[str, Sequence[Judged]]) -> dict[str, Any]:
         "macro": {m: {p: parts[p][0] for p in PARTS} for m, parts in whole.items()},
         "intervals": whole,
         "refusal": {
-            m: refusal_scores([a.score.refused for a in asked], [a.asked.refused for a in asked])
+            m: refusal_scores([a.score.refused for a in asked], [a.score.wanted for a in asked])
             for m, asked in kept(named(lambda contract: contract.refusal)).items()
             if asked
         },

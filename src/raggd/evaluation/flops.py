@@ -15,7 +15,9 @@ from raggd.adaptation.targets import answered_prompt
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import CellRun
 from raggd.methods.answering import opening_tokens
-from raggd.methods.base import Adapted, Item, Method, Shows
+from raggd.methods.base import Adapted, Control, Item, Method
+from raggd.methods.examples import ExamplesPrefix
+from raggd.methods.plain import FewShot
 from raggd.records import SupportSet
 
 
@@ -93,15 +95,14 @@ def adapting_flops(
     method: Method, shape: ModelShape, demonstrations: Sequence[Prompt], adapter: int
 ) -> int:
     """Count one adaptation; 0 for a method that does not adapt, or reads them in its prompts."""
-    if not method.adapts or isinstance(method, Shows):
+    if not method.adapts or isinstance(method, FewShot | ExamplesPrefix):
         return 0
     predictor = getattr(method, "predictor", None)
     if predictor is not None:
         own: int = sum(p.numel() for p in getattr(predictor, "parameters", tuple)())
         return reading_flops(shape, demonstrations, adapter) + 2 * own
-    inner = getattr(method, "inner", None)  # a control around another method
-    if inner is not None:
-        return adapting_flops(inner, shape, demonstrations, adapter)
+    if isinstance(method, Control):
+        return adapting_flops(method.inner, shape, demonstrations, adapter)
     steps = sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
     start = getattr(method, "start", None)
     return steps + (adapting_flops(start, shape, demonstrations, adapter) if start else 0)
@@ -116,7 +117,7 @@ def _extra(method: Method, adapted: Adapted) -> int:
 
 def _unread(method: Method, support: SupportSet) -> tuple[Adapted, Sequence[int]]:
     # of the others that adapt it is known that they show passages, nothing before them
-    if isinstance(method, Shows):
+    if isinstance(method, FewShot | ExamplesPrefix):
         return method.unread(support)
     return Adapted() if method.adapts else method.adapt([support])[0], ()
 

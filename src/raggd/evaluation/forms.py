@@ -10,11 +10,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from raggd.data import pieces
 from raggd.data.answers import contains_answer, token_f1
 from raggd.data.closed import closed_of, named_labels, options_of
+from raggd.data.contracts.base import Score
 from raggd.data.contracts.letters import LETTERS
 from raggd.data.shown import is_refusal, parsed_json, refusals_of
 from raggd.records import Demonstration
@@ -37,18 +38,6 @@ _LANGUAGES: Mapping[str, frozenset[str]] = {
 """Words that tell languages apart in whole sentences."""
 
 
-class AnswerParts(NamedTuple):
-    """How an answer is judged against its demonstrations: each from 0 to 1."""
-
-    form: float | None  # None where the demonstrations share none
-    # what is said, however it is written: the share of the wanted values (one, or the items of a
-    # list) that the answer holds; F1 of words for a value of whole sentences
-    content: float
-    exact: float  # the string as wanted
-    refused: bool  # whether the answer is a refusal that was shown
-    wanted: bool  # whether a refusal was wanted
-
-
 def refusal_scores(refused: Sequence[bool], wanted: Sequence[bool]) -> dict[str, float]:
     """Score refusing as a decision, in percent; ``wrongly``: answerable questions refused."""
     right = sum(a and b for a, b in zip(refused, wanted, strict=True))
@@ -69,8 +58,12 @@ class Form:
     refusals: tuple[str, ...] = ()  # answers among them that say that the passages hold none
     labels: tuple[str, ...] = ()  # the closed set that values come from; empty where they are open
 
-    def judge(self, answer: str, golds: Sequence[str]) -> AnswerParts:
-        """Judge an answer; ``golds`` may be written in the form or bare."""
+    def judge(self, answer: str, golds: Sequence[str]) -> Score:
+        """Judge an answer; ``golds`` may be written in the form or bare.
+
+        The content is the share of the wanted values (one, or the items of a list) that the answer
+        holds; F1 of words for a value of whole sentences.
+        """
         answer = answer.strip()
         refused = is_refusal(answer, self.refusals)
         wanted = all(is_refusal(gold, self.refusals) for gold in golds)
@@ -82,7 +75,7 @@ class Form:
             text = answer if found is None else "\n".join(found)
             content = max(self._share(text, self.values(gold) or (gold,)) for gold in golds)
         form = max(exact, float(refused or found is not None)) if self.name else None
-        return AnswerParts(form, max(exact, content), exact, refused, wanted)
+        return Score(form, max(exact, content), exact, refused, wanted)
 
     def _share(self, text: str, wanted: Sequence[str]) -> float:
         right = {label for label in self.labels if label.lower() in {w.lower() for w in wanted}}

@@ -219,7 +219,7 @@ def measure_price(
     """Time adapting, answering and decoding: ``ms`` (medians), ``ratios`` with range, sizes."""
     silent = without_text(backbone)
     shown = random_prompts(silent, lengths.demonstrations, lengths.support, 4)
-    batch = make_batch(shown, 0, silent.device)
+    batch = make_batch(shown, silent)
     progress("adapting", 0, None)
     adapting = _adapting(silent, base, predictor, batch, lengths.steps)
     update = adapting["RAG-GD"]()

@@ -26,7 +26,7 @@ from raggd.data.prompts import Prompt, prompt_fingerprint
 from raggd.evaluation.timing import Stopwatch
 from raggd.files import read_json, write_json
 from raggd.methods.answering import answer_rows, bounded_prompt, shared_opening
-from raggd.methods.base import Adapted, Method, Rearranges
+from raggd.methods.base import Adapted, Control, Method
 from raggd.methods.base import Item as Item
 from raggd.provenance import origin
 from raggd.records import (
@@ -43,9 +43,9 @@ from raggd.retrieval.evidence import demonstrations_of, evidence_for, make_demon
 from raggd.settings import Settings
 
 DECIDING = {
-    "backbone": ("device", "dtype", "context_tokens"),
-    "target": ("steps", "learning_rate", "max_tokens"),
-    "evaluation": ("batch", "max_answer_tokens", "answer_loss"),
+    "backbone": {"device", "dtype", "context_tokens"},
+    "target": {"steps", "learning_rate", "max_tokens"},
+    "evaluation": {"batch", "max_answer_tokens", "answer_loss"},
 }
 """Settings that change what a method answers, apart from the backbone, the weights, the questions
 and their evidence, which are covered by fingerprints of their own. The batch counts, since padding
@@ -54,11 +54,7 @@ changes rounding."""
 
 def deciding_values(settings: Settings) -> str:
     """Return the values of `DECIDING` as JSON text: equal for settings that give equal answers."""
-    values = {
-        section: {name: getattr(getattr(settings, section), name) for name in names}
-        for section, names in DECIDING.items()
-    }
-    return json.dumps(values, sort_keys=True)
+    return json.dumps(settings.model_dump(include=DECIDING), sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +103,7 @@ class CellRun:
     def given(self, draw: int) -> Sequence[Item]:
         """Return the questions of a draw as the method is given them: controls exchange some."""
         items = self.task.draws[draw]
-        return self.method.arrange(items) if isinstance(self.method, Rearranges) else items
+        return self.method.arrange(items) if isinstance(self.method, Control) else items
 
     def prompts(self, items: Sequence[Item], rows: Sequence[Adapted]) -> list[Prompt]:
         """Return the prompt of each question, answered with its row."""
@@ -260,10 +256,17 @@ def asked_items(
     ]
 
 
+def drawn_supports(parts: Assembly, name: str, count: int) -> list[SupportSet]:
+    """Draw support sets of a benchmark's pool, as an evaluation shows them."""
+    settings = parts.settings
+    pool, size = benchmarks.support_pool(parts.source, name), settings.target.demonstrations
+    drawn = draw_supports(pool, size, count, settings.evaluation.seed, purpose="evaluation")
+    return support_sets(name, drawn, parts.retriever, settings.retrieval.top_k)
+
+
 def task_of(parts: Assembly, name: str) -> Task:
     """Choose questions, find their evidence, draw supports: a pure function. None are refused."""
     settings, source, retriever = parts.settings.evaluation, parts.source, parts.retriever
-    k, size = parts.settings.retrieval.top_k, parts.settings.target.demonstrations
     scored = benchmarks.scored_questions(source, name)
     wanted = 0 if name in settings.whole else settings.questions
     asked = benchmarks.choose_by_hash(scored, wanted or len(scored), settings.seed)
@@ -271,9 +274,8 @@ def task_of(parts: Assembly, name: str) -> Task:
         raise RaggdError(f"benchmark '{name}' has no questions to score in {source}.")
     per_query = settings.support == "query"
     draws = len(asked) if per_query else min(settings.draws, len(asked))
-    pool = benchmarks.support_pool(source, name)
-    drawn = draw_supports(pool, size, draws, settings.seed, purpose="evaluation")
-    items = asked_items(asked, support_sets(name, drawn, retriever, k), retriever, k)
+    supports, k = drawn_supports(parts, name, draws), parts.settings.retrieval.top_k
+    items = asked_items(asked, supports, retriever, k)
     count = 1 if per_query else draws
     dealt = tuple(tuple(items[d::count]) for d in range(count))
     split = next(

@@ -67,7 +67,7 @@ def descend(weights: Tensor, examples: Examples, eta: float, steps: int) -> Tens
 
 def autograd_descend(weights: Tensor, examples: Examples, eta: float, steps: int) -> Tensor:
     """Return the weights after K steps whose gradients come from autograd: the oracle."""
-    (after,), _ = inner_sgd(lambda w: loss(w[0], examples).sum(), [weights], eta, steps)
+    (after,) = inner_sgd(lambda w: loss(w[0], examples).sum(), [weights], eta, steps)
     return after
 
 

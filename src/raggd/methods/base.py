@@ -6,9 +6,9 @@ adapt. `Adapted` is all that answering needs to know, so rows adapted differentl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from raggd.adaptation.base_adapter import SoftPrefix
 from raggd.backbone.batch import Prefix
@@ -95,36 +95,29 @@ class Method(Protocol):
         """Adapt to support sets of equal size, one result each (paper Algorithm 1 for RAG-GD)."""
 
 
-@runtime_checkable
-class Instructed(Protocol):
-    """A method that reads demonstrations under the instruction that is answered under."""
+@dataclass(frozen=True, slots=True)
+class Control:
+    """Predicts as `inner`, RAG-GD, does, from other evidence or demonstrations than the task's."""
 
-    def under(self, instruction: str) -> Method:
-        """Return the same method for a user's instruction."""
+    name: str
+    inner: Method
+    arrange: Callable[[Sequence[Item]], list[Item]]  # exchanges it in the questions of one draw
 
+    adapts = True
 
-@runtime_checkable
-class Shows(Protocol):
-    """A method whose demonstrations stand before the question, or are read for a prefix."""
+    @property
+    def hashes(self) -> dict[str, str]:
+        """Those of RAG-GD."""
+        return self.inner.hashes
 
-    def unread(self, support: SupportSet) -> tuple[Adapted, Sequence[int]]:
-        """Return the state of a set before it is read, whose prefix has tokens and no layers yet.
-
-        With it come the tokens that are read under W0 for an update; none where none is predicted.
-        """
-
-
-@runtime_checkable
-class Rearranges(Protocol):
-    """A control that is given other evidence or demonstrations than the task holds."""
-
-    def arrange(self, items: Sequence[Item], /) -> list[Item]:
-        """Replace what the control is about in the questions of one draw; a pure function."""
+    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
+        """Predict as RAG-GD does, for sets of equal size."""
+        return self.inner.adapt(supports)
 
 
 def refuse_control(method: Method) -> None:
     """Refuse a control that exchanges what a benchmark holds, where nothing can be exchanged."""
-    if isinstance(method, Rearranges):
+    if isinstance(method, Control):
         raise RaggdError(
             f"method '{method.name}' is a control of `raggd evaluate`: it exchanges what a "
             "benchmark holds. Choose rag-gd."

@@ -17,7 +17,7 @@ from raggd.adaptation.targets import draw_supports, encode_supports, sgd_updates
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.data.benchmarks import files_in, support_pool
-from raggd.methods.base import Adapted, Item, Method
+from raggd.methods.base import Adapted, Control, Item
 from raggd.methods.spec import FILES_OF, SPECS, Parts, weight_file, weights_hash
 from raggd.records import Passage, RaggdError, SupportSet, content_id
 from raggd.retrieval.evidence import is_answerable, make_demonstrations
@@ -123,26 +123,6 @@ def build_sgd(parts: Parts, name: str) -> TestTimeSGD:
     return TestTimeSGD(parts.backbone, parts.base, settings, name, start)
 
 
-@dataclass(frozen=True, slots=True)
-class Control:
-    """Predicts as `inner`, RAG-GD, does, from other evidence or demonstrations (`Rearranges`)."""
-
-    name: str
-    inner: Method
-    arrange: Callable[[Sequence[Item]], list[Item]]  # exchanges it in the questions of one draw
-
-    adapts = True
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """Those of RAG-GD."""
-        return self.inner.hashes
-
-    def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
-        """Predict as RAG-GD does, for sets of equal size."""
-        return self.inner.adapt(supports)
-
-
 def other_support(support: SupportSet, parts: Parts) -> SupportSet:
     """Choose a support set of another task, as large, by a hash of the given one."""
     source, settings = parts.source, parts.settings
@@ -189,12 +169,8 @@ def with_other_passages(items: Sequence[Item]) -> list[Item]:
     return [replace(item, passages=other_passages(items, i)) for i, item in enumerate(items)]
 
 
-def build_shuffled(parts: Parts, name: str) -> Control:
-    """Return RAG-GD with the demonstrations of another task."""
-    choose = partial(other_support, parts=parts)
-    return Control(name, build(parts, "rag-gd"), partial(with_supports, choose=choose))
-
-
-def build_irrelevant(parts: Parts, name: str) -> Control:
-    """Return RAG-GD with the passages of another question: the evidence is of no use."""
-    return Control(name, build(parts, "rag-gd"), with_other_passages)
+def build_control(parts: Parts, name: str) -> Control:
+    """Return RAG-GD with another task's demonstrations, or passages of another question."""
+    others = partial(with_supports, choose=partial(other_support, parts=parts))
+    exchange = others if name == "shuffled-support" else with_other_passages
+    return Control(name, build(parts, "rag-gd"), exchange)

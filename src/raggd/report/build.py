@@ -137,10 +137,7 @@ def study_sections(
 def write_report(
     out: Path, to: Path, resamples: int, progress: Progress = silent
 ) -> dict[str, Any]:
-    """Write tables, figures and the page of a study, which may be unfinished, into the folder `to`.
-
-    Returned is what ``report.json`` holds.
-    """
+    """Write a study's tables, figures and page into `to`; return what ``report.json`` holds."""
     progress("reading records", 0, None)
     grid = load_grid(out)
     paths = {block.backbone: out / block.backbone / ALIGNMENT_FILE for block in grid.blocks}

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation.predictors.base import Predictor
-from raggd.adaptation.targets import Targets, TargetStore, draw_supports, load_targets
+from raggd.adaptation.targets import Targets, TargetStore, load_targets
 from raggd.assembly import Assembly
 from raggd.backbone.load import compile_layers
 from raggd.core.low_rank import (
@@ -24,14 +24,13 @@ from raggd.core.low_rank import (
     total_cosine,
     update_from_vector,
 )
-from raggd.data.benchmarks import HELD_OUT, support_pool
-from raggd.evaluation.runner import support_sets
+from raggd.data.benchmarks import HELD_OUT
+from raggd.evaluation.runner import drawn_supports
 from raggd.evaluation.statistics import Sample
 from raggd.files import write_json
 from raggd.methods.spec import FILES_OF, SPECS
 from raggd.progress import Progress
 from raggd.provenance import origin
-from raggd.records import SupportSet
 from raggd.report.grid import ALIGNMENT_FILE
 from raggd.settings import TargetSettings
 from raggd.study.plan import Cell, StudySettings
@@ -57,7 +56,14 @@ def _matched(base: BaseAdapter, targets: Targets, predictor: Predictor) -> list[
     return [torch.cat(found).cpu() for found in zip(*parts, strict=True)]
 
 
-def _summary(base: BaseAdapter, targets: Targets, predictor: Predictor) -> dict[str, Any]:
+@torch.no_grad()
+def alignment_summary(base: BaseAdapter, targets: Targets, predictor: Predictor) -> dict[str, Any]:
+    """Compare a predictor with true updates, in product space; both where the base is.
+
+    The means of cosine (over sets, projections and layers), its bootstrap interval over sets
+    (infinite of one set alone), of the cosine of all layers as one vector and of the log of the
+    norms' ratio; the cosine by task, projection, third of the layers, place and set.
+    """
     cosine, log_ratio, total = _matched(base, targets, predictor)
     per_set = cosine.mean((1, 2))
     sample = Sample(("cosine",), per_set[:, None].double().numpy(), targets.tasks)
@@ -82,46 +88,21 @@ def _summary(base: BaseAdapter, targets: Targets, predictor: Predictor) -> dict[
     }
 
 
-@torch.no_grad()
-def alignment_summary(
-    base: BaseAdapter, targets: Targets, predictors: Mapping[str, Predictor]
-) -> dict[str, dict[str, Any]]:
-    """Compare predictors, by name, with true updates, in product space; all where the base is.
-
-    The means of cosine (over sets, projections and layers), its bootstrap interval over sets
-    (infinite of one set alone), of the cosine of all layers as one vector and of the log of the
-    norms' ratio; the cosine by task, projection, third of the layers, place and set.
-    """
-    return {name: _summary(base, targets, predictor) for name, predictor in predictors.items()}
-
-
-def _supports(parts: Assembly) -> list[SupportSet]:
-    settings, found = parts.settings, list[SupportSet]()
-    count = max(SETS, settings.evaluation.draws)
-    size, seed = settings.target.demonstrations, settings.evaluation.seed
-    for name in settings.evaluation.benchmarks:
-        pool = support_pool(parts.source, name)
-        drawn = draw_supports(pool, size, count, seed, purpose="evaluation")
-        found += support_sets(name, drawn, parts.retriever, settings.retrieval.top_k)
-    return found
-
-
-def align_backbone(
-    parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
-) -> dict[str, Any]:
+def align_backbone(parts: Assembly, methods: Sequence[str], out: Path) -> dict[str, Any]:
     """Compute a backbone's true updates, kept below `out`, and compare predictors with them.
 
     Returned are the summaries by kind of tasks and method, of which the record is made.
     """
-    target = parts.settings.target
+    target, drawn = parts.settings.target, parts.settings.evaluation
     steps = {method: STEPS[method] or target.steps for method in methods}
     kept = sorted(set(steps.values()) - {target.steps})
     settings: TargetSettings = target.model_copy(update={"keep": kept})
-    supports = _supports(parts)
+    count = max(SETS, drawn.draws)
+    supports = [s for name in drawn.benchmarks for s in drawn_supports(parts, name, count)]
     store = TargetStore(parts.backbone, parts.base, supports, settings, out / "targets")
     store = replace(store, folder=store.folder / store.identity)
     with compile_layers(parts.backbone):
-        store.build_all(progress, f"{parts.backbone.name}: true updates")
+        store.build_all(parts.progress, f"{parts.backbone.name}: true updates")
     found: dict[str, dict[str, Any]] = {"training tasks": {}, "held-out tasks": {}}
     for method in methods:
         predictor = parts.predictor(FILES_OF[method][-1])
@@ -130,8 +111,8 @@ def align_backbone(
             wanted = kind == "held-out tasks"
             own = [i for i, task in enumerate(targets.tasks) if (task in HELD_OUT) is wanted]
             if own:
-                summary = alignment_summary(parts.base, targets.take(own), {method: predictor})
-                by_method[method] = summary[method] | {"steps": steps[method]}
+                summary = alignment_summary(parts.base, targets.take(own), predictor)
+                by_method[method] = summary | {"steps": steps[method]}
     record = {
         "backbone": parts.backbone.name,
         "base": parts.base.fingerprint,
@@ -155,7 +136,7 @@ def run_alignment(
         for name in (entry.name for entry in study.backbones):
             if methods := [method for method in STEPS if (name, method) in pairs]:
                 parts = Assembly(study.first(name), progress)
-                found = align_backbone(parts, methods, out / name, progress)
+                found = align_backbone(parts, methods, out / name)
                 result[name] = {
                     kind: {m: {k: s[k] for k in ("cosine", "interval")} for m, s in by.items()}
                     for kind, by in found.items()

@@ -30,7 +30,7 @@ from raggd.data.documents import read_passages
 from raggd.data.prompts import build_prompt
 from raggd.evaluation.price import PUBLISHED, shape_config
 from raggd.evaluation.statistics import SEEN, questions_needed
-from raggd.files import read_json, tensor_header
+from raggd.files import first_line, read_json, tensor_header
 from raggd.methods.spec import BASE_FILE, FILES_OF
 from raggd.progress import Progress
 from raggd.records import Question, RaggdError
@@ -149,8 +149,7 @@ class Checks:
         try:
             self.add(item, str(find()))
         except (RaggdError, OSError, ValueError) as error:
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            self.add(item, lines[0], ok=False)
+            self.add(item, first_line(error), ok=False)
             return False
         return True
 

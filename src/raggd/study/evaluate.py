@@ -49,11 +49,11 @@ def small_study(settings: Settings, methods: Sequence[str]) -> StudySettings:
 
 
 def run_evaluate(
-    parts: Assembly, methods: Sequence[str], out: Path, progress: Progress
+    parts: Assembly, methods: Sequence[str], out: Path
 ) -> tuple[dict[str, Any], SmallReport]:
     """Score methods on the benchmarks of the settings: the JSON result, and the report."""
     study = small_study(parts.settings, methods)
-    StudyRunner(study, out, progress, loaded=parts).run(replace=True)
+    StudyRunner(study, out, parts.progress, loaded=parts).run(replace=True)
     report = SmallReport(load_grid(out))
     report.write(out)
     return report.result | {"out": str(out)}, report
@@ -119,11 +119,11 @@ def choose_cases(
     ]
 
 
-def run_demo(parts: Assembly, out: Path, progress: Progress) -> tuple[dict[str, Any], SmallReport]:
+def run_demo(parts: Assembly, out: Path) -> tuple[dict[str, Any], SmallReport]:
     """Retrieve, adapt and answer with every method; write tables and the page ``demo.html``."""
     started, settings = time.monotonic(), parts.settings
     methods = demo_methods(parts)
-    result, report = run_evaluate(parts, methods, out, progress)
+    result, report = run_evaluate(parts, methods, out)
     records = [read_record(out / cell.path) for cell in all_cells(small_study(settings, methods))]
     tasks = [task_of(parts, name) for name in settings.evaluation.benchmarks]
     names = " and ".join(settings.evaluation.benchmarks)
@@ -200,7 +200,6 @@ def run_own(
     demonstrations: Path | None,
     methods: Sequence[str],
     out: Path,
-    progress: Progress,
 ) -> tuple[dict[str, Any], OwnReport]:
     """Score methods on one's own questions and say whether to adapt, and with what.
 
@@ -213,7 +212,7 @@ def run_own(
     """
     names = known_names("method", methods, METHODS) if methods else own_methods(parts)
     if questions is None or not questions.is_dir():
-        report = _run_set(parts, questions, demonstrations, names, out, progress)
+        report = _run_set(parts, questions, demonstrations, names, out)
         return report.result | {"out": str(out)}, report
     files = sorted(questions.glob("*.questions.jsonl"))
     if not files or demonstrations:
@@ -225,7 +224,7 @@ def run_own(
     for file in files:
         label = file.name.removesuffix(".questions.jsonl")
         shown = file.with_name(f"{label}.examples.jsonl")
-        reports[label] = _run_set(parts, file, shown, names, out / label, progress)
+        reports[label] = _run_set(parts, file, shown, names, out / label)
     report = sets_report(reports)
     report.write(out)
     return report.result | {"out": str(out)}, report
@@ -237,7 +236,6 @@ def _run_set(
     demonstrations: Path | None,
     names: Sequence[str],
     out: Path,
-    progress: Progress,
 ) -> OwnReport:
     named = questions or demonstrations
     if named is None:
@@ -249,7 +247,7 @@ def _run_set(
     if not asked:
         raise RaggdError(f"every question of {named} is also a demonstration: none is left to ask.")
     task = own_task(label, asked, shown, parts)
-    report = score_task(parts, task, names, out, progress)
+    report = score_task(parts, task, names, out, parts.progress)
     report.result["support"] = f"{len(task.draws)} {'support sets' if shown else 'folds'}"
     report.write(out)
     return report

@@ -29,10 +29,9 @@ from raggd.data.drafts import Draft, drafts
 from raggd.evaluation.runner import Task, support_sets
 from raggd.files import read_json, write_json, write_text
 from raggd.methods.answering import answer_rows, bounded_prompt
-from raggd.methods.base import Adapted
-from raggd.methods.predicted import Control, with_supports
+from raggd.methods.base import Adapted, Control
+from raggd.methods.predicted import with_supports
 from raggd.methods.spec import PREFERRED, SPECS, can_run
-from raggd.progress import Progress, silent
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
 from raggd.report.build import SmallReport
 from raggd.report.grid import load_grid
@@ -144,12 +143,7 @@ def edited(proposal: Draft, question: str, answer: str) -> Draft:
 
 
 def run_make(
-    parts: Assembly,
-    out: Path,
-    count: int,
-    seed: int,
-    judge: Judge | None = None,
-    progress: Progress = silent,
+    parts: Assembly, out: Path, count: int, seed: int, judge: Judge | None = None
 ) -> dict[str, Any]:
     """Propose demonstrations from the corpus; write those that a `judge`, if any, keeps."""
     chosen = choose_passages(read_passages(parts.corpus), PASSAGES_PER_PROPOSAL * count, seed)
@@ -162,7 +156,7 @@ def run_make(
         if kept is not None:
             lines.append(json.dumps(as_line(kept), ensure_ascii=False) + "\n")
             write_text(out, "".join(lines))
-            progress("demonstrations", len(lines), count)
+            parts.progress("demonstrations", len(lines), count)
         if len(lines) == count:
             break
     if not lines:
@@ -186,7 +180,7 @@ def pool_passages(parts: Assembly, name: str) -> list[Passage]:
 
 
 def made_pool(
-    parts: Assembly, name: str, count: int, out: Path, progress: Progress
+    parts: Assembly, name: str, count: int, out: Path
 ) -> tuple[list[Question], dict[str, int]]:
     """Make a task's demonstrations, or read ``made-<name>.json``; and the yield. Few: refused."""
     seed, needed = parts.settings.evaluation.seed, parts.settings.target.demonstrations
@@ -205,7 +199,7 @@ def made_pool(
         chosen = choose_passages(passages, len(passages), seed)
         for proposal in islice(propose(parts, chosen, seed, counted), count):
             lines.append(as_line(proposal))
-            progress(f"{name}: making demonstrations", len(lines), count)
+            parts.progress(f"{name}: making demonstrations", len(lines), count)
         known = {"identity": identity, "yield": asdict(counted), "demonstrations": lines}
         write_json(path, known)
     questions = [
@@ -221,20 +215,20 @@ def made_pool(
 
 
 def _made_supports(
-    parts: Assembly, task: Task, out: Path, progress: Progress
+    parts: Assembly, task: Task, out: Path
 ) -> tuple[dict[str, SupportSet], dict[str, int]]:
     settings = parts.settings
     own = list(dict.fromkeys(item.support.id for item in task.items))
     size = settings.target.demonstrations
     wanted = size * min(len(own), max(1, settings.evaluation.draws))
-    questions, tried = made_pool(parts, task.benchmark, wanted, out, progress)
+    questions, tried = made_pool(parts, task.benchmark, wanted, out)
     drawn = draw_supports(questions, size, len(own), settings.evaluation.seed)
     sets = support_sets(task.benchmark, drawn, parts.retriever, settings.retrieval.top_k)
     return dict(zip(own, sets, strict=True)), tried
 
 
 def run_compare(
-    parts: Assembly, names: Sequence[str], out: Path, progress: Progress
+    parts: Assembly, names: Sequence[str], out: Path
 ) -> tuple[dict[str, Any], list[Table]]:
     """Score base, one update for all, RAG-GD from gold and RAG-GD from made demonstrations."""
     # what predicts updates best with the weights at hand
@@ -249,10 +243,10 @@ def run_compare(
         return Control(MADE, loaded.method(gold), exchange)
 
     cells, tried = all_cells(study), dict[str, dict[str, int]]()
-    runner = StudyRunner(study, out, progress, loaded=parts, own={MADE: swapped})
+    runner = StudyRunner(study, out, parts.progress, loaded=parts, own={MADE: swapped})
     with locked(out):
         for name, cell in {cell.benchmark: cell for cell in cells}.items():
-            found, tried[name] = _made_supports(parts, runner.task(cell), out, progress)
+            found, tried[name] = _made_supports(parts, runner.task(cell), out)
             supports |= found
         write_plan(study, out)
         runner.compute(cells)  # no record tells from which demonstrations it was made

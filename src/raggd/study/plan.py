@@ -15,11 +15,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from raggd.adaptation.base_adapter import load_base, load_prefix
 from raggd.assembly import POCKET, Assembly
 from raggd.data.benchmarks import HUB, SPLITS, find_file, known_benchmarks, scored_questions
 from raggd.data.reading import READING
 from raggd.evaluation.runner import deciding_values
-from raggd.files import file_hash
+from raggd.files import file_hash, read_json
 from raggd.methods.spec import (
     BASE_FILE,
     FILES_OF,
@@ -120,11 +121,7 @@ def check_benchmarks(settings: Settings, names: Sequence[str]) -> list[str]:
 
 
 def load_study(path: Path, assignments: list[str] | None = None) -> StudySettings:
-    """Return the settings of a study file, changed by ``section.name=value`` strings.
-
-    Raises:
-        RaggdError: settings or names do not fit together; nothing was loaded yet.
-    """
+    """Read a study file, changed by ``section.name=value`` strings, and check it; load nothing."""
     study = read_settings(StudySettings, path, assignments)
     for section, places in _LISTED.items():
         for name, place in places.items():
@@ -280,11 +277,9 @@ class Identities:
     def fits(self, out: Path, cell: Cell) -> bool:
         """Return whether a cell's record is there and was made from what the study now names."""
         try:
-            record = json.loads((out / cell.path).read_text(encoding="utf-8"))
+            record = read_json(out / cell.path, what="run record")
             return bool(record["hashes"]["cell"] == self.of(cell))
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
-        except RaggdError:  # e.g. the data are not here: the cell cannot be vouched for
+        except (RaggdError, OSError, ValueError, KeyError, TypeError):  # or the data are not here
             return False
 
 
@@ -293,12 +288,8 @@ def _weight_identity(path: Path) -> str:
     if not path.is_file():
         return "missing"
     if path.name == BASE_FILE:
-        from raggd.adaptation.base_adapter import load_base
-
         return load_base(path).fingerprint
     if path.name == PROMPT_FILE:
-        from raggd.adaptation.base_adapter import load_prefix
-
         return load_prefix(path).fingerprint
     return weights_hash(path)
 

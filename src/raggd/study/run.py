@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from raggd.adaptation.base_adapter import load_base
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import support_pool
 from raggd.evaluation.flops import counted_costs
@@ -123,8 +124,6 @@ def locked(folder: Path) -> Iterator[None]:
 
 def weight_problems(folder: Path, method: str) -> Iterator[str]:
     """Say what is wrong with the weights of a method, a sentence each."""
-    from raggd.adaptation.base_adapter import load_base
-
     files = FILES_OF[method]
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:

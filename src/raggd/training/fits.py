@@ -20,7 +20,7 @@ from raggd.adaptation.following import (
     train_following,
     training_lessons,
 )
-from raggd.adaptation.optimizer import Session, seconds_spent
+from raggd.adaptation.optimizer import Schedule, Session, seconds_spent
 from raggd.adaptation.predictors.base import (
     MLPPredictor,
     Predictor,
@@ -45,7 +45,7 @@ from raggd.evaluation.runner import support_sets
 from raggd.methods import spec
 from raggd.methods.answering import adapted_rows, render
 from raggd.records import RaggdError, content_id
-from raggd.retrieval.evidence import coverage, holds_answer, make_demonstrations
+from raggd.retrieval.evidence import coverage, holds_answer
 from raggd.settings import changed
 from raggd.study.alignment import alignment_summary
 from raggd.training.run import Run, base_examples, target_store
@@ -54,27 +54,31 @@ Facts = dict[str, Any]
 HELD_OUT_SHARE = 0.2  # of each task's sets, on which a predictor is tried instead
 
 
-def _checkpoint(run: Run, file: str) -> Path:
-    return run.out / f"{Path(file).stem}.checkpoint.safetensors"
+def _session(run: Run, file: str, settings: Schedule) -> Session[Schedule]:
+    checkpoint = run.out / f"{Path(file).stem}.checkpoint.safetensors"
+    return Session(settings, checkpoint, run.settings.training, run.parts.progress)
 
 
 def _train(
-    run: Run, file: str, trainer: Callable[..., tuple[Any, list[float]]], *given: Any, **named: Any
+    run: Run,
+    session: Session[Any],
+    trainer: Callable[..., tuple[Any, list[float]]],
+    *given: Any,
+    **named: Any,
 ) -> tuple[Any, Facts]:
     # what a trainer makes with the backbone, and the facts that all trainings have
-    checkpoint = _checkpoint(run, file)
-    named |= {"checkpoint": checkpoint, "progress": run.progress, "common": run.settings.training}
     with compile_layers(run.parts.backbone):
-        made, history = trainer(run.parts.backbone, *given, **named)
+        made, history = trainer(run.parts.backbone, *given, session=session, **named)
     losses = [round(x, 4) for x in history]
-    return made, {"seconds": seconds_spent(checkpoint), "loss": losses}
+    return made, {"seconds": seconds_spent(session.checkpoint), "loss": losses}
 
 
 def base(run: Run, file: str) -> Facts:
     """Return the facts of training the base adapter W0 (paper section 5)."""
     prompts, settings = base_examples(run), run.settings
     shape = run.parts.backbone.adapter_spec(settings.adapter)
-    made, facts = _train(run, file, train_base, shape, prompts, settings.base_training)
+    session = _session(run, file, settings.base_training)
+    made, facts = _train(run, session, train_base, shape, prompts)
     save_base(run.out / file, made)
     return {
         **facts,
@@ -88,8 +92,8 @@ def base(run: Run, file: str) -> Facts:
 
 def prompt(run: Run, file: str) -> Facts:
     """Return the facts of training the soft prefix on the base adapter's examples."""
-    prompts = base_examples(run)
-    prefix, facts = _train(run, file, train_prefix, prompts, run.settings.prompt_tuning)
+    prompts, session = base_examples(run), _session(run, file, run.settings.prompt_tuning)
+    prefix, facts = _train(run, session, train_prefix, prompts)
     save_prefix(run.out / file, prefix)
     return {
         **facts,
@@ -108,7 +112,8 @@ def examples(run: Run, file: str) -> Facts:
     settings, base, rows = run.settings.examples, run.parts.base, run.rows()
     tokenizer, common = run.parts.backbone.tokenizer, run.settings.training
     lessons = training_lessons(tokenizer, rows, settings, use, common)
-    made, facts = _train(run, file, train_following, base, lessons, settings, use)
+    session = _session(run, file, settings)
+    made, facts = _train(run, session, train_following, base, lessons, use=use)
     if use.predict:
         save_modulation(run.out / file, made)
     else:
@@ -126,7 +131,7 @@ def targets(run: Run, file: str) -> Facts:
     """Return the facts of the K-step targets (paper equation 8); continues where it stopped."""
     store = target_store(run)
     with compile_layers(run.parts.backbone):
-        store.build_all(run.progress)
+        store.build_all(run.parts.progress)
     return {
         "sets": len(store.supports),
         "identity": store.identity,
@@ -154,22 +159,21 @@ def _fits(
     base: BaseAdapter, kept: Targets, held: Targets, predictors: Mapping[str, Predictor]
 ) -> Facts:
     # how predictors align with targets that they were not fitted to
+    calm = denoised(held)
     return {
         "sets": {"training": len(kept), "held_out": len(held)},
-        "held_out": alignment_summary(base, held, predictors),
-        "held_out_denoised": alignment_summary(base, denoised(held), predictors),
+        "held_out": {name: alignment_summary(base, held, p) for name, p in predictors.items()},
+        "held_out_denoised": {
+            name: alignment_summary(base, calm, p) for name, p in predictors.items()
+        },
     }
 
 
 def predictor(run: Run, file: str, steps: int = 0) -> Facts:
     """Fit the predictor (equation 9) and its control, the mean, to targets of K `steps`."""
-    settings, w0 = run.settings, run.parts.base
+    w0, session = run.parts.base, _session(run, file, run.settings.predictor)
     kept, held, facts = _split(run, steps)
-    checkpoint = _checkpoint(run, file)
-    session: Session = {"checkpoint": checkpoint, "progress": run.progress}
-    fitted, history = training.train_predictor(
-        w0, kept, settings.predictor, settings.training, **session
-    )
+    fitted, history = training.train_predictor(w0, kept, session)
     mean_file = file.replace("predictor", "mean")
     save_predictor(run.out / file, fitted)
     save_predictor(run.out / mean_file, mean_predictor(w0.spec, w0.fingerprint, kept.vectors))
@@ -178,7 +182,7 @@ def predictor(run: Run, file: str, steps: int = 0) -> Facts:
         "mean-update": load_predictor(run.out / mean_file, w0.device),
     }
     return {
-        "seconds": seconds_spent(checkpoint),
+        "seconds": seconds_spent(session.checkpoint),
         **facts,
         **_fits(w0, kept, held, known),
         "loss": [round(x, 5) for x in history[:: max(1, len(history) // 200)]],
@@ -219,10 +223,10 @@ def hyper(run: Run, file: str, begin: Literal["zero", "predictor", "mean"] = "ze
         start = load_predictor(path)  # in float32, which a card's copy is not
         if not isinstance(start, MLPPredictor):
             raise RaggdError(f"{path} has no network that could be tuned.")
-    given = (w0, kept, hyper_lessons(run, kept), settings.predictor, settings.hyper_tuning)
-    made, told = _train(
-        run, file, training.train_hyper, *given, start=start, constant=begin == "mean"
-    )
+    session = _session(run, file, settings.hyper_tuning)
+    given = (w0, kept, hyper_lessons(run, kept), settings.predictor)
+    how = {"start": start, "constant": begin == "mean"}
+    made, told = _train(run, session, training.train_hyper, *given, **how)
     if begin == "mean":  # what any states give
         vectors = made.predict(kept.states[:1].to(w0.device)).vector()
         made = mean_predictor(w0.spec, w0.fingerprint, vectors)
@@ -259,9 +263,9 @@ def gate_trials(run: Run) -> list[tuple[float, Trial]]:
         trials = []
         for number, questions in enumerate(drawn):
             noise, retriever = retrievers[number % len(retrievers)]
-            (support,) = support_sets(name, [questions[:size]], retriever, k)
-            probes = make_demonstrations(questions[size:], retriever, k)
-            trials.append((noise, Trial(support, tuple(probes))))
+            sets = [questions[:size], questions[size:]]
+            support, probes = support_sets(name, sets, retriever, k)
+            trials.append((noise, (support, probes)))
         by_task.append(trials)
     return list(chain.from_iterable(zip(*by_task, strict=True)))
 
@@ -288,7 +292,7 @@ def gate(run: Run, file: str) -> Facts:
         run.settings.target.max_tokens,
         run.out / "trials",
         content_id(parts.backbone.fingerprint, parts.base.fingerprint, hashed),
-        run.progress,
+        run.parts.progress,
     )
     gains = (losses[:, :1] - losses[:, 1:]).mean(-1)
     fitted = fit_gate(states, gains, torch.tensor(SCALES))
@@ -298,7 +302,7 @@ def gate(run: Run, file: str) -> Facts:
         "predictor": hashed,
         "trials": len(trials),
         "scales": list(SCALES),
-        "gain_by_task": _by_label(gains, [trial.support.task for _, trial in trials]),
+        "gain_by_task": _by_label(gains, [support.task for _, (support, _) in trials]),
         "gain_by_noise": _by_label(gains, [str(noise) for noise, _ in trials]),
         "chosen": {str(s): int((chosen == s).sum()) for s in [0.0, *SCALES]},
     }
@@ -322,7 +326,7 @@ def refusals(run: Run, file: str) -> Facts:
         odds = doubts(reading.logits[0], token).tolist()
         features.append([*odds, coverage(prompt.question, prompt.passages)])
         wanted.append(asked.refused)
-        run.progress("refusals", len(wanted), LESSONS)
+        run.parts.progress("refusals", len(wanted), LESSONS)
     rule, told = fit_rule(torch.tensor(features, dtype=torch.float64), torch.tensor(wanted), token)
     step = spec.weights_hash(run.out / spec.EXAMPLES_FILE)
     rule.save(path, step)

@@ -22,7 +22,6 @@ from raggd.data.benchmarks import (
 from raggd.data.prompts import Prompt
 from raggd.data.questions import Prepared, PreparedRetriever, read_prepared, write_prepared
 from raggd.evaluation.runner import support_sets
-from raggd.progress import Progress, silent
 from raggd.records import Question, RaggdError
 from raggd.retrieval import evidence
 from raggd.retrieval.base import Retriever
@@ -36,7 +35,6 @@ class Run:
     parts: Assembly
     out: Path  # folder of the weights
     stores: tuple[Path, ...] = ()  # folders of targets
-    progress: Progress = silent  # told label, done and in all
     # targets of the support pools instead, for controls: held-out tasks may be among them
     pool: bool = False
 

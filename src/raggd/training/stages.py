@@ -20,7 +20,6 @@ from raggd.core.low_rank import load_update, stack_updates, tensors_of
 from raggd.evaluation.timing import in_turn
 from raggd.files import read_json, write_json
 from raggd.methods import spec
-from raggd.progress import Progress, silent
 from raggd.provenance import origin
 from raggd.records import RaggdError, known_names
 from raggd.settings import Settings, changed
@@ -156,7 +155,6 @@ def train_all(
     parts: Assembly,
     out: Path,
     names: Sequence[str] = USUAL,
-    progress: Progress = silent,
     announce: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Run stages in order; those that are done are left out, an interrupted one continues.
@@ -176,9 +174,10 @@ def train_all(
         label = f"{number + 1} of {len(order)}, {stage.name}: "
 
         def told(what: str, done: int, total: int | None, label: str = label) -> None:
-            progress(label + what, done, total)
+            parts.progress(label + what, done, total)
 
-        run = Run(shared.derived(settings), out, stores, told)
+        shared.progress = told
+        run = Run(shared.derived(settings), out, stores)
         record = finished(stage, run)
         if record is None and not estimate:
             estimate = estimated(replace(run, parts=shared), order[number:])

@@ -12,7 +12,6 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,17 +29,6 @@ SCALE = 14.0
 """Factor of its update: a denoised target is about a quarter as long as a set's own; 7 drops the
 answer loss less, and harms HotpotQA less."""
 BLOCK = 1 << 16  # entries of the targets that are taken to float64 at once; bounds memory
-
-
-class Predictor(Protocol):
-    """Emits updates of one base adapter."""
-
-    @property
-    def base(self) -> str:
-        """Fingerprint of the base adapter that the updates start from."""
-
-    def predict(self, states: Tensor) -> Update:
-        """Predict updates, sets leading, from encoder states (sets, N, hidden size)."""
 
 
 def check_predictor(predictor: Predictor, base: BaseAdapter) -> None:
@@ -212,12 +200,16 @@ class MeanPredictor:
         return update_from_vector(self.spec, rows, self.base)
 
 
+Predictor = MLPPredictor | MeanPredictor
+"""Emits updates of the base adapter whose fingerprint is its ``base``."""
+
+
 def mean_predictor(spec: AdapterSpec, base: str, vectors: Tensor) -> MeanPredictor:
     """Average targets (n, spec.size) into the mean update."""
     return MeanPredictor(spec, base, vectors.float().mean(0))
 
 
-def save_predictor(path: Path, predictor: MeanPredictor | MLPPredictor) -> None:
+def save_predictor(path: Path, predictor: Predictor) -> None:
     """Write a predictor; kind, shape and base stand in the header."""
     if isinstance(predictor, MeanPredictor):
         kind, shape = "mean", "[]"

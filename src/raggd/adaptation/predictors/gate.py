@@ -24,7 +24,7 @@ from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter, Update
 from raggd.files import load_tensors, save_tensors
 from raggd.progress import Progress, silent
-from raggd.records import Demonstration, RaggdError, SupportSet, content_id
+from raggd.records import RaggdError, SupportSet, content_id
 
 COMPONENTS = 16  # principal components of the pooled state that the regression reads
 KIND = "raggd gate"
@@ -135,12 +135,8 @@ def load_gate(path: Path, predictor: str, device: torch.device | None = None) ->
     return Gate(**read, caution=float(metadata["caution"]))
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A support set, and at least one other answered question of its task to try its update on."""
-
-    support: SupportSet
-    probes: tuple[Demonstration, ...]
+Trial = tuple[SupportSet, SupportSet]
+"""A support set, and other answered questions of its task to try its update on."""
 
 
 @torch.no_grad()
@@ -153,9 +149,9 @@ def trial_losses(
     limit: int,
 ) -> tuple[Tensor, Tensor]:
     """Return states (N, width) and losses (1 + scales, probes): under the base, then each scale."""
-    states = encode_supports(backbone, base, [trial.support], limit)
+    states = encode_supports(backbone, base, trial[:1], limit)
     update = predictor.predict(states).row(0)
-    batch = support_batch(backbone, [SupportSet("", trial.probes)], limit)
+    batch = support_batch(backbone, trial[1:], limit)
     losses = []
     for step in [None, *(update * scale for scale in scales)]:
         with attach(backbone, base, step):
@@ -177,12 +173,12 @@ def measure_gains(
     """Measure trials, in a file each: states (trials, N, width), losses (trials, 1 + s, probes)."""
     check_predictor(predictor, base)
     found = []
-    for number, trial in enumerate(trials):
+    for number, (support, probes) in enumerate(trials):
         path = folder / f"trial-{number:05d}.safetensors"
-        asked = content_id(trial.support.id, *(SupportSet("", (p,)).id for p in trial.probes))
+        asked = content_id(support.id, *(SupportSet("", (p,)).id for p in probes.demonstrations))
         own = content_id(identity, asked, *map(str, scales))
         if not path.exists():
-            states, losses = trial_losses(backbone, base, predictor, trial, scales, limit)
+            states, losses = trial_losses(backbone, base, predictor, trials[number], scales, limit)
             save_tensors(path, {"states": states, "losses": losses}, {"identity": own})
         tensors, metadata = load_tensors(path)
         if metadata.get("identity") != own:

@@ -43,7 +43,7 @@ def read_examples(
 ) -> tuple[Tensor, Tensor]:
     """Read some sets' examples under W0: states (sets, depths, tokens, width) and their mask."""
     prompts = [Prompt(tuple(tokens), 0, 0) for tokens in examples]
-    batch = make_batch(prompts, backbone.tokenizer.pad_token_id, backbone.device)
+    batch = make_batch(prompts, backbone)
     with attach(backbone, base):
         states = backbone.model.base_model(
             input_ids=batch.tokens,

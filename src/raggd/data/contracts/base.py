@@ -36,12 +36,13 @@ _SHAPES: Mapping[str, Callable[[str], bool]] = {
 
 
 class Score(NamedTuple):
-    """How an answer was judged: each part is 0 or 1."""
+    """How an answer was judged: each part from 0 to 1."""
 
-    form: float  # the wrapping, label or refusal, whatever the entity
+    form: float | None  # the wrapping, label or refusal, whatever the entity; None where none is
     content: float  # the entity, label or refusal, whatever its wrapping
     exact: float  # the string itself
-    refused: bool  # whether the answer is the contract's refusal
+    refused: bool  # whether the answer is a refusal that was shown
+    wanted: bool  # whether a refusal was wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +175,7 @@ class Contract:
             content = asked.refused and refused
         else:
             content = self._holds(output if inside is None else inside, asked)
-        return Score(float(form), float(content or exact), float(exact), refused)
+        return Score(float(form), float(content or exact), float(exact), refused, asked.refused)
 
     def _holds(self, text: str, asked: Asked) -> bool:
         if self.labels or self.target == "number":  # to name several is to choose none

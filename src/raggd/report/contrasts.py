@@ -50,12 +50,6 @@ class Contrast:
     p: float  # two-sided, corrected by Holm over the pairs of scope, subset and metric
     p_named: float | None = None  # corrected over the pairs in `NAMED` alone; None for the others
 
-    def turned(self) -> Contrast:
-        """Return the same difference the other way round."""
-        d = self.difference
-        turned = replace(d, mean=-d.mean, low=-d.high, high=-d.low)
-        return replace(self, method=self.other, other=self.method, difference=turned)
-
 
 def sample(
     blocks: Sequence[StudyBlock],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from raggd.data.benchmarks import BENCHMARKS
 from raggd.evaluation.statistics import Interval
@@ -34,6 +34,7 @@ from raggd.report.tables import (
     texts,
 )
 
+T = TypeVar("T", Contrast, Drop)
 SCORES = ("em", "f1")
 _BOLD = (
     "Bold: significantly above the base adapter (paired bootstrap, corrected by Holm over all "
@@ -68,16 +69,20 @@ def _contrast_text(c: Contrast | None) -> str:
     return interval_text(c.difference if c else None, form)
 
 
-def _minus_base(found: Iterable[Contrast]) -> list[Contrast]:
-    # what methods are above the base adapter, on all benchmarks
-    both_ways = (pair for c in found if c.subset == "all" for pair in (c, c.turned()))
-    return [c for c in both_ways if c.other == BASE]
+def _gains(found: Iterable[Contrast]) -> Iterator[tuple[Contrast, str, float]]:
+    # of comparisons with the base adapter on all benchmarks: the other method, and what it gains
+    for c in found:
+        if (c.subset, c.other) == ("all", BASE):
+            yield c, c.method, c.difference.mean
+        elif (c.subset, c.method) == ("all", BASE):
+            yield c, c.other, -c.difference.mean
 
 
 def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
     """Return methods significantly above the base, corrected by Holm over all of the scope."""
-    family = [c for c in _minus_base(found) if (c.scope, c.metric) == (scope, metric)]
-    return {c.method for c in significant(family) if c.difference.mean > 0}
+    mine = [c for c in found if (c.scope, c.metric) == (scope, metric)]
+    sure = significant([c for c, *_ in _gains(mine)])
+    return {method for c, method, gain in _gains(mine) if gain > 0 and c in sure}
 
 
 def benchmark_table(
@@ -153,8 +158,8 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
     chosen = [c for c in found if c.p_named is not None and c.subset == subset]
     metrics = [metric for metric in METRICS if any(c.metric == metric for c in chosen)]
     chosen.sort(key=lambda c: (NAMED.index((c.method, c.other)), c.scope != POOLED))
-    rows = []
-    for (method, other, scope), by_metric in _by_row(chosen, "method", "other", "scope").items():
+    rows, grouped = [], _by_row(chosen, "metric", "method", "other", "scope")
+    for (method, other, scope), by_metric in grouped.items():
         first = next(iter(by_metric.values()))
         label = f"{scope} ({first.blocks} blocks)" if first.blocks > 1 else scope
         cells = [minus_label(method, other), *([label] if scopes else []), str(first.n)]
@@ -168,11 +173,12 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
     return Table(columns, rows, caption)
 
 
-def _by_row(found: Iterable[Contrast], *names: str) -> dict[tuple[str, ...], dict[str, Contrast]]:
-    # contrasts by metric, in the rows that some of their attributes name
-    groups: dict[tuple[str, ...], dict[str, Contrast]] = {}
-    for c in found:
-        groups.setdefault(tuple(getattr(c, name) for name in names), {})[c.metric] = c
+def _by_row(found: Iterable[T], column: str, *names: str) -> dict[tuple[str, ...], dict[str, T]]:
+    # by an attribute that columns stand for, in the rows that other attributes name
+    groups: dict[tuple[str, ...], dict[str, T]] = {}
+    for one in found:
+        row = groups.setdefault(tuple(getattr(one, name) for name in names), {})
+        row[getattr(one, column)] = one
     return groups
 
 
@@ -200,7 +206,7 @@ def evidence_table(found: Sequence[Contrast]) -> Table:
         families.setdefault((c.scope, c.metric), []).append(c)
     sure = {c for family in families.values() for c in significant(family) if c.n >= FEWEST}
     rows = []
-    groups = _by_row(found, "scope", "method", "other", "subset")
+    groups = _by_row(found, "metric", "scope", "method", "other", "subset")
     for (scope, method, other, subset), by_metric in groups.items():
         n, holds = next(iter(by_metric.values())).n, subset == EVIDENCE[True]
         shown = [by_metric.get(metric) for metric in METRICS]
@@ -218,11 +224,8 @@ def evidence_table(found: Sequence[Contrast]) -> Table:
 def drops_table(found: Sequence[Drop]) -> Table:
     """Return the drops by block and method, for each subset, and as multiples of TT-SGD's."""
     subsets_shown = list(dict.fromkeys(drop.subset for drop in found))
-    by_row: dict[tuple[str, str], dict[str, Drop]] = {}
-    for drop in found:
-        by_row.setdefault((drop.scope, drop.method), {})[drop.subset] = drop
     rows = []
-    for (scope, method), mine in by_row.items():
+    for (scope, method), mine in _by_row(found, "subset", "scope", "method").items():
         cells = [scope, method_label(method)]
         for name in subsets_shown:
             one = mine.get(name)
@@ -261,7 +264,7 @@ def paper_table(found: Sequence[Contrast]) -> Table:
     # a pooled comparison of methods that not every backbone has is of fewer blocks than its column
     widest = max((c.blocks for c in found), default=0)
     whole = [c for c in found if c.scope != POOLED or c.blocks == widest]
-    gains = {(c.scope, c.method, c.metric): c.difference.mean for c in _minus_base(whole)}
+    gains = {(c.scope, method, c.metric): gain for c, method, gain in _gains(whole)}
     scopes = list(dict.fromkeys(c.scope for c in whole))
     rows = []
     for method, published in PUBLISHED.items():

@@ -42,29 +42,25 @@ _QUESTIONS = {
 """What decides which questions are asked with which evidence; a folder holds one such choice."""
 
 
-def _choice(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        f"{section}.{name}": settings[section][name]
-        for section, names in _QUESTIONS.items()
-        for name in names
-    }
-
-
 def check_folder(study: StudySettings, out: Path) -> None:
     """Refuse a folder that holds a study of other questions; names and seeds may be added."""
     path = out / PLAN_FILE
     if not path.exists():
         return
-    known = read_json(path, what="study plan")
+    known, settings = read_json(path, what="study plan"), study.model_dump()
     try:
-        there = _choice(known["settings"])
+        both = {
+            f"{section}.{name}": (known["settings"][section][name], settings[section][name])
+            for section, names in _QUESTIONS.items()
+            for name in names
+        }
     except (KeyError, TypeError) as error:
         raise RaggdError(f"{path} is not the plan of a study: choose another folder.") from error
-    for name, value in _choice(study.model_dump()).items():
-        if there[name] != value:
+    for name, (there, here) in both.items():
+        if there != here:
             raise RaggdError(
-                f"{out} holds another study: its {name} is {there[name]!r}, this one's is "
-                f"{value!r}. Choose another folder by --out."
+                f"{out} holds another study: its {name} is {there!r}, this one's is {here!r}. "
+                "Choose another folder by --out."
             )
 
 

@@ -7,12 +7,13 @@ study runs, methods are at most a draw apart; the draws that most methods have a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from raggd.data.benchmarks import BENCHMARKS
+from raggd.evaluation.statistics import Interval
 from raggd.files import read_json
 from raggd.methods.spec import SPECS
 from raggd.records import RaggdError
@@ -53,6 +54,11 @@ class StudyBlock:
     benchmarks: tuple[str, ...]
     answers: Answers
     costs: Mapping[str, Costs]
+    resamples: int = 10_000  # behind every interval of its scores
+    averages: dict[tuple[tuple[str, ...], str], dict[str, Interval]] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
+    """Known ones, by benchmarks and metric, then by method (see `contrasts.average`)."""
 
     @property
     def name(self) -> str:
@@ -115,14 +121,15 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
 
 
 def _block(
-    backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], CellAnswers]
+    labels: tuple[str, str], cells: Mapping[tuple[int, str, str], CellAnswers], resamples: int
 ) -> StudyBlock:
     answers: dict[str, dict[str, list[ScoredAnswer]]] = {}
     groups: dict[tuple[str, int], dict[str, list[ScoredAnswer]]] = {}
     whole: dict[str, list[Costs]] = {}  # of complete cells, by method
     for (seed, benchmark, method), (given, costs) in cells.items():
         groups.setdefault((benchmark, seed), {})[method] = given
-        whole.setdefault(method, []).extend([costs] if costs is not None else [])
+        if costs is not None:
+            whole.setdefault(method, []).append(costs)
     for (benchmark, _), by_method in groups.items():
         draws = {m: len({a.draw for a in given}) for m, given in by_method.items()}
         # the number of draws that shows most: methods that have so many, times draws
@@ -132,12 +139,13 @@ def _block(
             answers.setdefault(method, {}).setdefault(benchmark, []).extend(shown)
     means = {}
     for method in answers:
-        names = set(whole[method][0]).intersection(*whole[method]) if whole[method] else set()
-        means[method] = {n: fmean(costs[n] for costs in whole[method]) for n in sorted(names)}
+        complete = whole.get(method, [])
+        names = set.intersection(*map(set, complete)) if complete else set()
+        means[method] = {name: fmean(found[name] for found in complete) for name in sorted(names)}
     listed = [name for name in SPECS if name in answers]
     ordered = tuple(dict.fromkeys([*listed, *answers]))
     benchmarks = tuple(dict.fromkeys(benchmark for benchmark, _ in groups))
-    return StudyBlock(backbone, retriever, ordered, benchmarks, answers, means)
+    return StudyBlock(*labels, ordered, benchmarks, answers, means, resamples)
 
 
 def _bare_records(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -169,7 +177,7 @@ def _planned(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise RaggdError(f"{path} is not the plan of a study ({error}).") from error
 
 
-def load_grid(out: Path) -> Grid:
+def load_grid(out: Path, resamples: int = 10_000) -> Grid:
     """Read a study's folder; the study may be unfinished, but not without an answer."""
     settings, entries = _planned(out)
     blocks: dict[tuple[str, str], dict[tuple[int, str, str], CellAnswers]] = {}
@@ -183,7 +191,7 @@ def load_grid(out: Path) -> Grid:
             mine[entry["seed"], entry["benchmark"], entry["method"]] = cell
     if not blocks:
         raise RaggdError(f"nothing was answered yet in {out}: run the study first.")
-    built = tuple(_block(*key, cells) for key, cells in blocks.items())
+    built = tuple(_block(labels, cells, resamples) for labels, cells in blocks.items())
     return Grid(settings, built, len(entries), tuple(missing))
 
 

@@ -16,9 +16,9 @@ from raggd.report.contrasts import (
     METRICS,
     POOLED,
     REFERENCE,
-    Averages,
     Contrast,
     Drop,
+    average,
     significant,
 )
 from raggd.report.grid import Grid, StudyBlock, held_out, subsets
@@ -85,9 +85,7 @@ def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
     return {method for c, method, gain in _gains(mine) if gain > 0 and c in sure}
 
 
-def benchmark_table(
-    blocks: Sequence[StudyBlock], found: Sequence[Contrast], averages: Averages
-) -> Table:
+def benchmark_table(blocks: Sequence[StudyBlock], found: Sequence[Contrast]) -> Table:
     """Return EM / F1 by benchmark of one backbone's blocks: the paper's main tables.
 
     Significant gains over the base adapter are bold.
@@ -99,10 +97,10 @@ def benchmark_table(
         for method in block.methods:
             cells = [block.retriever, method_label(method)]
             for name in benchmarks:
-                both = [averages.of(block, method, metric, (name,)) for metric in SCORES]
+                both = [average(block, method, metric, (name,)) for metric in SCORES]
                 cells.append(" / ".join(f"{x.mean:.1f}" for x in both if x) or NOTHING)
             for metric in SCORES:
-                text = interval_text(averages.of(block, method, metric, benchmarks))
+                text = interval_text(average(block, method, metric, benchmarks))
                 cells.append(_marked(text, method in better[metric]))
             rows.append(cells)
     titles = map(benchmark_title, benchmarks)
@@ -112,16 +110,14 @@ def benchmark_table(
     return Table(columns, rows, caption)
 
 
-def average_table(
-    blocks: Sequence[StudyBlock], found: Sequence[Contrast], averages: Averages
-) -> Table:
+def average_table(blocks: Sequence[StudyBlock], found: Sequence[Contrast]) -> Table:
     """Return the averages of all methods, a pair of columns per block: the paper's overview."""
     methods = dict.fromkeys(m for block in blocks for m in block.methods)
     pairs = [(block, metric) for block in blocks for metric in SCORES]
     better = [above_base(found, block.name, metric) for block, metric in pairs]
     rows = []
     for method in methods:
-        shown = [interval_text(averages.of(block, method, metric)) for block, metric in pairs]
+        shown = [interval_text(average(block, method, metric)) for block, metric in pairs]
         marked = (_marked(x, method in sure) for x, sure in zip(shown, better, strict=True))
         rows.append([method_label(method), *marked])
     titles = (f"{block.name}: {metric.upper()}" for block, metric in pairs)
@@ -129,7 +125,7 @@ def average_table(
     return Table(texts("Method") + numbers(*titles), rows, caption)
 
 
-def numbers_table(grid: Grid, averages: Averages) -> Table:
+def numbers_table(grid: Grid) -> Table:
     """Return every number with its interval, one line each, for other programs."""
     rows = []
     for block in grid.blocks:
@@ -138,7 +134,7 @@ def numbers_table(grid: Grid, averages: Averages) -> Table:
         for method in block.methods:
             for label, chosen in sets:
                 for metric in METRICS:
-                    found = averages.of(block, method, metric, chosen)
+                    found = average(block, method, metric, chosen)
                     if found is not None:
                         answers = [a for name in chosen for a in block.answers[method][name]]
                         n = str(len({answer.question for answer in answers}))
@@ -317,12 +313,12 @@ def cost_table(block: StudyBlock) -> Table:
     return Table(texts("Method") + numbers(*measured_titles, *counted_titles), rows, caption)
 
 
-def scores_table(block: StudyBlock, averages: Averages) -> Table:
+def scores_table(block: StudyBlock) -> Table:
     """Return one block's scores and costs, a row per method: what a small study shows."""
     rows = []
     for method in block.methods:
         n = sum(len(given) for given in block.answers[method].values())
-        scores = [averages.of(block, method, metric) for metric in SCORES]
+        scores = [average(block, method, metric) for metric in SCORES]
         costs = block.costs.get(method, {})
         times = (milliseconds_text(costs.get(name)) for name in ("adapt_ms", "answer_ms"))
         shown = (*map(interval_text, scores), *times, _relative(block, method, "adapt_ms"))

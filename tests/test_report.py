@@ -395,15 +395,9 @@ def test_page_escapes_every_field() -> None:
 
 def test_page_escapes_tables_and_method_names_too() -> None:
     table = Table((Column(EVIL),), ((EVIL,),), caption=EVIL)
-    html = study_page(
-        title=EVIL,
-        lead=EVIL,
-        sections=[Section("one", EVIL, EVIL, {}, {EVIL: table}, EVIL)],
-        methods=[EVIL],
-        settings={EVIL: EVIL},
-        planned=2,
-        missing=[EVIL],
-    )
+    grid = Grid({EVIL: EVIL}, (replace(block(), methods=(EVIL,)),), 2, (EVIL,))
+    sections = [Section("one", EVIL, EVIL, {}, {EVIL: table}, EVIL)]
+    html = study_page(title=EVIL, lead=EVIL, grid=grid, sections=sections)
     assert len(Outline(html).all("script")) == 1
     assert not Outline(html).all("img")
 
@@ -421,10 +415,9 @@ def test_page_shows_what_changed() -> None:
 
 def test_page_without_the_optional_parts() -> None:
     table = Table((Column("a"),), (("1",),))
-    bare = study_page(
-        title="x", lead="y", sections=[Section("one", "One", "", {}, {"a": table})],
-        methods=["base"], settings={},
-    )  # fmt: skip
+    grid = Grid({}, (block({"base": [1.0] * 20}),), 1, ())
+    sections = [Section("one", "One", "", {}, {"a": table})]
+    bare = study_page(title="x", lead="y", grid=grid, sections=sections)
     outline = Outline(bare)
     assert not outline.all("svg")
     assert not outline.all("article")

@@ -170,11 +170,8 @@ def write_report(
             f"{complete} of {grid.planned} cells are complete. Backbones and retrievers: "
             f"{'; '.join(blocks)}. Every method saw the same questions and demonstrations."
         ),
+        grid=grid,
         sections=sections,
-        methods=list(dict.fromkeys(m for block in grid.blocks for m in block.methods)),
-        planned=grid.planned,
-        missing=grid.missing,
-        settings=grid.settings,
     )
     write_text(to / "study.html", page)
     names = ("scope", "subset", "method", "other", "metric", "n")
@@ -253,13 +250,12 @@ class SmallReport:
         return study_page(
             title=title,
             lead=lead,
+            grid=self.grid,
             sections=[
                 Section("results", "Results", figures={"cost": figure}, tables={"scores": first}),
                 Section("differences", "Are the differences real?", tables=compared),
                 Section("notes", "Notes", notes),
             ],
-            methods=self.block.methods,
-            settings=self.grid.settings,
             cases=cases,
-            compared=("base", after),
+            after=after,
         )

@@ -171,10 +171,12 @@ def contrasts(blocks: Sequence[StudyBlock], pairs: Sequence[Pair] | None = None)
     return found
 
 
-def significant(family: Sequence[Contrast]) -> set[Contrast]:
-    """Return the contrasts of a family with a p-value below 0.05, corrected over the family."""
-    adjusted = holm({c: c.difference.p_value for c in family})
-    return {c for c, p in adjusted.items() if p < ALPHA}
+def significant(found: Sequence[Contrast]) -> set[Contrast]:
+    """Return what has a p-value below 0.05, corrected over the contrasts of a scope and metric."""
+    families: dict[tuple[str, str], dict[Contrast, float]] = {}
+    for c in found:
+        families.setdefault((c.scope, c.metric), {})[c] = c.difference.p_value
+    return {c for family in families.values() for c, p in holm(family).items() if p < ALPHA}
 
 
 def only(block: StudyBlock, answerable: bool) -> StudyBlock:

@@ -78,11 +78,10 @@ def _gains(found: Iterable[Contrast]) -> Iterator[tuple[Contrast, str, float]]:
             yield c, c.other, -c.difference.mean
 
 
-def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
-    """Return methods significantly above the base, corrected by Holm over all of the scope."""
-    mine = [c for c in found if (c.scope, c.metric) == (scope, metric)]
-    sure = significant([c for c, *_ in _gains(mine)])
-    return {method for c, method, gain in _gains(mine) if gain > 0 and c in sure}
+def above_base(found: Sequence[Contrast]) -> set[tuple[str, str, str]]:
+    """Return scope, method and metric where a method is significantly above the base adapter."""
+    sure = significant([c for c, *_ in _gains(found)])
+    return {(c.scope, m, c.metric) for c, m, gain in _gains(found) if gain > 0 and c in sure}
 
 
 def benchmark_table(blocks: Sequence[StudyBlock], found: Sequence[Contrast]) -> Table:
@@ -91,9 +90,8 @@ def benchmark_table(blocks: Sequence[StudyBlock], found: Sequence[Contrast]) -> 
     Significant gains over the base adapter are bold.
     """
     benchmarks = list(dict.fromkeys(name for block in blocks for name in block.benchmarks))
-    rows = []
+    rows, better = [], above_base(found)
     for block in blocks:
-        better = {metric: above_base(found, block.name, metric) for metric in SCORES}
         for method in block.methods:
             cells = [block.retriever, method_label(method)]
             for name in benchmarks:
@@ -101,7 +99,7 @@ def benchmark_table(blocks: Sequence[StudyBlock], found: Sequence[Contrast]) -> 
                 cells.append(" / ".join(f"{x.mean:.1f}" for x in both if x) or NOTHING)
             for metric in SCORES:
                 text = interval_text(average(block, method, metric, benchmarks))
-                cells.append(_marked(text, method in better[metric]))
+                cells.append(_marked(text, (block.name, method, metric) in better))
             rows.append(cells)
     titles = map(benchmark_title, benchmarks)
     columns = texts("Retriever", "Method") + numbers(*titles, "EM, average", "F1, average")
@@ -114,12 +112,13 @@ def average_table(blocks: Sequence[StudyBlock], found: Sequence[Contrast]) -> Ta
     """Return the averages of all methods, a pair of columns per block: the paper's overview."""
     methods = dict.fromkeys(m for block in blocks for m in block.methods)
     pairs = [(block, metric) for block in blocks for metric in SCORES]
-    better = [above_base(found, block.name, metric) for block, metric in pairs]
-    rows = []
+    rows, better = [], above_base(found)
     for method in methods:
-        shown = [interval_text(average(block, method, metric)) for block, metric in pairs]
-        marked = (_marked(x, method in sure) for x, sure in zip(shown, better, strict=True))
-        rows.append([method_label(method), *marked])
+        cells = [method_label(method)]
+        for block, metric in pairs:
+            text = interval_text(average(block, method, metric))
+            cells.append(_marked(text, (block.name, method, metric) in better))
+        rows.append(cells)
     titles = (f"{block.name}: {metric.upper()}" for block, metric in pairs)
     caption = f"Averages over benchmarks with 95 % intervals, in percent. {_BOLD}"
     return Table(texts("Method") + numbers(*titles), rows, caption)
@@ -197,10 +196,7 @@ def pairs_table(found: Sequence[Contrast]) -> Table:
 
 def evidence_table(found: Sequence[Contrast]) -> Table:
     """Return gains by evidence; bold is significant, corrected by Holm over the rows of a scope."""
-    families: dict[tuple[str, str], list[Contrast]] = {}
-    for c in found:
-        families.setdefault((c.scope, c.metric), []).append(c)
-    sure = {c for family in families.values() for c in significant(family) if c.n >= FEWEST}
+    sure = {c for c in significant(found) if c.n >= FEWEST}
     rows = []
     groups = _by_row(found, "metric", "scope", "method", "other", "subset")
     for (scope, method, other, subset), by_metric in groups.items():

@@ -151,15 +151,14 @@ def pool_size(parts: Assembly, benchmark: str) -> int:
 
 def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = True) -> None:
     """Refuse cells that cannot be computed, before any is; `pools`: drawn from the source."""
-    problems, remedy = list[str](), "Add questions, or run the rest by --benchmarks."
+    problems = list[str]()
     for backbone, method in dict.fromkeys(cell.pair for cell in cells):
         if FILES_OF.get(method):
             problems += weight_problems(Assembly(study.first(backbone)).weights, method)
     if problems:
-        pools = False
-        remedy = (
-            "Train what is missing, name the right folder (adapter.weights; in a study "
-            "[[backbones]] weights), or run the rest by --methods and --backbones."
+        raise RaggdError(
+            f"{'; '.join(problems)}. Train what is missing, name the right folder (adapter.weights;"
+            " in a study [[backbones]] weights), or run the rest by --methods and --backbones."
         )
     parts = Assembly(study.first())
     for name in dict.fromkeys(cell.benchmark for cell in cells if pools):
@@ -168,7 +167,7 @@ def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = Tr
         except RaggdError as error:
             problems.append(str(error))
     if problems:
-        raise RaggdError(f"{'; '.join(problems)}. {remedy}")
+        raise RaggdError(f"{'; '.join(problems)}. Add some, or run the rest by --benchmarks.")
 
 
 Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]  # waits until the model is free

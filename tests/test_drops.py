@@ -21,7 +21,7 @@ def _world(better: float, worse: float) -> dict[str, np.ndarray]:
 
 
 def test_drops_and_multiples() -> None:
-    found = {(d.subset, d.method): d for d in loss_drops([made_up(_world(0.21, -0.05))], 400)}
+    found = {(d.subset, d.method): d for d in loss_drops([made_up(_world(0.21, -0.05))])}
     subsets = {subset for subset, _ in found}
     assert subsets == {"all", "training tasks", "held-out tasks", ANSWERABLE}
     assert found[ANSWERABLE, "rag-gd"].n == 80  # two questions of three
@@ -43,15 +43,15 @@ def test_drops_and_multiples() -> None:
 def test_no_multiple_of_what_is_not_surely_there() -> None:
     world = _world(0.2, 0.0)
     world["tt-sgd"] = world["base"] + np.where(np.arange(60) % 2, 0.1, -0.1)
-    found = loss_drops([made_up(world)], 400)
+    found = loss_drops([made_up(world)])
     assert found
     assert all(drop.times is None for drop in found)
     without = {name: scores for name, scores in world.items() if name != "tt-sgd"}
-    assert loss_drops([made_up(without)], 400) == []
+    assert loss_drops([made_up(without)]) == []
 
 
 def test_the_table_has_a_row_for_each_method() -> None:
-    table = drops_table(loss_drops([made_up(_world(0.21, -0.05))], 200))
+    table = drops_table(loss_drops([made_up(_world(0.21, -0.05))]))
     assert [column.heading for column in table.columns[2:4]] == ["Drop, all", "x TT-SGD"]
     assert len(table.rows) == 3
     (worse,) = (row for row in table.rows if row[2].startswith("-0.050 ["))

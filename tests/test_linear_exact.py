@@ -158,7 +158,7 @@ def test_only_the_y_slot_changes() -> None:
     given_ = problem(Case(seed=5))
     weights = given_.weights[None]
     eta = torch.tensor([0.1], dtype=torch.float64)
-    head = constructed(weights, eta, 4, residual=False).head()
+    head = constructed(weights, eta, 4).head()
     tokens = torch.cat(list(given_.examples), -1)[None, None]
     moved = head_shift(head, tokens, tokens)[0, 0]
     outputs = given_.examples.y.shape[-1]

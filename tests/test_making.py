@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +22,6 @@ from raggd.records import Hit, Passage, RaggdError
 from raggd.settings import changed, load_settings
 from raggd.study import made as make_demonstrations
 from raggd.study.made import (
-    ReviewStoppedError,
     Yield,
     as_line,
     choose_passages,
@@ -256,16 +255,18 @@ def parts(tiny_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_reviewer_decides(parts: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(make_demonstrations, "propose", lambda *_: iter(made(9)))
 
-    def judge(proposal: Draft) -> Draft | None:
-        number = int(proposal.answer)
-        if number == 5:
-            raise ReviewStoppedError
-        if number == 1:
-            return edited(proposal, "better? ", " one")
-        return proposal if number % 2 == 0 else None
+    def review(proposals: Iterator[Draft]) -> Iterator[Draft]:
+        for proposal in proposals:
+            number = int(proposal.answer)
+            if number == 5:
+                return
+            if number == 1:
+                yield edited(proposal, "better? ", " one")
+            elif number % 2 == 0:
+                yield proposal
 
     out = tmp_path / "made.jsonl"
-    assert run_make(parts, out, 6, 0, judge)["made"] == 4
+    assert run_make(parts, out, 6, 0, review)["made"] == 4
     kept = [(q.text, *q.answers) for q in read_demonstrations(out)]
     assert kept == [
         ("question 0?", "0"),

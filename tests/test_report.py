@@ -23,7 +23,7 @@ from raggd.methods.spec import FAMILIES, NAMED, SPECS
 from raggd.records import Demonstration, Passage, Prediction, Question, SupportSet
 from raggd.report import figures
 from raggd.report.build import SmallReport
-from raggd.report.contrasts import Averages, contrasts
+from raggd.report.contrasts import contrasts
 from raggd.report.figures import cost_figure
 from raggd.report.grid import Grid, ScoredAnswer, StudyBlock
 from raggd.report.page import ExampleCase, Section, mark_answers, study_page
@@ -55,7 +55,7 @@ def block(
     }
     if costs is None:
         costs = {m: {"adapt_ms": COSTS.get(m, 1.0), "answer_ms": 400.0} for m in scores}
-    return StudyBlock("smollm2", "bm25", tuple(scores), ("nq", "triviaqa"), answers, costs)
+    return StudyBlock("smollm2", "bm25", tuple(scores), ("nq", "triviaqa"), answers, costs, 200)
 
 
 # --- tables -------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_formats_keep_rows_and_cells(rows, bold) -> None:
 
 def test_the_scores_of_a_small_study() -> None:
     shown = block()
-    table = scores_table(shown, Averages(500))
+    table = scores_table(shown)
     draws = [f"{b} {i % 5}" for b in ("nq", "triviaqa") for i in range(20)]
     groups = ["nq"] * 20 + ["triviaqa"] * 20
     em = [a.em for b in shown.benchmarks for a in shown.answers["rag-gd"][b]]
@@ -142,13 +142,13 @@ def test_the_scores_of_a_small_study() -> None:
     text = interval_text(by_draw.scaled(100))
     assert table.rows[-1] == ["RAG-GD", "40", text, text, "900", "400", "0.082"]
     assert table.rows[0][-1] == "0"
-    without = scores_table(block({"base": [1.0] * 20}), Averages(50))
+    without = scores_table(block({"base": [1.0] * 20}))
     assert without.rows[0][-1] == "–", "nothing to compare the cost with"
 
 
 def test_differences_are_bold_only_where_significant() -> None:
     shown = block({"base": [0.0] * 20, "rag-gd": [1.0] * 20, "tt-sgd": [0.0] * 20})
-    found = contrasts([shown], 300, NAMED)
+    found = contrasts([shown], NAMED)
     table = contrast_table(found, "all", "")
     rows = {row[0]: row for row in table.rows}
     assert set(rows) == {
@@ -178,7 +178,7 @@ def texts(svg: str) -> list[str]:
 
 
 def test_figure_is_self_contained_and_keeps_its_text() -> None:
-    svg = cost_figure(block(), Averages(200))
+    svg = cost_figure(block())
     root = ElementTree.fromstring(svg)
     assert root.tag == f"{SVG}svg"
     assert {"RAG-GD", "TT-SGD", "Base adapter", "1 s", "10 s"} <= set(texts(svg))
@@ -198,20 +198,20 @@ def test_figure_is_self_contained_and_keeps_its_text() -> None:
 
 
 def test_a_hostile_name_is_text_in_a_figure() -> None:
-    svg = cost_figure(replace(block(), backbone=EVIL), Averages(200))
+    svg = cost_figure(replace(block(), backbone=EVIL))
     root = ElementTree.fromstring(svg)
     assert any(EVIL in text for text in texts(svg))
     assert EVIL in root.attrib["aria-label"]
     assert {node.tag for node in root.iter()} == {
-        node.tag for node in ElementTree.fromstring(cost_figure(block(), Averages(200))).iter()
+        node.tag for node in ElementTree.fromstring(cost_figure(block())).iter()
     }
 
 
 def test_figure_follows_the_numbers_and_nothing_else() -> None:
-    svg = cost_figure(block(), Averages(200))
-    assert cost_figure(block(), Averages(200)) == svg
+    svg = cost_figure(block())
+    assert cost_figure(block()) == svg
     moved = block({name: [1.0 - (i % 3 == 0)] * 20 for i, name in enumerate(COSTS)})
-    assert cost_figure(moved, Averages(200)) != svg
+    assert cost_figure(moved) != svg
 
 
 @pytest.mark.parametrize(
@@ -227,11 +227,11 @@ def test_figure_of_odd_rows(costs: dict[str, float]) -> None:
     given = {m: {"adapt_ms": cost, "answer_ms": 0.001} for m, cost in costs.items()}
     shown = block({m: [i % 2.0 for i in range(20)] for m in costs}, given)
     names = {SPECS[m].label if m in SPECS else m for m in costs}
-    assert names <= set(texts(cost_figure(shown, Averages(200))))
+    assert names <= set(texts(cost_figure(shown)))
 
 
 def test_no_figure_without_costs() -> None:
-    assert cost_figure(block(costs={name: {} for name in COSTS}), Averages(200)) == ""
+    assert cost_figure(block(costs={name: {} for name in COSTS})) == ""
 
 
 def test_equal_costs_stand_side_by_side_others_where_they_are() -> None:
@@ -274,7 +274,7 @@ def test_labels_cover_neither_each_other_nor_points(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(figures, "label_points", watched)
     given = {f"m{i}": {"adapt_ms": 100.0 + 3 * i, "answer_ms": 1.0} for i in range(8)}
     rng = np.random.default_rng(0)
-    cost_figure(block({m: list(rng.integers(0, 2, 20) * 1.0) for m in given}, given), Averages(200))
+    cost_figure(block({m: list(rng.integers(0, 2, 20) * 1.0) for m in given}, given))
     assert len(seen) == 28
     assert not [pair for pair in seen if min(pair) > 2]
 
@@ -331,7 +331,7 @@ def case(evil: str = "", answer: str = "Paris", base: str = "Rome", f1: float = 
 def report() -> SmallReport:
     shown = block()
     grid = Grid({"backbone": {"name": "smollm2"}}, (shown,), 10, ())
-    return SmallReport(grid, 200)
+    return SmallReport(grid)
 
 
 def page(evil: str = "", cases: list[ExampleCase] | None = None) -> str:
@@ -395,15 +395,9 @@ def test_page_escapes_every_field() -> None:
 
 def test_page_escapes_tables_and_method_names_too() -> None:
     table = Table((Column(EVIL),), ((EVIL,),), caption=EVIL)
-    html = study_page(
-        title=EVIL,
-        lead=EVIL,
-        sections=[Section("one", EVIL, EVIL, {}, {EVIL: table}, EVIL)],
-        methods=[EVIL],
-        settings={EVIL: EVIL},
-        planned=2,
-        missing=[EVIL],
-    )
+    grid = Grid({EVIL: EVIL}, (replace(block(), methods=(EVIL,)),), 2, (EVIL,))
+    sections = [Section("one", EVIL, EVIL, {}, {EVIL: table}, EVIL)]
+    html = study_page(title=EVIL, lead=EVIL, grid=grid, sections=sections)
     assert len(Outline(html).all("script")) == 1
     assert not Outline(html).all("img")
 
@@ -421,10 +415,9 @@ def test_page_shows_what_changed() -> None:
 
 def test_page_without_the_optional_parts() -> None:
     table = Table((Column("a"),), (("1",),))
-    bare = study_page(
-        title="x", lead="y", sections=[Section("one", "One", "", {}, {"a": table})],
-        methods=["base"], settings={},
-    )  # fmt: skip
+    grid = Grid({}, (block({"base": [1.0] * 20}),), 1, ())
+    sections = [Section("one", "One", "", {}, {"a": table})]
+    bare = study_page(title="x", lead="y", grid=grid, sections=sections)
     outline = Outline(bare)
     assert not outline.all("svg")
     assert not outline.all("article")

@@ -18,8 +18,8 @@ from raggd.methods.spec import FAMILIES, NAMED, by_family
 from raggd.methods.spec import METHODS as REGISTRY
 from raggd.report.contrasts import (
     EVIDENCE,
-    Averages,
     all_pairs,
+    average,
     contrasts,
     evidence_gains,
     only,
@@ -65,7 +65,7 @@ def made_up(
         for method, table in scores.items()
     }
     costs = {m: {"adapt_ms": 10.0, "answer_ms": 5.0} for m in scores}
-    return StudyBlock(name, "bm25", tuple(scores), benchmarks, answers, costs)
+    return StudyBlock(name, "bm25", tuple(scores), benchmarks, answers, costs, 400)
 
 
 def bold_rows(table: Table, column: int = 0) -> set[str]:
@@ -126,10 +126,10 @@ def test_averages_and_differences_are_those_of_the_statistics() -> None:
     base = (rng.random((2, 60)) < 0.4).astype(float)
     better = np.maximum(base, rng.random((2, 60)) < 0.3)
     block = made_up({"base": base, "rag-gd": better})
-    average = Averages(400).of(block, "base", "em")
+    shown = average(block, "base", "em")
     groups = ["nq"] * 60 + ["popqa"] * 60
-    assert average is not None
-    assert average.mean == pytest.approx(100 * base.mean())
+    assert shown is not None
+    assert shown.mean == pytest.approx(100 * base.mean())
     by_question = sample([block], ("base", "rag-gd"), block.benchmarks, "em")
     assert by_question is not None
     assert by_question.groups == groups
@@ -141,9 +141,9 @@ def test_averages_and_differences_are_those_of_the_statistics() -> None:
         macro=True,
         resamples=400,
     ).scaled(100)
-    limits = (average.mean, average.low, average.high)
+    limits = (shown.mean, shown.low, shown.high)
     assert limits == pytest.approx((expected.mean, expected.low, expected.high))
-    found = {(c.subset, c.metric): c for c in contrasts([block], 400)}
+    found = {(c.subset, c.metric): c for c in contrasts([block])}
     assert {name for name, _ in found} == {"all", "training tasks", "held-out tasks"}
     contrast = found["all", "em"]
     assert (contrast.method, contrast.other, contrast.n) == ("rag-gd", "base", 120)
@@ -168,7 +168,7 @@ def test_pooled_differences_count_a_question_once() -> None:
     better = np.maximum(base, rng.random((2, 40)) < 0.4)
     one = made_up({"base": base, "rag-gd": better})
     again = [one, replace(one, backbone="two"), replace(one, backbone="three")]
-    pooled = {(c.scope, c.metric): c for c in contrasts(again, 300) if c.subset == "all"}
+    pooled = {(c.scope, c.metric): c for c in contrasts(again) if c.subset == "all"}
     alone = pooled["one, bm25", "em"]
     together = pooled["pooled", "em"]
     assert (together.n, together.blocks) == (80, 3)
@@ -177,7 +177,7 @@ def test_pooled_differences_count_a_question_once() -> None:
     # a block without one of the methods does not take part
     lacking = replace(one, backbone="four", answers={"base": one.answers["base"]})
     lacking = replace(lacking, methods=("base",))
-    fewer = {c.scope: c for c in contrasts([one, again[1], lacking], 300) if c.metric == "em"}
+    fewer = {c.scope: c for c in contrasts([one, again[1], lacking]) if c.metric == "em"}
     assert fewer["pooled"].blocks == 2
 
 
@@ -197,16 +197,16 @@ def test_bold_only_where_significant() -> None:
     same[0, 0] = 1 - same[0, 0]
     scores = {"base": base, "tt-sgd": worse, "rag-gd": much, "mean-update": same}
     block = made_up(scores)
-    found = contrasts([block], 2000)
-    assert above_base(found, block.name, "em") == {"rag-gd"}
-    table = benchmark_table([block], found, Averages(200))
+    found = contrasts([replace(block, resamples=2000)])
+    assert {m for _, m, metric in above_base(found) if metric == "em"} == {"rag-gd"}
+    table = benchmark_table([block], found)
     methods = [row[1] for row in table.rows]
     assert bold_rows(table, 1) == {"RAG-GD"}
     assert [column.heading for column in table.columns][2:4] == ["NQ", "PopQA*"]
     row = table.rows[methods.index("RAG-GD")]
     assert row[2] == f"{100 * much[0].mean():.1f} / {100 * much[0].mean():.1f}"
     assert "\\textbf{" in table.to_latex()
-    overview = average_table([block], found, Averages(200))
+    overview = average_table([block], found)
     assert bold_rows(overview) == {"RAG-GD"}
     differences = contrast_table(found, "all", "caption")
     assert bold_rows(differences) == {
@@ -233,7 +233,7 @@ def test_gains_stand_beside_the_papers() -> None:
     sgd = np.maximum(base, rng.random((2, 100)) < 0.3)
     half = np.where(rng.random((2, 100)) < 0.5, sgd, base)
     block = made_up({"base": base, "tt-sgd": sgd, "rag-gd": half})
-    table = paper_table(contrasts([block], 500))
+    table = paper_table(contrasts([block]))
     row = next(row for row in table.rows if row[0] == "RAG-GD")
     assert row[1:5] == ["+2.72 / +3.15", "+2.55 / +2.57", "+0.97 / +0.36", "+1.68 / +1.20"]
     gain = 100 * (half - base).mean()
@@ -246,7 +246,7 @@ def test_the_papers_column_of_all_blocks_leaves_out_what_only_some_have() -> Non
     base, better = (rng.random((2, 2, 60)) < 0.4).astype(float)
     both = made_up({"base": base, "rag-gd": better, "tt-sgd": better})
     alone = replace(made_up({"base": base, "rag-gd": better}), backbone="three")
-    found = contrasts([both, replace(both, backbone="two"), alone], 200)
+    found = contrasts([both, replace(both, backbone="two"), alone])
     assert {c.blocks for c in found if c.scope == "pooled"} == {2, 3}
     rows = {row[0]: row[-1] for row in paper_table(found).rows}
     assert rows["TT-SGD"] == "–" != rows["RAG-GD"]
@@ -269,7 +269,7 @@ def test_gain_by_evidence_takes_questions_apart() -> None:
     better[:, 1::3] = 1  # only where i % 3 == 1, which is answerable
     block = made_up({"base": base, "rag-gd": better})
     assert len(only(block, answerable=False).answers["base"]["nq"]) == 10
-    gains = {c.subset: c.difference.mean for c in evidence_gains([block], 100) if c.metric == "em"}
+    gains = {c.subset: c.difference.mean for c in evidence_gains([block]) if c.metric == "em"}
     assert gains == {EVIDENCE[True]: pytest.approx(50), EVIDENCE[False]: pytest.approx(0)}
 
 

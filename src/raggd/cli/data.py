@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -143,7 +144,8 @@ def make(
     from raggd.study.made import run_make
 
     if review:  # a moving bar would write over the questions to the reviewer
-        result = run_make(load_rag(config, assignments, corpus).parts, out, count, seed, _ask)
+        parts = load_rag(config, assignments, corpus).parts
+        result = run_make(parts, out, count, seed, _reviewed)
     else:
         with opened(config, assignments, corpus) as rag:
             result = run_make(rag.parts, out, count, seed)
@@ -157,22 +159,24 @@ def make(
     )
 
 
-def _ask(proposal: Draft) -> Draft | None:
-    from raggd.study.made import ReviewStoppedError, edited
+def _reviewed(proposals: Iterator[Draft]) -> Iterator[Draft]:
+    from raggd.study.made import edited
 
-    passage = proposal.passage
-    for line in ("", f"[{passage.title}] {passage.text}", "", f"Question: {proposal.question}"):
-        typer.echo(line, err=True)
-    typer.echo(f"Answer:   {proposal.answer}", err=True)
-    choice = ""
-    while choice not in {"y", "n", "e", "s"}:
-        choice = typer.prompt("Keep it? y(es), n(o), e(dit), s(top)", "y", err=True)[:1].lower()
-    if choice == "s":
-        raise ReviewStoppedError
-    if choice == "e":
-        question = typer.prompt("Question", proposal.question, err=True)
-        return edited(proposal, question, typer.prompt("Answer", proposal.answer, err=True))
-    return proposal if choice == "y" else None
+    for proposal in proposals:
+        passage = proposal.passage
+        for line in ("", f"[{passage.title}] {passage.text}", "", f"Question: {proposal.question}"):
+            typer.echo(line, err=True)
+        typer.echo(f"Answer:   {proposal.answer}", err=True)
+        choice = ""
+        while choice not in {"y", "n", "e", "s"}:
+            choice = typer.prompt("Keep it? y(es), n(o), e(dit), s(top)", "y", err=True)[:1].lower()
+        if choice == "s":
+            return
+        if choice == "e":
+            question = typer.prompt("Question", proposal.question, err=True)
+            yield edited(proposal, question, typer.prompt("Answer", proposal.answer, err=True))
+        elif choice == "y":
+            yield proposal
 
 
 @demonstrations_app.command("compare")

@@ -75,10 +75,10 @@ class LinearSelfAttention(nn.Module):
     """K layers of one head that share their weights, for R replicas (paper appendix B).
 
     Parameters `key`, `query`, `value`, `project` have the shapes of a `Head`. The prediction is
-    the y slot of m `outputs`, or minus it for a `residual` head (see `constructed`). Layers
-    that are `target_only` write into that slot alone, as Lemma 1's do; a trained layer may also
-    change x1 and x2. An `offset` (R, T) is what keys and values read beside a context token: the
-    authors' way to show documents to the layer that they train (see `tasks.document_offset`).
+    minus the y slot of m `outputs` (see `constructed`). Layers that are `target_only` write into
+    that slot alone, as Lemma 1's do; a trained layer may also change x1 and x2. An `offset` (R, T)
+    is what keys and values read beside a context token: the authors' way to show documents to the
+    layer that they train (see `tasks.document_offset`).
     """
 
     def __init__(
@@ -87,7 +87,6 @@ class LinearSelfAttention(nn.Module):
         *,
         layers: int = 1,
         outputs: int = 1,
-        residual: bool = True,
         target_only: bool = False,
         softmax: bool = False,
         offset: Tensor | None = None,
@@ -96,8 +95,8 @@ class LinearSelfAttention(nn.Module):
         self.key, self.query, self.value, self.project = (
             nn.Parameter(tensor.clone(), requires_grad=False) for tensor in head
         )
-        self.layers, self.outputs, self.residual = layers, outputs, residual
-        self.target_only, self.softmax, self.offset = target_only, softmax, offset
+        self.layers, self.outputs, self.offset = layers, outputs, offset
+        self.target_only, self.softmax = target_only, softmax
 
     def head(self) -> Head:
         """Return the weights of a layer, those that it may not write masked."""
@@ -130,7 +129,7 @@ class LinearSelfAttention(nn.Module):
         form = form.expand(len(context), 1, *form.shape)  # reads the y slot
         for source in reversed(self._sources(head, context, documents)):
             form = form + _read_back(form, head, source, documents)
-        return -form if self.residual else form
+        return -form
 
     def forward(self, context: Tensor, queries: Tensor, documents: Tensor | None = None) -> Tensor:
         """Return the shifts of the predictions, (R, B, n, m), at queries (R, B, n, T).
@@ -143,27 +142,21 @@ class LinearSelfAttention(nn.Module):
         head = self.head()
         for source in self._sources(head, context, documents):
             queries = queries + head_shift(head, queries, source, documents, softmax=True)
-        slot = queries[..., -self.outputs :]
-        return -slot if self.residual else slot
+        return -queries[..., -self.outputs :]
 
 
 def constructed(
-    weights: Tensor,
-    eta: Tensor,
-    examples: int,
-    steps: int = 1,
-    *,
-    residual: bool = True,
-    gamma: Tensor | None = None,
+    weights: Tensor, eta: Tensor, examples: int, steps: int = 1, *, gamma: Tensor | None = None
 ) -> LinearSelfAttention:
     """Return K layers of Lemma 1, or with gamma of GD++: a sum of K prediction shifts.
 
-    ``W_K = W_Q = diag(I, 0)``; W_V has one non-zero block row, the y row ``(W, -I)``; P is ``-eta /
-    N`` on the y slot; eta is (R,), the weights W (R, m, d). That moves the y slot of a token as one
-    gradient step moves its prediction. In a stack the y slot of context token j has to become ``y_j
-    - dW x_j``, what the step has left over: the same head with the sign of P turned, the prediction
-    read as minus the y slot (`residual`); without, only one layer is exact. GD++ has one more block
-    in W_V, the identity of the x rows, and P is ``-gamma / N`` there (`objective.gd_plus_plus`).
+    ``W_K = W_Q = diag(I, 0)``; W_V has one non-zero block row, the y row ``(W, -I)``; Lemma 1's P
+    is ``-eta / N`` on the y slot; eta is (R,), the weights W (R, m, d). That moves the y slot of a
+    token as one gradient step moves its prediction. In a stack the y slot of context token j has to
+    become ``y_j - dW x_j``, what the step has left over: the same head with the sign of P turned,
+    the prediction read as minus the y slot, which is the same for one layer. GD++ has one more
+    block in W_V, the identity of the x rows, and P is ``-gamma / N`` there
+    (`objective.gd_plus_plus`).
     """
     replicas, outputs, features = weights.shape
     width, kind = features + outputs, weights.dtype
@@ -173,12 +166,12 @@ def constructed(
     value = torch.zeros(replicas, width, width, dtype=kind)
     identity = torch.eye(outputs, dtype=kind).expand(replicas, -1, -1)
     value[:, -outputs:] = torch.cat([weights, -identity], -1)
-    scale = (1 - seen) * (eta if residual else -eta).to(kind).unsqueeze(-1)
+    scale = (1 - seen) * eta.to(kind).unsqueeze(-1)
     if gamma is not None:
         value = value + key
         scale = scale - seen * gamma.to(kind).unsqueeze(-1)
     head = Head(key, key, value, torch.diag_embed(scale / examples))
-    return LinearSelfAttention(head, layers=steps, outputs=outputs, residual=residual)
+    return LinearSelfAttention(head, layers=steps, outputs=outputs)
 
 
 def random_attention(

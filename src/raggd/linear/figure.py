@@ -254,12 +254,10 @@ def dots(
         spread = [spread_of(key, select(rows, **{by: group, line: name})) for group in groups]
         middle = [s[0] for s in spread]
         error = [[s[0] - s[1] for s in spread], [s[2] - s[0] for s in spread]]
+        x, y = (middle, places) if sideways else (places, middle)
         marks = {"fmt": style["marker"], "color": style["color"], "markersize": 5, "label": name}
-        marks |= {"capsize": 2.5, "linewidth": 1.2}
-        if sideways:
-            axis.errorbar(middle, places, xerr=error, **marks)
-        else:
-            axis.errorbar(places, middle, yerr=error, **marks)
+        marks |= {"capsize": 2.5, "linewidth": 1.2, "xerr" if sideways else "yerr": error}
+        axis.errorbar(x, y, **marks)
     (axis.set_yticks if sideways else axis.set_xticks)(range(len(groups)), groups)
     if sideways:
         axis.invert_yaxis()

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from raggd.linear import training
-from raggd.linear.attention import (
-    Head,
-    LinearSelfAttention,
-    constructed,
-    random_attention,
-)
+from raggd.linear.attention import Head, LinearSelfAttention, constructed, random_attention
 from raggd.linear.figure import Cell, Row, TableLoader, changed_cell, is_evaluated, rows_of
 from raggd.linear.objective import Interface
 from raggd.linear.tasks import (
@@ -31,6 +26,7 @@ from raggd.linear.tasks import (
 )
 from raggd.progress import Progress
 
+Networks = Mapping[str, LinearSelfAttention]
 RANGES = {
     TaskReading.ours: (0.5, 1.0, 1.5, 2.0),
     TaskReading.authors: (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0),
@@ -98,20 +94,6 @@ def scaling(spec: TaskSpec) -> Callable[[Tasks], Tasks]:
     return lambda tasks: replace(tasks, x1=tasks.x1 * first, x2=tasks.x2 * second)
 
 
-def constructions(
-    search: Tasks, weights: Tensor, layers: int, *, curved: bool
-) -> tuple[dict[str, LinearSelfAttention], dict[str, Tensor]]:
-    """Return plain steps as "constructed", or if `curved` GD++ beside them; and numbers."""
-    examples = search.x1.shape[-2] - 1
-    eta = training.search_eta(search, layers, weights)
-    plain = constructed(weights, eta, examples, layers)
-    if not curved:
-        return {"constructed": plain}, {"eta": eta}
-    eta, gamma = training.search_gd_plus_plus(search, layers, eta, weights)
-    curving = constructed(weights, eta, examples, layers, gamma=gamma)
-    return {"constructed": curving, "plain": plain}, {"eta": eta, "gamma": gamma}
-
-
 class _Run:
     """What one cell holds: tasks, the network to train, what it is held against."""
 
@@ -136,21 +118,30 @@ class _Run:
     def tasks(self, count: int) -> Tasks:
         return sample(self.spec, self.seeds, count, self.generator)
 
-    def searched(self, search: Tasks) -> tuple[dict[str, LinearSelfAttention], dict[str, Tensor]]:
-        """Return the constructions; the authors hold a stack of layers against GD++.
+    def searched(self, search: Tasks) -> tuple[Networks, dict[str, Tensor]]:
+        """Return the constructions, with the numbers of their steps.
 
         "blind" leaves out the direction of the documents' weight, as layers have to whose keys and
         values read a multiple of it in every token (see docs/linear.md).
         """
-        layers, zero = self.cell["layers"], search.zero_weights()
-        curved = layers > 1 and not self.ours
+        zero = search.zero_weights()
         if self.w2 is None:
-            return constructions(search, zero, layers, curved=curved)
+            return self._steps(search, zero)
         start = torch.cat([zero[..., : self.spec.features], self.w2], -1)
-        found, numbers = constructions(search, start, layers, curved=curved)
-        seen = without_direction(search, self.w2)
-        blind, _ = constructions(seen, zero, layers, curved=curved)
-        return found | {"blind": blind["constructed"]}, numbers
+        found, numbers = self._steps(search, start)
+        blind, _ = self._steps(without_direction(search, self.w2), zero)
+        return {**found, "blind": blind["constructed"]}, numbers
+
+    def _steps(self, search: Tasks, weights: Tensor) -> tuple[Networks, dict[str, Tensor]]:
+        # the authors hold a stack of layers against GD++, plain steps beside it
+        layers, examples = self.cell["layers"], self.spec.examples
+        eta = training.search_eta(search, layers, weights)
+        plain = constructed(weights, eta, examples, layers)
+        if self.ours or layers == 1:
+            return {"constructed": plain}, {"eta": eta}
+        eta, gamma = training.search_gd_plus_plus(search, layers, eta, weights)
+        curving = constructed(weights, eta, examples, layers, gamma=gamma)
+        return {"constructed": curving, "plain": plain}, {"eta": eta, "gamma": gamma}
 
     def rows(self, measured: Mapping[str, Tensor], **labels: Any) -> list[Row]:
         """Return a row per seed; the authors' loss is half the squared error."""
@@ -162,9 +153,7 @@ class _Run:
         construction = training.attention_predictor(self.networks["constructed"])
         return training.compare(self.trained, construction, tasks)
 
-    def losses(
-        self, tasks: Tasks, networks: Mapping[str, LinearSelfAttention], input_range: float
-    ) -> dict[str, Tensor]:
+    def losses(self, tasks: Tasks, networks: Networks, input_range: float) -> dict[str, Tensor]:
         """Return all losses; of tasks with teachers in expectation over queries."""
         asked = {"trained": tasks} | dict.fromkeys(networks, tasks)
         measured = {"trained": self.net, **networks}

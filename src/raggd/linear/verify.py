@@ -61,14 +61,13 @@ class Problem:
     eta: float
     gamma: float
     steps: int
-    residual: bool  # whether layers see what the step before has left over
 
     def network(self) -> LinearSelfAttention:
         """Return the construction, of plain steps without gamma."""
         eta, gamma = torch.tensor([[self.eta], [self.gamma]], dtype=torch.float64)
         curved = gamma if self.gamma else None
-        weights, count = self.weights[None], len(self.examples.y)
-        return constructed(weights, eta, count, self.steps, residual=self.residual, gamma=curved)
+        count = len(self.examples.y)
+        return constructed(self.weights[None], eta, count, self.steps, gamma=curved)
 
     def shift(self, network: LinearSelfAttention | None = None) -> Tensor:
         """Return what the construction says at the queries, (queries, m), or another network."""
@@ -86,6 +85,9 @@ class Problem:
             return gd_plus_plus(self.weights, self.examples, self.queries, *numbers, descent)
         after = descent(self.weights, self.examples, self.eta, self.steps)
         return self.queries @ (after - self.weights).mT
+
+
+Shift = Callable[[Problem], Tensor]
 
 
 def problem(case: Case) -> Problem:
@@ -114,7 +116,7 @@ def problem(case: Case) -> Problem:
     share = 0.3 + 1.2 * float(torch.rand(1, generator=generator))  # stable below 2
     unit = n / float(torch.linalg.matrix_norm(examples.x @ examples.x.mT, 2))
     numbers = (share * unit, case.curvature * unit, case.steps)
-    return Problem(weights, examples, x[n:], *numbers, residual=case.steps > 1)
+    return Problem(weights, examples, x[n:], *numbers)
 
 
 def relative(found: Tensor, expected: Tensor) -> float:
@@ -122,16 +124,12 @@ def relative(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-300))
 
 
-def deviations(given: Problem, shift: Tensor) -> tuple[float, float]:
-    """Return how far a prediction shift is from K steps in closed form and by autograd."""
-    closed, oracle = (given.reference(by) for by in (descend, autograd_descend))
-    return relative(shift, closed), relative(shift, oracle)
-
-
-def measure(case: Case) -> tuple[float, float]:
-    """Return the construction's relative deviation from the closed form and from autograd."""
+def measure(case: Case, shift_of: Shift = Problem.shift) -> tuple[float, float]:
+    """Return how far a construction is from K steps in closed form and by autograd."""
     given = problem(case)
-    return deviations(given, given.shift())
+    shift = shift_of(given)
+    closed, oracle = (relative(shift, given.reference(by)) for by in (descend, autograd_descend))
+    return closed, oracle
 
 
 def standard_cases() -> Iterator[Case]:
@@ -186,12 +184,12 @@ def _without_x_rows(given: Problem) -> Tensor:
 
 
 _THREE, _CURVED = Case(steps=3), Case(steps=3, curvature=0.3)
-DEPARTURES: dict[str, tuple[Case, Callable[[Problem], Tensor]]] = {
+DEPARTURES: dict[str, tuple[Case, Shift]] = {
     "softmax in place of linear scores": (Case(), _softmax),
     "flipped sign of P": (Case(), lambda g: replace(g, eta=-g.eta).shift()),
     "context tokens without their y slot": (Case(), _without_targets),
     "query token among the keys": (Case(), _query_among_keys),
-    "3 layers that do not see the residual": (_THREE, lambda g: replace(g, residual=False).shift()),
+    "3 layers that do not see the residual": (_THREE, lambda g: -replace(g, eta=-g.eta).shift()),
     "3 layers whose keys read the y slot": (_THREE, _keys_read_y),
     "3 layers of GD++ without the x rows of W_V": (_CURVED, _without_x_rows),
     "3 layers of GD++, gamma's sign turned": (
@@ -222,9 +220,9 @@ class Line:
 
 def departure_line(label: str, seeds: int = 8) -> Line:
     """Return the *smallest* deviation of one of `DEPARTURES`, on cases with a non-zero start."""
-    case, build = DEPARTURES[label]
-    given = [problem(replace(case, seed=1000 + 2 * seed)) for seed in range(seeds)]
-    closed, oracle = zip(*(deviations(g, build(g)) for g in given), strict=True)
+    case, shift_of = DEPARTURES[label]
+    cases = [replace(case, seed=1000 + 2 * seed) for seed in range(seeds)]
+    closed, oracle = zip(*(measure(c, shift_of) for c in cases), strict=True)
     return Line(label, seeds, min(closed), min(oracle), must_differ=True)
 
 

@@ -12,8 +12,8 @@ from raggd.progress import Progress, silent
 from raggd.report import study_tables
 from raggd.report.contrasts import (
     METRICS,
-    Averages,
     Contrast,
+    average,
     contrasts,
     evidence_gains,
     loss_drops,
@@ -48,23 +48,22 @@ def _difference_tables(found: Sequence[Contrast]) -> dict[str, Table]:
 
 
 def study_sections(
-    grid: Grid, found: Sequence[Contrast], alignments: Mapping[str, Any], resamples: int
+    grid: Grid, found: Sequence[Contrast], alignments: Mapping[str, Any]
 ) -> list[Section]:
     """Return the parts of a study's page: every figure and table, by the names of their files."""
-    averages, evidence = Averages(resamples), evidence_gains(grid.blocks, resamples)
+    evidence, drops = evidence_gains(grid.blocks), loss_drops(grid.blocks)
     scores, costs, times, matches = [], dict[str, Table](), dict[str, str](), dict[str, str]()
     for backbone in dict.fromkeys(block.backbone for block in grid.blocks):
         own = [block for block in grid.blocks if block.backbone == backbone]
-        scores.append(study_tables.benchmark_table(own, found, averages))
-    scores.append(study_tables.average_table(grid.blocks, found, averages))
+        scores.append(study_tables.benchmark_table(own, found))
+    scores.append(study_tables.average_table(grid.blocks, found))
     for block in grid.blocks:
         costs[f"cost-{block.backbone}-{block.retriever}"] = study_tables.cost_table(block)
-        times[f"figure4-{block.backbone}-{block.retriever}"] = cost_figure(block, averages)
+        times[f"figure4-{block.backbone}-{block.retriever}"] = cost_figure(block)
     for name, record in alignments.items():
         matches[f"alignment-{name}"] = heat_map(name, record)
         matches[f"alignment-tasks-{name}"] = distribution_figure(name, record)
     shown = [c for c in found if c.subset == "all" and c.metric != "loss"]
-    drops = study_tables.drops_table(loss_drops(grid.blocks, resamples))
     return [
         Section(
             "differences",
@@ -77,7 +76,7 @@ def study_sections(
         Section(
             "scores",
             "Scores",
-            figures={"figure3a": families_figure(grid.blocks, averages)},
+            figures={"figure3a": families_figure(grid.blocks)},
             tables={f"table{number}": table for number, table in enumerate(scores, start=1)},
         ),
         Section(
@@ -85,7 +84,7 @@ def study_sections(
             "Against test-time SGD",
             "How many times as much as TT-SGD a method takes from the answer loss of the base "
             "adapter. No multiple is shown where TT-SGD's own gain is not certain.",
-            tables={"drops": drops},
+            tables={"drops": study_tables.drops_table(drops)},
         ),
         Section(
             "paper",
@@ -97,7 +96,7 @@ def study_sections(
         Section(
             "steps",
             "Number of steps K",
-            figures={"figure3b": steps_figure(grid.blocks, averages)},
+            figures={"figure3b": steps_figure(grid.blocks)},
         ),
         Section("cost", "Accuracy and cost", figures=times, tables=costs),
         Section(
@@ -128,7 +127,7 @@ def study_sections(
         Section(
             "numbers",
             "Every number",
-            tables={"numbers": study_tables.numbers_table(grid, averages)},
+            tables={"numbers": study_tables.numbers_table(grid)},
             filter="rag-gd popqa f1",
         ),
     ]
@@ -139,7 +138,7 @@ def write_report(
 ) -> dict[str, Any]:
     """Write a study's tables, figures and page into `to`; return what ``report.json`` holds."""
     progress("reading records", 0, None)
-    grid = load_grid(out)
+    grid = load_grid(out, resamples)
     paths = {block.backbone: out / block.backbone / ALIGNMENT_FILE for block in grid.blocks}
     alignments = {
         name: read_json(path, what="alignment record")
@@ -147,9 +146,9 @@ def write_report(
         if path.is_file()
     }
     progress("comparing methods", 0, None)
-    found = contrasts(grid.blocks, resamples)
+    found = contrasts(grid.blocks)
     progress("tables and figures", 0, None)
-    sections = study_sections(grid, found, alignments, resamples)
+    sections = study_sections(grid, found, alignments)
     tables = {name: table for section in sections for name, table in section.tables.items()}
     tables["pairs"] = study_tables.pairs_table(found)  # of which the page shows a part
     for name, table in tables.items():
@@ -168,11 +167,8 @@ def write_report(
             f"{complete} of {grid.planned} cells are complete. Backbones and retrievers: "
             f"{'; '.join(blocks)}. Every method saw the same questions and demonstrations."
         ),
+        grid=grid,
         sections=sections,
-        methods=list(dict.fromkeys(m for block in grid.blocks for m in block.methods)),
-        planned=grid.planned,
-        missing=grid.missing,
-        settings=grid.settings,
     )
     write_text(to / "study.html", page)
     names = ("scope", "subset", "method", "other", "metric", "n")
@@ -200,17 +196,16 @@ def write_report(
 class SmallReport:
     """Everything that is shown of a small study, whose grid has one block."""
 
-    def __init__(self, grid: Grid, resamples: int = 10_000) -> None:
+    def __init__(self, grid: Grid) -> None:
         self.grid = grid
         self.block = grid.blocks[0]
-        self.averages = Averages(resamples)
-        self.found = contrasts([self.block], resamples, NAMED)
+        self.found = contrasts([self.block], NAMED)
         caption = (
             "Differences, question by question, mean of benchmark means; support draws count as a "
             "source of chance. Bold: p < 0.05, corrected by Holm over this table."
         )
         made = [
-            study_tables.scores_table(self.block, self.averages),
+            study_tables.scores_table(self.block),
             study_tables.contrast_table(self.found, "all", caption),
             study_tables.loss_table(self.block),
         ]
@@ -222,7 +217,7 @@ class SmallReport:
         block = self.block
 
         def mean(method: str, metric: str, *benchmarks: str) -> float | None:
-            found = self.averages.of(block, method, metric, benchmarks)
+            found = average(block, method, metric, benchmarks)
             return found.mean if found else None
 
         methods, losses = dict[str, Any](), dict[str, dict[str, float]]()
@@ -240,26 +235,24 @@ class SmallReport:
     def write(self, out: Path) -> None:
         """Write ``summary.md`` and ``summary.csv`` beside the records."""
         write_text(out / "summary.md", "\n".join(table.to_markdown() for table in self.tables))
-        numbers = study_tables.numbers_table(self.grid, self.averages)
-        write_text(out / "summary.csv", numbers.to_csv())
+        write_text(out / "summary.csv", study_tables.numbers_table(self.grid).to_csv())
 
     def page(
         self, title: str, lead: str, notes: str, cases: Sequence[ExampleCase], after: str
     ) -> str:
         """Return the study's HTML page, with answers of the base and of `after` side by side."""
-        figure = cost_figure(self.block, self.averages)
+        figure = cost_figure(self.block)
         first, *others = self.tables
         compared = {f"table{number}": table for number, table in enumerate(others)}
         return study_page(
             title=title,
             lead=lead,
+            grid=self.grid,
             sections=[
                 Section("results", "Results", figures={"cost": figure}, tables={"scores": first}),
                 Section("differences", "Are the differences real?", tables=compared),
                 Section("notes", "Notes", notes),
             ],
-            methods=self.block.methods,
-            settings=self.grid.settings,
             cases=cases,
-            compared=("base", after),
+            after=after,
         )

@@ -50,19 +50,12 @@ class Contrast:
     p: float  # two-sided, corrected by Holm over the pairs of scope, subset and metric
     p_named: float | None = None  # corrected over the pairs in `NAMED` alone; None for the others
 
-    def turned(self) -> Contrast:
-        """Return the same difference the other way round."""
-        d = self.difference
-        turned = replace(d, mean=-d.mean, low=-d.high, high=-d.low)
-        return replace(self, method=self.other, other=self.method, difference=turned)
-
 
 def sample(
     blocks: Sequence[StudyBlock],
     methods: Sequence[str],
     benchmarks: Sequence[str],
     metric: str,
-    resamples: int = 10_000,
     *,
     macro: bool = True,
 ) -> Sample | None:
@@ -93,31 +86,23 @@ def sample(
         clusters.append(tuple(sorted({label for _, label in mine.values()})))
     if not rows or (macro and set(groups) != set(benchmarks)):
         return None
-    return Sample(tuple(methods), np.array(rows), groups, clusters, macro, resamples)
+    return Sample(tuple(methods), np.array(rows), groups, clusters, macro, blocks[0].resamples)
 
 
-class Averages:
-    """Means of benchmark means with their intervals; all methods of a block share resamples."""
+def average(
+    block: StudyBlock, method: str, metric: str, benchmarks: Sequence[str] = ()
+) -> Interval | None:
+    """Return a mean of benchmark means in percent (the loss in nats); None if one is lacking.
 
-    def __init__(self, resamples: int = 10_000) -> None:
-        self.resamples = resamples
-        self._known: dict[tuple[str, tuple[str, ...], str], dict[str, Interval]] = {}
-
-    def of(
-        self, block: StudyBlock, method: str, metric: str, benchmarks: Sequence[str] = ()
-    ) -> Interval | None:
-        """Return a method's average in percent (the loss in nats); None if it lacks a benchmark.
-
-        It is over all benchmarks of the block where none are named.
-        """
-        benchmarks = tuple(benchmarks) or block.benchmarks
-        key = (block.name, benchmarks, metric)
-        if key not in self._known:
-            methods = [m for m in block.methods if block.has(m, benchmarks)]
-            given = sample([block], methods, benchmarks, metric, self.resamples)
-            found = given.intervals() if given else {}
-            self._known[key] = {m: _shown(interval, metric) for m, interval in found.items()}
-        return self._known[key].get(method)
+    It is over all benchmarks of the block where none are named. All methods share resamples.
+    """
+    key = (tuple(benchmarks) or block.benchmarks, metric)
+    if key not in block.averages:
+        methods = [m for m in block.methods if block.has(m, key[0])]
+        given = sample([block], methods, *key)
+        found = given.intervals() if given else {}
+        block.averages[key] = {m: _shown(interval, metric) for m, interval in found.items()}
+    return block.averages[key].get(method)
 
 
 def _shown(interval: Interval, metric: str) -> Interval:
@@ -135,14 +120,13 @@ def _family(
     blocks: Sequence[StudyBlock],
     pairs: Sequence[Pair],
     benchmarks: Sequence[str],
-    resamples: int,
     *,
     macro: bool = True,
 ) -> list[Contrast]:
     # one family for Holm's rule in each metric
     methods, found = tuple(dict.fromkeys(name for pair in pairs for name in pair)), []
     for metric in METRICS:
-        given = sample(blocks, methods, benchmarks, metric, resamples, macro=macro)
+        given = sample(blocks, methods, benchmarks, metric, macro=macro)
         if given is None:
             continue
         differences = given.differences(pairs)
@@ -162,9 +146,7 @@ def all_pairs(methods: Sequence[str]) -> list[Pair]:
     return [(a, b) if (a, b) in NAMED else (b, a) for a, b in pairs]
 
 
-def contrasts(
-    blocks: Sequence[StudyBlock], resamples: int = 10_000, pairs: Sequence[Pair] | None = None
-) -> list[Contrast]:
+def contrasts(blocks: Sequence[StudyBlock], pairs: Sequence[Pair] | None = None) -> list[Contrast]:
     """Compare pairs of methods (None: all) in every block and pooled over blocks, scope by scope.
 
     Pooled, a pair is compared over the blocks that have both; pairs of the same blocks are one
@@ -185,14 +167,16 @@ def contrasts(
                     together.setdefault(names, []).append(pair)
             for names, alike in together.items():
                 both = [block for block in given if block.name in names]
-                found += _family(scope, subset, both, alike, chosen, resamples)
+                found += _family(scope, subset, both, alike, chosen)
     return found
 
 
-def significant(family: Sequence[Contrast]) -> set[Contrast]:
-    """Return the contrasts of a family with a p-value below 0.05, corrected over the family."""
-    adjusted = holm({c: c.difference.p_value for c in family})
-    return {c for c, p in adjusted.items() if p < ALPHA}
+def significant(found: Sequence[Contrast]) -> set[Contrast]:
+    """Return what has a p-value below 0.05, corrected over the contrasts of a scope and metric."""
+    families: dict[tuple[str, str], dict[Contrast, float]] = {}
+    for c in found:
+        families.setdefault((c.scope, c.metric), {})[c] = c.difference.p_value
+    return {c for family in families.values() for c, p in holm(family).items() if p < ALPHA}
 
 
 def only(block: StudyBlock, answerable: bool) -> StudyBlock:
@@ -209,14 +193,14 @@ def only(block: StudyBlock, answerable: bool) -> StudyBlock:
     return replace(block, answers=answers, benchmarks=shown)
 
 
-def evidence_gains(blocks: Sequence[StudyBlock], resamples: int) -> list[Contrast]:
+def evidence_gains(blocks: Sequence[StudyBlock]) -> list[Contrast]:
     """Return mean gains over questions, apart for both kinds of evidence; p is uncorrected."""
     found = []
     for block in blocks:
         parts = {subset: only(block, answerable) for answerable, subset in EVIDENCE.items()}
         for pair in EVIDENCE_PAIRS:
             for subset, part in parts.items():
-                given = (block.name, subset, [part], [pair], part.benchmarks, resamples)
+                given = (block.name, subset, [part], [pair], part.benchmarks)
                 found += _family(*given, macro=False)
     return found
 
@@ -234,7 +218,7 @@ class Drop:
     times: Interval | None  # of TT-SGD's drop; None where that is not surely positive
 
 
-def loss_drops(blocks: Sequence[StudyBlock], resamples: int) -> list[Drop]:
+def loss_drops(blocks: Sequence[StudyBlock]) -> list[Drop]:
     """Return the drops on what every method of a block answered, base and TT-SGD among them."""
     found = []
     for block in blocks:
@@ -242,7 +226,7 @@ def loss_drops(blocks: Sequence[StudyBlock], resamples: int) -> list[Drop]:
         parts = [(subset, block, chosen) for subset, chosen in subsets(block.benchmarks)]
         for subset, part, benchmarks in [*parts, (ANSWERABLE, held, held.benchmarks)]:
             methods = [m for m in part.methods if part.has(m, benchmarks)]
-            given = sample([part], methods, benchmarks, "loss", resamples)
+            given = sample([part], methods, benchmarks, "loss")
             if given is None or not {BASE, REFERENCE} <= set(methods):
                 continue
             gained = replace(given, values=given.column(BASE)[:, None] - given.values)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from raggd.evaluation.statistics import Interval
 from raggd.methods.spec import FAMILIES, SPECS, by_family, method_label
 from raggd.records import content_id
-from raggd.report.contrasts import EVIDENCE, Averages, Contrast
+from raggd.report.contrasts import EVIDENCE, Contrast, average
 from raggd.report.grid import StudyBlock
 from raggd.report.study_tables import benchmark_title, minus_label
 
@@ -121,21 +121,21 @@ def _spreads(found: Sequence[Interval]) -> tuple[tuple[float, ...], ...]:
     return tuple(zip(*reached, strict=True))
 
 
-def _said(blocks: Sequence[StudyBlock], averages: Averages) -> str:
+def _said(blocks: Sequence[StudyBlock]) -> str:
     lines = []
     for block in blocks:
-        shown = [(m, averages.of(block, m, "f1")) for m in block.methods]
+        shown = [(m, average(block, m, "f1")) for m in block.methods]
         numbers = ", ".join(f"{method_label(m)} {x.mean:.1f}" for m, x in shown if x)
         lines.append(f"{block.name}: {numbers}")
     return "; ".join(lines)
 
 
-def families_figure(blocks: Sequence[StudyBlock], averages: Averages) -> str:
+def families_figure(blocks: Sequence[StudyBlock]) -> str:
     """Return F1 of all methods as bars, coloured by family (the paper's figure 3a)."""
     from matplotlib.patches import Patch
 
     methods = [m for family in FAMILIES for m in by_family(family)]
-    shown = [[(m, x) for m in methods if (x := averages.of(b, m, "f1"))] for b in blocks]
+    shown = [[(m, x) for m in methods if (x := average(b, m, "f1"))] for b in blocks]
     heights = [0.7 + 0.21 * len(bars) for bars in shown]
 
     def draw(place: Axes, number: int) -> None:
@@ -148,20 +148,20 @@ def families_figure(blocks: Sequence[StudyBlock], averages: Averages) -> str:
         place.set_xlabel("F1 in percent, average of benchmarks")
 
     legend = [(Patch(facecolor=colour), name) for name, colour in FAMILIES.items()]
-    names, said = [block.name for block in blocks], _said(blocks, averages)
+    names, said = [block.name for block in blocks], _said(blocks)
     return _paneled("Average F1 by method", said, names, heights, draw, legend)
 
 
-def steps_figure(blocks: Sequence[StudyBlock], averages: Averages) -> str:
+def steps_figure(blocks: Sequence[StudyBlock]) -> str:
     """Return F1 against the number of gradient steps K (the paper's figure 3b)."""
 
     def draw(place: Axes, number: int) -> None:
         block = blocks[number]
-        if base := averages.of(block, "base", "f1"):
+        if base := average(block, "base", "f1"):
             colour = FAMILIES["trained once"]
             place.axhline(base.mean, color=colour, lw=1, ls="--", label="Base adapter")
         for shift, (name, methods) in enumerate(_STEPS.items()):
-            shown = {k: x for k, m in methods.items() if (x := averages.of(block, m, "f1"))}
+            shown = {k: x for k, m in methods.items() if (x := average(block, m, "f1"))}
             if not shown:
                 continue
             found, spec = list(shown.values()), SPECS[name]
@@ -182,7 +182,7 @@ def steps_figure(blocks: Sequence[StudyBlock], averages: Averages) -> str:
         place.set_ylabel("F1 in percent")
 
     names, title = [block.name for block in blocks], "Average F1 against the number of steps K"
-    return _paneled(title, _said(blocks, averages), names, [2.5] * len(names), draw)
+    return _paneled(title, _said(blocks), names, [2.5] * len(names), draw)
 
 
 def marks_of(methods: Sequence[str]) -> list[tuple[str, str]]:
@@ -235,14 +235,14 @@ def label_points(
     )
 
 
-def cost_figure(block: StudyBlock, averages: Averages) -> str:
+def cost_figure(block: StudyBlock) -> str:
     """Return F1 against the time of a question, adaptation included (the paper's figure 4).
 
     Controls cost what the methods cost that they control, and are left out; it may be empty.
     """
     shown, gradients = [], by_family("gradients at test time")
     for method in (m for m in block.methods if m not in by_family("controls")):
-        found, costs = averages.of(block, method, "f1"), block.costs.get(method, {})
+        found, costs = average(block, method, "f1"), block.costs.get(method, {})
         if found is not None and {"adapt_ms", "answer_ms"} <= set(costs):
             ((below,), (above,)) = _spreads([found])
             limits = (found.mean, found.mean - below, found.mean + above)

@@ -7,19 +7,20 @@ study runs, methods are at most a draw apart; the draws that most methods have a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from raggd.data.benchmarks import BENCHMARKS, HELD_OUT
+from raggd.evaluation.statistics import Interval
 from raggd.files import read_json
 from raggd.methods.spec import SPECS
 from raggd.records import RaggdError
 
 PLAN_FILE, ALIGNMENT_FILE = "study.json", "alignment.json"
 """A study's settings and cells; how a backbone's predictors match true updates."""
-Costs = Mapping[str, float]
+Costs = Mapping[str, float]  # of a question, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,8 @@ Answers = Mapping[str, Mapping[str, Sequence[ScoredAnswer]]]
 """By method and benchmark; of several seeds answers stand one after another."""
 
 
-@dataclass(frozen=True, slots=True)
-class CellAnswers:
-    """What is there of one cell, draw by draw; an unfinished one lacks draws and costs."""
-
-    answers: list[ScoredAnswer]
-    costs: Costs | None
+CellAnswers = tuple[list[ScoredAnswer], Costs | None]
+"""What is there of one cell, draw by draw; an unfinished one lacks draws and costs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +54,11 @@ class StudyBlock:
     benchmarks: tuple[str, ...]
     answers: Answers
     costs: Mapping[str, Costs]
+    resamples: int = 10_000  # behind every interval of its scores
+    averages: dict[tuple[tuple[str, ...], str], dict[str, Interval]] = field(
+        init=False, default_factory=dict, repr=False, compare=False
+    )
+    """Known ones, by benchmarks and metric, then by method (see `contrasts.average`)."""
 
     @property
     def name(self) -> str:
@@ -107,10 +109,10 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
         if path.is_file():
             record = read_json(path, what="run record")
             costs = {name: float(value) for name, value in record.get("cost", {}).items()}
-            return CellAnswers(_scored(record["predictions"], entry["seed"]), costs)
+            return _scored(record["predictions"], entry["seed"]), costs
         folder = out / entry["backbone"] / entry["retriever"] / f"seed-{entry['seed']}"
         found = _part_predictions(folder, entry["benchmark"], entry["method"])
-        return CellAnswers(_scored(found, entry["seed"]), None) if found else None
+        return (_scored(found, entry["seed"]), None) if found else None
     except (KeyError, TypeError, ValueError) as error:
         raise RaggdError(
             f"{path} (or a part of it) is not what a study writes ({error!r}): remove it and run "
@@ -119,29 +121,31 @@ def _cell(out: Path, entry: Mapping[str, Any]) -> CellAnswers | None:
 
 
 def _block(
-    backbone: str, retriever: str, cells: Mapping[tuple[int, str, str], CellAnswers]
+    labels: tuple[str, str], cells: Mapping[tuple[int, str, str], CellAnswers], resamples: int
 ) -> StudyBlock:
     answers: dict[str, dict[str, list[ScoredAnswer]]] = {}
-    groups: dict[tuple[str, int], dict[str, CellAnswers]] = {}
-    for (seed, benchmark, method), cell in cells.items():
-        groups.setdefault((benchmark, seed), {})[method] = cell
+    groups: dict[tuple[str, int], dict[str, list[ScoredAnswer]]] = {}
+    whole: dict[str, list[Costs]] = {}  # of complete cells, by method
+    for (seed, benchmark, method), (given, costs) in cells.items():
+        groups.setdefault((benchmark, seed), {})[method] = given
+        if costs is not None:
+            whole.setdefault(method, []).append(costs)
     for (benchmark, _), by_method in groups.items():
-        draws = {m: len({a.draw for a in cell.answers}) for m, cell in by_method.items()}
+        draws = {m: len({a.draw for a in given}) for m, given in by_method.items()}
         # the number of draws that shows most: methods that have so many, times draws
         most = max(draws.values(), key=lambda n: (sum(d >= n for d in draws.values()) * n, n))
         for method in (m for m, count in draws.items() if count >= most):
-            shown = [a for a in by_method[method].answers if a.draw < most]
+            shown = [a for a in by_method[method] if a.draw < most]
             answers.setdefault(method, {}).setdefault(benchmark, []).extend(shown)
-    costs = {}
+    means = {}
     for method in answers:
-        own = [cell.costs for (_, _, name), cell in cells.items() if name == method]
-        complete = [found for found in own if found is not None]
+        complete = whole.get(method, [])
         names = set.intersection(*map(set, complete)) if complete else set()
-        costs[method] = {name: fmean(found[name] for found in complete) for name in sorted(names)}
+        means[method] = {name: fmean(found[name] for found in complete) for name in sorted(names)}
     listed = [name for name in SPECS if name in answers]
     ordered = tuple(dict.fromkeys([*listed, *answers]))
     benchmarks = tuple(dict.fromkeys(benchmark for benchmark, _ in groups))
-    return StudyBlock(backbone, retriever, ordered, benchmarks, answers, costs)
+    return StudyBlock(*labels, ordered, benchmarks, answers, means, resamples)
 
 
 def _bare_records(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -173,21 +177,21 @@ def _planned(out: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         raise RaggdError(f"{path} is not the plan of a study ({error}).") from error
 
 
-def load_grid(out: Path) -> Grid:
+def load_grid(out: Path, resamples: int = 10_000) -> Grid:
     """Read a study's folder; the study may be unfinished, but not without an answer."""
     settings, entries = _planned(out)
     blocks: dict[tuple[str, str], dict[tuple[int, str, str], CellAnswers]] = {}
     missing = []
     for entry in entries:
         cell = _cell(out, entry)
-        if cell is None or cell.costs is None:
+        if cell is None or cell[1] is None:
             missing.append(entry["path"])
         if cell is not None:
             mine = blocks.setdefault((entry["backbone"], entry["retriever"]), {})
             mine[entry["seed"], entry["benchmark"], entry["method"]] = cell
     if not blocks:
         raise RaggdError(f"nothing was answered yet in {out}: run the study first.")
-    built = tuple(_block(*key, cells) for key, cells in blocks.items())
+    built = tuple(_block(labels, cells, resamples) for labels, cells in blocks.items())
     return Grid(settings, built, len(entries), tuple(missing))
 
 

@@ -12,14 +12,7 @@ from typing import Any
 import numpy as np
 
 from raggd.evaluation.forms import PARTS, Form, refusal_scores
-from raggd.evaluation.statistics import (
-    Array,
-    Difference,
-    Interval,
-    Sample,
-    holm,
-    questions_needed,
-)
+from raggd.evaluation.statistics import Array, Difference, Interval, Sample, holm, questions_needed
 from raggd.files import write_text
 from raggd.methods.spec import SPECS, method_label
 from raggd.records import Question, RunRecord

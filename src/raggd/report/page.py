@@ -13,11 +13,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from raggd.data.answers import normalise_answer
 from raggd.methods.spec import SPECS, method_label
 from raggd.records import Passage, Prediction, Question, SupportSet
+from raggd.report.contrasts import BASE
+from raggd.report.grid import Grid
 from raggd.report.tables import NOTHING, Bold, Table
 
 if TYPE_CHECKING:
@@ -60,17 +62,14 @@ def study_page(
     *,
     title: str,
     lead: str,
+    grid: Grid,
     sections: Sequence[Section],
-    methods: Sequence[str],
-    settings: Mapping[str, Any],
-    planned: int = 0,
-    missing: Sequence[str] = (),
     cases: Sequence[ExampleCase] = (),
-    compared: tuple[str, str] = ("base", "rag-gd"),
+    after: str = "rag-gd",
 ) -> str:
     """Render the page, a whole HTML document; sections without content are left out.
 
-    `compared` are the methods whose answers to the cases are "before" and "after".
+    Answers to the cases are of the base adapter "before", and of the method `after`.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -95,14 +94,14 @@ def study_page(
         title=title,
         lead=lead,
         sections=[section for section in sections if not section.empty],
-        methods=methods,
+        methods=list(dict.fromkeys(m for block in grid.blocks for m in block.methods)),
         words=SPECS,
-        planned=planned,
-        missing=missing,
-        cases=[(case, change_of(case, *compared)) for case in cases],
-        before=compared[0],
-        after=compared[1],
-        settings=json.dumps(settings, ensure_ascii=False, indent=1),
+        planned=grid.planned,
+        missing=grid.missing,
+        cases=[(case, change_of(case, after)) for case in cases],
+        before=BASE,
+        after=after,
+        settings=json.dumps(grid.settings, ensure_ascii=False, indent=1),
         style=style,
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -156,9 +155,9 @@ def mark_answers(text: str, answers: Iterable[str]) -> Markup:
     return Markup("").join([*pieces, escape(text[end:])])
 
 
-def change_of(case: ExampleCase, before: str, after: str) -> str:
-    """Say how the answer `after` differs from `before`: better, worse, other, or the same."""
-    old, new = case["predictions"].get(before), case["predictions"].get(after)
+def change_of(case: ExampleCase, after: str) -> str:
+    """Say how the answer `after` differs from the base's: better, worse, other, or the same."""
+    old, new = case["predictions"].get(BASE), case["predictions"].get(after)
     if not old or not new or normalise_answer(old.answer) == normalise_answer(new.answer):
         return "same"
     gain = new.f1 - old.f1

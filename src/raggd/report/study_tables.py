@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from raggd.data.benchmarks import BENCHMARKS, HELD_OUT
 from raggd.evaluation.statistics import Interval
@@ -16,9 +16,9 @@ from raggd.report.contrasts import (
     METRICS,
     POOLED,
     REFERENCE,
-    Averages,
     Contrast,
     Drop,
+    average,
     significant,
 )
 from raggd.report.grid import Grid, StudyBlock, subsets
@@ -34,6 +34,7 @@ from raggd.report.tables import (
     texts,
 )
 
+T = TypeVar("T", Contrast, Drop)
 SCORES = ("em", "f1")
 _BOLD = (
     "Bold: significantly above the base adapter (paired bootstrap, corrected by Holm over all "
@@ -68,37 +69,37 @@ def _contrast_text(c: Contrast | None) -> str:
     return interval_text(c.difference if c else None, form)
 
 
-def _minus_base(found: Iterable[Contrast]) -> list[Contrast]:
-    # what methods are above the base adapter, on all benchmarks
-    both_ways = (pair for c in found if c.subset == "all" for pair in (c, c.turned()))
-    return [c for c in both_ways if c.other == BASE]
+def _gains(found: Iterable[Contrast]) -> Iterator[tuple[Contrast, str, float]]:
+    # of comparisons with the base adapter on all benchmarks: the other method, and what it gains
+    for c in found:
+        if (c.subset, c.other) == ("all", BASE):
+            yield c, c.method, c.difference.mean
+        elif (c.subset, c.method) == ("all", BASE):
+            yield c, c.other, -c.difference.mean
 
 
-def above_base(found: Sequence[Contrast], scope: str, metric: str) -> set[str]:
-    """Return methods significantly above the base, corrected by Holm over all of the scope."""
-    family = [c for c in _minus_base(found) if (c.scope, c.metric) == (scope, metric)]
-    return {c.method for c in significant(family) if c.difference.mean > 0}
+def above_base(found: Sequence[Contrast]) -> set[tuple[str, str, str]]:
+    """Return scope, method and metric where a method is significantly above the base adapter."""
+    sure = significant([c for c, *_ in _gains(found)])
+    return {(c.scope, m, c.metric) for c, m, gain in _gains(found) if gain > 0 and c in sure}
 
 
-def benchmark_table(
-    blocks: Sequence[StudyBlock], found: Sequence[Contrast], averages: Averages
-) -> Table:
+def benchmark_table(blocks: Sequence[StudyBlock], found: Sequence[Contrast]) -> Table:
     """Return EM / F1 by benchmark of one backbone's blocks: the paper's main tables.
 
     Significant gains over the base adapter are bold.
     """
     benchmarks = list(dict.fromkeys(name for block in blocks for name in block.benchmarks))
-    rows = []
+    rows, better = [], above_base(found)
     for block in blocks:
-        better = {metric: above_base(found, block.name, metric) for metric in SCORES}
         for method in block.methods:
             cells = [block.retriever, method_label(method)]
             for name in benchmarks:
-                both = [averages.of(block, method, metric, (name,)) for metric in SCORES]
+                both = [average(block, method, metric, (name,)) for metric in SCORES]
                 cells.append(" / ".join(f"{x.mean:.1f}" for x in both if x) or NOTHING)
             for metric in SCORES:
-                text = interval_text(averages.of(block, method, metric, benchmarks))
-                cells.append(_marked(text, method in better[metric]))
+                text = interval_text(average(block, method, metric, benchmarks))
+                cells.append(_marked(text, (block.name, method, metric) in better))
             rows.append(cells)
     titles = map(benchmark_title, benchmarks)
     columns = texts("Retriever", "Method") + numbers(*titles, "EM, average", "F1, average")
@@ -107,24 +108,23 @@ def benchmark_table(
     return Table(columns, rows, caption)
 
 
-def average_table(
-    blocks: Sequence[StudyBlock], found: Sequence[Contrast], averages: Averages
-) -> Table:
+def average_table(blocks: Sequence[StudyBlock], found: Sequence[Contrast]) -> Table:
     """Return the averages of all methods, a pair of columns per block: the paper's overview."""
     methods = dict.fromkeys(m for block in blocks for m in block.methods)
     pairs = [(block, metric) for block in blocks for metric in SCORES]
-    better = [above_base(found, block.name, metric) for block, metric in pairs]
-    rows = []
+    rows, better = [], above_base(found)
     for method in methods:
-        shown = [interval_text(averages.of(block, method, metric)) for block, metric in pairs]
-        marked = (_marked(x, method in sure) for x, sure in zip(shown, better, strict=True))
-        rows.append([method_label(method), *marked])
+        cells = [method_label(method)]
+        for block, metric in pairs:
+            text = interval_text(average(block, method, metric))
+            cells.append(_marked(text, (block.name, method, metric) in better))
+        rows.append(cells)
     titles = (f"{block.name}: {metric.upper()}" for block, metric in pairs)
     caption = f"Averages over benchmarks with 95 % intervals, in percent. {_BOLD}"
     return Table(texts("Method") + numbers(*titles), rows, caption)
 
 
-def numbers_table(grid: Grid, averages: Averages) -> Table:
+def numbers_table(grid: Grid) -> Table:
     """Return every number with its interval, one line each, for other programs."""
     rows = []
     for block in grid.blocks:
@@ -133,7 +133,7 @@ def numbers_table(grid: Grid, averages: Averages) -> Table:
         for method in block.methods:
             for label, chosen in sets:
                 for metric in METRICS:
-                    found = averages.of(block, method, metric, chosen)
+                    found = average(block, method, metric, chosen)
                     if found is not None:
                         answers = [a for name in chosen for a in block.answers[method][name]]
                         n = str(len({answer.question for answer in answers}))
@@ -153,8 +153,8 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
     chosen = [c for c in found if c.p_named is not None and c.subset == subset]
     metrics = [metric for metric in METRICS if any(c.metric == metric for c in chosen)]
     chosen.sort(key=lambda c: (NAMED.index((c.method, c.other)), c.scope != POOLED))
-    rows = []
-    for (method, other, scope), by_metric in _by_row(chosen, "method", "other", "scope").items():
+    rows, grouped = [], _by_row(chosen, "metric", "method", "other", "scope")
+    for (method, other, scope), by_metric in grouped.items():
         first = next(iter(by_metric.values()))
         label = f"{scope} ({first.blocks} blocks)" if first.blocks > 1 else scope
         cells = [minus_label(method, other), *([label] if scopes else []), str(first.n)]
@@ -168,11 +168,12 @@ def contrast_table(found: Sequence[Contrast], subset: str, caption: str) -> Tabl
     return Table(columns, rows, caption)
 
 
-def _by_row(found: Iterable[Contrast], *names: str) -> dict[tuple[str, ...], dict[str, Contrast]]:
-    # contrasts by metric, in the rows that some of their attributes name
-    groups: dict[tuple[str, ...], dict[str, Contrast]] = {}
-    for c in found:
-        groups.setdefault(tuple(getattr(c, name) for name in names), {})[c.metric] = c
+def _by_row(found: Iterable[T], column: str, *names: str) -> dict[tuple[str, ...], dict[str, T]]:
+    # by an attribute that columns stand for, in the rows that other attributes name
+    groups: dict[tuple[str, ...], dict[str, T]] = {}
+    for one in found:
+        row = groups.setdefault(tuple(getattr(one, name) for name in names), {})
+        row[getattr(one, column)] = one
     return groups
 
 
@@ -195,12 +196,9 @@ def pairs_table(found: Sequence[Contrast]) -> Table:
 
 def evidence_table(found: Sequence[Contrast]) -> Table:
     """Return gains by evidence; bold is significant, corrected by Holm over the rows of a scope."""
-    families: dict[tuple[str, str], list[Contrast]] = {}
-    for c in found:
-        families.setdefault((c.scope, c.metric), []).append(c)
-    sure = {c for family in families.values() for c in significant(family) if c.n >= FEWEST}
+    sure = {c for c in significant(found) if c.n >= FEWEST}
     rows = []
-    groups = _by_row(found, "scope", "method", "other", "subset")
+    groups = _by_row(found, "metric", "scope", "method", "other", "subset")
     for (scope, method, other, subset), by_metric in groups.items():
         n, holds = next(iter(by_metric.values())).n, subset == EVIDENCE[True]
         shown = [by_metric.get(metric) for metric in METRICS]
@@ -218,11 +216,8 @@ def evidence_table(found: Sequence[Contrast]) -> Table:
 def drops_table(found: Sequence[Drop]) -> Table:
     """Return the drops by block and method, for each subset, and as multiples of TT-SGD's."""
     subsets_shown = list(dict.fromkeys(drop.subset for drop in found))
-    by_row: dict[tuple[str, str], dict[str, Drop]] = {}
-    for drop in found:
-        by_row.setdefault((drop.scope, drop.method), {})[drop.subset] = drop
     rows = []
-    for (scope, method), mine in by_row.items():
+    for (scope, method), mine in _by_row(found, "subset", "scope", "method").items():
         cells = [scope, method_label(method)]
         for name in subsets_shown:
             one = mine.get(name)
@@ -261,7 +256,7 @@ def paper_table(found: Sequence[Contrast]) -> Table:
     # a pooled comparison of methods that not every backbone has is of fewer blocks than its column
     widest = max((c.blocks for c in found), default=0)
     whole = [c for c in found if c.scope != POOLED or c.blocks == widest]
-    gains = {(c.scope, c.method, c.metric): c.difference.mean for c in _minus_base(whole)}
+    gains = {(c.scope, method, c.metric): gain for c, method, gain in _gains(whole)}
     scopes = list(dict.fromkeys(c.scope for c in whole))
     rows = []
     for method, published in PUBLISHED.items():
@@ -314,12 +309,12 @@ def cost_table(block: StudyBlock) -> Table:
     return Table(texts("Method") + numbers(*measured_titles, *counted_titles), rows, caption)
 
 
-def scores_table(block: StudyBlock, averages: Averages) -> Table:
+def scores_table(block: StudyBlock) -> Table:
     """Return one block's scores and costs, a row per method: what a small study shows."""
     rows = []
     for method in block.methods:
         n = sum(len(given) for given in block.answers[method].values())
-        scores = [averages.of(block, method, metric) for metric in SCORES]
+        scores = [average(block, method, metric) for metric in SCORES]
         costs = block.costs.get(method, {})
         times = (milliseconds_text(costs.get(name)) for name in ("adapt_ms", "answer_ms"))
         shown = (*map(interval_text, scores), *times, _relative(block, method, "adapt_ms"))

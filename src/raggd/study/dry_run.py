@@ -38,14 +38,7 @@ from raggd.report.contrasts import sample
 from raggd.report.grid import load_grid
 from raggd.retrieval.build import is_indexed
 from raggd.study import run
-from raggd.study.plan import (
-    Cell,
-    Identities,
-    Pair,
-    StudySettings,
-    cell_size,
-    draws_of,
-)
+from raggd.study.plan import Cell, Identities, Pair, StudySettings, cell_size, draws_of
 
 EFFECTS = (1.0, 2.7)  # gains of RAG-GD over the base adapter in the paper, points of EM
 ASSUMED_CHANGED = 0.10  # share of questions with another EM, where no record tells it

@@ -98,25 +98,20 @@ def choose_cases(
     for record in records:
         for p in record.predictions:
             answers.setdefault((record.benchmark, p.question_id), {})[record.method] = p
-    items = [item for task in tasks for item in task.items]
-
-    def given(item: Item) -> dict[str, Prediction]:
-        return answers[item.question.task, item.question.id]
-
-    def gain(item: Item) -> float:
-        return given(item)[adapted].f1 - given(item)["base"].f1
-
-    better = [item for item in items if gain(item) > 0]
-    worse = [item for item in items if gain(item) < 0]
-    same = [item for item in items if gain(item) == 0]
+    better, worse, same = list[ExampleCase](), list[ExampleCase](), list[ExampleCase]()
+    for item in (item for task in tasks for item in task.items):
+        given = answers[item.question.task, item.question.id]
+        gain = given[adapted].f1 - given["base"].f1
+        kind = better if gain > 0 else worse if gain < 0 else same
+        shown: ExampleCase = {
+            "question": item.question,
+            "passages": item.passages,
+            "predictions": given,
+            "support": item.support,
+        }
+        kind.append(shown)
     third = max(1, count // 3)
-    ranked = better[:third] + worse[:third] + same + better[third:] + worse[third:]
-    return [
-        ExampleCase(
-            question=i.question, passages=i.passages, predictions=given(i), support=i.support
-        )
-        for i in ranked[:count]
-    ]
+    return (better[:third] + worse[:third] + same + better[third:] + worse[third:])[:count]
 
 
 def run_demo(parts: Assembly, out: Path) -> tuple[dict[str, Any], SmallReport]:

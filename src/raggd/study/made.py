@@ -45,11 +45,8 @@ MADE = "rag-gd-made"
 PASSAGES_PER_QUESTION = 10
 PASSAGES_PER_PROPOSAL = 200  # drafted from before the search is given up
 
-Judge = Callable[[Draft], Draft | None]  # accepts a proposal, changes it, or refuses it (None)
-
-
-class ReviewStoppedError(Exception):
-    """The reviewer has seen enough: what was kept stays."""
+Review = Callable[[Iterator[Draft]], Iterator[Draft]]
+"""Takes proposals and gives on those that are kept, changed or not; it may end before they do."""
 
 
 @dataclass(slots=True)
@@ -143,22 +140,15 @@ def edited(proposal: Draft, question: str, answer: str) -> Draft:
 
 
 def run_make(
-    parts: Assembly, out: Path, count: int, seed: int, judge: Judge | None = None
+    parts: Assembly, out: Path, count: int, seed: int, review: Review = iter
 ) -> dict[str, Any]:
-    """Propose demonstrations from the corpus; write those that a `judge`, if any, keeps."""
+    """Propose demonstrations from the corpus; write those that a `review`, if any, keeps."""
     chosen = choose_passages(read_passages(parts.corpus), PASSAGES_PER_PROPOSAL * count, seed)
     counted, lines = Yield(), list[str]()
-    for proposal in propose(parts, chosen, seed, counted):
-        try:
-            kept = judge(proposal) if judge else proposal
-        except ReviewStoppedError:
-            break
-        if kept is not None:
-            lines.append(json.dumps(as_line(kept), ensure_ascii=False) + "\n")
-            write_text(out, "".join(lines))
-            parts.progress("demonstrations", len(lines), count)
-        if len(lines) == count:
-            break
+    for kept in islice(review(propose(parts, chosen, seed, counted)), count):
+        lines.append(json.dumps(as_line(kept), ensure_ascii=False) + "\n")
+        write_text(out, "".join(lines))
+        parts.progress("demonstrations", len(lines), count)
     if not lines:
         raise RaggdError(
             f"none of {counted.passages} passages led to a demonstration that was kept "

@@ -43,29 +43,25 @@ _QUESTIONS = {
 """What decides which questions are asked with which evidence; a folder holds one such choice."""
 
 
-def _choice(settings: dict[str, Any]) -> dict[str, Any]:
-    return {
-        f"{section}.{name}": settings[section][name]
-        for section, names in _QUESTIONS.items()
-        for name in names
-    }
-
-
 def check_folder(study: StudySettings, out: Path) -> None:
     """Refuse a folder that holds a study of other questions; names and seeds may be added."""
     path = out / PLAN_FILE
     if not path.exists():
         return
-    known = read_json(path, what="study plan")
+    known, settings = read_json(path, what="study plan"), study.model_dump()
     try:
-        there = _choice(known["settings"])
+        both = {
+            f"{section}.{name}": (known["settings"][section][name], settings[section][name])
+            for section, names in _QUESTIONS.items()
+            for name in names
+        }
     except (KeyError, TypeError) as error:
         raise RaggdError(f"{path} is not the plan of a study: choose another folder.") from error
-    for name, value in _choice(study.model_dump()).items():
-        if there[name] != value:
+    for name, (there, here) in both.items():
+        if there != here:
             raise RaggdError(
-                f"{out} holds another study: its {name} is {there[name]!r}, this one's is "
-                f"{value!r}. Choose another folder by --out."
+                f"{out} holds another study: its {name} is {there!r}, this one's is {here!r}. "
+                "Choose another folder by --out."
             )
 
 
@@ -154,15 +150,14 @@ def pool_size(parts: Assembly, benchmark: str) -> int:
 
 def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = True) -> None:
     """Refuse cells that cannot be computed, before any is; `pools`: drawn from the source."""
-    problems, remedy = list[str](), "Add questions, or run the rest by --benchmarks."
+    problems = list[str]()
     for backbone, method in dict.fromkeys(cell.pair for cell in cells):
         if FILES_OF.get(method):
             problems += weight_problems(Assembly(study.first(backbone)).weights, method)
     if problems:
-        pools = False
-        remedy = (
-            "Train what is missing, name the right folder (adapter.weights; in a study "
-            "[[backbones]] weights), or run the rest by --methods and --backbones."
+        raise RaggdError(
+            f"{'; '.join(problems)}. Train what is missing, name the right folder (adapter.weights;"
+            " in a study [[backbones]] weights), or run the rest by --methods and --backbones."
         )
     parts = Assembly(study.first())
     for name in dict.fromkeys(cell.benchmark for cell in cells if pools):
@@ -171,7 +166,7 @@ def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = Tr
         except RaggdError as error:
             problems.append(str(error))
     if problems:
-        raise RaggdError(f"{'; '.join(problems)}. {remedy}")
+        raise RaggdError(f"{'; '.join(problems)}. Add some, or run the rest by --benchmarks.")
 
 
 Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]  # waits until the model is free

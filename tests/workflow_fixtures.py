@@ -18,6 +18,7 @@ import pytest
 from raggd.assembly import Assembly
 from raggd.data.contracts.base import Lesson
 from raggd.data.questions import Prepared
+from raggd.progress import Progress, silent
 from raggd.records import Hit, Passage
 from raggd.settings import ExamplesSettings, Settings
 
@@ -137,13 +138,20 @@ def parts_with(settings: Settings, backbone: Any) -> Assembly:
 
 
 def stage(
-    name: str, parts: Assembly, out: Path, store: Path | None = None, **others: Any
+    name: str,
+    parts: Assembly,
+    out: Path,
+    store: Path | None = None,
+    progress: Progress = silent,
+    **others: Any,
 ) -> dict[str, Any]:
     """Run one stage of a training; targets go to `out`, others read them from `store`."""
     from raggd.training.run import Run
     from raggd.training.stages import run_stage
 
-    return run_stage(name, Run(parts, out, (store or out,), **others))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "progress", progress)
+        return run_stage(name, Run(parts, out, (store or out,), **others))
 
 
 def save_backbone(backbone: Any, folder: Path) -> Path:

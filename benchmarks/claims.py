@@ -15,7 +15,8 @@ import torch
 import typer
 
 from benchmarks.command import run_app
-from raggd.adaptation.following import area_under, drawn_pool, logistic, pools_of
+from raggd.adaptation.following import drawn_pool, pools_of
+from raggd.adaptation.refusing import area_under, logistic
 from raggd.cli.shared import emit_json
 from raggd.data.closed import names_held
 from raggd.data.contracts.base import draw_lesson

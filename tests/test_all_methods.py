@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 import tiny
-from raggd.adaptation.base_adapter import SoftPrefix, load_prefix, save_base, save_prefix
+from raggd.adaptation.base_adapter import save_base
+from raggd.adaptation.soft_prefix import SoftPrefix, load_prefix, save_prefix
 from raggd.adaptation.targets import load_targets
 from raggd.adaptation.training import plan_lessons
 from raggd.api import Rag

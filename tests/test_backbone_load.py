@@ -18,8 +18,8 @@ from raggd.backbone import embedded, load
 from raggd.backbone.device import choose_device, choose_dtype
 from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone, find_projections, load_backbone, wrap_model
-from raggd.data.pocket import WHEELS
 from raggd.data.prompts import turn_tokens
+from raggd.data.wheels import WHEELS
 from raggd.files import load_tensors, save_tensors
 from raggd.records import RaggdError
 from raggd.settings import AdapterSettings, BackboneSettings

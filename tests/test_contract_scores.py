@@ -20,9 +20,8 @@ from raggd.evaluation.contracts import (
 )
 from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.files import read_json
-from raggd.methods.base import Adapted
+from raggd.methods.base import Adapted, Control
 from raggd.methods.plain import Unadapted
-from raggd.methods.predicted import Control
 from raggd.records import RaggdError
 from raggd.report.own import contract_tables
 from raggd.settings import Settings

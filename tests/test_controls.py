@@ -24,13 +24,8 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import files_in, support_pool
 from raggd.files import load_tensors, save_tensors
 from raggd.methods.base import Adapted, Control, Item
+from raggd.methods.controls import other_passages, other_support, with_other_passages, with_supports
 from raggd.methods.plain import FewShot, TaskMean
-from raggd.methods.predicted import (
-    other_passages,
-    other_support,
-    with_other_passages,
-    with_supports,
-)
 from raggd.records import Demonstration, Passage, Question, RaggdError, SupportSet
 from raggd.retrieval.evidence import is_answerable
 from raggd.settings import load_settings

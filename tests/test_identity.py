@@ -10,7 +10,7 @@ import pytest
 from tokenizers import normalizers
 
 import tiny
-from raggd.adaptation.base_adapter import SoftPrefix, check_prefix
+from raggd.adaptation.soft_prefix import SoftPrefix, check_prefix
 from raggd.backbone import load
 from raggd.backbone.embedded import EMBEDDED, known_fingerprint
 from raggd.backbone.interface import attach

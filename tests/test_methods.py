@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import tiny
-from raggd.adaptation.base_adapter import SoftPrefix
 from raggd.adaptation.predictors.base import MLPPredictor, mean_predictor
+from raggd.adaptation.soft_prefix import SoftPrefix
 from raggd.adaptation.targets import encode_supports, targets_of
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter

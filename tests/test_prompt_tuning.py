@@ -11,7 +11,8 @@ from torch import Tensor
 
 import tiny
 from raggd.adaptation import optimizer
-from raggd.adaptation.base_adapter import (
+from raggd.adaptation.optimizer import Session
+from raggd.adaptation.soft_prefix import (
     SoftPrefix,
     check_prefix,
     fresh_prefix,
@@ -19,7 +20,6 @@ from raggd.adaptation.base_adapter import (
     save_prefix,
     train_prefix,
 )
-from raggd.adaptation.optimizer import Session
 from raggd.adaptation.targets import answered_prompt
 from raggd.backbone.batch import answer_losses, last_states, make_batch, model_inputs
 from raggd.backbone.load import Backbone

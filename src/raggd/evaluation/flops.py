@@ -15,9 +15,7 @@ from raggd.adaptation.targets import answered_prompt
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import CellRun
 from raggd.methods.answering import opening_tokens
-from raggd.methods.base import Adapted, Control, Item, Method
-from raggd.methods.examples import ExamplesPrefix
-from raggd.methods.plain import FewShot
+from raggd.methods.base import Adapted, Control, Item, Method, Shows
 from raggd.records import SupportSet
 
 
@@ -95,7 +93,7 @@ def adapting_flops(
     method: Method, shape: ModelShape, demonstrations: Sequence[Prompt], adapter: int
 ) -> int:
     """Count one adaptation; 0 for a method that does not adapt, or reads them in its prompts."""
-    if not method.adapts or isinstance(method, FewShot | ExamplesPrefix):
+    if not method.adapts or isinstance(method, Shows):
         return 0
     predictor = getattr(method, "predictor", None)
     if predictor is not None:
@@ -117,7 +115,7 @@ def _extra(method: Method, adapted: Adapted) -> int:
 
 def _unread(method: Method, support: SupportSet) -> tuple[Adapted, Sequence[int]]:
     # of the others that adapt it is known that they show passages, nothing before them
-    if isinstance(method, FewShot | ExamplesPrefix):
+    if isinstance(method, Shows):
         return method.unread(support)
     return Adapted() if method.adapts else method.adapt([support])[0], ()
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raggd.adaptation.base_adapter import check_prefix
+from raggd.adaptation.soft_prefix import check_prefix
 from raggd.backbone.batch import Prefix, Reading, alike, read_prefix
 from raggd.backbone.extractive import Extract, Slots
 from raggd.backbone.generate import (

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from raggd.adaptation.base_adapter import SoftPrefix
+from raggd.adaptation.soft_prefix import SoftPrefix
 from raggd.backbone.batch import Prefix
 from raggd.backbone.refusal import RefusalRule
 from raggd.core.low_rank import BaseAdapter, Update
@@ -93,6 +93,25 @@ class Method(Protocol):
 
     def adapt(self, supports: Sequence[SupportSet]) -> list[Adapted]:
         """Adapt to support sets of equal size, one result each (paper Algorithm 1 for RAG-GD)."""
+
+
+@runtime_checkable
+class Instructed(Protocol):
+    """A method that reads demonstrations under the instruction that is answered under."""
+
+    def under(self, instruction: str) -> Method:
+        """Return the same method for a user's instruction."""
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A method whose demonstrations stand before the question, or are read for a prefix."""
+
+    def unread(self, support: SupportSet) -> tuple[Adapted, Sequence[int]]:
+        """Return the state of a set before it is read, whose prefix has tokens and no layers yet.
+
+        With it come the tokens that are read under W0 for an update; none where none is predicted.
+        """
 
 
 @dataclass(frozen=True, slots=True)

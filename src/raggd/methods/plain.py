@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from raggd.adaptation.base_adapter import check_prefix, load_prefix
 from raggd.adaptation.predictors.base import check_predictor, load_task_means
+from raggd.adaptation.soft_prefix import check_prefix, load_prefix
 from raggd.core.low_rank import BaseAdapter
 from raggd.methods.base import Adapted
 from raggd.methods.spec import FILES_OF, Parts, weight_file, weights_hash

@@ -245,12 +245,12 @@ SPECS: dict[str, MethodSpec] = {
         weights=("base", "predictor"), encoded=True, gradient_steps=1, compared_with=("rag-gd",),
     ),
     "shuffled-support": MethodSpec(
-        "predicted:build_control", "Shuffled support", "controls", "<",
+        "controls:build_control", "Shuffled support", "controls", "<",
         "RAG-GD given the demonstrations of another task. A control.",
         weights=("base", "predictor"), encoded=True,
     ),
     "irrelevant-passages": MethodSpec(
-        "predicted:build_control", "Irrelevant passages", "controls", ">",
+        "controls:build_control", "Irrelevant passages", "controls", ">",
         "RAG-GD answering from the passages of another question. A control.",
         weights=("base", "predictor"), encoded=True,
     ),

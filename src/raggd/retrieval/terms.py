@@ -28,7 +28,7 @@ import regex
 import Stemmer
 from numpy.typing import NDArray
 
-from raggd.data.text import UNSPACED, search_form
+from raggd.data.text import ONE_UNSPACED, UNSPACED, search_form
 from raggd.records import content_id
 
 _WORD = re.compile(r"\w+")
@@ -37,7 +37,6 @@ _FAR = re.compile("[\u07a6-\u1fff\u2de0-\u2dff\u3005-\uffff\U00010000-\U0003ffff
 _FAR_WORD = rf"[\w\p{{M}}&&[{UNSPACED}]]+|[\w\p{{M}}--[{UNSPACED}]]+"
 _FAR_WORDS, _CHARACTER = (regex.compile(each, regex.V1) for each in (_FAR_WORD, r".\p{M}*"))
 _CHINESE = re.compile("[\u3005-\u3007\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
-_UNSPACED = re.compile(f"[{UNSPACED}]")
 # Names in code: joined by "_"; a small letter first; three capitals; any beside a mark of code.
 # "McDonald" and "YouTube" stay whole: so are they written in questions too.
 _LETTER = rf"[^\W{UNSPACED}]"  # of words that are told by what surrounds them
@@ -123,7 +122,7 @@ def _words(text: str) -> list[str]:
 
 def _pairs(word: str) -> Iterator[str]:
     # Neighbouring characters of an unspaced script; any other word is left whole.
-    characters = _CHARACTER.findall(word) if _UNSPACED.match(word) else [word]
+    characters = _CHARACTER.findall(word) if ONE_UNSPACED.match(word) else [word]
     if len(characters) == 1:
         yield word
         return

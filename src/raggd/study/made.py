@@ -12,7 +12,6 @@ pool's own questions and answers are not used.
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -27,10 +26,10 @@ from raggd.data.benchmarks import known_benchmarks, scored_questions, support_po
 from raggd.data.documents import read_passages
 from raggd.data.drafts import Draft, drafts
 from raggd.evaluation.runner import Task, support_sets
-from raggd.files import read_json, write_json, write_text
+from raggd.files import read_json, write_json, write_json_lines
 from raggd.methods.answering import answer_rows, bounded_prompt
 from raggd.methods.base import Adapted, Control
-from raggd.methods.predicted import with_supports
+from raggd.methods.controls import with_supports
 from raggd.methods.spec import PREFERRED, SPECS, can_run
 from raggd.records import Passage, Question, RaggdError, SupportSet, content_id
 from raggd.report.build import SmallReport
@@ -144,10 +143,10 @@ def run_make(
 ) -> dict[str, Any]:
     """Propose demonstrations from the corpus; write those that a `review`, if any, keeps."""
     chosen = choose_passages(read_passages(parts.corpus), PASSAGES_PER_PROPOSAL * count, seed)
-    counted, lines = Yield(), list[str]()
+    counted, lines = Yield(), []
     for kept in islice(review(propose(parts, chosen, seed, counted)), count):
-        lines.append(json.dumps(as_line(kept), ensure_ascii=False) + "\n")
-        write_text(out, "".join(lines))
+        lines.append(as_line(kept))
+        write_json_lines(out, lines)
         parts.progress("demonstrations", len(lines), count)
     if not lines:
         raise RaggdError(

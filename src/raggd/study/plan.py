@@ -15,7 +15,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from raggd.adaptation.base_adapter import load_base, load_prefix
+from raggd.adaptation.base_adapter import load_base
+from raggd.adaptation.soft_prefix import load_prefix
 from raggd.assembly import POCKET, Assembly
 from raggd.data.benchmarks import HUB, SPLITS, find_file, known_benchmarks, scored_questions
 from raggd.data.reading import READING

@@ -11,27 +11,22 @@ import torch
 from torch import Tensor
 
 from raggd.adaptation import training
-from raggd.adaptation.base_adapter import save_base, save_prefix, train_base, train_prefix
-from raggd.adaptation.following import (
-    LESSONS,
-    Use,
-    fit_rule,
-    refusal_lessons,
-    train_following,
-    training_lessons,
-)
+from raggd.adaptation.base_adapter import save_base, train_base
+from raggd.adaptation.following import Use, train_following, training_lessons
 from raggd.adaptation.optimizer import Schedule, Session, seconds_spent
 from raggd.adaptation.predictors.base import (
     MLPPredictor,
     Predictor,
     load_predictor,
     mean_predictor,
-    ridge_predictor,
     save_predictor,
     save_task_means,
 )
 from raggd.adaptation.predictors.gate import Trial, fit_gate, measure_gains, save_gate
 from raggd.adaptation.predictors.modulation import save_modulation
+from raggd.adaptation.predictors.ridge import ridge_predictor
+from raggd.adaptation.refusing import LESSONS, fit_rule, refusal_lessons
+from raggd.adaptation.soft_prefix import save_prefix, train_prefix
 from raggd.adaptation.targets import Targets, denoised, draw_supports, load_targets, split_held_out
 from raggd.backbone.generate import read_prompts
 from raggd.backbone.load import compile_layers

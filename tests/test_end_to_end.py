@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from raggd.assembly import Assembly, shipped_weights
+from raggd.assembly import Assembly
 from raggd.backbone.batch import answer_losses, make_batch
 from raggd.backbone.interface import attach
 from raggd.backbone.load import differences
@@ -20,7 +20,7 @@ from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import Task, task_of
 from raggd.methods.answering import render
-from raggd.methods.spec import BASE_FILE
+from raggd.methods.spec import BASE_FILE, shipped_weights
 from raggd.study.evaluate import demo_settings
 from tiny import losses_of
 

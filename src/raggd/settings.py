@@ -45,7 +45,7 @@ class BackboneSettings(_Section):
     """The frozen language model."""
 
     name: str = "smollm2-135m-instruct"
-    """An embedded name, a Hugging Face hub name, or a local folder."""
+    """An embedded name, a Hugging Face hub name, a local folder, or a GGUF file."""
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
     """`auto`: bfloat16 where the processor multiplies it natively, else float32."""

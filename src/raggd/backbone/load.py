@@ -26,7 +26,7 @@ from raggd.backbone.device import (
     keep_freed_memory,
     quantization,
 )
-from raggd.backbone.embedded import EMBEDDED, embedded_folder, known_fingerprint, quiet
+from raggd.backbone.embedded import EMBEDDED, known_fingerprint, loadable, quiet
 from raggd.core.low_rank import PROJECTIONS, AdapterSpec
 from raggd.data.prompts import (
     ANSWER_CUE,
@@ -265,7 +265,7 @@ def _unloadable(name: str, source: str, reason: str) -> RaggdError:
     kind = "folder" if Path(source).is_dir() else "hub name"
     return RaggdError(
         f"cannot load backbone '{name}' ({kind}): {reason} Embedded backbones: "
-        f"{', '.join(EMBEDDED)}; otherwise give a Hugging Face name or a local folder."
+        f"{', '.join(EMBEDDED)}; otherwise give a Hugging Face name, a folder, or a GGUF file."
     )
 
 
@@ -281,12 +281,12 @@ def check_embedded(name: str, folder: str, now: str, parts: Sequence[str]) -> No
 
 
 def load_backbone(settings: BackboneSettings, progress: Progress = on_stderr) -> Backbone:
-    """Load the frozen backbone, embedded, from the hub or a folder, and put it on its device."""
+    """Load the frozen backbone, embedded, from the hub, a folder or a file, to its device."""
     from safetensors import SafetensorError
 
     name, device = settings.name, choose_device(settings.device)
     four_bits = quantization(settings, device)
-    source = str(embedded_folder(name, progress)) if name in EMBEDDED else name
+    source = loadable(name, progress)
     if reason := _lack(source):
         raise _unloadable(name, source, reason)
     options = {"dtype": choose_dtype(settings, device), **four_bits}

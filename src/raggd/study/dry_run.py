@@ -23,7 +23,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import AutoConfig, AutoTokenizer
 
 from raggd.assembly import Assembly
-from raggd.backbone.embedded import EMBEDDED, embedded_folder
+from raggd.backbone.embedded import EMBEDDED, loadable
 from raggd.core.low_rank import AdapterSpec
 from raggd.data.benchmarks import HUB, HUB_CORPUS, HUB_REPOSITORY, scored_questions
 from raggd.data.documents import read_passages
@@ -178,17 +178,13 @@ def _index(parts: Assembly) -> str:
     return "its index is there" if there else "its index is made at the start"
 
 
-def _source(name: str) -> str:
-    return str(embedded_folder(name)) if name in EMBEDDED else name
-
-
 def _is_remote(name: str) -> bool:
     return name not in EMBEDDED and not Path(name).exists() and name.count("/") == 1
 
 
 def _config(name: str) -> tuple[Any, str]:
     try:
-        return AutoConfig.from_pretrained(_source(name), local_files_only=True), "is here"
+        return AutoConfig.from_pretrained(loadable(name), local_files_only=True), "is here"
     except (OSError, ValueError) as error:
         if name in PUBLISHED:
             return shape_config(PUBLISHED[name]), f"of published size, {FETCHED}"
@@ -214,7 +210,7 @@ def _base_shape(path: Path, config: Any) -> str:
 
 def _prompt_tokens(study: StudySettings, parts: Assembly, name: str) -> str:
     # mean length of prompts, rendered with the backbone's own tokenizer and template
-    tokenizer = AutoTokenizer.from_pretrained(_source(name), local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(loadable(name), local_files_only=True)
     k, limit = study.retrieval.top_k, study.backbone.context_tokens
     passages = list(islice(read_passages(parts.corpus), SAMPLED * max(1, k)))
     asked: Sequence[Question] = ()

@@ -14,9 +14,11 @@ from raggd.data.contracts.base import Asked, Contract, Score
 from raggd.data.contracts.families import SETS
 from raggd.data.questions import write_prepared
 from raggd.evaluation.contracts import (
+    USUAL,
     Judged,
     contract_result,
     run_contracts,
+    usual_methods,
 )
 from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.files import read_json
@@ -24,8 +26,8 @@ from raggd.methods.base import Adapted, Control
 from raggd.methods.plain import Unadapted
 from raggd.records import RaggdError
 from raggd.report.own import contract_tables
-from raggd.settings import Settings
-from workflow_fixtures import parts_with, prepared_row
+from raggd.settings import Settings, changed
+from workflow_fixtures import parts_with, prepared_row, write_weights
 
 
 def test_refusing_is_scored_as_a_decision() -> None:
@@ -62,6 +64,18 @@ def test_a_control_that_exchanges_what_a_benchmark_holds_is_refused(tmp_path: Pa
         run_contracts(parts, ["unseen"], [control.name], 1, tmp_path)
     with pytest.raises(RaggdError, match="unknown set of contracts 'knwn': did you mean 'known'"):
         run_contracts(parts, ["knwn"], [control.name], 1, tmp_path)
+
+
+def test_the_usual_methods_are_those_that_can_run(
+    frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    parts = parts_with(Settings(), frozen_backbone)
+    assert usual_methods(parts) == ["examples", *USUAL]
+    folder = str(write_weights(tmp_path / "weights", frozen_backbone))
+    own = parts.derived(changed(parts.settings, "adapter", weights=folder))
+    assert usual_methods(own) == ["rag-gd", "base-template", "base-examples", "base", USUAL[-1]]
+    bare = parts.derived(changed(parts.settings, "backbone", name="own/model"))
+    assert usual_methods(bare) == ["base-examples", "vanilla-rag"]
 
 
 def test_a_run_is_written_whole_and_means_are_of_its_answers(

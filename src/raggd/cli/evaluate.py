@@ -101,7 +101,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Score methods on benchmarks, or on your own questions: does adapting help, and which way?"""
-    from raggd.evaluation.contracts import USUAL, run_contracts
+    from raggd.evaluation import contracts as judging
     from raggd.report.own import contract_tables
     from raggd.study.evaluate import run_evaluate, run_own, usual_methods
 
@@ -116,8 +116,9 @@ def evaluate(
     with opened(config, assignments, corpus) as rag:
         parts = rag.parts
         if contracts:
-            sets, chosen = names_in(contracts), USUAL if named is None else named
-            result = run_contracts(parts, sets, chosen, count or 6, out, prepared, shown or 3)
+            chosen = judging.usual_methods(parts) if named is None else named
+            told = (count or 6, out, prepared, shown or 3)
+            result = judging.run_contracts(parts, names_in(contracts), chosen, *told)
             tables = contract_tables(result)
         elif questions or demonstrations:
             result, scored = run_own(parts, questions, demonstrations, named or [], out)

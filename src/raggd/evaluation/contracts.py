@@ -24,14 +24,14 @@ from raggd.evaluation.statistics import Sample
 from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
 from raggd.methods.base import Method, refuse_control
-from raggd.methods.spec import METHODS
+from raggd.methods.spec import METHODS, NONE_SHIP, can_run
 from raggd.provenance import origin
 from raggd.records import RaggdError, known_names
 from raggd.retrieval.evidence import prepare
 
 POOL = 400  # scored questions of each source that lessons are drawn from
 USUAL = ("examples", "base-template", "base-examples", "base", "rag-gd-tuned", "vanilla-examples")
-"""Methods that are compared where nobody names some."""
+"""Methods that are compared where nobody names some, if their weights are there."""
 LONGEST = 96  # tokens that an answer may have, whatever the method: a whole sentence fits
 
 
@@ -43,6 +43,13 @@ class Judged(NamedTuple):
     asked: Asked
     answer: str
     score: Score
+
+
+def usual_methods(parts: Assembly) -> list[str]:
+    """Return what is compared where nobody names methods; the first is what adapts by default."""
+    if parts.weights == NONE_SHIP:  # others would answer as these do
+        return [parts.adapting, "vanilla-rag"]
+    return [parts.adapting, *(name for name in USUAL if can_run(name, parts.weights))]
 
 
 def _questions(parts: Assembly, prepared: Path | None) -> list[Prepared]:

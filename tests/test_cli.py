@@ -170,7 +170,7 @@ def test_an_empty_path_is_not_the_working_directory(command: list[str]) -> None:
         (["--set", "backbone.dtype=nf4"], "needs a GPU"),
         (
             ["--set", "adapter.weights=shipped", "--methods", "rag-gd"],
-            "predictor`) not shipped for this backbone",
+            "(made by `raggd train predictor`) for this backbone: none ships",
         ),
         (["--set", "target.demonstrations=19"], "support pool of nq holds 18"),
         (["--set", "serving.host="], "serving.host"),

@@ -278,6 +278,21 @@ def test_the_command_on_ones_own_questions(world: World, tmp_path: Path) -> None
     assert [again["form"], again["advice"]] == last
 
 
+def test_ones_own_questions_to_a_backbone_without_weights(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAGGD_CACHE", str(world.root / "cache"))
+    settings = tmp_path / "settings.toml"
+    settings.write_text(settings_text(world.data, str(world.model), "shipped"), encoding="utf-8")
+    questions = own_lines(world, tmp_path / "mine.jsonl", 12)
+    shared = ("evaluate", "--questions", questions, "--settings", settings, "--out", tmp_path / "o")
+    result = run_cli(*shared, "--json").json()
+    assert set(result["methods"]) == {"base", "base-few-shot", "base-examples"}
+    refused = run_cli(*shared, "--methods", "rag-gd").refusal()
+    needs = "rag-gd needs predictor.safetensors (made by `raggd train predictor`) for this backbone"
+    assert needs in refused
+
+
 # --- cases
 
 

@@ -25,7 +25,7 @@ from raggd.evaluation.flops import counted_costs
 from raggd.evaluation.runner import CellRun, Task, task_of
 from raggd.files import read_json, reason_of, tensor_header, write_json, write_text
 from raggd.methods.base import Method
-from raggd.methods.spec import BASE_FILE, FILES_OF, NONE_SHIP, adapting_method, made_by
+from raggd.methods.spec import BASE_FILE, FILES_OF, NONE_SHIP, made_by
 from raggd.progress import Progress
 from raggd.provenance import utc_now, versions
 from raggd.records import RaggdError, RunRecord
@@ -120,14 +120,14 @@ def locked(folder: Path) -> Iterator[None]:
 
 def weight_problems(folder: Path, method: str) -> Iterator[str]:
     """Say what is wrong with the weights of a method, a sentence each."""
-    files = FILES_OF[method]
-    if folder == NONE_SHIP and method == adapting_method(folder):
-        return  # its W0 is untrained
-    missing = [name for name in files if not (folder / name).is_file()]
+    files, untrained = FILES_OF[method], folder == NONE_SHIP  # where W0 needs no file
+    needed = [name for name in files if not (untrained and name == BASE_FILE)]
+    missing = [name for name in needed if not (folder / name).is_file()]
     if missing:
         made = [f"{name} (made by `{made_by(name)}`)" for name in missing]
-        where = "not shipped for this backbone" if folder == NONE_SHIP else f"in {folder}"
+        where = "for this backbone: none ships" if untrained else f"in {folder}"
         yield f"{method} needs {', '.join(made)} {where}"
+    if missing or untrained:
         return
     made_for = {name: tensor_header(folder / name).get("base") for name in files}
     named = {name: base for name, base in made_for.items() if name != BASE_FILE and base}

@@ -7,6 +7,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from gguf import GGUFWriter
 from transformers import GPT2Config, GPT2LMHeadModel, Phi3Config, Phi3ForCausalLM
 
 import tiny
+from llama_cpp import write_model
 from raggd.backbone import embedded, load
 from raggd.backbone.device import choose_device, choose_dtype
 from raggd.backbone.interface import attach
@@ -362,6 +364,22 @@ def test_a_gguf_file_is_converted_once_and_again_when_it_changed(
     assert load_backbone(settings).stops == [6, 7]
     assert converted == [file, file]
     assert len(list(cache.iterdir())) == 2
+
+
+def test_the_weights_of_a_gguf_file_are_those_that_it_holds(
+    cache: Path, tmp_path: Path, frozen_backbone: Backbone
+) -> None:
+    held = frozen_backbone.model.state_dict()
+    vocabulary = frozen_backbone.model.config.vocab_size
+    file = write_model(tmp_path / "own.gguf", frozen_backbone.model, "llama", vocabulary)
+    found = load_tensors(embedded.gguf_folder(file) / "model.safetensors")[0]
+    assert found.keys() == held.keys()
+    assert all(torch.equal(found[name], held[name].bfloat16()) for name in held)
+    part = {name: tensor for name, tensor in held.items() if ".layers.1.self_attn.q" not in name}
+    cut: Any = SimpleNamespace(config=frozen_backbone.model.config, state_dict=lambda: part)
+    write_model(file, cut, "llama", vocabulary)
+    with pytest.raises(RaggdError, match=r"own.gguf lacks 1 tensors \(model.layers.1.self_attn.q"):
+        embedded.gguf_folder(file)
 
 
 def test_a_file_that_cannot_be_converted_is_refused(

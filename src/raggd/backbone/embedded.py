@@ -58,12 +58,19 @@ def _convert(gguf: Path, folder: Path) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     # dequantize=True: otherwise the model is marked as neither trainable nor serialisable
-    model: Any = AutoModelForCausalLM.from_pretrained(
+    loaded: Any = AutoModelForCausalLM.from_pretrained(
         gguf.parent,
         gguf_file=gguf.name,
         quantization_config=GgufConfig(dequantize=True),
         dtype=torch.bfloat16,
+        output_loading_info=True,
     )
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):  # which the library would fill at random
+        raise RaggdError(
+            f"{gguf} lacks {len(missing)} tensors ({', '.join(missing[:3])}, ...): it was cut off, "
+            "or is one of several parts. Give the whole file."
+        )
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.save_pretrained(folder)

@@ -29,10 +29,10 @@ _TAGS = (
     "|strong|sub|sup|tt|u|var|wbr"
 )
 _INLINE = re.compile(
-    r"`+[^`\n]*`+"  # code stays as it is
+    r"`+[^`\n]*`+|\$\$[^$]+\$\$|\$(?=\S)[^$\n]+(?<=\S)\$(?!\d)"  # code, formulas: as they are
     r"|!\[(?P<alt>[^\[\]]*)\](?:\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\])"
     rf"|</?(?:{_TAGS})\b[^<>]*>"
-    r"|\\(?P<escaped>[!-/:-@\[-`{-~])|(?P<entity>&#?\w{2,31};)",
+    r"|\\(?P<escaped>[!-/:-@\[-`{-~]|\n(?=[^\n]))|(?P<entity>&#?\w{2,31};)",
     re.IGNORECASE,
 )
 _CODE_OR_COMMENT = re.compile(r"`+[^`\n]*`+|<!--")

@@ -318,7 +318,7 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
         # headings without a body, the last one too; a parent's stands in its children's titles
         ("# A\n## B\n## C\ntext\n## D", [("A > B", "B"), ("A > C", "text"), ("A > D", "D")]),
         # marks that belong to a heading and marks that do not
-        ("## *Fast* `x#` [and](u) \\#1 ##\nt", [("Fast x# and #1", "t")]),
+        ("## *Fast* `x#` [and](u) \\#1 <!-- no --> ##\nt", [("Fast x# and #1", "t")]),
         ("#hash\n\n####### seven\n", [("m", "#hash\n\n####### seven")]),
         # setext headings; a rule; underlines of one mark
         ("Top\n=\na\n\nSub\n-\nb\n\n---\n\nc", [("Top", "a"), ("Top > Sub", "b\n\nc")]),
@@ -937,7 +937,7 @@ def test_no_cell_of_word_is_lost_in_what_surrounds_it(wrappers: list[str], at: i
     assert found.text == "cell0 | cell1\ncell2 | cell3"
 
 
-def test_readings_tabs_and_wide_cells_of_word(tmp_path: Path) -> None:
+def test_readings_tabs_fractions_and_wide_cells_of_word(tmp_path: Path) -> None:
     docx = pytest.importorskip("docx")
     document = docx.Document()
     table = document.add_table(rows=2, cols=3)
@@ -949,13 +949,15 @@ def test_readings_tabs_and_wide_cells_of_word(tmp_path: Path) -> None:
         "<w:ruby><w:rt><w:r><w:t>と</w:t></w:r></w:rt><w:rubyBase><w:r><w:t>図</w:t></w:r>"
         "</w:rubyBase></w:ruby>",
         "<w:t>left</w:t><w:ptab/><w:t>right</w:t>",
+        f"<m:f {word.replace(':w', ':m')}><m:num><m:t>1</m:t></m:num>"
+        "<m:den><m:t>2</m:t></m:den></m:f>",
     ]:
         document.element.body[-1].addprevious(
             docx.oxml.parse_xml(f"<w:p {word}><w:r>{inner}</w:r></w:p>")
         )
     document.save(str(tmp_path / "a.docx"))
     (found,) = read_passages(tmp_path / "a.docx")
-    assert found.text == "0 |  | 2\n3 | 4 | 5\n\n図\n\nleft\tright"
+    assert found.text == "0 |  | 2\n3 | 4 | 5\n\n図\n\nleft\tright\n\n1/2"
 
 
 def test_word_headings_of_own_styles_revisions_and_notes(tmp_path: Path) -> None:
@@ -1135,6 +1137,11 @@ def test_html(tmp_path: Path) -> None:
         ('<dl><dt>stop()<a href="#stop">¶</a><dd>ends it</dl>', "stop()|: ends it"),
         ('<card title="Speed limit">50 km/h</card><p title=x>y', "Speed limit\n50 km/h|y"),
         ('<x-tab label="Linux"><p>apt</p></x-tab>', "Linux|apt"),
+        (
+            "where <math><msub><mi>x</mi><mn>1</mn></msub><mo>=</mo><mfrac> <mn>1</mn> <mn>2</mn>"
+            "</mfrac></math><table><td><math><msup><mi>c</mi><mn>2</mn></msup></math></table>",
+            "where x_1= 1/2|c^2",
+        ),
         ("<p>Click <svg><title>x</title></svg> Save <script>x</script>now", "Click Save now"),
         (
             "<p>so <span><math><mi>E</mi><annotation>E</annotation></math>"

@@ -107,7 +107,8 @@ def _heading(parser: Any, content: str) -> str:
         if token.type in {"softbreak", "hardbreak"} or tag.lower().startswith("<br"):
             parts.append(" ")
         else:
-            parts.append(_alt(tag) if _INLINE_TAG.fullmatch(tag) else token.content)
+            unseen = _INLINE_TAG.fullmatch(tag) or tag.startswith("<!--")
+            parts.append(_alt(tag) if unseen else token.content)
     return "".join(parts)
 
 

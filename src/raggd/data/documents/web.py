@@ -32,6 +32,7 @@ _NO_CELLS = ("table", "h1", "h2", "h3", "h4", "pre", "form")
 _LEFT_OUT = {"script", "style", "template", "svg", "nav", "iframe", "object"}
 _LEFT_OUT |= {"rt", "rp", "rtc"}  # readings over Chinese characters
 _LEFT_OUT |= {"annotation", "annotation-xml"}  # a formula once more
+_BETWEEN = {"mfrac": "/", "msup": "^", "msub": "_"}  # parts of a formula: 1/2 is not 12
 _NUMBER = re.compile("[0-9]{1,4}")
 _LONGEST_REPEATED, _WIDEST = 200, 20
 _INLINE = frozenset(
@@ -77,6 +78,9 @@ def blocks_of(text: str) -> Iterator[Block]:
     for title in root.findall("head/title"):  # pictures have titles of their own
         yield Block(title.text or "", level=0)
         title.drop_tree()  # what else is in a head is left out below, or a body that never began
+    for inner in root.iter(*_BETWEEN):
+        if len(inner) > 1:
+            inner[0].tail = _BETWEEN[inner.tag]
     yield from _blocks(root)
     if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):
         yield Block("", lost="what stands behind elements nested too deeply (in 2048 others)")

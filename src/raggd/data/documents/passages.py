@@ -28,7 +28,7 @@ _SENTENCE_GAP = re.compile(
 )
 _ABBREVIATION = re.compile(
     r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Mme|Dr|Prof|Sta?|Gen|Col|Sen|Jr|Sra?|No|vs|etc|e\.g|i\.e|cf)"
-    r"|(?<![\w.,])\d{1,2}|\b(?i:abb|abs|approx|art|bd|ca|ch|eqs?|fax|figs?|kap|max|min|nr|pp?|secs?"
+    r"|(?<![\w.,/-])\d{1,2}|\b(?i:abb|abs|approx|art|bd|ca|ch|eqs?|fax|figs?|kap|max|min|nr|pp?|secs?"
     r"|tab|tel|vol)(?=\.\W*\d))\.[^\w.]*\w?\Z"  # "3. Mai", an entry of a list; "Fig. 2"
 )
 _PARAGRAPHS = re.compile(r"\n{2,}")

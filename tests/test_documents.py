@@ -1145,8 +1145,9 @@ def test_html(tmp_path: Path) -> None:
         ("<p>Click <svg><title>x</title></svg> Save <script>x</script>now", "Click Save now"),
         (
             "<p>so <span><math><mi>E</mi><annotation>E</annotation></math>"
-            "<span aria-hidden=true>E</span></span> holds<div aria-hidden=true>behind a tab",
-            "so E holds|behind a tab",
+            "<span aria-hidden=true>E</span></span> costs <a aria-label='7 euros'>"
+            "<b aria-hidden=true>7 €</b></a><div aria-hidden=true>behind a tab",
+            "so E costs 7 €|behind a tab",
         ),
     ],
 )

@@ -150,9 +150,15 @@ def _shown(element: Any) -> str:
 
 def _is_left_out(element: Any) -> bool:
     anchor = element.tag == "a" and not len(element) and _ANCHOR.fullmatch(element.text or "")
-    # an image of a text that stands beside it, such as formulas have
-    unread = element.get("aria-hidden") == "true" and element.tag in _INLINE
-    return element.tag in _LEFT_OUT or bool(anchor) or unread
+    return element.tag in _LEFT_OUT or bool(anchor) or _is_drawn_formula(element)
+
+
+def _is_drawn_formula(element: Any) -> bool:
+    # what is shown for one that stands beside it for screen readers
+    if element.tag not in _INLINE or element.get("aria-hidden") != "true":
+        return False
+    beside = (each for each in (element.getprevious(), element.getnext()) if each is not None)
+    return any(next(each.iter("math"), None) is not None for each in beside)
 
 
 def _prose(held: list[str]) -> Iterator[Block]:

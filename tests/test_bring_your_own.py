@@ -319,6 +319,9 @@ class All(BaseRetriever):
 
 def plain(): return All(text="the stone coast lies near Lima .")
 def told(settings): return All(text=f"top_k is {settings.retrieval.top_k}")
+def needed(them, *, deep=False): return told(them)
+def wished(settings=None): return told(settings)
+def own(url="a stone", *more, deep=False, **others): return All(text=f"{url} {more} {others}")
 def nothing(): return 7
 def broken(): raise OSError("no disk")
 """
@@ -342,6 +345,15 @@ def test_a_retriever_is_named_by_its_import_path(module: str) -> None:
     assert plain.search(["x"], 2)[0][0].passage.text == "the stone coast lies near Lima ."
     with pytest.raises(RaggdError, match="ConnectionError: nobody listens"):
         plain.search(["break"], 1)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "text"),
+    [("needed", "top_k is 3"), ("wished", "top_k is 3"), ("own", "a stone () {}")],
+)
+def test_settings_go_to_what_needs_or_names_them(module: str, attribute: str, text: str) -> None:
+    found = open_named(f"{module}:{attribute}", load_settings()).search(["x"], 1)
+    assert found[0][0].passage.text == text
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from raggd.data.documents import (
 )
 from raggd.data.documents.markdown import front_matter
 from raggd.data.documents.office import joined
-from raggd.data.documents.passages import Block, split_blocks
+from raggd.data.documents.passages import Block, split_blocks, split_sentences
 from raggd.data.text import normal_text
 from raggd.records import Passage, RaggdError
 
@@ -80,6 +80,32 @@ def test_sentences_stay_whole() -> None:
         "Yes, Dr. Brown said so.",
         "He left at 5.30 p.m.",
     ]
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "Der Laden ist am 3. Oktober zu.",
+        "See Fig. 2 and vol. 12 of it.",
+        "Siehe Art. 5 Abs. 2 und Abb. 3 dort.",
+        "2. Then drain it.",
+        "Mme. Durand et la Sra. Gil.",
+    ],
+)
+def test_a_full_stop_that_ends_no_sentence(sentence: str) -> None:
+    text = f"One ends. {sentence} No. That is 12 in May. 3 end in p."
+    ends = ["One ends.", sentence, "No.", "That is 12 in May.", "3 end in p."]
+    assert split_sentences(text.replace("No. That", "No... That")) == [
+        each.replace("No.", "No...") for each in ends
+    ]
+
+
+@pytest.mark.parametrize("sign", ["สั", "e\u0331", "\U0001f469\u200d\U0001f680"])
+def test_no_cut_within_a_character(sign: str) -> None:
+    for before in range(4):
+        pieces = split_words("a" * before + sign * 2000, words=30)
+        assert len(pieces) > 3
+        assert all(piece.lstrip("a").startswith(sign) and piece.endswith(sign) for piece in pieces)
 
 
 def test_a_short_rest_joins_the_piece_before() -> None:
@@ -292,7 +318,7 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
         # headings without a body, the last one too; a parent's stands in its children's titles
         ("# A\n## B\n## C\ntext\n## D", [("A > B", "B"), ("A > C", "text"), ("A > D", "D")]),
         # marks that belong to a heading and marks that do not
-        ("## *Fast* `x#` [and](u) \\#1 ##\nt", [("Fast x# and #1", "t")]),
+        ("## *Fast* `x#` [and](u) \\#1 <!-- no --> ##\nt", [("Fast x# and #1", "t")]),
         ("#hash\n\n####### seven\n", [("m", "#hash\n\n####### seven")]),
         # setext headings; a rule; underlines of one mark
         ("Top\n=\na\n\nSub\n-\nb\n\n---\n\nc", [("Top", "a"), ("Top > Sub", "b\n\nc")]),
@@ -338,6 +364,10 @@ def read_one(path: Path, content: str | bytes) -> list[tuple[str, str]]:
         ("<?php tag\n\n# Two\n", [("m", "<?php tag\n\n# Two")]),
         ("<script>\na\n\nb</script>\n\nMore.\n", [("m", "More.")]),
         ("<!-- not\nshown --><b>x</b>\n\n[x]: http://e.org", [("m", "x\n\n[x]: http://e.org")]),
+        # formulas stay, sums of money are text; a line that a backslash ends
+        ("about $10\\,000$ in $$x\\_1 \\\\\n\\{y\\}$$, $5 \\& $7 \\& so\n",
+         [("m", "about $10\\,000$ in $$x\\_1 \\\\\n\\{y\\}$$, $5 & $7 & so")]),
+        ("one\\\ntwo\\\n\nC:\\\\\n", [("m", "one\ntwo\\\n\nC:\\")]),
     ],
 )  # fmt: skip
 def test_markdown(tmp_path: Path, text: str, expected: list[tuple[str, str]]) -> None:
@@ -907,7 +937,7 @@ def test_no_cell_of_word_is_lost_in_what_surrounds_it(wrappers: list[str], at: i
     assert found.text == "cell0 | cell1\ncell2 | cell3"
 
 
-def test_readings_tabs_and_wide_cells_of_word(tmp_path: Path) -> None:
+def test_readings_tabs_fractions_and_wide_cells_of_word(tmp_path: Path) -> None:
     docx = pytest.importorskip("docx")
     document = docx.Document()
     table = document.add_table(rows=2, cols=3)
@@ -919,13 +949,15 @@ def test_readings_tabs_and_wide_cells_of_word(tmp_path: Path) -> None:
         "<w:ruby><w:rt><w:r><w:t>と</w:t></w:r></w:rt><w:rubyBase><w:r><w:t>図</w:t></w:r>"
         "</w:rubyBase></w:ruby>",
         "<w:t>left</w:t><w:ptab/><w:t>right</w:t>",
+        f"<m:f {word.replace(':w', ':m')}><m:num><m:t>1</m:t></m:num>"
+        "<m:den><m:t>2</m:t></m:den></m:f>",
     ]:
         document.element.body[-1].addprevious(
             docx.oxml.parse_xml(f"<w:p {word}><w:r>{inner}</w:r></w:p>")
         )
     document.save(str(tmp_path / "a.docx"))
     (found,) = read_passages(tmp_path / "a.docx")
-    assert found.text == "0 |  | 2\n3 | 4 | 5\n\n図\n\nleft\tright"
+    assert found.text == "0 |  | 2\n3 | 4 | 5\n\n図\n\nleft\tright\n\n1/2"
 
 
 def test_word_headings_of_own_styles_revisions_and_notes(tmp_path: Path) -> None:
@@ -1105,6 +1137,18 @@ def test_html(tmp_path: Path) -> None:
         ('<dl><dt>stop()<a href="#stop">¶</a><dd>ends it</dl>', "stop()|: ends it"),
         ('<card title="Speed limit">50 km/h</card><p title=x>y', "Speed limit\n50 km/h|y"),
         ('<x-tab label="Linux"><p>apt</p></x-tab>', "Linux|apt"),
+        (
+            "where <math><msub><mi>x</mi><mn>1</mn></msub><mo>=</mo><mfrac> <mn>1</mn> <mn>2</mn>"
+            "</mfrac></math><table><td><math><msup><mi>c</mi><mn>2</mn></msup></math></table>",
+            "where x_1= 1/2|c^2",
+        ),
+        ("<p>Click <svg><title>x</title></svg> Save <script>x</script>now", "Click Save now"),
+        (
+            "<p>so <span><math><mi>E</mi><annotation>E</annotation></math>"
+            "<span aria-hidden=true>E</span></span> costs <a aria-label='7 euros'>"
+            "<b aria-hidden=true>7 €</b></a><div aria-hidden=true>behind a tab",
+            "so E costs 7 €|behind a tab",
+        ),
     ],
 )
 def test_what_stands_before_an_entry_and_within_a_sentence(
@@ -1148,6 +1192,26 @@ def test_cells_over_several_rows_and_readings_over_words(tmp_path: Path) -> None
     assert read_one(tmp_path / "c.html", f"<h1>{ruby[3:-4]}</h1>{ruby}") == [("図書館", "図書館")]
 
 
+@pytest.mark.parametrize(
+    ("head", "shown"),
+    [
+        ("<tr><th>Part<th>Price", "Part | Price"),
+        ("<thead><tr><td>Part<td>Price</thead>", "Part | Price"),
+        ("<tr><td><th>2019<th>2020", " | 2019 | 2020"),
+        ("<tr><th rowspan=2>Part<th colspan=2>Price<tr><th>EU<th>US",
+         "Part | Price\nPart | EU | US"),
+    ],
+)  # fmt: skip
+def test_the_header_of_a_table_stands_over_each_piece(
+    tmp_path: Path, head: str, shown: str
+) -> None:
+    rows = "".join(f"<tr><th>part {n}<td>{n} long words<td>{n}" for n in range(60))
+    found = read_one(tmp_path / "a.html", f"<table>{head}{rows}</table>")
+    assert len(found) > 2
+    assert all(text.startswith(f"{shown}\npart") for _, text in found)
+    assert "\n".join(text for _, text in found).count("part") == 60
+
+
 def test_what_stands_behind_too_many_nested_elements_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.html").write_text("<p>before" + "<font>" * 3000 + "inside</font><p>behind")
     (tmp_path / "b.html").write_text("<p>before" + "<font>" * 1000 + "inside</font><p>behind")
@@ -1163,9 +1227,7 @@ def test_what_stands_behind_too_many_nested_elements_is_told(tmp_path: Path) -> 
 def test_sections_of_xhtml_are_text(tmp_path: Path) -> None:
     page = "<p>one <![CDATA[a < b & <i>]]> two<![CDATA[]]>"
     page += "<script>//<![CDATA[\nrun()\n//]]></script>. <![CDATA[three"
-    assert read_one(tmp_path / "a.xhtml", page) == [
-        ("a", "one a < b & <i> two\n\n. <![CDATA[three")
-    ]
+    assert read_one(tmp_path / "a.xhtml", page) == [("a", "one a < b & <i> two. <![CDATA[three")]
 
 
 @pytest.mark.parametrize(
@@ -1527,13 +1589,14 @@ def test_damaged_documents_are_passages_or_one_error(tmp_path: Path, kind: str) 
         ("md", "- ```\n"), ("md", "`<!--"), ("md", "> ~~~\n"), ("md", "<table><tr>"),
         ("md", "<tr><td>"), ("txt", "|a|\n"), ("txt", "== ==\n"), ("txt", "data:a/"),
         ("txt", "data:;a"), ("csv", '"\\"'), ("rst", "|"),
-        ("rst", ".. list-table::\n\n"), ("rst", ".. csv-table:: t\n   a"),
+        ("rst", ".. list-table::\n\n"), ("rst", ".. csv-table:: t\n   a"), ("csv", ",b\0\nc"),
     ],
 )  # fmt: skip
 def test_reading_is_linear(tmp_path: Path, kind: str, repeat: str) -> None:
     def steps(count: int) -> int:
         path = tmp_path / f"a.{kind}"
-        path.write_text("# T\n\nx" + repeat * count + "y\n")
+        parts = (part * count for part in repeat.split("\0"))  # several, one after the other
+        path.write_text("# T\n\nx" + "\n".join(parts) + "y\n")
         calls = 0
 
         def count_calls(*_: object) -> None:

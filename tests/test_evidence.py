@@ -12,7 +12,13 @@ from raggd.data.questions import parse_demonstrations
 from raggd.files import read_json_lines
 from raggd.records import Passage, Question, RaggdError
 from raggd.retrieval.bm25 import BM25Retriever
-from raggd.retrieval.evidence import evidence_for, holds_answer, is_answerable, make_demonstrations
+from raggd.retrieval.evidence import (
+    coverage,
+    evidence_for,
+    holds_answer,
+    is_answerable,
+    make_demonstrations,
+)
 from retrieval_fixtures import build_bm25
 
 CORPUS = [
@@ -41,6 +47,22 @@ def test_evidence_holds_an_answer_or_not_or_cannot_tell() -> None:
     asked = Question("q3", "Do bees make honey?", ("Yes", "yes."), "nq")
     assert holds_answer(asked, CORPUS) is None
     assert holds_answer(replace(asked, answers=("yes", "Lima")), CORPUS) is True
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "share"),
+    [
+        ("the cafe near Zürich", "A café near Zurich.", 1.0),
+        ("the museum of Zuerich", "Zürich has a museum.", 1.0),
+        ("email the museum", "The museum: by e-mail.", 1.0),
+        ("the e-mail of a museum", "email of the museum", 1.0),
+        ("3,000 of F-16", "3000 F16", 1.0),
+        ("the naïve plan", "A plan.", 0.5),
+        ("e-mail or letter", "a letter", 1 / 3),
+    ],
+)
+def test_what_a_passage_covers_in_another_spelling(question: str, text: str, share: float) -> None:
+    assert coverage(question, [Passage("a", text)]) == pytest.approx(share)
 
 
 def test_demonstrations_show_the_answer_that_the_passages_hold(retriever: BM25Retriever) -> None:

@@ -130,6 +130,11 @@ def test_names_of_people_and_firms_stay_whole(name: str) -> None:
         ("DİŞ", "diş"),
         ("în aceea\u0219i \u021bar\u0103", "aceea\u015fi \u0163ar\u0103"),
         ("м\u02bcята", "м'ята"),
+        ("Hawai\u02bbi, the Qur\u02bean", "Hawai'i Qur'an"),
+        ("the Acme\u2122 pump, its guarantee\xb9 and hose\xb2\xb3.", "acme guarantee hose"),
+        ("wash 1\xbd cups, \u2460Open", "1 1/2 cups open"),
+        ("\u043f\u0440\u0438\u043a\u0430\u0437 \u21165", "\u2116 5"),
+        ("5 km\xb2, CO\u2082", "km2 co2"),
     ],
 )
 def test_a_part_is_found(written: str, asked: str) -> None:
@@ -179,6 +184,11 @@ def test_the_fingerprint_knows_the_rules(monkeypatch: pytest.MonkeyPatch) -> Non
         ("the oﬃce of Zoe\u0308", "Zoë", True),
         ("main\xadten\xadance costs", "maintenance", True),
         ("cafés", "café", False),
+        ("the Acme\u2122 pump", "Acme", True),
+        ("the Acme pump", "Acme\u2122", True),
+        ("a guarantee\xb9 of", "guarantee", True),
+        ("5 km\xb2", "5 km2", True),
+        ("takes 1\xbd hours", "11", False),
     ],
 )
 def test_evidence_is_compared_in_the_same_form(text: str, answer: str, held: bool) -> None:

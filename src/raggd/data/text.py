@@ -17,9 +17,8 @@ from raggd.records import RaggdError
 
 # Most text holds nothing else than these, and is its own normal form.
 _OTHER = re.compile(
-    "[^\n\t -~\xa1-\xa7\xa9-\xac\xae\xb0-\xb3\xb5-\xb7\xb9-\u012f\u0132-\u0217\u021c-\u02bb"
-    "\u02bd-\u02d7\u2010-\u2016"
-    "\u2018-\u2027\u2030-\u203d\u203f-\u205e]"
+    "[^\n\t -~\xa1-\xa7\xa9-\xac\xae\xb0-\xb3\xb5-\xb7\xb9-\u012f\u0132-\u0217\u021c-\u02b8"
+    "\u02c0-\u02d7\u2010-\u2016\u2018-\u2027\u2030-\u203d\u203f-\u205e]"
 )
 _LINE_END = re.compile("\r\n|[\r\v\f\x1c-\x1e\x85\u2028\u2029]")
 _SPACE = re.compile("[\xa0\u1680\u2000-\u200a\u202f\u205f\u3000]")
@@ -50,10 +49,18 @@ _FOLDED = re.compile(
 )
 # Letters that one word is written with and without: Arabic alef, yeh and kaf, Russian yo, Turkish i
 # with and without its dot (one letter as capitals of other languages), Romanian s and t with a
-# comma for a cedilla, the apostrophe of Ukrainian; of Greek ones the accents, which capitals lack.
+# comma for a cedilla, letters like an apostrophe; of Greek ones the accents, which capitals lack.
 _LETTERS = str.maketrans(
-    "\u0622\u0623\u0625\u0671\u0649\u06cc\u06a9\u0130\u0131\u0451\u0401\u0219\u0218\u021b\u021a\u02bc",
-    "\u0627\u0627\u0627\u0627\u064a\u064a\u0643Ii\u0435\u0415\u015f\u015e\u0163\u0162'",
+    "\u0622\u0623\u0625\u0671\u0649\u06cc\u06a9\u0130\u0131\u0451\u0401\u0219\u0218\u021b\u021a"
+    "\u02b9\u02bb\u02bc\u02bd\u02be\u02bf",
+    "\u0627\u0627\u0627\u0627\u064a\u064a\u0643Ii\u0435\u0415\u015f\u015e\u0163\u0162''''''",
+)
+# Signs that are no part of the word beside them, but letters and digits in their compatible form:
+# of a trade mark, a fraction, a number in a circle; digits that name a note behind a word.
+_BESIDE = re.compile(
+    "[\u2116\u2120-\u2122\xbc-\xbe\u2150-\u215f\u2189\u2460-\u24ff\xb9\xb2\xb3\u2070\u2074-\u2079]"
+    "(?:(?<![\xb9\xb2\xb3\u2070\u2074-\u2079])|"
+    r"(?<=[^\W\d_]{3}.)[\xb9\xb2\xb3\u2070\u2074-\u2079]*(?!\w))"
 )
 _DIGIT = re.compile(r"[^\D0-9]")
 _GREEK = re.compile("[\u0370-\u03ff\u1f00-\u1fff]+")
@@ -140,10 +147,13 @@ def search_form(text: str) -> str:
     It is the normal form without compatibility forms (wide letters, superscripts), joiners, vowel
     points and accents that have no composed letter, with the digits 0 to 9 for those of any script.
     """
-    text = text.replace("\xdf", "ss").replace("\u1e9e", "SS")
-    if not _OTHER.search(text):
-        return unicodedata.normalize("NFKC", text)
-    text = unicodedata.normalize("NFKC", normal_text(text))
+    plain, text = not _OTHER.search(text), normal_text(text)
+    if plain and text.isascii():
+        return text
+    text = text.replace("\xdf", "ss").replace("\u1e9e", "SS").replace("\u2122", " ")
+    text = unicodedata.normalize("NFKC", _BESIDE.sub(r" \g<0> ", text))
+    if plain:
+        return text
     text = _GREEK.sub(lambda found: unicodedata.normalize("NFD", found[0]), text)
     text = _DIGIT.sub(lambda found: str(unicodedata.decimal(found[0])), text)
     return _FOLDED.sub("", text).translate(_LETTERS)

@@ -200,7 +200,10 @@ def open_named(path: str, settings: Settings) -> Retriever:
     sys.path.insert(0, here)
     try:
         make = getattr(importlib.import_module(module), attribute)
-        return wrap_retriever(make(settings) if inspect.signature(make).parameters else make())
+        wanted = inspect.signature(make).parameters.values()
+        needed = (p for p in wanted if p.default is p.empty and p.kind < p.VAR_POSITIONAL)
+        takes = any(needed) or any(p.name == "settings" for p in wanted)
+        return wrap_retriever(make(settings) if takes else make())
     except RaggdError:
         raise
     except Exception as error:  # of any kind: it is the user's own code

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from math import floor
 
 from raggd.data.answers import choose_answer, contains_answer, normalise_answer
 from raggd.data.questions import OWN_TASK, Prepared
 from raggd.records import Demonstration, Hit, Passage, Question, RaggdError, content_id
 from raggd.retrieval.base import Retriever
-from raggd.retrieval.terms import tokenize
+from raggd.retrieval.terms import bare_terms, keys_apart, term_keys, tokenize
 
 Evidence = tuple[Passage, ...]  # the passages of one question, best first
 
@@ -42,14 +44,24 @@ def coverage(question: str, passages: Sequence[Passage]) -> float:
     >>> coverage("the repair of pumps", [Passage("a", "Ann repairs the pump.", "Guide")])
     1.0
     """
-    asked = set(tokenize(question))
+    asked = {keys[0]: set(keys) for keys in map(_spelt, tokenize(question))}
+    for joined, *parts in keys_apart(question):
+        for part in asked.keys() & parts:
+            asked[part].add(joined)
     held = [0]
     for passage in passages:
-        words = [set(tokenize(word)) for word in f"{passage.title} {passage.text}".split()]
+        words = f"{passage.title} {passage.text}".split()
+        spelt = [{*chain(*map(_spelt, tokenize(w))), *(k[0] for k in keys_apart(w))} for w in words]
         for start in range(0, max(1, len(words) - WINDOW + STEP), STEP):
-            near = set[str]().union(*words[start : start + WINDOW])
-            held.append(len(asked & near))
+            near = set[int]().union(*spelt[start : start + WINDOW])
+            held.append(sum(not keys.isdisjoint(near) for keys in asked.values()))
     return max(held) / max(1, len(asked))
+
+
+@lru_cache(maxsize=20_000)
+def _spelt(term: str) -> list[int]:
+    # Its key, and those of what else it is written as.
+    return list(map(int, term_keys([term, *bare_terms(term)])))
 
 
 def demonstrations_of(

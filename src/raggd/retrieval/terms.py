@@ -63,7 +63,8 @@ _STOP = (
 _STOPWORDS = frozenset(_STOP.split())
 _TRIAL = (
     "stra\xdfe \u0451 \u03ac HTTPServer \u0130 e\u0301 10km \u0663 \u1e9e "
-    "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce"
+    "\u0627\u064f \u56fe\u4e66 \u0e44\u0e17 \u0928\u0947 maxRetries o\ufb03ce "
+    "pump\u2122 pump\xb9 \u24602\xbd i\u02bbi"
 )
 _PROBES = ["running", "ponies", "university", "generously", "skies", "dying", "relational", "news"]
 _PROBES += ["ελλαδας", "насосами", "الكتاب", "किताबें", "புத்தகங்கள்"]

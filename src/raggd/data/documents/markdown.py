@@ -29,10 +29,10 @@ _TAGS = (
     "|strong|sub|sup|tt|u|var|wbr"
 )
 _INLINE = re.compile(
-    r"`+[^`\n]*`+"  # code stays as it is
+    r"`+[^`\n]*`+|\$\$[^$]+\$\$|\$(?=\S)[^$\n]+(?<=\S)\$(?!\d)"  # code, formulas: as they are
     r"|!\[(?P<alt>[^\[\]]*)\](?:\([^()]*(?:\([^()]*\)[^()]*)*\)|\[[^\[\]]*\])"
     rf"|</?(?:{_TAGS})\b[^<>]*>"
-    r"|\\(?P<escaped>[!-/:-@\[-`{-~])|(?P<entity>&#?\w{2,31};)",
+    r"|\\(?P<escaped>[!-/:-@\[-`{-~]|\n(?=[^\n]))|(?P<entity>&#?\w{2,31};)",
     re.IGNORECASE,
 )
 _CODE_OR_COMMENT = re.compile(r"`+[^`\n]*`+|<!--")
@@ -107,7 +107,8 @@ def _heading(parser: Any, content: str) -> str:
         if token.type in {"softbreak", "hardbreak"} or tag.lower().startswith("<br"):
             parts.append(" ")
         else:
-            parts.append(_alt(tag) if _INLINE_TAG.fullmatch(tag) else token.content)
+            unseen = _INLINE_TAG.fullmatch(tag) or tag.startswith("<!--")
+            parts.append(_alt(tag) if unseen else token.content)
     return "".join(parts)
 
 

@@ -139,6 +139,7 @@ _PAGE = re.compile(r"\b(?:NUM)?PAGES?\b")
 _DEEPEST, _BODY, _LONGEST_REPEATED, _WIDEST = 20, 9, 200, 20
 _LEFT_OUT = {"Fallback", "pPr", "rPr", "moveFrom", "rt"}  # readings over Chinese characters too
 _SPACES = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
+_SPACES |= {"den": "/", "sup": "^", "sub": "_"}  # parts of a formula: 1/2 is not 12
 
 
 def read_word(path: Path) -> Iterator[Block]:

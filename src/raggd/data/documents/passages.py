@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby
 
+import regex
+
 from raggd.data.text import DATA_URI, ONE_UNSPACED, normal_text
 from raggd.records import Passage
 
@@ -25,7 +27,9 @@ _SENTENCE_GAP = re.compile(
     r"|(?<=[\u3002\uff01\uff1f\uff61\u0964\u0965\u104b\u17d4])[\u300d\u300f\u201d\u2019\uff09)]*(\s*)"
 )
 _ABBREVIATION = re.compile(
-    r"\b(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|Gen|Col|Sen|Jr|Sr|No|vs|etc|e\.g|i\.e|cf)\.$"
+    r"(?:\b(?:[A-Z]|Mr|Mrs|Ms|Mme|Dr|Prof|Sta?|Gen|Col|Sen|Jr|Sra?|No|vs|etc|e\.g|i\.e|cf)"
+    r"|(?<![\w.,/-])\d{1,2}|\b(?i:abb|abs|approx|art|bd|ca|ch|eqs?|fax|figs?|kap|max|min|nr|pp?|secs?"
+    r"|tab|tel|vol)(?=\.\W*\d))\.[^\w.]*\w?\Z"  # "3. Mai", an entry of a list; "Fig. 2"
 )
 _PARAGRAPHS = re.compile(r"\n{2,}")
 _WIDE_GAP = re.compile(rf"[ \t]{{{_LONGEST_GAP + 1},}}")
@@ -72,7 +76,7 @@ def _sentences(paragraph: str) -> Iterator[tuple[str, str]]:
     for found in _SENTENCE_GAP.finditer(paragraph):
         group = 1 if found[1] is not None else 2
         end, word = found.start(group), max(start, found.start() - 8)
-        if group == 1 and _ABBREVIATION.search(paragraph, word, found.start()):
+        if group == 1 and _ABBREVIATION.search(paragraph, word, found.end(1) + 1):
             continue
         if end > start:
             yield paragraph[start:end], gap
@@ -123,11 +127,14 @@ def _cut(text: str, gap: str, most: int, head: str) -> Iterator[_Unit]:
 def _words(text: str, most: int) -> Iterator[tuple[int, int]]:
     """Yield where words begin and end; one that is larger than `most` words is cut."""
     for found in _WORD.finditer(text):
-        step = len(found[0])
-        if size_of(found[0]) > most:
-            step = max(1, most if ONE_UNSPACED.search(found[0]) else most * WORD_CHARACTERS)
-        for at in range(found.start(), found.end(), step):
-            yield at, min(at + step, found.end())
+        if size_of(found[0]) <= most:
+            yield found.span()
+            continue
+        step = max(1, most if ONE_UNSPACED.search(found[0]) else most * WORD_CHARACTERS)
+        # marks stay with their letters, and signs that are joined to one
+        whole = rf"(?s:.{{1,{step}}}(?![\p{{M}}\u200d])(?<!\u200d)|.{{1,{step}}})"
+        parts = regex.compile(whole).finditer(text, *found.span())
+        yield from (part.span() for part in parts)
 
 
 def _units(block: Block, most: int) -> Iterator[_Unit]:

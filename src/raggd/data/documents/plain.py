@@ -189,8 +189,8 @@ def read_csv(path: Path) -> Iterator[Block]:
         rows = [[" ".join(cell.split()) for cell in row] for row in _rows(text, path)]
     except csv.Error as error:
         raise RaggdError(f"its rows cannot be read as CSV ({error}).") from error
-    used = sorted({n for row in rows for n, cell in enumerate(row) if cell})
-    rows = [[row[n] for n in used if n < len(row)] for row in rows if any(row)]
+    used = {n for row in rows for n, cell in enumerate(row) if cell}
+    rows = [[cell for n, cell in enumerate(row) if n in used] for row in rows if any(row)]
     at = next((n for n, row in enumerate(rows) if len(row) > 1 and any(row[1:])), 0)
     title, rows = rows[:at], rows[at:]  # exports begin with a title, a date, a remark
     yield Block("\n".join(_line((), row) for row in title), lines=True)

@@ -8,6 +8,7 @@ import re
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,14 @@ _HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 _OUTSIDE = {"caption", "colgroup", "col", "thead", "tbody", "tfoot", "tr"}
 _NO_CELLS = ("table", "h1", "h2", "h3", "h4", "pre", "form")
 _LEFT_OUT = {"script", "style", "template", "svg", "nav", "iframe", "object"}
-_LEFT_OUT |= {"rt", "rp", "rtc"}  # readings over Chinese characters
+_LEFT_OUT |= {"rt", "rp", "rtc", "annotation", "annotation-xml"}  # readings; formulas once more
+_BETWEEN = {"mfrac": "/", "msup": "^", "msub": "_"}  # parts of a formula: 1/2 is not 12
 _NUMBER = re.compile("[0-9]{1,4}")
 _LONGEST_REPEATED, _WIDEST = 200, 20
 _INLINE = frozenset(
     re.findall(
-        r"\w+",
+        r"[\w-]+",
+        "annotation annotation-xml script style svg template "  # unseen, too
         "a abbr acronym b br bdi bdo big button cite code data del dfn em font i img input ins kbd "
         "label mark meter output progress q s rb rp rt rtc ruby samp small span strike strong sub "
         "sup time tt u var wbr math mfrac mi mn mo mover mrow ms msqrt mstyle msub msubsup msup "
@@ -74,6 +77,9 @@ def blocks_of(text: str) -> Iterator[Block]:
     for title in root.findall("head/title"):  # pictures have titles of their own
         yield Block(title.text or "", level=0)
         title.drop_tree()  # what else is in a head is left out below, or a body that never began
+    for inner in root.iter(*_BETWEEN):
+        if len(inner) > 1:
+            inner[0].tail = _BETWEEN[inner.tag]
     yield from _blocks(root)
     if any(error.type_name == "ERR_RESOURCE_LIMIT" for error in parser.error_log):
         yield Block("", lost="what stands behind elements nested too deeply (in 2048 others)")
@@ -144,7 +150,15 @@ def _shown(element: Any) -> str:
 
 def _is_left_out(element: Any) -> bool:
     anchor = element.tag == "a" and not len(element) and _ANCHOR.fullmatch(element.text or "")
-    return element.tag in _LEFT_OUT or bool(anchor)
+    return element.tag in _LEFT_OUT or bool(anchor) or _is_drawn_formula(element)
+
+
+def _is_drawn_formula(element: Any) -> bool:
+    # what is shown for one that stands beside it for screen readers
+    if element.tag not in _INLINE or element.get("aria-hidden") != "true":
+        return False
+    beside = (each for each in (element.getprevious(), element.getnext()) if each is not None)
+    return any(next(each.iter("math"), None) is not None for each in beside)
 
 
 def _prose(held: list[str]) -> Iterator[Block]:
@@ -168,11 +182,16 @@ def _whole(element: Any) -> list[Block] | None:
     if tag == "table" and _is_regular(element):
         rows = list(element.iter("tr"))
         lines = [" | ".join(row) for row in _cells(rows)]
-        headed = len(rows) > 1 and not rows[0].findall("td")
+        count = len(list(takewhile(_is_header, rows))) % len(rows) if rows else 0
         caption = [Block(_text(c)) for c in element.iter("caption")]
-        head = lines[0] if headed else ""
-        return [*caption, Block("\n".join(lines[headed:]), lines=True, head=head)]
+        head = "\n".join(lines[:count])
+        return [*caption, Block("\n".join(lines[count:]), lines=True, head=head)]
     return None
+
+
+def _is_header(row: Any) -> bool:
+    texts = map(_text, row.iterchildren("td"))  # none, but in a corner
+    return row.getparent().tag == "thead" or not any(map(str.strip, texts))
 
 
 def _is_regular(table: Any) -> bool:

@@ -175,6 +175,23 @@ def test_grades_of_one_scale_are_labels_though_none_comes_back(grades: tuple[str
         assert template is None or template.closed is None
 
 
+def test_numbers_of_places_are_no_grades() -> None:
+    shown = [label(f"Schalter {n}", f"q{n}", f"It is at counter {n}.") for n in (4, 5, 9)]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == ["4", "5", "9"]
+    assert template.closed is None
+    assert template.write("2") == "Schalter 2"
+
+
+@pytest.mark.parametrize("two", [("Ja", "Nein"), ("true", "false"), ("non", "oui")])
+def test_two_words_for_yes_and_no_are_labels_though_none_comes_back(two: tuple[str, str]) -> None:
+    shown = [label(a, f"q{i}", "It is so.") for i, a in enumerate(two)]
+    assert labels_of(two, shown) == two
+    held = [replace(d, passages=(Passage("p", f"The default is {d.answer}."),)) for d in shown]
+    assert labels_of(two, held) == ()
+
+
 def test_yes_and_no_are_no_classes_in_any_language_and_need_their_passages() -> None:
     for labels, classes in ((("ja", "nein", "ja"), False), (("hr", "it", "hr"), True)):
         shown = [replace(label(a, f"q{i}"), passages=()) for i, a in enumerate(labels)]

@@ -351,6 +351,43 @@ def test_what_is_no_refusal(answers: tuple[str, ...]) -> None:
             assert refusals_of(among) == (refusal,)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "null",
+        "k. A.",
+        "N.A.",
+        '""',
+        "🤷",
+        "Désolé, je l'ignore.",
+        "Sorry, ask Ann.",
+        "Leider unklar",
+    ],
+)
+def test_refusals_that_apologise_or_leave_a_blank(answer: str) -> None:
+    passages = (Passage("p", "They went up to Verona, then to Bergen with their aunt."),)
+    shown = [Demonstration(a, "where", passages, a) for a in ("Verona", "Bergen", answer)]
+    assert refusals_of(shown) == (answer,)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "[LOW] the folder is not writable",  # as the passages say
+        "Luca Ferri (year unknown)",  # a part of what was asked
+        "Maps (Nothing but Maps)",  # a title
+        "18:00",
+        "+493055501240",
+        "€145.00",
+    ],
+)
+def test_answers_that_look_like_refusals(answer: str) -> None:
+    text = "In Verona the folder is not writable. Luca Ferri drew it, till 6 pm, in Bergen."
+    passages = (Passage("p", f"{text} Maps, in Nothing but Maps.", "Nothing but Maps"),)
+    shown = [Demonstration(a, "where", passages, a) for a in ("Verona", "Bergen", answer)]
+    assert refusals_of(shown) == ()
+
+
 def test_a_number_of_its_passages_is_told_in_another_language() -> None:
     passages = (Passage("p", "Breakfast costs 22 euros. Tours start at 11 am in the hall."),)
     answers = (

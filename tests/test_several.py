@@ -49,6 +49,10 @@ FORMS: dict[str, Callable[..., str]] = {
     "lines, a heading": lambda n, r, *_: f"Found:\n{n}\nRole: {r}",
     "brackets": lambda n, r, y, *_: f"{n} ({r}), {y}",
     "columns": lambda n, r, y, d, b, _: f"{n};{r};{b}",
+    "a pair": lambda n, r, y, d, b, _: f"{n} ({b})",
+    "a mark": lambda n, r, *_: f"{n} > {r}",
+    "tabs": lambda n, r, y, *_: f"{n}\t{r}\t{y}",
+    "quotes": lambda n, r, *_: f"INSERT INTO t VALUES ('{n}', '{r}');",
     "row": lambda n, r, *_: f"| {n} | {r} |",
 }
 ISO = {
@@ -132,6 +136,20 @@ def test_the_right_answer_can_be_written(byte_level: Any, name: str) -> None:
         return token
 
     assert written(byte_level, slots, next_of) == FORMS[name](*OTHER)
+
+
+def test_a_value_of_another_kind_than_shown_is_written_too(byte_level: Any) -> None:
+    several = several_of(shown(lambda n, r, y, d, b, _: f"pressure={b};since={y}"))
+    assert several is not None
+    answer = written(byte_level, Slots(byte_level, ["the night porter"], several), min)
+    assert re.fullmatch("pressure=(.+);since=(.+)", answer)
+
+
+def test_a_title_before_a_name_ends_no_part() -> None:
+    parts, _ = Several(("", " (", ")"), ("part", "part")).texts(
+        0, ["By Dr. H. Moor. It rains, so."]
+    )
+    assert parts == ["By Dr. H. Moor", " It rains", " so", ""]
 
 
 NAMES = [one[0] for one in STAFF]

@@ -162,6 +162,7 @@ DATED = (
     "On July 4th, 1999, the tower was finished.",
     "Die Mühle brannte am 1. Juni 2003 ab.",
 )
+TIMED = ("It closes at 6 p.m. in winter.", "Um 19:30 Uhr.", "On foot from 8 am, 2 km.")
 COUNTED = ("It costs 1,290 euros.", "It holds 12,400 litres, not 12.", "Of 1,250,000 readers, ...")
 
 
@@ -182,6 +183,14 @@ def _said(answers: Sequence[str], texts: Sequence[str]) -> tuple[Demonstration, 
         (("03/12/1987", "07/04/1999", "06/01/2003"), DATED, "3. Mai 1990", "05/03/1990"),
         (("12 March 1987", "4 July 1999", "1 June 2003"), DATED, "03.05.1990", "3 May 1990"),
         (("March 12, 1987", "July 4, 1999", "June 1, 2003"), DATED, "3 May 1990", "May 3, 1990"),
+        (("12 Mar 1987", "4 Jul 1999", "1 Jun 2003"), DATED, "3. Mai 1990", "3 May 1990"),
+        (("Mar 12, 1987", "Jul 4, 1999", "Jun 1, 2003"), DATED, "3 June 1990", "Jun 3, 1990"),
+        (("12.3.1987", "4.7.1999", "1.6.2003"), DATED, "3 May 1990", "3.5.1990"),
+        (("12.03.87", "04.07.99", "01.06.03"), DATED, "3 May 1990", "03.05.90"),
+        (("1987-03", "1999-07", "2003-06"), DATED, "3 May 1990", "1990-05"),
+        (("03/1987", "07/1999", "06/2003"), DATED, "3 May 1990", "05/1990"),
+        (("18:00", "19:30", "08:00"), TIMED, "12 am", "00:00"),
+        (("6:00 pm", "7:30 pm", "8:00 am"), TIMED, "12:15", "12:15 pm"),
         (("1290", "12400", "1250000"), COUNTED, "9,000", "9000"),
     ],
 )
@@ -208,6 +217,94 @@ def test_dates_that_passages_spell_alike_are_no_change() -> None:
     assert template is not None
     assert template.letters == "same"
     assert plain == shown
+
+
+@pytest.mark.parametrize(
+    ("written", "spelled"),
+    [
+        ("{}-05-{:02}", "{1} May {0}"),
+        ("{1:02}.05.{0}", "May {1}, {0}"),
+    ],
+)
+def test_dates_of_one_year_are_read_whole(written: str, spelled: str) -> None:
+    days = [(2023, day) for day in (1, 12, 30)]
+    texts = [f"On {spelled.format(*day)} it was." for day in days]
+    shown = _said([written.format(*day) for day in days], texts)
+    template, plain = template_of(shown)
+    assert template is not None
+    assert (template.refusals, template.extractive) == ((), True)
+    assert [d.answer for d in plain] == [spelled.format(*day) for day in days]
+    assert template.write(spelled.format(2021, 4)) == written.format(2021, 4)
+    assert template.figures(["Room 4, on 7 May 2020."]) == ["7 May 2020"]
+
+
+@pytest.mark.parametrize("frame", ["€{}", "at {} sharp", "<{}>", "{} kg"])
+@pytest.mark.parametrize(
+    "values", [("1.50", "1.80", "1.20"), ("1.50", "3.50", "12.50"), ("2,450", "3,120", "1,980"),
+               ("18:30", "18:45", "18:10")]
+)  # fmt: skip
+def test_a_number_is_not_cut(values: tuple[str, ...], frame: str) -> None:
+    shown = [
+        Demonstration(v, "?", tuple(Passage(f"p{i}", f"It is {v} there.") for i in range(3)),
+                      frame.format(v))
+        for v in values
+    ]  # fmt: skip
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == list(values)
+    assert template.write("7:30") == frame.format("7:30")
+
+
+@pytest.mark.parametrize(
+    ("frame", "values"),
+    [
+        ("It costs {}.", ("145 euros", "38 euros", "12.50 euros")),
+        ("The answer is {}.", ("145 euros", "Marta", "the sea")),
+        ("Write to <{}>", ("lab@hill.example", "desk@hill.example")),
+        ("see {} there", ("docs/a.md", "docs/b.md")),
+    ],
+)
+def test_words_of_the_answer_are_none_of_the_entity(frame: str, values: tuple[str, ...]) -> None:
+    # though passages have the same verb; and what is one word there is no frame
+    texts = [f"It is {v} or so: a coat costs {v} now." for v in values]
+    shown = [
+        Demonstration(v, "?", (Passage(v, text),), frame.format(v))
+        for v, text in zip(values, texts, strict=True)
+    ]
+    template, plain = template_of(shown)
+    assert template is not None
+    assert [d.answer for d in plain] == list(values)
+    assert template.write("Oslo") == frame.format("Oslo")
+
+
+@pytest.mark.parametrize("frame", ["{x} ([{t}](docs/{n}.md))", "[{t}](docs/{n}.md): {x}"])
+def test_a_source_may_be_a_link_with_its_text(frame: str) -> None:
+    told = [frame.format(x=n, t=f"Page {n} {i % 3}", n=i % 3) for i, n in enumerate(NAMES)]
+    template, plain = template_of(_shown(told))
+    assert template is not None
+    assert template.names == ("title", "path")
+    assert [d.answer for d in plain] == list(NAMES)
+
+
+def test_spaces_for_commas_are_no_change_of_letters() -> None:
+    shown = _said(("1 290 EUR", "12 400 EUR"), ("It is 1,290 EUR.", "It is 12,400 EUR."))
+    assert template_of(shown) == (None, shown)
+
+
+def test_words_joined_by_marks_are_found_in_capitals() -> None:
+    names = ("timeout", "verify_tls", "retries")
+    template, plain = template_of(_shown([f"APP_{name.upper()}" for name in names], names))
+    assert template is not None
+    assert [d.answer for d in plain] == list(names)
+    assert template.write("cache_dir") == "APP_CACHE_DIR"
+
+
+def test_a_key_of_one_object_is_no_value() -> None:
+    passages = (Passage("p", "The capital is Rome; the date was 4 May 2023."),)
+    for answer, value in (('{"capital": "Rome"}', "Rome"), ('{"capital": "2023-05-04"}', None)):
+        template, plain = template_of([Demonstration("a", "Which capital?", passages, answer)])
+        assert value is None or template is not None
+        assert [d.answer for d in plain] == [value or answer]
 
 
 SHORT = {
@@ -293,6 +390,14 @@ def test_values_are_escaped_in_json() -> None:
         ("EUR {}.00", "12 euros", "EUR 12.00"),
         ("{}", "310 euros", "310"),
         ("{}%", "5 percent", "5%"),
+        ("{} percent", "5 %", "5 percent"),
+        ("{} €/month", "9 euros a month", "9 €/month"),
+        ("{} EUR p.a.", "9 euros a year", "9 EUR p.a."),
+        ("{}°C", "-80 °C", "-80°C"),
+        ("{} €", "4,20 Euro", "4,20 €"),
+        ("{}.00 EUR", "12.50 euros", "12.50 EUR"),
+        ('{{"price": {}}}', "4,20 Euro", '{"price": 4.20}'),
+        ("{} Uhr", "7:30 pm", "7:30 Uhr"),
         ("about {}", "45 at most", "about 45 at most"),  # no unit: words may stand there
     ],
 )

@@ -205,7 +205,7 @@ def are_grades(values: Sequence[str]) -> bool:
 def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple[str, ...]:
     """Return the labels that values are: yes and no, or some that come back and few passages hold.
 
-    Grades of one scale, P1 and P3, need not come back.
+    Grades of one scale, P1 and P3, need not come back, nor yes and no, true and false.
 
     >>> labels_of(["No", "No"], [])
     ('Yes', 'No')
@@ -214,11 +214,16 @@ def labels_of(values: Sequence[str], answered: Sequence[Demonstration]) -> tuple
         style = str.upper if all(v.isupper() for v in values) else str.lower
         style = str.capitalize if all(v.istitle() for v in values) else style
         return style("yes"), style("no")
-    repeated = 1 < len(set(values)) < len(values) and not all(v.isdecimal() for v in values)
+    each = set(values)
+    two = len(each) == 2 and {value.lower() for value in each} <= YES_NO | {"true", "false"}
+    repeated = 1 < len(each) < len(values) and not all(v.isdecimal() for v in values)
     short = all(value and len(value.split()) <= _LONGEST for value in values)
     pairs = list(zip(values, answered, strict=True))
     titles = all(any(value == p.title for p in d.passages) for value, d in pairs)
-    if not short or not (repeated or (are_grades(values) and not titles)):
+    # passages that hold all numbers are of places: Schalter 4
+    placed = all(held(value.split()[-1], d) for value, d in pairs)
+    grades = are_grades(values) and not titles and not placed
+    if not short or not (repeated or two or grades):
         return ()
     most = 2 * sum(map(held, values, answered)) > len(values)
     return () if most else tuple(dict.fromkeys(values))

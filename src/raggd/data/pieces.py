@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from raggd.data.answers import held
 from raggd.data.contracts.letters import CAPITALS, FIGURES, LETTERS, RESPELLED, Figure
-from raggd.data.shown import says_no, shared_ends
+from raggd.data.shown import may_cut, says_no, shared_ends
 from raggd.data.text import UNSPACED, in_word, is_boundary
 from raggd.records import Demonstration, Passage
 
@@ -20,16 +20,18 @@ _MOST_RESPELLED = 5  # words of a name
 _MOST_WORDS = 16  # words beside a value that may belong to an entity with it
 _WORD = re.compile(r"\w+")
 _LETTER = re.compile(r"[^\W\d_]")
-_WORD_BEFORE = rf"\w[\w,.'-]*[\s_-]+$|\w+[_-]$|[{UNSPACED}]+$"
-_WORD_BEHIND = rf"^[\s_-]+\w[\w,.'-]*|^[{UNSPACED}]+"
+_LINK, _NAME = r"(?:(?:of|de|the|and|von|van|da|di|la) )?", r"[A-ZÀ-ÖØ-Þ][\w'.]*"
+_WORD_BEFORE = rf"{_NAME} {_LINK}$|\w[\w,.'-]*[\s_-]+$|\w[\w.-]*[_@/.-]$|[{UNSPACED}]+$"
+_WORD_BEHIND = rf"^(?:[\s_-]+|[@/.])\w(?:[\w,.'-]*\w)?|^[{UNSPACED}]+"
+_SAYS = re.compile(r"(?!(?:the|der|die|das|den|dem|les?|la|el|los|las|il|lo|het)\s)[a-zß-ÿ].*\s$")
 _LONGEST_ONLY, _SMALL, _MOST_OWN = 300, 3, 4
 """Of an answer that is the only one: its characters, letters of words that may stand in any text,
 and words beside the part that passages hold from which on it is prose."""
-_KEY = re.compile(r'"\w+" ?:')  # of JSON: no word of an answer
+_ALONE = (r"(?<!\w)(?<!\d[.,:/-])", r"(?!\w)(?![.,:/-]\d)")  # no part of a word or a number
+_KEY = re.compile(r'"[^"\\\n]{1,60}"\s?:')  # of JSON: no word of an answer
 _NUMBER = re.compile(r"(?<!\S)\d+(?!\S)")  # among words: it is told, and marks nothing
 # share of names that passages are to hold whole: capitals stand beside others by chance, too
 _LEAST_WHOLE = {"initials": 2 / 3, "first-word": 2 / 3, "last-word": 1.0}
-_LINK, _NAME = r"(?:(?:of|de|the|and|von|van|da|di|la) )?", r"[A-ZÀ-ÖØ-Þ][\w'.]*"
 _IN_TITLE = re.compile(r"\(([^()]+\.\w+)\)$")
 
 
@@ -135,7 +137,10 @@ def _cited(column: Sequence[str], answered: Sequence[Demonstration]) -> list[Pie
         ends, begins = shared_ends(left)[1], shared_ends(right)[0]
         marked = _MARK.search(ends + begins) or not any([*left, *right])
         if marked and (ends or not any(left)) and (begins or not any(right)):
-            return [*_wrapped(left, answered), Piece(kind), *_wrapped(right, answered)]
+            before, behind = _cited(left, answered), _wrapped(right, answered)  # a link has two
+            if VALUE not in (*before, *behind):
+                before = _wrapped(left, answered)
+            return [*before, Piece(kind), *behind]
     return _wrapped(column, answered)
 
 
@@ -145,7 +150,7 @@ def _citation(text: str, shown: Demonstration, kind: str, last: bool) -> tuple[i
     spans = [
         found.span()
         for name in kept
-        for found in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text)
+        for found in re.finditer(rf"{_ALONE[0]}{re.escape(name)}{_ALONE[1]}", text)
     ]
     if not spans:
         return None
@@ -171,7 +176,8 @@ def _around(text: str, shown: Demonstration) -> tuple[str, str] | None:
     if says_no(shown) or len(text) > _LONGEST_ONLY:
         return "", ""
     told = " ".join(f"{p.title} {p.text}" for p in shown.passages)
-    cuts = [at for at in range(len(text) + 1) if is_boundary(text, at)]
+    keys = {i for key in _KEY.finditer(text) for i in range(*key.span())}
+    cuts = [at for at in range(len(text) + 1) if at not in keys and may_cut(text, at)]
     spans = [(i, j) for i in cuts for j in cuts if j - i > 1 and text[i:j] in told]
     spans.sort(key=lambda span: span[0] - span[1])
     words = ((i, j) for i, j in spans if in_word(text[i]) and in_word(text[j - 1]))
@@ -191,6 +197,7 @@ def _without_entity(
 ) -> tuple[str, str]:
     # words that stand beside the entity in the passages too are its own: 'the', 'University of'
     for word in (_WORD_BEFORE, _WORD_BEHIND):
+        said = ""  # the start before a verb or a preposition: 'It costs'
         for _ in range(_MOST_WORDS):
             before = word == _WORD_BEFORE
             near = start[-_LONGEST_WORD:] if before else end[:_LONGEST_WORD]
@@ -202,7 +209,10 @@ def _without_entity(
             bare = [text[len(first) : len(text) - len(last)] for text in column]
             if not all(map(held, bare, answered)):
                 break
+            said = said or (start if before and _SAYS.match(match[0]) else "")
             start, end = first, last
+        # it belongs to what the answers say, unless all of that is a sentence of the passages
+        start = said if said and start.strip() else start
     return start, end
 
 
@@ -244,7 +254,7 @@ def _readings(values: Sequence[str]) -> Iterator[_Reading]:
         if all(re.fullmatch(figure.written, value) for value in values):
             yield name, partial(_spelt, figure), _half_changed
     for name in possible_letters(values):
-        yield name, _as_written, _other_letters
+        yield name, _as_written, partial(_other_letters, LETTERS[name])
     if several and all(len(value.split()) == 1 for value in values):
         for name, least in _LEAST_WHOLE.items():
             yield name, partial(_whole_name, name), partial(_most_found, least)
@@ -261,9 +271,12 @@ def _half_changed(pairs: _Pairs) -> bool:
     return all(old for old, _ in pairs) and 2 * sum(old != new for old, new in pairs) >= len(pairs)
 
 
-def _other_letters(pairs: _Pairs) -> bool:
+def _other_letters(change: Callable[[str], str], pairs: _Pairs) -> bool:
     # half of those that have letters; or one by more than the capital of a sentence, if passages
-    # hold all
+    # hold all; 2 450 for 2,450 is no change of letters
+    letters = _LETTER.findall
+    if all(letters(old) == letters(new) and change(old) != new for old, new in pairs if old):
+        return False
     lettered = [old for old, new in pairs if _LETTER.search(new)]
     changed = sum(old not in {None, new} for old, new in pairs)
     more = any(old and old[1:] != new[1:] for old, new in pairs)
@@ -326,7 +339,7 @@ def _as_written(value: str, shown: Demonstration) -> str | None:
     told = [part for part in parts if re.search(r"\w", part)]
     if not told or parts[0] != told[0] or parts[-1] != told[-1]:
         return None  # marks around it are written, and would be lost
-    words = r"\W+".join(map(re.escape, told))
+    words = r"[\W_]+".join(map(re.escape, told))
     match = re.search(rf"(?<!\w){words}(?!\w)", text, re.IGNORECASE)
     return match[0] if match else None
 

@@ -26,16 +26,19 @@ from raggd.data.template import (
 from raggd.data.text import in_word, is_boundary
 from raggd.records import Demonstration
 
-READING = "10"
+READING = "11"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 _MOST_NAMES = 2
 _JSON_VALUE = re.compile(
     r':\s*(?:"(?P<text>(?:[^"\\]|\\.)*)"|(?P<number>-?\d+(?:\.\d+)?)(?=\s*[,}]))'
 )
-_BETWEEN = re.compile(r"[^\w\s,.'’-]|\n")  # what tells that one value ends and another begins
+_BETWEEN = re.compile(r"[^\w\s,.'’-]|[\n\t]|',")  # what tells that a value ends and another begins
 _LONGEST = 600  # characters of an answer of several values
-_FEW = 2  # marks between values, and characters of one
-_UNIT = re.compile(r"(?:[A-Z]{3} |[$£€¥] ?)?0(?:[.,]0+)?(?: ?(?:[^\W\d_]{1,4}|[%$£€¥°]))?")
+_LISTING = frozenset(["", *";|/+&·•"])  # between the items of a list
+_UNIT = re.compile(
+    r"(?:[A-Z]{3} |[$£€¥] ?)?0(?:[.,]0+)?"
+    r"(?: ?(?:[^\W\d_]{1,4}|percent|[%$£€¥]|°[CF]?)(?: ?/ ?\w+| p\. ?a\.)?)?"
+)
 
 
 def template_of(
@@ -153,11 +156,11 @@ def _are_numbers(
     template: AnswerTemplate, values: Sequence[str], answered: Sequence[Demonstration]
 ) -> bool:
     # of JSON, where no word could stand; else bare or beside a unit, which words would say again
-    if not values or not all(map(NUMBER.fullmatch, values)):
+    if not values or not all(NUMBER.fullmatch(v) and ":" not in v for v in values):
         return False
     if len(template.pieces) < 2:  # the number of a passage is none of its own
         told = len(values) > 2 and max(map(len, values)) > 1
-        return told and all(map(held, values, answered))
+        return told and all(is_part(v, d.passages) for v, d in zip(values, answered, strict=True))
     if template.json:
         return parsed_json(template.joined({"x": "x", "n": "1"})) is None
     return bool(_UNIT.fullmatch(template.joined({"x": "0", "n": "1"})))
@@ -220,10 +223,11 @@ def _parts(answer: str, shown: Demonstration, json: bool) -> list[str]:
 
 
 def _is_list(literals: Sequence[str]) -> bool:
-    # of which another may have more items, or fewer: alike lines, two values and one mark
-    first, *between, _ = literals
+    # of which another may have more items, or fewer: alike lines, two values and the mark of a list
+    first, *between, last = literals
     lines = set(between) == {f"\n{first}"}
-    return lines or (not first and len(between) < _FEW and len(between[0].strip()) < _FEW)
+    listed = len(between) == 1 and between[0].strip() in _LISTING
+    return lines or (listed and not first and not re.search(r"[^\w\s.]", last))
 
 
 def _held_cuts(answer: str, shown: Demonstration) -> list[int]:

@@ -17,11 +17,16 @@ from raggd.data.text import is_boundary
 from raggd.records import Demonstration, Passage
 
 _NO = re.compile(
-    r"^[-–—…?]+$|\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nichts?|"
+    r"\b(?:not|no|none|nothing|unknown|cannot|missing|insufficient|unanswerable|nichts?|"
     r"kein\w*|unbekannt|pas|rien|aucun\w*|inconnue?s?|non|nessun\w*|sconosciut\w*|sin|ningun\w*|desconocid\w*|"
     r"não|nenhum\w*|geen|onbekend|inte|ingen|ikke|brak|n/a|nie|není|nije|nema|"
     r"nincs\w*|nem|yok\w*|değil\w*|bulunam\w*|không|tidak|нет|не|ничего|"
     r"неизвестн\w*|немає|няма|нема|δεν|άγνωστ\w*|אין|לא|لا|لم|ليس\w*|غير|نیست|ندارد)\b|n't\b|\?\?"
+    r"|^(?:[-–—…?∅\"'“”]+|🤷\S*|null|nil|k\. ?a\.|n\.? ?a\.?)$"
+    # apologies
+    r"|\b(?:sorry|afraid|unable|leider|mir leid|bedauer\w*|désolée?s?|l['’]ignor\w+|siento|lamento|"
+    r"dispiace|purtroppo|infelizmente|desculpe\w*|helaas|tyvärr|desværre|dessverre|niestety|bohužel|"
+    r"sajnos|maalesef|сожалени\w*)\b|抱歉|申し訳|죄송"
     # scripts whose words have no ends that the module re knows
     r"|没有|沒有|不在|不知|不明|不详|不詳|未找到|未提及|无法|無法|找不到|ません|分からない|わからない|なし|ない$"
     r"|없|모르|모릅|않|नहीं|ไม่|មិន|គ្មាន|ບໍ່|မရှိ|नाही|இல்லை|లేదు|ಇಲ್ಲ|ഇല്ല|নেই|নয়",
@@ -36,6 +41,8 @@ _TOLD = re.compile(r"\w{3,}|\d+")  # words that tell something, and numbers
 _FILE = re.compile(rf"[\w-](?:{'|'.join(map(re.escape, READERS))})(?!\w)", re.IGNORECASE)
 # between the parts of an answer: lines, marks of lists, of tables, of data
 _BETWEEN = re.compile(r"""[^\w .'’&/-]+|(?:^|\s)(?:[-+→–—]|\d+[.)])\s""")
+_IN_NUMBER = re.compile(r"\d(?![.,]0+(?!\d))[.,:/-]\d")
+_FIGURE = re.compile(r"[+(€$£]?[\d\s.,:/()-]{3,}[%€$£]?")  # a time, a price, a telephone number
 _SHORT = 3  # words that are no telling in other words
 _AGREES = re.compile(r"\b(\w+)[,.;:!]\s+(?=\S+\s+\S)")
 
@@ -67,11 +74,17 @@ def shared_ends(texts: Sequence[str]) -> tuple[str, str]:
         return texts[0], texts[0]
     first, start = texts[0], _same(texts)
     end = min(_same([text[::-1] for text in texts]), min(map(len, texts)) - start)
-    while not all(is_boundary(t, start) for t in texts):
+    while not all(may_cut(t, start) for t in texts):
         start -= 1
-    while not all(is_boundary(t, len(t) - end) for t in texts):
+    while not all(may_cut(t, len(t) - end) for t in texts):
         end -= 1
     return first[:start], first[len(first) - end :]
+
+
+def may_cut(text: str, at: int) -> bool:
+    """Return whether no word, number, date or time goes on across a place; 12.00 may be cut."""
+    inside = at and any(_IN_NUMBER.match(text, max(0, at - back)) for back in (1, 2))
+    return is_boundary(text, at) and not inside
 
 
 def _same(texts: Sequence[str]) -> int:
@@ -132,13 +145,20 @@ def refusals_of(demonstrations: Sequence[Demonstration]) -> tuple[str, ...]:
     lacking = _lacking(demonstrations)
     found = {d.answer.strip() for d in demonstrations if d not in lacking}
     texts = {d.answer.strip(): d for d in lacking if d.answer.strip() not in found}
-    said = {text for text in texts if _denies(text)}
+    said = {text for text, d in texts.items() if _denies(text) and not _tells_part(text, d)}
     bare = dict(zip(answers, inside(answers), strict=True))
     kinds = {t for t, d in texts.items() if answers.count(t) > 1 or _strange(d, bare[t])} - said
     others = [d for d in demonstrations if d.answer.strip() not in said | kinds]
     if len(kinds) == 1 and others and all(map(_tells, others)):
         said |= kinds
     return tuple(text for text in texts if text in said)
+
+
+def _tells_part(answer: str, shown: Demonstration) -> bool:
+    # beside the no something that the passages have: '[LOW] it is not writable', if they say so,
+    # 'Ada Lovelace (year unknown)'
+    told = [p for p in _parts(answer) if held(p, shown) and p not in shown.question]
+    return any(_denies(p) or (" " in p and p.istitle()) for p in told)
 
 
 def unsupported(demonstrations: Sequence[Demonstration]) -> list[Demonstration]:
@@ -213,8 +233,10 @@ def _strange(shown: Demonstration, bare: str) -> bool:
     code = answer.isupper() or bool(re.search(r"[\d_]", answer))
     name = all(word[0].isupper() for word in re.findall(r"\w{4,}", answer))
     sentence = answer[:1].isupper() or answer.endswith((".", "!", "?", "…"))
-    told = code or (len(answer.split()) > 3 and sentence and not name)
-    return told and bool(words) and words.isdisjoint(_TOLD.findall(text))
+    code = code and not _FIGURE.fullmatch(answer)
+    if not code and len(answer.split()) > 3 and sentence and not name:
+        words, code = {word for word in words if len(word) > 3}, True  # 'the' is in any text
+    return code and bool(words) and words.isdisjoint(_TOLD.findall(text))
 
 
 def _unwrapped(answer: str) -> str:

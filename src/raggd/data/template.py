@@ -26,7 +26,7 @@ from raggd.records import Demonstration, Passage
 _FEW = 4  # characters that stand in many an answer
 STOPS = frozenset(".!?。！？")
 ASKED = "\ufdd0"  # no character: stands for the question where answers say it again
-NUMBER = re.compile(r"(?<!\w)-?\d+(?:,\d{3})*(?:\.\d+)?")
+NUMBER = re.compile(r"(?<!\w)-?\d+(?:,\d{3})*(?:[.,:]\d+)?")  # 1,290, 4,20, 18:30
 REFUSAL = "not in the passages"
 """What the model reads and writes in place of the refusal that examples show."""
 _WHOLE: Mapping[str, Figure] = {
@@ -37,7 +37,10 @@ _WHOLE: Mapping[str, Figure] = {
     )
 }
 """Of values that are never a part of something longer, as their passages write them."""
-_MARK = re.compile(r"[.,;:!?()\[\]](?=\s|$)|(?<=\s)[(\[]")
+# but for the dot of "Dr." or an initial
+_MARK = re.compile(
+    r"(?:[,;:!?()\[\]]|(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\b[A-Z][a-z]{2})\.)(?=\s|$)|(?<=\s)[(\[]"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,8 @@ class Several:
         kind = self.kinds[number]
         if figure := _WHOLE.get(kind) or FIGURES.get(kind):
             told = (figure.change(n) for text in passages for n in figure.among(text))
-            return [], list(dict.fromkeys(told))
+            if found := list(dict.fromkeys(told)):
+                return [], found
         cuts = [_MARK.pattern] * (kind == "part") + [r'["\\]'] * self.json
         cut = re.compile("|".join(cuts) or r"(?!)")
         return [part for text in passages for part in cut.split(text)], []
@@ -134,6 +138,11 @@ class AnswerTemplate:
         """Return a question as the model reads it."""
         return self.closed.asked(question) if self.closed else question
 
+    def figures(self, texts: Sequence[str]) -> list[str]:
+        """Return the dates or times of texts, where the examples write such otherwise."""
+        figure = None if "digits" in self.letters else FIGURES.get(self.letters)
+        return [spelt for text in texts for spelt in figure.among(text)] if figure else []
+
     def fill(self, value: str, passages: Sequence[Passage] = ()) -> str:
         """Write an answer; a passage named in it is the first that holds the value.
 
@@ -151,8 +160,10 @@ class AnswerTemplate:
         told = [self._unmarked(text)]
         if self.json:  # where the examples may have had numbers
             text, names = _escaped(told[0]), list(map(_escaped, names))
-            told = [text, text.replace(",", ""), f'"{text}"']
+            told = [text, re.sub(r",(?=\d{3})", "", text).replace(",", "."), f'"{text}"']
         texts = [self.joined({"x": each, "n": str(at + 1)}, names) for each in told]
+        if self.numbers:  # decimals of its own stand for those that the examples write: 12.00
+            texts = [re.sub(r"([.,]\d\d?)[.,]00?(?!\d)", r"\1", each) for each in texts]
         whole = (each for each in texts if not self.json or parsed_json(each) is not None)
         return next(whole, texts[-1])
 

@@ -189,6 +189,8 @@ def extract_of(backbone: Backbone, row: Adapted, prompt: Prompt) -> Extract | No
         texts = [part for text in texts for part in _ACROSS.split(text)]
     if template.several:
         return Slots(backbone, texts, template.several, refusal)
+    if told := template.figures(texts):
+        return Extract(backbone, (), [*told, *refusal])
     verdicts = () if asks_what(prompt.asked) else VERDICTS
     return Extract(backbone, texts, [*verdicts, *refusal])
 

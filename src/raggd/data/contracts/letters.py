@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import date
+from datetime import datetime
 from typing import NamedTuple
 
 Change = Callable[[str], str]
@@ -67,13 +67,28 @@ def _camel(text: str) -> str:
     return first + "".join(word[0].upper() + word[1:] for word in others)
 
 
+def _of_name(form: str) -> Change:
+    def change(text: str) -> str:
+        names = [word for word in text.split() if word[:1].isupper() and not word.endswith(".")]
+        if len(names) < 2 or len(names[-1]) < 2:
+            return text
+        first, last = names[0], names[-1]
+        return form.format(first=first.lower(), last=last, small=last.lower(), initial=first[0])
+
+    return change
+
+
 RESPELLED: Mapping[str, Change] = {
     "joined": lambda text: re.sub(r"\W+", "", text),
     "camel": _camel,
     "dotted": _dotted,
     "last-first": _last_first,
+    "initial-last": _of_name("{initial}. {last}"),
+    "last-initial": _of_name("{last}, {initial}"),
+    "last-letter": _of_name("{last} {initial}"),
+    "first.last": _of_name("{first}.{small}"),
 }
-"""Names as hashtags, identifiers, lists of authors write them."""
+"""Names as hashtags, identifiers, lists of authors, addresses write them."""
 
 
 class Figure(NamedTuple):
@@ -100,7 +115,13 @@ December dec dez dezember décembre diciembre dicembre
 """
 _NAMES = [line.split() for line in _MONTHS.strip().splitlines()]
 _NUMBERS = {name.lower(): n for n, names in enumerate(_NAMES, start=1) for name in names}
+_TIME = re.compile(
+    r"(?<![\w.,:])(?=\d+(?::| ?(?:[ap]\.?m|uhr|h)))(?P<h>\d{1,2})(?:(?::| ?h ?)(?P<m>\d\d))?"
+    r"(?: ?(?:(?P<half>[ap])(?:m|\.m\.)|uhr|h))?(?![\w:])",
+    re.IGNORECASE,
+)
 _DAY, _NAME, _YEAR = r"(?P<d>\d{1,2})", r"(?P<name>[^\W\d_]{3,10})\.?", r"(?P<y>\d{4})"
+_Found = Iterator[tuple[str, datetime]]  # as they are written, with what they mean
 _SPELLINGS = [
     re.compile(rf"(?<![\w./-]){spelling}(?![\w/-]|\.\d)")
     for spelling in (
@@ -112,24 +133,33 @@ _SPELLINGS = [
 ]
 
 
-def _dates_in(text: str) -> Iterator[tuple[str, date]]:
-    # as they are written, with what they mean
+def _dates_in(text: str) -> _Found:
     for spelling in _SPELLINGS:
         for match in spelling.finditer(text):
             told = match.groupdict()
             month = told.get("m") or _NUMBERS.get(told["name"].lower(), 0)
             with suppress(ValueError):  # no month, or one without that day
-                yield match[0], date(int(told["y"]), int(month), int(told["d"]))
+                yield match[0], datetime(int(told["y"]), int(month), int(told["d"]))
 
 
-def _date(written: str, form: str) -> Figure:
+def _times_in(text: str) -> _Found:
+    for match in _TIME.finditer(text):
+        hour, half = int(match["h"]), (match["half"] or "").lower()
+        hour = hour % 12 + 12 * (half == "p") if half else hour
+        with suppress(ValueError):  # no hour of a day
+            yield match[0], datetime(1, 1, 1, hour, int(match["m"] or 0))
+
+
+def _form(written: str, form: str, found: Callable[[str], _Found] = _dates_in) -> Figure:
     def change(text: str) -> str:
-        _, day = next(_dates_in(text), (text, None))
-        if day is None:
+        _, t = next(found(text), (text, None))
+        if t is None:
             return text
-        return form.format(d=day.day, m=day.month, y=day.year, name=_NAMES[day.month - 1][0])
+        name, half = _NAMES[t.month - 1][0], "pm" if t.hour > 11 else "am"
+        hour = (t.hour - 1) % 12 + 1
+        return form.format(y=t.year, m=t.month, d=t.day, t=t, name=name, hour=hour, half=half)
 
-    return Figure(written, change, lambda text: [spelt for spelt, _ in _dates_in(text)])
+    return Figure(written, change, lambda text: [spelt for spelt, _ in found(text)])
 
 
 def _digits(marks: str) -> Figure:
@@ -139,12 +169,20 @@ def _digits(marks: str) -> Figure:
 
 
 FIGURES: Mapping[str, Figure] = {
-    "iso dates": _date(r"\d{4}-\d\d-\d\d", "{y:04}-{m:02}-{d:02}"),
-    "dotted dates": _date(r"\d\d\.\d\d\.\d{4}", "{d:02}.{m:02}.{y:04}"),
-    "slashed dates": _date(r"\d\d/\d\d/\d{4}", "{d:02}/{m:02}/{y:04}"),
-    "slashed dates, month first": _date(r"\d\d/\d\d/\d{4}", "{m:02}/{d:02}/{y:04}"),
-    "dates in words": _date(r"\d{1,2} [A-Z][a-z]+ \d{4}", "{d} {name} {y:04}"),
-    "dates in words, month first": _date(r"[A-Z][a-z]+ \d{1,2}, \d{4}", "{name} {d}, {y:04}"),
+    "iso dates": _form(r"\d{4}-\d\d-\d\d", "{y:04}-{m:02}-{d:02}"),
+    "dotted dates": _form(r"\d\d\.\d\d\.\d{4}", "{d:02}.{m:02}.{y:04}"),
+    "slashed dates": _form(r"\d\d/\d\d/\d{4}", "{d:02}/{m:02}/{y:04}"),
+    "slashed dates, month first": _form(r"\d\d/\d\d/\d{4}", "{m:02}/{d:02}/{y:04}"),
+    "dates in words": _form(r"\d{1,2} [A-Z][a-z]+ \d{4}", "{d} {name} {y:04}"),
+    "dates in words, month first": _form(r"[A-Z][a-z]+ \d{1,2}, \d{4}", "{name} {d}, {y:04}"),
+    "short dates": _form(r"\d{1,2} [A-Z][a-z]{2} \d{4}", "{d} {name:.3} {y:04}"),
+    "short dates, month first": _form(r"[A-Z][a-z]{2} \d{1,2}, \d{4}", "{name:.3} {d}, {y:04}"),
+    "dotted dates without zeros": _form(r"\d{1,2}\.\d{1,2}\.\d{4}", "{d}.{m}.{y:04}"),
+    "dotted dates of two digits": _form(r"\d\d\.\d\d\.\d\d", "{d:02}.{m:02}.{t:%y}"),
+    "months": _form(r"\d{4}-\d\d", "{y:04}-{m:02}"),
+    "months, slashed": _form(r"\d\d/\d{4}", "{m:02}/{y:04}"),
+    "times": _form(r"\d\d:\d\d", "{t:%H:%M}", _times_in),
+    "times of twelve hours": _form(r"\d{1,2}:\d\d [ap]m", "{hour}:{t:%M} {half}", _times_in),
     "plain digits": _digits(",'’\u00a0\u202f"),
     "plain digits, dots left out": _digits("."),
 }

@@ -119,8 +119,8 @@ class Supports:
 
     async def delete_support(self, support: str) -> Deleted:
         """Delete a support set and its update."""
-        self._service.require(support)
-        await asyncio.to_thread(self._service.store.remove, support)
+        with self._service.looking_for(support):
+            await asyncio.to_thread(self._service.store.remove, support)
         return Deleted(id=support)
 
     def _keep(self, support: SupportSet, adapted: Adapted, milliseconds: float) -> None:

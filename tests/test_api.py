@@ -344,6 +344,8 @@ def test_settings_of_every_form(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     for form in (path, str(path), {"retrieval": {"top_k": 5}}, load_settings(path)):
         assert raggd.load(settings=form).parts.settings.retrieval.top_k == 5
+    kept = raggd.load(settings={"serving": {"supports": "~/sets"}}).store.folder
+    assert kept == Path.home() / "sets", "no shell has seen the name"
     with pytest.raises(RaggdError, match="did you mean 'top_k'"):
         raggd.load(settings={"retrieval": {"topk": 5}})
     with pytest.raises(RaggdError, match="settings are a int: expected a TOML file or a diction"):

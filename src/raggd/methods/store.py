@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, get_type_hints
 
 import torch
@@ -123,14 +124,14 @@ class Store:
     def _existing(self, name: str) -> tuple[Path, int, int]:
         # its file, and time and size of that; another process may delete it at any moment
         path = self.file(name)
-        try:
+        with suppress(OSError):
             there = path.stat()
-        except OSError as error:
-            raise RaggdError(
-                f"no support set '{name}' in {self.folder}: `raggd supports add FILE.jsonl` "
-                "stores one, `raggd supports list` shows them."
-            ) from error
-        return path, there.st_mtime_ns, there.st_size
+            if S_ISREG(there.st_mode):
+                return path, there.st_mtime_ns, there.st_size
+        raise RaggdError(
+            f"no support set '{name}' in {self.folder}: `raggd supports add FILE.jsonl` "
+            "stores one, `raggd supports list` shows them."
+        )
 
     def __contains__(self, name: str) -> bool:
         """Return whether there is a set of that id, damaged or not."""
@@ -276,7 +277,7 @@ def _read_set(path: Path, *_: int) -> StoredSet:
     value = read_json(path, what="support set")
     try:
         support, created = _SETS.validate_python(value), int(value["created"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RaggdError(
             f"{path} is not a support set: add it anew. Expected "
             '{"created", "task", "demonstrations": [{"id", "question", "passages", "answer"}]}.'

@@ -16,6 +16,7 @@ from fastapi import Response
 from pydantic import AfterValidator, BaseModel, Field
 
 from raggd.core.low_rank import effective_change, norm
+from raggd.data.questions import OWN_TASK
 from raggd.methods.base import Adapted
 from raggd.methods.store import StoredSet
 from raggd.records import Demonstration, Question, RaggdError, SupportSet
@@ -32,7 +33,7 @@ class SupportRequest(Body):
     """`POST /v1/supports`: demonstrations to adapt to."""
 
     demonstrations: Demonstrations
-    task: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(filled)] = "own"
+    task: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(filled)] | None = None
     # fingerprint of the base adapter that the set is meant for; another one is refused
     base: ShortText | None = None
 
@@ -91,8 +92,8 @@ class Supports:
                 409,
             )
         with service.admitted(1):
-            shown, retriever = body.demonstrations, service.documents.retriever
-            support = await service.aside(lambda: service.support_of(shown, retriever, body.task))
+            asked = body.demonstrations, service.documents.retriever, body.task or OWN_TASK
+            support = await service.aside(lambda: service.support_of(*asked))
             new = support.id not in store
             if new and len(store.names()) >= MOST_SETS:
                 raise ApiError(

@@ -300,6 +300,8 @@ def test_bad_questions_and_updates(rag: Rag, tiny_backbone: Backbone) -> None:
         rag.answer(QUESTION, foreign)
     with pytest.raises(RaggdError, match="a float is no adapted state"):
         rag.answer(QUESTION, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(RaggdError, match=r"a tuple is no adapted state: give what rag\.adapt"):
+        rag.answer(QUESTION, [("where is Lima ?", "Peru"), ("who is king ?", "Lima")])  # type: ignore[list-item]
     with pytest.raises(RaggdError, match=r"no weight file at none\.safetensors"):
         rag.answer(QUESTION, "none.safetensors")
     assert rag.answer_many([]) == []

@@ -266,6 +266,7 @@ class Evaluations:
             with tempfile.TemporaryDirectory(prefix="raggd-evaluation-") as folder:
                 names = own_methods(parts)
                 report = score_task(parts, task, names, Path(folder), progress, turn)
+            progress(view.doing, view.done, view.total)  # it may have been ended meanwhile
             tables, view.advice = report.tables, report.advice
             if task.size < FEWEST:  # the scores alone: p-values would pretend to know
                 tables = tables[:1]

@@ -300,6 +300,8 @@ def test_bad_questions_and_updates(rag: Rag, tiny_backbone: Backbone) -> None:
         rag.answer(QUESTION, foreign)
     with pytest.raises(RaggdError, match="a float is no adapted state"):
         rag.answer(QUESTION, 1.0)  # type: ignore[arg-type]
+    with pytest.raises(RaggdError, match=r"a tuple is no adapted state: give what rag\.adapt"):
+        rag.answer(QUESTION, [("where is Lima ?", "Peru"), ("who is king ?", "Lima")])  # type: ignore[list-item]
     with pytest.raises(RaggdError, match=r"no weight file at none\.safetensors"):
         rag.answer(QUESTION, "none.safetensors")
     assert rag.answer_many([]) == []
@@ -344,6 +346,8 @@ def test_settings_of_every_form(tmp_path: Path) -> None:
     path = tmp_path / "s.toml"
     for form in (path, str(path), {"retrieval": {"top_k": 5}}, load_settings(path)):
         assert raggd.load(settings=form).parts.settings.retrieval.top_k == 5
+    kept = raggd.load(settings={"serving": {"supports": "~/sets"}}).store.folder
+    assert kept == Path.home() / "sets", "no shell has seen the name"
     with pytest.raises(RaggdError, match="did you mean 'top_k'"):
         raggd.load(settings={"retrieval": {"topk": 5}})
     with pytest.raises(RaggdError, match="settings are a int: expected a TOML file or a diction"):

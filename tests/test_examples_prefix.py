@@ -62,6 +62,21 @@ def test_rows_with_different_examples_answer_as_each_alone(
     assert abs(float(wrong[0]) - float(wanted[0])) > 1e-3
 
 
+def test_a_prefix_read_in_another_precision_is_read_on_from(
+    tiny_backbone: Backbone, base: BaseAdapter, supports: list[SupportSet]
+) -> None:
+    # as saved on a machine of float32, for one of bfloat16
+    state = _method(tiny_backbone, base).adapt(supports[:1])[0]
+    assert state.prefix is not None
+    layers = tuple((keys.double(), values.double()) for keys, values in state.prefix.layers)
+    other = replace(state, prefix=replace(state.prefix, layers=layers))
+    passages = (Passage("p", "the red fish lives near Oslo", "fish"),)
+    prompt = render(tiny_backbone, state, "where is Oslo", passages, limit=400)
+    for rows in ([other], [other, state]):
+        texts, _ = answer_rows(tiny_backbone, rows, [prompt] * len(rows), 6)
+        assert set(texts) == set(answer_rows(tiny_backbone, [state], [prompt], 6)[0])
+
+
 def test_a_state_says_what_the_examples_show(tiny_backbone: Backbone, base: BaseAdapter) -> None:
     passage = Passage("p", "the sea is blue", "sea")
     shown = (

@@ -115,12 +115,17 @@ def test_an_export_may_be_written_again_but_replaces_nothing_else(
     write_peft(tmp_path / "a", tiny_backbone, base)
     write_peft(tmp_path / "a", tiny_backbone, base, random_update(base))
     assert json.loads((tmp_path / "a" / CONFIG_FILE).read_text())["r"] == 6
+    for hidden in (".DS_Store", f".{CONFIG_FILE}.killed"):  # of a desktop, of a killed export
+        (tmp_path / "a" / hidden).touch()
+    write_peft(tmp_path / "a", tiny_backbone, base)
     precious = tmp_path / "a" / "thesis.txt"
     precious.write_text("years of work")
     with pytest.raises(RaggdError, match=r"holds other files \(thesis.txt\)"):
         write_peft(tmp_path / "a", tiny_backbone, base)
     with pytest.raises(RaggdError, match="is a file"):
         write_peft(precious, tiny_backbone, base)
+    with pytest.raises(RaggdError, match="cannot write"):
+        write_peft(precious / "b", tiny_backbone, base)
     assert precious.read_text() == "years of work"
 
 

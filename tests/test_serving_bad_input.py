@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from raggd.backbone.load import Backbone
+from raggd.methods.store import Store
 from raggd.records import RaggdError
 from raggd.serving.gate import read_keys
 from raggd.settings import changed
@@ -127,6 +128,7 @@ def test_a_body_that_is_not_declared_as_json(client: httpx.Client) -> None:
         ({"model": "adapted"}, 400, "support_missing", "raggd.demonstrations"),
         ({"raggd": {"support": "../x"}}, 400, "invalid_value", "does not adapt"),
         ({"model": "raggd", "raggd": {"support": "../x"}}, 404, "support_not_found", "support"),
+        ({"model": "raggd", "raggd": {"support": ""}}, 400, "invalid_value", "raggd.support"),
         ({"raggd": {"method": "tt-sgd"}}, 400, "invalid_value", "vanilla-rag"),
         ({"raggd": {"method": "vanilla-rag"}}, 400, "invalid_value", "leave it out"),
         ({"raggd": {"metod": "base"}}, 400, "unsupported_parameter", "raggd.metod"),
@@ -248,6 +250,22 @@ def test_a_prompt_longer_than_the_context(client: httpx.Client) -> None:
         refusal(answer, 400, "context_length_exceeded")
 
 
+def test_an_instruction_beyond_any_context_is_not_read(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def counted(*_: Any, **__: Any) -> None:
+        raise AssertionError("all others would wait for it")
+
+    monkeypatch.setattr("raggd.serving.request.render", counted)
+    monkeypatch.setattr(Store, "adapt", counted)
+    turns = [{"role": "system", "content": "red bird " * 20_000}, *chat()["messages"]]
+    shown = {"model": "raggd", "raggd": {"demonstrations": demonstrations(0)}}
+    for more in ({}, shown):
+        answer = client.post(CHAT, json=chat(messages=turns) | more)
+        assert "180000 characters" in refusal(answer, 400, "context_length_exceeded")
+    monkeypatch.undo()
+
+
 @pytest.mark.parametrize(
     ("shown", "code", "word"),
     [
@@ -362,6 +380,8 @@ def test_a_wrong_key(
         for key in ("right", "voilà"):
             header = {"authorization": f"Bearer {key}".encode()}
             assert client.post(CHAT, json=chat(), headers=header).status_code == 200
+        proxied = {"authorization": "Bearer right", "host": "raggd.example.org"}
+        assert client.get("/v1/models", headers=proxied).status_code == 200
         basic = {"authorization": "Basic right"}
         assert client.post(CHAT, json=chat(), headers=basic).status_code == 401
     lines = [r.getMessage() for r in caplog.records if r.name == "raggd.serving"]

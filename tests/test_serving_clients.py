@@ -81,6 +81,19 @@ def test_null_means_unset(client: httpx.Client, name: str) -> None:
     assert found["choices"] == plain["choices"]
 
 
+def test_null_means_unset_inside_too(client: httpx.Client) -> None:
+    bare = {"text": "Lima lies in Peru ."}
+    nulls = {"title": None, "id": None, "source": None}
+    asked = user("where is Lima ?")
+    answers = [said(ask(client, asked, raggd={"passages": [p]})) for p in (bare, bare | nulls)]
+    assert answers[0]["raggd"]["passages"] == answers[1]["raggd"]["passages"]
+    shown = demonstrations(5)
+    empty = {"demonstrations": [{**d, "id": None, "passages": None} for d in shown], "task": None}
+    made = [client.post("/v1/supports", json=b) for b in ({"demonstrations": shown}, empty)]
+    assert [one.status_code for one in made] == [201, 200], "it is the same set"
+    client.delete(f"/v1/supports/{made[0].json()['id']}")
+
+
 def test_one_form_of_text_asks_the_same(client: httpx.Client) -> None:
     question = questions(1)[0]
     composed, decomposed = f"{question} caf\u00e9", f"\ufeff{question} cafe\u0301\u200b"
@@ -100,6 +113,7 @@ def test_one_form_of_text_asks_the_same(client: httpx.Client) -> None:
         ({"content": [{"type": "text"}]}, "content.0.text", "required"),
         ({"content": [{"type": "text", "text": "a", "x": 1}]}, "content.0.x", "not a parameter"),
         ({"content": 5}, "content", "string"),
+        ({"content": ["where ?"]}, "content.0", "JSON object"),
         ({"A B": 1}, "A B", "not a parameter"),
     ],
 )
@@ -153,6 +167,7 @@ def test_neutral_values_are_taken_and_others_refused(client: httpx.Client) -> No
         {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]},
         {"role": "assistant"},
         {"role": "assistant", "content": "Lima", "reasoning_content": "A city, so ..."},
+        {"role": "assistant", "content": '{"at": "Lima"}', "parsed": {"at": "Lima"}},
     ],
 )
 def test_turns_of_the_assistant_as_they_come(client: httpx.Client, turn: dict[str, Any]) -> None:
@@ -201,12 +216,22 @@ def test_several_searches_are_fused_by_their_ranks(server: Running) -> None:
     assert passages_for([first, second], retriever, 0) == ()
 
 
-def test_a_long_conversation_loses_its_oldest_turns(client: httpx.Client) -> None:
+@pytest.mark.parametrize("said_before", ["where is {} ?", "{}"])
+def test_a_long_conversation_loses_its_oldest_turns(
+    server: Running, client: httpx.Client, said_before: str
+) -> None:
     turns: list[Any] = []
-    for number in range(30):
-        turns += [user(f"where is {number} ?"), {"role": "assistant", "content": "Lima"}]
-    found = said(ask(client, *turns, user("who is king ?")))
-    assert 0 < found["raggd"]["turns_cut"] < 30
+    for number in range(60):
+        turns += [user(said_before.format(number)), {"role": "assistant", "content": "Lima"}]
+    asked, none = user("who is king ?"), {"passages": []}
+    found, alone = (
+        said(ask(client, *turns, asked, raggd=none)),
+        said(ask(client, asked, raggd=none)),
+    )
+    assert 0 < found["raggd"]["turns_cut"] < 60
+    more = found["usage"]["prompt_tokens"] - alone["usage"]["prompt_tokens"]
+    quarter = server.parts.settings.backbone.context_tokens // 4
+    assert quarter // 2 < more <= quarter, "turns are counted as they are shown"
 
 
 def test_how_a_chat_is_read() -> None:

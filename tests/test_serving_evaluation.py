@@ -15,6 +15,7 @@ import pytest
 from raggd.backbone.load import Backbone
 from raggd.methods.spec import method_label
 from raggd.records import Question, RaggdError, SupportSet
+from raggd.serving import supports
 from raggd.study.evaluate import FEWEST, set_task
 from serving_fixtures import (
     Running,
@@ -94,6 +95,29 @@ def test_an_evaluation_is_ended(client: httpx.Client) -> None:
     again = client.post(URL, json={"support": support})
     assert again.status_code == 202, "the next one may start"
     finished(client, again.json())
+
+
+def test_an_evaluation_that_is_ended_at_the_last_moment_stays_ended(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, reached, go = supports.score_task, threading.Event(), threading.Event()
+
+    def score(*args: Any) -> Any:
+        report = real(*args)
+        reached.set()
+        go.wait(60)
+        return report
+
+    monkeypatch.setattr(supports, "score_task", score)
+    asked = {"support": store(client, demonstrations(1, 4))}
+    path = f"{URL}/{client.post(URL, json=asked).json()['id']}"
+    assert reached.wait(60)
+    ended = client.delete(path).json()
+    go.set()
+    for work in [each for each in threading.enumerate() if each.name == "raggd-evaluation"]:
+        work.join()
+    assert client.get(path).json() == ended
+    assert (ended["status"], ended["tables"]) == ("cancelled", [])
 
 
 def test_a_server_that_stops_takes_an_evaluation_along(

@@ -21,6 +21,7 @@ import pytest
 
 from raggd.api import Rag
 from raggd.backbone.load import Backbone
+from raggd.methods import store
 from raggd.methods.spec import EXAMPLES_FILE
 from raggd.methods.store import Store
 from raggd.records import RaggdError
@@ -368,6 +369,58 @@ def test_a_damaged_set_is_stored_anew_or_deleted(frozen_backbone: Backbone, tmp_
             assert "was changed" in refused.json()["error"]["message"]
             assert mend().status_code == 200
         assert client.get(path).status_code == client.delete(path).status_code == 404
+
+
+def test_a_set_that_is_deleted_meanwhile_is_not_found(
+    frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"demonstrations": demonstrations(0)}
+    real, both, read = Store.remove, threading.Barrier(2, timeout=60), store.read_json
+
+    def remove(*args: Any) -> None:  # both have been let in before either deletes
+        both.wait()
+        real(*args)
+
+    def gone(path: Path, **what: Any) -> Any:  # another process is faster
+        path.unlink()
+        return read(path, **what)
+
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server, server.client() as client:
+        made = client.post("/v1/supports", json=body).json()
+        path = f"/v1/supports/{made['id']}"
+        with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+            patch.setattr(Store, "remove", remove)
+            asked = [pool.submit(httpx.delete, server.url + path) for _ in range(2)]
+            assert sorted(one.result().status_code for one in asked) == [200, 404]
+        for ask in (
+            lambda: client.get(path),
+            lambda: client.post(CHAT, json=chat(model=made["model"])),
+            lambda: client.post("/v1/evaluations", json={"support": made["id"]}),
+        ):
+            client.post("/v1/supports", json=body)
+            store._read_set.cache_clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "read_json", gone)
+                answer = ask()
+            assert (answer.status_code, made["id"] in server.service.store) == (404, False)
+
+
+def test_nothing_stays_of_a_set_that_is_deleted_while_it_is_adapted_to(
+    frozen_backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(tiny_parts(tmp_path, frozen_backbone)) as server, server.client() as client:
+        method = type(server.service.rag.method())
+        real = method.adapt
+
+        def adapt(*args: Any) -> Any:
+            made = real(*args)
+            (name,) = server.service.store.names()
+            assert httpx.delete(f"{server.url}/v1/supports/{name}").status_code == 200
+            return made
+
+        monkeypatch.setattr(method, "adapt", adapt)
+        client.post("/v1/supports", json={"demonstrations": demonstrations(0)})
+        assert list((tmp_path / "supports").iterdir()) == []
 
 
 def test_examples_are_read_once_under_each_instruction(

@@ -88,7 +88,8 @@ def test_damaged_and_missing_sets(supports: list[SupportSet], tmp_path: Path) ->
     path.write_text(json.dumps(value))
     with pytest.raises(RaggdError, match="it was changed"):
         store.stored(supports[0].id)
-    for wrong in ("[]", '{"task": "x"}', '{"task": "x", "demonstrations": [1]}', "{"):
+    endless = json.dumps(value | {"created": 0}).replace('"created": 0', '"created": 1e999')
+    for wrong in ("[]", '{"task": "x"}', '{"task": "x", "demonstrations": [1]}', "{", endless):
         path.write_text(wrong)
         with pytest.raises(RaggdError, match=r"is not a support set|is not valid JSON"):
             store.stored(supports[0].id)
@@ -102,6 +103,10 @@ def test_damaged_and_missing_sets(supports: list[SupportSet], tmp_path: Path) ->
     store.remove(supports[0].id)
     assert supports[0].id not in store
     assert "../x" not in store
+    path.mkdir()
+    for opens in (store.stored, store.remove):
+        with pytest.raises(RaggdError, match="no support set"):
+            opens(supports[0].id)
 
 
 def test_a_state_that_another_process_removes_meanwhile(

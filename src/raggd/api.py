@@ -69,7 +69,7 @@ class Rag:
         from raggd.methods.store import Store
 
         serving = self.parts.settings.serving
-        folder = Path(serving.supports) if serving.supports else None
+        folder = Path(serving.supports).expanduser() if serving.supports else None
         return Store(folder, serving.updates_mb << 20)
 
     @cached_property
@@ -249,17 +249,17 @@ class Rag:
     ) -> list[Adapted]:
         several = isinstance(adapted, Sequence) and not isinstance(adapted, str)
         states: Sequence[Any] = adapted if several else [adapted] * count  # type: ignore[assignment]
-        if len(states) != count:
-            raise RaggdError(
-                f"{count} questions, but {len(states)} adapted states: give one per question, or "
-                "one for all."
-            )
         if method is not None and any(state is not None for state in states):
             raise RaggdError(
                 f"method '{method}' was named beside an adapted state, which brings its own: leave "
                 "one of them out."
             )
         rows = [self.adapt(method=method) if s is None else self.state(s) for s in states]
+        if len(states) != count:
+            raise RaggdError(
+                f"{count} questions, but {len(states)} adapted states: give one per question, or "
+                "one for all."
+            )
         return [
             replace(row, instruction=self._told(instruction or row.instruction)) for row in rows
         ]

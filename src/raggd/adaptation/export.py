@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,11 @@ def peft_tensors(backbone: Backbone, factors: dict[str, Factors]) -> dict[str, T
 
 
 def _check_target(folder: Path) -> None:
-    # another adapter may be replaced; anything else that lies in the folder may be precious
+    # another adapter may be replaced; anything else that lies in the folder may be precious, but
+    # for what is hidden: a desktop's notes, what another process writes or was killed writing
     if folder.is_dir():
         ours = {WEIGHTS_FILE, CONFIG_FILE, TEMPLATE_FILE, PROMPT_FILE}
-        strange = {path.name for path in folder.iterdir()} - ours
+        strange = {path.name for path in folder.glob("[!.]*")} - ours
         if strange:
             raise RaggdError(
                 f"{folder} holds other files ({', '.join(sorted(strange)[:3])}): name a new or "
@@ -118,7 +120,8 @@ def write_peft(
     rank = factors["q"].a.shape[-2]
     source = model_source(backbone)
     metadata = {"format": "pt", "raggd_base": base.fingerprint, "backbone": backbone.fingerprint}
-    (folder / CONFIG_FILE).unlink(missing_ok=True)  # no config, no adapter, until all is written
+    with suppress(OSError):  # no config, no adapter, until all is written
+        (folder / CONFIG_FILE).unlink()
     save_tensors(folder / WEIGHTS_FILE, peft_tensors(backbone, factors), metadata)
     config = {
         "peft_type": "LORA",

@@ -46,14 +46,20 @@ def common_opening(prompts: Sequence[Prompt]) -> tuple[int, ...]:
     return first[:same]
 
 
-def _known_columns(prefixes: Sequence[Prefix | None], padding: Tensor, start: int) -> Any:
+def _known_columns(
+    backbone: Backbone, prefixes: Sequence[Prefix | None], padding: Tensor, start: int
+) -> Any:
     columns = (torch.arange(start, device=padding.device) - padding[:, None]).clamp_min(0)
     some = next(prefix for prefix in prefixes if prefix is not None)
     rows = [prefix or some for prefix in prefixes]  # a row without one has padding alone there
     layers = []
     for layer in range(len(some.layers)):
         parts = [
-            [tensor[0][:, at.clamp_max(tensor.shape[2] - 1)] for tensor in prefix.layers[layer]]
+            [
+                # one that was saved may have been read on another machine, in another precision
+                tensor.to(backbone.device, backbone.dtype)[0][:, at.clamp_max(tensor.shape[2] - 1)]
+                for tensor in prefix.layers[layer]
+            ]
             for prefix, at in zip(rows, columns, strict=True)
         ]
         keys, values = (torch.stack(tensors) for tensors in zip(*parts, strict=True))
@@ -86,7 +92,7 @@ def read_prompts(
         unknown = max(len(prompt.tokens) - known_tokens(prompt, prefix) for prompt, prefix in pairs)
         start = max(0, batch.tokens.shape[1] - unknown)
         if start:
-            cache = _known_columns(prefixes, batch.mask.argmax(1), start)
+            cache = _known_columns(backbone, prefixes, batch.mask.argmax(1), start)
     read = backbone.model(
         **{name: tensor[:, start:] for name, tensor in inputs.items()},
         attention_mask=batch.mask,

@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, get_type_hints
 
 import torch
@@ -118,18 +119,19 @@ class Store:
 
     def stored(self, name: str) -> StoredSet:
         """Read the support set of an id; one that is missing or changed is refused."""
-        path = self._existing(name)
-        there = path.stat()
-        return _read_set(path, there.st_mtime_ns, there.st_size)
+        return _read_set(*self._existing(name))
 
-    def _existing(self, name: str) -> Path:
+    def _existing(self, name: str) -> tuple[Path, int, int]:
+        # its file, and time and size of that; another process may delete it at any moment
         path = self.file(name)
-        if not path.is_file():
-            raise RaggdError(
-                f"no support set '{name}' in {self.folder}: `raggd supports add FILE.jsonl` "
-                "stores one, `raggd supports list` shows them."
-            )
-        return path
+        with suppress(OSError):
+            there = path.stat()
+            if S_ISREG(there.st_mode):
+                return path, there.st_mtime_ns, there.st_size
+        raise RaggdError(
+            f"no support set '{name}' in {self.folder}: `raggd supports add FILE.jsonl` "
+            "stores one, `raggd supports list` shows them."
+        )
 
     def __contains__(self, name: str) -> bool:
         """Return whether there is a set of that id, damaged or not."""
@@ -142,7 +144,7 @@ class Store:
     def remove(self, *names: str) -> None:
         """Delete sets, damaged ones too, and what they were adapted to; none if one is missing."""
         with self._lock:
-            for name, path in [(name, self._existing(name)) for name in names]:
+            for name, (path, *_) in [(name, self._existing(name)) for name in names]:
                 for own in (path, *self.folder.glob(f"{name}.*.safetensors")):
                     own.unlink(missing_ok=True)
                 for key in [key for key in self._states if key.startswith(f"{name}.")]:
@@ -275,7 +277,7 @@ def _read_set(path: Path, *_: int) -> StoredSet:
     value = read_json(path, what="support set")
     try:
         support, created = _SETS.validate_python(value), int(value["created"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise RaggdError(
             f"{path} is not a support set: add it anew. Expected "
             '{"created", "task", "demonstrations": [{"id", "question", "passages", "answer"}]}.'

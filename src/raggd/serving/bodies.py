@@ -72,9 +72,9 @@ class PassageFields(Body):
     """A passage that the client brings along."""
 
     text: Annotated[str, Field(min_length=1, max_length=LONGEST_EVIDENCE), AfterValidator(filled)]
-    title: ShortText = ""
-    id: ShortText = ""
-    source: ShortText = ""
+    title: ShortText | None = None
+    id: ShortText | None = None
+    source: ShortText | None = None
 
 
 def _bounded(passages: list[PassageFields]) -> list[PassageFields]:
@@ -88,7 +88,7 @@ def _bounded(passages: list[PassageFields]) -> list[PassageFields]:
 def given_passages(fields: Iterable[PassageFields]) -> tuple[Passage, ...]:
     """Return passages of a request; those without an id are numbered."""
     return tuple(
-        Passage(p.id or f"given-{number}", p.text, p.title, p.source)
+        Passage(p.id or f"given-{number}", p.text, p.title or "", p.source or "")
         for number, p in enumerate(fields, start=1)
     )
 
@@ -107,7 +107,7 @@ class DemonstrationFields(QuestionFields):
     """An answered question to be shown; its passages are retrieved unless they are given."""
 
     passages: Passages | None = None
-    id: ShortText = ""
+    id: ShortText | None = None
 
 
 Demonstrations = Annotated[list[DemonstrationFields], Field(min_length=1, max_length=16)]
@@ -117,7 +117,8 @@ class Extension(Body):
     """The field `raggd` of a request: how to answer. All of it may be left out."""
 
     method: Literal["vanilla-rag", "base", "adapted"] | None = None
-    support: ShortText | None = None  # id of a stored support set
+    # id of a stored support set
+    support: Annotated[ShortText, Field(min_length=1)] | None = None
     demonstrations: Demonstrations | None = None  # a support set of this request's own
     # evidence to use instead of what would be retrieved; an empty list gives none
     passages: Passages | None = None

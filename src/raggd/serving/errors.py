@@ -156,6 +156,8 @@ def _of_fields(problems: Sequence[Mapping[str, Any]]) -> ApiError:
             told += ". This server calls no tools."
         case "less_than_equal" | "greater_than_equal" if field in _NEUTRAL:
             told = f"this server takes {_NEUTRAL[field]}. Leave it out."
+        case "model_attributes_type" | "dict_type":
+            told = "expected a JSON object."
         case "none_required":
             told = "this server takes none here. Leave it out."
     return ApiError(f"'{field or 'body'}': {told}", field, code)

@@ -135,10 +135,11 @@ class RequestGate:
     def __init__(self, app: ASGIApp, metrics: Metrics, *, keys: Keys, local: bool) -> None:
         """Wrap an application; without keys all are let in.
 
-        If the server listens on this machine only (`local`), only this machine's names are taken as
-        its host, so that a web page elsewhere cannot reach it by a name of its own.
+        If the server listens on this machine only (`local`) and asks for no key, only this
+        machine's names are taken as its host, so that a web page elsewhere cannot reach it by a
+        name of its own; with keys, a proxy may pass on the name that it was asked by.
         """
-        self._app, self._metrics, self._local = app, metrics, local
+        self._app, self._metrics, self._local = app, metrics, local and not keys
         self._keys = {name: key.encode() for name, key in keys.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

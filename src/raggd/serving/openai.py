@@ -56,6 +56,7 @@ class Message(Body):
     annotations: list[Any] | None = None
     tool_calls: Nothing | None = None
     reasoning_content: str | None = None
+    parsed: Any = None  # what the client made of the content
 
     @property
     def text(self) -> str:

@@ -6,6 +6,7 @@ What it sends comes from its rows, which the scheduler writes together with thos
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -18,7 +19,7 @@ from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.types import Receive, Scope, Send
 
-from raggd.data.prompts import Exchange
+from raggd.data.prompts import Exchange, build_prompt
 from raggd.data.shown import is_refusal, named_passages
 from raggd.files import as_json
 from raggd.methods.answering import extract_of, render
@@ -39,7 +40,7 @@ NO_JSON = (
 
 
 def _too_long(reason: str) -> ApiError:
-    told = f"the question does not fit the context: {reason}"
+    told = f"what is asked does not fit the context: {reason}"
     return ApiError(told, "messages", "context_length_exceeded")
 
 
@@ -121,8 +122,9 @@ class Request(Response):
                     pieces = self._pieces()
                     await anext(pieces)  # the rows are there
                     if self._body.stream:
-                        kind, fresh = "text/event-stream", {"cache-control": "no-cache"}
-                        events = self._events(pieces)
+                        # for proxies: neither kept nor gathered
+                        fresh = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+                        kind, events = "text/event-stream", self._events(pieces)
                         stream = StreamingResponse(events, media_type=kind, headers=fresh)
                         await stream.stream_response(send)
                     else:
@@ -149,6 +151,9 @@ class Request(Response):
     async def _prepare(self) -> None:
         service = self._service
         try:
+            for text in (self.instruction, *self.questions):
+                if self._is_vast(text):
+                    raise _too_long(f"one text of it has {len(text)} characters.")
             adapted = await self._adapted()
             with service.scheduler.expecting():
                 started = time.perf_counter()
@@ -188,8 +193,6 @@ class Request(Response):
         backbone, settings = service.backbone, service.settings
         limit, k = settings.backbone.context_tokens, settings.retrieval.top_k
         earlier = self._fitting_turns()
-        if self._is_vast(question):
-            raise _too_long(f"it has {len(question)} characters")
         if given is not None:
             found = given_passages(given)
         else:
@@ -240,12 +243,16 @@ class Request(Response):
         return len(text) > 32 * self._service.settings.backbone.context_tokens
 
     def _fitting_turns(self) -> tuple[Exchange, ...]:
-        # earlier turns may take a quarter of the context: the oldest go first
-        room, kept = self._service.settings.backbone.context_tokens // 4, 0
-        for turn in map("\n".join, reversed(self.earlier)):
-            if self._is_vast(turn):
+        # earlier turns, as they are shown, may take a quarter of the context: the oldest go first
+        def size(*turns: Exchange) -> int:
+            tokenizer = self._service.backbone.tokenizer
+            return len(build_prompt(tokenizer, "?", limit=sys.maxsize, earlier=turns).tokens)
+
+        room, bare, kept = self._service.settings.backbone.context_tokens // 4, size(), 0
+        for turn in reversed(self.earlier):
+            if self._is_vast("".join(turn)):
                 break
-            room -= len(self._service.backbone.tokenizer.encode(turn))
+            room -= size(turn) - bare
             if room < 0:
                 break
             kept += 1

@@ -228,19 +228,24 @@ class Service:
 
     def stored(self, name: str) -> StoredSet:
         """Look a stored support set up; 404 if there is none."""
-        self.require(name)
-        return self.store.stored(name)
+        with self.looking_for(name):
+            return self.store.stored(name)
 
-    def require(self, name: str) -> None:
-        """Refuse the id of a set that is not stored: 404."""
-        if name not in self.store:
+    @contextmanager
+    def looking_for(self, name: str) -> Iterator[None]:
+        """Answer 404 to what fails as that set is not stored, or was deleted meanwhile."""
+        try:
+            yield
+        except RaggdError as error:
+            if name in self.store:
+                raise
             raise ApiError(
                 "there is no stored support set of that id: POST its demonstrations to "
                 "/v1/supports, or see GET /v1/supports.",
                 "support",
                 "support_not_found",
                 404,
-            )
+            ) from error
 
     def support_of(
         self, fields: Sequence[DemonstrationFields], retriever: Retriever, task: str = OWN_TASK
@@ -299,10 +304,13 @@ class Service:
         def adapt() -> Adapted:
             if made := self.store.find(key, None):  # for another request, meanwhile
                 return made
-            # what a request brings along, examples or instruction, is never written to disk
-            base = self.base if support.id in self.store and not instruction else None
             with self.metrics.adaptation.time():
-                return self.store.adapt(method, [support], self.rag.identity, base)[0]
+                made = self.store.adapt(method, [support], self.rag.identity)[0]
+            # what a request brings along, examples or instruction, is never written to disk, nor
+            # what was deleted meanwhile
+            if support.id in self.store and not instruction:
+                self.store.put(key, made)
+            return made
 
         adapted = await asyncio.wrap_future(self.scheduler.run(adapt))
         return adapted, milliseconds_since(started)

@@ -16,6 +16,7 @@ from fastapi import Response
 from pydantic import AfterValidator, BaseModel, Field
 
 from raggd.core.low_rank import effective_change, norm
+from raggd.data.questions import OWN_TASK
 from raggd.methods.base import Adapted
 from raggd.methods.store import StoredSet
 from raggd.records import Demonstration, Question, RaggdError, SupportSet
@@ -32,7 +33,7 @@ class SupportRequest(Body):
     """`POST /v1/supports`: demonstrations to adapt to."""
 
     demonstrations: Demonstrations
-    task: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(filled)] = "own"
+    task: Annotated[str, Field(min_length=1, max_length=64), AfterValidator(filled)] | None = None
     # fingerprint of the base adapter that the set is meant for; another one is refused
     base: ShortText | None = None
 
@@ -91,8 +92,8 @@ class Supports:
                 409,
             )
         with service.admitted(1):
-            shown, retriever = body.demonstrations, service.documents.retriever
-            support = await service.aside(lambda: service.support_of(shown, retriever, body.task))
+            asked = body.demonstrations, service.documents.retriever, body.task or OWN_TASK
+            support = await service.aside(lambda: service.support_of(*asked))
             new = support.id not in store
             if new and len(store.names()) >= MOST_SETS:
                 raise ApiError(
@@ -119,8 +120,8 @@ class Supports:
 
     async def delete_support(self, support: str) -> Deleted:
         """Delete a support set and its update."""
-        self._service.require(support)
-        await asyncio.to_thread(self._service.store.remove, support)
+        with self._service.looking_for(support):
+            await asyncio.to_thread(self._service.store.remove, support)
         return Deleted(id=support)
 
     def _keep(self, support: SupportSet, adapted: Adapted, milliseconds: float) -> None:
@@ -265,6 +266,7 @@ class Evaluations:
             with tempfile.TemporaryDirectory(prefix="raggd-evaluation-") as folder:
                 names = own_methods(parts)
                 report = score_task(parts, task, names, Path(folder), progress, turn)
+            progress(view.doing, view.done, view.total)  # it may have been ended meanwhile
             tables, view.advice = report.tables, report.advice
             if task.size < FEWEST:  # the scores alone: p-values would pretend to know
                 tables = tables[:1]

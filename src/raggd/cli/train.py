@@ -57,10 +57,6 @@ def _lines(name: str, record: dict[str, Any], out: Path) -> list[str]:
         f"{label}: mean cosine to the true update on held-out supports {found['cosine']:.3f}"
         for label, found in record.get("held_out", {}).items()
     ]
-    if "held_out" in record:
-        lines.append(
-            "learned from {training} targets, {held_out} held out".format(**record["sets"])
-        )
     if name == "task-mean":
         lines += [f"{task}: {count} targets" for task, count in record["sets"].items()]
     gains = {**record.get("gain_by_task", {}), **record.get("gain_by_noise", {})}

@@ -312,6 +312,7 @@ def test_two_studies_in_one_folder(world: World, tmp_path: Path) -> None:
             "setting 'backbones.0.name'",
         ),
         ({"extra": "[[backbones]]\nname = 'a'\nmehods = ['base']"}, "did you mean 'methods'"),
+        ({"extra": "[[backbones]]\nname = 'a'"}, "has no 'backbones.0.methods'"),
     ],
 )
 def test_a_wrong_study_file_is_refused(world: World, change: dict[str, Any], said: str) -> None:

@@ -251,6 +251,8 @@ def _explained(
     source = "--set" if ".".join(location[:2]) in assigned else source
     if first["type"] == "extra_forbidden":
         return _unknown_key(root, location, source)
+    if first["type"] == "missing":
+        return f"{source} has no '{'.'.join(location)}', which a study file needs."
     got = repr(first["input"])
     got, shape = got if len(got) <= 100 else f"{got[:90]}...", _WRITTEN.get(first["type"], "")
     return f"setting '{'.'.join(location)}' in {source}: {first['msg']}{shape}, got {got}."

@@ -217,6 +217,8 @@ def test_bad_questions_are_named(tmp_path: Path, value: Row, message: str) -> No
 
 
 def test_missing_things_are_named(tmp_path: Path) -> None:
+    with pytest.raises(RaggdError, match="did you mean 'nq'"):
+        b.load_questions(tmp_path, "NQ", "test")
     with pytest.raises(RaggdError, match="did you mean 'popqa'"):
         b.scored_questions(tmp_path, "popqq")
     with pytest.raises(RaggdError, match="unknown split 'tets': did you mean 'test'"):

@@ -560,13 +560,15 @@ def test_what_cannot_hold_results_is_refused_before_any_work(command: str, tmp_p
         assert f"{tmp_path / 'file'} is no folder. Choose another --out." in ran.err
 
 
-@pytest.mark.parametrize("command", ["data prepare", "demonstrations make"])
+@pytest.mark.parametrize(
+    "command", ["data prepare --out", "demonstrations make --out", "bench --out", "audit --dump"]
+)
 def test_a_folder_is_no_file_to_write(command: str, tmp_path: Path) -> None:
-    ran = run_cli(*command.split(), "--out", tmp_path)
+    ran = run_cli(*command.split(), tmp_path)
     assert (ran.code, ran.out) == (2, "")
-    assert "it is a folder. Name a file in it by --out." in ran.err
+    assert "it is a folder. Name a file in it." in ran.err
     (tmp_path / "file").write_text("")
-    ran = run_cli(*command.split(), "--out", tmp_path / "file" / "x.jsonl")
+    ran = run_cli(*command.split(), tmp_path / "file" / "x.jsonl")
     assert "is no folder" in ran.err
 
 

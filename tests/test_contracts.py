@@ -513,6 +513,8 @@ def test_a_prepared_file_is_read_back(tmp_path: Path) -> None:
     write_prepared(plain, ROWS)
     assert plain.read_bytes() == gzip.decompress(first)
     assert read_prepared(plain) == ROWS
+    plain.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())  # as editors save it
+    assert read_prepared(plain) == ROWS
     twice = [row for old in ROWS for row in (old, replace(old, id=f"b{old.id}", task="other"))]
     write_prepared(plain, twice)  # two tasks may ask the same
     for task in {"other", *(row.task for row in ROWS)}:

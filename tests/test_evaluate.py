@@ -276,6 +276,11 @@ def test_the_command_on_ones_own_questions(world: World, tmp_path: Path) -> None
     assert last[1].startswith(("Adapt, with", "Do not"))
     again = run_cli(*shared, "--methods", "base,rag-gd", "--json").json()
     assert [again["form"], again["advice"]] == last
+    for found in again["methods"].values():
+        for part in ("form", "content", "exact"):
+            assert 0 <= found[part]["low"] <= found[part]["high"] <= 100
+    record = next((tmp_path / "o").rglob("mine-base.json"))
+    assert "which no record holds" in run_cli("replay", record).refusal()
 
 
 def test_ones_own_questions_to_a_backbone_without_weights(

@@ -25,7 +25,7 @@ from raggd.methods import answering
 from raggd.methods.answering import answer_batch, render
 from raggd.methods.base import Adapted, Method
 from raggd.methods.plain import FewShot
-from raggd.records import RaggdError, RunRecord, SupportSet
+from raggd.records import RunRecord, SupportSet
 from raggd.settings import Settings, changed, load_settings
 from tiny import losses_of, random_update
 from workflow_fixtures import (
@@ -335,15 +335,27 @@ def test_a_record_is_written_whole_and_reads_back(
     assert {"python", "raggd", "torch", "transformers"} <= set(spied.versions)
 
 
-def test_a_damaged_part_file_is_named(
+def test_of_a_method_that_adapts_in_its_own_way_nothing_is_counted(
+    settings: Settings, tiny_backbone: Backbone, base: BaseAdapter, tmp_path: Path
+) -> None:
+    task = task_of(settings)
+    (record,) = run_task(task, [Spy(base)], tiny_backbone, settings, tmp_path)
+    answers = {p.question_id: p.answer for p in record.predictions}
+    assert counted_costs(answers, CellRun(task, Spy(base), tiny_backbone, settings, tmp_path)) == {}
+
+
+def test_a_damaged_part_file_is_made_again(
     settings: Settings, tiny_backbone: Backbone, tmp_path: Path
 ) -> None:
     task = task_of(settings)
     run_task(task, [tiny.vanilla_rag()], tiny_backbone, settings, tmp_path)
     part = tmp_path / "parts" / "nq-001-vanilla-rag.json"
-    part.write_text(part.read_text(encoding="utf-8")[:50], encoding="utf-8")
-    with pytest.raises(RaggdError, match=r"nq-001-vanilla-rag\.json"):
+    whole = json.loads(part.read_text(encoding="utf-8"))
+    for damaged in (b"", part.read_bytes()[:50], b"\0" * 50):  # as a loss of power leaves them
+        part.write_bytes(damaged)
         run_task(task, [tiny.vanilla_rag()], tiny_backbone, settings, tmp_path)
+        again = json.loads(part.read_text(encoding="utf-8"))
+        assert again["predictions"] == whole["predictions"]
 
 
 def test_what_does_not_adapt_costs_nothing(

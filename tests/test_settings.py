@@ -42,6 +42,12 @@ def test_a_file_changes_what_it_names_and_set_comes_last(tmp_path: Path) -> None
         ('target.benchmarks=["nq", "musique"]', "target", "benchmarks", ["nq", "musique"]),
         (" evaluation.support = query ", "evaluation", "support", "query"),
         ("data.folder=a=b", "data", "folder", "a=b"),
+        ("data.folder=~/a", "data", "folder", str(Path.home() / "a")),
+        ("adapter.weights='~/a b'", "adapter", "weights", str(Path.home() / "a b")),
+        ("backbone.name=~else", "backbone", "name", "~else"),
+        ('evaluation.benchmarks=["nq", "nq"]', "evaluation", "benchmarks", ["nq"]),
+        ('target.benchmarks=["nq", "nq"]', "target", "benchmarks", ["nq"]),
+        ('base_training.benchmarks=["a", "a"]', "base_training", "benchmarks", ["a"]),
     ],
 )
 def test_forms_of_set(assignment: str, section: str, name: str, value: object) -> None:
@@ -109,11 +115,22 @@ def test_an_unknown_section_offers_the_nearest(tmp_path: Path) -> None:
         ("predictor.denoise=1", r"predictor\.denoise.*1"),
         ('predictor.denoise="no"', r"predictor\.denoise.*'no'"),
         ("serving.watch_s=false", r"serving\.watch_s.*False"),
+        ("evaluation.benchmarks=nq,popqa", r"valid list \(\["),
+        ("training.answerable_only=True", r"valid boolean \(true or false\)"),
     ],
 )
 def test_values_that_do_not_fit_are_named(assignment: str, named: str) -> None:
     with pytest.raises(RaggdError, match=named):
         load_settings(assignments=[assignment])
+
+
+def test_what_does_not_fit_is_told_where_it_stands(tmp_path: Path) -> None:
+    path = _file(tmp_path, "[retrieval]\ntop_k = -1\n")
+    with pytest.raises(RaggdError, match=rf"'retrieval\.top_k' in {path}"):
+        load_settings(path, ["evaluation.draws=2"])
+    path = _file(tmp_path, "[retrieval]\ntop_k = 1\n")
+    with pytest.raises(RaggdError, match=r"'evaluation\.draws' in --set"):
+        load_settings(path, ["evaluation.draws=0"])
 
 
 def test_files_that_are_missing_or_no_toml(tmp_path: Path) -> None:

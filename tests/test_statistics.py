@@ -281,6 +281,19 @@ def test_too_little_to_tell_is_infinite_not_zero() -> None:
     assert math.isfinite(bootstrap_interval([1, 0, 1], groups=["a", "a", "b"]).high)
 
 
+def test_groups_of_one_question_are_drawn_together() -> None:
+    values = np.random.default_rng(1).random(12)
+    alone = bootstrap_interval(values, groups=list(range(12)))
+    assert alone == bootstrap_interval(values)
+    assert alone.low < alone.mean < alone.high
+
+
+def test_no_limit_is_beyond_what_a_score_can_be() -> None:
+    assert Interval(50, -3, 104).within(0, 100) == Interval(50, 0, 100)
+    endless = Interval(50, -math.inf, math.inf)
+    assert endless.within(0, 100) == endless, "nothing is known of it"
+
+
 @pytest.mark.parametrize("values", [[], [0.0, math.nan], [0.0, math.inf]])
 def test_scores_that_are_no_numbers_are_refused(values: list[float]) -> None:
     with pytest.raises(RaggdError, match="table of finite scores"):

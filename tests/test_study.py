@@ -23,6 +23,7 @@ from raggd.methods import spec as weights_files
 from raggd.methods.spec import REFUSALS_FILE
 from raggd.records import RaggdError, RunRecord
 from raggd.study import evaluate, plan
+from raggd.study.dry_run import status_of
 from raggd.study.plan import Cell, Identities, StudySettings, all_cells, load_study
 from raggd.study.run import LOCK_FILE, StudyRunner, in_order, locked
 from study_fixtures import ALL, Quiet, World, lasting, make_world, read_records, write_weights
@@ -184,6 +185,8 @@ def test_changed_weights_are_noticed(
     StudyRunner(study, out, Quiet()).run()
     before = lasting(read_records(out))
     write_weights(frozen_backbone, weights, seed=7)
+    told = status_of(study, out, all_cells(study))
+    assert (told["complete"], told["parts"]) == (4, 8), "draws under the old ones count no more"
     assert StudyRunner(study, out, Quiet()).run()["now"] == 8, "not vanilla RAG, which has none"
     after = lasting(read_records(out))
     changed = {name for name in before if before[name] != after[name]}
@@ -309,6 +312,7 @@ def test_two_studies_in_one_folder(world: World, tmp_path: Path) -> None:
             "setting 'backbones.0.name'",
         ),
         ({"extra": "[[backbones]]\nname = 'a'\nmehods = ['base']"}, "did you mean 'methods'"),
+        ({"extra": "[[backbones]]\nname = 'a'"}, "has no 'backbones.0.methods'"),
     ],
 )
 def test_a_wrong_study_file_is_refused(world: World, change: dict[str, Any], said: str) -> None:
@@ -347,6 +351,9 @@ def test_a_benchmark_without_a_support_pool_is_refused_at_once(
     assert "the support pool of nq holds" in said
     assert "the support pool of popqa holds" in said
     assert "fewer than target.demonstrations = 999" in said
+    said = run_cli("study", file, "--set", "data.folder=none", "--out", tmp_path / "out").refusal()
+    assert said.count("no data folder at none") == 1
+    assert ".." not in said
     assert read_records(tmp_path / "out") == {}
 
 
@@ -441,6 +448,16 @@ def test_a_cells_identity_follows_content_and_what_decides_answers(
     finally:
         data.write_text(lines, encoding="utf-8")
     assert _identity(file) == plain
+    model = tmp_path / "model"
+    shutil.copytree(world.model, model)
+    trained = f'backbones=[{{name="a", model="{model}", methods=["vanilla-rag"]}}]'
+    text = file.read_text(encoding="utf-8").replace("[backbone]", f"{trained}\n[backbone]", 1)
+    file.write_text(text.partition("[[backbones]]")[0], encoding="utf-8")
+    before = _identity(file)
+    content = bytearray((model / "model.safetensors").read_bytes())
+    content[-1] ^= 1  # trained on, in its place
+    (model / "model.safetensors").write_bytes(content)
+    assert _identity(file) != before
     embedded = [_identity(file, "data.folder=pocket", named) for _ in range(2)]
     assert embedded[0] == embedded[1]
     assert embedded[0] != _identity(file, "data.folder=pocket")

@@ -295,6 +295,14 @@ def tensor_header(path: Path) -> dict[str, str]:
         return dict(opened.metadata() or {})
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether a safetensors file is there, and as long as its header says."""
+    try:
+        return bool(tensor_header(path))
+    except RaggdError:
+        return False
+
+
 @contextmanager
 def _opened_tensors(path: Path) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open

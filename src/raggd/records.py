@@ -28,7 +28,8 @@ def unknown_name(kind: str, name: str, known: Sequence[str]) -> RaggdError:
     >>> str(unknown_name("benchmark", "popqq", ["nq", "popqa"]))
     "unknown benchmark 'popqq': did you mean 'popqa'? Known: nq, popqa."
     """
-    near = get_close_matches(name, list(known), n=1)
+    small = {each.casefold(): each for each in reversed(known)}
+    near = [small[each] for each in get_close_matches(name.casefold(), list(small), n=1)]
     hint = f" did you mean '{near[0]}'?" if near else ""
     return RaggdError(f"unknown {kind} '{name}':{hint} Known: {', '.join(known)}.")
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -34,6 +35,8 @@ def _origin(text: str) -> str:
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+Names = Annotated[list[str], AfterValidator(lambda names: list(dict.fromkeys(names)))]  # each once
+Place = Annotated[str, AfterValidator(os.path.expanduser)]  # no shell looks at a file's ``~/``
 
 
 class _Section(BaseModel):
@@ -44,7 +47,7 @@ class _Section(BaseModel):
 class BackboneSettings(_Section):
     """The frozen language model."""
 
-    name: str = "smollm2-135m-instruct"
+    name: Place = "smollm2-135m-instruct"
     """An embedded name, a Hugging Face hub name, a local folder, or a GGUF file."""
     device: str = "auto"
     dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
@@ -56,9 +59,9 @@ class BackboneSettings(_Section):
 class DataSettings(_Section):
     """Where benchmarks and passages come from."""
 
-    folder: str = "pocket"  # or `hub` (FlashRAG's data sets), or a folder in FlashRAG's layout
-    corpus: str = ""  # file or folder of passages; empty: the one that belongs to `folder`
-    prepared: str = ""
+    folder: Place = "pocket"  # or `hub` (FlashRAG's data sets), or a folder in FlashRAG's layout
+    corpus: Place = ""  # file or folder of passages; empty: the one that belongs to `folder`
+    prepared: Place = ""
     """For training: file of questions with their passages (`raggd data prepare`); no index then."""
 
 
@@ -67,7 +70,7 @@ class RetrievalSettings(_Section):
 
     retriever: Annotated[str, AfterValidator(known_retriever)] = "bm25"
     """`bm25`, `dense`, `hybrid`, or ``module:function`` that makes one (docs/retrieval.md)."""
-    encoder: str = "all-minilm-l6-v2"
+    encoder: Place = "all-minilm-l6-v2"
     """For `dense` and `hybrid`: an embedded name, a hub name, or a local folder."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the passages' vectors; `auto`: bfloat16 where the processor multiplies it natively."""
@@ -83,7 +86,7 @@ class AdapterSettings(_Section):
 
     rank: Count = 16
     alpha: Positive = 32.0
-    weights: str = "shipped"
+    weights: Place = "shipped"
     """`shipped`, or a folder with base.safetensors, predictor.safetensors, mean.safetensors."""
 
 
@@ -109,7 +112,7 @@ class ScheduleSettings(_Section):
 class BaseTrainingSettings(ScheduleSettings):
     """Training of the base adapter W0."""
 
-    benchmarks: list[str] = ["nq"]
+    benchmarks: Names = ["nq"]
     learning_rate: Positive = 1e-4
 
 
@@ -122,7 +125,7 @@ class PromptTuningSettings(ScheduleSettings):
 class TargetSettings(_Section):
     """The K-step SGD update that a predictor learns to emit (paper equation 8)."""
 
-    benchmarks: list[str] = ["nq", "triviaqa"]
+    benchmarks: Names = ["nq", "triviaqa"]
     """Training tasks (paper: also hotpotqa, 2wikimultihopqa, musique)."""
     demonstrations: Count = 3
     steps: Count = 5
@@ -166,7 +169,7 @@ class ExamplesSettings(ScheduleSettings):
 class EvaluationSettings(_Section):
     """What is scored."""
 
-    benchmarks: list[str] = ["nq", "triviaqa"]
+    benchmarks: Names = ["nq", "triviaqa"]
     """Those of the embedded data; the paper's seven in other sources."""
     questions: int = Field(default=0, ge=0)  # questions per benchmark, chosen by hash; 0: all
     whole: list[str] = []  # benchmarks of which all questions are scored, whatever `questions` says
@@ -184,7 +187,7 @@ class ServingSettings(_Section):
 
     host: str = Field(default="127.0.0.1", min_length=1)  # empty would be every address
     port: int = Field(default=8000, ge=0, le=65535)  # 0 takes a free port
-    supports: str = ""  # folder of the stored support sets; empty: one in the cache folder
+    supports: Place = ""  # folder of the stored support sets; empty: one in the cache folder
     rows: Count = 8  # most answers written together, in one batch
     queue: Count = 64  # most answers waiting or being written; beyond it, turned away (429)
     updates_mb: Count = 256  # memory for predicted updates; the least recently used are dropped
@@ -236,15 +239,23 @@ def _unknown_key(root: type[BaseModel], location: list[str], source: str) -> str
     return f"{said} '{name}' stands in {others}." if others else said
 
 
-def _explained(root: type[BaseModel], error: ValidationError, source: str) -> str:
+_WRITTEN = {"list_type": ' (["nq", "popqa"])', "bool_type": " (true or false)"}  # in TOML
+
+
+def _explained(
+    root: type[BaseModel], error: ValidationError, source: str, assigned: Sequence[str]
+) -> str:
     # a mistyped key that is required is also missing: the wrong name tells the user more
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"]]
+    source = "--set" if ".".join(location[:2]) in assigned else source
     if first["type"] == "extra_forbidden":
         return _unknown_key(root, location, source)
+    if first["type"] == "missing":
+        return f"{source} has no '{'.'.join(location)}', which a study file needs."
     got = repr(first["input"])
-    got = got if len(got) <= 100 else f"{got[:90]}..."
-    return f"setting '{'.'.join(location)}' in {source}: {first['msg']}, got {got}."
+    got, shape = got if len(got) <= 100 else f"{got[:90]}...", _WRITTEN.get(first["type"], "")
+    return f"setting '{'.'.join(location)}' in {source}: {first['msg']}{shape}, got {got}."
 
 
 _NO_TOML = (ValueError, RecursionError)
@@ -312,7 +323,8 @@ def read_settings(
     try:
         return model.model_validate(raw, strict=True)  # neither "5" nor true is a number
     except ValidationError as error:
-        raise RaggdError(_explained(model, error, source)) from error
+        assigned = [assignment.partition("=")[0].strip() for assignment in assignments or []]
+        raise RaggdError(_explained(model, error, source, assigned)) from error
 
 
 def changed(settings: Settings, section: str, **values: Any) -> Settings:

@@ -23,7 +23,7 @@ from raggd.core.inner_sgd import inner_sgd
 from raggd.core.low_rank import BaseAdapter, Update, factors_of, tensors_of
 from raggd.data.benchmarks import choose_by_hash
 from raggd.data.prompts import Prompt, build_prompt, prompt_fingerprint
-from raggd.files import load_tensors, read_json, save_tensors, write_json
+from raggd.files import is_whole, load_tensors, read_json, save_tensors, write_json
 from raggd.progress import Progress, silent
 from raggd.records import Demonstration, Question, RaggdError, SupportSet, content_id
 from raggd.settings import TargetSettings
@@ -208,8 +208,8 @@ class TargetStore:
         return self.folder / f"shard-{start // SHARD:05d}.safetensors"
 
     def missing(self) -> list[int]:
-        """Return the number of the first set of every shard that is not there."""
-        return [n for n in range(0, len(self.supports), SHARD) if not self.file(n).exists()]
+        """Return the number of the first set of every shard that is not there, or not whole."""
+        return [n for n in range(0, len(self.supports), SHARD) if not is_whole(self.file(n))]
 
     def build(self, start: int) -> None:
         """Compute the targets of the shard whose first set is number `start`."""
@@ -232,6 +232,8 @@ class TargetStore:
 
 
 def _read_header(header: Path) -> tuple[str, int]:
+    if not header.exists():
+        raise RaggdError(f"no targets in {header.parent}: make them there with `raggd targets`.")
     found = read_json(header, what="target store")
     if not isinstance(found, dict) or not {"identity", "steps"} <= set(found):
         raise RaggdError(f"{header} is not the header of a target store: choose another folder.")

@@ -23,6 +23,7 @@ from raggd.cli.shared import (
     names_in,
     note,
     opened,
+    out_file,
     out_folder,
     progress_bar,
     refuse_idle,
@@ -78,7 +79,7 @@ def evaluate(
         str, typer.Option(help="Names, separated by commas. Default: the usual comparison.")
     ] = "",
     contracts: Annotated[
-        str, typer.Option(help="Judge form and content instead: known, new, unseen, or several.")
+        str, typer.Option(help="Judge form and content: of known,new,unseen, one or several.")
     ] = "",
     count: Annotated[
         int | None, typer.Option(min=1, help="Questions per contract and source; default 6.")
@@ -140,7 +141,10 @@ def audit(
         typer.Option(help="Instead: a folder with one PEFT adapter per support set, by its id."),
     ] = None,
     dump: Annotated[
-        Path | None, typer.Option(help="Only write the support sets that adapters are needed of.")
+        Path | None,
+        typer.Option(
+            callback=out_file, help="Only write the support sets that adapters are needed of."
+        ),
     ] = None,
     out: Out = Path("runs/audit"),
     config: Config = None,
@@ -304,7 +308,9 @@ def bench(
     prompt: Annotated[int, typer.Option(min=8, help="Tokens of a question's prompt.")] = 768,
     answer: Annotated[int, typer.Option(min=2, help="Tokens of an answer.")] = 16,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of each comparison.")] = 3,
-    out: Annotated[Path | None, typer.Option(help="Write the record there, too.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(callback=out_file, help="Write the record there, too.")
+    ] = None,
     config: Config = None,
     assignments: Assignments = None,
     as_json: Json = False,

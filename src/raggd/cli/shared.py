@@ -40,11 +40,11 @@ def out_folder(path: Path | None) -> Path | None:
     return path
 
 
-def out_file(path: Path) -> Path:
+def out_file(path: Path | None) -> Path | None:
     """Refuse what cannot be a file of results, as `out_folder` does."""
-    if path.is_dir():
-        raise RaggdError(f"cannot write {path}: it is a folder. Name a file in it by --out.")
-    out_folder(path.absolute().parent)
+    if path is not None and path.is_dir():
+        raise RaggdError(f"cannot write {path}: it is a folder. Name a file in it.")
+    out_folder(path and path.absolute().parent)
     return path
 
 

@@ -305,8 +305,8 @@ def build_prompt(
         if not kept:
             raise RaggdError(
                 f"the prompt needs {len(tokens) + len(end) + reserve} tokens without any passage, "
-                f"more than the limit of {limit}: shorten the question, show fewer demonstrations, "
-                "or raise backbone.context_tokens."
+                f"more than the limit of {limit} ({len(end) + reserve} are the answer's): shorten "
+                "question or answer, show fewer demonstrations, or raise backbone.context_tokens."
             )
         kept = _cut(tokenizer, kept, len(tokens) - room)
     whole = sum(old == new for old, new in zip(passages, kept, strict=False))

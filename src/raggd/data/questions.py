@@ -11,6 +11,7 @@ import gzip
 import json
 import warnings
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -210,7 +211,7 @@ def read_prepared(path: Path) -> list[Prepared]:
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"  # whatever its name
         with gzip.open(path) if packed else path.open("rb") as lines:
-            rows.extend(map(_ROW.validate_json, lines))
+            rows.extend(_ROW.validate_json(line.removeprefix(BOM_UTF8)) for line in lines)
         problem = "" if rows else " holds no question"
     except ValidationError as error:
         first = error.errors()[0]

@@ -16,6 +16,7 @@ from raggd.data.prompts import Prompt
 from raggd.evaluation.runner import CellRun
 from raggd.methods.answering import opening_tokens
 from raggd.methods.base import Adapted, Control, Item, Method, Shows
+from raggd.methods.predicted import PredictedUpdate, TestTimeSGD
 from raggd.records import SupportSet
 
 
@@ -101,8 +102,9 @@ def adapting_flops(
         return reading_flops(shape, demonstrations, adapter) + 2 * own
     if isinstance(method, Control):
         return adapting_flops(method.inner, shape, demonstrations, adapter)
-    steps = sgd_flops(shape, demonstrations, adapter, method.settings.steps)  # type: ignore[attr-defined]
-    start = getattr(method, "start", None)
+    assert isinstance(method, TestTimeSGD)
+    steps = sgd_flops(shape, demonstrations, adapter, method.settings.steps)
+    start = method.start
     return steps + (adapting_flops(start, shape, demonstrations, adapter) if start else 0)
 
 
@@ -121,7 +123,13 @@ def _unread(method: Method, support: SupportSet) -> tuple[Adapted, Sequence[int]
 
 
 def counted_costs(answers: Mapping[str, str], run: CellRun) -> dict[str, float]:
-    """Count means: ``adapt_flops`` (few shot: reading demonstrations) and ``answer_flops``."""
+    """Count means: ``adapt_flops`` (few shot: reading demonstrations) and ``answer_flops``.
+
+    Nothing is counted of a method that adapts in a way of its own.
+    """
+    known = (Shows, Control, PredictedUpdate, TestTimeSGD)
+    if run.method.adapts and not isinstance(run.method, known):
+        return {}
     shape, tokenizer = model_shape(run.backbone.model), run.backbone.tokenizer
     groups: dict[tuple[int, str], list[Item]] = {}
     for number in range(len(run.task.draws)):

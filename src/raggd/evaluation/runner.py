@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -128,7 +129,7 @@ class CellRun:
         """Answer a draw's questions, unless its part file has them; `done` is told of batches."""
         path = self.folder / "parts" / f"{self.task.benchmark}-{draw:03d}-{self.method.name}.json"
         identity = self._identity(draw)
-        if path.exists():
+        with suppress(RaggdError):  # one that is not there, or damaged, is made
             known: dict[str, Any] = read_json(path, what="part file")
             if known.get("identity") == identity:
                 done(len(self.task.draws[draw]))

@@ -8,6 +8,7 @@ their benchmark; support draws are a random choice, so their spread counts as un
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -102,6 +103,12 @@ class Interval:
         """Return the same in another unit, e.g. times 100 for percent; a p-value stays."""
         mean, low, high = self.mean * factor, self.low * factor, self.high * factor
         return replace(self, mean=mean, low=low, high=high)
+
+    def within(self, lowest: float, highest: float) -> Self:
+        """Return it without what no score can be; effects and residuals, drawn apart, reach it."""
+        if not math.isfinite(self.low):
+            return self
+        return replace(self, low=max(lowest, self.low), high=min(highest, self.high))
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +212,9 @@ class Sample:
         # means (columns,) and resampled ones (resamples, columns): None when a group is too small
         # to tell a spread
         names = [str(name) for name in self.groups or [""] * len(values)]
+        if not self.macro:  # groups of one show no spread, which is not none: they are one group
+            sizes_by_name = Counter(names)
+            names = [name if sizes_by_name[name] > 1 else "" for name in names]
         group = np.unique(names, return_inverse=True)[1]
         sizes = np.bincount(group)
         weights = np.full(len(sizes), 1 / len(sizes)) if self.macro else sizes / len(values)

@@ -46,8 +46,8 @@ FAMILIES = {
 class MethodSpec:
     """A row of the table."""
 
-    # ``module:function`` below `raggd.methods`, called with the parts of a run and this row; empty
-    # for what only a report names
+    # ``module:function`` below `raggd.methods`, called with the parts of a run, the method's name
+    # and the `options`; empty for what only a report names
     builder: str
     label: str  # its name in tables and figures
     family: str  # of `FAMILIES`

@@ -7,7 +7,6 @@ Every interval of every table comes from here, with support draws counted as a s
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -106,12 +105,8 @@ def average(
 
 
 def _shown(interval: Interval, metric: str) -> Interval:
-    # In percent. Effects and residuals are resampled apart, so the limits of a score near 0 can
-    # fall outside of what a score can be.
     scaled = interval.scaled(SCALES[metric])
-    if metric == "loss" or not math.isfinite(scaled.low):
-        return scaled
-    return replace(scaled, low=max(0.0, scaled.low), high=min(100.0, scaled.high))
+    return scaled if metric == "loss" else scaled.within(0.0, 100.0)
 
 
 def _family(

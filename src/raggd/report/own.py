@@ -112,7 +112,10 @@ def own_report(
     def sample(scores: Array) -> Sample:
         return Sample(list(judged), scores, clusters=clusters)
 
-    shown = {name: sample(scores).intervals() for name, scores in values.items()}
+    shown = {
+        name: {method: x.within(0.0, 100.0) for method, x in sample(scores).intervals().items()}
+        for name, scores in values.items()
+    }
     together = sample(np.mean([values[name] for name in headline], axis=0))
     pairs = [(m, BASE) for m in judged if m != BASE and BASE in judged]
     differences = {method: d for (method, _), d in together.differences(pairs).items()}

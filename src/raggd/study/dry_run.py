@@ -102,7 +102,10 @@ def status_of(study: StudySettings, out: Path, cells: Sequence[Cell]) -> dict[st
     for cell in cells:
         size, folder = sizes[cell.benchmark], out / cell.folder / "parts"
         draws = draws_of(study, size)
-        found = sum(1 for _ in folder.glob(f"{cell.benchmark}-???-{cell.method}.json"))
+        record = out / cell.path  # one that no longer fits was made of parts that do not, either
+        old = record.stat().st_mtime_ns if cell not in answered and record.exists() else 0
+        paths = folder.glob(f"{cell.benchmark}-???-{cell.method}.json")
+        found = sum(path.stat().st_mtime_ns > old for path in paths)
         there, planned = there + found, planned + draws
         waiting[cell.pair] += max(0, size - size * found // draws)
     seconds = measured_speed(out).left(waiting) if there < planned else 0.0
@@ -333,7 +336,7 @@ def in_words(found: Mapping[str, Any]) -> Iterator[str]:
             yield f"{name}, {method:<22} {'not timed yet' if hours is None else f'{hours:.2f} h'}"
     power_found = found["power"]
     share = f"{power_found['changed']:.1%} of the questions"
-    share += " (observed)" if power_found["observed"] else " (assumed; no records yet)"
+    share += " (observed)" if power_found["observed"] else " (assumed; too few answers yet)"
     needed = ", ".join(f"{e} EM: {n}" for e, n in power_found["needed"].items())
     some = found["unmeasured"]
     more = f", and what {some} methods take: --time-one-draw answers one of each" if some else ""

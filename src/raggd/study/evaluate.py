@@ -43,8 +43,7 @@ def usual_methods(parts: Assembly) -> list[str]:
 
 def small_study(settings: Settings, methods: Sequence[str]) -> StudySettings:
     """Return the study of one run, with names checked and each named once."""
-    names = check_benchmarks(settings, settings.evaluation.benchmarks)
-    settings = changed(settings, "evaluation", benchmarks=names)
+    check_benchmarks(settings, settings.evaluation.benchmarks)
     return study_of(settings, known_names("method", methods, METHODS))
 
 
@@ -323,6 +322,11 @@ def _study_of(record: RunRecord, source: Path) -> StudySettings:
 def replay(source: Path, progress: Progress) -> dict[str, Any]:
     """Compute the record in a file anew from its settings and compare answers."""
     record = read_record(source)
+    if record.split == "own":
+        raise RaggdError(
+            f"{source} is of questions of your own, which no record holds: give their file to "
+            "`raggd evaluate --questions` again."
+        )
     study = _study_of(record, source)
     with tempfile.TemporaryDirectory() as scratch:
         StudyRunner(study, Path(scratch), progress).run()

@@ -33,7 +33,7 @@ from raggd.methods.spec import (
 )
 from raggd.records import RaggdError, content_id, require_known
 from raggd.retrieval.build import passages_hash
-from raggd.settings import Settings, changed, known_retriever, read_settings
+from raggd.settings import Place, Settings, changed, known_retriever, read_settings
 
 _LISTED = {
     "backbone": {"name": "[[backbones]] model"},
@@ -59,8 +59,8 @@ class _Entry(BaseModel):
 class StudyBackbone(_Entry):
     """One backbone with its weights and the methods that are run on it."""
 
-    model: str = ""  # as `backbone.name`: embedded, hub name or folder; empty: the same as `name`
-    weights: str = "shipped"  # as `adapter.weights`
+    model: Place = ""  # as `backbone.name`: embedded, hub name or folder; empty: the same as `name`
+    weights: Place = "shipped"  # as `adapter.weights`
     methods: list[str] = Field(min_length=1)
 
 
@@ -68,7 +68,7 @@ class StudyRetriever(_Entry):
     """One way to find evidence."""
 
     retriever: Annotated[str, AfterValidator(known_retriever)] = "bm25"
-    encoder: str = "all-minilm-l6-v2"
+    encoder: Place = "all-minilm-l6-v2"
     noise: float = Field(default=0.0, ge=0, le=1)  # share of the passages that random ones replace
 
 
@@ -248,6 +248,12 @@ class Identities:
             found.append(self._corpus(parts.corpus))
         return found
 
+    def _backbone(self, name: str) -> str:
+        # what lies here may be trained on under the same name; others have one version
+        files = sorted(Path(name).iterdir()) if Path(name).is_dir() else [Path(name)]
+        hashes = [self._file(path) for path in files if path.is_file()]
+        return content_id(name, *hashes) if hashes else name
+
     def of(self, cell: Cell) -> str:
         """Return the hash, 16 hexadecimal digits, of what decides a cell's answers."""
         settings = self.study.run_settings(cell.backbone, cell.retriever, cell.seed)
@@ -259,7 +265,7 @@ class Identities:
             "format": RECORD_FORMAT,
             "method": cell.method,
             "benchmark": cell.benchmark,
-            "backbone": settings.backbone.name,
+            "backbone": self._backbone(settings.backbone.name),
             "retrieval": {
                 name: getattr(retrieval, name)
                 for name, unused in DECIDING.items()

@@ -105,8 +105,8 @@ def locked(folder: Path) -> Iterator[None]:
                 "wait for it, stop it, or choose another folder by --out."
             ) from error
         stream.truncate(0)
-        stream.write(f"{os.getpid()}\n")
-        stream.flush()
+        with suppress(OSError):  # on a full disk nobody is told who holds it
+            os.write(stream.fileno(), f"{os.getpid()}\n".encode())
         try:
             yield
         finally:
@@ -146,7 +146,7 @@ def pool_size(parts: Assembly, benchmark: str) -> int:
     if size < needed:
         raise RaggdError(
             f"the support pool of {benchmark} holds {size} questions, fewer than "
-            f"target.demonstrations = {needed}"
+            f"target.demonstrations = {needed}: give it more, or leave the benchmark out."
         )
     return size
 
@@ -160,7 +160,7 @@ def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = Tr
     if problems:
         raise RaggdError(
             f"{'; '.join(problems)}. Train what is missing, name the right folder (adapter.weights;"
-            " in a study [[backbones]] weights), or run the rest by --methods and --backbones."
+            " in a study [[backbones]] weights), or run the others alone, by --methods."
         )
     parts = Assembly(study.first())
     for name in dict.fromkeys(cell.benchmark for cell in cells if pools):
@@ -169,7 +169,7 @@ def check_cells(study: StudySettings, cells: Sequence[Cell], *, pools: bool = Tr
         except RaggdError as error:
             problems.append(str(error))
     if problems:
-        raise RaggdError(f"{'; '.join(problems)}. Add some, or run the rest by --benchmarks.")
+        raise RaggdError(" ".join(dict.fromkeys(problems)))
 
 
 Turn = Callable[[Callable[[], dict[str, Any]]], dict[str, Any]]  # waits until the model is free

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from raggd.adaptation.base_adapter import load_base
 from raggd.assembly import Assembly
 from raggd.backbone import load as load_module
 from raggd.backbone.load import Backbone
@@ -27,6 +29,7 @@ from raggd.training.stages import (
     USUAL,
     average,
     estimated,
+    run_stage,
     seconds_per_example,
     train_all,
 )
@@ -97,6 +100,22 @@ def test_from_nothing_to_weights(parts: Assembly, tmp_path: Path) -> None:
     again = train_all(parts, tmp_path, announce=told.append)
     assert again["stages"] == result["stages"], "nothing was made anew"
     assert (told, again["estimate"]) == ([], {})
+
+
+def test_a_stage_stands_on_the_base_beside_it_where_none_ships(
+    parts: Assembly, tmp_path: Path
+) -> None:
+    run = Run(parts.derived(changed(parts.settings, "adapter", weights="shipped")), tmp_path)
+    refused = r"no weight file at .*base.safetensors: make it with `raggd train base`"
+    with pytest.raises(RaggdError, match=refused):
+        run_stage("examples", run)
+    assert files_under(tmp_path) == []
+    whole = replace(run, parts=parts.derived(changed(run.settings, "base_training", steps=0)))
+    made = run_stage("base", whole)["fingerprint"]
+    untrained = load_base(tmp_path / "base.safetensors")
+    assert not any(factors.b.any() for factors in untrained.factors.values())
+    assert (run_stage("examples", run)["base"], untrained.fingerprint) == (made, made)
+    assert load_update(tmp_path / "examples.safetensors").base == made
 
 
 def test_what_stages_share_is_loaded_once(

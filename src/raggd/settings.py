@@ -112,6 +112,8 @@ class ScheduleSettings(_Section):
 class BaseTrainingSettings(ScheduleSettings):
     """Training of the base adapter W0."""
 
+    steps: int = Field(default=3000, ge=0)
+    """0: W0 stays untrained and changes nothing: what is trained on it starts from the model."""
     benchmarks: Names = ["nq"]
     learning_rate: Positive = 1e-4
 

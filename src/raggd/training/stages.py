@@ -104,10 +104,19 @@ STAGES = {
 USUAL = tuple(name for name, stage in STAGES.items() if stage.usual)
 
 
+def _with_base(run: Run) -> Run:
+    # where none ships for a backbone, W0 is the one beside what is trained; never an untrained one
+    if run.parts.weights != spec.NONE_SHIP:
+        return run
+    spec.weight_file(run.out, spec.BASE_FILE)
+    own = changed(run.settings, "adapter", weights=str(run.out))
+    return replace(run, parts=run.parts.derived(own))
+
+
 def run_stage(name: str, run: Run) -> dict[str, Any]:
     """Run one stage; return the record that it wrote: settings, seconds, versions, facts."""
     stage = STAGES[name]
-    run = stage.own(run)
+    run = stage.own(run if name in {"base", "prompt"} else _with_base(run))
     started = time.monotonic()
     facts = stage.run(run, spec.file_of(name))
     seconds = facts.pop("seconds", time.monotonic() - started)

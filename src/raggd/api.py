@@ -69,7 +69,7 @@ class Rag:
         from raggd.methods.store import Store
 
         serving = self.parts.settings.serving
-        folder = Path(serving.supports).expanduser() if serving.supports else None
+        folder = Path(serving.supports) if serving.supports else None
         return Store(folder, serving.updates_mb << 20)
 
     @cached_property

@@ -157,13 +157,11 @@ class Assembly:
     @cached_property
     def base(self) -> BaseAdapter:
         """The base adapter W0; that it fits the backbone is checked when it is attached."""
-        from raggd.adaptation.base_adapter import fresh_base, load_base
+        from raggd.adaptation.base_adapter import load_base, untrained_base
 
         if self.weights == NONE_SHIP:
-            backbone = self.backbone
-            self.say(f"no weights ship for {backbone.name}: it is used as it is")
-            spec = backbone.adapter_spec(self.settings.adapter)
-            return fresh_base(spec, backbone.fingerprint, 0).to(backbone.device)
+            self.say(f"no weights ship for {self.settings.backbone.name}: it is used as it is")
+            return untrained_base(self.backbone, self.settings.adapter)
         path = weight_file(self.weights, BASE_FILE)
         base, usual = load_base(path), AdapterSettings()
         for name in ("rank", "alpha"):

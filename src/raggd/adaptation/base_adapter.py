@@ -23,7 +23,7 @@ from raggd.core.low_rank import (
 from raggd.data.prompts import Prompt
 from raggd.files import check_unchanged, load_tensors, save_tensors
 from raggd.records import content_id
-from raggd.settings import BaseTrainingSettings
+from raggd.settings import AdapterSettings, BaseTrainingSettings
 
 KIND = "raggd base adapter"
 
@@ -37,6 +37,12 @@ def fresh_base(spec: AdapterSpec, backbone: str, seed: int) -> BaseAdapter:
         a = (2 * torch.rand(shape_a, generator=generator) - 1) / spec.d_in**0.5
         factors[projection] = Factors(a, torch.zeros(shape_b))
     return BaseAdapter(spec, factors, backbone)
+
+
+def untrained_base(backbone: Backbone, settings: AdapterSettings) -> BaseAdapter:
+    """Return a W0 of a backbone that changes nothing yet, on its device."""
+    spec = backbone.adapter_spec(settings)
+    return fresh_base(spec, backbone.fingerprint, 0).to(backbone.device)
 
 
 def save_base(path: Path, base: BaseAdapter) -> None:

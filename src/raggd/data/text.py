@@ -147,9 +147,10 @@ def search_form(text: str) -> str:
     It is the normal form without compatibility forms (wide letters, superscripts), joiners, vowel
     points and accents that have no composed letter, with the digits 0 to 9 for those of any script.
     """
-    plain, text = not _OTHER.search(text), normal_text(text)
+    plain = not _OTHER.search(text)
     if plain and text.isascii():
         return text
+    text = text if plain else normal_text(text)
     text = text.replace("\xdf", "ss").replace("\u1e9e", "SS").replace("\u2122", " ")
     text = unicodedata.normalize("NFKC", _BESIDE.sub(r" \g<0> ", text))
     if plain:

@@ -129,11 +129,12 @@ class CellRun:
         """Answer a draw's questions, unless its part file has them; `done` is told of batches."""
         path = self.folder / "parts" / f"{self.task.benchmark}-{draw:03d}-{self.method.name}.json"
         identity = self._identity(draw)
+        known: dict[str, Any] = {}
         with suppress(RaggdError):  # one that is not there, or damaged, is made
-            known: dict[str, Any] = read_json(path, what="part file")
-            if known.get("identity") == identity:
-                done(len(self.task.draws[draw]))
-                return known
+            known = read_json(path, what="part file")
+        if known.get("identity") == identity:
+            done(len(self.task.draws[draw]))
+            return known
         started = time.perf_counter()
         found = self.answered(draw, done)
         found |= {"identity": identity, "seconds": round(time.perf_counter() - started, 3)}

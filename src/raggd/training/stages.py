@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from raggd.adaptation.base_adapter import fresh_base
+from raggd.adaptation.base_adapter import untrained_base
 from raggd.adaptation.refusing import LESSONS
 from raggd.assembly import Assembly
 from raggd.backbone.interface import mean_answer_loss
@@ -233,8 +233,7 @@ def seconds_per_example(run: Run) -> float:
     wanted, backbone = run.settings.base_training, run.parts.backbone
     questions = run.questions(wanted.benchmarks[0])[: wanted.batch]
     prompts = run.prompts(questions, run.settings.training.max_tokens)
-    spec = backbone.adapter_spec(run.settings.adapter)
-    base = fresh_base(spec, backbone.fingerprint, 0).to(backbone.device)
+    base = untrained_base(backbone, run.settings.adapter)
     for tensor in tensors_of(base.factors).values():
         tensor.requires_grad_(True)
 

@@ -211,3 +211,12 @@ class RunRecord:
             return cls(predictions=predictions, **raw)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise RaggdError(f"{source} is not a raggd run record ({error}).") from error
+
+
+def part_path(benchmark: str, draw: int, method: str) -> str:
+    """Return where a method's answers to a draw lie, below the folder of its cells.
+
+    >>> part_path("nq", 0, "rag-gd")
+    'parts/nq-000-rag-gd.json'
+    """
+    return f"parts/{benchmark}-{draw:03d}-{method}.json"

@@ -41,8 +41,7 @@ class PartTask:
     @property
     def path(self) -> str:
         """Its part file, below the study's folder."""
-        name = f"{self.cell.benchmark}-{self.draw:03d}-{self.cell.method}.json"
-        return f"{self.cell.folder}/parts/{name}"
+        return self.cell.part(self.draw)
 
 
 class StudyWorker(Worker[PartTask, str]):

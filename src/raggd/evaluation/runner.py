@@ -38,6 +38,7 @@ from raggd.records import (
     RunRecord,
     SupportSet,
     content_id,
+    part_path,
 )
 from raggd.retrieval.base import Retriever
 from raggd.retrieval.evidence import demonstrations_of, evidence_for, make_demonstrations
@@ -127,7 +128,7 @@ class CellRun:
 
     def part(self, draw: int, done: Callable[[int], None] = lambda _: None) -> dict[str, Any]:
         """Answer a draw's questions, unless its part file has them; `done` is told of batches."""
-        path = self.folder / "parts" / f"{self.task.benchmark}-{draw:03d}-{self.method.name}.json"
+        path = self.folder / part_path(self.task.benchmark, draw, self.method.name)
         identity = self._identity(draw)
         known: dict[str, Any] = {}
         with suppress(RaggdError):  # one that is not there, or damaged, is made

@@ -16,7 +16,7 @@ from raggd.data.benchmarks import BENCHMARKS, HELD_OUT
 from raggd.evaluation.statistics import Interval
 from raggd.files import read_json
 from raggd.methods.spec import SPECS
-from raggd.records import RaggdError
+from raggd.records import RaggdError, part_path
 
 PLAN_FILE, ALIGNMENT_FILE = "study.json", "alignment.json"
 """A study's settings and cells; how a backbone's predictors match true updates."""
@@ -94,7 +94,7 @@ def _part_predictions(folder: Path, benchmark: str, method: str) -> list[dict[st
     found: list[dict[str, Any]] = []
     while True:
         known = {p["support_id"] for p in found}
-        path = folder / "parts" / f"{benchmark}-{len(known):03d}-{method}.json"
+        path = folder / part_path(benchmark, len(known), method)
         if not path.is_file():
             return found
         new = read_json(path, what="part file")["predictions"]

@@ -100,12 +100,12 @@ def status_of(study: StudySettings, out: Path, cells: Sequence[Cell]) -> dict[st
             sizes[name] = max(study.evaluation.questions, study.evaluation.draws)
     there, planned, waiting = 0, 0, Counter[Pair]()
     for cell in cells:
-        size, folder = sizes[cell.benchmark], out / cell.folder / "parts"
+        size = sizes[cell.benchmark]
         draws = draws_of(study, size)
         record = out / cell.path  # one that no longer fits was made of parts that do not, either
         old = record.stat().st_mtime_ns if cell not in answered and record.exists() else 0
-        paths = folder.glob(f"{cell.benchmark}-???-{cell.method}.json")
-        found = sum(path.stat().st_mtime_ns > old for path in paths)
+        paths = (out / cell.part(draw) for draw in range(draws))
+        found = sum(path.stat().st_mtime_ns > old for path in paths if path.exists())
         there, planned = there + found, planned + draws
         waiting[cell.pair] += max(0, size - size * found // draws)
     seconds = measured_speed(out).left(waiting) if there < planned else 0.0

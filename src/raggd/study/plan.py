@@ -31,7 +31,7 @@ from raggd.methods.spec import (
     SPECS,
     weights_hash,
 )
-from raggd.records import RaggdError, content_id, require_known
+from raggd.records import RaggdError, content_id, part_path, require_known
 from raggd.retrieval.build import passages_hash
 from raggd.settings import Place, Settings, changed, known_retriever, read_settings
 
@@ -189,6 +189,10 @@ class Cell:
     def path(self) -> str:
         """Its run record, below the study's folder."""
         return f"{self.folder}/{self.benchmark}-{self.method}.json"
+
+    def part(self, draw: int) -> str:
+        """Return where its answers to a draw lie, below the study's folder."""
+        return f"{self.folder}/{part_path(self.benchmark, draw, self.method)}"
 
 
 def all_cells(study: StudySettings, **named: Sequence[str]) -> list[Cell]:

@@ -63,6 +63,7 @@ class Trained:
     settings: Settings
     weights: Path
     store: Path
+    prepared: str
     records: dict[str, dict[str, Any]]
 
 
@@ -115,7 +116,7 @@ def trained(
         )
         patch.setattr(fits, "LESSONS", 20)
         records["refusals"] = stage("refusals", parts_with(named, frozen_backbone), weights)
-        yield Trained(settings, weights, store, records)
+        yield Trained(settings, weights, store, str(prepared), records)
 
 
 @pytest.fixture(scope="module")
@@ -412,3 +413,24 @@ def test_the_rule_for_refusals_is_of_the_step_it_was_fitted_to(
     other = changed(trained.settings, "adapter", weights=str(tmp_path))
     with pytest.raises(RaggdError, match="make it again with `raggd train refusals`"):
         parts_with(other, frozen_backbone).method("examples")
+
+
+def test_without_a_step_the_rule_for_refusals_is_of_the_base(
+    trained: Trained, frozen_backbone: Backbone, tmp_path: Path
+) -> None:
+    (tmp_path / "base.safetensors").symlink_to(trained.weights / "base.safetensors")
+    named = changed(trained.settings, "data", prepared=trained.prepared)
+    own = parts_with(changed(named, "adapter", weights=str(tmp_path)), frozen_backbone)
+    assert own.method("base-examples").rule is None  # type: ignore[attr-defined]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fits, "LESSONS", 20)
+        record = stage("refusals", own, tmp_path)
+    assert (record["method"], set(record["hashes"])) == (
+        "base-examples", {"base.safetensors", "refusals.safetensors"},
+    )  # fmt: skip
+    assert own.adapting == "base-examples"
+    assert own.method("base-examples").rule is not None  # type: ignore[attr-defined]
+    assert own.method("base-template").rule is None  # type: ignore[attr-defined]
+    assert own.method("vanilla-examples").rule is None  # type: ignore[attr-defined]
+    beside = parts_with(trained.settings, frozen_backbone).method("base-examples")
+    assert beside.rule is None, "there it is of the step"  # type: ignore[attr-defined]

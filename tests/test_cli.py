@@ -161,7 +161,7 @@ def test_an_empty_path_is_not_the_working_directory(command: list[str]) -> None:
         (["--methods", ","], "no method is named"),
         (
             ["--set", "adapter.weights=no/such/folder"],
-            "rag-gd needs base.safetensors (made by `raggd train base`), predictor",
+            "base-examples needs base.safetensors (made by `raggd train base`) in no",
         ),
         (["--set", "data.folder=no/such/folder"], "no data folder at no/such/folder"),
         (["--set", "data.corpus=no/such/corpus"], "no corpus at no/such/corpus"),

@@ -70,7 +70,7 @@ def test_the_usual_methods_are_those_that_can_run(
     frozen_backbone: Backbone, tmp_path: Path
 ) -> None:
     parts = parts_with(Settings(), frozen_backbone)
-    assert usual_methods(parts) == ["examples", *USUAL]
+    assert usual_methods(parts) == list(USUAL)
     folder = str(write_weights(tmp_path / "weights", frozen_backbone))
     own = parts.derived(changed(parts.settings, "adapter", weights=folder))
     assert usual_methods(own) == ["rag-gd", "base-template", "base-examples", "base", USUAL[-1]]

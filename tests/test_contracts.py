@@ -298,6 +298,9 @@ def test_a_lesson_shows_examples_without_their_passages(tiny_backbone: Backbone)
     assert len(bare.tokens) < len(shown.tokens) < len(bare.tokens) + with_passages + 60
     assert len(whole.tokens) >= len(shown.tokens) + with_passages
     assert shown.answer_tokens == bare.answer_tokens
+    told = lesson_prompt(tokenizer, lesson, 500, Use(told=True))
+    assert len(told.tokens) > len(shown.tokens), "the instruction says more"
+    assert told.passages == shown.passages
     settings = ExamplesSettings(steps=3, batch=2)
     lessons = training_lessons(tokenizer, ROWS, settings, Use(predict=True))
     assert len(lessons) == 6

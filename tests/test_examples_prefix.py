@@ -11,8 +11,9 @@ import torch
 import tiny
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import BaseAdapter
-from raggd.data.prompts import FOLLOW, build_prompt, prefix_tokens
+from raggd.data.prompts import ALONE, FOLLOW, build_prompt, prefix_tokens
 from raggd.data.shown import named_passages
+from raggd.data.template import REFUSAL
 from raggd.methods.answering import answer_rows, render
 from raggd.methods.base import Adapted
 from raggd.methods.examples import ExamplesPrefix
@@ -90,6 +91,30 @@ def test_a_state_says_what_the_examples_show(tiny_backbone: Backbone, base: Base
     assert state.most >= 2 * 5
     assert all(not d.passages for d in state.shown)
     assert state.instruction == FOLLOW
+
+
+def test_a_model_that_is_used_as_it_is_is_told_how_to_follow(
+    tiny_backbone: Backbone, base: BaseAdapter
+) -> None:
+    passage = Passage("p", "the red fish lives near Oslo", "fish")
+    short = (
+        Demonstration("a", "where is the red fish", (passage,), "near Oslo"),
+        Demonstration("b", "what lives near Oslo", (passage,), "fish"),
+    )
+    refusing = (*short, Demonstration("c", "who is the king", (passage,), "nothing is known"))
+    long = (*short, replace(short[0], id="d", answer="it lives near Oslo , which is a town"))
+    taught = _method(tiny_backbone, base)
+    untaught = replace(taught, told=True)
+
+    def said(method: ExamplesPrefix, shown: tuple[Demonstration, ...]) -> str:
+        return method.adapt([SupportSet("own", shown)])[0].instruction
+
+    assert {said(taught, shown) for shown in (short, refusing, long)} == {FOLLOW}
+    assert said(untaught, short) == f"{FOLLOW} {ALONE}"
+    assert said(untaught, refusing).startswith(f"{FOLLOW} {ALONE} ")
+    assert said(untaught, refusing).endswith(f"reply: {REFUSAL}")
+    assert said(untaught, long) == FOLLOW
+    assert said(untaught.under("In German."), refusing) == "In German."
 
 
 def test_examples_that_leave_no_room_are_refused(

@@ -14,7 +14,7 @@ from raggd.assembly import Assembly
 from raggd.backbone import load as load_module
 from raggd.backbone.load import Backbone
 from raggd.core.low_rank import load_update, stack_updates
-from raggd.data.benchmarks import training_questions
+from raggd.data.benchmarks import find_file, training_questions
 from raggd.data.questions import Prepared, write_prepared
 from raggd.files import load_tensors, read_json
 from raggd.methods.spec import METHODS, SPECS, file_of
@@ -114,8 +114,14 @@ def test_a_stage_stands_on_the_base_beside_it_where_none_ships(
     made = run_stage("base", whole)["fingerprint"]
     untrained = load_base(tmp_path / "base.safetensors")
     assert not any(factors.b.any() for factors in untrained.factors.values())
-    assert (run_stage("examples", run)["base"], untrained.fingerprint) == (made, made)
+    taught = run_stage("examples", run)
+    assert (taught["base"], untrained.fingerprint) == (made, made)
     assert load_update(tmp_path / "examples.safetensors").base == made
+    own = parts.derived(changed(parts.settings, "adapter", weights=str(tmp_path)))
+    # taught and answered under one instruction; a trained W0 needs to be told less
+    assert taught["told"] is own.method("examples").told is True  # type: ignore[attr-defined]
+    run_stage("base", Run(parts, tmp_path / "other"))
+    assert run_stage("examples", Run(parts, tmp_path / "other"))["told"] is False
 
 
 def test_what_stages_share_is_loaded_once(
@@ -185,6 +191,22 @@ def test_other_settings_are_refused_by_name(
         train_all(other, tmp_path, ["base", "targets"])
 
 
+def test_a_stage_of_questions_that_changed_in_their_place_is_refused(
+    tiny_backbone: Backbone, tmp_path: Path
+) -> None:
+    data, names = write_data(tmp_path / "data"), ("base", "targets")
+    path = tmp_path / "settings.toml"
+    path.write_text(settings_text(data) + OTHERS, encoding="utf-8")
+    parts = parts_with(load_settings(path), tiny_backbone)
+    train_all(parts, tmp_path / "out", names)
+    assert train_all(parts, tmp_path / "out", names)["estimate"] == {}
+    train = find_file(parts.source, parts.settings.base_training.benchmarks[0], "train")
+    assert train is not None
+    train.write_text("".join(train.read_text().splitlines(True)[:-1]))
+    with pytest.raises(RaggdError, match=r"base.json was made of other questions than those that"):
+        train_all(parts, tmp_path / "out", names)
+
+
 def test_a_prepared_file_takes_the_place_of_the_index(
     parts: Assembly, settings: Settings, tmp_path: Path
 ) -> None:
@@ -239,6 +261,17 @@ def test_steps_that_were_trained_apart_are_averaged(tmp_path: Path) -> None:
     assert not torch.allclose(steps[0].vector(), wanted, atol=1e-2)
     assert made.base == base.fingerprint
     assert list(record["mean_of"]) == [str(file) for file in files]
+    third = average(files, tmp_path / "third", times=0.25)
+    made = load_update(tmp_path / "third" / file_of("examples"))
+    assert torch.allclose(made.vector().float(), 0.25 * wanted, atol=1e-2)
+    assert third["times"] == 0.25
+    average(files[:1], tmp_path / "alone", times=2.0)
+    alone = load_update(tmp_path / "alone" / file_of("examples")).vector().float()
+    assert torch.allclose(alone, 2 * steps[0].vector(), atol=2e-2)
+    for times in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(RaggdError, match="expected a number above 0"):
+            average(files, tmp_path / "none", times)
+    assert not (tmp_path / "none").exists()
 
 
 def test_steps_that_are_no_average_are_refused(tmp_path: Path) -> None:

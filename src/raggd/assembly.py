@@ -13,9 +13,9 @@ from raggd.data.pocket import Search, write_pocket
 from raggd.files import cache_folder
 from raggd.methods.spec import (
     BASE_FILE,
-    NONE_SHIP,
     adapting_method,
     build_method,
+    is_untrained,
     shipped_weights,
     weight_file,
 )
@@ -159,8 +159,8 @@ class Assembly:
         """The base adapter W0; that it fits the backbone is checked when it is attached."""
         from raggd.adaptation.base_adapter import load_base, untrained_base
 
-        if self.weights == NONE_SHIP:
-            self.say(f"no weights ship for {self.settings.backbone.name}: it is used as it is")
+        if is_untrained(self.weights):
+            self.say(f"no base adapter ships for {self.settings.backbone.name}: used as it is")
             return untrained_base(self.backbone, self.settings.adapter)
         path = weight_file(self.weights, BASE_FILE)
         base, usual = load_base(path), AdapterSettings()

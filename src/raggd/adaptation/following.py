@@ -29,7 +29,7 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import HELD_OUT
 from raggd.data.contracts.base import SIZES, Contract, Lesson, draw_lesson
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
-from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens
+from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens, told_to_follow
 from raggd.data.questions import Prepared
 from raggd.data.reading import template_of
 from raggd.data.shown import without_passages
@@ -58,6 +58,7 @@ class Use(NamedTuple):
     show: bool = True  # they stand before the question
     passages: bool = False  # with their passages, as MetaICL has them
     predict: bool = False  # their states turn the step up and down for each support set
+    told: bool = False  # under the instruction of a model that is used as it is
 
 
 SHOWN = Use()
@@ -82,6 +83,7 @@ def without_template(lesson: Lesson) -> Lesson:
 def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, use: Use = SHOWN) -> Prompt:
     """Render a lesson with its answer, in `limit` tokens at most."""
     asked, shown = lesson.asked, lesson.support.demonstrations if use.show else ()
+    instruction = told_to_follow(shown) if use.told else FOLLOW
     return build_prompt(
         tokenizer,
         asked.question,
@@ -89,7 +91,7 @@ def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, use: Use = SHOWN) 
         answer=asked.answer,
         limit=limit,
         shown=shown if use.passages else without_passages(shown),
-        instruction=FOLLOW,
+        instruction=instruction,
     )
 
 
@@ -197,7 +199,8 @@ def _taught(
     except RaggdError as error:
         return str(error)
     shown = without_passages(lesson.support.demonstrations) if use.predict else ()
-    read_first = prefix_tokens(tokenizer, shown, FOLLOW) if shown else ()
+    instruction = told_to_follow(shown) if use.told else FOLLOW
+    read_first = prefix_tokens(tokenizer, shown, instruction) if shown else ()
     return Taught(prompt, read_first, bool(lesson.contract.refusal))
 
 

@@ -98,14 +98,18 @@ for stage, text in STAGES.items():
 @train_app.command("average")
 def average(
     files: Annotated[list[Path], typer.Argument(help="Steps that were trained apart, by file.")],
+    times: Annotated[
+        float,
+        typer.Option(help="Factor of the mean: less than one where few lessons overshot."),
+    ] = 1.0,
     out: Out = Path("runs/weights"),
     as_json: Json = False,
 ) -> None:
     """Average steps that follow examples: better than each on questions that none saw."""
     from raggd.training.stages import average as run
 
-    record = run(files, out)
-    show(record, as_json, f"the mean of {len(files)} steps in {out}")
+    record = run(files, out, times)
+    show(record, as_json, f"the mean of {len(files)} steps, times {times:g}, in {out}")
 
 
 @train_app.command("all")

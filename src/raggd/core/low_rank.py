@@ -139,6 +139,11 @@ class BaseAdapter:
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
+    @cached_property
+    def untrained(self) -> bool:
+        """Whether it changes nothing yet: B is zero."""
+        return not any(bool(factors.b.any()) for factors in self.factors.values())
+
     @property
     def device(self) -> torch.device:
         """Where its tensors are: with the backbone that it is used with."""

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from raggd.data.template import REFUSAL
 from raggd.records import Demonstration, Passage, RaggdError, content_id
 
 BRIEF = "Reply with the answer alone, in as few words as possible."
@@ -24,6 +25,8 @@ READ = "Use the passages to answer the question."
 WITH_PASSAGES = f"{READ} {BRIEF}"
 WITHOUT_PASSAGES = f"Answer the question. {BRIEF}"
 FOLLOW = "Answer in the way the examples show."  # asks for no form of its own
+ALONE = "Reply with the answer alone."
+SHORT = 6  # words of answers that are to be alone
 ANSWER_CUE = "Answer:"
 _LONGEST_TOKEN = 16  # characters, on the average over a context: what is longer is not looked at
 Exchange = tuple[str, str]  # an earlier question of a conversation, and what was answered
@@ -254,6 +257,19 @@ def _messages(
     for asked, answered in said:
         turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
     return [*turns, {"role": "user", "content": user_text(question, passages, sources)}]
+
+
+def told_to_follow(shown: Sequence[Demonstration]) -> str:
+    """Return the instruction, with examples, for a model that is used as it is.
+
+    It says what a trained W0 has learned: to answer in a word where they do, and when to refuse.
+    """
+    said = [FOLLOW]
+    if all(len(d.answer.split()) <= SHORT and "\n" not in d.answer for d in shown):
+        said.append(ALONE)
+    if any(d.answer == REFUSAL for d in shown):
+        said.append(f"If the passages do not hold the answer, reply: {REFUSAL}")
+    return " ".join(said)
 
 
 def answer_lead(tokenizer: Any) -> str:

@@ -26,7 +26,7 @@ from raggd.data.template import (
 from raggd.data.text import in_word, is_boundary
 from raggd.records import Demonstration
 
-READING = "11"
+READING = "12"
 """Raised when the same examples are read otherwise, so that stored states are made again."""
 _MOST_NAMES = 2
 _JSON_VALUE = re.compile(

@@ -24,7 +24,7 @@ from raggd.evaluation.statistics import Sample
 from raggd.files import write_json
 from raggd.methods.answering import answer_rows, render
 from raggd.methods.base import Method, refuse_control
-from raggd.methods.spec import METHODS, NONE_SHIP, can_run
+from raggd.methods.spec import METHODS, can_run, is_untrained
 from raggd.provenance import origin
 from raggd.records import RaggdError, known_names
 from raggd.retrieval.evidence import prepare
@@ -47,9 +47,10 @@ class Judged(NamedTuple):
 
 def usual_methods(parts: Assembly) -> list[str]:
     """Return what is compared where nobody names methods; the first is what adapts by default."""
-    if parts.weights == NONE_SHIP:  # others would answer as these do
+    if is_untrained(parts.weights):  # others would answer as these do
         return [parts.adapting, "vanilla-rag"]
-    return [parts.adapting, *(name for name in USUAL if can_run(name, parts.weights))]
+    able = (name for name in USUAL if can_run(name, parts.weights))
+    return list(dict.fromkeys([parts.adapting, *able]))
 
 
 def _questions(parts: Assembly, prepared: Path | None) -> list[Prepared]:

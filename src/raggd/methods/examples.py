@@ -16,7 +16,7 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule, load_rule
 from raggd.core.low_rank import BaseAdapter, Update, load_update
-from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens
+from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens, told_to_follow
 from raggd.data.reading import READING, template_of
 from raggd.data.shown import names_files, refusals_of, without_passages
 from raggd.methods.base import Adapted
@@ -50,6 +50,7 @@ class ExamplesPrefix:
     templated: bool = True  # whether the template that they settle is taken out and put back
     passages: bool = False  # whether the examples keep their passages (MetaICL)
     instruction: str = FOLLOW  # that the examples stand under
+    told: bool = False  # whether it says more: the model is used as it is, without a trained W0
 
     adapts = True
 
@@ -95,8 +96,10 @@ class ExamplesPrefix:
         if self.templated:
             template, plain = template_of(plain)
         shown = plain if self.passages else without_passages(plain)
-        tokenizer = self.backbone.tokenizer
-        tokens = prefix_tokens(tokenizer, shown, self.instruction)
+        tokenizer, instruction = self.backbone.tokenizer, self.instruction
+        if self.told and instruction == FOLLOW:
+            instruction = told_to_follow(shown)
+        tokens = prefix_tokens(tokenizer, shown, instruction)
         if len(tokens) > self.limit:
             number = len(shown)
             raise RaggdError(
@@ -108,7 +111,7 @@ class ExamplesPrefix:
             base=self.base,
             update=self.step,
             shown=shown,
-            instruction=self.instruction,
+            instruction=instruction,
             lines=any("\n" in d.answer.strip() for d in shown),
             most=ROOM * max(len(answer_tokens(tokenizer, d.answer)) for d in shown) + LEAST,
             refusals=refusals_of(support.demonstrations),
@@ -133,8 +136,10 @@ def build(
     device = parts.backbone.device
     path = weight_file(parts.weights, FILES_OF[name][1]) if step else None
     fitted, rule = parts.weights / REFUSALS_FILE, None
-    if path and path.name == EXAMPLES_FILE and template and fitted.is_file():
-        rule = load_rule(fitted, weights_hash(path))
+    # of the step; where none lies beside it, of the model that reads the examples without one
+    own = prefix and base and not (parts.weights / EXAMPLES_FILE).is_file()
+    if (path.name == EXAMPLES_FILE if path else own) and template and fitted.is_file():
+        rule = load_rule(fitted, weights_hash(path) if path else parts.base.fingerprint)
     return ExamplesPrefix(
         name,
         parts.backbone,
@@ -148,4 +153,5 @@ def build(
         template,
         passages,
         FOLLOW if step or prefix else "",  # W0 alone knows its own
+        prefix and (not base or parts.base.untrained),
     )

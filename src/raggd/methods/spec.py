@@ -287,14 +287,17 @@ def by_family(family: str) -> tuple[str, ...]:
 
 
 SHIPPED = Path(str(resources.files("raggd"))) / "weights"
-NONE_SHIP = SHIPPED / "none"
-"""The folder of a backbone for which none ship: not there. W0 is untrained, and changes nothing."""
 
 
 def shipped_weights(backbone: str) -> Path:
-    """Return the folder of the weights that come with raggd for a backbone, or `NONE_SHIP`."""
+    """Return the folder of the weights that come with raggd for a backbone: none, if none do."""
     there = {path.name: path for path in SHIPPED.iterdir() if path.is_dir()}
-    return there.get(backbone, NONE_SHIP)
+    return there.get(backbone, SHIPPED / "none")
+
+
+def is_untrained(folder: Path) -> bool:
+    """Return whether no W0 ships in a folder: then it is untrained, and changes nothing."""
+    return folder.parent == SHIPPED and not (folder / BASE_FILE).is_file()
 
 
 def made_by(file: str) -> str:
@@ -308,7 +311,7 @@ def weight_file(folder: Path, file: str) -> Path:
     path = folder / file
     if not path.is_file():
         lack = f"no weight file at {path}"
-        if folder == NONE_SHIP:
+        if folder.parent == SHIPPED:
             lack = f"raggd ships no {file} for this backbone"
         raise RaggdError(
             f"{lack}: make it with `{made_by(file)}` and name its folder by adapter.weights."
@@ -332,7 +335,7 @@ PREFERRED = ("examples", "rag-gd-tuned", "rag-gd")  # the first whose files are 
 def adapting_method(folder: Path) -> str:
     """Name what adapts where nobody names a method: the first of `PREFERRED` with its files."""
     there = (n for n in PREFERRED if all((folder / file).is_file() for file in FILES_OF[n][1:]))
-    return next(there, "base-examples" if folder == NONE_SHIP else PREFERRED[-1])
+    return next(there, "base-examples")
 
 
 class Parts(Protocol):

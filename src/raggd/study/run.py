@@ -25,7 +25,7 @@ from raggd.evaluation.flops import counted_costs
 from raggd.evaluation.runner import CellRun, Task, task_of
 from raggd.files import read_json, reason_of, tensor_header, write_json, write_text
 from raggd.methods.base import Method
-from raggd.methods.spec import BASE_FILE, FILES_OF, NONE_SHIP, made_by
+from raggd.methods.spec import BASE_FILE, FILES_OF, is_untrained, made_by
 from raggd.progress import Progress
 from raggd.provenance import utc_now, versions
 from raggd.records import RaggdError, RunRecord
@@ -120,7 +120,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def weight_problems(folder: Path, method: str) -> Iterator[str]:
     """Say what is wrong with the weights of a method, a sentence each."""
-    files, untrained = FILES_OF[method], folder == NONE_SHIP  # where W0 needs no file
+    files, untrained = FILES_OF[method], is_untrained(folder)  # where W0 needs no file
     needed = [name for name in files if not (untrained and name == BASE_FILE)]
     missing = [name for name in needed if not (folder / name).is_file()]
     if missing:

@@ -102,9 +102,9 @@ def prompt(run: Run, file: str) -> Facts:
 def examples(run: Run, file: str) -> Facts:
     """Return the facts of training the step that follows examples, or a rival, as it is used."""
     options = spec.SPECS[Path(file).stem].options
-    show, passages, predict = (options.get(n) for n in ("prefix", "passages", "predict"))
-    use = Use(show is not False, bool(passages), bool(predict))
     settings, base, rows = run.settings.examples, run.parts.base, run.rows()
+    show, passages = options.get("prefix", True), options.get("passages", False)
+    use = Use(show, passages, options.get("predict", False), show and base.untrained)
     tokenizer, common = run.parts.backbone.tokenizer, run.settings.training
     lessons = training_lessons(tokenizer, rows, settings, use, common)
     session = _session(run, file, settings)
@@ -308,7 +308,10 @@ def refusals(run: Run, file: str) -> Facts:
     rows, path = run.rows(), run.out / file
     path.unlink(missing_ok=True)  # lessons are read without one
     parts = run.parts.derived(changed(run.settings, "adapter", weights=str(run.out)))
-    backbone, method = parts.backbone, parts.method("examples")
+    step, name = run.out / spec.EXAMPLES_FILE, "examples"
+    if not step.is_file():  # of the model as it reads the examples without one
+        step, name = run.out / spec.BASE_FILE, "base-examples"
+    backbone, method = parts.backbone, parts.method(name)
     limit = run.settings.backbone.context_tokens
     token = answer_tokens(backbone.tokenizer, REFUSAL)[0]
     features: list[list[float]] = []  # what logits tell, and coverage
@@ -323,11 +326,12 @@ def refusals(run: Run, file: str) -> Facts:
         wanted.append(asked.refused)
         run.parts.progress("refusals", len(wanted), LESSONS)
     rule, told = fit_rule(torch.tensor(features, dtype=torch.float64), torch.tensor(wanted), token)
-    step = spec.weights_hash(run.out / spec.EXAMPLES_FILE)
-    rule.save(path, step)
+    hashed = spec.weights_hash(step)
+    rule.save(path, hashed if name == "examples" else parts.base.fingerprint)
     return {
         "lessons": len(wanted),
+        "method": name,
         **{name: round(share, 3) for name, share in told.items()},
         "data": prepared_id(rows),
-        "hashes": {spec.EXAMPLES_FILE: step},
+        "hashes": {step.name: hashed},
     }

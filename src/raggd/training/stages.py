@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
+from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ from raggd.adaptation.refusing import LESSONS
 from raggd.assembly import Assembly
 from raggd.backbone.interface import mean_answer_loss
 from raggd.core.low_rank import load_update, stack_updates, tensors_of
+from raggd.data.benchmarks import HUB, SPLITS, find_file
 from raggd.evaluation.timing import in_turn
-from raggd.files import read_json, write_json
+from raggd.files import file_hash, read_json, write_json
 from raggd.methods import spec
 from raggd.provenance import origin
-from raggd.records import RaggdError, known_names
+from raggd.records import RaggdError, content_id, known_names
 from raggd.settings import Settings, changed
 from raggd.training import fits
 from raggd.training.run import Run
@@ -45,6 +48,19 @@ class Stage:
         if self.name == "targets":
             return run.stores[0] / "targets.json"
         return run.out / f"{self.name}.json"
+
+    def questions(self, run: Run) -> str:
+        """Return the hash of the files that its questions are read from; empty: not to be told."""
+        settings, sections = run.settings, {"base_training", "target"} & set(self.sections)
+        if settings.data.prepared:
+            path = Path(settings.data.prepared)
+            return file_hash(path)[:16] if path.is_file() else ""
+        if settings.data.folder == HUB:  # published once
+            return ""
+        chosen = sections or ("base_training", "target")  # lessons are drawn from all
+        names = {name for section in chosen for name in getattr(settings, section).benchmarks}
+        found = [find_file(run.parts.source, *pair) for pair in product(sorted(names), SPLITS)]
+        return content_id(*(file_hash(path) for path in found if path))
 
     def own(self, run: Run) -> Run:
         """Return the run with the stage's own settings."""
@@ -106,7 +122,7 @@ USUAL = tuple(name for name, stage in STAGES.items() if stage.usual)
 
 def _with_base(run: Run) -> Run:
     # where none ships for a backbone, W0 is the one beside what is trained; never an untrained one
-    if run.parts.weights != spec.NONE_SHIP:
+    if not spec.is_untrained(run.parts.weights):
         return run
     spec.weight_file(run.out, spec.BASE_FILE)
     own = changed(run.settings, "adapter", weights=str(run.out))
@@ -123,7 +139,8 @@ def run_stage(name: str, run: Run) -> dict[str, Any]:
     record = {"settings": run.settings.model_dump(), "seconds": round(seconds, 1)}
     weights = run.out / spec.file_of(name)
     own = {weights.name: spec.weights_hash(weights)} if weights.is_file() else {}
-    record |= {**origin(), **facts, "hashes": own | facts.get("hashes", {})}
+    record |= {"questions": stage.questions(run), **origin(), **facts}
+    record["hashes"] = own | facts.get("hashes", {})
     write_json(stage.record(run), record)
     return record
 
@@ -152,6 +169,9 @@ def _changes(stage: Stage, run: Run, made: Mapping[str, Any]) -> Iterator[str]:
             found = made["settings"].get(section, {}).get(name, value)
             if found != value and (section, name) != ("adapter", "weights"):
                 yield f"with {section}.{name} = {found!r}, now it is {value!r}"
+    here = stage.questions(run)
+    if here and made.get("questions", here) != here:
+        yield "of other questions than those that lie there now"
     for file, known in made.get("hashes", {}).items():
         if (run.out / file).is_file() and spec.weights_hash(run.out / file) != known:
             yield f"with another {file} (hash {known}) than the one beside it"
@@ -207,19 +227,27 @@ def train_all(
     return result
 
 
-def average(files: Sequence[Path], out: Path) -> dict[str, Any]:
-    """Write the mean of like steps that were trained apart as ``examples``; return its record."""
+def average(files: Sequence[Path], out: Path, times: float = 1.0) -> dict[str, Any]:
+    """Write the mean of like steps that were trained apart, times a factor; return its record.
+
+    Raises:
+        RaggdError: a single step, unless the factor is another than 1; steps of several rows or of
+            different bases or shapes; a factor that is not above 0.
+    """
     # better than each on questions that none saw: what one knows by heart the others do not
+    if not 0 < times < inf:
+        raise RaggdError(f"the factor of a mean is {times}: expected a number above 0.")
     steps = [load_update(file) for file in files]
-    if len(steps) < 2 or any(step.rows is not None for step in steps):
+    if len(steps) < (2 if times == 1 else 1) or any(step.rows is not None for step in steps):
         raise RaggdError("an average is made of two files or more, each with a single step.")
     if len({step.spec for step in steps}) > 1:
         raise RaggdError("cannot average steps of different shapes: train them alike.")
-    mean = stack_updates(steps).map(lambda t: t.float().mean(0).to(torch.bfloat16))
+    mean = stack_updates(steps).map(lambda t: (times * t.float().mean(0)).to(torch.bfloat16))
     path = out / spec.EXAMPLES_FILE
     mean.save(path)
     record = {
         "mean_of": {str(file): spec.weights_hash(file) for file in files},
+        "times": times,
         "base": mean.base,
         **origin(),
         "hashes": {path.name: spec.weights_hash(path)},

@@ -11,11 +11,12 @@ import pytest
 
 from raggd.backbone.load import Backbone
 from raggd.data.contracts.base import Asked, Contract, Score
-from raggd.data.contracts.families import SETS
+from raggd.data.contracts.families import REFUSING, SETS
 from raggd.data.questions import write_prepared
 from raggd.evaluation.contracts import (
     USUAL,
     Judged,
+    _lessons,
     contract_result,
     run_contracts,
     usual_methods,
@@ -78,6 +79,17 @@ def test_the_usual_methods_are_those_that_can_run(
     assert usual_methods(bare) == ["base-examples", "vanilla-rag"]
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_half_of_the_questions_under_a_refusal_are_to_be_refused(count: int) -> None:
+    # also where each source has one: who refuses everything would be right throughout
+    tasks = ("nq", "popqa", "triviaqa", "musique")
+    rows = [prepared_row(number, task) for task in tasks for number in range(30)]
+    assert len(REFUSING) > 2
+    lessons = _lessons(rows, REFUSING, count, 0, 3)
+    assert len(lessons) == 4 * count * len(REFUSING)
+    assert sum(lesson.asked.refused for _, lesson in lessons) == len(lessons) / 2
+
+
 def test_a_run_is_written_whole_and_means_are_of_its_answers(
     frozen_backbone: Backbone, tmp_path: Path
 ) -> None:
@@ -104,6 +116,8 @@ def test_a_run_is_written_whole_and_means_are_of_its_answers(
     table, single = contract_tables(result)
     assert len(table.rows) == 2 * len(methods)
     assert len(single.rows) == len(names)
+    refusing = run_contracts(parts, ["unseen", "refusals"], methods[:1], 2, tmp_path, prepared)
+    assert set(refusing["contracts"]) == {*names, *(contract.name for contract in REFUSING)}
     write_prepared(prepared, [prepared_row(i) for i in range(2)])
     with pytest.raises(RaggdError, match="too few questions for contract"):
         run_contracts(parts, ["unseen"], methods, 1, tmp_path, prepared)

@@ -79,7 +79,8 @@ def evaluate(
         str, typer.Option(help="Names, separated by commas. Default: the usual comparison.")
     ] = "",
     contracts: Annotated[
-        str, typer.Option(help="Judge form and content: of known,new,unseen, one or several.")
+        str,
+        typer.Option(help="Judge form and content: of known,new,unseen or of refusals among them."),
     ] = "",
     count: Annotated[
         int | None, typer.Option(min=1, help="Questions per contract and source; default 6.")

@@ -16,7 +16,7 @@ import numpy as np
 from raggd.assembly import Assembly
 from raggd.data.benchmarks import choose_by_hash, scored_questions
 from raggd.data.contracts.base import Asked, Contract, Lesson, Score, draw_lesson
-from raggd.data.contracts.families import LETTER_CHANGES, SETS
+from raggd.data.contracts.families import LETTER_CHANGES, REFUSING, SETS
 from raggd.data.questions import Prepared, prepared_id, read_prepared
 from raggd.evaluation.forms import PARTS, refusal_scores
 from raggd.evaluation.runner import alike_batches
@@ -78,8 +78,9 @@ def run_contracts(
     ones; `shown` examples stand for a contract. A record in the folder `out` has every answer.
     """
     started = time.monotonic()
-    chosen = known_names("set of contracts", sets, list(SETS))
-    contracts = [contract for name in chosen for contract in SETS[name]]
+    known = {**SETS, "refusals": REFUSING}
+    chosen = known_names("set of contracts", sets, list(known))
+    contracts = list(dict.fromkeys(contract for name in chosen for contract in known[name]))
     names = known_names("method", methods, METHODS)
     made = {name: parts.method(name) for name in names}
     for method in made.values():
@@ -122,9 +123,10 @@ def _lessons(
             pools.setdefault(row.task, []).append(row)
     lessons = []
     for contract in contracts:
-        for source, pool in sorted(pools.items()):
+        for place, (source, pool) in enumerate(sorted(pools.items())):
             draw = random.Random(f"evaluate {seed} {contract.name} {source}")
-            for number in range(count):
+            first = place if count % 2 else 0  # sources take turns
+            for number in range(first, first + count):
                 refuse = number % 2 == 0 if contract.refusal else None
                 lesson = draw_lesson(contract, pool, draw, size=size, refusals=1, refuse=refuse)
                 if lesson is None:

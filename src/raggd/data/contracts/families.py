@@ -224,7 +224,9 @@ HELD: tuple[Contract, ...] = (
 """Families that training never sees."""
 HELD_FAMILIES = frozenset(contract.family for contract in HELD)
 SETS: Mapping[str, tuple[Contract, ...]] = {"known": KNOWN, "new": NEW, "unseen": HELD}
-"""What `raggd evaluate --contracts` measures, by name."""
+"""All contracts that `raggd evaluate --contracts` measures, by name."""
+REFUSING = tuple(contract for members in SETS.values() for contract in members if contract.refusal)
+"""Those of them under which a question may be refused."""
 LETTER_CHANGES = frozenset({"upper", "lower", "slug", "snake", "upper-quoted", "initials"})
 """Families that change the answer's own letters; reported apart."""
 

@@ -29,7 +29,7 @@ from raggd.core.low_rank import BaseAdapter
 from raggd.data.benchmarks import HELD_OUT
 from raggd.data.contracts.base import SIZES, Contract, Lesson, draw_lesson
 from raggd.data.contracts.families import NATURAL, check_held_out, draw_contract
-from raggd.data.prompts import FOLLOW, Prompt, build_prompt, prefix_tokens, told_to_follow
+from raggd.data.prompts import Prompt, build_prompt, follow_text, prefix_tokens
 from raggd.data.questions import Prepared
 from raggd.data.reading import template_of
 from raggd.data.shown import without_passages
@@ -83,7 +83,6 @@ def without_template(lesson: Lesson) -> Lesson:
 def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, use: Use = SHOWN) -> Prompt:
     """Render a lesson with its answer, in `limit` tokens at most."""
     asked, shown = lesson.asked, lesson.support.demonstrations if use.show else ()
-    instruction = told_to_follow(shown) if use.told else FOLLOW
     return build_prompt(
         tokenizer,
         asked.question,
@@ -91,7 +90,7 @@ def lesson_prompt(tokenizer: Any, lesson: Lesson, limit: int, use: Use = SHOWN) 
         answer=asked.answer,
         limit=limit,
         shown=shown if use.passages else without_passages(shown),
-        instruction=instruction,
+        instruction=follow_text(shown, use.told),
     )
 
 
@@ -199,7 +198,7 @@ def _taught(
     except RaggdError as error:
         return str(error)
     shown = without_passages(lesson.support.demonstrations) if use.predict else ()
-    instruction = told_to_follow(shown) if use.told else FOLLOW
+    instruction = follow_text(shown, use.told)
     read_first = prefix_tokens(tokenizer, shown, instruction) if shown else ()
     return Taught(prompt, read_first, bool(lesson.contract.refusal))
 

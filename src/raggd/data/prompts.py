@@ -259,11 +259,14 @@ def _messages(
     return [*turns, {"role": "user", "content": user_text(question, passages, sources)}]
 
 
-def told_to_follow(shown: Sequence[Demonstration]) -> str:
-    """Return the instruction, with examples, for a model that is used as it is.
+def follow_text(shown: Sequence[Demonstration], told: bool) -> str:
+    """Return the instruction that examples stand under.
 
-    It says what a trained W0 has learned: to answer in a word where they do, and when to refuse.
+    A model that is used as it is, is `told` what a trained W0 has learned: to answer in a word
+    where the examples do, and when to refuse.
     """
+    if not told:
+        return FOLLOW
     said = [FOLLOW]
     if all(len(d.answer.split()) <= SHORT and "\n" not in d.answer for d in shown):
         said.append(ALONE)

@@ -16,7 +16,7 @@ from raggd.backbone.interface import attach
 from raggd.backbone.load import Backbone
 from raggd.backbone.refusal import RefusalRule, load_rule
 from raggd.core.low_rank import BaseAdapter, Update, load_update
-from raggd.data.prompts import FOLLOW, answer_tokens, prefix_tokens, told_to_follow
+from raggd.data.prompts import FOLLOW, answer_tokens, follow_text, prefix_tokens
 from raggd.data.reading import READING, template_of
 from raggd.data.shown import names_files, refusals_of, without_passages
 from raggd.methods.base import Adapted
@@ -97,8 +97,8 @@ class ExamplesPrefix:
             template, plain = template_of(plain)
         shown = plain if self.passages else without_passages(plain)
         tokenizer, instruction = self.backbone.tokenizer, self.instruction
-        if self.told and instruction == FOLLOW:
-            instruction = told_to_follow(shown)
+        if instruction == FOLLOW:
+            instruction = follow_text(shown, self.told)
         tokens = prefix_tokens(tokenizer, shown, instruction)
         if len(tokens) > self.limit:
             number = len(shown)
